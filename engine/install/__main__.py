@@ -1,0 +1,10 @@
+"""``python -m engine.install``: what install.sh and install.bat call."""
+
+from __future__ import annotations
+
+import sys
+
+from engine.install.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+"""install.sh and install.bat, from the options to the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from engine.install import doctor
+from engine.install.console import Console, InstallError
+from engine.install.hardware import detect_gpus
+from engine.install.launch import hand_over, run_checks
+from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
+from engine.install.pip import Pip
+from engine.install.shortcut import make_shortcut
+from engine.install.steps import APP_STEPS, TEST_STEPS, Job, is_ready, print_plan, remove_venv, run_steps
+from engine.install.torch_choice import Choice, choose
+
+DESCRIPTION = "Installs ControlNet Studio into this folder if needed, then starts it and opens the browser."
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; words after -- are handed on to the demo or to pytest."""
+    own, _, extra = (list(arguments[: _split(arguments)]), None, list(arguments[_split(arguments) + 1 :]))
+    parser = argparse.ArgumentParser(prog="install.bat" if os.name == "nt" else "install.sh", description=DESCRIPTION)
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--test", action="store_true", help="lint, type-check and run all tests")
+    task.add_argument("--demo", action="store_true", help="train the demo ControlNet without a window and score it")
+    task.add_argument("--doctor", action="store_true", help="say what is here, what is wrong and how to mend it")
+    task.add_argument("--shortcut", action="store_true", help="put a shortcut on the desktop")
+    parser.add_argument("--repair", action="store_true", help="remake the Python environment from nothing")
+    parser.add_argument("--cpu", action="store_true", help="do without the graphics card (until --repair)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    window = parser.add_argument_group("the window")
+    window.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    window.add_argument("--listen", action="store_true", help="let other computers connect (needs --password)")
+    window.add_argument("--password", metavar="WORD", help="ask for this password")
+    window.add_argument("--port", type=int, metavar="N", help="the port to answer on")
+    window.add_argument("--workspace", metavar="DIR", help="where data sets, runs and models live")
+    options = parser.parse_args(own)
+    if extra and not (options.test or options.demo):
+        parser.error("words after -- belong to --test or --demo")
+    options.extra = extra
+    return options
+
+
+def _split(arguments: Sequence[str]) -> int:
+    return list(arguments).index("--") if "--" in arguments else len(arguments)
+
+
+def main(arguments: Sequence[str], root: Path | None = None) -> int:
+    """The exit status: 0, the started program's own, 1 for a failure that was explained, 130 for Ctrl-C."""
+    options = parse(arguments)
+    layout = Layout((root or Path(__file__).parents[2]).resolve())
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that cannot show a letter must not stop us
+    console = Console(None if options.dry_run or options.doctor else layout.log)
+    try:
+        return _serve(options, layout, console)
+    except InstallError as error:
+        console.fail(error)
+        return error.code
+    except KeyboardInterrupt:
+        console.say("\nStopped. Start it again to go on where it was.")
+        return 130
+    except OSError as error:
+        console.fail(
+            InstallError(f"{type(error).__name__}: {error}", "Check the disk and the folder, then start again.")
+        )
+        return 1
+
+
+def _serve(options: argparse.Namespace, layout: Layout, console: Console) -> int:
+    environment = clean_environment(os.environ)
+    if options.doctor:
+        text, well = doctor.report(layout.root)
+        console.say(text)
+        return 0 if well else 1
+    _install(options, layout, console, environment)
+    if options.dry_run:
+        return 0
+    if options.test:
+        return run_checks(layout, console, environment, options.extra)
+    if options.shortcut:
+        console.say(f"Shortcut: {make_shortcut(layout.root)}")
+        return 0
+    if options.demo:
+        workspace = ["--workspace", options.workspace] if options.workspace else []
+        return hand_over(layout, ["-m", "engine.cli", "demo", *workspace, *options.extra], environment)
+    console.say("Starting. To stop it, close this window or press Ctrl-C.")
+    return hand_over(layout, ["app.py", *_for_the_app(options)], environment)
+
+
+def _install(options: argparse.Namespace, layout: Layout, console: Console, environment: dict[str, str]) -> None:
+    """Nothing at all when the record says that everything is in place; otherwise the steps."""
+    force_cpu = options.cpu or bool(read_record(layout).get("cpu") and not options.repair)
+    # Only a CPU build can become the wrong one by itself: when a card or a newer driver arrives.
+    could_change = options.cpu or (installed_torch(layout)[1] == "cpu" and not force_cpu)
+    quick = not (options.repair or options.test or options.dry_run)
+    choice: Choice | None = None
+    if quick and is_ready(layout, None):
+        choice = choose(detect_gpus(timeout=3), force_cpu) if could_change else None
+        if is_ready(layout, choice):
+            return
+    report = detect_gpus()
+    choice = choose(report, force_cpu)
+    is_ci = os.environ.get("CI", "").lower() == "true"
+    job = Job(layout, console, Pip(layout, console, environment), report, choice, continuous_integration=is_ci)
+    steps = TEST_STEPS if options.test else APP_STEPS
+    if options.dry_run:
+        if options.repair:
+            console.say(f"would remove {layout.venv} and make everything anew")
+        for warning in choice.warnings:
+            console.warn(warning)
+        print_plan(job, steps)
+        return
+    with only_one(layout):
+        console.record(f"=== {' '.join(sys.argv[1:]) or '(no options)'}")
+        if options.repair:
+            remove_venv(layout)
+        run_steps(job, steps)
+        if options.cpu:
+            note(layout, cpu=True)
+
+
+def _for_the_app(options: argparse.Namespace) -> list[str]:
+    """The options that are app.py's own."""
+    handed = [flag for flag, given in (("--no-browser", options.no_browser), ("--listen", options.listen)) if given]
+    for name in ("port", "workspace", "password"):
+        value = getattr(options, name)
+        if value is not None:
+            handed += [f"--{name}", str(value)]
+    return handed
+
+
+@contextlib.contextmanager
+def only_one(layout: Layout) -> Iterator[None]:
+    """Two double clicks: the second installer stops. The system frees the lock even when we are killed."""
+    layout.log.parent.mkdir(parents=True, exist_ok=True)
+    with (layout.log.parent / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InstallError(
+                "Another installation is running in this folder.", "Wait for it, or close its window, then start again."
+            ) from error
+        yield

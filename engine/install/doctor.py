@@ -1,0 +1,156 @@
+"""The report of ``--doctor``: what is here, what is wrong, and the fix. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.install import preflight
+from engine.install.browser import find_browser
+from engine.install.console import InstallError
+from engine.install.hardware import GpuReport, detect_gpus, free_disk_gb, memory_gb
+from engine.install.layout import Layout, clean_environment, installed_torch, read_record
+from engine.install.selfcheck import PACKAGES
+from engine.install.steps import OPTIONAL, is_ready
+from engine.install.torch_choice import TORCH, Choice, choose, fits
+
+LOOK = """
+import importlib, importlib.metadata, json, sys
+answer = {}
+for name in sys.argv[1:]:
+    try:
+        module = importlib.import_module(name)
+        answer[name] = str(getattr(module, "__version__", "")) or "installed"
+    except Exception as error:
+        answer[name] = "!" + type(error).__name__ + ": " + str(error)[:150]
+try:
+    import torch
+    answer["card"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else ""
+except Exception as error:
+    answer["card"] = "!" + str(error)[:150]
+print("\\n" + json.dumps(answer))
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. problem and fix are "" when all is well; optional things are no problem."""
+
+    name: str
+    value: str
+    problem: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'!' if self.problem else ' '} {self.name:<16} {self.value}"
+        return line + (f"\n    wrong: {self.problem}\n    fix:   {self.fix}" if self.problem else "")
+
+
+def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = None) -> list[Finding]:
+    """All findings. look: imports the packages in the virtual environment (a child process); for the tests."""
+    report = detect_gpus()
+    record = read_record(layout)
+    choice = choose(report, force_cpu=bool(record.get("cpu")))
+    findings = [
+        Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
+        _folder(layout, choice),
+        Finding("memory", f"{memory_gb():.0f} GB"),
+        Finding("disk", f"{free_disk_gb(layout.root):.0f} GB free"),
+        Finding("installer runs in", f"Python {platform.python_version()}, {sys.executable}"),
+        *_cards(report, choice),
+        *_environment(layout, choice),
+    ]
+    if layout.python.exists():
+        findings += _packages((look or _look)(layout), choice)
+    findings.append(Finding("test browser", find_browser(record) or "none (only the browser tests need one)"))
+    findings.append(Finding("log", str(layout.log) if layout.log.exists() else "none yet"))
+    return findings
+
+
+def report(root: Path) -> tuple[str, bool]:
+    """The report as text, and whether all is well."""
+    findings = examine(Layout(root))
+    wrong = [finding for finding in findings if finding.problem]
+    verdict = f"{len(wrong)} thing(s) to mend, see the lines with '!'." if wrong else "All is well."
+    return "\n".join([*map(str, findings), "", verdict]), not wrong
+
+
+def _folder(layout: Layout, choice: Choice) -> Finding:
+    try:
+        warnings = preflight.check(layout.root, choice.build != "cpu", fresh=not installed_torch(layout)[0])
+    except InstallError as error:
+        return Finding("app folder", str(layout.root), error.cause, error.fix)
+    return Finding("app folder", "; ".join([str(layout.root), *warnings]))
+
+
+def _cards(report: GpuReport, choice: Choice) -> list[Finding]:
+    if not report.gpus:
+        fix = "Reinstall the driver from nvidia.com/drivers and restart." if report.problem else ""
+        return [Finding("NVIDIA card", "none found", report.problem, fix)]
+    findings = [Finding("NVIDIA card", gpu.label) for gpu in report.gpus]
+    if choice.build == "cpu" and not choice.forced:
+        findings.append(Finding("card's use", "not possible", choice.warnings[0], "See the line above."))
+    return findings
+
+
+def _environment(layout: Layout, choice: Choice) -> list[Finding]:
+    version = layout.python_version()
+    if not version or not layout.python.exists():
+        return [Finding("environment", "none", "Nothing is installed yet.", "Start install.sh or install.bat.")]
+    torch, build = installed_torch(layout)
+    findings = [Finding("environment", f"Python {version} in {layout.venv}")]
+    if not torch:
+        findings.append(Finding("torch", "none", "PyTorch is missing or half installed.", "Start the installer again."))
+    elif torch.split("+")[0] != TORCH or not (fits(build, choice) or read_record(layout).get("torch")):
+        wanted = f"PyTorch {torch} does not suit this machine; {choice.wanted} would."
+        findings.append(Finding("torch", torch, wanted, "Start the installer again; if it stays so, --repair."))
+    else:
+        findings.append(Finding("torch", f"{torch} ({build})"))
+    if torch and not is_ready(layout, None):
+        findings.append(Finding("installation", "incomplete", "A step is missing.", "Start the installer again."))
+    return findings
+
+
+def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
+    findings = []
+    for name in PACKAGES:
+        value = found.get(name, "!not looked at")
+        wrong = value[1:] if value.startswith("!") else ""
+        findings.append(
+            Finding(name, "broken" if wrong else value, wrong, "Start again with --repair." if wrong else "")
+        )
+    for name in OPTIONAL:
+        value = found.get(name, "!")
+        findings.append(Finding(name, "not in use (optional)" if value.startswith("!") else value))
+    card = found.get("card", "")
+    if choice.build != "cpu" and (not card or card.startswith("!")):
+        why = card.lstrip("!") or "torch.cuda.is_available() is False"
+        fix = "Install the newest driver from nvidia.com/drivers and restart."
+        findings.append(Finding("torch on the card", "no", f"PyTorch does not reach the card: {why}", fix))
+    elif card:
+        findings.append(Finding("torch on the card", card))
+    return findings
+
+
+def _look(layout: Layout) -> dict[str, str]:
+    try:
+        told = subprocess.run(
+            [str(layout.python), "-c", LOOK, *PACKAGES, *OPTIONAL],
+            cwd=layout.root,
+            env=clean_environment(os.environ),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=300,
+            check=False,
+        )
+        answer = json.loads(told.stdout.strip().splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        return {name: f"!the environment's Python does not answer ({type(error).__name__})" for name in PACKAGES}
+    return answer

@@ -1,0 +1,125 @@
+"""Where the installer keeps things, the environment its children get, and the record of what was installed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Settings of another Python that would leak into ours. pip's proxy, index and certificate settings stay.
+SCRUBBED = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The app folder and what the installer makes in it."""
+
+    root: Path
+    windows: bool = os.name == "nt"
+
+    @property
+    def venv(self) -> Path:
+        return self.root / ".venv"
+
+    @property
+    def python(self) -> Path:
+        """The virtual environment's Python."""
+        return self.venv / ("Scripts/python.exe" if self.windows else "bin/python")
+
+    @property
+    def log(self) -> Path:
+        return self.root / ".install" / "install.log"
+
+    @property
+    def constraints(self) -> Path:
+        return self.root / ".install" / "constraints.txt"
+
+    @property
+    def record(self) -> Path:
+        """Lies inside the virtual environment, so that it vanishes with what it describes."""
+        return self.venv / "controlnet-studio.json"
+
+    @property
+    def site_packages(self) -> Path:
+        """The folder of the installed packages (it need not exist yet)."""
+        if self.windows:
+            return self.venv / "Lib" / "site-packages"
+        found = sorted((self.venv / "lib").glob("python3.*/site-packages"))
+        return found[-1] if found else self.venv / "lib" / "python3" / "site-packages"
+
+    def python_version(self) -> str:
+        """Of the virtual environment, e.g. "3.12.4", from its pyvenv.cfg; "" when there is none."""
+        try:
+            text = (self.venv / "pyvenv.cfg").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+        found = re.search(r"^version(?:_info)?\s*=\s*(\d+\.\d+(?:\.\d+)?)", text, re.MULTILINE)
+        return found.group(1) if found else ""
+
+
+def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """A copy for child processes: no other Python's settings, UTF-8 everywhere, the network settings untouched."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if name.upper() not in SCRUBBED and not name.upper().startswith("CONDA_")
+    }
+    kept["PYTHONUTF8"] = "1"
+    kept["PYTHONNOUSERSITE"] = "1"  # packages in the user's home must not shadow ours
+    kept["PIP_USER"] = "0"  # "user = true" in a pip.conf fails inside a virtual environment
+    kept["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    return kept
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write to a temporary name, then rename: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_record(layout: Layout) -> dict[str, Any]:
+    """What earlier runs noted; empty when there is nothing, or nothing readable (then the steps just run again)."""
+    try:
+        record = json.loads(layout.record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def note(layout: Layout, **entries: Any) -> None:
+    """Add entries to the record."""
+    write_atomically(layout.record, json.dumps({**read_record(layout), **entries}, indent=2) + "\n")
+
+
+def installed_torch(layout: Layout) -> tuple[str, str]:
+    """(version, build) of the installed torch, without importing it: ("2.13.0+cu130", "cu130"); ("", "") for none.
+
+    pip writes RECORD last, so a torch without one is half installed and does not count.
+    """
+    site = layout.site_packages
+    if not any(site.glob("torch-*.dist-info/RECORD")):
+        return "", ""
+    try:
+        text = (site / "torch" / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return "", ""
+    version = re.search(r"__version__\s*=\s*['\"]([^'\"]+)", text)
+    cuda = re.search(r"^cuda\b[^=]*=\s*['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    if not version:
+        return "", ""
+    return version.group(1), "cu" + "".join(cuda.group(1).split(".")[:2]) if cuda else "cpu"
+
+
+def stamp(layout: Layout, requirements: str = "requirements.txt") -> str:
+    """Hash of everything that decides what has to be installed: the requirements, torch's build, Python's version."""
+    digest = hashlib.sha256()
+    digest.update((layout.root / requirements).read_bytes().replace(b"\r\n", b"\n"))
+    digest.update("|".join([*installed_torch(layout), layout.python_version()]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""pip inside the virtual environment: commands, progress, and its errors in words for people."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from engine.install.console import Console, InstallError, Outcome
+from engine.install.layout import Layout, clean_environment
+
+# (pattern in pip's output, cause, fix), the first that matches is told.
+KNOWN_FAILURES = (
+    (
+        r"No space left on device|Errno 28|There is not enough space",
+        "The disk is full.",
+        "Free some space (25 GB for training on a card) and start this again; it goes on where it stopped.",
+    ),
+    (
+        r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate verify failed",
+        "The download server's certificate was not accepted.",
+        "Check the computer's clock. Behind a company proxy, tell pip its certificate: pip config set global.cert FILE.",
+    ),
+    (
+        r"ProxyError|407 Proxy Authentication|Tunnel connection failed",
+        "The proxy refused the download.",
+        "Check the HTTPS_PROXY variable and `pip config list`: name, port, user and password of the proxy.",
+    ),
+    (
+        r"Permission denied|Access is denied|WinError 5\b|WinError 32\b|Errno 13",
+        "A file could not be written: it is in use or protected.",
+        "Close every window of the app, let the virus scanner finish, check that the folder is yours, and start again.",
+    ),
+    (
+        r"filename or extension is too long|File name too long|Errno 36|WinError 206",
+        "A path became too long.",
+        "Move the app's folder nearer to the drive's top, for instance to C:\\ControlNetStudio, and start this again.",
+    ),
+    (
+        r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Could not resolve|"
+        r"ConnectTimeout|ReadTimeout|Read timed out|Connection (?:refused|reset|aborted|broken)|IncompleteRead",
+        "The download was interrupted: no connection, or a slow one.",
+        "Check the internet connection (and the proxy, with `pip config list`) and start this again; it goes on.",
+    ),
+    (
+        r"No matching distribution found|Could not find a version",
+        "A package is not offered in a version that suits this computer.",
+        "Look at `pip config list`: an old or private package index (index-url) hides packages. Remove it and try again.",
+    ),
+    (
+        r"ResolutionImpossible|conflicting dependencies",
+        "The packages contradict each other.",
+        "Start again with --repair. If that does not help, please report it with the log.",
+    ),
+)
+
+
+def explain(output: str, doing: str) -> InstallError:
+    """pip's output as a cause and a fix. doing: what was being installed, e.g. "PyTorch"."""
+    for pattern, cause, fix in KNOWN_FAILURES:
+        if re.search(pattern, output, re.IGNORECASE):
+            return InstallError(f"{doing} could not be installed. {cause}", fix)
+    errors = [line for line in output.splitlines() if line.startswith("ERROR")]
+    last = (errors or output.strip().splitlines() or ["pip said nothing"])[-1]
+    return InstallError(f"{doing} could not be installed: {last.strip()[:300]}", "Look into the log; or try --repair.")
+
+
+def show_progress(line: str) -> str | None:
+    """The tick's words for a line of pip's output (see Console.run)."""
+    raw = re.match(r"\s*Progress (\d+) of (\d+)", line)
+    if raw:
+        done, total = (int(number) / 1e6 for number in raw.groups())
+        return f"\t{done:,.0f} of {total:,.0f} MB" if total else "\t"
+    named = re.match(r"\s*(Collecting|Downloading|Installing|Building)\b(.*)", line)
+    if not named:
+        return None
+    what = named.group(2).strip().split("/")[-1]
+    return f"{named.group(1).lower()} {what}"
+
+
+class Pip:
+    """pip of one virtual environment."""
+
+    def __init__(self, layout: Layout, console: Console, environment: Mapping[str, str] | None = None) -> None:
+        self.layout = layout
+        self.console = console
+        self.environment = clean_environment(os.environ if environment is None else environment)
+
+    def version(self) -> tuple[int, int]:
+        """(24, 1) for pip 24.1.2; (0, 0) when there is no pip."""
+        for folder in self.layout.site_packages.glob("pip-*.dist-info"):
+            found = re.match(r"pip-(\d+)\.(\d+)", folder.name)
+            if found:
+                return int(found.group(1)), int(found.group(2))
+        return 0, 0
+
+    def run(self, *arguments: str) -> Outcome:
+        """`pip ...`, never asking anything."""
+        command = [self.layout.python, "-m", "pip", "--no-input", *arguments]
+        return self.console.run(command, self.environment, self.layout.root, show_progress)
+
+    def install(self, doing: str, arguments: Sequence[str]) -> None:
+        """`pip install ...`; raises InstallError in words."""
+        options = []
+        if self.version() >= (24, 1):
+            options += ["--progress-bar", "raw" if self.console.out.isatty() else "off"]
+        if self.version() >= (25, 1):
+            options += ["--resume-retries", "5"]  # a torch of 2.5 GB over a weak line
+        outcome = self.run("install", *options, *arguments)
+        if outcome.code:
+            raise explain(outcome.output, doing)
+
+    def offers(self, package: str, version: str, *options: str) -> bool:
+        """Would pip find that very version (local part included)?  Reads the index page only, downloads nothing."""
+        outcome = self.run("index", "versions", package, *options)
+        found = re.search(r"^Available versions:(.*)$", outcome.output, re.MULTILINE)
+        return found is not None and version in {offered.strip() for offered in found.group(1).split(",")}

@@ -1,0 +1,82 @@
+"""Is this computer, and this folder, fit for an installation?"""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from pathlib import Path
+
+from engine.install.console import InstallError
+from engine.install.hardware import free_disk_gb, memory_gb
+from engine.install.torch_choice import Choice
+
+LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190 characters below, Windows allows 260
+# Disk in GB (10^9 bytes): what the packages alone take, and what training with a Stable Diffusion base takes too.
+LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
+COMFORTABLE_DISK = {False: 4.0, True: 25.0}
+COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GiB
+
+
+def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
+    """Warnings; raises InstallError for what cannot work. fresh: nothing large has been installed yet."""
+    _check_path(root)
+    _check_writable(root)
+    warnings = []
+    free, memory = free_disk_gb(root), memory_gb()
+    if fresh and free < LEAST_DISK[with_card]:
+        raise InstallError(
+            f"Only {free:.1f} GB are free where {root} lies; the packages alone take {LEAST_DISK[with_card]:.0f} GB.",
+            "Free some space, or move the app's folder to another drive.",
+        )
+    if free < COMFORTABLE_DISK[with_card]:
+        need = COMFORTABLE_DISK[with_card]
+        warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are wanted for training.")
+    if memory and memory < COMFORTABLE_MEMORY[with_card]:
+        need = COMFORTABLE_MEMORY[with_card]
+        warnings.append(f"{memory:.0f} GB of memory; {need:.0f} GB are wanted, close other programs while training.")
+    return warnings
+
+
+def summary(root: Path, choice: Choice) -> str:
+    """The step's note: the card or the processor, memory, disk."""
+    device = choice.gpu.label if choice.gpu else "no card in use"
+    return f"{device}; {memory_gb():.0f} GB memory, {free_disk_gb(root):.0f} GB disk free"
+
+
+def _check_path(root: Path) -> None:
+    if os.pathsep in str(root):
+        raise InstallError(
+            f'The folder\'s path contains "{os.pathsep}", which Python environments cannot have: {root}',
+            "Rename the folder.",
+        )
+    if sys.platform == "win32" and len(str(root)) > LONGEST_ROOT and not _long_paths_enabled():
+        raise InstallError(
+            f"The folder's path has {len(str(root))} characters; Windows allows the packages {LONGEST_ROOT}: {root}",
+            "Move the folder nearer to the drive's top, for instance to C:\\ControlNetStudio.",
+        )
+
+
+def _long_paths_enabled() -> bool:
+    """Windows' own switch for paths above 260 characters."""
+    if sys.platform != "win32":
+        return True
+    import winreg
+
+    try:
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, r"SYSTEM\CurrentControlSet\Control\FileSystem") as key:
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])
+    except OSError:
+        return False
+
+
+def _check_writable(root: Path) -> None:
+    probe = root / f"write-test-{uuid.uuid4().hex}.tmp"
+    try:
+        probe.write_text("", encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        raise InstallError(
+            f"The folder {root} cannot be written: {error.strerror or error}",
+            "Move it to a place of your own (your home folder, not C:\\Program Files), or unpack the archive first.",
+        ) from error

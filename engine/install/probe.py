@@ -1,0 +1,57 @@
+"""Can this Python run the app?  Prints its own path when it can, the reason on stderr when not.
+
+install.sh and install.bat run this file with every Python that they find, so it must start under any of them:
+no annotations, no f-strings, nothing that an old version cannot parse.
+"""
+
+import os
+import sys
+
+OLDEST = (3, 11)
+NEWEST = (3, 13)
+
+
+def reason_against(version, bits, executable, missing):
+    """Why a Python will not do, as one sentence; "" when it will.
+
+    version: (major, minor). bits: 32 or 64. executable: its path. missing: names of absent standard modules.
+    """
+    if not OLDEST <= tuple(version) <= NEWEST:
+        return "it is Python %d.%d; %d.%d to %d.%d are supported" % (tuple(version) + OLDEST + NEWEST)
+    if bits != 64:
+        return "it is a 32-bit Python; PyTorch needs a 64-bit one"
+    if "windowsapps" in executable.lower():
+        return "it comes from the Microsoft Store, whose file redirection breaks virtual environments"
+    if missing:
+        return "its module %s is missing (on Debian and Ubuntu: sudo apt install python%d.%d-venv)" % (
+            (missing[0],) + tuple(version)
+        )
+    return ""
+
+
+def missing_modules(names=("venv", "ensurepip", "ssl", "ctypes")):
+    """Those of the standard modules that this Python was built or packaged without."""
+    missing = []
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError:
+            missing.append(name)
+    return missing
+
+
+def main():
+    """Exit status 0 and the path on stdout, or 1 and the reason on stderr."""
+    # A virtual environment's Python may vanish with it: name the one that it was made from.
+    executable = getattr(sys, "_base_executable", None) or sys.executable
+    bits = 64 if sys.maxsize > 2**32 else 32
+    reason = reason_against(sys.version_info[:2], bits, executable, missing_modules())
+    if reason:
+        sys.stderr.write("%s: %s%s" % (executable, reason, os.linesep))
+        return 1
+    sys.stdout.write(executable + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""Does the installation work?  Run in the virtual environment: ``python -m engine.install.selfcheck cpu|cuda``.
+
+The last line printed is the verdict, for the installer to show. Only this module's children import the big packages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+PACKAGES = ("accelerate", "cv2", "diffusers", "gradio", "numpy", "PIL", "psutil", "pydantic", "safetensors")
+PACKAGES += ("transformers",)
+
+
+def check_torch(device: str) -> str:
+    """A real convolution, in fp16 on a card; returns the device's name. Raises RuntimeError when it cannot be."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"PyTorch {torch.__version__} sees no card (driver too old, or the card is in use)")
+    kind = torch.float16 if device == "cuda" else torch.float32
+    picture = torch.ones(1, 4, 32, 32, device=device, dtype=kind)
+    weight = torch.full((8, 4, 3, 3), 0.5, device=device, dtype=kind)
+    inner = torch.nn.functional.conv2d(picture, weight)
+    if not torch.allclose(inner.float(), torch.full_like(inner, 18.0).float()):  # 4 channels * 9 taps * 0.5
+        raise RuntimeError(f"a convolution on {device} gave a wrong result")
+    return torch.cuda.get_device_name(0) if device == "cuda" else "the processor"
+
+
+def check_imports(root: Path) -> None:
+    """Every package, then the app itself."""
+    for name in PACKAGES:
+        importlib.import_module(name)
+    if (root / "app.py").is_file():
+        importlib.import_module("app")
+
+
+def main(arguments: list[str]) -> int:
+    """0 when all is well; the verdict is the last line on stdout."""
+    device = arguments[0] if arguments else "cpu"
+    try:
+        name = check_torch(device)
+        check_imports(Path.cwd())
+    except Exception as error:  # whatever breaks here is the verdict, and the traceback belongs into the log
+        import traceback
+
+        traceback.print_exc(file=sys.stdout)
+        print(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}")
+        return 1
+    print(f"PyTorch computes on {name}, the app imports")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

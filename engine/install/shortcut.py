@@ -1,0 +1,91 @@
+"""A shortcut on the desktop that starts the app."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from engine.install.console import InstallError
+from engine.install.layout import write_atomically
+
+TITLE = "ControlNet Studio"
+# The paths come through the environment, so no quoting can go wrong.
+POWERSHELL = (
+    "$d=[Environment]::GetFolderPath('Desktop');"
+    "$s=(New-Object -ComObject WScript.Shell).CreateShortcut([IO.Path]::Combine($d,$env:STUDIO_TITLE+'.lnk'));"
+    "$s.TargetPath=$env:STUDIO_TARGET;$s.WorkingDirectory=$env:STUDIO_ROOT;$s.Save();Write-Output $s.FullName"
+)
+
+
+def make_shortcut(root: Path, environment: Mapping[str, str] = os.environ) -> str:
+    """Make it and return where it lies. Raises InstallError where there is no desktop to put it on."""
+    return _windows_shortcut(root, environment) if sys.platform == "win32" else _linux_shortcut(root, environment)
+
+
+def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
+    """Into the menu always, and onto the desktop where there is one (freedesktop.org's Desktop Entry format)."""
+    home = Path(environment.get("HOME") or Path.home())
+    menu = Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "applications"
+    written = [menu / "controlnet-studio.desktop"]
+    desktop = _linux_desktop(home, environment)
+    if desktop.is_dir():
+        written.append(desktop / "controlnet-studio.desktop")
+    for path in written:
+        try:
+            write_atomically(path, desktop_entry(root))
+            path.chmod(0o755)
+        except OSError as error:
+            raise InstallError(f"The shortcut {path} could not be written: {error}", "Check the folder.") from error
+    return " and ".join(map(str, written))
+
+
+def _linux_desktop(home: Path, environment: Mapping[str, str]) -> Path:
+    """The desktop folder, whose name depends on the language."""
+    try:
+        told = subprocess.run(
+            ["xdg-user-dir", "DESKTOP"], env=dict(environment), capture_output=True, encoding="utf-8", check=False
+        ).stdout.strip()
+    except OSError:  # the tool is not there
+        told = ""
+    return Path(told) if told and Path(told) != home else home / "Desktop"
+
+
+def desktop_entry(root: Path) -> str:
+    """The .desktop file. Exec has two layers of quoting: the argument's, then the file's own backslashes."""
+    script = str(root / "install.sh").replace("%", "%%")
+    for special in '\\"`$':
+        script = script.replace(special, "\\" + special)
+    command = f'"{script}"'.replace("\\", "\\\\")
+    lines = [
+        "[Desktop Entry]",
+        "Type=Application",
+        "Version=1.0",
+        f"Name={TITLE}",
+        "Comment=Train a ControlNet on your own pictures",
+        f"Exec={command}",
+        "Path=" + str(root).replace("\\", "\\\\"),
+        "Terminal=true",
+        "Categories=Graphics;",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _windows_shortcut(root: Path, environment: Mapping[str, str]) -> str:
+    told = {"STUDIO_TITLE": TITLE, "STUDIO_TARGET": str(root / "install.bat"), "STUDIO_ROOT": str(root)}
+    answer = subprocess.run(
+        ["powershell", "-NoProfile", "-NonInteractive", "-Command", POWERSHELL],
+        env={**environment, **told},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if answer.returncode:
+        raise InstallError(
+            f"PowerShell could not make the shortcut: {answer.stderr.strip()[:200]}",
+            "Right-click install.bat, then Send to > Desktop.",
+        )
+    return answer.stdout.strip()

@@ -1,0 +1,295 @@
+"""The steps of an installation: each looks whether it is done, says what it would do, and does it.
+
+A step may be killed anywhere: what it has done is judged by what lies on disk, so the next start goes on from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.install import preflight
+from engine.install.browser import ensure_browser, find_browser
+from engine.install.console import Console, InstallError
+from engine.install.hardware import GpuReport
+from engine.install.layout import Layout, installed_torch, note, read_record, stamp, write_atomically
+from engine.install.pip import Pip
+from engine.install.probe import NEWEST, OLDEST
+from engine.install.torch_choice import TORCH, Choice, fits
+
+OPTIONAL = ("bitsandbytes", "xformers")  # memory savers for NVIDIA cards; the app runs without them
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the steps work on."""
+
+    layout: Layout
+    console: Console
+    pip: Pip
+    report: GpuReport
+    choice: Choice
+    base_python: str = getattr(sys, "_base_executable", None) or sys.executable
+    continuous_integration: bool = False
+    system: str = sys.platform
+
+
+@dataclass(frozen=True)
+class Step:
+    """title: for the person. done: the note for "nothing to do", else None. plan: what ``run`` would do."""
+
+    title: str
+    done: Callable[[Job], str | None]
+    plan: Callable[[Job], str]
+    run: Callable[[Job], str]
+
+
+def run_steps(job: Job, steps: Sequence[Step]) -> None:
+    """Do what is not done yet. Raises InstallError at the first step that fails."""
+    for number, step in enumerate(steps, 1):
+        job.console.begin(number, len(steps), step.title)
+        job.console.end(step.done(job) or step.run(job))
+
+
+def print_plan(job: Job, steps: Sequence[Step]) -> None:
+    """What ``run_steps`` would do now."""
+    for number, step in enumerate(steps, 1):
+        note_done = step.done(job)
+        words = f"nothing to do ({note_done})" if note_done else f"would {step.plan(job)}"
+        job.console.say(f"[{number}/{len(steps)}] {step.title}: {words}")
+
+
+# --- this computer ---------------------------------------------------------------------------------------------------
+
+
+def _check_computer(job: Job) -> str:
+    fresh = not installed_torch(job.layout)[0]
+    for warning in preflight.check(job.layout.root, with_card=job.choice.build != "cpu", fresh=fresh):
+        job.console.warn(warning)
+    for warning in job.choice.warnings:
+        job.console.warn(warning)
+    return preflight.summary(job.layout.root, job.choice)
+
+
+# --- the virtual environment -----------------------------------------------------------------------------------------
+
+
+def _venv_done(job: Job) -> str | None:
+    layout = job.layout
+    version = layout.python_version()
+    supported = version and OLDEST <= tuple(map(int, version.split(".")[:2])) <= NEWEST
+    if not supported or not layout.python.exists() or job.pip.version() == (0, 0):
+        return None
+    return f"Python {version}" if job.pip.run("--version").code == 0 else None
+
+
+def _make_venv(job: Job) -> str:
+    remove_venv(job.layout)
+    environment = job.pip.environment
+    outcome = job.console.run([job.base_python, "-m", "venv", job.layout.venv], environment, job.layout.root)
+    if outcome.code or not job.layout.python.exists():
+        raise InstallError(
+            f"The Python environment could not be made with {job.base_python}.",
+            "On Debian and Ubuntu: sudo apt install python3-venv. Elsewhere: install Python 3.12 from python.org.",
+        )
+    if job.choice.forced:
+        note(job.layout, cpu=True)
+    # A newer pip resumes broken downloads; without one it works as well, so a failure is only noted in the log.
+    job.pip.run("install", "--upgrade", "--retries", "1", "pip")
+    return f"Python {job.layout.python_version()}"
+
+
+def remove_venv(layout: Layout) -> None:
+    """Delete the virtual environment. Raises InstallError where a program still uses it."""
+    if Path(sys.prefix).resolve() == layout.venv.resolve():
+        raise InstallError(
+            "The installer runs in the very environment that it is to remake.",
+            "Start it with install.sh or install.bat.",
+        )
+    try:
+        if layout.venv.exists():
+            shutil.rmtree(layout.venv)
+    except OSError as error:
+        raise InstallError(
+            f"The old Python environment could not be removed: {error}",
+            "Close every window of the app and start this again.",
+        ) from error
+
+
+# --- PyTorch ---------------------------------------------------------------------------------------------------------
+
+
+def _torch_done(job: Job) -> str | None:
+    return f"{TORCH} for {installed_torch(job.layout)[1]}" if _torch_suits(job.layout, job.choice, job.system) else None
+
+
+def _torch_suits(layout: Layout, choice: Choice, system: str) -> bool:
+    """Is the right version there, in a build that suits the choice or was all that could be had for it?"""
+    version, build = installed_torch(layout)
+    taken = read_record(layout).get("torch") == [version, choice.build]
+    return version.split("+")[0] == TORCH and (taken or fits(build, choice, system))
+
+
+def _plan_torch(job: Job) -> str:
+    source = "pip's ordinary index" if _ordinary_is_enough(job) else job.choice.index
+    return f"install torch {job.choice.wanted} from {source} ({job.choice.reason})"
+
+
+def _ordinary_is_enough(job: Job) -> bool:
+    """The ordinary index's torch is the CPU build everywhere but on Linux."""
+    return job.choice.build == "cpu" and not job.system.startswith("linux")
+
+
+def _install_torch(job: Job) -> str:
+    pip, choice = job.pip, job.choice
+    quick = ("--retries", "1", "--timeout", "15")
+    index = ("--index-url", choice.index)
+    if _ordinary_is_enough(job):
+        pip.install("PyTorch", [f"torch=={TORCH}"])
+    elif pip.offers("torch", choice.wanted, *quick):
+        # pip's own settings (a mirror, a folder of wheels) already lead to the right build.
+        pip.install("PyTorch", [f"torch=={choice.wanted}"])
+    elif pip.offers("torch", choice.wanted, *index, *quick):
+        pip.install("PyTorch", [f"torch=={choice.wanted}", *index])
+    elif job.system.startswith("linux") and choice.build in ("cpu", "cu130"):
+        # On Linux the ordinary index has the CUDA 13.0 build, which runs without a card as well.
+        job.console.warn(f"{choice.index} could not be reached: taking the ordinary, larger build.")
+        pip.install("PyTorch", [f"torch=={TORCH}"])
+    else:
+        raise InstallError(
+            f"PyTorch {choice.wanted} is not to be had: {choice.index} could not be reached.",
+            "Check the internet connection and the proxy (`pip config list`), or go on without the card: --cpu",
+        )
+    version, build = installed_torch(job.layout)
+    if not fits(build, choice, job.system) and not (choice.build == "cpu" and version):
+        raise InstallError(
+            f"PyTorch for {choice.build} was asked for, but pip brought {version or 'nothing'}.",
+            "Look at `pip config list` for a private package index that offers another build, then use --repair.",
+        )
+    note(job.layout, torch=[version, choice.build])
+    return f"{TORCH} for {build}"
+
+
+# --- the other packages ----------------------------------------------------------------------------------------------
+
+
+def _packages_done(job: Job, file: str) -> str | None:
+    return "up to date" if read_record(job.layout).get(file) == stamp(job.layout, file) else None
+
+
+def _install_packages(job: Job, file: str) -> str:
+    before = installed_torch(job.layout)[0]
+    write_atomically(job.layout.constraints, f"torch=={before}\n")
+    job.pip.install("The packages", ["-r", str(job.layout.root / file), "-c", str(job.layout.constraints)])
+    require_unchanged_torch(job.layout, before)
+    note(job.layout, **{file: stamp(job.layout, file)})
+    return "installed"
+
+
+def require_unchanged_torch(layout: Layout, before: str) -> None:
+    """Raises InstallError if another package replaced torch: a CPU build over a CUDA one is the classic."""
+    after = installed_torch(layout)[0]
+    if after != before:
+        raise InstallError(
+            f"Another package replaced PyTorch {before} by {after or 'nothing'}.",
+            "Start again with --repair; if it happens again, please report it with the log.",
+        )
+
+
+# --- optional packages -----------------------------------------------------------------------------------------------
+
+
+def _optional_done(job: Job) -> str | None:
+    if job.choice.build == "cpu":
+        return "not needed without an NVIDIA card"
+    return "up to date" if read_record(job.layout).get("optional") == stamp(job.layout) else None
+
+
+def _install_optional(job: Job) -> str:
+    before = installed_torch(job.layout)[0]
+    write_atomically(job.layout.constraints, f"torch=={before}\n")
+    working = []
+    for package in OPTIONAL:
+        try:
+            # Wheels only: building xformers from source takes an hour and a compiler.
+            job.pip.install(package, ["--only-binary", ":all:", "-c", str(job.layout.constraints), package])
+            outcome = job.console.run(
+                [job.layout.python, "-c", f"import {package}"], job.pip.environment, job.layout.root
+            )
+            if outcome.code:
+                job.pip.run("uninstall", "--yes", package)
+                raise InstallError(f"{package} was installed but cannot be imported", "")
+            working.append(package)
+        except InstallError as error:
+            job.console.warn(f"Going on without {package}: {error.cause}")
+    require_unchanged_torch(job.layout, before)
+    note(job.layout, optional=stamp(job.layout))
+    return ", ".join(working) or "none"
+
+
+# --- self-check ------------------------------------------------------------------------------------------------------
+
+
+def _self_check_done(job: Job) -> str | None:
+    return "passed before" if read_record(job.layout).get("checked") == stamp(job.layout) else None
+
+
+def _self_check(job: Job) -> str:
+    device = "cuda" if job.choice.build != "cpu" else "cpu"
+    command = [job.layout.python, "-m", "engine.install.selfcheck", device]
+    outcome = job.console.run(command, job.pip.environment, job.layout.root)
+    told = outcome.output.strip().splitlines()
+    last = told[-1] if told else "it ended without a word"
+    if outcome.code:
+        if device == "cuda":
+            fix = "Install the newest driver from nvidia.com/drivers and restart; or go on without the card: --cpu"
+        else:
+            fix = "Start again with --repair; if it happens again, please report it with the log."
+        raise InstallError(f"The self-check failed: {last[:300]}", fix)
+    note(job.layout, checked=stamp(job.layout))
+    return last
+
+
+def is_ready(layout: Layout, choice: Choice | None, system: str = sys.platform) -> bool:
+    """May the app start straight away?  Reads three small files; choice = None trusts the installed torch."""
+    if not layout.python.exists() or not installed_torch(layout)[0]:
+        return False
+    record = read_record(layout)
+    current = stamp(layout)
+    if record.get("requirements.txt") != current or record.get("checked") != current:
+        return False
+    return choice is None or _torch_suits(layout, choice, system)
+
+
+APP_STEPS = (
+    Step("This computer", lambda job: None, lambda job: "check memory, disk and path", _check_computer),
+    Step("Python environment", _venv_done, lambda job: f"make .venv with {job.base_python}", _make_venv),
+    Step("PyTorch", _torch_done, _plan_torch, _install_torch),
+    Step(
+        "Packages",
+        lambda job: _packages_done(job, "requirements.txt"),
+        lambda job: "install requirements.txt with torch held still",
+        lambda job: _install_packages(job, "requirements.txt"),
+    ),
+    Step("Extras for the card", _optional_done, lambda job: f"try {' and '.join(OPTIONAL)}", _install_optional),
+    Step("Self-check", _self_check_done, lambda job: "import everything and compute a convolution", _self_check),
+)
+
+TEST_STEPS = (
+    *APP_STEPS,
+    Step(
+        "Test tools",
+        lambda job: _packages_done(job, "requirements-dev.txt"),
+        lambda job: "install requirements-dev.txt",
+        lambda job: _install_packages(job, "requirements-dev.txt"),
+    ),
+    Step(
+        "A browser for the tests",
+        lambda job: find_browser(read_record(job.layout)),
+        lambda job: "look for Chromium, Chrome or Edge, else install Chromium",
+        lambda job: ensure_browser(job.layout, job.console, job.pip.environment, job.continuous_integration),
+    ),
+)

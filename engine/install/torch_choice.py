@@ -1,0 +1,117 @@
+"""Which build of PyTorch suits the graphics card, and where to get it.
+
+Architectures: the CUDA support matrix in PyTorch's RELEASE.md (the same for 2.12, 2.13 and 2.14): the 12.6 build holds
+compute capability 5.0 to 9.0, the 13.0 build 7.5 and up. 12.8 is no longer published since 2.12.
+Drivers: NVIDIA's CUDA release notes: 13.x needs 580; 12.x runs on 525.60 (Linux) or 528.33 (Windows) and newer.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from engine.install.hardware import Gpu, GpuReport
+
+TORCH = "2.13.0"
+INDEX = "https://download.pytorch.org/whl/"
+
+
+@dataclass(frozen=True)
+class Build:
+    """A CUDA build of PyTorch: the cards and the drivers that it runs on (bounds included)."""
+
+    name: str
+    lowest: tuple[int, int]
+    highest: tuple[int, int]
+    driver_linux: tuple[int, ...]
+    driver_windows: tuple[int, ...]
+
+    def holds(self, gpu: Gpu) -> bool:
+        """Was it compiled for the card?"""
+        return gpu.capability is not None and self.lowest <= gpu.capability <= self.highest
+
+    def driver_for(self, system: str) -> tuple[int, ...]:
+        return self.driver_windows if system == "win32" else self.driver_linux
+
+    def runs_on(self, gpu: Gpu, system: str) -> bool:
+        return self.holds(gpu) and gpu.driver >= self.driver_for(system)
+
+
+# Newest first: the first that runs on the card is taken.
+BUILDS = (
+    Build("cu130", (7, 5), (99, 0), (580, 65), (580,)),
+    Build("cu126", (5, 0), (9, 0), (525, 60), (528, 33)),
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What to install: a build ("cpu", "cu126", "cu130"), the reason in words, and warnings to show."""
+
+    build: str
+    reason: str
+    warnings: tuple[str, ...] = ()
+    gpu: Gpu | None = None
+    forced: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The exact version, e.g. "2.13.0+cu130"."""
+        return f"{TORCH}+{self.build}"
+
+    @property
+    def index(self) -> str:
+        return INDEX + self.build
+
+
+def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platform) -> Choice:
+    """The build for this machine. With several cards: one that runs on all, else the best for the largest card."""
+    if force_cpu:
+        return Choice("cpu", "asked for with --cpu", forced=True)
+    if not report.gpus:
+        warning = f"An NVIDIA driver seems to be there, but {report.problem}." if report.problem else ""
+        banner = "No NVIDIA card was found: training will run on the processor, many times slower."
+        return Choice("cpu", "no NVIDIA card", tuple(filter(None, (warning, banner))))
+    for build in BUILDS:
+        if all(build.runs_on(gpu, system) for gpu in report.gpus):
+            best = max(report.gpus, key=lambda gpu: gpu.memory_mib)
+            return Choice(build.name, best.label, gpu=best)
+    for gpu in sorted(report.gpus, key=lambda gpu: -gpu.memory_mib):
+        for build in BUILDS:
+            if build.runs_on(gpu, system):
+                left = [other for other in report.gpus if not build.runs_on(other, system)]
+                warnings = tuple(f"{other.name} will not be used: {_why_not(other, system)}" for other in left)
+                return Choice(build.name, gpu.label, warnings, gpu)
+    reasons = [f"{gpu.name}: {_why_not(gpu, system)}" for gpu in report.gpus]
+    banner = "Until then training will run on the processor, many times slower."
+    return Choice("cpu", "the card cannot be used yet", (*reasons, banner))
+
+
+def fits(installed: str, choice: Choice, system: str = sys.platform) -> bool:
+    """May the installed build ("" = none) stay, given what would be chosen now?"""
+    if installed == choice.build:
+        return True
+    if choice.build == "cpu":
+        # The card is away just now (an external one, a driver update): a CUDA build runs without it as well.
+        return installed.startswith("cu") and not choice.forced
+    return any(b.name == installed and choice.gpu and b.runs_on(choice.gpu, system) for b in BUILDS)
+
+
+def _why_not(gpu: Gpu, system: str) -> str:
+    """Why no build runs on the card, with what to do about it."""
+    if gpu.capability is None:
+        return f"its driver {_dotted(gpu.driver)} is too old. Install the newest driver from nvidia.com/drivers."
+    holding = [build for build in BUILDS if build.holds(gpu)]
+    if any(build.runs_on(gpu, system) for build in holding):
+        return "no single build of PyTorch runs on all the cards of this machine."
+    if not holding:
+        return f"PyTorch {TORCH} no longer supports a card this old (compute capability {_dotted(gpu.capability)})."
+    needed = min(build.driver_for(system) for build in holding)
+    return (
+        f"its driver {_dotted(gpu.driver)} is too old, it needs {_dotted(needed)} or newer. "
+        "Install the newest driver from nvidia.com/drivers and start this again."
+    )
+
+
+def _dotted(numbers: tuple[int, ...]) -> str:
+    return ".".join(map(str, numbers))

@@ -1,0 +1,41 @@
+@echo off
+rem Installs ControlNet Studio into this folder if needed, then starts it. Options: install.bat --help
+setlocal EnableExtensions DisableDelayedExpansion
+cd /d "%~dp0" || exit /b 1
+rem Python answers in UTF-8, so a user name with an accent in a path survives.
+chcp 65001 >nul
+set "PYTHONUTF8=1"
+set "PYTHONPATH="
+set "PYTHONHOME="
+set "PYTHONSTARTUP="
+set "VIRTUAL_ENV="
+set "STUDIO_PYTHON="
+
+for %%V in (3.12 3.11 3.13) do call :probe py -%%V
+for %%P in (python python3) do call :probe %%P
+if defined STUDIO_PYTHON goto run
+
+where uv >nul 2>nul || goto missing
+echo No suitable Python here: fetching Python 3.12 with uv ...
+call uv python install 3.12
+for /f "usebackq delims=" %%P in (`uv python find --no-project 3.12 2^>nul`) do call :probe "%%P"
+if defined STUDIO_PYTHON goto run
+
+:missing
+echo Cause: no suitable Python (3.11, 3.12 or 3.13, 64-bit, not from the Microsoft Store) was found.
+echo Fix:   in a command window:  winget install Python.Python.3.12
+echo        or get the "Windows installer (64-bit)" of Python 3.12 from https://www.python.org/downloads/
+echo        then start this again.
+if "%~1"=="" pause
+exit /b 1
+
+:probe
+if defined STUDIO_PYTHON exit /b 0
+for /f "usebackq delims=" %%Q in (`call %* "engine\install\probe.py" 2^>nul`) do set "STUDIO_PYTHON=%%Q"
+exit /b 0
+
+:run
+"%STUDIO_PYTHON%" -m engine.install %*
+set "STUDIO_CODE=%ERRORLEVEL%"
+if not "%STUDIO_CODE%"=="0" if "%~1"=="" pause
+exit /b %STUDIO_CODE%
