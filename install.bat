@@ -1,6 +1,7 @@
 @echo off
 rem Installs ControlNet Studio into this folder if needed, then starts it. Options: install.bat --help
 setlocal EnableExtensions DisableDelayedExpansion
+set "STUDIO_CALLED_FROM=%CD%"
 cd /d "%~dp0" || exit /b 1
 rem Python answers in UTF-8, so a user name with an accent in a path survives.
 chcp 65001 >nul

@@ -2,8 +2,9 @@
 # Installs ControlNet Studio into this folder if needed, then starts it. Options: ./install.sh --help
 set -u
 unset CDPATH PYTHONPATH PYTHONHOME PYTHONSTARTUP VIRTUAL_ENV
-cd -- "$(dirname -- "$0")" || exit 1
-export PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE=1
+STUDIO_CALLED_FROM=$PWD
+cd -- "$(dirname -- "$(readlink -f -- "$0")")" || exit 1
+export STUDIO_CALLED_FROM PYTHONUTF8=1 PYTHONDONTWRITEBYTECODE=1
 
 probe() { # prints the path of the Python "$1" if the app can run in it
     "$1" engine/install/probe.py 2>/dev/null

@@ -20,12 +20,15 @@ from engine.install.shortcut import make_shortcut
 from engine.install.steps import APP_STEPS, TEST_STEPS, Job, is_ready, print_plan, remove_venv, run_steps
 from engine.install.torch_choice import Choice, choose
 
+CALLED_FROM = "STUDIO_CALLED_FROM"  # set by install.sh and install.bat
 DESCRIPTION = "Installs ControlNet Studio into this folder if needed, then starts it and opens the browser."
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The options; words after -- are handed on to the demo or to pytest."""
-    own, _, extra = (list(arguments[: _split(arguments)]), None, list(arguments[_split(arguments) + 1 :]))
+    words = list(arguments)
+    split = words.index("--") if "--" in words else len(words)
+    own, extra = words[:split], words[split + 1 :]
     parser = argparse.ArgumentParser(prog="install.bat" if os.name == "nt" else "install.sh", description=DESCRIPTION)
     task = parser.add_mutually_exclusive_group()
     task.add_argument("--test", action="store_true", help="lint, type-check and run all tests")
@@ -45,11 +48,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if extra and not (options.test or options.demo):
         parser.error("words after -- belong to --test or --demo")
     options.extra = extra
+    if options.workspace:
+        # install.sh and install.bat change into the app's folder; a relative path means the caller's.
+        options.workspace = str(Path(os.environ.get(CALLED_FROM, "."), options.workspace).expanduser().absolute())
     return options
-
-
-def _split(arguments: Sequence[str]) -> int:
-    return list(arguments).index("--") if "--" in arguments else len(arguments)
 
 
 def main(arguments: Sequence[str], root: Path | None = None) -> int:
@@ -69,9 +71,8 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
         console.say("\nStopped. Start it again to go on where it was.")
         return 130
     except OSError as error:
-        console.fail(
-            InstallError(f"{type(error).__name__}: {error}", "Check the disk and the folder, then start again.")
-        )
+        fix = "Check the disk and the folder, then start again."
+        console.fail(InstallError(f"{type(error).__name__}: {error}", fix))
         return 1
 
 
@@ -120,7 +121,8 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         print_plan(job, steps)
         return
     with only_one(layout):
-        console.record(f"=== {' '.join(sys.argv[1:]) or '(no options)'}")
+        given = [name for name, value in vars(options).items() if value and name != "password"]
+        console.record(f"=== {sys.executable} {', '.join(given) or '(no options)'}")
         if options.repair:
             remove_venv(layout)
         run_steps(job, steps)

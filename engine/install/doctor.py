@@ -122,9 +122,8 @@ def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
     for name in PACKAGES:
         value = found.get(name, "!not looked at")
         wrong = value[1:] if value.startswith("!") else ""
-        findings.append(
-            Finding(name, "broken" if wrong else value, wrong, "Start again with --repair." if wrong else "")
-        )
+        fix = "Start again with --repair." if wrong else ""
+        findings.append(Finding(name, "broken" if wrong else value, wrong, fix))
     for name in OPTIONAL:
         value = found.get(name, "!")
         findings.append(Finding(name, "not in use (optional)" if value.startswith("!") else value))

@@ -38,9 +38,7 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
     """
     browser = find_browser(read_record(layout), environment) or ""
     environment = {**environment, VARIABLE: browser}
-    threads = str(
-        min(2, os.cpu_count() or 1)
-    )  # several small models at once: more threads only get in each other's way
+    threads = str(min(2, os.cpu_count() or 1))  # the models are tiny: more threads only get in each other's way
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, threads)
     skipped = [] if browser else ["-m", "not browser"]

@@ -19,7 +19,7 @@ KNOWN_FAILURES = (
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate verify failed",
         "The download server's certificate was not accepted.",
-        "Check the computer's clock. Behind a company proxy, tell pip its certificate: pip config set global.cert FILE.",
+        "Check the computer's clock. Behind a company proxy, give pip its certificate: pip config set global.cert FILE",
     ),
     (
         r"ProxyError|407 Proxy Authentication|Tunnel connection failed",
@@ -45,7 +45,7 @@ KNOWN_FAILURES = (
     (
         r"No matching distribution found|Could not find a version",
         "A package is not offered in a version that suits this computer.",
-        "Look at `pip config list`: an old or private package index (index-url) hides packages. Remove it and try again.",
+        "Look at `pip config list`: an old or private package index (index-url) hides packages. Remove it, try again.",
     ),
     (
         r"ResolutionImpossible|conflicting dependencies",
@@ -96,7 +96,7 @@ class Pip:
 
     def run(self, *arguments: str) -> Outcome:
         """`pip ...`, never asking anything."""
-        command = [self.layout.python, "-m", "pip", "--no-input", *arguments]
+        command = [str(self.layout.python), "-m", "pip", "--no-input", *arguments]
         return self.console.run(command, self.environment, self.layout.root, show_progress)
 
     def install(self, doing: str, arguments: Sequence[str]) -> None:

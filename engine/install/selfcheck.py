@@ -9,8 +9,18 @@ import importlib
 import sys
 from pathlib import Path
 
-PACKAGES = ("accelerate", "cv2", "diffusers", "gradio", "numpy", "PIL", "psutil", "pydantic", "safetensors")
-PACKAGES += ("transformers",)
+PACKAGES = (
+    "accelerate",
+    "cv2",
+    "diffusers",
+    "gradio",
+    "numpy",
+    "PIL",
+    "psutil",
+    "pydantic",
+    "safetensors",
+    "transformers",
+)
 
 
 def check_torch(device: str) -> str:

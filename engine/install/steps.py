@@ -20,7 +20,8 @@ from engine.install.pip import Pip
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
 
-OPTIONAL = ("bitsandbytes", "xformers")  # memory savers for NVIDIA cards; the app runs without them
+# Memory savers for NVIDIA cards, each with its oldest version that is of use; the app runs without them.
+OPTIONAL = {"bitsandbytes": "0.46", "xformers": "0.0.30"}
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ def _torch_suits(layout: Layout, choice: Choice, system: str) -> bool:
 
 
 def _plan_torch(job: Job) -> str:
-    source = "pip's ordinary index" if _ordinary_is_enough(job) else job.choice.index
-    return f"install torch {job.choice.wanted} from {source} ({job.choice.reason})"
+    if _ordinary_is_enough(job):
+        return f"install torch {TORCH} from pip's ordinary index ({job.choice.reason})"
+    return f"install torch {job.choice.wanted} from {job.choice.index}, or as pip is set up ({job.choice.reason})"
 
 
 def _ordinary_is_enough(job: Job) -> bool:
@@ -212,19 +214,20 @@ def _install_optional(job: Job) -> str:
     before = installed_torch(job.layout)[0]
     write_atomically(job.layout.constraints, f"torch=={before}\n")
     working = []
-    for package in OPTIONAL:
+    for name, oldest in OPTIONAL.items():
         try:
             # Wheels only: building xformers from source takes an hour and a compiler.
-            job.pip.install(package, ["--only-binary", ":all:", "-c", str(job.layout.constraints), package])
+            held = ["-c", str(job.layout.constraints)]
+            job.pip.install(name, ["--only-binary", ":all:", *held, f"{name}>={oldest}"])
             outcome = job.console.run(
-                [job.layout.python, "-c", f"import {package}"], job.pip.environment, job.layout.root
+                [str(job.layout.python), "-c", f"import {name}"], job.pip.environment, job.layout.root
             )
             if outcome.code:
-                job.pip.run("uninstall", "--yes", package)
-                raise InstallError(f"{package} was installed but cannot be imported", "")
-            working.append(package)
+                job.pip.run("uninstall", "--yes", name)
+                raise InstallError(f"{name} was installed but cannot be imported", "")
+            working.append(name)
         except InstallError as error:
-            job.console.warn(f"Going on without {package}: {error.cause}")
+            job.console.warn(f"Going on without {name}: {error.cause}")
     require_unchanged_torch(job.layout, before)
     note(job.layout, optional=stamp(job.layout))
     return ", ".join(working) or "none"
@@ -239,7 +242,7 @@ def _self_check_done(job: Job) -> str | None:
 
 def _self_check(job: Job) -> str:
     device = "cuda" if job.choice.build != "cpu" else "cpu"
-    command = [job.layout.python, "-m", "engine.install.selfcheck", device]
+    command = [str(job.layout.python), "-m", "engine.install.selfcheck", device]
     outcome = job.console.run(command, job.pip.environment, job.layout.root)
     told = outcome.output.strip().splitlines()
     last = told[-1] if told else "it ended without a word"
