@@ -1,0 +1,78 @@
+"""The owner holds a Control, the worker its read-only Token. One exception, Cancelled, ends the work."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+StopKind = Literal["pause", "stop"]
+
+
+class Cancelled(Exception):
+    """Raised in the worker by Token.raise_if_cancelled; the runner ends the job quietly."""
+
+
+class Control:
+    """The owner's side: ask the worker for something. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop: StopKind | None = None
+        self._cancel = False
+        self._save = False
+        self._preview = False
+        self.token = Token(self)
+
+    def pause(self) -> None:
+        """Finish the step, save, free the device, end."""
+        with self._lock:
+            self._stop = "pause"
+
+    def stop(self) -> None:
+        """As pause, but the run counts as ended by its owner."""
+        with self._lock:
+            self._stop = "stop"
+
+    def cancel(self) -> None:
+        """End as soon as possible; for work that keeps what it has finished anyway (preparing, extracting)."""
+        with self._lock:
+            self._cancel = True
+
+    def save_now(self) -> None:
+        with self._lock:
+            self._save = True
+
+    def sample_now(self) -> None:
+        with self._lock:
+            self._preview = True
+
+
+class Token:
+    """The worker's side: look at what was asked for."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    @property
+    def stop(self) -> StopKind | None:
+        return self._control._stop
+
+    @property
+    def cancelled(self) -> bool:
+        return self._control._cancel
+
+    def raise_if_cancelled(self) -> None:
+        if self._control._cancel:
+            raise Cancelled
+
+    def take_save_request(self) -> bool:
+        """True once for each Save now."""
+        with self._control._lock:
+            asked, self._control._save = self._control._save, False
+        return asked
+
+    def take_preview_request(self) -> bool:
+        """True once for each Sample now."""
+        with self._control._lock:
+            asked, self._control._preview = self._control._preview, False
+        return asked

@@ -1,0 +1,124 @@
+"""One immutable picture of the job, folded from its events. Every page reads this and nothing else."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from engine.jobs.events import (
+    CheckpointSaved,
+    Event,
+    Message,
+    PhaseChanged,
+    PreviewMade,
+    Progress,
+    RunOpened,
+    StepDone,
+)
+
+Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]
+CURVE_POINTS = 500
+RECENT_STEPS = 50
+LOG_LINES = 200
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the persistent failure panel shows."""
+
+    what: str
+    why: str
+    try_this: str
+    details: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """At most CURVE_POINTS (x, y) points: when full, every second point goes and the stride doubles."""
+
+    points: tuple[tuple[int, float], ...] = ()
+    stride: int = 1
+    waiting: int = 0
+
+    def add(self, x: int, y: float) -> Curve:
+        if self.waiting + 1 < self.stride:
+            return replace(self, waiting=self.waiting + 1)
+        points, stride = (*self.points, (x, y)), self.stride
+        if len(points) > CURVE_POINTS:
+            points, stride = points[1::2], stride * 2
+        return Curve(points, stride, 0)
+
+
+@dataclass(frozen=True)
+class JobSnapshot:
+    """State of the one job. ``version`` grows with each change, so a page can skip what it has already shown."""
+
+    version: int = 0
+    kind: str = ""
+    title: str = ""
+    alive: bool = False
+    asked: Literal["", "pause", "stop", "cancel"] = ""
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+    phase: str = ""
+    progress: Progress | None = None
+    progress_started: float = 0.0
+    updated: float = 0.0
+    run_folder: Path | None = None
+    run_name: str = ""
+    start_step: int = 0
+    total_steps: int = 0
+    images_per_step: int = 0
+    last_step: StepDone | None = None
+    recent_seconds: tuple[float, ...] = ()
+    loss: Curve = field(default_factory=Curve)
+    scores: tuple[tuple[int, dict[str, float]], ...] = ()
+    preview: PreviewMade | None = None
+    checkpoint: CheckpointSaved | None = None
+    log: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int:
+        return self.last_step.step if self.last_step else self.start_step
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the end: from the median of the last steps while training, else from the pace so far."""
+        if self.phase in ("running", "saving", "validating") and self.recent_seconds:
+            return statistics.median(self.recent_seconds) * (self.total_steps - self.step)
+        if self.progress and self.progress.done > 0 and self.updated > self.progress_started:
+            pace = (self.updated - self.progress_started) / self.progress.done
+            return pace * (self.progress.total - self.progress.done)
+        return None
+
+
+def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
+    """The next snapshot. ``now`` in seconds of a monotonic clock."""
+    base = replace(snapshot, version=snapshot.version + 1, updated=now)
+    if isinstance(event, PhaseChanged):
+        return replace(base, phase=event.phase, progress=None)
+    if isinstance(event, Progress):
+        same = snapshot.progress is not None and snapshot.progress.label == event.label
+        return replace(base, progress=event, progress_started=snapshot.progress_started if same else now)
+    if isinstance(event, RunOpened):
+        return replace(
+            base,
+            run_folder=event.folder,
+            run_name=event.name,
+            start_step=event.start_step,
+            total_steps=event.total_steps,
+            images_per_step=event.images_per_step,
+        )
+    if isinstance(event, StepDone):
+        recent = (*snapshot.recent_seconds, event.seconds)[-RECENT_STEPS:]
+        return replace(base, last_step=event, recent_seconds=recent, loss=snapshot.loss.add(event.step, event.loss))
+    if isinstance(event, PreviewMade):
+        return replace(base, preview=event, scores=(*snapshot.scores, (event.step, event.scores)))
+    if isinstance(event, CheckpointSaved):
+        return replace(base, checkpoint=event)
+    if isinstance(event, Message):
+        prefix = "" if event.level == "info" else f"{event.level}: "
+        return replace(base, log=(*snapshot.log, prefix + event.text)[-LOG_LINES:])
+    raise TypeError(f"unknown event {type(event).__name__}")

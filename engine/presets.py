@@ -1,0 +1,111 @@
+"""Presets: sparse settings in presets/*.toml, laid over one another, each value remembering where it came from."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig, parse
+from engine.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file: a title and a hint for people, the smallest card it is for, and sparse settings."""
+
+    name: str
+    title: str
+    hint: str
+    min_vram_gib: float
+    values: dict[str, Any]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} cannot be read.", "The file does not exist.", "Check the path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} cannot be read.", f"It is not valid TOML: {error}.", "Correct that line.") from error
+
+
+def load_preset(path: Path) -> Preset:
+    """A preset from its file.
+
+    Raises:
+        UserError: not TOML, no title, or a setting that does not exist.
+    """
+    values = read_toml(path)
+    about = values.pop("preset", {})
+    parse(values, f"The preset {path.name}")
+    return Preset(
+        name=path.stem,
+        title=str(about.get("title", path.stem)),
+        hint=str(about.get("hint", "")),
+        min_vram_gib=float(about.get("min_vram_gib", 0)),
+        values=values,
+    )
+
+
+def all_presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
+    """Every preset, smallest card first."""
+    return sorted((load_preset(path) for path in folder.glob("*.toml")), key=lambda p: (p.min_vram_gib, p.name))
+
+
+def suggest(vram_gib: float | None, folder: Path = PRESETS_FOLDER) -> Preset:
+    """The largest preset that fits a card with ``vram_gib`` GiB (None: no card)."""
+    # Cards report a little less than their name says (an "8 GB" card has 7.6 to 8.0 GiB).
+    room = 0.0 if vram_gib is None else vram_gib * 1.08
+    fitting = [p for p in all_presets(folder) if p.min_vram_gib <= room]
+    return fitting[-1]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"steps": 5}} -> {"train.steps": 5}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"train.steps": 5} -> {"train": {"steps": 5}}."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, last = dotted.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested
+
+
+def resolve(*layers: tuple[str, dict[str, Any]]) -> tuple[RunConfig, dict[str, str]]:
+    """Lay sparse settings over the defaults, later layers winning.
+
+    Args:
+        layers: (where from, nested values), for example ``("preset 8gb", {...}), ("you", {...})``.
+
+    Returns:
+        The config, and for each dotted name where its value came from ("default" where no layer names it).
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = dict.fromkeys(flatten(RunConfig().model_dump()), "default")
+    for origin, values in layers:
+        for dotted, value in flatten(values).items():
+            merged[dotted] = value
+            origins[dotted] = origin
+    return parse(unflatten(merged)), origins
