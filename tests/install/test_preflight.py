@@ -1,0 +1,77 @@
+"""Folders and computers that will not do, each with a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.install import preflight
+from engine.install.console import InstallError
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    amounts = {"disk": 100.0, "memory": 32.0}
+    monkeypatch.setattr(preflight, "free_disk_gb", lambda folder: amounts["disk"])
+    monkeypatch.setattr(preflight, "memory_gb", lambda: amounts["memory"])
+    return amounts
+
+
+def test_a_good_folder_passes_and_stays_as_it_was(any_root: Path, disk: dict[str, float]) -> None:
+    before = sorted(any_root.iterdir())
+    assert preflight.check(any_root, with_card=True, fresh=True) == []
+    assert sorted(any_root.iterdir()) == before
+
+
+def test_too_little_disk_stops_a_fresh_installation(root: Path, disk: dict[str, float]) -> None:
+    disk["disk"] = 1.0
+    with pytest.raises(InstallError, match="Only 1.0 GB are free"):
+        preflight.check(root, with_card=False, fresh=True)
+
+
+def test_a_full_disk_does_not_stop_what_is_installed_already(root: Path, disk: dict[str, float]) -> None:
+    disk["disk"] = 1.0
+    assert "1 GB of disk" in preflight.check(root, with_card=False, fresh=False)[0]
+
+
+def test_training_on_a_card_wants_25_gb(root: Path, disk: dict[str, float]) -> None:
+    disk["disk"] = 20.0
+    assert "25 GB" in preflight.check(root, with_card=True, fresh=True)[0]
+    assert preflight.check(root, with_card=False, fresh=True) == []
+
+
+def test_little_memory_is_a_warning(root: Path, disk: dict[str, float]) -> None:
+    disk["memory"] = 4.0
+    assert "4 GB of memory" in preflight.check(root, with_card=False, fresh=True)[0]
+
+
+def test_a_folder_that_cannot_be_written_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(InstallError, match="cannot be written: Permission denied"):
+        preflight.check(root, with_card=False, fresh=True)
+
+
+def test_the_path_separator_in_a_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight.os, "pathsep", "x")
+    with pytest.raises(InstallError, match="Python environments cannot have"):
+        preflight.check(tmp_path / "xyz", with_card=False, fresh=True)
+
+
+@pytest.mark.parametrize(
+    ("length", "long_paths", "stopped"), [(59, False, False), (70, False, True), (70, True, False)]
+)
+def test_windows_wants_a_short_path(
+    length: int, long_paths: bool, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight.sys, "platform", "win32")
+    monkeypatch.setattr(preflight, "_long_paths_enabled", lambda: long_paths)
+    path = Path("/" + "a" * (length - 1))
+    if stopped:
+        with pytest.raises(InstallError, match="70 characters"):
+            preflight._check_path(path)
+    else:
+        preflight._check_path(path)

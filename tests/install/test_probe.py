@@ -1,0 +1,43 @@
+"""Which Pythons will do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.install import probe
+
+
+@pytest.mark.parametrize("version", [(3, 11), (3, 12), (3, 13)])
+def test_supported_versions(version: tuple[int, int]) -> None:
+    assert probe.reason_against(version, 64, "/usr/bin/python3", []) == ""
+
+
+@pytest.mark.parametrize("version", [(2, 7), (3, 9), (3, 10), (3, 14)])
+def test_other_versions_are_refused_by_name(version: tuple[int, int]) -> None:
+    reason = probe.reason_against(version, 64, "/usr/bin/python3", [])
+    assert f"Python {version[0]}.{version[1]}" in reason
+    assert "3.11 to 3.13" in reason
+
+
+def test_32_bits_and_the_store_and_a_missing_venv_are_refused() -> None:
+    assert "32-bit" in probe.reason_against((3, 12), 32, "python.exe", [])
+    store = r"C:\Users\a\AppData\Local\Microsoft\WindowsApps\python.exe"
+    assert "Microsoft Store" in probe.reason_against((3, 12), 64, store, [])
+    assert "sudo apt install python3.12-venv" in probe.reason_against((3, 12), 64, "/usr/bin/python3", ["ensurepip"])
+
+
+def test_it_prints_a_path_and_nothing_else() -> None:
+    told = subprocess.run([sys.executable, probe.__file__], capture_output=True, text=True, check=True)
+    assert Path(told.stdout.strip()).exists()
+    assert len(told.stdout.splitlines()) == 1
+
+
+def test_any_old_python_can_parse_it() -> None:
+    tree = ast.parse(Path(probe.__file__).read_text(encoding="utf-8"), feature_version=(3, 4))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.AnnAssign | ast.NamedExpr)]
+    assert not any(node.returns for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
