@@ -17,8 +17,8 @@ from engine.install.console import InstallError
 from engine.install.hardware import GpuReport, detect_gpus, free_disk_gb, memory_gb
 from engine.install.layout import Layout, clean_environment, installed_torch, read_record
 from engine.install.selfcheck import PACKAGES
-from engine.install.steps import OPTIONAL, is_ready
-from engine.install.torch_choice import TORCH, Choice, choose, fits
+from engine.install.steps import OPTIONAL, is_ready, torch_suits
+from engine.install.torch_choice import Choice, choose
 
 LOOK = """
 import importlib, importlib.metadata, json, sys
@@ -107,7 +107,7 @@ def _environment(layout: Layout, choice: Choice) -> list[Finding]:
     findings = [Finding("environment", f"Python {version} in {layout.venv}")]
     if not torch:
         findings.append(Finding("torch", "none", "PyTorch is missing or half installed.", "Start the installer again."))
-    elif torch.split("+")[0] != TORCH or not (fits(build, choice) or read_record(layout).get("torch")):
+    elif not torch_suits(layout, choice, sys.platform):
         wanted = f"PyTorch {torch} does not suit this machine; {choice.wanted} would."
         findings.append(Finding("torch", torch, wanted, "Start the installer again; if it stays so, --repair."))
     else:

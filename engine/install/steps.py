@@ -124,10 +124,10 @@ def remove_venv(layout: Layout) -> None:
 
 
 def _torch_done(job: Job) -> str | None:
-    return f"{TORCH} for {installed_torch(job.layout)[1]}" if _torch_suits(job.layout, job.choice, job.system) else None
+    return f"{TORCH} for {installed_torch(job.layout)[1]}" if torch_suits(job.layout, job.choice, job.system) else None
 
 
-def _torch_suits(layout: Layout, choice: Choice, system: str) -> bool:
+def torch_suits(layout: Layout, choice: Choice, system: str) -> bool:
     """Is the right version there, in a build that suits the choice or was all that could be had for it?"""
     version, build = installed_torch(layout)
     taken = read_record(layout).get("torch") == [version, choice.build]
@@ -264,7 +264,7 @@ def is_ready(layout: Layout, choice: Choice | None, system: str = sys.platform) 
     current = stamp(layout)
     if record.get("requirements.txt") != current or record.get("checked") != current:
         return False
-    return choice is None or _torch_suits(layout, choice, system)
+    return choice is None or torch_suits(layout, choice, system)
 
 
 APP_STEPS = (

@@ -1,0 +1,121 @@
+"""install.sh: finding a Python among good, old and broken ones, in any folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.install.pretended import ROOT
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="a POSIX shell script")
+TOOLS = ("sh", "dirname", "readlink", "sed", "env")
+GOOD = f'exec "{sys.executable}" "$@"'
+OLD = "echo 'it is Python 3.8; 3.11 to 3.13 are supported' >&2; exit 1"
+STORE_ALIAS = "exit 9"
+
+
+class Shell:
+    """An app folder with the real install.sh, and a PATH with nothing but what a test puts there."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.root = root
+        self.path = path
+        path.mkdir()
+        for tool in TOOLS:
+            (path / tool).symlink_to(shutil.which(tool) or "/bin/false")
+        shutil.copy(ROOT / "install.sh", root)
+        shutil.copytree(ROOT / "engine" / "install", root / "engine" / "install")
+        shutil.copy(ROOT / "engine" / "__init__.py", root / "engine")
+
+    def put(self, name: str, script: str) -> None:
+        (self.path / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (self.path / name).chmod(0o755)
+
+    def start(self, *arguments: str, script: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(script or self.root / "install.sh"), *arguments],
+            env={"PATH": str(self.path), "HOME": str(self.root), **variables},
+            cwd=self.path,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+
+@pytest.fixture
+def shell(any_root: Path, tmp_path: Path) -> Shell:
+    return Shell(any_root, tmp_path / "bin")
+
+
+def test_a_suitable_python_runs_the_installer(shell: Shell) -> None:
+    shell.put("python3", GOOD)
+    told = shell.start("--dry-run")
+    assert told.returncode == 0, told.stderr
+    assert "would install torch" in told.stdout
+    assert not (shell.root / ".venv").exists()
+
+
+def test_an_old_default_python_is_passed_over(shell: Shell) -> None:
+    shell.put("python3", OLD)
+    shell.put("python3.12", STORE_ALIAS)
+    shell.put("python3.13", GOOD)
+    assert "would install torch" in shell.start("--dry-run").stdout
+
+
+def test_without_a_python_it_says_what_to_install(shell: Shell) -> None:
+    shell.put("python3", OLD)
+    told = shell.start()
+    assert told.returncode == 1
+    assert "Cause: no suitable Python" in told.stderr
+    assert "it is Python 3.8" in told.stderr
+    assert "sudo apt install python3 python3-venv" in told.stderr
+
+
+def test_without_a_python_uv_fetches_one(shell: Shell) -> None:
+    shell.put("fetched-python", GOOD)
+    shell.put("uv", f'[ "$2" = find ] && echo "{shell.path}/fetched-python"; exit 0')
+    told = shell.start("--dry-run")
+    assert "fetching Python 3.12 with uv" in told.stdout
+    assert "would install torch" in told.stdout
+
+
+def test_a_uv_that_fails_is_no_traceback(shell: Shell) -> None:
+    shell.put("uv", "echo 'no network' >&2; exit 2")
+    told = shell.start()
+    assert told.returncode == 1
+    assert "Cause: no suitable Python" in told.stderr
+
+
+def test_another_pythons_settings_do_no_harm(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit('the wrong argparse')", encoding="utf-8")
+    shell.put("python3", GOOD)
+    told = shell.start("--dry-run", PYTHONPATH=str(tmp_path), PYTHONHOME="/nowhere", VIRTUAL_ENV="/nowhere")
+    assert told.returncode == 0, told.stderr
+
+
+def test_it_can_be_started_through_a_link(shell: Shell, tmp_path: Path) -> None:
+    shell.put("python3", GOOD)
+    link = tmp_path / "studio"
+    link.symlink_to(shell.root / "install.sh")
+    assert "would install torch" in shell.start("--dry-run", script=link).stdout
+
+
+def test_wrong_options_give_the_usage(shell: Shell) -> None:
+    shell.put("python3", GOOD)
+    told = shell.start("--nonsense")
+    assert told.returncode == 2
+    assert "usage: install.sh" in told.stderr
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    shellcheck = shutil.which("shellcheck") or shutil.which("shellcheck", path=str(Path(sys.executable).parent))
+    if shellcheck is None:
+        pytest.skip("shellcheck is not installed")
+    scripts = [str(ROOT / "install.sh"), str(ROOT / ".ci" / "run")]
+    told = subprocess.run([shellcheck, *scripts], capture_output=True, encoding="utf-8", check=False)
+    assert told.returncode == 0, told.stdout

@@ -1,0 +1,180 @@
+"""From the options to the steps and the hand-over."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.install import cli
+from engine.install.hardware import Gpu, GpuReport
+from engine.install.layout import Layout, note
+from engine.install.steps import APP_STEPS, run_steps
+from tests.install.pretended import ROOT, Machine, job_for
+
+CARD = GpuReport((Gpu("RTX 3060", 12288, (580, 95), (8, 6)),))
+
+
+class Handed(Exception):
+    """What the installer handed over to."""
+
+
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> dict[str, GpuReport]:
+    """The cards that would be found; the hand-over raises what it was given."""
+    found = {"report": GpuReport()}
+
+    def hand_over(layout: Layout, arguments: list[str], environment: dict[str, str]) -> int:
+        raise Handed(arguments)
+
+    monkeypatch.setattr(cli, "detect_gpus", lambda timeout=0.0: found["report"])
+    monkeypatch.setattr(cli, "hand_over", hand_over)
+    return found
+
+
+def steps_that_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace the steps' execution by a list of the builds that they were run for."""
+    builds: list[str] = []
+    monkeypatch.setattr(cli, "run_steps", lambda job, steps: builds.append(job.choice.build))
+    return builds
+
+
+@pytest.fixture
+def installed(root: Path) -> Path:
+    """A complete installation without a card."""
+    run_steps(job_for(Machine(Layout(root))), APP_STEPS)
+    return root
+
+
+def test_a_second_start_runs_no_step_and_no_child(
+    installed: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = steps_that_run(monkeypatch)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(Handed) as handed:
+        cli.main([], installed)
+    assert handed.value.args[0] == ["app.py"]
+    assert builds == []
+
+
+def test_the_apps_options_are_handed_on(
+    installed: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(cli.CALLED_FROM, str(installed))
+    with pytest.raises(Handed) as handed:
+        cli.main(
+            ["--no-browser", "--listen", "--port", "8000", "--workspace", "my sets", "--password", "a b"], installed
+        )
+    words = ["app.py", "--no-browser", "--listen", "--port", "8000"]
+    assert handed.value.args[0] == [*words, "--workspace", str(installed / "my sets"), "--password", "a b"]
+
+
+def test_the_demo_is_handed_over_to_the_engine(installed: Path, cards: dict[str, GpuReport]) -> None:
+    with pytest.raises(Handed) as handed:
+        cli.main(["--demo", "--", "--steps", "10"], installed)
+    assert handed.value.args[0] == ["-m", "engine.cli", "demo", "--steps", "10"]
+
+
+def test_a_card_that_arrives_later_brings_its_pytorch(
+    installed: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = steps_that_run(monkeypatch)
+    cards["report"] = CARD
+    with pytest.raises(Handed):
+        cli.main([], installed)
+    assert builds == ["cu130"]
+
+
+def test_cpu_stays_asked_for_until_repair(
+    installed: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note(Layout(installed), cpu=True)
+    builds = steps_that_run(monkeypatch)
+    cards["report"] = CARD
+    with pytest.raises(Handed):
+        cli.main([], installed)
+    assert builds == []
+    with pytest.raises(Handed):
+        cli.main(["--repair"], installed)
+    assert builds == ["cu130"]
+    assert not (installed / ".venv").exists()
+
+
+def test_dry_run_tells_the_plan_and_leaves_the_folder_alone(
+    any_root: Path, cards: dict[str, GpuReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cards["report"] = CARD
+    before = sorted(any_root.rglob("*"))
+    assert cli.main(["--dry-run", "--repair"], any_root) == 0
+    assert sorted(any_root.rglob("*")) == before
+    told = capsys.readouterr().out
+    assert "would install torch 2.13.0+cu130 from https://download.pytorch.org/whl/cu130" in told
+    assert "[6/6] Self-check" in told
+
+
+def test_a_failure_is_explained_and_its_status_returned(
+    root: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(job: object, steps: object) -> None:
+        raise cli.InstallError("the moon is full", "wait", code=3)
+
+    monkeypatch.setattr(cli, "run_steps", fail)
+    assert cli.main([], root) == 3
+    told = capsys.readouterr().out
+    assert "Cause: the moon is full\nFix:   wait\nLog:   " in told
+
+
+def test_ctrl_c_is_no_traceback(
+    root: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(job: object, steps: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_steps", interrupt)
+    assert cli.main([], root) == 130
+    assert "go on where it was" in capsys.readouterr().out
+
+
+def test_a_second_installer_in_the_folder_is_refused(
+    root: Path, cards: dict[str, GpuReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with cli.only_one(Layout(root)):
+        assert cli.main([], root) == 1
+    assert "Another installation is running" in capsys.readouterr().out
+
+
+def test_the_password_is_kept_out_of_the_log(
+    root: Path, cards: dict[str, GpuReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_that_run(monkeypatch)
+    with pytest.raises(Handed):
+        cli.main(["--listen", "--password", "hush-hush"], root)
+    log = Layout(root).log.read_text(encoding="utf-8")
+    assert "listen" in log
+    assert "hush-hush" not in log
+
+
+@pytest.mark.parametrize("arguments", [["--test", "--demo"], ["--what"], ["--port", "x"], ["--", "words"]])
+def test_wrong_options_are_refused(arguments: list[str], root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments, root)
+    assert stopped.value.code == 2
+
+
+def test_the_installer_needs_nothing_but_the_standard_library() -> None:
+    """Isolated from every installed package, it still tells its options."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from engine.install.cli import main;"
+        "import engine.install.selfcheck, engine.install.shortcut;"
+        "ours = {'engine', '__main__'} | set(sys.stdlib_module_names);"
+        "bad = {name.split('.')[0] for name in sys.modules} - ours;"
+        "bad = [name for name in bad if not name.startswith('_')]; assert not bad, bad; main(['--help'])"
+    )
+    told = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, encoding="utf-8", check=False
+    )
+    assert told.returncode == 0, told.stderr
+    assert "--dry-run" in told.stdout
+    assert (ROOT / "engine" / "__init__.py").stat().st_size == 0
