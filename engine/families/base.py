@@ -23,6 +23,8 @@ class Family(ABC):
 
     name: str
     title: str
+    file_tag: str
+    """What an exported file's name carries, so that AUTOMATIC1111 guesses the right version from it."""
     latent_factor = 8
 
     @abstractmethod
@@ -75,13 +77,24 @@ class Family(ABC):
         """A diffusers ControlNet pipeline without safety checker.
 
         Args:
-            resident: parts that are loaded already (unet=, vae=, text_encoder=, tokenizer=, scheduler=), used as they are.
+            resident: parts that are loaded already (unet=, vae=, text_encoder=, tokenizer=, scheduler=), used as they
+                are; None leaves a part out (text encoder and VAE are not needed between the two ends).
         """
+
+    @abstractmethod
+    def prompt_arguments(
+        self, text: dict[str, torch.Tensor], negative: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """``encode_text``'s answers for prompts and negative prompts as arguments of the pipeline's call."""
 
     def encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of the latents of RGB pictures in -1..1 (B, 3, H, W), both (B, 4, h, w), unscaled."""
         posterior = vae.encode(images).latent_dist
         return posterior.mean, posterior.logvar
+
+    def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w)."""
+        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
         """A ControlNet from a diffusers folder.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ SD1_TRUNK_CHANNELS = 320
 class StableDiffusion1(Family):
     name = "sd1"
     title = "Stable Diffusion 1.x"
+    file_tag = "sd15"
 
     def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:
         # SD 2.x has the same class names; its linear projections tell it apart.
@@ -93,16 +94,15 @@ class StableDiffusion1(Family):
         )[0]
 
     def pipeline(self, base: str, controlnet: ControlNetModel, dtype: torch.dtype, **resident: Any) -> Any:
-        parts: dict[str, Any] = {
-            "vae": resident.get("vae") or self.load_vae(base, dtype),
-            "unet": resident.get("unet") or self.load_unet(base, dtype),
-            "text_encoder": resident.get("text_encoder") or self.load_text_encoder(base, dtype),
-            "tokenizer": resident.get("tokenizer") or self.load_tokenizer(base),
-            "scheduler": resident.get("scheduler")
-            or UniPCMultistepScheduler.from_config(self.load_scheduler(base).config),
+        load: dict[str, Callable[[], Any]] = {
+            "vae": lambda: self.load_vae(base, dtype),
+            "unet": lambda: self.load_unet(base, dtype),
+            "text_encoder": lambda: self.load_text_encoder(base, dtype),
+            "tokenizer": lambda: self.load_tokenizer(base),
+            "scheduler": lambda: UniPCMultistepScheduler.from_config(self.load_scheduler(base).config),
         }
         pipeline = StableDiffusionControlNetPipeline(
-            **parts,
+            **{name: resident[name] if name in resident else loader() for name, loader in load.items()},
             controlnet=controlnet,
             safety_checker=None,
             feature_extractor=None,
@@ -110,3 +110,8 @@ class StableDiffusion1(Family):
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+    def prompt_arguments(
+        self, text: dict[str, torch.Tensor], negative: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        return {"prompt_embeds": text["hidden"], "negative_prompt_embeds": negative["hidden"]}
