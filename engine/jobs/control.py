@@ -58,6 +58,11 @@ class Token:
         return self._control._stop
 
     @property
+    def stop_outcome(self) -> Literal["paused", "stopped"]:
+        """How a job that was asked to end describes its end."""
+        return "stopped" if self._control._stop == "stop" else "paused"
+
+    @property
     def cancelled(self) -> bool:
         return self._control._cancel
 

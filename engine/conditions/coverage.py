@@ -1,0 +1,35 @@
+"""What a condition map holds, and whether a net could learn anything from it."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+
+NEARLY_EMPTY = 0.005  # a canny map of a photograph has 0.05 to 0.15
+NEARLY_FULL = 0.9
+FEW_LEVELS = 3  # maps of lines and areas; depth and the like are full by nature
+
+
+class Coverage(TypedDict):
+    share: float
+    """Share of pixels that are not black, 0 to 1."""
+    levels: int
+    """Number of different grey values."""
+    warning: str
+    """A sentence for the window, empty where the map looks sound."""
+
+
+def coverage(map: np.ndarray) -> Coverage:
+    """Measures a map, RGB uint8 (h, w, 3) or grey (h, w)."""
+    grey = map if map.ndim == 2 else map.max(axis=2)
+    counts = np.bincount(grey.ravel(), minlength=256)
+    share, levels = 1 - float(counts[0]) / grey.size, int((counts > 0).sum())
+    warning = ""
+    if share < NEARLY_EMPTY:
+        warning = "The map is nearly empty: there is hardly anything for the net to follow. Try lower thresholds."
+    elif levels == 1:
+        warning = "The map has one value everywhere: there is nothing for the net to follow."
+    elif share > NEARLY_FULL and levels <= FEW_LEVELS:
+        warning = "The map is nearly full: lines and areas can no longer be told apart. Try higher thresholds."
+    return {"share": share, "levels": levels, "warning": warning}

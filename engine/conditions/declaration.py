@@ -1,0 +1,139 @@
+"""How a condition type is declared: once, beside the short pure function that makes its maps."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["int", "float", "bool", "choice"]
+Value = int | float | bool | str
+_ANNOTATIONS: dict[str, str] = {"int": "int", "float": "float", "bool": "bool", "choice": "str"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One setting of an extractor; the window's widget comes from it."""
+
+    name: str
+    title: str
+    kind: Kind
+    default: Value
+    low: float | None = None
+    """Least value of a number, included."""
+    high: float | None = None
+    """Greatest value of a number, included."""
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    hint: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in _ANNOTATIONS:
+            raise ValueError(f"{self.name}: no kind {self.kind!r}; known: {', '.join(_ANNOTATIONS)}")
+        if self.kind in ("int", "float") and (self.low is None or self.high is None):
+            raise ValueError(f"{self.name}: a number needs low and high")
+        if self.kind == "choice" and not self.choices:
+            raise ValueError(f"{self.name}: a choice needs choices")
+        self.check(self.default)
+
+    def check(self, value: Any) -> Value:
+        """The value in the parameter's own type. Raises ValueError, with the reason, for one that does not fit."""
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise ValueError(f"{self.name} has to be true or false, not {value!r}")
+            return value
+        if self.kind == "choice":
+            if value not in self.choices:
+                raise ValueError(f"{self.name} has to be one of {', '.join(self.choices)}, not {value!r}")
+            return str(value)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{self.name} has to be a number, not {value!r}")
+        if self.kind == "int" and value != int(value):
+            raise ValueError(f"{self.name} has to be a whole number, not {value!r}")
+        assert self.low is not None and self.high is not None  # __post_init__ holds this
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{self.name} has to lie between {self.low:g} and {self.high:g}, not {value!r}")
+        return int(value) if self.kind == "int" else float(value)
+
+
+@dataclass(frozen=True)
+class ConditionType:
+    """One kind of condition map.
+
+    ``extract`` and ``metric`` name functions as "module:function", so that a list of types loads nothing heavy:
+
+        extract(image: uint8 RGB (h, w, 3), *, PARAMETERS) -> uint8 RGB (h, w, 3)
+        metric(wanted: uint8 RGB map, got_image: uint8 RGB picture, *, PARAMETERS) -> float, 1 where it follows fully
+
+    Modules that hold declarations import cv2 and torch inside their functions.
+    """
+
+    name: str
+    title: str
+    teaches: str
+    """What the trained net will obey, in a sentence for the window."""
+    parameters: tuple[Parameter, ...] = ()
+    categorical: bool = False
+    """Grey values are labels: maps are resized with nearest neighbour."""
+    extract: str | None = None
+    """None: the maps come with the pictures."""
+    metric: str | None = None
+
+    @property
+    def extractor(self) -> Callable[..., Any]:
+        """The function that makes maps. Raises ValueError for a type without one."""
+        if self.extract is None:
+            raise ValueError(f"{self.name} has no extractor: its maps come with the pictures")
+        return _function(self.extract)
+
+    @property
+    def scorer(self) -> Callable[..., float] | None:
+        """The adherence metric, or None."""
+        return _function(self.metric) if self.metric else None
+
+    def resolve(self, values: Mapping[str, Any]) -> dict[str, Value]:
+        """All parameters with defaults filled in. Raises ValueError that lists every problem at once."""
+        known = {parameter.name: parameter for parameter in self.parameters}
+        problems = [f"there is no parameter {name}" for name in values if name not in known]
+        resolved: dict[str, Value] = {}
+        for name, parameter in known.items():
+            try:
+                resolved[name] = parameter.check(values.get(name, parameter.default))
+            except ValueError as error:
+                problems.append(str(error))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return resolved
+
+    def check(self) -> None:
+        """Compares the declaration with the functions. Raises ValueError where they disagree."""
+        names = [parameter.name for parameter in self.parameters]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name}: a parameter is declared twice")
+        if self.extract is None and self.parameters:
+            raise ValueError(f"{self.name}: parameters without an extractor")
+        for place, leading in ((self.extract, 1), (self.metric, 2)):
+            if place is not None:
+                self._check_signature(place, leading)
+
+    def _check_signature(self, place: str, leading: int) -> None:
+        taken = list(inspect.signature(_function(place)).parameters.values())
+        if [p.kind for p in taken[:leading]] != [inspect.Parameter.POSITIONAL_OR_KEYWORD] * leading:
+            raise ValueError(f"{self.name}: {place} should take {leading} array(s) first")
+        settings = taken[leading:]
+        if any(p.kind is not inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty for p in settings):
+            raise ValueError(f"{self.name}: {place} should take its settings by keyword, with no defaults of its own")
+        declared = [(p.name, _ANNOTATIONS[p.kind]) for p in self.parameters]
+        found = [(p.name, p.annotation if isinstance(p.annotation, str) else p.annotation.__name__) for p in settings]
+        if declared != found:
+            raise ValueError(f"{self.name}: declared {declared}, but {place} takes {found}")
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, _, name = place.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{place} cannot be loaded: {error}") from error

@@ -1,0 +1,81 @@
+"""All condition types, in the order in which the window shows them.
+
+To add one: a module with a declaration and a function (see ``canny.py``), a line in the list below, and a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.conditions.canny import CANNY
+from engine.conditions.declaration import ConditionType, Parameter, Value
+from engine.conditions.light_dark import LIGHT_DARK
+from engine.conditions.own import OWN
+from engine.errors import UserError
+
+__all__ = ["REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all", "get", "resolve_parameters"]
+
+
+class Registry:
+    """Checked condition types by name."""
+
+    def __init__(self) -> None:
+        self._types: dict[str, ConditionType] = {}
+
+    def add(self, *types: ConditionType) -> None:
+        """Checks and adds types. If an error is raised, the registry is left unchanged."""
+        together = dict(self._types)
+        for condition in types:
+            if condition.name in together:
+                raise ValueError(f"the condition type {condition.name} is registered already")
+            condition.check()
+            together[condition.name] = condition
+        self._types = together
+
+    def get(self, name: str) -> ConditionType:
+        """Raises UserError for an unknown name."""
+        if name not in self._types:
+            raise UserError(
+                f"There is no condition type named {name}.",
+                f"Known are: {', '.join(self._types)}.",
+                "Choose one of these, or update the app if the dataset was made with a newer one.",
+            )
+        return self._types[name]
+
+    def all(self) -> list[ConditionType]:
+        return list(self._types.values())
+
+    def resolve_parameters(self, name: str, values: Mapping[str, Any] | None = None) -> dict[str, Value]:
+        """All parameters of a type with defaults filled in. Raises UserError that lists every problem at once."""
+        condition = self.get(name)
+        try:
+            return condition.resolve(values or {})
+        except ValueError as error:
+            known = ", ".join(parameter.name for parameter in condition.parameters) or "none"
+            raise UserError(
+                f"The settings for {condition.title} do not fit.", f"{error}.", f"Its parameters are: {known}."
+            ) from error
+
+
+REGISTRY = Registry()
+REGISTRY.add(
+    CANNY,
+    LIGHT_DARK,
+    OWN,
+)
+
+
+def get(name: str) -> ConditionType:
+    """A type by name. Raises UserError for an unknown one."""
+    return REGISTRY.get(name)
+
+
+def all() -> list[ConditionType]:
+    """Every type, in the window's order."""
+    return REGISTRY.all()
+
+
+def resolve_parameters(name: str, values: Mapping[str, Any] | None = None) -> dict[str, Value]:
+    """All parameters of a type with defaults filled in. Raises UserError that lists every problem at once."""
+    return REGISTRY.resolve_parameters(name, values)

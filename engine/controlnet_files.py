@@ -1,0 +1,110 @@
+"""A ControlNet on disk: find it, and say in words whether it fits a base before any weights are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+LIKE_THE_BASE = {
+    "cross_attention_dim": "the width of its text",
+    "block_out_channels": "the widths of its blocks",
+    "in_channels": "the channels of its latents",
+    "down_block_types": "its kinds of blocks",
+    "layers_per_block": "the layers in its blocks",
+}
+
+
+def locate_controlnet(path: Path | str) -> Path:
+    """The diffusers folder meant by ``path``: the folder itself, or that inside a checkpoint's folder.
+
+    Raises:
+        UserError: there is none, or it is incomplete.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"The ControlNet {path.name} was not found.",
+            f"{path} does not exist.",
+            "Choose another checkpoint; it may have been removed to save space.",
+        )
+    for folder in (path, path / "controlnet_ema", path / "controlnet"):
+        if (folder / CONFIG).is_file():
+            if not list(folder.glob("*.safetensors")):
+                raise UserError(
+                    f"The ControlNet {path.name} is incomplete.",
+                    f"{folder} holds no weights ({WEIGHTS}).",
+                    "Choose another checkpoint.",
+                )
+            return folder
+    raise UserError(
+        f"{path.name} is not a ControlNet that can be used here.",
+        f"There is no {CONFIG} in it.",
+        "Choose a checkpoint of a run, or a folder in diffusers layout.",
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The ControlNet's config.json.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or "block_out_channels" not in config:
+            raise ValueError("entries are missing")
+        return config
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"The ControlNet {folder.name} cannot be read.", f"{folder / CONFIG}: {error}.", "Choose another checkpoint."
+        ) from error
+
+
+def check_fits(controlnet: dict[str, Any], unet: dict[str, Any], name: str, base: str) -> None:
+    """Compare the configs of a ControlNet and of a base's UNet.
+
+    Raises:
+        UserError: they are of different shapes, naming each difference.
+    """
+    channels = controlnet.get("conditioning_channels", 3)
+    if channels != 3:
+        raise UserError(
+            f"The ControlNet {name} cannot be used here.",
+            f"It reads control pictures of {channels} channels; this app makes RGB ones (3).",
+            "Choose another ControlNet.",
+        )
+    differences = [
+        f"{words} ({_short(controlnet.get(key))} instead of {_short(unet.get(key))})"
+        for key, words in LIKE_THE_BASE.items()
+        if key in controlnet and key in unet and _plain(controlnet[key]) != _plain(unet[key])
+    ]
+    if differences:
+        raise UserError(
+            f"The ControlNet {name} does not fit the base {base}.",
+            f"It was made for another kind of base: it differs in {', '.join(differences)}.",
+            "Choose the base it was trained on, or one of the same family.",
+        )
+
+
+def check_finite(controlnet: Any, name: str) -> None:
+    """Raises UserError where weights are NaN or infinite, naming the first."""
+    for key, weight in controlnet.state_dict().items():
+        if not weight.isfinite().all():
+            raise UserError(
+                f"The ControlNet {name} is broken.",
+                f"Its weights are not numbers any more (first in {key}): training went wrong before it was saved.",
+                "Choose an earlier checkpoint, and resume with a lower learning rate.",
+            )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,154 @@
+"""Reading pictures safely, and writing files so that a half-written one is never seen."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from engine.errors import UserError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+MAX_PIXELS = 100_000_000
+MIN_SIDE = 32
+_EXIF_ORIENTATION = 0x0112
+_HTML = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What is known of a picture that was read to its end. Sizes are pixels after EXIF rotation."""
+
+    width: int
+    height: int
+    digest: str
+    bytes: int
+    mtime_ns: int
+
+
+def load_rgb(path: Path | str) -> Image.Image:
+    """The picture as the eye sees it, mode RGB: EXIF rotation applied, alpha over white, 16 bits brought to 8.
+
+    Raises UserError naming the file, the cause and what to try.
+    """
+    path = Path(path)
+    with _opened(path) as image:
+        return to_rgb(ImageOps.exif_transpose(image))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any Pillow mode to RGB. 16-bit grey is divided by 257; float grey is taken as 0..1 or 0..255 by its maximum."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = values.max(initial=0.0)
+        if image.mode == "F":
+            scale = 255.0 if top <= 1 else 1.0
+        else:
+            scale = 1 / 257 if image.mode.startswith("I;16") or top > 255 else 1.0
+        return Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
+    """Reads a picture to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
+    with _opened(path) as image:
+        width, height = image.size
+        if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+            width, height = height, width
+        if min(width, height) < min_side:
+            raise UserError(
+                f"{path.name} is too small ({width} x {height}).",
+                f"The shorter side has to be at least {min_side} pixels.",
+                "Use a larger copy of the picture, or leave it out.",
+            )
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # JPEGs decode several times faster this way
+        image.load()
+    state = path.stat()
+    return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
+
+
+def digest(path: Path) -> str:
+    """BLAKE2 hash of a file's bytes, 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name beside ``path`` and renames it; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None = None) -> Path:
+    """A WebP copy no larger than ``side``, made once per content. ``content``: the file's digest where it is known."""
+    target = cache_dir / f"{content or digest(path)}-{side}.webp"
+    if not target.exists():
+        with _opened(path) as image:
+            image.draft("RGB", (2 * side, 2 * side))
+            small = to_rgb(ImageOps.exif_transpose(image))
+        small.thumbnail((side, side), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=85)
+        replace_bytes(target, buffer.getvalue())
+    return target
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words."""
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            yield image
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path.name} is not there any more.", "The file was moved or deleted.", "Scan the folder again."
+        ) from error
+    except PermissionError as error:
+        raise UserError(
+            f"{path.name} cannot be opened.", "This account may not read the file.", "Change the file's permissions."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path.name} is far too large.",
+            f"It has more than {MAX_PIXELS // 1_000_000} million pixels ({error}).",
+            "Scale the picture down with an image editor, or leave it out.",
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise UserError(
+            f"{path.name} cannot be read.", _cause(path, error), "Replace the file or delete it."
+        ) from error
+
+
+def _cause(path: Path, error: BaseException) -> str:
+    try:
+        with path.open("rb") as file:
+            start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    except OSError:
+        start = b"?"
+    if not start:
+        return "The file is empty (zero bytes)."
+    if start.startswith(_HTML):
+        return "It is a web page that was saved under a picture's name; the download failed."
+    if "truncated" in str(error).lower() or "broken" in str(error).lower():
+        return "The end of the file is missing; the download or copy was interrupted."
+    if isinstance(error, UnidentifiedImageError):
+        return "It is not a picture in a format that is known here (PNG, JPEG, WebP, BMP, TIFF, GIF)."
+    return f"The file is damaged ({error})."

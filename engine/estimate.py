@@ -1,0 +1,91 @@
+"""What a run will take, before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.config import RunConfig
+from engine.model_files import base_facts
+from engine.hardware import Hardware
+from engine.runs import Run
+from engine.workspace import Workspace
+
+# Images per second at SD 1.5 shapes and 512 px, by the card's memory: predictions of our cost model for the cards that
+# usually have that much, until this machine has trained once itself.
+GUESSED_IMAGES_PER_SECOND = ((20, 30.0), (14, 12.0), (10, 6.0), (7, 4.5), (0, 3.0))
+CPU_TERAFLOPS_PER_CORE = 0.03
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds are None where nothing is known. ``summary`` is for people."""
+
+    seconds: float | None
+    disk_bytes: int
+    images: int
+    summary: str
+    measured: bool
+
+
+def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Estimate:
+    """Time from this machine's own earlier runs of the same size where there are any, else from a cost model."""
+    images = config.train.steps * config.images_per_step
+    facts = base_facts(workspace, config.model.base)
+    seconds, measured = measured_seconds_per_image(config, workspace), True
+    if seconds is None:
+        measured = False
+        work = facts.parameters * (config.data.resolution / 512) ** 2 / 860e6  # relative to SD 1.5 at 512 px
+        if hardware.vram_gib is not None:
+            speed = next(rate for floor, rate in GUESSED_IMAGES_PER_SECOND if hardware.vram_gib >= floor)
+            seconds = work / speed
+        else:
+            seconds = 2.33 * work / (CPU_TERAFLOPS_PER_CORE * hardware.cores)
+    weights = facts.controlnet_parameters * 4
+    each = weights * (4 if config.optim.ema_decay > 0 else 3)
+    kept = config.train.keep_checkpoints or max(1, config.train.steps // config.train.checkpoint_every)
+    disk = each * (kept + 1)
+    total = seconds * images
+    about = "about " if measured else "roughly "
+    summary = (
+        f"{config.train.steps:,} steps of {config.images_per_step} pictures, {about}{in_words(total)}, "
+        f"{size_in_words(disk)} of disk for checkpoints ({size_in_words(workspace.free_bytes())} free)"
+    )
+    return Estimate(total, disk, images, summary, measured)
+
+
+def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float | None:
+    """Median over the last steps of the newest run with the same base, resolution and batch; None without one."""
+    for folder in workspace.run_folders()[:10]:
+        run = Run(folder)
+        same = (
+            run.config.model.base == config.model.base
+            and run.config.data.resolution == config.data.resolution
+            and run.config.train.batch_size == config.train.batch_size
+            and run.config.train.precision == config.train.precision
+        )
+        if not same:
+            continue
+        seconds = [entry["seconds"] for entry in run.metrics()[-200:] if "seconds" in entry]
+        if len(seconds) >= 5:
+            return sorted(seconds)[len(seconds) // 2] / run.config.images_per_step
+    return None
+
+
+def in_words(seconds: float) -> str:
+    """90 -> "2 min", 10000 -> "2 h 47 min"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours / 24:.1f} days"
+
+
+def size_in_words(count: float) -> str:
+    """Bytes for people: 1500000 -> "1.4 MB" (in powers of 1024)."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit in ("B", "KB") else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TB"

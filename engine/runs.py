@@ -1,0 +1,196 @@
+"""A training run as its folder tells it. Nothing is remembered elsewhere: what the files say is the state."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engine.config import RunConfig, parse
+from engine.errors import UserError
+from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, RunOpened, StepDone
+from engine.jobs.runner import Emit
+from engine.jobs.snapshot import JobSnapshot, fold
+from engine.training.checkpoint_files import Checkpoint, list_checkpoints
+from engine.workspace import write_text
+
+Ending = Literal["completed", "paused", "stopped", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class PreviewRecord:
+    """Pictures of one step, as previews/step-N holds them."""
+
+    step: int
+    folder: Path
+    pictures: tuple[Path, ...]
+    captions: tuple[str, ...]
+    scores: dict[str, float]
+
+
+class Run:
+    """A run's folder, read.
+
+    Raises:
+        UserError: run.json is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        try:
+            self.about: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The run {self.folder.name} cannot be opened.",
+                f"Its run.json is missing or damaged ({type(error).__name__}).",
+                "Its checkpoints can still be exported; start a new run to go on training.",
+            ) from error
+        self.config: RunConfig = parse(self.about["config"], f"The settings of {self.folder.name}")
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def origins(self) -> dict[str, str]:
+        return dict(self.about.get("origins", {}))
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """{"type": ..., "parameters": {...}}: what the net is trained to read."""
+        return dict(self.about.get("condition", {}))
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports"
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Whole checkpoints, oldest first."""
+        return list_checkpoints(self.folder)
+
+    @property
+    def last_step(self) -> int:
+        checkpoints = self.checkpoints()
+        return checkpoints[-1].step if checkpoints else 0
+
+    @property
+    def completed(self) -> bool:
+        """The last checkpoint is there and whole."""
+        return self.last_step >= self.config.train.steps
+
+    @property
+    def ending(self) -> Ending:
+        """How the run ended, for a run that no live thread works on."""
+        if self.completed:
+            return "completed"
+        endings = [entry["event"] for entry in self.metrics() if "event" in entry]
+        last = endings[-1] if endings else "started"
+        return last if last in ("paused", "stopped", "failed") else "interrupted"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl; a last line that was cut off is left out."""
+        try:
+            lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
+        return entries
+
+    def previews(self) -> list[PreviewRecord]:
+        """Every set of pictures, oldest first."""
+        return [r for r in (read_preview(p) for p in sorted((self.folder / "previews").glob("step-*"))) if r]
+
+    def log_tail(self, lines: int = 200) -> list[str]:
+        try:
+            return (self.folder / "log.txt").read_text(encoding="utf-8").splitlines()[-lines:]
+        except FileNotFoundError:
+            return []
+
+    def history(self) -> JobSnapshot:
+        """The snapshot that the run's files amount to: curves, pictures, log."""
+        snapshot = JobSnapshot(log=tuple(self.log_tail()))
+        train = self.config.train
+        opened = RunOpened(self.folder, self.config.name, self.last_step, train.steps, self.config.images_per_step)
+        snapshot = fold(snapshot, opened, 0.0)
+        for entry in self.metrics():
+            if "loss" in entry:
+                done = StepDone(
+                    entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
+                )
+                snapshot = fold(snapshot, done, 0.0)
+        for record in self.previews():
+            made = PreviewMade(record.step, record.folder, record.pictures, record.captions, record.scores)
+            snapshot = fold(snapshot, made, 0.0)
+        return snapshot
+
+
+def read_preview(folder: Path) -> PreviewRecord | None:
+    """A preview folder, or None where it is not whole."""
+    try:
+        about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        return PreviewRecord(
+            step=int(about["step"]),
+            folder=folder,
+            pictures=tuple(folder / name for name in about["pictures"]),
+            captions=tuple(about["captions"]),
+            scores={name: float(value) for name, value in about["mean"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_run(folder: Path, about: dict[str, Any]) -> None:
+    """Write run.json."""
+    write_text(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False))
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Drop metrics of steps after ``step``: a resumed run does them again."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # cut off in mid-write
+        if entry.get("step", 0) <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+class Recorder:
+    """Writes events into the run's folder and hands them on."""
+
+    def __init__(self, folder: Path, emit: Emit) -> None:
+        self._folder, self._emit = folder, emit
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            self._append("metrics.jsonl", json.dumps(vars(event)))
+        elif isinstance(event, PreviewMade):
+            self._append("metrics.jsonl", json.dumps({"step": event.step, "scores": event.scores}))
+        elif isinstance(event, CheckpointSaved):
+            self._append("log.txt", f"Step {event.step:,} saved.")
+        elif isinstance(event, Message):
+            self._append("log.txt", event.text if event.level == "info" else f"{event.level}: {event.text}")
+        self._emit(event)
+
+    def note(self, event: str, step: int) -> None:
+        """Remember a turn of the run (started, resumed, paused, stopped, failed, completed)."""
+        self._append("metrics.jsonl", json.dumps({"event": event, "step": step}))
+
+    def _append(self, name: str, line: str) -> None:
+        with (self._folder / name).open("a", encoding="utf-8", newline="\n") as file:
+            file.write(line + "\n")
+            file.flush()
+            if name == "metrics.jsonl" and '"event"' in line:
+                os.fsync(file.fileno())

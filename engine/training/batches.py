@@ -1,0 +1,96 @@
+"""What the loop trains on: latents and text from the cache, condition maps from disk, read one batch ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.conditions import registry
+from engine.data.cache import TrainingCache, cropped_hint
+from engine.data.dataset import Dataset
+from engine.data.samples import Sample
+from engine.errors import UserError
+from engine.training.objective import Draws, draw, order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pictures on the CPU."""
+
+    mean: torch.Tensor
+    """(B, 4, h, w) fp32, unscaled mean of the VAE's posterior."""
+    logvar: torch.Tensor
+    text: dict[str, torch.Tensor]
+    """Embeddings, those of the empty prompt where the caption is hidden."""
+    hint: torch.Tensor
+    """Condition map, RGB in 0..1, (B, 3, H, W) fp32."""
+    draws: Draws
+
+
+def hint_tensor(maps: Sequence[np.ndarray]) -> torch.Tensor:
+    """uint8 RGB maps (H, W, 3) -> RGB in 0..1, (B, 3, H, W) fp32."""
+    return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+class Batches:
+    """Batch number n of a run. The same (seed, n) gives the same batch, whenever and wherever it is asked for."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        samples: Sequence[Sample],
+        train_rows: Sequence[int],
+        cache: TrainingCache,
+        *,
+        resolution: int,
+        seed: int,
+        batch_size: int,
+        timesteps: int,
+        prompt_dropout: float,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        spec = dataset.condition
+        assert spec is not None, "a run starts only with condition maps"
+        self._nearest = registry.get(spec.type).categorical
+        self._dataset, self._samples, self._rows, self._cache = dataset, samples, train_rows, cache
+        self._resolution, self._seed, self._size = resolution, seed, batch_size
+        self._timesteps, self._dropout = timesteps, prompt_dropout
+        self._rank, self._world = rank, world
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._ahead: tuple[int, Future[Batch]] | None = None
+
+    def get(self, number: int) -> Batch:
+        """Batch ``number`` of this process, counted from 0 over the whole run; the next one is read meanwhile."""
+        if self._ahead is not None and self._ahead[0] == number:
+            batch = self._ahead[1].result()
+        else:
+            batch = self._read(number)
+        self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
+        return batch
+
+    def close(self) -> None:
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, number: int) -> Batch:
+        first = (number * self._world + self._rank) * self._size
+        rows = [self._rows[i] for i in order(self._seed, len(self._rows), first, self._size)]
+        draws = draw(self._seed, first, self._size, self._cache.latent_shape, self._timesteps, self._dropout)
+        samples = [self._samples[row] for row in rows]
+        captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
+        mean, logvar = self._cache.latents(rows)
+        return Batch(mean, logvar, self._cache.text(captions), hint_tensor([self._map(s) for s in samples]), draws)
+
+    def _map(self, sample: Sample) -> np.ndarray:
+        path = self._dataset.condition_path(sample)
+        if not path.exists():
+            raise UserError(
+                f"The condition map of {sample.key} is gone.",
+                f"{path} no longer exists.",
+                "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+            )
+        return cropped_hint(path, sample, self._resolution, self._nearest)

@@ -1,0 +1,85 @@
+"""What is random in a step, and the loss. All of it comes from (seed, step), so a resumed run repeats it exactly."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
+    """Rows of pictures number ``first`` to ``first + how_many`` of an endless stream of shuffled epochs.
+
+    Each epoch of ``count`` rows is its own permutation, drawn from (seed, epoch): a resumed run goes on in mid-epoch.
+    """
+    rows = []
+    permutations: dict[int, np.ndarray] = {}
+    for position in range(first, first + how_many):
+        epoch, place = divmod(position, count)
+        if epoch not in permutations:
+            permutations[epoch] = np.random.default_rng([seed, 1, epoch]).permutation(count)
+        rows.append(int(permutations[epoch][place]))
+    return rows
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a batch of B pictures, on the CPU, fp32."""
+
+    noise: torch.Tensor
+    """(B, 4, h, w), standard normal."""
+    posterior: torch.Tensor
+    """(B, 4, h, w), standard normal: which sample of the VAE's posterior is seen this time."""
+    timesteps: torch.Tensor
+    """(B,), integers in 0..num_train_timesteps - 1."""
+    hide_prompt: torch.Tensor
+    """(B,), bool."""
+
+
+def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: int, prompt_dropout: float) -> Draws:
+    """Random numbers for pictures ``first`` to ``first + batch`` of the stream.
+
+    Each picture has a generator of its own, so the numbers depend neither on the batch size nor on how pictures are
+    dealt to processes, and they are drawn on the CPU, so they are the same on every device.
+    """
+    noise, posterior, steps, hidden = [], [], [], []
+    for position in range(first, first + batch):
+        digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        noise.append(torch.randn(shape, generator=generator))
+        posterior.append(torch.randn(shape, generator=generator))
+        steps.append(torch.randint(0, timesteps, (), generator=generator))
+        hidden.append(torch.rand((), generator=generator) < prompt_dropout)
+    return Draws(torch.stack(noise), torch.stack(posterior), torch.stack(steps), torch.stack(hidden))
+
+
+def sample_latents(mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor, scaling_factor: float) -> torch.Tensor:
+    """A fresh sample of the VAE's posterior, scaled for the UNet. Shapes (B, 4, h, w)."""
+    std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
+    return (mean + std * noise) * scaling_factor
+
+
+def signal_to_noise(scheduler: Any, timesteps: torch.Tensor) -> torch.Tensor:
+    """SNR(t) = alpha_bar / (1 - alpha_bar), shape (B,)."""
+    alphas = scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+    return alphas / (1 - alphas).clamp_min(1e-12)
+
+
+def loss_weights(scheduler: Any, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
+    """Min-SNR weights for noise prediction, min(SNR, gamma) / SNR, (B,); ones where gamma is 0.
+
+    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556.
+    """
+    if min_snr_gamma <= 0:
+        return torch.ones(timesteps.shape, device=timesteps.device)
+    snr = signal_to_noise(scheduler, timesteps)
+    return snr.clamp(max=min_snr_gamma) / snr.clamp_min(1e-12)
+
+
+def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean squared error in fp32: (B, 4, h, w), (B, 4, h, w), (B,) -> scalar."""
+    per_picture = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+    return (per_picture * weights.float()).mean()

@@ -1,0 +1,162 @@
+"""Starting and resuming a run as a background job. Imports torch only inside the job."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, JobRunner, Work
+from engine.jobs.snapshot import Outcome
+from engine.runs import Recorder, Run, forget_after, write_run
+from engine.version import VERSION
+from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+MIN_FREE_BYTES = 256 * 2**20
+VERSIONS = ("torch", "diffusers", "transformers", "accelerate")
+
+
+def missing(workspace: Workspace, config: RunConfig) -> list[str]:
+    """What is not ready yet, in sentences; empty when a run can start. Looks at files only."""
+    sentences = []
+    names = workspace.dataset_names()
+    if not config.data.dataset:
+        sentences.append("Choose a dataset.")
+    elif config.data.dataset not in names:
+        sentences.append(f"There is no dataset called {config.data.dataset} in this workspace.")
+    else:
+        dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+        if dataset.condition is None:
+            sentences.append("Make the condition maps on the Conditions tab.")
+        elif (ready := dataset.count(ready=True)) < 2:
+            sentences.append(f"{ready} of {dataset.count()} pictures have a condition map; at least 2 are needed.")
+    try:
+        workspace.locate_base(config.model.base)
+    except UserError as error:
+        sentences.append(f"{error.what} {error.try_this}")
+    if workspace.free_bytes() < MIN_FREE_BYTES:
+        sentences.append(f"The disk of {workspace.root} is full: free some space.")
+    return sentences
+
+
+def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Run:
+    """The run's folder with its run.json; nothing is trained yet.
+
+    Raises:
+        UserError: something is missing (see ``missing``).
+    """
+    sentences = missing(workspace, config)
+    if sentences:
+        raise UserError("Training cannot start.", " ".join(sentences), "Then press Start again.")
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+    spec = dataset.condition
+    assert spec is not None, "checked by missing()"
+    config = config.model_copy(update={"name": config.name or config.data.dataset})
+    folder = workspace.new_run(config.name)
+    about = {
+        "config": config.model_dump(mode="json"),
+        "origins": origins,
+        "condition": {"type": spec.type, "parameters": spec.parameters},
+        "dataset_fingerprint": dataset.fingerprint,
+        "versions": {"app": VERSION, "python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS}},
+    }
+    write_run(folder, about)
+    return Run(folder)
+
+
+def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Path:
+    """Create a run and train it in the background; returns its folder.
+
+    Raises:
+        UserError: something is missing. Busy: another job is running (no folder is left behind).
+    """
+    if runner.alive:
+        runner.start("train", "Training", lambda token, emit: "failed")  # says who is busy
+    run = create_run(workspace, config, origins)
+    runner.start("train", f"Training {run.config.name}", training_job(workspace, run))
+    return run.folder
+
+
+def resume_training(runner: JobRunner, workspace: Workspace, folder: Path) -> Path:
+    """Go on from the newest checkpoint of a run, in the background.
+
+    Raises:
+        UserError: the run is complete, or its dataset is gone. Busy: another job is running.
+    """
+    run = Run(folder)
+    if run.completed:
+        raise UserError(
+            f"{run.name} is complete.", f"It has done all {run.config.train.steps:,} steps.", "Start a new run."
+        )
+    sentences = missing(workspace, run.config)
+    if sentences:
+        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then press Resume again.")
+    runner.start("train", f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
+    return run.folder
+
+
+def training_job(workspace: Workspace, run: Run) -> Work:
+    """The work that the runner does: train until the end or the owner's word, and note how it ended."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        recorder = Recorder(run.folder, emit)
+        forget_after(run.folder, run.last_step)
+        recorder.note("resumed" if run.last_step else "started", run.last_step)
+        trainer: Trainer | None = None
+        try:
+            recorder(Message("Loading torch and diffusers."))
+            trainer = build_trainer(workspace, run, token, recorder)
+            outcome = trainer.train()
+        except Cancelled:
+            recorder.note("stopped", run.last_step)
+            raise
+        except BaseException:
+            recorder.note("failed", run.last_step)
+            raise
+        finally:
+            if trainer is not None:
+                trainer.close()
+        recorder.note(outcome, run.last_step)
+        recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
+        return outcome
+
+    return work
+
+
+SENTENCES = {
+    "completed": "Training is complete after {step:,} steps.",
+    "paused": "Paused. Saved at step {step:,}; it is safe to close the app.",
+    "stopped": "Stopped. Saved at step {step:,}; you can resume later.",
+}
+
+
+def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
+    """Everything loaded and put back to the newest checkpoint, ready to train."""
+    from engine.training.previews import preview_during_training
+    from engine.training.trainer import Trainer
+
+    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    warn_of_changes(run, dataset, emit)
+    about: dict[str, Any] = {"condition": run.condition, "dataset_fingerprint": dataset.fingerprint, "run": run.name}
+    return Trainer(
+        run.folder, run.config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
+        preview_during_training, about,
+    )  # fmt: skip
+
+
+def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
+    """Say so where the pictures are no longer those that the run began with."""
+    if run.about.get("dataset_fingerprint") != dataset.fingerprint:
+        emit(Message("The dataset has changed since this run began; it goes on with the new pictures.", "warning"))
+    spec = dataset.condition
+    if spec is not None and {"type": spec.type, "parameters": spec.parameters} != run.condition:
+        emit(Message(f"The condition maps are now {spec.type}; the run began with {run.condition['type']}.", "warning"))

@@ -1,0 +1,260 @@
+"""One training run: setup, and the loop on one page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from diffusers.training_utils import EMAModel
+
+from engine.config import RunConfig
+from engine.data.cache import open_or_build
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.families import detect
+from engine.jobs.control import Token
+from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
+from engine.jobs.runner import Emit
+from engine.jobs.snapshot import Outcome
+from engine.training.batches import Batches
+from engine.training.checkpoint import load_training_state, save_checkpoint
+from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
+from engine.training.objective import denoising_loss, loss_weights, sample_latents
+from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
+MAX_SKIPPED = 30  # fp16 halves its loss scale at each skipped step; more in a row than this is no scaling problem
+
+Preview = Callable[["Trainer", int], None]
+
+
+def usable_precision(wanted: str, device: torch.device) -> tuple[str, str]:
+    """What this machine can do of the wanted precision, and a sentence where it is not the same."""
+    if device.type == "cuda":
+        if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+            return "fp16", "This card has no bf16; the run uses fp16."
+        return wanted, ""
+    if wanted == "fp16":
+        return "fp32", "A processor computes fp16 slower than fp32; the run uses fp32."
+    return wanted, ""
+
+
+class Trainer:
+    """Holds what a run needs between setup and end. ``train`` is the only thing to call."""
+
+    def __init__(
+        self,
+        run_folder: Path,
+        config: RunConfig,
+        base: str,
+        dataset: Dataset,
+        cache_folder: Path,
+        token: Token,
+        emit: Emit,
+        preview: Preview | None = None,
+        about: dict[str, Any] | None = None,
+    ) -> None:
+        self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
+        self.token, self.emit, self.preview = token, emit, preview
+        self.about = about or {}
+        self.family = detect(base)
+        AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        precision, remark = usable_precision(config.train.precision, device)
+        if remark:
+            emit(Message(remark, "warning"))
+        mixed = "no" if precision == "fp32" else precision
+        self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+        self.device, self.dtype = self.accelerator.device, DTYPES[precision]
+        self.world = self.accelerator.num_processes
+        self.images_per_step = config.images_per_step * self.world
+        self._prepare(cache_folder)
+
+    def _prepare(self, cache_folder: Path) -> None:
+        train = self.config.train
+        self.emit(PhaseChanged("preparing"))
+        remove_rubbish(self.run_folder)
+        split = self.dataset.held_out(self.config.data.held_out, seed=0)
+        self.held_out = split.held_out
+        samples = [*split.train, *split.held_out]
+        if not split.train:
+            raise UserError(
+                "Training cannot start.",
+                f"{self.dataset.name} has {len(samples)} pairs, and at least 2 are needed (one is held out for the score).",
+                "Add pictures, or make their condition maps on the Conditions tab.",
+            )
+        self.cache = open_or_build(
+            cache_folder, self.family, self.base, samples, self.config.data.resolution, self.device, self.token,
+            lambda done, total, label: self.emit(Progress(done, total, label)),
+        )  # fmt: skip
+        self.token.raise_if_cancelled()
+        self.emit(Message("Loading the base model."))
+        self.unet: Any = self.family.load_unet(self.base, self.dtype).to(self.device)
+        self.controlnet: Any = self._starting_controlnet().to(self.device).train()
+        if train.gradient_checkpointing:
+            self.controlnet.enable_gradient_checkpointing()
+        self.scheduler = self.family.load_scheduler(self.base)
+        self.scaling_factor = self._latent_scale()
+        self.optimizer = build_optimizer(self.controlnet, self.config.optim)
+        decay = self.config.optim.ema_decay
+        self.ema = EMAModel(self.controlnet.parameters(), decay=decay, foreach=True) if decay > 0 else None
+        self.step = 0
+        self._resume()
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
+        self.batches = Batches(
+            self.dataset, samples, range(len(split.train)), self.cache,
+            resolution=self.config.data.resolution, seed=train.seed, batch_size=train.batch_size,
+            timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
+            rank=self.accelerator.process_index, world=self.world,
+        )  # fmt: skip
+
+    def _starting_controlnet(self) -> Any:
+        if self.config.model.controlnet:
+            return self.family.load_controlnet(self.config.model.controlnet)
+        torch.manual_seed(self.config.train.seed)  # the hint encoder starts random: the same for the same seed
+        return self.family.new_controlnet(self.unet)
+
+    def _latent_scale(self) -> float:
+        from engine.families.base import read_component_config
+
+        return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
+
+    def _resume(self) -> None:
+        resumable = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
+        if not resumable:
+            return
+        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, self.optimizer)
+        if scaler and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(scaler)
+        self.step = resumable[-1].step
+        self.emit(Message(f"Going on from step {self.step:,}."))
+
+    def train(self) -> Outcome:
+        """Train to the last step, or until the owner asks for a pause or stop. Returns how it ended."""
+        config, total = self.config, self.config.train.steps
+        self.emit(RunOpened(self.run_folder, config.name, self.step, total, self.images_per_step))
+        self.emit(PhaseChanged("running"))
+        unread: list[tuple[int, float, float, torch.Tensor]] = []
+        skipped = 0
+        if self.step == 0 and config.validation.every:
+            self._make_previews()  # what it does before it has learnt anything, to compare with
+        while self.step < total and self.token.stop is None:
+            began = time.perf_counter()
+            rate = learning_rate(config.optim, self.step, total)
+            set_learning_rate(self.optimizer, rate)
+            loss = self._accumulate()
+            self.accelerator.clip_grad_norm_(self.controlnet.parameters(), config.optim.max_grad_norm)
+            self.prepared_optimizer.step()
+            self.prepared_optimizer.zero_grad(set_to_none=True)
+            if self.accelerator.optimizer_step_was_skipped:
+                # fp16 overflowed: the same step again with a smaller loss scale; schedule and count stay.
+                skipped += 1
+                self._give_up_after(skipped)
+                continue
+            skipped = 0
+            if self.ema is not None:
+                self.ema.step(self.controlnet.parameters())
+            self.step += 1
+            unread.append((self.step, rate, time.perf_counter() - began, loss))
+            if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
+                self._report(unread)
+            self._keep_promises()
+        self._report(unread)
+        self.save()
+        return self.token.stop_outcome if self.step < total else "completed"
+
+    def _accumulate(self) -> torch.Tensor:
+        """Forward and backward of every micro-batch of this step; the mean loss, on the device."""
+        objective, count = self.config.objective, self.config.train.accumulation
+        total = torch.zeros((), device=self.device)
+        for micro in range(count):
+            batch = self.batches.get(self.step * count + micro)
+            draws, to = batch.draws, self.device
+            noise, timesteps = draws.noise.to(to), draws.timesteps.to(to)
+            latents = sample_latents(
+                batch.mean.to(to), batch.logvar.to(to), draws.posterior.to(to), self.scaling_factor
+            )
+            noisy = self.scheduler.add_noise(latents, noise, timesteps)
+            text = {name: rows.to(to, self.dtype) for name, rows in batch.text.items()}
+            with self.accelerator.autocast():
+                predicted = self.family.predict(
+                    self.unet, self.model, noisy.to(self.dtype), timesteps, text, batch.hint.to(to)
+                )
+            weights = loss_weights(self.scheduler, timesteps, objective.min_snr_gamma)
+            loss = denoising_loss(predicted, noise, weights) / count
+            if micro + 1 < count:
+                with self.accelerator.no_sync(self.model):
+                    self.accelerator.backward(loss)
+            else:
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _report(self, unread: list[tuple[int, float, float, torch.Tensor]]) -> None:
+        for step, rate, seconds, loss in unread:
+            value = float(loss)
+            if value != value or value in (float("inf"), float("-inf")):
+                raise UserError(
+                    f"Training broke at step {step:,}: the loss is not a number any more.",
+                    "The learning rate is too high for this set, or the precision too low.",
+                    "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
+                )
+            self.emit(StepDone(step, step * self.images_per_step, value, rate, seconds))
+        unread.clear()
+
+    def _give_up_after(self, skipped: int) -> None:
+        if skipped > MAX_SKIPPED:
+            raise UserError(
+                f"Training broke at step {self.step + 1:,}: fp16 overflows at every try.",
+                f"The loss scale was halved {skipped} times in a row.",
+                "Choose bf16 or fp32, or a lower learning rate, and resume from the last checkpoint.",
+            )
+
+    def _keep_promises(self) -> None:
+        """Checkpoints and pictures that are due after this step, or were asked for."""
+        train, every = self.config.train, self.config.validation.every
+        last = self.step == train.steps
+        if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
+            self.save()
+        asked = self.token.take_preview_request()
+        if asked or (every and (last or self.step % every == 0)):
+            self._make_previews()
+
+    def _make_previews(self) -> None:
+        if self.preview is None or not self.accelerator.is_main_process:
+            return
+        self.emit(PhaseChanged("validating"))
+        self.preview(self, self.step)
+        self.emit(PhaseChanged("running"))
+
+    def save(self) -> Checkpoint | None:
+        """Write a checkpoint of this step (main process only) and remove those that are too old."""
+        if not self.accelerator.is_main_process or self.step == 0:
+            return None
+        self.emit(PhaseChanged("saving"))
+        scaler = self.accelerator.scaler
+        about = {**self.about, "base": self.config.model.base, "family": self.family.name}
+        checkpoint = save_checkpoint(
+            self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema, self.optimizer,
+            scaler.state_dict() if scaler is not None else None, about,
+        )  # fmt: skip
+        prune(self.run_folder, self.config.train.keep_checkpoints)
+        self.emit(CheckpointSaved(self.step, checkpoint.folder))
+        self.emit(PhaseChanged("running"))
+        return checkpoint
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if hasattr(self, "batches"):
+            self.batches.close()
+        for name in ("unet", "controlnet", "model", "optimizer", "prepared_optimizer", "ema", "cache"):
+            self.__dict__.pop(name, None)
+        self.accelerator.free_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

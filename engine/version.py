@@ -1,0 +1,3 @@
+"""The app's version."""
+
+VERSION = "0.1.0"

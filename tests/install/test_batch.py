@@ -1,0 +1,129 @@
+"""install.bat: what can be read from it, and, where there is wine, its own logic."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.install.pretended import ROOT
+
+BATCH = ROOT / "install.bat"
+WINE = shutil.which("wine")
+needs_wine = pytest.mark.skipif(WINE is None, reason="wine is not installed")
+
+
+def code_lines() -> list[str]:
+    lines = BATCH.read_text(encoding="ascii").splitlines()
+    return [line for line in lines if not re.match(r"\s*(rem|echo)\b", line, re.IGNORECASE)]
+
+
+def test_it_is_ascii_with_windows_line_ends() -> None:
+    raw = BATCH.read_bytes()
+    assert raw.isascii()
+    assert raw.count(b"\n") == raw.count(b"\r\n") > 10
+    assert "*.bat text eol=crlf" in (ROOT / ".gitattributes").read_text(encoding="utf-8")
+
+
+def test_delayed_expansion_is_off_so_that_exclamation_marks_in_paths_survive() -> None:
+    text = BATCH.read_text(encoding="ascii")
+    assert "DisableDelayedExpansion" in text
+    assert not re.search(r"EnableDelayedExpansion|!\w+!", text)
+
+
+def test_every_assignment_and_path_is_quoted() -> None:
+    for line in code_lines():
+        assert not re.search(r'\bset (?!"[^"]*"\s*$)', line), line
+        without_quoted = re.sub(r'"[^"]*"', "", line)
+        assert not re.search(r"%(~dp0|STUDIO_PYTHON)%?", without_quoted), line
+
+
+def test_every_label_exists() -> None:
+    text = BATCH.read_text(encoding="ascii")
+    labels = set(re.findall(r"^:(\w+)", text, re.MULTILINE))
+    assert set(re.findall(r"(?:goto|call) :?(probe|run|missing|\w+(?=\s*$))", text, re.MULTILINE)) <= labels | {"py"}
+    assert labels == {"missing", "probe", "run"}
+
+
+def test_no_command_starts_the_store() -> None:
+    """An alias of the Store opens its window when it is run without arguments."""
+    assert all("%*" in line or "probe" in line for line in code_lines() if re.search(r"\bpython3?\b", line))
+
+
+class Windows:
+    """The real install.bat in an app folder under wine, with pretended Pythons (batch files) on the PATH."""
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self.root = root
+        self.path = path
+        path.mkdir()
+        shutil.copy(BATCH, root)
+        (root / "engine" / "install").mkdir(parents=True)
+        (root / "engine" / "install" / "probe.py").touch()
+
+    def put(self, name: str, *lines: str) -> None:
+        (self.path / name).write_bytes("\r\n".join(["@echo off", *lines, ""]).encode())
+
+    def start(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        assert WINE is not None
+        environment = {
+            **os.environ,
+            "WINEDEBUG": "-all",
+            "WINEPATH": "Z:" + str(self.path).replace("/", "\\"),
+            "PYTHONPATH": "C:\\elsewhere",
+        }
+        return subprocess.run(
+            [WINE, "cmd", "/c", "install.bat", *arguments],
+            cwd=self.root,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture
+def windows(any_root: Path, tmp_path: Path) -> Windows:
+    return Windows(any_root, tmp_path / "bin")
+
+
+@needs_wine
+@pytest.mark.slow
+def test_without_a_python_windows_is_told_what_to_install(windows: Windows) -> None:
+    told = windows.start("--doctor")
+    assert told.returncode == 1
+    assert "winget install Python.Python.3.12" in told.stdout
+
+
+@needs_wine
+@pytest.mark.slow
+def test_windows_runs_the_installer_with_the_python_that_the_launcher_names(windows: Windows) -> None:
+    python = windows.path / "found.bat"
+    windows.put("found.bat", "echo RAN %* [%PYTHONPATH%] [%PYTHONUTF8%]", "exit /b 7")
+    answer = "Z:" + str(python).replace("/", "\\")
+    windows.put("py.bat", f'if "%1"=="-3.11" echo {answer}', 'if not "%1"=="-3.11" exit /b 1')
+    told = windows.start("--port", "8000", "--workspace", "my sets")
+    assert "RAN -m engine.install --port 8000 --workspace" in told.stdout
+    assert "[] [1]" in told.stdout
+    assert told.returncode == 7
+
+
+@needs_wine
+@pytest.mark.slow
+def test_on_windows_the_store_alias_is_passed_over_and_uv_asked(windows: Windows) -> None:
+    windows.put("found.bat", "echo RAN %*")
+    windows.put("python.bat", "echo Python was not found 1>&2", "exit /b 9009")
+    found = "Z:" + str(windows.path / "found.bat").replace("/", "\\")
+    windows.put("fetched.bat", f"echo {found}")
+    fetched = "Z:" + str(windows.path / "fetched.bat").replace("/", "\\")
+    windows.put("uv.bat", f'if "%2"=="find" echo {fetched}')
+    told = windows.start("--demo")
+    assert "fetching Python 3.12 with uv" in told.stdout
+    assert "RAN -m engine.install --demo" in told.stdout
