@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine.conditions import registry
+from engine.conditions.canny import CANNY
+from engine.conditions.registry import ConditionType, Parameter, Registry
+from engine.errors import UserError
+
+GAIN = Parameter("gain", "Gain", "float", 1.0, 0.0, 2.0)
+
+
+def brighter(image: np.ndarray, *, gain: float) -> np.ndarray:
+    return np.clip(image * gain, 0, 255).astype(np.uint8)
+
+
+def with_default(image: np.ndarray, *, gain: float = 1.0) -> np.ndarray:
+    return image
+
+
+def positional(image: np.ndarray, gain: float) -> np.ndarray:
+    return image
+
+
+def one_array(wanted: np.ndarray, *, gain: float) -> float:
+    return 0.0
+
+
+HERE = f"{__name__}:"
+
+
+def kind(name: str, extract: str, *parameters: Parameter, metric: str | None = None) -> ConditionType:
+    return ConditionType(name, name, "a test", parameters or (GAIN,), extract=HERE + extract, metric=metric)
+
+
+def test_a_sound_declaration_is_registered() -> None:
+    own = Registry()
+    own.add(kind("brighter", "brighter"))
+    assert own.get("brighter").extractor is brighter and own.get("brighter").scorer is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        kind("a", "brighter", replace(GAIN, name="strength")),
+        kind("a", "brighter", GAIN, replace(GAIN, name="more")),
+        kind("a", "brighter", GAIN, GAIN),
+        kind("a", "brighter", Parameter("gain", "Gain", "int", 1, 0, 2)),
+        kind("a", "with_default"),
+        kind("a", "positional"),
+        kind("a", "missing"),
+        kind("a", "brighter", metric=HERE + "one_array"),
+        ConditionType("a", "a", "a test", (GAIN,)),
+    ],
+)
+def test_if_an_error_is_raised_the_registry_is_left_unchanged(wrong: ConditionType) -> None:
+    own = Registry()
+    own.add(CANNY)
+    before = own.all()
+    for types in ((wrong,), (kind("good", "brighter"), wrong), (kind("good", "brighter"), CANNY)):
+        with pytest.raises(ValueError):
+            own.add(*types)
+        assert own.all() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "default", "more"),
+    [
+        ("int", 1, {}),
+        ("int", 5, {"low": 0, "high": 2}),
+        ("int", 0.5, {"low": 0, "high": 2}),
+        ("choice", "a", {}),
+        ("choice", "c", {"choices": ("a", "b")}),
+        ("bool", 1, {}),
+        ("colour", 1, {}),
+    ],
+)
+def test_a_parameter_that_contradicts_itself_is_refused(kind, default, more) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError):
+        Parameter("x", "X", kind, default, **more)
+
+
+def test_parameters_are_filled_in_and_every_problem_is_told_at_once() -> None:
+    assert registry.resolve_parameters("canny", {"low": 10.0}) == {"low": 10, "high": 200, "blur": 0.0}
+    with pytest.raises(UserError) as caught:
+        registry.resolve_parameters("canny", {"low": -1, "high": "much", "wide": 3})
+    for word in ("low", "high", "wide"):
+        assert word in caught.value.why
+
+
+def test_an_unknown_type_is_told_with_those_known() -> None:
+    with pytest.raises(UserError) as caught:
+        registry.get("kanny")
+    assert "canny" in caught.value.why
+
+
+def test_every_type_says_what_it_teaches_and_is_found_by_name() -> None:
+    names = [condition.name for condition in registry.all()]
+    assert names == ["canny", "light_dark", "own"]
+    assert all(condition.teaches and registry.get(condition.name) is condition for condition in registry.all())
+
+
+def test_listing_the_types_loads_nothing_heavy() -> None:
+    code = "import sys; import engine.conditions.registry; print({'torch', 'gradio', 'cv2'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.data.dataset import Dataset
+from engine.data.images import thumbnail
+from engine.data.scan import scan_folder
+from engine.errors import UserError
+
+
+class Workspace:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def dataset_folder(self, name: str) -> Path:
+        return self.root / "datasets" / name
+
+
+def fill(folder: Path, count: int, paired: bool = False) -> Path:
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        for place in ("images", "conditions") if paired else (".",):
+            path = folder / place / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(path)
+            path.with_suffix(".txt").write_text(f"number {number}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return Dataset.create(Workspace(tmp_path), "set", scan_folder(fill(tmp_path / "source", 20)))
+
+
+def test_a_dataset_opens_as_it_was_created(dataset: Dataset, tmp_path: Path) -> None:
+    again = Dataset.open(dataset.folder)
+    assert (again.name, again.count(), again.source) == ("set", 20, tmp_path / "source")
+    assert again.samples() == dataset.samples() and again.fingerprint == dataset.fingerprint
+    sample = again.sample("003.png")
+    assert (sample.caption, sample.width, sample.image) == ("number 3", 40, tmp_path / "source" / "003.png")
+    assert sorted(p.name for p in dataset.folder.iterdir() if p.suffix in (".json", ".sqlite")) == [
+        "dataset.json",
+        "index.sqlite",
+    ]
+
+
+def test_a_page_reads_no_more_than_the_page(dataset: Dataset) -> None:
+    page = dataset.page(2, size=6)
+    assert [s.key for s in page.samples] == [f"{n:03}.png" for n in range(12, 18)]
+    assert (page.number, page.pages, page.total) == (2, 4, 20)
+    assert len(dataset.page(99, size=6).samples) == 2
+    with sqlite3.connect(dataset.folder / "index.sqlite") as connection:
+        plan = str(connection.execute("EXPLAIN QUERY PLAN SELECT * FROM samples ORDER BY position LIMIT 6").fetchall())
+    connection.close()
+    assert "TEMP B-TREE" not in plan  # no sorting, so the cost is the page's
+
+
+def test_the_fingerprint_follows_contents_and_captions_not_dates(tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", 4)
+    workspace = Workspace(tmp_path)
+    first = Dataset.create(workspace, "set", scan_folder(source)).fingerprint
+    (source / "000.png").touch()
+    assert Dataset.create(workspace, "set", scan_folder(source)).fingerprint == first
+    (source / "000.txt").write_text("changed", encoding="utf-8")
+    second = Dataset.create(workspace, "set", scan_folder(source)).fingerprint
+    Image.new("RGB", (40, 40)).save(source / "001.png")
+    assert len({first, second, Dataset.create(workspace, "set", scan_folder(source)).fingerprint}) == 3
+
+
+def test_maps_that_came_along_are_used_as_they_are(tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", 3, paired=True)
+    dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(source))
+    assert dataset.condition is not None and (dataset.condition.type, dataset.condition.provided) == ("own", True)
+    assert dataset.condition_path(dataset.samples()[0]) == source / "conditions" / "000.png"
+    assert dataset.count(ready=True) == 3
+    (source / "condition.json").write_text(json.dumps({"type": "light_dark", "parameters": {"levels": 2}}), "utf-8")
+    dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(source))
+    assert dataset.condition.type == "light_dark" and dataset.condition.parameters["levels"] == 2
+    assert dataset.condition_path(dataset.samples()[0]) == source / "conditions" / "000.png"
+
+
+def test_a_condition_is_kept_with_all_its_parameters(dataset: Dataset) -> None:
+    with pytest.raises(UserError, match="no condition maps yet"):
+        dataset.condition_path(dataset.samples()[0])
+    dataset.set_condition("canny", {"low": 50})
+    spec = Dataset.open(dataset.folder).condition
+    assert spec is not None and spec.type == "canny" and spec.parameters == {"low": 50, "high": 200, "blur": 0.0}
+    assert dataset.condition_path(dataset.samples()[0]) == dataset.folder / "conditions" / "000.png.webp"
+    assert dataset.set_condition("canny", {"low": 51}).fingerprint != spec.fingerprint
+    for type, parameters in (("canny", {"lo": 1}), ("nothing", {}), ("own", {})):
+        with pytest.raises(UserError):
+            dataset.set_condition(type, parameters)
+
+
+def test_held_out_samples_are_the_same_each_time_and_stay_when_pictures_are_added(tmp_path: Path) -> None:
+    dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(fill(tmp_path / "source", 20)))
+    split = dataset.held_out(5, seed=1)
+    assert len(split.held_out) == 5 and len(split.train) == 15
+    assert not {s.key for s in split.train} & {s.key for s in split.held_out}
+    assert Dataset.open(dataset.folder).held_out(5, seed=1) == split
+    assert dataset.held_out(5, seed=2) != split
+    assert len(dataset.held_out(50).held_out) == 10
+    larger = Dataset.create(Workspace(tmp_path), "more", scan_folder(fill(tmp_path / "source", 22)))
+    kept = {s.key for s in larger.held_out(5, seed=1).held_out} & {s.key for s in split.held_out}
+    assert len(kept) >= 3
+
+
+def test_a_name_that_is_taken_by_another_source_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="already"):
+        Dataset.create(Workspace(tmp_path), "set", scan_folder(fill(tmp_path / "other", 2)))
+    assert Dataset.open(dataset.folder).count() == 20
+
+
+def test_a_damaged_or_missing_dataset_is_told(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a dataset"):
+        Dataset.open(tmp_path)
+    (dataset.folder / "dataset.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="damaged"):
+        Dataset.open(dataset.folder)
+
+
+def test_many_threads_read_and_write_one_dataset(dataset: Dataset) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for step in range(10):
+                dataset.index.mark_maps([(f"{number}-{step}", "spec", "digest")])
+                assert len(dataset.samples(0, 5)) == 5
+        except BaseException as error:  # a thread's error is seen in no other way
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors and len(dataset.index.map_states()) == 60
+
+
+def test_problems_are_kept_with_the_dataset(tmp_path: Path) -> None:
+    source = fill(tmp_path / "source", 2)
+    (source / "bad.png").write_bytes(b"")
+    dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(source))
+    (problem,) = Dataset.open(dataset.folder).problems()
+    assert problem.path == source / "bad.png" and "zero bytes" in problem.why
+
+
+def test_a_thumbnail_is_made_once_per_content(tmp_path: Path) -> None:
+    Image.new("RGB", (1000, 500), (200, 10, 10)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    small = thumbnail(tmp_path / "a.png", tmp_path / "cache", side=128)
+    with Image.open(small) as image:
+        assert image.size == (128, 64) and image.format == "WEBP"
+    assert thumbnail(tmp_path / "b.png", tmp_path / "cache", side=128) == small
+    assert len(list((tmp_path / "cache").iterdir())) == 1
