@@ -61,7 +61,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         return config
     except (OSError, ValueError) as error:
         raise UserError(
-            f"The ControlNet {folder.name} cannot be read.", f"{folder / CONFIG}: {error}.", "Choose another checkpoint."
+            f"The ControlNet {folder.name} cannot be read.",
+            f"{folder / CONFIG}: {error}.",
+            "Choose another checkpoint.",
         ) from error
 
 

@@ -7,14 +7,12 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: tests share the machine with other work
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from engine.workspace import Workspace
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -76,3 +74,37 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder
+
+
+@pytest.fixture(scope="session")
+def loud_controlnet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ControlNet folder (fp32) for ``tiny_base`` whose outputs are not zero: as if trained, though on nothing."""
+    import torch
+
+    from engine.families import detect
+
+    family = detect(str(tiny_base))
+    folder = tmp_path_factory.mktemp("controlnet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        controlnet = family.new_controlnet(family.load_unet(str(tiny_base), torch.float32))
+        for name, weight in controlnet.named_parameters():
+            if name.startswith(
+                ("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")
+            ):
+                torch.nn.init.normal_(weight, std=0.2)
+    controlnet.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def edges() -> Image.Image:
+    """A control picture of 64 px: a white ring on black."""
+    ys, xs = np.mgrid[:64, :64]
+    ring = np.abs(np.hypot(xs - 32, ys - 32) - 20) < 2
+    return Image.fromarray(np.repeat(ring[..., None] * np.uint8(255), 3, axis=2))
+
+
+@pytest.fixture(scope="session")
+def blank() -> Image.Image:
+    return Image.new("RGB", (64, 64))

@@ -1,0 +1,209 @@
+"""Try it, on the tiny random base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from engine.data.crop import apply_crop, shared_crop
+from engine.errors import UserError
+from engine.families import detect
+from engine.inference import TryRequest, TrySession, prepare
+from engine.jobs.control import Cancelled, Control
+from engine.sampling import Drawing, draw_latents, to_hint
+from engine.workspace import Workspace
+
+
+@pytest.fixture
+def session(workspace: Workspace) -> TrySession:
+    return TrySession(workspace, device="cpu")
+
+
+@pytest.fixture
+def request_(tiny_base: Path, loud_controlnet: Path, edges: Image.Image) -> TryRequest:
+    return TryRequest(str(tiny_base), loud_controlnet, "red circle", edges, steps=2, width=64, height=64, seed=3)
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image).astype(int)
+
+
+def changed(request: TryRequest, **values: Any) -> TryRequest:
+    from dataclasses import replace
+
+    return replace(request, **values)
+
+
+def test_the_same_seed_repeats_the_picture_and_another_one_does_not(session: TrySession, request_: TryRequest) -> None:
+    first, again, other = session.generate([request_, request_, changed(request_, seed=4)])
+    assert first.size == (64, 64)
+    assert np.array_equal(first, again)
+    assert np.abs(pixels(first) - pixels(other)).mean() > 2
+
+
+def test_a_picture_does_not_depend_on_its_batch(session: TrySession, request_: TryRequest) -> None:
+    alone = session.generate([request_])[0]
+    third = session.generate([changed(request_, seed=9), changed(request_, prompt="a star"), request_])[2]
+    assert np.abs(pixels(alone) - pixels(third)).max() <= 1
+
+
+def test_without_control_the_net_says_nothing(session: TrySession, request_: TryRequest, blank: Image.Image) -> None:
+    drawn, plain = session.generate_pair(request_)
+    assert np.abs(pixels(drawn) - pixels(plain)).mean() > 1
+    other_control = session.generate([changed(request_, control=blank, without_control=True)])[0]
+    assert np.array_equal(plain, other_control)
+
+
+def test_the_plain_picture_is_the_one_of_the_base_alone(session: TrySession, request_: TryRequest) -> None:
+    """Scale 0 is exactly the UNet without any ControlNet."""
+    from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
+
+    plain = session.generate([changed(request_, without_control=True)])[0]
+    pipeline = StableDiffusionPipeline.from_pretrained(request_.base, safety_checker=None)
+    pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(request_.seed))
+    expected = pipeline(request_.prompt, latents=noise, num_inference_steps=2, width=64, height=64).images[0]
+    assert np.abs(pixels(plain) - pixels(expected)).max() <= 1
+
+
+def test_progress_counts_every_step_of_every_picture(session: TrySession, request_: TryRequest) -> None:
+    seen: list[tuple[int, int]] = []
+    session.generate([request_, changed(request_, seed=1)], progress=lambda done, total, _: seen.append((done, total)))
+    assert seen == [(2, 4), (4, 4)]
+
+
+def test_cancel_ends_it_between_two_steps(session: TrySession, request_: TryRequest) -> None:
+    control = Control()
+    steps: list[int] = []
+
+    def progress(done: int, _total: int, _label: str) -> None:
+        steps.append(done)
+        control.cancel()
+
+    with pytest.raises(Cancelled):
+        session.generate([changed(request_, steps=3)], control.token, progress)
+    assert steps == [1]
+    session.generate([request_])  # and the session goes on working
+
+
+def test_what_is_loaded_is_kept_until_something_else_is_asked_for(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
+) -> None:
+    session.generate([request_])
+    pipeline, unet, net = session._pipeline, session._pipeline.unet, session._pipeline.controlnet
+    session.generate([request_])
+    assert session._pipeline is pipeline and pipeline.controlnet is net
+    other = shutil.copytree(loud_controlnet, tmp_path / "other")
+    session.generate([changed(request_, controlnet=other)])
+    assert session._pipeline.unet is unet and session._pipeline.controlnet is not net
+    session.free()
+    assert not session.loaded
+
+
+def test_sizes_are_rounded_and_controls_resized_with_a_word(session: TrySession, request_: TryRequest) -> None:
+    picture = session.generate([changed(request_, width=70, height=131)])[0]
+    assert picture.size == (64, 128)
+    assert any("70 x 131 to 64 x 128" in text for text in session.warnings)
+    assert any("control picture was resized" in text for text in session.warnings)
+    assert prepare(changed(request_, width=72))[0].width == 72
+
+
+def test_a_prompt_that_is_too_long_is_said(session: TrySession, request_: TryRequest) -> None:
+    session.generate([changed(request_, prompt="red circle with blue background " * 20)])
+    assert any("only the first 30 count" in text for text in session.warnings)
+    session.generate([request_])
+    assert session.warnings == ()
+
+
+def test_numbers_out_of_range_are_named_at_once(request_: TryRequest) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(changed(request_, steps=0, strength=-1.0, width=10))
+    assert all(word in str(caught.value).lower() for word in ("steps", "strength", "size"))
+
+
+def test_a_net_for_another_base_is_refused_before_weights_are_read(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(loud_controlnet, tmp_path / "sd2")
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"cross_attention_dim": 1024}), encoding="utf-8")
+    (other / "diffusion_pytorch_model.safetensors").write_bytes(b"never read")
+    with pytest.raises(UserError, match=r"does not fit.*1024 instead of 64"):
+        session.generate([changed(request_, controlnet=other)])
+    (other / "config.json").write_text(json.dumps(config | {"conditioning_channels": 1}), encoding="utf-8")
+    with pytest.raises(UserError, match="1 channels"):
+        session.generate([changed(request_, controlnet=other)])
+
+
+def test_missing_and_broken_files_are_said(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="was not found"):
+        session.generate([changed(request_, controlnet=tmp_path / "gone")])
+    with pytest.raises(UserError, match="base model nowhere/at/all was not found"):
+        session.generate([changed(request_, base="nowhere/at/all")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not a ControlNet"):
+        session.generate([changed(request_, controlnet=tmp_path / "empty")])
+    hollow = shutil.copytree(loud_controlnet, tmp_path / "hollow")
+    (hollow / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="holds no weights"):
+        session.generate([changed(request_, controlnet=hollow)])
+
+
+def test_weights_that_are_not_numbers_are_said(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(loud_controlnet, tmp_path / "broken")
+    weights = load_file(broken / "diffusion_pytorch_model.safetensors")
+    weights["conv_in.bias"][0] = float("nan")
+    save_file(weights, broken / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(UserError, match="broken.*conv_in.bias"):
+        session.generate([changed(request_, controlnet=broken)])
+
+
+def test_a_checkpoint_folder_stands_for_its_net(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(loud_controlnet, tmp_path / "step-000010" / "controlnet")
+    direct, through = (
+        session.generate([changed(request_, controlnet=path)])[0]
+        for path in (loud_controlnet, tmp_path / "step-000010")
+    )
+    assert np.array_equal(direct, through)
+
+
+def test_a_hint_is_cut_like_a_training_map(photos: dict[str, np.ndarray]) -> None:
+    photo = Image.fromarray(photos["coffee"])
+    hint = to_hint(photo, 64, 64)
+    expected = apply_crop(photo, shared_crop(photo.width, photo.height, 64))
+    assert hint.shape == (3, 64, 64) and hint.dtype == torch.float32
+    assert np.array_equal((hint * 255).round().byte().permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
+def test_labels_are_never_mixed() -> None:
+    labels = np.kron(np.array([[0, 255], [128, 0]], np.uint8), np.ones((33, 33), np.uint8))
+    hint = to_hint(np.stack([labels] * 3, axis=2), 64, 64, nearest=True)
+    assert set((hint * 255).round().int().unique().tolist()) == {0, 128, 255}
+
+
+def test_a_master_in_fp32_draws_with_a_unet_in_half_precision(tiny_base: Path, loud_controlnet: Path) -> None:
+    """As in the previews of a run in bf16; the ControlNet's own weights stay as they are."""
+    family = detect(str(tiny_base))
+    net = family.load_controlnet(loud_controlnet).train()
+    unet = family.load_unet(str(tiny_base), torch.bfloat16)
+    pipeline = family.pipeline(str(tiny_base), net, torch.bfloat16, unet=unet, vae=None, text_encoder=None)
+    text = {"hidden": torch.randn((1, 32, 64), generator=torch.Generator().manual_seed(0))}
+    hints = torch.zeros((1, 3, 64, 64))
+    latents = draw_latents(family, pipeline, text, text, hints, [0], Drawing(steps=2))
+    assert latents.shape == (1, 4, 8, 8)
+    assert net.dtype == torch.float32 and "forward" not in vars(net)
