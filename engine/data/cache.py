@@ -172,7 +172,7 @@ def _encode_text(
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file(tensors, temporary)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
     except OSError as error:
         raise UserError(
             f"The cache {path.parent.name} could not be written.",

@@ -1,0 +1,129 @@
+"""One job at a time; how it ends is told by the thread itself."""
+
+from __future__ import annotations
+
+import errno
+import threading
+
+import pytest
+
+from engine.errors import UserError
+from engine.jobs.control import Token
+from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
+from engine.jobs.runner import Busy, Emit, JobRunner
+from engine.jobs.snapshot import CURVE_POINTS, Curve, JobSnapshot, fold
+
+
+def finish(runner: JobRunner) -> JobSnapshot:
+    assert runner.wait(10)
+    return runner.snapshot
+
+
+def test_a_job_that_ends_well() -> None:
+    runner = JobRunner()
+
+    def work(token: Token, emit: Emit) -> str:
+        emit(Message("hello"))
+        return "completed"
+
+    runner.start("train", "Training x", work)
+    snapshot = finish(runner)
+    assert (snapshot.outcome, snapshot.alive, snapshot.failure) == ("completed", False, None)
+    assert snapshot.log == ("hello",)
+
+
+def test_a_second_start_is_refused_and_harms_nothing() -> None:
+    runner, gate = JobRunner(), threading.Event()
+    runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(10) else "failed")
+    with pytest.raises(Busy, match="Training x is still running"):
+        runner.start("train", "Training y", lambda token, emit: "completed")
+    assert runner.snapshot.title == "Training x"
+    gate.set()
+    assert finish(runner).outcome == "completed"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (UserError("It broke.", "Because.", "Try this."), ("It broke.", "Because.", "Try this.")),
+        (MemoryError(), ("memory ran out",)),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), ("memory ran out", "smaller")),
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), ("disk is full", "/x/y")),
+        (ZeroDivisionError("division by zero"), ("did not foresee", "ZeroDivisionError")),
+    ],
+)
+def test_a_failure_says_what_why_and_what_to_try(error: Exception, words: tuple[str, ...]) -> None:
+    runner = JobRunner()
+
+    def work(token: Token, emit: Emit) -> str:
+        raise error
+
+    runner.start("train", "Training x", work)
+    snapshot = finish(runner)
+    assert snapshot.outcome == "failed"
+    assert snapshot.failure is not None
+    text = " ".join([snapshot.failure.what, snapshot.failure.why, snapshot.failure.try_this])
+    for word in words:
+        assert word in text
+    assert snapshot.failure.details
+    assert any("error" in line for line in snapshot.log)
+
+
+def test_cancel_ends_the_work() -> None:
+    runner, started = JobRunner(), threading.Event()
+
+    def work(token: Token, emit: Emit) -> str:
+        started.set()
+        while True:
+            token.raise_if_cancelled()
+
+    runner.start("extract", "Making maps", work)
+    started.wait(10)
+    assert runner.cancel()
+    assert runner.snapshot.asked == "cancel" or not runner.alive
+    assert finish(runner).outcome == "cancelled"
+    assert not runner.cancel(), "nothing runs any more"
+
+
+def test_save_and_sample_are_taken_once() -> None:
+    runner, seen = JobRunner(), []
+    asked, done = threading.Event(), threading.Event()
+
+    def work(token: Token, emit: Emit) -> str:
+        asked.wait(10)
+        seen.extend([token.take_save_request(), token.take_save_request()])
+        seen.extend([token.take_preview_request(), token.take_preview_request()])
+        done.set()
+        return "completed"
+
+    runner.start("train", "Training x", work)
+    runner.save_now()
+    runner.sample_now()
+    asked.set()
+    finish(runner)
+    assert seen == [True, False, True, False]
+
+
+def test_the_eta_is_the_median_of_recent_steps() -> None:
+    snapshot = fold(JobSnapshot(), RunOpened(None, "x", 0, 100, 4), 0.0)
+    snapshot = fold(snapshot, PhaseChanged("running"), 0.0)
+    for step in range(1, 11):
+        seconds = 100.0 if step == 5 else 2.0  # one slow step (a checkpoint) does not move the estimate
+        snapshot = fold(snapshot, StepDone(step, step * 4, 0.1, 1e-5, seconds), float(step))
+    assert snapshot.seconds_left == 2.0 * 90
+
+
+def test_the_eta_of_preparing_is_from_its_pace() -> None:
+    snapshot = fold(JobSnapshot(), PhaseChanged("preparing"), 0.0)
+    snapshot = fold(snapshot, Progress(0, 100, "Encoding pictures"), 10.0)
+    snapshot = fold(snapshot, Progress(25, 100, "Encoding pictures"), 20.0)
+    assert snapshot.seconds_left == pytest.approx(30.0)
+
+
+def test_a_curve_of_a_week_stays_small_and_keeps_its_span() -> None:
+    curve = Curve()
+    for step in range(1, 100_001):
+        curve = curve.add(step, 1 / step)
+    assert CURVE_POINTS / 2 - 1 <= len(curve.points) <= CURVE_POINTS
+    assert curve.points[0][0] < 1000
+    assert curve.points[-1][0] > 99_000

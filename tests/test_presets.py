@@ -1,0 +1,59 @@
+"""Shipped presets load, and layers remember where each value came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from engine.presets import PRESETS_FOLDER, all_presets, flatten, load_preset, resolve, suggest, unflatten
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS_FOLDER.glob("*.toml")), ids=lambda p: p.stem)
+def test_a_shipped_preset_loads_and_explains_itself(path: Path) -> None:
+    preset = load_preset(path)
+    assert preset.title and preset.hint
+    assert preset.values, "a preset that sets nothing"
+    assert "#" in path.read_text(encoding="utf-8"), "each choice has its reason as a comment"
+    resolve((preset.name, preset.values))
+
+
+def test_the_six_sizes_are_there() -> None:
+    assert [preset.name for preset in all_presets()] == ["cpu", "6gb", "8gb", "12gb", "16gb", "24gb"]
+
+
+@pytest.mark.parametrize(
+    ("vram", "name"),
+    [(None, "cpu"), (3.9, "cpu"), (5.8, "6gb"), (7.6, "8gb"), (11.6, "12gb"), (15.6, "16gb"), (23.5, "24gb"), (47, "24gb")],
+)
+def test_a_card_gets_the_largest_preset_that_fits(vram: float | None, name: str) -> None:
+    assert suggest(vram).name == name
+
+
+def test_later_layers_win_and_origins_are_kept() -> None:
+    config, origins = resolve(
+        ("preset 8gb", {"train": {"batch_size": 1, "steps": 100}}), ("you", {"train": {"steps": 7}})
+    )
+    assert (config.train.batch_size, config.train.steps) == (1, 7)
+    assert origins["train.batch_size"] == "preset 8gb"
+    assert origins["train.steps"] == "you"
+    assert origins["optim.learning_rate"] == "default"
+
+
+def test_flatten_and_back() -> None:
+    nested = {"train": {"steps": 5}, "name": "x"}
+    assert unflatten(flatten(nested)) == nested
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("[train]\nstpes = 5", "train.stpes"), ("[train]\nsteps = 0", "train.steps"), ("[train\n", "TOML")],
+)
+def test_a_wrong_preset_is_refused_with_the_place(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_preset(path)
+    assert "mine.toml" in str(caught.value)
+    assert word in str(caught.value)
