@@ -1,7 +1,7 @@
 """Does the picture follow its condition map? Scores of one picture, by every measure that its dataset allows.
 
-To add a measure: a function that looks at a dataset and returns a Scorer, or None where it does not apply, and a line in
-MEASURES.
+To add a measure: a function that looks at a dataset and returns a Scorer, or None where it does not apply, and a line
+in MEASURES.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 from engine.conditions import registry
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
-from engine.demo import score as demo_score
+from engine.demo.measure import exact_scorer
 
 Scorer = Callable[[Sample, np.ndarray, np.ndarray], dict[str, float]]
 """scorer(sample, map asked for, picture drawn), both uint8 RGB (h, w, 3) -> {name: score}, higher is better."""
 
 
 def own_metric(dataset: Dataset) -> Scorer | None:
-    """The condition type's own metric: the map is made again from the drawn picture and compared with the one asked for."""
+    """The condition type's own metric: makes the map anew from the drawn picture and compares the two."""
     spec = dataset.condition
     condition = registry.get(spec.type) if spec else None
     metric = condition.scorer if condition else None
@@ -37,7 +37,7 @@ def own_metric(dataset: Dataset) -> Scorer | None:
 
 MEASURES: tuple[Callable[[Dataset], Scorer | None], ...] = (
     own_metric,
-    demo_score.scorer_for,
+    exact_scorer,
 )
 
 

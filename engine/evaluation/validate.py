@@ -1,10 +1,9 @@
-"""Pictures and scores of held-out pairs while a run goes on. It changes nothing in the run: no weight, no random state."""
+"""Pictures and scores of held-out pairs while a run goes on. They change nothing in it: no weight, no random state."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -142,8 +141,9 @@ def _draw(
 ) -> list[torch.Tensor]:
     """Latents of every pair, one stack for each strength. Text encoder and VAE are not in memory meanwhile."""
     captions = [pair.sample.caption for pair in pairs]
-    text, negative = (encode or _encoder(family, base, unet.device))(captions), None
-    negative = (encode or _encoder(family, base, unet.device))([""])
+    encode = encode or _encoder(family, base, unet.device)
+    text, negative = encode(captions), encode([""])
+    del encode  # and with it a text encoder that was loaded for this
     resident = {"unet": unet, "vae": None, "text_encoder": None, "tokenizer": None}
     pipeline = family.pipeline(base, controlnet, unet.dtype, **resident)
     total, done = settings.sampling_steps * len(pairs) * len(strengths), 0
@@ -168,13 +168,10 @@ def _draw(
 
 
 def _encoder(family: Family, base: str, device: torch.device) -> Encode:
-    """A text encoder loaded for one use."""
-
-    def encode(captions: Sequence[str]) -> Text:
-        text_encoder = family.load_text_encoder(base, torch.float32).to(device)
-        return family.encode_text(family.load_tokenizer(base), text_encoder, captions)
-
-    return encode
+    """A text encoder loaded for this call."""
+    tokenizer = family.load_tokenizer(base)
+    text_encoder = family.load_text_encoder(base, torch.float32).to(device)
+    return lambda captions: family.encode_text(tokenizer, text_encoder, captions)
 
 
 def _write(target: Path, pairs: Sequence[_Pair], drawn: Sequence[Sequence[np.ndarray]], about: dict[str, Any]) -> None:
@@ -192,9 +189,9 @@ def _write(target: Path, pairs: Sequence[_Pair], drawn: Sequence[Sequence[np.nda
         if target.exists():  # a resumed run comes by the same step again
             old = target.with_name(TEMPORARY + "old-" + target.name)
             shutil.rmtree(old, ignore_errors=True)
-            os.replace(target, old)
+            target.replace(old)
             shutil.rmtree(old)
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

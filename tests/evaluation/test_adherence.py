@@ -1,0 +1,58 @@
+"""Scores of one picture by every measure that its dataset allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.data.dataset import ConditionSpec
+from engine.data.samples import Sample
+from engine.evaluation import adherence
+
+
+class Stub:
+    """The part of a dataset that measures look at."""
+
+    def __init__(self, type: str, source: Any, parameters: dict[str, Any] | None = None) -> None:
+        from engine.conditions import registry
+
+        self.condition = ConditionSpec(type, registry.resolve_parameters(type, parameters or {}), "f")
+        self.source = source
+
+
+def sample(tmp_path: Any) -> Sample:
+    return Sample("a.png", tmp_path / "a.png", "a", None, 64, 64)
+
+
+def test_the_photograph_itself_follows_its_map_and_another_does_not(
+    photos: dict[str, np.ndarray], tmp_path: Any
+) -> None:
+    from engine.conditions import registry
+
+    for name in ("canny", "light_dark"):
+        dataset: Any = Stub(name, tmp_path)
+        condition = registry.get(name)
+        wanted = condition.extractor(photos["coffee"], **dataset.condition.parameters)
+        measures = adherence.scorers(dataset)
+        own = adherence.score(measures, sample(tmp_path), wanted, photos["coffee"])["adherence"]
+        other = adherence.score(measures, sample(tmp_path), wanted, photos["chelsea"])["adherence"]
+        assert own == pytest.approx(1)
+        assert other < 0.35
+
+
+def test_maps_of_the_users_own_have_no_metric(tmp_path: Any) -> None:
+    dataset: Any = Stub("own", tmp_path)
+    assert adherence.scorers(dataset) == []
+
+
+def test_the_mean_is_over_the_pictures_that_have_the_score() -> None:
+    assert adherence.mean([{"a": 1.0, "b": 0.0}, {"a": 0.0}]) == {"a": 0.5, "b": 0.0}
+    assert adherence.mean([]) == {}
+
+
+def test_a_suffix_keeps_variants_apart(tmp_path: Any) -> None:
+    measures: list[adherence.Scorer] = [lambda *_: {"a": 1}]
+    empty = np.zeros((8, 8, 3), np.uint8)
+    assert adherence.score(measures, sample(tmp_path), empty, empty, "_x") == {"a_x": 1.0}

@@ -1,0 +1,152 @@
+"""Previews of a run: what is written, what is scored, and that the run does not notice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.conditions.batch import make_all
+from engine.config import ValidationConfig
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.errors import UserError
+from engine.evaluation.validate import make_previews
+from engine.families import detect
+from engine.jobs.control import Cancelled, Control
+from engine.runs import read_preview
+from engine.workspace import Workspace
+
+SETTINGS = ValidationConfig(pictures=3, sampling_steps=2)
+
+
+@pytest.fixture(scope="module")
+def dataset(photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Four photographs with their light and dark maps."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, pixels in photos.items():
+        image = Image.fromarray(pixels)
+        image.thumbnail((160, 160))
+        image.save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a photo of {name}", encoding="utf-8")
+    workspace = Workspace(tmp_path_factory.mktemp("workspace"))
+    dataset = Dataset.create(workspace, "photos", scan_folder(folder))
+    make_all(dataset, "light_dark", workers=1)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def parts(tiny_base: Path, loud_controlnet: Path) -> dict[str, Any]:
+    """What a trainer holds in memory."""
+    family = detect(str(tiny_base))
+    return {
+        "family": family,
+        "base": str(tiny_base),
+        "unet": family.load_unet(str(tiny_base), torch.float32),
+        "controlnet": family.load_controlnet(loud_controlnet).train(),
+    }
+
+
+def preview(parts: dict[str, Any], dataset: Dataset, folder: Path, **changes: Any) -> Any:
+    given = {"settings": SETTINGS, "resolution": 64, "step": 500, "samples": dataset.samples(), "dataset": dataset}
+    return make_previews(**parts, **(given | {"out_folder": folder} | changes))
+
+
+def test_it_writes_pictures_rows_and_scores(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(parts, dataset, tmp_path)
+    names = sorted(path.name for path in record.folder.iterdir())
+    assert names == [*(f"0{i}{end}" for i in range(3) for end in ("-row.webp", ".webp")), "scores.json"]
+    assert record == read_preview(tmp_path / "step-000500")
+    assert record.captions[0] == "a photo of astronaut"
+    assert [Image.open(path).size for path in record.pictures] == [(192, 64)] * 3
+    about = json.loads((record.folder / "scores.json").read_text(encoding="utf-8"))
+    each = [sample["scores"]["adherence"] for sample in about["samples"]]
+    assert record.scores["adherence"] == pytest.approx(sum(each) / 3)
+    assert all(-1 <= value <= 1 for value in each)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
+
+
+def test_the_row_shows_map_picture_and_original(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(parts, dataset, tmp_path)
+    row = np.asarray(Image.open(record.pictures[0]).convert("RGB")).astype(int)
+    picture = np.asarray(Image.open(record.folder / "00.webp").convert("RGB")).astype(int)
+    assert np.abs(row[:, 64:128] - picture).mean() < 6
+    assert np.median(np.abs(row[:, :64, 0][..., None] - np.array([0, 128, 255])).min(axis=2)) < 10
+
+
+def test_without_control_has_scores_of_its_own(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(
+        parts, dataset, tmp_path, without_control=True, settings=SETTINGS.model_copy(update={"pictures": 1})
+    )
+    assert set(record.scores) == {"adherence", "adherence_without_control"}
+    assert Image.open(record.pictures[0]).size == (256, 64)
+
+
+def test_the_run_does_not_notice(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    net = parts["controlnet"]
+    before = {name: weight.clone() for name, weight in net.state_dict().items()}
+    wants = [weight.requires_grad for weight in net.parameters()]
+    torch.manual_seed(5)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    preview(parts, dataset, tmp_path)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert net.training and "forward" not in vars(net)
+    assert not parts["unet"].training
+    assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
+    assert [weight.requires_grad for weight in net.parameters()] == wants and all(wants)
+    assert all(weight.grad is None for weight in net.parameters())
+
+
+def test_the_same_step_drawn_again_replaces_the_first(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    first = preview(parts, dataset, tmp_path)
+    bytes_before = [path.read_bytes() for path in first.pictures]
+    second = preview(parts, dataset, tmp_path)
+    assert [path.read_bytes() for path in second.pictures] == bytes_before
+    assert second.scores == first.scores
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
+
+
+def test_embeddings_that_are_handed_in_are_used(
+    parts: dict[str, Any], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = parts["family"]
+    tokenizer = family.load_tokenizer(parts["base"])
+    text_encoder = family.load_text_encoder(parts["base"], torch.float32)
+    own = preview(parts, dataset, tmp_path / "own")
+
+    def encode(captions: Any) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            return family.encode_text(tokenizer, text_encoder, captions)
+
+    monkeypatch.setattr(type(family), "load_text_encoder", lambda *_: pytest.fail("not needed"))
+    given = preview(parts, dataset, tmp_path / "given", encode=encode)
+    assert given.scores == pytest.approx(own.scores)
+
+
+def test_cancel_leaves_nothing_and_puts_the_mode_back(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    control = Control()
+    with pytest.raises(Cancelled):
+        preview(parts, dataset, tmp_path, token=control.token, progress=lambda *_: control.cancel())
+    assert not list(tmp_path.iterdir())
+    assert parts["controlnet"].training
+
+
+def test_progress_counts_denoising_steps(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    preview(parts, dataset, tmp_path, progress=lambda done, total, _: seen.append((done, total)))
+    assert seen == [(3, 6), (6, 6)]
+
+
+def test_a_picture_that_is_gone_is_named(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    gone = replace(dataset.samples(0, 1)[0], image=tmp_path / "gone.png")
+    with pytest.raises(UserError, match=r"gone.png is not there any more"):
+        preview(parts, dataset, tmp_path, samples=[gone])
+    assert parts["controlnet"].training
