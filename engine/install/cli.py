@@ -13,11 +13,12 @@ from pathlib import Path
 from engine.install import doctor
 from engine.install.console import Console, InstallError
 from engine.install.hardware import detect_gpus
+from engine.install.job import Job, print_plan, run_steps
 from engine.install.launch import hand_over, run_checks
 from engine.install.layout import Layout, clean_environment, installed_torch, note, read_record
 from engine.install.pip import Pip
 from engine.install.shortcut import make_shortcut
-from engine.install.steps import APP_STEPS, TEST_STEPS, Job, is_ready, print_plan, remove_venv, run_steps
+from engine.install.steps import APP_STEPS, TEST_STEPS, is_ready, remove_venv
 from engine.install.torch_choice import Choice, choose
 
 CALLED_FROM = "STUDIO_CALLED_FROM"  # set by install.sh and install.bat

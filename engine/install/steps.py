@@ -7,60 +7,19 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import uuid
 from pathlib import Path
 
 from engine.install import preflight
 from engine.install.browser import ensure_browser, find_browser
-from engine.install.console import Console, InstallError
-from engine.install.hardware import GpuReport
+from engine.install.console import InstallError
+from engine.install.job import Job, Step
 from engine.install.layout import Layout, installed_torch, note, read_record, stamp, write_atomically
-from engine.install.pip import Pip
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
 
 # Memory savers for NVIDIA cards, each with its oldest version that is of use; the app runs without them.
 OPTIONAL = {"bitsandbytes": "0.46", "xformers": "0.0.30"}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the steps work on."""
-
-    layout: Layout
-    console: Console
-    pip: Pip
-    report: GpuReport
-    choice: Choice
-    base_python: str = getattr(sys, "_base_executable", None) or sys.executable
-    continuous_integration: bool = False
-    system: str = sys.platform
-
-
-@dataclass(frozen=True)
-class Step:
-    """title: for the person. done: the note for "nothing to do", else None. plan: what ``run`` would do."""
-
-    title: str
-    done: Callable[[Job], str | None]
-    plan: Callable[[Job], str]
-    run: Callable[[Job], str]
-
-
-def run_steps(job: Job, steps: Sequence[Step]) -> None:
-    """Do what is not done yet. Raises InstallError at the first step that fails."""
-    for number, step in enumerate(steps, 1):
-        job.console.begin(number, len(steps), step.title)
-        job.console.end(step.done(job) or step.run(job))
-
-
-def print_plan(job: Job, steps: Sequence[Step]) -> None:
-    """What ``run_steps`` would do now."""
-    for number, step in enumerate(steps, 1):
-        note_done = step.done(job)
-        words = f"nothing to do ({note_done})" if note_done else f"would {step.plan(job)}"
-        job.console.say(f"[{number}/{len(steps)}] {step.title}: {words}")
 
 
 # --- this computer ---------------------------------------------------------------------------------------------------
@@ -104,15 +63,20 @@ def _make_venv(job: Job) -> str:
 
 
 def remove_venv(layout: Layout) -> None:
-    """Delete the virtual environment. Raises InstallError where a program still uses it."""
+    """Delete the virtual environment, whole or not at all. Raises InstallError where a program still uses it."""
     if Path(sys.prefix).resolve() == layout.venv.resolve():
         raise InstallError(
             "The installer runs in the very environment that it is to remake.",
             "Start it with install.sh or install.bat.",
         )
+    # Renamed first: deleting takes minutes on a slow disk, and a kill in between must not leave half of it in place.
+    attic = layout.log.parent
+    attic.mkdir(exist_ok=True)
     try:
         if layout.venv.exists():
-            shutil.rmtree(layout.venv)
+            layout.venv.rename(attic / f"old-{uuid.uuid4().hex[:8]}")
+        for old in attic.glob("old-*"):
+            shutil.rmtree(old)
     except OSError as error:
         raise InstallError(
             f"The old Python environment could not be removed: {error}",

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from engine.install.console import Console, Outcome
 from engine.install.hardware import GpuReport
+from engine.install.job import Job
 from engine.install.layout import Layout
 from engine.install.pip import Pip
-from engine.install.steps import Job
 from engine.install.torch_choice import Choice, choose
 
 ROOT = Path(__file__).parents[2]

@@ -8,9 +8,10 @@ import pytest
 
 from engine.install import doctor
 from engine.install.hardware import Gpu, GpuReport
+from engine.install.job import run_steps
 from engine.install.layout import Layout
 from engine.install.selfcheck import PACKAGES
-from engine.install.steps import APP_STEPS, run_steps
+from engine.install.steps import APP_STEPS
 from tests.install.pretended import Machine, job_for
 
 CARD = GpuReport((Gpu("RTX 3060", 12288, (580, 95), (8, 6)),))

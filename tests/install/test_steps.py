@@ -9,8 +9,9 @@ import pytest
 
 from engine.install.console import InstallError, Outcome
 from engine.install.hardware import Gpu, GpuReport
+from engine.install.job import print_plan, run_steps
 from engine.install.layout import Layout, installed_torch, read_record
-from engine.install.steps import APP_STEPS, is_ready, print_plan, run_steps
+from engine.install.steps import APP_STEPS, is_ready, remove_venv
 from engine.install.torch_choice import INDEX, choose
 from tests.install.pretended import Killed, Machine, job_for
 
@@ -167,6 +168,24 @@ def test_the_plan_does_nothing(machine: Machine) -> None:
     print_plan(job_for(machine), APP_STEPS)
     assert not machine.layout.venv.exists()
     assert machine.shown().count("would") == 5
+
+
+def test_a_kill_while_the_old_environment_is_deleted_leaves_no_half_of_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(machine)
+
+    def die(path: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as deadly:
+        deadly.setattr(shutil, "rmtree", die)
+        with pytest.raises(Killed):
+            remove_venv(machine.layout)
+    assert not machine.layout.venv.exists()
+    install(machine)
+    assert is_ready(machine.layout, None)
+    assert not list(machine.layout.log.parent.glob("old-*"))
 
 
 def test_an_environment_of_an_unsupported_python_is_remade(machine: Machine) -> None:
