@@ -112,7 +112,7 @@ def test_a_picture_of_another_size_is_compared_all_the_same() -> None:
     for name in ("canny", "light_dark"):
         kind, values = registry.get(name), registry.resolve_parameters(name)
         half = cv2.resize(photographs()[1], (256, 256), interpolation=cv2.INTER_AREA)
-        assert kind.scorer is not None and 0 < kind.scorer(kind.extractor(half, **values), photographs()[1], **values)
+        assert kind.scorer is not None and kind.scorer(kind.extractor(half, **values), photographs()[1], **values) > 0
 
 
 def test_extractors_leave_their_input_alone_and_return_rgb() -> None:
