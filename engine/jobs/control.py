@@ -67,7 +67,8 @@ class Token:
         return self._control._cancel
 
     def raise_if_cancelled(self) -> None:
-        if self._control._cancel:
+        """For work that has no step to finish (preparing, extracting, drawing): a pause or stop ends it, too."""
+        if self._control._cancel or self._control._stop is not None:
             raise Cancelled
 
     def take_save_request(self) -> bool:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.training.checkpoint_files import DESCRIPTION, TEMPORARY, Checkpoint, read_checkpoint
+from engine.training.ema import averaged_weights
 from engine.version import VERSION
 
 FREE_SPACE_MARGIN = 64 * 2**20
@@ -92,11 +93,8 @@ def save_checkpoint(
     temporary.mkdir()
     controlnet.save_pretrained(temporary / "controlnet", safe_serialization=True)
     if ema is not None:
-        parameters = list(controlnet.parameters())
-        ema.store(parameters)
-        ema.copy_to(parameters)
-        controlnet.save_pretrained(temporary / "controlnet_ema", safe_serialization=True)
-        ema.restore(parameters)
+        with averaged_weights(ema, controlnet):
+            controlnet.save_pretrained(temporary / "controlnet_ema", safe_serialization=True)
     tensors, plain = optimizer_to_tensors(optimizer)
     state_folder = temporary / "training_state"
     state_folder.mkdir()

@@ -2,8 +2,49 @@
 
 from __future__ import annotations
 
-from engine.training.trainer import Trainer
+import traceback
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from engine.evaluation.validate import make_previews
+from engine.jobs.control import Cancelled
+from engine.jobs.events import Message, PreviewMade, Progress
+from engine.training.ema import averaged_weights
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
 
 
 def preview_during_training(trainer: Trainer, step: int) -> None:
-    raise NotImplementedError
+    """Draw and score the held-out pairs with the weights that an export would have (the average, where there is one).
+
+    A fault here never ends the training: it is told in the log.
+    """
+    using_average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
+    try:
+        with using_average:
+            record = make_previews(
+                family=trainer.family,
+                base=trainer.base,
+                unet=trainer.unet,
+                controlnet=trainer.controlnet,
+                samples=trainer.held_out,
+                dataset=trainer.dataset,
+                settings=trainer.config.validation,
+                resolution=trainer.config.data.resolution,
+                out_folder=trainer.run_folder / "previews",
+                step=step,
+                seed=trainer.config.train.seed,
+                encode=trainer.cache.text,
+                token=trainer.token,
+                progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
+            )
+    except Cancelled:
+        if trainer.token.stop is None:
+            raise
+        return  # a pause does not wait for pictures: the loop saves and ends
+    except Exception as error:
+        detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
+        trainer.emit(Message(f"The pictures of step {step:,} could not be made: {error} ({detail})", "warning"))
+        return
+    trainer.emit(PreviewMade(record.step, record.folder, record.pictures, record.captions, record.scores))

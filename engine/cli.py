@@ -1,0 +1,245 @@
+"""The same engine without a window.
+
+    python -m engine.cli demo
+    python -m engine.cli scan ~/pictures --name birds
+    python -m engine.cli extract birds --type canny --set low=80
+    python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
+    python -m engine.cli resume RUN
+    python -m engine.cli export RUN --format single_file
+    python -m engine.cli doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Control
+from engine.workspace import Workspace
+
+EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="engine.cli", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workspace", type=Path, help="folder for datasets, runs and models")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="make a set, train, score and export: proves the installation")
+    demo.add_argument("--count", type=int, default=None, help="pairs to draw")
+    add_settings(demo)
+
+    scan = commands.add_parser("scan", help="read a folder of pictures into a dataset")
+    scan.add_argument("folder", type=Path)
+    scan.add_argument("--name", help="default: the folder's name")
+
+    extract = commands.add_parser("extract", help="make the condition maps of a dataset")
+    extract.add_argument("dataset")
+    extract.add_argument("--type", required=True, help="condition type, for example canny")
+    extract.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the type")
+
+    train = commands.add_parser("train", help="train a ControlNet")
+    train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
+    train.add_argument("--preset", help="default: the one for this machine")
+    train.add_argument("--dataset")
+    train.add_argument("--base")
+    add_settings(train)
+
+    resume = commands.add_parser("resume", help="go on with a run")
+    resume.add_argument("run", help="the run's folder name")
+
+    export = commands.add_parser("export", help="write a checkpoint in a form that other programs load")
+    export.add_argument("run", help="the run's folder name")
+    export.add_argument("--step", type=int, help="default: the newest checkpoint")
+    export.add_argument("--format", default="single_file")
+    export.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
+    export.add_argument("--name", help="default: the run's name")
+    export.add_argument("--out", type=Path, help="default: the run's exports folder")
+    export.add_argument("--overwrite", action="store_true")
+
+    commands.add_parser("doctor", help="what this machine has, and what is wrong")
+    return parser.parse_args(arguments)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for example train.steps=500"
+    )
+
+
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """["train.steps=500"] -> {"train": {"steps": 500}}; values are read as TOML, else as text.
+
+    Raises:
+        UserError: no equals sign.
+    """
+    from engine.presets import tomllib, unflatten
+
+    flat: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set {pair} was not understood.", "It has no '='.", "Write NAME=VALUE.")
+        try:
+            flat[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            flat[name.strip()] = value
+    return unflatten(flat)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 well, 1 fell short, 2 a problem, 130 interrupted)."""
+    options = parse_arguments(arguments)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    control = Control()
+    interrupts = _pause_on_signals(control)
+    try:
+        return COMMANDS[options.command](options, Workspace(options.workspace), control)
+    except UserError as error:
+        print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
+        return EXIT_PROBLEM
+    except Cancelled:
+        print("\nInterrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        for number, handler in interrupts.items():
+            signal.signal(number, handler)
+
+
+def _pause_on_signals(control: Control) -> dict[int, Any]:
+    """Ctrl-C and SIGTERM save and end; a second one ends at once. Returns the handlers that were there before."""
+    times = 0
+
+    def handle(number: int, _frame: Any) -> None:
+        nonlocal times
+        times += 1
+        if times > 1:
+            raise KeyboardInterrupt
+        print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
+        control.pause()
+
+    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.cli_output import Console
+    from engine.demo.run import run_demo
+    from engine.demo.sets import DEFAULT_COUNT
+
+    console = Console()
+    result = run_demo(
+        workspace, control.token, console.event, console.progress, console.say, options.count or DEFAULT_COUNT,
+        settings(options.set),
+    )  # fmt: skip
+    for sentence in result.shortfalls:
+        console.say("Fell short: " + sentence)
+    if not result.shortfalls:
+        console.say("The installation works: the net draws where the outline says, in the colours that the words say.")
+    return EXIT_FELL_SHORT if result.shortfalls else 0
+
+
+def _scan(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.cli_output import Console
+    from engine.data.dataset import Dataset
+    from engine.data.scan import scan_folder
+
+    console = Console()
+    folder = options.folder.expanduser().resolve()
+    report = scan_folder(folder, console.progress, control.token)
+    dataset = Dataset.create(workspace, options.name or folder.name, report)
+    console.say(f"{dataset.name}: {dataset.count():,} pictures ({report.layout_title}), {report.captioned:,} captions")
+    for problem in report.problems:
+        console.say(f"  {problem.what} {problem.why} {problem.try_this}")
+    return 0
+
+
+def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.cli_output import Console
+    from engine.conditions.batch import make_all
+    from engine.data.dataset import Dataset
+
+    console = Console()
+    dataset = Dataset.open(workspace.dataset_folder(options.dataset))
+    report = make_all(dataset, options.type, settings(options.set), control.token, console.progress)
+    console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
+    for problem in [*report.failures, *report.warnings]:
+        console.say(f"  {problem.what} {problem.why}")
+    return 0
+
+
+def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.hardware import detect
+    from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
+    from engine.training.run import create_run
+
+    preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml") if options.preset else suggest(detect().vram_gib)
+    layers = [(f"preset {preset.name}", preset.values)]
+    if options.file:
+        layers.append((options.file.name, read_toml(options.file)))
+    named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+    given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
+    config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
+    return _work_on(create_run(workspace, config, origins), workspace, control)
+
+
+def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.runs import Run
+
+    return _work_on(Run(workspace.run_folder(options.run)), workspace, control)
+
+
+def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
+    from engine.cli_output import Console
+    from engine.training.run import training_job
+
+    console = Console()
+    console.say(f"Run {run.folder}")
+    outcome = training_job(workspace, run)(control.token, console.event)
+    return 0 if outcome == "completed" else EXIT_INTERRUPTED
+
+
+def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.export import export
+    from engine.runs import Run
+
+    run = Run(workspace.run_folder(options.run))
+    chosen = [c for c in run.checkpoints() if options.step in (None, c.step)]
+    if not chosen:
+        steps = ", ".join(f"{c.step:,}" for c in run.checkpoints()) or "none"
+        raise UserError(f"{run.name} has no such checkpoint.", f"There are: {steps}.", "Choose one of these steps.")
+    name = options.name or run.config.name
+    out = options.out or run.exports
+    result = export(
+        chosen[-1].folder, options.format, out, name, precision=options.precision, overwrite=options.overwrite
+    )
+    print(f"{result.path} ({result.bytes / 2**20:.1f} MB; {result.checked})")
+    return 0
+
+
+def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.doctor import report
+
+    print(report(workspace))
+    return 0
+
+
+COMMANDS = {
+    "demo": _demo,
+    "scan": _scan,
+    "extract": _extract,
+    "train": _train,
+    "resume": _resume,
+    "export": _export,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

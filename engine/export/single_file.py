@@ -1,0 +1,28 @@
+"""One .safetensors file with the names of diffusers, which ComfyUI, AUTOMATIC1111 and Forge read directly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine.export.source import Source
+
+CONFIG_KEY = "controlnet_config"  # lets diffusers users, and us, build the net without guessing
+
+
+def write(path: Path, source: Source) -> None:
+    """Write the file ``path``."""
+    header = source.metadata | {CONFIG_KEY: json.dumps(source.config, sort_keys=True)}
+    save_file(source.tensors, path, metadata=header)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and weights, as they were written."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        return json.loads(file.metadata()[CONFIG_KEY]), tensors

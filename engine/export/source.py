@@ -1,0 +1,124 @@
+"""What is exported: the weights of one checkpoint in the wanted precision, and the facts that travel with them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from engine.controlnet_files import WEIGHTS, locate_controlnet, read_config
+from engine.errors import UserError
+from engine.training.checkpoint_files import Checkpoint, read_checkpoint
+from engine.version import VERSION
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One net, ready to be written."""
+
+    config: dict[str, Any]
+    """The net's config.json without paths of this computer."""
+    original: dict[str, torch.Tensor]
+    """The checkpoint's own weights (fp32)."""
+    tensors: dict[str, torch.Tensor]
+    """The same, in the precision that is written."""
+    precision: str
+    metadata: dict[str, str]
+    """For the file's header: no private path, no caption."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+
+def whole_checkpoint(folder: Path) -> Checkpoint:
+    """Raises UserError where the folder is no checkpoint or a half-written one."""
+    checkpoint = read_checkpoint(folder)
+    if checkpoint is None:
+        raise UserError(
+            f"The checkpoint {folder.name} cannot be exported.",
+            "It is not there or not whole: a file is missing or shorter than it was written.",
+            "Choose another checkpoint of the run.",
+        )
+    return checkpoint
+
+
+def read_source(checkpoint: Checkpoint, precision: str, weights: str) -> Source:
+    """Read and convert the weights of a whole checkpoint.
+
+    Args:
+        weights: "plain" or "ema".
+
+    Raises:
+        UserError: there are no such weights, or they are not finite in this precision.
+    """
+    if weights == "ema" and not checkpoint.has_ema:
+        raise UserError(
+            f"The checkpoint {checkpoint.folder.name} has no averaged weights.",
+            "EMA was switched off in this run.",
+            "Export the plain weights.",
+        )
+    folder = locate_controlnet(checkpoint.folder / ("controlnet_ema" if weights == "ema" else "controlnet"))
+    try:
+        original = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The checkpoint {checkpoint.folder.name} cannot be read.",
+            f"{WEIGHTS}: {error}.",
+            "Choose another checkpoint of the run.",
+        ) from error
+    tensors = {name: tensor.to(DTYPES[precision]).contiguous() for name, tensor in original.items()}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(*_not_finite(checkpoint.folder.name, name, original[name], precision))
+    config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
+    return Source(config, original, tensors, precision, metadata(checkpoint, precision, weights))
+
+
+def metadata(checkpoint: Checkpoint, precision: str, weights: str) -> dict[str, str]:
+    """Facts for the header, as text. Readers that do not know them pass them over."""
+    about = checkpoint.about
+    condition = about.get("condition") or {}
+    facts = {
+        "format": "pt",  # what diffusers looks for
+        "made_with": f"ControlNet Studio {about.get('app', VERSION)}",
+        "condition_type": str(condition.get("type", "")),
+        "condition_parameters": json.dumps(condition.get("parameters", {}), sort_keys=True),
+        "base": public_name(str(about.get("base", ""))),
+        "family": str(about.get("family", "")),
+        "steps": str(checkpoint.step),
+        "images_seen": str(checkpoint.images_seen),
+        "precision": precision,
+        "weights": weights,
+        "dataset_fingerprint": str(about.get("dataset_fingerprint", "")),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def public_name(base: str) -> str:
+    """A hub id or "demo" as it is; of a path on this computer only the last part."""
+    is_hub_id = base.count("/") == 1 and "\\" not in base and not base.startswith(("/", ".", "~"))
+    if is_hub_id and not Path(base).exists():
+        return base
+    return PureWindowsPath(base).name  # splits at both kinds of slashes
+
+
+def _not_finite(checkpoint: str, name: str, original: torch.Tensor, precision: str) -> tuple[str, str, str]:
+    if original.isfinite().all():
+        return (
+            f"The checkpoint {checkpoint} cannot be exported in {precision}.",
+            f"Some weights are too large for it (first in {name}).",
+            "Export in bf16 or fp32.",
+        )
+    return (
+        f"The checkpoint {checkpoint} cannot be exported.",
+        f"Its weights are not numbers any more (first in {name}): training went wrong before it was saved.",
+        "Choose an earlier checkpoint.",
+    )
