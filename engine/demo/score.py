@@ -78,7 +78,7 @@ def read_picture(image: np.ndarray) -> tuple[Region, Region] | None:
 
 
 def score_disc(image: np.ndarray, scene: Scene) -> DiscScore:
-    """Compares a picture, RGB uint8 (h, w, 3) and square, with the scene that its control picture and caption asked for.
+    """Compares a square picture, RGB uint8 (h, w, 3), with the scene that its control picture and caption asked for.
 
     The foreground is the region that suits the caption's colours better; ``iou`` compares it with the true shape.
     """
