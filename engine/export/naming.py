@@ -1,4 +1,4 @@
-"""Names that every system takes and that AUTOMATIC1111 does not misread: it tells the version of a net from its name."""
+"""Names that every system takes and AUTOMATIC1111 does not misread: it tells the version of a net from its name."""
 
 from __future__ import annotations
 

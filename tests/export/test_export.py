@@ -1,0 +1,273 @@
+"""Every format from a checkpoint: what is written, what is checked, and that nothing is ever half-written or lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from engine.errors import UserError
+from engine.export import self_check, single_file
+from engine.export.formats import FORMATS, export, get
+from engine.export.source import public_name, read_source, whole_checkpoint
+from engine.inference import TryRequest, TrySession
+from engine.jobs.control import Cancelled, Control
+from engine.workspace import Workspace
+from tests.export.conftest import write_checkpoint
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+NAMES = [format.name for format in FORMATS]
+
+
+def header(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+@pytest.mark.parametrize("format", NAMES)
+def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, format: str, precision: Any) -> None:
+    result = export(checkpoint, format, tmp_path / "out", "mine", precision, "plain")
+    assert result.path == tmp_path / "out" / f"mine_sd15{get(format).ending}"
+    assert [path.name for path in result.path.parent.iterdir()] == [result.path.name]
+    assert f"equal to the checkpoint in {precision}" in result.checked
+    file = result.path if result.path.is_file() else result.path / WEIGHTS
+    original, written = load_file(checkpoint / "controlnet" / WEIGHTS), load_file(file)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    assert written.keys() == original.keys()
+    assert all(torch.equal(written[name], weight.to(dtype)) for name, weight in original.items())
+    size = sum(p.stat().st_size for p in ([file] if result.path.is_file() else result.path.iterdir()))
+    assert result.bytes == size
+
+
+def test_the_header_tells_what_the_net_is_and_nothing_private(checkpoint: Path, tmp_path: Path) -> None:
+    facts = header(export(checkpoint, "single_file", tmp_path, "mine").path)
+    assert facts["condition_type"] == "canny"
+    assert json.loads(facts["condition_parameters"]) == {"low": 50, "high": 150, "blur": 0.0}
+    assert (facts["base"], facts["family"], facts["steps"], facts["images_seen"]) == ("my-base", "sd1", "500", "2000")
+    assert facts["made_with"] == "ControlNet Studio 0.1.0"
+    assert (facts["precision"], facts["weights"]) == ("fp16", "ema")
+    assert not any(word in json.dumps(facts) for word in ("somebody", "private", "secret", "/home"))
+
+
+def test_the_folder_opens_in_diffusers_and_names_no_path(checkpoint: Path, tmp_path: Path) -> None:
+    result = export(checkpoint, "diffusers", tmp_path, "mine", "fp32", "plain")
+    net = ControlNetModel.from_pretrained(result.path)
+    expected = load_file(checkpoint / "controlnet" / WEIGHTS)
+    assert all(torch.equal(weight, expected[name]) for name, weight in net.state_dict().items())
+    assert "somebody" not in (result.path / "config.json").read_text(encoding="utf-8")
+
+
+def test_the_averaged_weights_are_the_usual_choice(checkpoint: Path, tmp_path: Path) -> None:
+    averaged = load_file(export(checkpoint, "single_file", tmp_path, "a", "fp32").path)
+    plain = load_file(export(checkpoint, "single_file", tmp_path, "b", "fp32", "plain").path)
+    assert all(torch.equal(weight, plain[name] / 2) for name, weight in averaged.items())
+
+
+def test_a_run_without_averages_says_so(loud_controlnet: Path, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "step-000010", loud_controlnet, has_ema=False)
+    with pytest.raises(UserError, match="no averaged weights"):
+        export(folder, "single_file", tmp_path / "out", "mine", weights="ema")
+    assert header(export(folder, "single_file", tmp_path / "out", "mine").path)["weights"] == "plain"
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_nothing_is_overwritten_without_being_told_to(checkpoint: Path, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "out"
+    first = export(checkpoint, format, out, "mine", "fp16").path
+    with pytest.raises(UserError, match="exists already"):
+        export(checkpoint, format, out, "mine", "fp32")
+    file = first if first.is_file() else first / WEIGHTS
+    assert header(file)["precision"] == "fp16"
+    assert export(checkpoint, format, out, "mine", "fp32", overwrite=True).path == first
+    assert header(file)["precision"] == "fp32"
+
+
+def test_overwriting_never_takes_a_folder_of_other_things(checkpoint: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "mine_sd15"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(UserError, match="something else than an export"):
+        export(checkpoint, "diffusers", tmp_path, "mine", overwrite=True)
+    assert (precious / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_a_full_disk_is_said_before_anything_is_written(
+    checkpoint: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
+    with pytest.raises(UserError, match="was not exported.*the disk has 0 MB left"):
+        export(checkpoint, format, tmp_path / "out", "mine")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_disk_that_fills_up_leaves_nothing_half_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(path: Path, _source: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(single_file, "write", fill)
+    with pytest.raises(UserError, match="filled up"):
+        export(checkpoint, "single_file", tmp_path / "out", "mine")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_file_that_fails_its_check_is_not_kept(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = single_file.write
+
+    def damage(path: Path, source: Any) -> None:
+        written(path, source)
+        data = bytearray(path.read_bytes())
+        data[-40:] = bytes(40)  # as a bad disk would
+        path.write_bytes(data)
+
+    monkeypatch.setattr(single_file, "write", damage)
+    with pytest.raises(UserError, match=r"failed its check.*other numbers"):
+        export(checkpoint, "single_file", tmp_path / "out", "mine")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_check_finds_missing_extra_misshapen_and_wrong_tensors(checkpoint: Path) -> None:
+    source = read_source(whole_checkpoint(checkpoint), "fp16", "plain")
+    name = "conv_in.weight"
+    good = source.tensors
+    cases = {
+        "lacks conv_in.weight": {key: value for key, value in good.items() if key != name},
+        "does not know, has_more": good | {"has_more": good[name]},
+        "instead of torch.float16": good | {name: good[name].float()},
+        "other numbers": good | {name: good[name] + 1},
+    }
+    assert "Read back" in self_check.check(source, source.config, good)
+    for words, tensors in cases.items():
+        with pytest.raises(UserError, match=words):
+            self_check.check(source, source.config, tensors)
+    with pytest.raises(UserError, match="config differs"):
+        self_check.check(source, source.config | {"controlnet_conditioning_channel_order": "bgr"}, good)
+
+
+def test_the_check_listens_to_what_the_net_says(checkpoint: Path) -> None:
+    """A net whose own weights were replaced on both sides still has to answer like the checkpoint."""
+    from dataclasses import replace
+
+    source = read_source(whole_checkpoint(checkpoint), "fp16", "plain")
+    other = {name: weight * 1.5 for name, weight in source.tensors.items()}
+    with pytest.raises(UserError, match="answers otherwise"):
+        self_check.check(replace(source, tensors=other), source.config, other)
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "no description"])
+def test_a_half_written_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, damage: str) -> None:
+    weights = checkpoint / "controlnet" / WEIGHTS
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "short":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        (checkpoint / "checkpoint.json").unlink()
+    with pytest.raises(UserError, match="not whole"):
+        export(checkpoint, "single_file", tmp_path / "out", "mine")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_do_not_fit_or_are_none_are_named(checkpoint: Path, tmp_path: Path) -> None:
+    path = checkpoint / "controlnet" / WEIGHTS
+    weights = load_file(path)
+    weights["conv_in.bias"][0] = 1e6
+    save_file(weights, path)
+    (checkpoint / "checkpoint.json").write_text(
+        json.dumps(json.loads((checkpoint / "checkpoint.json").read_text(encoding="utf-8")) | {"files": {}}),
+        encoding="utf-8",
+    )
+    with pytest.raises(UserError, match=r"in fp16.*too large.*bf16 or fp32"):
+        export(checkpoint, "single_file", tmp_path / "out", "mine", weights="plain")
+    weights["conv_in.bias"][0] = float("nan")
+    save_file(weights, path)
+    with pytest.raises(UserError, match=r"not numbers any more.*conv_in.bias"):
+        export(checkpoint, "single_file", tmp_path / "out", "mine", weights="plain")
+
+
+def test_cancel_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    control = Control()
+    seen: list[str] = []
+
+    def progress(done: int, _total: int, label: str) -> None:
+        seen.append(label)
+        if done == 1:
+            control.cancel()
+
+    with pytest.raises(Cancelled):
+        export(checkpoint, "single_file", tmp_path / "out", "mine", token=control.token, progress=progress)
+    assert seen == ["Reading the checkpoint", "Writing"]
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_unknown_words_are_answered_with_the_known_ones(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="single_file, diffusers"):
+        export(checkpoint, "onnx", tmp_path, "mine")
+    with pytest.raises(UserError, match="fp16, bf16, fp32"):
+        export(checkpoint, "diffusers", tmp_path, "mine", "int8")  # type: ignore[arg-type]
+
+
+def test_an_export_draws_the_picture_of_the_checkpoint(
+    checkpoint: Path, tiny_base: Path, edges: Image.Image, tmp_path: Path, workspace: Workspace
+) -> None:
+    import numpy as np
+
+    exported = export(checkpoint, "diffusers", tmp_path, "mine", "fp16", "plain").path
+    session = TrySession(workspace, device="cpu")
+    pictures = [
+        np.asarray(
+            session.generate([TryRequest(str(tiny_base), net, "red circle", edges, steps=2, width=64, height=64)])[0]
+        )
+        for net in (checkpoint / "controlnet", exported)
+    ]
+    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("base", "public"),
+    [
+        ("demo", "demo"),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("/home/me/bases/sd15", "sd15"),
+        (r"C:\Users\me\bases\sd15", "sd15"),
+        ("~/sd15", "sd15"),
+        ("", ""),
+    ],
+)
+def test_only_the_last_part_of_a_path_travels(base: str, public: str) -> None:
+    assert public_name(base) == public
+
+
+def test_at_the_real_size_of_sd15_the_readers_find_their_340_tensors() -> None:
+    """On the meta device: names and shapes of the real thing, without its 1.4 GB."""
+    from accelerate import init_empty_weights
+    from diffusers import UNet2DConditionModel
+
+    from engine.families import by_name
+
+    with init_empty_weights():
+        unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
+        net = by_name("sd1").new_controlnet(unet)
+    shapes = {name: tuple(weight.shape) for name, weight in self_check.empty_net(dict(net.config)).state_dict().items()}
+    assert len(shapes) == 340
+    assert shapes[self_check.TRIGGER] == (16, 3, 3, 3)
+    assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 361_279_120
+    assert len(shapes["down_blocks.0.attentions.0.proj_in.weight"]) == 4
+    assert shapes["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"] == (320, 768)
+    assert sum(name.startswith("controlnet_down_blocks") for name in shapes) == 24
