@@ -1,0 +1,10 @@
+"""ControlNet Studio: parse arguments, build the context, launch."""
+
+from __future__ import annotations
+
+import sys
+
+from ui.launch import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

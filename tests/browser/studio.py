@@ -1,0 +1,135 @@
+"""The real app in a process of its own, and a real browser, for tests and screenshots."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "chrome")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+def find_chromium() -> str | None:
+    """Path of a browser that the tests can drive, or None."""
+    chosen = os.environ.get("STUDIO_CHROMIUM")
+    if chosen is not None:
+        return chosen if Path(chosen).is_file() else None
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Studio:
+    """app.py as a child process on a free port."""
+
+    def __init__(self, workspace: Path, *arguments: str, port: int | None = None, **environment: str) -> None:
+        self.workspace = workspace
+        self.port = port or free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.output: Path = workspace.parent / f"{workspace.name}-{self.port}.log"
+        command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--port", str(self.port)]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
+        with self.output.open("w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [*command, "--workspace", str(workspace), *arguments],
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=variables,
+            )
+
+    def said(self) -> str:
+        return self.output.read_text(encoding="utf-8")
+
+    def wait_until_open(self, seconds: float = 90) -> Studio:
+        """Until the first page answers."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.process.poll() is not None:
+                raise AssertionError(f"app.py ended with {self.process.returncode}:\n{self.said()}")
+            try:
+                with urllib.request.urlopen(self.address, timeout=5) as answer:
+                    if answer.status == 200 and "is open at" in self.said():
+                        return self
+            except OSError:
+                pass  # not there yet
+            time.sleep(0.1)
+        raise AssertionError(f"app.py did not answer within {seconds} s:\n{self.said()}")
+
+    def ask_to_end(self, seconds: float = 60) -> int:
+        """Ctrl-C, and the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@contextmanager
+def studio(workspace: Path, *arguments: str, **environment: str) -> Iterator[Studio]:
+    """An open app that is gone afterwards."""
+    app = Studio(workspace, *arguments, **environment)
+    try:
+        yield app.wait_until_open()
+    finally:
+        app.kill()
+
+
+@contextmanager
+def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> Iterator[Any]:
+    """A page of a headless browser; ``page.context.browser`` opens more."""
+    from playwright.sync_api import sync_playwright
+
+    executable = find_chromium()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+        )
+        try:
+            yield context.new_page()
+        finally:
+            browser.close()
+
+
+def open_tab(page: Any, title: str) -> None:
+    """Click a tab by its title."""
+    page.get_by_role("tab", name=re.compile(f"^{re.escape(title)}")).first.click()
+
+
+def watch_foreign_requests(page: Any, address: str) -> list[str]:
+    """A list that fills with every address outside the app that the page asks for."""
+    foreign: list[str] = []
+
+    def note(request: Any) -> None:
+        if not request.url.startswith((address, "data:", "blob:", "ws://127.0.0.1", "about:")):
+            foreign.append(request.url)
+
+    page.on("request", note)
+    return foreign

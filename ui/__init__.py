@@ -1,0 +1,1 @@
+"""What the user sees. Imports the engine; the engine never imports this."""

@@ -1,0 +1,57 @@
+"""The page: header, first-start card, and the tabs in their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ui import conditions_tab, dataset_tab, export_tab, first_start, settings_tab, train_tab, try_tab
+from ui.context import AppContext
+from ui.live import Live
+from ui.messages import problem_panel, status_line
+
+TITLE = "ControlNet Studio"
+TABS = (
+    ("Dataset", "dataset", dataset_tab.build),
+    ("Conditions", "conditions", conditions_tab.build),
+    ("Train", "train", train_tab.build),
+    ("Try it", "try", try_tab.build),
+    ("Export", "export", export_tab.build),
+    ("Settings & help", "settings", settings_tab.build),
+)
+CACHE_SECONDS = 24 * 3600  # pictures that pages were shown are dropped from gradio's own cache after a day
+
+
+def build_app(context: AppContext) -> gr.Blocks:
+    """The whole window around one context."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True) as demo:
+        live = Live(context, demo)
+        _header(context, live)
+        card = gr.Column()
+        with gr.Tabs(elem_id="tabs") as tabs:
+            for title, name, build in TABS:
+                with gr.Tab(title, id=name, elem_id=f"tab-{name}"):
+                    build(context, live)
+        with card:
+            first_start.build(context, live, tabs)
+        live.wire()
+    demo.queue(api_open=False, default_concurrency_limit=8)
+    return demo
+
+
+def _header(context: AppContext, live: Live) -> None:
+    with gr.Row(elem_id="header"):
+        gr.HTML(f"<h1>{TITLE}</h1>")
+        status = gr.HTML(elem_id="status-line")
+    with gr.Column(visible=False, elem_id="problem-box") as box:
+        problem = gr.HTML(elem_id="problem")
+        dismiss = gr.Button("Close this message", size="sm", elem_id="problem-dismiss")
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    live.after(dismiss.click(context.dismiss, None, None, **quiet))
+    live.part([status], lambda view: status_line(view.snapshot), lambda view: [status_line(view.snapshot)])
+    live.part(
+        [box, problem],
+        lambda view: view.problem,
+        lambda view: [gr.Column(visible=view.problem is not None), problem_panel(view.problem)],
+    )

@@ -1,0 +1,321 @@
+"""What every tab is handed: the workspace, the one job runner, and what the pages share."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.hardware import Hardware, detect
+from engine.jobs.runner import JobRunner
+from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.presets import Preset, all_presets, resolve, suggest
+from engine.runs import Run
+from engine.workspace import Workspace
+from ui.messages import to_failure
+from ui.states import Readiness, RunFacts, TrainView, train_view
+
+FILES_SECONDS = 2.0  # how long a look at the workspace's files is good for
+
+
+@dataclass(frozen=True)
+class Draft:
+    """The next run, as it stands in the form: shared by all pages, so that a reload finds it again."""
+
+    preset: str = ""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """What differs from the preset, nested."""
+    number: int = 0
+    """Grows when something other than the form itself changed the draft."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a job of a tab made: files and words. ``number`` tells a new one from the last."""
+
+    number: int = 0
+    pictures: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a page needs for one refresh, made once for all pages."""
+
+    snapshot: JobSnapshot
+    datasets: tuple[str, ...]
+    runs: tuple[str, ...]
+    shown_run: str
+    """Folder name of the run on the Train tab; empty: a new one is being set up."""
+    history: JobSnapshot
+    """Curves, pictures and log of the shown run, live or from its files."""
+    train: TrainView
+    problem: Failure | None
+    draft: Draft
+    focus_dataset: str
+    results: dict[str, Result]
+    card_hidden: bool
+
+
+class AppContext:
+    """One for the process. Methods may be called from any thread."""
+
+    def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
+        self.workspace = workspace
+        self.runner = runner or JobRunner()
+        self.local = local
+        """The browser runs on this machine, so that folder dialogs can open here."""
+        self.draft = Draft()
+        self.focus_dataset = ""
+        self.card_hidden = any(Run(folder).completed for folder in workspace.run_folders()[:20])
+        """The first-start card is of no use any more."""
+        self.results: dict[str, Result] = {}
+        self.warm = threading.Event()
+        """The large libraries are loaded; before that, nothing that needs them is done for a page."""
+        self._lock = threading.RLock()
+        self._try: Any = None
+        self._focus_run: str | None = None  # None: whatever is newest
+        self._training: JobSnapshot | None = None
+        self._problem: Failure | None = None
+        self._dismissed: Failure | None = None
+        self._readiness: tuple[Any, Readiness] = (None, Readiness())
+        self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)
+        self._files: tuple[float, tuple[str, ...], tuple[str, ...]] = (-FILES_SECONDS, (), ())
+
+    @functools.cached_property
+    def hardware(self) -> Hardware:
+        return detect()
+
+    @functools.cached_property
+    def presets(self) -> dict[str, Preset]:
+        return {preset.name: preset for preset in all_presets()}
+
+    @functools.cached_property
+    def suggested_preset(self) -> str:
+        """Name of the preset for this machine."""
+        return suggest(self.hardware.vram_gib).name
+
+    # -- the next run -------------------------------------------------------------------------------------------------
+
+    def set_draft(self, preset: str, changes: dict[str, Any], tell_pages: bool = False) -> None:
+        """Remember the form; ``tell_pages`` where the forms on the pages have to follow."""
+        with self._lock:
+            self.draft = Draft(preset, changes, self.draft.number + tell_pages)
+
+    def config_of(self, draft: Draft) -> tuple[RunConfig, dict[str, str]]:
+        """The draft over its preset.
+
+        Raises:
+            UserError: a value is out of bounds.
+        """
+        name = draft.preset or self.suggested_preset
+        return resolve((f"preset {name}", self.presets[name].values), ("you", draft.changes))
+
+    def readiness(self) -> Readiness:
+        """Whether the draft could start, and what it would take."""
+        key = (self.draft, self.files(), self.warm.is_set())
+        if self._readiness[0] != key:
+            self._readiness = (key, self._look_ready())
+        return self._readiness[1]
+
+    def _look_ready(self) -> Readiness:
+        from engine.training.run import missing
+
+        try:
+            if not self.files()[0]:
+                return Readiness("There is no dataset yet: make one on the Dataset tab.")
+            config, _ = self.config_of(self.draft)
+            sentences = missing(self.workspace, config)
+            if sentences or not self.warm.is_set():
+                return Readiness(" ".join(sentences))
+            from engine.estimate import estimate
+
+            return Readiness("", estimate(config, self.workspace, self.hardware).summary)
+        except UserError as error:
+            return Readiness(f"{error.what} {error.why} {error.try_this}")
+
+    # -- what the pages see -------------------------------------------------------------------------------------------
+
+    def files(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the datasets and of the runs (newest first), looked up every other second at most."""
+        looked, datasets, runs = self._files
+        if time.monotonic() - looked > FILES_SECONDS:
+            datasets = tuple(self.workspace.dataset_names())
+            runs = tuple(folder.name for folder in self.workspace.run_folders())
+            self._files = (time.monotonic(), datasets, runs)
+        return datasets, runs
+
+    def files_changed(self) -> None:
+        """Look again at the next view."""
+        self._files = (-FILES_SECONDS, *self.files())
+        self._readiness = (None, Readiness())
+
+    def show_run(self, name: str) -> None:
+        """The run that the Train tab shows; empty: set up a new one."""
+        self._focus_run = name
+
+    def result(self, kind: str, **what: Any) -> None:
+        """What a job of this kind made; pages show it until the next one."""
+        with self._lock:
+            number = self.results.get(kind, Result()).number + 1
+            self.results = {**self.results, kind: Result(number, **what)}
+
+    def view(self) -> View:
+        """The present state of everything."""
+        with self._lock:
+            snapshot = self.runner.snapshot
+            if snapshot.kind == "train":
+                if snapshot.outcome and (self._training is None or self._training.version != snapshot.version):
+                    self.files_changed()
+                self._training = snapshot
+            elif self._training is not None and self._training.alive:
+                self._training = None  # its end was not seen; its files tell
+            datasets, runs = self.files()
+            shown = self._shown_run(runs)
+            training = self._training
+            if training is not None and (not training.run_folder or training.run_folder.name != shown):
+                training = training if training.alive or not shown else None
+            history, facts = self._look_back(shown, training)
+            busy = snapshot.title if snapshot.alive and snapshot.kind != "train" else ""
+            return View(
+                snapshot=snapshot,
+                datasets=datasets,
+                runs=runs,
+                shown_run=shown,
+                history=history,
+                train=train_view(training, facts, self.readiness() if not shown else Readiness(), busy),
+                problem=self._current_problem(snapshot),
+                draft=self.draft,
+                focus_dataset=self.focus_dataset,
+                results=self.results,
+                card_hidden=self.card_hidden,
+            )
+
+    def _shown_run(self, runs: tuple[str, ...]) -> str:
+        training = self._training
+        if training is not None and training.alive:
+            return training.run_folder.name if training.run_folder else ""
+        if self._focus_run is None:
+            if training is not None and training.run_folder is not None:
+                return training.run_folder.name
+            return runs[0] if runs else ""
+        return self._focus_run if self._focus_run in runs else ""
+
+    def _look_back(self, shown: str, training: JobSnapshot | None) -> tuple[JobSnapshot, RunFacts | None]:
+        if training is not None and training.alive:
+            return training, None
+        if not shown:
+            return JobSnapshot(), None
+        key = (shown, training.version if training else 0)
+        if self._history[0] != key:
+            self._history = (key, *self._read_run(self.workspace.runs / shown))
+        return self._history[1], self._history[2]
+
+    def _read_run(self, folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
+        try:
+            run = Run(folder)
+        except UserError as error:
+            return JobSnapshot(log=(f"{error.what} {error.why}",)), RunFacts(folder, folder.name, 0, 0, 0, "interrupted")
+        history = run.history()
+        facts = RunFacts(
+            folder=folder,
+            name=run.config.name or run.name,
+            saved_step=run.last_step,
+            last_step=max(history.last_step.step if history.last_step else 0, run.last_step),
+            total_steps=run.config.train.steps,
+            ending=run.ending,
+        )
+        return history, facts
+
+    # -- training and trying ------------------------------------------------------------------------------------------
+
+    def training_began(self) -> None:
+        """A run was started or resumed: pages show it, and old problems are of no interest."""
+        self._focus_run, self._problem = None, None
+        self.files_changed()
+
+    def try_session(self) -> Any:
+        """The one holder of a loaded pipeline for Try it (call in a job's thread: torch is loaded here)."""
+        from engine.inference import TrySession
+
+        if self._try is None:
+            self._try = TrySession(self.workspace)
+        return self._try
+
+    def free_try_session(self) -> None:
+        """Give the memory of Try it to a training run."""
+        if self._try is not None:
+            self._try.free()
+
+    # -- problems -----------------------------------------------------------------------------------------------------
+
+    def show_problem(self, error: BaseException) -> None:
+        """Put an error on the persistent panel of every page."""
+        self._problem = to_failure(error)
+
+    def dismiss(self) -> None:
+        """Take the panel away."""
+        self._problem, self._dismissed = None, self.runner.snapshot.failure
+
+    def _current_problem(self, snapshot: JobSnapshot) -> Failure | None:
+        if self._problem is not None:
+            return self._problem
+        return None if snapshot.failure is self._dismissed else snapshot.failure
+
+    def guarded(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """A handler whose errors land on the panel; the page's other parts stay as they are then."""
+
+        @functools.wraps(handler)
+        def run(*arguments: Any) -> Any:
+            try:
+                result = handler(*arguments)
+            except Exception as error:  # the last line of defence of a page: people get to see whatever it is
+                self.show_problem(error)
+                return gr.skip()
+            return result
+
+        return run
+
+    def start_job(self, kind: str, title: str, work: Callable[..., Any]) -> None:
+        """Start a job of the window's own; an old problem is no longer of interest.
+
+        Raises:
+            Busy: another job is running.
+        """
+        self.runner.start(kind, title, self._watched(work))
+        self._problem = None
+
+    def _watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(token: Any, emit: Any) -> Any:
+            try:
+                return work(token, emit)
+            finally:
+                self.files_changed()
+
+        return run
+
+    def discard_run(self, name: str) -> Path:
+        """Set a run aside: its folder moves to workspace/discarded, nothing is deleted."""
+        target = self.workspace.root / "discarded" / f"{name}-{time.strftime('%H%M%S')}"
+        target.parent.mkdir(exist_ok=True)
+        (self.workspace.runs / name).rename(target)
+        self._focus_run, self._training = "", None
+        self.files_changed()
+        return target
+
+
+def with_focus(context: AppContext, dataset: str) -> None:
+    """A dataset that was just made or chosen: every tab shows it, and the next run uses it."""
+    context.focus_dataset = dataset
+    changes = dict(context.draft.changes)
+    changes["data"] = {**changes.get("data", {}), "dataset": dataset}
+    context.draft = replace(context.draft, changes=changes, number=context.draft.number + 1)

@@ -1,0 +1,43 @@
+"""Chart data: at most 500 points, and a smoothed line that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Points = Sequence[tuple[int, float]]
+LIMIT = 500
+EACH, SMOOTH = "each step", "smoothed"
+
+
+def thin(points: Points, limit: int = LIMIT) -> list[tuple[int, float]]:
+    """Evenly chosen points, the last one always among them."""
+    if len(points) <= limit:
+        return list(points)
+    stride = -(-len(points) // limit)
+    return list(points[::-1][::stride])[::-1]
+
+
+def smoothed(points: Points, window: int | None = None) -> list[tuple[int, float]]:
+    """Exponential mean over about ``window`` points (default: a tenth of them), corrected for its start."""
+    window = window or max(5, len(points) // 10)
+    keep = 1 - 1 / window
+    total = weight = 0.0
+    result = []
+    for x, y in points:
+        total, weight = keep * total + (1 - keep) * y, keep * weight + (1 - keep)
+        result.append((x, total / weight))
+    return result
+
+
+def loss_rows(points: Points) -> dict[str, list[Any]]:
+    """Columns step, loss and line: the raw points and the smoothed line."""
+    shown = thin(points)
+    both = [(x, y, EACH) for x, y in shown] + [(x, y, SMOOTH) for x, y in smoothed(shown)]
+    return {"step": [b[0] for b in both], "loss": [b[1] for b in both], "line": [b[2] for b in both]}
+
+
+def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[Any]]:
+    """Columns step, score and what, one row a score."""
+    rows = [(step, value, name.replace("_", " ")) for step, values in scores for name, value in values.items()]
+    return {"step": [r[0] for r in rows], "score": [r[1] for r in rows], "what": [r[2] for r in rows]}

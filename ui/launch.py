@@ -1,0 +1,223 @@
+"""Starting and ending the window: arguments, port, the server's settings, the browser, signals."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from ui.context import AppContext
+
+FIRST_PORT = 7860
+PORTS_TRIED = 40
+LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
+MAX_UPLOAD = 200 * 2**20  # bytes
+SAVING_SECONDS = 120
+USER = "studio"
+EXIT_CANNOT_START = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the app until it is ended; returns the exit status."""
+    options = parse_arguments(arguments)
+    try:
+        return run(options)
+    except UserError as error:
+        print(f"{error.what} {error.why}\n{error.try_this}", file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; ends the process with a sentence where they are wrong."""
+    parser = argparse.ArgumentParser(prog="app.py", description="ControlNet Studio: train a ControlNet in the browser.")
+    parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    parser.add_argument("--port", type=int, help=f"port of the page (default: the first free one from {FIRST_PORT})")
+    parser.add_argument("--workspace", help="folder for datasets, runs and models (default: workspace/ beside the app)")
+    parser.add_argument("--listen", action="store_true", help="answer other computers too; needs --password")
+    parser.add_argument("--password", help=f"ask for this password (user name: {USER})")
+    options = parser.parse_args(list(arguments))
+    if options.listen and not options.password:
+        parser.error("--listen lets other computers in: give a --password too.")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        parser.error(f"--port {options.port}: a port lies between 1 and 65535.")
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build and serve; returns when the user ends it.
+
+    Raises:
+        UserError: the workspace or the port cannot be used.
+    """
+    host = EVERYWHERE if options.listen else LOOPBACK
+    port = choose_port(host, options.port)
+    workspace = Workspace(options.workspace)
+    prepare_environment(workspace)
+
+    from ui.app import build_app  # gradio reads the environment when it is imported
+    from ui.context import AppContext
+
+    context = AppContext(workspace, local=not options.listen)
+    demo = build_app(context)
+    ended = threading.Event()
+    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: ended.set())
+    serve(demo, context, host, port, options.password)
+    if options.port is None and port != FIRST_PORT:
+        print(f"Port {FIRST_PORT} is in use, so this window takes {port}.", flush=True)
+    address = f"http://{LOOPBACK}:{port}"
+    print(f"ControlNet Studio is open at {address}", flush=True)
+    if not options.no_browser:
+        open_browser(address)
+    threading.Thread(target=warm_up, args=(context,), name="warm-up", daemon=True).start()
+    while not ended.wait(0.5):  # a wait without end does not hear Ctrl-C on Windows
+        pass
+    return end(demo, context)
+
+
+def choose_port(host: str, wanted: int | None) -> int:
+    """The wanted port, or the first free one.
+
+    Raises:
+        UserError: the wanted port is taken, or none is free.
+    """
+    if wanted is not None:
+        if not is_free(host, wanted):
+            raise UserError(
+                f"Port {wanted} is in use.",
+                "Another program, perhaps another window of this app, answers there.",
+                "Close it, give another --port, or leave --port out: then a free one is taken.",
+            )
+        return wanted
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS_TRIED):
+        if is_free(host, port):
+            return port
+    raise UserError(
+        "No free port was found.", f"All from {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are in use.", "Give a --port."
+    )
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether a server could listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if sys.platform != "win32":  # there the option would allow a port that is in use
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def prepare_environment(workspace: Workspace) -> None:
+    """No telemetry, no settings of other gradio apps, temporary files inside the workspace."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    temporary = workspace.root / "temporary"
+    temporary.mkdir(exist_ok=True)
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED="False",
+        GRADIO_TEMP_DIR=str(temporary),
+        HF_HUB_DISABLE_TELEMETRY="1",
+        DO_NOT_TRACK="1",
+        DISABLE_TELEMETRY="YES",
+    )
+
+
+def serve(demo: Any, context: AppContext, host: str, port: int, password: str | None) -> None:
+    """Start the server in threads of its own.
+
+    Raises:
+        UserError: the port was taken in the meantime.
+    """
+    from starlette.middleware import Middleware
+
+    from ui.guard import LOOPBACK_NAMES, LocalGuard, machine_names
+    from ui.style import CSS, ON_LOAD, theme
+
+    everywhere = host == EVERYWHERE
+    names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
+    guard = Middleware(LocalGuard, names=names, any_address=everywhere)  # type: ignore[arg-type]
+    workspace = context.workspace
+    try:
+        demo.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            auth=(USER, password) if password else None,
+            footer_links=[],
+            run_history=False,
+            # Only pictures that the app made: a dataset folder may hold web pages, which would be served as such.
+            allowed_paths=[str(workspace.thumbnails), str(workspace.outputs)],
+            blocked_paths=[str(workspace.datasets), str(workspace.models), str(workspace.cache)],
+            app_kwargs={"middleware": [guard]},
+            max_file_size=MAX_UPLOAD,
+            enable_monitoring=False,
+            strict_cors=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            theme=theme(),
+            css=CSS,
+            js=ON_LOAD,
+        )
+    except OSError as error:
+        raise UserError(f"Port {port} cannot be used.", f"{error}.", "Start again, or give another --port.") from error
+
+
+def open_browser(address: str) -> None:
+    """In the background; a machine without a display simply has none to open."""
+
+    def show() -> None:
+        try:
+            webbrowser.open(address)
+        except webbrowser.Error as error:
+            print(f"No browser could be opened ({error}); open {address} yourself.", flush=True)
+
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return
+    threading.Thread(target=show, name="browser", daemon=True).start()
+
+
+def warm_up(context: AppContext) -> None:
+    """Load the large libraries while the user looks at the first page, so that the first click need not wait."""
+    try:
+        import diffusers  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as error:  # the page works without them; the first job will say what is wrong
+        print(f"A library cannot be loaded: {error}", file=sys.stderr, flush=True)
+    context.warm.set()
+
+
+def end(demo: Any, context: AppContext) -> int:
+    """Pause a training run (it saves), cancel anything else, close the server. 0, or 1 where saving took too long."""
+    runner = context.runner
+    status = 0
+    if runner.alive and runner.snapshot.kind == "train":
+        print("Saving the run before closing ...", flush=True)
+        runner.pause()
+    else:
+        runner.cancel()
+    if not runner.wait(SAVING_SECONDS):
+        print("The work did not end in time; the last checkpoint is whole. Resume it at the next start.", flush=True)
+        status = 1
+    elif runner.snapshot.kind == "train" and runner.snapshot.outcome == "paused":
+        print(f"Paused and saved at step {runner.snapshot.step:,}. Resume it at the next start.", flush=True)
+    demo.close(verbose=False)
+    print("ControlNet Studio is closed.", flush=True)
+    return status

@@ -1,0 +1,84 @@
+"""The settings of the next run: a preset, the few things that everybody chooses, and the rest folded away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from engine import config
+from engine.presets import flatten
+from ui.context import AppContext, Draft, View
+from ui.form import describe, section_widgets, sparse, widget
+from ui.live import Live
+
+FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class RunForm:
+    """Widgets that follow the context's draft, and the draft that follows the widgets."""
+
+    def __init__(self, context: AppContext, live: Live) -> None:
+        self._context = context
+        values = self._values()
+        self.preset = gr.Dropdown(
+            [(preset.title, name) for name, preset in context.presets.items()],
+            value=context.suggested_preset,
+            label="Preset",
+            info=f"Chosen for this computer: {context.hardware.sentence}.",
+            elem_id="train-preset",
+        )
+        self.settings = {"data.dataset": self._dataset(), "model.base": self._base(str(values["model.base"]))}
+        steps = config.fields("train")["steps"]
+        self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
+        self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
+        with gr.Accordion("More settings", open=False, elem_id="more-settings"):
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=FIRST)
+        with gr.Accordion("For experts", open=False, elem_id="expert-settings"):
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
+        self.inputs = [self.preset, self.name, *self.settings.values()]
+        self._wire(live)
+
+    def _dataset(self) -> Any:
+        hint = "Pictures with their condition maps."
+        return gr.Dropdown([], label="Dataset", info=hint, allow_custom_value=True, elem_id="set-data-dataset")
+
+    def _base(self, value: str) -> Any:
+        about = describe(config.fields("model")["base"])
+        folder = self._context.workspace.models
+        names = ["demo", *sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))]
+        return gr.Dropdown(
+            names, value=value, allow_custom_value=True, label=about.label, info=about.hint, elem_id="set-model-base"
+        )
+
+    def _wire(self, live: Live) -> None:
+        for box in (self.name, *self.settings.values()):
+            live.after(box.input(self._context.guarded(self.remember), self.inputs, None, **QUIET))
+        kept = [self.preset, self.name, self.settings["data.dataset"]]
+        live.after(self.preset.input(self._context.guarded(self._other_preset), kept, None, **QUIET))
+        live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill)
+
+    def remember(self, preset: str, name: str, *raw: Any) -> None:
+        """Take the form over into the draft."""
+        given = dict(zip(self.settings, raw, strict=True))
+        changes = sparse(given, self._context.config_of(Draft(preset))[0])
+        self._context.set_draft(preset, {**changes, **({"name": name.strip()} if name.strip() else {})})
+
+    def _other_preset(self, preset: str, name: str, dataset: str | None) -> None:
+        """Another preset: its values throughout; name and dataset stay."""
+        changes: dict[str, Any] = {"data": {"dataset": dataset}} if dataset else {}
+        self._context.set_draft(preset, {**changes, **({"name": name} if name else {})}, tell_pages=True)
+
+    def _values(self) -> dict[str, Any]:
+        """All values by dotted name: the preset's, and over them what the draft changes, checked or not."""
+        draft = self._context.draft
+        plain = flatten(self._context.config_of(Draft(draft.preset))[0].model_dump())
+        return plain | flatten(draft.changes)
+
+    def _fill(self, view: View) -> list[Any]:
+        values = self._values()
+        filled = [values[dotted] for dotted in self.settings]
+        chosen = values["data.dataset"] or (view.datasets[0] if view.datasets else None)
+        filled[0] = gr.Dropdown(list(view.datasets), value=chosen)
+        return [view.draft.preset or self._context.suggested_preset, values["name"], *filled]

@@ -1,0 +1,88 @@
+"""Watching a run: progress, charts, control pictures and the log. Used by the Train tab."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.data.images import thumbnail
+from engine.jobs.events import PreviewMade
+from ui.context import AppContext, View
+from ui.curves import EACH, SMOOTH, loss_rows, score_rows
+from ui.live import Live
+
+CHART_SECONDS = 4.0
+PICTURE_SIDE = 384
+COLOURS = {EACH: "#94a3b8", SMOOTH: "#0f766e"}
+
+
+def build_watch(context: AppContext, live: Live) -> None:
+    """Charts beside each other, pictures and the log below."""
+    with gr.Row(visible=False) as charts:
+        loss = gr.LinePlot(
+            x="step", y="loss", color="line", color_map=COLOURS, title="Loss (lower is better; it stays noisy)",
+            height=230, x_title="Step", y_title="Loss", color_title=" ", tooltip="axis", elem_id="chart-loss", buttons=[],
+        )  # fmt: skip
+        scores = gr.LinePlot(
+            x="step", y="score", color="what", title="Score on held-out pictures (1 is perfect)", height=230,
+            x_title="Step", y_title="Score", color_title=" ", y_lim=[0, 1], tooltip="axis", elem_id="chart-score",
+            buttons=[],
+        )  # fmt: skip
+    pictures = gr.Gallery(
+        label="Control pictures", columns=4, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
+        visible=False, elem_id="train-pictures", interactive=False,
+    )  # fmt: skip
+    with gr.Accordion("Log", open=False, elem_id="train-log-box"):
+        log = gr.HTML(elem_id="train-log")
+
+    live.part([charts, loss], _loss_key, _loss)
+    live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
+    live.part(
+        [pictures],
+        lambda view: (view.shown_run, view.history.preview),
+        lambda view: [_pictures(context.workspace.thumbnails, view.history.preview)],
+    )
+    live.part([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
+
+
+def _loss_key(view: View) -> Any:
+    """Every few seconds while steps come in; at once when they have ended or another run is shown."""
+    points = view.history.loss.points
+    if not view.history.alive:
+        return view.shown_run, len(points), points[-1:]
+    return view.shown_run, bool(points), int(time.monotonic() / CHART_SECONDS) if points else 0
+
+
+def _loss(view: View) -> list[Any]:
+    import pandas
+
+    points = view.history.loss.points
+    return [gr.Row(visible=bool(points)), pandas.DataFrame(loss_rows(points))]
+
+
+def _scores(view: View) -> list[Any]:
+    import pandas
+
+    rows = score_rows(view.history.scores)
+    return [gr.LinePlot(pandas.DataFrame(rows), visible=bool(rows["step"]))]
+
+
+def _pictures(folder: Path, preview: PreviewMade | None) -> Any:
+    if preview is None or not preview.pictures:
+        return gr.Gallery([], visible=False)
+    captions = [*preview.captions, *[""] * len(preview.pictures)]
+    shown = [
+        (str(thumbnail(path, folder, PICTURE_SIDE)), f"{caption}".strip())
+        for path, caption in zip(preview.pictures, captions, strict=False)
+        if path.is_file()
+    ]
+    return gr.Gallery(shown, visible=True, label=f"Control pictures at step {preview.step:,}")
+
+
+def _log(lines: tuple[str, ...]) -> str:
+    text = escape("\n".join(lines[-60:])) if lines else "Nothing yet."
+    return f"<pre class='log' tabindex='0'>{text}</pre>"
