@@ -8,12 +8,22 @@ import numpy as np
 
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
+from engine.demo.generated import SCENES, load_scenes
+from engine.demo.score import score_disc
 
-SCENES = "scenes.json"
+Scorer = Callable[[Sample, np.ndarray, np.ndarray], dict[str, float]]
 
 
-def exact_scorer(dataset: Dataset) -> Callable[[Sample, np.ndarray, np.ndarray], dict[str, float]] | None:
-    """Place (IoU) and colours (share of the two that are right) of a drawn picture; None for other datasets."""
+def exact_scorer(dataset: Dataset) -> Scorer | None:
+    """``iou`` of the shape's place, 0 to 1, and ``colours`` (1 where both are right); None for other datasets."""
     if not (dataset.source / SCENES).is_file():
         return None
-    return None
+    scenes = load_scenes(dataset.source)
+
+    def measure(sample: Sample, _wanted: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
+        if sample.key not in scenes:
+            return {}
+        read = score_disc(drawn, scenes[sample.key])
+        return {"iou": read.iou, "colours": float(read.colours_right)}
+
+    return measure

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from engine.data.dataset import ConditionSpec
 from engine.data.samples import Sample
@@ -56,3 +57,24 @@ def test_a_suffix_keeps_variants_apart(tmp_path: Any) -> None:
     measures: list[adherence.Scorer] = [lambda *_: {"a": 1}]
     empty = np.zeros((8, 8, 3), np.uint8)
     assert adherence.score(measures, sample(tmp_path), empty, empty, "_x") == {"a_x": 1.0}
+
+
+def test_generated_sets_have_an_exact_score(tmp_path: Any) -> None:
+    """The true picture scores full marks, that of another scene does not, and other sets have no such score."""
+    from engine.data.dataset import Dataset
+    from engine.data.scan import scan_folder
+    from engine.demo.circles import make_circles
+    from engine.workspace import Workspace
+
+    folder = make_circles(tmp_path / "circles", 3, size=64)
+    dataset = Dataset.create(Workspace(tmp_path / "workspace"), "circles", scan_folder(folder))
+    measures = adherence.scorers(dataset)
+    first, second = dataset.samples(0, 2)
+    wanted = np.zeros((64, 64, 3), np.uint8)
+    true, other = (np.asarray(Image.open(sample.image)) for sample in (first, second))
+    right = adherence.score(measures, first, wanted, true)
+    assert right["iou"] > 0.97 and right["colours"] == 1
+    wrong = adherence.score(measures, first, wanted, other)
+    assert wrong["iou"] < 0.9 and wrong["colours"] == 0
+    stranger = Sample("images/999999.png", first.image, "", None, 64, 64)
+    assert adherence.score(measures, stranger, wanted, true) == {}
