@@ -1,0 +1,172 @@
+"""Measure the bundled base without any ControlNet: does it paint the shape and the colours that the caption names?
+
+    python -m engine.demo.evaluate_base --base engine/demo/base --prompts 200 --out docs/base
+
+Writes base_scores.json and base_grid.webp into the output folder. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
+from PIL import Image, ImageDraw, ImageFont
+
+from engine.data.images import replace_bytes
+from engine.demo.score import read_scene
+from engine.demo.shapes import PALETTE, SHAPES, contrast
+
+SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
+NEEDED = {"colours": 0.90, "shape": 0.85}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    shape: str
+    foreground: str
+    background: str
+
+    @property
+    def caption(self) -> str:
+        return f"{self.foreground} {self.shape} with {self.background} background"
+
+
+def choose_prompts(count: int, seed: int) -> list[Prompt]:
+    """Every shape and every colour, in either role, equally often as far as the count allows."""
+    rng = np.random.default_rng([seed, 1])
+    names = list(PALETTE)
+    order = [name for _ in range(-(-count // len(names))) for name in rng.permutation(names)]
+    prompts: list[Prompt] = []
+    for number in range(count):
+        foreground = str(order[number])
+        partners = [name for name in names if contrast(foreground, name) > 90]
+        used = Counter(prompt.background for prompt in prompts)
+        least = min(used[name] for name in partners)
+        background = str(rng.choice([name for name in partners if used[name] == least]))
+        prompts.append(Prompt(SHAPES[number % len(SHAPES)], foreground, background))
+    return prompts
+
+
+def paint(
+    base: Path, prompts: list[Prompt], guidance: float, steps: int, scheduler: str, batch: int, seed: int
+) -> list[np.ndarray]:
+    """One picture a prompt by the plain pipeline, RGB uint8; picture n starts from noise (seed, n)."""
+    pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
+    pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline.to(device)
+    pictures: list[np.ndarray] = []
+    began = time.monotonic()
+    for start in range(0, len(prompts), batch):
+        part = prompts[start : start + batch]
+        noise = [torch.Generator("cpu").manual_seed(seed * 100_003 + start + n) for n in range(len(part))]
+        images = pipeline(
+            [prompt.caption for prompt in part],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=noise,
+            output_type="np",
+        ).images
+        pictures += list(np.round(images * 255).clip(0, 255).astype(np.uint8))
+        print(f"{len(pictures)}/{len(prompts)} pictures, {time.monotonic() - began:.0f} s", flush=True)
+    return pictures
+
+
+def measure(prompts: list[Prompt], read: list[tuple[str, str, str]]) -> dict[str, Any]:
+    """Shares of pictures that are right, by shape and colour, and what was painted in place of what."""
+    shape = np.array([r[0] == p.shape for p, r in zip(prompts, read, strict=True)])
+    colours = np.array([r[1:] == (p.foreground, p.background) for p, r in zip(prompts, read, strict=True)])
+    mixed: dict[str, Counter[str]] = {"shape": Counter(), "colour": Counter()}
+    seen: dict[str, list[bool]] = {name: [] for name in PALETTE}
+    for prompt, (read_shape, *read_colours) in zip(prompts, read, strict=True):
+        if read_shape != prompt.shape:
+            mixed["shape"][f"{prompt.shape} -> {read_shape}"] += 1
+        for wanted, got in zip((prompt.foreground, prompt.background), read_colours, strict=True):
+            seen[wanted].append(wanted == got)
+            if wanted != got:
+                mixed["colour"][f"{wanted} -> {got}"] += 1
+    return {
+        "prompts": len(prompts),
+        "colours_right": float(colours.mean()),
+        "shape_right": float(shape.mean()),
+        "all_right": float((colours & shape).mean()),
+        "by_shape": {
+            name: {
+                "prompts": int(at.sum()),
+                "shape_right": float(shape[at].mean()),
+                "colours_right": float(colours[at].mean()),
+            }
+            for name in SHAPES
+            if (at := np.array([prompt.shape == name for prompt in prompts])).any()
+        },
+        "by_colour": {name: float(np.mean(right)) for name, right in seen.items() if right},
+        "shape_confusions": dict(mixed["shape"].most_common()),
+        "colour_confusions": dict(mixed["colour"].most_common()),
+    }
+
+
+def grid(
+    prompts: list[Prompt], read: list[tuple[str, str, str]], pictures: list[np.ndarray], columns: int = 10
+) -> Image.Image:
+    """All pictures under their captions; what was read is written in red where it differs."""
+    side, line = pictures[0].shape[0], 12
+    cell = (side + 6, side + 3 * line + 4)
+    sheet = Image.new("RGB", (columns * cell[0], -(-len(pictures) // columns) * cell[1]), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    for number, (prompt, got, picture) in enumerate(zip(prompts, read, pictures, strict=True)):
+        x, y = number % columns * cell[0] + 3, number // columns * cell[1] + 2
+        sheet.paste(Image.fromarray(picture), (x, y))
+        right = got == (prompt.shape, prompt.foreground, prompt.background)
+        words = [f"{prompt.foreground} {prompt.shape}", f"on {prompt.background}"]
+        words += [] if right else [f"{got[1]} {got[0]} on {got[2]}"]
+        for row, text in enumerate(words):
+            pen.text((x, y + side + row * line), text, fill="red" if row == 2 else "black", font=font)
+        if not right:
+            pen.rectangle((x - 2, y - 1, x + side + 1, y + side), outline="red", width=2)
+    return sheet
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 where the base is good enough, 1 where it falls short."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, required=True, help="folder of the pipeline in diffusers layout")
+    parser.add_argument("--out", type=Path, required=True, help="folder for base_scores.json and base_grid.webp")
+    parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--scheduler", choices=SCHEDULERS, default="unipc")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: torch's own choice")
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    prompts = choose_prompts(options.prompts, options.seed)
+    pictures = paint(
+        options.base, prompts, options.guidance, options.steps, options.scheduler, options.batch, options.seed
+    )
+    read = [read_scene(picture) for picture in pictures]
+    settings = {name: getattr(options, name) for name in ("guidance", "steps", "scheduler", "seed")}
+    scores = measure(prompts, read) | {"needed": NEEDED, "settings": settings}
+    buffer = io.BytesIO()
+    grid(prompts, read, pictures).save(buffer, "WEBP", quality=90)
+    replace_bytes(options.out / "base_grid.webp", buffer.getvalue())
+    text = json.dumps(scores, indent=2)
+    replace_bytes(options.out / "base_scores.json", (text + "\n").encode("utf-8"))
+    print(text)
+    enough = scores["colours_right"] >= NEEDED["colours"] and scores["shape_right"] >= NEEDED["shape"]
+    return 0 if enough else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
