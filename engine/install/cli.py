@@ -125,6 +125,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
         given = [name for name, value in vars(options).items() if value and name != "password"]
         console.record(f"=== {sys.executable} {', '.join(given) or '(no options)'}")
         if options.repair:
+            console.say("Removing the old Python environment ...")
             remove_venv(layout)
         run_steps(job, steps)
         if options.cpu:
