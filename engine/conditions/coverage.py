@@ -22,7 +22,7 @@ class Coverage(TypedDict):
 
 def coverage(map: np.ndarray) -> Coverage:
     """Measures a map, RGB uint8 (h, w, 3) or grey (h, w)."""
-    grey = map if map.ndim == 2 else map.max(axis=2)
+    grey = map if map.ndim == 2 else np.maximum(np.maximum(map[..., 0], map[..., 1]), map[..., 2])
     counts = np.bincount(grey.ravel(), minlength=256)
     share, levels = 1 - float(counts[0]) / grey.size, int((counts > 0).sum())
     warning = ""
