@@ -71,6 +71,9 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
     except KeyboardInterrupt:
         console.say("\nStopped. Start it again to go on where it was.")
         return 130
+    except BrokenPipeError:  # the reader of our output has gone (`| head`): nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         fix = "Check the disk and the folder, then start again."
         console.fail(InstallError(f"{type(error).__name__}: {error}", fix))

@@ -105,6 +105,20 @@ def test_it_can_be_started_through_a_link(shell: Shell, tmp_path: Path) -> None:
     assert "would install torch" in shell.start("--dry-run", script=link).stdout
 
 
+def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
+    shell.put("python3", GOOD)
+    shell.put("quits", "exec 0<&-; sleep 0.2")
+    (shell.path / "sleep").symlink_to(shutil.which("sleep") or "/bin/false")
+    told = subprocess.run(
+        ["sh", "-c", '"$0/install.sh" --dry-run | quits', str(shell.root)],
+        env={"PATH": str(shell.path)},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert told.stderr == ""
+
+
 def test_wrong_options_give_the_usage(shell: Shell) -> None:
     shell.put("python3", GOOD)
     told = shell.start("--nonsense")
