@@ -74,9 +74,8 @@ def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
         size = (width, height)
     control = request.control
     if control.size != size:
-        words.append(
-            f"The control picture was resized from {control.width} x {control.height} to {size[0]} x {size[1]}."
-        )
+        how = "resized" if control.width * size[1] == control.height * size[0] else "cut to the shape and resized"
+        words.append(f"The control picture was {how}: {control.width} x {control.height} to {size[0]} x {size[1]}.")
     return replace(request, width=size[0], height=size[1]), words
 
 
@@ -184,11 +183,15 @@ class TrySession:
             return pictures
 
     def generate_pair(
-        self, request: TryRequest, token: CancelToken | None = None, progress: Progress | None = None
+        self,
+        request: TryRequest,
+        token: CancelToken | None = None,
+        progress: Progress | None = None,
+        categorical: bool = False,
     ) -> tuple[Image.Image, Image.Image]:
         """The same seed with the ControlNet and without it."""
         both = [replace(request, without_control=False), replace(request, without_control=True)]
-        first, second = self.generate(both, token, progress)
+        first, second = self.generate(both, token, progress, categorical)
         return first, second
 
     def _draw(

@@ -113,7 +113,7 @@ def test_sizes_are_rounded_and_controls_resized_with_a_word(session: TrySession,
     picture = session.generate([changed(request_, width=70, height=131)])[0]
     assert picture.size == (64, 128)
     assert any("70 x 131 to 64 x 128" in text for text in session.warnings)
-    assert any("control picture was resized" in text for text in session.warnings)
+    assert any("control picture was cut to the shape and resized" in text for text in session.warnings)
     assert prepare(changed(request_, width=72))[0].width == 72
 
 
