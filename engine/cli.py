@@ -1,12 +1,12 @@
 """The same engine without a window.
 
-    python -m engine.cli demo
-    python -m engine.cli scan ~/pictures --name birds
-    python -m engine.cli extract birds --type canny --set low=80
-    python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
-    python -m engine.cli resume RUN
-    python -m engine.cli export RUN --format single_file
-    python -m engine.cli doctor
+python -m engine.cli demo
+python -m engine.cli scan ~/pictures --name birds
+python -m engine.cli extract birds --type canny --set low=80
+python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
+python -m engine.cli resume RUN
+python -m engine.cli export RUN --format single_file
+python -m engine.cli doctor
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: no equals sign.
     """
-    from engine.presets import tomllib, unflatten
+    from engine.presets import unflatten
 
     flat: dict[str, Any] = {}
     for pair in pairs:

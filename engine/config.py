@@ -36,7 +36,8 @@ class ModelConfig(Section):
     controlnet: str = setting(
         "",
         "Start from a ControlNet",
-        "Empty: start from a copy of the base, as the ControlNet paper does. Or the folder of a ControlNet to go on from.",
+        "Empty: start from a copy of the base, as the ControlNet paper does. Or the folder of a ControlNet to go on "
+        "from.",
         advanced=True,
     )
 
@@ -70,8 +71,8 @@ class ObjectiveConfig(Section):
     prompt_dropout: float = setting(
         0.1,
         "Prompt dropout",
-        "Share of steps at which the caption is hidden, so that the net learns to read the picture itself. Drawn afresh "
-        "at each step. 0.5 makes a net that also works with an empty prompt.",
+        "Share of steps at which the caption is hidden, so that the net learns to read the picture itself. Drawn "
+        "afresh at each step. 0.5 makes a net that also works with an empty prompt.",
         ge=0,
         le=1,
     )
@@ -123,15 +124,22 @@ class OptimConfig(Section):
 class TrainConfig(Section):
     """How long, how large, how precise."""
 
-    steps: int = setting(4000, "Steps", "Corrections of the weights in the whole run.", unit="steps", ge=1, le=10_000_000)
+    steps: int = setting(
+        4000, "Steps", "Corrections of the weights in the whole run.", unit="steps", ge=1, le=10_000_000
+    )
     batch_size: int = setting(
-        4, "Batch size", "Pictures looked at together; more is steadier and needs more memory.", unit="pictures", ge=1, le=512
+        4,
+        "Batch size",
+        "Pictures looked at together; more is steadier and needs more memory.",
+        unit="pictures",
+        ge=1,
+        le=512,
     )
     accumulation: int = setting(
         1,
         "Gradient accumulation",
-        "Batches added up before each correction: batch size 1 with accumulation 4 learns like batch size 4, slower, in "
-        "less memory.",
+        "Batches added up before each correction: batch size 1 with accumulation 4 learns like batch size 4, slower, "
+        "in less memory.",
         unit="batches",
         ge=1,
         le=1024,
@@ -218,7 +226,9 @@ def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source} cannot be used.", describe(error), "Correct these values and start again.") from error
+        raise UserError(
+            f"{source} cannot be used.", describe(error), "Correct these values and start again."
+        ) from error
 
 
 def describe(error: ValidationError) -> str:

@@ -10,7 +10,16 @@ from engine.hardware import detect
 from engine.version import VERSION
 from engine.workspace import DEMO_BASE, Workspace
 
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "gradio", "safetensors", "opencv-python-headless", "pillow")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "gradio",
+    "safetensors",
+    "opencv-python-headless",
+    "pillow",
+)
 OPTIONAL = {"bitsandbytes": "8-bit optimizers", "xformers": "another attention; torch's own is used without it"}
 LOW_DISK_BYTES = 10 * 2**30
 
@@ -38,7 +47,9 @@ def problems(workspace: Workspace) -> list[str]:
         found.append(f"Only {size_in_words(workspace.free_bytes())} are free on the workspace's disk; runs need more.")
     if not (DEMO_BASE / "model_index.json").exists():
         found.append(f"The demo base is missing from {DEMO_BASE}: install the app again.")
-    found += [f"{name} is not installed: run the installer again." for name in PACKAGES if versions()[name] == "not installed"]
+    found += [
+        f"{name} is not installed: run the installer again." for name in PACKAGES if versions()[name] == "not installed"
+    ]
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.config import RunConfig
-from engine.model_files import base_facts
 from engine.hardware import Hardware
+from engine.model_files import base_facts
 from engine.runs import Run
 from engine.workspace import Workspace
 

@@ -104,7 +104,9 @@ class Workspace:
         if base == "demo":
             if not (DEMO_BASE / "model_index.json").exists():
                 raise UserError(
-                    "The demo base is missing.", f"{DEMO_BASE} is not complete.", "Install the app again from its source."
+                    "The demo base is missing.",
+                    f"{DEMO_BASE} is not complete.",
+                    "Install the app again from its source.",
                 )
             return str(DEMO_BASE)
         for candidate in (Path(base).expanduser(), self.models / base):

@@ -25,7 +25,16 @@ def test_the_six_sizes_are_there() -> None:
 
 @pytest.mark.parametrize(
     ("vram", "name"),
-    [(None, "cpu"), (3.9, "cpu"), (5.8, "6gb"), (7.6, "8gb"), (11.6, "12gb"), (15.6, "16gb"), (23.5, "24gb"), (47, "24gb")],
+    [
+        (None, "cpu"),
+        (3.9, "cpu"),
+        (5.8, "6gb"),
+        (7.6, "8gb"),
+        (11.6, "12gb"),
+        (15.6, "16gb"),
+        (23.5, "24gb"),
+        (47, "24gb"),
+    ],
 )
 def test_a_card_gets_the_largest_preset_that_fits(vram: float | None, name: str) -> None:
     assert suggest(vram).name == name

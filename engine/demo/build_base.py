@@ -30,7 +30,11 @@ from engine.demo.shapes import BLOB, PALETTE, SHAPES, draw, random_scene
 
 SEED = 20
 SIZE = 128
-VAE_CROPS = ((16, 64), (32, 32), (64, 12))  # (side, batch): the autoencoder is convolutional, small crops teach colours fastest
+VAE_CROPS = (
+    (16, 64),
+    (32, 32),
+    (64, 12),
+)  # (side, batch): the autoencoder is convolutional, small crops teach colours fastest
 TEXT_LENGTH = 32
 POOL = 16_384  # pictures encoded once and drawn from again; at 13,000 steps of 16 each is seen about 13 times
 

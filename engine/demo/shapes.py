@@ -1,7 +1,7 @@
 """Coloured shapes: the pictures that the bundled tiny base was trained on.
 
-Everything here is numpy and OpenCV; colours are exact CSS colours, edges are not smoothed, so a picture can be read back
-without doubt (see ``engine.demo.score``).
+Everything here is numpy and OpenCV; colours are exact CSS colours, edges are not smoothed, so a picture can be read
+back without doubt (see ``engine.demo.score``).
 """
 
 from __future__ import annotations

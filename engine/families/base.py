@@ -134,7 +134,7 @@ def cannot_load(base: str, part: str, error: Exception) -> UserError:
     return UserError(
         f"The model {base} could not be downloaded.",
         f"The Hugging Face hub did not give it: {type(error).__name__}.",
-        "Check the name and the connection, or put the model's folder into the workspace's models folder and choose it.",
+        "Check the name and the connection, or put its folder into the workspace's models folder and choose it.",
     )
 
 

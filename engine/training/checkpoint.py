@@ -1,9 +1,9 @@
 """Checkpoints: usable weights and, apart from them, what a resume needs. Written under a temporary name, then renamed.
 
-    step-000500/
-      checkpoint.json        step, images seen, condition, base, family, versions
-      controlnet/            diffusers folder, fp32 (with ema: also controlnet_ema/)
-      training_state/        optimizer.safetensors, state.json
+step-000500/
+  checkpoint.json        step, images seen, condition, base, family, versions
+  controlnet/            diffusers folder, fp32 (with ema: also controlnet_ema/)
+  training_state/        optimizer.safetensors, state.json
 """
 
 from __future__ import annotations
@@ -137,6 +137,6 @@ def load_training_state(
         raise UserError(
             f"The checkpoint of step {checkpoint.step:,} cannot be resumed.",
             f"{type(error).__name__}: {str(error)[:300]}",
-            f"Move {checkpoint.folder.name} out of the run's checkpoints folder; the run then resumes from the one before.",
+            f"Move {checkpoint.folder.name} out of the checkpoints folder; the run then resumes from the one before.",
         ) from error
     return state["scaler"]

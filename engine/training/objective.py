@@ -56,7 +56,9 @@ def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: i
     return Draws(torch.stack(noise), torch.stack(posterior), torch.stack(steps), torch.stack(hidden))
 
 
-def sample_latents(mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor, scaling_factor: float) -> torch.Tensor:
+def sample_latents(
+    mean: torch.Tensor, logvar: torch.Tensor, noise: torch.Tensor, scaling_factor: float
+) -> torch.Tensor:
     """A fresh sample of the VAE's posterior, scaled for the UNet. Shapes (B, 4, h, w)."""
     std = torch.exp(0.5 * logvar.clamp(-30.0, 20.0))
     return (mean + std * noise) * scaling_factor

@@ -86,7 +86,7 @@ class Trainer:
         if not split.train:
             raise UserError(
                 "Training cannot start.",
-                f"{self.dataset.name} has {len(samples)} pairs, and at least 2 are needed (one is held out for the score).",
+                f"{self.dataset.name} has {len(samples)} pairs; at least 2 are needed (one is held out for the score).",
                 "Add pictures, or make their condition maps on the Conditions tab.",
             )
         self.cache = open_or_build(

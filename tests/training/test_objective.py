@@ -1,0 +1,88 @@
+"""Randomness from (seed, position), Min-SNR, the loss, the learning rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from engine.config import OptimConfig
+from engine.training.objective import denoising_loss, draw, loss_weights, order, sample_latents, signal_to_noise
+from engine.training.optim import build_optimizer, learning_rate
+
+SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+SHAPE = (4, 8, 8)
+
+
+def test_every_epoch_sees_every_picture_once_in_its_own_order() -> None:
+    first, second = order(3, 10, 0, 10), order(3, 10, 10, 10)
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert order(4, 10, 0, 10) != first
+
+
+def test_the_order_can_be_entered_anywhere() -> None:
+    assert order(3, 10, 0, 25)[7:19] == order(3, 10, 7, 12)
+
+
+def test_draws_do_not_depend_on_the_batch_size() -> None:
+    whole, parts = draw(1, 0, 4, SHAPE, 1000, 0.5), [draw(1, i, 1, SHAPE, 1000, 0.5) for i in range(4)]
+    for name in ("noise", "posterior", "timesteps", "hide_prompt"):
+        assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
+
+
+def test_draws_leave_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    draw(1, 0, 4, SHAPE, 1000, 0.5)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_prompts_are_hidden_as_often_as_asked() -> None:
+    hidden = draw(1, 0, 2000, (1, 1, 1), 1000, 0.3).hide_prompt.float().mean().item()
+    assert hidden == pytest.approx(0.3, abs=0.04)
+    assert not draw(1, 0, 50, (1, 1, 1), 1000, 0.0).hide_prompt.any()
+
+
+def test_timesteps_cover_the_whole_schedule() -> None:
+    timesteps = draw(2, 0, 4000, (1, 1, 1), 1000, 0.0).timesteps
+    assert timesteps.min() < 10 and timesteps.max() > 989 and timesteps.max() <= 999
+    assert timesteps.float().mean().item() == pytest.approx(499.5, abs=15)
+
+
+def test_latents_are_sampled_from_the_posterior() -> None:
+    mean, logvar = torch.full((2, 4, 8, 8), 3.0), torch.full((2, 4, 8, 8), -2.0)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = (3.0 + torch.exp(torch.tensor(-1.0)) * noise) * 0.5
+    assert torch.allclose(sample_latents(mean, logvar, noise, 0.5), expected)
+
+
+def test_min_snr_weights_follow_the_paper() -> None:
+    timesteps = torch.tensor([0, 200, 500, 999])
+    snr = signal_to_noise(SCHEDULER, timesteps)
+    weights = loss_weights(SCHEDULER, timesteps, 5.0)
+    assert torch.allclose(weights, torch.minimum(snr, torch.tensor(5.0)) / snr)
+    assert weights[0] < 0.01 and weights[-1] == 1.0
+    assert torch.equal(loss_weights(SCHEDULER, timesteps, 0.0), torch.ones(4))
+
+
+def test_the_loss_is_the_weighted_mean_in_fp32() -> None:
+    predicted, target = torch.ones(2, 4, 8, 8, dtype=torch.float16), torch.zeros(2, 4, 8, 8)
+    loss = denoising_loss(predicted, target, torch.tensor([1.0, 3.0]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1, 1, 1]), ("linear", [0.5, 1, 0.5, 0.1]), ("cosine", [0.5, 1, 0.5, 0.0245])],
+)
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule(schedule: str, expected: list[float]) -> None:
+    config = OptimConfig(learning_rate=0.01, schedule=schedule, warmup_steps=1)
+    assert [100 * learning_rate(config, step, 11) for step in (0, 1, 6, 10)] == pytest.approx(expected, abs=1e-3)
+
+
+def test_biases_and_norms_do_not_decay() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.LayerNorm(4))
+    decaying, spared = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    assert [p.ndim for p in decaying["params"]] == [2] and decaying["weight_decay"] == 0.1
+    assert [p.ndim for p in spared["params"]] == [1, 1, 1] and spared["weight_decay"] == 0.0

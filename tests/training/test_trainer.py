@@ -1,0 +1,257 @@
+"""The loop keeps its promises: checkpoints, pictures, requests, and failures in words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
+from engine.jobs.runner import Busy, JobRunner
+from engine.runs import Run, read_preview
+from engine.training.checkpoint_files import list_checkpoints
+from engine.training.run import create_run, missing, resume_training, start_training
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_run_leaves_exactly_these_files(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"train.checkpoint_every": 3, "optim.ema_decay": 0.9})
+    worker = Worker(ready_workspace, run)
+    assert worker.outcome == "completed"
+    files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
+    checkpoint = {
+        "checkpoint.json",
+        "controlnet/config.json",
+        "controlnet/diffusion_pytorch_model.safetensors",
+        "controlnet_ema/config.json",
+        "controlnet_ema/diffusion_pytorch_model.safetensors",
+        "training_state/optimizer.safetensors",
+        "training_state/state.json",
+    }
+    expected = {f"checkpoints/step-{step:06d}/{name}" for step in (3, 6) for name in checkpoint}
+    assert files == expected | {"run.json", "metrics.jsonl", "log.txt"}
+    assert [event.step for event in worker.of(CheckpointSaved)] == [3, 6]
+    assert [event.images_seen for event in worker.of(StepDone)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_the_weights_move_and_the_base_does_not(
+    new_run: RunFactory, ready_workspace: Workspace, tiny_base: Path
+) -> None:
+    before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
+    run = new_run(**{"train.checkpoint_every": 2})
+    Worker(ready_workspace, run)
+    name = "controlnet/diffusion_pytorch_model.safetensors"
+    first, last = (load_file(c.folder / name) for c in (run.checkpoints()[0], run.checkpoints()[-1]))
+    assert not torch.equal(first["controlnet_down_blocks.0.weight"], last["controlnet_down_blocks.0.weight"])
+    after = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_training_on_a_few_pictures_lowers_the_loss(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"train.steps": 60, "optim.learning_rate": 3e-3, "objective.prompt_dropout": 0.0})
+    Worker(ready_workspace, run)
+    losses = [entry["loss"] for entry in run.metrics() if "loss" in entry]
+    assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
+
+
+def test_the_step_equals_a_plain_diffusers_step(
+    new_run: RunFactory, ready_workspace: Workspace, tiny_base: Path
+) -> None:
+    """Loss and every gradient, against a step written with diffusers' parts alone, to 1e-5."""
+    from engine.jobs.control import Control
+    from engine.training.run import build_trainer
+
+    run = new_run(**{"train.batch_size": 3})
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    # Zero convolutions give the trunk no gradient at the first step: start from somewhere else.
+    with torch.no_grad():
+        for index, parameter in enumerate(trainer.controlnet.parameters()):
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    batch = trainer.batches.get(0)
+    loss = trainer._accumulate()
+    ours = {name: p.grad.clone() for name, p in trainer.controlnet.named_parameters()}
+    trainer.controlnet.zero_grad()
+
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_base, safety_checker=None)
+    latents = (batch.mean + torch.exp(0.5 * batch.logvar) * batch.draws.posterior) * pipe.vae.config.scaling_factor
+    noisy = pipe.scheduler.add_noise(latents, batch.draws.noise, batch.draws.timesteps)
+    down, middle = trainer.controlnet(
+        noisy, batch.draws.timesteps, encoder_hidden_states=batch.text["hidden"], controlnet_cond=batch.hint,
+        return_dict=False,
+    )  # fmt: skip
+    predicted = pipe.unet(
+        noisy, batch.draws.timesteps, encoder_hidden_states=batch.text["hidden"],
+        down_block_additional_residuals=down, mid_block_additional_residual=middle,
+    ).sample  # fmt: skip
+    plain = torch.nn.functional.mse_loss(predicted, batch.draws.noise)
+    plain.backward()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    for name, parameter in trainer.controlnet.named_parameters():
+        assert torch.allclose(ours[name], parameter.grad, rtol=1e-4, atol=1e-6), name
+    assert sum(gradient.abs().sum() for gradient in ours.values()) > 0
+    trainer.close()
+
+
+def test_save_now_saves_now(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    Worker(ready_workspace, run, at_step={2: "save_now"})
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 6]
+
+
+def test_stop_saves_and_can_be_resumed(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    assert Worker(ready_workspace, run, at_step={4: "stop"}).outcome == "stopped"
+    assert (run.ending, run.last_step) == ("stopped", 4)
+    assert Worker(ready_workspace, run).outcome == "completed"
+    assert run.ending == "completed"
+
+
+def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2})
+    Worker(ready_workspace, run)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [5, 6]
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000005", "step-000006"]
+
+
+def test_pictures_appear_and_change_nothing(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    quiet = new_run()
+    drawing = new_run(**{"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 2})
+    Worker(ready_workspace, quiet)
+    worker = Worker(ready_workspace, drawing)
+    made = worker.of(PreviewMade)
+    assert [event.step for event in made] == [0, 3, 6]
+    assert all(path.is_file() for event in made for path in event.pictures)
+    assert read_preview(made[-1].folder).pictures == made[-1].pictures
+    assert [m["loss"] for m in quiet.metrics() if "loss" in m] == [m["loss"] for m in drawing.metrics() if "loss" in m]
+
+
+def test_a_fault_in_the_pictures_does_not_end_the_training(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise RuntimeError("the printer is on fire")
+
+    monkeypatch.setattr("engine.training.previews.make_previews", broken)
+    worker = Worker(ready_workspace, new_run(**{"validation.every": 3}))
+    assert worker.outcome == "completed"
+    assert any("printer is on fire" in message.text for message in worker.of(Message))
+
+
+def test_weights_that_are_no_numbers_stop_the_run_in_words(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"train.checkpoint_every": 1})
+    Worker(ready_workspace, run, at_step={2: "pause"})
+    path = run.checkpoints()[-1].folder / "controlnet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.weight"][:] = float("nan")
+    save_file(weights, path)
+    with pytest.raises(UserError, match="Halve the learning rate"):
+        Worker(ready_workspace, run)
+    assert run.ending == "failed"
+    assert run.last_step == 2, "the broken state is not saved"
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(**{"train.checkpoint_every": 3})
+    real = shutil.disk_usage
+    monkeypatch.setattr(
+        "engine.training.checkpoint.shutil.disk_usage",
+        lambda path: Usage(1, 1, 1024) if list_checkpoints(run.folder) else real(path),
+    )
+    with pytest.raises(UserError, match="the disk has"):
+        Worker(ready_workspace, run)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
+    monkeypatch.undo()
+    assert Worker(ready_workspace, run).outcome == "completed"
+
+
+def test_a_half_written_checkpoint_is_never_offered(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"train.checkpoint_every": 3})
+    Worker(ready_workspace, run)
+    weights = run.checkpoints()[-1].folder / "controlnet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (run.folder / "checkpoints" / ".writing-step-000009").mkdir()
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
+    assert not run.completed
+    assert Worker(ready_workspace, run).outcome == "completed"
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3, 6]
+    assert not list((run.folder / "checkpoints").glob(".writing-*"))
+
+
+def test_fp16_on_a_processor_goes_on_in_fp32_and_says_so(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    worker = Worker(ready_workspace, new_run(**{"train.precision": "fp16", "train.steps": 1}))
+    assert worker.outcome == "completed"
+    assert any("fp32" in message.text for message in worker.of(Message))
+
+
+def test_a_run_with_a_lost_map_says_which(
+    new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path, paired_folder: Path
+) -> None:
+    from engine.data.scan import scan_folder
+
+    copy = tmp_path / "pairs copy"
+    shutil.copytree(paired_folder, copy)
+    Dataset.create(ready_workspace, "copy", scan_folder(copy))
+    run = new_run(**{"data.dataset": "copy"})
+    shutil.rmtree(copy / "conditions")
+    with pytest.raises(UserError, match="condition map of .* is gone"):
+        Worker(ready_workspace, run)
+
+
+def test_what_is_missing_is_named(workspace: Workspace, make_config: Callable[..., RunConfig]) -> None:
+    assert "There is no dataset called pairs" in missing(workspace, make_config())[0]
+    nowhere = make_config(**{"model.base": "no/such/folder"})
+    assert any("no/such/folder" in sentence for sentence in missing(workspace, nowhere))
+    with pytest.raises(UserError, match="Training cannot start"):
+        create_run(workspace, make_config(), {})
+    assert workspace.run_folders() == []
+
+
+def test_a_second_start_is_refused_and_leaves_no_folder(
+    ready_workspace: Workspace, make_config: Callable[..., RunConfig]
+) -> None:
+    runner = JobRunner()
+    start_training(runner, ready_workspace, make_config(**{"train.steps": 10_000}), {})
+    with pytest.raises(Busy):
+        start_training(runner, ready_workspace, make_config(), {})
+    assert len(ready_workspace.run_folders()) == 1
+    runner.pause()
+    assert runner.wait(60)
+
+
+def test_pause_and_resume_through_the_runner(ready_workspace: Workspace, make_config: Callable[..., RunConfig]) -> None:
+    runner = JobRunner()
+    folder = start_training(runner, ready_workspace, make_config(**{"train.steps": 10_000}), {"train.steps": "you"})
+    while runner.alive and runner.snapshot.step < 2:
+        runner.wait(0.05)
+    runner.pause()
+    assert runner.wait(60)
+    assert runner.snapshot.outcome == "paused"
+    paused_at = Run(folder).last_step
+    assert paused_at >= 2
+    resume_training(runner, ready_workspace, folder)
+    assert runner.snapshot.loss.points, "the curve of the steps before is there at once"
+    while runner.alive and runner.snapshot.step < paused_at + 1:
+        runner.wait(0.05)
+    runner.stop()
+    assert runner.wait(60)
+    assert runner.snapshot.outcome == "stopped"
+    steps = [
+        json.loads(line).get("step") for line in (folder / "metrics.jsonl").read_text().splitlines() if "loss" in line
+    ]
+    assert steps == list(range(1, Run(folder).last_step + 1))
