@@ -46,7 +46,7 @@ def _header(context: AppContext, live: Live) -> None:
         status = gr.HTML(elem_id="status-line")
     with gr.Column(visible=False, elem_id="problem-box") as box:
         problem = gr.HTML(elem_id="problem")
-        dismiss = gr.Button("Close this message", size="sm", elem_id="problem-dismiss")
+        dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     live.after(dismiss.click(context.dismiss, None, None, **quiet))
     live.part([status], lambda view: status_line(view.snapshot), lambda view: [status_line(view.snapshot)])

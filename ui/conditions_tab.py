@@ -41,7 +41,7 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Column(scale=3, min_width=420):
             slider = gr.ImageSlider(
                 label="Picture and map", type="filepath", interactive=False, height=470, elem_id="condition-preview",
-                buttons=["fullscreen"], show_label=False,
+                buttons=["fullscreen"], show_label=False, format="png",
             )  # fmt: skip
             number = gr.State(0)
             with gr.Row(elem_classes="pager"):
@@ -73,6 +73,7 @@ def build(context: AppContext, live: Live) -> None:
         [teaches, *groups],
         **quiet,
     )
+    chosen.change(context.guarded(lambda name: _own_type(context, name)), [chosen], [kind], **quiet)
     triggers = [chosen.change, kind.change, *(widget.change for widget in widgets)]
     gr.on(triggers, context.guarded(preview), inputs, [slider, about], trigger_mode="always_last", **quiet)
     back.click(turn(-1), inputs, [slider, about, number], **quiet)
@@ -94,6 +95,16 @@ def _parameters(types: list[registry.ConditionType]) -> tuple[list[Any], list[An
                 widgets.append(parameter_widget(parameter, f"param-{kind.name}-{parameter.name}"))
         groups.append(group)
     return groups, widgets
+
+
+def _own_type(context: AppContext, dataset: str | None) -> Any:
+    """The type that the dataset's maps are of already, where it has one."""
+    from engine.data.dataset import Dataset
+
+    if not dataset or dataset not in context.files()[0]:
+        return gr.skip()
+    spec = Dataset.open(context.workspace.dataset_folder(dataset)).condition
+    return spec.type if spec else gr.skip()
 
 
 def _teaches(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from engine.config import RunConfig
+from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.hardware import Hardware, detect
 from engine.jobs.runner import JobRunner
@@ -97,12 +98,12 @@ class AppContext:
 
     @functools.cached_property
     def presets(self) -> dict[str, Preset]:
-        return {preset.name: preset for preset in all_presets()}
+        return {preset.name: preset for preset in [demo_preset(), *all_presets()]}
 
     @functools.cached_property
     def suggested_preset(self) -> str:
-        """Name of the preset for this machine."""
-        return suggest(self.hardware.vram_gib).name
+        """Name of the preset for this machine. Without a card only the demo base trains in reasonable time."""
+        return "demo" if self.hardware.vram_gib is None else suggest(self.hardware.vram_gib).name
 
     # -- the next run -------------------------------------------------------------------------------------------------
 

@@ -37,7 +37,11 @@ def loss_rows(points: Points) -> dict[str, list[Any]]:
     return {"step": [b[0] for b in both], "loss": [b[1] for b in both], "line": [b[2] for b in both]}
 
 
+# The engine's names in plain words; others are shown as they are.
+TITLES = {"adherence": "obeys the control picture", "iou": "right place", "colours": "right colours"}
+
+
 def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[Any]]:
     """Columns step, score and what, one row a score."""
-    rows = [(step, value, name.replace("_", " ")) for step, values in scores for name, value in values.items()]
+    rows = [(step, value, TITLES.get(name, name.replace("_", " "))) for step, values in scores for name, value in values.items()]
     return {"step": [r[0] for r in rows], "score": [r[1] for r in rows], "what": [r[2] for r in rows]}

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
 from ui import folders, tasks
 from ui.choices import dataset_list
 from ui.context import AppContext
-from ui.demo import DEMO_SETS, make_demo_set
+from ui.demo import draw_demo_set
 from ui.live import Live
 from ui.messages import job_progress, note, problem_list
 
@@ -41,8 +42,8 @@ def build(context: AppContext, live: Live) -> None:
 
 
 def _own_pictures(context: AppContext, live: Live) -> None:
-    with gr.Group(elem_classes="card"):
-        gr.Markdown("### Your pictures\nYour files are only read, never changed.", container=True)
+    with gr.Column(elem_classes="card"):
+        gr.Markdown("### Your pictures\nYour files are only read, never changed.")
         with gr.Row(equal_height=True, elem_classes="tight"):
             folder = gr.Textbox(
                 label="Folder", placeholder="/home/me/pictures", max_lines=1, scale=4, elem_id="dataset-folder"
@@ -72,19 +73,19 @@ def _own_pictures(context: AppContext, live: Live) -> None:
 
 
 def _demo_sets(context: AppContext, live: Live) -> None:
-    with gr.Group(elem_classes="card"):
-        gr.Markdown("### Or a demo set\nDrawn here in seconds, with its condition maps.", container=True)
+    with gr.Column(elem_classes="card"):
+        gr.Markdown("### Or a demo set\nDrawn here in seconds, with its condition maps.")
         kind = gr.Radio(
-            [(title, name) for name, (title, _) in DEMO_SETS.items()],
-            value=next(iter(DEMO_SETS)),
+            [(entry.title, entry.name) for entry in DEMO_SETS],
+            value=DEMO_SETS[0].name,
             label="What is drawn",
             elem_id="demo-kind",
         )
-        count = gr.Number(2000, label="Pictures", precision=0, elem_id="demo-count")
+        count = gr.Number(DEFAULT_COUNT, label="Pictures", precision=0, elem_id="demo-count")
         make = gr.Button("Make the demo set", elem_id="demo-make")
 
     def start(kind: str, count: int) -> None:
-        context.start_job(KIND, f"Drawing {DEMO_SETS[kind][0].lower()}", make_demo_set(context, kind, int(count or 0)))
+        context.start_job(KIND, "Making the demo set", draw_demo_set(context, kind, int(count or 0)))
 
     live.after(make.click(context.guarded(start), [kind, count], api_visibility="private"))
 
@@ -95,9 +96,9 @@ def _contents(context: AppContext, live: Live) -> None:
     number = gr.State(0)
     gallery = gr.Gallery(
         label="Pictures", columns=6, height=430, object_fit="contain", buttons=["fullscreen"], elem_id="dataset-pictures",
-        interactive=False, show_label=False,
+        interactive=False, show_label=False, visible=False,
     )  # fmt: skip
-    with gr.Row(elem_classes="pager"):
+    with gr.Row(elem_classes="pager", visible=False) as pager:
         back = gr.Button("‹ Earlier", size="sm", elem_id="dataset-back")
         where = gr.HTML(elem_id="dataset-page")
         forth = gr.Button("Later ›", size="sm", elem_id="dataset-forth")
@@ -106,10 +107,10 @@ def _contents(context: AppContext, live: Live) -> None:
     def show(name: str | None, page: int) -> tuple[Any, ...]:
         if not name or name not in context.files()[0]:
             empty = note("No dataset yet. Read a folder of yours, or make the demo set.")
-            return empty, gr.Gallery([], visible=False), "", "", 0
+            return empty, gr.Gallery([], visible=False), "", "", 0, gr.Row(visible=False)
         return _page(context, name, page)
 
-    shown = [summary, gallery, where, problems, number]
+    shown = [summary, gallery, where, problems, number, pager]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     first = context.guarded(lambda name: show(name, 0))
     chosen.change(first, [chosen], shown, **quiet)
@@ -154,4 +155,4 @@ def _page(context: AppContext, name: str, page: int) -> tuple[Any, ...]:
         text += note(f"{len(dataset.problems()):,} files could not be used; they are listed below.", "warning")
     where = f"<p class='hint'>page {shown.number + 1:,} of {shown.pages:,}</p>"
     listed = problem_list(problems[:PROBLEMS_SHOWN], len(dataset.problems()) if problems else 0)
-    return text, gr.Gallery(pictures, visible=True), where, listed, shown.number
+    return text, gr.Gallery(pictures, visible=True), where, listed, shown.number, gr.Row(visible=shown.pages > 1)

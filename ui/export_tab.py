@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.export import FORMATS, PRECISIONS
 from ui import exporting
 from ui.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.context import AppContext, View
@@ -22,19 +23,18 @@ def build(context: AppContext, live: Live) -> None:
     """Everything on the tab."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=340):
-            with gr.Row():
-                run = run_list(live, "Run", "export-run")
-                checkpoint = checkpoint_list(context, live, run, "export-checkpoint")
+            run = run_list(live, "Run", "export-run")
+            checkpoint = checkpoint_list(context, live, run, "export-checkpoint")
             kind = gr.Radio(
-                [(title, name) for name, (title, _) in exporting.FORMATS.items()],
-                value=next(iter(exporting.FORMATS)),
+                [(way.title, way.name) for way in FORMATS],
+                value=FORMATS[0].name,
                 label="Format",
                 elem_id="export-format",
             )
-            hint = gr.HTML(note(next(iter(exporting.FORMATS.values()))[1]))
+            hint = gr.HTML(_hint(FORMATS[0].name))
             precision = gr.Radio(
-                [("fp16 (half size, usual)", "fp16"), ("bf16", "bf16"), ("fp32 (full size)", "fp32")],
-                value="fp16",
+                [(choice.title, choice.name) for choice in PRECISIONS],
+                value=PRECISIONS[0].name,
                 label="Precision",
                 elem_id="export-precision",
             )
@@ -44,22 +44,23 @@ def build(context: AppContext, live: Live) -> None:
                 label="Weights",
             )
             name = gr.Textbox(label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name")
+            overwrite = gr.Checkbox(label="Replace a file of this name", elem_id="export-overwrite")
             make = gr.Button("Export", variant="primary", elem_id="export-make")
         with gr.Column(scale=3, min_width=420):
             progress = gr.HTML(elem_id="export-progress")
             result = gr.HTML(elem_id="export-result")
 
     def start(
-        run: str | None, step: int | None, kind: str, precision: str, weights: str, name: str
+        run: str | None, step: int | None, kind: str, precision: str, weights: str, name: str, overwrite: bool
     ) -> None:
         chosen = pick_checkpoint(context, run, step)
         if not run:
             raise UserError("Nothing was exported.", "No run is chosen.", "Choose a run.")
         average = "ema" if weights == "ema" and chosen.has_ema else "plain"
-        context.start_job(KIND, "Exporting", exporting.export_it(context, run, chosen, kind, precision, average, name))
+        context.start_job(KIND, "Exporting", exporting.export_it(context, run, chosen, kind, precision, average, name, overwrite))
 
-    kind.change(lambda name: note(exporting.FORMATS[name][1]), [kind], [hint], **QUIET)
-    inputs = [run, checkpoint, kind, precision, weights, name]
+    kind.change(_hint, [kind], [hint], **QUIET)
+    inputs = [run, checkpoint, kind, precision, weights, name, overwrite]
     live.after(make.click(context.guarded(start), inputs, None, **QUIET))
     live.part(
         [make, progress],
@@ -67,6 +68,11 @@ def build(context: AppContext, live: Live) -> None:
         lambda view: [gr.Button(interactive=not view.snapshot.alive), _progress(view)],
     )
     live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
+
+
+def _hint(name: str) -> str:
+    way = next(way for way in FORMATS if way.name == name)
+    return note(way.hint) + note(way.goes_to)
 
 
 def _progress(view: View) -> str:

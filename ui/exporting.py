@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
@@ -11,29 +13,30 @@ from engine.training.checkpoint_files import Checkpoint
 from engine.workspace import safe_name
 from ui.context import AppContext
 from ui.messages import size
-
-# name -> title, hint
-FORMATS: dict[str, tuple[str, str]] = {
-    "single_file": (
-        "One file (ComfyUI, AUTOMATIC1111)",
-        "A .safetensors file for the folder models/controlnet (ComfyUI) or models/ControlNet (AUTOMATIC1111, Forge).",
-    ),
-    "diffusers": ("A folder (diffusers)", "For Python: ControlNetModel.from_pretrained(folder)."),
-}
-
+from ui.tasks import counting
 
 def export_it(
-    context: AppContext, run_name: str, checkpoint: Checkpoint, kind: str, precision: str, weights: str, name: str
+    context: AppContext,
+    run_name: str,
+    checkpoint: Checkpoint,
+    kind: str,
+    precision: Any,
+    weights: Any,
+    name: str,
+    overwrite: bool = False,
 ) -> Work:
     """Write the file into the run's exports folder and tell what was checked."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.export.formats import export
+        from engine.export import export
 
         run = Run(context.workspace.runs / run_name)
         file_name = safe_name(name or run.config.name or run.name)
         emit(Message(f"Exporting step {checkpoint.step:,} of {run_name}."))
-        made = export(checkpoint.folder, kind, run.exports, file_name, precision, weights)
+        made = export(
+            checkpoint.folder, kind, run.exports, file_name, precision, weights, overwrite, token,
+            counting(emit, "Exporting, stages"),
+        )  # fmt: skip
         facts = (
             ("Where", str(made.path)),
             ("Size", size(made.bytes)),

@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
+from engine.demo.sets import DEFAULT_COUNT
 from engine.training.run import start_training
 from ui.context import AppContext, View
-from ui.demo import DEMO_PICTURES, DEMO_STEPS, choose_demo, make_demo_set
+from ui.demo import DEMO_STEPS, choose_demo, draw_demo_set
 from ui.live import Live
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -30,11 +31,11 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
         with gr.Row(equal_height=True):
             words, buttons = zip(*[_step(place, title) for place, (title, _) in enumerate(STEPS)], strict=True)
         with gr.Accordion("Small print", open=False), gr.Row():
-            count = gr.Number(DEMO_PICTURES, label="Demo pictures", precision=0, elem_id="first-count")
+            count = gr.Number(DEFAULT_COUNT, label="Demo pictures", precision=0, elem_id="first-count")
             steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
 
     def make(count: float) -> Any:
-        context.start_job("dataset", "Making the demo set", make_demo_set(context, KIND, int(count or 0)))
+        context.start_job("dataset", "Making the demo set", draw_demo_set(context, KIND, int(count or 0)))
         return gr.Tabs(selected="dataset")
 
     def train(steps: float) -> Any:

@@ -32,7 +32,7 @@ def describe(field: Any) -> Description:
     """What a pydantic field of the config says about itself."""
     extra = field.json_schema_extra or {}
     unit = extra.get("unit", "")
-    label = f"{field.title} ({unit})" if unit else field.title
+    label = f"{field.title} ({unit})" if unit and unit not in field.title.lower() else field.title
     common = (label, field.description or "", bool(extra.get("advanced", False)))
     if get_origin(field.annotation) is Literal:
         return Description("choice", *common, choices=tuple(get_args(field.annotation)))

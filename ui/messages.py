@@ -135,7 +135,7 @@ def status_line(snapshot: JobSnapshot) -> str:
     parts = [escape(snapshot.title)]
     if snapshot.asked:
         parts.append({"pause": "pausing", "stop": "stopping", "cancel": "cancelling"}[snapshot.asked])
-    elif snapshot.progress is not None:
+    elif snapshot.progress is not None and snapshot.phase != "validating":
         share = f"{snapshot.progress.done:,} of {snapshot.progress.total:,}"
         parts.append(f"{escape(snapshot.progress.label)}, {share}")
     elif snapshot.kind == "train" and snapshot.total_steps:

@@ -197,7 +197,7 @@ def _words(
     where = f"Saved at step {saved:,} of {total:,}" if saved else "Nothing was saved yet"
     lost = max(0, facts.last_step - saved) if facts else 0
     if state is TrainState.NOT_READY:
-        return "Not ready yet", readiness.missing
+        return "Not ready yet", ""  # the reason stands beside Start
     if state is TrainState.READY:
         return "Ready to start", readiness.summary
     if state is TrainState.PREPARING:

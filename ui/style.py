@@ -31,6 +31,10 @@ def theme() -> Any:
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
         block_border_width="1px",
         block_shadow="none",
         block_label_text_size="*text_sm",

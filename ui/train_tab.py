@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from engine.conditions import registry
 from engine.errors import UserError
 from engine.runs import Run
 from engine.training.run import resume_training, start_training
@@ -133,6 +134,13 @@ def _runs(view: View) -> list[Any]:
     return [gr.Dropdown(names, value=chosen, interactive=not view.train.active)]
 
 
+def _condition_title(run: Run) -> str:
+    try:
+        return registry.get(str(run.condition.get("type"))).title
+    except UserError:
+        return str(run.condition.get("type"))  # made by a newer app
+
+
 def _about(context: AppContext, view: View) -> str:
     """The settings of the run that is shown, in plain words."""
     if not view.shown_run:
@@ -145,8 +153,8 @@ def _about(context: AppContext, view: View) -> str:
     rows = {
         "Base model": settings.model.base,
         "Dataset": settings.data.dataset,
-        "The net obeys": str(run.condition.get("type", "?")).replace("_", " "),
-        "Steps": f"{train.steps:,} of {settings.images_per_step} pictures",
+        "The net obeys": _condition_title(run),
+        "Steps": f"{train.steps:,}, {settings.images_per_step} pictures each",
         "Resolution": f"{settings.data.resolution} px",
         "Learning rate": f"{settings.optim.learning_rate:g}",
         "Saved every": f"{train.checkpoint_every:,} steps",

@@ -22,12 +22,11 @@ def build(context: AppContext, live: Live) -> None:
     """Everything on the tab."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=340):
-            with gr.Row():
-                run = run_list(live, "Run", "try-run")
-                checkpoint = checkpoint_list(context, live, run, "try-checkpoint")
+            run = run_list(live, "Run", "try-run")
+            checkpoint = checkpoint_list(context, live, run, "try-checkpoint")
             source = gr.Radio([HELD_OUT, UPLOAD], value=HELD_OUT, label="Control picture", elem_id="try-source")
             number = gr.State(0)
-            with gr.Group() as held_out:
+            with gr.Column(elem_classes="snug") as held_out:
                 control = gr.Image(
                     label="Its map", interactive=False, type="filepath", height=190, buttons=["fullscreen"],
                     elem_id="try-control",
@@ -35,7 +34,7 @@ def build(context: AppContext, live: Live) -> None:
                 with gr.Row(elem_classes="pager"):
                     back = gr.Button("‹ Earlier", size="sm")
                     forth = gr.Button("Another ›", size="sm", elem_id="try-another")
-            with gr.Group(visible=False) as own:
+            with gr.Column(visible=False, elem_classes="snug") as own:
                 upload = gr.Image(
                     label="Your picture", type="filepath", sources=["upload", "clipboard"], height=190, elem_id="try-upload"
                 )
@@ -60,7 +59,7 @@ def build(context: AppContext, live: Live) -> None:
             progress = gr.HTML(elem_id="try-progress")
         with gr.Column(scale=3, min_width=420):
             results = gr.Gallery(
-                label="Control picture, with the ControlNet, without it", columns=3, height="auto",
+                show_label=False, columns=3, height="auto",
                 object_fit="contain", buttons=["download", "fullscreen"], interactive=False, visible=False,
                 elem_id="try-results",
             )  # fmt: skip
@@ -70,6 +69,9 @@ def build(context: AppContext, live: Live) -> None:
         sample = trying.held_out(context, run, at)
         return (str(sample.thumbnail), sample.caption, at) if sample else (None, "", 0)
 
+    def show_run(run: str | None) -> tuple[Any, ...]:
+        return *show(run, 0), *trying.as_in_run(context, run)
+
     def start(
         run: str | None, step: int | None, source: str, at: int, upload: str | None, is_map: bool, prompt: str,
         seed: float, strength: float, negative: str, steps: float, guidance: float, side: float,
@@ -78,17 +80,18 @@ def build(context: AppContext, live: Live) -> None:
         if source == UPLOAD and not upload:
             raise UserError("There is no control picture.", "None was uploaded.", "Upload one, or use a held-out picture.")
         wish = trying.Wish(
-            run or "", chosen, prompt, None if source == HELD_OUT else upload, is_map, at, int(seed or 0), strength,
-            negative, int(steps), guidance, int(side or 0),
+            run or "", chosen, prompt or "", None if source == HELD_OUT else upload, is_map, at, int(seed or 0), strength,
+            negative or "", int(steps), guidance, int(side or 0),
         )  # fmt: skip
         context.start_job(KIND, "Drawing a picture", trying.try_it(context, wish))
 
     held = [control, prompt, number]
-    run.change(context.guarded(lambda name: show(name, 0)), [run], held, **QUIET)
+    with_run = [*held, steps, guidance, strength]
+    run.change(context.guarded(show_run), [run], with_run, **QUIET)
     back.click(context.guarded(lambda name, at: show(name, at - 1)), [run, number], held, **QUIET)
     forth.click(context.guarded(lambda name, at: show(name, at + 1)), [run, number], held, **QUIET)
     source.change(
-        lambda kind: [gr.Group(visible=kind == HELD_OUT), gr.Group(visible=kind == UPLOAD)], [source], [held_out, own], **QUIET
+        lambda kind: [gr.Column(visible=kind == HELD_OUT), gr.Column(visible=kind == UPLOAD)], [source], [held_out, own], **QUIET
     )
     inputs = [
         run, checkpoint, source, number, upload, is_map, prompt, seed, strength, negative, steps, guidance, side,
@@ -96,9 +99,9 @@ def build(context: AppContext, live: Live) -> None:
     live.after(make.click(context.guarded(start), inputs, None, **QUIET))
     live.after(cancel.click(context.guarded(lambda: context.runner.cancel() and None), None, None, **QUIET))
     live.part(
-        held,
+        with_run,
         lambda view: (view.runs, view.shown_run),
-        lambda view: list(show(view.shown_run or next(iter(view.runs), None), 0)),
+        lambda view: list(show_run(view.shown_run or next(iter(view.runs), None))),
     )
     live.part([make, cancel, progress], _job_key, _job)
     live.part([results, words], lambda view: view.results.get(KIND), _result)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
+
 from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
@@ -65,6 +67,17 @@ def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | No
         return HeldOut(condition, thumbnail(condition, context.workspace.thumbnails, THUMBNAIL), sample.caption)
     except UserError:
         return None  # the dataset was removed: an own picture can still be tried
+
+
+def as_in_run(context: AppContext, run_name: str | None) -> tuple[Any, Any, Any]:
+    """Sampling steps, guidance scale and strength with which the run draws its own control pictures."""
+    if not run_name or run_name not in context.files()[1]:
+        return gr.skip(), gr.skip(), gr.skip()
+    try:
+        settings = Run(context.workspace.runs / run_name).config.validation
+    except UserError:
+        return gr.skip(), gr.skip(), gr.skip()
+    return settings.sampling_steps, settings.guidance_scale, settings.strength
 
 
 def try_it(context: AppContext, wish: Wish) -> Work:

@@ -12,11 +12,13 @@ import gradio as gr
 from engine.data.images import thumbnail
 from engine.jobs.events import PreviewMade
 from ui.context import AppContext, View
-from ui.curves import EACH, SMOOTH, loss_rows, score_rows
+from ui.curves import EACH, SMOOTH, TITLES, loss_rows, score_rows
 from ui.live import Live
+from ui.messages import note
 
 CHART_SECONDS = 4.0
-PICTURE_SIDE = 384
+PICTURE_SIDE = 512
+SCORE_COLOURS = dict(zip(TITLES.values(), ("#0f766e", "#0f766e", "#b45309"), strict=True))
 COLOURS = {EACH: "#94a3b8", SMOOTH: "#0f766e"}
 
 
@@ -28,12 +30,13 @@ def build_watch(context: AppContext, live: Live) -> None:
             height=230, x_title="Step", y_title="Loss", color_title=" ", tooltip="axis", elem_id="chart-loss", buttons=[],
         )  # fmt: skip
         scores = gr.LinePlot(
-            x="step", y="score", color="what", title="Score on held-out pictures (1 is perfect)", height=230,
+            x="step", y="score", color="what", color_map=SCORE_COLOURS, title="Score on held-out pictures (1 is perfect)", height=230,
             x_title="Step", y_title="Score", color_title=" ", y_lim=[0, 1], tooltip="axis", elem_id="chart-score",
             buttons=[],
         )  # fmt: skip
+    heading = gr.HTML(elem_id="train-pictures-head")
     pictures = gr.Gallery(
-        label="Control pictures", columns=4, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
+        show_label=False, columns=2, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
         visible=False, elem_id="train-pictures", interactive=False,
     )  # fmt: skip
     with gr.Accordion("Log", open=False, elem_id="train-log-box"):
@@ -42,9 +45,9 @@ def build_watch(context: AppContext, live: Live) -> None:
     live.part([charts, loss], _loss_key, _loss)
     live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
     live.part(
-        [pictures],
+        [heading, pictures],
         lambda view: (view.shown_run, view.history.preview),
-        lambda view: [_pictures(context.workspace.thumbnails, view.history.preview)],
+        lambda view: _pictures(context.workspace.thumbnails, view.history.preview),
     )
     live.part([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
 
@@ -71,16 +74,17 @@ def _scores(view: View) -> list[Any]:
     return [gr.LinePlot(pandas.DataFrame(rows), visible=bool(rows["step"]))]
 
 
-def _pictures(folder: Path, preview: PreviewMade | None) -> Any:
+def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
     if preview is None or not preview.pictures:
-        return gr.Gallery([], visible=False)
+        return ["", gr.Gallery([], visible=False)]
     captions = [*preview.captions, *[""] * len(preview.pictures)]
     shown = [
         (str(thumbnail(path, folder, PICTURE_SIDE)), f"{caption}".strip())
         for path, caption in zip(preview.pictures, captions, strict=False)
         if path.is_file()
     ]
-    return gr.Gallery(shown, visible=True, label=f"Control pictures at step {preview.step:,}")
+    words = f"<h3>Control pictures at step {preview.step:,}</h3>" + note("Each: control picture, drawn, original.")
+    return [words, gr.Gallery(shown, visible=True)]
 
 
 def _log(lines: tuple[str, ...]) -> str:
