@@ -45,12 +45,19 @@ def free_port() -> int:
 class Studio:
     """app.py as a child process on a free port."""
 
-    def __init__(self, workspace: Path, *arguments: str, port: int | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        *arguments: str,
+        port: int | None = None,
+        program: tuple[str, ...] = (str(ROOT / "app.py"),),
+        **environment: str,
+    ) -> None:
         self.workspace = workspace
         self.port = port or free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.output: Path = workspace.parent / f"{workspace.name}-{self.port}.log"
-        command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--port", str(self.port)]
+        command = [sys.executable, *program, "--no-browser", "--port", str(self.port)]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
         with self.output.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
@@ -92,9 +99,9 @@ class Studio:
 
 
 @contextmanager
-def studio(workspace: Path, *arguments: str, **environment: str) -> Iterator[Studio]:
+def studio(workspace: Path, *arguments: str, **how: Any) -> Iterator[Studio]:
     """An open app that is gone afterwards."""
-    app = Studio(workspace, *arguments, **environment)
+    app = Studio(workspace, *arguments, **how)
     try:
         yield app.wait_until_open()
     finally:

@@ -1,0 +1,28 @@
+"""Charts stay small and keep their end."""
+
+from __future__ import annotations
+
+import pytest
+
+from ui.curves import LIMIT, loss_rows, score_rows, smoothed, thin
+
+
+@pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 12_345])
+def test_thinning_keeps_order_and_the_last_point(count: int) -> None:
+    points = [(n, float(n)) for n in range(count)]
+    thinned = thin(points)
+    assert len(thinned) <= LIMIT
+    assert thinned == sorted(thinned)
+    assert thinned[-1:] == points[-1:]
+
+
+def test_smoothing_keeps_a_constant_and_follows_a_change() -> None:
+    assert [y for _, y in smoothed([(n, 2.0) for n in range(50)])] == pytest.approx([2.0] * 50)
+    step = smoothed([(n, 0.0 if n < 50 else 1.0) for n in range(100)], window=5)
+    assert step[40][1] < 0.01 < 0.99 < step[99][1]
+
+
+def test_rows_for_the_charts() -> None:
+    rows = loss_rows([(1, 0.5), (2, 0.25)])
+    assert rows["step"] == [1, 2, 1, 2]
+    assert score_rows([(5, {"adherence": 0.5, "new_thing": 0.1})])["what"] == ["obeys the control picture", "new thing"]
