@@ -9,9 +9,11 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from engine.presets import flatten, unflatten
 from ui.context import AppContext, Draft, with_focus
 from ui.tasks import counting
 
+DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])
 
 
@@ -30,11 +32,13 @@ def draw_demo_set(context: AppContext, kind: str, count: int) -> Work:
 
 
 def choose_demo(context: AppContext, steps: int) -> None:
-    """The demo's settings in the form, for the dataset that is chosen, with ``steps`` steps."""
-    chosen = context.draft.changes.get("data", {}).get("dataset") or next(iter(context.files()[0]), "")
-    changes: dict[str, Any] = {"data": {"dataset": chosen}}
+    """The demo's settings in the form, with ``steps`` steps; what was changed in the form of the demo already stays."""
+    draft, datasets = context.draft, context.files()[0]
+    on_demo = (draft.preset or context.suggested_preset) == DEMO
+    changes = flatten(draft.changes) if on_demo else {}
+    changes["data.dataset"] = flatten(draft.changes).get("data.dataset") or next(iter(datasets), "")
     if steps != DEMO_STEPS:
-        changes["train"] = {"steps": steps}
+        changes["train.steps"] = steps
         if steps <= int(demo_preset().values["optim"].get("warmup_steps", 0)):
-            changes["optim"] = {"warmup_steps": 0}  # a warm-up as long as the run is refused
-    context.draft = Draft("demo", changes, context.draft.number + 1)
+            changes["optim.warmup_steps"] = 0  # a warm-up as long as the run is refused
+    context.draft = Draft(DEMO, unflatten(changes), draft.number + 1)
