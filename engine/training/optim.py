@@ -19,10 +19,10 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101), fused on a GPU."""
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) in one kernel, where the device has it."""
     groups = parameter_groups(model, config.weight_decay)
-    on_gpu = next(model.parameters()).device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=on_gpu)
+    fused = next(model.parameters()).device.type in ("cuda", "cpu")
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=fused)
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

@@ -1,0 +1,88 @@
+"""A run is what its files say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.jobs.events import Message, StepDone
+from engine.runs import Recorder, Run, forget_after, write_run
+from engine.workspace import Workspace, safe_name
+
+
+@pytest.fixture
+def folder(workspace: Workspace) -> Path:
+    made = workspace.new_run("my run")
+    write_run(made, {"config": RunConfig(name="my run").model_dump(mode="json"), "origins": {}, "condition": {}})
+    return made
+
+
+def step(number: int) -> StepDone:
+    return StepDone(number, number * 4, 1 / number, 1e-5, 0.5)
+
+
+def test_a_run_without_an_ending_was_interrupted(folder: Path) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    recorder.note("started", 0)
+    recorder(step(1))
+    assert Run(folder).ending == "interrupted"
+    recorder.note("paused", 1)
+    assert Run(folder).ending == "paused"
+    recorder.note("resumed", 1)
+    assert Run(folder).ending == "interrupted"
+
+
+def test_a_line_that_was_cut_off_is_left_out(folder: Path) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    recorder(step(1))
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 2, "lo')
+    assert [entry["step"] for entry in Run(folder).metrics()] == [1]
+
+
+def test_metrics_after_the_checkpoint_are_forgotten_on_resume(folder: Path) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    for number in range(1, 8):
+        recorder(step(number))
+    forget_after(folder, 5)
+    assert [entry["step"] for entry in Run(folder).metrics()] == [1, 2, 3, 4, 5]
+
+
+def test_the_history_shows_the_curve_and_the_log(folder: Path) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    recorder(Message("hello"))
+    recorder(step(1))
+    recorder(step(2))
+    history = Run(folder).history()
+    assert [point[0] for point in history.loss.points] == [1, 2]
+    assert history.log == ("hello",)
+
+
+def test_a_damaged_run_is_refused_in_words(folder: Path) -> None:
+    (folder / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="run.json"):
+        Run(folder)
+
+
+def test_settings_of_a_newer_app_are_refused_in_words(folder: Path) -> None:
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about["config"]["version"] = 99
+    write_run(folder, about)
+    with pytest.raises(UserError, match="Update the app"):
+        Run(folder)
+
+
+def test_runs_never_share_a_folder(workspace: Workspace) -> None:
+    assert workspace.new_run("same") != workspace.new_run("same")
+
+
+@pytest.mark.parametrize("name", ["CON", "a/b", "..", "  ", "nul.txt", "x" * 300, 'q"?*<>|', "é à ü", "-"])
+def test_any_name_becomes_a_file_name(tmp_path: Path, name: str) -> None:
+    safe = safe_name(name)
+    assert safe and len(safe) <= 63 and not set(safe) & set('/\\:*?"<>| ')
+    assert safe.split(".")[0].lower() not in {"con", "nul"}
+    (tmp_path / safe).write_text("", encoding="utf-8")
