@@ -29,6 +29,9 @@ LIGHT = (
 )
 
 
+HEAVY = ("torch", "diffusers", "transformers", "gradio")
+
+
 def imported(path: Path) -> set[str]:
     """Names of all modules that a file imports, wherever in it."""
     names = set()
@@ -63,7 +66,7 @@ def test_a_tab_imports_no_other_tab_and_stays_short(path: Path) -> None:
 
 @pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_load_neither_torch_nor_gradio(module: str) -> None:
-    code = f"import {module}, sys; print([m for m in ('torch', 'gradio', 'diffusers', 'transformers') if m in sys.modules])"
+    code = f"import {module}, sys; print([m for m in {HEAVY} if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert told.stdout.strip() == "[]", told.stdout + told.stderr
 
@@ -71,7 +74,8 @@ def test_light_modules_load_neither_torch_nor_gradio(module: str) -> None:
 @pytest.mark.slow
 def test_the_whole_window_is_built_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from engine.workspace import Workspace; from ui.context import AppContext; from ui.app import build_app;"
+        "import sys; from engine.workspace import Workspace; from ui.context import AppContext;"
+        "from ui.app import build_app;"
         f"context = AppContext(Workspace({str(tmp_path)!r})); build_app(context); context.view();"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )

@@ -7,8 +7,9 @@ from typing import Any
 import gradio as gr
 
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.live import Live
+from ui.view import View
 
 NEW_RUN = "new run"
 

@@ -10,10 +10,11 @@ import gradio as gr
 from engine.conditions import registry
 from ui import tasks
 from ui.choices import dataset_list
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.form import parameter_widget
 from ui.live import Live
 from ui.messages import job_progress, note
+from ui.view import View
 
 KIND = "conditions"
 PREVIEW_SIDE = 768  # pixels; a preview has to answer at once
@@ -44,9 +45,9 @@ def build(context: AppContext, live: Live) -> None:
                 buttons=["fullscreen"], show_label=False, format="png",
             )  # fmt: skip
             number = gr.State(0)
-            with gr.Row(elem_classes="pager"):
+            about = gr.HTML(elem_id="condition-about")
+            with gr.Row():
                 back = gr.Button("‹ Earlier picture", size="sm")
-                about = gr.HTML(elem_id="condition-about")
                 forth = gr.Button("Next picture ›", size="sm", elem_id="condition-next")
 
     def values_of(name: str, raw: tuple[Any, ...]) -> dict[str, Any]:
@@ -68,9 +69,13 @@ def build(context: AppContext, live: Live) -> None:
     inputs = [chosen, kind, number, *widgets]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     kind.change(
-        lambda name: [_teaches(name), *(gr.Group(visible=entry.name == name) for entry in types if entry.parameters)],
+        lambda name: [
+            _teaches(name),
+            gr.Button(_make_title(name)),
+            *(gr.Group(visible=entry.name == name) for entry in types if entry.parameters),
+        ],
         [kind],
-        [teaches, *groups],
+        [teaches, make, *groups],
         **quiet,
     )
     chosen.change(context.guarded(lambda name: _own_type(context, name)), [chosen], [kind], **quiet)
@@ -105,6 +110,10 @@ def _own_type(context: AppContext, dataset: str | None) -> Any:
         return gr.skip()
     spec = Dataset.open(context.workspace.dataset_folder(dataset)).condition
     return spec.type if spec else gr.skip()
+
+
+def _make_title(name: str) -> str:
+    return "Make all maps" if registry.get(name).extract else "Use these maps"
 
 
 def _teaches(name: str) -> str:

@@ -6,7 +6,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,49 +22,10 @@ from engine.presets import Preset, all_presets, resolve, suggest
 from engine.runs import Run
 from engine.workspace import Workspace
 from ui.messages import to_failure
-from ui.states import Readiness, RunFacts, TrainView, train_view
+from ui.states import Readiness, RunFacts, train_view
+from ui.view import Draft, Result, View
 
 FILES_SECONDS = 2.0  # how long a look at the workspace's files is good for
-
-
-@dataclass(frozen=True)
-class Draft:
-    """The next run, as it stands in the form: shared by all pages, so that a reload finds it again."""
-
-    preset: str = ""
-    changes: dict[str, Any] = field(default_factory=dict)
-    """What differs from the preset, nested."""
-    number: int = 0
-    """Grows when something other than the form itself changed the draft."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a job of a tab made: files and words. ``number`` tells a new one from the last."""
-
-    number: int = 0
-    pictures: tuple[tuple[str, str], ...] = ()
-    facts: tuple[tuple[str, str], ...] = ()
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class View:
-    """All that a page needs for one refresh, made once for all pages."""
-
-    snapshot: JobSnapshot
-    datasets: tuple[str, ...]
-    runs: tuple[str, ...]
-    shown_run: str
-    """Folder name of the run on the Train tab; empty: a new one is being set up."""
-    history: JobSnapshot
-    """Curves, pictures and log of the shown run, live or from its files."""
-    train: TrainView
-    problem: Failure | None
-    draft: Draft
-    focus_dataset: str
-    results: dict[str, Result]
-    card_hidden: bool
 
 
 class AppContext:
@@ -225,7 +186,9 @@ class AppContext:
         try:
             run = Run(folder)
         except UserError as error:
-            return JobSnapshot(log=(f"{error.what} {error.why}",)), RunFacts(folder, folder.name, 0, 0, 0, "interrupted")
+            return JobSnapshot(log=(f"{error.what} {error.why}",)), RunFacts(
+                folder, folder.name, 0, 0, 0, "interrupted"
+            )
         history = run.history()
         facts = RunFacts(
             folder=folder,

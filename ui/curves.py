@@ -43,5 +43,9 @@ TITLES = {"adherence": "obeys the control picture", "iou": "right place", "colou
 
 def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[Any]]:
     """Columns step, score and what, one row a score."""
-    rows = [(step, value, TITLES.get(name, name.replace("_", " "))) for step, values in scores for name, value in values.items()]
+    rows = [
+        (step, value, TITLES.get(name, name.replace("_", " ")))
+        for step, values in scores
+        for name, value in values.items()
+    ]
     return {"step": [r[0] for r in rows], "score": [r[1] for r in rows], "what": [r[2] for r in rows]}

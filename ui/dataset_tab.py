@@ -95,9 +95,16 @@ def _contents(context: AppContext, live: Live) -> None:
     summary = gr.HTML(elem_id="dataset-summary")
     number = gr.State(0)
     gallery = gr.Gallery(
-        label="Pictures", columns=6, height=430, object_fit="contain", buttons=["fullscreen"], elem_id="dataset-pictures",
-        interactive=False, show_label=False, visible=False,
-    )  # fmt: skip
+        label="Pictures",
+        columns=6,
+        height=430,
+        object_fit="contain",
+        buttons=["fullscreen"],
+        elem_id="dataset-pictures",
+        interactive=False,
+        show_label=False,
+        visible=False,
+    )
     with gr.Row(elem_classes="pager", visible=False) as pager:
         back = gr.Button("‹ Earlier", size="sm", elem_id="dataset-back")
         where = gr.HTML(elem_id="dataset-page")

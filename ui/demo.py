@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from engine.demo.sets import demo_preset
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.presets import flatten, unflatten
-from ui.context import AppContext, Draft, with_focus
+from ui.context import AppContext, with_focus
 from ui.tasks import counting
+from ui.view import Draft
 
 DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])

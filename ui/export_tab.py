@@ -11,9 +11,10 @@ from engine.errors import UserError
 from engine.export import FORMATS, PRECISIONS
 from ui import exporting
 from ui.choices import checkpoint_list, pick_checkpoint, run_list
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress, note
+from ui.view import View
 
 KIND = "export"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -43,7 +44,9 @@ def build(context: AppContext, live: Live) -> None:
                 value="ema",
                 label="Weights",
             )
-            name = gr.Textbox(label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name")
+            name = gr.Textbox(
+                label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name"
+            )
             overwrite = gr.Checkbox(label="Replace a file of this name", elem_id="export-overwrite")
             make = gr.Button("Export", variant="primary", elem_id="export-make")
         with gr.Column(scale=3, min_width=420):
@@ -57,7 +60,9 @@ def build(context: AppContext, live: Live) -> None:
         if not run:
             raise UserError("Nothing was exported.", "No run is chosen.", "Choose a run.")
         average = "ema" if weights == "ema" and chosen.has_ema else "plain"
-        context.start_job(KIND, "Exporting", exporting.export_it(context, run, chosen, kind, precision, average, name, overwrite))
+        context.start_job(
+            KIND, "Exporting", exporting.export_it(context, run, chosen, kind, precision, average, name, overwrite)
+        )
 
     kind.change(_hint, [kind], [hint], **QUIET)
     inputs = [run, checkpoint, kind, precision, weights, name, overwrite]

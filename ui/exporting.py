@@ -15,6 +15,7 @@ from ui.context import AppContext
 from ui.messages import size
 from ui.tasks import counting
 
+
 def export_it(
     context: AppContext,
     run_name: str,

@@ -9,15 +9,19 @@ import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT
 from engine.training.run import start_training
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.demo import DEMO_STEPS, choose_demo, draw_demo_set
 from ui.live import Live
+from ui.view import View
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 KIND = "circles"
 STEPS = (
     ("Make the demo set", "Draws coloured circles and their outlines, in seconds."),
-    ("Start training", "A tiny base that comes with the app learns to obey the outlines. A few minutes, no graphics card."),
+    (
+        "Start training",
+        "A tiny base that comes with the app learns to obey the outlines. A few minutes, no graphics card.",
+    ),
     ("Try it", "Draw with your ControlNet, beside the same picture without it."),
 )
 
@@ -30,7 +34,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
             hide = gr.Button("Hide", size="sm", min_width=70, scale=0, elem_id="first-hide")
         with gr.Row(equal_height=True):
             words, buttons = zip(*[_step(place, title) for place, (title, _) in enumerate(STEPS)], strict=True)
-        with gr.Accordion("Small print", open=False), gr.Row():
+        with gr.Accordion("Small print", open=False) as small_print, gr.Row():
             count = gr.Number(DEFAULT_COUNT, label="Demo pictures", precision=0, elem_id="first-count")
             steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
 
@@ -56,7 +60,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
     live.after(buttons[1].click(context.guarded(train), [steps], [tabs], **QUIET))
     live.after(buttons[2].click(context.guarded(attempt), None, [tabs], **QUIET))
     live.after(hide.click(hide_card, None, None, **QUIET))
-    live.part([card, *words, *buttons], _state, _render)
+    live.part([card, small_print, *words, *buttons], _state, _render)
 
 
 def _step(place: int, title: str) -> tuple[Any, Any]:
@@ -93,4 +97,10 @@ def _render(view: View) -> list[Any]:
     for state in states:
         variant = "primary" if state == "next" else "secondary"
         buttons.append(gr.Button(variant=variant, interactive=state == "next"))
-    return [gr.Column(visible=seen), *(_words(place, state) for place, state in enumerate(states)), *buttons]
+    fresh = states[1] in ("", "next")
+    return [
+        gr.Column(visible=seen),
+        gr.Accordion(visible=fresh),
+        *(_words(place, state) for place, state in enumerate(states)),
+        *buttons,
+    ]

@@ -104,7 +104,9 @@ def choose_port(host: str, wanted: int | None) -> int:
         if is_free(host, port):
             return port
     raise UserError(
-        "No free port was found.", f"All from {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are in use.", "Give a --port."
+        "No free port was found.",
+        f"All from {FIRST_PORT} to {FIRST_PORT + PORTS_TRIED - 1} are in use.",
+        "Give a --port.",
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import gradio as gr
 
-from ui.context import AppContext, View
+from ui.context import AppContext
+from ui.view import View
 
 SECONDS = 1.0
 
@@ -22,7 +23,9 @@ class Part:
     render: Callable[[View], Sequence[Any]]
 
 
-def changed_parts(parts: Sequence[Part], view: View, seen: dict[int, Hashable]) -> tuple[list[Any], dict[int, Hashable]]:
+def changed_parts(
+    parts: Sequence[Part], view: View, seen: dict[int, Hashable]
+) -> tuple[list[Any], dict[int, Hashable]]:
     """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys."""
     updates: list[Any] = []
     now: dict[int, Hashable] = {}

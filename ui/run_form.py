@@ -8,9 +8,10 @@ import gradio as gr
 
 from engine import config
 from engine.presets import flatten
-from ui.context import AppContext, Draft, View
+from ui.context import AppContext
 from ui.form import describe, section_widgets, sparse, widget
 from ui.live import Live
+from ui.view import Draft, View
 
 FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -54,7 +54,11 @@ def build(context: AppContext, live: Live) -> None:
             )
             gr.HTML("<h3>Folders</h3>" + _table(_folders(context)))
             gr.HTML("<h3>Versions</h3>" + _table(_versions()))
-            gr.HTML("<h3>This computer</h3>" + note(context.hardware.sentence) + note(context.hardware.banner, "warning"))
+            gr.HTML(
+                "<h3>This computer</h3>"
+                + note(_capital(context.hardware.sentence))
+                + note(context.hardware.banner, "warning")
+            )
             check = gr.Button("Check the installation", elem_id="doctor-run")
             report = gr.HTML(elem_id="doctor-report")
         with gr.Column(scale=1, min_width=340):
@@ -62,6 +66,10 @@ def build(context: AppContext, live: Live) -> None:
     theme.change(None, [theme], None, js=SET_THEME)
     check.click(context.guarded(_doctor), None, [report], **QUIET)
     live.demo.load(None, None, [theme], js=CHOSEN_THEME)
+
+
+def _capital(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _folders(context: AppContext) -> dict[str, str]:

@@ -11,11 +11,12 @@ from engine.conditions import registry
 from engine.errors import UserError
 from engine.runs import Run
 from engine.training.run import resume_training, start_training
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.live import Live
 from ui.messages import duration, note, progress_bar
 from ui.run_form import QUIET, RunForm
 from ui.states import Action, TrainState
+from ui.view import View
 from ui.watch import build_watch
 
 NEW_RUN = "A new run"

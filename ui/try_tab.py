@@ -9,9 +9,10 @@ import gradio as gr
 from engine.errors import UserError
 from ui import trying
 from ui.choices import checkpoint_list, pick_checkpoint, run_list
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress, note
+from ui.view import View
 
 KIND = "try"
 HELD_OUT, UPLOAD = "A held-out picture", "A picture of mine"
@@ -28,15 +29,23 @@ def build(context: AppContext, live: Live) -> None:
             number = gr.State(0)
             with gr.Column(elem_classes="snug") as held_out:
                 control = gr.Image(
-                    label="Its map", interactive=False, type="filepath", height=190, buttons=["fullscreen"],
+                    label="Its map",
+                    interactive=False,
+                    type="filepath",
+                    height=190,
+                    buttons=["fullscreen"],
                     elem_id="try-control",
-                )  # fmt: skip
+                )
                 with gr.Row(elem_classes="pager"):
                     back = gr.Button("‹ Earlier", size="sm")
                     forth = gr.Button("Another ›", size="sm", elem_id="try-another")
             with gr.Column(visible=False, elem_classes="snug") as own:
                 upload = gr.Image(
-                    label="Your picture", type="filepath", sources=["upload", "clipboard"], height=190, elem_id="try-upload"
+                    label="Your picture",
+                    type="filepath",
+                    sources=["upload", "clipboard"],
+                    height=190,
+                    elem_id="try-upload",
                 )
                 is_map = gr.Checkbox(
                     label="It is a condition map already",
@@ -50,7 +59,9 @@ def build(context: AppContext, live: Live) -> None:
             with gr.Accordion("More", open=False):
                 negative = gr.Textbox(label="Negative prompt", max_lines=1, info="What the picture should not show.")
                 steps = gr.Slider(1, 100, value=20, step=1, label="Sampling steps", info="More is slower and finer.")
-                guidance = gr.Slider(1, 20, value=7.5, step=0.5, label="Guidance scale", info="Obedience to the prompt.")
+                guidance = gr.Slider(
+                    1, 20, value=7.5, step=0.5, label="Guidance scale", info="Obedience to the prompt."
+                )
                 side = gr.Number(
                     0, label="Size (px)", precision=0, info="Side of the square; 0: as the run was trained."
                 )
@@ -59,10 +70,15 @@ def build(context: AppContext, live: Live) -> None:
             progress = gr.HTML(elem_id="try-progress")
         with gr.Column(scale=3, min_width=420):
             results = gr.Gallery(
-                show_label=False, columns=3, height="auto",
-                object_fit="contain", buttons=["download", "fullscreen"], interactive=False, visible=False,
+                show_label=False,
+                columns=3,
+                height="auto",
+                object_fit="contain",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+                visible=False,
                 elem_id="try-results",
-            )  # fmt: skip
+            )
             words = gr.HTML(note("The picture appears here, beside the one without control."), elem_id="try-words")
 
     def show(run: str | None, at: int) -> tuple[Any, ...]:
@@ -73,16 +89,39 @@ def build(context: AppContext, live: Live) -> None:
         return *show(run, 0), *trying.as_in_run(context, run)
 
     def start(
-        run: str | None, step: int | None, source: str, at: int, upload: str | None, is_map: bool, prompt: str,
-        seed: float, strength: float, negative: str, steps: float, guidance: float, side: float,
-    ) -> None:  # fmt: skip
+        run: str | None,
+        step: int | None,
+        source: str,
+        at: int,
+        upload: str | None,
+        is_map: bool,
+        prompt: str,
+        seed: float,
+        strength: float,
+        negative: str,
+        steps: float,
+        guidance: float,
+        side: float,
+    ) -> None:
         chosen = pick_checkpoint(context, run, step)
         if source == UPLOAD and not upload:
-            raise UserError("There is no control picture.", "None was uploaded.", "Upload one, or use a held-out picture.")
+            raise UserError(
+                "There is no control picture.", "None was uploaded.", "Upload one, or use a held-out picture."
+            )
         wish = trying.Wish(
-            run or "", chosen, prompt or "", None if source == HELD_OUT else upload, is_map, at, int(seed or 0), strength,
-            negative or "", int(steps), guidance, int(side or 0),
-        )  # fmt: skip
+            run or "",
+            chosen,
+            prompt or "",
+            None if source == HELD_OUT else upload,
+            is_map,
+            at,
+            int(seed or 0),
+            strength,
+            negative or "",
+            int(steps),
+            guidance,
+            int(side or 0),
+        )
         context.start_job(KIND, "Drawing a picture", trying.try_it(context, wish))
 
     held = [control, prompt, number]
@@ -91,11 +130,26 @@ def build(context: AppContext, live: Live) -> None:
     back.click(context.guarded(lambda name, at: show(name, at - 1)), [run, number], held, **QUIET)
     forth.click(context.guarded(lambda name, at: show(name, at + 1)), [run, number], held, **QUIET)
     source.change(
-        lambda kind: [gr.Column(visible=kind == HELD_OUT), gr.Column(visible=kind == UPLOAD)], [source], [held_out, own], **QUIET
+        lambda kind: [gr.Column(visible=kind == HELD_OUT), gr.Column(visible=kind == UPLOAD)],
+        [source],
+        [held_out, own],
+        **QUIET,
     )
     inputs = [
-        run, checkpoint, source, number, upload, is_map, prompt, seed, strength, negative, steps, guidance, side,
-    ]  # fmt: skip
+        run,
+        checkpoint,
+        source,
+        number,
+        upload,
+        is_map,
+        prompt,
+        seed,
+        strength,
+        negative,
+        steps,
+        guidance,
+        side,
+    ]
     live.after(make.click(context.guarded(start), inputs, None, **QUIET))
     live.after(cancel.click(context.guarded(lambda: context.runner.cancel() and None), None, None, **QUIET))
     live.part(

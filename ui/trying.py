@@ -93,9 +93,18 @@ def try_it(context: AppContext, wish: Wish) -> Work:
         side = wish.side or run.config.data.resolution
         control = _control(context, wish, run, side)
         request = TryRequest(
-            run.config.model.base, wish.checkpoint.controlnet, wish.prompt, control, wish.negative, wish.seed, wish.steps,
-            wish.guidance, wish.strength, side, side,
-        )  # fmt: skip
+            run.config.model.base,
+            wish.checkpoint.controlnet,
+            wish.prompt,
+            control,
+            wish.negative,
+            wish.seed,
+            wish.steps,
+            wish.guidance,
+            wish.strength,
+            side,
+            side,
+        )
         session = context.try_session()
         both = [request, dataclasses.replace(request, without_control=True)]
         categorical = registry.get(str(run.condition["type"])).categorical
@@ -128,7 +137,9 @@ def _control(context: AppContext, wish: Wish, run: Run, side: int) -> Any:
         sample = held_out(context, wish.run, wish.at)
         if sample is None:
             raise UserError(
-                "There is no held-out picture.", "The run's dataset is gone or has too few pictures.", "Upload a picture."
+                "There is no held-out picture.",
+                "The run's dataset is gone or has too few pictures.",
+                "Upload a picture.",
             )
         image = load_rgb(sample.condition)
     else:

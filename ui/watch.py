@@ -11,10 +11,11 @@ import gradio as gr
 
 from engine.data.images import thumbnail
 from engine.jobs.events import PreviewMade
-from ui.context import AppContext, View
+from ui.context import AppContext
 from ui.curves import EACH, SMOOTH, TITLES, loss_rows, score_rows
 from ui.live import Live
 from ui.messages import note
+from ui.view import View
 
 CHART_SECONDS = 4.0
 PICTURE_SIDE = 512
@@ -26,19 +27,47 @@ def build_watch(context: AppContext, live: Live) -> None:
     """Charts beside each other, pictures and the log below."""
     with gr.Row(visible=False) as charts:
         loss = gr.LinePlot(
-            x="step", y="loss", color="line", color_map=COLOURS, title="Loss (lower is better; it stays noisy)",
-            height=230, x_title="Step", y_title="Loss", color_title=" ", tooltip="axis", elem_id="chart-loss", buttons=[],
-        )  # fmt: skip
-        scores = gr.LinePlot(
-            x="step", y="score", color="what", color_map=SCORE_COLOURS, title="Score on held-out pictures (1 is perfect)", height=230,
-            x_title="Step", y_title="Score", color_title=" ", y_lim=[0, 1], tooltip="axis", elem_id="chart-score",
+            x="step",
+            y="loss",
+            color="line",
+            color_map=COLOURS,
+            title="Loss (lower is better; it stays noisy)",
+            height=230,
+            min_width=340,
+            x_title="Step",
+            y_title="Loss",
+            color_title=" ",
+            tooltip="axis",
+            elem_id="chart-loss",
             buttons=[],
-        )  # fmt: skip
+        )
+        scores = gr.LinePlot(
+            x="step",
+            y="score",
+            color="what",
+            color_map=SCORE_COLOURS,
+            title="Score on held-out pictures (1 is perfect)",
+            height=230,
+            min_width=340,
+            x_title="Step",
+            y_title="Score",
+            color_title=" ",
+            y_lim=[0, 1],
+            tooltip="axis",
+            elem_id="chart-score",
+            buttons=[],
+        )
     heading = gr.HTML(elem_id="train-pictures-head")
     pictures = gr.Gallery(
-        show_label=False, columns=2, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
-        visible=False, elem_id="train-pictures", interactive=False,
-    )  # fmt: skip
+        show_label=False,
+        columns=2,
+        height="auto",
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        visible=False,
+        elem_id="train-pictures",
+        interactive=False,
+    )
     with gr.Accordion("Log", open=False, elem_id="train-log-box"):
         log = gr.HTML(elem_id="train-log")
 
@@ -71,7 +100,7 @@ def _scores(view: View) -> list[Any]:
     import pandas
 
     rows = score_rows(view.history.scores)
-    return [gr.LinePlot(pandas.DataFrame(rows), visible=bool(rows["step"]))]
+    return [gr.LinePlot(pandas.DataFrame(rows), visible=len(view.history.scores) > 1)]
 
 
 def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:

@@ -25,7 +25,9 @@ BUSY = re.compile(r"step [\d,]+ of")
 def app(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
     base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
     program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
-    with studio(tmp_path_factory.mktemp("journey") / "workspace", program=program, STUDIO_DEMO_BASE=str(base)) as opened:
+    with studio(
+        tmp_path_factory.mktemp("journey") / "workspace", program=program, STUDIO_DEMO_BASE=str(base)
+    ) as opened:
         yield opened
 
 

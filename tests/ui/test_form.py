@@ -13,9 +13,7 @@ from engine.presets import flatten, resolve
 from ui import form
 
 DEFAULTS = config.RunConfig()
-FIELDS = {
-    f"{section}.{name}": field for section in config.SECTIONS for name, field in config.fields(section).items()
-}
+FIELDS = {f"{section}.{name}": field for section in config.SECTIONS for name, field in config.fields(section).items()}
 CHANGED: dict[str, Any] = {"text": "something", "whole": 64, "number": 0.05, "share": 0.5}
 
 

@@ -45,7 +45,9 @@ def test_a_foreign_host_is_refused(host: str) -> None:
     assert client().get("/", headers={"host": host}).status_code == 403
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:3000", "file://", "http://localhost:7860"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:3000", "file://", "http://localhost:7860"]
+)
 def test_a_foreign_origin_is_refused(origin: str) -> None:
     assert client().post("/", headers={"origin": origin}).status_code == 403
 

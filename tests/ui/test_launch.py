@@ -50,7 +50,9 @@ def test_listening_needs_a_password(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_workspace_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    assert launch.main(["--workspace", str(tmp_path / "file" / "workspace"), "--no-browser"]) == launch.EXIT_CANNOT_START
+    assert (
+        launch.main(["--workspace", str(tmp_path / "file" / "workspace"), "--no-browser"]) == launch.EXIT_CANNOT_START
+    )
     assert "--workspace" in capsys.readouterr().err
 
 

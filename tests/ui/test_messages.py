@@ -47,7 +47,9 @@ def test_status_and_progress_escape_titles_and_labels() -> None:
 
 def test_status_is_told_in_words() -> None:
     assert "Nothing is running" in messages.status_line(JobSnapshot())
-    running = JobSnapshot(kind="train", alive=True, title="Training cats", phase="running", total_steps=400, start_step=3)
+    running = JobSnapshot(
+        kind="train", alive=True, title="Training cats", phase="running", total_steps=400, start_step=3
+    )
     assert "Training cats · step 3 of 400" in messages.status_line(running)
     assert "pausing" in messages.status_line(replace(running, asked="pause"))
 
