@@ -20,7 +20,7 @@ STEPS = (
     ("Make the demo set", "Draws coloured circles and their outlines, in seconds."),
     (
         "Start training",
-        "A tiny base that comes with the app learns to obey the outlines. A few minutes, no graphics card.",
+        "A tiny base that comes with the app learns to obey them. A few minutes, no graphics card.",
     ),
     ("Try it", "Draw with your ControlNet, beside the same picture without it."),
 )

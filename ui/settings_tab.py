@@ -22,7 +22,7 @@ HELP = """
 ### In five steps
 1. **Dataset**: choose a folder with pictures. A text file beside each picture (same name, `.txt`) is its caption.
 2. **Conditions**: choose what the net will obey, look at a few maps, make all of them.
-3. **Train**: the preset for your computer is chosen already. Press Start; you may close the page, and reload it any time.
+3. **Train**: the preset for your computer is chosen already. Press Start; you may close or reload the page any time.
 4. **Try it**: draw with any checkpoint, beside the same picture without control.
 5. **Export**: take it to ComfyUI, AUTOMATIC1111 or diffusers.
 
@@ -30,7 +30,7 @@ HELP = """
 - **Control picture, condition map**: the picture that says *where* things are: edges, light and dark, …
 - **Step**: one correction of the net's weights. **Checkpoint**: the net as it was at one step, saved on disk.
 - **Loss**: how far the net's guess was off. It stays noisy; look at the control pictures and the score instead.
-- **Score**: how well pictures follow the control picture, measured on pairs that were not trained on: 0 is chance, 1 perfect.
+- **Score**: how well pictures follow the control picture, on pairs that were not trained on: 0 is chance, 1 perfect.
 - **Sudden convergence**: a ControlNet does nothing visible for a while, then obeys within a few hundred steps.
 
 ### If it does not obey
