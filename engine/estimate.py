@@ -13,7 +13,7 @@ from engine.workspace import Workspace
 # Images per second at SD 1.5 shapes and 512 px, by the card's memory: predictions of our cost model for the cards that
 # usually have that much, until this machine has trained once itself.
 GUESSED_IMAGES_PER_SECOND = ((20, 30.0), (14, 12.0), (10, 6.0), (7, 4.5), (0, 3.0))
-CPU_TERAFLOPS_PER_CORE = 0.03
+CPU_TERAFLOPS_PER_CORE = 0.008
 
 
 @dataclass(frozen=True)
