@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.config import RunConfig
+from engine.errors import UserError
 from engine.hardware import Hardware
 from engine.model_files import base_facts
 from engine.runs import Run
@@ -56,7 +57,10 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
 def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float | None:
     """Median over the last steps of the newest run with the same base, resolution and batch; None without one."""
     for folder in workspace.run_folders()[:10]:
-        run = Run(folder)
+        try:
+            run = Run(folder)
+        except UserError:
+            continue  # a damaged run tells no time; the Train tab says what is wrong with it
         same = (
             run.config.model.base == config.model.base
             and run.config.data.resolution == config.data.resolution

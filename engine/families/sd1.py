@@ -19,7 +19,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.families.base import Family, load_part, read_component_config
 
 SD1_HINT_CHANNELS = (16, 32, 96, 256)
-SD1_TRUNK_CHANNELS = 320
+
+
+def hint_channels(trunk: int) -> tuple[int, ...]:
+    """Widths of the hint encoder: the original's, but never wider than the trunk that it feeds."""
+    return tuple(min(channels, trunk) for channels in SD1_HINT_CHANNELS)
 
 
 class StableDiffusion1(Family):
@@ -57,11 +61,7 @@ class StableDiffusion1(Family):
 
     def new_controlnet(self, unet: Any) -> ControlNetModel:
         trunk = unet.config["block_out_channels"][0]
-        # The original's hint encoder, never wider than the trunk it feeds (a small base gets a small one).
-        hint = tuple(min(channels, max(16, trunk)) for channels in SD1_HINT_CHANNELS)
-        if trunk >= SD1_TRUNK_CHANNELS:
-            hint = SD1_HINT_CHANNELS
-        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint)
+        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_channels(trunk))
         return controlnet.float()
 
     def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
