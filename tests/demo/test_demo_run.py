@@ -1,0 +1,73 @@
+"""The demo's path from end to end on a tiny random base, and its promises."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.demo.run import DemoResult, run_demo
+from engine.demo.sets import DEMO_SETS, MAKERS, demo_preset, make_demo_set
+from engine.errors import UserError
+from engine.jobs.control import Control
+from engine.presets import resolve
+from engine.workspace import Workspace
+
+
+def test_it_draws_trains_scores_exports_and_prints_a_table(workspace: Workspace, tiny_base: Path) -> None:
+    lines: list[str] = []
+    overrides = {
+        "model": {"base": str(tiny_base)},
+        "data": {"held_out": 2},
+        "optim": {"warmup_steps": 0},
+        "train": {"steps": 2, "batch_size": 2, "checkpoint_every": 1},
+        "validation": {"every": 1, "pictures": 2, "sampling_steps": 2},
+    }
+    result = run_demo(workspace, Control().token, lambda event: None, lambda *_: None, lines.append, 8, overrides)
+    text = "\n".join(lines)
+    for step, images in ((0, 0), (1, 2), (2, 4)):
+        assert re.search(rf"^ +{step} +{images} .*\(2 pairs\)$", text, re.MULTILINE), text
+    assert "with control" in text and "without control" in text
+    assert all(path.exists() for path in result.exported)
+    assert str(result.exported[0]) in text
+    assert 0 <= result.iou <= 1 and 0 <= result.colours_without <= 1
+    assert result.shortfalls, "a random base cannot keep the promises"
+    assert len(list((result.run_folder / "evaluation").glob("*/*-row.webp"))) == 2
+
+
+GOOD = DemoResult(0.9, 0.9, 0.2, 0.9, 100.0, Path("run"), ())
+
+
+def test_promises_that_are_kept() -> None:
+    assert GOOD.shortfalls == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"iou": 0.84}, "0.84"), ({"colours": 0.8}, "80%"), ({"iou_without": 0.4}, "Without control it is 0.40")],
+)
+def test_each_broken_promise_is_named(change: dict[str, float], words: str) -> None:
+    assert words in replace(GOOD, **change).shortfalls[0]
+
+
+def test_the_demo_settings_are_valid() -> None:
+    config, _ = resolve(("demo", demo_preset().values))
+    assert config.model.base == "demo"
+    assert config.data.held_out == 64
+
+
+@pytest.mark.parametrize("kind", [demo_set.name for demo_set in DEMO_SETS])
+def test_every_demo_set_is_ready_to_train_on(workspace: Workspace, kind: str) -> None:
+    dataset = make_demo_set(workspace, kind, 6)
+    assert dataset.count(ready=True) == 6
+    assert dataset.condition is not None
+    again = make_demo_set(workspace, kind, 6)
+    assert again.fingerprint == dataset.fingerprint
+    assert set(MAKERS) == {demo_set.name for demo_set in DEMO_SETS}
+
+
+def test_a_senseless_count_is_refused(workspace: Workspace) -> None:
+    with pytest.raises(UserError, match="between 4 and"):
+        make_demo_set(workspace, "circles", 1)
