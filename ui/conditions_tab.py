@@ -103,13 +103,13 @@ def _parameters(types: list[registry.ConditionType]) -> tuple[list[Any], list[An
 
 
 def _own_type(context: AppContext, dataset: str | None) -> Any:
-    """The type that the dataset's maps are of already, where it has one."""
+    """The type that the dataset's maps are of already; for one without maps the first that makes them."""
     from engine.data.dataset import Dataset
 
     if not dataset or dataset not in context.files()[0]:
         return gr.skip()
     spec = Dataset.open(context.workspace.dataset_folder(dataset)).condition
-    return spec.type if spec else gr.skip()
+    return spec.type if spec else next(kind.name for kind in registry.all() if kind.extract)
 
 
 def _make_title(name: str) -> str:

@@ -18,6 +18,11 @@ def thin(points: Points, limit: int = LIMIT) -> list[tuple[int, float]]:
     return list(points[::-1][::stride])[::-1]
 
 
+def latest(points: Points) -> list[tuple[int, float]]:
+    """One point a step, in order: of a step that was trained again after a crash, the newer one."""
+    return sorted(dict(points).items())
+
+
 def smoothed(points: Points, window: int | None = None) -> list[tuple[int, float]]:
     """Exponential mean over about ``window`` points (default: a tenth of them), corrected for its start."""
     window = window or max(5, len(points) // 10)
@@ -32,7 +37,7 @@ def smoothed(points: Points, window: int | None = None) -> list[tuple[int, float
 
 def loss_rows(points: Points) -> dict[str, list[Any]]:
     """Columns step, loss and line: the raw points and the smoothed line."""
-    shown = thin(points)
+    shown = thin(latest(points))
     both = [(x, y, EACH) for x, y in shown] + [(x, y, SMOOTH) for x, y in smoothed(shown)]
     return {"step": [b[0] for b in both], "loss": [b[1] for b in both], "line": [b[2] for b in both]}
 

@@ -13,7 +13,7 @@ from ui.choices import dataset_list
 from ui.context import AppContext
 from ui.demo import draw_demo_set
 from ui.live import Live
-from ui.messages import job_progress, note, problem_list
+from ui.messages import counted, job_progress, note, problem_list
 
 KIND = "dataset"
 PAGE = 24
@@ -97,7 +97,7 @@ def _contents(context: AppContext, live: Live) -> None:
     gallery = gr.Gallery(
         label="Pictures",
         columns=6,
-        height=430,
+        height="auto",
         object_fit="contain",
         buttons=["fullscreen"],
         elem_id="dataset-pictures",
@@ -153,13 +153,13 @@ def _page(context: AppContext, name: str, page: int) -> tuple[Any, ...]:
     problems = dataset.problems(0, PROBLEMS_SHOWN + 1)
     maps = dataset.count(ready=True) if dataset.condition else 0
     facts = [
-        f"<b>{shown.total:,} pictures</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
+        f"<b>{counted(shown.total, 'picture', 'pictures')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
         f"{maps:,} with a condition map" if maps else "no condition maps yet: make them on the next tab",
         f"from {escape(str(dataset.source))}",
     ]
     text = f"<p class='facts'>{'<br>'.join(facts)}</p>"
     if problems:
-        text += note(f"{len(dataset.problems()):,} files could not be used; they are listed below.", "warning")
+        text += note(f"{counted(len(dataset.problems()), 'file', 'files')} could not be used; see below.", "warning")
     where = f"<p class='hint'>page {shown.number + 1:,} of {shown.pages:,}</p>"
     listed = problem_list(problems[:PROBLEMS_SHOWN], len(dataset.problems()) if problems else 0)
     return text, gr.Gallery(pictures, visible=True), where, listed, shown.number, gr.Row(visible=shown.pages > 1)

@@ -16,6 +16,11 @@ DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])
 
 
+def is_demo_set(dataset: str) -> bool:
+    """By its name."""
+    return dataset.startswith("demo-")
+
+
 def draw_demo_set(context: AppContext, kind: str, count: int) -> Work:
     """Draw a set, read it, and choose it everywhere."""
 
@@ -35,7 +40,8 @@ def choose_demo(context: AppContext, steps: int) -> None:
     draft, datasets = context.draft, context.files()[0]
     on_demo = (draft.preset or context.suggested_preset) == DEMO
     changes = flatten(draft.changes) if on_demo else {}
-    changes["data.dataset"] = flatten(draft.changes).get("data.dataset") or next(iter(datasets), "")
+    chosen = str(flatten(draft.changes).get("data.dataset", ""))
+    changes["data.dataset"] = chosen if is_demo_set(chosen) else next(filter(is_demo_set, datasets), "")
     if steps != DEMO_STEPS:
         changes["train.steps"] = steps
         if steps <= int(demo_preset().values["optim"].get("warmup_steps", 0)):

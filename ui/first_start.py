@@ -10,8 +10,9 @@ import gradio as gr
 from engine.demo.sets import DEFAULT_COUNT
 from engine.training.run import start_training
 from ui.context import AppContext
-from ui.demo import DEMO_STEPS, choose_demo, draw_demo_set
+from ui.demo import DEMO_STEPS, choose_demo, draw_demo_set, is_demo_set
 from ui.live import Live
+from ui.states import TrainState
 from ui.view import View
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -72,21 +73,26 @@ def _step(place: int, title: str) -> tuple[Any, Any]:
 
 def _words(place: int, state: str) -> str:
     sign = "✓" if state == "done" else str(place + 1)
-    tail = {"done": " <i>done</i>", "now": " <i>working …</i>"}.get(state, "")
+    tail = {"done": " <i>done</i>", "now": " <i>working …</i>", "held": " <i>resume it on the Train tab</i>"}.get(
+        state, ""
+    )
+    title, hint = (escape(text) for text in STEPS[place])
     return (
-        f"<p class='step-head'><span class='step-number {state}'>{sign}</span><b>{escape(STEPS[place][0])}</b>{tail}</p>"
-        f"<p class='hint'>{escape(STEPS[place][1])}</p>"
+        f"<p class='step-head'><span class='step-number {state}'>{sign}</span><b>{title}</b>{tail}</p>"
+        f"<p class='hint'>{hint}</p>"
     )
 
 
-def _state(view: View) -> tuple[bool, tuple[str, str, str]]:
-    """Whether the card is seen, and for each step "done", "now", "next" or "" (not yet)."""
+def _state(view: View) -> tuple[bool, tuple[str, ...]]:
+    """Whether the card is seen, and for each step "done", "now", "held" (an unfinished run), "next" or "" (not yet)."""
     alive, kind = view.snapshot.alive, view.snapshot.kind
-    made = bool(view.datasets)
-    checkpoint = bool(view.shown_run) and (view.history.checkpoint is not None or not view.train.active)
-    trained = bool(view.runs) and not view.train.active and checkpoint
+    made = any(map(is_demo_set, view.datasets))
+    trained = view.train.state is TrainState.COMPLETED
+    held = bool(view.shown_run) and not trained and not view.train.active
     first = "now" if alive and kind == "dataset" else "done" if made else "next"
-    second = "now" if view.train.active else "done" if trained else "next" if made and not alive else ""
+    second = (
+        "now" if view.train.active else "done" if trained else "held" if held else "next" if made and not alive else ""
+    )
     third = "next" if trained and not alive else ""
     return not view.card_hidden, (first, second, third)
 

@@ -210,7 +210,8 @@ def end(demo: Any, context: AppContext) -> int:
     """Pause a training run (it saves), cancel anything else, close the server. 0, or 1 where saving took too long."""
     runner = context.runner
     status = 0
-    if runner.alive and runner.snapshot.kind == "train":
+    training = runner.alive and runner.snapshot.kind == "train"
+    if training:
         print("Saving the run before closing ...", flush=True)
         runner.pause()
     else:
@@ -218,8 +219,8 @@ def end(demo: Any, context: AppContext) -> int:
     if not runner.wait(SAVING_SECONDS):
         print("The work did not end in time; the last checkpoint is whole. Resume it at the next start.", flush=True)
         status = 1
-    elif runner.snapshot.kind == "train" and runner.snapshot.outcome == "paused":
-        print(f"Paused and saved at step {runner.snapshot.step:,}. Resume it at the next start.", flush=True)
+    elif training and runner.snapshot.outcome in ("paused", "stopped", "cancelled"):
+        print(f"The run is saved at step {runner.snapshot.step:,}. Resume it at the next start.", flush=True)
     demo.close(verbose=False)
     print("ControlNet Studio is closed.", flush=True)
     return status

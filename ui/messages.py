@@ -80,6 +80,11 @@ def note(text: str, kind: str = "hint") -> str:
     return f"<p class='note {escape(kind)}'>{signs.get(kind, '')}{escape(text)}</p>" if text else ""
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """``1 file``, ``2,000 files``."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def duration(seconds: float | None) -> str:
     """``about 3 h 20 min``; empty where nothing is known."""
     if seconds is None or seconds < 0:

@@ -11,6 +11,7 @@ from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from ui.context import AppContext, with_focus
+from ui.messages import counted
 
 
 def counting(emit: Emit, label: str) -> Any:
@@ -47,7 +48,8 @@ def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Map
         problems = [*report.failures, *report.warnings]
         context.result(
             "conditions",
-            note=f"{report.made + report.kept:,} maps are ready ({report.made:,} new, {report.kept:,} kept).",
+            note=f"{counted(report.made + report.kept, 'map is', 'maps are')} ready "
+            f"({report.made:,} new, {report.kept:,} kept).",
             facts=tuple((problem.path.name, problem.what) for problem in problems[:50]),
         )
         with_focus(context, dataset_name)

@@ -22,6 +22,11 @@ def test_smoothing_keeps_a_constant_and_follows_a_change() -> None:
     assert step[40][1] < 0.01 < 0.99 < step[99][1]
 
 
+def test_steps_that_were_trained_again_are_shown_once() -> None:
+    rows = loss_rows([(1, 0.5), (2, 0.4), (3, 0.3), (2, 0.2), (3, 0.1)])
+    assert (rows["step"][:3], rows["loss"][:3]) == ([1, 2, 3], [0.5, 0.2, 0.1])
+
+
 def test_rows_for_the_charts() -> None:
     rows = loss_rows([(1, 0.5), (2, 0.25)])
     assert rows["step"] == [1, 2, 1, 2]
