@@ -16,7 +16,7 @@ CONFIG_VERSION = 1
 
 def setting(default: Any, title: str, help: str, *, unit: str = "", advanced: bool = False, **bounds: Any) -> Any:
     """A pydantic field that also knows how to present itself."""
-    extra = {"unit": unit, "advanced": advanced}
+    extra: dict[str, Any] = {"unit": unit, "advanced": advanced}
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
 
 
@@ -207,7 +207,8 @@ SECTIONS: tuple[str, ...] = ("model", "data", "objective", "optim", "train", "va
 
 def fields(section: str) -> dict[str, Any]:
     """Name -> pydantic FieldInfo of one section, in order."""
-    return dict(RunConfig.model_fields[section].annotation.model_fields)
+    kind: Any = RunConfig.model_fields[section].annotation
+    return dict(kind.model_fields)
 
 
 def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:

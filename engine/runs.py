@@ -86,8 +86,8 @@ class Run:
         if self.completed:
             return "completed"
         endings = [entry["event"] for entry in self.metrics() if "event" in entry]
-        last = endings[-1] if endings else "started"
-        return last if last in ("paused", "stopped", "failed") else "interrupted"
+        known: dict[str, Ending] = {"paused": "paused", "stopped": "stopped", "failed": "failed"}
+        return known.get(endings[-1], "interrupted") if endings else "interrupted"
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl; a last line that was cut off is left out."""

@@ -15,11 +15,13 @@ import gradio as gr
 from engine.config import RunConfig
 from engine.demo.sets import demo_preset
 from engine.errors import UserError
+from engine.estimate import estimate
 from engine.hardware import Hardware, detect
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import Failure, JobSnapshot
 from engine.presets import Preset, all_presets, resolve, suggest
 from engine.runs import Run
+from engine.training.run import missing
 from engine.workspace import Workspace
 from ui.messages import to_failure
 from ui.states import Readiness, RunFacts, train_view
@@ -36,8 +38,8 @@ class AppContext:
         self.runner = runner or JobRunner()
         self.local = local
         """The browser runs on this machine, so that folder dialogs can open here."""
-        self.draft = Draft()
-        self.focus_dataset = ""
+        self.focus_dataset = next(iter(workspace.dataset_names()), "")
+        self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
         self.card_hidden = any(Run(folder).completed for folder in workspace.run_folders()[:20])
         """The first-start card is of no use any more."""
         self.results: dict[str, Result] = {}
@@ -90,20 +92,29 @@ class AppContext:
         return self._readiness[1]
 
     def _look_ready(self) -> Readiness:
-        from engine.training.run import missing
-
         try:
             if not self.files()[0]:
                 return Readiness("There is no dataset yet: make one on the Dataset tab.")
             config, _ = self.config_of(self.draft)
             sentences = missing(self.workspace, config)
-            if sentences or not self.warm.is_set():
+            if sentences:
                 return Readiness(" ".join(sentences))
-            from engine.estimate import estimate
-
-            return Readiness("", estimate(config, self.workspace, self.hardware).summary)
+            caution = self._caution(config) if self.warm.is_set() else ""
+            return Readiness("", f"{estimate(config, self.workspace, self.hardware).summary}. {caution}".strip())
         except UserError as error:
             return Readiness(f"{error.what} {error.why} {error.try_this}")
+
+    def _caution(self, config: RunConfig) -> str:
+        """What will hardly work although it can start."""
+        located = self.workspace.locate_base(config.model.base)
+        if not Path(located).is_dir():
+            return ""  # on the hub: nothing is fetched for a hint
+        from engine.families import detect as detect_family
+
+        side = detect_family(located).default_resolution(located)
+        if config.data.resolution == side:
+            return ""
+        return f"Careful: this base was made for {side} px, and the resolution is {config.data.resolution} px."
 
     # -- what the pages see -------------------------------------------------------------------------------------------
 

@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"Port {FIRST_PORT} is in use, so this window takes {port}.", flush=True)
     address = f"http://{LOOPBACK}:{port}"
     print(f"ControlNet Studio is open at {address}", flush=True)
+    if options.password:
+        print(f"It asks for the password; the user name is {USER}.", flush=True)
     if not options.no_browser:
         open_browser(address)
     threading.Thread(target=warm_up, args=(context,), name="warm-up", daemon=True).start()
@@ -162,6 +164,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
             quiet=True,
             show_error=True,
             auth=(USER, password) if password else None,
+            auth_message=f"User name: {USER}",
             footer_links=[],
             run_history=False,
             # Only pictures that the app made: a dataset folder may hold web pages, which would be served as such.

@@ -80,6 +80,5 @@ class RunForm:
     def _fill(self, view: View) -> list[Any]:
         values = self._values()
         filled = [values[dotted] for dotted in self.settings]
-        chosen = values["data.dataset"] or (view.datasets[0] if view.datasets else None)
-        filled[0] = gr.Dropdown(list(view.datasets), value=chosen)
+        filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
         return [view.draft.preset or self._context.suggested_preset, values["name"], *filled]

@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
 ]
-PICTURES, STEPS = 24, 120
+PICTURES, STEPS = 24, 80
 BUSY = re.compile(r"step [\d,]+ of")
 
 
