@@ -189,3 +189,10 @@ def test_the_form_is_found_again_after_a_reload(context: AppContext) -> None:
     assert config.train.steps == 77
     assert origins["train.steps"] == "you"
     assert origins["data.resolution"] == "preset demo"
+
+
+def test_a_new_start_chooses_a_dataset_that_is_there(workspace: Workspace, base: Path) -> None:
+    make_demo_set(workspace, "circles", 8)
+    later = AppContext(workspace)
+    assert later.view().focus_dataset == "demo-circles-8"
+    assert later.view().train.state is TrainState.READY
