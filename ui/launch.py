@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.workspace import Workspace
+from ui import quick_gradio
 
 if TYPE_CHECKING:
     from ui.context import AppContext
@@ -63,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
     port = choose_port(host, options.port)
     workspace = Workspace(options.workspace)
     prepare_environment(workspace)
+    quick_gradio.install()
 
     from ui.app import build_app  # gradio reads the environment when it is imported
     from ui.context import AppContext

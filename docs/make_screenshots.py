@@ -1,0 +1,101 @@
+"""Makes the pictures of the window in docs/images: the real app, the real demo, a real browser.
+
+    python docs/make_screenshots.py [--steps 900] [--pictures 2000] [--base FOLDER]
+
+Takes as long as the demo's training. Needs Chromium, Chrome or Edge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from engine.workspace import DEMO_BASE  # noqa: E402
+from tests.browser.studio import browser_page, open_tab, studio  # noqa: E402
+
+FOLDER = ROOT / "docs" / "images"
+WIDTH, HEIGHT = 1440, 960
+
+
+def shoot(page: Any, name: str) -> None:
+    page.wait_for_timeout(1500)  # charts are drawn a moment after their data came
+    image = Image.open(io.BytesIO(page.screenshot()))
+    FOLDER.mkdir(exist_ok=True)
+    # 256 colours are enough for a window, and a quarter of the size
+    image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(FOLDER / f"{name}.png", optimize=True)
+    print(f"{name}.png", flush=True)
+
+
+def wait_for(page: Any, selector: str, text: str, seconds: float) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
+
+
+def walk(page: Any, address: str, pictures: int, steps: int) -> None:
+    """The way of the first-start card, a picture at each stop."""
+    page.goto(address)
+    wait_for(page, "#first-start", "Three clicks", 30)
+    shoot(page, "first-start")
+    page.get_by_text("Small print").click()
+    page.fill("#first-count input", str(pictures))
+    page.fill("#first-steps input", str(steps))
+    page.get_by_text("Small print").click()
+    page.click("#first-1")
+    wait_for(page, "#dataset-summary", f"{pictures:,} pictures", 600)
+    shoot(page, "dataset")
+    open_tab(page, "Conditions")
+    page.get_by_label("Canny edges").click()
+    page.wait_for_selector("#condition-preview img")
+    shoot(page, "conditions")
+    page.wait_for_selector("#first-2:not([disabled])")
+    page.click("#first-2")
+    wait_for(page, "#train-pictures-head", f"step {max(1, steps // 2) // 150 * 150:,}", 3600)
+    shoot(page, "train-running")
+    wait_for(page, "#train-status", "Finished", 3600)
+    shoot(page, "train-finished")
+    page.click("#first-3")
+    page.wait_for_selector("#try-control img")
+    page.click("#try-make")
+    page.wait_for_selector("#try-results img", timeout=300_000)
+    shoot(page, "try-it")
+    open_tab(page, "Export")
+    page.click("#export-make")
+    wait_for(page, "#export-result", "The export is ready", 300)
+    shoot(page, "export")
+    open_tab(page, "Settings & help")
+    shoot(page, "settings")
+    page.get_by_role("radio", name="Dark", exact=True).click()
+    open_tab(page, "Train")
+    page.reload()  # charts take their colours when they are drawn
+    wait_for(page, "#status-line", "Nothing is running", 30)
+    open_tab(page, "Train")
+    shoot(page, "train-dark")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--pictures", type=int, default=2000)
+    parser.add_argument("--base", default=str(DEMO_BASE), help="another base in the place of the demo's")
+    options = parser.parse_args()
+    program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        studio(Path(folder) / "workspace", program=program, STUDIO_DEMO_BASE=options.base) as app,
+        browser_page(WIDTH, HEIGHT) as page,
+    ):
+        walk(page, app.address, options.pictures, options.steps)
+
+
+if __name__ == "__main__":
+    main()
