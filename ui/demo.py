@@ -40,6 +40,7 @@ def choose_demo(context: AppContext, steps: int) -> None:
     draft, datasets = context.draft, context.files()[0]
     on_demo = (draft.preset or context.suggested_preset) == DEMO
     changes = flatten(draft.changes) if on_demo else {}
+    changes.pop("train.steps", None)  # the card's own figure counts
     chosen = str(flatten(draft.changes).get("data.dataset", ""))
     changes["data.dataset"] = chosen if is_demo_set(chosen) else next(filter(is_demo_set, datasets), "")
     if steps != DEMO_STEPS:
