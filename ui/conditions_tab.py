@@ -84,7 +84,7 @@ def build(context: AppContext, live: Live) -> None:
     back.click(turn(-1), inputs, [slider, about, number], **quiet)
     forth.click(turn(1), inputs, [slider, about, number], **quiet)
     live.after(make.click(context.guarded(start), [chosen, kind, *widgets], **quiet))
-    live.after(cancel.click(context.guarded(context.runner.cancel), **quiet))
+    live.after(cancel.click(live.asking("cancel"), **quiet))
     live.part([make, cancel, progress], _job_key, _job)
     live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 

@@ -28,7 +28,7 @@ def build(context: AppContext, live: Live) -> None:
             _demo_sets(context, live)
             progress = gr.HTML(elem_id="dataset-progress")
             cancel = gr.Button("Cancel", elem_id="dataset-cancel", visible=False)
-            live.after(cancel.click(context.guarded(context.runner.cancel), api_visibility="private"))
+            live.after(cancel.click(live.asking("cancel"), api_visibility="private"))
             live.part(
                 [progress, cancel],
                 lambda view: view.snapshot if view.snapshot.kind == KIND else None,

@@ -58,6 +58,15 @@ class Live:
         self.clicks.append(event)
         return event
 
+    def asking(self, what: str) -> Callable[..., None]:
+        """A handler that asks the running job for something: pause, stop, cancel, save_now or sample_now."""
+        ask = getattr(self.context.runner, what)
+
+        def handler(*inputs: Any) -> None:
+            ask()
+
+        return handler
+
     def wire(self) -> None:
         """Call once, inside the Blocks, when every tab is built."""
         outputs = [output for part in self.parts for output in part.outputs]

@@ -48,7 +48,7 @@ def build(context: AppContext, live: Live) -> None:
 
     for action, button in buttons.items():
         inputs = form.inputs if action is Action.START else [run]
-        live.after(button.click(context.guarded(_handler(context, form, action)), inputs, None, **QUIET))
+        live.after(button.click(context.guarded(_handler(context, live, form, action)), inputs, None, **QUIET))
     live.after(run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **QUIET))
     live.part([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)])
     live.part([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
@@ -70,7 +70,7 @@ def _button(action: Action) -> Any:
     )
 
 
-def _handler(context: AppContext, form: RunForm, action: Action) -> Any:
+def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> Any:
     """What a button does."""
     if action is Action.START:
 
@@ -92,9 +92,12 @@ def _handler(context: AppContext, form: RunForm, action: Action) -> Any:
     if action is Action.NEW:
         return lambda name: context.show_run("")
     if action is Action.DISCARD:
-        return lambda name: gr.Info(f"The run was moved to {context.discard_run(name)}") and None
-    ask = getattr(context.runner, ASKS[action])
-    return lambda name: ask() and None
+
+        def discard(name: str) -> None:
+            gr.Info(f"The run was moved to {context.discard_run(name)}.")
+
+        return discard
+    return live.asking(ASKS[action])
 
 
 def _status(view: View) -> str:

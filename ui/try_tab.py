@@ -151,7 +151,7 @@ def build(context: AppContext, live: Live) -> None:
         side,
     ]
     live.after(make.click(context.guarded(start), inputs, None, **QUIET))
-    live.after(cancel.click(context.guarded(lambda: context.runner.cancel() and None), None, None, **QUIET))
+    live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
     live.part(
         with_run,
         lambda view: (view.runs, view.shown_run),

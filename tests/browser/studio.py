@@ -71,7 +71,7 @@ class Studio:
     def said(self) -> str:
         return self.output.read_text(encoding="utf-8")
 
-    def wait_until_open(self, seconds: float = 90) -> Studio:
+    def wait_until_open(self, seconds: float = 180) -> Studio:
         """Until the first page answers."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -121,6 +121,7 @@ def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> It
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
         )
+        context.set_default_timeout(90_000)  # the machine may be busy with other tests
         try:
             yield context.new_page()
         finally:

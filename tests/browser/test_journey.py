@@ -89,13 +89,13 @@ def test_first_start_to_export(app: Studio) -> None:
         page.wait_for_selector("#train-pictures img", timeout=60_000)
 
         page.reload()
-        wait_for(page, "#status-line", BUSY, 10)
+        wait_for(page, "#status-line", BUSY, 30)
         open_tab(page, "Train")
         page.wait_for_selector("#train-pause:not([disabled])")
 
         second = page.context.new_page()
         open_page(second, app)
-        wait_for(second, "#status-line", BUSY, 10)
+        wait_for(second, "#status-line", BUSY, 30)
         open_tab(second, "Train")
         shoot(second, "train-running")
 
