@@ -117,10 +117,11 @@ class Run:
         """The snapshot that the run's files amount to: curves, pictures, log."""
         snapshot = JobSnapshot(log=tuple(self.log_tail()))
         train = self.config.train
-        opened = RunOpened(self.folder, self.config.name, self.last_step, train.steps, self.config.images_per_step)
+        saved = self.last_step
+        opened = RunOpened(self.folder, self.config.name, saved, train.steps, self.config.images_per_step)
         snapshot = fold(snapshot, opened, 0.0)
         for entry in self.metrics():
-            if "loss" in entry:
+            if "loss" in entry and entry["step"] <= saved:  # later ones are lost, and trained again
                 done = StepDone(
                     entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
                 )

@@ -21,6 +21,13 @@ def folder(workspace: Workspace) -> Path:
     return made
 
 
+def make_checkpoint(folder: Path, number: int) -> None:
+    place = folder / "checkpoints" / f"step-{number:06d}"
+    place.mkdir(parents=True)
+    about = {"step": number, "images_seen": number * 4, "has_ema": False, "files": {}}
+    (place / "checkpoint.json").write_text(json.dumps(about), encoding="utf-8")
+
+
 def step(number: int) -> StepDone:
     return StepDone(number, number * 4, 1 / number, 1e-5, 0.5)
 
@@ -52,11 +59,19 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(folder: Path) -> N
     assert [entry["step"] for entry in Run(folder).metrics()] == [1, 2, 3, 4, 5]
 
 
+def test_the_history_leaves_out_steps_that_were_lost(folder: Path) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    recorder(step(1))
+    assert Run(folder).last_step == 0
+    assert Run(folder).history().loss.points == ()
+
+
 def test_the_history_shows_the_curve_and_the_log(folder: Path) -> None:
     recorder = Recorder(folder, lambda event: None)
     recorder(Message("hello"))
     recorder(step(1))
     recorder(step(2))
+    make_checkpoint(folder, 2)
     history = Run(folder).history()
     assert [point[0] for point in history.loss.points] == [1, 2]
     assert history.log == ("hello",)

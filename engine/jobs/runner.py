@@ -145,6 +145,7 @@ def describe_crash(error: BaseException) -> Failure:
     return Failure(
         "The work ended with an error that this app did not foresee.",
         f"{type(error).__name__}: {text}"[:500],
-        "Resume from the last checkpoint. If it happens again, copy the report and send it to the project.",
+        "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to "
+        "the project.",
         details,
     )

@@ -117,7 +117,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
             trainer = build_trainer(workspace, run, token, recorder)
             outcome = trainer.train()
         except Cancelled:
-            recorder.note("stopped", run.last_step)
+            recorder.note(token.stop_outcome if token.stop else "stopped", run.last_step)
             raise
         except BaseException:
             recorder.note("failed", run.last_step)
