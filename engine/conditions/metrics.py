@@ -1,4 +1,7 @@
-"""Measures shared by the condition types: how far one map agrees with another. Chance scores 0, a perfect match 1."""
+"""Measures shared by the condition types: how far one map agrees with another. A perfect match scores 1.
+
+Chance scores 0, but for the two SSIMs: unrelated maps that share large even areas have some similarity.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,70 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray) -> float:
     shares = table / table.sum()
     observed, expected = float(np.trace(shares)), float(shares.sum(0) @ shares.sum(1))
     return 1.0 if expected >= 1 else (observed - expected) / (1 - expected)
+
+
+def correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Pearson's r of two maps of one shape; blind to overall brightness and contrast. A flat map correlates with none.
+
+    Two flat maps agree (1).
+    """
+    a, b = (map.astype(np.float64).ravel() for map in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    spread = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / spread if spread > 0 else float(not a.any() and not b.any())
+
+
+def concordance(first: np.ndarray, second: np.ndarray) -> float:
+    """Lin's concordance correlation (1989) of two maps of one shape: like r, but values have to be equal, not alike.
+
+    2 cov / (var + var + (mean - mean)^2). Two equal flat maps agree (1).
+    """
+    a, b = (map.astype(np.float64).ravel() for map in (first, second))
+    apart = a.var() + b.var() + (a.mean() - b.mean()) ** 2
+    return 1.0 if apart == 0 else float(2 * np.mean((a - a.mean()) * (b - b.mean())) / apart)
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """Structural similarity of two uint8 maps (h, w), Gaussian window of 1.5 px (Wang et al. 2004)."""
+    return float(np.mean(np.prod(_structure(first.astype(np.float64), second.astype(np.float64)), axis=0)))
+
+
+def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """SSIM over up to five halvings of two uint8 maps (h, w), with the weights of Wang et al. 2003.
+
+    Maps under 176 px on the shorter side have fewer scales; the weights are then brought back to a sum of 1. Negative
+    similarity counts as none.
+    """
+    import cv2
+
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    scales = int(np.clip(np.log2(min(a.shape) / _WINDOW) + 1, 1, len(_SCALE_WEIGHTS)))
+    weights = np.array(_SCALE_WEIGHTS[:scales]) / sum(_SCALE_WEIGHTS[:scales])
+    score = 1.0
+    for scale, weight in enumerate(weights, 1):
+        light, structure = _structure(a, b)
+        last = scale == scales  # brightness is compared at the coarsest scale alone
+        score *= max(0.0, float(np.mean(light * structure if last else structure))) ** weight
+        a, b = (cv2.resize(map, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for map in (a, b))
+    return float(score)
+
+
+_WINDOW = 11  # pixels, 3.5 standard deviations to each side
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def _structure(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """SSIM's two factors at every pixel, float64 (h, w): brightness; contrast and structure. Values 0 to 255."""
+    import cv2
+
+    def mean(map: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(map, (_WINDOW, _WINDOW), 1.5, borderType=cv2.BORDER_REFLECT)
+
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_a, mean_b = mean(a), mean(b)
+    var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
+    light = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return light, (2 * cov + c2) / (var_a + var_b + c2)
 
 
 def _harmonic(precision: float, recall: float) -> float:

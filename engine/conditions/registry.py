@@ -9,9 +9,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from engine.conditions.canny import CANNY
+from engine.conditions.colour_grid import COLOUR_GRID
 from engine.conditions.declaration import ConditionType, Parameter, Value
+from engine.conditions.grey import GREY
 from engine.conditions.light_dark import LIGHT_DARK
+from engine.conditions.lineart import LINEART
+from engine.conditions.lines import LINES
+from engine.conditions.luminance import LUMINANCE
 from engine.conditions.own import OWN
+from engine.conditions.tile import TILE
 from engine.errors import UserError
 
 __all__ = ["REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all", "get", "resolve_parameters"]
@@ -61,7 +67,13 @@ class Registry:
 REGISTRY = Registry()
 REGISTRY.add(
     CANNY,
+    LINEART,
+    LINES,
     LIGHT_DARK,
+    GREY,
+    LUMINANCE,
+    TILE,
+    COLOUR_GRID,
     OWN,
 )
 

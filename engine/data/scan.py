@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from engine.data.images import EXTENSIONS, MIN_SIDE, inspect
+from engine.data.images import MIN_SIDE, inspect
+from engine.data.layouts import ORDER, Found, recognise
+from engine.data.layouts.listed import METADATA
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.errors import UserError
 
-IMAGE_FOLDERS = ("image", "images", "target", "targets")
-CONDITION_FOLDERS = ("condition", "conditions", "conditioning_image", "conditioning_images", "source", "sources")
-CAPTION_EXTENSIONS = (".txt", ".caption")
-METADATA = "metadata.jsonl"
+__all__ = ["CONDITION_NOTE", "LAYOUTS", "METADATA", "ScanReport", "scan_folder"]
+
 CONDITION_NOTE = "condition.json"
 """Optional, beside ready-made maps: {"type": NAME, "parameters": {...}} tells what made them."""
 
-LAYOUTS = {
-    "plain": "a folder of pictures",
-    "paired": "pictures and condition maps in two folders",
-    "metadata": "pictures listed in metadata.jsonl",
-}
+LAYOUTS = {layout.name: layout.title for layout in ORDER}
 
 
 @dataclass(frozen=True)
@@ -55,16 +50,6 @@ class ScanReport:
         return LAYOUTS[self.layout]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A picture that was found but not read yet."""
-
-    key: str
-    image: Path
-    caption: str = ""
-    condition: Path | None = None
-
-
 def scan_folder(
     folder: Path | str,
     progress: Progress | None = None,
@@ -80,7 +65,7 @@ def scan_folder(
     folder = Path(folder).expanduser()
     _check_folder(folder)
     problems: list[Problem] = []
-    layout, found = _recognise(folder, problems)
+    layout, found = recognise(folder, problems)
     if not found and not problems:
         raise UserError(
             f"There are no pictures in {folder}.",
@@ -95,9 +80,9 @@ def scan_folder(
             problems[0].try_this,
         )
     if not any(sample.condition for sample in samples):
-        return ScanReport(samples, problems, layout, folder)
+        return ScanReport(samples, problems, layout.name, folder)
     name, parameters = _read_condition_note(folder, problems)
-    return ScanReport(samples, problems, layout, folder, name, parameters)
+    return ScanReport(samples, problems, layout.name, folder, name, parameters)
 
 
 def _check_folder(folder: Path) -> None:
@@ -114,113 +99,6 @@ def _check_folder(folder: Path) -> None:
         raise UserError(
             f"The folder {folder} cannot be opened.", f"The system says: {error.strerror}.", "Check its permissions."
         ) from error
-
-
-def _recognise(folder: Path, problems: list[Problem]) -> tuple[str, list[_Found]]:
-    images, conditions = _subfolder(folder, IMAGE_FOLDERS), _subfolder(folder, CONDITION_FOLDERS)
-    for place in (folder, images):
-        if place and (place / METADATA).is_file():
-            return "metadata", _from_metadata(folder, place, problems)
-    if images and conditions:
-        return "paired", _from_pair(folder, images, conditions, problems)
-    return "plain", [_Found(_key(path, folder), path, _caption_beside(path)) for path in _pictures(folder)]
-
-
-def _subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
-    present = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
-    return next((present[name] for name in names if name in present), None)
-
-
-def _pictures(folder: Path) -> Iterator[Path]:
-    """All pictures below a folder in a stable order; hidden files and linked folders are passed over."""
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield Path(place) / name
-
-
-def _key(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
-
-
-def _caption_beside(path: Path) -> str:
-    for extension in CAPTION_EXTENSIONS:
-        beside = path.with_suffix(extension)
-        if beside.is_file():
-            return beside.read_text(encoding="utf-8-sig", errors="replace").strip()
-    return ""
-
-
-def _from_pair(folder: Path, images: Path, conditions: Path, problems: list[Problem]) -> list[_Found]:
-    def stem(path: Path, base: Path) -> str:
-        return path.relative_to(base).with_suffix("").as_posix()
-
-    maps = {stem(path, conditions): path for path in _pictures(conditions)}
-    found, used = [], set()
-    for path in _pictures(images):
-        name = stem(path, images)
-        if name in maps:
-            used.add(name)
-            found.append(_Found(_key(path, folder), path, _caption_beside(path), maps[name]))
-        else:
-            problems.append(
-                Problem(
-                    path,
-                    "This picture has no condition map.",
-                    f"There is no file named {Path(name).name} in {conditions.name}.",
-                    "Add the map under the picture's name, or choose the picture folder alone and make all maps here.",
-                )
-            )
-    for name in maps.keys() - used:
-        problems.append(
-            Problem(
-                maps[name],
-                "This condition map has no picture.",
-                f"There is no file named {Path(name).name} in {images.name}.",
-                "Add the picture under the map's name, or delete the map.",
-            )
-        )
-    return found
-
-
-def _from_metadata(folder: Path, place: Path, problems: list[Problem]) -> list[_Found]:
-    metadata = place / METADATA
-    found: dict[str, _Found] = {}
-    for number, line in enumerate(metadata.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            name, condition = row["file_name"], row.get("conditioning_image_file_name") or row.get("conditioning_image")
-            image = (place / name).resolve()
-            key = _key(image, folder.resolve())
-            condition_path = place / condition if condition else None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(
-                Problem(
-                    metadata,
-                    f"Line {number} of {METADATA} cannot be used.",
-                    f"It needs a file_name inside the folder, written as JSON ({type(error).__name__}: {error}).",
-                    "Correct the line.",
-                )
-            )
-            continue
-        caption = next((str(row[word]).strip() for word in ("text", "caption", "prompt") if row.get(word)), "")
-        found[key] = _Found(key, folder / key, caption or _caption_beside(folder / key), condition_path)
-    paired = Counter(item.condition is not None for item in found.values())
-    if paired[True] and paired[False]:
-        for item in [item for item in found.values() if item.condition is None]:
-            del found[item.key]
-            problems.append(
-                Problem(
-                    item.image,
-                    "This picture has no condition map.",
-                    f"Its line in {METADATA} names no conditioning image, the other lines do.",
-                    "Add conditioning_image_file_name to the line.",
-                )
-            )
-    return list(found.values())
 
 
 def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, dict[str, Any]]:
@@ -242,7 +120,7 @@ def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, di
 
 
 def _read_all(
-    found: list[_Found],
+    found: list[Found],
     problems: list[Problem],
     progress: Progress | None,
     token: CancelToken | None,
@@ -252,7 +130,7 @@ def _read_all(
     """Reads in threads, a few pictures ahead and no more, and keeps the order."""
     samples: list[Sample] = []
     workers = workers or min(4, os.cpu_count() or 1)
-    waiting: deque[tuple[_Found, Future[Sample | Problem]]] = deque()
+    waiting: deque[tuple[Found, Future[Sample | Problem]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="scan")
     try:
         todo = iter(found)
@@ -274,7 +152,7 @@ def _read_all(
     return samples
 
 
-def _read(item: _Found, min_side: int) -> Sample | Problem:
+def _read(item: Found, min_side: int) -> Sample | Problem:
     try:
         seen = inspect(item.image, min_side)
     except UserError as error:

@@ -101,7 +101,10 @@ def test_an_unknown_type_is_told_with_those_known() -> None:
 
 def test_every_type_says_what_it_teaches_and_is_found_by_name() -> None:
     names = [condition.name for condition in registry.all()]
-    assert names == ["canny", "light_dark", "own"]
+    assert names == [
+        *("canny", "lineart", "lines", "light_dark", "grey", "luminance", "tile", "colour_grid"),
+        "own",
+    ]
     assert all(condition.teaches and registry.get(condition.name) is condition for condition in registry.all())
 
 

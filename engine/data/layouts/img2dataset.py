@@ -1,0 +1,33 @@
+"""What img2dataset writes as plain files: 000000001.jpg, .txt with the caption, .json with all it knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from engine.data.layouts.model import Found, Layout, caption_beside, key, pictures
+from engine.data.samples import Problem
+
+
+def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
+    files = pictures(folder)
+    first = next(files, None)
+    if first is None or not first.stem.isdecimal() or not {"key", "status"} <= _facts(first).keys():
+        return None
+    return [
+        Found(key(path, folder), path, caption_beside(path) or str(_facts(path).get("caption") or "").strip())
+        for path in (first, *files)
+    ]
+
+
+def _facts(picture: Path) -> dict[str, Any]:
+    """The .json beside a picture; empty where there is none, or nothing in it that can be read."""
+    try:
+        facts = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return {}  # it could only have given a caption, and a missing one is counted
+    return facts if isinstance(facts, dict) else {}
+
+
+IMG2DATASET = Layout("img2dataset", "pictures downloaded by img2dataset", find)

@@ -1,0 +1,86 @@
+"""Folders named 10_name, as kohya's scripts have them: repeats, then words that stand in for missing captions."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from engine.data.layouts.model import (
+    CONDITION_FOLDERS,
+    IMAGE_FOLDERS,
+    Found,
+    Layout,
+    caption_beside,
+    caption_file,
+    key,
+    map_without_picture,
+    picture_without_map,
+    pictures,
+    stem,
+    subfolder,
+)
+from engine.data.samples import Problem
+
+CONDITIONS = (*CONDITION_FOLDERS, "conditioning", "conditioning_data", "cond")
+REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's own tree
+_REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # three digits at most: 2019_summer is a year
+
+
+def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
+    base = next((place for place in (folder, subfolder(folder, ("img", *IMAGE_FOLDERS))) if _fits(place)), None)
+    if base is None:
+        return None
+    conditions = subfolder(folder, CONDITIONS) or subfolder(base, CONDITIONS)
+    images = [
+        (path, subset)
+        for subset in sorted(base.iterdir())
+        if subset.is_dir() and _REPEATS.fullmatch(subset.name)
+        for path in pictures(subset)
+    ]
+    maps = {stem(path, conditions): path for path in pictures(conditions)} if conditions else {}
+    names = Counter(path.stem for path, _ in images)
+    found, used = [], set()
+    for path, subset in images:
+        # Maps lie in folders like the pictures', or all in one where names are not used twice.
+        choices = [stem(path, base), *([path.stem] if names[path.stem] == 1 else [])]
+        name = next((choice for choice in choices if choice in maps), None)
+        if conditions and name is None:
+            problems.append(
+                picture_without_map(
+                    path,
+                    f"There is neither a {choices[0]} in {conditions.name} nor a {path.stem} that only it can mean.",
+                    f"Add the map as {choices[0]}, or move {conditions.name} elsewhere and make all maps here.",
+                )
+            )
+            continue
+        if name is not None:
+            used.add(name)
+        caption = caption_beside(path) if caption_file(path) else _words(subset)
+        found.append(Found(key(path, folder), path, caption, maps[name] if name is not None else None))
+    problems += [map_without_picture(path, "the 10_name folders") for name, path in maps.items() if name not in used]
+    return found
+
+
+def _fits(base: Path | None) -> bool:
+    """Every picture lies in a repeats folder, so that none is lost by reading it this way."""
+    if base is None:
+        return False
+    some = False
+    for path in pictures(base):
+        parts = path.relative_to(base).parts
+        if parts[0].lower() in (*CONDITIONS, *REGULARISATION) and len(parts) > 1:
+            continue
+        if len(parts) == 1 or not _REPEATS.fullmatch(parts[0]):
+            return False
+        some = True
+    return some
+
+
+def _words(subset: Path) -> str:
+    match = _REPEATS.fullmatch(subset.name)
+    assert match  # only such folders are asked
+    return match[1].strip()
+
+
+KOHYA = Layout("kohya", "kohya folders such as 10_name (each picture counts once, whatever the number)", find)

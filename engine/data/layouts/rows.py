@@ -1,0 +1,132 @@
+"""Lists of pictures: from rows that name a picture, a caption and perhaps a condition map to what was found."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.data.layouts.model import Found, caption_beside, key, picture_without_map
+from engine.data.samples import Problem
+
+CAPTION_COLUMNS = ("text", "caption", "prompt")
+Row = tuple[int, Any]
+"""Line number, counted from 1, and what the line holds; a ValueError where it could not be read."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a list is written. Columns are tried in order; other lists use some of these names for other things."""
+
+    written_as: str
+    """For the sentences."""
+    read: Callable[[Path], Iterator[Row]]
+    images: tuple[str, ...]
+    conditions: tuple[str, ...]
+
+
+def json_rows(path: Path) -> Iterator[Row]:
+    """One JSON object a line; empty lines are passed over. A file that is one JSON list will do as well."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if text.lstrip().startswith("["):
+        try:
+            yield from enumerate(json.loads(text), 1)
+        except ValueError as error:
+            yield 1, error
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except ValueError as error:
+                yield number, error
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    """Rows by the names in the first line, in lower case; separated by whichever of , ; and tab that line has most."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        head = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=head.count))
+        names: list[str] | None = None
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:  # such as a quote that never ends
+                yield reader.line_num, ValueError(str(error))
+                continue
+            if cells is None:
+                return
+            if names is None:
+                names = [name.strip().lower() for name in cells]
+            elif any(cells):
+                yield reader.line_num, dict(zip(names, cells, strict=False))
+
+
+def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem]) -> list[Found]:
+    """``folder``: what the user chose, and pictures may not lie outside it. Names are relative to the listing's place.
+
+    Of two rows for one picture the later one counts.
+    """
+    found: dict[str, Found] = {}
+    place = listing.parent
+    for number, row in form.read(listing):
+        try:
+            if isinstance(row, ValueError):
+                raise row
+            name = _first(row, form.images)
+            if not name:
+                raise KeyError(form.images[0])
+            picture = key(_path(place, name).resolve(), folder.resolve())
+            condition = _first(row, form.conditions)
+            map = _path(place, condition) if condition else None
+            caption = _words(_first(row, CAPTION_COLUMNS))
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            problems.append(
+                Problem(
+                    listing,
+                    f"Line {number} of {listing.name} cannot be used.",
+                    f"It needs a {form.images[0]} inside the folder, written as {form.written_as} "
+                    f"({type(error).__name__}: {error}).",
+                    "Correct the line.",
+                )
+            )
+            continue
+        found[picture] = Found(picture, folder / picture, caption or caption_beside(folder / picture), map)
+    return _all_or_none(found, listing, problems)
+
+
+def _first(row: Any, columns: tuple[str, ...]) -> Any:
+    """The first column that is filled. Raises AttributeError where the row is no table of names."""
+    return next((value for name in columns if (value := row.get(name))), None)
+
+
+def _path(place: Path, name: str) -> Path:
+    """A name as the list gives it; lists made on Windows have backslashes."""
+    path = place / name
+    return path if "\\" not in name or path.exists() else place / name.replace("\\", "/")
+
+
+def _words(caption: Any) -> str:
+    """A caption; of several for one picture the first."""
+    return str(caption[0] if isinstance(caption, list) else caption or "").strip()
+
+
+def _all_or_none(found: dict[str, Found], listing: Path, problems: list[Problem]) -> list[Found]:
+    """Where some rows name a map, those that name none are problems."""
+    without = [item for item in found.values() if item.condition is None]
+    if len(without) == len(found):
+        return without
+    for item in without:
+        del found[item.key]
+        problems.append(
+            picture_without_map(
+                item.image,
+                f"Its line in {listing.name} names no conditioning image, the other lines do.",
+                "Name its conditioning image in the line.",
+            )
+        )
+    return list(found.values())

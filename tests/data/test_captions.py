@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+from engine.data import captions
+from engine.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("Tom &amp; Jerry", "Tom & Jerry"),
+        ("Tom &amp;amp; Jerry", "Tom & Jerry"),
+        ("a <b>big</b><br/>cat<p class='x'>sits", "a big cat sits"),
+        ("&lt;i&gt;a cat&lt;/i&gt;", "a cat"),
+        ("<sks> dog, <lora:x:1>, 3 < 4 > 2", "<sks> dog, <lora:x:1>, 3 < 4 > 2"),
+        ("a cat https://example.com/a_(b).jpg?x=1&y=2 asleep", "a cat asleep"),
+        ("a cat (www.example.com), asleep", "a cat , asleep"),
+        ("see HTTP://example.com/a, a cat", "see , a cat"),
+        ("f() stays", "f() stays"),
+        ("a\u0000 cat\u0007\u200b \ufeffsits\ufffd", "a cat sits"),
+        ("a\tcat\r\nsits\u00a0 here\u0085now", "a cat sits here now"),
+        ("\u202ea cat\u202c \ud800", "a cat"),
+        ("👩\u200d🚀 می\u200cخواهم", "👩\u200d🚀 می\u200cخواهم"),
+        (r"saber \(fate\), it\'s", "saber (fate), it's"),
+        (r"a cat\n", "a cat"),
+        (r"one\nTwo", "one Two"),
+        (r"AC\DC \\ name\new", "AC DC name new"),
+        ("ein Bär – «gut»", "ein Bär – «gut»"),
+        ("  ", ""),
+    ],
+)
+def test_clean_takes_away_what_got_in_by_accident(text: str, wanted: str) -> None:
+    assert captions.clean(text) == wanted
+    assert captions.clean(wanted) == wanted
+
+
+def test_each_part_of_cleaning_can_be_left_out() -> None:
+    text = "&amp; <b> http://example.com/ \u200b \\("
+    for part, kept in {"markup": "&amp; <b>", "urls": "http:", "control": "\u200b", "backslashes": "\\("}.items():
+        assert kept in captions.clean(text, **{part: False}) and kept not in captions.clean(text)
+
+
+def test_words_are_added_once() -> None:
+    once = captions.add("a cat", "photo", "sharp")
+    assert once == "photo, a cat, sharp" == captions.add(once, "Photo", "sharp")
+    assert captions.add("photograph of a cat", "photo") == "photo, photograph of a cat"
+    assert captions.add("unsharp", suffix="sharp") == "unsharp, sharp"
+    assert captions.add("", "photo", "sharp") == "photo, sharp" and captions.add(" a cat ") == "a cat"
+    assert captions.add("a cat", "photo of", separator=" ") == "photo of a cat"
+
+
+def test_a_trigger_goes_in_front_unless_it_is_there() -> None:
+    assert captions.add_trigger("a cat", "sks") == "sks, a cat"
+    assert captions.add_trigger("a SKS cat", "sks") == "a SKS cat"
+    assert captions.add_trigger("masks", "sks") == "sks, masks"
+    assert captions.add_trigger("a <x+> cat", "<x+>") == "a <x+> cat" and captions.add_trigger("a cat", " ") == "a cat"
+
+
+def test_search_and_replace() -> None:
+    assert captions.replace("a.b axb", "a.b", r"\1") == r"\1 axb"
+    assert captions.replace("Cat cat", "cat", "dog") == "Cat dog"
+    assert captions.replace("Cat cat", "cat", "dog", match_case=False) == "dog dog"
+    assert captions.replace("cat catalogue", "cat", "dog", whole_words=True) == "dog catalogue"
+    assert captions.replace("12 cats", r"(\d+) cats", r"cats: \1", regex=True) == "cats: 12"
+
+
+@pytest.mark.parametrize(("search", "by"), [("", "x"), ("(", "x"), ("a", r"\7"), ("a", "\\")])
+def test_a_search_that_cannot_be_is_told_in_words(search: str, by: str) -> None:
+    with pytest.raises(UserError) as caught:
+        captions.replace("a cat", search, by, regex=True)
+    assert caught.value.try_this
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("animals/red_fox-03.jpg", "red fox"),
+        ("red.fox+cub (2).png", "red fox cub"),
+        ("Bär im Wald.webp", "Bär im Wald"),
+        ("boeing 747 wing.jpg", "boeing 747 wing"),
+        ("IMG_2043.JPG", ""),
+        ("DSC00012.jpg", ""),
+        ("PXL_20240102_030405.jpg", ""),
+        ("000000001.jpg", ""),
+        ("d41d8cd98f00b204e9800998ecf8427e.png", ""),
+        ("123e4567-e89b-12d3-a456-426614174000.png", ""),
+        ("facade.png", "facade"),
+    ],
+)
+def test_captions_from_file_names(key: str, words: str) -> None:
+    assert captions.from_file_name(key) == words
+
+
+def test_templates() -> None:
+    template = "photo of {name}, {folder}, {caption}"
+    assert captions.from_template(template, "wild_animals/red_fox.jpg", " asleep ") == (
+        "photo of red fox, wild animals, asleep"
+    )
+    assert captions.from_template("{caption}, {name}", "IMG_1.jpg", "a cat") == "a cat"
+    assert captions.from_template("a picture", "x.jpg") == "a picture"
+    with pytest.raises(UserError) as caught:
+        captions.from_template("{caption.__class__}", "x.jpg")
+    assert "{folder}" in caught.value.why
+
+
+def test_the_share_of_empty_captions_and_what_it_means() -> None:
+    assert captions.empty_share(["", " \n", "a", "b"]) == 0.5
+    assert captions.empty_share([]) == 0 == captions.empty_share(["a"])
+    sentences = {captions.meaning(share) for share in (0, 0.3, 0.8, 1)}
+    assert len(sentences) == 4 and "30%" in captions.meaning(0.3) and "1%" in captions.meaning(0.0001)
