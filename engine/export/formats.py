@@ -1,6 +1,7 @@
 """The formats a net can leave in, and the one way out: write under a temporary name, read back, compare, rename.
 
-To add a format: a module with ``write(path, source)`` and ``read(path)``, and a line in FORMATS.
+To add a format: a module with ``write(path, source)`` and ``read(path)`` (config or None, and the tensors under their
+diffusers names), and a line in FORMATS.
 """
 
 from __future__ import annotations
@@ -76,6 +77,22 @@ FORMATS: tuple[ExportFormat, ...] = (
         "Anywhere; give the folder's path to diffusers.",
         "",
         "engine.export.diffusers_folder",
+    ),
+    ExportFormat(
+        "ldm",
+        "One file with LDM names (.safetensors)",
+        "For older programs that know only the original names. ComfyUI, AUTOMATIC1111 and Forge read it too.",
+        "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
+        ".safetensors",
+        "engine.export.ldm_file",
+    ),
+    ExportFormat(
+        "pth",
+        "One file of the oldest kind (.pth)",
+        "Only for programs that want control_model names in a .pth file; it cannot say what it was trained on.",
+        "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
+        ".pth",
+        "engine.export.pth_file",
     ),
 )
 
@@ -193,7 +210,7 @@ def _write(write: object, temporary: Path, source: Source, target: Path) -> None
     assert callable(write), "every format's module has write()"
     try:
         write(temporary, source)
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "os error 112" in str(error)
         if full:
             raise _disk_full(target, "The disk filled up while it was written.") from error

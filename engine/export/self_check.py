@@ -16,8 +16,12 @@ TRIGGER = "controlnet_cond_embedding.conv_in.weight"  # by which ComfyUI and AUT
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 
 
-def check(source: Source, config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> str:
+def check(source: Source, config: dict[str, Any] | None, tensors: dict[str, torch.Tensor]) -> str:
     """Compare what was read back with what should have been written.
+
+    Args:
+        config: None where the format carries none.
+        tensors: under their diffusers names.
 
     Returns:
         A sentence that says what was checked.
@@ -25,7 +29,7 @@ def check(source: Source, config: dict[str, Any], tensors: dict[str, torch.Tenso
     Raises:
         UserError: the first difference.
     """
-    expected = set(empty_net(config).state_dict())
+    expected = set(empty_net(source.config if config is None else config).state_dict())
     for words, names in (
         ("lacks", expected - tensors.keys()),
         ("has, and the net does not know,", tensors.keys() - expected),
@@ -33,7 +37,7 @@ def check(source: Source, config: dict[str, Any], tensors: dict[str, torch.Tenso
     ):
         if names:
             raise _failed(f"the file {words} {min(names)} ({len(names)} of {len(expected)} tensors)")
-    if config != source.config:
+    if config is not None and config != source.config:
         raise _failed("the config differs from the checkpoint's")
     for name, wanted in source.tensors.items():
         got = tensors[name]
@@ -41,7 +45,7 @@ def check(source: Source, config: dict[str, Any], tensors: dict[str, torch.Tenso
             raise _failed(f"{name} is {got.dtype} {tuple(got.shape)} instead of {wanted.dtype} {tuple(wanted.shape)}")
         if not got.isfinite().all() or not torch.equal(got, wanted):
             raise _failed(f"{name} has other numbers than the checkpoint")
-    difference = largest_difference(config, source.original, tensors)
+    difference = largest_difference(source.config, source.original, tensors)
     if not difference <= TOLERANCE[source.precision]:
         raise _failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
     return (

@@ -17,8 +17,13 @@ CONFIG_KEY = "controlnet_config"  # lets diffusers users, and us, build the net 
 
 def write(path: Path, source: Source) -> None:
     """Write the file ``path``."""
+    save(path, source.tensors, source)
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], source: Source) -> None:
+    """Write ``tensors`` under the names they have, with the facts and the config in the header."""
     header = source.metadata | {CONFIG_KEY: json.dumps(source.config, sort_keys=True)}
-    save_file(source.tensors, path, metadata=header)
+    save_file(tensors, path, metadata=header)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from engine.errors import UserError
 from engine.export import self_check, single_file
 from engine.export.formats import FORMATS, export, get
+from engine.export.ldm_keys import from_ldm
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.inference import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
@@ -33,6 +34,10 @@ def header(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
+def weights_of(file: Path) -> dict[str, torch.Tensor]:
+    return torch.load(file, weights_only=True) if file.suffix == ".pth" else load_file(file)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("format", NAMES)
 def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, format: str, precision: Any) -> None:
@@ -41,7 +46,9 @@ def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, forma
     assert [path.name for path in result.path.parent.iterdir()] == [result.path.name]
     assert f"equal to the checkpoint in {precision}" in result.checked
     file = result.path if result.path.is_file() else result.path / WEIGHTS
-    original, written = load_file(checkpoint / "controlnet" / WEIGHTS), load_file(file)
+    original, written = load_file(checkpoint / "controlnet" / WEIGHTS), weights_of(file)
+    if format in ("ldm", "pth"):
+        written = from_ldm(written)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}[precision]
     assert written.keys() == original.keys()
     assert all(torch.equal(written[name], weight.to(dtype)) for name, weight in original.items())
@@ -67,6 +74,19 @@ def test_the_folder_opens_in_diffusers_and_names_no_path(checkpoint: Path, tmp_p
     assert "somebody" not in (result.path / "config.json").read_text(encoding="utf-8")
 
 
+def test_ldm_names_stand_bare_with_the_facts_or_behind_a_prefix_with_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    bare = export(checkpoint, "ldm", tmp_path, "bare").path
+    assert "zero_convs.0.0.weight" in load_file(bare)
+    facts = header(bare)
+    assert (facts["condition_type"], facts["format"], facts["base"]) == ("canny", "pt", "my-base")
+    oldest = export(checkpoint, "pth", tmp_path, "oldest").path
+    written = torch.load(oldest, weights_only=True)
+    assert type(written) is dict and all(type(weight) is torch.Tensor for weight in written.values())
+    assert all(name.startswith("control_model.") for name in written)
+    for file in (bare, oldest):
+        assert not any(word in file.read_bytes() for word in (b"somebody", b"private", b"secret"))
+
+
 def test_the_averaged_weights_are_the_usual_choice(checkpoint: Path, tmp_path: Path) -> None:
     averaged = load_file(export(checkpoint, "single_file", tmp_path, "a", "fp32").path)
     plain = load_file(export(checkpoint, "single_file", tmp_path, "b", "fp32", "plain").path)
@@ -87,9 +107,9 @@ def test_nothing_is_overwritten_without_being_told_to(checkpoint: Path, tmp_path
     with pytest.raises(UserError, match="exists already"):
         export(checkpoint, format, out, "mine", "fp32")
     file = first if first.is_file() else first / WEIGHTS
-    assert header(file)["precision"] == "fp16"
+    assert {weight.dtype for weight in weights_of(file).values()} == {torch.float16}
     assert export(checkpoint, format, out, "mine", "fp32", overwrite=True).path == first
-    assert header(file)["precision"] == "fp32"
+    assert {weight.dtype for weight in weights_of(file).values()} == {torch.float32}
 
 
 def test_overwriting_never_takes_a_folder_of_other_things(checkpoint: Path, tmp_path: Path) -> None:

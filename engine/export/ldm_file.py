@@ -1,0 +1,27 @@
+"""One .safetensors file with the original code's names (LDM)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.export import single_file
+from engine.export.ldm_keys import from_ldm, to_ldm
+from engine.export.source import Source
+
+
+def write(path: Path, source: Source) -> None:
+    """Write the file ``path``.
+
+    Raises:
+        UserError: the net has parts that these names do not cover.
+    """
+    single_file.save(path, to_ldm(source.tensors, source.config), source)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and weights, these under their diffusers names again."""
+    config, tensors = single_file.read(path)
+    return config, from_ldm(tensors)

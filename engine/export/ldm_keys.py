@@ -1,0 +1,159 @@
+"""Names of a ControlNet's tensors: those of diffusers and those of the original code (LDM), both ways, losslessly.
+
+The original counts its blocks through: ``input_blocks.0`` is the first convolution, then one number for every residual
+layer (``.0`` the residual block, ``.1`` its transformer) and one for every downsampling. Only names differ; shapes and
+numbers are the same (SD 1.x keeps its 4-D ``proj_in`` and ``proj_out`` in both). For SD 1.x, SD 2.x and SDXL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeVar
+
+from engine.errors import UserError
+
+PREFIX = "control_model."
+"""In front of every name in the oldest files (.pth)."""
+TRIGGER = "zero_convs.0.0.weight"
+"""By which ComfyUI and AUTOMATIC1111 know these names."""
+HAS_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
+RESIDUAL = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+EMBEDDINGS = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",  # SDXL: size, crop and pooled text
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """As much of a net's structure as its names depend on."""
+
+    layers: int
+    """Residual layers in each block."""
+    attention: tuple[bool, ...]
+    """For each block, whether its layers have transformers."""
+    hint_convolutions: int
+    """In the hint encoder between its first and its last."""
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Layout:
+        """From a ControlNet's config.json.
+
+        Raises:
+            UserError: it has blocks that the original code does not know.
+        """
+        kinds = config["down_block_types"]
+        middle = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
+        unknown = [kind for kind in kinds if kind not in HAS_ATTENTION]
+        if middle != "UNetMidBlock2DCrossAttn":
+            unknown.append(middle)
+        if unknown:
+            raise _no_name(f"blocks of the kind {unknown[0]}")
+        hint = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+        return cls(int(config["layers_per_block"]), tuple(HAS_ATTENTION[kind] for kind in kinds), 2 * (len(hint) - 1))
+
+    @classmethod
+    def of_ldm_names(cls, names: Iterable[str]) -> Layout:
+        """From the names of the original code, without ``PREFIX``.
+
+        Raises:
+            UserError: they are not those of a ControlNet.
+        """
+        names = set(names)
+        blocks: list[list[bool]] = [[]]
+        for number in count(1):
+            if f"input_blocks.{number}.0.op.weight" in names:
+                blocks.append([])
+            elif f"input_blocks.{number}.0.in_layers.0.weight" in names:
+                blocks[-1].append(f"input_blocks.{number}.1.norm.weight" in names)
+            else:
+                break
+        hint = sum(name.startswith("input_hint_block.") and name.endswith(".weight") for name in names)
+        even = len({len(block) for block in blocks}) == 1 and all(len(set(block)) == 1 for block in blocks)
+        if TRIGGER not in names or hint < 2 or not even:
+            raise _no_name("an unknown structure: its blocks are incomplete or uneven", "read")
+        return cls(len(blocks[0]), tuple(block[0] for block in blocks), hint - 2)
+
+
+def module_names(layout: Layout) -> dict[str, str]:
+    """The LDM name of every module by its diffusers name, both with a dot at the end; no name begins another."""
+    pairs = dict(EMBEDDINGS)
+    hint = ["conv_in", *(f"blocks.{number}" for number in range(layout.hint_convolutions)), "conv_out"]
+    for number, name in enumerate(hint):
+        pairs[f"controlnet_cond_embedding.{name}"] = (
+            f"input_hint_block.{2 * number}"  # activations have the odd numbers
+        )
+
+    pairs["conv_in"] = "input_blocks.0.0"
+    number = 0
+    for block, attention in enumerate(layout.attention):
+        for layer in range(layout.layers):
+            number += 1
+            _add_residual(pairs, f"down_blocks.{block}.resnets.{layer}", f"input_blocks.{number}.0")
+            if attention:
+                pairs[f"down_blocks.{block}.attentions.{layer}"] = f"input_blocks.{number}.1"
+        if block < len(layout.attention) - 1:
+            number += 1
+            pairs[f"down_blocks.{block}.downsamplers.0.conv"] = f"input_blocks.{number}.0.op"
+    for output in range(number + 1):
+        pairs[f"controlnet_down_blocks.{output}"] = f"zero_convs.{output}.0"
+
+    _add_residual(pairs, "mid_block.resnets.0", "middle_block.0")
+    pairs["mid_block.attentions.0"] = "middle_block.1"
+    _add_residual(pairs, "mid_block.resnets.1", "middle_block.2")
+    pairs["controlnet_mid_block"] = "middle_block_out.0"
+    return {f"{ours}.": f"{theirs}." for ours, theirs in pairs.items()}
+
+
+def to_ldm(tensors: Mapping[str, T], config: Mapping[str, Any], prefix: str = "") -> dict[str, T]:
+    """From diffusers names to LDM names; the tensors themselves are not touched.
+
+    Raises:
+        UserError: the net has parts that the original code does not know.
+    """
+    modules = module_names(Layout.of_config(config))
+    return {prefix + _rename(name, modules, "written"): tensor for name, tensor in tensors.items()}
+
+
+def from_ldm(tensors: Mapping[str, T]) -> dict[str, T]:
+    """From LDM names, with or without ``PREFIX``, to diffusers names; the structure is read from the names.
+
+    Raises:
+        UserError: these are not the names of a ControlNet.
+    """
+    plain = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
+    modules = {theirs: ours for ours, theirs in module_names(Layout.of_ldm_names(plain)).items()}
+    return {_rename(name, modules, "read"): tensor for name, tensor in plain.items()}
+
+
+def _add_residual(pairs: dict[str, str], ours: str, theirs: str) -> None:
+    pairs.update({f"{ours}.{part}": f"{theirs}.{their_part}" for part, their_part in RESIDUAL.items()})
+
+
+def _rename(name: str, modules: Mapping[str, str], done: str) -> str:
+    end = name.find(".") + 1
+    while end:  # every beginning that ends with a dot, shortest first
+        if name[:end] in modules:
+            return modules[name[:end]] + name[end:]
+        end = name.find(".", end) + 1
+    raise _no_name(f"a tensor {name}", done)
+
+
+def _no_name(what: str, done: str = "written") -> UserError:
+    return UserError(
+        f"The ControlNet cannot be {done} with LDM names.",
+        f"It has {what}, which a ControlNet for SD 1.x, SD 2.x or SDXL has not.",
+        "Use a file or folder with diffusers names.",
+    )
