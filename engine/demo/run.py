@@ -18,6 +18,7 @@ from engine.evaluation.validate import make_previews
 from engine.export import export
 from engine.families import detect
 from engine.jobs.control import Token
+from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
 from engine.presets import resolve
 from engine.runs import PreviewRecord, Run
@@ -91,6 +92,7 @@ def run_demo(
             f"Its training is saved in {run.folder}.",
             "Run it again, or resume it in the window.",
         )
+    emit(PhaseChanged("preparing"))  # from here on, time left is that of the work in hand
     say("3/4  Scoring the held-out pairs, with and without control")
     final = score_held_out(workspace, run, token, report)
     say("4/4  Exporting")
