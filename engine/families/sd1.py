@@ -19,11 +19,15 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from engine.families.base import Family, load_part, read_component_config
 
 SD1_HINT_CHANNELS = (16, 32, 96, 256)
+SMALL_HINT_CHANNELS = (8, 16, 32, 64)
+SD1_TRUNK = 320
 
 
 def hint_channels(trunk: int) -> tuple[int, ...]:
-    """Widths of the hint encoder: the original's, but never wider than the trunk that it feeds."""
-    return tuple(min(channels, trunk) for channels in SD1_HINT_CHANNELS)
+    """Widths of the hint encoder: the original's; a small trunk gets a small one (its first layers see full size)."""
+    if trunk >= SD1_TRUNK:
+        return SD1_HINT_CHANNELS
+    return tuple(min(channels, trunk) for channels in SMALL_HINT_CHANNELS)
 
 
 class StableDiffusion1(Family):
