@@ -1,6 +1,6 @@
 """Makes the pictures of the window in docs/images: the real app, the real demo, a real browser.
 
-    python docs/make_screenshots.py [--steps 900] [--pictures 2000] [--base FOLDER]
+    python docs/make_screenshots.py [--steps 1000] [--pictures 2000] [--base FOLDER]
 
 Takes as long as the demo's training. Needs Chromium, Chrome or Edge.
 """
@@ -84,7 +84,7 @@ def walk(page: Any, address: str, pictures: int, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--base", default=str(DEMO_BASE), help="another base in the place of the demo's")
     options = parser.parse_args()
