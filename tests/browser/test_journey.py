@@ -57,6 +57,20 @@ def click(page: Any, selector: str, seconds: float = 30) -> None:
     page.click(selector)
 
 
+def fill(page: Any, selector: str, value: str) -> None:
+    """As a person types: the field is left, and what stands in it stays. A page that still loads may put it back."""
+    from playwright.sync_api import expect
+
+    field = page.locator(selector)
+    for _ in range(10):
+        field.fill(value)
+        field.press("Tab")
+        page.wait_for_timeout(500)
+        if field.input_value() == value:
+            return
+    expect(field).to_have_value(value)
+
+
 def test_first_start_to_export(app: Studio) -> None:
     with browser_page() as page:
         foreign = watch_foreign_requests(page, app.address)
@@ -67,8 +81,8 @@ def test_first_start_to_export(app: Studio) -> None:
         shoot(page, "first-start")
 
         page.get_by_text("Small print").click()
-        page.fill("#first-count input", str(PICTURES))
-        page.fill("#first-steps input", str(STEPS))
+        fill(page, "#first-count input", str(PICTURES))
+        fill(page, "#first-steps input", str(STEPS))
         click(page, "#first-1")
         wait_for(page, "#dataset-summary", f"{PICTURES} pictures")
         shoot(page, "dataset")
