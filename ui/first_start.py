@@ -35,7 +35,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
             hide = gr.Button("Hide", size="sm", min_width=70, scale=0, elem_id="first-hide")
         with gr.Row(equal_height=True):
             words, buttons = zip(*[_step(place, title) for place, (title, _) in enumerate(STEPS)], strict=True)
-        with gr.Accordion("Small print", open=False) as small_print, gr.Row():
+        with gr.Accordion("Small print", open=False), gr.Row():
             count = gr.Number(DEFAULT_COUNT, label="Demo pictures", precision=0, elem_id="first-count")
             steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
 
@@ -61,7 +61,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
     live.after(buttons[1].click(context.guarded(train), [steps], [tabs], **QUIET))
     live.after(buttons[2].click(context.guarded(attempt), None, [tabs], **QUIET))
     live.after(hide.click(hide_card, None, None, **QUIET))
-    live.part([card, small_print, *words, *buttons], _state, _render)
+    live.part([card, *words, *buttons], _state, _render)
 
 
 def _step(place: int, title: str) -> tuple[Any, Any]:
@@ -103,10 +103,8 @@ def _render(view: View) -> list[Any]:
     for state in states:
         variant = "primary" if state == "next" else "secondary"
         buttons.append(gr.Button(variant=variant, interactive=state == "next"))
-    fresh = states[1] in ("", "next")
     return [
         gr.Column(visible=seen),
-        gr.Accordion(visible=fresh),
         *(_words(place, state) for place, state in enumerate(states)),
         *buttons,
     ]
