@@ -79,7 +79,7 @@ def test_the_demo_is_handed_over_to_the_engine(installed: Path, cards: dict[str,
     module, *words = handed.value.args[0][1:]
     assert module == "engine.cli"
     options = parse_arguments(words)  # the engine understands what it is told
-    assert (options.command, options.workspace, options.set) == ("demo", installed / "my sets", ["train.steps=10"])
+    assert (options.command, options.workspace.name, options.set) == ("demo", "my sets", ["train.steps=10"])
 
 
 def test_a_card_that_arrives_later_brings_its_pytorch(
