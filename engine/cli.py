@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
 
-PROBLEMS_SHOWN = 100
 EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -39,13 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     demo.add_argument("--count", type=int, default=None, help="pairs to draw")
     add_settings(demo)
 
-    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of pictures, wherever they are")
-    bring.add_argument(
-        "source", help="a folder, a list of addresses (parquet, CSV), .tar archives, parquet files, a Hugging Face id"
-    )
-    bring.add_argument("--name", help="default: the source's name")
-    bring.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
-    add_import_settings(bring)
+    cli_import.add_parser(commands)
 
     extract = commands.add_parser("extract", help="make the condition maps of a dataset")
     extract.add_argument("dataset")
@@ -79,21 +73,6 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for example train.steps=500"
     )
-
-
-def add_import_settings(parser: argparse.ArgumentParser) -> None:
-    """One option a setting of engine/data/import_config.py, with its own words."""
-    from engine.data.import_config import ImportConfig
-
-    shorter = {"max_pictures": "--max"}
-    for name, field in ImportConfig.model_fields.items():
-        option = shorter.get(name, "--" + name.replace("_", "-"))
-        about = f"{field.description} Default: {field.default!r}.".replace("%", "%%")
-        if field.annotation is bool:
-            parser.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=about)
-        else:
-            kind: Any = field.annotation
-            parser.add_argument(option, dest=name, type=kind, metavar="VALUE", help=about)
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -165,35 +144,6 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
     if not result.shortfalls:
         console.say("The installation works: the net draws where the outline says, in the colours that the words say.")
     return EXIT_FELL_SHORT if result.shortfalls else 0
-
-
-def _import(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    import json
-
-    from engine.cli_output import Console
-    from engine.data.dataset import Dataset
-    from engine.data.import_config import ImportConfig, parse_import
-    from engine.data.importing import import_source
-
-    console = Console(sys.stderr if options.json else sys.stdout)
-    given = {name: value for name in ImportConfig.model_fields if (value := getattr(options, name)) is not None}
-    place = options.source
-    if Path(place).expanduser().exists():
-        place = str(Path(place).expanduser().resolve())
-    result = import_source(
-        workspace, place, options.name or "", parse_import(given), console.progress, control.token
-    )  # fmt: skip
-    if options.json:
-        print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
-        return 0
-    console.say(f"{result.name}: {result.pictures:,} pictures ({result.found}), {result.captioned:,} captions")
-    for sentence in result.notes:
-        console.say(f"  {sentence}")
-    for problem in Dataset.open(result.folder).problems(0, PROBLEMS_SHOWN):
-        console.say(f"  {problem.what} {problem.why} {problem.try_this}")
-    if result.problems > PROBLEMS_SHOWN:
-        console.say(f"  And {result.problems - PROBLEMS_SHOWN:,} more.")
-    return 0
 
 
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -268,8 +218,8 @@ def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 COMMANDS = {
     "demo": _demo,
-    "import": _import,
-    "scan": _import,
+    "import": cli_import.run,
+    "scan": cli_import.run,
     "extract": _extract,
     "train": _train,
     "resume": _resume,

@@ -7,6 +7,7 @@ first. Each stage goes on where an earlier try has stopped.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain
@@ -17,6 +18,7 @@ from engine.data.dataset import Dataset
 from engine.data.images import MIN_SIDE, replace_bytes
 from engine.data.import_config import ImportConfig
 from engine.data.index import Filling
+from engine.data.layouts.model import patience
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.data.scan import look_at, read_pictures
 from engine.data.sources import source_of
@@ -28,6 +30,7 @@ from engine.workspace import Workspace, safe_name
 PICTURES = "pictures"
 ORIGIN = "import.json"
 FEW = 50
+PATIENCE_SECONDS = 4.0
 _ARCHIVES = (".zip", ".7z", ".rar")
 
 
@@ -66,18 +69,28 @@ def suggest_name(place: str) -> str:
 
 
 def recognised(place: str) -> str:
-    """What a source is, in words, from names and headers alone; for a folder, its layout.
+    """What a source is, in words, from names and headers alone; for a folder, its layout. Takes a few seconds at most.
 
     Raises:
         UserError: there is nothing of this kind.
     """
     place = _bare(place)
-    source = source_of(place)
-    if source is not None:
-        return source.title
-    _refuse_archive(place)
-    look = look_at(place)
-    return f"{look.layout.title} ({len(look.found):,} found)"
+    end = time.monotonic() + PATIENCE_SECONDS
+
+    def ask() -> None:
+        if time.monotonic() > end:
+            raise _TooLarge
+
+    try:
+        with patience(ask):
+            source = source_of(place)
+            if source is not None:
+                return source.title
+            _refuse_archive(place)
+            look = look_at(place)
+    except _TooLarge:
+        return "a large folder; what it holds is told when it is read"
+    return f"{look.layout.title}, {len(look.found):,} found"
 
 
 def import_source(
@@ -95,9 +108,21 @@ def import_source(
         UserError: nothing usable is there, the name is taken, or the disk is full. Cancelled: the token says so; what
             was fetched and read is kept for the next try.
     """
-    place = _bare(place)
+    token = token or _Never()
+    with patience(token.raise_if_cancelled):
+        return _bring(workspace, _bare(place), name, config or ImportConfig(), progress or _quiet, token, min_side)
+
+
+def _bring(
+    workspace: Workspace,
+    place: str,
+    name: str,
+    config: ImportConfig,
+    progress: Progress,
+    token: CancelToken,
+    min_side: int,
+) -> ImportResult:
     name = safe_name(name or suggest_name(place) or "pictures")
-    config = config or ImportConfig()
     source = source_of(place)
     if source is None:
         _refuse_archive(place)
@@ -106,7 +131,7 @@ def import_source(
     folder = workspace.dataset_folder(name) / PICTURES
     try:
         _claim(workspace.dataset_folder(name), folder, origin)
-        fetched = source.fetch(place, folder, config, progress or _quiet, token or _Never())
+        fetched = source.fetch(place, folder, config, progress, token)
     except OSError as error:
         raise UserError(
             f"{place} could not be brought in whole.",
@@ -138,8 +163,8 @@ def _index(
     name: str,
     folder: Path,
     origin: str,
-    progress: Progress | None,
-    token: CancelToken | None,
+    progress: Progress,
+    token: CancelToken,
     min_side: int,
 ) -> ImportResult:
     look = look_at(folder)
@@ -223,6 +248,10 @@ def _refuse_archive(place: str) -> None:
             f"Of single files there can be {kinds}.",
             "Choose the folder with your pictures, or such a file.",
         )
+
+
+class _TooLarge(Exception):
+    """A folder could not be looked through in time."""
 
 
 class _Never:

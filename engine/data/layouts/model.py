@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +62,26 @@ def _name(entry: os.DirEntry[str]) -> str:
     return entry.name
 
 
+_PATIENCE: ContextVar[Callable[[], None]] = ContextVar("patience", default=lambda: None)
+
+
+@contextmanager
+def patience(ask: Callable[[], None]) -> Iterator[None]:
+    """While this is open, every folder that is looked into asks first; what ``ask`` raises ends the search."""
+    before = _PATIENCE.set(ask)
+    try:
+        yield
+    finally:
+        _PATIENCE.reset(before)
+
+
 def pictures(folder: Path, problems: list[Problem] | None = None) -> Iterator[Path]:
-    """All pictures below a folder in a stable order; hidden files are passed over.
+    """All pictures below a folder in a stable order; hidden files are passed over. See ``files_below``."""
+    return files_below(folder, lambda name: Path(name).suffix.lower() in EXTENSIONS, problems)
+
+
+def files_below(folder: Path, wanted: Callable[[str], bool], problems: list[Problem] | None = None) -> Iterator[Path]:
+    """All files of wanted names below a folder in a stable order; hidden ones are passed over.
 
     Linked folders are passed over, too (they may lead round in a circle), and so are those that cannot be opened;
     both are told in ``problems``.
@@ -78,12 +98,14 @@ def pictures(folder: Path, problems: list[Problem] | None = None) -> Iterator[Pa
                 )
             )
 
+    ask = _PATIENCE.get()
     for place, folders, files in os.walk(folder, onerror=closed):
+        ask()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if problems is not None:
             problems += [_link(Path(place, name)) for name in folders if (Path(place, name)).is_symlink()]
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
+            if not name.startswith(".") and wanted(name):
                 yield Path(place) / name
 
 

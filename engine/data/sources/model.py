@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.model import pictures
+from engine.data.layouts.model import files_below, pictures
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 
@@ -55,8 +55,7 @@ def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
         return [path] if path.name.lower().endswith(endings) else []
     if not path.is_dir() or next(pictures(path), None) is not None:
         return []
-    found = (p for p in path.rglob("*") if p.name.lower().endswith(endings) and not p.name.startswith("."))
-    return sorted(p for p in found if p.is_file())
+    return sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
 
 
 def need(module: str, reason: str) -> Any:

@@ -80,7 +80,7 @@ def _unpack(
     with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:  # a stream: nothing is read twice
         for member in tar:
             token.raise_if_cancelled()
-            progress(part[0] + raw.tell(), part[1], archive.name)
+            progress((part[0] + raw.tell()) // 1_000_000, max(1, part[1] // 1_000_000), "Megabytes unpacked")
             relative = safe_member(member)
             if relative is None:
                 if not member.isdir():
