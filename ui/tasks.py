@@ -24,11 +24,6 @@ def counting(emit: Emit, label: str) -> Any:
     return lambda done, total, _what="": emit(Progress(done, total, label))
 
 
-def read_folder(context: AppContext, folder: str, name: str) -> Work:
-    """Scan a folder of the user's and keep what was found as a dataset."""
-    return import_pictures(context, folder, name)
-
-
 def import_pictures(context: AppContext, place: str, name: str, config: ImportConfig | None = None) -> Work:
     """Make a dataset of whatever the user pointed at; what an earlier try has fetched and read is kept."""
 
