@@ -17,9 +17,12 @@ PROBLEMS_SHOWN = 50
 EMPTY = "No dataset yet. Read pictures of yours, or make the demo set."
 
 
-def build(context: AppContext, live: Live, chosen: Any, summary: Any) -> None:
-    """Gallery, table and problems of the chosen dataset; inside a ``gr.Tabs``. ``summary``: an HTML above them."""
-    number = gr.State(0)
+def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: Any) -> None:
+    """Gallery, table and problems of the chosen dataset; inside a ``gr.Tabs``.
+
+    Args:
+        summary: an HTML above them. number: the State of the page, outside the ``gr.Tabs``.
+    """
     with gr.Tab("Pictures", id="pictures"):
         gallery = gr.Gallery(
             label="Pictures",

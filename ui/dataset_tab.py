@@ -28,9 +28,9 @@ def build(context: AppContext, live: Live) -> None:
             _progress(live)
         with gr.Column(scale=3, min_width=420):
             chosen = dataset_list(live, "Dataset", "dataset-list")
-            summary = gr.HTML(elem_id="dataset-summary")
-            with gr.Tabs(elem_id="dataset-views"):
-                contents_panel.build(context, live, chosen, summary)
+            summary, page = gr.HTML(elem_id="dataset-summary"), gr.State(0)
+            with gr.Tabs(elem_id="dataset-views"):  # tabs and nothing else: anything between them shifts their titles
+                contents_panel.build(context, live, chosen, summary, page)
                 for title, name, panel in PANELS:
                     with gr.Tab(title, id=name, elem_id=f"dataset-{name}"):
                         panel(context, live)
