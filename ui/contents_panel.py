@@ -126,7 +126,7 @@ def _table(samples: list[Any]) -> str:
     rows = [
         f"<tr><td>{escape(s.key)}</td><td class='number'>{s.width} × {s.height}</td>"
         f"<td>{escape(s.caption) or '<i>no caption</i>'}</td><td>{escape(s.source or 'your file')}</td>"
-        f"<td><code>{escape(s.digest[:8])}</code></td><td>{escape(s.status)}</td></tr>"
+        f"<td><code>{escape(s.digest[:6])}</code></td><td>{escape(s.status)}</td></tr>"
         for s in samples
     ]
     head = "".join(f"<th>{title}</th>" for title in ("File", "Size", "Caption", "From", "Hash", "Status"))

@@ -46,7 +46,7 @@ def build(context: AppContext, live: Live) -> None:
             browse = gr.Button("Browse …", size="sm", min_width=96, visible=context.local, elem_id="browse")
         found = gr.HTML(FOLDERS, elem_id="dataset-found")
         name = gr.Textbox(label="Name of the dataset", max_lines=1, elem_id="dataset-name")
-        with gr.Accordion("Options for lists, archives and Hugging Face", open=False, elem_id="import-options"):
+        with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
             settings = _options()
         read = gr.Button("Read the pictures", variant="primary", elem_id="dataset-read")
         outcome = gr.HTML(elem_id="dataset-outcome")
