@@ -1,7 +1,7 @@
 """The same engine without a window.
 
 python -m engine.cli demo
-python -m engine.cli scan ~/pictures --name birds
+python -m engine.cli import ~/pictures --name birds      (or a list of addresses, archives, a Hugging Face id)
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -38,9 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     demo.add_argument("--count", type=int, default=None, help="pairs to draw")
     add_settings(demo)
 
-    scan = commands.add_parser("scan", help="read a folder of pictures into a dataset")
-    scan.add_argument("folder", type=Path)
-    scan.add_argument("--name", help="default: the folder's name")
+    cli_import.add_parser(commands)
 
     extract = commands.add_parser("extract", help="make the condition maps of a dataset")
     extract.add_argument("dataset")
@@ -147,21 +146,6 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
     return EXIT_FELL_SHORT if result.shortfalls else 0
 
 
-def _scan(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.cli_output import Console
-    from engine.data.dataset import Dataset
-    from engine.data.scan import scan_folder
-
-    console = Console()
-    folder = options.folder.expanduser().resolve()
-    report = scan_folder(folder, console.progress, control.token)
-    dataset = Dataset.create(workspace, options.name or folder.name, report)
-    console.say(f"{dataset.name}: {dataset.count():,} pictures ({report.layout_title}), {report.captioned:,} captions")
-    for problem in report.problems:
-        console.say(f"  {problem.what} {problem.why} {problem.try_this}")
-    return 0
-
-
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.cli_output import Console
     from engine.conditions.batch import make_all
@@ -234,7 +218,8 @@ def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 COMMANDS = {
     "demo": _demo,
-    "scan": _scan,
+    "import": cli_import.run,
+    "scan": cli_import.run,
     "extract": _extract,
     "train": _train,
     "resume": _resume,

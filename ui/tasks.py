@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
@@ -13,26 +12,45 @@ from engine.jobs.snapshot import Outcome
 from ui.context import AppContext, with_focus
 from ui.messages import counted
 
+if TYPE_CHECKING:
+    from engine.data.import_config import ImportConfig
+    from engine.data.importing import ImportResult
+
+STAGES = ("Pictures downloaded", "Pictures unpacked", "Pictures fetched", "Megabytes unpacked")
+
 
 def counting(emit: Emit, label: str) -> Any:
     """The engine's progress callback as events; the label stays the same, so that the time left can be told."""
     return lambda done, total, _what="": emit(Progress(done, total, label))
 
 
-def read_folder(context: AppContext, folder: str, name: str) -> Work:
-    """Scan a folder of the user's and keep what was found as a dataset."""
+def import_pictures(context: AppContext, place: str, name: str, config: ImportConfig | None = None) -> Work:
+    """Make a dataset of whatever the user pointed at; what an earlier try has fetched and read is kept."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        from engine.data.dataset import Dataset
-        from engine.data.scan import scan_folder
+        from engine.data.importing import import_source
 
-        report = scan_folder(folder, counting(emit, "Pictures read"), token)
-        dataset = Dataset.create(context.workspace, name, report, folder)
-        emit(Message(f"{len(report.samples):,} pictures, {len(report.problems):,} problems in {folder}."))
-        with_focus(context, dataset.name)
+        def progress(done: int, total: int, label: str) -> None:
+            # A scan names the file; one label for all of them, so that the time left can be told.
+            emit(Progress(done, total, label if label in STAGES else "Pictures read"))
+
+        result = import_source(context.workspace, place, name, config, progress, token)
+        emit(Message(f"{result.pictures:,} pictures, {result.problems:,} problems in {place}."))
+        context.result(
+            "dataset",
+            note=f"{result.name}: {counted(result.pictures, 'picture', 'pictures')}, "
+            f"{counted(result.captioned, 'caption', 'captions')}. Found: {result.found}.",
+            facts=tuple(("", sentence) for sentence in _sentences(result)),
+        )
+        with_focus(context, result.name)
         return "completed"
 
     return work
+
+
+def _sentences(result: ImportResult) -> list[str]:
+    listed = [f"What could not be had is listed in {result.failures}."] if result.failures else []
+    return [*result.notes, *listed]
 
 
 def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Mapping[str, Any]) -> Work:
@@ -58,8 +76,8 @@ def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Map
     return work
 
 
-def dataset_name_for(folder: str) -> str:
-    """A name to suggest for a folder that was picked."""
-    from engine.workspace import safe_name
+def dataset_name_for(place: str) -> str:
+    """A name to suggest for a folder, list or id."""
+    from engine.data.importing import suggest_name
 
-    return safe_name(Path(folder).expanduser().name) if folder.strip() else ""
+    return suggest_name(place or "")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from engine.errors import UserError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
+LARGE_PIXELS = 16_000_000  # from here on one picture at a time, so that several threads do not fill the memory
 _EXIF_ORIENTATION = 0x0112
+_one_large = threading.Lock()
 _HTML = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 
@@ -66,16 +70,22 @@ def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
             width, height = height, width
-        if min(width, height) < min_side:
-            raise UserError(
-                f"{path.name} is too small ({width} x {height}).",
-                f"The shorter side has to be at least {min_side} pixels.",
-                "Use a larger copy of the picture, or leave it out.",
-            )
+        check_side(path, width, height, min_side)
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # JPEGs decode several times faster this way
-        image.load()
-    state = path.stat()
-    return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
+        with _one_large if width * height > LARGE_PIXELS else nullcontext():
+            image.load()
+        state = path.stat()
+        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
+
+
+def check_side(path: Path, width: int, height: int, min_side: int) -> None:
+    """Raises UserError for a picture that is too small."""
+    if min(width, height) < min_side:
+        raise UserError(
+            f"{path.name} is too small ({width} x {height}).",
+            f"The shorter side has to be at least {min_side} pixels.",
+            "Use a larger copy of the picture, or leave it out.",
+        )
 
 
 def digest(path: Path) -> str:
@@ -117,7 +127,15 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
+    except UserError:
+        raise
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise UserError(
+                f"{path.name} leads nowhere.",
+                "It is a link to a file that is not there.",
+                "Put the picture itself into the folder, or delete the link.",
+            ) from error
         raise UserError(
             f"{path.name} is not there any more.", "The file was moved or deleted.", "Scan the folder again."
         ) from error
@@ -138,6 +156,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _cause(path: Path, error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EIO):
+        return {
+            errno.ELOOP: "It is a link that leads back to itself.",
+            errno.ENAMETOOLONG: "Its name is longer than the system allows.",
+            errno.EIO: "The disk could not read it; the disk may be failing.",
+        }[error.errno]
+    if isinstance(error, MemoryError):
+        return "The computer has not enough memory left for a picture of this size."
     try:
         with path.open("rb") as file:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
