@@ -19,7 +19,7 @@ EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
 _EXIF_ORIENTATION = 0x0112
-_HTML = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
+HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def load_rgb(path: Path | str) -> Image.Image:
     Raises UserError naming the file, the cause and what to try.
     """
     path = Path(path)
-    with _opened(path) as image:
+    with opened(path) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
 
@@ -62,7 +62,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
     """Reads a picture to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
             width, height = height, width
@@ -99,7 +99,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
     """A WebP copy no larger than ``side``, made once per content. ``content``: the file's digest where it is known."""
     target = cache_dir / f"{content or digest(path)}-{side}.webp"
     if not target.exists():
-        with _opened(path) as image:
+        with opened(path) as image:
             image.draft("RGB", (2 * side, 2 * side))
             small = to_rgb(ImageOps.exif_transpose(image))
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -110,7 +110,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words."""
     try:
         with Image.open(path) as image:
@@ -145,7 +145,7 @@ def _cause(path: Path, error: BaseException) -> str:
         start = b"?"
     if not start:
         return "The file is empty (zero bytes)."
-    if start.startswith(_HTML):
+    if start.startswith(HTML_STARTS):
         return "It is a web page that was saved under a picture's name; the download failed."
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
         return "The end of the file is missing; the download or copy was interrupted."
