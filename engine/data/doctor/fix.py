@@ -17,7 +17,7 @@ from PIL import Image
 from engine.data.dataset import WEBP_LIMIT, Dataset
 from engine.data.doctor import captions, pairs
 from engine.data.doctor.alignment import TURNS, UNDO
-from engine.data.doctor.catalogue import BY_NAME
+from engine.data.doctor.catalogue import BY_NAME, SEVERITIES
 from engine.data.doctor.facts import MapFacts
 from engine.data.doctor.finding import Finding, Hit
 from engine.data.doctor.store import Store
@@ -46,7 +46,7 @@ class State:
 
 
 def states(dataset: Dataset) -> list[State]:
-    """All findings of the last check that have anything to tell, in the catalogue's order."""
+    """All findings of the last check that have anything to tell, the serious ones first."""
     store = Store(dataset.folder)
     if not store.exists:
         return []
@@ -61,7 +61,7 @@ def states(dataset: Dataset) -> list[State]:
         state = State(finding, left, excluded.get(name, 0), corrected.get(name, 0))
         if state.total:
             found.append(state)
-    return found
+    return sorted(found, key=lambda state: SEVERITIES.index(state.finding.severity))
 
 
 def open_hits(dataset: Dataset, finding: Finding) -> list[Hit]:

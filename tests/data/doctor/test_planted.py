@@ -41,6 +41,6 @@ def test_every_planted_fault_of_the_pairs_is_found_and_nothing_else(
     compare(found(dataset), faults.expected)
     said = sorted((hit.key, hit.detail) for hit in Store(dataset.folder).hits("map_shifted"))
     for (_, detail), (dx, dy) in zip(said, planted.SHIFTS, strict=True):
-        for amount, words in ((dx, ("right", "left")), (dy, ("low", "high"))):
+        for amount, words in ((dx, ("far right", "far left")), (dy, ("low", "high"))):
             close = [f"{abs(amount) + play} px too {words[amount < 0]}" for play in (-1, 0, 1)]
             assert amount == 0 or any(text in detail for text in close), (detail, dx, dy)
