@@ -22,8 +22,8 @@ def build(context: AppContext, live: Live) -> None:
         gr.Markdown("### Doctor\nLooks for what spoils a training: in files, pictures, captions and maps.")
         with gr.Row(equal_height=True, elem_classes="tight"):
             chosen = dataset_list(live, "Dataset", "doctor-dataset")
-            start = gr.Button("Check this dataset", variant="primary", min_width=160, elem_id="doctor-check")
-            cancel = gr.Button("Cancel", visible=False, min_width=96, elem_id="doctor-cancel")
+            start = gr.Button("Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check")
+            cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
         progress = gr.HTML(elem_id="doctor-progress")
         summary = gr.HTML(elem_id="doctor-summary")
         with gr.Row(equal_height=False):
@@ -87,18 +87,14 @@ def build(context: AppContext, live: Live) -> None:
             gr.Button(visible=bool(hits) and not kind.unusable),
             gr.Button(visible=bool(hits) and correctable),
             gr.Button(visible=state.total > state.open),
-            gr.Gallery(pictures, visible=bool(pictures)),
+            gr.Gallery(pictures, columns=2 if kind.name.startswith(doctoring.ON_MAPS) else 4, visible=bool(pictures)),
         ]
 
     def look(name: str | None, selected: str | None, number: int) -> list[Any]:
         if not name or name not in context.files()[0]:
             return [gr.Image(visible=False), "", 0]
-        from engine.data.doctor import fix
-
         dataset = doctoring.open_dataset(context, name)
-        hits = fix.open_hits(dataset, doctoring.finding_named(selected)) if selected else None
-        if selected and doctoring.finding_named(selected).unusable:
-            hits = []
+        hits = doctoring.to_look_at(dataset, doctoring.finding_named(selected)) if selected else None
         resolution = context.config_of(context.draft)[0].data.resolution
         picture, words, number = doctoring.looked_at(dataset, hits, number, resolution)
         return [gr.Image(picture, visible=picture is not None), words, number]

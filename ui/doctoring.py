@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EVERY = ""
 """Stands for all pictures in the list of findings."""
 EXAMPLES = 12
+ON_MAPS = "map_"
+"""How the names of the findings begin that are about a map: their examples are shown beside it."""
 FILES_LISTED = 50
 SIGNS = {"serious": "‼", "warning": "!", "note": "·"}
 SEVERITY_WORDS = {
@@ -149,6 +151,15 @@ def files_listed(hits: list[Hit]) -> str:
     return f"<ul class='problems'>{items}</ul>{more}"
 
 
+def to_look_at(dataset: Dataset, finding: Finding) -> list[Hit]:
+    """What a finding names; where everything is settled, what became of it."""
+    from engine.data.doctor import fix
+
+    if finding.unusable:
+        return []
+    return fix.open_hits(dataset, finding) or fix.settled_hits(dataset, finding)
+
+
 def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list[Hit]) -> list[tuple[Any, str]]:
     """Pictures for the gallery; those of a map's fault beside their map and with it laid over."""
     from engine.data import see
@@ -162,7 +173,7 @@ def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list
                 continue
             try:
                 sample = dataset.sample(key)
-                if finding.name.startswith("map_"):
+                if finding.name.startswith(ON_MAPS):
                     picture: Any = see.strip(dataset, sample, 256, 160)
                 else:
                     picture = str(thumbnail(sample.image, context.workspace.thumbnails, 256, _content(sample)))

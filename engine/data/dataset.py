@@ -200,7 +200,11 @@ class Dataset:
 
     def sample(self, key: str) -> Sample:
         """One sample by its key, corrected, also one that was left out. Raises KeyError."""
-        return self.treatment.applied(self.index.sample(key))
+        return self.treatment.applied(self.untreated(key))
+
+    def untreated(self, key: str) -> Sample:
+        """One sample as it is without the doctor's corrections. Raises KeyError."""
+        return self.index.sample(key)
 
     def page(self, number: int, size: int = 24) -> Page:
         """A page for the window; a number out of range gives the nearest page."""

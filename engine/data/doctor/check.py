@@ -133,8 +133,8 @@ def extractor(spec: ConditionSpec | None) -> Extract | None:
     if spec is None:
         return None
     condition = registry.get(spec.type)
-    if condition.extract is None or getattr(condition, "model", None):
-        return None  # a model's maps take as long to make again as to make
+    if condition.extract is None or not getattr(condition, "live", True) or getattr(spec, "varied", None) is not None:
+        return None  # maps of models and programs take as long to make again as to make; drawn parameters are unknown
     function, parameters = condition.extractor, spec.parameters
     return lambda picture: function(picture, **parameters)
 

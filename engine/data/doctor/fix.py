@@ -72,6 +72,14 @@ def open_hits(dataset: Dataset, finding: Finding) -> list[Hit]:
     return [hit for hit in hits if hit.key not in decisions.excluded and hit.key not in done]
 
 
+def settled_hits(dataset: Dataset, finding: Finding) -> list[Hit]:
+    """What was left out or corrected because of a finding, the decision as its detail."""
+    decisions = dataset.treatment.decisions
+    out = [Hit(finding.name, key, "left out") for key, name in decisions.excluded.items() if name == finding.name]
+    made = [c.key for c in decisions.corrections.values() if c.finding == finding.name]
+    return sorted([*out, *(Hit(finding.name, key, "corrected") for key in made)], key=lambda hit: hit.key)
+
+
 def exclude(dataset: Dataset, finding: Finding) -> int:
     """Leaves out what a finding names; returns how many. Raises UserError for one with nothing to leave out."""
     if finding.unusable:
@@ -125,7 +133,7 @@ def correct(
 
 def _corrected(dataset: Dataset, store: Store, finding: Finding, hit: Hit) -> Correction | None:
     try:
-        original = dataset.index.sample(hit.key)
+        original = dataset.untreated(hit.key)
     except KeyError:
         return None  # gone since the check
     sample = dataset.sample(hit.key)
