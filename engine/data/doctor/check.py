@@ -192,7 +192,7 @@ def _judge_all(dataset: Dataset, store: Store, rules: Rules, token: CancelToken 
         _count(row, summary)
         words[row.sample.caption] += 1
     repeated = {text for text, count in words.items() if text.strip() and captions.often(count, summary.pictures)}
-    hits = [hit for problem in dataset.problems() if (hit := _of_problem(problem))]
+    hits = [hit for problem in _problems(dataset, token) if (hit := _of_problem(problem))]
     seen = _Seen()
     for row, trouble in _rows(dataset, store, token):
         if trouble:
@@ -217,6 +217,15 @@ def _count(row: Row, summary: Summary) -> None:
         summary.maps += 1
         if row.map.polarity:
             summary.polarity[row.map.polarity] = summary.polarity.get(row.map.polarity, 0) + 1
+
+
+def _problems(dataset: Dataset, token: CancelToken | None) -> Iterator[Problem]:
+    offset = 0
+    while page := dataset.problems(offset, PAGE):
+        if token:
+            token.raise_if_cancelled()
+        yield from page
+        offset += PAGE
 
 
 def _of_problem(problem: Problem) -> Hit | None:

@@ -13,7 +13,7 @@ from engine.data.doctor.pairs import REPEATED
 NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
 NEAR_MAP = 2  # maps of lines are mostly black and alike, so only the same map counts
 BANDS = NEAR + 1
-TONE, COLOUR = 12.0, 14.0  # grey values, Lab steps: how far two 8 x 8 thumbnails of one picture may differ
+TONE, COLOUR = 0.9, 14.0  # two 8 x 8 thumbnails of one picture: least correlation, greatest distance in Lab steps
 MAP_TONE = 3.0
 CHUNK = 2048
 
@@ -104,9 +104,9 @@ def alike(first: bytes, second: bytes, either_grey: bool) -> bool:
         cv2.cvtColor(np.frombuffer(thumb, np.uint8).reshape(8, 8, 3), cv2.COLOR_RGB2LAB).astype(float)
         for thumb in (first, second)
     )
-    tones_a, tones_b = a[..., 0], b[..., 0]
-    apart = (tones_a - tones_a.mean()) - (tones_b - tones_b.mean())  # a brighter copy is a copy
-    if np.abs(apart).mean() > TONE:
+    tones_a, tones_b = (thumb[..., 0] - thumb[..., 0].mean() for thumb in (a, b))  # a brighter copy is a copy
+    lengths = float(np.linalg.norm(tones_a) * np.linalg.norm(tones_b))
+    if float((tones_a * tones_b).sum()) < TONE * lengths:
         return False
     return either_grey or bool(np.hypot(*(a[..., 1:] - b[..., 1:]).transpose(2, 0, 1)).mean() <= COLOUR)
 
