@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from engine.conditions import registry
 from engine.data.dataset import ConditionSpec, Dataset
@@ -261,8 +260,7 @@ class _Seen:
             return duplicates.alike(a[1], b[1], a[2] != b[2])
 
         def same_map(one: str, other: str) -> bool:
-            a, b = (np.frombuffer(self.maps[key][1], np.uint8).astype(np.int16) for key in (one, other))
-            return float(np.abs(a - b).mean()) <= duplicates.MAP_TONE
+            return duplicates.same_map(self.maps[one][1], self.maps[other][1])
 
         groups = duplicates.near_groups(((k, p[0]) for k, p in self.pictures.items()), same_picture)
         found = list(names.clashes(self.keys))

@@ -14,7 +14,7 @@ NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
 NEAR_MAP = 2  # maps of lines are mostly black and alike, so only the same map counts
 BANDS = NEAR + 1
 TONE, COLOUR = 0.9, 14.0  # two 8 x 8 thumbnails of one picture: least correlation, greatest distance in Lab steps
-MAP_TONE = 3.0
+SAME_MAP = 0.99  # correlation of two 16 x 16 maps; circles drawn 10 px (of 512) apart have less
 CHUNK = 2048
 
 COPY = Finding(
@@ -109,6 +109,13 @@ def alike(first: bytes, second: bytes, either_grey: bool) -> bool:
     if float((tones_a * tones_b).sum()) < TONE * lengths:
         return False
     return either_grey or bool(np.hypot(*(a[..., 1:] - b[..., 1:]).transpose(2, 0, 1)).mean() <= COLOUR)
+
+
+def same_map(first: bytes, second: bytes) -> bool:
+    """Whether two grey 16 x 16 thumbnails show one map, saved twice."""
+    a, b = (np.frombuffer(thumb, np.uint8).astype(np.float64) for thumb in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b) >= SAME_MAP * float(np.linalg.norm(a) * np.linalg.norm(b))
 
 
 def hits(

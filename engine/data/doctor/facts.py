@@ -72,6 +72,7 @@ class MapFacts(_Stored):
     alignment: dict[str, Any]
     phash: str
     thumb: str
+    """The map at 16 x 16, grey, hexadecimal."""
 
     @property
     def lines(self) -> bool:

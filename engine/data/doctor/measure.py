@@ -18,7 +18,7 @@ from engine.data.images import digest, opened, to_rgb
 
 SIDE = 512  # shorter side at which blur is measured
 REFERENCE_SIDE = 1024  # a picture is shrunk to this before its map is made anew for comparison
-THUMB = 8
+THUMB, MAP_THUMB = 8, 16
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258  # TIFF tag
 
@@ -93,7 +93,7 @@ def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> Ma
         known=known,
         alignment=_rounded(asdict(found)),
         phash=perceptual_hash(small),
-        thumb=_thumb(small),
+        thumb=cv2.resize(grey, (MAP_THUMB, MAP_THUMB), interpolation=cv2.INTER_AREA).tobytes().hex(),
     )
 
 

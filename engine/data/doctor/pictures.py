@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from engine.data.doctor.finding import Finding, Hit, Row, Rules, Summary
@@ -10,6 +11,7 @@ MAX_ASPECT = 3.0
 MIN_SPREAD = 12  # grey values; photographs of fog and snow have 40 and more
 MAX_BLUR = 2.0  # pixels at 512: photographs in focus have 0 to 1.6, the same blurred by 4 px 2.3 to 4
 GREY_MINORITY = 0.5
+_NAMED_GREY = re.compile(r"\b(?:black|white|gr[ae]y|silver|monochrome|greyscale|grayscale|b&w)\b", re.IGNORECASE)
 
 TOO_SMALL = Finding(
     "too_small", "Smaller than the training size",
@@ -29,7 +31,7 @@ CONSTANT = Finding(
 GREY = Finding(
     "grey_in_colour", "Black and white among colour",
     "The net learns that some prompts lead to pictures without colour, and colours fade a little everywhere.",
-    "Leave it out, unless its caption says that it is black and white.", "warning",
+    "Leave it out, or say in its caption that it is black and white.", "warning",
 )  # fmt: skip
 BLURRED = Finding(
     "blurred", "Blurred",
@@ -52,7 +54,8 @@ def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
     if facts.spread < MIN_SPREAD:
         yield Hit(CONSTANT.name, sample.key, f"{facts.spread} of 255 grey values")
         return  # neither its colour nor its sharpness means anything
-    if facts.grey and summary.grey < GREY_MINORITY * summary.pictures:
+    named = _NAMED_GREY.search(sample.caption)
+    if facts.grey and not named and summary.grey < GREY_MINORITY * summary.pictures:
         yield Hit(GREY.name, sample.key)
     if facts.blur > MAX_BLUR:
         yield Hit(BLURRED.name, sample.key, f"edges about {facts.blur:.1f} px wide at 512 px")
