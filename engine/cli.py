@@ -2,6 +2,7 @@
 
 python -m engine.cli demo
 python -m engine.cli import ~/pictures --name birds      (or a list of addresses, archives, a Hugging Face id)
+python -m engine.cli check birds
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
@@ -20,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_import
+from engine import cli_check, cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -40,6 +41,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add_settings(demo)
 
     cli_import.add_parser(commands)
+
+    cli_check.add_command(commands)
 
     extract = commands.add_parser("extract", help="make the condition maps of a dataset")
     extract.add_argument("dataset")
@@ -220,6 +223,7 @@ COMMANDS = {
     "demo": _demo,
     "import": cli_import.run,
     "scan": cli_import.run,
+    "check": cli_check.check,
     "extract": _extract,
     "train": _train,
     "resume": _resume,

@@ -18,6 +18,7 @@ from engine.data.condition_spec import ConditionSpec, specify
 from engine.data.images import replace_bytes
 from engine.data.samples import Problem, Sample
 from engine.data.scan import ScanReport, nothing_usable
+from engine.data.treatment import Treatment
 from engine.errors import UserError
 
 DESCRIPTION = "dataset.json"
@@ -56,6 +57,7 @@ class Dataset:
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder = folder
         self.index = index.Index(folder / INDEX)
+        self.treatment = Treatment(folder)
         self._description = description
 
     @classmethod
@@ -201,8 +203,12 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with keys, file contents, captions and maps that came along; not with copying or touching files."""
-        return str(self._description["fingerprint"])
+        """Changes with keys, file contents, captions and maps that came along; not with copying or touching files.
+
+        What was left out or corrected counts as well: the hash of both (``Decisions.stamp``); back when undone.
+        """
+        scanned, stamp = str(self._description["fingerprint"]), self.treatment.decisions.stamp
+        return hashlib.blake2b((scanned + stamp).encode(), digest_size=16).hexdigest() if stamp else scanned
 
     @property
     def condition(self) -> ConditionSpec | None:
@@ -248,14 +254,19 @@ class Dataset:
 
     def count(self, ready: bool = False) -> int:
         """How many samples there are; with ``ready`` only those whose map is there."""
-        return self.index.count(self._ready() if ready else index.EVERY)
+        return self.index.count(self.treatment.narrow(self._ready() if ready else index.EVERY))
 
     def samples(self, offset: int = 0, limit: int | None = None, ready: bool = False) -> list[Sample]:
-        """Samples in the scan's order, read from disk for this call alone."""
-        return self.index.samples(offset, limit, self._ready() if ready else index.EVERY)
+        """Samples in the scan's order, read from disk for this call alone; corrected, without those left out."""
+        where = self.treatment.narrow(self._ready() if ready else index.EVERY)
+        return [self.treatment.applied(sample) for sample in self.index.samples(offset, limit, where)]
 
     def sample(self, key: str) -> Sample:
-        """One sample by its key. Raises KeyError."""
+        """One sample by its key, corrected, also one that was left out. Raises KeyError."""
+        return self.treatment.applied(self.untreated(key))
+
+    def untreated(self, key: str) -> Sample:
+        """One sample as it is without the doctor's corrections. Raises KeyError."""
         return self.index.sample(key)
 
     def page(self, number: int, size: int = 24) -> Page:

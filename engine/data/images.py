@@ -23,7 +23,7 @@ MIN_SIDE = 32
 LARGE_PIXELS = 16_000_000  # from here on one picture at a time, so that several threads do not fill the memory
 _EXIF_ORIENTATION = 0x0112
 _one_large = threading.Lock()
-_HTML = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
+HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def load_rgb(path: Path | str) -> Image.Image:
     Raises UserError naming the file, the cause and what to try.
     """
     path = Path(path)
-    with _opened(path) as image:
+    with opened(path) as image:
         return to_rgb(ImageOps.exif_transpose(image))
 
 
@@ -66,7 +66,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
     """Reads a picture to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
             width, height = height, width
@@ -109,7 +109,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
     """A WebP copy no larger than ``side``, made once per content. ``content``: the file's digest where it is known."""
     target = cache_dir / f"{content or digest(path)}-{side}.webp"
     if not target.exists():
-        with _opened(path) as image:
+        with opened(path) as image:
             image.draft("RGB", (2 * side, 2 * side))
             small = to_rgb(ImageOps.exif_transpose(image))
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -120,7 +120,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words."""
     try:
         with Image.open(path) as image:
@@ -171,7 +171,7 @@ def _cause(path: Path, error: BaseException) -> str:
         start = b"?"
     if not start:
         return "The file is empty (zero bytes)."
-    if start.startswith(_HTML):
+    if start.startswith(HTML_STARTS):
         return "It is a web page that was saved under a picture's name; the download failed."
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
         return "The end of the file is missing; the download or copy was interrupted."
