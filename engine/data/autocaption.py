@@ -7,6 +7,7 @@ never run.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,19 @@ from typing import Any
 import torch
 from PIL import Image
 
+from engine.data.captions import clean
 from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.errors import UserError
 
+logging.getLogger("transformers").setLevel(logging.ERROR)  # it says at each start that it does without torchvision
+
 FLORENCE_TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
 MOST_TOKENS = {"short": 48, "detailed": 128, "long": 256}
 SUGGESTED = ("Salesforce/blip-image-captioning-base", "florence-community/Florence-2-base")
 PAGE = 512
-_RUBBISH = re.compile(r"</?s>|<pad>|<loc_\d+>")
+_RUBBISH = re.compile(r"</?s>|<pad>|<loc_\d+>|\[DEC\]")  # marks that some tokenizers do not know as their own
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Captioner:
         # Greedy: the same picture has the same caption at every try.
         tokens = self._model.generate(**inputs, max_new_tokens=MOST_TOKENS[length], num_beams=1, do_sample=False)
         told = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        return [" ".join(_RUBBISH.sub(" ", text).split()) for text in told]
+        return [clean(_RUBBISH.sub(" ", text), markup=False, urls=False, backslashes=False) for text in told]
 
 
 @dataclass(frozen=True)
