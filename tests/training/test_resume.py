@@ -28,6 +28,19 @@ MODES = {
     },
     "two epochs, hidden prompts": {"train.batch_size": 4, "objective.prompt_dropout": 0.5},
     "bf16": {"train.precision": "bf16"},
+    "buckets and random crops": {
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "random",
+        "train.accumulation": 2,
+    },
+    "buckets and smart crops": {
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "smart",
+    },
 }
 
 
