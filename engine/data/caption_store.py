@@ -112,7 +112,8 @@ class CaptionStore:
     def _ask(
         self, index: Path, what: str, which: str, containing: str, tail: str, values: tuple[Any, ...]
     ) -> list[tuple[Any, ...]]:
-        where, words = FILTERS[which], ()
+        where = FILTERS[which]
+        words: tuple[str, ...] = ()
         if containing:
             literal = containing.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             where, words = f"({where}) AND {_NOW} LIKE ? ESCAPE '\\'", (f"%{literal}%",)
