@@ -16,6 +16,7 @@ from ui.view import View
 
 ROWS = 8
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+VIEWS = ("One by one", "All at once", "By a model", "History")
 FIELDS = ("search", "by", "regex", "case", "words", "prefix", "suffix", "trigger", "template", "only_empty")
 
 
@@ -31,16 +32,22 @@ def build(context: AppContext, live: Live) -> None:
                 told = gr.HTML(elem_id="captions-told")
                 progress = gr.HTML(elem_id="captions-progress")
                 cancel = gr.Button("Cancel", visible=False, elem_id="captions-cancel")
-            with gr.Column(scale=3, min_width=420), gr.Tabs():
+            with gr.Column(scale=3, min_width=420):
                 changed = gr.State(0)
-                with gr.Tab("One by one"):
+                view = gr.Radio(list(VIEWS), value=VIEWS[0], show_label=False, container=False, elem_id="captions-view")
+                with gr.Column() as one:
                     _table(context, live, chosen, changed)
-                with gr.Tab("All at once"):
+                with gr.Column(visible=False) as every:
                     _operations(context, live, chosen)
-                with gr.Tab("By a model"):
+                with gr.Column(visible=False) as model:
                     _model(context, live, chosen)
-                with gr.Tab("History"):
+                with gr.Column(visible=False) as past:
                     listed = gr.HTML(elem_id="captions-history")
+
+    def turn(to: str) -> list[Any]:
+        return [gr.Column(visible=to == name) for name in VIEWS]
+
+    view.change(turn, [view], [one, every, model, past], **QUIET)
 
     def look(name: str | None) -> list[Any]:
         words, possible = captioning.history(context, name)
@@ -72,12 +79,12 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         )  # fmt: skip
         words = gr.Textbox(
             placeholder="Only those that contain …", show_label=False, container=False, max_lines=1, scale=3,
-            min_width=160, elem_id="captions-search",
+            min_width=160, elem_id="captions-containing",
         )  # fmt: skip
     with gr.Row(equal_height=False):
         table = gr.Dataframe(
             headers=["Picture", "Caption"], datatype="str", type="array", interactive=True, static_columns=[0],
-            column_widths=["28%", "72%"], wrap=True, row_limits=(0, ROWS), column_limits=(2, 2), show_label=False,
+            column_widths=["28%", "72%"], wrap=True, show_label=False,
             buttons=[], scale=4, elem_id="captions-table",
         )  # fmt: skip
         picture = gr.Image(
