@@ -193,7 +193,7 @@ def _model(context: AppContext, live: Live, chosen: Any) -> None:
     with gr.Row():
         length = gr.Radio(
             [("Short", "short"), ("Detailed", "detailed"), ("Long", "long")], value="short", label="Length",
-            info="BLIP is always short. The base reads about 75 words at most.",
+            info="BLIP is always short. The base reads about 50 words at most.",
         )  # fmt: skip
         batch = gr.Number(
             8, label="Pictures at a time", info="Fewer need less memory.", precision=0, minimum=1, maximum=256
