@@ -74,7 +74,7 @@ def _keep(context: AppContext, raw: tuple[Any, ...]) -> None:
 
 def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
     """How many pictures each size has, and what is cut off."""
-    from engine.data.crop_plan import CropPlan, count_buckets
+    from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets
     from engine.data.dataset import Dataset
 
     if not name or name not in context.files()[0]:
@@ -93,6 +93,8 @@ def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
     words = f"<b>{counted(total, 'picture', 'pictures')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
     rare = sum(1 for entry in counts if entry.pictures == 1)
     few = note(f"{counted(rare, 'size has', 'sizes have')} a single picture.") if rare and len(counts) > 1 else ""
+    if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:
+        few = note(f"At {plan.resolution} px there is no size but the square: choose a higher resolution.", "warning")
     head = "<tr><th>Size in pixels</th><th>Pictures</th><th>Cut off</th></tr>"
     return f"<p class='facts'>{words} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
 
