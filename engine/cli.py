@@ -3,6 +3,7 @@
 python -m engine.cli demo
 python -m engine.cli import ~/pictures --name birds      (or a list of addresses, archives, a Hugging Face id)
 python -m engine.cli check birds
+python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_check, cli_import
+from engine import cli_captions, cli_check, cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -43,6 +44,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     cli_import.add_parser(commands)
 
     cli_check.add_command(commands)
+
+    cli_captions.add_parser(commands)
 
     extract = commands.add_parser("extract", help="make the condition maps of a dataset")
     extract.add_argument("dataset")
@@ -224,6 +227,7 @@ COMMANDS = {
     "import": cli_import.run,
     "scan": cli_import.run,
     "check": cli_check.check,
+    "captions": cli_captions.run,
     "extract": _extract,
     "train": _train,
     "resume": _resume,

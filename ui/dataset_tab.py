@@ -7,7 +7,7 @@ from collections.abc import Callable
 import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
-from ui import contents_panel, doctor_panel, import_panel
+from ui import captions_panel, contents_panel, crops_panel, doctor_panel, import_panel
 from ui.choices import dataset_list
 from ui.context import AppContext
 from ui.demo import draw_demo_set
@@ -16,7 +16,11 @@ from ui.messages import job_progress
 
 KIND = "dataset"
 # Title, id and ``build(context, live)`` of what can be done with a dataset, beside looking at it: one line each.
-PANELS: tuple[tuple[str, str, Callable[[AppContext, Live], None]], ...] = (("Check", "check", doctor_panel.build),)
+PANELS: tuple[tuple[str, str, Callable[[AppContext, Live], None]], ...] = (
+    ("Check", "check", doctor_panel.build),
+    ("Captions", "captions", captions_panel.build),
+    ("Crops", "crops", crops_panel.build),
+)
 
 
 def build(context: AppContext, live: Live) -> None:

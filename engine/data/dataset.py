@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from engine.conditions import registry
 from engine.data import index
+from engine.data.caption_store import CaptionStore
 from engine.data.condition_spec import ConditionSpec, specify
 from engine.data.images import replace_bytes
 from engine.data.samples import Problem, Sample
@@ -58,6 +59,7 @@ class Dataset:
         self.folder = folder
         self.index = index.Index(folder / INDEX)
         self.treatment = Treatment(folder)
+        self.captions = CaptionStore(folder)
         self._description = description
 
     @classmethod
@@ -205,10 +207,13 @@ class Dataset:
     def fingerprint(self) -> str:
         """Changes with keys, file contents, captions and maps that came along; not with copying or touching files.
 
-        What was left out or corrected counts as well: the hash of both (``Decisions.stamp``); back when undone.
+        What was left out, corrected or edited counts as well, and changes it back when undone.
         """
-        scanned, stamp = str(self._description["fingerprint"]), self.treatment.decisions.stamp
-        return hashlib.blake2b((scanned + stamp).encode(), digest_size=16).hexdigest() if stamp else scanned
+        scanned = str(self._description["fingerprint"])
+        made_here = [self.treatment.decisions.stamp, self.captions.digest()]
+        if not any(made_here):
+            return scanned
+        return hashlib.blake2b(":".join([scanned, *made_here]).encode(), digest_size=16).hexdigest()
 
     @property
     def condition(self) -> ConditionSpec | None:
@@ -257,9 +262,13 @@ class Dataset:
         return self.index.count(self.treatment.narrow(self._ready() if ready else index.EVERY))
 
     def samples(self, offset: int = 0, limit: int | None = None, ready: bool = False) -> list[Sample]:
-        """Samples in the scan's order, read from disk for this call alone; corrected, without those left out."""
+        """Samples in the scan's order, read from disk for this call alone.
+
+        With their edited captions, corrected, and without those left out.
+        """
         where = self.treatment.narrow(self._ready() if ready else index.EVERY)
-        return [self.treatment.applied(sample) for sample in self.index.samples(offset, limit, where)]
+        found = self.captions.overlay(self.index.samples(offset, limit, where))
+        return [self.treatment.applied(sample) for sample in found]
 
     def sample(self, key: str) -> Sample:
         """One sample by its key, corrected, also one that was left out. Raises KeyError."""
@@ -267,7 +276,7 @@ class Dataset:
 
     def untreated(self, key: str) -> Sample:
         """One sample as it is without the doctor's corrections. Raises KeyError."""
-        return self.index.sample(key)
+        return self.captions.overlay([self.index.sample(key)])[0]
 
     def page(self, number: int, size: int = 24) -> Page:
         """A page for the window; a number out of range gives the nearest page."""

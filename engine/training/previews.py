@@ -31,7 +31,7 @@ def preview_during_training(trainer: Trainer, step: int) -> None:
                 samples=trainer.held_out,
                 dataset=trainer.dataset,
                 settings=trainer.config.validation,
-                resolution=trainer.config.data.resolution,
+                plan=trainer.plan,
                 out_folder=trainer.run_folder / "previews",
                 step=step,
                 seed=trainer.config.train.seed,

@@ -32,6 +32,19 @@ MODES = {
         "objective.timestep_sampling": "cubic",
     },
     "bf16": {"train.precision": "bf16"},
+    "buckets and random crops": {
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "random",
+        "train.accumulation": 2,
+    },
+    "buckets and smart crops": {
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "smart",
+    },
 }
 
 
