@@ -227,7 +227,10 @@ class AppContext:
         return self._try
 
     def free_try_session(self) -> None:
-        """Give the memory of Try it to a training run."""
+        """Give the memory of Try it, and of models that previews of maps have loaded, to a training run."""
+        from engine.conditions import weights
+
+        weights.free()
         if self._try is not None:
             self._try.free()
 

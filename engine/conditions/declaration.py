@@ -111,13 +111,13 @@ class ConditionType:
     batch: str | None = None
     """``batch(images: list of arrays, *, PARAMETERS) -> list of maps``: one call for many pictures, where that pays."""
     models: tuple[ModelNeed, ...] = ()
-    runs_code: bool = False
-    """Maps are made by a program of the user's: it runs only after it was allowed on this machine."""
+    program: str = ""
+    """Text parameter that names a program of the user's, which runs only after it was allowed on this machine."""
 
     @property
     def live(self) -> bool:
         """A preview may follow every move of a slider."""
-        return self.extract is None or not (self.models or self.runs_code)
+        return self.extract is None or not (self.models or self.program)
 
     @property
     def batcher(self) -> Callable[..., Any] | None:

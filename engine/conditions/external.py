@@ -35,7 +35,7 @@ EXTERNAL = ConditionType(
     ),
     extract="engine.conditions.external:external",
     batch="engine.conditions.external:external_batch",
-    runs_code=True,
+    program="program",
 )  # fmt: skip
 ALLOWED = "allowed_programs.json"
 _RUNNER = Path(__file__).with_name("external_child.py")

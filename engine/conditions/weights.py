@@ -84,7 +84,7 @@ def held(need: ModelNeed, given: str = "") -> Any:
             except Exception as error:  # whatever a foreign file makes a library raise; people get to see the cause
                 raise UserError(
                     f"The weights in {place} cannot be used.",
-                    f"They do not fit, or are damaged: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                    f"They do not fit, or are damaged: {_first_line(error)}",
                     f"Use those of {need.id}, or download them again.",
                 ) from error
         return _held[key]
@@ -128,7 +128,7 @@ def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> Non
         except (OSError, ValueError) as error:  # the hub's own errors are OSErrors (HTTP) or ValueErrors (names)
             raise UserError(
                 f"{entry.name} could not be downloaded.",
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                _first_line(error),
                 f"Check the connection, or download it in a browser from huggingface.co/{entry.name} and put it into "
                 f"{entry.target}.",
             ) from error
@@ -183,12 +183,16 @@ def _in_hub_cache(name: str, need: ModelNeed) -> Path | None:
     return Path(found) if need.file else Path(found).parent
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
 def _not_here(entry: Missing) -> UserError:
     return UserError(
         f"The weights {entry.name} are not on this computer.",
         f"Nothing is downloaded unasked. {entry.sentence}.",
-        f"Press “Download the weights” on the Conditions tab, or put them into {entry.target} yourself, or give another "
-        "folder.",
+        f"Press “Download the weights” on the Conditions tab, or put them into {entry.target} yourself, or give "
+        "another folder.",
     )
 
 
@@ -231,7 +235,7 @@ def preparation(folder: Path, fallback: int) -> Preparation:
 
 
 def prepared(images: Sequence[np.ndarray], how: Preparation) -> list[tuple[list[int], Any]]:
-    """Pictures as float tensors (n, 3, h, w), together where they have one size: [(their places in the list, tensor)]."""
+    """Pictures as float tensors (n, 3, h, w), together where they have one size: [(places in the list, tensor)]."""
     import cv2
     import torch
 

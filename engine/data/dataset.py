@@ -39,6 +39,8 @@ class ConditionSpec:
     """The maps came with the pictures; otherwise they are in the dataset's own folder."""
     resolution: int | None = None
     """Shorter side, in pixels, that pictures were shrunk to before extraction; None: their own size."""
+    varied: int | None = None
+    """Seed of parameters that were drawn for each picture (see engine.conditions.strengths); None: they are as set."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ class Dataset:
         parameters: Mapping[str, Any] | None = None,
         fingerprint: str | None = None,
         resolution: int | None = None,
+        varied: int | None = None,
     ) -> ConditionSpec:
         """Chooses the maps to train on; types without an extractor use those that came with the pictures."""
         provided = registry.get(type).extract is None
@@ -164,7 +167,7 @@ class Dataset:
                 "Only pictures were found in its folder.",
                 "Choose a condition type that makes maps, such as canny.",
             )
-        spec = _specify(type, parameters or {}, provided, resolution, fingerprint)
+        spec = _specify(type, parameters or {}, provided, resolution, fingerprint, varied)
         self._description["condition"] = asdict(spec)
         self._save()
         return spec
@@ -234,11 +237,12 @@ def _specify(
     provided: bool,
     resolution: int | None = None,
     fingerprint: str | None = None,
+    varied: int | None = None,
 ) -> ConditionSpec:
     resolved = registry.resolve_parameters(type, parameters)
-    made_of = json.dumps([type, resolved, provided, resolution], sort_keys=True)
+    made_of = json.dumps([type, resolved, provided, resolution, *([] if varied is None else [varied])], sort_keys=True)
     fingerprint = fingerprint or hashlib.blake2b(made_of.encode(), digest_size=16).hexdigest()
-    return ConditionSpec(type, resolved, fingerprint, provided, resolution)
+    return ConditionSpec(type, resolved, fingerprint, provided, resolution, varied)
 
 
 def _fingerprint(samples: Iterable[Sample]) -> str:
