@@ -39,7 +39,7 @@ def build(context: AppContext, live: Live) -> None:
     def live_preview(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
         wanted = form.read(*raw)
         if not wanted.kind.live:
-            return gr.skip(), note("Press “Show the map” to see the one of this picture.")
+            return None, note("Press “Show the map” to see the one of this picture.")
         return condition_preview.show(context, dataset, at, upload, wanted)
 
     def show(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:

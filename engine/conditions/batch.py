@@ -71,6 +71,7 @@ def make_all(
     """
     condition = registry.get(type)
     ready.check(condition, registry.resolve_parameters(type, parameters))
+    resolution = resolution if condition.extract else None
     spec = dataset.set_condition(type, parameters, resolution=resolution, varied=varied)
     total = dataset.count()
     if spec.provided:
@@ -185,7 +186,7 @@ class _Worker:
     def _write(self, sample: Sample, content: str, map: np.ndarray) -> _Made:
         values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
         map_files.write(self._dataset.condition_path(sample), map, self._condition.name, values)
-        return _Made(sample.key, content, coverage(map[::2, ::2])["warning"])
+        return _Made(sample.key, content, coverage(map[::2])["warning"])
 
     def _guarded(self, sample: Sample, work: Callable[[], _Made | None]) -> _Outcome:
         try:
