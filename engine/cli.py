@@ -51,6 +51,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     extract.add_argument("dataset")
     extract.add_argument("--type", required=True, help="condition type, for example canny")
     extract.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the type")
+    extract.add_argument("--side", type=int, help="shrink pictures to this shorter side first, in pixels")
+    extract.add_argument("--vary", type=int, metavar="SEED", help="several strengths: draw parameters for each picture")
+    extract.add_argument("--download", action="store_true", help="fetch weights that are missing")
 
     train = commands.add_parser("train", help="train a ControlNet")
     train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
@@ -154,12 +157,22 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.cli_output import Console
+    from engine.conditions import places, ready, registry, weights
     from engine.conditions.batch import make_all
     from engine.data.dataset import Dataset
 
     console = Console()
+    places.use(workspace)
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
-    report = make_all(dataset, options.type, settings(options.set), control.token, console.progress)
+    kind, given = registry.get(options.type), settings(options.set)
+    values = registry.resolve_parameters(kind.name, given)
+    ready.allow(kind, values)
+    if options.download and (missing := weights.missing(kind, values)):
+        console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
+        weights.download(missing, control.token)
+    report = make_all(
+        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary
+    )
     console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:
         console.say(f"  {problem.what} {problem.why}")

@@ -53,7 +53,14 @@ def _sentences(result: ImportResult) -> list[str]:
     return [*result.notes, *listed]
 
 
-def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Mapping[str, Any]) -> Work:
+def make_maps(
+    context: AppContext,
+    dataset_name: str,
+    kind: str,
+    parameters: Mapping[str, Any],
+    side: int | None = None,
+    varied: int | None = None,
+) -> Work:
     """Make all condition maps of a dataset; those that are there already are kept."""
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -61,7 +68,7 @@ def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Map
         from engine.data.dataset import Dataset
 
         dataset = Dataset.open(context.workspace.dataset_folder(dataset_name))
-        report = make_all(dataset, kind, parameters, token, counting(emit, "Maps made"))
+        report = make_all(dataset, kind, parameters, token, counting(emit, "Maps made"), resolution=side, varied=varied)
         emit(Message(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed."))
         problems = [*report.failures, *report.warnings]
         context.result(
@@ -71,6 +78,23 @@ def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Map
             facts=tuple((problem.path.name, problem.what) for problem in problems[:50]),
         )
         with_focus(context, dataset_name)
+        return "completed"
+
+    return work
+
+
+def fetch_weights(context: AppContext, kind: str, values: Mapping[str, Any]) -> Work:
+    """Download what a condition type lacks; only ever started by a press of its button."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.conditions import registry, weights
+
+        missing = weights.missing(registry.get(kind), values)
+        for done, entry in enumerate(missing):
+            emit(Progress(done, len(missing), f"{entry.name}, about {entry.need.megabytes:,} MB"))
+            weights.download([entry], token)
+        names = ", ".join(f"{entry.name} ({entry.target})" for entry in missing)
+        context.result("conditions", note=f"Downloaded: {names}." if names else "The weights were here already.")
         return "completed"
 
     return work

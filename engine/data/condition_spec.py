@@ -22,6 +22,8 @@ class ConditionSpec:
     """The maps came with the pictures; otherwise they are in the dataset's own folder."""
     resolution: int | None = None
     """Shorter side, in pixels, that pictures were shrunk to before extraction; None: their own size."""
+    varied: int | None = None
+    """Seed of parameters that were drawn for each picture (see engine.conditions.strengths); None: they are as set."""
 
 
 def specify(
@@ -30,9 +32,10 @@ def specify(
     provided: bool,
     resolution: int | None = None,
     fingerprint: str | None = None,
+    varied: int | None = None,
 ) -> ConditionSpec:
     """A spec with all of the type's parameters. Raises UserError for unknown ones."""
     resolved = registry.resolve_parameters(type, parameters)
-    made_of = json.dumps([type, resolved, provided, resolution], sort_keys=True)
+    made_of = json.dumps([type, resolved, provided, resolution, *([] if varied is None else [varied])], sort_keys=True)
     fingerprint = fingerprint or hashlib.blake2b(made_of.encode(), digest_size=16).hexdigest()
-    return ConditionSpec(type, resolved, fingerprint, provided, resolution)
+    return ConditionSpec(type, resolved, fingerprint, provided, resolution, varied)

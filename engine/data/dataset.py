@@ -226,6 +226,7 @@ class Dataset:
         parameters: Mapping[str, Any] | None = None,
         fingerprint: str | None = None,
         resolution: int | None = None,
+        varied: int | None = None,
     ) -> ConditionSpec:
         """Chooses the maps to train on; types without an extractor use those that came with the pictures."""
         provided = registry.get(type).extract is None
@@ -235,7 +236,7 @@ class Dataset:
                 "Only pictures were found in its folder.",
                 "Choose a condition type that makes maps, such as canny.",
             )
-        spec = specify(type, parameters or {}, provided, resolution, fingerprint)
+        spec = specify(type, parameters or {}, provided, resolution, fingerprint, varied)
         self._description["condition"] = asdict(spec)
         self._save()
         return spec
