@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
@@ -15,8 +16,8 @@ from ui.live import Live
 from ui.messages import job_progress
 
 KIND = "dataset"
-# Title, id and ``build(context, live)`` of what can be done with a dataset, beside looking at it: one line each.
-PANELS: tuple[tuple[str, str, Callable[[AppContext, Live], None]], ...] = (
+# Title, id and ``build(context, live, chosen)`` of what can be done with a dataset, beside looking at it: one line each.
+PANELS: tuple[tuple[str, str, Callable[[AppContext, Live, Any], None]], ...] = (
     ("Check", "check", doctor_panel.build),
     ("Captions", "captions", captions_panel.build),
     ("Crops", "crops", crops_panel.build),
@@ -26,18 +27,21 @@ PANELS: tuple[tuple[str, str, Callable[[AppContext, Live], None]], ...] = (
 def build(context: AppContext, live: Live) -> None:
     """Everything on the tab."""
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
+        with gr.Column(scale=3, min_width=420):
             import_panel.build(context, live)
+        with gr.Column(scale=2, min_width=320):
             _demo_sets(context, live)
             _progress(live)
-        with gr.Column(scale=3, min_width=420):
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
             chosen = dataset_list(live, "Dataset", "dataset-list")
+        with gr.Column(scale=3, min_width=420):
             summary, page = gr.HTML(elem_id="dataset-summary"), gr.State(0)
-            with gr.Tabs(elem_id="dataset-views"):  # tabs and nothing else: anything between them shifts their titles
-                contents_panel.build(context, live, chosen, summary, page)
-                for title, name, panel in PANELS:
-                    with gr.Tab(title, id=name, elem_id=f"dataset-{name}"):
-                        panel(context, live)
+    with gr.Tabs(elem_id="dataset-views"):  # tabs and nothing else: anything between them shifts their titles
+        contents_panel.build(context, live, chosen, summary, page)
+        for title, name, panel in PANELS:
+            with gr.Tab(title, id=name, elem_id=f"dataset-{name}"):
+                panel(context, live, chosen)
 
 
 def _progress(live: Live) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from ui import doctoring
-from ui.choices import dataset_list
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress
@@ -16,12 +15,11 @@ from ui.view import View
 KIND = "doctor"
 
 
-def build(context: AppContext, live: Live) -> None:
-    """The whole panel."""
-    with gr.Column(elem_classes="card", elem_id="doctor"):
-        gr.Markdown("### Doctor\nLooks for what spoils a training: in files, pictures, captions and maps.")
-        with gr.Row(equal_height=True, elem_classes="tight"):
-            chosen = dataset_list(live, "Dataset", "doctor-dataset")
+def build(context: AppContext, live: Live, chosen: Any) -> None:
+    """The whole panel, for the dataset that ``chosen`` names."""
+    with gr.Column(elem_id="doctor"):
+        with gr.Row(elem_classes="tight"):
+            gr.Markdown("Looks for what spoils a training: in files, pictures, captions and maps.")
             start = gr.Button("Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check")
             cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
         progress = gr.HTML(elem_id="doctor-progress")
