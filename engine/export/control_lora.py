@@ -1,4 +1,4 @@
-"""Control-LoRA: what differs from the base, as products of thin matrices. A small file; the base has to be there to use it.
+"""Control-LoRA: what differs from the base, as products of thin matrices. Small, but of use only with the base.
 
 Names are those of LDM, with ``.up`` (out, rank) and ``.down`` (rank, in) in place of ``.weight`` where that is smaller
 (convolutions: (out, rank, 1, 1) and (rank, in, k, k)), and the marker tensor ``lora_controlnet``. The hint encoder, the

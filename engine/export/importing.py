@@ -1,6 +1,6 @@
 """The way in: a ControlNet from any of the formats, checked against the base that it is to work on.
 
-What a file does not say (attention heads, norm groups) is taken from the base; what its shapes say has to agree with it.
+What a file does not say (attention heads, norm groups) is taken from the base; what its shapes say has to fit it.
 """
 
 from __future__ import annotations
@@ -67,9 +67,7 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
     return Imported(config, tensors, file.format, file.metadata)
 
 
-def open_controlnet(
-    path: Path | str, family: Family, base: str, dtype: torch.dtype = torch.float32
-) -> ControlNetModel:
+def open_controlnet(path: Path | str, family: Family, base: str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
     """A net of any format, ready to train from or to draw with.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What lies beside an exported net: a model card with pictures and code, a ComfyUI workflow, a note for AUTOMATIC1111."""
+"""What lies beside an exported net: model card with pictures and code, ComfyUI workflow, note for AUTOMATIC1111."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def card(
         lines += [
             "## In ComfyUI",
             "",
-            f"Put `{file}` into `models/controlnet` and open `{EDITOR}` with File > Open (`{SERVER}` is the same for its "
-            "server).",
+            f"Put `{file}` into `models/controlnet` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
+            "same for its server).",
             "",
             "## In AUTOMATIC1111 and Forge",
             "",

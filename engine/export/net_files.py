@@ -1,4 +1,4 @@
-"""A ControlNet from any file: which kind it is, told by the names of its tensors, and what it holds. Runs no code from it."""
+"""A ControlNet from any file: which kind it is, told by its tensors' names, and what it holds. Runs no code from it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class NetFile:
 
 
 def read_net_file(path: Path | str) -> NetFile:
-    """Read a diffusers folder, a checkpoint's folder, a .safetensors file, or a .pth / .ckpt file of nothing but tensors.
+    """Read a diffusers folder, a checkpoint's folder, a .safetensors file, or a .pth / .ckpt file of tensors alone.
 
     Raises:
         UserError: it is not there, half-written, holds program code, or is something else than a ControlNet.
@@ -64,7 +64,9 @@ def read_net_file(path: Path | str) -> NetFile:
         return _read_folder(path)
     if not path.is_file():
         raise UserError(
-            f"The ControlNet {path.name} was not found.", f"{path} does not exist.", "Check the path, or choose it anew."
+            f"The ControlNet {path.name} was not found.",
+            f"{path} does not exist.",
+            "Check the path, or choose it anew.",
         )
     if path.suffix.lower() == ".safetensors":
         tensors, metadata = read_safetensors(path)

@@ -1,4 +1,4 @@
-"""The one way out: write under a temporary name, read back, compare, rename. Nothing half-written ever has a real name."""
+"""The one way out: write under a temporary name, read back, compare, rename. Nothing half-written has a real name."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ def export(
             temporary_card.mkdir()
         story, beside = story_of(checkpoint), temporary_card if way.ending else temporary
         file = target.name if way.ending else ""
-        _write(
-            lambda: model_card.write_card(beside, file, way.name, source.metadata, source.config, story), target
-        )
+        _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, source.config, story), target)
         stage(4, "Done")
         _refuse_taken(target, way, overwrite)
         if way.ending:

@@ -45,9 +45,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         lambda p: {"guassian_sigma": 6.0, "intensity_threshold": 8},  # the node spells it so
         "lineart_standard (from white bg & black line)",
     ),
-    "lines": Preprocessor(
-        "M-LSDPreprocessor", lambda _: {"score_threshold": 0.1, "dist_threshold": 0.1}, "mlsd"
-    ),
+    "lines": Preprocessor("M-LSDPreprocessor", lambda _: {"score_threshold": 0.1, "dist_threshold": 0.1}, "mlsd"),
     "grey": Preprocessor("ImageLuminanceDetector", lambda _: {"gamma_correction": 1.0}, "recolor_luminance"),
     "tile": Preprocessor("TilePreprocessor", lambda _: {"pyrUp_iters": 3}, "tile_resample"),
     "colour_grid": Preprocessor("ColorPreprocessor", a1111="t2ia_color_grid"),

@@ -56,16 +56,15 @@ def draw(family: Family, base: str, nets: list[Any]) -> list[np.ndarray]:
         UserError: the base cannot be loaded.
     """
     tokenizer, encoder = family.load_tokenizer(base), family.load_text_encoder(base, torch.float32)
-    text, negative = family.encode_text(tokenizer, encoder, ["a red circle"]), family.encode_text(
-        tokenizer, encoder, [""]
+    text, negative = (
+        family.encode_text(tokenizer, encoder, ["a red circle"]),
+        family.encode_text(tokenizer, encoder, [""]),
     )
     unet, vae = family.load_unet(base, torch.float32), family.load_vae(base, torch.float32)
     hints = to_hint(ring(SIDE), SIDE, SIDE)[None]
     pictures = []
     for net in nets:
-        pipeline = family.pipeline(
-            base, net, torch.float32, unet=unet, vae=None, text_encoder=None, tokenizer=None
-        )
+        pipeline = family.pipeline(base, net, torch.float32, unet=unet, vae=None, text_encoder=None, tokenizer=None)
         latents = draw_latents(family, pipeline, text, negative, hints, [0], Drawing(STEPS, 3.0, 1.0))
         pictures.append(np.asarray(decode(family, vae, latents)[0]))
     return pictures

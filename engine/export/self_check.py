@@ -1,4 +1,4 @@
-"""Reads an export back and compares it with the checkpoint: names, shapes, numbers, what the net says, what it draws."""
+"""Reads an export back and compares it with the checkpoint: names, shapes, numbers, what the net says."""
 
 from __future__ import annotations
 

@@ -31,9 +31,7 @@ CORE: dict[str, Kind] = {
     "EmptyLatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "LoadImage": Kind(outputs=(IMAGE, ("MASK", "MASK"))),
     "ControlNetLoader": Kind(outputs=(("CONTROL_NET", "CONTROL_NET"),)),
-    "ControlNetApplyAdvanced": Kind(
-        (*CONDITIONS, ("control_net", "CONTROL_NET"), ("image", "IMAGE")), CONDITIONS
-    ),
+    "ControlNetApplyAdvanced": Kind((*CONDITIONS, ("control_net", "CONTROL_NET"), ("image", "IMAGE")), CONDITIONS),
     "KSampler": Kind(
         (("model", "MODEL"), *CONDITIONS, ("latent_image", "LATENT")),
         (("LATENT", "LATENT"),),

@@ -16,8 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
-from engine.export import self_check, single_file
-from engine.export import export
+from engine.export import export, self_check, single_file
 from engine.export.formats import FORMATS, get
 from engine.export.ldm_keys import from_ldm
 from engine.export.source import public_name, read_source, whole_checkpoint
