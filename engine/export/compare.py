@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,12 +18,12 @@ from engine.export.importing import read_controlnet
 from engine.export.out import export
 from engine.export.self_check import net_of
 from engine.export.source import read_source, whole_checkpoint
+from engine.export.table import Row, Table, write_table
 from engine.families import detect
 from engine.runs import Run
 from engine.training.checkpoint_files import Checkpoint
-from engine.workspace import Workspace, write_text
+from engine.workspace import Workspace
 
-FILE = "size_against_quality.json"
 MAIN_SCORES = ("adherence", "iou")
 """The first of these that the run's pictures are scored by stands in the table."""
 WHOLE = "checkpoint"
@@ -39,26 +37,6 @@ class Variant:
     format: str
     precision: Precision
     rank: int = 0
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table. ``adherence``: mean over the held-out pairs; ``loss``: how much less than the checkpoint."""
-
-    title: str
-    megabytes: float
-    adherence: float
-    loss: float
-
-
-@dataclass(frozen=True)
-class Table:
-    """The whole table and what it was measured on."""
-
-    rows: tuple[Row, ...]
-    score: str
-    pictures: int
-    step: int
 
 
 def variants() -> list[Variant]:
@@ -149,22 +127,5 @@ def compare(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     table = Table(tuple(rows), name, count, checkpoint.step)
-    run.exports.mkdir(parents=True, exist_ok=True)
-    write_text(run.exports / FILE, json.dumps(asdict(table), indent=2))
+    write_table(table, run.exports)
     return table
-
-
-def read_table(exports: Path) -> Table | None:
-    """The last table of a run, or None."""
-    try:
-        found = json.loads((exports / FILE).read_text(encoding="utf-8"))
-        return Table(tuple(Row(**row) for row in found["rows"]), found["score"], found["pictures"], found["step"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def as_text(table: Table) -> str:
-    """For the command line and the docs."""
-    lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}"]
-    lines += [f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}" for row in table.rows]
-    return "\n".join([*lines, f"step {table.step:,}, {table.pictures} held-out pairs"])

@@ -13,9 +13,12 @@ from pathlib import Path
 
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
+from engine.export.formats import ExportResult
+from engine.export.out import CARD_ENDING
 
 TEMPORARY = ".copying-"
 CHUNK = 4 * 2**20
+NET_ENDINGS = (".safetensors", ".pth")
 SPARE_BYTES = 16 * 2**20
 
 
@@ -87,7 +90,7 @@ def _exists_exactly(folder: Path, relative: str) -> bool:
     """``models/controlnet`` and ``models/ControlNet`` are two things, also on disks that do not tell them apart."""
     for part in relative.split("/"):
         try:
-            if part not in os.listdir(folder):
+            if part not in {entry.name for entry in folder.iterdir()}:
                 return False
         except OSError:
             return False
@@ -97,6 +100,21 @@ def _exists_exactly(folder: Path, relative: str) -> bool:
 
 def _is_dir_exactly(folder: Path, relative: str) -> bool:
     return _exists_exactly(folder, relative) and (folder / relative).is_dir()
+
+
+def exports_in(folder: Path) -> list[ExportResult]:
+    """What lies in a run's exports folder, newest first, each with its card."""
+    if not folder.is_dir():
+        return []
+    nets = [p for p in folder.iterdir() if p.suffix in NET_ENDINGS or (p / "config.json").is_file()]
+    found = []
+    for path in sorted(nets, key=lambda path: path.stat().st_mtime, reverse=True):
+        if path.name.startswith("."):
+            continue  # being written
+        card = path if path.is_dir() else path.with_name(path.stem + CARD_ENDING)
+        size = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
+        found.append(ExportResult(path, size, "", card if card.is_dir() else None))
+    return found
 
 
 def copy_to(

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from engine.export.ldm_keys import PREFIX, TRIGGER, Layout, from_ldm, rename_from_ldm, to_ldm
+from engine.export.ldm_keys import PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
 from engine.export.naming import version_read_from
 from engine.export.net_files import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
 
 Shapes = Mapping[str, tuple[int, ...]]
-BLOCKS_OF_SD1 = 12
+BLOCKS_OF_SD1, BLOCKS_OF_SDXL = 12, 9
 SD1_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
 """AUTOMATIC1111 takes a Control-LoRA without it for one of SDXL."""
 
@@ -79,9 +79,8 @@ def _compare(seen: Shapes, net: Shapes) -> None:
 
 def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any]) -> None:
     blocks = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in raw)
-    if (SD1_LORA_MARK in raw) != (blocks == BLOCKS_OF_SD1) and len(Layout.of_config(config).attention) > 2:
-        if blocks in (9, BLOCKS_OF_SD1):
-            raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")
+    if blocks in (BLOCKS_OF_SDXL, BLOCKS_OF_SD1) and (SD1_LORA_MARK in raw) != (blocks == BLOCKS_OF_SD1):
+        raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")
     seen = rename_from_ldm(dict(raw), config)
     whole = {}
     for name, shape in seen.items():

@@ -141,7 +141,7 @@ def test_a_type_without_a_preprocessor_takes_ready_maps(loud_controlnet: Path, t
 
 def test_the_note_names_the_preprocessor(told: Path, tmp_path: Path) -> None:
     note = (export(told, "pth", tmp_path / "out", "mine").card / "automatic1111.txt").read_text(encoding="utf-8")
-    assert "choose the preprocessor: canny\n" in note and "Control weight 1.2" in note
+    assert "choose the preprocessor: canny." in note and "Control weight 1.2" in note
 
 
 @pytest.mark.parametrize("kind", [kind.name for kind in registry.all()])

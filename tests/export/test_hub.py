@@ -57,6 +57,8 @@ class FakeHub(BaseHTTPRequestHandler):
             return self._answer({"error": "no"}, self.refuse)
         if self.path == "/api/repos/create":
             return self._answer({"url": f"{self._address()}/anna/net", "name": "anna/net"})
+        if self.path == "/api/validate-yaml":  # of a model card
+            return self._answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             files = [
                 {
@@ -87,7 +89,7 @@ class FakeHub(BaseHTTPRequestHandler):
                     value = entry["value"]
                     type(self).stored[value["path"]] = type(self).stored.pop(f"lfs/{value['oid']}")
             return self._answer({"commitUrl": f"{self._address()}/anna/net/commit/1", "commitOid": "1" * 40})
-        return self._answer({}, 404)
+        return self._answer({"error": self.path}, 404)
 
     def do_PUT(self) -> None:
         type(self).asked.append((self.path, self.headers.get("Authorization") or ""))
@@ -140,9 +142,7 @@ def test_a_folder_for_diffusers_arrives_as_a_repository(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_is_told_without_the_token(
-    tmp_path: Path, hub: tuple[str, type[FakeHub]], status: int
-) -> None:
+def test_a_refused_token_is_told_without_the_token(tmp_path: Path, hub: tuple[str, type[FakeHub]], status: int) -> None:
     address, server = hub
     server.refuse = status
     (tmp_path / "a").write_text("a", encoding="utf-8")
