@@ -23,8 +23,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 def build(context: AppContext, live: Live, run: Any) -> list[Any]:
     """Everything; returns the buttons that start jobs."""
     known = remembered(context.workspace)
-    with gr.Group(elem_classes="panel"):
-        gr.HTML("<h3>Take it there</h3>")
+    with gr.Accordion("Take it there", open=True, elem_id="deliver"):
         file = gr.Dropdown([], value=None, label="Which export", elem_id="deliver-file", interactive=True)
         buttons = []
         for program in PROGRAMS:
@@ -37,7 +36,7 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
                     scale=3,
                     elem_id=f"deliver-{program.name}-folder",
                 )
-                copy = gr.Button(f"Copy to {program.title}", scale=1, elem_id=f"deliver-{program.name}")
+                copy = gr.Button("Copy there", scale=1, min_width=120, elem_id=f"deliver-{program.name}")
             buttons.append((program.name, folder, copy))
         replace = gr.Checkbox(label="Replace a file of the same name there", elem_id="deliver-replace")
         show = gr.Button("Open the exports folder", visible=context.local, elem_id="deliver-open")

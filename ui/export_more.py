@@ -35,8 +35,8 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
     with gr.Accordion("Size against quality: how small can it be?", open=False, elem_id="compare"):
         gr.HTML(
             note(
-                "Writes the net in every precision and as Control-LoRA of every rank, draws the run's held-out pictures "
-                "with each, and scores them. The files are not kept. Takes as long as that many control pictures."
+                "Writes the net in every precision and as Control-LoRA of every rank, draws the held-out pictures with "
+                "each, and scores them. The files are not kept. Takes as long as that many control pictures."
             )
         )
         measure = gr.Button("Measure", elem_id="compare-measure")

@@ -1,4 +1,4 @@
-"""Export: a checkpoint as a file for other programs, checked after it was written, and from there to where it is used."""
+"""Export: a checkpoint as a file for other programs, checked after it was written, and on to where it is used."""
 
 from __future__ import annotations
 

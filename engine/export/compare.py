@@ -13,7 +13,7 @@ from engine.data.dataset import Dataset
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
-from engine.export.formats import FORMATS, Precision, Weights
+from engine.export.formats import DEFAULT_RANK, FORMATS, Precision, Weights
 from engine.export.importing import read_controlnet
 from engine.export.out import export
 from engine.export.self_check import net_of
@@ -88,7 +88,7 @@ def compare(
     todo = list(chosen if chosen is not None else variants())
 
     def measure(config: dict[str, Any], tensors: dict[str, torch.Tensor], number: int) -> dict[str, float]:
-        net = net_of(config, tensors).to(device, unet.dtype)
+        net = net_of(config, tensors).to(device)
         record = make_previews(
             family=family, base=base, unet=unet, controlnet=net, samples=samples, dataset=dataset, settings=settings,
             resolution=run.config.data.resolution, out_folder=scratch / "pictures", step=number, token=token,
@@ -118,7 +118,7 @@ def compare(
             tell(number, f"Measuring {variant.title}")
             made = export(
                 checkpoint.folder, variant.format, scratch, f"variant-{number}", variant.precision, weights,
-                token=token, base=base, **({"rank": variant.rank} if variant.rank else {}),
+                token=token, base=base, rank=variant.rank or DEFAULT_RANK,
             )  # fmt: skip
             back = read_controlnet(made.path, family, base)
             score = measure(back.config, back.tensors, number)[name]

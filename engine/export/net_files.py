@@ -135,11 +135,12 @@ def _read_folder(path: Path) -> NetFile:
         return NetFile(path, "diffusers", tensors, config, {})
     whole = folder / WEIGHTS
     files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
-    tensors, metadata = {}, {}
+    parts: dict[str, torch.Tensor] = {}
+    metadata: dict[str, str] = {}
     for file in files:  # several: a large net in parts
         part, metadata = read_safetensors(file)
-        tensors |= part
-    return NetFile(path, "diffusers", tensors, config, metadata)
+        parts |= part
+    return NetFile(path, "diffusers", parts, config, metadata)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -61,6 +61,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
             f"Read back: {len(tensors)} tensors, all finite and as they were written in {source.precision}. With the "
             f"base it is the checkpoint but for {source.error:.1%} of what was learnt; its answers differ by at most "
             f"{difference:.1%} of the strongest."
+            + ("" if any(key.endswith(".up") for key in tensors) else " So small a net does not shrink at this rank.")
         )
     if not difference <= TOLERANCE[source.precision]:
         raise failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")

@@ -132,9 +132,9 @@ def for_editor(made: Mapping[str, Node]) -> dict[str, Any]:
     incoming: dict[tuple[str, str], int] = {}
     outgoing: dict[Link, list[int]] = {}
     for name, node in made.items():
-        for slot, (socket, kind) in enumerate(kind_of(node).inputs):
+        for slot, (socket, type_name) in enumerate(kind_of(node).inputs):
             source, output = node.links[socket]
-            links.append([len(links) + 1, numbers[source], output, numbers[name], slot, kind])
+            links.append([len(links) + 1, numbers[source], output, numbers[name], slot, type_name])
             incoming[name, socket] = len(links)
             outgoing.setdefault((source, output), []).append(len(links))
     entries = []
