@@ -22,14 +22,12 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build(context: AppContext, live: Live, run: Any) -> list[Any]:
     """Everything; returns the buttons that start jobs."""
-    known = remembered(context.workspace)
     with gr.Accordion("Take it there", open=True, elem_id="deliver"):
         file = gr.Dropdown([], value=None, label="Which export", elem_id="deliver-file", interactive=True)
         buttons = []
         for program in PROGRAMS:
             with gr.Row(elem_classes="deliver"):
                 folder = gr.Textbox(
-                    known.get(program.name, ""),
                     label=f"Folder of {program.title}",
                     placeholder="where you installed it",
                     max_lines=1,
@@ -43,7 +41,6 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
         told = gr.HTML(elem_id="deliver-told")
     with gr.Accordion("Upload to the Hugging Face hub", open=False, elem_id="hub"):
         repository = gr.Textbox(
-            known.get("hub_repository", ""),
             label="Repository",
             info="Your name there, a slash, a name for the net. It is made if it is not there.",
             placeholder="anna/canny-birds",
@@ -60,6 +57,10 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
         private = gr.Checkbox(True, label="Only I can see it", elem_id="hub-private")
         gr.HTML(note("The net goes up with its model card and example pictures. Your training pictures do not."))
         upload = gr.Button("Upload", elem_id="hub-upload")
+
+    def recall() -> list[str]:
+        known = remembered(context.workspace)
+        return [known.get(name, "") for name in (*(program.name for program in PROGRAMS), "hub_repository")]
 
     def list_exports(run: str | None) -> Any:
         return _choices(context.workspace.runs / run / "exports") if run else gr.Dropdown([], value=None)
@@ -88,6 +89,7 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
             raise UserError("There is no exports folder yet.", "Nothing of this run was exported.", "Export first.")
         open_folder(folder)
 
+    live.demo.load(recall, None, [*(folder for _, folder, _ in buttons), repository], **QUIET)
     run.change(context.guarded(list_exports), [run], [file], **QUIET)
     for name, folder, copy in buttons:
         live.after(copy.click(context.guarded(copy_to(name)), [file, folder, replace], None, **QUIET))

@@ -167,3 +167,16 @@ def test_a_folder_in_the_way_of_the_card_is_left_alone(told: Path, tmp_path: Pat
         export(told, "single_file", tmp_path / "out", "mine", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine_sd15_card"]
     assert (precious / "README.md").read_text(encoding="utf-8") == "my diary"
+
+
+def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.export.model_card.write_text", fill)
+    for format in ("single_file", "diffusers"):
+        with pytest.raises(UserError, match="filled up"):
+            export(told, format, tmp_path / "out", "mine")
+    assert not list((tmp_path / "out").iterdir())
