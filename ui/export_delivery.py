@@ -34,7 +34,7 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
                     scale=3,
                     elem_id=f"deliver-{program.name}-folder",
                 )
-                copy = gr.Button("Copy there", scale=1, min_width=120, elem_id=f"deliver-{program.name}")
+                copy = gr.Button("Copy", scale=1, min_width=120, elem_id=f"deliver-{program.name}")
             buttons.append((program.name, folder, copy))
         replace = gr.Checkbox(label="Replace a file of the same name there", elem_id="deliver-replace")
         show = gr.Button("Open the exports folder", visible=context.local, elem_id="deliver-open")
@@ -107,15 +107,18 @@ def _need(file: str | None) -> None:
         raise UserError("Nothing was copied.", "There is no export yet, or none is chosen.", "Export first.")
 
 
-def _choices(folder: Path) -> Any:
-    found = [(f"{made.path.name} · {size(made.bytes)}", str(made.path)) for made in exports_in(folder)]
-    return gr.Dropdown(found, value=found[0][1] if found else None)
+def _choices(folder: Path, chosen: str = "") -> Any:
+    """The exports of a folder; without a choice the newest single file, which is what the programs load."""
+    made = sorted(exports_in(folder), key=lambda made: made.path.is_dir())
+    found = [(f"{one.path.name} · {size(one.bytes)}", str(one.path)) for one in made]
+    values = [value for _, value in found]
+    return gr.Dropdown(found, value=chosen if chosen in values else next(iter(values), None))
 
 
 def _newest(context: AppContext, view: View) -> Any:
     made = view.results.get(KIND)
     if made is not None and made.where:
-        return _choices(Path(made.where).parent)
+        return _choices(Path(made.where).parent, made.where)
     run = view.shown_run or next(iter(view.runs), None)
     return _choices(context.workspace.runs / run / "exports") if run else gr.Dropdown([], value=None)
 

@@ -122,3 +122,15 @@ def test_training_on_sets_up_the_next_run(context: AppContext, tiny_base: Path) 
 
 def test_shrinking_says_what_it_freed(context: AppContext) -> None:
     assert "nothing to remove" in exporting.trim_it(context, RUN)
+
+
+def test_the_list_of_exports_begins_with_what_was_just_made(context: AppContext) -> None:
+    from ui.export_delivery import _choices
+
+    file = exported(context)
+    checkpoint = list_checkpoints(context.workspace.runs / RUN)[-1]
+    do(exporting.export_it(context, RUN, checkpoint, way(format="diffusers", name="folder")))
+    folder = context.results[KIND].where
+    assert _choices(file.parent).value == str(file)  # programs load files, not folders
+    assert _choices(file.parent, folder).value == folder
+    assert len(_choices(file.parent).choices) == 2
