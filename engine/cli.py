@@ -7,7 +7,10 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
-python -m engine.cli export RUN --format single_file
+python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
+python -m engine.cli import-net net.safetensors --base owner/name
+python -m engine.cli merge RUN --kind ema
+python -m engine.cli trim RUN
 python -m engine.cli doctor
 """
 
@@ -22,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_import
+from engine import cli_captions, cli_check, cli_export, cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -65,15 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
-    export = commands.add_parser("export", help="write a checkpoint in a form that other programs load")
-    export.add_argument("run", help="the run's folder name")
-    export.add_argument("--step", type=int, help="default: the newest checkpoint")
-    export.add_argument("--format", default="single_file")
-    export.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
-    export.add_argument("--name", help="default: the run's name")
-    export.add_argument("--out", type=Path, help="default: the run's exports folder")
-    export.add_argument("--overwrite", action="store_true")
-
+    cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
 
@@ -210,24 +205,6 @@ def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 
-def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.export import export
-    from engine.runs import Run
-
-    run = Run(workspace.run_folder(options.run))
-    chosen = [c for c in run.checkpoints() if options.step in (None, c.step)]
-    if not chosen:
-        steps = ", ".join(f"{c.step:,}" for c in run.checkpoints()) or "none"
-        raise UserError(f"{run.name} has no such checkpoint.", f"There are: {steps}.", "Choose one of these steps.")
-    name = options.name or run.config.name
-    out = options.out or run.exports
-    result = export(
-        chosen[-1].folder, options.format, out, name, precision=options.precision, overwrite=options.overwrite
-    )
-    print(f"{result.path} ({result.bytes / 2**20:.1f} MB; {result.checked})")
-    return 0
-
-
 def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.doctor import report
 
@@ -244,8 +221,8 @@ COMMANDS = {
     "extract": _extract,
     "train": _train,
     "resume": _resume,
-    "export": _export,
     "doctor": _doctor,
+    **cli_export.COMMANDS,
 }
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from ui.live import Live
 from ui.messages import job_progress
 
 KIND = "dataset"
-# Title, id and ``build(context, live, chosen)`` of what can be done with a dataset, beside looking at it: one line each.
+# Title, id and ``build(context, live, chosen)`` of what can be done with a dataset, one line each.
 PANELS: tuple[tuple[str, str, Callable[[AppContext, Live, Any], None]], ...] = (
     ("Check", "check", doctor_panel.build),
     ("Captions", "captions", captions_panel.build),
