@@ -175,8 +175,8 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
 
 
 def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.hardware import detect
     from engine.demo.sets import demo_preset
+    from engine.hardware import detect
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
     from engine.training.run import create_run
 
