@@ -45,6 +45,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         lambda p: {"guassian_sigma": 6.0, "intensity_threshold": 8},  # the node spells it so
         "lineart_standard (from white bg & black line)",
     ),
+    "lineart_net": Preprocessor("LineArtPreprocessor", lambda _: {"coarse": "disable"}, "lineart_realistic"),
     "lines": Preprocessor("M-LSDPreprocessor", lambda _: {"score_threshold": 0.1, "dist_threshold": 0.1}, "mlsd"),
     "grey": Preprocessor("ImageLuminanceDetector", lambda _: {"gamma_correction": 1.0}, "recolor_luminance"),
     "tile": Preprocessor("TilePreprocessor", lambda _: {"pyrUp_iters": 3}, "tile_resample"),
@@ -53,7 +54,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         "DepthAnythingV2Preprocessor", lambda _: {"ckpt_name": "depth_anything_v2_vits.pth"}, "depth_anything_v2"
     ),
     "normal": Preprocessor("BAE-NormalMapPreprocessor", a1111="normal_bae"),
-    "softedge": Preprocessor("HEDPreprocessor", lambda _: {"safe": "enable"}, "softedge_hed"),
+    "soft_edge": Preprocessor("HEDPreprocessor", lambda _: {"safe": "enable"}, "softedge_hed"),
     "scribble": Preprocessor("FakeScribblePreprocessor", lambda _: {"safe": "enable"}, "scribble_hed"),
     "pose": Preprocessor(
         "OpenposePreprocessor",
