@@ -109,6 +109,8 @@ class ConditionType:
     parameters: tuple[Parameter, ...] = ()
     categorical: bool = False
     """Grey values are labels: maps are resized with nearest neighbour."""
+    two_level: bool = False
+    """Maps are black and white and nothing between, and kept as one bit a pixel."""
     extract: str | None = None
     """None: the maps come with the pictures."""
     metric: str | None = None

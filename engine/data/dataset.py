@@ -252,7 +252,14 @@ class Dataset:
             )
         if spec.provided and sample.condition is not None:
             return sample.condition
-        ending = ".webp" if max(sample.width, sample.height) <= WEBP_LIMIT else ".png"
+        wanted = self.map_path(sample, spec.type)
+        earlier = wanted.with_suffix(".webp")  # what an earlier version made of types with two levels
+        return earlier if wanted.suffix == ".png" and earlier.exists() and not wanted.exists() else wanted
+
+    def map_path(self, sample: Sample, type: str) -> Path:
+        """Where a map of the type is written. One bit a pixel is faster as PNG than as WebP, and as small."""
+        large = max(sample.width, sample.height) > WEBP_LIMIT
+        ending = ".png" if large or registry.get(type).two_level else ".webp"
         place, name = self.folder / "conditions" / sample.key, f"{Path(sample.key).name}{ending}"
         if len(name.encode("utf-8")) > LONGEST_NAME:
             name = f"{name[:40]}-{hashlib.blake2b(sample.key.encode(), digest_size=8).hexdigest()}{ending}"

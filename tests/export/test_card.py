@@ -26,6 +26,7 @@ AUX_NODES = {
     "CannyEdgePreprocessor", "LineartStandardPreprocessor", "M-LSDPreprocessor", "ImageLuminanceDetector",
     "TilePreprocessor", "ColorPreprocessor", "DepthAnythingV2Preprocessor", "BAE-NormalMapPreprocessor",
     "HEDPreprocessor", "FakeScribblePreprocessor", "OpenposePreprocessor", "OneFormer-ADE20K-SemSegPreprocessor",
+    "LineArtPreprocessor",
 }  # fmt: skip
 
 
