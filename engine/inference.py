@@ -15,7 +15,7 @@ from engine.controlnet_files import check_finite, check_fits, locate_controlnet,
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.families import Family, detect
-from engine.families.base import read_component_config
+from engine.families.parts import read_component_config
 from engine.sampling import Drawing, decode, draw_latents, free_memory, to_hint
 from engine.workspace import Workspace
 
@@ -200,7 +200,8 @@ class TrySession:
         family, pipeline, first = self._family, self._pipeline, batch[0]
         assert family is not None and pipeline is not None, "generate loads before it draws"
         with torch.no_grad():
-            encode = lambda words: family.encode_text(pipeline.tokenizer, pipeline.text_encoder, words)  # noqa: E731
+            parts = family.text_parts(pipeline)
+            encode = lambda words: family.encode_text(*parts, words)  # noqa: E731
             text, negative = encode([r.prompt for r in batch]), encode([r.negative for r in batch])
         hints = torch.stack([to_hint(r.control, r.width, r.height, categorical) for r in batch])
         how = Drawing(first.steps, first.guidance, _strength(first))

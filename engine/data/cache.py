@@ -49,7 +49,7 @@ def cache_key(base: str, samples: Sequence[Sample], resolution: int) -> str:
     state = hashlib.blake2b(digest_size=12)
     encoders = [str(base)]
     if Path(base).is_dir():
-        for part in ("vae", "text_encoder", "tokenizer"):
+        for part in ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"):
             for path in sorted((Path(base) / part).glob("*")):
                 facts = path.stat()
                 encoders.append(f"{part}/{path.name}:{facts.st_size}:{facts.st_mtime_ns}")

@@ -80,8 +80,20 @@ def answers(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[to
     latents = torch.randn((1, net.config.in_channels, 8, 8), generator=generator)
     text = torch.randn((1, 8, net.config.cross_attention_dim), generator=generator)
     hint = torch.rand((1, net.config.conditioning_channels, 64, 64), generator=generator)
-    down, middle = net(latents, torch.tensor([500]), text, controlnet_cond=hint, return_dict=False)
+    more = _more_inputs(net.config, generator)
+    down, middle = net(
+        latents, torch.tensor([500]), text, controlnet_cond=hint, added_cond_kwargs=more, return_dict=False
+    )
     return [*down, middle]
+
+
+def _more_inputs(config: Any, generator: torch.Generator) -> dict[str, torch.Tensor] | None:
+    """The pooled text and the six sizes that some nets read besides (SDXL, Podell et al. 2023)."""
+    if config.addition_embed_type != "text_time":
+        return None
+    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+    sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
+    return {"text_embeds": torch.randn((1, width), generator=generator), "time_ids": sizes}
 
 
 def _failed(why: str) -> UserError:

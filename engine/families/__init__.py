@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from engine.errors import UserError
-from engine.families.base import Family, read_component_config
+from engine.families.base import Family
+from engine.families.parts import read_component_config
 from engine.families.sd1 import StableDiffusion1
+from engine.families.sd2 import StableDiffusion2
+from engine.families.sdxl import StableDiffusionXL
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion1(),)
+FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
 
 
 def detect(base: str) -> Family:

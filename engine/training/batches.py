@@ -11,6 +11,7 @@ import torch
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_hint
+from engine.data.crop import shared_crop, size_numbers
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.errors import UserError
@@ -29,6 +30,8 @@ class Batch:
     hint: torch.Tensor
     """Condition map, RGB in 0..1, (B, 3, H, W) fp32."""
     draws: Draws
+    sizes: torch.Tensor
+    """(B, 6) fp32: size of the picture and place of its crop, see ``size_numbers``."""
 
 
 def hint_tensor(maps: Sequence[np.ndarray]) -> torch.Tensor:
@@ -83,7 +86,9 @@ class Batches:
         samples = [self._samples[row] for row in rows]
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         mean, logvar = self._cache.latents(rows)
-        return Batch(mean, logvar, self._cache.text(captions), hint_tensor([self._map(s) for s in samples]), draws)
+        hint = hint_tensor([self._map(s) for s in samples])
+        sizes = [size_numbers(shared_crop(s.width, s.height, self._resolution)) for s in samples]
+        return Batch(mean, logvar, self._cache.text(captions), hint, draws, torch.tensor(sizes, dtype=torch.float32))
 
     def _map(self, sample: Sample) -> np.ndarray:
         path = self._dataset.condition_path(sample)

@@ -17,6 +17,7 @@ from engine.data.cache import open_or_build
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.families import detect
+from engine.families.parts import read_component_config
 from engine.jobs.control import Token
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
@@ -24,7 +25,7 @@ from engine.jobs.snapshot import Outcome
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
-from engine.training.objective import denoising_loss, loss_weights, sample_latents
+from engine.training.objective import denoising_loss, loss_weights, sample_latents, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -121,8 +122,6 @@ class Trainer:
         return self.family.new_controlnet(self.unet)
 
     def _latent_scale(self) -> float:
-        from engine.families.base import read_component_config
-
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
 
     def _resume(self) -> None:
@@ -182,12 +181,14 @@ class Trainer:
             )
             noisy = self.scheduler.add_noise(latents, noise, timesteps)
             text = {name: rows.to(to, self.dtype) for name, rows in batch.text.items()}
+            text |= self.family.size_conditions(batch.sizes.to(to))
             with self.accelerator.autocast():
                 predicted = self.family.predict(
                     self.unet, self.model, noisy.to(self.dtype), timesteps, text, batch.hint.to(to)
                 )
             weights = loss_weights(self.scheduler, timesteps, objective.min_snr_gamma)
-            loss = denoising_loss(predicted, noise, weights) / count
+            wanted = target(self.scheduler, latents, noise, timesteps)
+            loss = denoising_loss(predicted, wanted, weights) / count
             if micro + 1 < count:
                 with self.accelerator.no_sync(self.model):
                     self.accelerator.backward(loss)
