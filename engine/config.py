@@ -30,8 +30,8 @@ class ModelConfig(Section):
     base: str = setting(
         "demo",
         "Base model",
-        "What your ControlNet is made for: 'demo' (the tiny base that comes with the app), a folder in diffusers "
-        "layout, or a Hugging Face id.",
+        "What your ControlNet is made for: 'demo' (the tiny base that comes with the app), a Stable Diffusion 1.x, 2.x "
+        "or XL model as one file (.safetensors, .ckpt) or as a folder in diffusers layout, or a Hugging Face id.",
     )
     controlnet: str = setting(
         "",

@@ -29,12 +29,18 @@ def base_facts(workspace: Workspace, base: str) -> BaseFacts:
         located = workspace.locate_base(base)
     except UserError:
         return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, False)
-    files = sorted(Path(located).glob("unet/*.safetensors")) if Path(located).is_dir() else []
+    path = Path(located)
+    single = path.is_file() and path.suffix == ".safetensors"
+    files = [path] if single else sorted(path.glob("unet/*.safetensors")) if path.is_dir() else []
     if not files:
         return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, Path(located).is_dir())
-    shapes = tensor_shapes(files[0])
+    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    copied: tuple[str, ...] = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
+    if single:  # the names of the original programs, with VAE and text encoder in the same file
+        unet = "model.diffusion_model."
+        shapes = {name.removeprefix(unet): shape for name, shape in shapes.items() if name.startswith(unet)}
+        copied = ("input_blocks.", "middle_block.", "time_embed.", "label_emb.")
     total = sum(_count(shape) for shape in shapes.values())
-    copied = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
     trunk = sum(_count(shape) for name, shape in shapes.items() if name.startswith(copied))
     # The zero convolutions and the hint encoder add about 6 % to the copied trunk at SD 1.5's size.
     return BaseFacts(total, round(trunk * 1.06), True)

@@ -48,6 +48,8 @@ def cache_key(base: str, samples: Sequence[Sample], resolution: int) -> str:
     """Hash of the pictures, the captions, the resolution and the base's encoders."""
     state = hashlib.blake2b(digest_size=12)
     encoders = [str(base)]
+    if Path(base).is_file():
+        encoders.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
     if Path(base).is_dir():
         for part in ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"):
             for path in sorted((Path(base) / part).glob("*")):
