@@ -84,6 +84,14 @@ class ObjectiveConfig(Section):
         le=100,
         advanced=True,
     )
+    timestep_sampling: Literal["uniform", "cubic"] = setting(
+        "uniform",
+        "Noise levels",
+        "Which noise levels are trained: 'uniform' takes all alike, as the ControlNet paper does; 'cubic' takes mostly "
+        "the noisy ones, in which a picture's layout is decided (T2I-Adapter, Mou et al. 2023): the net obeys sooner, "
+        "and learns less about fine detail.",
+        advanced=True,
+    )
 
 
 class OptimConfig(Section):

@@ -25,7 +25,7 @@ from engine.jobs.snapshot import Outcome
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
-from engine.training.objective import denoising_loss, loss_weights, sample_latents, target
+from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -175,7 +175,10 @@ class Trainer:
         for micro in range(count):
             batch = self.batches.get(self.step * count + micro)
             draws, to = batch.draws, self.device
-            noise, timesteps = draws.noise.to(to), draws.timesteps.to(to)
+            noise = draws.noise.to(to)
+            timesteps = shape_timesteps(
+                draws.timesteps, self.scheduler.config.num_train_timesteps, objective.timestep_sampling
+            ).to(to)
             latents = sample_latents(
                 batch.mean.to(to), batch.logvar.to(to), draws.posterior.to(to), self.scaling_factor
             )

@@ -7,7 +7,16 @@ import torch
 from diffusers import DDPMScheduler
 
 from engine.config import OptimConfig
-from engine.training.objective import denoising_loss, draw, loss_weights, order, sample_latents, signal_to_noise, target
+from engine.training.objective import (
+    denoising_loss,
+    draw,
+    loss_weights,
+    order,
+    sample_latents,
+    shape_timesteps,
+    signal_to_noise,
+    target,
+)
 from engine.training.optim import build_optimizer, learning_rate
 
 SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
@@ -47,6 +56,15 @@ def test_timesteps_cover_the_whole_schedule() -> None:
     timesteps = draw(2, 0, 4000, (1, 1, 1), 1000, 0.0).timesteps
     assert timesteps.min() < 10 and timesteps.max() > 989 and timesteps.max() <= 999
     assert timesteps.float().mean().item() == pytest.approx(499.5, abs=15)
+
+
+def test_cubic_sampling_prefers_the_noisy_end_and_stays_in_range() -> None:
+    even = torch.arange(1000)
+    assert shape_timesteps(even, 1000, "uniform") is even
+    bent = shape_timesteps(even, 1000, "cubic")
+    assert bent.dtype == torch.int64 and bent.max() == 999 and bent.min() == 2
+    assert (bent >= 875).float().mean().item() == pytest.approx(0.5, abs=0.002)
+    assert bent.tolist() == sorted(bent.tolist(), reverse=True)
 
 
 def test_latents_are_sampled_from_the_posterior() -> None:

@@ -26,7 +26,11 @@ MODES = {
         "optim.warmup_steps": 2,
         "optim.schedule": "cosine",
     },
-    "two epochs, hidden prompts": {"train.batch_size": 4, "objective.prompt_dropout": 0.5},
+    "two epochs, hidden prompts, cubic": {
+        "train.batch_size": 4,
+        "objective.prompt_dropout": 0.5,
+        "objective.timestep_sampling": "cubic",
+    },
     "bf16": {"train.precision": "bf16"},
 }
 
