@@ -39,6 +39,8 @@ class Draws:
     """(B,), integers in 0..num_train_timesteps - 1."""
     hide_prompt: torch.Tensor
     """(B,), bool."""
+    offset: torch.Tensor
+    """(B, C, 1, 1), standard normal: how far offset noise shifts each channel."""
 
 
 def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: int, prompt_dropout: float) -> Draws:
@@ -47,7 +49,7 @@ def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: i
     Each picture has a generator of its own, so the numbers depend neither on the batch size nor on how pictures are
     dealt to processes, and they are drawn on the CPU, so they are the same on every device.
     """
-    noise, posterior, steps, hidden = [], [], [], []
+    noise, posterior, steps, hidden, offset = [], [], [], [], []
     for position in range(first, first + batch):
         digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -55,7 +57,8 @@ def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: i
         posterior.append(torch.randn(shape, generator=generator))
         steps.append(torch.randint(0, timesteps, (), generator=generator))
         hidden.append(torch.rand((), generator=generator) < prompt_dropout)
-    return Draws(torch.stack(noise), torch.stack(posterior), torch.stack(steps), torch.stack(hidden))
+        offset.append(torch.randn((shape[0], 1, 1), generator=generator))
+    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset)))
 
 
 def sample_latents(

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers.training_utils import EMAModel
 
 from engine.config import RunConfig
 from engine.data.cache import open_or_build
@@ -25,8 +24,10 @@ from engine.jobs.snapshot import Outcome
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
+from engine.training.ema import build_average
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
+from engine.training.scope import keep_only_middle
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
@@ -98,13 +99,14 @@ class Trainer:
         self.emit(Message("Loading the base model."))
         self.unet: Any = self.family.load_unet(self.base, self.dtype).to(self.device)
         self.controlnet: Any = self._starting_controlnet().to(self.device).train()
+        if self.config.objective.only_mid_control:
+            keep_only_middle(self.controlnet)
         if train.gradient_checkpointing:
             self.controlnet.enable_gradient_checkpointing()
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
         self.optimizer = build_optimizer(self.controlnet, self.config.optim)
-        decay = self.config.optim.ema_decay
-        self.ema = EMAModel(self.controlnet.parameters(), decay=decay, foreach=True) if decay > 0 else None
+        self.ema = build_average(self.controlnet, self.config.optim)
         self.step = 0
         self._resume()
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
@@ -175,7 +177,7 @@ class Trainer:
         for micro in range(count):
             batch = self.batches.get(self.step * count + micro)
             draws, to = batch.draws, self.device
-            noise = draws.noise.to(to)
+            noise = (draws.noise + objective.offset_noise * draws.offset).to(to)
             timesteps = shape_timesteps(
                 draws.timesteps, self.scheduler.config.num_train_timesteps, objective.timestep_sampling
             ).to(to)

@@ -32,6 +32,13 @@ MODES = {
         "objective.timestep_sampling": "cubic",
     },
     "bf16": {"train.precision": "bf16"},
+    "Adafactor, offset noise, only the middle, average in RAM": {
+        "optim.optimizer": "adafactor",
+        "objective.offset_noise": 0.1,
+        "objective.only_mid_control": True,
+        "optim.ema_decay": 0.9,
+        "optim.ema_device": "cpu",
+    },
 }
 
 
