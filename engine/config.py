@@ -154,8 +154,8 @@ class OptimConfig(Section):
     ema_device: Literal["same", "cpu"] = setting(
         "same",
         "EMA kept on",
-        "same: with the net. cpu: in the computer's memory, which spares 1.35 GB of a card with SD 1.5 and takes a little "
-        "longer at each step.",
+        "same: with the net. cpu: in the computer's memory, which spares 1.35 GB of a card with SD 1.5 and takes a "
+        "little longer at each step.",
         advanced=True,
     )
 

@@ -59,6 +59,7 @@ def make_previews(
     without_control: bool = False,
     token: CancelToken | None = None,
     progress: Progress | None = None,
+    batch: int = BATCH,
 ) -> PreviewRecord:
     """Draw the first ``settings.pictures`` samples at fixed seeds and score them.
 
@@ -72,6 +73,7 @@ def make_previews(
             text encoder is loaded for this call.
         without_control: also draw the same noise with the ControlNet switched off, and score that.
         progress: called as progress(denoising steps done, in all, label).
+        batch: pictures drawn together.
 
     Returns:
         The record; its pictures are the rows.
@@ -89,7 +91,9 @@ def make_previews(
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             pairs = [_read(sample, dataset, resolution) for sample in chosen]
             strengths = [settings.strength, 0.0] if without_control else [settings.strength]
-            latents = _draw(family, base, unet, controlnet, pairs, settings, strengths, seed, encode, token, progress)
+            latents = _draw(
+                family, base, unet, controlnet, pairs, settings, strengths, seed, encode, token, progress, batch
+            )
             vae = family.load_vae(base, torch.float32).to(unet.device)
             drawn = [[np.asarray(picture) for picture in decode(family, vae, rows, token)] for rows in latents]
             del vae
@@ -138,6 +142,7 @@ def _draw(
     encode: Encode | None,
     token: CancelToken | None,
     progress: Progress | None,
+    batch: int,
 ) -> list[torch.Tensor]:
     """Latents of every pair, one stack for each strength. Text encoder and VAE are not in memory meanwhile."""
     captions = [pair.sample.caption for pair in pairs]
@@ -151,8 +156,8 @@ def _draw(
     for strength in strengths:
         how = Drawing(settings.sampling_steps, settings.guidance_scale, strength)
         parts = []
-        for first in range(0, len(pairs), BATCH):
-            some = pairs[first : first + BATCH]
+        for first in range(0, len(pairs), batch):
+            some = pairs[first : first + batch]
 
             def on_step(steps: int, before: int = done, count: int = len(some)) -> None:
                 if progress:

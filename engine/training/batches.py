@@ -76,6 +76,14 @@ class Batches:
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
+    def resize(self, batch_size: int) -> None:
+        """From now on batches of this size; their numbers count from 0 in this size, too."""
+        if batch_size == self._size:
+            return
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+        self._size, self._ahead = batch_size, None
+
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
 

@@ -115,9 +115,9 @@ def save_checkpoint(
 
 
 def load_training_state(
-    checkpoint: Checkpoint, controlnet: Any, ema: Any | None, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint, controlnet: Any, ema: Any | None, optimizer: torch.optim.Optimizer | None
 ) -> dict[str, Any] | None:
-    """Put weights, optimizer and average back; returns the scaler's state.
+    """Put weights, optimizer (None: it starts afresh) and average back; returns the scaler's state.
 
     Raises:
         UserError: a file is missing, damaged or of another net.
@@ -126,8 +126,9 @@ def load_training_state(
         weights = load_file(checkpoint.folder / "controlnet" / "diffusion_pytorch_model.safetensors")
         controlnet.load_state_dict(weights)
         state = json.loads((checkpoint.folder / "training_state" / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(checkpoint.folder / "training_state" / "optimizer.safetensors")
-        tensors_to_optimizer(optimizer, tensors, state["optimizer"])
+        if optimizer is not None:
+            tensors = load_file(checkpoint.folder / "training_state" / "optimizer.safetensors")
+            tensors_to_optimizer(optimizer, tensors, state["optimizer"])
         if ema is not None:
             averaged = load_file(checkpoint.folder / "controlnet_ema" / "diffusion_pytorch_model.safetensors")
             for shadow, (name, _) in zip(ema.shadow_params, controlnet.named_parameters(), strict=True):

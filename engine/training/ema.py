@@ -35,8 +35,8 @@ def averaged_weights(ema: Any, model: torch.nn.Module) -> Iterator[None]:
     """Within the block ``model`` has the averaged weights; afterwards its own, bit for bit."""
     parameters = list(model.parameters())
     ema.store(parameters)
-    ema.copy_to(parameters)
     try:
+        ema.copy_to(parameters)
         yield
     finally:
         ema.restore(parameters)

@@ -21,6 +21,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
+from engine.training import ladder
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
@@ -74,6 +75,7 @@ class Trainer:
         mixed = "no" if precision == "fp32" else precision
         self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
         self.device, self.dtype = self.accelerator.device, DTYPES[precision]
+        ladder.cap_allocator(self.device)
         self.world = self.accelerator.num_processes
         self.images_per_step = config.images_per_step * self.world
         self._prepare(cache_folder)
@@ -108,6 +110,8 @@ class Trainer:
         self.optimizer = build_optimizer(self.controlnet, self.config.optim)
         self.ema = build_average(self.controlnet, self.config.optim)
         self.step = 0
+        self.pictures_at_once = 4
+        self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         self._resume()
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
         self.batches = Batches(
@@ -130,7 +134,11 @@ class Trainer:
         resumable = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
         if not resumable:
             return
-        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, self.optimizer)
+        optimizer: Any = self.optimizer
+        if resumable[-1].about.get("optimizer", "adamw") != self.config.optim.optimizer:
+            optimizer = None
+            self.emit(Message("The optimizer is another one than before; its memory starts afresh.", "warning"))
+        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer)
         if scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         self.step = resumable[-1].step
@@ -149,10 +157,10 @@ class Trainer:
             began = time.perf_counter()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
-            loss = self._accumulate()
-            self.accelerator.clip_grad_norm_(self.controlnet.parameters(), config.optim.max_grad_norm)
-            self.prepared_optimizer.step()
-            self.prepared_optimizer.zero_grad(set_to_none=True)
+            loss = self._try_step()
+            if loss is None:  # out of memory: the same step again, with settings that need less
+                ladder.recover(self, "step")
+                continue
             if self.accelerator.optimizer_step_was_skipped:
                 # fp16 overflowed: the same step again with a smaller loss scale; schedule and count stay.
                 skipped += 1
@@ -169,6 +177,23 @@ class Trainer:
         self._report(unread)
         self.save()
         return self.token.stop_outcome if self.step < total else "completed"
+
+    def _try_step(self) -> torch.Tensor | None:
+        """Forward, backward and the optimizer's step; the mean loss, or None where memory ran out on the way."""
+        try:
+            loss = self._accumulate()
+            self.accelerator.clip_grad_norm_(self.controlnet.parameters(), self.config.optim.max_grad_norm)
+            if self._broke_off:
+                ladder.drop_finished(self.optimizer)
+            self._broke_off = True
+            self.prepared_optimizer.step()
+            self._broke_off = False
+            self.prepared_optimizer.zero_grad(set_to_none=True)
+            return loss
+        except (RuntimeError, MemoryError) as error:
+            if not ladder.out_of_memory(error):
+                raise
+            return None
 
     def _accumulate(self) -> torch.Tensor:
         """Forward and backward of every micro-batch of this step; the mean loss, on the device."""
@@ -246,9 +271,15 @@ class Trainer:
         self.emit(PhaseChanged("saving"))
         scaler = self.accelerator.scaler
         about = {**self.about, "base": self.config.model.base, "family": self.family.name}
-        checkpoint = save_checkpoint(
-            self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema, self.optimizer,
-            scaler.state_dict() if scaler is not None else None, about,
+        about["optimizer"] = self.config.optim.optimizer
+        scaling = scaler.state_dict() if scaler is not None else None
+        checkpoint = ladder.once_more(
+            self,
+            "checkpoint",
+            lambda: save_checkpoint(
+                self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema,
+                self.optimizer, scaling, about,
+            ),
         )  # fmt: skip
         prune(self.run_folder, self.config.train.keep_checkpoints)
         self.emit(CheckpointSaved(self.step, checkpoint.folder))
