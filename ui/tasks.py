@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from engine.config import RunConfig
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
@@ -54,6 +55,17 @@ def make_maps(context: AppContext, dataset_name: str, kind: str, parameters: Map
         )
         with_focus(context, dataset_name)
         return "completed"
+
+    return work
+
+
+def try_out(context: AppContext, config: RunConfig) -> Work:
+    """Three steps and a set of pictures with these settings, measured."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.training.preflight import preflight_job
+
+        return preflight_job(context.workspace, config, context.hardware)(token, emit)
 
     return work
 

@@ -19,13 +19,11 @@ from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from engine.errors import UserError
-from engine.model_files import tensor_shapes
+from engine.model_files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, tensor_shapes, text_width
 
-LAYOUTS = Path(__file__).parent / "layouts"
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
+VAE = "first_stage_model."
 TEXT = ("cond_stage_model.", "conditioner.embedders.")
-BY_TEXT_WIDTH = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 OTHER_KINDS = (
     ("lora", "a LoRA, which only changes a base"),
     ("controlnet_cond_embedding", "a ControlNet"),
@@ -103,17 +101,15 @@ def _recognise(path: str, size: int, changed: int) -> SingleFile:
     beside = Path(path).with_suffix("")
     if (beside / "model_index.json").is_file():
         return SingleFile(beside, _markers(shapes))
-    first = shapes.get(f"{UNET}input_blocks.0.0.weight")
+    first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
     if first is None:
         raise _refused(path, _what_else(shapes))
     if first[1] != 4:
         raise _refused(path, f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
-    widths = [
-        shape[1] for name, shape in shapes.items() if name.startswith(UNET) and name.endswith("attn2.to_k.weight")
-    ]
-    layout = BY_TEXT_WIDTH.get(widths[0] if widths else 0)
-    if layout is None or (layout == "sdxl") != (f"{UNET}label_emb.0.0.weight" in shapes):
-        raise _refused(path, f"a model of an unknown kind (its text is {widths[0] if widths else 0} numbers wide)")
+    width = text_width(shapes)
+    layout = TEXT_WIDTHS.get(width)
+    if layout is None or (layout == "sdxl") != (f"{UNET_PREFIX}label_emb.0.0.weight" in shapes):
+        raise _refused(path, f"a model of an unknown kind (its text is {width} numbers wide)")
     for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
         if not any(name.startswith(prefixes) for name in shapes):
             raise _refused(path, f"only a part of a base: it has no {part}")

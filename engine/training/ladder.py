@@ -25,6 +25,7 @@ from engine.presets import flatten, unflatten
 from engine.runs import write_run
 from engine.training.ema import AverageInRam
 from engine.training.optim import build_optimizer, set_learning_rate
+from engine.training.scope import checkpoint_gradients
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -64,8 +65,10 @@ def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
         more = train.accumulation * train.batch_size // smaller
         words = f"{smaller} at a time instead of {train.batch_size}, {more} batches added up"
         return Rung({"train.batch_size": smaller, "train.accumulation": more}, words)
-    if not train.gradient_checkpointing:
-        return Rung({"train.gradient_checkpointing": True}, "gradient checkpointing: some things are computed twice")
+    if train.gradient_checkpointing != "both":
+        wider = "controlnet" if train.gradient_checkpointing == "none" else "both"
+        words = f"gradient checkpointing ({wider}): some things are computed twice"
+        return Rung({"train.gradient_checkpointing": wider}, words)
     if optim.optimizer == "adamw":
         smaller_optimizer = "adamw8bit" if on_card and eight_bit else "adafactor"
         words = f"the optimizer {smaller_optimizer}, whose memory is smaller and starts afresh"
@@ -86,9 +89,10 @@ def climbed(config: RunConfig, about: dict[str, Any]) -> RunConfig:
     return parse(unflatten({**flatten(config.model_dump()), **changes})) if changes else config
 
 
-def recover(trainer: Trainer, where: str) -> None:
-    """Free what a failed try left, take the next rung, tell and record it. Call outside of the ``except`` block: the
-    error holds the tensors of the try.
+def recover(trainer: Trainer, where: str) -> Rung:
+    """Free what a failed try left, take the next rung, tell, record and return it.
+
+    Call outside of the ``except`` block: the error holds the tensors of the try.
 
     Args:
         where: in which part of the work, for people.
@@ -110,6 +114,7 @@ def recover(trainer: Trainer, where: str) -> None:
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
+    return rung
 
 
 def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
@@ -160,7 +165,7 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     trainer.config = config
     trainer.batches.resize(config.train.batch_size)
     if "train.gradient_checkpointing" in rung.settings:
-        trainer.controlnet.enable_gradient_checkpointing()
+        checkpoint_gradients(trainer.controlnet, trainer.unet, config.train.gradient_checkpointing)
     if "optim.ema_device" in rung.settings and trainer.ema is not None:
         trainer.ema.__class__ = AverageInRam
         trainer.ema.to("cpu")

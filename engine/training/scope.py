@@ -1,4 +1,4 @@
-"""Which weights learn."""
+"""Which weights learn, and what is computed twice to save memory."""
 
 from __future__ import annotations
 
@@ -16,3 +16,14 @@ def keep_only_middle(controlnet: Any) -> None:
     for parameter in controlnet.controlnet_down_blocks.parameters():
         parameter.zero_()
         parameter.requires_grad_(False)
+
+
+def checkpoint_gradients(controlnet: Any, unet: Any, scope: str) -> None:
+    """Keep only the inputs of layers for the backward pass: in no net, the ControlNet, or both.
+
+    Chen et al. 2016, arXiv 1604.06174. Gradients are the same to the last bit.
+    """
+    if scope != "none":
+        controlnet.enable_gradient_checkpointing()
+    if scope == "both":
+        unet.enable_gradient_checkpointing()

@@ -21,6 +21,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
+from engine.memory import pictures_encoded_together
 from engine.training import ladder
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
@@ -28,7 +29,7 @@ from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune
 from engine.training.ema import build_average
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
-from engine.training.scope import keep_only_middle
+from engine.training.scope import checkpoint_gradients, keep_only_middle
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
@@ -96,6 +97,7 @@ class Trainer:
         self.cache = open_or_build(
             cache_folder, self.family, self.base, samples, self.config.data.resolution, self.device, self.token,
             lambda done, total, label: self.emit(Progress(done, total, label)),
+            batch=pictures_encoded_together(self.config.data.resolution),
         )  # fmt: skip
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
@@ -103,8 +105,7 @@ class Trainer:
         self.controlnet: Any = self._starting_controlnet().to(self.device).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
-        if train.gradient_checkpointing:
-            self.controlnet.enable_gradient_checkpointing()
+        checkpoint_gradients(self.controlnet, self.unet, train.gradient_checkpointing)
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
         self.optimizer = build_optimizer(self.controlnet, self.config.optim)

@@ -52,12 +52,13 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
     assert seen == [
         {"train.batch_size": 3, "train.accumulation": 2},
         {"train.batch_size": 1, "train.accumulation": 6},
-        {"train.gradient_checkpointing": True},
+        {"train.gradient_checkpointing": "controlnet"},
+        {"train.gradient_checkpointing": "both"},
         {"optim.optimizer": "adamw8bit"},
         {"optim.ema_device": "cpu"},
         {"optim.optimizer": "paged_adamw8bit"},
     ]
-    on_processor = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": True})
+    on_processor = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both"})
     assert next_rung(on_processor, on_card=False, eight_bit=True) == Rung(
         {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose memory is smaller and starts afresh"
     )
@@ -107,6 +108,7 @@ def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
     assert taken == [
         ["train.accumulation", "train.batch_size"],
         ["train.gradient_checkpointing"],
+        ["train.gradient_checkpointing"],
         ["optim.optimizer"],
     ]
 
@@ -118,7 +120,7 @@ def test_a_resumed_run_starts_at_the_rung_that_was_reached(
 
     run = new_run(**{"train.batch_size": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(Family, "predict", failing(Family.predict, 2, 2))
+        patched.setattr(Family, "predict", failing(Family.predict, 3, 2))
         assert Worker(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
     again = Worker(ready_workspace, Run(run.folder))
     assert again.outcome == "completed"

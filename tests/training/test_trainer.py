@@ -68,9 +68,9 @@ def test_training_on_a_few_pictures_lowers_the_loss(new_run: RunFactory, ready_w
     assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("checkpointing", ["none", "controlnet", "both"])
 def test_the_step_equals_a_plain_diffusers_step(
-    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: bool
+    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: str
 ) -> None:
     """Loss and every gradient, against a step written with diffusers' parts alone, to 1e-5."""
     from engine.jobs.control import Control
