@@ -101,6 +101,13 @@ class ObjectiveConfig(Section):
         le=1,
         advanced=True,
     )
+    sd_locked: bool = setting(
+        True,
+        "Keep the base as it is",
+        "Off: the base's second half learns, too, for pictures far from what it knows. Needs twice the memory, a small "
+        "learning rate, and thousands of pictures; Try it uses what was learnt, but exports hold only the ControlNet.",
+        advanced=True,
+    )
     only_mid_control: bool = setting(
         False,
         "Control only in the middle",
@@ -243,6 +250,15 @@ class RunConfig(Section):
     def _warmup_fits(self) -> RunConfig:
         if self.optim.warmup_steps >= self.train.steps and self.optim.warmup_steps > 0:
             raise ValueError("the warm-up is as long as the whole run: lower optim.warmup_steps or raise train.steps")
+        return self
+
+    @model_validator(mode="after")
+    def _average_of_a_locked_base(self) -> RunConfig:
+        if not self.objective.sd_locked and self.optim.ema_decay > 0:
+            raise ValueError(
+                "the average holds only the ControlNet: set optim.ema_decay to 0 where the base learns, too "
+                "(objective.sd_locked is off)"
+            )
         return self
 
     @property

@@ -10,7 +10,7 @@ from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.hardware import Hardware
 from engine.measurements import Measured
-from engine.memory import GIB, PROCESS_RAM, Prediction, predict
+from engine.memory import GIB, PROCESS_RAM_WITHOUT_CARD, Prediction, predict
 from engine.model_files import base_facts
 from engine.runs import Run
 from engine.workspace import Workspace
@@ -67,7 +67,7 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
 def memory_in_words(needed: Prediction, hardware: Hardware) -> str:
     """How much memory, of how much, and what to do where that will hardly do."""
     on_card = hardware.vram_gib is not None
-    bytes_needed = needed.needs if on_card else needed.peak + PROCESS_RAM
+    bytes_needed = needed.needs if on_card else needed.peak + PROCESS_RAM_WITHOUT_CARD
     there = hardware.vram_gib if hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if on_card else "memory"
     words = f"{size_in_words(bytes_needed)} of {kind} by prediction ({there:.0f} GB there)"

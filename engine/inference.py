@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from engine.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.data.samples import CancelToken, Progress
@@ -17,6 +18,8 @@ from engine.errors import UserError
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
 from engine.sampling import Drawing, decode, draw_latents, free_memory, to_hint
+from engine.training.checkpoint_files import DECODER
+from engine.training.scope import decoder_of
 from engine.workspace import Workspace
 
 __all__ = ["TryRequest", "TrySession", "prepare", "to_hint"]
@@ -97,7 +100,7 @@ class TrySession:
         self._pipeline: Any = None
         self._vae: Any = None
         self._family: Family | None = None
-        self._base = ""
+        self._base, self._decoder_learnt = "", False
         self._controlnet: tuple[Path, int] | None = None
         self.warnings: tuple[str, ...] = ()
         """Sentences about the last ``generate``: what was rounded, resized or cut."""
@@ -121,7 +124,7 @@ class TrySession:
             family = detect(located)
             name = _display_name(controlnet)
             check_fits(read_config(folder), read_component_config(located, "unet", "config.json"), name, base)
-            if located != self._base:
+            if located != self._base or self._decoder_learnt:
                 self.free()
             net: Any = family.load_controlnet(folder, self._dtype).to(self._device).eval().requires_grad_(False)
             check_finite(net, name)
@@ -132,13 +135,17 @@ class TrySession:
                 self._pipeline, self._family, self._base = pipeline, family, located
             else:
                 self._pipeline.register_modules(controlnet=net)
+            decoder = folder.parent / DECODER
+            if decoder.is_file():  # of a run whose base was not locked
+                decoder_of(self._pipeline.unet).load_state_dict(load_file(decoder))
+                self._decoder_learnt = True
             self._controlnet = wanted
 
     def free(self) -> None:
         """Forget everything that is loaded and give its memory back."""
         with self._lock:
             self._pipeline = self._vae = self._family = self._controlnet = None
-            self._base = ""
+            self._base, self._decoder_learnt = "", False
             free_memory()
 
     def generate(

@@ -20,10 +20,10 @@ from engine.workspace import Workspace
 GIB = 2**30
 CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
 SLACK = 1.05  # of the allocator's blocks, some room cannot be used
-PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers and their libraries
-VAE_BYTES = 83_653_863 * 4  # in fp32, of every Stable Diffusion
-# The VAE's widest layers at full size: what goes in, what comes out, and the norm's answer between, in fp32.
-ENCODE_PIXEL_BYTES, DECODE_PIXEL_BYTES = 3 * 128 * 4, 3 * 256 * 4
+PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their libraries
+PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
+VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of every Stable Diffusion
+LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
 PICTURES_AT_ONCE = 4  # of a preview, each with and without its prompt
 ENCODE_BATCH_PIXELS = 8 * 512**2  # pictures that the VAE encodes together, in pixels
 
@@ -54,8 +54,8 @@ class Prediction:
 
 
 def pictures_encoded_together(resolution: int) -> int:
-    """So that the VAE needs the same memory at any resolution (3.2 GB)."""
-    return max(1, ENCODE_BATCH_PIXELS // resolution**2)
+    """So that the VAE needs no more at any resolution up to 1448 px than at 512 px (3 GB)."""
+    return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
 
 
 def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Prediction:
@@ -72,22 +72,32 @@ def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Predi
         folder = LAYOUTS / "sd1"  # an incomplete base is refused in words elsewhere
         unet = _read(folder, "unet")
     texts = [_read(folder, part) for part in ("text_encoder", "text_encoder_2") if (folder / part).is_dir()]
-    return predict_from(config, unet, texts, pictures)
+    vae = _read(folder, "vae") if (folder / "vae" / "config.json").is_file() else {}
+    return predict_from(config, unet, texts, vae, pictures)
 
 
-def predict_from(config: RunConfig, unet: dict[str, Any], texts: list[dict[str, Any]], pictures: int = 0) -> Prediction:
-    """``predict`` from the configs of the UNet and of the text encoders."""
+def predict_from(
+    config: RunConfig,
+    unet: dict[str, Any],
+    texts: list[dict[str, Any]],
+    vae: dict[str, Any],
+    pictures: int = 0,
+) -> Prediction:
+    """``predict`` from the configs of the UNet, of the text encoders, and of the VAE."""
     resolution, train = config.data.resolution, config.train
     words = int(texts[0].get("max_position_embeddings", 77)) if texts else 77
-    net = count(unet, resolution, words)
+    locked = config.objective.sd_locked
+    net = count(unet, resolution, words, not locked)
     half = train.precision != "fp32"
     wide = 2 if half else 4
     learning = net.controlnet.weights
+    base_learning = 0 if locked else net.decoder.weights
     resident = {
-        "base model": float(net.unet.weights * wide),
+        "base model": float(net.unet.weights * (wide if locked else 4)),
         "ControlNet": float(learning * 4),
         "ControlNet in half precision": float(learning * 2 if half else 0),
-        "optimizer": optimizer_bytes(net.controlnet, config.optim.optimizer),
+        "optimizer": optimizer_bytes(net.controlnet, config.optim.optimizer)
+        + (0 if locked else optimizer_bytes(net.decoder, config.optim.optimizer)),
         "average": float(learning * 4 if config.optim.ema_decay > 0 and config.optim.ema_device == "same" else 0),
     }
     of_control = _activations(net.controlnet, wide, train.gradient_checkpointing != "none")
@@ -95,18 +105,20 @@ def predict_from(config: RunConfig, unet: dict[str, Any], texts: list[dict[str, 
     activations = train.batch_size * (of_base + of_control)
     # Without gradients only what the decoder will want again stays, and the layer that is being computed.
     drawing = 2 * PICTURES_AT_ONCE * (net.controlnet.kept + net.controlnet.largest) * wide
-    decoding = VAE_BYTES + resolution**2 * DECODE_PIXEL_BYTES
-    encoding = pictures_encoded_together(resolution) * resolution**2 * ENCODE_PIXEL_BYTES + VAE_BYTES
+    widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
+    vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
+    decoding = vae_bytes + 4 * LAYER * widths[1] * resolution**2
+    encoding = vae_bytes + 4 * LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
     average_in_ram = 8 * learning if config.optim.ema_decay > 0 and config.optim.ema_device == "cpu" else 0
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
     latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16
     width = int(unet["cross_attention_dim"])
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, sum(_text_parameters(text) * 4 for text in texts)))},
-        training={**resident, "gradients": float(learning * 4), "activations": float(activations)},
+        training={**resident, "gradients": float((learning + base_learning) * 4), "activations": float(activations)},
         pictures={**resident, "pictures": float(max(drawing, decoding))},
         ram=PROCESS_RAM + copies * learning * 4 + average_in_ram + resident["optimizer"],
-        checkpoint=learning * (8 if config.optim.ema_decay > 0 else 4) + resident["optimizer"],
+        checkpoint=learning * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + resident["optimizer"],
         cache=float(pictures * (latents + words * width * 2)),
     )
 

@@ -52,6 +52,8 @@ class Net:
 
     unet: Tally
     controlnet: Tally
+    decoder: Tally
+    """Of the UNet's weights those behind the middle; their activations are the UNet's."""
 
 
 def resnet(t: Tally, cin: int, cout: int, temb: int, area: int, learns: bool) -> None:
@@ -91,13 +93,14 @@ def transformer(
         t.keep(3 * c * tokens, plain, c * tokens)
 
 
-def count(unet: dict[str, Any], resolution: int, words: int = 77) -> Net:
+def count(unet: dict[str, Any], resolution: int, words: int = 77, decoder_learns: bool = False) -> Net:
     """Count both nets of a base.
 
     Args:
         unet: the UNet's config.json.
         resolution: side of the pictures in pixels.
         words: tokens of a prompt.
+        decoder_learns: the base is not locked.
     """
     channels, layers = list(unet["block_out_channels"]), int(unet.get("layers_per_block", 2))
     head, temb = channels[0], channels[0] * 4
@@ -139,15 +142,16 @@ def count(unet: dict[str, Any], resolution: int, words: int = 77) -> Net:
     outputs = encoder(net, False)
     middle(net, False)
     net.normal = net.plain = net.kept = net.largest = 0  # nothing before the control comes in needs a gradient
+    encoder_weights, encoder_factored = net.weights, net.factored
     back, before = channels[::-1], channels[-1]
     for level, cout in enumerate(back):
         beyond, area = back[min(level + 1, blocks - 1)], areas[blocks - 1 - level]
         for layer in range(layers + 1):
             skip = beyond if layer == layers else cout
-            resnet(net, (before if layer == 0 else cout) + skip, cout, temb, area, False)
+            resnet(net, (before if layer == 0 else cout) + skip, cout, temb, area, decoder_learns)
             if "CrossAttn" in unet["up_block_types"][level]:
                 depth = depths[blocks - 1 - level]
-                transformer(net, cout, depth, context, area, words, linear, False)
+                transformer(net, cout, depth, context, area, words, linear, decoder_learns)
         if level < blocks - 1:
             net.layer(cout, cout, 3)
         before = cout
@@ -172,4 +176,5 @@ def count(unet: dict[str, Any], resolution: int, words: int = 77) -> Net:
         control.layer(width, width, 1)
     control.layer(channels[-1], channels[-1], 1)
     control.keep(0, channels[-1] * areas[-1], channels[-1] * areas[-1])
-    return Net(net, control)
+    decoder = Tally(net.weights - encoder_weights, net.factored - encoder_factored)
+    return Net(net, control, decoder)

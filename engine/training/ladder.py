@@ -149,7 +149,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
 
 def clear(trainer: Trainer) -> None:
     """Forget the gradients of a failed try and give memory back."""
-    for parameter in trainer.controlnet.parameters():
+    for parameter in trainer.learning.parameters():
         parameter.grad = None
     scaler = trainer.accelerator.scaler
     if scaler is not None:
@@ -172,7 +172,7 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     if "optim.optimizer" in rung.settings:
         trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
         rate = trainer.optimizer.param_groups[0]["lr"]
-        trainer.optimizer = build_optimizer(trainer.controlnet, config.optim)
+        trainer.optimizer = build_optimizer(trainer.learning, config.optim)
         set_learning_rate(trainer.optimizer, rate)
         trainer.prepared_optimizer = trainer.accelerator.prepare(trainer.optimizer)
         clear(trainer)

@@ -27,3 +27,15 @@ def checkpoint_gradients(controlnet: Any, unet: Any, scope: str) -> None:
         controlnet.enable_gradient_checkpointing()
     if scope == "both":
         unet.enable_gradient_checkpointing()
+
+
+def decoder_of(unet: Any) -> torch.nn.ModuleDict:
+    """The half of the UNet that the control flows into; its weights, not copies."""
+    return torch.nn.ModuleDict({name: getattr(unet, name) for name in ("up_blocks", "conv_norm_out", "conv_out")})
+
+
+def what_learns(controlnet: Any, unet: Any, sd_locked: bool) -> torch.nn.Module:
+    """The ControlNet, and unless the base is locked the UNet's decoder (``sd_locked=False`` of the original code)."""
+    if sd_locked:
+        return controlnet
+    return torch.nn.ModuleList([controlnet, decoder_of(unet).requires_grad_(True)])

@@ -29,24 +29,13 @@ from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune
 from engine.training.ema import build_average
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
-from engine.training.scope import checkpoint_gradients, keep_only_middle
+from engine.training.precision import DTYPES, usable_precision
+from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, what_learns
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
 MAX_SKIPPED = 30  # fp16 halves its loss scale at each skipped step; more in a row than this is no scaling problem
 
 Preview = Callable[["Trainer", int], None]
-
-
-def usable_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """What this machine can do of the wanted precision, and a sentence where it is not the same."""
-    if device.type == "cuda":
-        if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            return "fp16", "This card has no bf16; the run uses fp16."
-        return wanted, ""
-    if wanted == "fp16":
-        return "fp32", "A processor computes fp16 slower than fp32; the run uses fp32."
-    return wanted, ""
 
 
 class Trainer:
@@ -101,14 +90,19 @@ class Trainer:
         )  # fmt: skip
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
-        self.unet: Any = self.family.load_unet(self.base, self.dtype).to(self.device)
+        locked = self.config.objective.sd_locked  # what learns does so in fp32
+        if not locked:
+            self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
+        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
         self.controlnet: Any = self._starting_controlnet().to(self.device).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
         checkpoint_gradients(self.controlnet, self.unet, train.gradient_checkpointing)
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
-        self.optimizer = build_optimizer(self.controlnet, self.config.optim)
+        self.learning = what_learns(self.controlnet, self.unet, locked)
+        self.decoder = None if locked else decoder_of(self.unet)
+        self.optimizer = build_optimizer(self.learning, self.config.optim)
         self.ema = build_average(self.controlnet, self.config.optim)
         self.step = 0
         self.pictures_at_once = 4
@@ -139,7 +133,7 @@ class Trainer:
         if resumable[-1].about.get("optimizer", "adamw") != self.config.optim.optimizer:
             optimizer = None
             self.emit(Message("The optimizer is another one than before; its memory starts afresh.", "warning"))
-        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer)
+        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer, self.decoder)
         if scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         self.step = resumable[-1].step
@@ -183,7 +177,7 @@ class Trainer:
         """Forward, backward and the optimizer's step; the mean loss, or None where memory ran out on the way."""
         try:
             loss = self._accumulate()
-            self.accelerator.clip_grad_norm_(self.controlnet.parameters(), self.config.optim.max_grad_norm)
+            self.accelerator.clip_grad_norm_(self.learning.parameters(), self.config.optim.max_grad_norm)
             if self._broke_off:
                 ladder.drop_finished(self.optimizer)
             self._broke_off = True
@@ -279,7 +273,7 @@ class Trainer:
             "checkpoint",
             lambda: save_checkpoint(
                 self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema,
-                self.optimizer, scaling, about,
+                self.optimizer, scaling, about, self.decoder,
             ),
         )  # fmt: skip
         prune(self.run_folder, self.config.train.keep_checkpoints)
@@ -291,7 +285,8 @@ class Trainer:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
-        for name in ("unet", "controlnet", "model", "optimizer", "prepared_optimizer", "ema", "cache"):
+        held = "unet controlnet learning decoder model optimizer prepared_optimizer ema cache"
+        for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()
         if torch.cuda.is_available():

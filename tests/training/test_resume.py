@@ -32,6 +32,7 @@ MODES = {
         "objective.timestep_sampling": "cubic",
     },
     "bf16": {"train.precision": "bf16"},
+    "base not locked": {"objective.sd_locked": False},
     "Adafactor, offset noise, only the middle, average in RAM": {
         "optim.optimizer": "adafactor",
         "objective.offset_noise": 0.1,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from engine.config import OptimConfig
@@ -79,3 +84,33 @@ def test_bitsandbytes_gets_our_groups_and_rates(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setitem(sys.modules, "bitsandbytes", package)
     build_optimizer(on_a_card(), OptimConfig(optimizer=name, learning_rate=3e-5, weight_decay=0.2))
     assert seen == {"decays": [0.2, 0.0], "lr": 3e-5, "betas": (0.9, 0.999)}
+
+
+def test_an_unlocked_base_learns_and_goes_along_into_try_it(
+    new_run: RunFactory, ready_workspace: Workspace, tiny_base: Path, edges: Image.Image
+) -> None:
+    from engine.inference import TryRequest, TrySession
+
+    run = new_run(**{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05})
+    Worker(ready_workspace, run)
+    folder = run.checkpoints()[-1].folder
+    learnt = load_file(folder / "base_decoder" / "decoder.safetensors")
+    before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
+    assert learnt and not torch.equal(learnt["conv_out.weight"], before["conv_out.weight"])
+
+    request = TryRequest(str(tiny_base), folder, "red circle", edges, steps=2, width=64, height=64)
+    session = TrySession(ready_workspace, device="cpu")
+    drawn = session.generate([request])[0]
+    shutil.move(folder / "base_decoder", folder.parent / "elsewhere")
+    plain = TrySession(ready_workspace, device="cpu").generate([request])[0]
+    assert not np.array_equal(drawn, plain)
+    other = shutil.copytree(folder, folder.parent / "other")
+    again = session.generate([replace(request, controlnet=other)])[0]
+    assert np.array_equal(again, plain), "the base of the run before is not kept for the next one"
+
+
+def test_an_average_needs_a_locked_base() -> None:
+    from engine.presets import resolve
+
+    with pytest.raises(UserError, match="holds only the ControlNet"):
+        resolve(("test", {"objective": {"sd_locked": False}, "optim": {"ema_decay": 0.9}}))
