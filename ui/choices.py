@@ -11,7 +11,8 @@ from ui.context import AppContext
 from ui.live import Live
 from ui.view import View
 
-NEW_RUN = "new run"
+NEWEST = -1
+NEWEST_ENTRY = ("the newest", NEWEST)
 
 
 def dataset_list(live: Live, label: str, elem_id: str, hint: str | None = None) -> Any:
@@ -40,41 +41,62 @@ def run_list(live: Live, label: str, elem_id: str) -> Any:
 
 
 def checkpoints_of(context: AppContext, run: str | None) -> list[Checkpoint]:
-    """Whole checkpoints of a run by folder name, newest first; none for no run."""
-    return list_checkpoints(context.workspace.runs / run)[::-1] if run in context.files()[1] else []
+    """Whole checkpoints of a run by folder name, newest first; none for no run.
+
+    The folder is asked, not the pages' list of runs, which may be two seconds old.
+    """
+    if not run or run not in {folder.name for folder in context.workspace.run_folders()}:
+        return []
+    return list_checkpoints(context.workspace.runs / run)[::-1]
 
 
 def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any:
-    """A list of the chosen run's checkpoints, newest first, kept up to date while it trains."""
-    box = gr.Dropdown([], value=None, label="Checkpoint", elem_id=elem_id, interactive=True)
+    """A list of the chosen run's checkpoints, newest first, kept up to date while it trains.
 
-    def choices(run: str | None) -> Any:
+    Its first entry is always there and stands for the newest: whatever order a slow page gets its updates in, the list
+    is never without a choice, and what the user picked stays picked when another checkpoint is saved.
+    """
+    box = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id=elem_id, interactive=True)
+
+    def entries(run: str | None) -> list[tuple[str, int]]:
         found = checkpoints_of(context, run)
-        entries = [(f"step {c.step:,} · {c.images_seen:,} pictures seen", c.step) for c in found]
-        return gr.Dropdown(entries, value=found[0].step if found else None)
+        return [NEWEST_ENTRY, *((f"step {c.step:,} · {c.images_seen:,} pictures seen", c.step) for c in found)]
 
-    run_box.change(choices, [run_box], [box], show_progress="hidden", api_visibility="private")
+    def of_run(run: str | None) -> Any:
+        return gr.Dropdown(entries(run), value=NEWEST)
 
-    def render(view: View) -> list[Any]:
-        return [choices(view.shown_run or (view.runs[0] if view.runs else None))]
+    def refreshed(run: str | None) -> Any:
+        return gr.Dropdown(entries(run))
 
-    live.part([box], lambda view: (view.runs, view.shown_run, view.history.checkpoint), render)
+    saved = gr.State("")
+    how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    run_box.change(of_run, [run_box], [box], **how)
+    saved.change(refreshed, [run_box], [box], **how)
+    live.part([saved], _saved, lambda view: [repr(_saved(view))])
     return box
 
 
+def _saved(view: View) -> tuple[Any, ...]:
+    return view.runs, view.shown_run, view.history.checkpoint
+
+
 def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> Checkpoint:
-    """The chosen checkpoint.
+    """The chosen checkpoint; the newest for ``NEWEST`` or none.
 
     Raises:
-        UserError: nothing is chosen, or it is gone.
+        UserError: there is none yet, or the chosen one is gone.
     """
     from engine.errors import UserError
 
-    for checkpoint in checkpoints_of(context, run):
+    found = checkpoints_of(context, run)
+    if step in (NEWEST, None) and found:
+        return found[0]
+    for checkpoint in found:
         if checkpoint.step == step:
             return checkpoint
+    which = "yet" if step in (NEWEST, None) else f"at step {step:,}"
     raise UserError(
         "There is no such checkpoint.",
-        f"The run {run} has no whole checkpoint at step {step}." if run else "No run is chosen.",
+        f"The run {run} has no whole checkpoint {which}." if run else "No run is chosen.",
         "Choose a run and a checkpoint from the lists; a run has one after its first save.",
     )

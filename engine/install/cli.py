@@ -96,7 +96,7 @@ def _serve(options: argparse.Namespace, layout: Layout, console: Console) -> int
         return 0
     if options.demo:
         workspace = ["--workspace", options.workspace] if options.workspace else []
-        return hand_over(layout, ["-m", "engine.cli", "demo", *workspace, *options.extra], environment)
+        return hand_over(layout, ["-m", "engine.cli", *workspace, "demo", *options.extra], environment)
     console.say("Starting. To stop it, close this window or press Ctrl-C.")
     return hand_over(layout, ["app.py", *_for_the_app(options)], environment)
 

@@ -104,6 +104,9 @@ def studio(workspace: Path, *arguments: str, **how: Any) -> Iterator[Studio]:
     app = Studio(workspace, *arguments, **how)
     try:
         yield app.wait_until_open()
+    except BaseException as error:
+        error.add_note(f"the app said:\n{app.said()[-4000:]}")
+        raise
     finally:
         app.kill()
 
@@ -122,10 +125,26 @@ def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> It
             reduced_motion="reduce",
         )
         context.set_default_timeout(90_000)  # the machine may be busy with other tests
+        said: list[str] = []
+        context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         try:
             yield context.new_page()
+        except BaseException as error:
+            for number, page in enumerate(context.pages, 1):
+                error.add_note(f"page {number}: {_seen_on(page)}")
+            error.add_note("browser console:\n" + "\n".join(said[-20:]))
+            raise
         finally:
             browser.close()
+
+
+def _seen_on(page: Any) -> str:
+    """What a person would see on the page: its words, with toasts and the problem panel, for a failed test."""
+    words = " / ".join(line.strip() for line in page.locator("body").inner_text().splitlines() if line.strip())
+    folder = os.environ.get("STUDIO_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"failed-{time.time_ns()}.png"))
+    return words[:6000]
 
 
 def open_tab(page: Any, title: str) -> None:

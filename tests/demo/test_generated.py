@@ -80,7 +80,7 @@ def test_circles_follow_the_measured_construction() -> None:
     assert scenes[0].caption == f"{scenes[0].foreground} circle with {scenes[0].background} background"
 
 
-@pytest.mark.parametrize(("size", "width"), [(64, 1), (128, 1), (256, 2), (512, 5)])
+@pytest.mark.parametrize(("size", "width"), [(64, 1), (128, 2), (256, 3), (512, 5)])
 def test_the_outline_is_hard_as_wide_as_it_should_be_and_lies_on_the_discs_edge(size: int, width: int) -> None:
     scene = Scene("circle", "red", "blue", (0.45, 0.55), 0.3)
     white = outline(scene, size)[..., 0]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.cli import parse_arguments
 from engine.install import cli
 from engine.install.hardware import Gpu, GpuReport
 from engine.install.job import run_steps
@@ -74,8 +75,11 @@ def test_the_apps_options_are_handed_on(
 
 def test_the_demo_is_handed_over_to_the_engine(installed: Path, cards: dict[str, GpuReport]) -> None:
     with pytest.raises(Handed) as handed:
-        cli.main(["--demo", "--", "--steps", "10"], installed)
-    assert handed.value.args[0] == ["-m", "engine.cli", "demo", "--steps", "10"]
+        cli.main(["--demo", "--workspace", "my sets", "--", "--set", "train.steps=10"], installed)
+    module, *words = handed.value.args[0][1:]
+    assert module == "engine.cli"
+    options = parse_arguments(words)  # the engine understands what it is told
+    assert (options.command, options.workspace.name, options.set) == ("demo", "my sets", ["train.steps=10"])
 
 
 def test_a_card_that_arrives_later_brings_its_pytorch(
