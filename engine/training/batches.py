@@ -61,7 +61,7 @@ class Batches:
         assert spec is not None, "a run starts only with condition maps"
         self._nearest = registry.get(spec.type).categorical
         self._dataset, self._samples, self._rows, self._cache = dataset, samples, train_rows, cache
-        self._resolution, self._seed, self._size = resolution, seed, batch_size
+        self._resolution, self._seed, self._size, self._part = resolution, seed, batch_size, batch_size
         self._timesteps, self._dropout = timesteps, prompt_dropout
         self._rank, self._world = rank, world
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
@@ -76,21 +76,23 @@ class Batches:
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
-    def resize(self, batch_size: int) -> None:
-        """From now on batches of this size; their numbers count from 0 in this size, too."""
-        if batch_size == self._size:
-            return
+    def split(self, batch_size: int) -> None:
+        """Hand each batch out in parts of this size, which divides it; from now on numbers count parts.
+
+        The pictures, their order and their random numbers stay what they were.
+        """
         if self._ahead is not None:
             self._ahead[1].cancel()
-        self._size, self._ahead = batch_size, None
+        self._part, self._ahead = batch_size, None
 
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, number: int) -> Batch:
-        first = (number * self._world + self._rank) * self._size
-        rows = [self._rows[i] for i in order(self._seed, len(self._rows), first, self._size)]
-        draws = draw(self._seed, first, self._size, self._cache.latent_shape, self._timesteps, self._dropout)
+        whole, part = divmod(number, self._size // self._part)
+        first = (whole * self._world + self._rank) * self._size + part * self._part
+        rows = [self._rows[i] for i in order(self._seed, len(self._rows), first, self._part)]
+        draws = draw(self._seed, first, self._part, self._cache.latent_shape, self._timesteps, self._dropout)
         samples = [self._samples[row] for row in rows]
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         mean, logvar = self._cache.latents(rows)

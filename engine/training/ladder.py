@@ -163,7 +163,7 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     """Change the settings of a trainer that is between two steps."""
     config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
     trainer.config = config
-    trainer.batches.resize(config.train.batch_size)
+    trainer.batches.split(config.train.batch_size)
     if "train.gradient_checkpointing" in rung.settings:
         checkpoint_gradients(trainer.controlnet, trainer.unet, config.train.gradient_checkpointing)
     if "optim.ema_device" in rung.settings and trainer.ema is not None:

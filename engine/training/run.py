@@ -151,7 +151,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     config = climbed(run.config, run.about)  # with what an earlier lack of memory has changed
     return Trainer(
         run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
-        preview_during_training, about,
+        preview_during_training, about, run.config.train.batch_size,
     )  # fmt: skip
 
 

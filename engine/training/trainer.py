@@ -52,10 +52,12 @@ class Trainer:
         emit: Emit,
         preview: Preview | None = None,
         about: dict[str, Any] | None = None,
+        whole_batch: int | None = None,
     ) -> None:
         self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
         self.token, self.emit, self.preview = token, emit, preview
         self.about = about or {}
+        self.whole_batch = whole_batch or config.train.batch_size  # before a lack of memory split it
         self.family = detect(base)
         AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,10 +113,11 @@ class Trainer:
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
-            resolution=self.config.data.resolution, seed=train.seed, batch_size=train.batch_size,
+            resolution=self.config.data.resolution, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
             rank=self.accelerator.process_index, world=self.world,
         )  # fmt: skip
+        self.batches.split(train.batch_size)
 
     def _starting_controlnet(self) -> Any:
         if self.config.model.controlnet:
