@@ -2,6 +2,7 @@
 
 python -m engine.cli demo
 python -m engine.cli scan ~/pictures --name birds
+python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine import cli_captions
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -41,6 +43,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     scan = commands.add_parser("scan", help="read a folder of pictures into a dataset")
     scan.add_argument("folder", type=Path)
     scan.add_argument("--name", help="default: the folder's name")
+
+    cli_captions.add_parser(commands)
 
     extract = commands.add_parser("extract", help="make the condition maps of a dataset")
     extract.add_argument("dataset")
@@ -235,6 +239,7 @@ def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control)
 COMMANDS = {
     "demo": _demo,
     "scan": _scan,
+    "captions": cli_captions.run,
     "extract": _extract,
     "train": _train,
     "resume": _resume,

@@ -55,6 +55,28 @@ class DataConfig(Section):
         le=2048,
         multiple_of=64,
     )
+    crop: Literal["centre", "random", "smart"] = setting(
+        "centre",
+        "Crop",
+        "Which part of a picture is kept where its shape does not fit. centre: the middle. random: several places, "
+        "another in each round. smart: where most happens, for subjects that are seldom in the middle.",
+    )
+    crop_variants: int = setting(
+        4,
+        "Crops of each picture",
+        "With random crops: how many places are prepared, the middle among them. Each needs its disk space and "
+        "preparation once.",
+        unit="crops",
+        ge=1,
+        le=32,
+        advanced=True,
+    )
+    buckets: bool = setting(
+        False,
+        "Keep the pictures' shapes",
+        "Sorts wide and tall pictures into sizes of their own (multiples of 64 px with about the same area), so that "
+        "little is cut off. Each batch has one shape.",
+    )
     held_out: int = setting(
         16,
         "Held-out pictures",

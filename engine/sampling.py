@@ -8,7 +8,7 @@ where memory peaks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,8 +119,10 @@ def draw_latents(
 
 
 @torch.no_grad()
-def decode(family: Family, vae: Any, latents: torch.Tensor, token: CancelToken | None = None) -> list[Image.Image]:
-    """Latents (B, 4, h, w) to RGB pictures. The VAE should be in fp32."""
+def decode(
+    family: Family, vae: Any, latents: Iterable[torch.Tensor], token: CancelToken | None = None
+) -> list[Image.Image]:
+    """Latents (B, 4, h, w), or several (4, h, w), to RGB pictures. The VAE should be in fp32."""
     pictures = []
     for one in latents:
         if token:

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
-from ui import folders, tasks
+from ui import captions_panel, crops_panel, folders, tasks
 from ui.choices import dataset_list
 from ui.context import AppContext
 from ui.demo import draw_demo_set
@@ -39,6 +39,8 @@ def build(context: AppContext, live: Live) -> None:
             )
         with gr.Column(scale=3, min_width=420):
             _contents(context, live)
+    captions_panel.build(context, live)
+    crops_panel.build(context, live)
 
 
 def _own_pictures(context: AppContext, live: Live) -> None:

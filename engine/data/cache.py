@@ -1,10 +1,13 @@
 """Latents and text embeddings, computed once before training and read by memory map.
 
-    cache/KEY/latents-00000.safetensors   mean, logvar: (n, 4, h, w) fp16, SHARD samples a file, in the samples' order
-    cache/KEY/text.safetensors            one row a caption, and one for the empty prompt
-    cache/KEY/cache.json                  the captions in the order of the rows; written last
+    cache/KEY/latents-WxH-00000.safetensors   mean, logvar: (n, 4, h, w) fp16; box: (n, 4), the crop in the picture's
+                                              pixels; SHARD crops of one size a file, in the samples' order
+    cache/KEY/cache.json                      written when all latents are there
+    cache/KEY/text-TEXT.safetensors           one row a caption, and one for the empty prompt
+    cache/KEY/text-TEXT.json                  the captions in the order of the rows; written last
 
-KEY hashes everything that the numbers depend on, so a cache is either right or not found.
+KEY hashes everything that the latents depend on, TEXT everything that the embeddings depend on, so a cache is either
+right or not found, and edited captions leave the latents as they are.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from engine.data.crop import apply_crop, shared_crop
+from engine.data.crop import Crop, apply_crop
+from engine.data.crop_plan import CropPlan, Size
 from engine.data.images import load_rgb
 from engine.data.samples import Progress, Sample
 from engine.errors import UserError
@@ -31,62 +35,120 @@ from engine.families.base import Family
 from engine.jobs.control import Token
 
 SHARD = 512
+TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+
+Entries = dict[Size, list[tuple[int, int]]]
+"""For each size (row of the sample, variant of its crop), in the samples' order."""
 
 
-def cropped_image(sample: Sample, resolution: int) -> Image.Image:
-    """The picture as the net sees it: RGB, resolution x resolution."""
-    return apply_crop(load_rgb(sample.image), shared_crop(sample.width, sample.height, resolution))
+def cropped_image(sample: Sample, crop: Crop) -> Image.Image:
+    """The picture as the net sees it: RGB, of the crop's size."""
+    return apply_crop(load_rgb(sample.image), crop)
 
 
-def cropped_hint(path: Path, sample: Sample, resolution: int, nearest: bool) -> np.ndarray:
-    """The condition map under the same crop: uint8 RGB (resolution, resolution, 3)."""
-    crop = shared_crop(sample.width, sample.height, resolution)
+def cropped_hint(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
+    """The condition map under the same crop: uint8 RGB (height, width, 3)."""
     return np.asarray(apply_crop(load_rgb(path), crop, nearest=nearest))
 
 
-def cache_key(base: str, samples: Sequence[Sample], resolution: int) -> str:
-    """Hash of the pictures, the captions, the resolution and the base's encoders."""
+def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
+    """Hash of the pictures, their crops and the base's VAE."""
     state = hashlib.blake2b(digest_size=12)
-    encoders = [str(base)]
-    if Path(base).is_file():
-        encoders.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
-    if Path(base).is_dir():
-        for part in ("vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"):
-            for path in sorted((Path(base) / part).glob("*")):
-                facts = path.stat()
-                encoders.append(f"{part}/{path.name}:{facts.st_size}:{facts.st_mtime_ns}")
-    state.update(json.dumps([1, encoders, resolution]).encode())
+    crops = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
+    state.update(json.dumps([2, _files(base, ("vae",)), crops]).encode())
     for sample in samples:
-        state.update(json.dumps([sample.key, sample.digest, sample.caption]).encode())
+        state.update(json.dumps([sample.key, sample.digest]).encode())
     return state.hexdigest()
 
 
-class TrainingCache:
-    """What training reads: latents by row, text by caption."""
+def text_key(base: str, captions: Sequence[str]) -> str:
+    """Hash of the captions and the base's text encoders."""
+    made_of = [1, _files(base, TEXT_PARTS), list(captions)]
+    return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=12).hexdigest()
 
-    def __init__(self, folder: Path) -> None:
-        about = json.loads((folder / "cache.json").read_text(encoding="utf-8"))
-        self.count: int = about["count"]
-        self._rows = {caption: row for row, caption in enumerate(about["captions"])}
-        self._text = load_file(folder / "text.safetensors")
-        shards = [safe_open(path, framework="pt") for path in sorted(folder.glob("latents-*.safetensors"))]
-        self._mean = [shard.get_slice("mean") for shard in shards]
-        self._logvar = [shard.get_slice("logvar") for shard in shards]
+
+def _files(base: str, parts: Sequence[str]) -> list[str]:
+    found = [str(base)]
+    if Path(base).is_file():
+        found.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
+    if Path(base).is_dir():
+        for part in parts:
+            for path in sorted((Path(base) / part).glob("*")):
+                facts = path.stat()
+                found.append(f"{part}/{path.name}:{facts.st_size}:{facts.st_mtime_ns}")
+    return found
+
+
+def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:
+    """Which crops are stored, by size. The sizes are in a fixed order."""
+    by_size: Entries = {}
+    for row, sample in enumerate(samples):
+        by_size.setdefault(plan.size(sample), []).extend((row, variant) for variant in range(plan.variants_of(sample)))
+    return dict(sorted(by_size.items()))
+
+
+class TrainingCache:
+    """What training reads: latents by row and variant of the crop, text by caption."""
+
+    def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, text: str) -> None:
+        about = json.loads((folder / f"text-{text}.json").read_text(encoding="utf-8"))
+        self._captions = {caption: row for row, caption in enumerate(about["captions"])}
+        self._text = load_file(folder / f"text-{text}.safetensors")
+        self._samples, self._plan = samples, plan
+        self._places: dict[tuple[int, int], tuple[Size, int]] = {}
+        self._shards: dict[Size, list[Any]] = {}
+        for size, stored in entries(samples, plan).items():
+            self._places.update({entry: (size, place) for place, entry in enumerate(stored)})
+            paths = [_shard(folder, size, number) for number in range(-(-len(stored) // SHARD))]
+            self._shards[size] = [_Shard(path) for path in paths]
 
     @property
-    def latent_shape(self) -> tuple[int, ...]:
-        return tuple(self._mean[0].get_shape()[1:])
+    def count(self) -> int:
+        """Stored crops."""
+        return len(self._places)
 
-    def latents(self, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance of these samples, fp32 (B, 4, h, w)."""
-        mean = [self._mean[row // SHARD][row % SHARD] for row in rows]
-        logvar = [self._logvar[row // SHARD][row % SHARD] for row in rows]
+    def size(self, row: int) -> Size:
+        """Width and height of a sample's crops, in pixels."""
+        return self._places[row, 0][0]
+
+    def latent_shape(self, row: int) -> tuple[int, ...]:
+        """(4, h, w) of a sample's latents."""
+        return tuple(self._shards[self.size(row)][0].mean.get_shape()[1:])
+
+    def latents(self, rows: Sequence[int], variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of these samples, which have to be of one size, fp32 (B, 4, h, w)."""
+        found = [self._find(row, variant) for row, variant in zip(rows, variants or [0] * len(rows), strict=True)]
+        mean, logvar = ([getattr(shard, name)[place] for shard, place in found] for name in ("mean", "logvar"))
         return torch.stack(mean).float(), torch.stack(logvar).float()
+
+    def crop(self, row: int, variant: int = 0) -> Crop:
+        """The crop that the latents were made of."""
+        shard, place = self._find(row, variant)
+        left, top, right, bottom = (int(number) for number in shard.box[place])
+        sample = self._samples[row]
+        return Crop((left, top, right, bottom), self.size(row), (sample.width, sample.height))
 
     def text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Embeddings of captions of this dataset, or of "", fp32, B in front."""
-        rows = torch.tensor([self._rows[caption] for caption in captions])
+        rows = torch.tensor([self._captions[caption] for caption in captions])
         return {name: table[rows].float() for name, table in self._text.items()}
+
+    def _find(self, row: int, variant: int) -> tuple[_Shard, int]:
+        size, place = self._places[row, variant]
+        return self._shards[size][place // SHARD], place % SHARD
+
+
+class _Shard:
+    """Memory-mapped tensors of one file."""
+
+    def __init__(self, path: Path) -> None:
+        file = safe_open(path, framework="pt")
+        self.mean, self.logvar = file.get_slice("mean"), file.get_slice("logvar")
+        self.box = file.get_tensor("box")
+
+
+def _shard(folder: Path, size: Size, number: int) -> Path:
+    return folder / f"latents-{size[0]}x{size[1]}-{number:05d}.safetensors"
 
 
 def open_or_build(
@@ -94,7 +156,7 @@ def open_or_build(
     family: Family,
     base: str,
     samples: Sequence[Sample],
-    resolution: int,
+    plan: CropPlan,
     device: torch.device,
     token: Token,
     progress: Progress,
@@ -105,15 +167,26 @@ def open_or_build(
     Raises:
         UserError: a picture cannot be read any more. Cancelled: asked for by the owner.
     """
-    folder = cache_folder / cache_key(base, samples, resolution)
+    folder = cache_folder / cache_key(base, samples, plan)
     if not (folder / "cache.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _encode_latents(folder, family, base, samples, resolution, device, token, progress, batch)
-        captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
-        _encode_text(folder, family, base, captions, device, token, progress)
-        about = {"count": len(samples), "captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-        _replace(folder / "cache.json", json.dumps(about, ensure_ascii=False).encode("utf-8"))
-    return TrainingCache(folder)
+        _encode_latents(folder, family, base, samples, plan, device, token, progress, batch)
+        about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+        _replace(folder / "cache.json", json.dumps(about).encode("utf-8"))
+    captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
+    text = text_key(base, captions)
+    if not (folder / f"text-{text}.json").exists():
+        _forget_texts(folder)
+        _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress)
+        about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+        _replace(folder / f"text-{text}.json", json.dumps(about, ensure_ascii=False).encode("utf-8"))
+    return TrainingCache(folder, samples, plan, text)
+
+
+def _forget_texts(folder: Path) -> None:
+    """Embeddings of captions as they were before an edit: large, and quickly made again after an undo."""
+    for path in folder.glob("text-*"):
+        path.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -122,7 +195,7 @@ def _encode_latents(
     family: Family,
     base: str,
     samples: Sequence[Sample],
-    resolution: int,
+    plan: CropPlan,
     device: torch.device,
     token: Token,
     progress: Progress,
@@ -130,28 +203,46 @@ def _encode_latents(
 ) -> None:
     # fp32: the SD VAE's activations overflow fp16 on some pictures, and this is done once.
     vae: Any = family.load_vae(base, torch.float32).to(device)
-    for number, first in enumerate(range(0, len(samples), SHARD)):
-        path = folder / f"latents-{number:05d}.safetensors"
-        part = samples[first : first + SHARD]
-        if not path.exists():
-            means, logvars = [], []
+    by_size = entries(samples, plan)
+    done, total = 0, sum(len(stored) for stored in by_size.values())
+    for size, stored in by_size.items():
+        for number, first in enumerate(range(0, len(stored), SHARD)):
+            path, part = _shard(folder, size, number), stored[first : first + SHARD]
+            before, done = done, done + len(part)
+            if path.exists():
+                continue
+            means, logvars, boxes = [], [], []
             for start in range(0, len(part), batch):
                 token.raise_if_cancelled()
-                pictures = [np.asarray(cropped_image(sample, resolution)) for sample in part[start : start + batch]]
-                images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
+                crops = _read(samples, plan, part[start : start + batch])
+                pictures = np.stack([np.asarray(picture) for picture, _ in crops])
+                images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
                 mean, logvar = family.encode_images(vae, images)
                 means.append(mean.half().cpu())
                 logvars.append(logvar.half().cpu())
-                progress(first + start + len(pictures), len(samples), "Encoding pictures")
-            _save(path, {"mean": torch.cat(means), "logvar": torch.cat(logvars)})
+                boxes += [crop.box for _, crop in crops]
+                progress(before + start + len(crops), total, "Encoding pictures")
+            tensors = {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
+            _save(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})
     del vae
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
+def _read(samples: Sequence[Sample], plan: CropPlan, some: Sequence[tuple[int, int]]) -> list[tuple[Image.Image, Crop]]:
+    """These crops of the pictures; a picture is read once for all its variants."""
+    crops, last, picture = [], -1, Image.new("RGB", (1, 1))
+    for row, variant in some:
+        if row != last:
+            last, picture = row, load_rgb(samples[row].image)
+        crop = plan.crop(samples[row], variant, picture)
+        crops.append((apply_crop(picture, crop), crop))
+    return crops
+
+
 @torch.no_grad()
 def _encode_text(
-    folder: Path,
+    path: Path,
     family: Family,
     base: str,
     captions: Sequence[str],
@@ -168,7 +259,7 @@ def _encode_text(
         for name, rows in family.encode_text(tokenizer, encoder, captions[start : start + batch]).items():
             parts.setdefault(name, []).append(rows.half().cpu())
         progress(min(start + batch, len(captions)), len(captions), "Encoding captions")
-    _save(folder / "text.safetensors", {name: torch.cat(rows) for name, rows in parts.items()})
+    _save(path, {name: torch.cat(rows) for name, rows in parts.items()})
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:

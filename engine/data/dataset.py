@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from engine.conditions import registry
 from engine.data import index
+from engine.data.caption_store import CaptionStore
 from engine.data.images import replace_bytes
 from engine.data.samples import Problem, Sample
 from engine.data.scan import ScanReport
@@ -65,6 +66,7 @@ class Dataset:
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder = folder
         self.index = index.Index(folder / INDEX)
+        self.captions = CaptionStore(folder)
         self._description = description
 
     @classmethod
@@ -142,7 +144,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """Changes with keys, file contents, captions and maps that came along; not with copying or touching files."""
-        return str(self._description["fingerprint"])
+        scanned, edits = str(self._description["fingerprint"]), self.captions.digest()
+        return hashlib.blake2b(f"{scanned}:{edits}".encode(), digest_size=16).hexdigest() if edits else scanned
 
     @property
     def condition(self) -> ConditionSpec | None:
@@ -188,12 +191,12 @@ class Dataset:
         return self.index.count(self._ready() if ready else index.EVERY)
 
     def samples(self, offset: int = 0, limit: int | None = None, ready: bool = False) -> list[Sample]:
-        """Samples in the scan's order, read from disk for this call alone."""
-        return self.index.samples(offset, limit, self._ready() if ready else index.EVERY)
+        """Samples in the scan's order with their edited captions, read from disk for this call alone."""
+        return self.captions.overlay(self.index.samples(offset, limit, self._ready() if ready else index.EVERY))
 
     def sample(self, key: str) -> Sample:
         """One sample by its key. Raises KeyError."""
-        return self.index.sample(key)
+        return self.captions.overlay([self.index.sample(key)])[0]
 
     def page(self, number: int, size: int = 24) -> Page:
         """A page for the window; a number out of range gives the nearest page."""

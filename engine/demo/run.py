@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.demo.sets import DEFAULT_COUNT, demo_preset, make_demo_set
 from engine.errors import UserError
@@ -128,7 +129,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
         samples=held_out,
         dataset=dataset,
         settings=settings,
-        resolution=run.config.data.resolution,
+        plan=CropPlan.of(run.config.data, run.config.train.seed),
         out_folder=run.folder / "evaluation",
         step=checkpoint.step,
         seed=run.config.train.seed,

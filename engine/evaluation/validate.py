@@ -17,6 +17,7 @@ from PIL import Image
 from engine.conditions import registry
 from engine.config import ValidationConfig
 from engine.data.cache import cropped_hint, cropped_image
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress, Sample
@@ -51,7 +52,7 @@ def make_previews(
     samples: Sequence[Sample],
     dataset: Dataset,
     settings: ValidationConfig,
-    resolution: int,
+    plan: CropPlan,
     out_folder: Path,
     step: int,
     seed: int = 0,
@@ -68,6 +69,7 @@ def make_previews(
 
     Args:
         unet, controlnet: the resident ones; no second copy is made. The ControlNet's mode is put back afterwards.
+        plan: how the pictures are cut; those of one size are drawn together.
         out_folder: the run's previews folder.
         encode: captions to text embeddings, B in front, "" included, for example the training cache's; without it the
             text encoder is loaded for this call.
@@ -89,7 +91,7 @@ def make_previews(
     controlnet.eval()
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
-            pairs = [_read(sample, dataset, resolution) for sample in chosen]
+            pairs = [_read(sample, dataset, plan) for sample in chosen]
             strengths = [settings.strength, 0.0] if without_control else [settings.strength]
             latents = _draw(
                 family, base, unet, controlnet, pairs, settings, strengths, seed, encode, token, progress, batch
@@ -116,7 +118,7 @@ def make_previews(
             {"key": pair.sample.key, "picture": f"{number:02d}.webp", "seed": seed + number, "scores": scores}
             for number, (pair, scores) in enumerate(zip(pairs, rows, strict=True))
         ],
-        "settings": settings.model_dump() | {"resolution": resolution, "without_control": without_control},
+        "settings": settings.model_dump() | {"resolution": plan.resolution, "without_control": without_control},
     }
     _write(target, pairs, drawn, about)
     record = read_preview(target)
@@ -124,10 +126,12 @@ def make_previews(
     return record
 
 
-def _read(sample: Sample, dataset: Dataset, resolution: int) -> _Pair:
+def _read(sample: Sample, dataset: Dataset, plan: CropPlan) -> _Pair:
+    """The pair in its own bucket's size; of random crops the centre, so that every step shows the same."""
     nearest = dataset.condition is not None and registry.get(dataset.condition.type).categorical
-    wanted = cropped_hint(dataset.condition_path(sample), sample, resolution, nearest)
-    return _Pair(sample, wanted, np.asarray(cropped_image(sample, resolution)))
+    crop = plan.crop(sample)
+    wanted = cropped_hint(dataset.condition_path(sample), crop, nearest)
+    return _Pair(sample, wanted, np.asarray(cropped_image(sample, crop)))
 
 
 def _draw(
@@ -143,8 +147,8 @@ def _draw(
     token: CancelToken | None,
     progress: Progress | None,
     batch: int,
-) -> list[torch.Tensor]:
-    """Latents of every pair, one stack for each strength. Text encoder and VAE are not in memory meanwhile."""
+) -> list[list[torch.Tensor]]:
+    """Latents (4, h, w) of every pair, one list for each strength. Text encoder and VAE are not in memory meanwhile."""
     captions = [pair.sample.caption for pair in pairs]
     encode = encode or _encoder(family, base, unet.device)
     text, negative = encode(captions), encode([""])
@@ -152,24 +156,33 @@ def _draw(
     resident = {"unet": unet, "vae": None, "text_encoder": None, "tokenizer": None}
     pipeline = family.pipeline(base, controlnet, unet.dtype, **resident)
     total, done = settings.sampling_steps * len(pairs) * len(strengths), 0
-    stacks = []
+    lists = []
     for strength in strengths:
         how = Drawing(settings.sampling_steps, settings.guidance_scale, strength)
-        parts = []
-        for first in range(0, len(pairs), batch):
-            some = pairs[first : first + batch]
+        drawn: dict[int, torch.Tensor] = {}
+        for numbers in _batches(pairs, batch):
 
-            def on_step(steps: int, before: int = done, count: int = len(some)) -> None:
+            def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
                 if progress:
                     progress(before + steps * count, total, "Drawing control pictures")
 
-            rows = {name: values[first : first + len(some)] for name, values in text.items()}
-            hints = torch.stack([to_hint(pair.wanted, *pair.wanted.shape[1::-1]) for pair in some])
-            seeds = [seed + first + number for number in range(len(some))]
-            parts.append(draw_latents(family, pipeline, rows, negative, hints, seeds, how, token, on_step).cpu())
-            done += settings.sampling_steps * len(some)
-        stacks.append(torch.cat(parts))
-    return stacks
+            rows = {name: values[numbers] for name, values in text.items()}
+            maps = [pairs[number].wanted for number in numbers]
+            hints = torch.stack([to_hint(wanted, *wanted.shape[1::-1]) for wanted in maps])
+            seeds = [seed + number for number in numbers]
+            latents = draw_latents(family, pipeline, rows, negative, hints, seeds, how, token, on_step).cpu()
+            drawn.update(zip(numbers, latents, strict=True))
+            done += settings.sampling_steps * len(numbers)
+        lists.append([drawn[number] for number in range(len(pairs))])
+    return lists
+
+
+def _batches(pairs: Sequence[_Pair], most: int) -> list[list[int]]:
+    """Numbers of the pairs, at most ``most`` together and all of one size."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for number, pair in enumerate(pairs):
+        by_size.setdefault(pair.wanted.shape, []).append(number)
+    return [same[first : first + most] for same in by_size.values() for first in range(0, len(same), most)]
 
 
 def _encoder(family: Family, base: str, device: torch.device) -> Encode:

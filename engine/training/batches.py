@@ -11,16 +11,18 @@ import torch
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_hint
-from engine.data.crop import shared_crop, size_numbers
+from engine.data.crop import Crop, size_numbers
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.errors import UserError
-from engine.training.objective import Draws, draw, order
+from engine.training.objective import Draws, draw
+from engine.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures on the CPU."""
+    """B pictures of one size on the CPU."""
 
     mean: torch.Tensor
     """(B, 4, h, w) fp32, unscaled mean of the VAE's posterior."""
@@ -49,7 +51,7 @@ class Batches:
         train_rows: Sequence[int],
         cache: TrainingCache,
         *,
-        resolution: int,
+        plan: CropPlan,
         seed: int,
         batch_size: int,
         timesteps: int,
@@ -60,8 +62,12 @@ class Batches:
         spec = dataset.condition
         assert spec is not None, "a run starts only with condition maps"
         self._nearest = registry.get(spec.type).categorical
-        self._dataset, self._samples, self._rows, self._cache = dataset, samples, train_rows, cache
-        self._resolution, self._seed, self._size, self._part = resolution, seed, batch_size, batch_size
+        self._dataset, self._samples, self._cache, self._plan = dataset, samples, cache, plan
+        rows_by_size: dict[tuple[int, int], list[int]] = {}
+        for row in train_rows:
+            rows_by_size.setdefault(cache.size(row), []).append(row)
+        self._schedule = Schedule(rows_by_size, seed, batch_size)
+        self._seed, self._size, self._part = seed, batch_size, batch_size
         self._timesteps, self._dropout = timesteps, prompt_dropout
         self._rank, self._world = rank, world
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
@@ -90,17 +96,22 @@ class Batches:
 
     def _read(self, number: int) -> Batch:
         whole, part = divmod(number, self._size // self._part)
-        first = (whole * self._world + self._rank) * self._size + part * self._part
-        rows = [self._rows[i] for i in order(self._seed, len(self._rows), first, self._part)]
-        draws = draw(self._seed, first, self._part, self._cache.latent_shape, self._timesteps, self._dropout)
+        place = whole * self._world + self._rank
+        first = part * self._part
+        chosen = self._schedule.batch(place)[first : first + self._part]
+        rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
+        variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
+        shape = self._cache.latent_shape(rows[0])
+        draws = draw(self._seed, place * self._size + first, self._part, shape, self._timesteps, self._dropout)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
-        mean, logvar = self._cache.latents(rows)
-        hint = hint_tensor([self._map(s) for s in samples])
-        sizes = [size_numbers(shared_crop(s.width, s.height, self._resolution)) for s in samples]
-        return Batch(mean, logvar, self._cache.text(captions), hint, draws, torch.tensor(sizes, dtype=torch.float32))
+        mean, logvar = self._cache.latents(rows, variants)
+        crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
+        hint = hint_tensor([self._map(s, crop) for s, crop in zip(samples, crops, strict=True)])
+        sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
+        return Batch(mean, logvar, self._cache.text(captions), hint, draws, sizes)
 
-    def _map(self, sample: Sample) -> np.ndarray:
+    def _map(self, sample: Sample, crop: Crop) -> np.ndarray:
         path = self._dataset.condition_path(sample)
         if not path.exists():
             raise UserError(
@@ -108,4 +119,4 @@ class Batches:
                 f"{path} no longer exists.",
                 "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
             )
-        return cropped_hint(path, sample, self._resolution, self._nearest)
+        return cropped_hint(path, crop, self._nearest)

@@ -56,7 +56,7 @@ def _draw(trainer: Trainer, step: int) -> PreviewRecord | None:
                 samples=trainer.held_out,
                 dataset=trainer.dataset,
                 settings=trainer.config.validation,
-                resolution=trainer.config.data.resolution,
+                plan=trainer.plan,
                 out_folder=trainer.run_folder / "previews",
                 step=step,
                 seed=trainer.config.train.seed,

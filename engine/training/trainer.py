@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState
 
 from engine.config import RunConfig
 from engine.data.cache import open_or_build
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.families import detect
@@ -85,8 +86,9 @@ class Trainer:
                 f"{self.dataset.name} has {len(samples)} pairs; at least 2 are needed (one is held out for the score).",
                 "Add pictures, or make their condition maps on the Conditions tab.",
             )
+        self.plan = CropPlan.of(self.config.data, train.seed)
         self.cache = open_or_build(
-            cache_folder, self.family, self.base, samples, self.config.data.resolution, self.device, self.token,
+            cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
             lambda done, total, label: self.emit(Progress(done, total, label)),
             batch=pictures_encoded_together(self.config.data.resolution),
         )  # fmt: skip
@@ -113,7 +115,7 @@ class Trainer:
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
-            resolution=self.config.data.resolution, seed=train.seed, batch_size=self.whole_batch,
+            plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
             rank=self.accelerator.process_index, world=self.world,
         )  # fmt: skip

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from engine.data import cache as cache_module
-from engine.data.cache import cache_key, cropped_image, open_or_build
+from engine.data.cache import cache_key, cropped_image, entries, open_or_build
+from engine.data.crop import shared_crop
+from engine.data.crop_plan import CropPlan
 from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.families import detect
@@ -17,6 +21,7 @@ from engine.jobs.control import Cancelled, Control
 from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 CPU = torch.device("cpu")
+SQUARE = CropPlan(64)
 
 
 @pytest.fixture
@@ -24,10 +29,13 @@ def samples(paired_folder: Path) -> list[Sample]:  # noqa: F811
     return scan_folder(paired_folder).samples
 
 
-def build(folder: Path, base: Path, samples: list[Sample], control: Control | None = None, progress=None):
+def build(
+    folder: Path, base: Path, samples: list[Sample], control: Control | None = None, progress=None,
+    plan: CropPlan = SQUARE,
+):  # fmt: skip
     token = (control or Control()).token
     return open_or_build(
-        folder, detect(str(base)), str(base), samples, 64, CPU, token, progress or (lambda *_: None), batch=5
+        folder, detect(str(base)), str(base), samples, plan, CPU, token, progress or (lambda *_: None), batch=5
     )
 
 
@@ -35,12 +43,16 @@ def test_it_holds_what_the_encoders_say(tmp_path: Path, tiny_base: Path, samples
     cache = build(tmp_path, tiny_base, samples)
     family = detect(str(tiny_base))
     vae = family.load_vae(str(tiny_base), torch.float32)
-    picture = torch.from_numpy(np.array(cropped_image(samples[7], 64))).permute(2, 0, 1)[None].float() / 127.5 - 1
+    picture = (
+        torch.from_numpy(np.array(cropped_image(samples[7], shared_crop(64, 64, 64)))).permute(2, 0, 1)[None].float()
+        / 127.5
+        - 1
+    )
     with torch.no_grad():
         mean, logvar = family.encode_images(vae, picture)
         encoder = family.load_text_encoder(str(tiny_base), torch.float32)
         hidden = family.encode_text(family.load_tokenizer(str(tiny_base)), encoder, [samples[7].caption])["hidden"]
-    assert cache.latent_shape == (4, 8, 8)
+    assert cache.latent_shape(7) == (4, 8, 8)
     got_mean, got_logvar = cache.latents([3, 7])
     assert torch.allclose(got_mean[1], mean[0], rtol=2e-3, atol=2e-3)
     assert torch.allclose(got_logvar[1], logvar[0], rtol=2e-3, atol=2e-2)
@@ -76,11 +88,53 @@ def test_a_cancelled_build_keeps_its_shards(
     assert min(done for done in again if done > 1) > 8 or again[0] > 8, "finished shards were made again"
 
 
-@pytest.mark.parametrize("change", ["caption", "digest", "key"])
+@pytest.mark.parametrize("change", ["digest", "key"])
 def test_the_key_follows_everything_that_matters(tiny_base: Path, samples: list[Sample], change: str) -> None:
-    from dataclasses import replace
-
     other = [replace(samples[0], **{change: "something else"}), *samples[1:]]
-    assert cache_key(str(tiny_base), samples, 64) != cache_key(str(tiny_base), other, 64)
-    assert cache_key(str(tiny_base), samples, 64) != cache_key(str(tiny_base), samples, 128)
-    assert cache_key(str(tiny_base), samples, 64) == cache_key(str(tiny_base), list(samples), 64)
+    key = cache_key(str(tiny_base), samples, CropPlan(64))
+    assert key != cache_key(str(tiny_base), other, CropPlan(64))
+    for plan in (CropPlan(128), CropPlan(64, "smart"), CropPlan(64, "random", 4), CropPlan(64, buckets=True)):
+        assert key != cache_key(str(tiny_base), samples, plan)
+    assert key == cache_key(str(tiny_base), list(samples), CropPlan(64))
+
+
+def test_edited_captions_leave_the_latents_as_they_are(
+    tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = build(tmp_path, tiny_base, samples)
+    monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("made twice"))
+    edited = [replace(samples[0], caption="a new caption"), *samples[1:]]
+    after = build(tmp_path, tiny_base, edited)
+    assert torch.equal(before.latents([0, 1])[0], after.latents([0, 1])[0])
+    assert not torch.equal(after.text(["a new caption"])["hidden"], before.text([samples[0].caption])["hidden"])
+    assert len(list(tmp_path.rglob("text-*.safetensors"))) == 1, "the old embeddings are gone"
+
+
+def test_buckets_and_variants_lie_in_shards_of_their_own_size(
+    tmp_path: Path, tiny_base: Path, photos: dict[str, np.ndarray]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, picture in photos.items():
+        Image.fromarray(picture).resize((picture.shape[1] // 2, picture.shape[0] // 2)).save(folder / f"{name}.png")
+    samples, plan = scan_folder(folder).samples, CropPlan(192, "random", 3, True, seed=5)
+    cache = build(tmp_path / "cache", tiny_base, samples, plan=plan)
+    assert (
+        {path.name for path in tmp_path.rglob("latents-*")}
+        == {f"latents-{w}x{h}-00000.safetensors" for w, h in {plan.size(sample) for sample in samples}}
+        == {"latents-192x192-00000.safetensors", "latents-256x128-00000.safetensors"}
+    )
+    stored = [entry for some in entries(samples, plan).values() for entry in some]
+    assert cache.count == len(stored) and {row for row, _ in stored} == {0, 1, 2, 3}
+    vae = detect(str(tiny_base)).load_vae(str(tiny_base), torch.float32)
+    for row, variant in stored:
+        crop = plan.crop(samples[row], variant)
+        assert cache.crop(row, variant) == crop and cache.size(row) == crop.size
+        width, height = crop.size
+        assert cache.latent_shape(row) == (4, height // 8, width // 8)
+    row = next(row for row, variant in stored if variant == 2)
+    picture = np.array(cropped_image(samples[row], cache.crop(row, 2)))
+    with torch.no_grad():
+        wanted = vae.encode(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist.mean
+    assert torch.allclose(cache.latents([row], [2])[0], wanted, rtol=2e-3, atol=2e-3)
+    assert not torch.allclose(cache.latents([row], [0])[0], wanted, rtol=2e-2, atol=2e-2)

@@ -1,10 +1,12 @@
+"""One crop for a picture and its map, in every mode."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.crop import apply_crop, shared_crop
+from engine.data.crop import MODES, apply_crop, lost_share, shared_crop
 
 
 def test_a_centre_crop_takes_the_largest_box_of_the_targets_aspect() -> None:
@@ -43,3 +45,51 @@ def test_what_cannot_be_is_refused() -> None:
         shared_crop(10, 10, 8, "middle")
     with pytest.raises(ValueError, match="seed"):
         shared_crop(10, 10, 8, "random")
+    with pytest.raises(ValueError, match="needs the picture"):
+        shared_crop(10, 20, 8, "smart")
+
+
+@pytest.mark.parametrize("size", [64, (96, 64), (64, 128)])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_marker_lands_at_the_same_place_in_picture_and_map(
+    mode: str, size: int | tuple[int, int], photos: dict[str, np.ndarray]
+) -> None:
+    picture = photos["chelsea"].copy()
+    map = np.zeros((picture.shape[0] * 2, picture.shape[1] * 2, 3), np.uint8)  # a map may be larger than its picture
+    whole = shared_crop(picture.shape[1], picture.shape[0], size, mode, seed=3, picture=Image.fromarray(picture))
+    left, top, right, bottom = whole.box
+    x, y, side = (left + right) // 2 + 20, (top + bottom) // 2 - 30, 24
+    picture[y : y + side, x : x + side] = (255, 0, 255)
+    map[2 * y : 2 * (y + side), 2 * x : 2 * (x + side)] = (255, 0, 255)
+    found = []
+    for image, nearest in ((picture, False), (map, True)):
+        seen = np.asarray(apply_crop(Image.fromarray(image), whole, nearest)).astype(int)
+        ys, xs = np.nonzero((seen[..., 0] > 200) & (seen[..., 1] < 60) & (seen[..., 2] > 200))
+        found.append((xs.mean(), ys.mean()))
+    assert found[0] == pytest.approx(found[1], abs=0.6)
+
+
+def test_a_categorical_map_keeps_its_colours_under_every_crop() -> None:
+    palette = np.array([[0, 0, 0], [230, 25, 75], [60, 180, 75], [0, 130, 200]], np.uint8)
+    map = Image.fromarray(palette[np.random.default_rng(0).integers(0, 4, (75, 110))].repeat(3, 0).repeat(3, 1))
+    for mode in MODES:
+        for size in (64, (96, 64), (64, 128), 256):
+            crop = shared_crop(map.width, map.height, size, mode, seed=1, picture=map)
+            seen = np.asarray(apply_crop(map, crop, nearest=True)).reshape(-1, 3)
+            assert {tuple(colour) for colour in seen} <= {tuple(colour) for colour in palette}
+
+
+def test_a_smart_crop_goes_where_something_happens(photos: dict[str, np.ndarray]) -> None:
+    for side in ("left", "right"):
+        canvas = np.full((300, 900, 3), 120, np.uint8)
+        at = 40 if side == "left" else 580
+        canvas[10:290, at : at + 280] = photos["astronaut"][:280, 100:380]
+        crop = shared_crop(900, 300, 128, "smart", picture=Image.fromarray(canvas))
+        assert crop.box[0] <= at and crop.box[2] >= at + 280, f"{side}: the face is whole"
+    plain = Image.new("RGB", (900, 300), (9, 9, 9))
+    assert shared_crop(900, 300, 128, "smart", picture=plain).box == shared_crop(900, 300, 128).box
+
+
+def test_what_is_lost_is_told() -> None:
+    assert lost_share(shared_crop(200, 100, 64)) == 0.5
+    assert lost_share(shared_crop(100, 100, 64)) == 0

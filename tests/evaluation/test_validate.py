@@ -13,6 +13,7 @@ from PIL import Image
 
 from engine.conditions.batch import make_all
 from engine.config import ValidationConfig
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
@@ -53,7 +54,7 @@ def parts(tiny_base: Path, loud_controlnet: Path) -> dict[str, Any]:
 
 
 def preview(parts: dict[str, Any], dataset: Dataset, folder: Path, **changes: Any) -> Any:
-    given = {"settings": SETTINGS, "resolution": 64, "step": 500, "samples": dataset.samples(), "dataset": dataset}
+    given = {"settings": SETTINGS, "plan": CropPlan(64), "step": 500, "samples": dataset.samples(), "dataset": dataset}
     return make_previews(**parts, **(given | {"out_folder": folder} | changes))
 
 

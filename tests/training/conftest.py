@@ -41,10 +41,27 @@ def paired_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def mixed_folder(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, np.ndarray]) -> Path:
+    """Ten pieces of photographs, wide, tall and square, with their edges as maps."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for name in ("images", "conditions"):
+        (folder / name).mkdir()
+    shapes = [(200, 100), (120, 220), (160, 160), (240, 130), (180, 180)] * 2
+    for number, (width, height) in enumerate(shapes):
+        photo = list(photos.values())[number % 4]
+        piece = photo[20 : 20 + height, 10 + number : 10 + number + width]
+        Image.fromarray(piece).save(folder / "images" / f"{number:02d}.png")
+        Image.fromarray(cv2.Canny(piece, 80, 160)).convert("RGB").save(folder / "conditions" / f"{number:02d}.png")
+        (folder / "images" / f"{number:02d}.txt").write_text(f"piece {number}", encoding="utf-8")
+    return folder
+
+
 @pytest.fixture
-def ready_workspace(workspace: Workspace, paired_folder: Path) -> Workspace:
-    """A workspace with the dataset "pairs"."""
+def ready_workspace(workspace: Workspace, paired_folder: Path, mixed_folder: Path) -> Workspace:
+    """A workspace with the datasets "pairs" (all of 64 px) and "mixed" (of several shapes)."""
     Dataset.create(workspace, "pairs", scan_folder(paired_folder))
+    Dataset.create(workspace, "mixed", scan_folder(mixed_folder))
     return workspace
 
 

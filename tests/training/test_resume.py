@@ -40,6 +40,19 @@ MODES = {
         "optim.ema_decay": 0.9,
         "optim.ema_device": "cpu",
     },
+    "buckets and random crops": {
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "random",
+        "train.accumulation": 2,
+    },
+    "buckets and smart crops": {
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "smart",
+    },
 }
 
 

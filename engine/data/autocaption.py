@@ -1,0 +1,213 @@
+"""Captions written by a model: BLIP or Florence-2, through transformers, from a folder or a Hugging Face id.
+
+BLIP: Li et al. 2022, arXiv 2201.12086. Florence-2: Xiao et al. 2023, arXiv 2311.06242. Code that comes with a model is
+never run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from engine.data.captions import clean
+from engine.data.dataset import Dataset
+from engine.data.images import load_rgb
+from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.errors import UserError
+
+logging.getLogger("transformers").setLevel(logging.ERROR)  # it says at each start that it does without torchvision
+
+FLORENCE_TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
+MOST_TOKENS = {"short": 48, "detailed": 128, "long": 256}
+SUGGESTED = ("Salesforce/blip-image-captioning-base", "florence-community/Florence-2-base")
+PAGE = 512
+_RUBBISH = re.compile(r"</?s>|<pad>|<loc_\d+>|\[DEC\]")  # marks that some tokenizers do not know as their own
+
+
+@dataclass(frozen=True)
+class Report:
+    """How it ended. ``kept``: captions that were there already, or written before a cancelled try."""
+
+    written: int
+    kept: int
+    failures: list[Problem]
+
+
+class Captioner:
+    """A loaded model. ``describe`` takes RGB pictures and returns one sentence each."""
+
+    def __init__(self, name: str, architecture: str, processor: Any, model: Any, device: torch.device) -> None:
+        self.name, self.architecture = name, architecture
+        self._processor, self._model, self._device = processor, model, device
+
+    @torch.no_grad()
+    def describe(self, pictures: Sequence[Image.Image], length: str = "short") -> list[str]:
+        """``length``: short, detailed or long; BLIP knows short alone, so the others only let it go on for longer."""
+        task = _ARCHITECTURES[self.architecture].task(length)
+        words: dict[str, Any] = {"text": [task] * len(pictures), "padding": True} if task else {}
+        inputs = self._processor(images=list(pictures), return_tensors="pt", **words).to(self._device)
+        inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        # Greedy: the same picture has the same caption at every try.
+        tokens = self._model.generate(**inputs, max_new_tokens=MOST_TOKENS[length], num_beams=1, do_sample=False)
+        told = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [clean(_RUBBISH.sub(" ", text), markup=False, urls=False, backslashes=False) for text in told]
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    model: str
+    processor: str
+    tasks: dict[str, str]
+
+    def task(self, length: str) -> str:
+        return self.tasks.get(length, "")
+
+
+_ARCHITECTURES = {
+    "blip": _Architecture("BlipForConditionalGeneration", "BlipProcessor", {}),
+    "florence2": _Architecture("Florence2ForConditionalGeneration", "Florence2Processor", FLORENCE_TASKS),
+}
+
+
+def load(model: str, models_folder: Path | None = None, device: torch.device | None = None) -> Captioner:
+    """The model in a folder, in ``models_folder``, or on the Hugging Face hub. Half precision on a graphics card.
+
+    Raises:
+        UserError: it is not there and cannot be downloaded, is damaged, or is no BLIP or Florence-2.
+    """
+    import transformers
+
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    place = _locate(model, models_folder)
+    kind = architecture(place, _where_to_put(model, models_folder))
+    about = _ARCHITECTURES[kind]
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    try:
+        processor = getattr(transformers, about.processor).from_pretrained(place, trust_remote_code=False)
+        net = getattr(transformers, about.model).from_pretrained(place, dtype=dtype, trust_remote_code=False)
+    except Exception as error:  # whatever a loader trips over: the files are not what they should be
+        first = (str(error).splitlines() or [repr(error)])[0][:300]
+        raise UserError(
+            f"The caption model {model} cannot be loaded.",
+            f"{type(error).__name__}: {first}",
+            f"Download it again. {_where_to_put(model, models_folder)}",
+        ) from error
+    return Captioner(model, kind, processor, net.to(device).eval(), device)
+
+
+def architecture(place: str, advice: str = "") -> str:
+    """ "blip" or "florence2", told by config.json alone. Raises UserError for anything else."""
+    try:
+        path = Path(place) / "config.json"
+        if not Path(place).is_dir():
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(place, "config.json"))
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except Exception as error:  # offline, no such model, no such file: the advice is the same
+        raise UserError(
+            f"The caption model {place} is not here.",
+            f"Its config.json could not be read or downloaded ({type(error).__name__}).",
+            advice or "Check the name and the connection.",
+        ) from error
+    kind = str(config.get("model_type", ""))
+    if kind not in _ARCHITECTURES:
+        raise UserError(
+            f"{place} is no caption model that is known here.",
+            f"Its config.json says {kind or 'nothing'}; known are BLIP and Florence-2.",
+            f"Use one of these, for example {' or '.join(SUGGESTED)}.",
+        )
+    if "auto_map" in config:
+        raise UserError(
+            f"{place} needs program code of its own, which is not run here.",
+            "It is an older packing of Florence-2, from before transformers knew it.",
+            f"Use {SUGGESTED[1]}, the same model without such code.",
+        )
+    return kind
+
+
+def caption_all(
+    dataset: Dataset,
+    captioner: Captioner,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+    *,
+    only_empty: bool = True,
+    length: str = "short",
+    batch: int = 8,
+) -> Report:
+    """Writes captions as one operation that can be undone.
+
+    ``only_empty``: pictures that have a caption keep it; otherwise all are written anew. A cancelled run keeps what is
+    done, and the same call goes on from there. Pictures that cannot be read are reported and passed over.
+    """
+    extent = "pictures without a caption" if only_empty else "all pictures"
+    what = f"Captions by {Path(captioner.name).name} ({length}) for {extent}"
+    total, written, seen = dataset.count(), 0, 0
+    failures: list[Problem] = []
+    with dataset.captions.operation(what, resumable=True) as writing:
+        for page in _pages(dataset):
+            done = writing.done([sample.key for _, sample in page])
+            todo = [pair for pair in page if pair[1].key not in done and not (only_empty and pair[1].caption.strip())]
+            seen += len(page) - len(todo)
+            for first in range(0, len(todo), batch):
+                if token:
+                    token.raise_if_cancelled()
+                some = todo[first : first + batch]
+                readable = [
+                    (original, sample, picture) for original, sample in some if (picture := _read(sample, failures))
+                ]
+                told = captioner.describe([picture for _, _, picture in readable], length) if readable else []
+                pairs = zip(readable, told, strict=True)
+                written += writing.put((sample.key, original, text) for (original, sample, _), text in pairs)
+                writing.save()
+                seen += len(some)
+                if progress:
+                    progress(seen, total, "Captions written")
+    return Report(written, total - written - len(failures), failures)
+
+
+def _read(sample: Sample, failures: list[Problem]) -> Image.Image | None:
+    try:
+        return load_rgb(sample.image)
+    except UserError as error:
+        failures.append(Problem(sample.image, error.what, error.why, error.try_this))
+        return None
+
+
+def _pages(dataset: Dataset) -> Iterator[list[tuple[str, Sample]]]:
+    """Pages of (caption as the scan read it, sample with its present caption)."""
+    offset = 0
+    while scanned := dataset.index.samples(offset, PAGE):
+        yield list(zip((s.caption for s in scanned), dataset.captions.overlay(scanned), strict=True))
+        offset += len(scanned)
+
+
+def _locate(model: str, models_folder: Path | None) -> str:
+    for candidate in (Path(model).expanduser(), *([models_folder / model] if models_folder else [])):
+        if model and candidate.is_dir():
+            return str(candidate.resolve())
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
+        raise UserError(
+            f"There is no caption model {model or '(none given)'}.",
+            "It is neither a folder nor a Hugging Face id such as owner/name.",
+            _where_to_put(model, models_folder),
+        )
+    return model
+
+
+def _where_to_put(model: str, models_folder: Path | None) -> str:
+    name = model if re.fullmatch(r"[\w.-]+/[\w.-]+", model) else SUGGESTED[0]
+    where = f"into {models_folder / name.split('/')[-1]}" if models_folder else "into a folder"
+    return (
+        f"Without a connection: on another computer download all files of huggingface.co/{name}, put them {where}, "
+        "and choose that folder."
+    )

@@ -1,0 +1,139 @@
+"""Changing all captions of a dataset: what would change, and the change, a page in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from engine.data import captions
+from engine.data.dataset import Dataset
+from engine.data.samples import CancelToken, Progress, Sample
+from engine.errors import UserError
+
+PAGE = 2000
+EXAMPLES = 5
+
+Change = Callable[[Sample], str]
+"""The new caption of a sample, given the sample with its present one."""
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a change would do. ``examples``: (key, caption before, caption after), the first few that change."""
+
+    total: int
+    changed: int
+    examples: list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Empty:
+    """How many captions are empty, of how many."""
+
+    empty: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.empty / self.total if self.total else 0.0
+
+
+def replacing(search: str, by: str, regex: bool = False, match_case: bool = True, whole_words: bool = False) -> Change:
+    """Search and replace. Raises UserError at once for an expression that is none."""
+    captions.replace("", search, by, regex=regex, match_case=match_case, whole_words=whole_words)
+    return lambda sample: captions.replace(
+        sample.caption, search, by, regex=regex, match_case=match_case, whole_words=whole_words
+    )
+
+
+def adding(prefix: str = "", suffix: str = "", trigger: str = "") -> Change:
+    """Words before and after, and a trigger word in front; nothing is added twice. UserError for nothing to add."""
+    if not (prefix.strip() or suffix.strip() or trigger.strip()):
+        raise UserError("There is nothing to add.", "All the fields are empty.", "Type a prefix, suffix or trigger.")
+    return lambda sample: captions.add_trigger(captions.add(sample.caption, prefix, suffix), trigger)
+
+
+def cleaning() -> Change:
+    """Without HTML, web addresses, control characters and backslashes."""
+    return lambda sample: captions.clean(sample.caption)
+
+
+def templating(template: str, only_empty: bool = False) -> Change:
+    """One template for all: {name}, {folder}, {caption}. Raises UserError for another word in braces."""
+    captions.from_template(template, "a/b.png")
+    return lambda s: (
+        s.caption if only_empty and s.caption.strip() else captions.from_template(template, s.key, s.caption)
+    )
+
+
+def naming(only_empty: bool = False) -> Change:
+    """From file names; names that a camera gave say nothing, and those captions stay."""
+
+    def change(sample: Sample) -> str:
+        if only_empty and sample.caption.strip():
+            return sample.caption
+        return captions.from_file_name(sample.key) or sample.caption
+
+    return change
+
+
+def preview(
+    dataset: Dataset, change: Change, token: CancelToken | None = None, progress: Progress | None = None
+) -> Preview:
+    """Tries a change on all captions and writes nothing."""
+    total = changed = 0
+    examples: list[tuple[str, str, str]] = []
+    for page in _pages(dataset, token, progress, "Captions looked at"):
+        for _, sample in page:
+            total += 1
+            if (new := change(sample)) != sample.caption:
+                changed += 1
+                if len(examples) < EXAMPLES:
+                    examples.append((sample.key, sample.caption, new))
+    return Preview(total, changed, examples)
+
+
+def apply(
+    dataset: Dataset, what: str, change: Change, token: CancelToken | None = None, progress: Progress | None = None
+) -> int:
+    """Changes all captions as one operation that can be undone; ``what`` is its name in the history.
+
+    Returns how many changed. A cancelled one changes nothing.
+    """
+    total = 0
+    with dataset.captions.operation(what) as writing:
+        for page in _pages(dataset, token, progress, "Captions changed"):
+            total += writing.put((sample.key, original, change(sample)) for original, sample in page)
+    return total
+
+
+def set_captions(dataset: Dataset, captions_by_key: Mapping[str, str]) -> int:
+    """Captions typed by hand, as one operation. Returns how many changed; unknown keys raise KeyError."""
+    name = next(iter(captions_by_key), "")
+    what = f"Edited {name}" if len(captions_by_key) == 1 else f"Edited {len(captions_by_key):,} captions by hand"
+    rows = [(key, dataset.index.sample(key).caption, " ".join(text.split())) for key, text in captions_by_key.items()]
+    with dataset.captions.operation(what) as writing:
+        return writing.put(rows)
+
+
+def empty(dataset: Dataset) -> Empty:
+    """How many captions are empty; quick at any size."""
+    store, index = dataset.captions, dataset.index.path
+    return Empty(store.count(index, "empty"), store.count(index))
+
+
+def _pages(
+    dataset: Dataset, token: CancelToken | None, progress: Progress | None, label: str
+) -> Iterator[list[tuple[str, Sample]]]:
+    """Pages of (caption as the scan read it, sample with its present caption)."""
+    total, offset = dataset.count(), 0
+    while True:
+        if token:
+            token.raise_if_cancelled()
+        scanned = dataset.index.samples(offset, PAGE)
+        if not scanned:
+            return
+        yield list(zip((s.caption for s in scanned), dataset.captions.overlay(scanned), strict=True))
+        offset += len(scanned)
+        if progress:
+            progress(min(offset, total), total, label)

@@ -1,0 +1,122 @@
+"""How the pictures of a run are cut: the size of each (its bucket), and the place of each crop."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image
+
+from engine.config import DataConfig
+from engine.data.crop import Crop, lost_share, shared_crop
+from engine.data.images import load_rgb
+from engine.data.samples import Sample
+
+STEP = 64  # pixels; the UNet halves the latents three times, and latents are an eighth of the picture
+LONGEST = 3.0  # longer side by shorter side of the longest bucket
+LEAST_AREA = 0.8  # of resolution squared
+
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
+@lru_cache(maxsize=32)
+def bucket_sizes(resolution: int) -> tuple[Size, ...]:
+    """Sizes in multiples of 64 whose area is 0.8 to 1 times resolution squared at most 3 : 1, narrow first.
+
+    The square of the resolution is always one of them; no bucket needs more memory than it.
+    """
+    area, sizes = resolution * resolution, {(resolution, resolution)}
+    for width in range(STEP, int(resolution * LONGEST**0.5) + STEP, STEP):
+        height = area // width // STEP * STEP
+        if height and max(width, height) <= LONGEST * min(width, height) and width * height >= LEAST_AREA * area:
+            sizes |= {(width, height), (height, width)}
+    return tuple(sorted(sizes, key=lambda size: (size[0] / size[1], size)))
+
+
+@lru_cache(maxsize=65_536)
+def nearest_bucket(width: int, height: int, resolution: int) -> Size:
+    """The size that keeps most of a picture; of two that keep as much the larger."""
+
+    def kept(size: Size) -> tuple[float, int]:
+        return -round(lost_share(shared_crop(width, height, size)), 6), size[0] * size[1]
+
+    return max(bucket_sizes(resolution), key=kept)
+
+
+@dataclass(frozen=True)
+class CropPlan:
+    """The crops of a run. The same plan cuts the same picture alike, always and everywhere."""
+
+    resolution: int
+    mode: str = "centre"
+    variants: int = 1
+    buckets: bool = False
+    seed: int = 0
+
+    @classmethod
+    def of(cls, data: DataConfig, seed: int = 0) -> CropPlan:
+        """The plan of a run's settings; settings that make no difference leave no trace, so that caches are shared."""
+        random = data.crop == "random"
+        return cls(data.resolution, data.crop, data.crop_variants if random else 1, data.buckets, seed if random else 0)
+
+    def size(self, sample: Sample) -> Size:
+        """Width and height that the net sees."""
+        if not self.buckets:
+            return self.resolution, self.resolution
+        return nearest_bucket(sample.width, sample.height, self.resolution)
+
+    def variants_of(self, sample: Sample) -> int:
+        """How many crops of this picture differ: one where its shape fits and there is no room to move."""
+        if self.variants == 1 or lost_share(shared_crop(sample.width, sample.height, self.size(sample))) == 0:
+            return 1
+        return self.variants
+
+    def crop(self, sample: Sample, variant: int = 0, picture: Image.Image | None = None) -> Crop:
+        """One crop for the picture and its map. Variant 0 of random crops is the centre.
+
+        ``picture``: for smart crops, which read it from disk where it is not given. Raises UserError where that fails.
+        """
+        size, mode, seed = self.size(sample), self.mode, None
+        if mode == "random":
+            mode = "random" if variant else "centre"
+            seed = _number(f"{self.seed}:{variant}:{sample.key}")
+        if mode == "smart" and picture is None:
+            picture = load_rgb(sample.image)
+        return shared_crop(sample.width, sample.height, size, mode, seed, picture)
+
+    def variant_at(self, sample: Sample, epoch: int) -> int:
+        """Which crop the net sees in this round through the pictures."""
+        return _number(f"{self.seed}:epoch {epoch}:{sample.key}") % self.variants_of(sample)
+
+
+@dataclass(frozen=True)
+class BucketCount:
+    """Pictures of one size, and the mean share of them that is cut off."""
+
+    size: Size
+    pictures: int
+    lost: float
+
+
+def count_buckets(samples: Iterable[Sample], plan: CropPlan) -> list[BucketCount]:
+    """How many pictures each size has, the fullest first."""
+    pictures: Counter[Size] = Counter()
+    lost: Counter[Size] = Counter()
+    seen: dict[Size, tuple[Size, float]] = {}  # most pictures of a set have one of a few sizes
+    for sample in samples:
+        source = (sample.width, sample.height)
+        if source not in seen:
+            size = plan.size(sample)
+            seen[source] = (size, lost_share(shared_crop(*source, size)))
+        size, share = seen[source]
+        pictures[size] += 1
+        lost[size] += share  # type: ignore[assignment]
+    return [BucketCount(size, count, lost[size] / count) for size, count in pictures.most_common()]
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=6).digest(), "big")

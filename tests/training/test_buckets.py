@@ -1,0 +1,62 @@
+"""Training in buckets: one size a batch, every variant seen, maps under the pictures' own crops, previews in shape."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import torch
+from PIL import Image
+
+from engine.conditions import registry
+from engine.data.cache import cropped_hint
+from engine.jobs.control import Control
+from engine.runs import read_preview
+from engine.training.batches import hint_tensor
+from engine.training.run import build_trainer
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+
+BUCKETS = {"data.dataset": "mixed", "data.resolution": 192, "data.buckets": True, "data.crop": "random"}
+
+
+def test_batches_are_of_one_size_and_maps_lie_on_their_pictures(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    run = new_run(**BUCKETS)
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    batches, cache, sizes, variants = trainer.batches, trainer.cache, Counter(), set()
+    nearest = registry.get(trainer.dataset.condition.type).categorical
+    for number in range(16):
+        batch = batches.get(number)
+        height, width = batch.hint.shape[-2:]
+        assert batch.mean.shape == batch.draws.noise.shape == (2, 4, height // 8, width // 8)
+        sizes[width, height] += 1
+        for place, (row, epoch) in enumerate(batches._schedule.batch(number)):
+            sample = batches._samples[row]
+            variant = trainer.plan.variant_at(sample, epoch)
+            crop = trainer.plan.crop(sample, variant)
+            variants.add((row, variant))
+            wanted = hint_tensor([cropped_hint(trainer.dataset.condition_path(sample), crop, nearest)])[0]
+            assert torch.equal(batch.hint[place], wanted)
+            assert torch.equal(batch.mean[place], cache.latents([row], [variant])[0][0])
+    assert set(sizes) == {(256, 128), (128, 256), (192, 192)}
+    assert len(variants) > 8, "more than one crop of a picture was seen"
+    trainer.close()
+
+
+def test_previews_have_the_shape_of_their_bucket(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**BUCKETS, **{
+        "data.held_out": 5, "train.steps": 1, "validation.every": 1, "validation.pictures": 5,
+        "validation.sampling_steps": 1,
+    })  # fmt: skip
+    worker = Worker(ready_workspace, run)
+    assert worker.outcome == "completed", worker.events[-3:]
+    record = read_preview(run.folder / "previews" / "step-000001")
+    assert record is not None and len(record.pictures) == 5
+    shapes = set()
+    for picture in record.pictures:
+        row = np.asarray(Image.open(picture))
+        shapes.add((row.shape[1] // 3, row.shape[0]))
+    assert len(shapes) >= 2 and shapes <= {(256, 128), (128, 256), (192, 192)}
