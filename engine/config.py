@@ -40,6 +40,14 @@ class ModelConfig(Section):
         "from.",
         advanced=True,
     )
+    hint_start: Literal["he", "default"] = setting(
+        "he",
+        "Start of the hint encoder",
+        "The part of a new ControlNet that reads the condition map starts from random numbers. 'he' scales them so "
+        "that the map comes through from the first step, and the net listens sooner; 'default' does as the original "
+        "scripts do.",
+        advanced=True,
+    )
 
 
 class DataConfig(Section):

@@ -28,6 +28,7 @@ from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
 from engine.training.ema import build_average
+from engine.training.hint_start import he_start
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, usable_precision
@@ -125,7 +126,10 @@ class Trainer:
         if self.config.model.controlnet:
             return self.family.load_controlnet(self.config.model.controlnet)
         torch.manual_seed(self.config.train.seed)  # the hint encoder starts random: the same for the same seed
-        return self.family.new_controlnet(self.unet)
+        controlnet = self.family.new_controlnet(self.unet)
+        if self.config.model.hint_start == "he":
+            he_start(controlnet)
+        return controlnet
 
     def _latent_scale(self) -> float:
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))

@@ -1,0 +1,36 @@
+"""A new hint encoder lets the condition map through, and still adds nothing at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from engine.demo.circles import circle_scene, outline
+from engine.families import detect
+from engine.training.batches import hint_tensor
+from engine.training.hint_start import he_start
+
+
+def seen(controlnet: torch.nn.Module, hints: torch.Tensor) -> float:
+    """How far the features of pictures differ at a place, as a share of all that varies."""
+    encoder = controlnet.controlnet_cond_embedding
+    features = functional.silu(encoder.conv_in(hints))
+    for layer in encoder.blocks:
+        features = functional.silu(layer(features))
+    return float(features.std(0).mean() / features.std())
+
+
+@torch.no_grad()
+def test_the_map_comes_through_to_the_last_layer(tiny_base: Path) -> None:
+    import numpy as np
+
+    family = detect(str(tiny_base))
+    hints = hint_tensor([outline(circle_scene(np.random.default_rng([7, n])), 128) for n in range(8)])
+    torch.manual_seed(0)
+    controlnet = family.new_controlnet(family.load_unet(str(tiny_base), torch.float32))
+    assert seen(controlnet, hints) < 0.02
+    he_start(controlnet)
+    assert seen(controlnet, hints) > 0.3
+    assert not controlnet.controlnet_cond_embedding(hints).any()
