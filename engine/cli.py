@@ -1,12 +1,16 @@
 """The same engine without a window.
 
 python -m engine.cli demo
-python -m engine.cli scan ~/pictures --name birds
+python -m engine.cli import ~/pictures --name birds      (or a list of addresses, archives, a Hugging Face id)
+python -m engine.cli check birds
 python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
-python -m engine.cli export RUN --format single_file
+python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
+python -m engine.cli import-net net.safetensors --base owner/name
+python -m engine.cli merge RUN --kind ema
+python -m engine.cli trim RUN
 python -m engine.cli doctor
 """
 
@@ -21,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions
+from engine import cli_captions, cli_check, cli_export, cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -40,9 +44,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     demo.add_argument("--count", type=int, default=None, help="pairs to draw")
     add_settings(demo)
 
-    scan = commands.add_parser("scan", help="read a folder of pictures into a dataset")
-    scan.add_argument("folder", type=Path)
-    scan.add_argument("--name", help="default: the folder's name")
+    cli_import.add_parser(commands)
+
+    cli_check.add_command(commands)
 
     cli_captions.add_parser(commands)
 
@@ -50,6 +54,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     extract.add_argument("dataset")
     extract.add_argument("--type", required=True, help="condition type, for example canny")
     extract.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the type")
+    extract.add_argument("--side", type=int, help="shrink pictures to this shorter side first, in pixels")
+    extract.add_argument("--vary", type=int, metavar="SEED", help="several strengths: draw parameters for each picture")
+    extract.add_argument("--download", action="store_true", help="fetch weights that are missing")
 
     train = commands.add_parser("train", help="train a ControlNet")
     train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
@@ -61,15 +68,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
-    export = commands.add_parser("export", help="write a checkpoint in a form that other programs load")
-    export.add_argument("run", help="the run's folder name")
-    export.add_argument("--step", type=int, help="default: the newest checkpoint")
-    export.add_argument("--format", default="single_file")
-    export.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
-    export.add_argument("--name", help="default: the run's name")
-    export.add_argument("--out", type=Path, help="default: the run's exports folder")
-    export.add_argument("--overwrite", action="store_true")
-
+    cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
 
@@ -151,29 +150,24 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
     return EXIT_FELL_SHORT if result.shortfalls else 0
 
 
-def _scan(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.cli_output import Console
-    from engine.data.dataset import Dataset
-    from engine.data.scan import scan_folder
-
-    console = Console()
-    folder = options.folder.expanduser().resolve()
-    report = scan_folder(folder, console.progress, control.token)
-    dataset = Dataset.create(workspace, options.name or folder.name, report)
-    console.say(f"{dataset.name}: {dataset.count():,} pictures ({report.layout_title}), {report.captioned:,} captions")
-    for problem in report.problems:
-        console.say(f"  {problem.what} {problem.why} {problem.try_this}")
-    return 0
-
-
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.cli_output import Console
+    from engine.conditions import places, ready, registry, weights
     from engine.conditions.batch import make_all
     from engine.data.dataset import Dataset
 
     console = Console()
+    places.use(workspace)
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
-    report = make_all(dataset, options.type, settings(options.set), control.token, console.progress)
+    kind, given = registry.get(options.type), settings(options.set)
+    values = registry.resolve_parameters(kind.name, given)
+    ready.allow(kind, values)
+    if options.download and (missing := weights.missing(kind, values)):
+        console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
+        weights.download(missing, control.token)
+    report = make_all(
+        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary
+    )
     console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:
         console.say(f"  {problem.what} {problem.why}")
@@ -211,24 +205,6 @@ def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 
-def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.export import export
-    from engine.runs import Run
-
-    run = Run(workspace.run_folder(options.run))
-    chosen = [c for c in run.checkpoints() if options.step in (None, c.step)]
-    if not chosen:
-        steps = ", ".join(f"{c.step:,}" for c in run.checkpoints()) or "none"
-        raise UserError(f"{run.name} has no such checkpoint.", f"There are: {steps}.", "Choose one of these steps.")
-    name = options.name or run.config.name
-    out = options.out or run.exports
-    result = export(
-        chosen[-1].folder, options.format, out, name, precision=options.precision, overwrite=options.overwrite
-    )
-    print(f"{result.path} ({result.bytes / 2**20:.1f} MB; {result.checked})")
-    return 0
-
-
 def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.doctor import report
 
@@ -238,13 +214,15 @@ def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 COMMANDS = {
     "demo": _demo,
-    "scan": _scan,
+    "import": cli_import.run,
+    "scan": cli_import.run,
+    "check": cli_check.check,
     "captions": cli_captions.run,
     "extract": _extract,
     "train": _train,
     "resume": _resume,
-    "export": _export,
     "doctor": _doctor,
+    **cli_export.COMMANDS,
 }
 
 if __name__ == "__main__":

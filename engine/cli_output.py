@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import TextIO
 
 from engine.estimate import in_words
 from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
@@ -15,15 +16,16 @@ SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten fi
 class Console:
     """Prints events with progress and time left."""
 
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty()
         self._snapshot = JobSnapshot()
         self._last = 0.0
         self._open_line = False
 
     def say(self, text: str) -> None:
         self._end_line()
-        print(text, flush=True)
+        print(text, flush=True, file=self._stream)
 
     def progress(self, done: int, total: int, label: str) -> None:
         self.event(Progress(done, total, label))
@@ -55,12 +57,12 @@ class Console:
         if s.seconds_left is not None:
             text += f", about {in_words(s.seconds_left)} left"
         if self._terminal:
-            print(f"\r{text:<78}", end="", flush=True)
+            print(f"\r{text:<78}", end="", flush=True, file=self._stream)
             self._open_line = True
         else:
-            print(text, flush=True)
+            print(text, flush=True, file=self._stream)
 
     def _end_line(self) -> None:
         if self._open_line:
-            print()
+            print(file=self._stream)
             self._open_line = False

@@ -36,8 +36,8 @@ class ModelConfig(Section):
     controlnet: str = setting(
         "",
         "Start from a ControlNet",
-        "Empty: start from a copy of the base, as the ControlNet paper does. Or the folder of a ControlNet to go on "
-        "from.",
+        "Empty: start from a copy of the base, as the ControlNet paper does. Or the file or folder of a ControlNet to "
+        "go on from: .safetensors, .pth, .ckpt, a Control-LoRA, a diffusers folder, or a checkpoint of another run.",
         advanced=True,
     )
     hint_start: Literal["he", "default"] = setting(

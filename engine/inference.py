@@ -35,7 +35,7 @@ class TryRequest:
     base: str
     """As in the settings: "demo", a folder, a name in the workspace's models, or a hub id."""
     controlnet: Path
-    """A checkpoint's folder, or a ControlNet in diffusers layout."""
+    """A checkpoint's folder, a ControlNet in diffusers layout, or a file of any export format."""
     prompt: str
     control: Image.Image
     negative: str = ""
@@ -117,16 +117,20 @@ class TrySession:
         """
         with self._lock:
             located = self._workspace.locate_base(base)
-            folder = locate_controlnet(controlnet)
-            wanted = (folder, (folder / "config.json").stat().st_mtime_ns)  # a run may write the same step again
+            controlnet = Path(controlnet)
+            folder = controlnet if controlnet.is_file() else locate_controlnet(controlnet)
+            stamped = folder if folder.is_file() else folder / "config.json"
+            wanted = (folder, stamped.stat().st_mtime_ns)  # a run may write the same step again
             if self.loaded and (located, wanted) == (self._base, self._controlnet):
                 return
             family = detect(located)
             name = _display_name(controlnet)
-            check_fits(read_config(folder), read_component_config(located, "unet", "config.json"), name, base)
+            if folder.is_dir():  # of a file, the reading itself checks that it fits
+                check_fits(read_config(folder), read_component_config(located, "unet", "config.json"), name, base)
             if located != self._base or self._decoder_learnt:
                 self.free()
-            net: Any = family.load_controlnet(folder, self._dtype).to(self._device).eval().requires_grad_(False)
+            opened = self._open(family, folder, located)
+            net: Any = opened.to(self._device).eval().requires_grad_(False)
             check_finite(net, name)
             if self._pipeline is None:
                 pipeline = family.pipeline(located, net, self._dtype, vae=None)
@@ -136,10 +140,17 @@ class TrySession:
             else:
                 self._pipeline.register_modules(controlnet=net)
             decoder = folder.parent / DECODER
-            if decoder.is_file():  # of a run whose base was not locked
+            if folder.is_dir() and decoder.is_file():  # of a run whose base was not locked
                 decoder_of(self._pipeline.unet).load_state_dict(load_file(decoder))
                 self._decoder_learnt = True
             self._controlnet = wanted
+
+    def _open(self, family: Family, path: Path, base: str) -> Any:
+        if path.is_dir():
+            return family.load_controlnet(path, self._dtype)
+        from engine.export.importing import open_controlnet
+
+        return open_controlnet(path, family, base, self._dtype)
 
     def free(self) -> None:
         """Forget everything that is loaded and give its memory back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from engine.cli import EXIT_INTERRUPTED, EXIT_PROBLEM, main, settings
 from engine.errors import UserError
@@ -78,6 +80,21 @@ def test_an_empty_folder_is_named(root: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "empty").mkdir()
     assert main(["--workspace", str(root), "scan", str(tmp_path / "empty")]) == EXIT_PROBLEM
     assert "empty" in capsys.readouterr().err
+
+
+def test_import_tells_what_it_found_to_people_and_to_programs(root: Path, tmp_path: Path, photos, capsys) -> None:
+    for name in ("coffee", "rocket"):
+        Image.fromarray(photos[name]).resize((64, 64)).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncoffee.jpg,a cup\nrocket.jpg,\ngone.jpg,x\n", "utf-8")
+    start = ["--workspace", str(root), "import", str(tmp_path), "--name", "two"]
+    assert main(start) == 0
+    told = capsys.readouterr().out
+    assert "two: 2 pictures (pictures listed in metadata.csv), 1 captions" in told and "gone.jpg" in told
+    assert main([*start, "--json", "--max", "5", "--min-width", "10", "--no-respect-robots"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["pictures"], result["captioned"], result["problems"], result["layout"]) == (2, 1, 1, "metadata_csv")
+    assert main([*start, "--max", "-1"]) == EXIT_PROBLEM
+    assert "max_pictures" in capsys.readouterr().err
 
 
 def test_a_workspace_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import gradio as gr
 
 from ui import captioning
 from ui.captioning import ADD, KIND, NAMES, REPLACE, TEMPLATE
-from ui.choices import dataset_list
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress
@@ -20,13 +19,12 @@ VIEWS = ("One by one", "All at once", "By a model", "History")
 FIELDS = ("search", "by", "regex", "case", "words", "prefix", "suffix", "trigger", "template", "only_empty")
 
 
-def build(context: AppContext, live: Live) -> None:
-    """The whole panel, folded away until it is wanted."""
-    with gr.Accordion("Captions", open=False, elem_id="captions"):
+def build(context: AppContext, live: Live, chosen: Any) -> None:
+    """The whole panel, for the dataset that ``chosen`` names."""
+    with gr.Column(elem_id="captions"):
         gr.Markdown("Your own text files stay as they are: edits are kept with the dataset, and can be undone.")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
-                chosen = dataset_list(live, "Dataset", "captions-dataset")
                 about = gr.HTML(elem_id="captions-about")
                 undo = gr.Button("Undo the last change", interactive=False, elem_id="captions-undo")
                 told = gr.HTML(elem_id="captions-told")

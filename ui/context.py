@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from engine.conditions import places, weights
 from engine.config import RunConfig
 from engine.demo.sets import demo_preset
 from engine.errors import UserError
@@ -35,6 +36,7 @@ class AppContext:
 
     def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
         self.workspace = workspace
+        places.use(workspace)
         self.runner = runner or JobRunner()
         self.local = local
         """The browser runs on this machine, so that folder dialogs can open here."""
@@ -229,7 +231,8 @@ class AppContext:
         return self._try
 
     def free_try_session(self) -> None:
-        """Give the memory of Try it to a training run."""
+        """Give the memory of Try it, and of models that previews of maps have loaded, to a training run."""
+        weights.free()
         if self._try is not None:
             self._try.free()
 

@@ -9,7 +9,6 @@ import gradio as gr
 
 from engine import config
 from engine.errors import UserError
-from ui.choices import dataset_list
 from ui.context import AppContext
 from ui.form import widget
 from ui.live import Live
@@ -21,12 +20,11 @@ NAMES = ("resolution", "crop", "buckets")
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build(context: AppContext, live: Live) -> None:
-    """The whole panel, folded away until it is wanted."""
+def build(context: AppContext, live: Live, chosen: Any) -> None:
+    """The whole panel, for the dataset that ``chosen`` names."""
     fields = config.fields("data")
-    with gr.Accordion("Crops and buckets", open=False, elem_id="crops"), gr.Row(equal_height=False):
+    with gr.Row(equal_height=False, elem_id="crops"):
         with gr.Column(scale=2, min_width=300):
-            chosen = dataset_list(live, "Dataset", "crops-dataset")
             boxes = [widget(fields[name], fields[name].default, f"crops-{name}") for name in NAMES]
             keep = gr.Button("Use this for the next run", elem_id="crops-keep")
         with gr.Column(scale=3, min_width=420):

@@ -1,4 +1,4 @@
-"""Export: a checkpoint as a file for other programs, checked after it was written."""
+"""Export: a checkpoint as a file for other programs, checked after it was written, and on to where it is used."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from engine.export import FORMATS, PRECISIONS
-from ui import exporting
+from engine.export import DEFAULT_RANK, FORMATS, PRECISIONS
+from ui import export_delivery, export_more, exporting
 from ui.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.context import AppContext
+from ui.exporting import KIND
 from ui.live import Live
 from ui.messages import job_progress, note
 from ui.view import View
 
-KIND = "export"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+RANKS = next(way.ranks for way in FORMATS if way.ranks)
 
 
 def build(context: AppContext, live: Live) -> None:
@@ -33,6 +34,14 @@ def build(context: AppContext, live: Live) -> None:
                 elem_id="export-format",
             )
             hint = gr.HTML(_hint(FORMATS[0].name))
+            rank = gr.Radio(
+                [(_rank_words(rank), rank) for rank in RANKS],
+                value=DEFAULT_RANK,
+                label="Rank: how much of it is kept",
+                info="Higher is larger and closer to the net. “Size against quality” measures it for yours.",
+                visible=False,
+                elem_id="export-rank",
+            )
             precision = gr.Radio(
                 [(choice.title, choice.name) for choice in PRECISIONS],
                 value=PRECISIONS[0].name,
@@ -43,47 +52,59 @@ def build(context: AppContext, live: Live) -> None:
                 [("Averaged (EMA), where the run has them", "ema"), ("The last step's own", "plain")],
                 value="ema",
                 label="Weights",
+                elem_id="export-weights",
             )
             name = gr.Textbox(
                 label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name"
             )
             overwrite = gr.Checkbox(label="Replace a file of this name", elem_id="export-overwrite")
             make = gr.Button("Export", variant="primary", elem_id="export-make")
-        with gr.Column(scale=3, min_width=420):
+            cancel = gr.Button("Cancel", visible=False, elem_id="export-cancel")
             progress = gr.HTML(elem_id="export-progress")
+        with gr.Column(scale=3, min_width=420):
             result = gr.HTML(elem_id="export-result")
+            delivery = export_delivery.build(context, live, run)
+            how = [kind, precision, weights, rank, name, overwrite]
+            more = export_more.build(context, live, run, checkpoint, weights, how)
 
-    def start(
-        run: str | None, step: int | None, kind: str, precision: str, weights: str, name: str, overwrite: bool
-    ) -> None:
+    def start(run: str | None, step: int | None, *how: Any) -> None:
         chosen = pick_checkpoint(context, run, step)
         if not run:
             raise UserError("Nothing was exported.", "No run is chosen.", "Choose a run.")
-        average = "ema" if weights == "ema" and chosen.has_ema else "plain"
-        context.start_job(
-            KIND, "Exporting", exporting.export_it(context, run, chosen, kind, precision, average, name, overwrite)
-        )
+        context.start_job(KIND, "Exporting", exporting.export_it(context, run, chosen, exporting.way_of(*how)))
 
-    kind.change(_hint, [kind], [hint], **QUIET)
-    inputs = [run, checkpoint, kind, precision, weights, name, overwrite]
-    live.after(make.click(context.guarded(start), inputs, None, **QUIET))
+    kind.change(lambda name: [_hint(name), gr.Radio(visible=bool(_way(name).ranks))], [kind], [hint, rank], **QUIET)
+    live.after(make.click(context.guarded(start), [run, checkpoint, *how], None, **QUIET))
+    live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
+    buttons = [make, *delivery, *more]
     live.part(
-        [make, progress],
+        [*buttons, cancel, progress],
         lambda view: view.snapshot if view.snapshot.kind == KIND else view.snapshot.alive,
-        lambda view: [gr.Button(interactive=not view.snapshot.alive), _progress(view)],
+        lambda view: [*[gr.Button(interactive=not view.snapshot.alive) for _ in buttons], *_job(view)],
     )
     live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 
+def _way(name: str) -> Any:
+    return next(way for way in FORMATS if way.name == name)
+
+
 def _hint(name: str) -> str:
-    way = next(way for way in FORMATS if way.name == name)
-    return note(way.hint) + note(way.goes_to)
+    return note(_way(name).hint) + note(_way(name).goes_to)
 
 
-def _progress(view: View) -> str:
-    if view.snapshot.alive and view.snapshot.kind != KIND:
-        return note(f"“{view.snapshot.title}” is running: wait for it, or pause it, then export.")
-    return job_progress(view.snapshot) if view.snapshot.kind == KIND else ""
+def _rank_words(rank: int) -> str:
+    if rank == RANKS[0]:
+        return f"{rank}: smallest"
+    return f"{rank}: closest" if rank == RANKS[-1] else str(rank)
+
+
+def _job(view: View) -> list[Any]:
+    own = view.snapshot.alive and view.snapshot.kind == KIND
+    words = job_progress(view.snapshot) if own else ""
+    if view.snapshot.alive and not own:
+        words = note(f"“{view.snapshot.title}” is running: wait for it, or pause it, then export.")
+    return [gr.Button(visible=own), words]
 
 
 def _result(view: View) -> str:

@@ -4,35 +4,77 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 
+from engine.errors import UserError
+
 TIMEOUT_SECONDS = 300
-DIALOG = """
+TITLE = "The folder with your pictures"
+DIALOG = f"""
 import sys, tkinter
 from tkinter import filedialog
 root = tkinter.Tk()
 root.withdraw()
 root.attributes("-topmost", True)
 sys.stdout.reconfigure(encoding="utf-8")
-print(filedialog.askdirectory(parent=root, mustexist=True, title="The folder with your pictures") or "")
+print(filedialog.askdirectory(parent=root, mustexist=True, title="{TITLE}") or "")
 """
+POWERSHELL = f"""
+Add-Type -AssemblyName System.Windows.Forms
+[Console]::OutputEncoding = [Text.Encoding]::UTF8
+$dialog = New-Object System.Windows.Forms.FolderBrowserDialog
+$dialog.Description = '{TITLE}'
+if ($dialog.ShowDialog() -eq 'OK') {{ Write-Output $dialog.SelectedPath }}
+"""
+NONE_CHOSEN = 1  # how zenity, kdialog and osascript end when the user chose nothing
 
 
-def dialog_possible(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
-    """Whether a dialog could open: a display, and a Python with Tk."""
-    if platform.startswith("linux") and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
-        return False
-    return importlib.util.find_spec("tkinter") is not None and importlib.util.find_spec("_tkinter") is not None
+def has_display(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
+    """Whether a window could open at all."""
+    return not platform.startswith("linux") or bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def dialogs(platform: str = sys.platform) -> list[list[str]]:
+    """Commands that ask for a folder and print it, the best first; only those whose program is there."""
+    own = [[sys.executable, "-c", DIALOG]] if importlib.util.find_spec("_tkinter") else []
+    others = {
+        "zenity": ["--file-selection", "--directory", "--title", TITLE],
+        "kdialog": ["--title", TITLE, "--getexistingdirectory"],
+        "python3": ["-c", DIALOG],  # the system's Python may have Tk where ours has not
+        "powershell": ["-NoProfile", "-STA", "-Command", POWERSHELL],
+        "osascript": ["-e", f'POSIX path of (choose folder with prompt "{TITLE}")'],
+    }
+    usual = {"win32": ("powershell",), "darwin": ("osascript",)}.get(platform, ("zenity", "kdialog", "python3"))
+    return own + [[path, *others[name]] for name in usual if (path := shutil.which(name))]
 
 
 def ask_folder(timeout: float = TIMEOUT_SECONDS) -> str:
-    """The chosen folder, or empty where the user chose none or the dialog could not open."""
-    try:
-        told = subprocess.run(
-            [sys.executable, "-c", DIALOG], capture_output=True, encoding="utf-8", timeout=timeout, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return told.stdout.strip() if told.returncode == 0 else ""
+    """The chosen folder, or empty where the user chose none.
+
+    Raises:
+        UserError: no dialog can open here.
+    """
+    if not has_display():
+        raise _cannot_open("There is no screen where the app runs (it was started without a desktop).")
+    for command in dialogs():
+        try:
+            told = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, check=False)
+        except subprocess.TimeoutExpired:
+            return ""  # nobody answered
+        except OSError:
+            continue
+        tells_by_status = command[0] != sys.executable and "-c" not in command
+        if told.returncode == 0 or (tells_by_status and told.returncode == NONE_CHOSEN):
+            return told.stdout.strip() if told.returncode == 0 else ""
+    raise _cannot_open("None of the system's folder dialogs could be opened.")
+
+
+def _cannot_open(why: str) -> UserError:
+    return UserError(
+        "A folder dialog cannot open here.",
+        why,
+        "Copy the folder's path in your file manager and paste it into the box.",
+    )

@@ -112,4 +112,6 @@ def parameter_widget(parameter: Parameter, elem_id: str) -> Any:
         return gr.Checkbox(value=bool(parameter.default), **common)
     if parameter.kind == "choice":
         return gr.Radio(list(parameter.choices), value=str(parameter.default), **common)
+    if parameter.kind == "text":
+        return gr.Textbox(value=str(parameter.default), max_lines=1, **common)
     return gr.Slider(parameter.low, parameter.high, value=parameter.default, step=parameter.step or 0.1, **common)

@@ -28,6 +28,8 @@ class Result:
     pictures: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     note: str = ""
+    where: str = ""
+    """The file or folder that was made."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,17 @@ COLOUR_GRID = ConditionType(
     title="Colour grid",
     teaches="Colours by place: each square gives the mean colour of its part of the picture, shapes are left free.",
     parameters=(
-        Parameter("cells", "Squares", "int", 16, 2, 64, 1, hint="Along the shorter side; fewer leave more freedom."),
+        Parameter(
+            "cells",
+            "Squares",
+            "int",
+            16,
+            2,
+            64,
+            1,
+            hint="Along the shorter side; fewer leave more freedom.",
+            vary=(8, 32),
+        ),
     ),
     categorical=True,  # no labels, but squares that have to stay sharp when a map is resized
     extract="engine.conditions.colour_grid:colour_grid",
@@ -28,7 +38,7 @@ def colour_grid(image: np.ndarray, *, cells: int) -> np.ndarray:
     """
     import cv2
 
-    rows, columns = _starts(image.shape[:2], cells)
+    rows, columns = starts(image.shape[:2], cells)
     colours = cv2.cvtColor(_means(image, rows, columns), cv2.COLOR_LAB2RGB)
     made = np.clip(np.round(colours * 255), 0, 255).astype(np.uint8)
     height, width = image.shape[:2]
@@ -37,22 +47,22 @@ def colour_grid(image: np.ndarray, *, cells: int) -> np.ndarray:
 
 def colour_grid_adherence(wanted: np.ndarray, got_image: np.ndarray, *, cells: int) -> float:
     """1 - mean delta E (CIE76) of the squares / 44: 1 is perfect, an unrelated photograph has about 0."""
-    rows, columns = _starts(wanted.shape[:2], cells)
+    rows, columns = starts(wanted.shape[:2], cells)
     got = _means(fit(got_image, wanted.shape[:2]), rows, columns)
     apart = np.linalg.norm(_means(wanted, rows, columns) - got, axis=-1).mean()
     return 1 - float(apart) / STRANGERS
 
 
-def _starts(shape: tuple[int, int], cells: int) -> tuple[np.ndarray, np.ndarray]:
+def starts(shape: tuple[int, int], cells: int) -> tuple[np.ndarray, np.ndarray]:
     """First row of each row of squares, and first column of each column."""
     side = max(1.0, min(shape) / cells)
 
-    def starts(length: int) -> np.ndarray:
+    def along(length: int) -> np.ndarray:
         first = (length - min(shape)) / 2
         edges = np.round(np.arange(first - side * np.ceil(first / side), length, side))
         return np.unique(np.clip(edges, 0, length - 1)).astype(int)
 
-    return starts(shape[0]), starts(shape[1])
+    return along(shape[0]), along(shape[1])
 
 
 def _means(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:

@@ -22,8 +22,11 @@ class Coverage(TypedDict):
 
 def coverage(map: np.ndarray) -> Coverage:
     """Measures a map, RGB uint8 (h, w, 3) or grey (h, w)."""
-    grey = map if map.ndim == 2 else np.maximum(np.maximum(map[..., 0], map[..., 1]), map[..., 2])
-    counts = np.bincount(grey.ravel(), minlength=256)
+    import cv2
+
+    red, green, blue = (map, map, map) if map.ndim == 2 else cv2.split(map)
+    grey = cv2.max(cv2.max(red, green), blue)
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
     share, levels = 1 - float(counts[0]) / grey.size, int((counts > 0).sum())
     warning = ""
     if share < NEARLY_EMPTY:

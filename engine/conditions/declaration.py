@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Kind = Literal["int", "float", "bool", "choice"]
+Kind = Literal["int", "float", "bool", "choice", "text"]
 Value = int | float | bool | str
-_ANNOTATIONS: dict[str, str] = {"int": "int", "float": "float", "bool": "bool", "choice": "str"}
+_ANNOTATIONS: dict[str, str] = {"int": "int", "float": "float", "bool": "bool", "choice": "str", "text": "str"}
+LONGEST_TEXT = 2_000  # characters
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Parameter:
     step: float | None = None
     choices: tuple[str, ...] = ()
     hint: str = ""
+    vary: tuple[float, float] | None = None
+    """Range from which "several strengths" draws a number for each picture; None: it always stays as set."""
 
     def __post_init__(self) -> None:
         if self.kind not in _ANNOTATIONS:
@@ -36,6 +39,10 @@ class Parameter:
             raise ValueError(f"{self.name}: a number needs low and high")
         if self.kind == "choice" and not self.choices:
             raise ValueError(f"{self.name}: a choice needs choices")
+        if self.vary is not None and self.kind not in ("int", "float"):
+            raise ValueError(f"{self.name}: only numbers are drawn at random")
+        for end in self.vary or ():
+            self.check(end)
         self.check(self.default)
 
     def check(self, value: Any) -> Value:
@@ -48,6 +55,10 @@ class Parameter:
             if value not in self.choices:
                 raise ValueError(f"{self.name} has to be one of {', '.join(self.choices)}, not {value!r}")
             return str(value)
+        if self.kind == "text":
+            if not isinstance(value, str) or len(value) > LONGEST_TEXT or not value.isprintable():
+                raise ValueError(f"{self.name} has to be one line of text with at most {LONGEST_TEXT:,} characters")
+            return value.strip()
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{self.name} has to be a number, not {value!r}")
         if self.kind == "int" and value != int(value):
@@ -56,6 +67,23 @@ class Parameter:
         if not self.low <= value <= self.high:
             raise ValueError(f"{self.name} has to lie between {self.low:g} and {self.high:g}, not {value!r}")
         return int(value) if self.kind == "int" else float(value)
+
+
+@dataclass(frozen=True)
+class ModelNeed:
+    """Weights without which a type makes no maps. They are the user's to fetch: nothing is downloaded unasked."""
+
+    id: str
+    """Hugging Face id that is used where the parameter is left empty."""
+    megabytes: int
+    """Size of the download, for the window; roughly."""
+    licence: str
+    load: str
+    """``load(place: Path, device: str) -> Any`` as "module:function"; ``place`` is a folder, or the one file below."""
+    parameter: str = "model"
+    """The type's text parameter that may name a folder, a file or another id."""
+    file: str = ""
+    """The one file of the id that is needed; empty: a whole folder in transformers' layout."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +108,33 @@ class ConditionType:
     extract: str | None = None
     """None: the maps come with the pictures."""
     metric: str | None = None
+    batch: str | None = None
+    """``batch(images: list of arrays, *, PARAMETERS) -> list of maps``: one call for many pictures, where that pays."""
+    models: tuple[ModelNeed, ...] = ()
+    program: str = ""
+    """Text parameter that names a program of the user's, which runs only after it was allowed on this machine."""
+
+    @property
+    def live(self) -> bool:
+        """A preview may follow every move of a slider."""
+        return self.extract is None or not (self.models or self.program)
+
+    @property
+    def batcher(self) -> Callable[..., Any] | None:
+        """The function that makes many maps in one call, or None."""
+        return function_at(self.batch) if self.batch else None
 
     @property
     def extractor(self) -> Callable[..., Any]:
         """The function that makes maps. Raises ValueError for a type without one."""
         if self.extract is None:
             raise ValueError(f"{self.name} has no extractor: its maps come with the pictures")
-        return _function(self.extract)
+        return function_at(self.extract)
 
     @property
     def scorer(self) -> Callable[..., float] | None:
         """The adherence metric, or None."""
-        return _function(self.metric) if self.metric else None
+        return function_at(self.metric) if self.metric else None
 
     def resolve(self, values: Mapping[str, Any]) -> dict[str, Value]:
         """All parameters with defaults filled in. Raises ValueError that lists every problem at once."""
@@ -114,12 +157,17 @@ class ConditionType:
             raise ValueError(f"{self.name}: a parameter is declared twice")
         if self.extract is None and self.parameters:
             raise ValueError(f"{self.name}: parameters without an extractor")
-        for place, leading in ((self.extract, 1), (self.metric, 2)):
+        for place, leading in ((self.extract, 1), (self.metric, 2), (self.batch, 1)):
             if place is not None:
                 self._check_signature(place, leading)
+        texts = {parameter.name for parameter in self.parameters if parameter.kind == "text"}
+        for need in self.models:
+            if need.parameter not in texts:
+                raise ValueError(f"{self.name}: the model's text parameter {need.parameter} is not declared")
+            function_at(need.load)
 
     def _check_signature(self, place: str, leading: int) -> None:
-        taken = list(inspect.signature(_function(place)).parameters.values())
+        taken = list(inspect.signature(function_at(place)).parameters.values())
         if [p.kind for p in taken[:leading]] != [inspect.Parameter.POSITIONAL_OR_KEYWORD] * leading:
             raise ValueError(f"{self.name}: {place} should take {leading} array(s) first")
         settings = taken[leading:]
@@ -131,7 +179,8 @@ class ConditionType:
             raise ValueError(f"{self.name}: declared {declared}, but {place} takes {found}")
 
 
-def _function(place: str) -> Callable[..., Any]:
+def function_at(place: str) -> Callable[..., Any]:
+    """The function that "module:function" names. Raises ValueError where there is none."""
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

@@ -11,7 +11,9 @@ GREY = ConditionType(
     name="grey",
     title="Grey (recolor)",
     teaches="Every detail but the colours: the net colours a black-and-white picture.",
-    parameters=(Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels; takes away grain."),),
+    parameters=(
+        Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels; takes away grain.", vary=(0.0, 1.5)),
+    ),
     extract="engine.conditions.grey:grey",
     metric="engine.conditions.grey:grey_adherence",
 )

@@ -13,7 +13,15 @@ LINES = ConditionType(
     teaches="Construction: white segments mark straight edges, as in rooms and buildings; curves are left free.",
     parameters=(
         Parameter(
-            "shortest", "Shortest line", "float", 20.0, 0.0, 300.0, 1.0, hint="Pixels; shorter ones are dropped."
+            "shortest",
+            "Shortest line",
+            "float",
+            20.0,
+            0.0,
+            300.0,
+            1.0,
+            hint="Pixels; shorter ones are dropped.",
+            vary=(10.0, 40.0),
         ),
         Parameter("width", "Line width", "int", 2, 1, 9, 1, hint="Pixels."),
         Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels; takes away grain and fine texture."),

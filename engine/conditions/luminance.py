@@ -12,7 +12,17 @@ LUMINANCE = ConditionType(
     title="Soft brightness",
     teaches="Where the light falls: bright and dark regions flow into one another, shapes and colours are left free.",
     parameters=(
-        Parameter("blur", "Blur", "float", 8.0, 1.0, 60.0, 0.5, hint="Pixels; larger leaves more to the prompt."),
+        Parameter(
+            "blur",
+            "Blur",
+            "float",
+            8.0,
+            1.0,
+            60.0,
+            0.5,
+            hint="Pixels; larger leaves more to the prompt.",
+            vary=(4.0, 20.0),
+        ),
     ),
     extract="engine.conditions.luminance:luminance",
     metric="engine.conditions.luminance:luminance_adherence",

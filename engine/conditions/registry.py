@@ -8,15 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.conditions.anime_lineart import ANIME_LINEART
 from engine.conditions.canny import CANNY
 from engine.conditions.colour_grid import COLOUR_GRID
 from engine.conditions.declaration import ConditionType, Parameter, Value
+from engine.conditions.depth import DEPTH
+from engine.conditions.external import EXTERNAL
 from engine.conditions.grey import GREY
+from engine.conditions.inpaint import INPAINT
 from engine.conditions.light_dark import LIGHT_DARK
 from engine.conditions.lineart import LINEART
 from engine.conditions.lines import LINES
 from engine.conditions.luminance import LUMINANCE
+from engine.conditions.normal import NORMAL
 from engine.conditions.own import OWN
+from engine.conditions.pose import POSE
+from engine.conditions.qr_like import QR_LIKE
+from engine.conditions.scribble import SCRIBBLE
+from engine.conditions.segmentation import SEGMENTATION
+from engine.conditions.shuffle import SHUFFLE
+from engine.conditions.soft_edge import SOFT_EDGE
 from engine.conditions.tile import TILE
 from engine.errors import UserError
 
@@ -67,14 +78,25 @@ class Registry:
 REGISTRY = Registry()
 REGISTRY.add(
     CANNY,
+    SOFT_EDGE,
+    SCRIBBLE,
     LINEART,
+    ANIME_LINEART,
     LINES,
+    DEPTH,
+    NORMAL,
+    SEGMENTATION,
+    POSE,
     LIGHT_DARK,
+    QR_LIKE,
     GREY,
     LUMINANCE,
     TILE,
     COLOUR_GRID,
+    SHUFFLE,
+    INPAINT,
     OWN,
+    EXTERNAL,
 )
 
 

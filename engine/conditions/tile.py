@@ -21,7 +21,15 @@ TILE = ConditionType(
             hint="shrink: a small copy, enlarged again. blur: a Gaussian.",
         ),
         Parameter(
-            "amount", "Amount", "float", 8.0, 1.5, 64.0, 0.5, hint="Times smaller, or twice the Gaussian's pixels."
+            "amount",
+            "Amount",
+            "float",
+            8.0,
+            1.5,
+            64.0,
+            0.5,
+            hint="Times smaller, or twice the Gaussian's pixels.",
+            vary=(3.0, 16.0),
         ),
     ),
     extract="engine.conditions.tile:tile",

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
 from engine.conditions import registry
 from engine.data import index
 from engine.data.caption_store import CaptionStore
+from engine.data.condition_spec import ConditionSpec, specify
 from engine.data.images import replace_bytes
 from engine.data.samples import Problem, Sample
-from engine.data.scan import ScanReport
+from engine.data.scan import ScanReport, nothing_usable
+from engine.data.treatment import Treatment
 from engine.errors import UserError
 
 DESCRIPTION = "dataset.json"
 INDEX = "index.sqlite"
+LONGEST_NAME = 250  # bytes; most systems allow 255
 WEBP_LIMIT = 16_383  # longest side of a WebP file, in pixels
 
 
@@ -27,19 +32,6 @@ class HasDatasets(Protocol):
     """The part of the workspace that is needed here."""
 
     def dataset_folder(self, name: str) -> Path: ...
-
-
-@dataclass(frozen=True)
-class ConditionSpec:
-    """Which maps a dataset has. ``fingerprint`` changes with the type, its parameters and the resolution."""
-
-    type: str
-    parameters: dict[str, Any]
-    fingerprint: str
-    provided: bool = False
-    """The maps came with the pictures; otherwise they are in the dataset's own folder."""
-    resolution: int | None = None
-    """Shorter side, in pixels, that pictures were shrunk to before extraction; None: their own size."""
 
 
 @dataclass(frozen=True)
@@ -66,44 +58,109 @@ class Dataset:
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder = folder
         self.index = index.Index(folder / INDEX)
+        self.treatment = Treatment(folder)
         self.captions = CaptionStore(folder)
         self._description = description
 
     @classmethod
     def create(cls, workspace: HasDatasets, name: str, report: ScanReport, source: Path | str | None = None) -> Dataset:
         """Writes a new dataset, or brings one with the same source up to date; its finished maps are kept."""
-        source = Path(source or report.source).absolute()
+        return cls.write(
+            workspace,
+            name,
+            Path(source or report.source),
+            report.layout,
+            lambda _: chain(report.samples, report.problems),
+            lambda _: (report.condition_type, report.condition_parameters),
+        )
+
+    @classmethod
+    def write(
+        cls,
+        workspace: HasDatasets,
+        name: str,
+        source: Path,
+        layout: str,
+        read: Callable[[index.Filling], Iterable[Sample | Problem]],
+        made_by: Callable[[bool], tuple[str | None, dict[str, Any]]],
+        origin: str = "",
+    ) -> Dataset:
+        """As ``create``, with what is read going into the index one at a time; until the end the old index stays.
+
+        Args:
+            read: samples and problems, given the index's memory of what was read before.
+            made_by: type and parameters of the maps that came along, told whether there are any.
+            origin: where the pictures in ``source`` were fetched from, in words; empty: they are the user's own.
+
+        Raises:
+            UserError: the name is taken, nothing can be used, or the workspace cannot be written.
+        """
+        source = source.absolute()
         folder = Path(workspace.dataset_folder(name))
-        before: dict[str, Any] = {}
-        if (folder / DESCRIPTION).exists():
-            before = cls.open(folder)._description
-            if Path(before["source"]) != source:
-                raise UserError(
-                    f"There is a dataset named {name} already.",
-                    f"It was made from {before['source']}.",
-                    "Choose another name, or delete the old dataset first.",
-                )
-        folder.mkdir(parents=True, exist_ok=True)
-        index.Index(folder / INDEX).write(report.samples, report.problems)
-        condition = before.get("condition")
-        if report.condition_type and (condition is None or condition["provided"]):
-            condition = asdict(_specify(report.condition_type, report.condition_parameters, provided=True))
-        elif condition and condition["provided"]:
-            condition = None  # the maps that came with the pictures are gone
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        description = {
-            "name": name,
-            "source": str(source),
-            "layout": report.layout,
-            "count": len(report.samples),
-            "fingerprint": _fingerprint(report.samples),
-            "condition": condition,
-            "created": before.get("created", now),
-            "updated": now,
-        }
-        dataset = cls(folder, description)
-        dataset._save()
+        before = cls.check_name(folder, source, origin)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            fingerprint = hashlib.blake2b(digest_size=16)
+            first, paired = None, False
+            with index.Index(folder / INDEX).filling() as filling:
+                try:
+                    for what in read(filling):
+                        filling.add(what)
+                        if isinstance(what, Sample):
+                            _fingerprint(fingerprint, what)
+                            paired = paired or what.condition is not None
+                        else:
+                            first = first or what
+                finally:
+                    filling.save()  # what was read is remembered, however this ends
+                if not filling.samples and first is not None:
+                    raise nothing_usable(source, filling.problems, first)
+                type, parameters = made_by(paired)
+                count = filling.samples
+                filling.finish()
+            condition = before.get("condition")
+            if type and (condition is None or condition["provided"]):
+                condition = asdict(specify(type, parameters, provided=True))
+            elif condition and condition["provided"]:
+                condition = None  # the maps that came with the pictures are gone
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            description = {
+                "name": name,
+                "source": str(source),
+                "origin": origin,
+                "layout": layout,
+                "count": count,
+                "fingerprint": fingerprint.hexdigest(),
+                "condition": condition,
+                "created": before.get("created", now),
+                "updated": now,
+            }
+            dataset = cls(folder, description)
+            dataset._save()
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"The dataset {name} could not be written.",
+                f"The system says: {getattr(error, 'strerror', None) or error} ({folder}).",
+                "Check that the workspace's disk has room and may be written, or choose another with --workspace.",
+            ) from error
         return dataset
+
+    @classmethod
+    def check_name(cls, folder: Path, source: Path, origin: str = "") -> dict[str, Any]:
+        """The description of the dataset that is there already, empty for none.
+
+        Raises UserError where it was made of something else.
+        """
+        if not (folder / DESCRIPTION).exists():
+            return {}
+        before = cls.open(folder)._description
+        if Path(before["source"]) != source or before.get("origin", "") != origin:
+            raise UserError(
+                f"There is a dataset named {folder.name} already.",
+                f"It was made from {before.get('origin') or before['source']}.",
+                "Choose another name, or delete the old dataset first.",
+            )
+        return before
 
     @classmethod
     def open(cls, folder: Path | str) -> Dataset:
@@ -138,14 +195,25 @@ class Dataset:
         return Path(self._description["source"])
 
     @property
+    def origin(self) -> str:
+        """Where the pictures were fetched from, in words; empty: ``source`` is a folder of the user's."""
+        return str(self._description.get("origin", ""))
+
+    @property
     def layout(self) -> str:
         return str(self._description["layout"])
 
     @property
     def fingerprint(self) -> str:
-        """Changes with keys, file contents, captions and maps that came along; not with copying or touching files."""
-        scanned, edits = str(self._description["fingerprint"]), self.captions.digest()
-        return hashlib.blake2b(f"{scanned}:{edits}".encode(), digest_size=16).hexdigest() if edits else scanned
+        """Changes with keys, file contents, captions and maps that came along; not with copying or touching files.
+
+        What was left out, corrected or edited counts as well, and changes it back when undone.
+        """
+        scanned = str(self._description["fingerprint"])
+        made_here = [self.treatment.decisions.stamp, self.captions.digest()]
+        if not any(made_here):
+            return scanned
+        return hashlib.blake2b(":".join([scanned, *made_here]).encode(), digest_size=16).hexdigest()
 
     @property
     def condition(self) -> ConditionSpec | None:
@@ -158,6 +226,7 @@ class Dataset:
         parameters: Mapping[str, Any] | None = None,
         fingerprint: str | None = None,
         resolution: int | None = None,
+        varied: int | None = None,
     ) -> ConditionSpec:
         """Chooses the maps to train on; types without an extractor use those that came with the pictures."""
         provided = registry.get(type).extract is None
@@ -167,7 +236,7 @@ class Dataset:
                 "Only pictures were found in its folder.",
                 "Choose a condition type that makes maps, such as canny.",
             )
-        spec = _specify(type, parameters or {}, provided, resolution, fingerprint)
+        spec = specify(type, parameters or {}, provided, resolution, fingerprint, varied)
         self._description["condition"] = asdict(spec)
         self._save()
         return spec
@@ -184,18 +253,30 @@ class Dataset:
         if spec.provided and sample.condition is not None:
             return sample.condition
         ending = ".webp" if max(sample.width, sample.height) <= WEBP_LIMIT else ".png"
-        return self.folder / "conditions" / f"{sample.key}{ending}"
+        place, name = self.folder / "conditions" / sample.key, f"{Path(sample.key).name}{ending}"
+        if len(name.encode("utf-8")) > LONGEST_NAME:
+            name = f"{name[:40]}-{hashlib.blake2b(sample.key.encode(), digest_size=8).hexdigest()}{ending}"
+        return place.with_name(name)
 
     def count(self, ready: bool = False) -> int:
         """How many samples there are; with ``ready`` only those whose map is there."""
-        return self.index.count(self._ready() if ready else index.EVERY)
+        return self.index.count(self.treatment.narrow(self._ready() if ready else index.EVERY))
 
     def samples(self, offset: int = 0, limit: int | None = None, ready: bool = False) -> list[Sample]:
-        """Samples in the scan's order with their edited captions, read from disk for this call alone."""
-        return self.captions.overlay(self.index.samples(offset, limit, self._ready() if ready else index.EVERY))
+        """Samples in the scan's order, read from disk for this call alone.
+
+        With their edited captions, corrected, and without those left out.
+        """
+        where = self.treatment.narrow(self._ready() if ready else index.EVERY)
+        found = self.captions.overlay(self.index.samples(offset, limit, where))
+        return [self.treatment.applied(sample) for sample in found]
 
     def sample(self, key: str) -> Sample:
-        """One sample by its key. Raises KeyError."""
+        """One sample by its key, corrected, also one that was left out. Raises KeyError."""
+        return self.treatment.applied(self.untreated(key))
+
+    def untreated(self, key: str) -> Sample:
+        """One sample as it is without the doctor's corrections. Raises KeyError."""
         return self.captions.overlay([self.index.sample(key)])[0]
 
     def page(self, number: int, size: int = 24) -> Page:
@@ -204,6 +285,9 @@ class Dataset:
         pages = max(1, -(-total // size))
         number = min(max(number, 0), pages - 1)
         return Page(self.samples(number * size, size), number, pages, total)
+
+    def problem_count(self) -> int:
+        return self.index.count_problems()
 
     def problems(self, offset: int = 0, limit: int | None = None) -> list[Problem]:
         """What the scan could not use."""
@@ -231,21 +315,5 @@ class Dataset:
         replace_bytes(self.folder / DESCRIPTION, text.encode("utf-8"))
 
 
-def _specify(
-    type: str,
-    parameters: Mapping[str, Any],
-    provided: bool,
-    resolution: int | None = None,
-    fingerprint: str | None = None,
-) -> ConditionSpec:
-    resolved = registry.resolve_parameters(type, parameters)
-    made_of = json.dumps([type, resolved, provided, resolution], sort_keys=True)
-    fingerprint = fingerprint or hashlib.blake2b(made_of.encode(), digest_size=16).hexdigest()
-    return ConditionSpec(type, resolved, fingerprint, provided, resolution)
-
-
-def _fingerprint(samples: Iterable[Sample]) -> str:
-    state = hashlib.blake2b(digest_size=16)
-    for sample in samples:
-        state.update(json.dumps([sample.key, sample.digest, sample.condition_digest, sample.caption]).encode())
-    return state.hexdigest()
+def _fingerprint(state: Any, sample: Sample) -> None:
+    state.update(json.dumps([sample.key, sample.digest, sample.condition_digest, sample.caption]).encode())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +20,12 @@ from engine.errors import UserError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
+LARGE_PIXELS = 16_000_000  # from here on one picture at a time, so that several threads do not fill the memory
 _EXIF_ORIENTATION = 0x0112
-_HTML = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
+_one_large = threading.Lock()
+_JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write more behind the end
+_JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # the bits of cv2.IMREAD_REDUCED_COLOR_8, _4, _2 that say how much
+HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,36 @@ class Inspected:
     mtime_ns: int
 
 
-def load_rgb(path: Path | str) -> Image.Image:
+def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
     """The picture as the eye sees it, mode RGB: EXIF rotation applied, alpha over white, 16 bits brought to 8.
 
-    Raises UserError naming the file, the cause and what to try.
+    ``at_least``: a JPEG may be read at a half, a quarter or an eighth of its size, as long as its shorter side keeps
+    this many pixels; that is several times faster. Raises UserError naming the file, the cause and what to try.
     """
     path = Path(path)
-    with _opened(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image))
+    with opened(path) as image:
+        if at_least is not None:
+            image.draft("RGB", (at_least, at_least))
+        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        return to_rgb(ImageOps.exif_transpose(image) if turned else image)
+
+
+def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
+    """Like ``load_rgb`` as uint8 (h, w, 3), without a copy on the way for ordinary JPEGs: these make most of a set."""
+    import cv2
+
+    with opened(path) as image:
+        plain = image.format == "JPEG" and image.mode == "RGB"
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        times = 1 if at_least is None else min(image.size) // at_least
+    if plain and orientation == 1:
+        data = np.fromfile(path, np.uint8)  # OpenCV itself opens no path with letters foreign to Windows' code page
+        if _JPEG_END in data[-_JPEG_TAIL:].tobytes():  # of a truncated file OpenCV would make grey bands
+            shrink = next((flag for least, flag in _JPEG_SHRINKS if times >= least), 0)
+            decoded = cv2.imdecode(data, shrink | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            if decoded is not None:
+                return decoded
+    return np.asarray(load_rgb(path, at_least))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -62,20 +90,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
     """Reads a picture to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
-    with _opened(path) as image:
+    with opened(path) as image:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
             width, height = height, width
-        if min(width, height) < min_side:
-            raise UserError(
-                f"{path.name} is too small ({width} x {height}).",
-                f"The shorter side has to be at least {min_side} pixels.",
-                "Use a larger copy of the picture, or leave it out.",
-            )
+        check_side(path, width, height, min_side)
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # JPEGs decode several times faster this way
-        image.load()
-    state = path.stat()
-    return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
+        with _one_large if width * height > LARGE_PIXELS else nullcontext():
+            image.load()
+        state = path.stat()
+        return Inspected(width, height, digest(path), state.st_size, state.st_mtime_ns)
+
+
+def check_side(path: Path, width: int, height: int, min_side: int) -> None:
+    """Raises UserError for a picture that is too small."""
+    if min(width, height) < min_side:
+        raise UserError(
+            f"{path.name} is too small ({width} x {height}).",
+            f"The shorter side has to be at least {min_side} pixels.",
+            "Use a larger copy of the picture, or leave it out.",
+        )
 
 
 def digest(path: Path) -> str:
@@ -99,7 +133,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
     """A WebP copy no larger than ``side``, made once per content. ``content``: the file's digest where it is known."""
     target = cache_dir / f"{content or digest(path)}-{side}.webp"
     if not target.exists():
-        with _opened(path) as image:
+        with opened(path) as image:
             image.draft("RGB", (2 * side, 2 * side))
             small = to_rgb(ImageOps.exif_transpose(image))
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -110,14 +144,22 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
     """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words."""
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
+    except UserError:
+        raise
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise UserError(
+                f"{path.name} leads nowhere.",
+                "It is a link to a file that is not there.",
+                "Put the picture itself into the folder, or delete the link.",
+            ) from error
         raise UserError(
             f"{path.name} is not there any more.", "The file was moved or deleted.", "Scan the folder again."
         ) from error
@@ -138,6 +180,14 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _cause(path: Path, error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EIO):
+        return {
+            errno.ELOOP: "It is a link that leads back to itself.",
+            errno.ENAMETOOLONG: "Its name is longer than the system allows.",
+            errno.EIO: "The disk could not read it; the disk may be failing.",
+        }[error.errno]
+    if isinstance(error, MemoryError):
+        return "The computer has not enough memory left for a picture of this size."
     try:
         with path.open("rb") as file:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -145,7 +195,7 @@ def _cause(path: Path, error: BaseException) -> str:
         start = b"?"
     if not start:
         return "The file is empty (zero bytes)."
-    if start.startswith(_HTML):
+    if start.startswith(HTML_STARTS):
         return "It is a web page that was saved under a picture's name; the download failed."
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
         return "The end of the file is missing; the download or copy was interrupted."

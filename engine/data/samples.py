@@ -35,6 +35,10 @@ class Sample:
     condition_digest: str = ""
     bytes: int = 0
     mtime_ns: int = 0
+    source: str = ""
+    """Where the picture came from (an address, a row of a dataset); empty: it is a file of the user's own."""
+    status: str = "ready"
+    """``ready`` for training; other words are of those who set them, and pictures so marked are still listed."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from engine.conditions import registry
+from engine.conditions import registry, strengths, weights
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.demo.measure import exact_scorer
@@ -25,11 +25,13 @@ def own_metric(dataset: Dataset) -> Scorer | None:
     spec = dataset.condition
     condition = registry.get(spec.type) if spec else None
     metric = condition.scorer if condition else None
-    if spec is None or metric is None:
+    if spec is None or condition is None or metric is None:
         return None
-    parameters = spec.parameters
+    if weights.missing(condition, spec.parameters):
+        return None  # scoring is no reason to fetch anything, nor to stop
 
-    def measure(_sample: Sample, wanted: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
+    def measure(sample: Sample, wanted: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
+        parameters = strengths.drawn(condition, spec.parameters, spec.varied, sample.key)
         return {"adherence": float(metric(wanted, drawn, **parameters))}
 
     return measure

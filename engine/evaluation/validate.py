@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.conditions import registry
+from engine.conditions import registry, weights
 from engine.config import ValidationConfig
 from engine.data.cache import cropped_hint, cropped_image
 from engine.data.crop_plan import CropPlan
@@ -109,6 +109,7 @@ def make_previews(
         if without_control:
             scores |= adherence.score(measures, pair.sample, pair.wanted, drawn[1][number], WITHOUT)
         rows.append(scores)
+    weights.free()  # a measure may have loaded a model of its own
     about = {
         "step": step,
         "pictures": [f"{number:02d}-row.webp" for number in range(len(pairs))],

@@ -1,7 +1,8 @@
-"""Taking a net away: formats, precision, and the check before it leaves."""
+"""Taking a net away, and back in: formats, precision, and the checks before it leaves."""
 
 from __future__ import annotations
 
-from engine.export.formats import FORMATS, PRECISIONS, ExportFormat, ExportResult, export
+from engine.export.formats import DEFAULT_RANK, FORMATS, PRECISIONS, ExportFormat, ExportResult
+from engine.export.out import export
 
-__all__ = ["FORMATS", "PRECISIONS", "ExportFormat", "ExportResult", "export"]
+__all__ = ["DEFAULT_RANK", "FORMATS", "PRECISIONS", "ExportFormat", "ExportResult", "export"]

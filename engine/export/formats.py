@@ -1,28 +1,19 @@
-"""The formats a net can leave in, and the one way out: write under a temporary name, read back, compare, rename.
+"""The formats a net can leave in.
 
-To add a format: a module with ``write(path, source)`` and ``read(path)`` (config or None, and the tensors under their
+To add one: a module with ``write(path, source)`` and ``read(path)`` (config or None, and the tensors under their
 diffusers names), and a line in FORMATS.
 """
 
 from __future__ import annotations
 
-import errno
-import importlib
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
-
-if TYPE_CHECKING:
-    from engine.export.source import Source
 
 Precision = Literal["fp16", "bf16", "fp32"]
 Weights = Literal["plain", "ema"]
-TEMPORARY = ".exporting-"
-SPARE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -37,15 +28,19 @@ class ExportFormat:
     ending: str
     """Of the file; empty for a folder."""
     module: str
+    ranks: tuple[int, ...] = ()
+    """Choices of how fine a format is that keeps only what differs from the base; empty: the format is exact."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export. ``checked`` says in a sentence what was compared with the checkpoint."""
+    """A finished export. ``checked`` says in sentences what was compared with the checkpoint."""
 
     path: Path
     bytes: int
     checked: str
+    card: Path | None = None
+    """The folder with the model card, the workflow and the notes; for a folder format the export itself."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +89,18 @@ FORMATS: tuple[ExportFormat, ...] = (
         ".pth",
         "engine.export.pth_file",
     ),
+    ExportFormat(
+        "control_lora",
+        "Small file (Control-LoRA, .safetensors)",
+        "A fraction of the size: keeps only what the net learnt on top of its base, rounded off. Works only together "
+        "with that base or one close to it.",
+        "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet (not for Stable Diffusion 2.x).",
+        ".safetensors",
+        "engine.export.control_lora",
+        ranks=(32, 64, 128, 256),
+    ),
 )
+DEFAULT_RANK = 128
 
 
 def get(name: str) -> ExportFormat:
@@ -108,123 +114,3 @@ def get(name: str) -> ExportFormat:
             return format
     known = ", ".join(format.name for format in FORMATS)
     raise UserError(f"There is no export format {name}.", f"Known are: {known}.", "Choose one of these.")
-
-
-def export(
-    checkpoint: Path,
-    format: str,
-    out_folder: Path,
-    name: str,
-    precision: Precision = "fp16",
-    weights: Weights | None = None,
-    overwrite: bool = False,
-    token: CancelToken | None = None,
-    progress: Progress | None = None,
-) -> ExportResult:
-    """Write one net and check it before it gets its name.
-
-    Args:
-        checkpoint: the folder step-N of a run.
-        name: of the file or folder, as typed; made safe, and marked with the base's version.
-        weights: default: the averaged ones where the run keeps them.
-        progress: called as progress(stages done, in all, label).
-
-    Raises:
-        UserError: the checkpoint is not whole, the name is taken or misleading, the disk is full, or the check failed.
-            Nothing is left behind.
-    """
-    from engine.export import self_check
-    from engine.export.naming import export_stem
-    from engine.export.source import DTYPES, read_source, whole_checkpoint
-    from engine.families import by_name
-
-    def stage(done: int, label: str) -> None:
-        if token:
-            token.raise_if_cancelled()
-        if progress:
-            progress(done, 3, label)
-
-    way = get(format)
-    if precision not in DTYPES:
-        raise UserError(
-            f"There is no precision {precision}.", f"Known are: {', '.join(DTYPES)}.", "Choose one of these."
-        )
-    stage(0, "Reading the checkpoint")
-    whole = whole_checkpoint(checkpoint)
-    stem = export_stem(name or f"controlnet_{checkpoint.name}", by_name(str(whole.about.get("family"))).file_tag)
-    target = Path(out_folder) / f"{stem}{way.ending}"
-    _refuse_taken(target, way, overwrite)
-    source = read_source(whole, precision, weights or ("ema" if whole.has_ema else "plain"))
-    _make_room(target, source.bytes)
-    temporary = target.with_name(f"{TEMPORARY}{target.name}")
-    _remove(temporary)
-    module = importlib.import_module(way.module)
-    try:
-        stage(1, "Writing")
-        _write(module.write, temporary, source, target)
-        stage(2, "Checking")
-        checked = self_check.check(source, *module.read(temporary))
-        stage(3, "Done")
-        _refuse_taken(target, way, overwrite)
-        if overwrite and target.is_dir():
-            shutil.rmtree(target)
-        temporary.replace(target)
-    finally:
-        _remove(temporary)
-    files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
-    return ExportResult(target, sum(path.stat().st_size for path in files), checked)
-
-
-def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not overwrite:
-        raise UserError(
-            f"{target.name} exists already.",
-            f"{target.parent} holds it from an earlier export, and nothing is overwritten without being told to.",
-            "Choose another name, or allow overwriting.",
-        )
-    # Overwriting is for what this app could have written, never for somebody's folder of other things.
-    ours = target.is_file() if way.ending else (target / "config.json").is_file()
-    if not ours:
-        raise UserError(
-            f"{target} cannot be overwritten.", "It is something else than an export.", "Choose another name."
-        )
-
-
-def _make_room(target: Path, needed: int) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
-    except OSError as error:
-        raise UserError(
-            f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
-        ) from error
-    if free < needed + SPARE_BYTES:
-        raise _disk_full(target, f"It needs {needed / 2**20:,.0f} MB and the disk has {free / 2**20:,.0f} MB left.")
-
-
-def _write(write: object, temporary: Path, source: Source, target: Path) -> None:
-    from safetensors import SafetensorError
-
-    assert callable(write), "every format's module has write()"
-    try:
-        write(temporary, source)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "os error 112" in str(error)
-        if full:
-            raise _disk_full(target, "The disk filled up while it was written.") from error
-        raise UserError(
-            f"{target.name} could not be written.", f"The system says: {error}.", "Choose another folder."
-        ) from error
-
-
-def _disk_full(target: Path, why: str) -> UserError:
-    return UserError(f"{target.name} was not exported.", why, "Free some space, or choose a folder on another disk.")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -138,6 +138,16 @@ def from_ldm(tensors: Mapping[str, T]) -> dict[str, T]:
     return {_rename(name, modules, "read"): tensor for name, tensor in plain.items()}
 
 
+def rename_from_ldm(tensors: Mapping[str, T], config: Mapping[str, Any]) -> dict[str, T]:
+    """From LDM names to diffusers names where the structure is known: parts may be missing, or end otherwise.
+
+    Raises:
+        UserError: a name belongs to no part of a net of this config.
+    """
+    modules = {theirs: ours for ours, theirs in module_names(Layout.of_config(config)).items()}
+    return {_rename(name, modules, "read"): tensor for name, tensor in tensors.items()}
+
+
 def _add_residual(pairs: dict[str, str], ours: str, theirs: str) -> None:
     pairs.update({f"{ours}.{part}": f"{theirs}.{their_part}" for part, their_part in RESIDUAL.items()})
 

@@ -1,7 +1,8 @@
-"""Reads an export back and compares it with the checkpoint: names, shapes, numbers, and what the net says."""
+"""Reads an export back and compares it with the checkpoint: names, shapes, numbers, what the net says."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,19 +10,22 @@ from accelerate import init_empty_weights
 from diffusers import ControlNetModel
 
 from engine.errors import UserError
-from engine.export.source import DTYPES, Source
+from engine.export import readers
+from engine.export.source import Source
 
 TRIGGER = "controlnet_cond_embedding.conv_in.weight"  # by which ComfyUI and AUTOMATIC1111 know the names of diffusers
 # Of the strongest output: rounding to 11 (8) significant bits, a little of it added up through the layers.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 
+Tensors = dict[str, torch.Tensor]
 
-def check(source: Source, config: dict[str, Any] | None, tensors: dict[str, torch.Tensor]) -> str:
+
+def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name: str = "the file") -> str:
     """Compare what was read back with what should have been written.
 
     Args:
         config: None where the format carries none.
-        tensors: under their diffusers names.
+        tensors: under their diffusers names, a Control-LoRA's still taken apart.
 
     Returns:
         A sentence that says what was checked.
@@ -29,29 +33,58 @@ def check(source: Source, config: dict[str, Any] | None, tensors: dict[str, torc
     Raises:
         UserError: the first difference.
     """
-    expected = set(empty_net(source.config if config is None else config).state_dict())
+    if config is not None and config != source.config:
+        raise failed("the config differs from the checkpoint's")
+    expected = set(source.tensors)
     for words, names in (
         ("lacks", expected - tensors.keys()),
         ("has, and the net does not know,", tensors.keys() - expected),
         ("lacks what ComfyUI looks for:", {TRIGGER} - tensors.keys()),
     ):
         if names:
-            raise _failed(f"the file {words} {min(names)} ({len(names)} of {len(expected)} tensors)")
-    if config is not None and config != source.config:
-        raise _failed("the config differs from the checkpoint's")
-    for name, wanted in source.tensors.items():
-        got = tensors[name]
-        if got.shape != wanted.shape or got.dtype != DTYPES[source.precision]:
-            raise _failed(f"{name} is {got.dtype} {tuple(got.shape)} instead of {wanted.dtype} {tuple(wanted.shape)}")
+            raise failed(f"the file {words} {min(names)} ({len(names)} of {len(expected)} tensors)")
+    for key, wanted in source.tensors.items():
+        got = tensors[key]
+        if got.shape != wanted.shape or got.dtype != wanted.dtype:
+            raise failed(f"{key} is {got.dtype} {tuple(got.shape)} instead of {wanted.dtype} {tuple(wanted.shape)}")
         if not got.isfinite().all() or not torch.equal(got, wanted):
-            raise _failed(f"{name} has other numbers than the checkpoint")
-    difference = largest_difference(source.config, source.original, tensors)
+            raise failed(f"{key} has other numbers than the checkpoint")
+    whole = source.whole(tensors, name)
+    lacking = empty_net(source.config).state_dict().keys() ^ whole.keys()
+    if lacking:
+        raise failed(f"the net and the file disagree about {min(lacking)} ({len(lacking)} tensors)")
+    difference = largest_difference(source.config, source.original, whole)
+    if source.base is not None:
+        if difference != difference:
+            raise failed("the net answers with no numbers")
+        return (
+            f"Read back: {len(tensors)} tensors, all finite and as they were written in {source.precision}. With the "
+            f"base it is the checkpoint but for {source.error:.1%} of what was learnt; its answers differ by at most "
+            f"{difference:.1%} of the strongest."
+            + ("" if any(key.endswith(".up") for key in tensors) else " So small a net does not shrink at this rank.")
+        )
     if not difference <= TOLERANCE[source.precision]:
-        raise _failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
+        raise failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
     return (
         f"Read back: {len(tensors)} tensors, all finite and equal to the checkpoint in {source.precision}; "
         f"it answers like the checkpoint (largest difference {difference:.2%})."
     )
+
+
+def check_readers(path: Path, source: Source, stem: str, file_tag: str) -> str:
+    """How ComfyUI and AUTOMATIC1111 will take the file; empty for a folder, which is not for them.
+
+    Raises:
+        UserError: one of them would misread it.
+    """
+    if path.is_dir():
+        return ""
+    net = {key: tuple(weight.shape) for key, weight in empty_net(source.config).state_dict().items()}
+    try:
+        kind = readers.check(readers.raw_shapes(path), net, source.config, stem, file_tag)
+    except readers.Misread as error:
+        raise failed(str(error)) from error
+    return f"By their rules ComfyUI, AUTOMATIC1111 and Forge take it for {kind}."
 
 
 def empty_net(config: dict[str, Any]) -> Any:
@@ -60,9 +93,7 @@ def empty_net(config: dict[str, Any]) -> Any:
         return ControlNetModel.from_config(config)
 
 
-def largest_difference(
-    config: dict[str, Any], first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
-) -> float:
+def largest_difference(config: dict[str, Any], first: Tensors, second: Tensors) -> float:
     """Of the outputs for one fixed input, both computed in fp32; a share of the strongest output."""
     one, other = answers(config, first), answers(config, second)
     strongest = max(float(output.abs().max()) for output in one)
@@ -71,11 +102,9 @@ def largest_difference(
 
 
 @torch.no_grad()
-def answers(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def answers(config: dict[str, Any], tensors: Tensors) -> list[torch.Tensor]:
     """The residuals that the net adds to the UNet, for 8 x 8 latents of fixed noise under a fixed map."""
-    net = empty_net(config)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    net.eval()
+    net = net_of(config, tensors)
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((1, net.config.in_channels, 8, 8), generator=generator)
     text = torch.randn((1, 8, net.config.cross_attention_dim), generator=generator)
@@ -87,6 +116,13 @@ def answers(config: dict[str, Any], tensors: dict[str, torch.Tensor]) -> list[to
     return [*down, middle]
 
 
+def net_of(config: dict[str, Any], tensors: Tensors) -> Any:
+    """A net for drawing with these weights, in fp32."""
+    net = empty_net(config)
+    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    return net.eval().requires_grad_(False)
+
+
 def _more_inputs(config: Any, generator: torch.Generator) -> dict[str, torch.Tensor] | None:
     """The pooled text and the six sizes that some nets read besides (SDXL, Podell et al. 2023)."""
     if config.addition_embed_type != "text_time":
@@ -96,7 +132,8 @@ def _more_inputs(config: Any, generator: torch.Generator) -> dict[str, torch.Ten
     return {"text_embeds": torch.randn((1, width), generator=generator), "time_ids": sizes}
 
 
-def _failed(why: str) -> UserError:
+def failed(why: str) -> UserError:
+    """The words for any difference."""
     return UserError(
         "The export failed its check and was not kept.",
         f"{why[0].upper()}{why[1:]}.",

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from engine.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.errors import UserError
+from engine.export.story import UNKNOWN, Story
 from engine.training.checkpoint_files import Checkpoint, read_checkpoint
 from engine.version import VERSION
 
@@ -32,6 +33,18 @@ class Source:
     precision: str
     metadata: dict[str, str]
     """For the file's header: no private path, no caption."""
+    base: dict[str, torch.Tensor] | None = None
+    """The base's UNet (fp32), where ``tensors`` hold only what differs from it."""
+    error: float = 0.0
+    """What was lost of that difference, 0 to 1."""
+
+    def whole(self, tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
+        """The net that a reader has in the end: ``tensors`` as they are, or put back together with the base."""
+        if self.base is None:
+            return tensors
+        from engine.export import control_lora
+
+        return control_lora.rebuild(tensors, self.base, name)
 
     @property
     def bytes(self) -> int:
@@ -50,7 +63,7 @@ def whole_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def read_source(checkpoint: Checkpoint, precision: str, weights: str) -> Source:
+def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> Source:
     """Read and convert the weights of a whole checkpoint.
 
     Args:
@@ -79,10 +92,10 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str) -> Source:
         if not tensor.isfinite().all():
             raise UserError(*_not_finite(checkpoint.folder.name, name, original[name], precision))
     config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
-    return Source(config, original, tensors, precision, metadata(checkpoint, precision, weights))
+    return Source(config, original, tensors, precision, metadata(checkpoint, precision, weights, story))
 
 
-def metadata(checkpoint: Checkpoint, precision: str, weights: str) -> dict[str, str]:
+def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> dict[str, str]:
     """Facts for the header, as text. Readers that do not know them pass them over."""
     about = checkpoint.about
     condition = about.get("condition") or {}
@@ -98,7 +111,10 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str) -> dict[str, 
         "precision": precision,
         "weights": weights,
         "dataset_fingerprint": str(about.get("dataset_fingerprint", "")),
+        "training_pictures": str(story.training_pictures or ""),
+        "resolution": str(story.resolution or ""),
     }
+    facts |= {f"score_{name}": f"{value:.4f}" for name, value in story.scores.items()}
     return {name: value for name, value in facts.items() if value}
 
 

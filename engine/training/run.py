@@ -43,6 +43,9 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         workspace.locate_base(config.model.base)
     except UserError as error:
         sentences.append(f"{error.what} {error.try_this}")
+    start = config.model.controlnet
+    if start and not Path(start).expanduser().exists():
+        sentences.append(f"The ControlNet to start from, {start}, is not there.")
     if workspace.free_bytes() < MIN_FREE_BYTES:
         sentences.append(f"The disk of {workspace.root} is full: free some space.")
     return sentences

@@ -123,8 +123,13 @@ class Trainer:
         self.batches.split(train.batch_size)
 
     def _starting_controlnet(self) -> Any:
+        saved = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
+        if saved:  # its weights are put in by _resume; a file that the run began with may be gone by now
+            return self.family.load_controlnet(saved[-1].folder / "controlnet")
         if self.config.model.controlnet:
-            return self.family.load_controlnet(self.config.model.controlnet)
+            from engine.export.importing import open_controlnet
+
+            return open_controlnet(self.config.model.controlnet, self.family, self.base)
         torch.manual_seed(self.config.train.seed)  # the hint encoder starts random: the same for the same seed
         controlnet = self.family.new_controlnet(self.unet)
         if self.config.model.hint_start == "he":

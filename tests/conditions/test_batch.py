@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from engine.conditions import batch, registry
+from engine.conditions import batch, external, map_files, registry, soft_edge, strengths, weights
 from engine.conditions.batch import make_all
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from tests.conditions import tiny_models
 from tests.data.test_scan import CancelAfter, Cancelled
 
 
@@ -94,7 +96,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(dataset: Dataset, monkeypatch:
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "replace_bytes", full)
+    monkeypatch.setattr(map_files, "replace_bytes", full)
     with pytest.raises(UserError, match="No space left on device"):
         make_all(dataset, "canny")
 
@@ -121,3 +123,96 @@ def test_maps_that_came_along_need_no_making(tmp_path: Path) -> None:
     assert make_all(dataset, "own").kept == 1
     make_all(dataset, "canny")
     assert dataset.condition_path(dataset.samples()[0]).parent.parent == dataset.folder / "conditions"
+
+
+def test_a_map_says_what_it_was_made_by_and_several_strengths_can_be_told_and_drawn_again(dataset: Dataset) -> None:
+    make_all(dataset, "canny", varied=7)
+    kind, used = registry.get("canny"), set()
+    for sample in dataset.samples():
+        path = dataset.condition_path(sample)
+        told = map_files.made_by(path)
+        assert told is not None and told.pop("condition") == "canny"
+        wanted = strengths.drawn(kind, kind.resolve({}), 7, sample.key)
+        assert told == wanted and 50 <= told["low"] <= 130 and 130 <= told["high"] <= 260 and told["blur"] <= 1.5
+        expected = kind.extractor(np.asarray(Image.open(sample.image)), **wanted)
+        assert np.array_equal(np.asarray(Image.open(path)), expected)
+        used.add((told["low"], told["high"], told["blur"]))
+    assert len(used) == 10 and make_all(dataset, "canny", varied=7).made == 0
+    assert make_all(dataset, "canny", varied=8).made == 10
+    assert make_all(dataset, "canny").made == 10 and map_files.made_by(dataset.samples()[0].image) is None
+    assert map_files.made_by(dataset.condition_path(dataset.samples()[0])) == {"condition": "canny", **kind.resolve({})}
+
+
+def test_a_model_sees_several_pictures_at_once_and_is_let_go_afterwards(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    original = soft_edge.soft_edge_batch
+
+    def counted(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
+        passes.append(len(images))
+        return original(images, model=model, steps=steps)
+
+    monkeypatch.setattr(soft_edge, "soft_edge_batch", counted)
+    values = {"model": str(tiny_models.hed(tmp_path / "hed.pth")), "steps": 0}
+    dataset.samples()[3].image.write_bytes(b"")
+    report = make_all(dataset, "soft_edge", values, workers=2)
+    assert report.made == 9 and len(report.failures) == 1 and sorted(passes) == [2, 7]
+    assert weights._held == {}
+    for sample in dataset.samples(ready=True):
+        wanted = soft_edge.soft_edge(np.asarray(Image.open(sample.image)), **values)
+        written = np.asarray(Image.open(dataset.condition_path(sample))).astype(int)
+        assert np.abs(written - wanted).max() <= 1
+
+
+def test_a_pass_that_fails_is_done_again_one_by_one_and_tells_the_picture(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = np.asarray(Image.open(dataset.samples()[4].image))
+
+    def fails(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
+        if any(np.array_equal(image, bad) for image in images):
+            raise RuntimeError("out of memory")
+        return [image.copy() for image in images]
+
+    monkeypatch.setattr(soft_edge, "soft_edge_batch", fails)
+    values = {"model": str(tiny_models.hed(tmp_path / "hed.pth"))}
+    report = make_all(dataset, "soft_edge", values)
+    assert report.made == 9 and [p.path.name for p in report.failures] == ["4.png"]
+    assert "out of memory" in report.failures[0].why
+
+
+def test_missing_weights_stop_the_job_before_it_touches_the_dataset(dataset: Dataset) -> None:
+    make_all(dataset, "canny")
+    with pytest.raises(UserError, match="not on this computer"):
+        make_all(dataset, "depth")
+    with pytest.raises(UserError, match="No program"):
+        make_all(dataset, "external")
+    spec = Dataset.open(dataset.folder).condition
+    assert spec is not None and spec.type == "canny" and dataset.count(ready=True) == 10
+
+
+def test_a_program_that_never_works_is_not_tried_on_every_picture(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for number in range(batch.HOPELESS + 30):
+        squares(tmp_path / "source" / f"{number:03}.png", number)
+    dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(tmp_path / "source"))
+    external.allow("no-such-tool {input} {output}")
+    with pytest.raises(UserError) as caught:
+        make_all(dataset, "external", {"program": "no-such-tool {input} {output}"}, workers=1)
+    assert "cannot be started" in caught.value.why and str(batch.HOPELESS) in caught.value.what
+
+
+def test_large_pictures_go_in_smaller_packs(dataset: Dataset) -> None:
+    large = [replace(sample, width=4000, height=3000) for sample in dataset.samples()]
+    assert [len(pack) for pack in batch._packs(iter(large), 8, None)] == [1] * 10
+    assert [len(pack) for pack in batch._packs(iter(large), 8, 512)] == [8, 2]
+
+
+def test_large_photographs_are_read_small_and_mean_the_same(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+    large = Image.fromarray(photos["astronaut"]).resize((2048, 2048), Image.Resampling.LANCZOS)
+    large.save(tmp_path / "large.jpg", quality=95)
+    read = batch.read_picture(tmp_path / "large.jpg", 512)
+    assert read.shape == (512, 512, 3)
+    assert np.abs(read.astype(int) - photos["astronaut"]).mean() < 3
+    assert batch.read_picture(tmp_path / "large.jpg", None).shape == (2048, 2048, 3)

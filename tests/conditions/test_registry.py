@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,10 +103,20 @@ def test_an_unknown_type_is_told_with_those_known() -> None:
 def test_every_type_says_what_it_teaches_and_is_found_by_name() -> None:
     names = [condition.name for condition in registry.all()]
     assert names == [
-        *("canny", "lineart", "lines", "light_dark", "grey", "luminance", "tile", "colour_grid"),
-        "own",
+        *("canny", "soft_edge", "scribble", "lineart", "anime_lineart", "lines"),
+        *("depth", "normal", "segmentation", "pose", "light_dark", "qr_like"),
+        *("grey", "luminance", "tile", "colour_grid", "shuffle", "inpaint", "own", "external"),
     ]
     assert all(condition.teaches and registry.get(condition.name) is condition for condition in registry.all())
+
+
+def test_the_docs_tell_of_every_type_with_its_weights_and_licence() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "conditions.md").read_text(encoding="utf-8")
+    for kind in registry.all():
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {kind.title} (`{kind.name}`)")]
+        assert kind.teaches in row
+        assert all(f"{need.id}: {need.megabytes} MB, {need.licence}" in row for need in kind.models)
+        assert all(parameter.title.lower() in row for parameter in kind.parameters)
 
 
 def test_listing_the_types_loads_nothing_heavy() -> None:

@@ -175,6 +175,28 @@ def test_no_picture_is_lost_beside_a_kohya_folder(tmp_path: Path) -> None:
     assert report.layout == "plain" and len(report.samples) == 3
 
 
+@pytest.mark.parametrize("conditions", ["conditioning_images", "control", "Hint"])
+def test_pictures_beside_a_folder_of_maps(tmp_path: Path, conditions: str) -> None:
+    for name in "12":
+        picture(tmp_path / f"{name}.jpg")
+        (tmp_path / f"{name}.txt").write_text(f"caption {name}", encoding="utf-8")
+        picture(tmp_path / conditions / f"{name}.png")
+    picture(tmp_path / "3.jpg")
+    report = scan_folder(tmp_path)
+    assert report.layout == "paired" and seen(report) == {
+        "1.jpg": ("caption 1", "1.png"),
+        "2.jpg": ("caption 2", "2.png"),
+    }
+    assert [problem.path.name for problem in report.problems] == ["3.jpg"]
+
+
+def test_a_folder_that_is_only_called_source_is_no_folder_of_maps(tmp_path: Path) -> None:
+    picture(tmp_path / "cover.jpg")
+    picture(tmp_path / "source" / "1.jpg")
+    report = scan_folder(tmp_path)
+    assert report.layout == "plain" and len(report.samples) == 2
+
+
 def test_img2dataset_files(tmp_path: Path) -> None:
     facts = {"key": "000000000", "status": "success", "url": "http://localhost/a.jpg", "caption": "from the json"}
     for number in range(4):

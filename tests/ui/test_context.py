@@ -51,14 +51,14 @@ def picture(path: Path) -> None:
 
 
 def test_a_missing_folder_is_told(context: AppContext, tmp_path: Path) -> None:
-    view = finish(context, tasks.read_folder(context, str(tmp_path / "nowhere"), "mine"))
+    view = finish(context, tasks.import_pictures(context, str(tmp_path / "nowhere"), "mine"))
     assert view.problem is not None
     assert "does not exist" in view.problem.what
 
 
 def test_an_empty_folder_is_told(context: AppContext, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    view = finish(context, tasks.read_folder(context, str(tmp_path / "empty"), "mine"))
+    view = finish(context, tasks.import_pictures(context, str(tmp_path / "empty"), "mine"))
     assert view.problem is not None
     assert "no pictures" in view.problem.what
 
@@ -68,7 +68,7 @@ def test_an_unreadable_picture_is_listed_and_the_others_are_used(context: AppCon
     folder.mkdir()
     picture(folder / "good.png")
     (folder / "bad.png").write_bytes(b"no picture")
-    view = finish(context, tasks.read_folder(context, str(folder), "mine"))
+    view = finish(context, tasks.import_pictures(context, str(folder), "mine"))
     assert view.problem is None
     assert view.datasets == ("mine",)
     assert view.focus_dataset == "mine"

@@ -66,15 +66,28 @@ def test_settings_of_other_gradio_apps_are_not_taken_over(tmp_path: Path, monkey
     assert launch.os.environ["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
 
 
-def test_without_a_display_no_folder_dialog_is_offered() -> None:
-    assert not folders.dialog_possible({}, "linux")
+def test_without_a_display_the_folder_dialog_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not folders.has_display({}, "linux") and folders.has_display({}, "win32")
+    assert folders.has_display({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
+    monkeypatch.setattr(folders, "has_display", lambda: False)
+    with pytest.raises(UserError) as caught:
+        folders.ask_folder()
+    assert "no screen" in caught.value.why and "paste" in caught.value.try_this
 
 
-def test_a_folder_dialog_that_fails_or_hangs_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "DIALOG", "raise SystemExit(1)")
-    assert folders.ask_folder() == ""
-    monkeypatch.setattr(folders, "DIALOG", "import time; time.sleep(30)")
-    assert folders.ask_folder(timeout=0.5) == ""
+def test_of_several_folder_dialogs_the_first_that_opens_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "has_display", lambda: True)
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    fails = [sys.executable, "-c", "raise SystemExit(1)"]
+    answers = [sys.executable, "-c", "print('/home/me/pictures ü')"]
+    hangs = [sys.executable, "-c", "import threading; threading.Event().wait(30)"]
+    monkeypatch.setattr(folders, "dialogs", lambda: [["/no/such/program"], fails, answers, fails])
+    assert folders.ask_folder() == "/home/me/pictures ü"
+    monkeypatch.setattr(folders, "dialogs", lambda: [fails])
+    with pytest.raises(UserError, match="cannot open here"):
+        folders.ask_folder()
+    monkeypatch.setattr(folders, "dialogs", lambda: [hangs, answers])
+    assert folders.ask_folder(timeout=0.3) == "", "nobody answered; a second dialog would only puzzle"
 
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:

@@ -32,7 +32,9 @@ ORDER: tuple[Layout, ...] = (
 def recognise(folder: Path, problems: list[Problem]) -> tuple[Layout, list[Found]]:
     """The first layout that the folder fits, and its pictures, not read yet. Adds what cannot be used to problems."""
     for layout in ORDER:
-        found = layout.find(folder, problems)
+        met: list[Problem] = []
+        found = layout.find(folder, met)
         if found is not None:
+            problems += met
             return layout, found
     raise AssertionError("the last layout takes every folder")

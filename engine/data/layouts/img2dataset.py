@@ -6,19 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import Found, Layout, caption_beside, key, pictures
+from engine.data.layouts.model import Found, Layout, caption_file, key, pictures
 from engine.data.samples import Problem
 
 
 def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
-    files = pictures(folder)
+    files = pictures(folder, problems)
     first = next(files, None)
     if first is None or not first.stem.isdecimal() or not {"key", "status"} <= _facts(first).keys():
         return None
-    return [
-        Found(key(path, folder), path, caption_beside(path) or str(_facts(path).get("caption") or "").strip())
-        for path in (first, *files)
-    ]
+    return [_found(path, folder) for path in (first, *files)]
+
+
+def _found(path: Path, folder: Path) -> Found:
+    facts = _facts(path)
+    caption = None if caption_file(path) else str(facts.get("caption") or "").strip()
+    return Found(key(path, folder), path, caption, source=str(facts.get("url") or ""))
 
 
 def _facts(picture: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from engine.data.layouts.model import (
     IMAGE_FOLDERS,
     Found,
     Layout,
-    caption_beside,
     caption_file,
     key,
     map_without_picture,
@@ -22,7 +21,7 @@ from engine.data.layouts.model import (
 )
 from engine.data.samples import Problem
 
-CONDITIONS = (*CONDITION_FOLDERS, "conditioning", "conditioning_data", "cond")
+CONDITIONS = (*CONDITION_FOLDERS, "conditioning_data", "cond")
 REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's own tree
 _REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # three digits at most: 2019_summer is a year
 
@@ -36,7 +35,7 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
         (path, subset)
         for subset in sorted(base.iterdir())
         if subset.is_dir() and _REPEATS.fullmatch(subset.name)
-        for path in pictures(subset)
+        for path in pictures(subset, problems)
     ]
     maps = {stem(path, conditions): path for path in pictures(conditions)} if conditions else {}
     names = Counter(path.stem for path, _ in images)
@@ -56,7 +55,7 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
             continue
         if name is not None:
             used.add(name)
-        caption = caption_beside(path) if caption_file(path) else _words(subset)
+        caption = None if caption_file(path) else _words(subset)
         found.append(Found(key(path, folder), path, caption, maps[name] if name is not None else None))
     problems += [map_without_picture(path, "the 10_name folders") for name, path in maps.items() if name not in used]
     return found

@@ -1,15 +1,17 @@
-"""Two folders: pictures, and condition maps under the same names."""
+"""Pictures, and condition maps under the same names: in two folders, or the maps in a folder beside the pictures."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from pathlib import Path
 
+from engine.data.images import EXTENSIONS
 from engine.data.layouts.model import (
     CONDITION_FOLDERS,
     IMAGE_FOLDERS,
     Found,
     Layout,
-    caption_beside,
     key,
     map_without_picture,
     picture_without_map,
@@ -22,15 +24,19 @@ from engine.data.samples import Problem
 
 def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
     images, conditions = subfolder(folder, IMAGE_FOLDERS), subfolder(folder, CONDITION_FOLDERS)
-    if not images or not conditions:
+    if not conditions:
         return None
-    maps = {stem(path, conditions): path for path in pictures(conditions)}
+    maps = {stem(path, conditions): path for path in pictures(conditions, problems)}
+    if images is None and not _loose_partners(folder, maps):
+        return None
     found, used = [], set()
-    for path in pictures(images):
-        name = stem(path, images)
+    for path in pictures(images or folder, problems):
+        if images is None and path.is_relative_to(conditions):
+            continue
+        name = stem(path, images or folder)
         if name in maps:
             used.add(name)
-            found.append(Found(key(path, folder), path, caption_beside(path), maps[name]))
+            found.append(Found(key(path, folder), path, condition=maps[name]))
         else:
             problems.append(
                 picture_without_map(
@@ -39,8 +45,17 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
                     "Add the map under the picture's name, or choose the picture folder alone and make all maps here.",
                 )
             )
-    problems += [map_without_picture(path, images.name) for name, path in maps.items() if name not in used]
+    problems += [map_without_picture(path, (images or folder).name) for name, path in maps.items() if name not in used]
     return found
+
+
+def _loose_partners(folder: Path, maps: Collection[str]) -> bool:
+    """Whether pictures beside the folder of maps have the maps' names: maps must never be taken for pictures."""
+    with os.scandir(folder) as entries:
+        return any(
+            entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS and Path(entry.name).stem in maps
+            for entry in entries
+        )
 
 
 PAIRED = Layout("paired", "pictures and condition maps in two folders", find)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.data.layouts.model import Found, Layout, caption_beside, key, pictures
+from engine.data.layouts.model import Found, Layout, key, pictures
 from engine.data.samples import Problem
 
 
 def find(folder: Path, problems: list[Problem]) -> list[Found]:
-    return [Found(key(path, folder), path, caption_beside(path)) for path in pictures(folder)]
+    return [Found(key(path, folder), path) for path in pictures(folder, problems)]
 
 
 PLAIN = Layout("plain", "a folder of pictures", find)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import Found, caption_beside, key, picture_without_map
+from engine.data.layouts.model import Found, key, picture_without_map
 from engine.data.samples import Problem
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
@@ -30,19 +30,22 @@ class Form:
 
 def json_rows(path: Path) -> Iterator[Row]:
     """One JSON object a line; empty lines are passed over. A file that is one JSON list will do as well."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(json.loads(text), 1)
-        except ValueError as error:
-            yield 1, error
-        return
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        while (start := file.read(1)).isspace():
+            pass
+        file.seek(0)
+        if start == "[":
             try:
-                yield number, json.loads(line)
+                yield from enumerate(json.load(file), 1)
             except ValueError as error:
-                yield number, error
+                yield 1, error
+            return
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line)
+                except ValueError as error:
+                    yield number, error
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
@@ -95,13 +98,18 @@ def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem
                 )
             )
             continue
-        found[picture] = Found(picture, folder / picture, caption or caption_beside(folder / picture), map)
+        found[picture] = Found(picture, folder / picture, caption or None, map, _source(row))
     return _all_or_none(found, listing, problems)
 
 
 def _first(row: Any, columns: tuple[str, ...]) -> Any:
     """The first column that is filled. Raises AttributeError where the row is no table of names."""
     return next((value for name in columns if (value := row.get(name))), None)
+
+
+def _source(row: Any) -> str:
+    address = row.get("url")
+    return address if isinstance(address, str) else ""
 
 
 def _path(place: Path, name: str) -> Path:

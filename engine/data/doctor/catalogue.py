@@ -1,0 +1,22 @@
+"""Every finding, in the order in which the window shows them.
+
+To add one: a declaration and its test in the module of its group, a line in that module's FINDINGS, and a planted
+example in tests/data/doctor/planted.py.
+"""
+
+from __future__ import annotations
+
+from engine.data.doctor import captions, duplicates, files, names, pairs, pictures
+from engine.data.doctor.finding import Finding
+
+ALL: tuple[Finding, ...] = (
+    *pairs.FINDINGS,
+    *duplicates.FINDINGS,
+    *pictures.FINDINGS,
+    *captions.FINDINGS,
+    *names.FINDINGS,
+    *files.FINDINGS,
+)
+BY_NAME = {finding.name: finding for finding in ALL}
+SEVERITIES = ("serious", "warning", "note")
+assert len(BY_NAME) == len(ALL), "two findings of one name"

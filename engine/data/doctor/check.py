@@ -1,0 +1,269 @@
+"""Checks a whole dataset: a background job over all cores that can be stopped and taken up again.
+
+Measuring reads every file once and is kept; judging turns the figures into findings and is done anew each time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from engine.conditions import registry
+from engine.data.dataset import ConditionSpec, Dataset
+from engine.data.doctor import captions, duplicates, files, names, pairs, pictures
+from engine.data.doctor.facts import VERSION
+from engine.data.doctor.finding import Hit, Row, Rules, Summary
+from engine.data.doctor.measure import Extract, measure_map, measure_picture
+from engine.data.doctor.store import Measured, Store
+from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.errors import UserError
+
+PAGE = 256
+SAVE_SECONDS = 2.0
+_JUDGES = (files.judge, pictures.judge, captions.judge, pairs.judge)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How a check ended. ``counts``: name of the finding -> how many."""
+
+    pictures: int
+    measured: int
+    """How many had to be read; the others were known from an earlier check."""
+    counts: dict[str, int]
+    seconds: float
+
+
+def check(
+    dataset: Dataset,
+    resolution: int = 512,
+    held_out: int = 0,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> Checked:
+    """Measures what is new or has changed, then judges everything. Memory: some hundred bytes a picture.
+
+    ``resolution``: side in pixels of the training. ``held_out``: how many pairs will be kept for testing. Raises what
+    the token raises (what was measured by then is kept); UserError where the dataset's folder cannot be written.
+    """
+    began = time.monotonic()
+    store = Store(dataset.folder)
+    try:
+        read = _measure_all(dataset, store, token, progress, workers or os.cpu_count() or 1)
+        tested = frozenset(s.key for s in dataset.held_out(held_out).held_out) if held_out else frozenset[str]()
+        hits = _judge_all(dataset, store, Rules(resolution, tested), token)
+        total = dataset.count()
+        about = {"when": time.strftime("%Y-%m-%d %H:%M"), "resolution": str(resolution), "pictures": str(total)}
+        store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint})
+    except OSError as error:
+        raise UserError(
+            f"The check of {dataset.name} cannot be written to {dataset.folder}.",
+            f"The system says: {error.strerror or error}.",
+            "Free some space or check the folder's permissions, then check again: it goes on from here.",
+        ) from error
+    return Checked(total, read, store.counts(), time.monotonic() - began)
+
+
+def pages(dataset: Dataset, token: CancelToken | None = None) -> Iterator[list[Sample]]:
+    """All samples, a page in memory at a time."""
+    offset = 0
+    while page := dataset.samples(offset, PAGE):
+        if token:
+            token.raise_if_cancelled()
+        yield page
+        offset += PAGE
+
+
+def _measure_all(
+    dataset: Dataset, store: Store, token: CancelToken | None, progress: Progress | None, workers: int
+) -> int:
+    total, done, read = dataset.count(), 0, 0
+    spec = dataset.condition
+    ready = dataset.index.map_states() if spec and not spec.provided else {}
+    extract = extractor(spec)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="doctor")  # Pillow and OpenCV work outside Python's lock
+    waiting: deque[tuple[str, str, Future[Measured]]] = deque()
+    finished: list[tuple[str, str, Measured]] = []
+    saved = time.monotonic()
+
+    def take() -> None:
+        nonlocal saved
+        key, state, future = waiting.popleft()
+        finished.append((key, state, future.result()))
+        if time.monotonic() - saved > SAVE_SECONDS:
+            store.keep(finished)
+            finished.clear()
+            saved = time.monotonic()
+
+    try:
+        for page in pages(dataset, token):
+            known = store.states(sample.key for sample in page)
+            for sample in page:
+                map = _map_of(dataset, spec, ready, sample)
+                state = _state(sample, map, spec)
+                done += 1
+                if known.get(sample.key) != state:
+                    if token:
+                        token.raise_if_cancelled()
+                    waiting.append((sample.key, state, pool.submit(_measure, sample, map, extract)))
+                    read += 1
+                while len(waiting) >= 4 * workers:
+                    take()
+                if progress:
+                    progress(done, total, sample.key)
+        while waiting:
+            take()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        store.keep(finished)
+    return read
+
+
+def extractor(spec: ConditionSpec | None) -> Extract | None:
+    """Makes maps of the dataset's own type for comparison; None where its maps come from elsewhere."""
+    if spec is None:
+        return None
+    condition = registry.get(spec.type)
+    if condition.extract is None or not getattr(condition, "live", True) or getattr(spec, "varied", None) is not None:
+        return None  # maps of models and programs take as long to make again as to make; drawn parameters are unknown
+    function, parameters = condition.extractor, spec.parameters
+    return lambda picture: function(picture, **parameters)
+
+
+def _map_of(
+    dataset: Dataset, spec: ConditionSpec | None, ready: dict[str, tuple[str, str]], sample: Sample
+) -> Path | None:
+    """The sample's map, if it is there and was made of the picture as it is."""
+    if spec is None or (spec.provided and sample.condition is None):
+        return None
+    if not spec.provided and ready.get(sample.key) != (spec.fingerprint, sample.digest):
+        return None
+    return dataset.condition_path(sample)
+
+
+def _state(sample: Sample, map: Path | None, spec: ConditionSpec | None) -> str:
+    """Changes when a file was changed or replaced, or when maps are to be compared with others."""
+    parts = [str(VERSION), spec.fingerprint if spec else ""]
+    for path in (sample.image, map):
+        try:
+            facts = path.stat() if path else None
+        except OSError:
+            facts = None
+        parts += [str(path), f"{facts.st_size}:{facts.st_mtime_ns}" if facts else "gone"]
+    return "|".join(parts)
+
+
+def _measure(sample: Sample, map: Path | None, extract: Extract | None) -> Measured:
+    try:
+        facts, picture = measure_picture(sample.image)
+    except UserError:
+        return None, None, str(sample.image)
+    if map is None:
+        return facts, None, ""
+    try:
+        return facts, measure_map(map, picture, extract), ""
+    except UserError:
+        return facts, None, str(map)
+    except (cv2.error, ValueError):  # the type cannot make a map of this picture: compare with the picture instead
+        return facts, measure_map(map, picture, None), ""
+
+
+def _rows(dataset: Dataset, store: Store, token: CancelToken | None) -> Iterator[tuple[Row, str]]:
+    """Every sample with what is known of it, and the path of its unreadable file."""
+    for page in pages(dataset, token):
+        known = store.measured(sample.key for sample in page)
+        for sample in page:
+            picture, map, trouble = known.get(sample.key, (None, None, ""))
+            yield Row(sample, picture, map), trouble
+
+
+def _judge_all(dataset: Dataset, store: Store, rules: Rules, token: CancelToken | None) -> list[Hit]:
+    summary, words = Summary(), Counter[str]()
+    for row, _ in _rows(dataset, store, token):
+        _count(row, summary)
+        words[row.sample.caption] += 1
+    repeated = {text for text, count in words.items() if text.strip() and captions.often(count, summary.pictures)}
+    hits = [hit for problem in _problems(dataset, token) if (hit := _of_problem(problem))]
+    seen = _Seen()
+    for row, trouble in _rows(dataset, store, token):
+        if trouble:
+            hits.append(Hit((files.classify(Path(trouble)) or files.DAMAGED).name, trouble))
+        for judge in _JUDGES:
+            hits += judge(row, rules, summary)
+        if row.sample.caption in repeated:
+            text = row.sample.caption
+            hits.append(Hit(captions.REPEATED.name, row.sample.key, f"{words[text]:,} times: {text[:100]}"))
+        seen.add(row)
+    if token:
+        token.raise_if_cancelled()
+    return hits + seen.compare(rules)
+
+
+def _count(row: Row, summary: Summary) -> None:
+    if row.picture is None:
+        return
+    summary.pictures += 1
+    summary.grey += row.picture.grey
+    if row.map and not row.map.known and not pairs.blank(row.map):
+        summary.maps += 1
+        if row.map.polarity:
+            summary.polarity[row.map.polarity] = summary.polarity.get(row.map.polarity, 0) + 1
+
+
+def _problems(dataset: Dataset, token: CancelToken | None) -> Iterator[Problem]:
+    offset = 0
+    while page := dataset.problems(offset, PAGE):
+        if token:
+            token.raise_if_cancelled()
+        yield from page
+        offset += PAGE
+
+
+def _of_problem(problem: Problem) -> Hit | None:
+    """What the scan could not use."""
+    finding = pairs.of_problem(problem) or files.classify(problem.path)
+    return Hit(finding.name, str(problem.path), problem.why) if finding else None
+
+
+class _Seen:
+    """The little of every picture that comparing them all needs; kept in memory."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.digests: dict[str, str] = {}
+        self.pictures: dict[str, tuple[str, bytes, bool, tuple[float, ...]]] = {}
+        self.maps: dict[str, tuple[str, bytes]] = {}
+
+    def add(self, row: Row) -> None:
+        key, picture, map = row.sample.key, row.picture, row.map
+        self.keys.append(key)
+        if picture is None or picture.spread < pictures.MIN_SPREAD:
+            return
+        self.digests[key] = row.sample.digest or key
+        area = row.sample.width * row.sample.height
+        value = (float(not picture.grey), float(area), -max(0.0, picture.blur), float(row.sample.bytes))
+        self.pictures[key] = (picture.phash, bytes.fromhex(picture.thumb), picture.grey, value)
+        if map and not pairs.blank(map):
+            self.maps[key] = (map.phash, bytes.fromhex(map.thumb))
+
+    def compare(self, rules: Rules) -> list[Hit]:
+        def same_picture(one: str, other: str) -> bool:
+            a, b = self.pictures[one], self.pictures[other]
+            return duplicates.alike(a[1], b[1], a[2] != b[2])
+
+        def same_map(one: str, other: str) -> bool:
+            return duplicates.same_map(self.maps[one][1], self.maps[other][1])
+
+        groups = duplicates.near_groups(((k, p[0]) for k, p in self.pictures.items()), same_picture)
+        found = list(names.clashes(self.keys))
+        found += duplicates.hits(groups.members(), self.digests, rules.held_out, lambda k: self.pictures[k][3])
+        maps = duplicates.near_groups(((k, m[0]) for k, m in self.maps.items()), same_map, duplicates.NEAR_MAP)
+        return found + list(duplicates.repeated_maps(maps.members(), groups))

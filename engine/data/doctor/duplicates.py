@@ -1,0 +1,151 @@
+"""The same picture more than once: equal files by their hash, near ones by a perceptual hash (pHash)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import numpy as np
+
+from engine.data.doctor.finding import Finding, Hit
+from engine.data.doctor.pairs import REPEATED
+
+NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
+NEAR_MAP = 2  # maps of lines are mostly black and alike, so only the same map counts
+BANDS = NEAR + 1
+TONE, COLOUR = 0.9, 14.0  # two 8 x 8 thumbnails of one picture: least correlation, greatest distance in Lab steps
+SAME_MAP = 0.99  # correlation of two 16 x 16 maps; circles drawn 10 px (of 512) apart have less
+CHUNK = 2048
+
+COPY = Finding(
+    "copy", "The same file again",
+    "It counts twice in every epoch, and the net leans towards it.", "Leave out all but one of them.", "warning",
+)  # fmt: skip
+NEAR_COPY = Finding(
+    "near_copy", "Nearly the same picture",
+    "Smaller, recompressed or slightly edited copies count several times, and the net memorises them first.",
+    "Look at the pairs, then leave these out: the largest, sharpest copy in colour stays.", "warning",
+)  # fmt: skip
+LEAK = Finding(
+    "held_out_copy", "Also among the test pictures",
+    "A copy of it is held out for the score. The score then praises what was learned by heart.",
+    "Leave these out of the training; their twins stay for the test.", "serious",
+)  # fmt: skip
+FINDINGS = (COPY, NEAR_COPY, LEAK)
+
+
+def near_pairs(hashes: np.ndarray, distance: int = NEAR) -> Iterator[tuple[int, int]]:
+    """All pairs (i < j) of distinct uint64 hashes that differ in at most ``distance`` of their 64 bits.
+
+    The bits are cut into distance + 1 bands: two such hashes agree wholly in one band at least, so only hashes that
+    share a band are compared. 100,000 hashes need about a hundredth of all comparisons.
+    """
+    bands = distance + 1
+    edges = [round(band * 64 / bands) for band in range(bands + 1)]
+    found: set[tuple[int, int]] = set()
+    for low, high in zip(edges, edges[1:], strict=False):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        for bucket in np.split(order, np.flatnonzero(np.diff(band[order])) + 1):
+            for start in range(0, len(bucket) - 1, CHUNK):
+                rows, columns = bucket[start : start + CHUNK], bucket[start:]
+                near = np.bitwise_count(hashes[rows, None] ^ hashes[None, columns]) <= distance
+                for row, column in zip(*np.nonzero(np.triu(near, 1)), strict=True):
+                    one, other = int(rows[row]), int(columns[column])
+                    found.add((min(one, other), max(one, other)))
+    yield from sorted(found)
+
+
+class Groups:
+    """Union-find: which keys belong together."""
+
+    def __init__(self) -> None:
+        self._above: dict[str, str] = {}
+
+    def find(self, key: str) -> str:
+        while (above := self._above.setdefault(key, key)) != key:
+            self._above[key] = key = self._above.setdefault(above, above)
+        return key
+
+    def join(self, one: str, other: str) -> None:
+        self._above[self.find(one)] = self.find(other)
+
+    def members(self) -> Iterator[list[str]]:
+        """Groups of two and more."""
+        together: dict[str, list[str]] = defaultdict(list)
+        for key in list(self._above):
+            together[self.find(key)].append(key)
+        yield from (keys for keys in together.values() if len(keys) > 1)
+
+
+def near_groups(hashes: Iterable[tuple[str, str]], same: Callable[[str, str], bool], distance: int = NEAR) -> Groups:
+    """Keys whose hashes are near and of which ``same(key, key)`` agrees. ``hashes``: (key, 16 hexadecimal digits)."""
+    by_hash: dict[int, list[str]] = defaultdict(list)
+    for key, text in hashes:
+        by_hash[int(text, 16)].append(key)
+    distinct = list(by_hash)
+    groups = Groups()
+    for keys in by_hash.values():
+        for other in keys[1:]:
+            if same(keys[0], other):
+                groups.join(other, keys[0])
+    for place, place_other in near_pairs(np.array(distinct, np.uint64), distance):
+        first, second = by_hash[distinct[place]][0], by_hash[distinct[place_other]][0]
+        if same(first, second):
+            groups.join(second, first)
+    return groups
+
+
+def alike(first: bytes, second: bytes, either_grey: bool) -> bool:
+    """Whether two 8 x 8 thumbnails (RGB bytes) show one picture; one of them may have lost its colours."""
+    import cv2
+
+    a, b = (
+        cv2.cvtColor(np.frombuffer(thumb, np.uint8).reshape(8, 8, 3), cv2.COLOR_RGB2LAB).astype(float)
+        for thumb in (first, second)
+    )
+    tones_a, tones_b = (thumb[..., 0] - thumb[..., 0].mean() for thumb in (a, b))  # a brighter copy is a copy
+    lengths = float(np.linalg.norm(tones_a) * np.linalg.norm(tones_b))
+    if float((tones_a * tones_b).sum()) < TONE * lengths:
+        return False
+    return either_grey or bool(np.hypot(*(a[..., 1:] - b[..., 1:]).transpose(2, 0, 1)).mean() <= COLOUR)
+
+
+def same_map(first: bytes, second: bytes) -> bool:
+    """Whether two grey 16 x 16 thumbnails show one map, saved twice."""
+    a, b = (np.frombuffer(thumb, np.uint8).astype(np.float64) for thumb in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b) >= SAME_MAP * float(np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def hits(
+    groups: Iterable[list[str]],
+    digests: Mapping[str, str],
+    held_out: frozenset[str],
+    value: Callable[[str], tuple[float, ...]],
+) -> Iterator[Hit]:
+    """For every group of one picture: which to leave out. ``value(key)``: of several the highest is kept."""
+    for keys in groups:
+        tested = sorted(key for key in keys if key in held_out)
+        trained = sorted(key for key in keys if key not in held_out)
+        if tested:
+            yield from (Hit(LEAK.name, key, f"{tested[0]} is held out for the test", tested[0]) for key in trained)
+        for part in (tested, trained):
+            best = max(part, key=value, default="")
+            first = {digests[best]: best} if best else {}
+            for key in part:
+                twin = first.setdefault(digests[key], key)
+                if twin != key:
+                    yield Hit(COPY.name, key, f"the same bytes as {twin}", twin)
+                elif key != best:
+                    yield Hit(NEAR_COPY.name, key, f"nearly {best}, which is larger or sharper", best)
+
+
+def repeated_maps(groups: Iterable[list[str]], pictures: Groups) -> Iterator[Hit]:
+    """Maps that are the same beside different pictures; copies of one picture share theirs rightly."""
+    for keys in groups:
+        by_picture = {pictures.find(key): key for key in sorted(keys, reverse=True)}
+        if len(by_picture) > 1:
+            for key in sorted(keys):
+                other = next(one for picture, one in by_picture.items() if picture != pictures.find(key))
+                yield Hit(REPEATED.name, key, f"the same map as {other}", other)

@@ -1,0 +1,61 @@
+"""Faults of what the pictures show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from engine.data.doctor.finding import Finding, Hit, Row, Rules, Summary
+
+MAX_ASPECT = 3.0
+MIN_SPREAD = 12  # grey values; photographs of fog and snow have 40 and more
+MAX_BLUR = 2.0  # pixels at 512: photographs in focus have 0 to 1.6, the same blurred by 4 px 2.3 to 4
+GREY_MINORITY = 0.5
+_NAMED_GREY = re.compile(r"\b(?:black|white|gr[ae]y|silver|monochrome|greyscale|grayscale|b&w)\b", re.IGNORECASE)
+
+TOO_SMALL = Finding(
+    "too_small", "Smaller than the training size",
+    "It has to be enlarged, and the net learns that pictures are soft.",
+    "Train at a smaller size, find a larger copy, or leave it out.", "warning",
+)  # fmt: skip
+ASPECT = Finding(
+    "extreme_aspect", "Very long or very tall",
+    "The crop keeps a small part of it, mostly not the part that the caption is about.",
+    "Cut it into parts with an image editor, or leave it out.", "warning",
+)  # fmt: skip
+CONSTANT = Finding(
+    "constant", "Nearly one colour",
+    "There is nothing in it that a map could follow: placeholders for missing pictures look like this.",
+    "Leave it out.", "serious",
+)  # fmt: skip
+GREY = Finding(
+    "grey_in_colour", "Black and white among colour",
+    "The net learns that some prompts lead to pictures without colour, and colours fade a little everywhere.",
+    "Leave it out, or say in its caption that it is black and white.", "warning",
+)  # fmt: skip
+BLURRED = Finding(
+    "blurred", "Blurred",
+    "Even its sharpest edges are several pixels wide. The net learns softness, and edge maps of it are empty.",
+    "Look at a few, then leave them out.", "warning",
+)  # fmt: skip
+FINDINGS = (TOO_SMALL, ASPECT, CONSTANT, GREY, BLURRED)
+
+
+def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
+    sample, facts = row.sample, row.picture
+    if facts is None:
+        return
+    short, long = sorted((sample.width, sample.height))
+    if short < rules.resolution:
+        yield Hit(TOO_SMALL.name, sample.key, f"{sample.width} x {sample.height}, needed {rules.resolution}")
+    if long > MAX_ASPECT * short:
+        kept = f"the square crop keeps {short / long:.0%}"
+        yield Hit(ASPECT.name, sample.key, f"{sample.width} x {sample.height}, {kept}")
+    if facts.spread < MIN_SPREAD:
+        yield Hit(CONSTANT.name, sample.key, f"{facts.spread} of 255 grey values")
+        return  # neither its colour nor its sharpness means anything
+    named = _NAMED_GREY.search(sample.caption)
+    if facts.grey and not named and summary.grey < GREY_MINORITY * summary.pictures:
+        yield Hit(GREY.name, sample.key)
+    if facts.blur > MAX_BLUR:
+        yield Hit(BLURRED.name, sample.key, f"edges about {facts.blur:.1f} px wide at 512 px")

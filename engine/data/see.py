@@ -1,0 +1,70 @@
+"""Exactly what the net sees of a pair: picture and map after the training's own crop, and one laid over the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from engine.conditions import registry
+from engine.data.crop import apply_crop, shared_crop
+from engine.data.dataset import Dataset
+from engine.data.images import load_rgb
+from engine.data.samples import Sample
+from engine.errors import UserError
+
+GAP = 8  # pixels between the parts of a strip
+_TINT = np.array([255, 0, 160], np.float32)  # rare in photographs
+
+
+def seen(dataset: Dataset, sample: Sample, resolution: int) -> tuple[Image.Image, Image.Image | None]:
+    """Picture and map as training reads them, RGB, resolution x resolution; None for a map that is not there yet.
+
+    Raises UserError for a file that cannot be read.
+    """
+    crop = shared_crop(sample.width, sample.height, resolution)
+    picture = apply_crop(load_rgb(sample.image), crop)
+    path = map_path(dataset, sample)
+    if path is None:
+        return picture, None
+    assert dataset.condition is not None  # map_path holds this
+    nearest = registry.get(dataset.condition.type).categorical
+    return picture, apply_crop(load_rgb(path), crop, nearest=nearest)
+
+
+def map_path(dataset: Dataset, sample: Sample) -> Path | None:
+    """The sample's map if there is one."""
+    if dataset.condition is None:
+        return None
+    try:
+        path = dataset.condition_path(sample)
+    except UserError:
+        return None
+    return path if path.exists() else None
+
+
+def overlay(picture: Image.Image, map: Image.Image) -> Image.Image:
+    """The map's lines, or the borders of its areas, in a colour of their own over the paled picture. RGB, one size."""
+    grey = cv2.cvtColor(np.asarray(map), cv2.COLOR_RGB2GRAY)
+    counts = np.bincount(grey.ravel(), minlength=256)
+    ground = int(counts.argmax())
+    drawn = np.abs(grey.astype(np.int16) - ground).astype(np.float32) / 255
+    if counts[ground] < 0.5 * grey.size:  # areas and tones: only where they change
+        change = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(np.float32)
+        drawn = np.clip((change - 12) / 48, 0, 1)
+    paled = 0.65 * np.asarray(picture, np.float32) + 0.35 * 255
+    share = drawn[..., None]
+    return Image.fromarray((paled * (1 - share) + _TINT * share).astype(np.uint8))
+
+
+def strip(dataset: Dataset, sample: Sample, resolution: int, side: int = 384) -> Image.Image:
+    """Picture, map and overlay in a row, each ``side`` pixels; the picture alone where there is no map."""
+    picture, map = seen(dataset, sample, resolution)
+    parts = [picture] if map is None else [picture, map, overlay(picture, map)]
+    shown = [part.resize((side, side), Image.Resampling.LANCZOS) for part in parts]
+    row = Image.new("RGB", (len(shown) * (side + GAP) - GAP, side), (128, 128, 128))
+    for place, part in enumerate(shown):
+        row.paste(part, (place * (side + GAP), 0))
+    return row

@@ -1,0 +1,59 @@
+"""Which column of a table holds what: by name, then by content; told to people, who can name others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from engine.errors import UserError
+
+URLS = ("url", "image_url", "img_url", "top_level_url")
+CAPTIONS = ("text", "caption", "prompt", "captions", "texts", "top_caption", "description", "alt_text", "alttext")
+CONDITIONS = (
+    "conditioning_image", "condition", "conditioning", "control_image", "control", "source", "hint",
+    "conditioning_images",
+)  # fmt: skip
+IMAGES = ("image", "jpg", "png", "webp", "img", "images", "target", "picture", "pixel_values")
+WIDTHS, HEIGHTS = ("width", "original_width"), ("height", "original_height")
+
+
+def column(names: Iterable[str], wanted: Sequence[str], asked: str = "", what: str = "") -> str | None:
+    """The column's name as the table spells it, whatever its case.
+
+    Raises:
+        UserError: a column was asked for by name and is not there.
+    """
+    present = {name.lower(): name for name in names}
+    if asked:
+        if asked.lower() in present:
+            return present[asked.lower()]
+        raise UserError(
+            f"There is no column {asked}.",
+            f"The table has: {', '.join(present.values())}.",
+            f"Choose one of these as the {what} column, or leave it empty.",
+        )
+    return next((present[name] for name in wanted if name in present), None)
+
+
+def words(value: Any) -> str:
+    """A caption as a table holds it; of several the first."""
+    if isinstance(value, list | tuple):
+        value = value[0] if value else ""
+    return "" if value is None else str(value).strip()
+
+
+def number(value: Any) -> float:
+    """A width or height; 0 where it is not known."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return found if 0 < found < 1e9 else 0.0
+
+
+def told(image: str | None, caption: str | None, condition: str | None = None, kind: str = "pictures") -> str:
+    """The choice in words."""
+    parts = [f"{kind} from the column {image}", f"captions from {caption}" if caption else "no column of captions"]
+    if condition:
+        parts.append(f"condition maps from {condition}")
+    return f"Took {', '.join(parts)}."

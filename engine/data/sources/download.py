@@ -1,0 +1,262 @@
+"""Downloads pictures: several at a time, politely, and only what is a picture on a public server.
+
+Redirects are followed by hand, so that each address on the way is checked; the address that was checked is the one that
+is connected to, so that a name cannot point elsewhere in between (DNS rebinding). Proxies of the environment are not
+used for the same reason.
+"""
+
+from __future__ import annotations
+
+import csv
+import ipaddress
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+from engine.data.import_config import ImportConfig
+from engine.data.samples import CancelToken, Progress
+from engine.data.sources.model import Fetched, need
+from engine.data.sources.store import Refused, Store
+from engine.version import VERSION
+
+REDIRECTS = 5
+ROBOTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
+AGENT = f"ControlNetStudio/{VERSION}"
+_STATUS = {403: "the server does not allow it", 404: "not there any more", 410: "not there any more",
+           429: "the server is asked too often"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One row of a list; ``name`` is what its file will be called."""
+
+    name: str
+    url: str
+    caption: str
+
+
+class Pace:
+    """Times the requests to each host: at most ``per_second``, evenly. Any thread may use it."""
+
+    def __init__(self, per_second: float, wait: Callable[[float], Any], clock: Callable[[], float] = time.monotonic):
+        self._gap = 1 / per_second
+        self._wait = wait
+        self._clock = clock
+        self._next: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def turn(self, host: str) -> None:
+        """Returns when it is this request's turn."""
+        with self._lock:
+            now = self._clock()
+            start = max(now, self._next.get(host, 0.0))
+            self._next[host] = start + self._gap
+        if start > now:
+            self._wait(start - now)
+
+
+class Fetcher:
+    """Gets one file at a time for each thread that asks.
+
+    Args:
+        stop: set from outside to end running downloads.
+        private: also servers of the own network (for tests).
+    """
+
+    def __init__(self, config: ImportConfig, stop: threading.Event, private: bool = False) -> None:
+        httpx = need("httpx", "to download pictures")
+        self._errors = httpx.HTTPError, httpx.InvalidURL
+        self._url = httpx.URL
+        self._config = config
+        self._stop = stop
+        self._private = private
+        self._pace = Pace(config.per_host, stop.wait)
+        # No connection is kept: two hosts behind one address must not share one.
+        limits = httpx.Limits(max_connections=config.threads, max_keepalive_connections=0)
+        self._client = httpx.Client(
+            follow_redirects=False, trust_env=False, timeout=config.timeout, limits=limits,
+            headers={"User-Agent": AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self._client.close()
+
+    def get(self, url: str) -> bytes:
+        """The file's content. Raises Refused with the reason in words."""
+        try:
+            for _ in range(REDIRECTS + 1):
+                there = self._one(url)
+                if isinstance(there, bytes):
+                    return there
+                url = urljoin(url, there)
+        except self._errors as error:
+            if "Timeout" in type(error).__name__:
+                raise Refused("the server took too long") from error
+            raise Refused(f"no connection ({type(error).__name__})") from error
+        except (ValueError, UnicodeError) as error:
+            raise Refused("not an address") from error
+        raise Refused("sent from one address to the next without end")
+
+    def _one(self, url: str) -> bytes | str:
+        """The content, or the address that the server sends on to."""
+        address = self._url(url)
+        if address.scheme not in ("http", "https") or not address.host:
+            raise Refused("not an http or https address")
+        number = self._checked(address.host, address.port or (443 if address.scheme == "https" else 80))
+        self._pace.turn(address.host)
+        deadline = time.monotonic() + self._config.timeout
+        self._ended(deadline)
+        request = self._client.build_request(
+            "GET",
+            address.copy_with(host=number, username=None, password=None),
+            headers={"Host": address.netloc.decode("ascii")},
+            extensions={"sni_hostname": address.raw_host.decode("ascii")},  # the certificate is the name's
+        )
+        answer = self._client.send(request, stream=True)
+        try:
+            if answer.is_redirect:
+                return str(answer.headers["location"])
+            if answer.status_code != 200:
+                raise Refused(_STATUS.get(answer.status_code, f"the server answered {answer.status_code}"))
+            marks = robots_marks(answer.headers.get_list("x-robots-tag"))
+            if marks and self._config.respect_robots:
+                raise Refused(f"its owner does not want it used (X-Robots-Tag: {', '.join(sorted(marks))})")
+            if answer.headers.get("content-type", "").startswith(("text/", "application/json")):
+                raise Refused("a web page instead of a picture")
+            return self._body(answer, deadline)
+        finally:
+            answer.close()
+
+    def _body(self, answer: Any, deadline: float) -> bytes:
+        most = self._config.max_megabytes * 1_000_000
+        parts, size = [], 0
+        told = answer.headers.get("content-length", "")
+        if told.isdecimal() and int(told) > most:
+            raise Refused("larger than the limit")
+        for part in answer.iter_bytes():
+            self._ended(deadline)
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                raise Refused("larger than the limit")
+        return b"".join(parts)
+
+    def _ended(self, deadline: float) -> None:
+        if self._stop.is_set():
+            raise Refused("cancelled")
+        if time.monotonic() > deadline:
+            raise Refused("the server took too long")
+
+    def _checked(self, host: str, port: int) -> str:
+        """The host's address as a number, if all that it has are public."""
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise Refused("its server is not known") from error
+        numbers = [str(entry[4][0]) for entry in found]
+        if not self._private and not all(is_public(number) for number in numbers):
+            raise Refused("an address in a private network")
+        return numbers[0]
+
+
+def is_public(number: str) -> bool:
+    """Whether an IP address belongs to the internet; those inside IPv6 count as what they stand for."""
+    address = ipaddress.ip_address(number.split("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if inner is None and address in ipaddress.ip_network("64:ff9b::/96"):
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return address.is_global and not address.is_multicast
+
+
+def robots_marks(headers: list[str]) -> set[str]:
+    """Marks against training in X-Robots-Tag headers. ``bot: noindex`` speaks to that bot alone."""
+    marks: set[str] = set()
+    for header in headers:
+        agent, colon, rest = header.partition(":")
+        if colon and "," not in agent and agent.strip().lower() not in ("unavailable_after", AGENT.lower(), "*"):
+            continue
+        words = rest if colon and agent.strip().lower() != "unavailable_after" else header
+        marks |= {word.strip().lower() for word in words.split(",")} & ROBOTS
+    return marks
+
+
+def download_all(
+    wanted: Iterator[Wanted],
+    total: int,
+    store: Store,
+    config: ImportConfig,
+    fetched: Fetched,
+    failures: Path,
+    progress: Progress,
+    token: CancelToken,
+    private: bool = False,
+) -> None:
+    """Downloads into the store; ``failures`` becomes a CSV of url and reason, of this try alone.
+
+    Raises:
+        Cancelled: the token says so; what is there stays, and the next call goes on.
+    """
+    stop = threading.Event()
+    fetcher = Fetcher(config, stop, private)
+    pool = ThreadPoolExecutor(config.threads, thread_name_prefix="download")
+    waiting: deque[tuple[Wanted, Future[str] | None]] = deque()
+    asked: set[str] = set()
+    temporary = failures.with_name(failures.name + ".tmp")
+
+    def one(row: Wanted) -> str:
+        return store.check(row.name, fetcher.get(row.url), min_size=(config.min_width, config.min_height))
+
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        listing = csv.writer(file)
+        listing.writerow(["url", "reason"])
+        done = 0
+        try:
+            while True:
+                token.raise_if_cancelled()
+                while len(waiting) < 4 * config.threads and (row := next(wanted, None)):
+                    new = not store.has(row.name) and row.name not in asked
+                    asked.add(row.name)
+                    waiting.append((row, pool.submit(one, row) if new else None))
+                if not waiting:
+                    break
+                row, future = waiting[0]
+                if future is not None and not _finished(future):
+                    continue
+                waiting.popleft()
+                done += 1
+                if future is None:
+                    fetched.present += 1
+                else:
+                    try:
+                        store.note(row.name, future.result(), row.caption, row.url)
+                        fetched.new += 1
+                    except Refused as refused:
+                        fetched.leave_out(str(refused))
+                        listing.writerow([row.url, str(refused)])
+                progress(done, total, "Pictures downloaded")
+        finally:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            fetcher.close()
+            file.close()
+            os.replace(temporary, failures)
+
+
+def _finished(future: Future[str]) -> bool:
+    """Waits a little, so that cancelling is noticed while a server is slow."""
+    try:
+        future.exception(timeout=0.2)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,147 @@
+"""Webdataset archives, as img2dataset writes them: 000000012.jpg, .txt and .json in 00000.tar, 00001.tar, …
+
+Members are taken out one at a time into the dataset's own folder, and only plain files whose names stay inside it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tarfile
+import uuid
+from pathlib import Path, PurePosixPath
+
+from engine.data.images import EXTENSIONS
+from engine.data.import_config import ImportConfig
+from engine.data.layouts.model import CAPTION_EXTENSIONS
+from engine.data.samples import CancelToken, Progress
+from engine.data.sources.model import Fetched, Source, files_of
+from engine.errors import UserError
+from engine.workspace import RESERVED
+
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+_TEXTS = (*CAPTION_EXTENSIONS, ".json")
+_TEXT_BYTES = 1_000_000
+_PIECE = 1 << 20
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
+
+
+def fits(place: str) -> bool:
+    return bool(files_of(place, ENDINGS))
+
+
+def fetch(place: str, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken) -> Fetched:
+    """Unpacks every archive into a folder of its own; what is there already is passed over.
+
+    Raises:
+        UserError: none of the archives can be read. Cancelled: the token says so.
+    """
+    archives = files_of(place, ENDINGS)
+    fetched = Fetched(notes=[f"{len(archives):,} archives." if len(archives) > 1 else "One archive."])
+    size = sum(path.stat().st_size for path in archives) or 1
+    before, broken = 0, 0
+    names: set[str] = set()
+    for archive in archives:
+        name = archive.name.split(".")[0]
+        while name in names:  # two folders may hold archives of one name
+            name += "-"
+        names.add(name)
+        try:
+            _unpack(archive, folder / name, config, fetched, (before, size), progress, token)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                raise  # it is about writing, not about this archive
+            broken += 1
+            fetched.notes.append(f"{archive.name} could not be read to its end ({error}); what came before was kept.")
+        before += archive.stat().st_size
+        if _full(fetched, config):
+            break
+    if broken == len(archives) and not fetched.new + fetched.present:
+        raise UserError(
+            f"{archives[0].name} cannot be read.", fetched.notes[-1], "Download or copy it again: it is not whole."
+        )
+    return fetched
+
+
+def _full(fetched: Fetched, config: ImportConfig) -> bool:
+    return bool(config.max_pictures) and fetched.new + fetched.present >= config.max_pictures
+
+
+def _unpack(
+    archive: Path,
+    folder: Path,
+    config: ImportConfig,
+    fetched: Fetched,
+    part: tuple[int, int],
+    progress: Progress,
+    token: CancelToken,
+) -> None:
+    last = ""
+    with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:  # a stream: nothing is read twice
+        for member in tar:
+            token.raise_if_cancelled()
+            progress((part[0] + raw.tell()) // 1_000_000, max(1, part[1] // 1_000_000), "Megabytes unpacked")
+            relative = safe_member(member)
+            if relative is None:
+                if not member.isdir():
+                    fetched.leave_out("entries that are no plain files, or whose names lead out of the folder")
+                continue
+            picture = relative.suffix.lower() in EXTENSIONS
+            if not picture and relative.suffix.lower() not in _TEXTS:
+                continue
+            stem = str(relative.with_suffix(""))
+            if _full(fetched, config) and stem != last:  # the texts of the last picture still belong to it
+                return
+            if member.size > (config.max_megabytes * 1_000_000 if picture else _TEXT_BYTES):
+                fetched.leave_out("larger than the limit")
+                continue
+            try:
+                new = _extract(tar, member, folder / relative)
+            except OSError as error:
+                if error.errno not in _NAME_ERRORS:
+                    raise
+                fetched.leave_out("entries whose names this system does not take")
+                continue
+            if picture:
+                last = stem
+                if new:
+                    fetched.new += 1
+                else:
+                    fetched.present += 1
+
+
+def safe_member(member: tarfile.TarInfo) -> PurePosixPath | None:
+    """The path of a plain file inside the folder; None for links, devices, folders and names that lead elsewhere."""
+    name = member.name.replace("\\", "/")
+    path = PurePosixPath(name)
+    if not member.isreg() or path.is_absolute() or not path.parts:
+        return None
+    for word in path.parts:
+        if word == ".." or ":" in word or "\0" in word or word != word.rstrip(" .") and word != ".":
+            return None  # C:, streams, and names that Windows would shorten to others
+        if word.split(".")[0].lower() in RESERVED or word.startswith(".") and word != ".":
+            return None
+    return path
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> bool:
+    """Whether the file is new. Nothing is ever put over a link or written through one."""
+    if target.is_file() and not target.is_symlink() and target.stat().st_size == member.size:
+        return False
+    source = tar.extractfile(member)
+    assert source is not None  # a plain file
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            while piece := source.read(_PIECE):
+                file.write(piece)
+        if temporary.stat().st_size != member.size:
+            raise tarfile.ReadError("the end of the archive is missing")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+TARS = Source("webdataset", "webdataset archives (.tar), as img2dataset writes them", fits, fetch)

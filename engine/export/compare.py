@@ -1,0 +1,133 @@
+"""Size against quality: each way to write a net, its megabytes, and how well the net still obeys, on held-out pairs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.evaluation.validate import make_previews
+from engine.export.formats import DEFAULT_RANK, FORMATS, Precision, Weights
+from engine.export.importing import read_controlnet
+from engine.export.out import export
+from engine.export.self_check import net_of
+from engine.export.source import read_source, whole_checkpoint
+from engine.export.table import Row, Table, write_table
+from engine.families import detect
+from engine.runs import Run
+from engine.training.checkpoint_files import Checkpoint
+from engine.workspace import Workspace
+
+MAIN_SCORES = ("adherence", "iou")
+"""The first of these that the run's pictures are scored by stands in the table."""
+WHOLE = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to write a net."""
+
+    title: str
+    format: str
+    precision: Precision
+    rank: int = 0
+
+
+def variants() -> list[Variant]:
+    """What differs in numbers; formats that differ in names alone stand for one another."""
+    made = [Variant(f"one file, {precision}", "single_file", precision) for precision in PRECISIONS]
+    for way in FORMATS:
+        made += [Variant(f"Control-LoRA, rank {rank}", way.name, "fp16", rank) for rank in way.ranks]
+    return made
+
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+
+
+def compare(
+    workspace: Workspace,
+    run: Run,
+    checkpoint: Checkpoint,
+    weights: Weights | None = None,
+    chosen: Sequence[Variant] | None = None,
+    pictures: int = 0,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Table:
+    """Write each variant, read it back, draw the run's held-out pairs with it at fixed seeds, and score them.
+
+    The table is kept in the run's exports folder; the files are not.
+
+    Args:
+        pictures: held-out pairs to draw; 0: as many as the run draws for its own scores.
+        progress: called as progress(variants done, in all, label).
+
+    Raises:
+        UserError: the dataset is gone, has no score, or a variant cannot be made.
+        Cancelled: the token says so; nothing is left behind.
+    """
+    base = workspace.locate_base(run.config.model.base)
+    family = detect(base)
+    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    samples = dataset.held_out(run.config.data.held_out, seed=0).held_out
+    settings = run.config.validation
+    count = min(len(samples), pictures or settings.pictures)
+    settings = settings.model_copy(update={"pictures": count})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unet: Any = family.load_unet(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+    plan = CropPlan.of(run.config.data, run.config.train.seed)
+    scratch = run.exports / ".comparing"
+    shutil.rmtree(scratch, ignore_errors=True)
+    whole = whole_checkpoint(checkpoint.folder)
+    source = read_source(whole, "fp32", weights or ("ema" if whole.has_ema else "plain"))
+    todo = list(chosen if chosen is not None else variants())
+
+    def measure(config: dict[str, Any], tensors: dict[str, torch.Tensor], number: int) -> dict[str, float]:
+        net = net_of(config, tensors).to(device)
+        record = make_previews(
+            family=family, base=base, unet=unet, controlnet=net, samples=samples, dataset=dataset, settings=settings,
+            plan=plan, out_folder=scratch / "pictures", step=number, token=token,
+        )  # fmt: skip
+        return record.scores
+
+    def tell(done: int, label: str) -> None:
+        if token:
+            token.raise_if_cancelled()
+        if progress:
+            progress(done, len(todo) + 1, label)
+
+    try:
+        tell(0, "Measuring the checkpoint")
+        scores = measure(source.config, source.original, 0)
+        name = next((score for score in MAIN_SCORES if score in scores), "")
+        if not name:
+            raise UserError(
+                "There is nothing to compare by.",
+                "This run's pictures have no score: its condition type knows none.",
+                "Compare the files in Try it, by eye.",
+            )
+        reference = scores[name]
+        size = sum(tensor.numel() * 4 for tensor in source.original.values())
+        rows = [Row(WHOLE, size / 1e6, reference, 0.0)]
+        for number, variant in enumerate(todo, start=1):
+            tell(number, f"Measuring {variant.title}")
+            made = export(
+                checkpoint.folder, variant.format, scratch, f"variant-{number}", variant.precision, weights,
+                token=token, base=base, rank=variant.rank or DEFAULT_RANK,
+            )  # fmt: skip
+            back = read_controlnet(made.path, family, base)
+            score = measure(back.config, back.tensors, number)[name]
+            rows.append(Row(variant.title, made.bytes / 1e6, score, reference - score))
+            made.path.unlink()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    table = Table(tuple(rows), name, count, checkpoint.step)
+    write_table(table, run.exports)
+    return table

@@ -1,0 +1,208 @@
+"""From the exports folder to where it is used: into ComfyUI's or AUTOMATIC1111's folder, or before the user's eyes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.export.formats import ExportResult
+from engine.export.out import CARD_ENDING
+
+TEMPORARY = ".copying-"
+CHUNK = 4 * 2**20
+NET_ENDINGS = (".safetensors", ".pth")
+SPARE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that loads ControlNets from a folder of its own."""
+
+    name: str
+    title: str
+    signs: tuple[str, ...]
+    """Any of these inside a folder tells that it is this program's."""
+    models: tuple[str, ...]
+    """Where its ControlNets lie, the usual place first. The first that exists is taken."""
+    default: str
+    """The place to make where there is none yet."""
+
+
+PROGRAMS: tuple[Program, ...] = (
+    Program("comfyui", "ComfyUI", ("comfy", "models/controlnet"), ("models/controlnet",), "models/controlnet"),
+    Program(
+        "a1111",
+        "AUTOMATIC1111 or Forge",
+        ("webui.py", "modules/launch_utils.py", "extensions/sd-webui-controlnet", "models/ControlNet"),
+        ("extensions/sd-webui-controlnet/models", "models/ControlNet"),
+        "models/ControlNet",
+    ),
+)
+NESTED = ("ComfyUI", "webui", "stable-diffusion-webui", "stable-diffusion-webui-forge")
+"""Portable packages hold the program in a folder of this name."""
+
+
+def program(name: str) -> Program:
+    """A program by name."""
+    return next(program for program in PROGRAMS if program.name == name)
+
+
+def models_folder(chosen: Path | str, wanted: Program) -> Path:
+    """The folder for ControlNets inside the folder that was chosen; the models folder itself may be chosen, too.
+
+    Raises:
+        UserError: it is not that program's.
+    """
+    folder = Path(chosen).expanduser()
+    if not str(chosen).strip() or not folder.is_dir():
+        raise UserError(
+            f"The folder of {wanted.title} was not found.",
+            f"{chosen or 'Nothing'} is not a folder.",
+            f"Give the folder in which {wanted.title} is installed.",
+        )
+    for candidate in (folder, *(folder / name for name in NESTED)):
+        if _belongs(candidate, wanted):
+            places = [candidate / place for place in wanted.models if _is_dir_exactly(candidate, place)]
+            return places[0] if places else candidate / wanted.default
+    itself = folder.resolve().as_posix()
+    if any(itself.endswith("/" + place) for place in wanted.models):
+        return folder
+    raise UserError(
+        f"{folder} does not look like {wanted.title}.",
+        f"None of {', '.join(wanted.signs)} is in it.",
+        f"Give the folder in which {wanted.title} is installed, or its {wanted.default}.",
+    )
+
+
+def _belongs(folder: Path, wanted: Program) -> bool:
+    return any(_exists_exactly(folder, sign) for sign in wanted.signs)
+
+
+def _exists_exactly(folder: Path, relative: str) -> bool:
+    """``models/controlnet`` and ``models/ControlNet`` are two things, also on disks that do not tell them apart."""
+    for part in relative.split("/"):
+        try:
+            if part not in {entry.name for entry in folder.iterdir()}:
+                return False
+        except OSError:
+            return False
+        folder = folder / part
+    return True
+
+
+def _is_dir_exactly(folder: Path, relative: str) -> bool:
+    return _exists_exactly(folder, relative) and (folder / relative).is_dir()
+
+
+def exports_in(folder: Path) -> list[ExportResult]:
+    """What lies in a run's exports folder, newest first, each with its card."""
+    if not folder.is_dir():
+        return []
+    nets = [p for p in folder.iterdir() if p.suffix in NET_ENDINGS or (p / "config.json").is_file()]
+    found = []
+    for path in sorted(nets, key=lambda path: path.stat().st_mtime, reverse=True):
+        if path.name.startswith("."):
+            continue  # being written
+        card = path if path.is_dir() else path.with_name(path.stem + CARD_ENDING)
+        size = sum(p.stat().st_size for p in (path.iterdir() if path.is_dir() else [path]))
+        found.append(ExportResult(path, size, "", card if card.is_dir() else None))
+    return found
+
+
+def copy_to(
+    file: Path,
+    folder: Path,
+    overwrite: bool = False,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Copy an exported file under its own name; the new file appears whole or not at all.
+
+    Args:
+        progress: called as progress(megabytes done, in all, label).
+
+    Raises:
+        UserError: a file of that name is there, the disk is full, or it cannot be written.
+        Cancelled: the token says so; nothing is left behind.
+    """
+    if not file.is_file():
+        raise UserError(
+            f"{file.name} cannot be copied there.",
+            "It is a folder for diffusers or was removed; these programs load single files.",
+            "Export one file (.safetensors) and copy that.",
+        )
+    target = folder / file.name
+    if target.exists() and not overwrite:
+        raise UserError(
+            f"{file.name} is there already.",
+            f"{folder} holds a file of this name, and nothing is overwritten without being told to.",
+            "Allow replacing it, or export under another name.",
+        )
+    temporary = target.with_name(TEMPORARY + target.name)
+    total = file.stat().st_size
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < total + SPARE_BYTES:
+            raise _disk_full(file.name)
+        _copy(file, temporary, total, token, progress)
+        os.replace(temporary, target)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _disk_full(file.name) from error
+        raise UserError(
+            f"{file.name} could not be copied.", f"{folder}: {error.strerror or error}.", "Choose another folder."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _copy(source: Path, target: Path, total: int, token: CancelToken | None, progress: Progress | None) -> None:
+    done = 0
+    with source.open("rb") as read, target.open("wb") as write:
+        while chunk := read.read(CHUNK):
+            if token:
+                token.raise_if_cancelled()
+            write.write(chunk)
+            done += len(chunk)
+            if progress:
+                progress(done // 2**20, total // 2**20, "Copying, MB")
+
+
+def _disk_full(name: str) -> UserError:
+    return UserError(
+        f"{name} was not copied.", "The disk of that folder is full.", "Free some space, or choose another folder."
+    )
+
+
+def opening_command(folder: Path, platform: str = sys.platform) -> Sequence[str] | None:
+    """The command that shows a folder; None on Windows, which has a call of its own."""
+    if platform == "win32":
+        return None
+    return ["open" if platform == "darwin" else "xdg-open", str(folder)]
+
+
+def open_folder(folder: Path) -> None:
+    """Show a folder in the system's file manager.
+
+    Raises:
+        UserError: there is no file manager.
+    """
+    command = opening_command(folder)
+    try:
+        if command is None:
+            os.startfile(folder)  # type: ignore[attr-defined, unused-ignore]
+        else:
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError as error:
+        raise UserError(
+            "The folder could not be opened.", f"{error.strerror or error}.", f"Open it yourself: {folder}"
+        ) from error

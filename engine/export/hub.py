@@ -1,0 +1,127 @@
+"""Upload to the Hugging Face hub. The token is handed over with each call and written nowhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.export.formats import ExportResult
+
+ADDRESS = "https://huggingface.co"
+NOT_UPLOADED = (".tmp",)
+
+
+class Watched(io.BufferedReader):
+    """A file that tells how much of it was read, and stops being readable when the job is cancelled."""
+
+    def __init__(self, path: Path, read: Any, token: CancelToken | None) -> None:
+        super().__init__(path.open("rb", buffering=0))  # type: ignore[arg-type]
+        self._told, self._token = read, token
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._token:
+            self._token.raise_if_cancelled()
+        data = super().read(size)
+        self._told(self.tell())
+        return data
+
+
+def files_of(made: ExportResult) -> list[tuple[str, Path]]:
+    """What belongs to an export, as (path in the repository, file): the net, and its card at the top."""
+    files = [] if made.path.is_dir() else [(made.path.name, made.path)]
+    for folder in {made.path if made.path.is_dir() else made.card} - {None}:
+        assert folder is not None
+        files += [(p.relative_to(folder).as_posix(), p) for p in sorted(folder.rglob("*")) if p.is_file()]
+    return [(name, path) for name, path in files if not name.endswith(NOT_UPLOADED)]
+
+
+def upload(
+    files: Sequence[tuple[str, Path]],
+    repository: str,
+    token: str,
+    private: bool = True,
+    endpoint: str | None = None,
+    cancel: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Put files into a model repository, made where there is none; small files first, each whole or not at all.
+
+    Args:
+        repository: "owner/name".
+        token: of the user, with the right to write. Kept in memory for this call.
+        endpoint: of the hub; default the public one.
+        progress: called as progress(megabytes done, in all, label).
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UserError: the name or the token is refused, or the hub cannot be reached.
+        Cancelled: the token of the job says so.
+    """
+    from huggingface_hub import HfApi
+
+    repository = repository.strip()
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
+        raise UserError(
+            f"{repository or 'An empty name'} is not a repository.",
+            "It has to be your name on the hub, a slash, and a name for the net.",
+            "Write for example anna/canny-birds.",
+        )
+    if not token.strip():
+        raise UserError(
+            "Nothing was uploaded.",
+            "The hub asks for a token with the right to write.",
+            f"Make one at {ADDRESS}/settings/tokens and paste it.",
+        )
+    api = HfApi(endpoint=endpoint, token=token.strip())
+    ordered = sorted(files, key=lambda entry: entry[1].stat().st_size)
+    total = sum(path.stat().st_size for _, path in ordered)
+    done = 0
+
+    def told(position: int) -> None:
+        if progress:
+            progress((done + position) // 2**20, max(1, total // 2**20), "Uploading, MB")
+
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        for name, path in ordered:
+            if cancel:
+                cancel.raise_if_cancelled()
+            with Watched(path, told, cancel) as file:
+                api.upload_file(
+                    path_or_fileobj=file, path_in_repo=name, repo_id=repository, commit_message=f"Add {name}"
+                )
+            done += path.stat().st_size
+            told(0)
+    except Exception as error:
+        raise _in_words(error, repository) from error
+    return f"{(endpoint or ADDRESS).rstrip('/')}/{repository}"
+
+
+def _in_words(error: Exception, repository: str) -> Exception:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    from engine.jobs.control import Cancelled
+
+    if isinstance(error, Cancelled | UserError):
+        return error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, HfHubHTTPError) and status in (401, 403):
+        return UserError(
+            f"The hub did not let us write to {repository}.",
+            f"It refused the token ({status}): wrong, without the right to write, or not for that name.",
+            f"Make one with the right to write at {ADDRESS}/settings/tokens.",
+        )
+    if isinstance(error, HfHubHTTPError):
+        return UserError(f"The upload to {repository} failed.", f"The hub answered {status}.", "Try again later.")
+    return UserError(
+        f"The upload to {repository} failed.",
+        f"{type(error).__name__}: the hub could not be reached, or a file could not be read.",
+        "Check the connection and try again; what was uploaded already stays.",
+    )

@@ -1,0 +1,112 @@
+"""An imported net as a run of its own, so that it can be tried, compared, exported and trained on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.conditions import registry
+from engine.data.samples import CancelToken, Progress
+from engine.export.importing import Imported, read_controlnet, store
+from engine.families import detect
+from engine.presets import resolve
+from engine.runs import Run, write_run
+from engine.training.checkpoint_files import DESCRIPTION
+from engine.version import VERSION
+from engine.workspace import Workspace, write_text
+
+
+def import_as_run(
+    workspace: Workspace,
+    path: Path | str,
+    base: str,
+    condition: str = "",
+    name: str = "",
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Read a ControlNet from a file or folder and keep it as a finished run with one checkpoint.
+
+    Args:
+        base: as in the settings, the base it was made for.
+        condition: the type of map it reads; empty: what the file says, else "own" (ready maps).
+        name: of the run; empty: the file's.
+
+    Raises:
+        UserError: as ``read_controlnet``. Nothing is left behind.
+    """
+
+    def stage(done: int, label: str) -> None:
+        if token:
+            token.raise_if_cancelled()
+        if progress:
+            progress(done, 3, label)
+
+    stage(0, "Reading")
+    path = Path(path).expanduser()
+    located = workspace.locate_base(base)
+    family = detect(located)
+    found = read_controlnet(path, family, located)
+    about = condition_of(found, condition)
+    steps = max(1, int(found.metadata.get("steps") or 1))
+    side = int(found.metadata.get("resolution") or family.default_resolution(located))
+    config, _ = resolve(
+        (
+            path.name,
+            {
+                "name": name or path.stem,
+                "model": {"base": base},
+                "data": {"resolution": side},
+                "train": {"steps": steps},
+            },
+        )
+    )
+    stage(1, "Writing")
+    folder = workspace.new_run(config.name)
+    try:
+        checkpoint = folder / "checkpoints" / f"step-{steps:06d}"
+        store(found, checkpoint / "controlnet")
+        stage(2, "Writing")
+        facts = {
+            "condition": about,
+            "dataset_fingerprint": found.metadata.get("dataset_fingerprint", ""),
+            "base": base,
+            "family": family.name,
+            "step": steps,
+            "images_seen": int(found.metadata.get("images_seen") or 0),
+            "has_ema": False,
+            "app": VERSION,
+            "files": {
+                p.relative_to(checkpoint).as_posix(): p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()
+            },
+        }
+        write_text(checkpoint / DESCRIPTION, json.dumps(facts, indent=2))
+        run = {
+            "config": config.model_dump(mode="json"),
+            "origins": {},
+            "condition": about,
+            "dataset_fingerprint": facts["dataset_fingerprint"],
+            "imported_from": path.name,
+            "versions": {"app": VERSION, "python": platform.python_version()},
+        }
+        write_run(folder, run)  # last: without it the folder is no run
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    stage(3, "Done")
+    return Run(folder)
+
+
+def condition_of(found: Imported, condition: str) -> dict[str, Any]:
+    """Type and parameters of the maps: as told, as the file says, or ready maps."""
+    said = found.metadata.get("condition_type", "")
+    known = {kind.name for kind in registry.all()}
+    name = condition or (said if said in known else "own")
+    parameters: Mapping[str, Any] = {}
+    if name == said:
+        parameters = json.loads(found.metadata.get("condition_parameters") or "{}")
+    return {"type": name, "parameters": registry.resolve_parameters(name, parameters)}

@@ -1,0 +1,162 @@
+"""Averages of several checkpoints of one net, and dropping what only a resume needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import save_file
+
+from engine.controlnet_files import CONFIG, WEIGHTS, read_config
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.export.net_files import read_safetensors
+from engine.training.checkpoint_files import DESCRIPTION, TEMPORARY, Checkpoint, list_checkpoints, read_checkpoint
+from engine.version import VERSION
+from engine.workspace import safe_name, write_text
+
+Kind = Literal["equal", "ema"]
+FOLDER = "merged"
+"""Of a run: averages lie beside its checkpoints, not among them."""
+
+
+def equal_shares(checkpoints: Sequence[Checkpoint]) -> list[float]:
+    """Each counts the same ("model soup", Wortsman et al. 2022)."""
+    return [1 / len(checkpoints)] * len(checkpoints)
+
+
+def ema_shares(checkpoints: Sequence[Checkpoint], decay: float) -> list[float]:
+    """What an exponential moving average would have kept of each, had it run along.
+
+    At the last step T the average weighs the weights of step s with (1 - d) d^(T - s). Each kept checkpoint stands for
+    the steps since the one before it, whose weights then sum to d^(T - s_i) - d^(T - s_(i-1)); the first stands for all
+    steps up to its own.
+
+    Args:
+        checkpoints: oldest first.
+        decay: d, between 0 and 1, for one step; 0.999 averages about 1,000 steps.
+    """
+    last = checkpoints[-1].step
+    kept = [decay ** (last - checkpoint.step) for checkpoint in checkpoints]
+    return [now - before for now, before in zip(kept, [0.0, *kept], strict=False)]
+
+
+def merge(
+    checkpoints: Sequence[Checkpoint],
+    out_folder: Path,
+    name: str = "",
+    kind: Kind = "equal",
+    decay: float = 0.999,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the average as a checkpoint of its own, which can be exported like any other.
+
+    Args:
+        checkpoints: at least two of one net; each one's own weights (not its EMA) are averaged, in fp32.
+        out_folder: the folder in which it gets its name.
+        progress: called as progress(checkpoints read, in all, label).
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UserError: too few, of different nets, not finite, or the name is taken. Nothing is left behind.
+    """
+    ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.step)
+    _check(ordered, decay)
+    shares = equal_shares(ordered) if kind == "equal" else ema_shares(ordered, decay)
+    total: dict[str, torch.Tensor] = {}
+    for number, (checkpoint, share) in enumerate(zip(ordered, shares, strict=True)):
+        if token:
+            token.raise_if_cancelled()
+        if progress:
+            progress(number, len(ordered), "Averaging checkpoints")
+        tensors, _ = read_safetensors(checkpoint.folder / "controlnet" / WEIGHTS)
+        for key, tensor in tensors.items():
+            part = tensor.double() * share
+            total[key] = total[key] + part if key in total else part
+    broken = next((key for key, tensor in total.items() if not tensor.isfinite().all()), "")
+    if broken:
+        raise _cannot(f"one of them is broken (first in {broken})", "Leave that one out.")
+    newest = ordered[-1]
+    target = out_folder / (safe_name(name) if name else f"{kind}-{ordered[0].step:06d}-{newest.step:06d}")
+    if target.exists():
+        raise UserError(
+            f"{target.name} exists already.", f"{out_folder} holds an average of that name.", "Choose another name."
+        )
+    out_folder.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(TEMPORARY + target.name)
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        net = temporary / "controlnet"
+        net.mkdir(parents=True)
+        shutil.copyfile(newest.folder / "controlnet" / CONFIG, net / CONFIG)
+        save_file({key: tensor.float().contiguous() for key, tensor in total.items()}, net / WEIGHTS, {"format": "pt"})
+        about = {
+            **newest.about,
+            "has_ema": False,
+            "app": VERSION,
+            "merged": {"kind": kind, "steps": [c.step for c in ordered], "shares": [round(s, 6) for s in shares]},
+            "files": {p.relative_to(temporary).as_posix(): p.stat().st_size for p in net.iterdir()},
+        }
+        write_text(temporary / DESCRIPTION, json.dumps(about, indent=2))
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _cannot(f"{error.strerror or error}", "Free some space and try again.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _check(checkpoints: Sequence[Checkpoint], decay: float) -> None:
+    if len(checkpoints) < 2:
+        raise _cannot("an average needs at least two", "Choose two or more checkpoints.")
+    if not 0 < decay < 1:
+        raise _cannot(f"a decay of {decay:g} is none", "Choose one between 0 and 1, for example 0.999.")
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        same = [(c.about.get("family"), _shape(c)) for c in (first, other)]
+        if same[0] != same[1]:
+            raise _cannot(
+                f"{first.folder.name} and {other.folder.name} are nets of different families or shapes",
+                "Choose checkpoints of one run.",
+            )
+
+
+def _shape(checkpoint: Checkpoint) -> dict[str, object]:
+    return {key: value for key, value in read_config(checkpoint.folder / "controlnet").items() if key[0] != "_"}
+
+
+def _cannot(why: str, try_this: str) -> UserError:
+    return UserError("The checkpoints were not averaged.", f"{why[0].upper()}{why[1:]}.", try_this)
+
+
+def merged_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """Averages of a run, by name."""
+    found = (read_checkpoint(folder) for folder in sorted((run_folder / FOLDER).glob("*")))
+    return [checkpoint for checkpoint in found if checkpoint is not None]
+
+
+def trim(run_folder: Path, keep: int = 1) -> tuple[int, int]:
+    """Drop the resume state of all but the newest ``keep`` resumable checkpoints; their weights stay.
+
+    Returns:
+        How many checkpoints were trimmed, and how many bytes that freed.
+    """
+    resumable = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
+    extra = resumable[: len(resumable) - keep] if keep > 0 else resumable
+    freed = 0
+    for checkpoint in extra:
+        state = checkpoint.folder / "training_state"
+        freed += sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
+        # Renamed first: half a state must not look like a whole one.
+        doomed = checkpoint.folder / f"{TEMPORARY}training_state"
+        os.replace(state, doomed)
+        shutil.rmtree(doomed)
+    return len(extra), freed

@@ -1,0 +1,214 @@
+"""What lies beside an exported net: model card with pictures and code, ComfyUI workflow, note for AUTOMATIC1111."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from engine.conditions import registry
+from engine.errors import UserError
+from engine.export import workflow
+from engine.export.preprocessors import Preprocessor, preprocessor
+from engine.export.story import Story
+from engine.workspace import write_text
+
+README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
+MARK = "made_with: ControlNet Studio"
+"""By which a folder is known as ours."""
+PICTURES = 4
+LIBRARY = {True: "StableDiffusionXLControlNetPipeline", False: "StableDiffusionControlNetPipeline"}
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder holds a card that this app wrote, and may be written again."""
+    readme = folder / README
+    return readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace")
+
+
+def write_card(
+    folder: Path, file: str, kind: str, facts: Mapping[str, str], config: Mapping[str, Any], story: Story
+) -> None:
+    """Write everything into a folder that exists.
+
+    Args:
+        file: name of the net's file; empty where the folder itself is the net.
+        kind: name of the export format.
+        facts: the header's.
+    """
+    examples = _pictures(folder, story)
+    near = preprocessor(facts.get("condition_type", ""))
+    parameters = json.loads(facts.get("condition_parameters") or "{}")
+    if file:
+        nodes = workflow.nodes(settings(file, facts, story), near, parameters)
+        for name, form in ((EDITOR, workflow.for_editor), (SERVER, workflow.for_server)):
+            write_text(folder / name, json.dumps(form(nodes), indent=2))
+        write_text(folder / NOTE, automatic1111(file, facts, near, story))
+    write_text(folder / README, card(file, kind, facts, config, story, examples))
+
+
+def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Settings:
+    """The workflow's numbers: those with which the run drew its own pictures."""
+    drawn = story.drawn
+    return workflow.Settings(
+        file=file,
+        base=f"{facts.get('base', 'your-base').rsplit('/', 1)[-1]}.safetensors",
+        strength=drawn.strength if drawn else 1.0,
+        steps=drawn.sampling_steps if drawn else 20,
+        guidance=drawn.guidance_scale if drawn else 7.5,
+        side=story.resolution or 512,
+    )
+
+
+def card(
+    file: str, kind: str, facts: Mapping[str, str], config: Mapping[str, Any], story: Story, examples: list[str]
+) -> str:
+    """The model card, in the form that the Hugging Face hub reads."""
+    title = _title(facts.get("condition_type", ""))
+    rows = [f"| {words} | {facts[key]} |" for key, words in ROWS if facts.get(key)]
+    rows += [f"| score on held-out pairs: {name} | {value:.3f} |" for name, value in story.scores.items()]
+    base = facts.get("base", "")
+    front = ["---", "library_name: diffusers", "tags: [controlnet, stable-diffusion]"]
+    front += [f"base_model: {base}"] if base.count("/") == 1 else []
+    lines = [
+        *front,
+        f"{MARK} {facts.get('made_with', '').rsplit(' ', 1)[-1]}".rstrip(),
+        "---",
+        "",
+        f"# ControlNet: {title}",
+        "",
+        _teaches(facts.get("condition_type", "")),
+        "",
+        "| | |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
+    if examples:
+        lines += ["Control map and picture drawn from it, pairs that the net was not trained on:", ""]
+        lines += [f"![example]({name})" for name in examples] + [""]
+    lines += ["## In diffusers", "", "```python", snippet(file, kind, base, config, story), "```", ""]
+    if file:
+        lines += [
+            "## In ComfyUI",
+            "",
+            f"Put `{file}` into `models/controlnet` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
+            "same for its server).",
+            "",
+            "## In AUTOMATIC1111 and Forge",
+            "",
+            f"Put `{file}` into `models/ControlNet`; `{NOTE}` names the preprocessor.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+ROWS = (
+    ("condition_type", "condition"),
+    ("condition_parameters", "its settings"),
+    ("base", "trained on"),
+    ("family", "family"),
+    ("steps", "steps"),
+    ("images_seen", "pictures seen"),
+    ("training_pictures", "pictures in the set"),
+    ("resolution", "resolution, px"),
+    ("precision", "precision"),
+    ("control_lora_rank", "Control-LoRA rank"),
+    ("made_with", "made with"),
+)
+
+
+def snippet(file: str, kind: str, base: str, config: Mapping[str, Any], story: Story) -> str:
+    """Code that draws a picture; run beside the file (or inside the folder)."""
+    pipeline = LIBRARY[config.get("addition_embed_type") == "text_time"]
+    side = story.resolution or 512
+    strength = story.drawn.strength if story.drawn else 1.0
+    head = ["import torch", f"from diffusers import ControlNetModel, {pipeline}", "from PIL import Image"]
+    if kind == "single_file":
+        load = [
+            "with safe_open(FILE, framework='pt') as file:",
+            "    config = json.loads(file.metadata()['controlnet_config'])",
+            "    weights = {name: file.get_tensor(name) for name in file.keys()}",
+            "controlnet = ControlNetModel.from_config(config)",
+            "controlnet.load_state_dict(weights)",
+        ]
+        head = ["import json", "", *head, "from safetensors import safe_open"]
+        names = [f'FILE = "{file}"']
+    elif kind == "diffusers":
+        load, names = ["controlnet = ControlNetModel.from_pretrained(FOLDER)"], ['FOLDER = "."']
+    else:
+        return (
+            "# This file is for ComfyUI, AUTOMATIC1111 and Forge. For diffusers, export the folder or the single file\n"
+            "# with diffusers names."
+        )
+    return "\n".join(
+        [
+            *head,
+            "",
+            *names,
+            f'BASE = "{base or "your/base"}"',
+            "",
+            *load,
+            f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float(), safety_checker=None)"
+            if pipeline == LIBRARY[False]
+            else f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float())",
+            'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
+            f'control = Image.open("map.png").convert("RGB").resize(({side}, {side}))  # the map, not the photograph',
+            f'picture = pipeline("your prompt", image=control, controlnet_conditioning_scale={strength}).images[0]',
+            'picture.save("picture.png")',
+        ]
+    )
+
+
+def automatic1111(file: str, facts: Mapping[str, str], near: Preprocessor, story: Story) -> str:
+    """How to set the ControlNet panel."""
+    strength = story.drawn.strength if story.drawn else 1.0
+    made = f"choose the preprocessor: {near.a1111}"
+    if near.a1111 == "none":
+        made = "choose the preprocessor: none, and give it a map made with ControlNet Studio"
+    elif not near.exact:
+        made += "\n   (near to the maps of the training, not the same; maps made with ControlNet Studio fit exactly)"
+    return "\n".join(
+        [
+            "AUTOMATIC1111 (sd-webui-controlnet) and Forge",
+            "",
+            f"1. Put {file} into models/ControlNet and press the reload button beside the model list.",
+            f"2. Enable a ControlNet unit and {made}.",
+            f"3. Choose the model {Path(file).stem}. Leave its name as it is: the version is read from it.",
+            f"4. Control weight {strength:g}, pixel perfect on, resize mode: crop and resize.",
+            "",
+            f"Condition: {_title(facts.get('condition_type', ''))} {facts.get('condition_parameters', '')}".rstrip(),
+            "",
+        ]
+    )
+
+
+def _pictures(folder: Path, story: Story) -> list[str]:
+    """Map and drawn picture of the first rows; the originals are the user's own and stay here."""
+    names = []
+    for number, path in enumerate(story.pictures[:PICTURES]):
+        with Image.open(path) as row:
+            pair = row.convert("RGB").crop((0, 0, 2 * row.height, row.height))
+        buffer = io.BytesIO()
+        pair.save(buffer, "WEBP", quality=88)
+        names.append(f"example-{number + 1}.webp")
+        (folder / names[-1]).write_bytes(buffer.getvalue())
+    return names
+
+
+def _title(condition_type: str) -> str:
+    try:
+        return registry.get(condition_type).title
+    except UserError:
+        return condition_type or "unknown condition"
+
+
+def _teaches(condition_type: str) -> str:
+    try:
+        return registry.get(condition_type).teaches
+    except UserError:
+        return ""

@@ -1,0 +1,206 @@
+"""The one way out: write under a temporary name, read back, compare, rename. Nothing half-written has a real name."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.export.formats import DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
+
+if TYPE_CHECKING:
+    from engine.export.source import Source
+    from engine.families import Family
+
+TEMPORARY = ".exporting-"
+CARD_ENDING = "_card"
+SPARE_BYTES = 16 * 2**20
+STAGES = 4
+
+
+def export(
+    checkpoint: Path,
+    format: str,
+    out_folder: Path,
+    name: str,
+    precision: Precision = "fp16",
+    weights: Weights | None = None,
+    overwrite: bool = False,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+    base: str = "",
+    rank: int = DEFAULT_RANK,
+) -> ExportResult:
+    """Write one net and check it before it gets its name; beside it a folder NAME_card with what travels along.
+
+    Args:
+        checkpoint: the folder step-N of a run.
+        name: of the file or folder, as typed; made safe, and marked with the base's version.
+        weights: default: the averaged ones where the run keeps them.
+        progress: called as progress(stages done, in all, label).
+        base: located; needed for a format that is taken against it, else for the comparison of pictures. Empty: where
+            the checkpoint says, if it is on this disk.
+        rank: of a Control-LoRA.
+
+    Raises:
+        UserError: the checkpoint is not whole, the name is taken or misleading, the disk is full, or the check failed.
+            Nothing is left behind.
+    """
+    from engine.export import model_card
+    from engine.export.naming import export_stem
+    from engine.export.source import DTYPES, read_source, whole_checkpoint
+    from engine.export.story import story_of
+    from engine.families import by_name
+
+    def stage(done: int, label: str) -> None:
+        if token:
+            token.raise_if_cancelled()
+        if progress:
+            progress(done, STAGES, label)
+
+    way = get(format)
+    if precision not in DTYPES:
+        raise UserError(
+            f"There is no precision {precision}.", f"Known are: {', '.join(DTYPES)}.", "Choose one of these."
+        )
+    stage(0, "Reading the checkpoint")
+    whole = whole_checkpoint(checkpoint)
+    family = by_name(str(whole.about.get("family")))
+    stem = export_stem(name or f"controlnet_{checkpoint.name}", family.file_tag)
+    target = Path(out_folder) / f"{stem}{way.ending}"
+    card = target.with_name(f"{stem}{CARD_ENDING}")
+    _refuse_taken(target, way, overwrite)
+    if way.ending and card.exists() and not model_card.is_ours(card):
+        raise UserError(
+            f"{card.name} is in the way.", "It is something else than a model card.", "Choose another name."
+        )
+    base = base or _local_base(str(whole.about.get("base", "")))
+    source = read_source(whole, precision, weights or ("ema" if whole.has_ema else "plain"), story_of(checkpoint))
+    if way.ranks:
+        stage(0, "Factorising")
+        source = _against_base(source, family, base, rank, token)
+    _make_room(target, source.bytes)
+    temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
+    _remove(temporary)
+    _remove(temporary_card)
+    module = importlib.import_module(way.module)
+    try:
+        stage(1, "Writing")
+        _write(lambda: module.write(temporary, source), target)
+        stage(2, "Checking")
+        checked = _check(temporary, module.read(temporary), source, family, stem, base, target.name)
+        stage(3, "Writing the model card")
+        if way.ending:
+            temporary_card.mkdir()
+        story, beside = story_of(checkpoint), temporary_card if way.ending else temporary
+        file = target.name if way.ending else ""
+        _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, source.config, story), target)
+        stage(4, "Done")
+        _refuse_taken(target, way, overwrite)
+        if way.ending:
+            _remove(card)
+            temporary_card.replace(card)
+        if overwrite and target.is_dir():
+            shutil.rmtree(target)
+        temporary.replace(target)
+    finally:
+        _remove(temporary)
+        _remove(temporary_card)
+    files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
+    return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
+
+
+def _check(
+    path: Path, read: tuple[Any, dict[str, Any]], source: Source, family: Family, stem: str, base: str, name: str
+) -> str:
+    from engine.export import same_picture, self_check
+
+    config, tensors = read
+    sentences = [
+        self_check.check(source, config, tensors, name),
+        self_check.check_readers(path, source, stem, family.file_tag),
+    ]
+    if same_picture.possible(source, base):
+        sentences.append(same_picture.check(source, tensors, family, base, name))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _local_base(base: str) -> str:
+    """The located base that a checkpoint names, where that needs no search; else empty."""
+    from engine.workspace import DEMO_BASE
+
+    if base == "demo":
+        return str(DEMO_BASE)
+    return base if base and Path(base).is_dir() else ""
+
+
+def _against_base(source: Source, family: Family, base: str, rank: int, token: CancelToken | None) -> Source:
+    from engine.export.control_lora import against_base
+    from engine.export.importing import base_weights
+
+    if not base:
+        raise UserError(
+            "The Control-LoRA cannot be made.",
+            f"It is the difference to the base {source.metadata.get('base', '')}, and that was not found here.",
+            "Put the base back into the models folder, or choose another format.",
+        )
+    return against_base(source, base_weights(family, base), rank, token)
+
+
+def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise UserError(
+            f"{target.name} exists already.",
+            f"{target.parent} holds it from an earlier export, and nothing is overwritten without being told to.",
+            "Choose another name, or allow overwriting.",
+        )
+    # Overwriting is for what this app could have written, never for somebody's folder of other things.
+    ours = target.is_file() if way.ending else (target / "config.json").is_file()
+    if not ours:
+        raise UserError(
+            f"{target} cannot be overwritten.", "It is something else than an export.", "Choose another name."
+        )
+
+
+def _make_room(target: Path, needed: int) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+    except OSError as error:
+        raise UserError(
+            f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
+        ) from error
+    if free < needed + SPARE_BYTES:
+        raise _disk_full(target, f"It needs {needed / 2**20:,.0f} MB and the disk has {free / 2**20:,.0f} MB left.")
+
+
+def _write(write: Callable[[], None], target: Path) -> None:
+    from safetensors import SafetensorError
+
+    try:
+        write()
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "os error 112" in str(error)
+        if full:
+            raise _disk_full(target, "The disk filled up while it was written.") from error
+        raise UserError(
+            f"{target.name} could not be written.", f"The system says: {error}.", "Choose another folder."
+        ) from error
+
+
+def _disk_full(target: Path, why: str) -> UserError:
+    return UserError(f"{target.name} was not exported.", why, "Free some space, or choose a folder on another disk.")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

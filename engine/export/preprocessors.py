@@ -1,0 +1,69 @@
+"""Which preprocessor of ComfyUI and AUTOMATIC1111 comes nearest to a condition type of this app.
+
+ComfyUI's are nodes of comfyui_controlnet_aux; AUTOMATIC1111's are names in the ControlNet panel's list. A type that is
+not in the list below is used with ready maps: the app makes them, and the programs are told to take them as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Parameters = Mapping[str, Any]
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Preprocessor:
+    """One way to make a map outside of this app."""
+
+    node: str = ""
+    """Class name of a ComfyUI node with an input "image" first; empty: none comes near."""
+    widgets: Callable[[Parameters], Values] = lambda _: {}
+    """The node's other inputs but the resolution, in its order, from the condition's parameters."""
+    a1111: str = "none"
+    """The name in the preprocessor list."""
+    exact: bool = False
+    """It makes the same maps; otherwise similar ones."""
+
+
+def _byte(value: Any, default: int) -> int:
+    return max(1, min(255, int(value if value is not None else default)))
+
+
+NOTHING = Preprocessor()
+PREPROCESSORS: dict[str, Preprocessor] = {
+    "canny": Preprocessor(
+        "CannyEdgePreprocessor",
+        lambda p: {"low_threshold": _byte(p.get("low"), 100), "high_threshold": _byte(p.get("high"), 200)},
+        "canny",
+        exact=True,
+    ),
+    "lineart": Preprocessor(
+        "LineartStandardPreprocessor",
+        lambda p: {"guassian_sigma": 6.0, "intensity_threshold": 8},  # the node spells it so
+        "lineart_standard (from white bg & black line)",
+    ),
+    "lines": Preprocessor("M-LSDPreprocessor", lambda _: {"score_threshold": 0.1, "dist_threshold": 0.1}, "mlsd"),
+    "grey": Preprocessor("ImageLuminanceDetector", lambda _: {"gamma_correction": 1.0}, "recolor_luminance"),
+    "tile": Preprocessor("TilePreprocessor", lambda _: {"pyrUp_iters": 3}, "tile_resample"),
+    "colour_grid": Preprocessor("ColorPreprocessor", a1111="t2ia_color_grid"),
+    "depth": Preprocessor(
+        "DepthAnythingV2Preprocessor", lambda _: {"ckpt_name": "depth_anything_v2_vits.pth"}, "depth_anything_v2"
+    ),
+    "normal": Preprocessor("BAE-NormalMapPreprocessor", a1111="normal_bae"),
+    "softedge": Preprocessor("HEDPreprocessor", lambda _: {"safe": "enable"}, "softedge_hed"),
+    "scribble": Preprocessor("FakeScribblePreprocessor", lambda _: {"safe": "enable"}, "scribble_hed"),
+    "pose": Preprocessor(
+        "OpenposePreprocessor",
+        lambda _: {"detect_hand": "disable", "detect_body": "enable", "detect_face": "disable"},
+        "openpose",
+    ),
+    "segmentation": Preprocessor("OneFormer-ADE20K-SemSegPreprocessor", a1111="seg_ofade20k"),
+}
+
+
+def preprocessor(condition_type: str) -> Preprocessor:
+    """The nearest one, or one that takes maps as they are."""
+    return PREPROCESSORS.get(condition_type, NOTHING)

@@ -1,0 +1,98 @@
+"""What ComfyUI and AUTOMATIC1111 do with a file, as far as names, shapes and its file name decide it.
+
+Both take the kind of a net from marker tensors and the structure from names in the original code's numbering; names of
+diffusers are translated first. Neither complains about a tensor that it does not know, or gets no value: the net only
+draws badly. So every name and shape is held against the net here. Rules written down from ``comfy/controlnet.py`` and
+sd-webui-controlnet's ``controlnet_model_guess.py`` and ``controlnet_lora.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from engine.export.ldm_keys import PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
+from engine.export.naming import version_read_from
+from engine.export.net_files import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
+
+Shapes = Mapping[str, tuple[int, ...]]
+BLOCKS_OF_SD1, BLOCKS_OF_SDXL = 12, 9
+SD1_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
+"""AUTOMATIC1111 takes a Control-LoRA without it for one of SDXL."""
+
+
+class Misread(Exception):
+    """A reader would refuse the file, or read something else from it."""
+
+
+def raw_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes as they stand in a .safetensors or .pth file."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {name: tuple(tensor.shape) for name, tensor in loaded.items()}
+
+
+def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, file_tag: str) -> str:
+    """How the readers take the file, in words.
+
+    Args:
+        raw: names and shapes as in the file.
+        net: those of the net, under diffusers names.
+        stem: the file's name without its ending.
+        file_tag: the family's mark for file names, such as "sd15".
+
+    Raises:
+        Misread: with the reason.
+    """
+    if DIFFERENCE_MARK in raw:
+        raise Misread(f"a tensor {DIFFERENCE_MARK} makes readers add the base to it")
+    if version_read_from(stem) != version_read_from(file_tag):
+        raise Misread(f"AUTOMATIC1111 reads the version {version_read_from(stem)} from the name {stem}")
+    if LORA_MARK in raw:
+        _check_lora({name: shape for name, shape in raw.items() if name != LORA_MARK}, net, config)
+        return "a Control-LoRA"
+    if DIFFUSERS_TRIGGER in raw:
+        kind, seen = "a ControlNet with diffusers names", dict(raw)
+        to_ldm(seen, config)  # both translate every name
+    elif TRIGGER in raw or PREFIX + TRIGGER in raw:
+        kind, seen = "a ControlNet with LDM names", from_ldm(dict(raw))
+    else:
+        raise Misread("no reader knows it as a ControlNet")
+    _compare(seen, net)
+    return kind
+
+
+def _compare(seen: Shapes, net: Shapes) -> None:
+    for words, names in (("lacks", net.keys() - seen.keys()), ("has an unknown", seen.keys() - net.keys())):
+        if names:
+            raise Misread(f"the file {words} {min(names)} ({len(names)} of {len(net)} tensors)")
+    for name, shape in seen.items():
+        if tuple(shape) != tuple(net[name]):
+            raise Misread(f"{name} is {tuple(shape)} instead of {tuple(net[name])}")
+
+
+def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any]) -> None:
+    blocks = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in raw)
+    if blocks in (BLOCKS_OF_SDXL, BLOCKS_OF_SD1) and (SD1_LORA_MARK in raw) != (blocks == BLOCKS_OF_SD1):
+        raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")
+    seen = rename_from_ldm(dict(raw), config)
+    whole = {}
+    for name, shape in seen.items():
+        stem, _, part = name.rpartition(".")
+        if part not in ("up", "down"):
+            whole[name] = shape
+            continue
+        wanted = net.get(f"{stem}.weight", ())
+        if len(shape) != len(wanted):
+            raise Misread(f"{name} has {len(shape)} dimensions; AUTOMATIC1111 multiplies only {len(wanted)}")
+        up, down = seen.get(f"{stem}.up"), seen.get(f"{stem}.down")
+        if up is None or down is None or up[1] != down[0] or (up[0], *down[1:]) != tuple(wanted):
+            raise Misread(f"{stem}.up and .down do not multiply to {tuple(wanted)}")
+        whole[f"{stem}.weight"] = wanted
+    _compare(whole, net)

@@ -1,0 +1,53 @@
+"""The table of size against quality, on disk and in words. Without torch: pages show it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from engine.workspace import write_text
+
+FILE = "size_against_quality.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. ``adherence``: mean over the held-out pairs; ``loss``: how much less than the checkpoint."""
+
+    title: str
+    megabytes: float
+    adherence: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Table:
+    """The whole table and what it was measured on."""
+
+    rows: tuple[Row, ...]
+    score: str
+    pictures: int
+    step: int
+
+
+def write_table(table: Table, exports: Path) -> None:
+    """Keep it in a run's exports folder."""
+    exports.mkdir(parents=True, exist_ok=True)
+    write_text(exports / FILE, json.dumps(asdict(table), indent=2))
+
+
+def read_table(exports: Path) -> Table | None:
+    """The last table of a run, or None."""
+    try:
+        found = json.loads((exports / FILE).read_text(encoding="utf-8"))
+        return Table(tuple(Row(**row) for row in found["rows"]), found["score"], found["pictures"], found["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def as_text(table: Table) -> str:
+    """For the command line and the docs."""
+    lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}"]
+    lines += [f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}" for row in table.rows]
+    return "\n".join([*lines, f"step {table.step:,}, {table.pictures} held-out pairs"])

@@ -1,0 +1,175 @@
+"""A ready workflow for ComfyUI, in the two forms that its File > Open takes: the editor's own and the server's (API).
+
+Both are written from one list of nodes, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.export.preprocessors import Preprocessor
+
+Link = tuple[str, int]
+"""Name of the node it comes from, and the number of its output."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a node class takes and gives. ``inputs``: those with a socket; the widgets' order is the editor's."""
+
+    inputs: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
+
+
+IMAGE = ("IMAGE", "IMAGE")
+CONDITIONS = (("positive", "CONDITIONING"), ("negative", "CONDITIONING"))
+CORE: dict[str, Kind] = {
+    "CheckpointLoaderSimple": Kind(outputs=(("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))),
+    "CLIPTextEncode": Kind((("clip", "CLIP"),), (("CONDITIONING", "CONDITIONING"),)),
+    "EmptyLatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
+    "LoadImage": Kind(outputs=(IMAGE, ("MASK", "MASK"))),
+    "ControlNetLoader": Kind(outputs=(("CONTROL_NET", "CONTROL_NET"),)),
+    "ControlNetApplyAdvanced": Kind((*CONDITIONS, ("control_net", "CONTROL_NET"), ("image", "IMAGE")), CONDITIONS),
+    "KSampler": Kind(
+        (("model", "MODEL"), *CONDITIONS, ("latent_image", "LATENT")),
+        (("LATENT", "LATENT"),),
+    ),
+    "VAEDecode": Kind((("samples", "LATENT"), ("vae", "VAE")), (IMAGE,)),
+    "PreviewImage": Kind((("images", "IMAGE"),)),
+    "SaveImage": Kind((("images", "IMAGE"),)),
+}
+PREPROCESSING = Kind((("image", "IMAGE"),), (IMAGE,))
+EDITOR_ONLY = {"KSampler": {"seed": "fixed"}, "LoadImage": {"image": "image"}}
+"""Widgets that the editor keeps beside another and the server knows nothing of: what to do with the seed afterwards."""
+COLUMN, ROW = 330, 210
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node; ``place`` is its column and row."""
+
+    kind: str
+    place: tuple[float, float]
+    links: Mapping[str, Link] = field(default_factory=dict)
+    widgets: Mapping[str, Any] = field(default_factory=dict)
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the workflow starts with."""
+
+    file: str
+    """The net's file name, as it lies in models/controlnet."""
+    base: str
+    prompt: str = "describe your picture here"
+    strength: float = 1.0
+    steps: int = 20
+    guidance: float = 7.5
+    side: int = 512
+    seed: int = 0
+
+
+def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[str, Any]) -> dict[str, Node]:
+    """The workflow: a picture, its map, the net, the sampler."""
+    side = settings.side
+    made = {
+        "base": Node("CheckpointLoaderSimple", (0, 0), widgets={"ckpt_name": settings.base}, title="Your base model"),
+        "picture": Node("LoadImage", (0, 3), widgets={"image": "example.png"}, title="Your control picture"),
+        "net": Node("ControlNetLoader", (1, 2.2), widgets={"control_net_name": settings.file}, title="Your ControlNet"),
+        "prompt": Node("CLIPTextEncode", (1, 0), {"clip": ("base", 1)}, {"text": settings.prompt}, "Prompt"),
+        "negative": Node("CLIPTextEncode", (1, 1.1), {"clip": ("base", 1)}, {"text": ""}, "Negative prompt"),
+    }
+    image: Link = ("picture", 0)
+    if preprocessor.node:
+        widgets = {**preprocessor.widgets(parameters), "resolution": side}
+        made["map"] = Node(preprocessor.node, (1, 3), {"image": image}, widgets, "Makes the map")
+        image = ("map", 0)
+        made["look"] = Node("PreviewImage", (2, 3), {"images": image}, title="The map")
+    applied = {"positive": ("prompt", 0), "negative": ("negative", 0), "control_net": ("net", 0), "image": image}
+    strength = {"strength": settings.strength, "start_percent": 0.0, "end_percent": 1.0}
+    made["apply"] = Node("ControlNetApplyAdvanced", (2, 0.6), applied, strength)
+    made["size"] = Node("EmptyLatentImage", (2, 1.8), widgets={"width": side, "height": side, "batch_size": 1})
+    sampled = {"model": ("base", 0), "positive": ("apply", 0), "negative": ("apply", 1), "latent_image": ("size", 0)}
+    how = {
+        "seed": settings.seed,
+        "steps": settings.steps,
+        "cfg": settings.guidance,
+        "sampler_name": "uni_pc",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
+    made["sampler"] = Node("KSampler", (3, 0.6), sampled, how)
+    made["decode"] = Node("VAEDecode", (4, 0.6), {"samples": ("sampler", 0), "vae": ("base", 2)})
+    made["save"] = Node("SaveImage", (4, 1.4), {"images": ("decode", 0)}, {"filename_prefix": "controlnet"})
+    return made
+
+
+def kind_of(node: Node) -> Kind:
+    """What a node takes and gives; whatever is not a core node is a preprocessor."""
+    return CORE.get(node.kind, PREPROCESSING)
+
+
+def for_server(made: Mapping[str, Node]) -> dict[str, Any]:
+    """The API form."""
+    numbers = _numbers(made)
+    return {
+        str(numbers[name]): {
+            "class_type": node.kind,
+            "inputs": {**node.widgets, **{i: [str(numbers[s]), slot] for i, (s, slot) in node.links.items()}},
+            "_meta": {"title": node.title or node.kind},
+        }
+        for name, node in made.items()
+    }
+
+
+def for_editor(made: Mapping[str, Node]) -> dict[str, Any]:
+    """The form of the editor (version 0.4), with places on the canvas."""
+    numbers = _numbers(made)
+    links: list[list[Any]] = []
+    incoming: dict[tuple[str, str], int] = {}
+    outgoing: dict[Link, list[int]] = {}
+    for name, node in made.items():
+        for slot, (socket, type_name) in enumerate(kind_of(node).inputs):
+            source, output = node.links[socket]
+            links.append([len(links) + 1, numbers[source], output, numbers[name], slot, type_name])
+            incoming[name, socket] = len(links)
+            outgoing.setdefault((source, output), []).append(len(links))
+    entries = []
+    for order, (name, node) in enumerate(made.items()):
+        kind = kind_of(node)
+        extra = EDITOR_ONLY.get(node.kind, {})
+        values = [v for key, value in node.widgets.items() for v in ([value, extra[key]] if key in extra else [value])]
+        entry = {
+            "id": numbers[name],
+            "type": node.kind,
+            "pos": [node.place[0] * COLUMN, node.place[1] * ROW],
+            "size": [300, 60 + 26 * max(len(values), len(kind.inputs), len(kind.outputs))],
+            "flags": {},
+            "order": order,
+            "mode": 0,
+            "inputs": [{"name": n, "type": t, "link": incoming[name, n]} for n, t in kind.inputs],
+            "outputs": [
+                {"name": n, "type": t, "links": outgoing.get((name, slot), []), "slot_index": slot}
+                for slot, (n, t) in enumerate(kind.outputs)
+            ],
+            "properties": {"Node name for S&R": node.kind},
+            "widgets_values": values,
+        }
+        entries.append(entry | ({"title": node.title} if node.title else {}))
+    return {
+        "last_node_id": len(made),
+        "last_link_id": len(links),
+        "nodes": entries,
+        "links": links,
+        "groups": [],
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def _numbers(made: Mapping[str, Node]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(made, start=1)}

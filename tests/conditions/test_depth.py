@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from skimage import data
+
+from engine.conditions import depth, registry
+from engine.conditions.depth import depth_adherence, depth_batch, grey_map
+from tests.conditions import tiny_models
+from tests.conditions.test_types import photographs
+
+
+def test_any_depth_model_of_transformers_makes_maps_of_many_pictures_at_once(tmp_path: Path) -> None:
+    values = registry.resolve_parameters("depth", {"model": str(tiny_models.depth_anything(tmp_path / "model"))})
+    pictures = [photographs()[0][:100, :160], photographs()[1][:160, :100], photographs()[2][:100, :160]]
+    maps = depth_batch(pictures, **values)
+    assert [map.shape for map in maps] == [picture.shape for picture in pictures]
+    for picture, map in zip(pictures, maps, strict=True):
+        alone = registry.get("depth").extractor(picture, **values)
+        assert np.abs(alone.astype(int) - map).mean() < 1 and map.max() == 255 and map.min() == 0
+    scorer = registry.get("depth").scorer
+    assert scorer is not None and scorer(maps[0], pictures[0], **values) == pytest.approx(1, abs=1e-3)
+
+
+def test_real_distances_become_a_map_that_does_not_mind_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, _, near = data.stereo_motorcycle()  # disparity is nearness
+    near = np.where(np.isfinite(near), near, 0).astype(np.float32)
+    map = grey_map(near, 1.0)
+    assert map.min() == 0 and map.max() == 255
+    broken = near.copy()
+    broken[:2] = 1e6
+    assert np.abs(grey_map(broken, 1.0)[10:].astype(int) - map[10:]).max() < 10
+    # The metric is blind to the model's scale and offset, and sees another layout.
+    seen = {"now": near}
+    monkeypatch.setattr(depth, "nearness", lambda images, model: [seen["now"]] * len(images))
+    values = {"model": "", "cut_off": 1.0}
+    assert depth_adherence(map, left, **values) == pytest.approx(1)
+    seen["now"] = near * 0.3 + 20
+    assert depth_adherence(map, left, **values) > 0.999
+    seen["now"] = near[::-1]
+    assert depth_adherence(map, left, **values) < 0.5
+
+
+def test_models_that_predict_metres_are_turned_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(tiny_models.depth_anything(tmp_path / "model"))
+    from engine.conditions import weights
+
+    picture = photographs()[0][:70, :70]
+    net, _ = weights.held(depth.MODEL, folder)
+    near = depth.nearness([picture], folder)[0]
+    monkeypatch.setattr(depth, "_METRES", (net.config.model_type,))
+    far = depth.nearness([picture], folder)[0]
+    assert np.corrcoef(near.ravel(), far.ravel())[0, 1] < 0

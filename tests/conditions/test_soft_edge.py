@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine.conditions import registry
+from engine.conditions.soft_edge import build, load, soft_edge, soft_edge_batch
+from tests.conditions import tiny_models
+from tests.conditions.test_types import photographs
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_weights_of_either_kind_draw_many_pictures_at_once(tmp_path: Path, ending: str) -> None:
+    values = registry.resolve_parameters("soft_edge", {"model": str(tiny_models.hed(tmp_path / f"hed{ending}"))})
+    pictures = [photographs()[0][:100, :160], photographs()[1][:161, :99], photographs()[2][:100, :160]]
+    maps = soft_edge_batch(pictures, **values)
+    assert [map.shape for map in maps] == [picture.shape for picture in pictures]
+    for picture, map in zip(pictures, maps, strict=True):
+        assert np.abs(soft_edge(picture, **values).astype(int) - map).max() <= 1 and len(np.unique(map)) > 10
+    scorer = registry.get("soft_edge").scorer
+    assert scorer is not None and scorer(maps[0], pictures[0], **values) == pytest.approx(1, abs=1e-3)
+    assert len(np.unique(soft_edge(pictures[0], model=values["model"], steps=2))) <= 3
+
+
+def test_the_full_net_has_the_layout_of_the_published_file() -> None:
+    with torch.device("meta"):
+        state = build().state_dict()
+    assert state["norm"].shape == (1, 3, 1, 1) and state["block5.projection.weight"].shape == (1, 512, 1, 1)
+    assert state["block1.convs.0.weight"].shape == (64, 3, 3, 3) and state["block4.convs.2.bias"].shape == (512,)
+    assert len(state) == 1 + 2 * (13 + 5) and sum(value.numel() for value in state.values()) == 14_714_688 + 1_477 + 3
+
+
+def test_edges_are_where_the_weights_say(tmp_path: Path) -> None:
+    net = build((4, 4, 4, 4, 4), (2, 2, 3, 3, 3))
+    with torch.no_grad():
+        for value in net.parameters():
+            value.zero_()
+        for number in range(1, 6):
+            stage = net.get_submodule(f"block{number}")
+            for conv in stage.convs:
+                conv.weight[0, 0, 1, 1] = 1  # passes red on
+            stage.projection.weight[0, 0] = 0.1
+            stage.projection.bias[0] = -10
+    torch.save(net.state_dict(), tmp_path / "red.pth")
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 32:, 0] = 200
+    map = soft_edge(image, model=str(tmp_path / "red.pth"), steps=0)
+    assert map[32, 10, 0] == 0 and map[32, 55, 0] == 255  # logits -10 and +10
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="block1"):
+        load(tmp_path / "other.pth", "cpu")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.conditions import places, registry, weights
+from engine.conditions.weights import Preparation
+from engine.errors import UserError
+from tests.conditions import tiny_models
+from tests.conditions.test_types import photographs
+from tests.data.test_scan import CancelAfter, Cancelled
+
+WITH_MODELS = [kind.name for kind in registry.all() if kind.models]
+
+
+@pytest.mark.parametrize("name", WITH_MODELS)
+def test_without_weights_the_error_says_what_is_missing_how_large_it_is_and_where_it_belongs(name: str) -> None:
+    kind, values = registry.get(name), registry.resolve_parameters(name)
+    lacking = weights.missing(kind, values)
+    assert [entry.name for entry in lacking] == [need.id for need in kind.models]
+    for entry, need in zip(lacking, kind.models, strict=True):
+        assert f"{need.megabytes}" in entry.sentence and need.licence in entry.sentence
+        assert entry.target.parent == places.models()
+    with pytest.raises(UserError) as caught:
+        kind.extractor(photographs()[0], **values)
+    assert kind.models[-1].id in caught.value.what or kind.models[0].id in caught.value.what
+    assert "Nothing is downloaded unasked" in caught.value.why and str(places.models()) in caught.value.try_this
+
+
+def test_weights_are_found_by_path_by_name_in_the_models_folder_and_where_a_download_puts_them(tmp_path: Path) -> None:
+    (need,) = registry.get("soft_edge").models
+    file = tiny_models.hed(tmp_path / "mine.safetensors")
+    assert weights.find(need, str(file)) == file
+    named = tiny_models.hed(places.models() / "edges" / "hed.pth")
+    assert weights.find(need, "edges") == weights.find(need, "edges/hed.pth") == named
+    assert weights.find(need) is None
+    fetched = tiny_models.hed(places.models() / "lllyasviel--Annotators" / "ControlNetHED.pth")
+    assert weights.find(need) == fetched and weights.missing(registry.get("soft_edge"), {}) == []
+
+
+def test_a_wrong_path_and_damaged_weights_are_told_with_the_cause(tmp_path: Path) -> None:
+    kind = registry.get("soft_edge")
+    with pytest.raises(UserError, match="were not found"):
+        kind.extractor(photographs()[0], model=str(tmp_path / "nothing.pth"), steps=0)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError) as caught:
+        kind.extractor(photographs()[0], model=str(broken), steps=0)
+    assert "cannot be used" in caught.value.what and "damaged" in caught.value.why
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    import torch
+
+    class Harm:
+        def __reduce__(self):  # type: ignore[no-untyped-def]
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"state_dict": {}, "harm": Harm()}, tmp_path / "harm.pth")
+    with pytest.raises(UserError, match="cannot be used"):
+        registry.get("soft_edge").extractor(photographs()[0], model=str(tmp_path / "harm.pth"), steps=0)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_is_loaded_once_and_let_go(tmp_path: Path) -> None:
+    (need,) = registry.get("soft_edge").models
+    file = str(tiny_models.hed(tmp_path / "hed.pth"))
+    first = weights.held(need, file)
+    assert weights.held(need, file) is first
+    weights.free()
+    assert weights.held(need, file) is not first
+
+
+def test_pictures_of_one_size_go_together_and_keep_their_places() -> None:
+    wide, high = np.zeros((30, 60, 3), np.uint8), np.full((60, 30, 3), 255, np.uint8)
+    how = Preparation((56, 56), True, 14, (0.5,) * 3, (0.5,) * 3)
+    groups = weights.prepared([wide, high, wide], how)
+    assert [(members, tuple(pixels.shape)) for members, pixels in groups] == [
+        ([0, 2], (2, 3, 28, 56)),
+        ([1], (1, 3, 56, 28)),
+    ]
+    assert float(groups[0][1].max()) == -1 and float(groups[1][1].min()) == 1
+    square = weights.prepared([wide, high], Preparation((64, 48), False, 1, (0.5,) * 3, (0.5,) * 3))
+    assert [members for members, _ in square] == [[0, 1]] and tuple(square[0][1].shape) == (2, 3, 64, 48)
+
+
+def test_the_models_own_sizes_are_read(tmp_path: Path) -> None:
+    def read(**about: object) -> Preparation:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
+        return weights.preparation(tmp_path, 512)
+
+    assert read(size=384).size == (384, 384)
+    assert read(size={"height": 480, "width": 640}, do_normalize=False).size == (480, 640)
+    assert read(size={"shortest_edge": 448}).size == (448, 448)
+    assert read(do_normalize=False).mean == (0, 0, 0) and read(image_mean=[0.5] * 3).mean == (0.5,) * 3
+    assert weights.preparation(tmp_path / "none", 512).size == (512, 512)
+
+
+class Hub:
+    """Stands in for the hub: files by name."""
+
+    def __init__(self, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+        import huggingface_hub
+
+        self.files, self.fetched = files, []  # type: ignore[var-annotated]
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.download)
+        monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda api, name: list(files))
+
+    def download(self, repo: str, name: str, local_dir: Path) -> None:
+        if name not in self.files:
+            raise OSError(f"404: {name}")
+        self.fetched.append(name)
+        local_dir.mkdir(parents=True, exist_ok=True)
+        (local_dir / name).write_bytes(self.files[name])
+
+
+def test_a_download_fetches_what_is_needed_and_appears_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        "pytorch_model.bin",
+        "README.md",
+        "a/b.json",
+    ]
+    hub = Hub(dict.fromkeys(names, b"x"), monkeypatch)
+    kind = registry.get("depth")
+    lacking = weights.missing(kind, {})
+    with pytest.raises(Cancelled):
+        weights.download(lacking, CancelAfter(1))
+    assert weights.missing(kind, {}) == lacking  # half a model is no model
+    weights.download(lacking)
+    assert sorted(path.name for path in lacking[0].target.iterdir()) == sorted(names[:3])
+    assert weights.missing(kind, {}) == [] and "README.md" not in hub.fetched
+
+
+def test_a_failed_download_says_why_and_how_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    Hub({}, monkeypatch)
+    with pytest.raises(UserError) as caught:
+        weights.download(weights.missing(registry.get("soft_edge"), {}))
+    assert "404" in caught.value.why and "huggingface.co/lllyasviel/Annotators" in caught.value.try_this

@@ -1,0 +1,97 @@
+"""Tiny random models in the layout of the real ones, so that tests load and run them through the app's own code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def seeded(make: Any) -> Any:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+def write(model: Any, folder: Path, preprocessor: dict[str, Any]) -> Path:
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor), encoding="utf-8")
+    return folder
+
+
+def depth_anything(folder: Path) -> Path:
+    import torch
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    backbone = Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8,
+        head_hidden_size=8, patch_size=14,
+    )  # fmt: skip
+    how = {"size": {"height": 56, "width": 56}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
+    model = seeded(lambda: DepthAnythingForDepthEstimation(config))
+    with torch.no_grad():  # as it is made, it says the same of every pixel
+        model.head.conv3.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
+        for name, value in model.named_parameters():
+            if name.startswith(("neck", "head")) and value.ndim == 4:
+                value.mul_(8)
+        model.head.conv3.bias.fill_(1)
+    return write(model, folder, how)
+
+
+def segformer(folder: Path) -> Path:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    config = SegformerConfig(
+        num_encoder_blocks=4, depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16, num_labels=150,
+    )  # fmt: skip
+    model = seeded(lambda: SegformerForSemanticSegmentation(config))
+    return write(model, folder, {"size": {"height": 64, "width": 64}})
+
+
+def vitpose(folder: Path) -> Path:
+    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
+
+    backbone = VitPoseBackboneConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, mlp_ratio=2, out_features=["stage1"]
+    )
+    config = VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=True)
+    return write(seeded(lambda: VitPoseForPoseEstimation(config)), folder, {})
+
+
+def detector(folder: Path) -> Path:
+    """YOLOS, a detector of the DETR kind, that takes everything for a person."""
+    import torch
+    from transformers import YolosConfig, YolosForObjectDetection
+
+    config = YolosConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[64, 64],
+        num_detection_tokens=3, id2label={0: "cat", 1: "person"}, label2id={"cat": 0, "person": 1},
+    )  # fmt: skip
+    model = seeded(lambda: YolosForObjectDetection(config))
+    with torch.no_grad():
+        last = model.class_labels_classifier.layers[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([0.0, 9.0, 0.0]))
+    return write(model, folder, {"size": {"height": 64, "width": 64}})
+
+
+def hed(path: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    from engine.conditions.soft_edge import build
+
+    net = seeded(lambda: build((4, 4, 8, 8, 8), (2, 2, 3, 3, 3)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(net.state_dict(), path)
+    else:
+        torch.save(net.state_dict(), path)
+    return path

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.data.dataset import Dataset
+from engine.data.doctor.check import check
+from engine.data.doctor.store import Store
+from engine.data.scan import scan_folder
+from engine.workspace import Workspace
+from tests.data.doctor import planted
+
+
+def found(dataset: Dataset) -> dict[str, set[str]]:
+    store = Store(dataset.folder)
+    return {finding: {hit.key for hit in store.hits(finding)} for finding in store.counts()}
+
+
+def compare(found: dict[str, set[str]], expected: dict[str, set[str]]) -> None:
+    missed = {f: keys - found.get(f, set()) for f, keys in expected.items() if keys - found.get(f, set())}
+    false = {f: keys - expected.get(f, set()) for f, keys in found.items() if keys - expected.get(f, set())}
+    assert (missed, false) == ({}, {})
+    assert all(len(keys) >= 3 for keys in expected.values())
+
+
+def test_every_planted_fault_of_the_pictures_is_found_and_nothing_else(workspace: Workspace, tmp_path: Path) -> None:
+    faults = planted.plant_pictures(tmp_path / "pictures")
+    dataset = Dataset.create(workspace, "pictures", scan_folder(faults.folder))
+    check(dataset, planted.SIDE, planted.HELD_OUT, workers=1)
+    compare(found(dataset), faults.expected)
+
+
+@pytest.mark.parametrize("kind", planted.PAIR_TYPES)
+def test_every_planted_fault_of_the_pairs_is_found_and_nothing_else(
+    kind: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    faults = planted.plant_pairs(tmp_path / kind, kind)
+    dataset = Dataset.create(workspace, kind, scan_folder(faults.folder))
+    check(dataset, 200, workers=1)
+    compare(found(dataset), faults.expected)
+    said = sorted((hit.key, hit.detail) for hit in Store(dataset.folder).hits("map_shifted"))
+    for (_, detail), (dx, dy) in zip(said, planted.SHIFTS, strict=True):
+        for amount, words in ((dx, ("far right", "far left")), (dy, ("low", "high"))):
+            close = [f"{abs(amount) + play} px too {words[amount < 0]}" for play in (-1, 0, 1)]
+            assert amount == 0 or any(text in detail for text in close), (detail, dx, dy)

@@ -1,0 +1,274 @@
+"""Archives, parquet files with pictures, and saved or streamed Hugging Face datasets."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.data.dataset import Dataset
+from engine.data.import_config import ImportConfig
+from engine.data.importing import import_source, recognised, suggest_name
+from engine.data.sources.hub import explain, hub_id
+from engine.data.sources.tars import safe_member
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Control
+from engine.workspace import Workspace
+from tests.data.sources.test_urls import png
+
+
+def archive(path: Path, files: dict[str, bytes], *others: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for info in others:
+            tar.addfile(info)
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def shard(photo: np.ndarray, first: int, count: int) -> dict[str, bytes]:
+    files = {}
+    for number in range(first, first + count):
+        facts = {"key": f"{number:09}", "status": "success", "url": f"http://localhost/{number}.jpg", "caption": "x"}
+        files |= {
+            f"{number:09}.png": png(photo, (64 + number, 64)),
+            f"{number:09}.txt": f"coffee {number}".encode(),
+            f"{number:09}.json": json.dumps(facts).encode(),
+        }
+    return files
+
+
+def test_webdataset_archives_of_img2dataset(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    source = tmp_path / "laion"
+    source.mkdir()
+    for number in range(2):
+        archive(source / f"{number:05}.tar", shard(photos["coffee"], 10 * number, 3))
+        (source / f"{number:05}.parquet").write_bytes(b"what img2dataset notes beside each archive")
+    assert "webdataset" in recognised(str(source))
+    result = import_source(workspace, str(source))
+    assert (result.name, result.pictures, result.captioned, result.new, result.layout) == (
+        "laion", 6, 6, 6, "img2dataset",
+    )  # fmt: skip
+    sample = Dataset.open(result.folder).sample("00001/000000010.png")
+    assert (sample.caption, sample.source) == ("coffee 10", "http://localhost/10.jpg")
+    again = import_source(workspace, str(source))
+    assert (again.new, again.present, again.pictures) == (0, 6, 6)
+    few = import_source(workspace, str(source), "few", ImportConfig(max_pictures=2))
+    assert (few.pictures, few.captioned) == (2, 2)
+
+
+def test_nothing_in_an_archive_gets_out_of_the_folder(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    good, outside = png(photos["coffee"]), tmp_path / "outside.png"
+    names = [
+        "../../../../outside.png",
+        str(outside),
+        "a/../../b.png",
+        "C:\\x.png",
+        "..\\..\\c.png",
+        "con.png",
+        "x:y.png",
+    ]
+    links = [
+        special("link", tarfile.SYMTYPE, str(tmp_path)),
+        special("hard.png", tarfile.LNKTYPE, "/etc/passwd"),
+        special("device.png", tarfile.CHRTYPE),
+        special("pipe.png", tarfile.FIFOTYPE),
+    ]
+    files = dict.fromkeys(names, good) | {"link/through.png": good, "fine.png": good, "fine.png/deeper.png": good}
+    files |= {"x" * 300 + ".png": good, "program.exe": b"MZ", "large.png": good + b"\0" * 1_100_000}
+    path = archive(tmp_path / "set.tar", files, *links)
+    before = {p for p in tmp_path.rglob("*") if not p.is_relative_to(workspace.root)}
+    result = import_source(workspace, str(path), config=ImportConfig(max_megabytes=1))
+    assert {s.key for s in Dataset.open(result.folder).samples()} == {"set/fine.png", "set/link/through.png"}
+    assert {p for p in tmp_path.rglob("*") if not p.is_relative_to(workspace.root)} == before
+    assert not any(p.is_symlink() for p in Path(result.folder).rglob("*"))
+    told = " ".join(result.notes)
+    assert f"{len(names) + len(links)} left out: entries that are no plain files" in told
+    assert "1 left out: larger" in told and "2 left out: entries whose names" in told
+    assert safe_member(tarfile.TarInfo("./00/1.png")) is not None
+
+
+def test_a_cut_archive_gives_what_is_whole_and_an_import_can_be_cancelled(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    path = archive(tmp_path / "set.tar", shard(photos["rocket"], 0, 4))
+    whole = path.read_bytes()
+    control = Control()
+    control.cancel()
+    with pytest.raises(Cancelled):
+        import_source(workspace, str(path), token=control.token)
+    path.write_bytes(whole[: len(whole) // 2])
+    result = import_source(workspace, str(path))
+    assert 1 <= result.pictures < 4 and any("not be read to its end" in note for note in result.notes)
+    path.write_bytes(whole)
+    assert import_source(workspace, str(path)).pictures == 4
+    path.write_bytes(b"no archive")
+    with pytest.raises(UserError, match="set.tar cannot be read"):
+        import_source(workspace, str(path), "other")
+
+
+def test_parquet_files_with_pictures(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    one, two = png(photos["coffee"]), png(photos["rocket"])
+    plain = pyarrow.table({"key": ["0", "1", "2"], "caption": ["a", "b", "c"], "jpg": [one, two, b"damaged"]})
+    parquet.write_table(plain, tmp_path / "00000.parquet")
+    result = import_source(workspace, str(tmp_path / "00000.parquet"), "files")
+    assert (result.pictures, result.captioned, result.paired) == (2, 2, False)
+    assert result.notes[0] == "Took pictures from the column jpg, captions from caption."
+    assert "1 left out: It is not a picture" in " ".join(result.notes)
+
+    folder = tmp_path / "hub" / "data"
+    folder.mkdir(parents=True)
+    pairs = {"image": [{"bytes": one, "path": None}] * 2, "conditioning_image": [{"bytes": two, "path": "x"}, None]}
+    parquet.write_table(pyarrow.table({**pairs, "text": ["a", "b"]}), folder / "train-00000-of-00001.parquet")
+    result = import_source(workspace, str(folder.parent))
+    assert (result.name, result.pictures, result.paired) == ("hub", 1, True)
+    assert "condition maps from conditioning_image" in result.notes[0]
+
+    parquet.write_table(pyarrow.table({"number": [1]}), tmp_path / "numbers.parquet")
+    with pytest.raises(UserError, match="neither pictures nor addresses"):
+        import_source(workspace, str(tmp_path / "numbers.parquet"))
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="bad.parquet cannot be read"):
+        import_source(workspace, str(tmp_path / "bad.parquet"))
+
+
+@pytest.fixture
+def pairs(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
+    """A folder as the imagefolder builder of the datasets library wants it."""
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    rows = []
+    for name, photo in photos.items():
+        for kind in ("picture", "map"):
+            Image.fromarray(photo).resize((64, 64)).save(folder / f"{name}-{kind}.png")
+        rows.append(
+            {
+                "file_name": f"{name}-picture.png",
+                "conditioning_image_file_name": f"{name}-map.png",
+                "text": [f"the {name}", "another"],
+            }
+        )
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return folder
+
+
+def test_a_dataset_that_was_saved_with_the_library(workspace: Workspace, tmp_path: Path, pairs: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset("imagefolder", data_dir=str(pairs), split="train", cache_dir=str(tmp_path / "hf"))
+    datasets.DatasetDict({"train": loaded}).save_to_disk(str(tmp_path / "saved"))
+    assert "saved" in recognised(str(tmp_path / "saved"))
+    result = import_source(workspace, str(tmp_path / "saved"), config=ImportConfig(max_pictures=3))
+    assert (result.pictures, result.captioned, result.paired, result.new) == (3, 3, True, 3)
+    sample = Dataset.open(result.folder).samples()[0]
+    assert sample.caption.startswith("the ") and sample.condition is not None
+    again = import_source(workspace, str(tmp_path / "saved"))
+    assert (again.pictures, again.new, again.present) == (4, 1, 3)
+    with pytest.raises(UserError, match="no split test"):
+        import_source(workspace, str(tmp_path / "saved"), "other", ImportConfig(split="test"))
+
+
+def test_a_dataset_of_the_hub_is_streamed_up_to_the_limit(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    real = datasets.load_dataset
+    asked: dict[str, Any] = {}
+    rows = [
+        {"image": {"bytes": png(photo), "path": None}, "conditioning_image": {"bytes": png(photo), "path": None}}
+        for photo in photos.values()
+    ]
+    local = datasets.Dataset.from_list(rows)
+    for name in rows[0]:
+        local = local.cast_column(name, datasets.Image())
+    local.to_parquet(str(tmp_path / "train.parquet"))
+
+    def from_here(name: str, subset: str | None, **options: Any) -> Any:
+        asked.update(options, name=name)
+        return real("parquet", data_files=str(tmp_path / "train.parquet"), split="train", streaming=True)
+
+    monkeypatch.setattr(datasets, "load_dataset", from_here)
+    result = import_source(workspace, "https://huggingface.co/datasets/owner/set", config=ImportConfig(max_pictures=2))
+    assert asked == {"name": "owner/set", "split": "train", "streaming": True}, "no code of the set's is asked to run"
+    assert (result.name, result.pictures, result.paired) == ("set", 2, True)
+    assert Dataset.open(result.folder).origin == "owner/set on Hugging Face"
+
+
+def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
+    error = explain("fusing/fill50k", RuntimeError("Dataset scripts are no longer supported, but found fill50k.py"))
+    assert "script" in error.what and "parquet" in error.try_this
+    assert "may be read" in explain("a/b", type("DatasetNotFoundError", (Exception,), {})("x")).what
+    assert "connection" in explain("a/b", ConnectionError("offline")).try_this
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("owner/name", "owner/name"), ("https://huggingface.co/datasets/owner/name/", "owner/name"),
+        ("hf:owner/name", "owner/name"), ("/a/folder", ""), ("./a/b", ""), ("a\\b", ""), ("name", ""), ("a/b/c", ""),
+        ("~/b", ""), ("../b", ""),
+    ],
+)  # fmt: skip
+def test_what_is_an_id_of_the_hub(place: str, name: str) -> None:
+    assert hub_id(place) == name
+
+
+def test_names_are_suggested(tmp_path: Path) -> None:
+    (tmp_path / "my list.parquet").write_bytes(b"")
+    cases = {
+        str(tmp_path / "my list.parquet"): "my-list",
+        "owner/name": "name",
+        "/x/Katzen und Hunde/": "Katzen-und-Hunde",
+    }
+    assert {place: suggest_name(place) for place in cases} == cases and suggest_name(" ") == ""
+
+
+def test_two_sources_never_mix_in_one_folder(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    (tmp_path / "two").mkdir()
+    first = archive(tmp_path / "set.tar", shard(photos["coffee"], 0, 2))
+    other = archive(tmp_path / "two" / "set.tar", shard(photos["rocket"], 5, 2))
+    control = Control()
+
+    def progress(done: int, total: int, label: str) -> None:
+        control.cancel()
+
+    with pytest.raises(Cancelled):
+        import_source(workspace, str(first), progress=progress, token=control.token)
+    with pytest.raises(UserError, match="half-finished"):
+        import_source(workspace, str(other))
+    import_source(workspace, str(first))
+    with pytest.raises(UserError, match="already"):
+        import_source(workspace, str(other))
+
+
+def test_a_missing_package_is_named_with_the_command(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError) as caught:
+        import_source(workspace, "owner/name")
+    assert "not installed" in caught.value.what and "pip install datasets" in caught.value.try_this

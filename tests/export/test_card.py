@@ -1,0 +1,182 @@
+"""What travels with a net: facts, card, pictures, code that runs, a workflow whose links lead somewhere, a note."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from engine.conditions import registry
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.export import export, workflow
+from engine.export.preprocessors import PREPROCESSORS, preprocessor
+from engine.export.story import story_of
+from tests.export.conftest import write_checkpoint
+
+# Class names of comfyui_controlnet_aux, as its README and NODE_CLASS_MAPPINGS list them.
+AUX_NODES = {
+    "CannyEdgePreprocessor", "LineartStandardPreprocessor", "M-LSDPreprocessor", "ImageLuminanceDetector",
+    "TilePreprocessor", "ColorPreprocessor", "DepthAnythingV2Preprocessor", "BAE-NormalMapPreprocessor",
+    "HEDPreprocessor", "FakeScribblePreprocessor", "OpenposePreprocessor", "OneFormer-ADE20K-SemSegPreprocessor",
+}  # fmt: skip
+
+
+@pytest.fixture
+def told(loud_controlnet: Path, tmp_path: Path) -> Path:
+    """A checkpoint in a run that has pictures and scores."""
+    run = tmp_path / "2026-01-01_secret-project"
+    config = RunConfig().model_dump(mode="json")
+    config["data"] |= {"resolution": 64, "dataset": "secret-set"}
+    config["model"] |= {"base": "/home/somebody/private/my-base"}
+    config["validation"] |= {"strength": 1.2, "sampling_steps": 7}
+    checkpoint = write_checkpoint(run / "checkpoints" / "step-000500", loud_controlnet)
+    (run / "run.json").write_text(json.dumps({"config": config, "condition": {}}), encoding="utf-8")
+    previews = run / "previews" / "step-000500"
+    previews.mkdir(parents=True)
+    row = np.zeros((64, 192, 3), np.uint8)
+    row[:, :64, 0], row[:, 64:128, 1], row[:, 128:] = 255, 255, 255  # map red, drawn green, original white
+    Image.fromarray(row).save(previews / "00-row.webp", lossless=True)
+    scores = {"step": 500, "pictures": ["00-row.webp"], "captions": ["my secret garden"], "mean": {"adherence": 0.8125}}
+    (previews / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    return checkpoint
+
+
+def test_the_header_has_the_score_and_nothing_private(told: Path, tmp_path: Path) -> None:
+    made = export(told, "single_file", tmp_path / "out", "mine")
+    with safe_open(made.path, framework="pt") as file:
+        facts = file.metadata()
+    assert (facts["score_adherence"], facts["resolution"]) == ("0.8125", "64")
+    everything = json.dumps(facts) + "".join(
+        path.read_text(encoding="utf-8") for path in made.card.iterdir() if path.suffix != ".webp"
+    )
+    assert not re.search("secret|somebody|private|/home", everything)
+
+
+def test_the_card_shows_the_drawn_pictures_but_not_the_users_own(told: Path, tmp_path: Path) -> None:
+    made = export(told, "single_file", tmp_path / "out", "mine")
+    with Image.open(made.card / "example-1.webp") as example:
+        assert example.size == (128, 64)
+        pixels = np.asarray(example.convert("RGB")).astype(int)
+    assert pixels[:, 70:].min(axis=(0, 1))[1] > 200 and pixels[:, :, 2].max() < 60  # nowhere white
+    card = (made.card / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlibrary_name: diffusers\n")
+    assert "![example](example-1.webp)" in card and "| score on held-out pairs: adherence | 0.812 |" in card
+    assert "Canny edges" in card and '{"blur": 0.0, "high": 150, "low": 50}' in card
+
+
+@pytest.mark.parametrize("format", ["single_file", "diffusers"])
+def test_the_cards_code_runs(
+    told: Path, tiny_base: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch, edges: Image.Image
+) -> None:
+    made = export(told, format, tmp_path / "out", "mine", "fp32")
+    assert made.card is not None
+    code = re.search(r"```python\n(.*?)```", (made.card / "README.md").read_text(encoding="utf-8"), re.S)
+    assert code is not None
+    here = made.path if made.path.is_dir() else made.path.parent
+    shutil.copytree(tiny_base, here / "my-base")
+    edges.save(here / "map.png")
+    monkeypatch.chdir(here)
+    faster = code[1].replace('pipeline("your prompt"', 'pipeline("your prompt", num_inference_steps=2')
+    assert faster != code[1]
+    exec(compile(faster, "card", "exec"), {})
+    with Image.open("picture.png") as picture:
+        assert picture.size == (64, 64)
+
+
+def workflows(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    read = lambda name: json.loads((folder / name).read_text(encoding="utf-8"))  # noqa: E731
+    return read("comfyui_workflow.json"), read("comfyui_workflow_api.json")
+
+
+def test_every_link_of_the_workflow_leads_to_a_slot_of_its_kind(told: Path, tmp_path: Path) -> None:
+    editor, server = workflows(export(told, "single_file", tmp_path / "out", "mine").card)
+    nodes = {node["id"]: node for node in editor["nodes"]}
+    assert editor["version"] == 0.4 and editor["last_node_id"] == max(nodes) and len(editor["links"]) > 10
+    assert editor["last_link_id"] == max(link[0] for link in editor["links"])
+    for number, source, output, target, slot, kind in editor["links"]:
+        assert nodes[source]["outputs"][output]["type"] == kind == nodes[target]["inputs"][slot]["type"]
+        assert number in nodes[source]["outputs"][output]["links"] and nodes[target]["inputs"][slot]["link"] == number
+    linked = {node["inputs"][slot]["link"] for node in nodes.values() for slot in range(len(node["inputs"]))}
+    assert linked == {link[0] for link in editor["links"]}  # no input hangs loose
+    for node in nodes.values():
+        assert node["type"] in workflow.CORE or node["type"] in AUX_NODES
+        assert server[str(node["id"])]["class_type"] == node["type"]
+    for node in server.values():
+        for value in node["inputs"].values():
+            if isinstance(value, list):
+                assert value[1] < len(nodes[int(value[0])]["outputs"])
+
+
+def test_the_workflow_has_the_runs_own_numbers(told: Path, tmp_path: Path) -> None:
+    made = export(told, "single_file", tmp_path / "out", "mine")
+    editor, server = workflows(made.card)
+    of = {node["class_type"]: node["inputs"] for node in server.values()}
+    assert of["ControlNetLoader"] == {"control_net_name": made.path.name}
+    assert of["CannyEdgePreprocessor"].items() >= {"low_threshold": 50, "high_threshold": 150}.items()
+    assert of["ControlNetApplyAdvanced"]["strength"] == 1.2
+    assert (of["KSampler"]["steps"], of["EmptyLatentImage"]["width"]) == (7, 64)
+    sampler = next(node for node in editor["nodes"] if node["type"] == "KSampler")
+    assert sampler["widgets_values"] == [0, "fixed", 7, 7.5, "uni_pc", "normal", 1.0]
+
+
+def test_a_type_without_a_preprocessor_takes_ready_maps(loud_controlnet: Path, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(
+        tmp_path / "step-000001", loud_controlnet, condition={"type": "own", "parameters": {}}
+    )
+    made = export(checkpoint, "single_file", tmp_path / "out", "mine")
+    _, server = workflows(made.card)
+    image = next(n for n in server.values() if n["class_type"] == "ControlNetApplyAdvanced")["inputs"]["image"]
+    assert server[image[0]]["class_type"] == "LoadImage"
+    note = (made.card / "automatic1111.txt").read_text(encoding="utf-8")
+    assert "preprocessor: none" in note and made.path.stem in note
+
+
+def test_the_note_names_the_preprocessor(told: Path, tmp_path: Path) -> None:
+    note = (export(told, "pth", tmp_path / "out", "mine").card / "automatic1111.txt").read_text(encoding="utf-8")
+    assert "choose the preprocessor: canny." in note and "Control weight 1.2" in note
+
+
+@pytest.mark.parametrize("kind", [kind.name for kind in registry.all()])
+def test_every_type_gets_a_workflow(kind: str) -> None:
+    near, parameters = preprocessor(kind), registry.resolve_parameters(kind)
+    made = workflow.nodes(workflow.Settings("net.safetensors", "base.safetensors"), near, parameters)
+    json.dumps([workflow.for_editor(made), workflow.for_server(made)])
+
+
+def test_every_preprocessor_node_exists() -> None:
+    assert {near.node for near in PREPROCESSORS.values()} - {""} <= AUX_NODES
+
+
+def test_without_a_run_the_story_is_empty(checkpoint: Path) -> None:
+    assert story_of(checkpoint).scores == {} and story_of(checkpoint).pictures == ()
+
+
+def test_a_folder_in_the_way_of_the_card_is_left_alone(told: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "out" / "mine_sd15_card"
+    precious.mkdir(parents=True)
+    (precious / "README.md").write_text("my diary", encoding="utf-8")
+    with pytest.raises(UserError, match="is in the way"):
+        export(told, "single_file", tmp_path / "out", "mine", overwrite=True)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine_sd15_card"]
+    assert (precious / "README.md").read_text(encoding="utf-8") == "my diary"
+
+
+def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.export.model_card.write_text", fill)
+    for format in ("single_file", "diffusers"):
+        with pytest.raises(UserError, match="filled up"):
+            export(told, format, tmp_path / "out", "mine")
+    assert not list((tmp_path / "out").iterdir())

@@ -1,0 +1,120 @@
+"""Averages of checkpoints are what the arithmetic says, and trimming takes nothing but the resume state."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import UserError
+from engine.export import export
+from engine.export.merge import ema_shares, merge, merged_checkpoints, trim
+from engine.training.checkpoint_files import Checkpoint, list_checkpoints, read_checkpoint
+from tests.export.conftest import write_checkpoint
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def run(loud_controlnet: Path, tmp_path: Path) -> Path:
+    """Three checkpoints, the net times 1, 2 and 4, each with a resume state."""
+    folder = tmp_path / "run"
+    for step, factor in ((100, 1), (200, 2), (400, 4)):
+        made = write_checkpoint(folder / "checkpoints" / f"step-{step:06d}", loud_controlnet, step=step)
+        weights = load_file(loud_controlnet / WEIGHTS)
+        save_file({n: w * factor for n, w in weights.items()}, made / "controlnet" / WEIGHTS, {"format": "pt"})
+        (made / "training_state").mkdir()
+        (made / "training_state" / "state.json").write_text("{}" * 500, encoding="utf-8")
+        about = json.loads((made / "checkpoint.json").read_text(encoding="utf-8"))
+        about["files"]["training_state/state.json"] = 1000
+        (made / "checkpoint.json").write_text(json.dumps(about), encoding="utf-8")
+    assert all(checkpoint.resumable for checkpoint in list_checkpoints(folder))
+    return folder
+
+
+def net(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "controlnet" / WEIGHTS)
+
+
+def test_the_plain_average(run: Path, loud_controlnet: Path) -> None:
+    made = merge(list_checkpoints(run), run / "merged")
+    single = load_file(loud_controlnet / WEIGHTS)
+    assert all(torch.allclose(weight, single[name] * 7 / 3) for name, weight in net(made).items())
+    checkpoint = read_checkpoint(made)
+    assert checkpoint is not None and not checkpoint.resumable and not checkpoint.has_ema
+    assert checkpoint.about["merged"]["steps"] == [100, 200, 400]
+    assert [c.folder for c in merged_checkpoints(run)] == [made]
+    assert len(list_checkpoints(run)) == 3  # the run's own checkpoints stay what they were
+
+
+def test_an_average_made_afterwards_is_the_one_that_would_have_run_along() -> None:
+    """Weights that stay the same between two saves: then it is the very same number."""
+    decay, values = 0.99, {100: 1.0, 200: 2.0, 400: 4.0}
+    running = values[100]  # before the first save nothing is known but the first save
+    for step in range(1, 401):
+        current = next(value for saved, value in values.items() if step <= saved)
+        running = decay * running + (1 - decay) * current
+    fakes: list[Any] = [type("C", (), {"step": step})() for step in values]
+    shares = ema_shares(fakes, decay)
+    assert sum(shares) == pytest.approx(1)
+    assert sum(s * v for s, v in zip(shares, values.values(), strict=True)) == pytest.approx(running)
+
+
+def test_later_checkpoints_count_more(run: Path, loud_controlnet: Path) -> None:
+    made = merge(list_checkpoints(run), run / "merged", "calm", "ema", decay=0.99)
+    first, second = 0.99**300, 0.99**200
+    factor = first * 1 + (second - first) * 2 + (1 - second) * 4
+    single = load_file(loud_controlnet / WEIGHTS)
+    assert all(torch.allclose(weight, single[name] * factor) for name, weight in net(made).items())
+    assert made.name == "calm"
+
+
+def test_an_average_is_exported_like_any_checkpoint(run: Path, tmp_path: Path) -> None:
+    made = export(merge(list_checkpoints(run)[1:], run / "merged"), "single_file", tmp_path / "out", "mine", "fp32")
+    assert torch.equal(load_file(made.path)["conv_in.bias"], net(next((run / "merged").iterdir()))["conv_in.bias"])
+
+
+def test_what_cannot_be_averaged(run: Path, loud_controlnet: Path, tmp_path: Path) -> None:
+    checkpoints = list_checkpoints(run)
+    with pytest.raises(UserError, match="at least two"):
+        merge(checkpoints[:1], run / "merged")
+    with pytest.raises(UserError, match="decay of 1 is none"):
+        merge(checkpoints, run / "merged", kind="ema", decay=1)
+    other = write_checkpoint(tmp_path / "step-000009", loud_controlnet, family="sdxl")
+    stranger = read_checkpoint(other)
+    assert isinstance(stranger, Checkpoint)
+    with pytest.raises(UserError, match="different families or shapes"):
+        merge([*checkpoints, stranger], run / "merged")
+    weights = net(checkpoints[0].folder)
+    weights["conv_in.bias"][0] = float("nan")
+    save_file(weights, checkpoints[0].folder / "controlnet" / WEIGHTS, {"format": "pt"})
+    with pytest.raises(UserError, match="One of them is broken"):
+        merge(checkpoints, run / "merged")
+    assert not (run / "merged").exists()
+    merge(checkpoints[1:], run / "merged", "mine")
+    with pytest.raises(UserError, match="exists already"):
+        merge(checkpoints[1:], run / "merged", "mine")
+
+
+def test_a_full_disk_leaves_no_half_average(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("engine.export.merge.save_file", fill)
+    with pytest.raises(UserError, match="not averaged.*No space"):
+        merge(list_checkpoints(run), run / "merged")
+    assert not list((run / "merged").iterdir())
+
+
+def test_trimming_keeps_the_weights_and_the_newest_state(run: Path) -> None:
+    before = [net(checkpoint.folder)["conv_in.bias"] for checkpoint in list_checkpoints(run)]
+    assert trim(run) == (2, 2000)
+    after = list_checkpoints(run)
+    assert [checkpoint.resumable for checkpoint in after] == [False, False, True]
+    assert all(torch.equal(a, net(c.folder)["conv_in.bias"]) for a, c in zip(before, after, strict=True))
+    assert trim(run) == (0, 0)
+    assert trim(run, keep=0) == (1, 1000)

@@ -1,0 +1,101 @@
+"""Once, at the real sizes: nets of SD 1.5 and SDXL with random weights, through every format and the readers' rules."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+from engine.export import control_lora, readers
+from engine.export.formats import FORMATS
+from engine.export.naming import export_stem
+from engine.export.self_check import empty_net
+from engine.export.source import Source
+
+SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SDXL: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
+def random_net(unet: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Config and fp16 weights of a ControlNet for a UNet of this config."""
+    with init_empty_weights():
+        net = ControlNetModel.from_unet(UNet2DConditionModel(**unet))
+    config = {**dict(net.config), "_class_name": "ControlNetModel"}
+    some = torch.randn(2**16, generator=torch.Generator().manual_seed(0)).half() / 50
+    tensors = {}
+    for number, (name, weight) in enumerate(net.state_dict().items()):
+        count = weight.numel()
+        tensors[name] = some.roll(number).repeat(-(-count // len(some)))[:count].reshape(weight.shape).contiguous()
+    return config, tensors
+
+
+def through(path: Path, module: str, source: Source) -> dict[str, torch.Tensor]:
+    writer = importlib.import_module(module)
+    writer.write(path, source)
+    return writer.read(path)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unet", "tag", "count"), [(SD15, "sd15", 340), (SDXL, "sdxl", 844)], ids=["sd15", "sdxl"])
+def test_at_the_real_size_every_format_has_all_tensors(
+    unet: dict[str, Any], tag: str, count: int, tmp_path: Path
+) -> None:
+    config, tensors = random_net(unet)
+    shapes = {name: tuple(weight.shape) for name, weight in empty_net(config).state_dict().items()}
+    assert len(tensors) == count
+    source = Source(config, tensors, tensors, "fp16", {"format": "pt"})
+    stem = export_stem("real", tag)
+    for way in FORMATS:
+        if way.ranks or not way.ending:
+            continue
+        path = tmp_path / f"{stem}{way.ending}"
+        back = through(path, way.module, source)
+        assert back.keys() == tensors.keys()
+        assert all(torch.equal(back[name], weight) for name, weight in tensors.items())
+        raw = readers.raw_shapes(path)
+        assert len(raw) == count
+        assert "names" in readers.check(raw, shapes, config, stem, tag)
+        del back
+        path.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("unet", "tag"), [(SD15, "sd15"), (SDXL, "sdxl")], ids=["sd15", "sdxl"])
+def test_at_the_real_size_a_control_lora_is_read_for_its_version(
+    unet: dict[str, Any], tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names and shapes of the factors; their numbers are made up, to spare the hours of 300 factorisations."""
+    monkeypatch.setattr(
+        control_lora, "thin_product", lambda m, rank: (torch.zeros(m.shape[0], rank), torch.zeros(rank, m.shape[1]))
+    )
+    config, tensors = random_net(unet)
+    trunk = {name: weight for name, weight in tensors.items() if name.startswith(control_lora.TRUNK)}
+    made = control_lora.factorise(tensors, trunk, 64, torch.float16)
+    source = Source(config, tensors, made.tensors, "fp16", {"format": "pt"}, base=trunk)
+    path = tmp_path / f"{export_stem('real', tag)}.safetensors"
+    back = through(path, "engine.export.control_lora", source)
+    assert back.keys() == made.tensors.keys()
+    shapes = {name: tuple(weight.shape) for name, weight in empty_net(config).state_dict().items()}
+    assert readers.check(readers.raw_shapes(path), shapes, config, path.stem, tag) == "a Control-LoRA"
+    whole = sum(weight.numel() for weight in tensors.values()) * 2
+    assert path.stat().st_size < 0.4 * whole
+    other = {"sd15": "sdxl", "sdxl": "sd15"}[tag]
+    with pytest.raises(readers.Misread, match="version"):
+        readers.check(readers.raw_shapes(path), shapes, config, f"net_{other}", tag)

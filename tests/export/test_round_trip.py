@@ -1,0 +1,106 @@
+"""A real short run: the table of sizes, the net brought in again as a run and as a start, and all of it by command."""
+
+# ruff: noqa: F401, F811  (fixtures of the training tests)
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.cli import main
+from engine.conditions.batch import make_all
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.export import export
+from engine.export.compare import Variant, compare
+from engine.export.imported_run import import_as_run
+from engine.export.table import as_text, read_table
+from engine.runs import Run
+from engine.workspace import Workspace
+from tests.training.conftest import RunFactory, Worker, make_config, new_run, paired_folder, ready_workspace
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def trained(ready_workspace: Workspace, new_run: RunFactory) -> Run:
+    """Four steps on edges, two checkpoints."""
+    make_all(Dataset.open(ready_workspace.dataset_folder("pairs")), "canny", {})
+    settings = {"validation.sampling_steps": 2, "validation.pictures": 2, "train.checkpoint_every": 2}
+    run = new_run(**{"train.steps": 4, **settings})
+    Worker(ready_workspace, run)
+    return run
+
+
+def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
+    chosen = [Variant("half", "single_file", "fp16"), Variant("lora", "control_lora", "fp16", 32)]
+    told: list[str] = []
+    table = compare(
+        ready_workspace, trained, trained.checkpoints()[-1], chosen=chosen,
+        progress=lambda done, total, label: told.append(f"{done}/{total} {label}"),
+    )  # fmt: skip
+    assert [row.title for row in table.rows] == ["checkpoint", "half", "lora"]
+    assert (table.score, table.pictures, table.step) == ("adherence", 2, 4)
+    whole, half, _ = table.rows
+    assert half.megabytes == pytest.approx(whole.megabytes / 2, rel=0.2)
+    assert half.loss == pytest.approx(whole.adherence - half.adherence) and abs(half.loss) < 0.1
+    assert read_table(trained.exports) == table
+    assert [path.name for path in trained.exports.iterdir()] == ["size_against_quality.json"]  # no files stay
+    assert "half" in as_text(table) and told[-1].startswith("2/3")
+
+
+def test_a_net_comes_back_as_a_run(trained: Run, ready_workspace: Workspace) -> None:
+    made = export(trained.checkpoints()[-1].folder, "ldm", trained.exports, "mine", "fp32")
+    run = import_as_run(ready_workspace, made.path, trained.config.model.base, name="back")
+    assert run.completed and run.condition == trained.condition
+    (checkpoint,) = run.checkpoints()
+    assert (checkpoint.step, checkpoint.images_seen, checkpoint.resumable) == (4, 8, False)
+    assert run.config.data.resolution == 64
+    original = load_file(trained.checkpoints()[-1].folder / "controlnet" / WEIGHTS)
+    back = load_file(checkpoint.folder / "controlnet" / WEIGHTS)
+    assert all(torch.equal(weight, original[name]) for name, weight in back.items())
+    again = export(checkpoint.folder, "single_file", run.exports, "again", "fp32")
+    assert "equal to the checkpoint" in again.checked
+    with pytest.raises(UserError, match="is not a ControlNet"):
+        import_as_run(ready_workspace, trained.config.model.base + "/unet/diffusion_pytorch_model.safetensors", "demo")
+    assert len(ready_workspace.run_folders()) == 2
+
+
+@pytest.mark.parametrize("format", ["single_file", "pth"])
+def test_a_training_starts_from_a_file(
+    trained: Run,
+    ready_workspace: Workspace,
+    new_run: RunFactory,
+    format: str,
+) -> None:
+    made = export(trained.checkpoints()[-1].folder, format, trained.exports, "mine", "fp32")
+    overrides = {"model.controlnet": str(made.path), "optim.learning_rate": 1e-12, "train.steps": 2}
+    run = new_run(**overrides)
+    Worker(ready_workspace, run, at_step={1: "pause"})
+    assert run.last_step == 1
+    made.path.unlink()  # a resume needs it no more
+    with pytest.raises(UserError, match="is not there"):
+        new_run(**overrides)
+    Worker(ready_workspace, run)
+    assert run.completed
+    first, last = (load_file(r.checkpoints()[-1].folder / "controlnet" / WEIGHTS) for r in (trained, run))
+    assert all(torch.allclose(weight, last[name], atol=1e-6) for name, weight in first.items())
+
+
+def test_by_command(trained: Run, ready_workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["--workspace", str(ready_workspace.root)]
+    assert main([*start, "merge", trained.name, "--kind", "ema", "--decay", "0.5"]) == 0
+    assert "average of steps 2, 4" in capsys.readouterr().out
+    assert main([*start, "merge", trained.name, "--steps", "3"]) == 2
+    assert main([*start, "export", trained.name, "--merged", "ema-000002-000004", "--name", "again"]) == 0
+    assert main([*start, "export", trained.name, "--format", "control_lora", "--rank", "32", "--name", "small"]) == 0
+    assert main([*start, "trim", trained.name]) == 0
+    assert "1 checkpoints trimmed" in capsys.readouterr().out
+    (lora,) = trained.exports.glob("small*.safetensors")
+    base = str(trained.config.model.base)
+    assert main([*start, "import-net", str(lora), "--base", base, "--name", "small"]) == 0
+    assert "canny" in capsys.readouterr().out
+    assert main([*start, "import-net", str(trained.folder / "run.json"), "--base", base]) == 2
+    assert Path(lora).exists()

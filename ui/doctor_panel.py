@@ -1,0 +1,171 @@
+"""The doctor on the Dataset tab: check a set, look at what was found, leave out, correct, undo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ui import doctoring
+from ui.context import AppContext
+from ui.live import Live
+from ui.messages import job_progress
+from ui.view import View
+
+KIND = "doctor"
+
+
+def build(context: AppContext, live: Live, chosen: Any) -> None:
+    """The whole panel, for the dataset that ``chosen`` names."""
+    with gr.Column(elem_id="doctor"):
+        with gr.Row(elem_classes="tight"):
+            gr.Markdown("Looks for what spoils a training: in files, pictures, captions and maps.")
+            start = gr.Button("Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check")
+            cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
+        progress = gr.HTML(elem_id="doctor-progress")
+        summary = gr.HTML(elem_id="doctor-summary")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=300):
+                finding = gr.Radio([], label="Findings", show_label=False, elem_id="doctor-findings")
+            with gr.Column(scale=3, min_width=420):
+                details = gr.HTML(elem_id="doctor-details")
+                with gr.Row(elem_classes="buttons"):
+                    leave = gr.Button("Leave these out", visible=False, elem_id="doctor-exclude")
+                    repair = gr.Button("Correct these", visible=False, elem_id="doctor-correct")
+                    back = gr.Button("Undo", visible=False, elem_id="doctor-undo")
+                gallery = gr.Gallery(
+                    columns=4, height="auto", object_fit="contain", interactive=False, show_label=False,
+                    visible=False, buttons=["fullscreen"], elem_id="doctor-examples",
+                )  # fmt: skip
+        gr.Markdown("### What the net sees\nAfter the crop that training uses.")
+        seen = gr.Image(
+            interactive=False, show_label=False, buttons=["fullscreen"], format="png", elem_id="doctor-seen",
+            visible=False,
+        )  # fmt: skip
+        about = gr.HTML(elem_id="doctor-about")
+        with gr.Row(elem_classes="pager"):
+            earlier = gr.Button("‹ Earlier picture", size="sm", elem_id="doctor-back")
+            later = gr.Button("Next picture ›", size="sm", elem_id="doctor-next")
+        at = gr.State(0)
+
+    listed = [summary, finding]
+    told = [details, leave, repair, back, gallery]
+    looked = [seen, about, at]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def list_findings(name: str | None, selected: str | None = None) -> list[Any]:
+        if not name or name not in context.files()[0]:
+            return ["", gr.Radio([], value=None)]
+        from engine.data.doctor import fix
+
+        dataset = doctoring.open_dataset(context, name)
+        states = fix.states(dataset)
+        entries = doctoring.choices(states, dataset.count())
+        kept = selected if selected in [entry[1] for entry in entries] else doctoring.EVERY
+        return [doctoring.summary(dataset, states), gr.Radio(entries, value=kept)]
+
+    def tell(name: str | None, selected: str | None) -> list[Any]:
+        if not name or name not in context.files()[0]:
+            return ["", *(gr.Button(visible=False) for _ in range(3)), gr.Gallery([], visible=False)]
+        from engine.data.doctor import fix
+
+        dataset = doctoring.open_dataset(context, name)
+        state = next((s for s in fix.states(dataset) if s.finding.name == selected), None)
+        if state is None:
+            hidden = [gr.Button(visible=False)] * 3
+            return [doctoring.details(None), *hidden, gr.Gallery([], visible=False)]
+        kind = state.finding
+        hits = fix.open_hits(dataset, kind)
+        words = doctoring.details(state) + (doctoring.files_listed(hits) if kind.unusable else "")
+        pictures = [] if kind.unusable else doctoring.examples(context, dataset, kind, hits)
+        own_maps = dataset.condition is not None and dataset.condition.provided
+        correctable = kind.correct is not None and (kind.correct != "map" or own_maps)
+        return [
+            words,
+            gr.Button(visible=bool(hits) and not kind.unusable),
+            gr.Button(visible=bool(hits) and correctable),
+            gr.Button(visible=state.total > state.open),
+            gr.Gallery(pictures, columns=2 if kind.name.startswith(doctoring.ON_MAPS) else 4, visible=bool(pictures)),
+        ]
+
+    def look(name: str | None, selected: str | None, number: int) -> list[Any]:
+        if not name or name not in context.files()[0]:
+            return [gr.Image(visible=False), "", 0]
+        dataset = doctoring.open_dataset(context, name)
+        hits = doctoring.to_look_at(dataset, doctoring.finding_named(selected)) if selected else None
+        resolution = context.config_of(context.draft)[0].data.resolution
+        picture, words, number = doctoring.looked_at(dataset, hits, number, resolution)
+        return [gr.Image(picture, visible=picture is not None), words, number]
+
+    def turn(by: int) -> Any:
+        return context.guarded(lambda name, selected, number: look(name, selected, number + by))
+
+    def act(what: Any) -> Any:
+        def handler(name: str, selected: str) -> list[Any]:
+            what(context, name, selected)
+            return [*list_findings(name, selected), *tell(name, selected), *look(name, selected, 0)]
+
+        return context.guarded(handler)
+
+    def pick(name: str, selected: str, event: gr.SelectData) -> list[Any]:
+        return look(name, selected, _hit_of(context, name, selected, int(event.index)))
+
+    chosen.change(context.guarded(list_findings), [chosen], listed, **quiet)
+    gr.on(
+        [chosen.change, finding.change],
+        context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)]),
+        [chosen, finding], [*told, *looked], trigger_mode="always_last", **quiet,
+    )  # fmt: skip
+    earlier.click(turn(-1), [chosen, finding, at], looked, **quiet)
+    later.click(turn(1), [chosen, finding, at], looked, **quiet)
+    gallery.select(pick, [chosen, finding], looked, **quiet)
+    everything = [*listed, *told, *looked]
+    live.after(leave.click(act(doctoring.exclude), [chosen, finding], everything, **quiet))
+    live.after(back.click(act(doctoring.undo), [chosen, finding], everything, **quiet))
+
+    def begin(name: str | None) -> None:
+        context.start_job(KIND, f"Checking {name}", doctoring.check(context, name or ""))
+
+    def begin_correcting(name: str, selected: str) -> None:
+        context.start_job(KIND, f"Correcting {name}", doctoring.correct(context, name, selected))
+
+    live.after(start.click(context.guarded(begin), [chosen], **quiet))
+    live.after(repair.click(context.guarded(begin_correcting), [chosen, finding], **quiet))
+    live.after(cancel.click(live.asking("cancel"), **quiet))
+    live.part([start, cancel, progress], _job_key, _job)
+    ended = gr.State(0)
+    live.part([ended], lambda view: _ended(view), lambda view: [_ended(view)])
+    ended.change(
+        context.guarded(
+            lambda name, selected: [*list_findings(name, selected), *tell(name, selected), *look(name, selected, 0)]
+        ),
+        [chosen, finding], everything, **quiet,
+    )  # fmt: skip
+
+
+def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:
+    """Which finding a picture of the gallery belongs to: where two are compared, both are shown."""
+    from engine.data.doctor import fix
+
+    shown = 0
+    hits = fix.open_hits(doctoring.open_dataset(context, name), doctoring.finding_named(selected))
+    for number, hit in enumerate(hits):
+        shown += 2 if hit.other else 1
+        if place < shown:
+            return number
+    return 0
+
+
+def _ended(view: View) -> int:
+    """Changes when a check or a new scan has ended."""
+    return view.snapshot.version if view.snapshot.kind in (KIND, "dataset") and not view.snapshot.alive else 0
+
+
+def _job_key(view: View) -> Any:
+    return view.snapshot if view.snapshot.kind == KIND else view.snapshot.alive
+
+
+def _job(view: View) -> list[Any]:
+    own = view.snapshot.kind == KIND and view.snapshot.alive
+    words = job_progress(view.snapshot) if own else ""
+    return [gr.Button(interactive=not view.snapshot.alive), gr.Button(visible=own), words]
