@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.export.formats import export
+from engine.export.out import export
 from engine.families import detect
 from engine.inference import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
