@@ -60,7 +60,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     train = commands.add_parser("train", help="train a ControlNet")
     train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
-    train.add_argument("--preset", help="default: the one for this machine")
+    train.add_argument("--preset", help="default: the one for this machine; demo: the demo's settings")
     train.add_argument("--dataset")
     train.add_argument("--base")
     add_settings(train)
@@ -175,11 +175,17 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
 
 
 def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.demo.sets import demo_preset
     from engine.hardware import detect
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
     from engine.training.run import create_run
 
-    preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml") if options.preset else suggest(detect().vram_gib)
+    if options.preset == "demo":
+        preset = demo_preset()
+    elif options.preset:
+        preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
+    else:
+        preset = suggest(detect().vram_gib)
     layers = [(f"preset {preset.name}", preset.values)]
     if options.file:
         layers.append((options.file.name, read_toml(options.file)))
