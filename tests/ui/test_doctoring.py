@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.doctor import fix
 from engine.data.doctor.catalogue import BY_NAME
