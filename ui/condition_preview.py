@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from ui.choices import open_dataset, pick_dataset
 from ui.condition_form import Wanted
 from ui.context import AppContext
 from ui.messages import note
@@ -89,11 +90,7 @@ def contact_sheet(context: AppContext, dataset_name: str | None, wanted: Wanted)
 
 
 def _dataset(context: AppContext, name: str | None) -> Any:
-    from engine.data.dataset import Dataset
-
-    if not name or name not in context.files()[0]:
-        return None
-    return Dataset.open(context.workspace.dataset_folder(name))
+    return open_dataset(context, name) if pick_dataset(context, name) else None
 
 
 def _words(shown: Any, name: str, varied: Wanted | None) -> str:

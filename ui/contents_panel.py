@@ -114,7 +114,7 @@ def _facts(dataset: Any, total: int, bad: int) -> str:
     maps = dataset.count(ready=True) if dataset.condition else 0
     facts = [
         f"<b>{counted(total, 'picture', 'pictures')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
-        f"{maps:,} with a condition map" if maps else "no condition maps yet: make them on the next tab",
+        f"{maps:,} with a condition map" if maps else "no condition maps yet: make them on the Conditions tab",
         f"from {escape(dataset.origin or str(dataset.source))}",
     ]
     text = f"<p class='facts'>{'<br>'.join(facts)}</p>"

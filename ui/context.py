@@ -249,17 +249,16 @@ class AppContext:
             return self._problem
         return None if snapshot.failure is self._dismissed else snapshot.failure
 
-    def guarded(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """A handler whose errors land on the panel; the page's other parts stay as they are then."""
+    def guarded(self, handler: Callable[..., Any], fills: bool = True) -> Callable[..., Any]:
+        """A handler whose errors land on the panel; what it ``fills``, if anything, stays as it is then."""
 
         @functools.wraps(handler)
         def run(*arguments: Any) -> Any:
             try:
-                result = handler(*arguments)
+                return handler(*arguments)
             except Exception as error:  # the last line of defence of a page: people get to see whatever it is
                 self.show_problem(error)
-                return gr.skip()
-            return result
+                return gr.skip() if fills else None  # gradio warns of a skip that has no output
 
         return run
 

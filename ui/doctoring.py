@@ -9,6 +9,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from ui.choices import open_dataset
 from ui.context import AppContext
 from ui.messages import counted, note
 from ui.tasks import counting
@@ -81,12 +82,6 @@ def undo(context: AppContext, name: str, finding: str) -> None:
 
     fix.undo(open_dataset(context, name), finding_named(finding))
     context.files_changed()
-
-
-def open_dataset(context: AppContext, name: str) -> Dataset:
-    from engine.data.dataset import Dataset
-
-    return Dataset.open(context.workspace.dataset_folder(name))
 
 
 def finding_named(name: str) -> Finding:

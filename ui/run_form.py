@@ -55,9 +55,9 @@ class RunForm:
 
     def _wire(self, live: Live) -> None:
         for box in (self.name, *self.settings.values()):
-            live.after(box.input(self._context.guarded(self.remember), self.inputs, None, **QUIET))
+            live.after(box.input(self._context.guarded(self.remember, fills=False), self.inputs, None, **QUIET))
         kept = [self.preset, self.name, self.settings["data.dataset"]]
-        live.after(self.preset.input(self._context.guarded(self._other_preset), kept, None, **QUIET))
+        live.after(self.preset.input(self._context.guarded(self._other_preset, fills=False), kept, None, **QUIET))
         live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill)
 
     def remember(self, preset: str, name: str, *raw: Any) -> None:
