@@ -9,11 +9,10 @@ import gradio as gr
 from ui import doctoring
 from ui.choices import open_dataset, pick_dataset
 from ui.context import AppContext
+from ui.doctoring import KIND
 from ui.live import Live
 from ui.messages import job_progress
 from ui.view import View
-
-KIND = "doctor"
 
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:

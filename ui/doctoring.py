@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.data.doctor.finding import Finding, Hit
     from engine.data.doctor.fix import State
 
+KIND = "doctor"
 EVERY = ""
 """Stands for all pictures in the list of findings."""
 EXAMPLES = 12
@@ -72,7 +73,8 @@ def exclude(context: AppContext, name: str, finding: str) -> None:
     """Leave out what a finding names."""
     from engine.data.doctor import fix
 
-    fix.exclude(open_dataset(context, name), finding_named(finding))
+    number = fix.exclude(open_dataset(context, name), finding_named(finding))
+    context.result(KIND, note=f"{number:,} left out.")  # tells the other tabs to look again
     context.files_changed()
 
 
@@ -80,7 +82,8 @@ def undo(context: AppContext, name: str, finding: str) -> None:
     """Take back what was decided because of a finding."""
     from engine.data.doctor import fix
 
-    fix.undo(open_dataset(context, name), finding_named(finding))
+    number = fix.undo(open_dataset(context, name), finding_named(finding))
+    context.result(KIND, note=f"{number:,} taken back.")
     context.files_changed()
 
 

@@ -88,6 +88,7 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_
             wait_for(page, "#doctor-details h3", finding)
             click(page, "#doctor-exclude")
             wait_for(page, "#doctor-details", "1 left out")
+            page.wait_for_selector("#doctor-undo", state="visible")
         choose(page, "#doctor-findings", "Rotated by")
         wait_for(page, "#doctor-details h3", "Rotated by")
         click(page, "#doctor-correct")
