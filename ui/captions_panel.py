@@ -44,9 +44,9 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
                 told = gr.HTML(elem_id="captions-told")  # right below the button that was pressed
 
     def turn(to: str) -> list[Any]:
-        return [gr.Column(visible=to == name) for name in VIEWS]
+        return [*(gr.Column(visible=to == name) for name in VIEWS), ""]  # what was told belongs to the other view
 
-    view.change(turn, [view], [one, every, model, past], **QUIET)
+    view.change(turn, [view], [one, every, model, past, told], **QUIET)
 
     def look(name: str | None) -> list[Any]:
         words, possible = captioning.history(context, name)
@@ -74,10 +74,10 @@ def _job(view: View) -> list[Any]:
 
 def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
     """A page of captions to type in."""
-    with gr.Row(equal_height=True, elem_classes="tight"):
+    with gr.Row(equal_height=False, elem_classes="tight"):
         which = gr.Radio(
             [("All", "all"), ("Empty", "empty"), ("Edited", "edited")], value="all", show_label=False,
-            container=False, scale=2, min_width=220, elem_id="captions-which",
+            container=False, scale=2, min_width=260, elem_id="captions-which",
         )  # fmt: skip
         words = gr.Textbox(
             placeholder="Only those that contain …", show_label=False, container=False, max_lines=1, scale=3,
@@ -87,7 +87,7 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         table = gr.Dataframe(
             headers=["Picture", "Caption"], datatype="str", type="array", interactive=True, static_columns=[0],
             column_widths=["28%", "72%"], wrap=True, show_label=False,
-            buttons=[], scale=4, elem_id="captions-table",
+            buttons=[], scale=4, max_height=900, elem_id="captions-table",
         )  # fmt: skip
         picture = gr.Image(
             interactive=False, show_label=False, buttons=[], scale=1, min_width=130, height=150, type="filepath",

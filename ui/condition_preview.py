@@ -33,6 +33,7 @@ class ConditionPreview:
             self.random = gr.Button("Twelve at random", size="sm", min_width=120, elem_id="condition-sheet-make")
         self.sheet = gr.Gallery(
             label="Twelve pictures with their maps", columns=3, object_fit="contain", height="auto", visible=False,
+            show_label=False,
             interactive=False, format="webp", elem_id="condition-sheet",
         )  # fmt: skip
         with gr.Accordion("Try a picture of your own", open=False, elem_id="condition-own"):
@@ -78,7 +79,7 @@ def contact_sheet(context: AppContext, dataset_name: str | None, wanted: Wanted)
     pairs = []
     for shown in found:
         sign = "! " if shown.measured["warning"] else ""
-        caption = f"{sign}{Path(shown.name).name}: {shown.measured['share']:.0%} not black"
+        caption = f"{sign}{shown.measured['share']:.0%} not black · {Path(shown.name).name}"
         pairs.append((np.concatenate([shown.picture, shown.map], 1), caption))
     poor = [shown.name for shown in found if shown.measured["warning"]]
     words = f"{len(found)} pictures at random. " + (

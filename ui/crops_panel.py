@@ -143,4 +143,4 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
     for part in parts:
         part.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
     row = Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1))
-    return row, f"{sample.key} · {crop.size[0]} x {crop.size[1]} · {lost_share(crop):.0%} cut off"
+    return row, f"{lost_share(crop):.0%} cut off · {crop.size[0]} x {crop.size[1]} · {sample.key}"
