@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from engine.errors import UserError
 
@@ -30,8 +30,8 @@ class ModelConfig(Section):
     base: str = setting(
         "demo",
         "Base model",
-        "What your ControlNet is made for: 'demo' (the tiny base that comes with the app), a folder in diffusers "
-        "layout, or a Hugging Face id.",
+        "What your ControlNet is made for: 'demo' (the tiny base that comes with the app), a Stable Diffusion 1.x, 2.x "
+        "or XL model as one file (.safetensors, .ckpt) or as a folder in diffusers layout, or a Hugging Face id.",
     )
     controlnet: str = setting(
         "",
@@ -122,6 +122,29 @@ class ObjectiveConfig(Section):
         "and learns less about fine detail.",
         advanced=True,
     )
+    offset_noise: float = setting(
+        0.0,
+        "Offset noise",
+        "Shifts the noise of each picture up or down as a whole, so that very dark and very bright ones are learnt; "
+        "0.05 is usual, 0 switches it off. Bases that predict velocity with zero terminal SNR can do so anyway.",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
+    sd_locked: bool = setting(
+        True,
+        "Keep the base as it is",
+        "Off: the base's second half learns, too, for pictures far from what it knows. Needs twice the memory, a small "
+        "learning rate, and thousands of pictures; Try it uses what was learnt, but exports hold only the ControlNet.",
+        advanced=True,
+    )
+    only_mid_control: bool = setting(
+        False,
+        "Control only in the middle",
+        "The net speaks to the base only at its coarsest layer: it steers the subject, hardly the outlines. Of use for "
+        "maps that are themselves coarse.",
+        advanced=True,
+    )
 
 
 class OptimConfig(Section):
@@ -136,6 +159,14 @@ class OptimConfig(Section):
     )
     schedule: Literal["constant", "cosine", "linear"] = setting(
         "constant", "Learning rate schedule", "What happens to the learning rate after the warm-up.", advanced=True
+    )
+    optimizer: Literal["adamw", "adamw8bit", "paged_adamw8bit", "adafactor"] = setting(
+        "adamw",
+        "Optimizer",
+        "The rule that moves the weights. adamw: the usual one. adamw8bit: the same in a quarter of its memory (needs "
+        "the package bitsandbytes and a graphics card). paged_adamw8bit: that memory may move to the computer's RAM. "
+        "adafactor: needs least, runs anywhere, learns a little less steadily.",
+        advanced=True,
     )
     warmup_steps: int = setting(
         0, "Warm-up", "Steps over which the learning rate rises from zero.", unit="steps", ge=0, advanced=True
@@ -155,6 +186,13 @@ class OptimConfig(Section):
         "1,000 steps.",
         ge=0,
         lt=1,
+        advanced=True,
+    )
+    ema_device: Literal["same", "cpu"] = setting(
+        "same",
+        "EMA kept on",
+        "same: with the net. cpu: in the computer's memory, which spares 1.35 GB of a card with SD 1.5 and takes a "
+        "little longer at each step.",
         advanced=True,
     )
 
@@ -190,8 +228,12 @@ class TrainConfig(Section):
         "card or newer.",
         advanced=True,
     )
-    gradient_checkpointing: bool = setting(
-        False, "Gradient checkpointing", "Computes some things twice to save memory.", advanced=True
+    gradient_checkpointing: Literal["none", "controlnet", "both"] = setting(
+        "none",
+        "Gradient checkpointing",
+        "Computes some things twice to save memory: in the net that learns (8 % more work), or in the base's half that "
+        "follows it, too (26 % more).",
+        advanced=True,
     )
     seed: int = setting(0, "Seed", "The same seed repeats the same run.", ge=0, le=2**31 - 1, advanced=True)
     checkpoint_every: int = setting(
@@ -200,6 +242,12 @@ class TrainConfig(Section):
     keep_checkpoints: int = setting(
         3, "Checkpoints kept", "Older ones are removed; 0 keeps all.", unit="checkpoints", ge=0, advanced=True
     )
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _was_a_switch(cls, value: Any) -> Any:
+        """Runs and presets of earlier versions say true or false."""
+        return {True: "controlnet", False: "none"}.get(value, value) if isinstance(value, bool) else value
 
 
 class ValidationConfig(Section):
@@ -232,6 +280,15 @@ class RunConfig(Section):
     def _warmup_fits(self) -> RunConfig:
         if self.optim.warmup_steps >= self.train.steps and self.optim.warmup_steps > 0:
             raise ValueError("the warm-up is as long as the whole run: lower optim.warmup_steps or raise train.steps")
+        return self
+
+    @model_validator(mode="after")
+    def _average_of_a_locked_base(self) -> RunConfig:
+        if not self.objective.sd_locked and self.optim.ema_decay > 0:
+            raise ValueError(
+                "the average holds only the ControlNet: set optim.ema_decay to 0 where the base learns, too "
+                "(objective.sd_locked is off)"
+            )
         return self
 
     @property

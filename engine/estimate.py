@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine import measurements
 from engine.config import RunConfig
+from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.hardware import Hardware
+from engine.measurements import Measured
+from engine.memory import GIB, PROCESS_RAM_WITHOUT_CARD, Prediction, predict
 from engine.model_files import base_facts
 from engine.runs import Run
 from engine.workspace import Workspace
@@ -32,7 +36,10 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
     """Time from this machine's own earlier runs of the same size where there are any, else from a cost model."""
     images = config.train.steps * config.images_per_step
     facts = base_facts(workspace, config.model.base)
+    trial = measurements.read(workspace, config, hardware.name)
     seconds, measured = measured_seconds_per_image(config, workspace), True
+    if trial is not None:
+        seconds = trial.seconds_per_step / config.images_per_step
     if seconds is None:
         measured = False
         work = facts.parameters * (config.data.resolution / 512) ** 2 / 860e6  # relative to SD 1.5 at 512 px
@@ -41,17 +48,47 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
             seconds = work / speed
         else:
             seconds = 2.33 * work / (CPU_TERAFLOPS_PER_CORE * hardware.cores)
-    weights = facts.controlnet_parameters * 4
-    each = weights * (4 if config.optim.ema_decay > 0 else 3)
+    needed = predict(workspace, config, pictures_of(config, workspace))
     kept = config.train.keep_checkpoints or max(1, config.train.steps // config.train.checkpoint_every)
-    disk = each * (kept + 1)
+    disk = round(needed.checkpoint * (kept + 1) + needed.cache)
     total = seconds * images
+    if trial is not None and config.validation.every:
+        sets = 1 + -(-config.train.steps // config.validation.every)
+        total += sets * config.validation.pictures * trial.seconds_per_picture
     about = "about " if measured else "roughly "
     summary = (
         f"{config.train.steps:,} steps of {config.images_per_step} pictures, {about}{in_words(total)}, "
-        f"{size_in_words(disk)} of disk for checkpoints ({size_in_words(workspace.free_bytes())} free)"
+        f"{size_in_words(disk)} of disk ({size_in_words(workspace.free_bytes())} free), "
+        f"{memory_in_words(needed, hardware) if trial is None else trial_in_words(trial, hardware)}"
     )
     return Estimate(total, disk, images, summary, measured)
+
+
+def memory_in_words(needed: Prediction, hardware: Hardware) -> str:
+    """How much memory, of how much, and what to do where that will hardly do."""
+    on_card = hardware.vram_gib is not None
+    bytes_needed = needed.needs if on_card else needed.peak + PROCESS_RAM_WITHOUT_CARD
+    there = hardware.vram_gib if hardware.vram_gib is not None else hardware.ram_gib
+    kind = "graphics memory" if on_card else "memory"
+    words = f"{size_in_words(bytes_needed)} of {kind} by prediction ({there:.0f} GB there)"
+    if bytes_needed > there * GIB:
+        words += ". That is more than there is: take a preset for a smaller card, or the run will shrink its batches"
+    return words
+
+
+def trial_in_words(trial: Measured, hardware: Hardware) -> str:
+    """The memory that a trial measured, and what it had to change."""
+    there = hardware.vram_gib if trial.on_card and hardware.vram_gib is not None else hardware.ram_gib
+    kind = "graphics memory" if trial.on_card else "memory"
+    words = f"{size_in_words(trial.peak_bytes)} of {kind} as a trial measured ({there:.0f} GB there)"
+    return f"{words}; it fitted only with {', '.join(trial.rungs)}" if trial.rungs else words
+
+
+def pictures_of(config: RunConfig, workspace: Workspace) -> int:
+    """In the dataset; 0 while none is chosen."""
+    if config.data.dataset not in workspace.dataset_names():
+        return 0
+    return Dataset.open(workspace.dataset_folder(config.data.dataset)).count()
 
 
 def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float | None:

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from engine.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.families import Family, detect
-from engine.families.base import read_component_config
+from engine.families.parts import read_component_config
 from engine.sampling import Drawing, decode, draw_latents, free_memory, to_hint
+from engine.training.checkpoint_files import DECODER
+from engine.training.scope import decoder_of
 from engine.workspace import Workspace
 
 __all__ = ["TryRequest", "TrySession", "prepare", "to_hint"]
@@ -97,7 +100,7 @@ class TrySession:
         self._pipeline: Any = None
         self._vae: Any = None
         self._family: Family | None = None
-        self._base = ""
+        self._base, self._decoder_learnt = "", False
         self._controlnet: tuple[Path, int] | None = None
         self.warnings: tuple[str, ...] = ()
         """Sentences about the last ``generate``: what was rounded, resized or cut."""
@@ -124,7 +127,7 @@ class TrySession:
             name = _display_name(controlnet)
             if folder.is_dir():  # of a file, the reading itself checks that it fits
                 check_fits(read_config(folder), read_component_config(located, "unet", "config.json"), name, base)
-            if located != self._base:
+            if located != self._base or self._decoder_learnt:
                 self.free()
             opened = self._open(family, folder, located)
             net: Any = opened.to(self._device).eval().requires_grad_(False)
@@ -136,6 +139,10 @@ class TrySession:
                 self._pipeline, self._family, self._base = pipeline, family, located
             else:
                 self._pipeline.register_modules(controlnet=net)
+            decoder = folder.parent / DECODER
+            if folder.is_dir() and decoder.is_file():  # of a run whose base was not locked
+                decoder_of(self._pipeline.unet).load_state_dict(load_file(decoder))
+                self._decoder_learnt = True
             self._controlnet = wanted
 
     def _open(self, family: Family, path: Path, base: str) -> Any:
@@ -149,7 +156,7 @@ class TrySession:
         """Forget everything that is loaded and give its memory back."""
         with self._lock:
             self._pipeline = self._vae = self._family = self._controlnet = None
-            self._base = ""
+            self._base, self._decoder_learnt = "", False
             free_memory()
 
     def generate(
@@ -211,7 +218,8 @@ class TrySession:
         family, pipeline, first = self._family, self._pipeline, batch[0]
         assert family is not None and pipeline is not None, "generate loads before it draws"
         with torch.no_grad():
-            encode = lambda words: family.encode_text(pipeline.tokenizer, pipeline.text_encoder, words)  # noqa: E731
+            parts = family.text_parts(pipeline)
+            encode = lambda words: family.encode_text(*parts, words)  # noqa: E731
             text, negative = encode([r.prompt for r in batch]), encode([r.negative for r in batch])
         hints = torch.stack([to_hint(r.control, r.width, r.height, categorical) for r in batch])
         how = Drawing(first.steps, first.guidance, _strength(first))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import UserError
 from engine.workspace import Workspace
 
+LAYOUTS = Path(__file__).resolve().parent / "families" / "layouts"
+"""Configs of the families whose bases come in single files."""
+TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
+"""Which layout a single file has, by the width of the text that its UNet reads."""
+UNET_PREFIX = "model.diffusion_model."
 SD15_PARAMETERS = 859_520_964
 SD15_CONTROLNET_PARAMETERS = 361_279_120
 
@@ -29,15 +35,42 @@ def base_facts(workspace: Workspace, base: str) -> BaseFacts:
         located = workspace.locate_base(base)
     except UserError:
         return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, False)
-    files = sorted(Path(located).glob("unet/*.safetensors")) if Path(located).is_dir() else []
+    path = Path(located)
+    single = path.is_file() and path.suffix == ".safetensors"
+    files = [path] if single else sorted(path.glob("unet/*.safetensors")) if path.is_dir() else []
     if not files:
         return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, Path(located).is_dir())
-    shapes = tensor_shapes(files[0])
+    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    copied: tuple[str, ...] = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
+    if single:  # the names of the original programs, with VAE and text encoder in the same file
+        unet = UNET_PREFIX
+        shapes = {name.removeprefix(unet): shape for name, shape in shapes.items() if name.startswith(unet)}
+        copied = ("input_blocks.", "middle_block.", "time_embed.", "label_emb.")
     total = sum(_count(shape) for shape in shapes.values())
-    copied = ("conv_in.", "time_embedding.", "down_blocks.", "mid_block.")
     trunk = sum(_count(shape) for name, shape in shapes.items() if name.startswith(copied))
     # The zero convolutions and the hint encoder add about 6 % to the copied trunk at SD 1.5's size.
     return BaseFacts(total, round(trunk * 1.06), True)
+
+
+def text_width(shapes: Mapping[str, list[int]]) -> int:
+    """Numbers for each token that the UNet of a single file reads; 0 where it has no such layer."""
+    readers = (n for n in shapes if n.startswith(UNET_PREFIX) and n.endswith("attn2.to_k.weight"))
+    first = next(readers, None)
+    return shapes[first][1] if first else 0
+
+
+def configs_of(located: str) -> Path | None:
+    """The folder that holds a base's configs; None where nothing on this disk says."""
+    path = Path(located)
+    if path.is_dir():
+        return path
+    if not path.is_file() or path.suffix != ".safetensors":
+        return None
+    beside = path.with_suffix("")
+    if (beside / "model_index.json").is_file():
+        return beside
+    layout = TEXT_WIDTHS.get(text_width(tensor_shapes(path)))
+    return LAYOUTS / layout if layout else None
 
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:

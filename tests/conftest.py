@@ -40,40 +40,45 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable-Diffusion-1-shaped pipeline folder (fp32) with random, seeded weights.
+    """A Stable-Diffusion-1-shaped pipeline folder (fp32) with random, seeded weights, for pictures of 64 px."""
+    from tests import tiny_bases
 
-    Its autoencoder passes colours through, the rest knows nothing. Made for pictures of 64 px.
-    """
-    import torch
-    from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    folder, work = tmp_path_factory.mktemp("tiny_base"), tmp_path_factory.mktemp("tokenizer")
+    return tiny_bases.build(folder, work, tiny_bases.UNET, {})
 
-    from engine.demo import build_base
 
-    folder = tmp_path_factory.mktemp("tiny_base")
-    tokenizer = build_base.build_tokenizer(tmp_path_factory.mktemp("tokenizer"))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vae = build_base.build_vae()
-        build_base.pass_colours_through(vae)
-        text_encoder = build_base.build_text_encoder(tokenizer)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32, 32),
-            layers_per_block=1,
-            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-            cross_attention_dim=64,
-            attention_head_dim=4,
-            norm_num_groups=8,
-        )
-    scheduler = DDPMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
-    )
-    StableDiffusionPipeline(
-        vae=vae, unet=unet, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+@pytest.fixture(scope="session")
+def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion 2.1: velocity, and noise alone at the last step."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_sd2"), tmp_path_factory.mktemp("tokenizer")
+    schedule = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    return tiny_bases.build(folder, work, tiny_bases.SD2_UNET, schedule)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion 2-base: noise prediction."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_sd2_base"), tmp_path_factory.mktemp("tokenizer")
+    return tiny_bases.build(folder, work, tiny_bases.SD2_UNET, {})
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion XL: two text encoders, size conditions."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_sdxl"), tmp_path_factory.mktemp("tokenizer")
+    return tiny_bases.build(folder, work, tiny_bases.SDXL_UNET, {}, two_encoders=True)
+
+
+@pytest.fixture(params=["tiny_base", "tiny_sd2", "tiny_sd2_base", "tiny_sdxl"])
+def any_base(request: pytest.FixtureRequest) -> Path:
+    """A tiny base of each family in turn."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -107,16 +107,18 @@ class AppContext:
             return Readiness(f"{error.what} {error.why} {error.try_this}")
 
     def _caution(self, config: RunConfig) -> str:
-        """What will hardly work although it can start."""
+        """What the base was recognised as, and what will hardly work although it can start."""
         located = self.workspace.locate_base(config.model.base)
-        if not Path(located).is_dir():
+        if not Path(located).exists():
             return ""  # on the hub: nothing is fetched for a hint
+        from engine.families import describe
         from engine.families import detect as detect_family
 
+        known = f"The base: {describe(located)}."
         side = detect_family(located).default_resolution(located)
         if config.data.resolution == side:
-            return ""
-        return f"Careful: this base was made for {side} px, and the resolution is {config.data.resolution} px."
+            return known
+        return f"{known} Careful: it was made for {side} px, and the resolution is {config.data.resolution} px."
 
     # -- what the pages see -------------------------------------------------------------------------------------------
 

@@ -94,8 +94,10 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
             return [gr.Image(visible=False), "", 0]
         dataset = open_dataset(context, name)
         hits = doctoring.to_look_at(dataset, doctoring.finding_named(selected)) if selected else None
-        resolution = context.config_of(context.draft)[0].data.resolution
-        picture, words, number = doctoring.looked_at(dataset, hits, number, resolution)
+        from engine.data.crop_plan import CropPlan
+
+        plan = CropPlan.of(context.config_of(context.draft)[0].data)
+        picture, words, number = doctoring.looked_at(dataset, hits, number, plan)
         return [gr.Image(picture, visible=picture is not None), words, number]
 
     def turn(by: int) -> Any:

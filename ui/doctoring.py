@@ -17,6 +17,7 @@ from ui.tasks import counting
 if TYPE_CHECKING:
     from PIL import Image
 
+    from engine.data.crop_plan import CropPlan
     from engine.data.dataset import Dataset
     from engine.data.doctor.finding import Finding, Hit
     from engine.data.doctor.fix import State
@@ -161,6 +162,7 @@ def to_look_at(dataset: Dataset, finding: Finding) -> list[Hit]:
 def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list[Hit]) -> list[tuple[Any, str]]:
     """Pictures for the gallery; those of a map's fault beside their map and with it laid over."""
     from engine.data import see
+    from engine.data.crop_plan import CropPlan
     from engine.data.images import thumbnail
     from engine.errors import UserError
 
@@ -172,7 +174,7 @@ def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list
             try:
                 sample = dataset.sample(key)
                 if finding.name.startswith(ON_MAPS):
-                    picture: Any = see.strip(dataset, sample, 256, 160)
+                    picture: Any = see.strip(dataset, sample, CropPlan(256), 160)
                 else:
                     picture = str(thumbnail(sample.image, context.workspace.thumbnails, 256, _content(sample)))
             except (KeyError, UserError):
@@ -185,9 +187,7 @@ def _content(sample: Any) -> str | None:
     return sample.digest or None
 
 
-def looked_at(
-    dataset: Dataset, hits: list[Hit] | None, at: int, resolution: int
-) -> tuple[Image.Image | None, str, int]:
+def looked_at(dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan) -> tuple[Image.Image | None, str, int]:
     """What the net sees of one picture, words about it, and its number; ``hits`` None: of all pictures."""
     from engine.data import see
     from engine.errors import UserError
@@ -202,14 +202,15 @@ def looked_at(
             sample = dataset.samples(at, 1)[0]
         else:
             sample, detail = dataset.sample(hits[at].key), hits[at].detail
-        picture = see.strip(dataset, sample, resolution)
+        picture = see.strip(dataset, sample, plan)
     except (KeyError, IndexError):
         return None, note("This picture is gone since the check.", "warning"), at
     except UserError as error:
         return None, note(f"{error.what} {error.why}", "warning"), at
+    width, height = plan.size(sample)
     parts = "picture, map, and the map laid over the picture" if see.map_path(dataset, sample) else "no map yet"
     words = f"{at + 1:,} of {total:,} · <b>{escape(sample.key)}</b>"
     if detail:
         words += f" · {escape(detail)}"
     caption = f"<br>“{escape(sample.caption[:300])}”" if sample.caption else ""
-    return picture, f"<p class='hint'>{words} · {resolution} px: {parts}{caption}</p>", at
+    return picture, f"<p class='hint'>{words} · {width} x {height} px: {parts}{caption}</p>", at

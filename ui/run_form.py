@@ -8,12 +8,16 @@ import gradio as gr
 
 from engine import config
 from engine.presets import flatten
+from ui import tasks
 from ui.context import AppContext
 from ui.form import describe, section_widgets, sparse, widget
 from ui.live import Live
+from ui.messages import job_progress, note
+from ui.states import Action
 from ui.view import Draft, View
 
 FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
+TRIAL = "trial"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
@@ -38,6 +42,9 @@ class RunForm:
             self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=FIRST)
         with gr.Accordion("For experts", open=False, elem_id="expert-settings"):
             self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
+        self.trial = gr.Button("Try three steps", elem_id="train-trial")
+        self.trial_progress = gr.HTML(elem_id="train-trial-progress")
+        self.trial_cancel = gr.Button("Cancel the trial", visible=False, elem_id="train-trial-cancel")
         self.inputs = [self.preset, self.name, *self.settings.values()]
         self._wire(live)
 
@@ -58,6 +65,13 @@ class RunForm:
             live.after(box.input(self._context.guarded(self.remember, fills=False), self.inputs, None, **QUIET))
         kept = [self.preset, self.name, self.settings["data.dataset"]]
         live.after(self.preset.input(self._context.guarded(self._other_preset, fills=False), kept, None, **QUIET))
+        live.after(self.trial.click(self._context.guarded(self._try_out, fills=False), self.inputs, None, **QUIET))
+        live.after(self.trial_cancel.click(live.asking("cancel"), api_visibility="private"))
+        live.part(
+            [self.trial, self.trial_progress, self.trial_cancel],
+            lambda view: (view.snapshot.version, view.train.buttons[Action.START].enabled),
+            _trial_parts,
+        )
         live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill)
 
     def remember(self, preset: str, name: str, *raw: Any) -> None:
@@ -65,6 +79,13 @@ class RunForm:
         given = dict(zip(self.settings, raw, strict=True))
         changes = sparse(given, self._context.config_of(Draft(preset))[0])
         self._context.set_draft(preset, {**changes, **({"name": name.strip()} if name.strip() else {})})
+
+    def _try_out(self, *values: Any) -> None:
+        """Measure time and memory of the settings as they stand; the line under the buttons then tells them."""
+        self.remember(*values)
+        config, _ = self._context.config_of(self._context.draft)
+        self._context.free_try_session()
+        self._context.start_job(TRIAL, "Trying three steps", tasks.try_out(self._context, config))
 
     def _other_preset(self, preset: str, name: str, dataset: str | None) -> None:
         """Another preset: its values throughout; name and dataset stay."""
@@ -82,3 +103,14 @@ class RunForm:
         filled = [values[dotted] for dotted in self.settings]
         filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
         return [view.draft.preset or self._context.suggested_preset, values["name"], *filled]
+
+
+def _trial_parts(view: View) -> list[Any]:
+    """The button, what it is for or how far it is, and its cancel button."""
+    own = view.snapshot.kind == TRIAL and view.snapshot.alive
+    words = "Measures time and memory with your own pictures before you commit to hours: about a minute on a card."
+    return [
+        gr.Button(interactive=view.train.buttons[Action.START].enabled),
+        job_progress(view.snapshot) if own else note(words),
+        gr.Button(visible=own),
+    ]

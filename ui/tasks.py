@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from engine.config import RunConfig
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
@@ -79,6 +80,17 @@ def make_maps(
         )
         with_focus(context, dataset_name)
         return "completed"
+
+    return work
+
+
+def try_out(context: AppContext, config: RunConfig) -> Work:
+    """Three steps and a set of pictures with these settings, measured."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.training.preflight import preflight_job
+
+        return preflight_job(context.workspace, config, context.hardware)(token, emit)
 
     return work
 

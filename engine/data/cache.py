@@ -69,6 +69,8 @@ def text_key(base: str, captions: Sequence[str]) -> str:
 
 def _files(base: str, parts: Sequence[str]) -> list[str]:
     found = [str(base)]
+    if Path(base).is_file():
+        found.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
     if Path(base).is_dir():
         for part in parts:
             for path in sorted((Path(base) / part).glob("*")):

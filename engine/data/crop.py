@@ -61,6 +61,17 @@ def shared_crop(
     return Crop((left, top, left + box_width, top + box_height), size, (width, height))
 
 
+def size_numbers(crop: Crop) -> tuple[int, int, int, int, int, int]:
+    """Height and width of the picture, top and left of the crop after resizing, height and width of the result.
+
+    What SDXL is told of a picture; Podell et al. 2023, arXiv 2307.01952, section 2.2.
+    """
+    left, top, right, bottom = crop.box
+    width, height = crop.size
+    down, across = round(top * height / (bottom - top)), round(left * width / (right - left))
+    return crop.source[1], crop.source[0], down, across, height, width
+
+
 def lost_share(crop: Crop) -> float:
     """Share of the picture that the crop leaves out, 0 to 1."""
     left, top, right, bottom = crop.box

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from engine.conditions import registry
-from engine.data.crop import apply_crop, shared_crop
+from engine.data.crop import apply_crop
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
 from engine.data.samples import Sample
@@ -19,13 +20,14 @@ GAP = 8  # pixels between the parts of a strip
 _TINT = np.array([255, 0, 160], np.float32)  # rare in photographs
 
 
-def seen(dataset: Dataset, sample: Sample, resolution: int) -> tuple[Image.Image, Image.Image | None]:
-    """Picture and map as training reads them, RGB, resolution x resolution; None for a map that is not there yet.
+def seen(dataset: Dataset, sample: Sample, plan: CropPlan) -> tuple[Image.Image, Image.Image | None]:
+    """Picture and map as training reads them, RGB, of the plan's size; None for a map that is not there yet.
 
     Raises UserError for a file that cannot be read.
     """
-    crop = shared_crop(sample.width, sample.height, resolution)
-    picture = apply_crop(load_rgb(sample.image), crop)
+    whole = load_rgb(sample.image)
+    crop = plan.crop(sample, picture=whole)
+    picture = apply_crop(whole, crop)
     path = map_path(dataset, sample)
     if path is None:
         return picture, None
@@ -59,12 +61,12 @@ def overlay(picture: Image.Image, map: Image.Image) -> Image.Image:
     return Image.fromarray((paled * (1 - share) + _TINT * share).astype(np.uint8))
 
 
-def strip(dataset: Dataset, sample: Sample, resolution: int, side: int = 384) -> Image.Image:
-    """Picture, map and overlay in a row, each ``side`` pixels; the picture alone where there is no map."""
-    picture, map = seen(dataset, sample, resolution)
+def strip(dataset: Dataset, sample: Sample, plan: CropPlan, side: int = 384) -> Image.Image:
+    """Picture, map and overlay in a row, ``side`` pixels high; the picture alone where there is no map."""
+    picture, map = seen(dataset, sample, plan)
     parts = [picture] if map is None else [picture, map, overlay(picture, map)]
-    shown = [part.resize((side, side), Image.Resampling.LANCZOS) for part in parts]
-    row = Image.new("RGB", (len(shown) * (side + GAP) - GAP, side), (128, 128, 128))
-    for place, part in enumerate(shown):
-        row.paste(part, (place * (side + GAP), 0))
+    width = max(1, round(side * picture.width / picture.height))
+    row = Image.new("RGB", (len(parts) * (width + GAP) - GAP, side), (128, 128, 128))
+    for place, part in enumerate(parts):
+        row.paste(part.resize((width, side), Image.Resampling.LANCZOS), (place * (width + GAP), 0))
     return row

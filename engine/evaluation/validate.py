@@ -60,6 +60,7 @@ def make_previews(
     without_control: bool = False,
     token: CancelToken | None = None,
     progress: Progress | None = None,
+    batch: int = BATCH,
 ) -> PreviewRecord:
     """Draw the first ``settings.pictures`` samples at fixed seeds and score them.
 
@@ -74,6 +75,7 @@ def make_previews(
             text encoder is loaded for this call.
         without_control: also draw the same noise with the ControlNet switched off, and score that.
         progress: called as progress(denoising steps done, in all, label).
+        batch: pictures drawn together.
 
     Returns:
         The record; its pictures are the rows.
@@ -91,7 +93,9 @@ def make_previews(
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             pairs = [_read(sample, dataset, plan) for sample in chosen]
             strengths = [settings.strength, 0.0] if without_control else [settings.strength]
-            latents = _draw(family, base, unet, controlnet, pairs, settings, strengths, seed, encode, token, progress)
+            latents = _draw(
+                family, base, unet, controlnet, pairs, settings, strengths, seed, encode, token, progress, batch
+            )
             vae = family.load_vae(base, torch.float32).to(unet.device)
             drawn = [[np.asarray(picture) for picture in decode(family, vae, rows, token)] for rows in latents]
             del vae
@@ -143,6 +147,7 @@ def _draw(
     encode: Encode | None,
     token: CancelToken | None,
     progress: Progress | None,
+    batch: int,
 ) -> list[list[torch.Tensor]]:
     """Latents (4, h, w) of every pair, one list for each strength. Text encoder and VAE are not in memory meanwhile."""
     captions = [pair.sample.caption for pair in pairs]
@@ -156,7 +161,7 @@ def _draw(
     for strength in strengths:
         how = Drawing(settings.sampling_steps, settings.guidance_scale, strength)
         drawn: dict[int, torch.Tensor] = {}
-        for numbers in _batches(pairs):
+        for numbers in _batches(pairs, batch):
 
             def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
                 if progress:
@@ -173,12 +178,12 @@ def _draw(
     return lists
 
 
-def _batches(pairs: Sequence[_Pair]) -> list[list[int]]:
-    """Numbers of the pairs, at most BATCH together and all of one size."""
+def _batches(pairs: Sequence[_Pair], most: int) -> list[list[int]]:
+    """Numbers of the pairs, at most ``most`` together and all of one size."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for number, pair in enumerate(pairs):
         by_size.setdefault(pair.wanted.shape, []).append(number)
-    return [same[first : first + BATCH] for same in by_size.values() for first in range(0, len(same), BATCH)]
+    return [same[first : first + most] for same in by_size.values() for first in range(0, len(same), most)]
 
 
 def _encoder(family: Family, base: str, device: torch.device) -> Encode:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from engine.errors import UserError
-from engine.families.base import Family, read_component_config
+from engine.families.base import Family
+from engine.families.parts import read_component_config
 from engine.families.sd1 import StableDiffusion1
+from engine.families.sd2 import StableDiffusion2
+from engine.families.sdxl import StableDiffusionXL
 
-FAMILIES: tuple[Family, ...] = (StableDiffusion1(),)
+FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
 
 
 def detect(base: str) -> Family:
     """The family of a base model, from its configs alone (no weights are read).
 
     Args:
-        base: a folder in diffusers layout or a Hugging Face id.
+        base: a folder in diffusers layout, a single file, or a Hugging Face id.
 
     Raises:
         UserError: not a diffusers pipeline, or of a family that is not supported.
@@ -29,6 +32,20 @@ def detect(base: str) -> Family:
         f"It is a {index.get('_class_name', 'model of an unknown kind')}, and this version trains for: {known}.",
         "Choose a base of one of these families.",
     )
+
+
+def describe(base: str) -> str:
+    """A base in words: "Stable Diffusion 2.x, predicts velocity, made for 768 px".
+
+    Raises:
+        UserError: as ``detect``.
+    """
+    family = detect(base)
+    schedule = family.load_scheduler(base).config
+    words = {"epsilon": "noise", "v_prediction": "velocity"}
+    predicts = words.get(schedule.prediction_type, schedule.prediction_type)
+    zero_snr = ", zero terminal SNR" if schedule.get("rescale_betas_zero_snr") else ""
+    return f"{family.title}, predicts {predicts}{zero_snr}, made for {family.default_resolution(base)} px"
 
 
 def by_name(name: str) -> Family:

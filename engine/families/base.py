@@ -1,21 +1,33 @@
-"""What a base model family must be able to do. Shapes: B pictures, H x W pixels, h = H / 8, w = W / 8."""
+"""What a base model family must be able to do. Shapes: B pictures, H x W pixels, h = H / 8, w = W / 8.
+
+The Stable Diffusion families differ in little: this class does what they share, a subclass says what is its own.
+"""
 
 from __future__ import annotations
 
-import json
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
+from transformers import CLIPTextModel, CLIPTokenizer
 
-from engine.errors import UserError
+from engine.families.parts import load_part, read_component_config
 
-# transformers says once per start that it does without torchvision; so do we, on purpose.
-logging.getLogger("transformers").setLevel(logging.ERROR)
+__all__ = ["Family", "hint_channels", "load_part", "read_component_config"]
+
+ORIGINAL_HINT_CHANNELS = (16, 32, 96, 256)
+SMALL_HINT_CHANNELS = (8, 16, 32, 64)
+ORIGINAL_TRUNK = 320
+
+
+def hint_channels(trunk: int) -> tuple[int, ...]:
+    """Widths of the hint encoder: the original's; a small trunk gets a small one (its first layers see full size)."""
+    if trunk >= ORIGINAL_TRUNK:
+        return ORIGINAL_HINT_CHANNELS
+    return tuple(min(channels, trunk) for channels in SMALL_HINT_CHANNELS)
 
 
 class Family(ABC):
@@ -25,42 +37,72 @@ class Family(ABC):
     title: str
     file_tag: str
     """What an exported file's name carries, so that AUTOMATIC1111 guesses the right version from it."""
+    pipeline_class: Any
+    """The diffusers pipeline that draws with a ControlNet."""
+    pipeline_options: dict[str, Any]
+    """What its constructor wants besides the parts."""
     latent_factor = 8
 
     @abstractmethod
     def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:
         """Whether a base with this model_index.json and UNet config belongs here."""
 
-    @abstractmethod
     def load_tokenizer(self, base: str) -> Any:
         """The tokenizer (or several)."""
+        return load_part(CLIPTokenizer, base, "tokenizer", None)
 
-    @abstractmethod
-    def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module: ...
+    def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        """The text encoder (or several in one module)."""
+        return load_part(CLIPTextModel, base, "text_encoder", dtype).eval().requires_grad_(False)
 
-    @abstractmethod
-    def load_vae(self, base: str, dtype: torch.dtype) -> torch.nn.Module: ...
+    def load_vae(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        return load_part(AutoencoderKL, base, "vae", dtype).eval().requires_grad_(False)
 
-    @abstractmethod
-    def load_unet(self, base: str, dtype: torch.dtype) -> torch.nn.Module: ...
+    def load_unet(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        return load_part(UNet2DConditionModel, base, "unet", dtype).eval().requires_grad_(False)
 
-    @abstractmethod
     def load_scheduler(self, base: str) -> Any:
-        """The training noise schedule (a DDPMScheduler)."""
+        """The training noise schedule: what it predicts, and a zero terminal SNR, are as the base's config says."""
+        return load_part(DDPMScheduler, base, "scheduler", None)
 
-    @abstractmethod
     def default_resolution(self, base: str) -> int:
         """Side in pixels that the base was made for."""
+        return int(read_component_config(base, "unet", "config.json").get("sample_size", 64)) * self.latent_factor
 
-    @abstractmethod
-    def new_controlnet(self, unet: torch.nn.Module) -> ControlNetModel:
+    def new_controlnet(self, unet: Any) -> ControlNetModel:
         """A ControlNet whose trunk is a copy of the UNet's encoder and whose outputs are zero, in fp32."""
+        trunk = unet.config["block_out_channels"][0]
+        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_channels(trunk))
+        return controlnet.float()
 
-    @abstractmethod
+    def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
+        """A ControlNet from a diffusers folder.
+
+        Raises:
+            UserError: the folder is not one, or is incomplete.
+        """
+        return load_part(ControlNetModel, str(folder), "", dtype)
+
     def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """What the UNet needs of the captions, each tensor with B in front."""
+        return {"hidden": text_encoder(tokenize(tokenizer, captions).to(text_encoder.device))[0]}
 
-    @abstractmethod
+    def text_parts(self, pipeline: Any) -> tuple[Any, Any]:
+        """Tokenizer and text encoder of a pipeline, as ``encode_text`` takes them."""
+        return pipeline.tokenizer, pipeline.text_encoder
+
+    def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the UNet wants to know of the pictures' sizes, to be laid beside the text.
+
+        Args:
+            sizes: (B, 6), from ``engine.data.crop.size_numbers``.
+        """
+        return {}
+
+    def added_conditions(self, text: dict[str, torch.Tensor]) -> dict[str, Any]:
+        """Arguments that UNet and ControlNet take besides the text's hidden states."""
+        return {}
+
     def predict(
         self,
         unet: Any,
@@ -71,8 +113,18 @@ class Family(ABC):
         hint: torch.Tensor,
     ) -> torch.Tensor:
         """The UNet's output (B, 4, h, w) under control. ``hint``: RGB in 0..1, (B, 3, H, W)."""
+        added = self.added_conditions(text)
+        down, middle = controlnet(noisy, timesteps, text["hidden"], controlnet_cond=hint, return_dict=False, **added)
+        return unet(
+            noisy,
+            timesteps,
+            text["hidden"],
+            down_block_additional_residuals=[residual.to(unet.dtype) for residual in down],
+            mid_block_additional_residual=middle.to(unet.dtype),
+            return_dict=False,
+            **added,
+        )[0]
 
-    @abstractmethod
     def pipeline(self, base: str, controlnet: ControlNetModel, dtype: torch.dtype, **resident: Any) -> Any:
         """A diffusers ControlNet pipeline without safety checker.
 
@@ -80,12 +132,27 @@ class Family(ABC):
             resident: parts that are loaded already (unet=, vae=, text_encoder=, tokenizer=, scheduler=), used as they
                 are; None leaves a part out (text encoder and VAE are not needed between the two ends).
         """
+        load: dict[str, Callable[[], Any]] = {
+            "vae": lambda: self.load_vae(base, dtype),
+            "unet": lambda: self.load_unet(base, dtype),
+            "text_encoder": lambda: self.load_text_encoder(base, dtype),
+            "tokenizer": lambda: self.load_tokenizer(base),
+            "scheduler": lambda: UniPCMultistepScheduler.from_config(self.load_scheduler(base).config),
+        }
+        parts = {name: resident[name] if name in resident else loader() for name, loader in load.items()}
+        pipeline = self.pipeline_class(**self.pipeline_parts(parts), controlnet=controlnet, **self.pipeline_options)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
-    @abstractmethod
+    def pipeline_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
+        """Parts under the names that the pipeline's constructor gives them."""
+        return parts
+
     def prompt_arguments(
         self, text: dict[str, torch.Tensor], negative: dict[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """``encode_text``'s answers for prompts and negative prompts as arguments of the pipeline's call."""
+        return {"prompt_embeds": text["hidden"], "negative_prompt_embeds": negative["hidden"]}
 
     def encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of the latents of RGB pictures in -1..1 (B, 3, H, W), both (B, 4, h, w), unscaled."""
@@ -96,54 +163,9 @@ class Family(ABC):
         """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w)."""
         return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
 
-    def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
-        """A ControlNet from a diffusers folder.
 
-        Raises:
-            UserError: the folder is not one, or is incomplete.
-        """
-        return load_part(ControlNetModel, str(folder), "", dtype)
-
-
-def read_component_config(base: str, subfolder: str, name: str) -> dict[str, Any]:
-    """A JSON file of a base model, from its folder or from the hub.
-
-    Raises:
-        UserError: it cannot be had, with what is missing and where to put it.
-    """
-    path = Path(base) / subfolder / name
-    try:
-        if not Path(base).is_dir():
-            from huggingface_hub import hf_hub_download
-
-            path = Path(hf_hub_download(base, f"{subfolder}/{name}" if subfolder else name))
-        return json.loads(path.read_text(encoding="utf-8"))
-    except Exception as error:
-        raise cannot_load(base, subfolder, error) from error
-
-
-def cannot_load(base: str, part: str, error: Exception) -> UserError:
-    """Words for a base model or part of one that does not load."""
-    if Path(base).exists():
-        why = f"{part or 'The model'} cannot be read: {str(error).splitlines()[0][:300] if str(error) else error!r}."
-        return UserError(
-            f"The model {base} cannot be loaded.",
-            why,
-            "Check that the folder is complete (model_index.json, unet, vae, text_encoder, tokenizer, scheduler).",
-        )
-    return UserError(
-        f"The model {base} could not be downloaded.",
-        f"The Hugging Face hub did not give it: {type(error).__name__}.",
-        "Check the name and the connection, or put its folder into the workspace's models folder and choose it.",
-    )
-
-
-def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -> Any:
-    """``kind.from_pretrained`` in words: safetensors first, and never code that comes with a model."""
-    options: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
-    if dtype is not None:
-        options["torch_dtype"] = dtype
-    try:
-        return kind.from_pretrained(base, **options)
-    except Exception as error:
-        raise cannot_load(base, subfolder, error) from error
+def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:
+    """Token numbers (B, length), padded to the tokenizer's own length and cut there."""
+    length = tokenizer.model_max_length
+    options = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(list(captions), **options).input_ids

@@ -11,7 +11,7 @@ import torch
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_hint
-from engine.data.crop import Crop
+from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
@@ -32,6 +32,8 @@ class Batch:
     hint: torch.Tensor
     """Condition map, RGB in 0..1, (B, 3, H, W) fp32."""
     draws: Draws
+    sizes: torch.Tensor
+    """(B, 6) fp32: size of the picture and place of its crop, see ``size_numbers``."""
 
 
 def hint_tensor(maps: Sequence[np.ndarray]) -> torch.Tensor:
@@ -65,7 +67,7 @@ class Batches:
         for row in train_rows:
             rows_by_size.setdefault(cache.size(row), []).append(row)
         self._schedule = Schedule(rows_by_size, seed, batch_size)
-        self._seed, self._size = seed, batch_size
+        self._seed, self._size, self._part = seed, batch_size, batch_size
         self._timesteps, self._dropout = timesteps, prompt_dropout
         self._rank, self._world = rank, world
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
@@ -80,22 +82,34 @@ class Batches:
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
+    def split(self, batch_size: int) -> None:
+        """Hand each batch out in parts of this size, which divides it; from now on numbers count parts.
+
+        The pictures, their order and their random numbers stay what they were.
+        """
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+        self._part, self._ahead = batch_size, None
+
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, number: int) -> Batch:
-        place = number * self._world + self._rank
-        chosen = self._schedule.batch(place)
+        whole, part = divmod(number, self._size // self._part)
+        place = whole * self._world + self._rank
+        first = part * self._part
+        chosen = self._schedule.batch(place)[first : first + self._part]
         rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
         shape = self._cache.latent_shape(rows[0])
-        draws = draw(self._seed, place * self._size, self._size, shape, self._timesteps, self._dropout)
+        draws = draw(self._seed, place * self._size + first, self._part, shape, self._timesteps, self._dropout)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         mean, logvar = self._cache.latents(rows, variants)
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
         hint = hint_tensor([self._map(s, crop) for s, crop in zip(samples, crops, strict=True)])
-        return Batch(mean, logvar, self._cache.text(captions), hint, draws)
+        sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
+        return Batch(mean, logvar, self._cache.text(captions), hint, draws, sizes)
 
     def _map(self, sample: Sample, crop: Crop) -> np.ndarray:
         path = self._dataset.condition_path(sample)

@@ -3,6 +3,7 @@
 step-000500/
   checkpoint.json        step, images seen, condition, base, family, versions
   controlnet/            diffusers folder, fp32 (with ema: also controlnet_ema/)
+  base_decoder/          the UNet's decoder, fp32, where it has learnt, too (sd_locked off)
   training_state/        optimizer.safetensors, state.json
 """
 
@@ -18,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
-from engine.training.checkpoint_files import DESCRIPTION, TEMPORARY, Checkpoint, read_checkpoint
+from engine.training.checkpoint_files import DECODER, DESCRIPTION, TEMPORARY, Checkpoint, read_checkpoint
 from engine.training.ema import averaged_weights
 from engine.version import VERSION
 
@@ -64,6 +65,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: dict[str, Any] | None,
     about: dict[str, Any],
+    decoder: torch.nn.Module | None = None,
 ) -> Checkpoint:
     """Write a checkpoint and return it; one of the same step that is whole is left as it is.
 
@@ -72,6 +74,7 @@ def save_checkpoint(
         ema: a diffusers EMAModel, or None.
         scaler: state of the fp16 loss scaler, or None.
         about: plain facts that travel with it (condition, base, family ...).
+        decoder: the UNet's, where it learns.
 
     Raises:
         UserError: the disk has no room for it.
@@ -81,7 +84,8 @@ def save_checkpoint(
     if existing is not None and existing.resumable:
         return existing
     target.parent.mkdir(parents=True, exist_ok=True)
-    needed, free = bytes_needed(controlnet, ema is not None), shutil.disk_usage(target.parent).free
+    needed = bytes_needed(controlnet, ema is not None) + (bytes_needed(decoder, False) if decoder is not None else 0)
+    free = shutil.disk_usage(target.parent).free
     if free < needed:
         raise UserError(
             f"The checkpoint of step {step:,} was not written.",
@@ -92,6 +96,9 @@ def save_checkpoint(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     controlnet.save_pretrained(temporary / "controlnet", safe_serialization=True)
+    if decoder is not None:
+        (temporary / DECODER).parent.mkdir()
+        save_file({name: weight.contiguous() for name, weight in decoder.state_dict().items()}, temporary / DECODER)
     if ema is not None:
         with averaged_weights(ema, controlnet):
             controlnet.save_pretrained(temporary / "controlnet_ema", safe_serialization=True)
@@ -115,9 +122,13 @@ def save_checkpoint(
 
 
 def load_training_state(
-    checkpoint: Checkpoint, controlnet: Any, ema: Any | None, optimizer: torch.optim.Optimizer
+    checkpoint: Checkpoint,
+    controlnet: Any,
+    ema: Any | None,
+    optimizer: torch.optim.Optimizer | None,
+    decoder: torch.nn.Module | None = None,
 ) -> dict[str, Any] | None:
-    """Put weights, optimizer and average back; returns the scaler's state.
+    """Put weights, optimizer (None: it starts afresh) and average back; returns the scaler's state.
 
     Raises:
         UserError: a file is missing, damaged or of another net.
@@ -125,9 +136,12 @@ def load_training_state(
     try:
         weights = load_file(checkpoint.folder / "controlnet" / "diffusion_pytorch_model.safetensors")
         controlnet.load_state_dict(weights)
+        if decoder is not None:
+            decoder.load_state_dict(load_file(checkpoint.folder / DECODER))
         state = json.loads((checkpoint.folder / "training_state" / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(checkpoint.folder / "training_state" / "optimizer.safetensors")
-        tensors_to_optimizer(optimizer, tensors, state["optimizer"])
+        if optimizer is not None:
+            tensors = load_file(checkpoint.folder / "training_state" / "optimizer.safetensors")
+            tensors_to_optimizer(optimizer, tensors, state["optimizer"])
         if ema is not None:
             averaged = load_file(checkpoint.folder / "controlnet_ema" / "diffusion_pytorch_model.safetensors")
             for shadow, (name, _) in zip(ema.shadow_params, controlnet.named_parameters(), strict=True):

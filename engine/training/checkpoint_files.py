@@ -11,6 +11,8 @@ from typing import Any
 
 DESCRIPTION = "checkpoint.json"
 TEMPORARY = ".writing-"
+DECODER = "base_decoder/decoder.safetensors"
+"""Beside the ControlNet's folder, where the base's decoder has learnt, too."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,33 @@
-"""Using the averaged weights for a while. The averaging itself is diffusers' EMAModel."""
+"""The average of the weights, and using it for a while. The averaging itself is diffusers' EMAModel."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from diffusers.training_utils import EMAModel
+
+from engine.config import OptimConfig
+
+
+class AverageInRam(EMAModel):
+    """An average that stays in the computer's memory while the net is on a card."""
+
+    def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        super().step([p.detach().to("cpu").requires_grad_(p.requires_grad) for p in parameters])
+
+
+def build_average(model: torch.nn.Module, config: OptimConfig) -> Any | None:
+    """A diffusers EMAModel of the net's weights; None where the config wants none."""
+    if config.ema_decay <= 0:
+        return None
+    if config.ema_device == "same":
+        return EMAModel(model.parameters(), decay=config.ema_decay, foreach=True)
+    average = AverageInRam(model.parameters(), decay=config.ema_decay, foreach=True)
+    average.to("cpu")
+    return average
 
 
 @contextmanager
@@ -14,8 +35,8 @@ def averaged_weights(ema: Any, model: torch.nn.Module) -> Iterator[None]:
     """Within the block ``model`` has the averaged weights; afterwards its own, bit for bit."""
     parameters = list(model.parameters())
     ema.store(parameters)
-    ema.copy_to(parameters)
     try:
+        ema.copy_to(parameters)
         yield
     finally:
         ema.restore(parameters)

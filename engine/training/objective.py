@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.errors import UserError
+
 
 def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
     """Rows of pictures number ``first`` to ``first + how_many`` of an endless stream of shuffled epochs.
@@ -37,6 +39,8 @@ class Draws:
     """(B,), integers in 0..num_train_timesteps - 1."""
     hide_prompt: torch.Tensor
     """(B,), bool."""
+    offset: torch.Tensor
+    """(B, C, 1, 1), standard normal: how far offset noise shifts each channel."""
 
 
 def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: int, prompt_dropout: float) -> Draws:
@@ -45,7 +49,7 @@ def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: i
     Each picture has a generator of its own, so the numbers depend neither on the batch size nor on how pictures are
     dealt to processes, and they are drawn on the CPU, so they are the same on every device.
     """
-    noise, posterior, steps, hidden = [], [], [], []
+    noise, posterior, steps, hidden, offset = [], [], [], [], []
     for position in range(first, first + batch):
         digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=7).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -53,7 +57,8 @@ def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: i
         posterior.append(torch.randn(shape, generator=generator))
         steps.append(torch.randint(0, timesteps, (), generator=generator))
         hidden.append(torch.rand((), generator=generator) < prompt_dropout)
-    return Draws(torch.stack(noise), torch.stack(posterior), torch.stack(steps), torch.stack(hidden))
+        offset.append(torch.randn((shape[0], 1, 1), generator=generator))
+    return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset)))
 
 
 def sample_latents(
@@ -82,14 +87,37 @@ def signal_to_noise(scheduler: Any, timesteps: torch.Tensor) -> torch.Tensor:
     return alphas / (1 - alphas).clamp_min(1e-12)
 
 
-def loss_weights(scheduler: Any, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
-    """Min-SNR weights for noise prediction, min(SNR, gamma) / SNR, (B,); ones where gamma is 0.
+def target(scheduler: Any, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """What the UNet should answer, (B, 4, h, w): the noise, or the velocity sqrt(a) noise - sqrt(1 - a) latents.
 
-    Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy", arXiv 2303.09556.
+    Source of the velocity: Salimans and Ho 2022, "Progressive Distillation", arXiv 2202.00512, appendix D.
+
+    Raises:
+        UserError: the base was made to answer something else.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    if kind == "v_prediction":
+        return scheduler.get_velocity(latents, noise, timesteps)
+    raise UserError(
+        "This base model cannot be trained for.",
+        f"Its scheduler says that it predicts {kind!r}; this app knows 'epsilon' (noise) and 'v_prediction'.",
+        "Choose another base model.",
+    )
+
+
+def loss_weights(scheduler: Any, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
+    """Min-SNR weights, (B,): min(SNR, gamma) / SNR for noise prediction, min(SNR, gamma) / (SNR + 1) for velocity.
+
+    Ones where gamma is 0. Source: Hang et al. 2023, "Efficient Diffusion Training via Min-SNR Weighting Strategy",
+    arXiv 2303.09556.
     """
     if min_snr_gamma <= 0:
         return torch.ones(timesteps.shape, device=timesteps.device)
     snr = signal_to_noise(scheduler, timesteps)
+    if scheduler.config.prediction_type == "v_prediction":
+        return snr.clamp(max=min_snr_gamma) / (snr + 1)
     return snr.clamp(max=min_snr_gamma) / snr.clamp_min(1e-12)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from typing import Any
 
 import torch
 
 from engine.config import OptimConfig
+from engine.errors import UserError
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -19,10 +22,43 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 
 
 def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) in one kernel, where the device has it."""
+    """The optimizer that the config names.
+
+    adamw: Loshchilov and Hutter 2017, arXiv 1711.05101, in one kernel where the device has it. The 8-bit ones: Dettmers
+    et al. 2022, arXiv 2110.02861. adafactor: Shazeer and Stern 2018, arXiv 1804.04235, with our own learning rate.
+
+    Raises:
+        UserError: it needs a package or a graphics card that is not there.
+    """
     groups = parameter_groups(model, config.weight_decay)
-    fused = next(model.parameters()).device.type in ("cuda", "cpu")
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=fused)
+    betas, device = (config.beta1, config.beta2), next(model.parameters()).device
+    if config.optimizer == "adafactor":
+        from transformers.optimization import Adafactor
+
+        own_rate = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+        return Adafactor(groups, lr=config.learning_rate, **own_rate)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=device.type in ("cuda", "cpu"))
+    kinds = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
+    return getattr(_bitsandbytes(device), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)
+
+
+def _bitsandbytes(device: torch.device) -> Any:
+    """The optimizers of bitsandbytes."""
+    if device.type != "cuda":
+        raise UserError(
+            "The 8-bit optimizer cannot be used.",
+            "It computes on NVIDIA graphics cards only, and this run uses the processor.",
+            "Choose the optimizer adamw, or adafactor to save memory.",
+        )
+    try:
+        return importlib.import_module("bitsandbytes").optim
+    except Exception as error:  # it looks for CUDA as it is loaded, and fails in many ways
+        raise UserError(
+            "The 8-bit optimizer cannot be used.",
+            f"The package bitsandbytes is not there or does not load ({type(error).__name__}).",
+            "Install it (pip install bitsandbytes) and start again, or choose the optimizer adamw or adafactor.",
+        ) from error
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

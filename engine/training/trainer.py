@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers.training_utils import EMAModel
 
 from engine.config import RunConfig
 from engine.data.cache import open_or_build
@@ -18,33 +17,27 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.families import detect
+from engine.families.parts import read_component_config
 from engine.jobs.control import Token
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
+from engine.memory import pictures_encoded_together
+from engine.training import ladder
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
+from engine.training.ema import build_average
 from engine.training.hint_start import he_start
-from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps
+from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
+from engine.training.precision import DTYPES, usable_precision
+from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, what_learns
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
 MAX_SKIPPED = 30  # fp16 halves its loss scale at each skipped step; more in a row than this is no scaling problem
 
 Preview = Callable[["Trainer", int], None]
-
-
-def usable_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """What this machine can do of the wanted precision, and a sentence where it is not the same."""
-    if device.type == "cuda":
-        if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            return "fp16", "This card has no bf16; the run uses fp16."
-        return wanted, ""
-    if wanted == "fp16":
-        return "fp32", "A processor computes fp16 slower than fp32; the run uses fp32."
-    return wanted, ""
 
 
 class Trainer:
@@ -61,10 +54,12 @@ class Trainer:
         emit: Emit,
         preview: Preview | None = None,
         about: dict[str, Any] | None = None,
+        whole_batch: int | None = None,
     ) -> None:
         self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
         self.token, self.emit, self.preview = token, emit, preview
         self.about = about or {}
+        self.whole_batch = whole_batch or config.train.batch_size  # before a lack of memory split it
         self.family = detect(base)
         AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -74,6 +69,7 @@ class Trainer:
         mixed = "no" if precision == "fp32" else precision
         self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
         self.device, self.dtype = self.accelerator.device, DTYPES[precision]
+        ladder.cap_allocator(self.device)
         self.world = self.accelerator.num_processes
         self.images_per_step = config.images_per_step * self.world
         self._prepare(cache_folder)
@@ -95,27 +91,36 @@ class Trainer:
         self.cache = open_or_build(
             cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
             lambda done, total, label: self.emit(Progress(done, total, label)),
+            batch=pictures_encoded_together(self.config.data.resolution),
         )  # fmt: skip
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
-        self.unet: Any = self.family.load_unet(self.base, self.dtype).to(self.device)
+        locked = self.config.objective.sd_locked  # what learns does so in fp32
+        if not locked:
+            self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
+        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
         self.controlnet: Any = self._starting_controlnet().to(self.device).train()
-        if train.gradient_checkpointing:
-            self.controlnet.enable_gradient_checkpointing()
+        if self.config.objective.only_mid_control:
+            keep_only_middle(self.controlnet)
+        checkpoint_gradients(self.controlnet, self.unet, train.gradient_checkpointing)
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
-        self.optimizer = build_optimizer(self.controlnet, self.config.optim)
-        decay = self.config.optim.ema_decay
-        self.ema = EMAModel(self.controlnet.parameters(), decay=decay, foreach=True) if decay > 0 else None
+        self.learning = what_learns(self.controlnet, self.unet, locked)
+        self.decoder = None if locked else decoder_of(self.unet)
+        self.optimizer = build_optimizer(self.learning, self.config.optim)
+        self.ema = build_average(self.controlnet, self.config.optim)
         self.step = 0
+        self.pictures_at_once = 4
+        self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         self._resume()
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
-            plan=self.plan, seed=train.seed, batch_size=train.batch_size,
+            plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
             rank=self.accelerator.process_index, world=self.world,
         )  # fmt: skip
+        self.batches.split(train.batch_size)
 
     def _starting_controlnet(self) -> Any:
         saved = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
@@ -132,15 +137,17 @@ class Trainer:
         return controlnet
 
     def _latent_scale(self) -> float:
-        from engine.families.base import read_component_config
-
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
 
     def _resume(self) -> None:
         resumable = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
         if not resumable:
             return
-        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, self.optimizer)
+        optimizer: Any = self.optimizer
+        if resumable[-1].about.get("optimizer", "adamw") != self.config.optim.optimizer:
+            optimizer = None
+            self.emit(Message("The optimizer is another one than before; its memory starts afresh.", "warning"))
+        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer, self.decoder)
         if scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
         self.step = resumable[-1].step
@@ -159,10 +166,10 @@ class Trainer:
             began = time.perf_counter()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
-            loss = self._accumulate()
-            self.accelerator.clip_grad_norm_(self.controlnet.parameters(), config.optim.max_grad_norm)
-            self.prepared_optimizer.step()
-            self.prepared_optimizer.zero_grad(set_to_none=True)
+            loss = self._try_step()
+            if loss is None:  # out of memory: the same step again, with settings that need less
+                ladder.recover(self, "step")
+                continue
             if self.accelerator.optimizer_step_was_skipped:
                 # fp16 overflowed: the same step again with a smaller loss scale; schedule and count stay.
                 skipped += 1
@@ -180,6 +187,23 @@ class Trainer:
         self.save()
         return self.token.stop_outcome if self.step < total else "completed"
 
+    def _try_step(self) -> torch.Tensor | None:
+        """Forward, backward and the optimizer's step; the mean loss, or None where memory ran out on the way."""
+        try:
+            loss = self._accumulate()
+            self.accelerator.clip_grad_norm_(self.learning.parameters(), self.config.optim.max_grad_norm)
+            if self._broke_off:
+                ladder.drop_finished(self.optimizer)
+            self._broke_off = True
+            self.prepared_optimizer.step()
+            self._broke_off = False
+            self.prepared_optimizer.zero_grad(set_to_none=True)
+            return loss
+        except (RuntimeError, MemoryError) as error:
+            if not ladder.out_of_memory(error):
+                raise
+            return None
+
     def _accumulate(self) -> torch.Tensor:
         """Forward and backward of every micro-batch of this step; the mean loss, on the device."""
         objective, count = self.config.objective, self.config.train.accumulation
@@ -187,7 +211,7 @@ class Trainer:
         for micro in range(count):
             batch = self.batches.get(self.step * count + micro)
             draws, to = batch.draws, self.device
-            noise = draws.noise.to(to)
+            noise = (draws.noise + objective.offset_noise * draws.offset).to(to)
             timesteps = shape_timesteps(
                 draws.timesteps, self.scheduler.config.num_train_timesteps, objective.timestep_sampling
             ).to(to)
@@ -196,12 +220,14 @@ class Trainer:
             )
             noisy = self.scheduler.add_noise(latents, noise, timesteps)
             text = {name: rows.to(to, self.dtype) for name, rows in batch.text.items()}
+            text |= self.family.size_conditions(batch.sizes.to(to))
             with self.accelerator.autocast():
                 predicted = self.family.predict(
                     self.unet, self.model, noisy.to(self.dtype), timesteps, text, batch.hint.to(to)
                 )
             weights = loss_weights(self.scheduler, timesteps, objective.min_snr_gamma)
-            loss = denoising_loss(predicted, noise, weights) / count
+            wanted = target(self.scheduler, latents, noise, timesteps)
+            loss = denoising_loss(predicted, wanted, weights) / count
             if micro + 1 < count:
                 with self.accelerator.no_sync(self.model):
                     self.accelerator.backward(loss)
@@ -254,9 +280,15 @@ class Trainer:
         self.emit(PhaseChanged("saving"))
         scaler = self.accelerator.scaler
         about = {**self.about, "base": self.config.model.base, "family": self.family.name}
-        checkpoint = save_checkpoint(
-            self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema, self.optimizer,
-            scaler.state_dict() if scaler is not None else None, about,
+        about["optimizer"] = self.config.optim.optimizer
+        scaling = scaler.state_dict() if scaler is not None else None
+        checkpoint = ladder.once_more(
+            self,
+            "checkpoint",
+            lambda: save_checkpoint(
+                self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema,
+                self.optimizer, scaling, about, self.decoder,
+            ),
         )  # fmt: skip
         prune(self.run_folder, self.config.train.keep_checkpoints)
         self.emit(CheckpointSaved(self.step, checkpoint.folder))
@@ -267,7 +299,8 @@ class Trainer:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
-        for name in ("unet", "controlnet", "model", "optimizer", "prepared_optimizer", "ema", "cache"):
+        held = "unet controlnet learning decoder model optimizer prepared_optimizer ema cache"
+        for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()
         if torch.cuda.is_available():

@@ -19,7 +19,15 @@ from engine.export.imported_run import import_as_run
 from engine.export.table import as_text, read_table
 from engine.runs import Run
 from engine.workspace import Workspace
-from tests.training.conftest import RunFactory, Worker, make_config, new_run, paired_folder, ready_workspace
+from tests.training.conftest import (
+    RunFactory,
+    Worker,
+    make_config,
+    mixed_folder,
+    new_run,
+    paired_folder,
+    ready_workspace,
+)
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

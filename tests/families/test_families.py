@@ -11,7 +11,7 @@ import torch
 
 from engine.errors import UserError
 from engine.families import by_name, detect
-from engine.families.sd1 import hint_channels
+from engine.families.base import hint_channels
 
 
 def test_the_tiny_base_is_sd1(tiny_base: Path) -> None:
@@ -30,13 +30,36 @@ def changed(base: Path, folder: Path, file: str, **values: object) -> str:
     return str(folder)
 
 
-def test_another_family_is_refused_with_its_name(tiny_base: Path, tmp_path: Path) -> None:
-    sd2 = changed(tiny_base, tmp_path / "sd2", "unet/config.json", use_linear_projection=True)
-    with pytest.raises(UserError, match="Stable Diffusion 1.x"):
-        detect(sd2)
-    inpainting = changed(tiny_base, tmp_path / "inpaint", "unet/config.json", in_channels=9)
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(("base", "name"), [("tiny_sd2", "sd2"), ("tiny_sd2_base", "sd2"), ("tiny_sdxl", "sdxl")])
+def test_each_family_is_recognised(request: pytest.FixtureRequest, base: str, name: str) -> None:
+    assert detect(str(request.getfixturevalue(base))).name == name
+
+
+def test_what_cannot_be_trained_for_is_refused_with_what_can(any_base: Path, tmp_path: Path) -> None:
+    inpainting = changed(any_base, tmp_path / "inpaint", "unet/config.json", in_channels=9)
+    with pytest.raises(UserError, match="Stable Diffusion 1.x, Stable Diffusion 2.x, Stable Diffusion XL"):
         detect(inpainting)
+
+
+def test_what_the_base_predicts_comes_from_its_own_config(tiny_sd2: Path, tiny_sd2_base: Path) -> None:
+    family = by_name("sd2")
+    velocity, noise = (family.load_scheduler(str(base)) for base in (tiny_sd2, tiny_sd2_base))
+    assert velocity.config.prediction_type == "v_prediction" and noise.config.prediction_type == "epsilon"
+    assert velocity.alphas_cumprod[-1].item() == pytest.approx(0, abs=1e-6)
+    assert noise.alphas_cumprod[-1].item() > 1e-3
+
+
+def test_the_second_text_encoder_gives_the_pooled_vector(tiny_sdxl: Path) -> None:
+    """As diffusers' own pipeline encodes."""
+    from diffusers import StableDiffusionXLPipeline
+
+    family = by_name("sdxl")
+    words, encoder = family.load_tokenizer(str(tiny_sdxl)), family.load_text_encoder(str(tiny_sdxl), torch.float32)
+    got = family.encode_text(words, encoder, ["red circle", ""])
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl)
+    hidden, _, pooled, _ = pipeline.encode_prompt(["red circle", ""], do_classifier_free_guidance=False)
+    assert torch.equal(got["hidden"], hidden) and torch.equal(got["pooled"], pooled)
+    assert got["hidden"].shape == (2, 32, 112) and got["pooled"].shape == (2, 40)
 
 
 def test_a_folder_without_a_pipeline_is_refused(tmp_path: Path) -> None:
@@ -61,16 +84,19 @@ def test_a_hub_that_cannot_be_reached_says_where_to_put_the_model(monkeypatch: p
         detect("somebody/some-model")
 
 
-def test_a_new_controlnet_adds_nothing_at_first(tiny_base: Path) -> None:
-    family = detect(str(tiny_base))
-    unet = family.load_unet(str(tiny_base), torch.float32)
+def test_a_new_controlnet_adds_nothing_at_first(any_base: Path) -> None:
+    base = str(any_base)
+    family = detect(base)
+    unet = family.load_unet(base, torch.float32)
     controlnet = family.new_controlnet(unet)
     assert all(p.dtype == torch.float32 for p in controlnet.parameters())
-    noisy, text = torch.randn(1, 4, 8, 8), {"hidden": torch.randn(1, 32, 64)}
-    timesteps = torch.tensor([500])
+    noisy, timesteps = torch.randn(1, 4, 8, 8), torch.tensor([500])
     with torch.no_grad():
+        encoder = family.load_text_encoder(base, torch.float32)
+        text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"])
+        text |= family.size_conditions(torch.tensor([[64.0, 96.0, 0.0, 16.0, 64.0, 64.0]]))
         under_control = family.predict(unet, controlnet, noisy, timesteps, text, torch.rand(1, 3, 64, 64))
-        alone = unet(noisy, timesteps, text["hidden"]).sample
+        alone = unet(noisy, timesteps, text["hidden"], **family.added_conditions(text)).sample
     assert torch.allclose(under_control, alone, atol=1e-6)
 
 

@@ -15,6 +15,7 @@ from engine.training.objective import (
     sample_latents,
     shape_timesteps,
     signal_to_noise,
+    target,
 )
 from engine.training.optim import build_optimizer, learning_rate
 
@@ -80,6 +81,22 @@ def test_min_snr_weights_follow_the_paper() -> None:
     assert torch.allclose(weights, torch.minimum(snr, torch.tensor(5.0)) / snr)
     assert weights[0] < 0.01 and weights[-1] == 1.0
     assert torch.equal(loss_weights(SCHEDULER, timesteps, 0.0), torch.ones(4))
+
+
+def test_min_snr_weights_of_velocity_are_those_of_the_same_picture_error() -> None:
+    """Weighting velocity by min(SNR, gamma) / (SNR + 1) weights the error of the picture by min(SNR, gamma)."""
+    velocity = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction"
+    )
+    timesteps = torch.tensor([10, 200, 500, 999])
+    generator = torch.Generator().manual_seed(0)
+    latents, noise, error = (torch.randn(4, *SHAPE, generator=generator) for _ in range(3))
+    noisy, wanted = velocity.add_noise(latents, noise, timesteps), target(velocity, latents, noise, timesteps)
+    alpha = velocity.alphas_cumprod[timesteps][:, None, None, None]
+    picture = alpha.sqrt() * noisy - (1 - alpha).sqrt() * (wanted + error)  # the latents that the answer stands for
+    of_velocity = loss_weights(velocity, timesteps, 5.0) * error.square().mean(dim=(1, 2, 3))
+    of_picture = signal_to_noise(velocity, timesteps).clamp(max=5.0) * (picture - latents).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(of_velocity, of_picture, rtol=1e-4)
 
 
 def test_the_loss_is_the_weighted_mean_in_fp32() -> None:

@@ -32,6 +32,14 @@ MODES = {
         "objective.timestep_sampling": "cubic",
     },
     "bf16": {"train.precision": "bf16"},
+    "base not locked": {"objective.sd_locked": False},
+    "Adafactor, offset noise, only the middle, average in RAM": {
+        "optim.optimizer": "adafactor",
+        "objective.offset_noise": 0.1,
+        "objective.only_mid_control": True,
+        "optim.ema_decay": 0.9,
+        "optim.ema_device": "cpu",
+    },
     "buckets and random crops": {
         "data.dataset": "mixed",
         "data.resolution": 192,

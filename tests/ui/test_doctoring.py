@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.doctor import fix
 from engine.data.doctor.catalogue import BY_NAME
@@ -44,7 +45,7 @@ def test_from_the_button_to_a_set_without_the_fault(context: AppContext) -> None
     hits = doctoring.to_look_at(dataset, state.finding)
     ((picture, words),) = doctoring.examples(context, dataset, state.finding, hits)
     assert picture.size == (3 * 168 - 8, 160) and "images/<2>.png" in words
-    seen, words, number = doctoring.looked_at(dataset, hits, 5, 256)
+    seen, words, number = doctoring.looked_at(dataset, hits, 5, CropPlan(256))
     assert seen is not None and number == 0 and "&lt;2&gt;" in words and "<2>" not in words
     doctoring.exclude(context, "set", "map_blank")
     assert dataset.count() == 2 and doctoring.to_look_at(dataset, state.finding)[0].detail == "left out"
@@ -56,8 +57,8 @@ def test_from_the_button_to_a_set_without_the_fault(context: AppContext) -> None
 def test_pictures_are_looked_through_in_a_circle_and_losses_are_told(context: AppContext, tmp_path: Path) -> None:
     dataset = doctoring.open_dataset(context, "set")
     assert "Not checked yet" in doctoring.summary(dataset, [])
-    assert [doctoring.looked_at(dataset, None, at, 64)[2] for at in (0, 2, 3, -1)] == [0, 2, 0, 2]
+    assert [doctoring.looked_at(dataset, None, at, CropPlan(64))[2] for at in (0, 2, 3, -1)] == [0, 2, 0, 2]
     (tmp_path / "set" / "images" / "<0>.png").unlink()
-    picture, words, _ = doctoring.looked_at(dataset, None, 0, 64)
+    picture, words, _ = doctoring.looked_at(dataset, None, 0, CropPlan(64))
     assert picture is None and "not there any more" in words
     assert doctoring.examples(context, dataset, BY_NAME["blurred"], [fix.Hit("blurred", "images/gone.png")]) == []

@@ -153,15 +153,18 @@ def test_corrected_pictures_and_captions(workspace: Workspace, tmp_path: Path) -
 
 def test_what_the_net_sees_is_what_training_reads(dataset: Dataset) -> None:
     from engine.data.cache import cropped_hint, cropped_image
+    from engine.data.crop_plan import CropPlan
 
     sample = dataset.sample("images/clean03.png")
-    picture, map = see.seen(dataset, sample, 128)
-    assert np.array_equal(picture, cropped_image(sample, 128))
-    assert map is not None and np.array_equal(map, cropped_hint(dataset.condition_path(sample), sample, 128, False))
+    plan = CropPlan(128, "smart")
+    crop = plan.crop(sample)
+    picture, map = see.seen(dataset, sample, plan)
+    assert np.array_equal(picture, cropped_image(sample, crop))
+    assert map is not None and np.array_equal(map, cropped_hint(dataset.condition_path(sample), crop, False))
     laid = np.asarray(see.overlay(picture, map)).astype(int)
     lines = np.asarray(map)[..., 0] > 200
     assert (laid[..., 0] - laid[..., 1])[lines].mean() > 150 > (laid[..., 0] - laid[..., 1])[~lines].mean()
-    assert see.strip(dataset, sample, 128, 64).size == (3 * 72 - 8, 64)
+    assert see.strip(dataset, sample, plan, 64).size == (3 * 72 - 8, 64)
 
 
 def test_two_threads_may_decide_at_once(dataset: Dataset) -> None:

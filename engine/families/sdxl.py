@@ -1,0 +1,92 @@
+"""Stable Diffusion XL: two text encoders, a pooled text vector, and numbers that tell of the picture's size and crop.
+
+Podell et al. 2023, arXiv 2307.01952, section 2.2. Its VAE overflows in fp16, so here every VAE runs in fp32; one that
+was repaired for fp16 gives the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLControlNetPipeline
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from engine.families.base import Family, tokenize
+from engine.families.parts import load_part
+
+
+class TwoTextEncoders(torch.nn.Module):
+    """CLIP ViT-L and OpenCLIP ViT-bigG, moved together."""
+
+    def __init__(self, first: torch.nn.Module, second: torch.nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class StableDiffusionXL(Family):
+    name = "sdxl"
+    title = "Stable Diffusion XL"
+    file_tag = "sdxl"
+    pipeline_class = StableDiffusionXLControlNetPipeline
+    # The empty prompt is encoded as any other: that is what is trained with, and what other programs do.
+    pipeline_options = {"force_zeros_for_empty_prompt": False, "add_watermarker": False}
+
+    def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:
+        # The refiner has only the second text encoder; inpainting bases have nine channels.
+        return (
+            {"text_encoder", "text_encoder_2"} <= index.keys()
+            and unet.get("addition_embed_type") == "text_time"
+            and unet.get("in_channels", 4) == 4
+        )
+
+    def load_tokenizer(self, base: str) -> Any:
+        return [load_part(CLIPTokenizer, base, name, None) for name in ("tokenizer", "tokenizer_2")]
+
+    def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        first = load_part(CLIPTextModel, base, "text_encoder", dtype)
+        second = load_part(CLIPTextModelWithProjection, base, "text_encoder_2", dtype)
+        return TwoTextEncoders(first, second).eval().requires_grad_(False)
+
+    def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Both encoders' last hidden states but one, side by side (B, length, 2048), and the pooled text (B, 1280)."""
+        first, second = (
+            encoder(tokenize(words, captions).to(text_encoder.device), output_hidden_states=True)
+            for words, encoder in zip(tokenizer, (text_encoder.first, text_encoder.second), strict=True)
+        )
+        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        return {"hidden": hidden, "pooled": second.text_embeds}
+
+    def text_parts(self, pipeline: Any) -> tuple[Any, Any]:
+        encoders = TwoTextEncoders(pipeline.text_encoder, pipeline.text_encoder_2)
+        return [pipeline.tokenizer, pipeline.tokenizer_2], encoders
+
+    def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"time_ids": sizes}
+
+    def added_conditions(self, text: dict[str, torch.Tensor]) -> dict[str, Any]:
+        return {"added_cond_kwargs": {"text_embeds": text["pooled"], "time_ids": text["time_ids"]}}
+
+    def pipeline_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
+        encoders, words = parts["text_encoder"], parts["tokenizer"]
+        return {
+            **parts,
+            "text_encoder": encoders and encoders.first,
+            "text_encoder_2": encoders and encoders.second,
+            "tokenizer": words and words[0],
+            "tokenizer_2": words and words[1],
+        }
+
+    def prompt_arguments(
+        self, text: dict[str, torch.Tensor], negative: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        return {
+            **super().prompt_arguments(text, negative),
+            "pooled_prompt_embeds": text["pooled"],
+            "negative_pooled_prompt_embeds": negative["pooled"],
+        }

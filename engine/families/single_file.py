@@ -1,0 +1,164 @@
+"""A base model in one file (.safetensors or .ckpt, with the names of the original programs), read without a download.
+
+What kind it is stands in the names and shapes of its tensors, so only the header is read. The configs of each kind lie
+in ``layouts/``, with CLIP's vocabulary; diffusers converts the names. A folder in diffusers layout beside the file and
+with its name (configs only, no weights) is believed instead: for a base that is built otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDPMScheduler
+from transformers import CLIPTokenizer, PreTrainedModel
+
+from engine.errors import UserError
+from engine.model_files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, tensor_shapes, text_width
+
+ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
+VAE = "first_stage_model."
+TEXT = ("cond_stage_model.", "conditioner.embedders.")
+OTHER_KINDS = (
+    ("lora", "a LoRA, which only changes a base"),
+    ("controlnet_cond_embedding", "a ControlNet"),
+    ("control_model", "a ControlNet"),
+    ("input_hint_block", "a ControlNet"),
+    ("joint_blocks", "a Stable Diffusion 3 model"),
+    ("double_blocks", "a Flux model"),
+)
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """What a file turned out to be: where its configs are, and what its own markers change in the noise schedule."""
+
+    configs: Path
+    schedule: Mapping[str, Any]
+
+
+def recognise(path: str) -> SingleFile:
+    """Which kind of base a file is, by its header.
+
+    Raises:
+        UserError: it cannot be read, or is none of the kinds that can be trained for.
+    """
+    facts = Path(path).stat()
+    return _recognise(path, facts.st_size, facts.st_mtime_ns)
+
+
+def read_config(path: str, subfolder: str, name: str) -> dict[str, Any]:
+    """A JSON file of the configs that belong to a single file."""
+    found = recognise(path)
+    values = json.loads((found.configs / subfolder / name).read_text(encoding="utf-8"))
+    return {**values, **found.schedule} if subfolder == "scheduler" else values
+
+
+def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
+    """One part of the model (``unet``, ``vae``, ``text_encoder``, ``tokenizer`` ...), as ``kind``."""
+    configs = recognise(path).configs
+    if kind is CLIPTokenizer:
+        own = configs / part
+        return CLIPTokenizer.from_pretrained(own) if own.is_dir() else clip_tokenizer(configs.name, part)
+    if kind is DDPMScheduler:
+        return DDPMScheduler.from_config(read_config(path, part, "scheduler_config.json"))
+    if issubclass(kind, PreTrainedModel):
+        from diffusers.loaders import single_file_utils as tools
+
+        weights = tools.load_single_file_checkpoint(path)
+        return tools.create_diffusers_clip_model_from_ldm(
+            kind, weights, subfolder=part, config=str(configs), torch_dtype=dtype, local_files_only=True
+        )
+    return kind.from_single_file(path, config=str(configs), subfolder=part, torch_dtype=dtype, local_files_only=True)
+
+
+def clip_tokenizer(layout: str, part: str) -> CLIPTokenizer:
+    """CLIP's tokenizer from its merges, which lie beside this module (MIT licence, OpenAI).
+
+    The numbers follow Radford et al.'s ``simple_tokenizer.py``: the bytes, the bytes that end a word, a token for each
+    merge, start and end. OpenCLIP's encoders were trained with zeros behind the text, CLIP's own with the end token.
+    """
+    lines = (LAYOUTS / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
+    merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = (chr(256 + number) for number in range(256 - len(printable)))
+    letters = [*map(chr, printable), *others]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *(a + b for a, b in merges)]
+    vocabulary = {word: number for number, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
+    zeros = layout.startswith("sd2") or part == "tokenizer_2"
+    pad = "!" if zeros else "<|endoftext|>"
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token=pad, model_max_length=77)
+
+
+@lru_cache(maxsize=8)
+def _recognise(path: str, size: int, changed: int) -> SingleFile:
+    shapes = _shapes(Path(path))
+    beside = Path(path).with_suffix("")
+    if (beside / "model_index.json").is_file():
+        return SingleFile(beside, _markers(shapes))
+    first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
+    if first is None:
+        raise _refused(path, _what_else(shapes))
+    if first[1] != 4:
+        raise _refused(path, f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
+    width = text_width(shapes)
+    layout = TEXT_WIDTHS.get(width)
+    if layout is None or (layout == "sdxl") != (f"{UNET_PREFIX}label_emb.0.0.weight" in shapes):
+        raise _refused(path, f"a model of an unknown kind (its text is {width} numbers wide)")
+    for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
+        if not any(name.startswith(prefixes) for name in shapes):
+            raise _refused(path, f"only a part of a base: it has no {part}")
+    if layout == "sd2" and any(word in Path(path).name.lower() for word in ("base", "512")):
+        layout = "sd2-base"
+    return SingleFile(LAYOUTS / layout, _markers(shapes))
+
+
+def _markers(shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Empty tensors by which a file says how it was trained: ``v_pred`` and ``ztsnr``."""
+    found: dict[str, Any] = {}
+    if "v_pred" in shapes:
+        found["prediction_type"] = "v_prediction"
+    if "ztsnr" in shapes:
+        found["rescale_betas_zero_snr"] = True
+    return found
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    if path.suffix not in ENDINGS:
+        raise _refused(str(path), f"not one of {', '.join(ENDINGS)}")
+    try:
+        if path.suffix == ".safetensors":
+            return tensor_shapes(path)
+        # On the meta device nothing but names and shapes is read; weights_only runs no code that came with the file.
+        weights = torch.load(path, map_location="meta", weights_only=True)
+        while "state_dict" in weights:
+            weights = weights["state_dict"]
+        return {name: list(value.shape) for name, value in weights.items() if isinstance(value, torch.Tensor)}
+    except Exception as error:
+        code = "Unsupported global" in str(error) or "Unsupported class" in str(error)
+        why = "It holds more than weights, and code in it will not be run" if code else f"{type(error).__name__}"
+        raise UserError(
+            f"The model {path.name} cannot be read.",
+            f"{why}." if code else f"The file is damaged or not a model ({why}).",
+            "Download it again, as .safetensors where there is a choice.",
+        ) from error
+
+
+def _what_else(shapes: Mapping[str, Any]) -> str:
+    for word, kind in OTHER_KINDS:
+        if any(word in name for name in shapes):
+            return kind
+    return "a model of an unknown kind"
+
+
+def _refused(path: str, what: str) -> UserError:
+    return UserError(
+        f"{Path(path).name} cannot be used as a base model.",
+        f"By the names in it, it is {what}.",
+        "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout.",
+    )

@@ -1,0 +1,150 @@
+"""What a run will need of graphics memory, RAM and disk: arithmetic over its settings and the base's configs.
+
+Nothing is loaded. These are predictions; a preflight measures (engine/training/preflight.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.model_files import LAYOUTS, configs_of
+from engine.net_sizes import Tally, count
+from engine.workspace import Workspace
+
+GIB = 2**30
+CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
+SLACK = 1.05  # of the allocator's blocks, some room cannot be used
+PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their libraries
+PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
+VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of every Stable Diffusion
+LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
+PICTURES_AT_ONCE = 4  # of a preview, each with and without its prompt
+ENCODE_BATCH_PIXELS = 8 * 512**2  # pictures that the VAE encodes together, in pixels
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes. Each phase has its parts; a phase's parts are in memory together."""
+
+    preparing: Mapping[str, float]
+    training: Mapping[str, float]
+    pictures: Mapping[str, float]
+    ram: float
+    """Of the computer's memory, when the run is on a graphics card."""
+    checkpoint: float
+    """Disk, for one checkpoint."""
+    cache: float
+    """Disk, for latents and text."""
+
+    @property
+    def peak(self) -> float:
+        """Most graphics memory at any time; without a card, of the computer's memory beside the process itself."""
+        return max(sum(phase.values()) for phase in (self.preparing, self.training, self.pictures))
+
+    @property
+    def needs(self) -> float:
+        """``peak`` with what the driver takes and the allocator cannot use."""
+        return self.peak * SLACK + CONTEXT_BYTES
+
+
+def pictures_encoded_together(resolution: int) -> int:
+    """So that the VAE needs no more at any resolution up to 1448 px than at 512 px (3 GB)."""
+    return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
+
+
+def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Prediction:
+    """The prediction for a run; where the base is not on this disk, as for Stable Diffusion 1.5.
+
+    Args:
+        pictures: in the dataset, for the cache.
+    """
+    folder = LAYOUTS / "sd1"
+    try:
+        folder = configs_of(workspace.locate_base(config.model.base)) or folder
+        unet = _read(folder, "unet")
+    except (UserError, OSError, ValueError):
+        folder = LAYOUTS / "sd1"  # an incomplete base is refused in words elsewhere
+        unet = _read(folder, "unet")
+    texts = [_read(folder, part) for part in ("text_encoder", "text_encoder_2") if (folder / part).is_dir()]
+    vae = _read(folder, "vae") if (folder / "vae" / "config.json").is_file() else {}
+    return predict_from(config, unet, texts, vae, pictures)
+
+
+def predict_from(
+    config: RunConfig,
+    unet: dict[str, Any],
+    texts: list[dict[str, Any]],
+    vae: dict[str, Any],
+    pictures: int = 0,
+) -> Prediction:
+    """``predict`` from the configs of the UNet, of the text encoders, and of the VAE."""
+    resolution, train = config.data.resolution, config.train
+    words = int(texts[0].get("max_position_embeddings", 77)) if texts else 77
+    locked = config.objective.sd_locked
+    net = count(unet, resolution, words, not locked)
+    half = train.precision != "fp32"
+    wide = 2 if half else 4
+    learning = net.controlnet.weights
+    base_learning = 0 if locked else net.decoder.weights
+    resident = {
+        "base model": float(net.unet.weights * (wide if locked else 4)),
+        "ControlNet": float(learning * 4),
+        "ControlNet in half precision": float(learning * 2 if half else 0),
+        "optimizer": optimizer_bytes(net.controlnet, config.optim.optimizer)
+        + (0 if locked else optimizer_bytes(net.decoder, config.optim.optimizer)),
+        "average": float(learning * 4 if config.optim.ema_decay > 0 and config.optim.ema_device == "same" else 0),
+    }
+    of_control = _activations(net.controlnet, wide, train.gradient_checkpointing != "none")
+    of_base = _activations(net.unet, wide, train.gradient_checkpointing == "both")
+    activations = train.batch_size * (of_base + of_control)
+    # Without gradients only what the decoder will want again stays, and the layer that is being computed.
+    drawing = 2 * PICTURES_AT_ONCE * (net.controlnet.kept + net.controlnet.largest) * wide
+    widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
+    vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
+    decoding = vae_bytes + 4 * LAYER * widths[1] * resolution**2
+    encoding = vae_bytes + 4 * LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
+    average_in_ram = 8 * learning if config.optim.ema_decay > 0 and config.optim.ema_device == "cpu" else 0
+    copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
+    latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16
+    width = int(unet["cross_attention_dim"])
+    return Prediction(
+        preparing={"VAE or text encoder": float(max(encoding, sum(_text_parameters(text) * 4 for text in texts)))},
+        training={**resident, "gradients": float((learning + base_learning) * 4), "activations": float(activations)},
+        pictures={**resident, "pictures": float(max(drawing, decoding))},
+        ram=PROCESS_RAM + copies * learning * 4 + average_in_ram + resident["optimizer"],
+        checkpoint=learning * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + resident["optimizer"],
+        cache=float(pictures * (latents + words * width * 2)),
+    )
+
+
+def optimizer_bytes(net: Tally, optimizer: str) -> float:
+    """What an optimizer keeps for each net: Adam two moments, in 8 bits with a scale for every 256 of them."""
+    if optimizer == "adamw":
+        return 8.0 * net.weights
+    if optimizer == "adafactor":
+        return 4.0 * net.factored
+    return 2 * (1 + 4 / 256) * net.weights
+
+
+def _activations(net: Tally, wide: int, checkpointed: bool) -> float:
+    """Of one picture. Autocast computes norms and what they are followed by in fp32."""
+    if checkpointed:
+        return float(net.kept * wide + net.largest * 4)
+    return float(net.normal * 4 + net.plain * wide)
+
+
+def _text_parameters(config: dict[str, Any]) -> int:
+    """Of a CLIP text encoder, to a percent."""
+    hidden, inner = int(config["hidden_size"]), int(config["intermediate_size"])
+    layer = 4 * hidden**2 + 2 * hidden * inner
+    return int(config["num_hidden_layers"]) * layer + int(config["vocab_size"]) * hidden
+
+
+def _read(folder: Path, part: str) -> dict[str, Any]:
+    return json.loads((folder / part / "config.json").read_text(encoding="utf-8"))

@@ -1,0 +1,210 @@
+"""Out of memory: the run goes on from its last step with settings that need less, the effective batch unchanged.
+
+First smaller micro-batches (and more of them), then gradient checkpointing, then an optimizer with a smaller memory,
+then what can move to the computer's RAM. Each rung is told in the window and kept in run.json, so that a resumed run
+starts where it had got to.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from engine.config import RunConfig, parse
+from engine.errors import UserError
+from engine.jobs.events import Message
+from engine.presets import flatten, unflatten
+from engine.runs import write_run
+from engine.training.ema import AverageInRam
+from engine.training.optim import build_optimizer, set_learning_rate
+from engine.training.scope import checkpoint_gradients
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+WINDOWS_SPARE_BYTES = 256 * 2**20
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One change of settings, by their dotted names, and what it means."""
+
+    settings: dict[str, Any]
+    words: str
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a card or in the computer."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+
+
+def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
+    """The next change that saves memory and keeps the effective batch; None at the end.
+
+    Args:
+        on_card: the run is on a graphics card, so that moving things to RAM helps.
+        eight_bit: bitsandbytes is installed.
+    """
+    train, optim = config.train, config.optim
+    if train.batch_size > 1:
+        smaller = max(size for size in range(1, train.batch_size) if train.batch_size % size == 0)
+        more = train.accumulation * train.batch_size // smaller
+        words = f"{smaller} at a time instead of {train.batch_size}, {more} batches added up"
+        return Rung({"train.batch_size": smaller, "train.accumulation": more}, words)
+    if train.gradient_checkpointing != "both":
+        wider = "controlnet" if train.gradient_checkpointing == "none" else "both"
+        words = f"gradient checkpointing ({wider}): some things are computed twice"
+        return Rung({"train.gradient_checkpointing": wider}, words)
+    if optim.optimizer == "adamw":
+        smaller_optimizer = "adamw8bit" if on_card and eight_bit else "adafactor"
+        words = f"the optimizer {smaller_optimizer}, whose memory is smaller and starts afresh"
+        return Rung({"optim.optimizer": smaller_optimizer}, words)
+    if on_card and optim.ema_decay > 0 and optim.ema_device == "same":
+        return Rung({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
+    if on_card and optim.optimizer == "adamw8bit":
+        words = "the optimizer's memory in the computer's memory, starting afresh"
+        return Rung({"optim.optimizer": "paged_adamw8bit"}, words)
+    return None
+
+
+def climbed(config: RunConfig, about: dict[str, Any]) -> RunConfig:
+    """The settings of a run with what its ladder has changed so far."""
+    changes: dict[str, Any] = {}
+    for rung in about.get("memory_ladder", []):
+        changes |= rung["settings"]
+    return parse(unflatten({**flatten(config.model_dump()), **changes})) if changes else config
+
+
+def recover(trainer: Trainer, where: str) -> Rung:
+    """Free what a failed try left, take the next rung, tell, record and return it.
+
+    Call outside of the ``except`` block: the error holds the tensors of the try.
+
+    Args:
+        where: in which part of the work, for people.
+
+    Raises:
+        UserError: there is no rung left.
+    """
+    clear(trainer)
+    on_card = trainer.device.type == "cuda"
+    rung = next_rung(trainer.config, on_card, importlib.util.find_spec("bitsandbytes") is not None)
+    if rung is None:
+        raise UserError(
+            "The memory is not enough for this run.",
+            f"At step {trainer.step + 1:,} it ran out with the most thrifty settings there are.",
+            "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
+        )
+    apply(trainer, rung)
+    _record(trainer.run_folder, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
+    trainer.emit(
+        Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
+    )
+    return rung
+
+
+def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
+    """``action()``, and a second time after memory was freed: for what needs the same with any settings.
+
+    Raises:
+        UserError: memory ran out both times.
+    """
+    error: BaseException | None
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as first:
+        if not out_of_memory(first):
+            raise
+    clear(trainer)
+    _record(trainer.run_folder, {"step": trainer.step, "where": what, "settings": {}, "words": "memory was freed"})
+    trainer.emit(
+        Message(f"Memory ran out at the {what} of step {trainer.step:,}; freed some and tried again.", "warning")
+    )
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as second:
+        if not out_of_memory(second):
+            raise
+        error = second
+    raise UserError(
+        f"The {what} of step {trainer.step:,} could not be made.",
+        "Memory ran out twice, with everything freed in between.",
+        "Close other programs and resume; the last checkpoint is whole.",
+    ) from error
+
+
+def clear(trainer: Trainer) -> None:
+    """Forget the gradients of a failed try and give memory back."""
+    for parameter in trainer.learning.parameters():
+        parameter.grad = None
+    scaler = trainer.accelerator.scaler
+    if scaler is not None:
+        scaler._per_optimizer_states.clear()  # else it says that the gradients were unscaled already
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def apply(trainer: Trainer, rung: Rung) -> None:
+    """Change the settings of a trainer that is between two steps."""
+    config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
+    trainer.config = config
+    trainer.batches.split(config.train.batch_size)
+    if "train.gradient_checkpointing" in rung.settings:
+        checkpoint_gradients(trainer.controlnet, trainer.unet, config.train.gradient_checkpointing)
+    if "optim.ema_device" in rung.settings and trainer.ema is not None:
+        trainer.ema.__class__ = AverageInRam
+        trainer.ema.to("cpu")
+    if "optim.optimizer" in rung.settings:
+        trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
+        rate = trainer.optimizer.param_groups[0]["lr"]
+        trainer.optimizer = build_optimizer(trainer.learning, config.optim)
+        set_learning_rate(trainer.optimizer, rate)
+        trainer.prepared_optimizer = trainer.accelerator.prepare(trainer.optimizer)
+        clear(trainer)
+
+
+def drop_finished(optimizer: torch.optim.Optimizer) -> None:
+    """After an optimizer broke off in mid-step: the parameters that it had moved already must not move twice."""
+    counts = {
+        parameter: int(optimizer.state[parameter].get("step", 0)) if parameter in optimizer.state else 0
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    newest = max(counts.values())
+    if min(counts.values()) < newest:
+        for parameter, count in counts.items():
+            if count == newest:
+                parameter.grad = None
+
+
+def cap_allocator(device: torch.device) -> None:
+    """On Windows the driver spills into slow shared memory rather than refuse; stop short of that.
+
+    Elsewhere an allocation that does not fit fails by itself, and nothing is capped.
+    """
+    if device.type != "cuda" or platform.system() != "Windows":
+        return
+    free, total = torch.cuda.mem_get_info(device)
+    room = free + torch.cuda.memory_reserved(device) - WINDOWS_SPARE_BYTES
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, room / total)), device)
+
+
+def _record(folder: Path, rung: dict[str, Any]) -> None:
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about.setdefault("memory_ladder", []).append(rung)
+    write_run(folder, about)

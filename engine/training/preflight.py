@@ -1,0 +1,129 @@
+"""A trial before a run: three real steps and one set of pictures, measured. It leaves only figures and the cache.
+
+The cache of latents and text that it makes is the one that the run uses.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.hardware import Hardware
+from engine.jobs.control import Token
+from engine.jobs.events import Event, Message, Progress
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import Outcome
+from engine.measurements import Measured, write
+from engine.runs import write_run
+from engine.training import ladder
+from engine.training.previews import preview_during_training
+from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+STEPS = 3
+SAMPLING_STEPS = 2  # memory does not depend on their number, and time is proportional to it
+PARTS = STEPS + 1
+
+
+def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -> Work:
+    """The work for the runner: measure these settings, keep the figures, tell them."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        measured = measure(workspace, config, token, emit)
+        write(workspace, config, hardware.name, measured)
+        kind = "graphics memory" if measured.on_card else "memory"
+        words = f"{measured.seconds_per_step:.2f} s a step, {measured.peak_bytes / 2**30:.1f} GB of {kind} at most."
+        fitted = f" It fitted with {', '.join(measured.rungs)}." if measured.rungs else ""
+        emit(Message(f"Trial: {words}{fitted}"))
+        return "completed"
+
+    return work
+
+
+def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -> Measured:
+    """Take the steps and draw the pictures in a folder that is removed afterwards.
+
+    Raises:
+        UserError: the run could not start with these settings. Cancelled: asked for by the owner.
+    """
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+    few = config.validation.model_copy(update={"sampling_steps": SAMPLING_STEPS})
+    with tempfile.TemporaryDirectory(prefix="trial-", dir=workspace.cache, ignore_cleanup_errors=True) as folder:
+        about = {"config": config.model_dump(mode="json"), "condition": {}}
+        write_run(Path(folder), about)
+        trial = config.model_copy(update={"validation": few})
+        trainer = _build(Path(folder), trial, workspace, dataset, token, emit)
+        try:
+            return _measure(trainer, config, token, emit)
+        finally:
+            trainer.close()
+
+
+def _build(
+    folder: Path, config: RunConfig, workspace: Workspace, dataset: Dataset, token: Token, emit: Emit
+) -> Trainer:
+    from engine.training.trainer import Trainer
+
+    def quiet(event: Event) -> None:
+        if isinstance(event, Progress | Message):  # a trial opens no run and shows no curve
+            emit(event)
+
+    base = workspace.locate_base(config.model.base)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    return Trainer(folder, config, base, dataset, workspace.cache, token, quiet, preview_during_training)
+
+
+def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> Measured:
+    seconds: list[float] = []
+    rungs: list[ladder.Rung] = []
+    peak = memory_used(trainer.device)
+    while len(seconds) < STEPS:
+        token.raise_if_cancelled()
+        began = time.perf_counter()
+        loss = trainer._try_step()
+        if loss is None:
+            rungs.append(ladder.recover(trainer, "trial"))
+            continue
+        if trainer.ema is not None:
+            trainer.ema.step(trainer.controlnet.parameters())
+        float(loss)  # waits for the card
+        trainer.step += 1
+        seconds.append(time.perf_counter() - began)
+        peak = max(peak, memory_used(trainer.device))
+        emit(Progress(len(seconds), PARTS, "Trial steps"))
+    per_picture = 0.0
+    if config.validation.every:
+        began = time.perf_counter()
+        preview_during_training(trainer, trainer.step)
+        drawn = min(config.validation.pictures, len(trainer.held_out)) or 1
+        per_picture = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
+        peak = max(peak, memory_used(trainer.device))
+    emit(Progress(PARTS, PARTS, "Trial pictures"))
+    settled = seconds[1:]  # the first step chooses kernels and makes the optimizer's memory
+    return Measured(
+        seconds_per_step=sum(settled) / len(settled),
+        seconds_per_picture=per_picture,
+        peak_bytes=peak,
+        on_card=trainer.device.type == "cuda",
+        rungs=tuple(rung.words for rung in rungs),
+        settings={name: value for rung in rungs for name, value in rung.settings.items()},
+    )
+
+
+def memory_used(device: torch.device) -> float:
+    """Most bytes so far of the card (with what its driver takes), or those of the process now."""
+    if device.type == "cuda":
+        from engine.memory import CONTEXT_BYTES
+
+        return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
+    return float(psutil.Process().memory_info().rss)

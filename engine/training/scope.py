@@ -1,0 +1,41 @@
+"""Which weights learn, and what is computed twice to save memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+@torch.no_grad()
+def keep_only_middle(controlnet: Any) -> None:
+    """Silence every way of the net into the base but that at its middle, for good: zero, and never learning.
+
+    ``only_mid_control`` of the original code. As the silence is in the weights, the net draws alike wherever it goes.
+    """
+    for parameter in controlnet.controlnet_down_blocks.parameters():
+        parameter.zero_()
+        parameter.requires_grad_(False)
+
+
+def checkpoint_gradients(controlnet: Any, unet: Any, scope: str) -> None:
+    """Keep only the inputs of layers for the backward pass: in no net, the ControlNet, or both.
+
+    Chen et al. 2016, arXiv 1604.06174. Gradients are the same to the last bit.
+    """
+    if scope != "none":
+        controlnet.enable_gradient_checkpointing()
+    if scope == "both":
+        unet.enable_gradient_checkpointing()
+
+
+def decoder_of(unet: Any) -> torch.nn.ModuleDict:
+    """The half of the UNet that the control flows into; its weights, not copies."""
+    return torch.nn.ModuleDict({name: getattr(unet, name) for name in ("up_blocks", "conv_norm_out", "conv_out")})
+
+
+def what_learns(controlnet: Any, unet: Any, sd_locked: bool) -> torch.nn.Module:
+    """The ControlNet, and unless the base is locked the UNet's decoder (``sd_locked=False`` of the original code)."""
+    if sd_locked:
+        return controlnet
+    return torch.nn.ModuleList([controlnet, decoder_of(unet).requires_grad_(True)])

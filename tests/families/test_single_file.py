@@ -1,0 +1,161 @@
+"""A base in one file: recognised by its header, loaded offline, and refused in words where it is something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from engine.errors import UserError
+from engine.families import describe, detect
+from engine.families.single_file import LAYOUTS, clip_tokenizer, recognise
+from tests.families.ldm_file import write_single_file
+
+UNET = "model.diffusion_model."
+OF_SD1 = {
+    f"{UNET}input_blocks.0.0.weight": (320, 4, 3, 3),
+    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768),
+    "first_stage_model.quant_conv.weight": (8, 8, 1, 1),
+    "cond_stage_model.transformer.text_model.embeddings.position_embedding.weight": (77, 768),
+}
+OF_SD2 = OF_SD1 | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 1024)}
+OF_SDXL = OF_SD1 | {
+    f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 2048),
+    f"{UNET}label_emb.0.0.weight": (1280, 2816),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("something was to be downloaded")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+
+
+def file_of(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
+    tensors = {name: torch.zeros(shape, dtype=torch.uint8) for name, shape in shapes.items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save({"state_dict": tensors}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+@pytest.mark.parametrize(
+    ("name", "shapes", "words"),
+    [
+        ("dreamer", OF_SD1, "Stable Diffusion 1.x, predicts noise, made for 512 px"),
+        ("v2-1_768", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
+        ("v2-1_512-base", OF_SD2, "Stable Diffusion 2.x, predicts noise, made for 512 px"),
+        ("xl", OF_SDXL, "Stable Diffusion XL, predicts noise, made for 1024 px"),
+        (
+            "xl-v",
+            OF_SDXL | {"v_pred": (0,), "ztsnr": (0,)},
+            "Stable Diffusion XL, predicts velocity, zero terminal SNR, made for 1024 px",
+        ),
+    ],
+)
+def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: dict, words: str, ending: str) -> None:
+    assert describe(file_of(tmp_path / f"{name}{ending}", shapes)) == words
+
+
+@pytest.mark.parametrize(
+    ("shapes", "word"),
+    [
+        ({"lora_unet_down_blocks_0.lora_up.weight": (4, 4)}, "a LoRA"),
+        ({"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}, "a ControlNet"),
+        ({"double_blocks.0.img_attn.qkv.weight": (4, 4)}, "a Flux model"),
+        (OF_SD1 | {f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),
+        ({name: shape for name, shape in OF_SD1.items() if "first_stage" not in name}, "no VAE"),
+        ({name: shape for name, shape in OF_SD1.items() if "cond_stage" not in name}, "no text encoder"),
+        (OF_SD1 | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1280)}, "unknown kind"),
+    ],
+)
+def test_something_else_is_refused_by_its_name(tmp_path: Path, shapes: dict, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        detect(file_of(tmp_path / "some.safetensors", shapes))
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (ran,)
+
+    torch.save({"state_dict": {"x": Evil()}}, tmp_path / "evil.ckpt")
+    with pytest.raises(UserError, match="code in it will not be run"):
+        detect(str(tmp_path / "evil.ckpt"))
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("name", ["cut.safetensors", "cut.ckpt"])
+def test_a_damaged_file_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="damaged"):
+        detect(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
+def test_every_part_of_a_file_equals_that_of_the_folder(tiny_base: Path, tmp_path: Path, ending: str) -> None:
+    path = str(write_single_file(tiny_base, tmp_path / f"tiny{ending}"))
+    family = detect(path)
+    assert family.name == "sd1" and family.default_resolution(path) == 64
+    for load in (family.load_unet, family.load_vae, family.load_text_encoder):
+        ours, folders = (load(base, torch.float32).state_dict() for base in (path, str(tiny_base)))
+        assert ours.keys() == folders.keys()
+        assert all(torch.equal(ours[name], folders[name]) for name in ours)
+    first, second = (family.load_tokenizer(base)("a red circle").input_ids for base in (path, str(tiny_base)))
+    assert first == second
+    pipeline = family.pipeline(path, family.new_controlnet(family.load_unet(path, torch.float32)), torch.float32)
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize(
+    ("layout", "part", "pad"), [("sd1", "tokenizer", 49407), ("sd2", "tokenizer", 0), ("sdxl", "tokenizer_2", 0)]
+)
+def test_the_tokenizer_gives_the_numbers_that_clip_was_trained_with(layout: str, part: str, pad: int) -> None:
+    numbers = clip_tokenizer(layout, part)(["A photo of a  cat"], padding="max_length").input_ids[0]
+    assert numbers[:7] == [49406, 320, 1125, 539, 320, 2368, 49407]  # as openai/CLIP's own tokenizer gives
+    assert len(numbers) == 77 and set(numbers[7:]) == {pad}
+
+
+@pytest.mark.parametrize(
+    ("layout", "unet", "controlnet", "texts"),
+    [
+        ("sd1", 859_520_964, 361_279_120, [123_060_480]),
+        ("sd2", 865_910_724, 364_228_240, [340_387_840]),
+        ("sdxl", 2_567_463_684, 1_251_014_160, [123_060_480, 694_659_840]),
+    ],
+)
+def test_the_layouts_have_as_many_weights_as_the_real_models(
+    layout: str, unet: int, controlnet: int, texts: list[int]
+) -> None:
+    from accelerate import init_empty_weights
+    from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    folder = LAYOUTS / layout
+    with init_empty_weights():
+        net = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder, subfolder="unet"))
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder, subfolder="vae"))
+        control = ControlNetModel.from_unet(net, load_weights_from_unet=False)
+        kinds = zip(("text_encoder", "text_encoder_2"), (CLIPTextModel, CLIPTextModelWithProjection), strict=True)
+        encoders = [
+            kind(CLIPTextConfig.from_pretrained(folder / part)) for part, kind in kinds if (folder / part).is_dir()
+        ]
+    assert net.num_parameters() == unet
+    assert control.num_parameters() == controlnet
+    assert vae.num_parameters() == 83_653_863
+    assert [sum(p.numel() for p in encoder.parameters()) for encoder in encoders] == texts
+
+
+def test_recognising_reads_once_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file_of(tmp_path / "model.safetensors", OF_SD1)
+    found = recognise(path)
+    assert recognise(path) is found
+    assert recognise(file_of(tmp_path / "model.safetensors", OF_SDXL)).configs.name == "sdxl"

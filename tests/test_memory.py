@@ -1,0 +1,153 @@
+"""Predictions against counted bytes: parameters and optimizers exactly, activations as autograd keeps them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import OptimConfig, RunConfig
+from engine.estimate import estimate, memory_in_words
+from engine.families import detect
+from engine.hardware import Hardware
+from engine.memory import GIB, optimizer_bytes, pictures_encoded_together, predict
+from engine.model_files import LAYOUTS
+from engine.net_sizes import count
+from engine.presets import all_presets, resolve
+from engine.training.optim import build_optimizer
+from engine.workspace import Workspace
+
+CARDS = {"8gb": 8, "12gb": 12, "16gb": 16, "24gb": 24}
+
+
+def unet_config(layout: str) -> dict:
+    return json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "unet", "controlnet"),
+    [
+        ("sd1", 859_520_964, 361_279_120),
+        ("sd2", 865_910_724, 364_228_240),
+        ("sdxl", 2_567_463_684, 1_251_014_160),
+    ],
+)
+def test_parameters_of_the_real_models(layout: str, unet: int, controlnet: int) -> None:
+    net = count(unet_config(layout), 512)
+    assert (net.unet.weights, net.controlnet.weights) == (unet, controlnet)
+
+
+def nets(base: Path) -> tuple:
+    family = detect(str(base))
+    unet = family.load_unet(str(base), torch.float32)
+    return family, unet, family.new_controlnet(unet).train()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str) -> None:
+    _, unet, controlnet = nets(any_base)
+    counted = count(dict(unet.config), 64)
+    assert counted.unet.weights == sum(p.numel() for p in unet.parameters())
+    assert counted.controlnet.weights == sum(p.numel() for p in controlnet.parameters())
+    rule = build_optimizer(controlnet, OptimConfig(optimizer=optimizer))
+    for parameter in controlnet.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    rule.step()
+    held = [value for state in rule.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    assert sum(value.nbytes for value in held if value.ndim) == optimizer_bytes(counted.controlnet, optimizer)
+
+
+@pytest.mark.parametrize(("batch", "side"), [(2, 64), (1, 128)])
+def test_activations_as_autograd_keeps_them(any_base: Path, batch: int, side: int) -> None:
+    base = str(any_base)
+    family, unet, controlnet = nets(any_base)
+    encoder = family.load_text_encoder(base, torch.float32)
+    text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"] * batch)
+    text |= family.size_conditions(torch.full((batch, 6), 64.0))
+    weights = {p.untyped_storage().data_ptr() for net in (unet, controlnet) for p in net.parameters()}
+    kept: dict[int, torch.Tensor] = {}  # held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        noisy, hint = torch.randn(batch, 4, side // 8, side // 8), torch.rand(batch, 3, side, side)
+        predicted = family.predict(unet, controlnet, noisy, torch.full((batch,), 500), text, hint)
+        loss = predicted.square().mean()
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert loss.requires_grad
+    net = count(dict(unet.config), side, words=text["hidden"].shape[1])
+    foreseen = 4 * batch * sum(t.normal + t.plain for t in (net.unet, net.controlnet))
+    assert foreseen == pytest.approx(measured, rel=0.1)
+
+
+def config(base: str = "owner/model", **settings: dict) -> RunConfig:
+    return resolve(("test", {"model": {"base": base}, **settings}))[0]
+
+
+@pytest.mark.parametrize("preset", CARDS)
+def test_every_preset_is_foreseen_to_fit_its_card_with_sd15(workspace: Workspace, preset: str) -> None:
+    values = next(p.values for p in all_presets() if p.name == preset)
+    room = CARDS[preset] * 0.93 * GIB  # the desktop takes its share
+    assert predict(workspace, config(**values)).needs < room
+
+
+def test_the_smallest_preset_does_not_promise_what_is_foreseen_not_to_fit(workspace: Workspace) -> None:
+    smallest = next(p for p in all_presets() if p.name == "6gb")
+    needs = predict(workspace, config(**smallest.values)).needs / GIB
+    assert needs > 6
+    assert f"{needs:.1f} GB" in smallest.hint
+
+
+def test_what_saves_memory_is_foreseen_to_save_memory(workspace: Workspace) -> None:
+    def needs(**settings: dict) -> float:
+        return predict(workspace, config(**settings)).needs
+
+    plain = needs(train={"batch_size": 4})
+    for settings in (
+        {"train": {"batch_size": 2}},
+        {"train": {"batch_size": 4, "gradient_checkpointing": "controlnet"}},
+        {"train": {"batch_size": 4}, "optim": {"optimizer": "adamw8bit"}},
+        {"train": {"batch_size": 4}, "optim": {"optimizer": "adafactor"}},
+    ):
+        assert needs(**settings) < 0.97 * plain
+    average = {"ema_decay": 0.99}
+    assert needs(optim={**average, "ema_device": "cpu"}) < needs(optim=average)
+    assert needs(train={"batch_size": 4, "precision": "fp32"}) > plain
+    assert needs(train={"batch_size": 4}, objective={"sd_locked": False}) > 1.5 * plain
+
+
+def test_a_single_file_is_foreseen_as_its_own_family(workspace: Workspace) -> None:
+    from safetensors.torch import save_file
+
+    reader = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({reader: torch.zeros(640, 2048, dtype=torch.uint8)}, workspace.models / "xl.safetensors")
+    small, large = (predict(workspace, config(base)).peak for base in ("owner/sd15", "xl.safetensors"))
+    assert large > 2.5 * small
+
+
+def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
+    card = Hardware("cuda", "RTX 3050", 8.0, 16, 8, "2.13.0+cu126")
+    needed = predict(workspace, config(train={"batch_size": 16}))
+    assert "more than there is" in memory_in_words(needed, card)
+    thrifty = next(p.values for p in all_presets() if p.name == "8gb")
+    summary = estimate(config(**thrifty), workspace, card).summary
+    assert "of graphics memory by prediction (8 GB there)" in summary and "more than there is" not in summary
+
+
+def test_the_demo_base_needs_little(workspace: Workspace) -> None:
+    assert predict(workspace, config("demo", data={"resolution": 128}, train={"batch_size": 8})).peak < GIB
+
+
+def test_the_cache_grows_with_the_pictures(workspace: Workspace) -> None:
+    """Mean and log-variance in fp16: 64 KiB a picture at 512 px; a caption of SD 1.5: 116 KiB."""
+    assert predict(workspace, config(), pictures=10).cache == 10 * (64 * 1024 + 77 * 768 * 2)
+
+
+@pytest.mark.parametrize(("resolution", "expected"), [(128, 8), (512, 8), (1024, 2), (2048, 1)])
+def test_the_vae_sees_fewer_large_pictures_at_once(resolution: int, expected: int) -> None:
+    assert pictures_encoded_together(resolution) == expected

@@ -1,0 +1,71 @@
+"""Every family trains, resumes, draws and leaves through the same code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.export.out import export
+from engine.families import detect
+from engine.inference import TryRequest, TrySession
+from engine.jobs.events import Message, PreviewMade
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+from .test_resume import assert_same_checkpoint
+
+
+def test_a_run_of_each_family_from_start_to_export(
+    any_base: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
+) -> None:
+    settings = {
+        "model.base": str(any_base),
+        "train.steps": 4,
+        "objective.min_snr_gamma": 5.0,
+        "validation.every": 4,
+        "validation.pictures": 2,
+        "validation.sampling_steps": 2,
+    }
+    straight, paused = new_run(**settings, **{"optim.ema_decay": 0.9}), new_run(**settings, **{"optim.ema_decay": 0.9})
+    worker = Worker(ready_workspace, straight)
+    assert worker.outcome == "completed"
+    assert [message.text for message in worker.of(Message) if message.level == "warning"] == []
+    assert [event.step for event in worker.of(PreviewMade)] == [0, 4]
+
+    assert Worker(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert Worker(ready_workspace, paused).outcome == "completed"
+    last = straight.checkpoints()[-1].folder
+    assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
+
+    request = TryRequest(str(any_base), last, "red circle", edges, steps=2, width=64, height=64)
+    picture = TrySession(ready_workspace, device="cpu").generate([request])[0]
+    assert np.asarray(picture).std() > 1
+
+    name = f"net_{detect(str(any_base)).file_tag}"
+    for kind in ("single_file", "diffusers"):
+        assert export(last, kind, tmp_path, name).path.exists()
+
+
+def test_sdxl_is_told_of_size_and_crop(tiny_sdxl: Path, photos: dict[str, np.ndarray]) -> None:
+    from engine.data.crop import shared_crop, size_numbers
+
+    height, width = photos["coffee"].shape[:2]
+    assert (width, height) == (600, 400)
+    assert size_numbers(shared_crop(width, height, 64)) == (400, 600, 0, 16, 64, 64)
+
+
+@pytest.mark.parametrize("kind", ["sample", "flow_prediction"])
+def test_a_base_that_predicts_something_else_is_refused(kind: str) -> None:
+    import torch
+    from diffusers import DDPMScheduler
+
+    from engine.errors import UserError
+    from engine.training.objective import target
+
+    scheduler = DDPMScheduler()
+    scheduler.register_to_config(prediction_type=kind)
+    with pytest.raises(UserError, match=kind):
+        target(scheduler, torch.zeros(1), torch.zeros(1), torch.zeros(1))

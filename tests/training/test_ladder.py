@@ -1,0 +1,201 @@
+"""Out of memory at any place: the run goes on with settings that need less, and ends as it would have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
+from engine.runs import Run
+from engine.training import ladder
+from engine.training.ladder import Rung, cap_allocator, climbed, next_rung, out_of_memory
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+
+
+def failing(real: Callable[..., Any], times: int, after: int = 0) -> Callable[..., Any]:
+    """``real``, but calls ``after`` to ``after + times`` say that memory ran out."""
+    calls = {"count": 0}
+
+    def sometimes(*arguments: Any, **named: Any) -> Any:
+        calls["count"] += 1
+        if after < calls["count"] <= after + times:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return real(*arguments, **named)
+
+    return sometimes
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoints()[-1].folder / "controlnet" / "diffusion_pytorch_model.safetensors")
+
+
+def warnings(worker: Worker) -> list[str]:
+    return [message.text for message in worker.of(Message) if message.level == "warning"]
+
+
+def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Callable[..., RunConfig]) -> None:
+    config = make_config(**{"train.batch_size": 6, "optim.ema_decay": 0.9})
+    seen = []
+    while (rung := next_rung(config, on_card=True, eight_bit=True)) is not None:
+        config = climbed(config, {"memory_ladder": [{"settings": rung.settings}]})
+        assert config.images_per_step == 6
+        seen.append(rung.settings)
+    assert seen == [
+        {"train.batch_size": 3, "train.accumulation": 2},
+        {"train.batch_size": 1, "train.accumulation": 6},
+        {"train.gradient_checkpointing": "controlnet"},
+        {"train.gradient_checkpointing": "both"},
+        {"optim.optimizer": "adamw8bit"},
+        {"optim.ema_device": "cpu"},
+        {"optim.optimizer": "paged_adamw8bit"},
+    ]
+    on_processor = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both"})
+    assert next_rung(on_processor, on_card=False, eight_bit=True) == Rung(
+        {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose memory is smaller and starts afresh"
+    )
+
+
+PLACES = {
+    "forward": ("engine.families.base.Family.predict", 2),
+    "backward": ("accelerate.Accelerator.backward", 2),
+    "optimizer": ("torch.optim.AdamW.step", 2),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
+    place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train.steps": 4, "train.batch_size": 4}
+    calm, short = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, calm)
+    target, after = PLACES[place]
+    owner, name = target.rsplit(".", 1)
+    module, kind = owner.rsplit(".", 1)
+    cls = getattr(__import__(module, fromlist=[kind]), kind)
+    monkeypatch.setattr(cls, name, failing(getattr(cls, name), 1, after))
+
+    worker = Worker(ready_workspace, short)
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(StepDone)] == [1, 2, 3, 4]
+    assert [event.images_seen for event in worker.of(StepDone)] == [4, 8, 12, 16]
+    assert any("Memory ran out at step 3" in text and "2 at a time instead of 4" in text for text in warnings(worker))
+    (rung,) = Run(short.folder).about["memory_ladder"]
+    assert rung["settings"] == {"train.batch_size": 2, "train.accumulation": 2} and rung["step"] == 2
+    ours, wanted = weights(short), weights(calm)
+    assert all(torch.allclose(ours[key], wanted[key], rtol=1e-4, atol=2e-5) for key in wanted)
+
+
+def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+
+    run = new_run()
+    monkeypatch.setattr(Family, "predict", failing(Family.predict, 10_000))
+    with pytest.raises(UserError, match="lower resolution"):
+        Worker(ready_workspace, run)
+    taken = [sorted(rung["settings"]) for rung in Run(run.folder).about["memory_ladder"]]
+    assert taken == [
+        ["train.accumulation", "train.batch_size"],
+        ["train.gradient_checkpointing"],
+        ["train.gradient_checkpointing"],
+        ["optim.optimizer"],
+    ]
+
+
+def test_a_resumed_run_starts_at_the_rung_that_was_reached(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+
+    run = new_run(**{"train.batch_size": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(Family, "predict", failing(Family.predict, 3, 2))
+        assert Worker(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
+    again = Worker(ready_workspace, Run(run.folder))
+    assert again.outcome == "completed"
+    assert warnings(again) == []
+    assert run.checkpoints()[-1].about["optimizer"] == "adafactor"
+
+
+def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.evaluation import validate
+
+    sizes = []
+
+    def draw(*arguments: Any) -> Any:
+        sizes.append(len(arguments[5]))  # the seeds
+        if len(arguments[5]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*arguments)
+
+    real = validate.draw_latents
+    monkeypatch.setattr(validate, "draw_latents", draw)
+    settings = {"validation.every": 2, "validation.pictures": 2, "validation.sampling_steps": 1, "train.steps": 2}
+    worker = Worker(ready_workspace, new_run(**settings, **{"optim.ema_decay": 0.9}))
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(PreviewMade)] == [0, 2]
+    assert sizes == [2, 1, 1, 1, 1]
+    assert any("one at a time" in text for text in warnings(worker))
+
+
+def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.training import trainer
+
+    run = new_run(**{"train.steps": 2})
+    monkeypatch.setattr(trainer, "save_checkpoint", failing(trainer.save_checkpoint, 1))
+    worker = Worker(ready_workspace, run)
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(CheckpointSaved)] == [2]
+    assert any("freed some and tried again" in text for text in warnings(worker))
+
+    monkeypatch.setattr(trainer, "save_checkpoint", failing(trainer.save_checkpoint, 10))
+    with pytest.raises(UserError, match="Memory ran out twice"):
+        Worker(ready_workspace, new_run(**{"train.steps": 1}))
+
+
+def test_parameters_that_moved_before_it_broke_off_do_not_move_twice() -> None:
+    first, second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = torch.optim.AdamW([first, second], lr=0.1)
+    for parameter in (first, second):
+        parameter.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[first]["step"] += 1  # as if only the first had come to its second step
+    ladder.drop_finished(optimizer)
+    assert first.grad is None and second.grad is not None
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert out_of_memory(torch.OutOfMemoryError("x")) and out_of_memory(MemoryError())
+    assert out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
+    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(("system", "expected"), [("Windows", [(8 - 2 - 0.25) / 8]), ("Linux", [])])
+def test_windows_is_kept_from_spilling_into_shared_memory(
+    system: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caps: list[float] = []
+    gib = 2**30
+    monkeypatch.setattr(ladder.platform, "system", lambda: system)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * gib, 8 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: caps.append(share))
+    cap_allocator(SimpleNamespace(type="cuda"))  # type: ignore[arg-type]
+    cap_allocator(torch.device("cpu"))
+    assert caps == expected
