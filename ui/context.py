@@ -38,8 +38,7 @@ class AppContext:
         self.workspace = workspace
         places.use(workspace)
         self.runner = runner or JobRunner()
-        self.local = local
-        """The browser runs on this machine, so that folder dialogs can open here."""
+        self.local = local  # the browser runs on this machine, so that folder dialogs can open here
         self.focus_dataset = next(iter(workspace.dataset_names()), "")
         self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
         self.card_hidden = any(Run(folder).completed for folder in workspace.run_folders()[:20])
