@@ -74,7 +74,7 @@ def build(context: AppContext, live: Live) -> None:
         context.start_job(KIND, "Exporting", exporting.export_it(context, run, chosen, exporting.way_of(*how)))
 
     kind.change(lambda name: [_hint(name), gr.Radio(visible=bool(_way(name).ranks))], [kind], [hint, rank], **QUIET)
-    live.after(make.click(context.guarded(start), [run, checkpoint, *how], None, **QUIET))
+    live.after(make.click(context.guarded(start, fills=False), [run, checkpoint, *how], None, **QUIET))
     live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
     buttons = [make, *delivery, *more]
     live.part(
