@@ -54,7 +54,8 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     looked = [seen, about, at]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-    def list_findings(name: str | None, selected: str | None = None) -> list[Any]:
+    def list_findings(name: str | None, selected: str | None = None, keep: bool = False) -> list[Any]:
+        """Summary and list; ``keep``: whatever is chosen on the page by now stays chosen."""
         if not pick_dataset(context, name):
             return ["", gr.Radio([], value=None)]
         from engine.data.doctor import fix
@@ -62,6 +63,8 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         dataset = open_dataset(context, name)
         states = fix.states(dataset)
         entries = doctoring.choices(states, dataset.count())
+        if keep:
+            return [doctoring.summary(dataset, states), gr.Radio(entries)]
         kept = selected if selected in [entry[1] for entry in entries] else doctoring.EVERY
         return [doctoring.summary(dataset, states), gr.Radio(entries, value=kept)]
 
@@ -114,11 +117,15 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         return look(name, selected, _hit_of(context, name, selected, int(event.index)))
 
     chosen.change(context.guarded(list_findings), [chosen], listed, **quiet)
+    retell = context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)])
     gr.on(
         [chosen.change, finding.change],
-        context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)]),
-        [chosen, finding], [*told, *looked], trigger_mode="always_last", **quiet,
-    )  # fmt: skip
+        retell,
+        [chosen, finding],
+        [*told, *looked],
+        trigger_mode="always_last",
+        **quiet,
+    )
     earlier.click(turn(-1), [chosen, finding, at], looked, **quiet)
     later.click(turn(1), [chosen, finding, at], looked, **quiet)
     gallery.select(context.guarded(pick), [chosen, finding], looked, **quiet)
@@ -140,12 +147,9 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     live.part([start, cancel, progress], _job_key, _job)
     ended = gr.State(0)
     live.part([ended], lambda view: _ended(view), lambda view: [_ended(view)])
-    ended.change(
-        context.guarded(
-            lambda name, selected: [*list_findings(name, selected), *tell(name, selected), *look(name, selected, 0)]
-        ),
-        [chosen, finding], everything, **quiet,
-    )  # fmt: skip
+    # Two steps: who chooses a finding while the list is on its way keeps it, and sees that one.
+    listing = ended.change(context.guarded(lambda name: list_findings(name, keep=True)), [chosen], listed, **quiet)
+    listing.then(retell, [chosen, finding], [*told, *looked], **quiet)
 
 
 def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:
