@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.export import DEFAULT_RANK
+from engine.export import AS_TRAINED
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
@@ -43,7 +43,7 @@ class Way:
 
 def way_of(kind: str, precision: str, weights: str, rank: int, name: str, overwrite: bool) -> Way:
     """The left column's answers."""
-    return Way(kind, precision, weights == "ema", int(rank or DEFAULT_RANK), name or "", bool(overwrite))
+    return Way(kind, precision, weights == "ema", int(rank or AS_TRAINED), name or "", bool(overwrite))
 
 
 def export_it(context: AppContext, run_name: str, checkpoint: Checkpoint, way: Way) -> Work:
@@ -109,7 +109,7 @@ def local_base(context: AppContext, run: Run) -> str:
         base = context.workspace.locate_base(run.config.model.base)
     except UserError:
         return ""  # removed since; only a Control-LoRA needs it, and says so
-    return base if Path(base).is_dir() else ""
+    return base if Path(base).exists() else ""
 
 
 def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:
