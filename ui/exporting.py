@@ -48,6 +48,7 @@ def way_of(kind: str, precision: str, weights: str, rank: int, name: str, overwr
 
 def export_it(context: AppContext, run_name: str, checkpoint: Checkpoint, way: Way) -> Work:
     """Write the file into the run's exports folder and tell what was checked."""
+    context.forget_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         run = Run(context.workspace.runs / run_name)
@@ -62,6 +63,7 @@ def average_it(
     context: AppContext, run_name: str, checkpoints: Sequence[Checkpoint], kind: Any, decay: float, way: Way
 ) -> Work:
     """Average checkpoints, keep the average with the run, and export it."""
+    context.forget_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.merge import FOLDER, merge, merged_checkpoints
@@ -135,6 +137,7 @@ def copy_it(context: AppContext, file: str, program: str, folder: str, overwrite
     from engine.export import deliver
     from engine.remembered import remember
 
+    context.forget_result("deliver")
     wanted = deliver.program(program)
     target = deliver.models_folder(folder, wanted)  # said at once, not from within the job
     remember(context.workspace, **{program: folder.strip()})
@@ -153,6 +156,7 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
     from engine.export.deliver import exports_in
     from engine.remembered import remember
 
+    context.forget_result("deliver")
     remember(context.workspace, hub_repository=repository.strip())
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -170,6 +174,7 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
 
 def import_it(context: AppContext, path: str, base: str, condition: str, name: str) -> Work:
     """Bring in a ControlNet as a run of its own."""
+    context.forget_result("import")
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.imported_run import import_as_run

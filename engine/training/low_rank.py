@@ -59,12 +59,12 @@ def slim(controlnet: Any, unet: Any, rank: int, moved: bool = False) -> None:
     base = dict(unet.named_parameters())
     for name, layer in list(controlnet.named_modules()):
         key = f"{name}.weight"
-        if type(layer) not in KINDS or not name.startswith(TRUNK) or not worth_it(key, layer.weight, base, rank):
+        if type(layer) not in KINDS or not key.startswith(TRUNK) or not worth_it(key, layer.weight, base, rank):
             continue
         whole = layer.weight
         up, down = fresh(whole, rank)
         if moved:
-            difference = whole.float() - base[key].to(whole.device, torch.float32)
+            difference = whole.float().to(base[key].device) - base[key].float()  # taken apart on the card, if any
             up, down = nearest(difference.flatten(1), up.flatten(1), down.flatten(1))
         layer.__class__ = KINDS[type(layer)]  # its other settings stay: kernel, step, padding, bias
         layer.weight = base[key].requires_grad_(False)
@@ -84,7 +84,7 @@ def nearest(difference: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> t
 
     Were both sides of such a direction zero, no gradient would ever move them.
     """
-    strong_up, strong_down = thin_product(difference, down.shape[0])
+    strong_up, strong_down = (side.to(up.device) for side in thin_product(difference, down.shape[0]))
     strength = strong_up.norm(dim=0)
     alive = (strength > DEAD**0.5 * strength.max()).nonzero().flatten()
     up, down = up.clone(), down.clone()
