@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from engine.controlnet_files import WEIGHTS
 from engine.errors import UserError
-from engine.export import AS_TRAINED, export
+from engine.export import AS_TRAINED, export, readers
 from engine.export.importing import read_controlnet
+from engine.export.ldm_keys import to_ldm
+from engine.export.net_files import LORA_MARK
 from engine.export.self_check import _more_inputs, answers, largest_difference
-from engine.families import detect
+from engine.families import by_name, detect
 from engine.inference import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
+from engine.model_files import LAYOUTS
+from engine.net_sizes import count
 from engine.training.checkpoint import bytes_needed
 from engine.training.checkpoint_files import FACTORS
 from engine.training.low_rank import learnt, merged, put_back, slim, thin_layers
@@ -203,3 +210,19 @@ def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: 
     description.write_text(words, encoding="utf-8")
     with pytest.raises(UserError, match="Control-LoRA cannot be made"):
         export(description.parent, "control_lora", tmp_path, "mine")
+
+
+@pytest.mark.parametrize(("layout", "tag"), [("sd1", "sd15"), ("sdxl", "sdxl")])
+def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layout: str, tag: str) -> None:
+    """On the meta device: names and shapes of the real thing, without its gigabytes."""
+    config = json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(config)
+        net: Any = by_name(layout).new_controlnet(unet)
+        shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+        slim(net, unet, 64)
+    raw = {name: tuple(weight.shape) for name, weight in to_ldm(learnt(net), net.config).items()} | {LORA_MARK: (1,)}
+    assert readers.check(raw, shapes, net.config, f"mine_{tag}", tag) == "a Control-LoRA"
+    learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert learning == count(config, 512, control_lora_rank=64).controlnet.learning
+    assert learning < 0.2 * sum(torch.Size(shape).numel() for shape in shapes.values())
