@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,9 @@ def average_it(
         folder = merge(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
         made = next(c for c in merged_checkpoints(run.folder) if c.folder == folder)
         origin = f"{run_name}, average of the steps {', '.join(f'{c.step:,}' for c in checkpoints)}"
-        _write(context, run, made, way, origin, token, emit)
+        # Named after what it is, so that it is never in the way of the run's own export.
+        own = replace(way, name=f"{way.name or run.config.name or run.name}-{folder.name}")
+        _write(context, run, made, own, origin, token, emit)
         return "completed"
 
     return work
