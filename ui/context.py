@@ -145,6 +145,11 @@ class AppContext:
             number = self.results.get(kind, Result()).number + 1
             self.results = {**self.results, kind: Result(number, **what)}
 
+    def forget_result(self, kind: str) -> None:
+        """Another try begins: if it fails, no page says that it went well."""
+        with self._lock:
+            self.results = {name: result for name, result in self.results.items() if name != kind}
+
     def view(self) -> View:
         """The present state of everything."""
         with self._lock:

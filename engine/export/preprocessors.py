@@ -1,7 +1,8 @@
 """Which preprocessor of ComfyUI and AUTOMATIC1111 comes nearest to a condition type of this app.
 
-ComfyUI's are nodes of comfyui_controlnet_aux; AUTOMATIC1111's are names in the ControlNet panel's list. A type that is
-not in the list below is used with ready maps: the app makes them, and the programs are told to take them as they are.
+ComfyUI's are nodes of comfyui_controlnet_aux; AUTOMATIC1111's are names in the ControlNet panel's list. A type with
+``NOTHING`` is used with ready maps: the app makes them, and the programs are told to take them as they are. Every
+registered type is answered below.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         "openpose",
     ),
     "segmentation": Preprocessor("OneFormer-ADE20K-SemSegPreprocessor", a1111="seg_ofade20k"),
+    "anime_lineart": Preprocessor("AnimeLineArtPreprocessor", a1111="lineart_anime"),
+    "shuffle": Preprocessor(a1111="shuffle"),  # ComfyUI's node has its inputs in another order than all others
+    "light_dark": NOTHING,  # theirs have two levels, ours two to many
+    "qr_like": NOTHING,
+    "luminance": NOTHING,  # theirs keep every line, ours only where it is light
+    "inpaint": NOTHING,  # they paint the hole by hand, each in a colour of its own
+    "own": NOTHING,
+    "external": NOTHING,
 }
 
 
