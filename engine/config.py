@@ -240,7 +240,12 @@ class TrainConfig(Section):
         500, "Checkpoint every", "How often the run is saved by itself.", unit="steps", ge=1
     )
     keep_checkpoints: int = setting(
-        3, "Checkpoints kept", "Older ones are removed; 0 keeps all.", unit="checkpoints", ge=0, advanced=True
+        3,
+        "Checkpoints kept",
+        "Older ones are removed, never the best; 0 keeps all.",
+        unit="checkpoints",
+        ge=0,
+        advanced=True,
     )
 
     @field_validator("gradient_checkpointing", mode="before")
@@ -261,6 +266,39 @@ class ValidationConfig(Section):
     )
     strength: float = setting(
         1.0, "Control strength", "How strictly pictures follow the control picture.", ge=0, le=2, advanced=True
+    )
+    check_every: int = setting(
+        50,
+        "Check every",
+        "How often is measured, without drawing anything, whether the net listens to its map and does as well on "
+        "held-out pairs. Done more seldom where it would take over 3 % of the time; 0: never, and no verdict.",
+        unit="steps",
+        ge=0,
+        advanced=True,
+    )
+    check_pairs: int = setting(
+        8,
+        "Pairs checked",
+        "How many held-out pairs, and as many training pairs, each check measures.",
+        unit="pairs",
+        ge=2,
+        le=64,
+        advanced=True,
+    )
+    listens_by: int = setting(
+        40_000,
+        "Patience",
+        "A net begins to listen suddenly. After this many pictures without that, something is taken to be wrong.",
+        unit="pictures",
+        ge=100,
+        advanced=True,
+    )
+    stop_when_flat: bool = setting(
+        False,
+        "Stop when it no longer improves",
+        "Ends the run by itself (saved, to be resumed if you like) when neither the held-out loss nor the control gain "
+        "has moved for a long while.",
+        advanced=True,
     )
 
 
