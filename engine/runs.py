@@ -63,6 +63,12 @@ class Run:
         return dict(self.about.get("condition", {}))
 
     @property
+    def held_out(self) -> list[str] | None:
+        """Keys of the pairs that are never trained on; None where a run of an earlier version does not say."""
+        keys = self.about.get("held_out")
+        return [str(key) for key in keys] if keys else None
+
+    @property
     def exports(self) -> Path:
         return self.folder / "exports"
 

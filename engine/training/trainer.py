@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.held_out import split as split_of
 from engine.errors import UserError
 from engine.families import detect
 from engine.families.parts import read_component_config
@@ -56,6 +57,7 @@ class Trainer:
         preview: Preview | None = None,
         about: dict[str, Any] | None = None,
         whole_batch: int | None = None,
+        held_out: Sequence[str] | None = None,
     ) -> None:
         self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
         self.token, self.preview = token, preview
@@ -74,13 +76,13 @@ class Trainer:
         ladder.cap_allocator(self.device)
         self.world = self.accelerator.num_processes
         self.images_per_step = config.images_per_step * self.world
-        self._prepare(cache_folder)
+        self._prepare(cache_folder, held_out)
 
-    def _prepare(self, cache_folder: Path) -> None:
+    def _prepare(self, cache_folder: Path, held_out: Sequence[str] | None) -> None:
         train = self.config.train
         self.emit(PhaseChanged("preparing"))
         remove_rubbish(self.run_folder)
-        split = self.dataset.held_out(self.config.data.held_out, seed=0)
+        split = split_of(self.dataset, self.config.data.held_out, held_out)
         self.held_out = split.held_out
         samples = self.samples = [*split.train, *split.held_out]
         if not split.train:

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from engine.evaluation import tier0
+from engine.evaluation.verdict import Verdict
 from engine.jobs.control import Control
-from engine.jobs.events import Checked, Message
-from engine.runs import Run
+from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
+from engine.runs import Run, write_run
 from engine.training.checks import SHARE, Pace
 from engine.training.run import build_trainer
 from engine.training.trainer import Trainer
@@ -17,6 +18,7 @@ from engine.workspace import Workspace
 from .conftest import RunFactory, Worker
 from .test_resume import assert_same_checkpoint, losses
 
+REST = Verdict("improving", "Usable.")
 EACH_STEP = {"validation.check_every": 1}
 MODES = {
     "average": {"optim.ema_decay": 0.9},
@@ -136,3 +138,49 @@ def test_a_fault_in_a_check_does_not_end_the_training(
     worker = Worker(ready_workspace, new_run(**EACH_STEP))
     assert worker.outcome == "completed"
     assert sum("scales are broken" in message.text for message in worker.of(Message)) == 1
+
+
+def test_a_run_keeps_the_pairs_that_it_began_to_hold_out(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    Worker(ready_workspace, run, at_step={2: "pause"})
+    keys = Run(run.folder).held_out
+    assert keys is not None and len(keys) == 2
+    run.about["held_out"] = keys[::-1]
+    write_run(run.folder, run.about)
+    trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
+    assert [sample.key for sample in trainer.held_out] == keys[::-1]
+    trainer.close()
+
+
+def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    Worker(ready_workspace, run, at_step={2: "pause"})
+    del run.about["held_out"]
+    write_run(run.folder, run.about)
+    trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
+    assert trainer.held_out == trainer.dataset.held_out(2).held_out
+    assert Run(run.folder).held_out is None
+    trainer.close()
+
+
+def test_a_run_that_no_longer_improves_ends_by_itself(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    flat = Verdict("flat", "Flat since step 1.")
+    monkeypatch.setattr("engine.training.checks.judge", lambda checks, *_: flat if len(checks) == 4 else REST)
+    worker = Worker(ready_workspace, new_run(**{"validation.stop_when_flat": True}))
+    assert worker.outcome == "stopped"
+    assert worker.of(StepDone)[-1].step == worker.of(CheckpointSaved)[-1].step == 3
+    assert any("Flat since step 1." in message.text for message in worker.of(Message))
+
+
+def test_the_best_checkpoint_is_never_removed(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = Verdict("improving", "Usable.", best=2)
+    monkeypatch.setattr("engine.training.checks.judge", lambda *_: best)
+    run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2})
+    worker = Worker(ready_workspace, run)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 5, 6]
+    assert worker.of(CheckpointSaved)[-1].kept == (2, 5, 6)
