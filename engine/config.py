@@ -93,6 +93,13 @@ class DataConfig(Section):
         ge=1,
         le=1024,
     )
+    held_out_choice: Literal["diverse", "random"] = setting(
+        "diverse",
+        "Which are held out",
+        "diverse: few pairs that differ much, so that they stand for the whole set. random: as they come; the score is "
+        "then that of an average picture, if there are enough of them.",
+        advanced=True,
+    )
 
 
 class ObjectiveConfig(Section):

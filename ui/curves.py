@@ -67,13 +67,15 @@ def gain_rows(
 ) -> dict[str, list[Any]]:
     """Columns step, percent and line: the gain in percent of the loss; marks as lines of their own.
 
-    A full-height mark where the net begins to listen, small ticks on the ground line at the checkpoints.
+    A full-height mark where the net begins to listen, small ticks on the ground line at the checkpoints. Lines without
+    points get an empty one: the chart keeps the names and colours that it was first drawn with.
     """
-    rows = [(c.step, 100 * c.gain_share, GAIN) for c in checks]
-    top = max([percent for _, percent, _ in rows], default=0.0) or 1.0
+    rows: list[tuple[int, float | None, str]] = [(c.step, 100 * c.gain_share, GAIN) for c in checks]
+    top = max((100 * c.gain_share for c in checks), default=0.0)
+    rows += [(checks[0].step, None, line) for line in (BEGINS, SAVED) if checks]
     if listens_since is not None:
         rows += [(listens_since, 0.0, BEGINS), (listens_since, top, BEGINS)]
-    for step in sorted(saved):
+    for step in sorted(saved) if top > 0 else ():
         rows += [(step, height, SAVED) for height in (0.0, 0.08 * top, 0.0)]
     return {"step": [r[0] for r in rows], "percent": [r[1] for r in rows], "line": [r[2] for r in rows]}
 

@@ -32,9 +32,9 @@ def build_verdict(context: AppContext, live: Live) -> None:
     """The sentence, and below it control gain and losses of fixed pairs beside each other."""
     words = gr.HTML(elem_id="verdict")
     with gr.Row(visible=False) as charts:
-        gain = _chart("chart-gain", "Control gain (what the map is worth to it)", "Worse with a wrong map, %", COLOURS)
+        gain = _chart("chart-gain", "Control gain (what the map is worth)", "Gain, %", COLOURS)
         title = "Loss on fixed pairs (lower is better)"
-        loss = _chart("chart-fixed-loss", title, "Change since start, %", LOSS_COLOURS)
+        loss = _chart("chart-fixed-loss", title, "Change, %", LOSS_COLOURS)
     live.part(
         [words, charts, gain, loss],
         lambda view: (view.shown_run, view.history.checks[-1:], view.history.kept, len(view.history.scores)),

@@ -217,7 +217,7 @@ def best_checkpoint(
 ) -> int | None:
     """The checkpoint with the lowest held-out loss nearby, of those that listen.
 
-    Where losses are within half a percent of the lowest, the higher score of the pictures decides, then the later step.
+    Where losses are within one percent of the lowest, the higher score of the pictures decides, then the later step.
     Before the net listens it is the newest.
     """
     usable = [step for step in checkpoints if since is None or step >= since]
@@ -225,7 +225,7 @@ def best_checkpoint(
         return max(usable or checkpoints, default=None)
     losses = dict(zip([c.step for c in checks], smooth([c.held_out_loss for c in checks]), strict=True))
     near = {step: losses[min(losses, key=lambda at: (abs(at - step), at))] for step in usable}
-    close = [step for step in usable if near[step] <= min(near.values()) * 1.005]
+    close = [step for step in usable if near[step] <= min(near.values()) * 1.01]
     drawn = {step: statistics.fmean(values.values()) for step, values in scores if values}
     scored = [step for step in close if step in drawn]
     if scored:

@@ -162,7 +162,9 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
 def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
     """The pairs that this run holds out: chosen when it begins, then as run.json says; None: a run of before that."""
     if run.held_out is None and not run.last_step:
-        keys = choose(dataset, run.config.data.held_out, token=token)
+        count = run.config.data.held_out
+        diverse = run.config.data.held_out_choice == "diverse"
+        keys = choose(dataset, count, token=token) if diverse else [s.key for s in dataset.held_out(count).held_out]
         run.about["held_out"] = keys
         write_run(run.folder, run.about)
     return run.held_out

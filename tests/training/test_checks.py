@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.data.dataset import Dataset
 from engine.evaluation import tier0
 from engine.evaluation.verdict import Verdict
 from engine.jobs.control import Control
@@ -150,6 +151,13 @@ def test_a_run_keeps_the_pairs_that_it_began_to_hold_out(new_run: RunFactory, re
     trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
     assert [sample.key for sample in trainer.held_out] == keys[::-1]
     trainer.close()
+
+
+def test_the_pairs_can_be_drawn_at_random(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"data.held_out_choice": "random", "train.steps": 1})
+    Worker(ready_workspace, run)
+    drawn = Dataset.open(ready_workspace.dataset_folder("pairs")).held_out(2)
+    assert Run(run.folder).held_out == [sample.key for sample in drawn.held_out]
 
 
 def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_workspace: Workspace) -> None:

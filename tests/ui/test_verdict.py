@@ -30,8 +30,9 @@ def test_the_gain_is_drawn_in_percent_with_its_marks() -> None:
     rows = gain_rows(CHECKS, listens_since=50, saved=(100,))
     drawn = list(zip(rows["step"], rows["percent"], rows["line"], strict=True))
     assert drawn[:3] == [(0, 0.0, GAIN), (50, 25.0, GAIN), (100, 50.0, GAIN)]
-    assert drawn[3:5] == [(50, 0.0, BEGINS), (50, 50.0, BEGINS)]
-    assert [(step, line) for step, _, line in drawn[5:]] == [(100, SAVED)] * 3
+    assert drawn[3:5] == [(0, None, BEGINS), (0, None, SAVED)]
+    assert drawn[5:7] == [(50, 0.0, BEGINS), (50, 50.0, BEGINS)]
+    assert [(step, line) for step, _, line in drawn[7:]] == [(100, SAVED)] * 3
 
 
 def test_losses_are_drawn_as_changes_since_the_start() -> None:
