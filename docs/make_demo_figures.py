@@ -1,6 +1,6 @@
 """The figures of docs/demo.md from a demo run's folder.
 
-python docs/make_demo_figures.py workspace/runs/DATE_demo
+python docs/make_demo_figures.py workspace/runs/DATE_demo [NAME, default: demo]
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def pictures(run: Run, count: int = 5) -> Image.Image:
 
 
 def main() -> None:
-    run = Run(sys.argv[1])
+    run, name = Run(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "demo"
     IMAGES.mkdir(exist_ok=True)
-    (IMAGES / "demo-curve.svg").write_text(curve(run), encoding="utf-8")
-    pictures(run).save(IMAGES / "demo-pictures.webp", quality=85)
+    (IMAGES / f"{name}-curve.svg").write_text(curve(run), encoding="utf-8")
+    pictures(run).save(IMAGES / f"{name}-pictures.webp", quality=85)
 
 
 if __name__ == "__main__":
