@@ -38,7 +38,7 @@ class Gain:
     @torch.no_grad()
     def __call__(self, trainer: Trainer, step: int) -> None:
         count = len(trainer.held_out)
-        everything = [*trainer.dataset.held_out(count, seed=0).train, *trainer.held_out]
+        everything = trainer.samples
         batches = Batches(
             trainer.dataset, everything, range(len(everything) - count, len(everything)), trainer.cache,
             plan=trainer.plan, seed=9, batch_size=PAIRS, timesteps=1000, prompt_dropout=0.0,

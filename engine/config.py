@@ -104,6 +104,13 @@ class DataConfig(Section):
         ge=1,
         le=1024,
     )
+    held_out_choice: Literal["diverse", "random"] = setting(
+        "diverse",
+        "Which are held out",
+        "diverse: few pairs that differ much, so that they stand for the whole set. random: as they come; the score is "
+        "then that of an average picture, if there are enough of them.",
+        advanced=True,
+    )
 
 
 class ObjectiveConfig(Section):
@@ -251,7 +258,12 @@ class TrainConfig(Section):
         500, "Checkpoint every", "How often the run is saved by itself.", unit="steps", ge=1
     )
     keep_checkpoints: int = setting(
-        3, "Checkpoints kept", "Older ones are removed; 0 keeps all.", unit="checkpoints", ge=0, advanced=True
+        3,
+        "Checkpoints kept",
+        "Older ones are removed, never the best; 0 keeps all.",
+        unit="checkpoints",
+        ge=0,
+        advanced=True,
     )
 
     @field_validator("gradient_checkpointing", mode="before")
@@ -272,6 +284,39 @@ class ValidationConfig(Section):
     )
     strength: float = setting(
         1.0, "Control strength", "How strictly pictures follow the control picture.", ge=0, le=2, advanced=True
+    )
+    check_every: int = setting(
+        50,
+        "Check every",
+        "How often is measured, without drawing anything, whether the net listens to its map and does as well on "
+        "held-out pairs. Done more seldom where it would take over 3 % of the time; 0: never, and no verdict.",
+        unit="steps",
+        ge=0,
+        advanced=True,
+    )
+    check_pairs: int = setting(
+        8,
+        "Pairs checked",
+        "How many held-out pairs, and as many training pairs, each check measures.",
+        unit="pairs",
+        ge=2,
+        le=64,
+        advanced=True,
+    )
+    listens_by: int = setting(
+        40_000,
+        "Patience",
+        "A net begins to listen suddenly. After this many pictures without that, something is taken to be wrong.",
+        unit="pictures",
+        ge=100,
+        advanced=True,
+    )
+    stop_when_flat: bool = setting(
+        False,
+        "Stop when it no longer improves",
+        "Ends the run by itself (saved, to be resumed if you like) when neither the held-out loss nor the control gain "
+        "has moved for a long while.",
+        advanced=True,
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
-from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, RunOpened, StepDone
+from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PreviewMade, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
@@ -63,6 +63,12 @@ class Run:
         return dict(self.about.get("condition", {}))
 
     @property
+    def held_out(self) -> list[str] | None:
+        """Keys of the pairs that are never trained on; None where a run of an earlier version does not say."""
+        keys = self.about.get("held_out")
+        return [str(key) for key in keys] if keys else None
+
+    @property
     def exports(self) -> Path:
         return self.folder / "exports"
 
@@ -91,17 +97,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl; a last line that was cut off is left out."""
-        try:
-            lines = (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        except FileNotFoundError:
-            return []
-        entries = []
-        for line in lines:
-            try:
-                entries.append(json.loads(line))
-            except ValueError:
-                continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
-        return entries
+        return read_metrics(self.folder)
 
     def previews(self) -> list[PreviewRecord]:
         """Every set of pictures, oldest first."""
@@ -126,10 +122,31 @@ class Run:
                     entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
                 )
                 snapshot = fold(snapshot, done, 0.0)
+            elif "control_gain" in entry and entry["step"] <= saved:
+                snapshot = fold(snapshot, Checked(**entry), 0.0)
+        checkpoints = self.checkpoints()
+        if checkpoints:
+            kept = tuple(checkpoint.step for checkpoint in checkpoints)
+            snapshot = fold(snapshot, CheckpointSaved(saved, checkpoints[-1].folder, kept), 0.0)
         for record in self.previews():
             made = PreviewMade(record.step, record.folder, record.pictures, record.captions, record.scores)
             snapshot = fold(snapshot, made, 0.0)
         return snapshot
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Lines of a run's metrics.jsonl, none where there is no such file; a line that was cut off is left out."""
+    try:
+        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:
+            continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
+    return entries
 
 
 def read_preview(folder: Path) -> PreviewRecord | None:
@@ -175,7 +192,7 @@ class Recorder:
         self._folder, self._emit = folder, emit
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, StepDone):
+        if isinstance(event, StepDone | Checked):
             self._append("metrics.jsonl", json.dumps(vars(event)))
         elif isinstance(event, PreviewMade):
             self._append("metrics.jsonl", json.dumps({"step": event.step, "scores": event.scores}))

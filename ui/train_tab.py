@@ -16,6 +16,7 @@ from ui.live import Live
 from ui.messages import duration, note, progress_bar
 from ui.run_form import QUIET, RunForm
 from ui.states import Action, TrainState
+from ui.verdict import build_verdict
 from ui.view import View
 from ui.watch import build_watch
 
@@ -44,6 +45,7 @@ def build(context: AppContext, live: Live) -> None:
             with gr.Row(elem_classes="buttons"):
                 buttons = {action: _button(action) for action in Action}
             reasons = gr.HTML(elem_id="train-reasons")
+            build_verdict(context, live)
             build_watch(context, live)
 
     for action, button in buttons.items():

@@ -13,6 +13,7 @@ import torch
 from engine.config import RunConfig
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.held_out import split
 from engine.demo.sets import DEFAULT_COUNT, demo_preset, make_demo_set
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
@@ -119,7 +120,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
     checkpoint = run.checkpoints()[-1]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
-    held_out = dataset.held_out(run.config.data.held_out, seed=0).held_out
+    held_out = split(dataset, run.config.data.held_out, Run(run.folder).held_out).held_out
     settings = run.config.validation.model_copy(update={"pictures": len(held_out)})
     return make_previews(
         family=family,

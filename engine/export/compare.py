@@ -11,6 +11,7 @@ import torch
 
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.held_out import split
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
@@ -82,7 +83,7 @@ def compare(
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
-    samples = dataset.held_out(run.config.data.held_out, seed=0).held_out
+    samples = split(dataset, run.config.data.held_out, run.held_out).held_out
     settings = run.config.validation
     count = min(len(samples), pictures or settings.pictures)
     settings = settings.model_copy(update={"pictures": count})

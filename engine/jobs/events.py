@@ -57,9 +57,30 @@ class PreviewMade:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Losses of a few fixed pairs at fixed noise, without drawing anything; see engine/evaluation/tier0.py."""
+
+    step: int
+    images_seen: int
+    held_out_loss: float
+    training_loss: float
+    control_gain: float
+    """Loss with another picture's map minus the loss with the right one; 0: the net does not look at it."""
+    gain_share: float
+    """The gain as a share of each pair's loss, mean over the pairs: 0.3 is 30 % worse with a wrong map."""
+    share_error: float
+    """Standard error of the share, over the pairs."""
+    map_difference: float
+    """How much the maps differ from one another, 0..1; 0: they are all alike."""
+    seconds: float
+
+
+@dataclass(frozen=True)
 class CheckpointSaved:
     step: int
     folder: Path
+    kept: tuple[int, ...] = ()
+    """Steps of all checkpoints that are on disk now."""
 
 
 @dataclass(frozen=True)
@@ -70,4 +91,4 @@ class Message:
     level: Literal["info", "warning", "error"] = "info"
 
 
-Event = PhaseChanged | Progress | RunOpened | StepDone | PreviewMade | CheckpointSaved | Message
+Event = PhaseChanged | Progress | RunOpened | StepDone | PreviewMade | Checked | CheckpointSaved | Message

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.jobs.events import (
+    Checked,
     CheckpointSaved,
     Event,
     Message,
@@ -21,6 +22,7 @@ from engine.jobs.events import (
 Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]
 CURVE_POINTS = 500
 RECENT_STEPS = 50
+CHECKS = 400
 LOG_LINES = 200
 
 
@@ -77,6 +79,10 @@ class JobSnapshot:
     scores: tuple[tuple[int, dict[str, float]], ...] = ()
     preview: PreviewMade | None = None
     checkpoint: CheckpointSaved | None = None
+    checks: tuple[Checked, ...] = ()
+    """At most CHECKS, the first and the newest always among them."""
+    kept: tuple[int, ...] = ()
+    """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
 
     @property
@@ -92,6 +98,14 @@ class JobSnapshot:
             pace = (self.updated - self.progress_started) / self.progress.done
             return pace * (self.progress.total - self.progress.done)
         return None
+
+
+def add_check(checks: tuple[Checked, ...], check: Checked) -> tuple[Checked, ...]:
+    """One more, in place of later ones that a resume does again; when full, every second one goes, not the first."""
+    earlier = tuple(c for c in checks if c.step < check.step) if checks and checks[-1].step >= check.step else checks
+    if len(earlier) >= CHECKS:
+        earlier = (earlier[0], *earlier[2::2])
+    return (*earlier, check)
 
 
 def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
@@ -116,8 +130,10 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         return replace(base, last_step=event, recent_seconds=recent, loss=snapshot.loss.add(event.step, event.loss))
     if isinstance(event, PreviewMade):
         return replace(base, preview=event, scores=(*snapshot.scores, (event.step, event.scores)))
+    if isinstance(event, Checked):
+        return replace(base, checks=add_check(snapshot.checks, event))
     if isinstance(event, CheckpointSaved):
-        return replace(base, checkpoint=event)
+        return replace(base, checkpoint=event, kept=event.kept)
     if isinstance(event, Message):
         prefix = "" if event.level == "info" else f"{event.level}: "
         return replace(base, log=(*snapshot.log, prefix + event.text)[-LOG_LINES:])

@@ -75,9 +75,9 @@ def remove_rubbish(run_folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def prune(run_folder: Path, keep: int) -> list[Checkpoint]:
-    """Remove all but the newest ``keep`` checkpoints (0: keep all); returns what was removed."""
-    extra = list_checkpoints(run_folder)[:-keep] if keep > 0 else []
+def prune(run_folder: Path, keep: int, best: int | None = None) -> list[Checkpoint]:
+    """Remove all but the newest ``keep`` checkpoints (0: keep all) and that of step ``best``; returns what is gone."""
+    extra = [old for old in list_checkpoints(run_folder)[:-keep] if old.step != best] if keep > 0 else []
     for checkpoint in extra:
         # Renamed first: a half-removed folder must not look like a checkpoint.
         doomed = checkpoint.folder.with_name(TEMPORARY + checkpoint.folder.name)

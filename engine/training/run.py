@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
+from engine.data.held_out import choose
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
@@ -154,8 +155,19 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     config = climbed(run.config, run.about)  # with what an earlier lack of memory has changed
     return Trainer(
         run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
-        preview_during_training, about, run.config.train.batch_size,
+        preview_during_training, about, run.config.train.batch_size, _held_out(run, dataset, token),
     )  # fmt: skip
+
+
+def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
+    """The pairs that this run holds out: chosen when it begins, then as run.json says; None: a run of before that."""
+    if run.held_out is None and not run.last_step:
+        count = run.config.data.held_out
+        diverse = run.config.data.held_out_choice == "diverse"
+        keys = choose(dataset, count, token=token) if diverse else [s.key for s in dataset.held_out(count).held_out]
+        run.about["held_out"] = keys
+        write_run(run.folder, run.about)
+    return run.held_out
 
 
 def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.held_out import split as split_of
 from engine.errors import UserError
 from engine.families import detect
 from engine.families.parts import read_component_config
@@ -27,6 +28,7 @@ from engine.training import ladder
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
+from engine.training.checks import Checks, Heard
 from engine.training.ema import averaged_parameters, build_average
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -55,9 +57,11 @@ class Trainer:
         preview: Preview | None = None,
         about: dict[str, Any] | None = None,
         whole_batch: int | None = None,
+        held_out: Sequence[str] | None = None,
     ) -> None:
         self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
-        self.token, self.emit, self.preview = token, emit, preview
+        self.token, self.preview = token, preview
+        self.emit = self.heard = Heard(run_folder, emit)
         self.about = about or {}
         self.whole_batch = whole_batch or config.train.batch_size  # before a lack of memory split it
         self.family = detect(base)
@@ -72,15 +76,15 @@ class Trainer:
         ladder.cap_allocator(self.device)
         self.world = self.accelerator.num_processes
         self.images_per_step = config.images_per_step * self.world
-        self._prepare(cache_folder)
+        self._prepare(cache_folder, held_out)
 
-    def _prepare(self, cache_folder: Path) -> None:
+    def _prepare(self, cache_folder: Path, held_out: Sequence[str] | None) -> None:
         train = self.config.train
         self.emit(PhaseChanged("preparing"))
         remove_rubbish(self.run_folder)
-        split = self.dataset.held_out(self.config.data.held_out, seed=0)
+        split = split_of(self.dataset, self.config.data.held_out, held_out)
         self.held_out = split.held_out
-        samples = [*split.train, *split.held_out]
+        samples = self.samples = [*split.train, *split.held_out]
         if not split.train:
             raise UserError(
                 "Training cannot start.",
@@ -122,6 +126,7 @@ class Trainer:
             rank=self.accelerator.process_index, world=self.world,
         )  # fmt: skip
         self.batches.split(train.batch_size)
+        self.checks = Checks(self)
 
     def _latent_scale(self) -> float:
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
@@ -147,9 +152,10 @@ class Trainer:
         self.emit(PhaseChanged("running"))
         unread: list[tuple[int, float, float, torch.Tensor]] = []
         skipped = 0
+        self.checks.make_if_due(always=self.step == 0)
         if self.step == 0 and config.validation.every:
             self._make_previews()  # what it does before it has learnt anything, to compare with
-        while self.step < total and self.token.stop is None:
+        while self.step < total and self.token.stop is None and not self.checks.enough:
             began = time.perf_counter()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
@@ -172,7 +178,9 @@ class Trainer:
             self._keep_promises()
         self._report(unread)
         self.save()
-        return self.token.stop_outcome if self.step < total else "completed"
+        if self.step == total:
+            return "completed"
+        return "stopped" if self.token.stop is None else self.token.stop_outcome
 
     def _try_step(self) -> torch.Tensor | None:
         """Forward, backward and the optimizer's step; the mean loss, or None where memory ran out on the way."""
@@ -249,6 +257,7 @@ class Trainer:
         last = self.step == train.steps
         if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
             self.save()
+        self.checks.make_if_due(always=last)
         asked = self.token.take_preview_request()
         if asked or (every and (last or self.step % every == 0)):
             self._make_previews()
@@ -279,8 +288,10 @@ class Trainer:
                 self.optimizer, scaling, about, self.decoder,
             ),
         )  # fmt: skip
-        prune(self.run_folder, self.config.train.keep_checkpoints)
-        self.emit(CheckpointSaved(self.step, checkpoint.folder))
+        best = self.checks.verdict([saved.step for saved in list_checkpoints(self.run_folder)]).best
+        prune(self.run_folder, self.config.train.keep_checkpoints, best)
+        kept = tuple(saved.step for saved in list_checkpoints(self.run_folder))
+        self.emit(CheckpointSaved(self.step, checkpoint.folder, kept))
         self.emit(PhaseChanged("running"))
         return checkpoint
 
@@ -288,7 +299,7 @@ class Trainer:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
-        held = "unet controlnet learning decoder model optimizer prepared_optimizer ema cache"
+        held = "unet controlnet learning decoder model optimizer prepared_optimizer ema cache checks"
         for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()

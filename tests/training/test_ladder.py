@@ -75,7 +75,7 @@ PLACES = {
 def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"train.steps": 4, "train.batch_size": 4}
+    settings = {"train.steps": 4, "train.batch_size": 4, "validation.check_every": 0}  # the faults count calls
     calm, short = new_run(**settings), new_run(**settings)
     Worker(ready_workspace, calm)
     target, after = PLACES[place]
@@ -118,7 +118,7 @@ def test_a_resumed_run_starts_at_the_rung_that_was_reached(
 ) -> None:
     from engine.families.base import Family
 
-    run = new_run(**{"train.batch_size": 1})
+    run = new_run(**{"train.batch_size": 1, "validation.check_every": 0})
     with monkeypatch.context() as patched:
         patched.setattr(Family, "predict", failing(Family.predict, 3, 2))
         assert Worker(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"

@@ -255,6 +255,6 @@ def test_pause_and_resume_through_the_runner(ready_workspace: Workspace, make_co
     assert runner.wait(60)
     assert runner.snapshot.outcome == "stopped"
     steps = [
-        json.loads(line).get("step") for line in (folder / "metrics.jsonl").read_text().splitlines() if "loss" in line
+        json.loads(line).get("step") for line in (folder / "metrics.jsonl").read_text().splitlines() if '"loss"' in line
     ]
     assert steps == list(range(1, Run(folder).last_step + 1))

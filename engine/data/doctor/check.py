@@ -22,6 +22,7 @@ from engine.data.doctor.facts import VERSION
 from engine.data.doctor.finding import Hit, Row, Rules, Summary
 from engine.data.doctor.measure import Extract, measure_map, measure_picture
 from engine.data.doctor.store import Measured, Store
+from engine.data.held_out import choose
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.errors import UserError
 
@@ -58,7 +59,7 @@ def check(
     store = Store(dataset.folder)
     try:
         read = _measure_all(dataset, store, token, progress, workers or os.cpu_count() or 1)
-        tested = frozenset(s.key for s in dataset.held_out(held_out).held_out) if held_out else frozenset[str]()
+        tested = frozenset(choose(dataset, held_out, token=token)) if held_out else frozenset[str]()
         hits = _judge_all(dataset, store, Rules(resolution, tested), token)
         total = dataset.count()
         about = {"when": time.strftime("%Y-%m-%d %H:%M"), "resolution": str(resolution), "pictures": str(total)}

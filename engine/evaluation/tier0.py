@@ -1,0 +1,144 @@
+"""Does the net listen? Measured without drawing anything: losses of a few fixed pairs at fixed noise.
+
+Held-out loss: how well the net does on pairs that it never trains on. Control gain: how much worse it does when each
+picture gets another one's condition map. A net that does not look at its map has gain 0; the gain jumps when it
+begins to. Training loss: the same loss on as many pairs that it does train on; a gap that opens is overfitting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from engine.conditions import registry
+from engine.data.cache import cropped_hint
+from engine.data.crop import size_numbers
+from engine.jobs.events import Checked
+from engine.training.objective import draw, target
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+LEVELS = (0.3, 0.6, 0.8, 0.95)
+"""Shares of the noise levels at which is measured, one a pair in turn; mostly noisy ones, where a map matters most."""
+NOISE_SEED = 20_231
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """B pairs of one size with their noise, on the CPU: the same at every check."""
+
+    latents: torch.Tensor
+    """(B, 4, h, w) fp32, scaled mean of the VAE's posterior."""
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    """(B,), integers."""
+    text: dict[str, torch.Tensor]
+    sizes: torch.Tensor
+    maps: np.ndarray
+    """uint8 RGB (B, H, W, 3)."""
+    swapped: np.ndarray
+    """The same maps, each at another pair; a pair alone in its size gets its own, mirrored."""
+
+
+def fix(trainer: Trainer, rows: Sequence[int]) -> list[Fixed]:
+    """The pairs of these rows of ``trainer.samples``, centre crops, grouped by size.
+
+    Raises:
+        UserError: a map is gone or cannot be read.
+    """
+    by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for number, row in enumerate(rows):
+        by_size.setdefault(trainer.cache.size(row), []).append((number, row))
+    return [_fix(trainer, numbered) for numbered in by_size.values()]
+
+
+def _fix(trainer: Trainer, numbered: Sequence[tuple[int, int]]) -> Fixed:
+    rows = [row for _, row in numbered]
+    cache, dataset, spec = trainer.cache, trainer.dataset, trainer.dataset.condition
+    nearest = spec is not None and registry.get(spec.type).categorical
+    count = trainer.scheduler.config.num_train_timesteps
+    noise = [draw(NOISE_SEED, number, 1, cache.latent_shape(row), count, 0.0).noise for number, row in numbered]
+    levels = [int(LEVELS[number % len(LEVELS)] * (count - 1)) for number, _ in numbered]
+    samples = [trainer.samples[row] for row in rows]
+    crops = [cache.crop(row) for row in rows]
+    pairs = zip(samples, crops, strict=True)
+    maps = np.stack([cropped_hint(dataset.condition_path(sample), crop, nearest) for sample, crop in pairs])
+    swapped = np.roll(maps, 1, axis=0) if len(maps) > 1 else maps[:, :, ::-1]
+    return Fixed(
+        latents=cache.latents(rows)[0] * trainer.scaling_factor,
+        noise=torch.cat(noise),
+        timesteps=torch.tensor(levels),
+        text=cache.text([sample.caption for sample in samples]),
+        sizes=torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32),
+        maps=maps,
+        swapped=np.ascontiguousarray(swapped),
+    )
+
+
+def losses(trainer: Trainer, fixed: Sequence[Fixed], swapped: bool, at_once: int) -> np.ndarray:
+    """Squared error of each pair, mean over its latents, (B,): with its own map, or with another's.
+
+    Changes nothing: no weight, no random state; nothing stays on the device.
+    """
+    found: list[float] = []
+    for group in fixed:
+        for first in range(0, len(group.maps), at_once):
+            found += _some(trainer, group, slice(first, first + at_once), swapped).tolist()
+    return np.array(found)
+
+
+def _some(trainer: Trainer, group: Fixed, part: slice, swapped: bool) -> torch.Tensor:
+    to: Any = trainer.device
+    latents, noise, timesteps = (t[part].to(to) for t in (group.latents, group.noise, group.timesteps))
+    maps = (group.swapped if swapped else group.maps)[part]
+    hint = torch.from_numpy(maps).to(to).permute(0, 3, 1, 2).contiguous().float() / 255
+    text = {name: rows[part].to(to, trainer.dtype) for name, rows in group.text.items()}
+    text |= trainer.family.size_conditions(group.sizes[part].to(to))
+    noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
+    with torch.no_grad(), trainer.accelerator.autocast():
+        predicted = trainer.family.predict(
+            trainer.unet, trainer.controlnet, noisy.to(trainer.dtype), timesteps, text, hint
+        )
+    wanted = target(trainer.scheduler, latents, noise, timesteps)
+    return (predicted.float() - wanted.float()).square().mean(dim=(1, 2, 3)).cpu()
+
+
+def difference(fixed: Sequence[Fixed]) -> float:
+    """How much the maps differ from one another: mean absolute difference of a map and the swapped one, 0..1."""
+    apart = [np.abs(g.maps.astype(np.int16) - g.swapped).mean() for g in fixed]
+    return float(np.average(apart, weights=[len(g.maps) for g in fixed])) / 255
+
+
+def check(
+    trainer: Trainer, held_out: Sequence[Fixed], trained: Sequence[Fixed], at_once: int
+) -> tuple[float, float, float, float, float]:
+    """Held-out loss, training loss, control gain, and its share of the loss with the standard error of that.
+
+    The share is a mean of each pair's own: else the least noisy pairs, whose loss is largest and on which a map hardly
+    tells, would drown the others.
+    """
+    devices = [trainer.device] if trainer.device.type == "cuda" else []
+    training = trainer.controlnet.training
+    trainer.controlnet.eval()
+    try:
+        with torch.random.fork_rng(devices=devices):
+            right = losses(trainer, held_out, False, at_once)
+            wrong = losses(trainer, held_out, True, at_once)
+            on_training = losses(trainer, trained, False, at_once)
+    finally:
+        trainer.controlnet.train(training)
+    shares = wrong / np.maximum(right, 1e-12) - 1
+    error = float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
+    gain = float((wrong - right).mean())
+    return float(right.mean()), float(on_training.mean()), gain, float(shares.mean()), error
+
+
+def event(trainer: Trainer, figures: tuple[float, float, float, float, float], apart: float, seconds: float) -> Checked:
+    seen = trainer.step * trainer.images_per_step
+    return Checked(trainer.step, seen, *figures, apart, seconds)

@@ -1,0 +1,252 @@
+"""What the figures of a run amount to: one sentence, its evidence, the best checkpoint. The rules: docs/verdict.md.
+
+Pure functions over what the run has recorded; nothing is loaded, nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.config import RunConfig
+from engine.jobs.events import Checked
+
+Kind = Literal["too_early", "not_listening", "ignored", "improving", "flat", "overfitting"]
+
+SIGNS_OF_LISTENING = 2.0
+"""Standard errors by which the control gain must exceed zero."""
+LEAST_GAIN = 0.05
+"""Share of the loss that the gain must reach."""
+FLAT_SHARE = 0.02
+"""A window that brings less than this share of what was reached so far brings nothing."""
+WINDOW_SHARE, LEAST_WINDOW = 0.25, 4
+"""A window: this share of the checks since the net listens, and at least so many."""
+RISE = 0.02
+"""Relative rise of the held-out loss above its lowest that counts."""
+BLANK = 0.002
+"""Mean difference of two maps, 0..1, below which they are taken to be all alike."""
+LOW_RATE, FEW_PAIRS = 2e-6, 200
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules need to know of the run beside its figures."""
+
+    total_steps: int
+    learning_rate: float
+    listens_by: int
+    """Pictures after which a net that does not listen is said to ignore its maps."""
+    training_pairs: int = 0
+    """0: not known."""
+
+
+def facts_of(config: RunConfig, training_pairs: int = 0) -> Facts:
+    return Facts(config.train.steps, config.optim.learning_rate, config.validation.listens_by, training_pairs)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    kind: Kind
+    sentence: str
+    evidence: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    """Where the maps are ignored: what to look at, likeliest first."""
+    listens_since: int | None = None
+    """Step at which the net began to listen."""
+    since: int | None = None
+    """Step since which it is flat or overfits."""
+    best: int | None = None
+    """Step of the checkpoint to use."""
+
+
+def listens(check: Checked) -> bool:
+    """Whether the gain of one check is neither chance nor negligible."""
+    return check.gain_share > max(LEAST_GAIN, SIGNS_OF_LISTENING * check.share_error)
+
+
+def convergence(checks: Sequence[Checked]) -> int | None:
+    """Step of the check from which on the net listens: of the last two checks in a row that do so, and all later ones
+    but single exceptions; None where it does not."""
+    since: int | None = None
+    misses = 0
+    for check, following in zip(checks, [*checks[1:], None], strict=True):
+        if listens(check):
+            misses = 0
+            if since is None and following is not None and listens(following):
+                since = check.step
+        elif since is not None:
+            misses += 1
+            if misses > 1:
+                since = None
+    return since
+
+
+def judge(
+    checks: Sequence[Checked],
+    facts: Facts,
+    scores: Sequence[tuple[int, dict[str, float]]] = (),
+    checkpoints: Sequence[int] = (),
+) -> Verdict:
+    """The verdict on a run so far.
+
+    Args:
+        checks: in the order of their steps, the first of an untrained net.
+        scores: (step, mean scores) of the pictures, for the evidence and between checkpoints of equal loss.
+        checkpoints: steps of those on disk.
+    """
+    if not checks:
+        return Verdict("too_early", "Nothing has been measured yet.")
+    since = convergence(checks)
+    best = best_checkpoint(checks, scores, checkpoints, since)
+    if since is None:
+        return _deaf(checks, facts, best)
+    evidence = [*_gain_words(checks[-1]), *_loss_words(checks), *_score_words(scores)]
+    listening = [check for check in checks if check.step >= since]
+    turned = overfitting_since(listening)
+    if turned is not None:
+        words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
+        return _closed("overfitting", words, evidence, since, turned, best)
+    still = flat_since(listening)
+    if still is not None:
+        words = f"Flat since step {still:,}: it listens, but has not improved since. Consider stopping."
+        return _closed("flat", words, evidence, since, still, best)
+    began = next(check for check in checks if check.step >= since)
+    words = f"It listens since step {since:,} ({began.images_seen:,} pictures). Usable, still improving."
+    return _closed("improving", words, evidence, since, None, best)
+
+
+def _closed(
+    kind: Kind, words: str, evidence: Sequence[str], listens_since: int, since: int | None, best: int | None
+) -> Verdict:
+    named = f" Best checkpoint so far: step {best:,}." if best is not None else ""
+    return Verdict(kind, words + named, tuple(evidence), (), listens_since, since, best)
+
+
+def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
+    last = checks[-1]
+    evidence = tuple(_gain_words(last))
+    blank = last.map_difference < BLANK
+    if blank:
+        causes = ("The maps are all alike or blank: there is nothing to listen to.",)
+        words = "The condition is ignored: the maps are blank."
+        return Verdict("ignored", words, evidence, causes, best=best)
+    if listens(last):
+        words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
+        return Verdict("not_listening", words, evidence, best=best)
+    if last.images_seen < facts.listens_by:
+        words = (
+            f"Not listening yet, which is normal after {last.images_seen:,} pictures: it begins suddenly, "
+            f"as a rule before {facts.listens_by:,}."
+        )
+        if last.step >= facts.total_steps:
+            words = (
+                f"Not listening at the end of the run. {last.images_seen:,} pictures are often too few; "
+                f"plan for up to {facts.listens_by:,}."
+            )
+        return Verdict("not_listening", words, evidence, best=best)
+    words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
+    return Verdict("ignored", words, evidence, tuple(_causes(facts)), best=best)
+
+
+def _causes(facts: Facts) -> list[str]:
+    causes = []
+    if facts.learning_rate < LOW_RATE:
+        causes.append(f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual.")
+    if 0 < facts.training_pairs < FEW_PAIRS:
+        causes.append(f"{facts.training_pairs:,} pairs are few; some thousand are usual.")
+    causes.append("Many maps are blank, inverted, or belong to other pictures: check the set on the Dataset tab.")
+    if facts.learning_rate >= LOW_RATE:
+        causes.append("The learning rate is too small for this net, or so large that the weights broke.")
+    return causes
+
+
+def smooth(values: Sequence[float], half: int = 1) -> list[float]:
+    """Medians over each value and ``half`` on either side: single bad checks do not count."""
+    return [statistics.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
+
+
+def window(count: int) -> int:
+    return max(LEAST_WINDOW, int(count * WINDOW_SHARE))
+
+
+def overfitting_since(checks: Sequence[Checked]) -> int | None:
+    """Step of the lowest held-out loss, where it has risen since for a whole window while the training loss fell."""
+    if len(checks) < 2 * LEAST_WINDOW:
+        return None
+    held_out = smooth([check.held_out_loss for check in checks])
+    trained = smooth([check.training_loss for check in checks])
+    lowest = min(range(len(held_out)), key=held_out.__getitem__)
+    after = held_out[lowest + 1 :]
+    if len(after) < LEAST_WINDOW:
+        return None
+    late = statistics.fmean(held_out[-LEAST_WINDOW:])
+    rising = late > held_out[lowest] * (1 + RISE)
+    falling = statistics.fmean(trained[-LEAST_WINDOW:]) < trained[lowest]
+    return checks[lowest].step if rising and falling else None
+
+
+def flat_since(checks: Sequence[Checked]) -> int | None:
+    """First step of the stretch in which neither loss nor gain improved; None where it is shorter than two windows.
+
+    Improving: the best of a window beats the best of all before by FLAT_SHARE of the loss, or of the gain.
+    """
+    size = window(len(checks))
+    if len(checks) < 3 * LEAST_WINDOW or len(checks) < 2 * size:
+        return None
+    losses = smooth([check.held_out_loss for check in checks])
+    gains = smooth([check.gain_share for check in checks])
+    start: int | None = None
+    for first in range(len(checks) - size, 0, -1):
+        lower = min(losses[:first]) - min(losses[first:])
+        higher = max(gains[first:]) - max(gains[:first])
+        if lower > FLAT_SHARE * min(losses[:first]) or higher > FLAT_SHARE * 5 * max(gains[:first]):
+            break
+        start = first
+    if start is None or len(checks) - start < 2 * size:
+        return None
+    return checks[start].step
+
+
+def best_checkpoint(
+    checks: Sequence[Checked],
+    scores: Sequence[tuple[int, dict[str, float]]],
+    checkpoints: Sequence[int],
+    since: int | None,
+) -> int | None:
+    """The checkpoint with the lowest held-out loss nearby, of those that listen.
+
+    Where losses are within one percent of the lowest, the higher score of the pictures decides, then the later step.
+    Before the net listens it is the newest.
+    """
+    usable = [step for step in checkpoints if since is None or step >= since]
+    if not usable or since is None:
+        return max(usable or checkpoints, default=None)
+    losses = dict(zip([c.step for c in checks], smooth([c.held_out_loss for c in checks]), strict=True))
+    near = {step: losses[min(losses, key=lambda at: (abs(at - step), at))] for step in usable}
+    close = [step for step in usable if near[step] <= min(near.values()) * 1.01]
+    drawn = {step: statistics.fmean(values.values()) for step, values in scores if values}
+    scored = [step for step in close if step in drawn]
+    if scored:
+        return max(scored, key=lambda step: (drawn[step], step))
+    return max(close)
+
+
+def _gain_words(check: Checked) -> list[str]:
+    share, error = check.gain_share, check.share_error
+    return [f"With another picture's map it does {share:.1%} worse (± {error:.1%}): the control gain."]
+
+
+def _loss_words(checks: Sequence[Checked]) -> list[str]:
+    first, last = checks[0], checks[-1]
+    change = last.held_out_loss / first.held_out_loss - 1
+    trained = last.training_loss / first.training_loss - 1
+    return [f"Held-out loss {change:+.1%} since the start; the same on training pairs {trained:+.1%}."]
+
+
+def _score_words(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
+    drawn = [(step, values["adherence"]) for step, values in scores if "adherence" in values]
+    if len(drawn) < 2:
+        return []
+    return [f"Pictures obey their map by {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]

@@ -1,0 +1,144 @@
+"""Checks of a run in progress: when they are due, what they cost, what they have found so far."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.evaluation import tier0
+from engine.evaluation.verdict import Verdict, facts_of, judge
+from engine.jobs.events import Checked, Event, Message, PreviewMade
+from engine.jobs.runner import Emit
+from engine.jobs.snapshot import add_check
+from engine.runs import read_metrics
+from engine.training import ladder
+from engine.training.ema import averaged_weights
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+SHARE = 0.03
+"""Most of the time that checks may take."""
+
+
+class Pace:
+    """Due at every ``every``-th step, unless too little time has passed for what the last check took."""
+
+    def __init__(self, every: int, share: float = SHARE) -> None:
+        self._every, self._share = every, share
+        self._cost = 0.0
+        self._ended: float | None = None
+
+    def due(self, step: int, now: float) -> bool:
+        """``now`` in seconds of a monotonic clock."""
+        if not self._every or step % self._every:
+            return False
+        return self._ended is None or now - self._ended >= self._cost / self._share
+
+    def took(self, began: float, ended: float) -> None:
+        self._cost, self._ended = ended - began, ended
+
+
+class Heard:
+    """Hands events on, and remembers the figures that a verdict needs, those of earlier sittings included."""
+
+    def __init__(self, run_folder: Path, emit: Emit) -> None:
+        self._emit = emit
+        self.checks: tuple[Checked, ...] = ()
+        self.scores: list[tuple[int, dict[str, float]]] = []
+        for entry in read_metrics(run_folder):
+            if "control_gain" in entry:
+                self.checks = add_check(self.checks, Checked(**entry))
+            elif "scores" in entry:
+                self.scores.append((entry["step"], entry["scores"]))
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Checked):
+            self.checks = add_check(self.checks, event)
+        elif isinstance(event, PreviewMade):
+            self.scores.append((event.step, event.scores))
+        self._emit(event)
+
+
+class Checks:
+    """Measures fixed pairs between two steps, with the weights that an export would have.
+
+    A fault here never ends the training: it is told in the log, and there are no more checks.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        settings = trainer.config.validation
+        self.pace = Pace(settings.check_every)
+        self._trainer = trainer
+        self._off = not settings.check_every or not trainer.accelerator.is_main_process
+        self._at_once = trainer.config.train.batch_size
+        self._fixed: tuple[list[tier0.Fixed], list[tier0.Fixed]] | None = None
+        self._began = trainer.step
+        self.enough = False
+        """The run was asked to end when it no longer improves, and it no longer does."""
+
+    def verdict(self, checkpoints: Sequence[int] = (), since: int = 0) -> Verdict:
+        """What the figures from step ``since`` on amount to."""
+        trainer, heard = self._trainer, self._trainer.heard
+        facts = facts_of(trainer.config, len(trainer.samples) - len(trainer.held_out))
+        return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints)
+
+    def make_if_due(self, always: bool = False) -> bool:
+        """Check where it is time to (or ``always``); whether it was done."""
+        if self._off or not (always or self.pace.due(self._trainer.step, time.perf_counter())):
+            return False
+        try:
+            if self._make():
+                return True
+            ladder.clear(self._trainer)  # out of memory: one pair at a time from now on
+            self._at_once = 1
+            if self._make():
+                return True
+            raise MemoryError("memory ran out even for one pair at a time")
+        except Exception as error:
+            self._off = True
+            detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
+            words = f"This run is no longer checked (control gain, held-out loss): {error} ({detail})"
+            self._trainer.emit(Message(words, "warning"))
+            return False
+
+    def _make(self) -> bool:
+        """One check; False where memory ran out."""
+        trainer, began = self._trainer, time.perf_counter()
+        if self._fixed is None:
+            self._fixed = self._choose()
+            began = time.perf_counter()  # reading the pairs is done once
+        average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
+        try:
+            with average:
+                figures = tier0.check(trainer, *self._fixed, self._at_once)
+        except (RuntimeError, MemoryError) as error:
+            if not ladder.out_of_memory(error):
+                raise
+            return False
+        ended = time.perf_counter()
+        self.pace.took(began, ended)
+        if not all(map(math.isfinite, figures)):
+            return True  # weights that broke: the loop says so in words
+        trainer.emit(tier0.event(trainer, figures, tier0.difference(self._fixed[0]), ended - began))
+        if trainer.config.validation.stop_when_flat:
+            # Whoever resumes a run that has stopped by itself wants to see it flat anew.
+            verdict = self.verdict(since=self._began)
+            if verdict.kind in ("flat", "overfitting"):
+                self.enough = True
+                trainer.emit(Message(f"The run ends by itself, as its settings ask. {verdict.sentence}"))
+        return True
+
+    def _choose(self) -> tuple[list[tier0.Fixed], list[tier0.Fixed]]:
+        """The first held-out pairs, and as many training pairs, evenly from all of them."""
+        trainer, count = self._trainer, self._trainer.config.validation.check_pairs
+        trained = len(trainer.samples) - len(trainer.held_out)
+        held_out = range(trained, len(trainer.samples))[:count]
+        places = min(len(held_out), trained)
+        spread = [number * trained // places for number in range(places)]
+        return tier0.fix(trainer, held_out), tier0.fix(trainer, spread)

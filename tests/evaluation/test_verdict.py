@@ -1,0 +1,185 @@
+"""The rules of docs/verdict.md on recorded curves, and on continuations of them that are made up and say so.
+
+circles.json and blank.json are real runs: python -m benchmarks.verdict_curves tests/evaluation/curves
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.config import RunConfig, parse
+from engine.evaluation.verdict import Facts, best_checkpoint, convergence, facts_of, judge, listens, smooth
+from engine.jobs.events import Checked
+
+CURVES = Path(__file__).with_name("curves")
+LONG = Facts(total_steps=20_000, learning_rate=1e-5, listens_by=40_000, training_pairs=5_000)
+
+
+class Curve:
+    """A recorded run."""
+
+    def __init__(self, name: str) -> None:
+        recorded = json.loads((CURVES / f"{name}.json").read_text(encoding="utf-8"))
+        self.checks = [
+            Checked(**(entry | {key: int(entry[key]) for key in ("step", "images_seen")}))
+            for entry in recorded["checks"]
+        ]
+        self.scores: list[tuple[int, dict[str, float]]] = [(step, scores) for step, scores in recorded["scores"]]
+        self.config: RunConfig = parse(recorded["settings"])
+        self.facts = facts_of(self.config, 700)
+
+    def upto(self, step: int, every: int = 1) -> list[Checked]:
+        """Checks to this step; only every so many-th, as a slower machine would have made."""
+        return [check for check in self.checks if check.step <= step][::every]
+
+
+@pytest.fixture(scope="module")
+def circles() -> Curve:
+    return Curve("circles")
+
+
+def continued(checks: list[Checked], count: int, **per_check: float) -> list[Checked]:
+    """Made up: ``count`` more checks, each of which changes the named figures by these factors, jittered by 0.4 %."""
+    longer = list(checks)
+    gap = checks[-1].step - checks[-2].step
+    for number in range(1, count + 1):
+        last = checks[-1]
+        jitter = 1 + 0.004 * (-1) ** number
+        changes: dict[str, Any] = {name: getattr(last, name) * factor**number for name, factor in per_check.items()}
+        changes["held_out_loss"] = changes.get("held_out_loss", last.held_out_loss) * jitter
+        step = last.step + number * gap
+        longer.append(replace(last, step=step, images_seen=8 * step, **changes))
+    return longer
+
+
+def at_rest(circles: Curve) -> list[Checked]:
+    """The recorded run, its last check made the best one: where a continuation starts from."""
+    lowest = min(check.held_out_loss for check in circles.checks)
+    highest = max(check.gain_share for check in circles.checks)
+    return [*circles.checks[:-1], replace(circles.checks[-1], held_out_loss=lowest, gain_share=highest)]
+
+
+def test_nothing_measured_is_no_verdict() -> None:
+    assert judge([], LONG).kind == "too_early"
+
+
+def test_an_untrained_net_does_not_listen_and_that_is_normal(circles: Curve) -> None:
+    verdict = judge(circles.upto(0), circles.facts)
+    assert verdict.kind == "not_listening"
+    assert "normal" in verdict.sentence
+
+
+@pytest.mark.parametrize("every", [1, 2, 5], ids=["each 10 steps", "each 20", "each 50"])
+def test_the_recorded_run_begins_to_listen_where_its_pictures_do(circles: Curve, every: int) -> None:
+    since = convergence(circles.upto(300, every))
+    assert since is not None and 40 <= since <= 100
+    before = [scores["iou"] for step, scores in circles.scores if step < since]
+    after = [scores["iou"] for step, scores in circles.scores if step >= since + 100]
+    assert min(after) > 2 * max(before)
+
+
+@pytest.mark.parametrize("step", range(100, 301, 50))
+def test_while_it_improves_the_recorded_run_is_never_called_flat_or_deaf(circles: Curve, step: int) -> None:
+    verdict = judge(circles.upto(step), circles.facts)
+    assert verdict.kind == "improving"
+    assert "Usable, still improving" in verdict.sentence
+
+
+def test_blank_maps_are_found_at_the_first_check() -> None:
+    blank = Curve("blank")
+    for step in (0, 50, 120):
+        verdict = judge(blank.upto(step), blank.facts)
+        assert verdict.kind == "ignored"
+        assert "blank" in verdict.causes[0]
+    assert all(not listens(check) for check in blank.checks)
+
+
+def test_a_net_that_never_listens_is_normal_at_first_and_a_fault_later(circles: Curve) -> None:
+    """Made up: the recorded run's first checks, over and over."""
+    deaf = continued(circles.upto(20), 600, training_loss=1.0)
+    early = [check for check in deaf if check.images_seen < LONG.listens_by]
+    assert judge(early, LONG).kind == "not_listening"
+    verdict = judge(deaf, LONG)
+    assert verdict.kind == "ignored"
+    assert len(verdict.causes) == 2
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (replace(LONG, learning_rate=1e-7), "very small"),
+        (replace(LONG, training_pairs=60), "60 pairs are few"),
+        (LONG, "inverted"),
+    ],
+)
+def test_causes_begin_with_what_the_settings_show(circles: Curve, facts: Facts, words: str) -> None:
+    deaf = continued(circles.upto(20), 600)
+    assert words in judge(deaf, facts).causes[0]
+
+
+def test_at_the_end_of_a_short_run_more_steps_are_advised(circles: Curve) -> None:
+    facts = replace(LONG, total_steps=30)
+    assert "too few" in judge(circles.upto(30), facts).sentence
+
+
+def test_a_curve_that_stays_is_flat_since_where_it_began_to_stay(circles: Curve) -> None:
+    """Made up after step 300."""
+    long = continued(at_rest(circles), 40)
+    verdict = judge(long, circles.facts)
+    assert verdict.kind == "flat"
+    assert verdict.since is not None and 220 <= verdict.since <= 350
+    assert judge(continued(at_rest(circles), 4), circles.facts).kind != "flat", "not at once"
+
+
+def test_a_curve_that_goes_on_falling_is_not_flat(circles: Curve) -> None:
+    """Made up after step 300: half a percent at each check."""
+    assert judge(continued(at_rest(circles), 40, held_out_loss=0.995), circles.facts).kind == "improving"
+
+
+def test_a_gap_that_opens_is_overfitting(circles: Curve) -> None:
+    """Made up after step 300: better on its own pictures, worse on others."""
+    verdict = judge(continued(at_rest(circles), 12, held_out_loss=1.01, training_loss=0.99), circles.facts)
+    assert verdict.kind == "overfitting"
+    assert verdict.since is not None and abs(verdict.since - 300) <= 30
+
+
+def test_worse_on_both_is_not_overfitting(circles: Curve) -> None:
+    verdict = judge(continued(at_rest(circles), 12, held_out_loss=1.01, training_loss=1.01), circles.facts)
+    assert verdict.kind != "overfitting"
+
+
+def test_one_odd_check_changes_nothing(circles: Curve) -> None:
+    """Made up: the figures of one check in the middle are spoilt."""
+    spoilt = list(circles.checks)
+    spoilt[20] = replace(spoilt[20], held_out_loss=spoilt[20].held_out_loss / 3, gain_share=-1.0)
+    assert judge(spoilt, circles.facts).kind == judge(circles.checks, circles.facts).kind
+    assert convergence(spoilt) == convergence(circles.checks)
+
+
+def test_the_best_checkpoint_has_the_lowest_held_out_loss(circles: Curve) -> None:
+    long = continued(at_rest(circles), 20, held_out_loss=1.01, training_loss=0.99)
+    saved = [100, 200, 300, 400, 500]
+    verdict = judge(long, circles.facts, (), saved)
+    assert verdict.best == 300
+    assert "Best checkpoint so far: step 300" in verdict.sentence
+
+
+def test_between_equal_losses_the_pictures_decide(circles: Curve) -> None:
+    long = continued(at_rest(circles), 20)
+    scores = [(400, {"adherence": 0.8}), (450, {"adherence": 0.5})]
+    assert best_checkpoint(long, scores, [400, 450], 100) == 400
+    assert best_checkpoint(long, [], [400, 450], 100) == 450
+
+
+def test_before_it_listens_the_newest_is_the_best(circles: Curve) -> None:
+    assert judge(circles.upto(20), circles.facts, (), [10, 20]).best == 20
+    assert judge(circles.upto(20), circles.facts).best is None
+
+
+def test_medians_forget_single_outliers() -> None:
+    assert smooth([1, 9, 1, 2]) == [5, 1, 2, 1.5]

@@ -1,0 +1,194 @@
+"""Checks between two steps: what they measure, what they cost, and that the run does not notice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.data.dataset import Dataset
+from engine.evaluation import tier0
+from engine.evaluation.verdict import Verdict
+from engine.jobs.control import Control
+from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
+from engine.runs import Run, write_run
+from engine.training.checks import SHARE, Pace
+from engine.training.run import build_trainer
+from engine.training.trainer import Trainer
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+from .test_resume import assert_same_checkpoint, losses
+
+REST = Verdict("improving", "Usable.")
+EACH_STEP = {"validation.check_every": 1}
+MODES = {
+    "average": {"optim.ema_decay": 0.9},
+    "bf16, several sizes": {
+        "train.precision": "bf16",
+        "data.dataset": "mixed",
+        "data.resolution": 192,
+        "data.buckets": True,
+        "data.crop": "random",
+    },
+}
+
+
+@pytest.fixture
+def trainer(new_run: RunFactory, ready_workspace: Workspace) -> Trainer:
+    run = new_run(**{"data.held_out": 4})
+    return build_trainer(ready_workspace, run, Control().token, lambda event: None)
+
+
+@pytest.mark.parametrize("overrides", MODES.values(), ids=MODES.keys())
+def test_a_run_with_checks_ends_with_the_same_weights(
+    new_run: RunFactory, ready_workspace: Workspace, overrides: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    checked, quiet = (new_run(**{**overrides, "validation.check_every": every}) for every in (1, 0))
+    worker, other = Worker(ready_workspace, checked), Worker(ready_workspace, quiet)
+    assert [event.step for event in worker.of(Checked)] == [0, 1, 2, 3, 4, 5, 6]
+    assert other.of(Checked) == []
+    assert_same_checkpoint(checked.checkpoints()[-1].folder, quiet.checkpoints()[-1].folder)
+    assert losses(checked) == losses(quiet)
+
+
+def test_the_random_state_and_the_mode_stay_as_they_were(trainer: Trainer) -> None:
+    before, kept = torch.get_rng_state(), trainer.controlnet.training
+    assert trainer.checks.make_if_due(always=True)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert trainer.controlnet.training is kept is True
+    assert all(parameter.grad is None for parameter in trainer.controlnet.parameters())
+    trainer.close()
+
+
+def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> None:
+    """A new net adds nothing to the base. Loud outputs make the answer depend on the map, better or worse."""
+    held_out = tier0.fix(trainer, range(8, 12))
+    assert tier0.check(trainer, held_out, held_out, 4)[2:] == (0.0, 0.0, 0.0)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for name, weight in trainer.controlnet.named_parameters():
+            if name.startswith(("controlnet_down_blocks", "controlnet_cond_embedding.conv_out")):
+                weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
+    right, same, gain, share, error = tier0.check(trainer, held_out, held_out, 4)
+    assert right == same
+    assert min(abs(gain), abs(share), error) > 1e-6
+    trainer.close()
+
+
+def test_the_same_net_gets_the_same_figures_whatever_fits_in_memory(trainer: Trainer) -> None:
+    held_out = tier0.fix(trainer, range(8, 12))
+    together, alone = (tier0.losses(trainer, held_out, False, at_once) for at_once in (4, 1))
+    assert together == pytest.approx(alone, rel=1e-5)
+    assert len(together) == 4
+    trainer.close()
+
+
+def test_maps_are_swapped_and_how_much_they_differ_is_known(trainer: Trainer) -> None:
+    (group,) = tier0.fix(trainer, range(8, 12))
+    assert (group.swapped[1:] == group.maps[:-1]).all()
+    assert tier0.difference([group]) > 0.01
+    group.maps[:] = group.swapped[:] = 0
+    assert tier0.difference([group]) == 0
+    trainer.close()
+
+
+def test_checks_wait_until_they_cost_little() -> None:
+    pace = Pace(50)
+    assert pace.due(0, 0.0)
+    pace.took(0.0, 3.0)
+    assert not pace.due(50, 3.0 + 0.9 * 3.0 / SHARE)
+    assert pace.due(100, 3.0 + 3.0 / SHARE)
+    assert not pace.due(101, 1e9), "only at round steps"
+    assert not Pace(0).due(0, 0.0)
+
+
+def test_the_curve_survives_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    Worker(ready_workspace, run, at_step={3: "pause"})
+    worker = Worker(ready_workspace, run)
+    history = Run(run.folder).history()
+    assert [check.step for check in history.checks] == [0, 6]
+    assert history.checks[-1] == worker.of(Checked)[-1]
+    assert history.kept == (3, 6)
+
+
+def test_memory_that_runs_out_is_met_with_one_pair_at_a_time(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, seen = tier0.check, []
+
+    def tight(a: Trainer, b: list, c: list, at_once: int) -> tuple:
+        seen.append(at_once)
+        if at_once > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(a, b, c, at_once)
+
+    monkeypatch.setattr(tier0, "check", tight)
+    assert trainer.checks.make_if_due(always=True)
+    assert trainer.checks.make_if_due(always=True)
+    assert seen == [2, 1, 1]
+    trainer.close()
+
+
+def test_a_fault_in_a_check_does_not_end_the_training(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the scales are broken")
+
+    monkeypatch.setattr(tier0, "check", broken)
+    worker = Worker(ready_workspace, new_run(**EACH_STEP))
+    assert worker.outcome == "completed"
+    assert sum("scales are broken" in message.text for message in worker.of(Message)) == 1
+
+
+def test_a_run_keeps_the_pairs_that_it_began_to_hold_out(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    Worker(ready_workspace, run, at_step={2: "pause"})
+    keys = Run(run.folder).held_out
+    assert keys is not None and len(keys) == 2
+    run.about["held_out"] = keys[::-1]
+    write_run(run.folder, run.about)
+    trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
+    assert [sample.key for sample in trainer.held_out] == keys[::-1]
+    trainer.close()
+
+
+def test_the_pairs_can_be_drawn_at_random(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"data.held_out_choice": "random", "train.steps": 1})
+    Worker(ready_workspace, run)
+    drawn = Dataset.open(ready_workspace.dataset_folder("pairs")).held_out(2)
+    assert Run(run.folder).held_out == [sample.key for sample in drawn.held_out]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    Worker(ready_workspace, run, at_step={2: "pause"})
+    del run.about["held_out"]
+    write_run(run.folder, run.about)
+    trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
+    assert trainer.held_out == trainer.dataset.held_out(2).held_out
+    assert Run(run.folder).held_out is None
+    trainer.close()
+
+
+def test_a_run_that_no_longer_improves_ends_by_itself(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    flat = Verdict("flat", "Flat since step 1.")
+    monkeypatch.setattr("engine.training.checks.judge", lambda checks, *_: flat if len(checks) == 4 else REST)
+    worker = Worker(ready_workspace, new_run(**{"validation.stop_when_flat": True}))
+    assert worker.outcome == "stopped"
+    assert worker.of(StepDone)[-1].step == worker.of(CheckpointSaved)[-1].step == 3
+    assert any("Flat since step 1." in message.text for message in worker.of(Message))
+
+
+def test_the_best_checkpoint_is_never_removed(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = Verdict("improving", "Usable.", best=2)
+    monkeypatch.setattr("engine.training.checks.judge", lambda *_: best)
+    run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2})
+    worker = Worker(ready_workspace, run)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 5, 6]
+    assert worker.of(CheckpointSaved)[-1].kept == (2, 5, 6)
