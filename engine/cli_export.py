@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.export.formats import DEFAULT_RANK, FORMATS
+from engine.export.formats import AS_TRAINED, FORMATS
 from engine.jobs.control import Control
 from engine.workspace import Workspace
 
@@ -46,7 +46,9 @@ def add_how(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="single_file", help=", ".join(way.name for way in FORMATS))
     parser.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
     parser.add_argument("--weights", choices=["plain", "ema"], help="default: the averaged ones where there are some")
-    parser.add_argument("--rank", type=int, default=DEFAULT_RANK, help="of a Control-LoRA")
+    parser.add_argument(
+        "--rank", type=int, default=AS_TRAINED, help="of a Control-LoRA; default: as it was trained, else 128"
+    )
     parser.add_argument("--name", help="default: the run's name")
     parser.add_argument("--out", type=Path, help="default: the run's exports folder")
     parser.add_argument("--overwrite", action="store_true")
@@ -77,7 +79,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
 
     try:
         base = workspace.locate_base(run.config.model.base)
-        base = base if Path(base).is_dir() else ""  # on the hub: not fetched for a comparison
+        base = base if Path(base).exists() else ""  # on the hub: not fetched for a comparison
     except UserError:
         base = ""  # gone since: only a Control-LoRA needs it, and says so
     result = export(

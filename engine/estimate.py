@@ -103,6 +103,7 @@ def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float
             and run.config.data.resolution == config.data.resolution
             and run.config.train.batch_size == config.train.batch_size
             and run.config.train.precision == config.train.precision
+            and run.config.model.control_lora_rank == config.model.control_lora_rank
         )
         if not same:
             continue

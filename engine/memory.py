@@ -87,10 +87,10 @@ def predict_from(
     resolution, train = config.data.resolution, config.train
     words = int(texts[0].get("max_position_embeddings", 77)) if texts else 77
     locked = config.objective.sd_locked
-    net = count(unet, resolution, words, not locked)
+    net = count(unet, resolution, words, not locked, config.model.control_lora_rank)
     half = train.precision != "fp32"
     wide = 2 if half else 4
-    learning = net.controlnet.weights
+    learning, whole = net.controlnet.learning, net.controlnet.weights  # of a Control-LoRA, what is not the base's
     base_learning = 0 if locked else net.decoder.weights
     resident = {
         "base model": float(net.unet.weights * (wide if locked else 4)),
@@ -113,12 +113,13 @@ def predict_from(
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
     latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16
     width = int(unet["cross_attention_dim"])
+    kept_on_disk = whole + (learning if config.model.control_lora_rank else 0)  # the thin matrices, and put together
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, sum(_text_parameters(text) * 4 for text in texts)))},
         training={**resident, "gradients": float((learning + base_learning) * 4), "activations": float(activations)},
         pictures={**resident, "pictures": float(max(drawing, decoding))},
-        ram=PROCESS_RAM + copies * learning * 4 + average_in_ram + resident["optimizer"],
-        checkpoint=learning * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + resident["optimizer"],
+        ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + resident["optimizer"],
+        checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + resident["optimizer"],
         cache=float(pictures * (latents + words * width * 2)),
     )
 
@@ -126,10 +127,10 @@ def predict_from(
 def optimizer_bytes(net: Tally, optimizer: str) -> float:
     """What an optimizer keeps for each net: Adam two moments, in 8 bits with a scale for every 256 of them."""
     if optimizer == "adamw":
-        return 8.0 * net.weights
+        return 8.0 * net.learning
     if optimizer == "adafactor":
         return 4.0 * net.factored
-    return 2 * (1 + 4 / 256) * net.weights
+    return 2 * (1 + 4 / 256) * net.learning
 
 
 def _activations(net: Tally, wide: int, checkpointed: bool) -> float:

@@ -28,11 +28,30 @@ class Tally:
     """Elements that stay with gradient checkpointing: the inputs of the units that are computed twice."""
     largest: int = 0
     """Elements of the largest such unit, there while it is computed again."""
+    rank: int = 0
+    """Of a Control-LoRA, while the layers are counted that it shares with the base."""
+    shared: int = 0
+    """Of the parameters those that are the base's."""
+    thin: int = 0
+    """Numbers in the thin matrices beside them."""
+
+    @property
+    def learning(self) -> int:
+        """Numbers that learn."""
+        return self.weights - self.shared + self.thin
 
     def layer(self, out: int, inner: int, kernel: int | None = None, bias: bool = True) -> None:
         """A convolution of kernel x kernel, or a linear layer."""
-        self.weights += out * inner * (kernel or 1) ** 2 + (out if bias else 0)
-        self.factored += (2 * out * inner * kernel if kernel else out + inner) + (out if bias else 0)
+        side, more = kernel or 1, out if bias else 0
+        whole, thin = out * inner * side**2, self.rank * (out + inner * side**2)
+        self.weights += whole + more
+        if 0 < thin < whole:
+            self.shared += whole
+            self.thin += thin
+            rows = 2 * self.rank * (out + inner * side) if kernel else 2 * self.rank + out + inner
+            self.factored += rows + more
+        else:
+            self.factored += (2 * out * inner * kernel if kernel else out + inner) + more
 
     def norm(self, channels: int) -> None:
         self.weights += 2 * channels
@@ -64,8 +83,10 @@ def resnet(t: Tally, cin: int, cout: int, temb: int, area: int, learns: bool) ->
     t.layer(cout, cout, 3)
     if cin != cout:
         t.layer(cout, cin, 1)
-    # Norms keep their inputs, SiLU keeps the norms' outputs; kernels that learn keep what they read.
-    t.keep(2 * (cin + cout) * area, ((cin + cout) * area + temb if learns else 0), cin * area)
+    # Norms keep their inputs, SiLU keeps the norms' outputs; kernels that learn keep what they read, and thin matrices
+    # what passes between them.
+    between = t.rank * (3 if cin != cout else 2) * area
+    t.keep(2 * (cin + cout) * area, ((cin + cout) * area + temb + between if learns else 0), cin * area)
 
 
 def transformer(
@@ -75,7 +96,7 @@ def transformer(
     t.norm(c)
     t.layer(c, c, kernel)
     t.layer(c, c, kernel)
-    t.keep(c * tokens, 2 * c * tokens if learns else 0, (3 if learns else 1) * c * tokens)
+    t.keep(c * tokens, 2 * (c + t.rank) * tokens if learns else 0, (3 if learns else 1) * c * tokens)
     for _ in range(depth):
         for _ in range(3):
             t.norm(c)
@@ -89,11 +110,13 @@ def transformer(
         # Attention keeps query, key, value and answer; the gated layer its 8 c and the gate's 4 c.
         plain = (4 + 2 + 12) * c * tokens + 2 * c * words
         # What learns keeps the norms' outputs, both answers brought back together, and the gated product.
-        plain += (3 + 2 + 4) * c * tokens if learns else 0
+        plain += (3 + 2 + 4) * c * tokens + t.rank * (8 * tokens + 2 * words) if learns else 0
         t.keep(3 * c * tokens, plain, c * tokens)
 
 
-def count(unet: dict[str, Any], resolution: int, words: int = 77, decoder_learns: bool = False) -> Net:
+def count(
+    unet: dict[str, Any], resolution: int, words: int = 77, decoder_learns: bool = False, control_lora_rank: int = 0
+) -> Net:
     """Count both nets of a base.
 
     Args:
@@ -101,6 +124,7 @@ def count(unet: dict[str, Any], resolution: int, words: int = 77, decoder_learns
         resolution: side of the pictures in pixels.
         words: tokens of a prompt.
         decoder_learns: the base is not locked.
+        control_lora_rank: 0: the whole ControlNet learns.
     """
     channels, layers = list(unet["block_out_channels"]), int(unet.get("layers_per_block", 2))
     head, temb = channels[0], channels[0] * 4
@@ -159,8 +183,10 @@ def count(unet: dict[str, Any], resolution: int, words: int = 77, decoder_learns
     net.layer(unet.get("out_channels", 4), head, 3)
     net.keep(2 * head * areas[0], 0, head * areas[0])
 
+    control.rank = control_lora_rank
     encoder(control, True)
     middle(control, True)
+    control.rank = 0
     hint = ORIGINAL_HINT if head >= ORIGINAL_TRUNK else tuple(min(width, head) for width in SMALL_HINT)
     control.layer(hint[0], 3, 3)
     control.keep(0, 3 * resolution**2, 0)

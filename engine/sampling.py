@@ -148,7 +148,7 @@ def _in_dtype_of(controlnet: Any, unet: Any) -> Iterator[None]:
 
     The scheduler and the UNet stay outside of it.
     """
-    if controlnet.dtype == unet.dtype:
+    if {weight.dtype for weight in controlnet.parameters()} == {unet.dtype}:
         yield
         return
     original, patched = controlnet.forward, "forward" in vars(controlnet)  # accelerate patches it, too

@@ -17,11 +17,16 @@ from engine.workspace import Workspace
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Sums over several threads may differ in the last bit from one run to the next."""
+    """Sums over several threads may differ in the last bit from one run to the next.
+
+    OpenCV's threads wait for each other by spinning, which on a busy machine makes small pictures twenty times slower.
+    """
     try:
+        import cv2
         import torch
     except ImportError:  # the installer's tests run before torch is there
         return
+    cv2.setNumThreads(1)
     torch.set_num_threads(1)
 
 

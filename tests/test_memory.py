@@ -16,6 +16,7 @@ from engine.memory import GIB, optimizer_bytes, pictures_encoded_together, predi
 from engine.model_files import LAYOUTS
 from engine.net_sizes import count
 from engine.presets import all_presets, resolve
+from engine.training.low_rank import slim
 from engine.training.optim import build_optimizer
 from engine.workspace import Workspace
 
@@ -39,30 +40,35 @@ def test_parameters_of_the_real_models(layout: str, unet: int, controlnet: int) 
     assert (net.unet.weights, net.controlnet.weights) == (unet, controlnet)
 
 
-def nets(base: Path) -> tuple:
+def nets(base: Path, rank: int = 0) -> tuple:
     family = detect(str(base))
     unet = family.load_unet(str(base), torch.float32)
-    return family, unet, family.new_controlnet(unet).train()
+    controlnet = family.new_controlnet(unet).train()
+    if rank:
+        slim(controlnet, unet, rank)
+    return family, unet, controlnet
 
 
+@pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
-def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str) -> None:
-    _, unet, controlnet = nets(any_base)
-    counted = count(dict(unet.config), 64)
+def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank: int) -> None:
+    _, unet, controlnet = nets(any_base, rank)
+    counted = count(dict(unet.config), 64, control_lora_rank=rank)
     assert counted.unet.weights == sum(p.numel() for p in unet.parameters())
-    assert counted.controlnet.weights == sum(p.numel() for p in controlnet.parameters())
+    learning = [p for p in controlnet.parameters() if p.requires_grad]
+    assert counted.controlnet.learning == sum(p.numel() for p in learning)
     rule = build_optimizer(controlnet, OptimConfig(optimizer=optimizer))
-    for parameter in controlnet.parameters():
+    for parameter in learning:
         parameter.grad = torch.ones_like(parameter)
     rule.step()
     held = [value for state in rule.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     assert sum(value.nbytes for value in held if value.ndim) == optimizer_bytes(counted.controlnet, optimizer)
 
 
-@pytest.mark.parametrize(("batch", "side"), [(2, 64), (1, 128)])
-def test_activations_as_autograd_keeps_them(any_base: Path, batch: int, side: int) -> None:
+@pytest.mark.parametrize(("batch", "side", "rank"), [(2, 64, 0), (1, 128, 0), (1, 128, 4)])
+def test_activations_as_autograd_keeps_them(any_base: Path, batch: int, side: int, rank: int) -> None:
     base = str(any_base)
-    family, unet, controlnet = nets(any_base)
+    family, unet, controlnet = nets(any_base, rank)
     encoder = family.load_text_encoder(base, torch.float32)
     text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"] * batch)
     text |= family.size_conditions(torch.full((batch, 6), 64.0))
@@ -80,13 +86,14 @@ def test_activations_as_autograd_keeps_them(any_base: Path, batch: int, side: in
         loss = predicted.square().mean()
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert loss.requires_grad
-    net = count(dict(unet.config), side, words=text["hidden"].shape[1])
+    net = count(dict(unet.config), side, words=text["hidden"].shape[1], control_lora_rank=rank)
     foreseen = 4 * batch * sum(t.normal + t.plain for t in (net.unet, net.controlnet))
     assert foreseen == pytest.approx(measured, rel=0.1)
 
 
 def config(base: str = "owner/model", **settings: dict) -> RunConfig:
-    return resolve(("test", {"model": {"base": base}, **settings}))[0]
+    model = {"base": base, **settings.pop("model", {})}
+    return resolve(("test", {**settings, "model": model}))[0]
 
 
 @pytest.mark.parametrize("preset", CARDS)
@@ -113,6 +120,7 @@ def test_what_saves_memory_is_foreseen_to_save_memory(workspace: Workspace) -> N
         {"train": {"batch_size": 4, "gradient_checkpointing": "controlnet"}},
         {"train": {"batch_size": 4}, "optim": {"optimizer": "adamw8bit"}},
         {"train": {"batch_size": 4}, "optim": {"optimizer": "adafactor"}},
+        {"train": {"batch_size": 4}, "model": {"control_lora_rank": 128}},
     ):
         assert needs(**settings) < 0.97 * plain
     average = {"ema_decay": 0.99}

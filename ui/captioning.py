@@ -11,6 +11,7 @@ from engine.jobs.control import Control, Token
 from engine.jobs.events import Event
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
+from ui.choices import open_dataset, pick_dataset
 from ui.context import AppContext
 from ui.messages import counted, note
 from ui.tasks import counting
@@ -32,15 +33,6 @@ OPERATIONS = (
 
 Told = tuple[str, tuple[tuple[str, str], ...]]
 """A sentence, and pairs of captions before and after."""
-
-
-def open_dataset(context: AppContext, name: str | None) -> Dataset:
-    """Raises UserError where none is chosen."""
-    from engine.data.dataset import Dataset
-
-    if not name or name not in context.files()[0]:
-        raise UserError("No dataset is chosen.", "The list is empty.", "Read a folder of pictures first.")
-    return Dataset.open(context.workspace.dataset_folder(name))
 
 
 def change_of(operation: str, fields: dict[str, Any]) -> tuple[str, Change]:
@@ -157,7 +149,7 @@ def facts(context: AppContext, name: str | None) -> str:
     from engine.data import caption_edits as edits
     from engine.data.captions import meaning
 
-    if not name or name not in context.files()[0]:
+    if not pick_dataset(context, name):
         return note("No dataset yet: read a folder of yours above.")
     state = edits.empty(open_dataset(context, name))
     try:
@@ -176,7 +168,7 @@ def facts(context: AppContext, name: str | None) -> str:
 
 def history(context: AppContext, name: str | None) -> tuple[str, bool]:
     """The operations, newest first, and whether there is one to undo."""
-    if not name or name not in context.files()[0]:
+    if not pick_dataset(context, name):
         return "", False
     entries = open_dataset(context, name).captions.history()
     if not entries:

@@ -8,6 +8,7 @@ import gradio as gr
 
 from ui import captioning
 from ui.captioning import ADD, KIND, NAMES, REPLACE, TEMPLATE
+from ui.choices import open_dataset, pick_dataset
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress
@@ -24,12 +25,9 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     with gr.Column(elem_id="captions"):
         gr.Markdown("Your own text files stay as they are: edits are kept with the dataset, and can be undone.")
         with gr.Row(equal_height=False):
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=1, min_width=240):
                 about = gr.HTML(elem_id="captions-about")
                 undo = gr.Button("Undo the last change", interactive=False, elem_id="captions-undo")
-                told = gr.HTML(elem_id="captions-told")
-                progress = gr.HTML(elem_id="captions-progress")
-                cancel = gr.Button("Cancel", visible=False, elem_id="captions-cancel")
             with gr.Column(scale=3, min_width=420):
                 changed = gr.State(0)
                 view = gr.Radio(list(VIEWS), value=VIEWS[0], show_label=False, container=False, elem_id="captions-view")
@@ -41,18 +39,24 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
                     _model(context, live, chosen)
                 with gr.Column(visible=False) as past:
                     listed = gr.HTML(elem_id="captions-history")
+                progress = gr.HTML(elem_id="captions-progress")
+                cancel = gr.Button("Cancel", visible=False, elem_id="captions-cancel")
+                told = gr.HTML(elem_id="captions-told")  # right below the button that was pressed
 
     def turn(to: str) -> list[Any]:
-        return [gr.Column(visible=to == name) for name in VIEWS]
+        return [*(gr.Column(visible=to == name) for name in VIEWS), ""]  # what was told belongs to the other view
 
-    view.change(turn, [view], [one, every, model, past], **QUIET)
+    view.change(turn, [view], [one, every, model, past, told], **QUIET)
 
     def look(name: str | None) -> list[Any]:
         words, possible = captioning.history(context, name)
         return [captioning.facts(context, name), words, gr.Button(interactive=possible)]
 
+    def take_back(name: str | None) -> None:
+        captioning.undo(context, name)
+
     gr.on([chosen.change, changed.change], context.guarded(look), [chosen], [about, listed, undo], **QUIET)
-    live.after(undo.click(context.guarded(lambda name: captioning.undo(context, name)), [chosen], None, **QUIET))
+    live.after(undo.click(context.guarded(take_back, fills=False), [chosen], None, **QUIET))
     live.after(cancel.click(live.asking("cancel"), **QUIET))
     live.part([changed, told], lambda view: view.results.get(KIND), _told)
     live.part([progress, cancel], lambda view: view.snapshot if view.snapshot.kind == KIND else None, _job)
@@ -70,10 +74,10 @@ def _job(view: View) -> list[Any]:
 
 def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
     """A page of captions to type in."""
-    with gr.Row(equal_height=True, elem_classes="tight"):
+    with gr.Row(equal_height=False, elem_classes="tight"):
         which = gr.Radio(
             [("All", "all"), ("Empty", "empty"), ("Edited", "edited")], value="all", show_label=False,
-            container=False, scale=2, min_width=220, elem_id="captions-which",
+            container=False, scale=2, min_width=260, elem_id="captions-which",
         )  # fmt: skip
         words = gr.Textbox(
             placeholder="Only those that contain …", show_label=False, container=False, max_lines=1, scale=3,
@@ -83,7 +87,7 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         table = gr.Dataframe(
             headers=["Picture", "Caption"], datatype="str", type="array", interactive=True, static_columns=[0],
             column_widths=["28%", "72%"], wrap=True, show_label=False,
-            buttons=[], scale=4, elem_id="captions-table",
+            buttons=[], scale=4, max_height=900, elem_id="captions-table",
         )  # fmt: skip
         picture = gr.Image(
             interactive=False, show_label=False, buttons=[], scale=1, min_width=130, height=150, type="filepath",
@@ -97,9 +101,9 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
     page = gr.State(0)
 
     def show(name: str | None, which: str, words: str, number: int) -> list[Any]:
-        if not name or name not in context.files()[0]:
+        if not pick_dataset(context, name):
             return [[], "", 0]
-        dataset = captioning.open_dataset(context, name)
+        dataset = open_dataset(context, name)
         store, index, words = dataset.captions, dataset.index.path, (words or "").strip()
         total = store.count(index, which, words)
         pages = max(1, -(-total // ROWS))
@@ -114,7 +118,7 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
     def look(name: str | None, event: gr.SelectData) -> Any:
         from engine.data.images import thumbnail
 
-        sample = captioning.open_dataset(context, name).sample(str(event.row_value[0]))
+        sample = open_dataset(context, name).sample(str(event.row_value[0]))
         path = thumbnail(sample.image, context.workspace.thumbnails, 256, sample.digest or None)
         return gr.Image(str(path), visible=True)
 
@@ -127,7 +131,7 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
     forth.click(
         context.guarded(lambda name, which, words, at: show(name, which, words, at + 1)), inputs, shown, **QUIET
     )
-    live.after(save.click(context.guarded(keep), [chosen, table], None, **QUIET))
+    live.after(save.click(context.guarded(keep, fills=False), [chosen, table], None, **QUIET))
     table.select(context.guarded(look), [chosen], [picture], **QUIET)
 
 
@@ -174,7 +178,10 @@ def _operations(context: AppContext, live: Live, chosen: Any) -> None:
     inputs = [chosen, operation, *(made[name] for name in FIELDS)]
 
     def handler(do: Any) -> Any:
-        return context.guarded(lambda name, what, *raw: do(context, name, what, dict(zip(FIELDS, raw, strict=True))))
+        def handle(name: str | None, what: str, *raw: Any) -> None:
+            do(context, name, what, dict(zip(FIELDS, raw, strict=True)))
+
+        return context.guarded(handle, fills=False)
 
     live.after(preview.click(handler(captioning.try_out), inputs, None, **QUIET))
     live.after(start.click(handler(captioning.carry_out), inputs, None, **QUIET))
@@ -198,5 +205,5 @@ def _model(context: AppContext, live: Live, chosen: Any) -> None:
         )
     only_empty = gr.Checkbox(True, label="Only pictures without a caption")
     start = gr.Button("Write captions", variant="primary", elem_id="captions-write")
-    work = context.guarded(lambda *given: captioning.write_by_model(context, *given))
+    work = context.guarded(lambda *given: captioning.write_by_model(context, *given), fills=False)
     live.after(start.click(work, [chosen, model, length, only_empty, batch], None, **QUIET))

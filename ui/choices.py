@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from engine.errors import UserError
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
 from ui.context import AppContext
 from ui.live import Live
 from ui.view import View
+
+if TYPE_CHECKING:
+    from engine.data.dataset import Dataset
 
 NEWEST = -1
 NEWEST_ENTRY = ("the newest", NEWEST)
@@ -26,6 +30,22 @@ def dataset_list(live: Live, label: str, elem_id: str, hint: str | None = None) 
 
     live.part([box], lambda view: (view.datasets, view.focus_dataset), render)
     return box
+
+
+def pick_dataset(context: AppContext, name: str | None) -> str:
+    """The dataset that a page's list names; the one in focus while the page still loads; empty where there is none."""
+    known = context.files()[0]
+    return next((one for one in (name, context.focus_dataset, *known) if one and one in known), "")
+
+
+def open_dataset(context: AppContext, name: str | None) -> Dataset:
+    """The dataset of ``pick_dataset``. Raises UserError where there is none."""
+    from engine.data.dataset import Dataset
+
+    found = pick_dataset(context, name)
+    if not found:
+        raise UserError("No dataset is chosen.", "The list is empty.", "Read a folder of pictures first.")
+    return Dataset.open(context.workspace.dataset_folder(found))
 
 
 def run_list(live: Live, label: str, elem_id: str) -> Any:
@@ -86,8 +106,6 @@ def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> C
     Raises:
         UserError: there is none yet, or the chosen one is gone.
     """
-    from engine.errors import UserError
-
     found = checkpoints_of(context, run)
     if step in (NEWEST, None) and found:
         return found[0]

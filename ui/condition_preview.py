@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from ui.choices import open_dataset, pick_dataset
 from ui.condition_form import Wanted
 from ui.context import AppContext
 from ui.messages import note
@@ -32,6 +33,7 @@ class ConditionPreview:
             self.random = gr.Button("Twelve at random", size="sm", min_width=120, elem_id="condition-sheet-make")
         self.sheet = gr.Gallery(
             label="Twelve pictures with their maps", columns=3, object_fit="contain", height="auto", visible=False,
+            show_label=False,
             interactive=False, format="webp", elem_id="condition-sheet",
         )  # fmt: skip
         with gr.Accordion("Try a picture of your own", open=False, elem_id="condition-own"):
@@ -77,7 +79,7 @@ def contact_sheet(context: AppContext, dataset_name: str | None, wanted: Wanted)
     pairs = []
     for shown in found:
         sign = "! " if shown.measured["warning"] else ""
-        caption = f"{sign}{Path(shown.name).name}: {shown.measured['share']:.0%} not black"
+        caption = f"{sign}{shown.measured['share']:.0%} not black · {Path(shown.name).name}"
         pairs.append((np.concatenate([shown.picture, shown.map], 1), caption))
     poor = [shown.name for shown in found if shown.measured["warning"]]
     words = f"{len(found)} pictures at random. " + (
@@ -89,11 +91,7 @@ def contact_sheet(context: AppContext, dataset_name: str | None, wanted: Wanted)
 
 
 def _dataset(context: AppContext, name: str | None) -> Any:
-    from engine.data.dataset import Dataset
-
-    if not name or name not in context.files()[0]:
-        return None
-    return Dataset.open(context.workspace.dataset_folder(name))
+    return open_dataset(context, name) if pick_dataset(context, name) else None
 
 
 def _words(shown: Any, name: str, varied: Wanted | None) -> str:

@@ -10,7 +10,7 @@ import gradio as gr
 from engine.conditions import registry
 from engine.errors import UserError
 from ui import condition_preview, tasks
-from ui.choices import dataset_list
+from ui.choices import dataset_list, open_dataset
 from ui.condition_form import ConditionForm, Wanted
 from ui.condition_preview import ConditionPreview
 from ui.context import AppContext
@@ -57,8 +57,9 @@ def build(context: AppContext, live: Live) -> None:
 
     def start(dataset: str | None, *raw: Any) -> None:
         wanted = _allowed(context, form.read(*raw))
-        work = tasks.make_maps(context, dataset or "", wanted.kind.name, wanted.values, wanted.side, wanted.varied)
-        context.start_job(KIND, f"Making maps of {dataset}", work)
+        found = open_dataset(context, dataset).name
+        work = tasks.make_maps(context, found, wanted.kind.name, wanted.values, wanted.side, wanted.varied)
+        context.start_job(KIND, f"Making maps of {found}", work)
 
     def download(*raw: Any) -> None:
         wanted = form.read(*raw)
@@ -94,8 +95,8 @@ def build(context: AppContext, live: Live) -> None:
     panel.random.click(
         context.guarded(sheet), [chosen, *form.inputs], [panel.sheet, panel.about], api_visibility="private"
     )
-    live.after(make.click(context.guarded(start), [chosen, *form.inputs], **quiet))
-    live.after(fetch.click(context.guarded(download), form.inputs, **quiet))
+    live.after(make.click(context.guarded(start, fills=False), [chosen, *form.inputs], **quiet))
+    live.after(fetch.click(context.guarded(download, fills=False), form.inputs, **quiet))
     live.after(cancel.click(live.asking("cancel"), **quiet))
     live.part([make, cancel, progress], _job_key, _job)
     live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])

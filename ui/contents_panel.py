@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 
+from ui.choices import pick_dataset
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import counted, note, problem_list
+from ui.view import View
 
-KIND = "dataset"
+JOBS = ("dataset", "doctor", "captions", "conditions")  # what changes a dataset
 PAGE = 24
 PROBLEMS_SHOWN = 50
 EMPTY = "No dataset yet. Read pictures of yours, or make the demo set."
@@ -36,6 +38,7 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
             visible=False,
         )
         pagers = [_pager("dataset")]
+        changed = gr.State("")  # in a tab: between the tabs it would shift their titles
     with gr.Tab("Table", id="table"):
         table = gr.HTML(elem_id="dataset-table")
         pagers.append(_pager("dataset-table"))
@@ -43,7 +46,8 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
         problems = gr.HTML(elem_id="dataset-problems")
 
     def show(name: str | None, page: int) -> list[Any]:
-        if not name or name not in context.files()[0]:
+        name = pick_dataset(context, name)
+        if not name:
             nothing = [note(EMPTY), gr.Gallery([], visible=False), "", "", 0]
             return [*nothing, *[gr.Row(visible=False), ""] * len(pagers)]
         return _page(context, name, page, len(pagers))
@@ -61,9 +65,11 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
     for _, _, back, forth in pagers:
         back.click(context.guarded(lambda name, page: show(name, page - 1)), [chosen, number], shown, **quiet)
         forth.click(context.guarded(lambda name, page: show(name, page + 1)), [chosen, number], shown, **quiet)
+    changed.change(context.guarded(show), [chosen, number], shown, **quiet)
+    live.part([changed], _changes, lambda view: [_changes(view)])
     live.part(
         shown,
-        lambda view: (view.datasets, view.focus_dataset, _ended(view.snapshot)),
+        lambda view: (view.datasets, view.focus_dataset),
         lambda view: show(view.focus_dataset or next(iter(view.datasets), None), 0),
     )
 
@@ -76,9 +82,10 @@ def _pager(prefix: str) -> tuple[Any, Any, Any, Any]:
     return row, where, back, forth
 
 
-def _ended(snapshot: Any) -> int:
-    """Changes when a job of this tab has ended: the same dataset may hold other pictures now."""
-    return snapshot.version if snapshot.kind == KIND and not snapshot.alive else 0
+def _changes(view: View) -> str:
+    """Another text when the same dataset may hold something else: a job has ended, or an operation was done."""
+    version = view.snapshot.version if view.snapshot.kind in JOBS and not view.snapshot.alive else 0
+    return f"{version} {[view.results[kind].number for kind in JOBS if kind in view.results]}"
 
 
 def _page(context: AppContext, name: str, page: int, pagers: int) -> list[Any]:
@@ -114,7 +121,7 @@ def _facts(dataset: Any, total: int, bad: int) -> str:
     maps = dataset.count(ready=True) if dataset.condition else 0
     facts = [
         f"<b>{counted(total, 'picture', 'pictures')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
-        f"{maps:,} with a condition map" if maps else "no condition maps yet: make them on the next tab",
+        f"{maps:,} with a condition map" if maps else "no condition maps yet: make them on the Conditions tab",
         f"from {escape(dataset.origin or str(dataset.source))}",
     ]
     text = f"<p class='facts'>{'<br>'.join(facts)}</p>"

@@ -38,8 +38,7 @@ class AppContext:
         self.workspace = workspace
         places.use(workspace)
         self.runner = runner or JobRunner()
-        self.local = local
-        """The browser runs on this machine, so that folder dialogs can open here."""
+        self.local = local  # the browser runs on this machine, so that folder dialogs can open here
         self.focus_dataset = next(iter(workspace.dataset_names()), "")
         self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
         self.card_hidden = any(Run(folder).completed for folder in workspace.run_folders()[:20])
@@ -146,6 +145,11 @@ class AppContext:
             number = self.results.get(kind, Result()).number + 1
             self.results = {**self.results, kind: Result(number, **what)}
 
+    def forget_result(self, kind: str) -> None:
+        """Another try begins: if it fails, no page says that it went well."""
+        with self._lock:
+            self.results = {name: result for name, result in self.results.items() if name != kind}
+
     def view(self) -> View:
         """The present state of everything."""
         with self._lock:
@@ -251,17 +255,16 @@ class AppContext:
             return self._problem
         return None if snapshot.failure is self._dismissed else snapshot.failure
 
-    def guarded(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """A handler whose errors land on the panel; the page's other parts stay as they are then."""
+    def guarded(self, handler: Callable[..., Any], fills: bool = True) -> Callable[..., Any]:
+        """A handler whose errors land on the panel; what it ``fills``, if anything, stays as it is then."""
 
         @functools.wraps(handler)
         def run(*arguments: Any) -> Any:
             try:
-                result = handler(*arguments)
+                return handler(*arguments)
             except Exception as error:  # the last line of defence of a page: people get to see whatever it is
                 self.show_problem(error)
-                return gr.skip()
-            return result
+                return gr.skip() if fills else None  # gradio warns of a skip that has no output
 
         return run
 

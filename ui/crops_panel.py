@@ -9,6 +9,7 @@ import gradio as gr
 
 from engine import config
 from engine.errors import UserError
+from ui.choices import open_dataset, pick_dataset
 from ui.context import AppContext
 from ui.form import widget
 from ui.live import Live
@@ -45,7 +46,8 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     gr.on([chosen.change, *(box.change for box in boxes)], lambda: hidden, None, [gallery, more, turn], **QUIET)
     see = context.guarded(lambda at, name, *raw: _seen(context, name, raw, at))
     gr.on([look.click, more.click], see, [turn, *inputs], [gallery, more, turn], api_visibility="private")
-    live.after(keep.click(context.guarded(lambda name, *raw: _keep(context, raw)), inputs, None, **QUIET))
+    use = context.guarded(lambda name, *raw: _keep(context, raw), fills=False)
+    live.after(keep.click(use, inputs, None, **QUIET))
 
 
 def _draft(context: AppContext) -> list[Any]:
@@ -73,11 +75,10 @@ def _keep(context: AppContext, raw: tuple[Any, ...]) -> None:
 def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
     """How many pictures each size has, and what is cut off."""
     from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets
-    from engine.data.dataset import Dataset
 
-    if not name or name not in context.files()[0]:
+    if not pick_dataset(context, name):
         return note("No dataset yet: read a folder of yours above.")
-    dataset = Dataset.open(context.workspace.dataset_folder(name))
+    dataset = open_dataset(context, name)
     plan = CropPlan.of(_data(raw))
     counts = count_buckets((sample for page in _pages(dataset) for sample in page), plan)
     total = sum(entry.pictures for entry in counts)
@@ -107,11 +108,10 @@ def _pages(dataset: Any, size: int = 2000) -> Any:
 def _seen(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
     """Pictures as they are cut, with their map beside and over them where there is one."""
     from engine.data.crop_plan import CropPlan
-    from engine.data.dataset import Dataset
 
-    if not name or name not in context.files()[0]:
+    if not pick_dataset(context, name):
         return gr.Gallery(visible=False), gr.Button(visible=False), 0
-    dataset, plan = Dataset.open(context.workspace.dataset_folder(name)), CropPlan.of(_data(raw))
+    dataset, plan = open_dataset(context, name), CropPlan.of(_data(raw))
     total = dataset.count()
     step = max(1, total // EXAMPLES)
     places = [(place * step + turn) % total for place in range(min(EXAMPLES, total))]
@@ -143,4 +143,4 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
     for part in parts:
         part.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
     row = Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1))
-    return row, f"{sample.key} · {crop.size[0]} x {crop.size[1]} · {lost_share(crop):.0%} cut off"
+    return row, f"{lost_share(crop):.0%} cut off · {crop.size[0]} x {crop.size[1]} · {sample.key}"

@@ -26,12 +26,15 @@ PANELS: tuple[tuple[str, str, Callable[[AppContext, Live, Any], None]], ...] = (
 
 def build(context: AppContext, live: Live) -> None:
     """Everything on the tab."""
-    with gr.Row(equal_height=False):
+    with gr.Accordion("New dataset", open=True, elem_id="dataset-sources") as sources, gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=420):
             import_panel.build(context, live)
         with gr.Column(scale=2, min_width=320):
             _demo_sets(context, live)
-            _progress(live)
+    # folded once there is something to work on; later nobody's folding is touched
+    live.part([sources], lambda view: bool(view.datasets), lambda view: [gr.Accordion(open=not view.datasets)])
+    _progress(live)
+    import_panel.outcome(live)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
             chosen = dataset_list(live, "Dataset", "dataset-list")
@@ -73,4 +76,4 @@ def _demo_sets(context: AppContext, live: Live) -> None:
     def start(kind: str, count: int) -> None:
         context.start_job(KIND, "Making the demo set", draw_demo_set(context, kind, int(count or 0)))
 
-    live.after(make.click(context.guarded(start), [kind, count], api_visibility="private"))
+    live.after(make.click(context.guarded(start, fills=False), [kind, count], api_visibility="private"))

@@ -7,23 +7,24 @@ from typing import Any
 import gradio as gr
 
 from ui import doctoring
+from ui.choices import open_dataset, pick_dataset
 from ui.context import AppContext
+from ui.doctoring import KIND
 from ui.live import Live
 from ui.messages import job_progress
 from ui.view import View
-
-KIND = "doctor"
 
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:
     """The whole panel, for the dataset that ``chosen`` names."""
     with gr.Column(elem_id="doctor"):
         with gr.Row(elem_classes="tight"):
-            gr.Markdown("Looks for what spoils a training: in files, pictures, captions and maps.")
+            with gr.Column(min_width=300):
+                gr.Markdown("Looks for what spoils a training: in files, pictures, captions and maps.")
+                summary = gr.HTML(elem_id="doctor-summary")
             start = gr.Button("Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check")
             cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
         progress = gr.HTML(elem_id="doctor-progress")
-        summary = gr.HTML(elem_id="doctor-summary")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300):
                 finding = gr.Radio([], label="Findings", show_label=False, elem_id="doctor-findings")
@@ -53,23 +54,26 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     looked = [seen, about, at]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-    def list_findings(name: str | None, selected: str | None = None) -> list[Any]:
-        if not name or name not in context.files()[0]:
+    def list_findings(name: str | None, selected: str | None = None, keep: bool = False) -> list[Any]:
+        """Summary and list; ``keep``: whatever is chosen on the page by now stays chosen."""
+        if not pick_dataset(context, name):
             return ["", gr.Radio([], value=None)]
         from engine.data.doctor import fix
 
-        dataset = doctoring.open_dataset(context, name)
+        dataset = open_dataset(context, name)
         states = fix.states(dataset)
         entries = doctoring.choices(states, dataset.count())
+        if keep:
+            return [doctoring.summary(dataset, states), gr.Radio(entries)]
         kept = selected if selected in [entry[1] for entry in entries] else doctoring.EVERY
         return [doctoring.summary(dataset, states), gr.Radio(entries, value=kept)]
 
     def tell(name: str | None, selected: str | None) -> list[Any]:
-        if not name or name not in context.files()[0]:
+        if not pick_dataset(context, name):
             return ["", *(gr.Button(visible=False) for _ in range(3)), gr.Gallery([], visible=False)]
         from engine.data.doctor import fix
 
-        dataset = doctoring.open_dataset(context, name)
+        dataset = open_dataset(context, name)
         state = next((s for s in fix.states(dataset) if s.finding.name == selected), None)
         if state is None:
             hidden = [gr.Button(visible=False)] * 3
@@ -89,9 +93,9 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         ]
 
     def look(name: str | None, selected: str | None, number: int) -> list[Any]:
-        if not name or name not in context.files()[0]:
+        if not pick_dataset(context, name):
             return [gr.Image(visible=False), "", 0]
-        dataset = doctoring.open_dataset(context, name)
+        dataset = open_dataset(context, name)
         hits = doctoring.to_look_at(dataset, doctoring.finding_named(selected)) if selected else None
         from engine.data.crop_plan import CropPlan
 
@@ -113,36 +117,39 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         return look(name, selected, _hit_of(context, name, selected, int(event.index)))
 
     chosen.change(context.guarded(list_findings), [chosen], listed, **quiet)
+    retell = context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)])
     gr.on(
         [chosen.change, finding.change],
-        context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)]),
-        [chosen, finding], [*told, *looked], trigger_mode="always_last", **quiet,
-    )  # fmt: skip
+        retell,
+        [chosen, finding],
+        [*told, *looked],
+        trigger_mode="always_last",
+        **quiet,
+    )
     earlier.click(turn(-1), [chosen, finding, at], looked, **quiet)
     later.click(turn(1), [chosen, finding, at], looked, **quiet)
-    gallery.select(pick, [chosen, finding], looked, **quiet)
+    gallery.select(context.guarded(pick), [chosen, finding], looked, **quiet)
     everything = [*listed, *told, *looked]
     live.after(leave.click(act(doctoring.exclude), [chosen, finding], everything, **quiet))
     live.after(back.click(act(doctoring.undo), [chosen, finding], everything, **quiet))
 
     def begin(name: str | None) -> None:
-        context.start_job(KIND, f"Checking {name}", doctoring.check(context, name or ""))
+        found = open_dataset(context, name).name
+        context.start_job(KIND, f"Checking {found}", doctoring.check(context, found))
 
-    def begin_correcting(name: str, selected: str) -> None:
-        context.start_job(KIND, f"Correcting {name}", doctoring.correct(context, name, selected))
+    def begin_correcting(name: str | None, selected: str) -> None:
+        found = open_dataset(context, name).name
+        context.start_job(KIND, f"Correcting {found}", doctoring.correct(context, found, selected))
 
-    live.after(start.click(context.guarded(begin), [chosen], **quiet))
-    live.after(repair.click(context.guarded(begin_correcting), [chosen, finding], **quiet))
+    live.after(start.click(context.guarded(begin, fills=False), [chosen], **quiet))
+    live.after(repair.click(context.guarded(begin_correcting, fills=False), [chosen, finding], **quiet))
     live.after(cancel.click(live.asking("cancel"), **quiet))
     live.part([start, cancel, progress], _job_key, _job)
     ended = gr.State(0)
     live.part([ended], lambda view: _ended(view), lambda view: [_ended(view)])
-    ended.change(
-        context.guarded(
-            lambda name, selected: [*list_findings(name, selected), *tell(name, selected), *look(name, selected, 0)]
-        ),
-        [chosen, finding], everything, **quiet,
-    )  # fmt: skip
+    # Two steps: who chooses a finding while the list is on its way keeps it, and sees that one.
+    listing = ended.change(context.guarded(lambda name: list_findings(name, keep=True)), [chosen], listed, **quiet)
+    listing.then(retell, [chosen, finding], [*told, *looked], **quiet)
 
 
 def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:
@@ -150,7 +157,7 @@ def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:
     from engine.data.doctor import fix
 
     shown = 0
-    hits = fix.open_hits(doctoring.open_dataset(context, name), doctoring.finding_named(selected))
+    hits = fix.open_hits(open_dataset(context, name), doctoring.finding_named(selected))
     for number, hit in enumerate(hits):
         shown += 2 if hit.other else 1
         if place < shown:

@@ -9,6 +9,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from ui.choices import open_dataset
 from ui.context import AppContext
 from ui.messages import counted, note
 from ui.tasks import counting
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from engine.data.doctor.finding import Finding, Hit
     from engine.data.doctor.fix import State
 
+KIND = "doctor"
 EVERY = ""
 """Stands for all pictures in the list of findings."""
 EXAMPLES = 12
@@ -72,7 +74,8 @@ def exclude(context: AppContext, name: str, finding: str) -> None:
     """Leave out what a finding names."""
     from engine.data.doctor import fix
 
-    fix.exclude(open_dataset(context, name), finding_named(finding))
+    number = fix.exclude(open_dataset(context, name), finding_named(finding))
+    context.result(KIND, note=f"{number:,} left out.")  # tells the other tabs to look again
     context.files_changed()
 
 
@@ -80,14 +83,9 @@ def undo(context: AppContext, name: str, finding: str) -> None:
     """Take back what was decided because of a finding."""
     from engine.data.doctor import fix
 
-    fix.undo(open_dataset(context, name), finding_named(finding))
+    number = fix.undo(open_dataset(context, name), finding_named(finding))
+    context.result(KIND, note=f"{number:,} taken back.")
     context.files_changed()
-
-
-def open_dataset(context: AppContext, name: str) -> Dataset:
-    from engine.data.dataset import Dataset
-
-    return Dataset.open(context.workspace.dataset_folder(name))
 
 
 def finding_named(name: str) -> Finding:

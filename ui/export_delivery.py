@@ -92,9 +92,9 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
     live.demo.load(recall, None, [*(folder for _, folder, _ in buttons), repository], **QUIET)
     run.change(context.guarded(list_exports), [run], [file], **QUIET)
     for name, folder, copy in buttons:
-        live.after(copy.click(context.guarded(copy_to(name)), [file, folder, replace], None, **QUIET))
+        live.after(copy.click(context.guarded(copy_to(name), fills=False), [file, folder, replace], None, **QUIET))
     live.after(upload.click(context.guarded(start_upload), [file, repository, token, private], [token], **QUIET))
-    live.after(show.click(context.guarded(open_exports), [run], None, **QUIET))
+    live.after(show.click(context.guarded(open_exports, fills=False), [run], None, **QUIET))
     live.part(
         [file], lambda view: (view.results.get(KIND), view.runs, view.shown_run), lambda view: [_newest(context, view)]
     )

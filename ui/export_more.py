@@ -49,7 +49,7 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
     def show(run: str | None) -> str:
         return _table(context.workspace.runs / run / "exports") if run else ""
 
-    live.after(measure.click(context.guarded(start), [run, checkpoint, weights], None, **QUIET))
+    live.after(measure.click(context.guarded(start, fills=False), [run, checkpoint, weights], None, **QUIET))
     run.change(context.guarded(show), [run], [table], **QUIET)
 
     def render(view: View) -> list[str]:
@@ -109,7 +109,7 @@ def _average(context: AppContext, live: Live, run: Any, checkpoint: Any, how: li
 
     run.change(context.guarded(steps_of), [run], [chosen], **QUIET)
     kind.change(lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay], **QUIET)
-    live.after(make.click(context.guarded(start), [run, chosen, kind, decay, *how], None, **QUIET))
+    live.after(make.click(context.guarded(start, fills=False), [run, chosen, kind, decay, *how], None, **QUIET))
     live.after(trim.click(context.guarded(shrink), [run], [told], **QUIET))
     live.after(go_on.click(context.guarded(train_on), [run, checkpoint], [told], **QUIET))
     live.part(
@@ -142,7 +142,7 @@ def _bring_in(context: AppContext, live: Live) -> Any:
         job = exporting.import_it(context, path, base or "demo", kind or "", name or "")
         context.start_job(KIND, "Bringing in a ControlNet", job)
 
-    live.after(bring.click(context.guarded(start), [path, base, kind, name], None, **QUIET))
+    live.after(bring.click(context.guarded(start, fills=False), [path, base, kind, name], None, **QUIET))
     live.part([told], lambda view: view.results.get("import"), lambda view: [_said(view, "import")])
     return bring
 

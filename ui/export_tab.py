@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from engine.export import DEFAULT_RANK, FORMATS, PRECISIONS
+from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
 from ui import export_delivery, export_more, exporting
 from ui.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.context import AppContext
@@ -35,8 +35,8 @@ def build(context: AppContext, live: Live) -> None:
             )
             hint = gr.HTML(_hint(FORMATS[0].name))
             rank = gr.Radio(
-                [(_rank_words(rank), rank) for rank in RANKS],
-                value=DEFAULT_RANK,
+                [(_rank_words(rank), rank) for rank in (AS_TRAINED, *RANKS)],
+                value=AS_TRAINED,
                 label="Rank: how much of it is kept",
                 info="Higher is larger and closer to the net. “Size against quality” measures it for yours.",
                 visible=False,
@@ -74,7 +74,7 @@ def build(context: AppContext, live: Live) -> None:
         context.start_job(KIND, "Exporting", exporting.export_it(context, run, chosen, exporting.way_of(*how)))
 
     kind.change(lambda name: [_hint(name), gr.Radio(visible=bool(_way(name).ranks))], [kind], [hint, rank], **QUIET)
-    live.after(make.click(context.guarded(start), [run, checkpoint, *how], None, **QUIET))
+    live.after(make.click(context.guarded(start, fills=False), [run, checkpoint, *how], None, **QUIET))
     live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
     buttons = [make, *delivery, *more]
     live.part(
@@ -94,6 +94,8 @@ def _hint(name: str) -> str:
 
 
 def _rank_words(rank: int) -> str:
+    if rank == AS_TRAINED:
+        return f"as it was trained (a whole net: {DEFAULT_RANK})"
     if rank == RANKS[0]:
         return f"{rank}: smallest"
     return f"{rank}: closest" if rank == RANKS[-1] else str(rank)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
-from engine.export import DEFAULT_RANK
+from engine.export import AS_TRAINED
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
@@ -43,11 +43,12 @@ class Way:
 
 def way_of(kind: str, precision: str, weights: str, rank: int, name: str, overwrite: bool) -> Way:
     """The left column's answers."""
-    return Way(kind, precision, weights == "ema", int(rank or DEFAULT_RANK), name or "", bool(overwrite))
+    return Way(kind, precision, weights == "ema", int(rank or AS_TRAINED), name or "", bool(overwrite))
 
 
 def export_it(context: AppContext, run_name: str, checkpoint: Checkpoint, way: Way) -> Work:
     """Write the file into the run's exports folder and tell what was checked."""
+    context.forget_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         run = Run(context.workspace.runs / run_name)
@@ -62,6 +63,7 @@ def average_it(
     context: AppContext, run_name: str, checkpoints: Sequence[Checkpoint], kind: Any, decay: float, way: Way
 ) -> Work:
     """Average checkpoints, keep the average with the run, and export it."""
+    context.forget_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.merge import FOLDER, merge, merged_checkpoints
@@ -74,7 +76,9 @@ def average_it(
         folder = merge(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
         made = next(c for c in merged_checkpoints(run.folder) if c.folder == folder)
         origin = f"{run_name}, average of the steps {', '.join(f'{c.step:,}' for c in checkpoints)}"
-        _write(context, run, made, way, origin, token, emit)
+        # Named after what it is, so that it is never in the way of the run's own export.
+        own = replace(way, name=f"{way.name or run.config.name or run.name}-{folder.name}")
+        _write(context, run, made, own, origin, token, emit)
         return "completed"
 
     return work
@@ -109,7 +113,7 @@ def local_base(context: AppContext, run: Run) -> str:
         base = context.workspace.locate_base(run.config.model.base)
     except UserError:
         return ""  # removed since; only a Control-LoRA needs it, and says so
-    return base if Path(base).is_dir() else ""
+    return base if Path(base).exists() else ""
 
 
 def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:
@@ -135,6 +139,7 @@ def copy_it(context: AppContext, file: str, program: str, folder: str, overwrite
     from engine.export import deliver
     from engine.remembered import remember
 
+    context.forget_result("deliver")
     wanted = deliver.program(program)
     target = deliver.models_folder(folder, wanted)  # said at once, not from within the job
     remember(context.workspace, **{program: folder.strip()})
@@ -153,6 +158,7 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
     from engine.export.deliver import exports_in
     from engine.remembered import remember
 
+    context.forget_result("deliver")
     remember(context.workspace, hub_repository=repository.strip())
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -170,6 +176,7 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
 
 def import_it(context: AppContext, path: str, base: str, condition: str, name: str) -> Work:
     """Bring in a ControlNet as a run of its own."""
+    context.forget_result("import")
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.imported_run import import_as_run

@@ -35,21 +35,22 @@ def build(context: AppContext, live: Live) -> None:
     """The card with the box, its options and the button."""
     with gr.Column(elem_classes="card"):
         gr.Markdown("### Your pictures\nYour files are only read, never changed.")
-        place = gr.Textbox(
-            label="Folder, list or Hugging Face id",
-            placeholder="/home/me/pictures",
-            info=INFO,
-            max_lines=1,
-            elem_id="dataset-folder",
-        )
-        with gr.Row(elem_classes="tight"):
-            browse = gr.Button("Browse …", size="sm", min_width=96, visible=context.local, elem_id="browse")
+        with gr.Row(elem_classes="beside"):
+            place = gr.Textbox(
+                label="Folder, list or Hugging Face id",
+                placeholder="/home/me/pictures",
+                info=INFO,
+                max_lines=1,
+                scale=4,
+                elem_id="dataset-folder",
+            )
+            browse = gr.Button("Browse …", scale=0, min_width=110, visible=context.local, elem_id="browse")
         found = gr.HTML(FOLDERS, elem_id="dataset-found")
-        name = gr.Textbox(label="Name of the dataset", max_lines=1, elem_id="dataset-name")
+        with gr.Row(elem_classes="beside"):
+            name = gr.Textbox(label="Name of the dataset", max_lines=1, scale=3, elem_id="dataset-name")
+            read = gr.Button("Read the pictures", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
         with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
             settings = _options()
-        read = gr.Button("Read the pictures", variant="primary", elem_id="dataset-read")
-        outcome = gr.HTML(elem_id="dataset-outcome")
 
     def start(place: str, name: str, *values: Any) -> None:
         config = parse_import(
@@ -66,8 +67,15 @@ def build(context: AppContext, live: Live) -> None:
     for event in (place.blur, place.submit, picked.then):
         event(context.guarded(_found), [place], [found], **quiet)
     place.change(tasks.dataset_name_for, [place], [name], **quiet)
-    live.after(read.click(context.guarded(start), [place, name, *settings.values()], api_visibility="private"))
-    live.part([outcome], lambda view: view.results.get(KIND), lambda view: [_outcome(view.results.get(KIND))])
+    live.after(
+        read.click(context.guarded(start, fills=False), [place, name, *settings.values()], api_visibility="private")
+    )
+
+
+def outcome(live: Live) -> None:
+    """What the last import had to tell; it stays when the card is folded."""
+    told = gr.HTML(elem_id="dataset-outcome")
+    live.part([told], lambda view: view.results.get(KIND), lambda view: [_outcome(view.results.get(KIND))])
 
 
 def _options() -> dict[str, Any]:

@@ -62,10 +62,10 @@ class RunForm:
 
     def _wire(self, live: Live) -> None:
         for box in (self.name, *self.settings.values()):
-            live.after(box.input(self._context.guarded(self.remember), self.inputs, None, **QUIET))
+            live.after(box.input(self._context.guarded(self.remember, fills=False), self.inputs, None, **QUIET))
         kept = [self.preset, self.name, self.settings["data.dataset"]]
-        live.after(self.preset.input(self._context.guarded(self._other_preset), kept, None, **QUIET))
-        live.after(self.trial.click(self._context.guarded(self._try_out), self.inputs, None, **QUIET))
+        live.after(self.preset.input(self._context.guarded(self._other_preset, fills=False), kept, None, **QUIET))
+        live.after(self.trial.click(self._context.guarded(self._try_out, fills=False), self.inputs, None, **QUIET))
         live.after(self.trial_cancel.click(live.asking("cancel"), api_visibility="private"))
         live.part(
             [self.trial, self.trial_progress, self.trial_cancel],

@@ -50,7 +50,9 @@ def build(context: AppContext, live: Live) -> None:
 
     for action, button in buttons.items():
         inputs = form.inputs if action is Action.START else [run]
-        live.after(button.click(context.guarded(_handler(context, live, form, action)), inputs, None, **QUIET))
+        live.after(
+            button.click(context.guarded(_handler(context, live, form, action), fills=False), inputs, None, **QUIET)
+        )
     live.after(run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **QUIET))
     live.part([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)])
     live.part([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)

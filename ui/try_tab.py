@@ -150,7 +150,7 @@ def build(context: AppContext, live: Live) -> None:
         guidance,
         side,
     ]
-    live.after(make.click(context.guarded(start), inputs, None, **QUIET))
+    live.after(make.click(context.guarded(start, fills=False), inputs, None, **QUIET))
     live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
     live.part(
         with_run,

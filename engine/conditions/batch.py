@@ -185,8 +185,11 @@ class _Worker:
 
     def _write(self, sample: Sample, content: str, map: np.ndarray) -> _Made:
         values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
-        map_files.write(self._dataset.condition_path(sample), map, self._condition.name, values)
-        return _Made(sample.key, content, coverage(map[::2])["warning"])
+        two_level = self._condition.two_level
+        path = self._dataset.map_path(sample, self._condition.name)
+        map_files.write(path, map, self._condition.name, values, two_level)
+        path.with_suffix(".png" if path.suffix == ".webp" else ".webp").unlink(missing_ok=True)  # another type's map
+        return _Made(sample.key, content, coverage(map[::2, :, 0] if two_level else map[::2])["warning"])
 
     def _guarded(self, sample: Sample, work: Callable[[], _Made | None]) -> _Outcome:
         try:

@@ -46,6 +46,7 @@ CANNY = ConditionType(
             vary=(0.0, 1.5),
         ),
     ),
+    two_level=True,
     extract="engine.conditions.canny:canny",
     metric="engine.conditions.canny:canny_adherence",
 )

@@ -24,8 +24,11 @@ def coverage(map: np.ndarray) -> Coverage:
     """Measures a map, RGB uint8 (h, w, 3) or grey (h, w)."""
     import cv2
 
-    red, green, blue = (map, map, map) if map.ndim == 2 else cv2.split(map)
-    grey = cv2.max(cv2.max(red, green), blue)
+    if map.ndim == 3:
+        red, green, blue = cv2.split(map)
+        grey = cv2.max(cv2.max(red, green), blue)
+    else:
+        grey = np.ascontiguousarray(map)
     counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
     share, levels = 1 - float(counts[0]) / grey.size, int((counts > 0).sum())
     warning = ""

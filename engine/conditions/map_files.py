@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -14,19 +17,38 @@ from engine.data.images import replace_bytes
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _EFFORT = {"method": 0, "quality": 25}  # of WebP; more takes twice the time for a seventh of the size
+_ONE_BIT = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+"""Lines are long runs of black: run lengths are smaller and faster here than a search for what repeats."""
+_HEADER = 33  # bytes of a PNG's signature and first chunk
+_EXIF_START = b"Exif\0\0"  # a JPEG has it before its EXIF, a PNG has not
 
 
-def write(path: Path, map: np.ndarray, type: str, parameters: dict[str, Any]) -> None:
-    """RGB uint8 (h, w, 3) as WebP or PNG, by the path's ending, with the type and parameters in its EXIF."""
-    image = Image.fromarray(map)
+def write(path: Path, map: np.ndarray, type: str, parameters: dict[str, Any], two_level: bool = False) -> None:
+    """RGB uint8 (h, w, 3) as WebP or PNG, by the path's ending, with the type and parameters in its EXIF.
+
+    ``two_level``: the map is black and white (0 and 255); a PNG then takes one bit a pixel.
+    """
     exif = Image.Exif()
     exif[_DESCRIPTION] = json.dumps({"condition": type, **parameters})
+    if two_level and path.suffix == ".png":
+        replace_bytes(path, _one_bit(map, exif.tobytes().removeprefix(_EXIF_START)))
+        return
     buffer = io.BytesIO()
     if path.suffix == ".webp":
-        image.save(buffer, "WEBP", lossless=True, exif=exif, **_EFFORT)
+        Image.fromarray(map).save(buffer, "WEBP", lossless=True, exif=exif, **_EFFORT)
     else:
-        image.save(buffer, "PNG", compress_level=1, exif=exif)
+        Image.fromarray(map).save(buffer, "PNG", compress_level=1, exif=exif)
     replace_bytes(path, buffer.getvalue())
+
+
+def _one_bit(map: np.ndarray, exif: bytes) -> bytes:
+    """A PNG of the first channel. Raises ValueError for a map with other values than 0 and 255."""
+    grey = cv2.extractChannel(map, 0)
+    if cv2.countNonZero(grey) != cv2.countNonZero(cv2.compare(grey, 255, cv2.CMP_EQ)):
+        raise ValueError("its map has more levels than black and white")
+    plain = cv2.imencode(".png", grey, _ONE_BIT)[1].tobytes()
+    body = b"eXIf" + exif
+    return plain[:_HEADER] + struct.pack(">I", len(exif)) + body + struct.pack(">I", zlib.crc32(body)) + plain[_HEADER:]
 
 
 def made_by(path: Path) -> dict[str, Any] | None:

@@ -5,6 +5,8 @@ Chance scores 0, but for the two SSIMs: unrelated maps that share large even are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -35,6 +37,19 @@ def edge_f1(wanted: np.ndarray, got: np.ndarray, tolerance: int) -> float:
     f1 = _harmonic((got & wide_wanted).sum() / got.sum(), (wanted & wide_got).sum() / wanted.sum())
     chance = _harmonic(wide_wanted.mean(), wide_got.mean())
     return 0.0 if chance >= 1 else float((f1 - chance) / (1 - chance))
+
+
+def edge_f1_by_colour(
+    wanted: np.ndarray, got: np.ndarray, palette: Sequence[tuple[int, int, int]], tolerance: int
+) -> float:
+    """Mean ``edge_f1`` over the palette's colours that either drawing, RGB uint8 (h, w, 3) on black, has.
+
+    Two drawings without any colour agree (1).
+    """
+    first, second = (_nearest_colour(map, palette) for map in (wanted, got))
+    colours = np.setdiff1d(np.union1d(np.unique(first), np.unique(second)), [-1])
+    scores = [edge_f1(first == colour, second == colour, tolerance) for colour in colours]
+    return float(np.mean(scores)) if scores else 1.0
 
 
 def cohen_kappa(first: np.ndarray, second: np.ndarray) -> float:
@@ -112,6 +127,17 @@ def _structure(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     var_a, var_b, cov = mean(a * a) - mean_a**2, mean(b * b) - mean_b**2, mean(a * b) - mean_a * mean_b
     light = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     return light, (2 * cov + c2) / (var_a + var_b + c2)
+
+
+def _nearest_colour(map: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """The number of the nearest colour at every pixel, -1 where it is black; resized and dim maps are no trouble."""
+    bright = map.max(-1).astype(np.float32)
+    full = map.astype(np.float32) * (255 / np.maximum(bright, 1))[..., None]
+    found = np.full(map.shape[:2], -1)
+    lit = bright > 90
+    apart = ((full[lit][:, None] - np.array(palette, np.float32)[None]) ** 2).sum(-1)
+    found[lit] = apart.argmin(1)
+    return found
 
 
 def _harmonic(precision: float, recall: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.conditions import skeleton, weights
 from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
-from engine.conditions.metrics import edge_f1, fit
+from engine.conditions.metrics import edge_f1_by_colour, fit
 
 MODEL = ModelNeed(
     id="usyd-community/vitpose-base-simple",
@@ -139,24 +139,8 @@ def pose_adherence(
     """F1 of the picture's limbs with the wanted, colour by colour, within 2% of the side: 0 is chance, 1 perfect."""
     picture = fit(got_image, wanted.shape[:2])
     got = pose(picture, model=model, detector=detector, sure=sure, people=people)
-    first, second = _limbs(wanted), _limbs(got)
-    colours = np.setdiff1d(np.union1d(np.unique(first), np.unique(second)), [-1])
-    if not len(colours):
-        return 1.0  # nobody was asked for, and nobody is there
-    tolerance = max(2, round(0.02 * min(wanted.shape[:2])))
-    return float(np.mean([edge_f1(first == colour, second == colour, tolerance) for colour in colours]))
-
-
-def _limbs(map: np.ndarray) -> np.ndarray:
-    """The number of the nearest limb colour at every pixel, -1 where it is black; resized maps are no trouble."""
-    palette = np.array(skeleton.JOINTS[: len(skeleton.LIMBS)], np.float32)
-    bright = map.max(-1).astype(np.float32)
-    full = map.astype(np.float32) * (255 / np.maximum(bright, 1))[..., None]
-    found = np.full(map.shape[:2], -1)
-    lit = bright > 90
-    apart = ((full[lit][:, None] - palette[None]) ** 2).sum(-1)
-    found[lit] = apart.argmin(1)
-    return found
+    palette = skeleton.JOINTS[: len(skeleton.LIMBS)]
+    return edge_f1_by_colour(wanted, got, palette, max(2, round(0.02 * min(wanted.shape[:2]))))
 
 
 def _cropped(image: np.ndarray, box: np.ndarray) -> np.ndarray:

@@ -14,10 +14,12 @@ from engine.conditions.colour_grid import COLOUR_GRID
 from engine.conditions.declaration import ConditionType, Parameter, Value
 from engine.conditions.depth import DEPTH
 from engine.conditions.external import EXTERNAL
+from engine.conditions.face import FACE
 from engine.conditions.grey import GREY
 from engine.conditions.inpaint import INPAINT
 from engine.conditions.light_dark import LIGHT_DARK
 from engine.conditions.lineart import LINEART
+from engine.conditions.lineart_net import LINEART_NET
 from engine.conditions.lines import LINES
 from engine.conditions.luminance import LUMINANCE
 from engine.conditions.normal import NORMAL
@@ -81,12 +83,14 @@ REGISTRY.add(
     SOFT_EDGE,
     SCRIBBLE,
     LINEART,
+    LINEART_NET,
     ANIME_LINEART,
     LINES,
     DEPTH,
     NORMAL,
     SEGMENTATION,
     POSE,
+    FACE,
     LIGHT_DARK,
     QR_LIKE,
     GREY,

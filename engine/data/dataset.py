@@ -6,7 +6,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from engine.data import index
 from engine.data.caption_store import CaptionStore
 from engine.data.condition_spec import ConditionSpec, specify
 from engine.data.images import replace_bytes
+from engine.data.parts import Page, Split, add_to_fingerprint, split
 from engine.data.samples import Problem, Sample
 from engine.data.scan import ScanReport, nothing_usable
 from engine.data.treatment import Treatment
@@ -32,24 +33,6 @@ class HasDatasets(Protocol):
     """The part of the workspace that is needed here."""
 
     def dataset_folder(self, name: str) -> Path: ...
-
-
-@dataclass(frozen=True)
-class Page:
-    """One page of samples; ``number`` counts from 0."""
-
-    samples: list[Sample]
-    number: int
-    pages: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Split:
-    """Disjoint samples to train on and to test with."""
-
-    train: list[Sample]
-    held_out: list[Sample]
 
 
 class Dataset:
@@ -107,7 +90,7 @@ class Dataset:
                     for what in read(filling):
                         filling.add(what)
                         if isinstance(what, Sample):
-                            _fingerprint(fingerprint, what)
+                            add_to_fingerprint(fingerprint, what)
                             paired = paired or what.condition is not None
                         else:
                             first = first or what
@@ -252,7 +235,14 @@ class Dataset:
             )
         if spec.provided and sample.condition is not None:
             return sample.condition
-        ending = ".webp" if max(sample.width, sample.height) <= WEBP_LIMIT else ".png"
+        wanted = self.map_path(sample, spec.type)
+        earlier = wanted.with_suffix(".webp")  # what an earlier version made of types with two levels
+        return earlier if wanted.suffix == ".png" and earlier.exists() and not wanted.exists() else wanted
+
+    def map_path(self, sample: Sample, type: str) -> Path:
+        """Where a map of the type is written. One bit a pixel is faster as PNG than as WebP, and as small."""
+        large = max(sample.width, sample.height) > WEBP_LIMIT
+        ending = ".png" if large or registry.get(type).two_level else ".webp"
         place, name = self.folder / "conditions" / sample.key, f"{Path(sample.key).name}{ending}"
         if len(name.encode("utf-8")) > LONGEST_NAME:
             name = f"{name[:40]}-{hashlib.blake2b(sample.key.encode(), digest_size=8).hexdigest()}{ending}"
@@ -298,11 +288,7 @@ class Dataset:
 
         The choice depends neither on the order nor on the other pictures' presence. At most half is held out.
         """
-        usable = self.samples(ready=self.condition is not None)
-        ranked = sorted(usable, key=lambda s: hashlib.blake2b(f"{seed}:{s.key}".encode(), digest_size=8).digest())
-        chosen = {sample.key for sample in ranked[: min(count, len(usable) // 2)]}
-        train = [sample for sample in usable if sample.key not in chosen]
-        return Split(train, [sample for sample in usable if sample.key in chosen])
+        return split(self.samples(ready=self.condition is not None), count, seed)
 
     def _ready(self) -> tuple[str, tuple[str, ...]]:
         spec = self.condition
@@ -313,7 +299,3 @@ class Dataset:
     def _save(self) -> None:
         text = json.dumps(self._description, indent=2, ensure_ascii=False)
         replace_bytes(self.folder / DESCRIPTION, text.encode("utf-8"))
-
-
-def _fingerprint(state: Any, sample: Sample) -> None:
-    state.update(json.dumps([sample.key, sample.digest, sample.condition_digest, sample.caption]).encode())

@@ -120,13 +120,17 @@ def digest(path: Path) -> str:
 
 def replace_bytes(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name beside ``path`` and renames it; makes the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
     try:
-        temporary.write_bytes(data)
+        try:
+            temporary.write_bytes(data)
+        except FileNotFoundError:  # the folder is made where it lacks, not looked for every time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(data)
         temporary.replace(path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
 
 
 def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None = None) -> Path:

@@ -17,7 +17,12 @@ class ImportConfig(Section):
         0, "At most", "Stop after this many pictures; 0 takes all.", unit="pictures", ge=0, le=100_000_000
     )
     min_width: int = setting(
-        0, "Width at least", "Smaller pictures are left out before they are fetched.", unit="px", ge=0, le=16_384
+        0,
+        "Width at least",
+        "Smaller pictures are left out; of a list that tells sizes, before they are fetched.",
+        unit="px",
+        ge=0,
+        le=16_384,
     )
     min_height: int = setting(0, "Height at least", "As for the width.", unit="px", ge=0, le=16_384)
     max_aspect: float = setting(
@@ -58,6 +63,14 @@ class ImportConfig(Section):
         "", "Subset", "Of a Hugging Face dataset that has several (its 'config'); empty: the first.", advanced=True
     )
     split: str = setting("train", "Split", "Of a Hugging Face dataset.", advanced=True)
+
+    def unwanted(self, width: int, height: int) -> str:
+        """Why a picture of this size (pixels) is left out, as a sentence; empty for one that is taken."""
+        if width < self.min_width or height < self.min_height:
+            return f"It has {width} x {height} pixels; asked for were {self.min_width} x {self.min_height} at least."
+        if self.max_aspect and max(width, height) > self.max_aspect * min(width, height):
+            return f"It is too long ({width} x {height}): at most {self.max_aspect:g} : 1 was asked for."
+        return ""
 
 
 def parse_import(values: dict[str, Any]) -> ImportConfig:

@@ -126,7 +126,7 @@ def _bring(
     source = source_of(place)
     if source is None:
         _refuse_archive(place)
-        return _index(workspace, name, Path(place).expanduser(), "", progress, token, min_side)
+        return _index(workspace, name, Path(place).expanduser(), "", config, progress, token, min_side)
     origin = f"{hub_id(place)} on Hugging Face" if hub_id(place) else str(Path(place).expanduser().absolute())
     folder = workspace.dataset_folder(name) / PICTURES
     try:
@@ -144,7 +144,7 @@ def _bring(
             " ".join(fetched.sentences()),
             f"See {folder.parent / FAILURES}." if (folder.parent / FAILURES).exists() else "Choose another source.",
         )
-    result = _index(workspace, name, folder, origin, progress, token, min_side)
+    result = _index(workspace, name, folder, origin, config, progress, token, min_side)
     failures = folder.parent / FAILURES
     return ImportResult(
         **{
@@ -163,6 +163,7 @@ def _index(
     name: str,
     folder: Path,
     origin: str,
+    config: ImportConfig,
     progress: Progress,
     token: CancelToken,
     min_side: int,
@@ -174,6 +175,11 @@ def _index(
         nonlocal captioned, any_map
         told = read_pictures(look, progress, token, min_side, memory=filling)
         for what in chain(look.problems, told):
+            if isinstance(what, Sample) and (unwanted := config.unwanted(what.width, what.height)):
+                yield Problem(
+                    what.image, f"{what.image.name} was left out.", unwanted, "Change the import's sizes to take it in."
+                )
+                continue
             if isinstance(what, Sample):
                 captioned += bool(what.caption)
                 any_map = any_map or what.condition is not None

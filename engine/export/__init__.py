@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.export.formats import DEFAULT_RANK, FORMATS, PRECISIONS, ExportFormat, ExportResult
+from engine.export.formats import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS, ExportFormat, ExportResult
 from engine.export.out import export
 
-__all__ = ["DEFAULT_RANK", "FORMATS", "PRECISIONS", "ExportFormat", "ExportResult", "export"]
+__all__ = ["AS_TRAINED", "DEFAULT_RANK", "FORMATS", "PRECISIONS", "ExportFormat", "ExportResult", "export"]

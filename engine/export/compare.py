@@ -15,7 +15,7 @@ from engine.data.held_out import split
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
-from engine.export.formats import DEFAULT_RANK, FORMATS, Precision, Weights
+from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
 from engine.export.importing import read_controlnet
 from engine.export.out import export
 from engine.export.self_check import net_of
@@ -41,9 +41,15 @@ class Variant:
     rank: int = 0
 
 
-def variants() -> list[Variant]:
-    """What differs in numbers; formats that differ in names alone stand for one another."""
+def variants(trained_rank: int = 0) -> list[Variant]:
+    """What differs in numbers; formats that differ in names alone stand for one another.
+
+    Args:
+        trained_rank: of a run that trained a Control-LoRA.
+    """
     made = [Variant(f"one file, {precision}", "single_file", precision) for precision in PRECISIONS]
+    if trained_rank:
+        made.append(Variant(f"Control-LoRA as trained, rank {trained_rank}", "control_lora", "fp16", AS_TRAINED))
     for way in FORMATS:
         made += [Variant(f"Control-LoRA, rank {rank}", way.name, "fp16", rank) for rank in way.ranks]
     return made
@@ -88,7 +94,7 @@ def compare(
     shutil.rmtree(scratch, ignore_errors=True)
     whole = whole_checkpoint(checkpoint.folder)
     source = read_source(whole, "fp32", weights or ("ema" if whole.has_ema else "plain"))
-    todo = list(chosen if chosen is not None else variants())
+    todo = list(chosen if chosen is not None else variants(whole.trained_rank))
 
     def measure(config: dict[str, Any], tensors: dict[str, torch.Tensor], number: int) -> dict[str, float]:
         net = net_of(config, tensors).to(device)
@@ -121,7 +127,7 @@ def compare(
             tell(number, f"Measuring {variant.title}")
             made = export(
                 checkpoint.folder, variant.format, scratch, f"variant-{number}", variant.precision, weights,
-                token=token, base=base, rank=variant.rank or DEFAULT_RANK,
+                token=token, base=base, rank=variant.rank,
             )  # fmt: skip
             back = read_controlnet(made.path, family, base)
             score = measure(back.config, back.tensors, number)[name]

@@ -170,6 +170,21 @@ def against_base(
     return replace(source, tensors=made.tensors, metadata=source.metadata | facts, base=base, error=made.error)
 
 
+def as_trained(source: Source, learnt: Mapping[str, torch.Tensor], base: Tensors, rank: int, trained_in: str) -> Source:
+    """The source as the thin matrices that its run trained, in its precision: nothing is taken apart or rounded off.
+
+    Args:
+        learnt: fp32 under diffusers names, with .up and .down.
+        trained_in: precision in which the base stood while it learnt.
+    """
+    dtype = next(iter(source.tensors.values())).dtype
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in learnt.items()}
+    facts = {"control_lora_rank": str(rank), "control_lora": "as trained"}
+    return replace(
+        source, tensors=tensors, metadata=source.metadata | facts, base=base, trained_thin=True, trained_in=trained_in
+    )
+
+
 def write(path: Path, source: Source) -> None:
     """Write the file ``path``.
 

@@ -92,8 +92,8 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "control_lora",
         "Small file (Control-LoRA, .safetensors)",
-        "A fraction of the size: keeps only what the net learnt on top of its base, rounded off. Works only together "
-        "with that base or one close to it.",
+        "A fraction of the size: keeps only what the net learnt on top of its base, rounded off unless it was trained "
+        "as a Control-LoRA. Works only together with that base or one close to it.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet (not for Stable Diffusion 2.x).",
         ".safetensors",
         "engine.export.control_lora",
@@ -101,6 +101,8 @@ FORMATS: tuple[ExportFormat, ...] = (
     ),
 )
 DEFAULT_RANK = 128
+AS_TRAINED = 0
+"""In place of a rank: what a run that trained a Control-LoRA has trained; of any other net, ``DEFAULT_RANK``."""
 
 
 def get(name: str) -> ExportFormat:

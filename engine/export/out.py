@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
-from engine.export.formats import DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
+from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
 
 if TYPE_CHECKING:
     from engine.export.source import Source
     from engine.families import Family
+    from engine.training.checkpoint_files import Checkpoint
 
 TEMPORARY = ".exporting-"
 CARD_ENDING = "_card"
@@ -34,7 +35,7 @@ def export(
     token: CancelToken | None = None,
     progress: Progress | None = None,
     base: str = "",
-    rank: int = DEFAULT_RANK,
+    rank: int = AS_TRAINED,
 ) -> ExportResult:
     """Write one net and check it before it gets its name; beside it a folder NAME_card with what travels along.
 
@@ -45,7 +46,7 @@ def export(
         progress: called as progress(stages done, in all, label).
         base: located; needed for a format that is taken against it, else for the comparison of pictures. Empty: where
             the checkpoint says, if it is on this disk.
-        rank: of a Control-LoRA.
+        rank: of a Control-LoRA, or AS_TRAINED.
 
     Raises:
         UserError: the checkpoint is not whole, the name is taken or misleading, the disk is full, or the check failed.
@@ -79,11 +80,12 @@ def export(
         raise UserError(
             f"{card.name} is in the way.", "It is something else than a model card.", "Choose another name."
         )
-    base = base or _local_base(str(whole.about.get("base", "")))
-    source = read_source(whole, precision, weights or ("ema" if whole.has_ema else "plain"), story_of(checkpoint))
+    base = base or _local_base(str(whole.about.get("base", "")), bool(way.ranks))
+    weights = weights or ("ema" if whole.has_ema else "plain")
+    source = read_source(whole, precision, weights, story_of(checkpoint))
     if way.ranks:
         stage(0, "Factorising")
-        source = _against_base(source, family, base, rank, token)
+        source = _against_base(source, whole, weights, family, base, rank, token)
     _make_room(target, source.bytes)
     temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
     _remove(temporary)
@@ -130,18 +132,27 @@ def _check(
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _local_base(base: str) -> str:
-    """The located base that a checkpoint names, where that needs no search; else empty."""
+def _local_base(base: str, needed: bool) -> str:
+    """The located base that a checkpoint names, where that needs no search; else empty.
+
+    Args:
+        needed: a hub id will do: where the run trained with it, it has been fetched before.
+    """
+    from engine.export.source import public_name
     from engine.workspace import DEMO_BASE
 
     if base == "demo":
         return str(DEMO_BASE)
-    return base if base and Path(base).is_dir() else ""
+    on_the_hub = needed and "/" in base and public_name(base) == base
+    return base if base and (on_the_hub or Path(base).exists()) else ""
 
 
-def _against_base(source: Source, family: Family, base: str, rank: int, token: CancelToken | None) -> Source:
-    from engine.export.control_lora import against_base
+def _against_base(
+    source: Source, whole: Checkpoint, weights: Weights, family: Family, base: str, rank: int, token: CancelToken | None
+) -> Source:
+    from engine.export.control_lora import against_base, as_trained
     from engine.export.importing import base_weights
+    from engine.export.source import read_factors
 
     if not base:
         raise UserError(
@@ -149,7 +160,11 @@ def _against_base(source: Source, family: Family, base: str, rank: int, token: C
             f"It is the difference to the base {source.metadata.get('base', '')}, and that was not found here.",
             "Put the base back into the models folder, or choose another format.",
         )
-    return against_base(source, base_weights(family, base), rank, token)
+    trunk, trained = base_weights(family, base), whole.trained_rank
+    if trained and rank in (AS_TRAINED, trained):
+        precision = str(whole.about["control_lora"].get("precision", "fp32"))
+        return as_trained(source, read_factors(whole, weights), trunk, trained, precision)
+    return against_base(source, trunk, rank or DEFAULT_RANK, token)
 
 
 def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:

@@ -1,7 +1,8 @@
 """Which preprocessor of ComfyUI and AUTOMATIC1111 comes nearest to a condition type of this app.
 
-ComfyUI's are nodes of comfyui_controlnet_aux; AUTOMATIC1111's are names in the ControlNet panel's list. A type that is
-not in the list below is used with ready maps: the app makes them, and the programs are told to take them as they are.
+ComfyUI's are nodes of comfyui_controlnet_aux; AUTOMATIC1111's are names in the ControlNet panel's list. A type with
+``NOTHING`` is used with ready maps: the app makes them, and the programs are told to take them as they are. Every
+registered type is answered below.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         lambda p: {"guassian_sigma": 6.0, "intensity_threshold": 8},  # the node spells it so
         "lineart_standard (from white bg & black line)",
     ),
+    "lineart_net": Preprocessor("LineArtPreprocessor", lambda _: {"coarse": "disable"}, "lineart_realistic"),
     "lines": Preprocessor("M-LSDPreprocessor", lambda _: {"score_threshold": 0.1, "dist_threshold": 0.1}, "mlsd"),
     "grey": Preprocessor("ImageLuminanceDetector", lambda _: {"gamma_correction": 1.0}, "recolor_luminance"),
     "tile": Preprocessor("TilePreprocessor", lambda _: {"pyrUp_iters": 3}, "tile_resample"),
@@ -53,7 +55,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         "DepthAnythingV2Preprocessor", lambda _: {"ckpt_name": "depth_anything_v2_vits.pth"}, "depth_anything_v2"
     ),
     "normal": Preprocessor("BAE-NormalMapPreprocessor", a1111="normal_bae"),
-    "softedge": Preprocessor("HEDPreprocessor", lambda _: {"safe": "enable"}, "softedge_hed"),
+    "soft_edge": Preprocessor("HEDPreprocessor", lambda _: {"safe": "enable"}, "softedge_hed"),
     "scribble": Preprocessor("FakeScribblePreprocessor", lambda _: {"safe": "enable"}, "scribble_hed"),
     "pose": Preprocessor(
         "OpenposePreprocessor",
@@ -61,6 +63,14 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         "openpose",
     ),
     "segmentation": Preprocessor("OneFormer-ADE20K-SemSegPreprocessor", a1111="seg_ofade20k"),
+    "anime_lineart": Preprocessor("AnimeLineArtPreprocessor", a1111="lineart_anime"),
+    "shuffle": Preprocessor(a1111="shuffle"),  # ComfyUI's node has its inputs in another order than all others
+    "light_dark": NOTHING,  # theirs have two levels, ours two to many
+    "qr_like": NOTHING,
+    "luminance": NOTHING,  # theirs keep every line, ours only where it is light
+    "inpaint": NOTHING,  # they paint the hole by hand, each in a colour of its own
+    "own": NOTHING,
+    "external": NOTHING,
 }
 
 

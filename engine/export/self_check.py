@@ -57,18 +57,28 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     if source.base is not None:
         if difference != difference:
             raise failed("the net answers with no numbers")
+        if source.trained_thin:
+            _same_answers(source, difference)
+            return (
+                f"Read back: {len(tensors)} tensors, all finite and as they were trained, in {source.precision}; with "
+                f"the base it answers like the checkpoint (largest difference {difference:.2%})."
+            )
         return (
             f"Read back: {len(tensors)} tensors, all finite and as they were written in {source.precision}. With the "
             f"base it is the checkpoint but for {source.error:.1%} of what was learnt; its answers differ by at most "
             f"{difference:.1%} of the strongest."
             + ("" if any(key.endswith(".up") for key in tensors) else " So small a net does not shrink at this rank.")
         )
-    if not difference <= TOLERANCE[source.precision]:
-        raise failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
+    _same_answers(source, difference)
     return (
         f"Read back: {len(tensors)} tensors, all finite and equal to the checkpoint in {source.precision}; "
         f"it answers like the checkpoint (largest difference {difference:.2%})."
     )
+
+
+def _same_answers(source: Source, difference: float) -> None:
+    if not difference <= TOLERANCE[source.coarsest]:
+        raise failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
 
 
 def check_readers(path: Path, source: Source, stem: str, file_tag: str) -> str:

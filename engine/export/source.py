@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from engine.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.errors import UserError
 from engine.export.story import UNKNOWN, Story
-from engine.training.checkpoint_files import Checkpoint, read_checkpoint
+from engine.training.checkpoint_files import AVERAGED_FACTORS, FACTORS, Checkpoint, read_checkpoint
 from engine.version import VERSION
 
+COARSENESS = ("fp32", "fp16", "bf16")
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -37,6 +38,10 @@ class Source:
     """The base's UNet (fp32), where ``tensors`` hold only what differs from it."""
     error: float = 0.0
     """What was lost of that difference, 0 to 1."""
+    trained_thin: bool = False
+    """``tensors`` are the thin matrices that the run trained, not an approximation."""
+    trained_in: str = "fp32"
+    """Precision in which the base stood while such matrices were trained."""
 
     def whole(self, tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
         """The net that a reader has in the end: ``tensors`` as they are, or put back together with the base."""
@@ -45,6 +50,11 @@ class Source:
         from engine.export import control_lora
 
         return control_lora.rebuild(tensors, self.base, name)
+
+    @property
+    def coarsest(self) -> str:
+        """Of the precisions that stand between the checkpoint's answers and the file's."""
+        return max(self.precision, self.trained_in, key=COARSENESS.index)
 
     @property
     def bytes(self) -> int:
@@ -93,6 +103,23 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
             raise UserError(*_not_finite(checkpoint.folder.name, name, original[name], precision))
     config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
     return Source(config, original, tensors, precision, metadata(checkpoint, precision, weights, story))
+
+
+def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor]:
+    """What a run that trained a Control-LoRA has learnt, fp32 under diffusers names.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = checkpoint.folder / (AVERAGED_FACTORS if weights == "ema" else FACTORS)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The checkpoint {checkpoint.folder.name} cannot be read.",
+            f"{path.name}: {error}.",
+            "Choose another checkpoint of the run.",
+        ) from error
 
 
 def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> dict[str, str]:

@@ -3,6 +3,7 @@
 step-000500/
   checkpoint.json        step, images seen, condition, base, family, versions
   controlnet/            diffusers folder, fp32 (with ema: also controlnet_ema/)
+  control_lora/          what has learnt of a Control-LoRA, fp32; controlnet/ is the same with the base put in
   base_decoder/          the UNet's decoder, fp32, where it has learnt, too (sd_locked off)
   training_state/        optimizer.safetensors, state.json
 """
@@ -18,9 +19,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from engine.controlnet_files import WEIGHTS
 from engine.errors import UserError
-from engine.training.checkpoint_files import DECODER, DESCRIPTION, TEMPORARY, Checkpoint, read_checkpoint
-from engine.training.ema import averaged_weights
+from engine.training.checkpoint_files import (
+    AVERAGED_FACTORS,
+    DECODER,
+    DESCRIPTION,
+    FACTORS,
+    TEMPORARY,
+    Checkpoint,
+    read_checkpoint,
+)
+from engine.training.ema import averaged_names, averaged_weights
+from engine.training.low_rank import put_back, save_factors, save_net, thin_layers
 from engine.version import VERSION
 
 FREE_SPACE_MARGIN = 64 * 2**20
@@ -53,7 +64,10 @@ def tensors_to_optimizer(
 def bytes_needed(controlnet: torch.nn.Module, ema: bool) -> int:
     """Upper estimate of one checkpoint: fp32 weights, two Adam moments, and the average where there is one."""
     weights = sum(p.numel() for p in controlnet.parameters()) * 4
-    return weights * (4 if ema else 3) + FREE_SPACE_MARGIN
+    learning = sum(p.numel() for p in controlnet.parameters() if p.requires_grad) * 4
+    copies = 2 if ema else 1
+    factors = copies * learning if thin_layers(controlnet) else 0
+    return weights * copies + factors + 2 * learning + FREE_SPACE_MARGIN
 
 
 def save_checkpoint(
@@ -70,7 +84,7 @@ def save_checkpoint(
     """Write a checkpoint and return it; one of the same step that is whole is left as it is.
 
     Args:
-        controlnet: a diffusers ControlNetModel, fp32.
+        controlnet: a diffusers ControlNetModel, fp32, or one that ``slim`` changed.
         ema: a diffusers EMAModel, or None.
         scaler: state of the fp16 loss scaler, or None.
         about: plain facts that travel with it (condition, base, family ...).
@@ -95,13 +109,18 @@ def save_checkpoint(
     temporary = target.with_name(TEMPORARY + target.name)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    controlnet.save_pretrained(temporary / "controlnet", safe_serialization=True)
+    thin = bool(thin_layers(controlnet))
+    save_net(controlnet, temporary / "controlnet")
+    if thin:
+        save_factors(controlnet, temporary / FACTORS)
     if decoder is not None:
         (temporary / DECODER).parent.mkdir()
         save_file({name: weight.contiguous() for name, weight in decoder.state_dict().items()}, temporary / DECODER)
     if ema is not None:
         with averaged_weights(ema, controlnet):
-            controlnet.save_pretrained(temporary / "controlnet_ema", safe_serialization=True)
+            save_net(controlnet, temporary / "controlnet_ema")
+            if thin:
+                save_factors(controlnet, temporary / AVERAGED_FACTORS)
     tensors, plain = optimizer_to_tensors(optimizer)
     state_folder = temporary / "training_state"
     state_folder.mkdir()
@@ -134,8 +153,8 @@ def load_training_state(
         UserError: a file is missing, damaged or of another net.
     """
     try:
-        weights = load_file(checkpoint.folder / "controlnet" / "diffusion_pytorch_model.safetensors")
-        controlnet.load_state_dict(weights)
+        thin = bool(thin_layers(controlnet))
+        put_back(controlnet, load_file(checkpoint.folder / (FACTORS if thin else f"controlnet/{WEIGHTS}")))
         if decoder is not None:
             decoder.load_state_dict(load_file(checkpoint.folder / DECODER))
         state = json.loads((checkpoint.folder / "training_state" / "state.json").read_text(encoding="utf-8"))
@@ -143,8 +162,8 @@ def load_training_state(
             tensors = load_file(checkpoint.folder / "training_state" / "optimizer.safetensors")
             tensors_to_optimizer(optimizer, tensors, state["optimizer"])
         if ema is not None:
-            averaged = load_file(checkpoint.folder / "controlnet_ema" / "diffusion_pytorch_model.safetensors")
-            for shadow, (name, _) in zip(ema.shadow_params, controlnet.named_parameters(), strict=True):
+            averaged = load_file(checkpoint.folder / (AVERAGED_FACTORS if thin else f"controlnet_ema/{WEIGHTS}"))
+            for shadow, name in zip(ema.shadow_params, averaged_names(controlnet), strict=True):
                 shadow.copy_(averaged[name])
             ema.optimization_step = state["ema_step"]
     except Exception as error:

@@ -13,6 +13,8 @@ DESCRIPTION = "checkpoint.json"
 TEMPORARY = ".writing-"
 DECODER = "base_decoder/decoder.safetensors"
 """Beside the ControlNet's folder, where the base's decoder has learnt, too."""
+FACTORS, AVERAGED_FACTORS = "control_lora/factors.safetensors", "control_lora/factors_ema.safetensors"
+"""There, too, of a run that trains a Control-LoRA: what has learnt, under diffusers names with .up and .down."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,12 @@ class Checkpoint:
     has_ema: bool
     resumable: bool
     about: dict[str, Any]
+
+    @property
+    def trained_rank(self) -> int:
+        """Of a Control-LoRA that was trained as one; 0: the whole net was, or this is an average of several."""
+        there = (self.folder / FACTORS).is_file()
+        return int((self.about.get("control_lora") or {}).get("rank", 0)) if there else 0
 
     @property
     def controlnet(self) -> Path:

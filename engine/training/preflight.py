@@ -23,6 +23,7 @@ from engine.jobs.snapshot import Outcome
 from engine.measurements import Measured, write
 from engine.runs import write_run
 from engine.training import ladder
+from engine.training.ema import averaged_parameters
 from engine.training.previews import preview_during_training
 from engine.workspace import Workspace
 
@@ -95,7 +96,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
             rungs.append(ladder.recover(trainer, "trial"))
             continue
         if trainer.ema is not None:
-            trainer.ema.step(trainer.controlnet.parameters())
+            trainer.ema.step(averaged_parameters(trainer.controlnet))
         float(loss)  # waits for the card
         trainer.step += 1
         seconds.append(time.perf_counter() - began)

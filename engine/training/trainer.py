@@ -29,12 +29,12 @@ from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
 from engine.training.checks import Checks, Heard
-from engine.training.ema import build_average
-from engine.training.hint_start import he_start
+from engine.training.ema import averaged_parameters, build_average
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, usable_precision
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, what_learns
+from engine.training.start import starting_controlnet
 
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
 MAX_SKIPPED = 30  # fp16 halves its loss scale at each skipped step; more in a row than this is no scaling problem
@@ -72,7 +72,7 @@ class Trainer:
             emit(Message(remark, "warning"))
         mixed = "no" if precision == "fp32" else precision
         self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
-        self.device, self.dtype = self.accelerator.device, DTYPES[precision]
+        self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
         ladder.cap_allocator(self.device)
         self.world = self.accelerator.num_processes
         self.images_per_step = config.images_per_step * self.world
@@ -103,7 +103,8 @@ class Trainer:
         if not locked:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
         self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
-        self.controlnet: Any = self._starting_controlnet().to(self.device).train()
+        controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
+        self.controlnet: Any = controlnet.to(self.device).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
         checkpoint_gradients(self.controlnet, self.unet, train.gradient_checkpointing)
@@ -126,20 +127,6 @@ class Trainer:
         )  # fmt: skip
         self.batches.split(train.batch_size)
         self.checks = Checks(self)
-
-    def _starting_controlnet(self) -> Any:
-        saved = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
-        if saved:  # its weights are put in by _resume; a file that the run began with may be gone by now
-            return self.family.load_controlnet(saved[-1].folder / "controlnet")
-        if self.config.model.controlnet:
-            from engine.export.importing import open_controlnet
-
-            return open_controlnet(self.config.model.controlnet, self.family, self.base)
-        torch.manual_seed(self.config.train.seed)  # the hint encoder starts random: the same for the same seed
-        controlnet = self.family.new_controlnet(self.unet)
-        if self.config.model.hint_start == "he":
-            he_start(controlnet)
-        return controlnet
 
     def _latent_scale(self) -> float:
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
@@ -183,7 +170,7 @@ class Trainer:
                 continue
             skipped = 0
             if self.ema is not None:
-                self.ema.step(self.controlnet.parameters())
+                self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
             unread.append((self.step, rate, time.perf_counter() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
@@ -290,6 +277,8 @@ class Trainer:
         scaler = self.accelerator.scaler
         about = {**self.about, "base": self.config.model.base, "family": self.family.name}
         about["optimizer"] = self.config.optim.optimizer
+        if self.config.model.control_lora_rank:
+            about["control_lora"] = {"rank": self.config.model.control_lora_rank, "precision": self.precision}
         scaling = scaler.state_dict() if scaler is not None else None
         checkpoint = ladder.once_more(
             self,

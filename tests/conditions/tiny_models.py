@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from tests.conditions import tiny_onnx
+
 
 def seeded(make: Any) -> Any:
     import torch
@@ -95,3 +99,68 @@ def hed(path: Path) -> Path:
     else:
         torch.save(net.state_dict(), path)
     return path
+
+
+def lineart(path: Path) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    from engine.conditions.lineart_net import build
+
+    net = seeded(lambda: build(4, 2))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(net.state_dict(), path) if path.suffix == ".safetensors" else torch.save(net.state_dict(), path)
+    return path
+
+
+def faces(folder: Path) -> Path:
+    """A detector that sees a face where the picture is bright, and a mesh whose points tell the picture's colours.
+
+    One cell in the middle of the 16 x 16 guesses first; the mesh lies on a circle that grows with the brightness.
+    """
+    rng = np.random.default_rng(0)
+    pool = tiny_onnx.node("AveragePool", ["view"], "pooled", kernel_shape=[128, 128])
+    wanted = np.zeros((896, 16), np.float32)
+    wanted[:, 2:4] = 40  # pixels wide and high
+    wanted[:, 4:8] = (-10, -5, 10, -5)  # the eyes, level
+    chosen = 2 * (16 * 8 + 8)  # the cell right of and below the middle
+    light = np.full(896, -50, np.float32)
+    light[chosen] = 0
+    gain = np.zeros((896, 3, 1, 1), np.float32)
+    gain[chosen] = 10
+    tiny_onnx.save(
+        folder / "face_detection_short_range.onnx",
+        [
+            pool,
+            tiny_onnx.node("Conv", ["pooled", "w0", "b0"], "flat"),
+            tiny_onnx.node("Conv", ["pooled", "w1", "b1"], "light"),
+            tiny_onnx.node("Reshape", ["flat", "s0"], "regressors"),
+            tiny_onnx.node("Reshape", ["light", "s1"], "classificators"),
+            tiny_onnx.tensor("w0", np.zeros((896 * 16, 3, 1, 1), np.float32)),
+            tiny_onnx.tensor("b0", wanted.ravel()),
+            tiny_onnx.tensor("w1", gain),
+            tiny_onnx.tensor("b1", light),
+            tiny_onnx.tensor("s0", np.array([1, 896, 16])),
+            tiny_onnx.tensor("s1", np.array([1, 896, 1])),
+        ],
+        ("view", (1, 3, 128, 128)),
+        [("regressors", (1, 896, 16)), ("classificators", (1, 896, 1))],
+    )
+    turns = rng.uniform(0, 2 * np.pi, 468)
+    points = np.stack([96 + 50 * np.cos(turns), 96 + 50 * np.sin(turns), turns], 1).astype(np.float32)
+    points[33], points[263] = (76, 90, 0), (116, 90, 0)  # the outer corners of the eyes
+    tiny_onnx.save(
+        folder / "face_landmark.onnx",
+        [
+            tiny_onnx.node("AveragePool", ["view"], "pooled", kernel_shape=[192, 192]),
+            tiny_onnx.node("Conv", ["pooled", "w0", "b0"], "conv2d_21"),
+            tiny_onnx.node("Conv", ["pooled", "w1", "b1"], "conv2d_31"),
+            tiny_onnx.tensor("w0", rng.normal(0, 0.1, (1404, 3, 1, 1)).astype(np.float32)),
+            tiny_onnx.tensor("b0", points.ravel()),
+            tiny_onnx.tensor("w1", np.full((1, 3, 1, 1), 4, np.float32)),
+            tiny_onnx.tensor("b1", np.zeros(1, np.float32)),
+        ],
+        ("view", (1, 3, 192, 192)),
+        [("conv2d_21", (1, 1404, 1, 1)), ("conv2d_31", (1, 1, 1, 1))],
+    )
+    return folder

@@ -26,6 +26,8 @@ AUX_NODES = {
     "CannyEdgePreprocessor", "LineartStandardPreprocessor", "M-LSDPreprocessor", "ImageLuminanceDetector",
     "TilePreprocessor", "ColorPreprocessor", "DepthAnythingV2Preprocessor", "BAE-NormalMapPreprocessor",
     "HEDPreprocessor", "FakeScribblePreprocessor", "OpenposePreprocessor", "OneFormer-ADE20K-SemSegPreprocessor",
+    "LineArtPreprocessor",
+    "AnimeLineArtPreprocessor",
 }  # fmt: skip
 
 
@@ -149,6 +151,11 @@ def test_every_type_gets_a_workflow(kind: str) -> None:
     near, parameters = preprocessor(kind), registry.resolve_parameters(kind)
     made = workflow.nodes(workflow.Settings("net.safetensors", "base.safetensors"), near, parameters)
     json.dumps([workflow.for_editor(made), workflow.for_server(made)])
+
+
+def test_every_type_is_answered_on_purpose() -> None:
+    assert {kind.name for kind in registry.all()} == PREPROCESSORS.keys()
+    assert preprocessor("of a later version").node == ""
 
 
 def test_every_preprocessor_node_exists() -> None:

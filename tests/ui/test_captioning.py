@@ -70,9 +70,14 @@ def test_mistakes_are_told_before_a_job_starts(context: AppContext) -> None:
     for operation, fields in (("replace", {}), ("add", {}), ("template", {"template": "{nam}"})):
         with pytest.raises(UserError):
             captioning.carry_out(context, "photos", operation, {**NO_FIELDS, **fields})
-    with pytest.raises(UserError, match="No dataset"):
-        captioning.undo(context, None)
     assert context.runner.snapshot.kind == ""
+
+
+def test_a_click_before_the_list_is_filled_means_the_dataset_in_focus(context: AppContext, tmp_path: Path) -> None:
+    captioning.carry_out(context, None, "add", {**NO_FIELDS, "prefix": "photo of"})
+    assert captions(context)[0].startswith("photo of")
+    with pytest.raises(UserError, match="No dataset"):
+        captioning.undo(AppContext(Workspace(tmp_path / "nothing yet")), None)
 
 
 def test_empty_captions_are_told_with_the_steps_that_have_no_prompt(context: AppContext) -> None:

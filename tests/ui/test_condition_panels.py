@@ -53,7 +53,8 @@ def test_a_sample_or_any_upload_is_shown_beside_its_map(context: AppContext, tmp
     upload = tmp_path / "photos" / "coffee.jpg"
     (picture, _), words = condition_preview.show(context, "", 0, str(upload), wanted("grey"))
     assert picture.shape == (128, 192, 3) and "Your picture" in words and "gray levels" in words
-    assert condition_preview.show(context, "", 0, None, wanted("grey"))[0] is None
+    nothing_yet = AppContext(Workspace(tmp_path / "nothing yet"))
+    assert condition_preview.show(nothing_yet, "", 0, None, wanted("grey"))[0] is None
 
 
 def test_drawn_settings_are_told_and_are_those_of_make_all(context: AppContext) -> None:

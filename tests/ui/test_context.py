@@ -196,3 +196,12 @@ def test_a_new_start_chooses_a_dataset_that_is_there(workspace: Workspace, base:
     later = AppContext(workspace)
     assert later.view().focus_dataset == "demo-circles-8"
     assert later.view().train.state is TrainState.READY
+
+
+def test_a_failed_handler_that_fills_nothing_gives_nothing_back(context: AppContext) -> None:
+    def fail() -> None:
+        raise UserError("What.", "Why.", "Try this.")
+
+    assert context.guarded(fail, fills=False)() is None, "gradio warns of a value that has no output"
+    assert context.guarded(fail)() == gr.skip()
+    assert context.view().problem is not None

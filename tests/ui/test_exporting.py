@@ -100,7 +100,17 @@ def test_an_average_is_kept_under_a_name_of_its_own_each_time(context: AppContex
         do(exporting.average_it(context, RUN, checkpoints, "equal", 0.999, way(name=name)))
     names = sorted(p.name for p in (context.workspace.runs / RUN / "merged").iterdir())
     assert names == ["equal-10-20", "equal-10-20-2"]
-    assert Path(context.results[KIND].where).name == "second_sd15.safetensors"
+    assert Path(context.results[KIND].where).name == "second-equal-10-20-2_sd15.safetensors"
+
+
+def test_a_failed_try_leaves_no_good_words_of_the_one_before(context: AppContext, tmp_path: Path) -> None:
+    file, folder = exported(context), tmp_path / "ComfyUI" / "models" / "controlnet"
+    folder.mkdir(parents=True)
+    do(exporting.copy_it(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
+    assert "Copied to" in context.results["deliver"].note
+    with pytest.raises(UserError, match="is there already"):
+        do(exporting.copy_it(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
+    assert "deliver" not in context.results
 
 
 def test_a_file_is_brought_in_and_shown(context: AppContext, tiny_base: Path) -> None:

@@ -250,7 +250,8 @@ class _Seen:
             return
         self.digests[key] = row.sample.digest or key
         area = row.sample.width * row.sample.height
-        value = (float(not picture.grey), float(area), -max(0.0, picture.blur), float(row.sample.bytes))
+        value = (float(not picture.grey), float(area), -max(0.0, picture.blur), float(row.sample.bytes),
+                 float(bool(row.sample.caption.strip())))  # fmt: skip
         self.pictures[key] = (picture.phash, bytes.fromhex(picture.thumb), picture.grey, value)
         if map and not pairs.blank(map):
             self.maps[key] = (map.phash, bytes.fromhex(map.thumb))

@@ -182,3 +182,13 @@ def test_every_finding_tells_why_it_matters_and_what_to_do() -> None:
         for text in (finding.title, finding.why, finding.what_to_do):
             assert text[0].isupper() and len(text) < 260, finding.name
         assert finding.why.endswith(".") and not (finding.unusable and finding.correct)
+
+
+def test_of_two_equal_files_the_one_with_a_caption_stays(workspace: Workspace, tmp_path: Path) -> None:
+    photo = next(planted.photographs())
+    for name in ("a copy", "b first"):
+        planted.write(tmp_path / "set" / f"{name}.png", photo)
+    (tmp_path / "set" / "b first.txt").write_text("an astronaut", encoding="utf-8")
+    dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
+    check(dataset, 256)
+    assert [hit.key for hit in Store(dataset.folder).hits("copy")] == ["a copy.png"]

@@ -73,6 +73,29 @@ def test_webdataset_archives_of_img2dataset(
     assert (few.pictures, few.captioned) == (2, 2)
 
 
+@pytest.mark.parametrize("packed", [True, False], ids=["archive", "folder"])
+def test_sizes_that_were_not_asked_for_are_left_out_and_told_and_come_back(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], packed: bool
+) -> None:
+    sizes = {"right": (90, 80), "narrow": (60, 80), "low": (90, 40), "long": (200, 80)}
+    files = {f"{name}.png": png(photos["coffee"], size) for name, size in sizes.items()}
+    source = tmp_path / "source"
+    source.mkdir()
+    if packed:
+        archive(source / "all.tar", files)
+    else:
+        for name, content in files.items():
+            (source / name).write_bytes(content)
+    wanted = ImportConfig(min_width=64, min_height=64, max_aspect=2.0)
+    result = import_source(workspace, str(source), config=wanted)
+    dataset = Dataset.open(result.folder)
+    assert [Path(sample.key).name for sample in dataset.samples()] == ["right.png"] and result.problems == 3
+    told = {problem.path.name: problem.why for problem in dataset.problems(0, 9)}
+    assert "60 x 80" in told["narrow.png"] and "64 x 64" in told["low.png"] and "2 : 1" in told["long.png"]
+    everything = import_source(workspace, str(source))
+    assert (everything.pictures, everything.problems) == (4, 0)
+
+
 def test_nothing_in_an_archive_gets_out_of_the_folder(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:

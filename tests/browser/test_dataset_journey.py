@@ -1,0 +1,124 @@
+"""From pointing at a messy folder of photographs to two kinds of maps that training accepts, all by clicks."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.workspace import DEMO_BASE
+from tests.browser import messy_folder
+from tests.browser.studio import ROOT, Studio, browser_page, find_chromium, open_tab, studio
+from tests.browser.test_journey import click, fill, open_page, shoot, wait_for
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
+]
+FOUND = (
+    "Nearly one colour (1)",
+    "The same file again (1)",
+    "Smaller than the training size (1)",
+    "Very long or very tall (1)",
+    "HTML in the caption (1)",
+    "Empty file (1)",
+    "Web page under a picture's name (1)",
+    "End of the file is missing (1)",
+    "Rotated by a camera's note (EXIF) (1)",
+)
+LEFT_OUT = ("Nearly one colour", "The same file again", "Very long or very tall")
+
+
+@pytest.fixture
+def app(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
+    program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
+    with studio(tmp_path / "workspace", program=program, STUDIO_DEMO_BASE=str(base)) as opened:
+        yield opened
+
+
+def view(page: Any, title: str) -> None:
+    page.locator("#dataset-views").get_by_role("tab", name=title, exact=True).click()
+
+
+def choose(page: Any, group: str, title: str) -> None:
+    page.locator(group).get_by_text(title).first.click()
+
+
+def make_maps(page: Any, title: str, pictures: int) -> None:
+    """Conditions: choose a type, see its preview, make all."""
+    open_tab(page, "Conditions")
+    page.click("#condition-type input")
+    page.get_by_role("option", name=title, exact=True).click()
+    page.wait_for_selector("#condition-preview img")
+    wait_for(page, "#condition-about", "of the map is not black")
+    shoot(page, f"messy-{title}")
+    click(page, "#maps-make")
+    wait_for(page, "#maps-result", f"{pictures} maps are ready")
+
+
+def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_path: Path) -> None:
+    messy = messy_folder.make(tmp_path)
+    before = {path: path.read_bytes() for path in messy.folder.rglob("*") if path.is_file()}
+    pictures = messy.readable - len(LEFT_OUT)
+    with browser_page() as page:
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        open_page(page, app)
+        fill(page, "#dataset-folder textarea, #dataset-folder input", str(messy.folder))
+        wait_for(page, "#dataset-found", "a folder of pictures")
+        fill(page, "#dataset-name textarea, #dataset-name input", "Größe 1")
+        click(page, "#dataset-read")
+        wait_for(page, "#dataset-outcome", f"{messy.readable} pictures, {messy.captions} captions")
+        wait_for(page, "#dataset-summary", f"{messy.readable} pictures")
+        wait_for(page, "#dataset-summary", "3 files could not be used")
+        shoot(page, "messy-pictures")
+        view(page, "Problems")
+        wait_for(page, "#dataset-problems", "not found.jpg")
+
+        view(page, "Check")
+        click(page, "#doctor-check")
+        for finding in FOUND:
+            wait_for(page, "#doctor-findings", finding)
+        for finding in LEFT_OUT:
+            choose(page, "#doctor-findings", finding)
+            wait_for(page, "#doctor-details h3", finding)
+            click(page, "#doctor-exclude")
+            wait_for(page, "#doctor-details", "1 left out")
+            page.wait_for_selector("#doctor-undo", state="visible")
+        choose(page, "#doctor-findings", "Rotated by")
+        wait_for(page, "#doctor-details h3", "Rotated by")
+        click(page, "#doctor-correct")
+        wait_for(page, "#doctor-details", "1 corrected")
+        shoot(page, "messy-check")
+        wait_for(page, "#dataset-summary", f"{pictures} pictures")
+
+        view(page, "Captions")
+        choose(page, "#captions-view", "All at once")
+        fill(page, "#captions-search textarea, #captions-search input", "part")
+        fill(page, "#captions-by textarea, #captions-by input", "piece")
+        click(page, "#captions-preview")
+        wait_for(page, "#captions-told", "would change")
+        click(page, "#captions-apply")
+        wait_for(page, "#captions-told", re.compile(r"Replaced .part. by .piece.: \d+ captions changed"))
+        choose(page, "#captions-view", "One by one")
+        wait_for(page, "#captions-table", ", piece")
+        click(page, "#captions-undo")
+        wait_for(page, "#captions-told", "Undone: Replaced")
+        wait_for(page, "#captions-table", ", part")
+        shoot(page, "messy-captions")
+
+        make_maps(page, "Canny edges", pictures)
+        open_tab(page, "Train")
+        wait_for(page, "#train-status", "Ready to start")
+        shoot(page, "messy-train")
+        make_maps(page, "Light and dark", pictures)
+        open_tab(page, "Train")
+        wait_for(page, "#train-status", "Ready to start")
+
+        assert faults == []
+    assert {path: path.read_bytes() for path in before} == before, "the person's own files are only read"
+    assert "output values" not in app.said(), "gradio warns of handlers whose answers do not fit"

@@ -1,0 +1,228 @@
+"""Training a Control-LoRA: it shares the base, learns, resumes bit for bit, and leaves as it was trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from accelerate import init_empty_weights
+from diffusers import UNet2DConditionModel
+from PIL import Image
+from safetensors.torch import load_file
+
+from engine.controlnet_files import WEIGHTS
+from engine.errors import UserError
+from engine.export import AS_TRAINED, export, readers
+from engine.export.importing import read_controlnet
+from engine.export.ldm_keys import to_ldm
+from engine.export.net_files import LORA_MARK
+from engine.export.self_check import _more_inputs, answers, largest_difference
+from engine.families import by_name, detect
+from engine.inference import TryRequest, TrySession
+from engine.jobs.events import Message, PreviewMade
+from engine.model_files import LAYOUTS
+from engine.net_sizes import count
+from engine.training.checkpoint import bytes_needed
+from engine.training.checkpoint_files import FACTORS
+from engine.training.low_rank import learnt, merged, put_back, slim, thin_layers
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+from .test_resume import assert_same_checkpoint
+
+RANK = 4
+FAMILIES = ["tiny_base", "tiny_sd2", "tiny_sdxl"]
+
+
+@pytest.fixture(params=FAMILIES)
+def family_base(request: pytest.FixtureRequest) -> str:
+    return str(request.getfixturevalue(request.param))
+
+
+def nets(base: str, rank: int = RANK) -> tuple[Any, Any, Any]:
+    """UNet, a new ControlNet, and the same as a Control-LoRA."""
+    family = detect(base)
+    unet = family.load_unet(base, torch.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = family.new_controlnet(unet)
+        thin = family.new_controlnet(unet)
+        thin.load_state_dict(whole.state_dict())
+        slim(thin, unet, rank)
+    return unet, whole, thin
+
+
+def stir(net: Any, seed: int = 3) -> None:
+    """As training would: everything that learns moves."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+def test_it_begins_as_the_whole_net_and_shares_the_bases_weights(family_base: str) -> None:
+    unet, whole, thin = nets(family_base)
+    layers = thin_layers(thin)
+    of_base = dict(unet.named_parameters())
+    assert any("attn2.to_k" in name for name in layers) and any("conv1" in name for name in layers)
+    assert all(layer.weight is of_base[f"{name}.weight"] for name, layer in layers.items())
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in merged(thin).items())
+    learning = sum(p.numel() for p in thin.parameters() if p.requires_grad)
+    assert learning < 0.8 * sum(p.numel() for p in whole.parameters())
+    assert all(p.requires_grad for name, p in thin.named_parameters() if name.endswith((".bias", "norm1.weight")))
+    assert bytes_needed(thin, False) < bytes_needed(whole, False)
+
+
+def test_its_answers_are_those_of_the_merged_net(family_base: str) -> None:
+    _, whole, thin = nets(family_base)
+    stir(thin)
+    given = answers(dict(whole.config), merged(thin))
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn((1, 4, 8, 8), generator=generator)
+    text = torch.randn((1, 8, whole.config.cross_attention_dim), generator=generator)
+    hint = torch.rand((1, 3, 64, 64), generator=generator)
+    added = _more_inputs(whole.config, generator)
+    with torch.no_grad():
+        down, middle = thin(
+            latents, torch.tensor([500]), text, controlnet_cond=hint, added_cond_kwargs=added, return_dict=False
+        )
+    for one, other in zip([*down, middle], given, strict=True):
+        assert float((one - other).abs().max()) < 1e-4 * float(other.abs().max())
+
+
+def test_what_learnt_goes_into_another_net_and_nothing_else_does(tiny_base: Path) -> None:
+    _, whole, thin = nets(str(tiny_base))
+    _, _, other = nets(str(tiny_base))
+    stir(thin)
+    put_back(other, learnt(thin))
+    assert all(torch.equal(tensor, learnt(thin)[name]) for name, tensor in learnt(other).items())
+    with pytest.raises((ValueError, RuntimeError)):
+        put_back(nets(str(tiny_base), 8)[2], learnt(thin))
+    with pytest.raises(ValueError, match="is not as in this net"):
+        put_back(other, whole.state_dict())
+
+
+def test_a_net_that_has_learnt_is_taken_over_and_every_direction_can_still_learn(tiny_base: Path) -> None:
+    unet, whole, thin = nets(str(tiny_base))
+    stir(thin)
+    whole.load_state_dict(merged(thin))
+    slim(whole, unet, 2 * RANK, moved=True)  # twice the room: half of it has nothing to hold yet
+    there, here = merged(thin), merged(whole)
+    assert all(torch.allclose(here[name], tensor, atol=1e-4) for name, tensor in there.items())
+    for layer in thin_layers(whole).values():
+        alive = layer.up.flatten(1).norm(dim=0) + layer.down.flatten(1).norm(dim=1)
+        assert (alive > 1e-3).all()
+
+
+def test_a_run_of_each_family_from_start_to_export(
+    family_base: str, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
+) -> None:
+    settings = {
+        "model.base": family_base,
+        "model.control_lora_rank": RANK,
+        "train.steps": 4,
+        "optim.ema_decay": 0.9,
+        "validation.every": 4,
+        "validation.pictures": 1,
+        "validation.sampling_steps": 2,
+    }
+    straight, paused = new_run(**settings), new_run(**settings)
+    worker = Worker(ready_workspace, straight)
+    assert worker.outcome == "completed"
+    assert [message.text for message in worker.of(Message) if message.level == "warning"] == []
+    assert [event.step for event in worker.of(PreviewMade)] == [0, 4]
+    assert Worker(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert Worker(ready_workspace, paused).outcome == "completed"
+    checkpoint = straight.checkpoints()[-1]
+    last = checkpoint.folder
+    assert checkpoint.trained_rank == RANK
+    assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
+
+    request = TryRequest(family_base, last, "red circle", edges, steps=2, width=64, height=64)
+    assert np.asarray(TrySession(ready_workspace, device="cpu").generate([request])[0]).std() > 1
+
+    family = detect(family_base)
+    made = export(last, "control_lora", tmp_path, "mine", "fp32", "plain", base=family_base)
+    assert "as they were trained" in made.checked and "a Control-LoRA" in made.checked
+    found = read_controlnet(made.path, family, family_base)
+    factors = {name for name in load_file(made.path) if name.endswith(".up")}
+    assert len(factors) == sum(name.endswith(".up") for name in load_file(last / FACTORS)) > 5
+    original = load_file(last / "controlnet" / WEIGHTS)
+    assert largest_difference(found.config, original, found.tensors) < 1e-5
+    assert (found.metadata["control_lora_rank"], found.metadata["control_lora"]) == (str(RANK), "as trained")
+    whole = read_controlnet(export(last, "ldm", tmp_path, "whole", "fp32", "plain").path, family, family_base)
+    assert all(torch.equal(whole.tensors[name], weight) for name, weight in original.items())
+
+
+def test_the_average_leaves_as_trained_too(new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path) -> None:
+    settings = {"model.control_lora_rank": RANK, "optim.ema_decay": 0.5, "train.precision": "bf16"}
+    run = new_run(**settings)
+    Worker(ready_workspace, run)
+    last, base = run.checkpoints()[-1].folder, str(run.config.model.base)
+    made = [
+        load_file(export(last, "control_lora", tmp_path, kind, "fp32", kind, base=base).path)  # type: ignore[arg-type]
+        for kind in ("plain", "ema")
+    ]
+    assert made[0].keys() == made[1].keys()
+    assert any(not torch.equal(made[0][name], made[1][name]) for name in made[0] if name.endswith(".up"))
+
+
+def test_the_loss_falls(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    settings = {"model.control_lora_rank": RANK, "train.steps": 40, "optim.learning_rate": 5e-3}
+    run = new_run(**settings, **{"train.batch_size": 4, "objective.prompt_dropout": 0.0})
+    Worker(ready_workspace, run)
+    losses = [entry["loss"] for entry in run.metrics() if "loss" in entry]
+    assert np.mean(losses[-10:]) < 0.98 * np.mean(losses[:10])
+
+
+@pytest.mark.parametrize("rank", [0, RANK, 8])
+def test_a_training_starts_from_a_control_lora(
+    rank: int, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
+) -> None:
+    first = new_run(**{"model.control_lora_rank": RANK, "train.steps": 3})
+    Worker(ready_workspace, first)
+    last, base = first.checkpoints()[-1].folder, str(first.config.model.base)
+    file = export(last, "control_lora", tmp_path, "mine", "fp32", base=base, rank=AS_TRAINED).path
+    second = new_run(
+        **{
+            "model.controlnet": str(file),
+            "model.control_lora_rank": rank,
+            "optim.learning_rate": 1e-12,
+            "train.steps": 1,
+        }
+    )
+    Worker(ready_workspace, second)
+    assert second.checkpoints()[-1].trained_rank == rank
+    one, two = (load_file(run.checkpoints()[-1].folder / "controlnet" / WEIGHTS) for run in (first, second))
+    assert all(torch.allclose(weight, two[name], atol=1e-5) for name, weight in one.items())
+
+
+def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path) -> None:
+    run = new_run(**{"model.control_lora_rank": RANK, "train.steps": 1})
+    Worker(ready_workspace, run)
+    description = run.checkpoints()[-1].folder / "checkpoint.json"
+    words = description.read_text(encoding="utf-8").replace(str(run.config.model.base), "/gone")
+    description.write_text(words, encoding="utf-8")
+    with pytest.raises(UserError, match="Control-LoRA cannot be made"):
+        export(description.parent, "control_lora", tmp_path, "mine")
+
+
+@pytest.mark.parametrize(("layout", "tag"), [("sd1", "sd15"), ("sdxl", "sdxl")])
+def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layout: str, tag: str) -> None:
+    """On the meta device: names and shapes of the real thing, without its gigabytes."""
+    config = json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
+    with init_empty_weights():
+        unet = UNet2DConditionModel.from_config(config)
+        net: Any = by_name(layout).new_controlnet(unet)
+        shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
+        slim(net, unet, 64)
+    raw = {name: tuple(weight.shape) for name, weight in to_ldm(learnt(net), net.config).items()} | {LORA_MARK: (1,)}
+    assert readers.check(raw, shapes, net.config, f"mine_{tag}", tag) == "a Control-LoRA"
+    learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    assert learning == count(config, 512, control_lora_rank=64).controlnet.learning
+    assert learning < 0.2 * sum(torch.Size(shape).numel() for shape in shapes.values())
