@@ -65,6 +65,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
     "segmentation": Preprocessor("OneFormer-ADE20K-SemSegPreprocessor", a1111="seg_ofade20k"),
     "anime_lineart": Preprocessor("AnimeLineArtPreprocessor", a1111="lineart_anime"),
     "shuffle": Preprocessor(a1111="shuffle"),  # ComfyUI's node has its inputs in another order than all others
+    "face": NOTHING,  # theirs draw the parts in other colours
     "light_dark": NOTHING,  # theirs have two levels, ours two to many
     "qr_like": NOTHING,
     "luminance": NOTHING,  # theirs keep every line, ours only where it is light
