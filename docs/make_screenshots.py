@@ -1,6 +1,6 @@
 """Makes the pictures of the window in docs/images: the real app, the real demo, a real browser.
 
-    python docs/make_screenshots.py [--steps 1000] [--pictures 2000] [--base FOLDER]
+    python docs/make_screenshots.py [--steps 500] [--pictures 2000] [--base FOLDER]
 
 Takes as long as the demo's training. Needs Chromium, Chrome or Edge.
 """
@@ -60,7 +60,7 @@ def walk(page: Any, address: str, pictures: int, steps: int) -> None:
     shoot(page, "conditions")
     page.wait_for_selector("#first-2:not([disabled])")
     page.click("#first-2")
-    wait_for(page, "#train-pictures-head", f"step {max(1, steps // 2) // 150 * 150:,}", 3600)
+    wait_for(page, "#train-pictures-head", f"step {steps // 2 // 100 * 100:,}", 3600)
     shoot(page, "train-running")
     wait_for(page, "#train-status", "Finished", 3600)
     shoot(page, "train-finished")
@@ -85,7 +85,7 @@ def walk(page: Any, address: str, pictures: int, steps: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--base", default=str(DEMO_BASE), help="another base in the place of the demo's")
     options = parser.parse_args()
