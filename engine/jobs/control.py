@@ -55,12 +55,13 @@ class Token:
 
     @property
     def stop(self) -> StopKind | None:
-        return self._control._stop
+        """What training was asked for; a Cancel that was meant for the preparing before it counts as a stop."""
+        return self._control._stop or ("stop" if self._control._cancel else None)
 
     @property
     def stop_outcome(self) -> Literal["paused", "stopped"]:
         """How a job that was asked to end describes its end."""
-        return "stopped" if self._control._stop == "stop" else "paused"
+        return "stopped" if self.stop == "stop" else "paused"
 
     @property
     def cancelled(self) -> bool:

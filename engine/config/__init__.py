@@ -1,0 +1,101 @@
+"""Every setting of a run, written once: title, unit, bounds and help travel with the field.
+
+Forms, the command line, presets, docs and run.json are made from these models. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError, model_validator
+
+from engine.config.data import DataConfig
+from engine.config.learning import ObjectiveConfig, OptimConfig
+from engine.config.model import ModelConfig
+from engine.config.setting import Section, setting
+from engine.config.training import TrainConfig
+from engine.config.validation import ValidationConfig
+from engine.errors import UserError
+
+__all__ = [
+    "CONFIG_VERSION", "SECTIONS", "DataConfig", "ModelConfig", "ObjectiveConfig", "OptimConfig", "RunConfig",
+    "Section", "TrainConfig", "ValidationConfig", "describe", "fields", "parse", "setting",
+]  # fmt: skip
+
+CONFIG_VERSION = 1
+
+
+class RunConfig(Section):
+    """The whole of a run."""
+
+    version: int = CONFIG_VERSION
+    name: str = setting("", "Run name", "What the run's folder and the exported file are called.", max_length=80)
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _warmup_fits(self) -> RunConfig:
+        if self.optim.warmup_steps >= self.train.steps and self.optim.warmup_steps > 0:
+            raise ValueError("the warm-up is as long as the whole run: lower optim.warmup_steps or raise train.steps")
+        return self
+
+    @model_validator(mode="after")
+    def _average_of_a_locked_base(self) -> RunConfig:
+        if not self.objective.sd_locked and self.optim.ema_decay > 0:
+            raise ValueError(
+                "the average holds only the ControlNet: set optim.ema_decay to 0 where the base learns, too "
+                "(objective.sd_locked is off)"
+            )
+        return self
+
+    @property
+    def images_per_step(self) -> int:
+        """Pictures per correction of the weights (the effective batch of one process)."""
+        return self.train.batch_size * self.train.accumulation
+
+
+SECTIONS: tuple[str, ...] = ("model", "data", "objective", "optim", "train", "validation")
+
+
+def fields(section: str) -> dict[str, Any]:
+    """Name -> pydantic FieldInfo of one section, in order."""
+    kind: Any = RunConfig.model_fields[section].annotation
+    return dict(kind.model_fields)
+
+
+def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
+    """A checked RunConfig from nested plain values.
+
+    Raises:
+        UserError: every unknown key and every value out of bounds at once, in words.
+    """
+    version = values.get("version", CONFIG_VERSION)
+    if version != CONFIG_VERSION:
+        raise UserError(
+            f"{source} cannot be read.",
+            f"They are of version {version}; this app writes version {CONFIG_VERSION}.",
+            "Update the app, or start a new run with the same dataset.",
+        )
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(
+            f"{source} cannot be used.", describe(error), "Correct these values and start again."
+        ) from error
+
+
+def describe(error: ValidationError) -> str:
+    """Every problem of a validation error, one sentence each, with the field's dotted name."""
+    sentences = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "the settings"
+        if problem["type"] == "extra_forbidden":
+            sentences.append(f"{where} is not a setting.")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            sentences.append(f"{where}: {message[0].lower()}{message[1:]} (given: {problem['input']!r:.60}).")
+    return " ".join(sentences)

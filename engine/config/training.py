@@ -1,0 +1,67 @@
+"""How long a run is, how large its batches, how precise."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from engine.config.setting import Section, setting
+
+
+class TrainConfig(Section):
+    """How long, how large, how precise."""
+
+    steps: int = setting(
+        4000, "Steps", "Corrections of the weights in the whole run.", unit="steps", ge=1, le=10_000_000
+    )
+    batch_size: int = setting(
+        4,
+        "Batch size",
+        "Pictures looked at together; more is steadier and needs more memory.",
+        unit="pictures",
+        ge=1,
+        le=512,
+    )
+    accumulation: int = setting(
+        1,
+        "Gradient accumulation",
+        "Batches added up before each correction: batch size 1 with accumulation 4 learns like batch size 4, slower, "
+        "in less memory.",
+        unit="batches",
+        ge=1,
+        le=1024,
+        advanced=True,
+    )
+    precision: Literal["fp32", "fp16", "bf16"] = setting(
+        "fp16",
+        "Precision",
+        "Half precision halves memory and doubles speed; the weights that learn stay in fp32. bf16 needs an RTX 30 "
+        "card or newer.",
+        advanced=True,
+    )
+    gradient_checkpointing: Literal["none", "controlnet", "both"] = setting(
+        "none",
+        "Gradient checkpointing",
+        "Computes some things twice to save memory: in the net that learns (8 % more work), or in the base's half that "
+        "follows it, too (26 % more).",
+        advanced=True,
+    )
+    seed: int = setting(0, "Seed", "The same seed repeats the same run.", ge=0, le=2**31 - 1, advanced=True)
+    checkpoint_every: int = setting(
+        500, "Checkpoint every", "How often the run is saved by itself.", unit="steps", ge=1
+    )
+    keep_checkpoints: int = setting(
+        3,
+        "Checkpoints kept",
+        "Older ones are removed, never the best; 0 keeps all.",
+        unit="checkpoints",
+        ge=0,
+        advanced=True,
+    )
+
+    @field_validator("gradient_checkpointing", mode="before")
+    @classmethod
+    def _was_a_switch(cls, value: Any) -> Any:
+        """Runs and presets of earlier versions say true or false."""
+        return {True: "controlnet", False: "none"}.get(value, value) if isinstance(value, bool) else value
