@@ -49,10 +49,10 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "types": ["mypy"],
-        "tests": ["pytest", "-n", processes, "--dist", "loadfile", "-m", "not browser", *arguments],
+        "tests": ["pytest", "-n", processes, "--dist", "loadfile", "-m", "not browser and not long", *arguments],
     }
     if browser:
-        checks["browser tests"] = ["pytest", "-m", "browser", *arguments]
+        checks["browser tests"] = ["pytest", "-m", "browser and not long", *arguments]
     failed = {}
     for name, command in checks.items():
         console.say(f"--- {name}")

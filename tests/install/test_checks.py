@@ -44,8 +44,8 @@ def test_all_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, checks = check(root, monkeypatch, {}, "/usr/bin/chromium", "-k", "word")
     assert code == 0
     assert [command[0] for command in checks.ran] == ["ruff", "ruff", "mypy", "pytest", "pytest"]
-    assert checks.ran[-2][-4:] == ["-m", "not browser", "-k", "word"]
-    assert checks.ran[-1] == ["pytest", "-m", "browser", "-k", "word"]
+    assert checks.ran[-2][-4:] == ["-m", "not browser and not long", "-k", "word"]
+    assert checks.ran[-1] == ["pytest", "-m", "browser and not long", "-k", "word"]
     assert checks.environment[VARIABLE] == "/usr/bin/chromium"
     assert checks.environment["OMP_NUM_THREADS"] == "1"
 
@@ -53,7 +53,7 @@ def test_all_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_browser_its_tests_are_left_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, checks = check(root, monkeypatch, {}, None)
     assert [command[0] for command in checks.ran] == ["ruff", "ruff", "mypy", "pytest"]
-    assert checks.ran[-1][-2:] == ["-m", "not browser"]
+    assert checks.ran[-1][-2:] == ["-m", "not browser and not long"]
 
 
 def test_chosen_tests_may_all_be_of_one_kind_but_no_tests_at_all_is_a_failure(

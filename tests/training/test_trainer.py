@@ -237,9 +237,7 @@ def test_a_second_start_is_refused_and_leaves_no_folder(
     assert runner.wait(60)
 
 
-def test_a_cancel_that_comes_late_stops_the_training_and_saves(
-    new_run: RunFactory, ready_workspace: Workspace
-) -> None:
+def test_a_cancel_that_comes_late_stops_the_training_and_saves(new_run: RunFactory, ready_workspace: Workspace) -> None:
     """Pressed while preparing, it can reach the worker when the first step is already being made."""
     run = new_run()
     worker = Worker(ready_workspace, run, at_step={2: "cancel"})
