@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Sequence
@@ -123,7 +122,7 @@ class Checks:
             return False
         ended = time.perf_counter()
         self.pace.took(began, ended)
-        if not all(map(math.isfinite, figures)):
+        if not figures.finite:
             return True  # weights that broke: the loop says so in words
         trainer.emit(tier0.event(trainer, figures, tier0.difference(self._fixed[0]), ended - began))
         if trainer.config.validation.stop_when_flat:
