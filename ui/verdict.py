@@ -11,6 +11,7 @@ from engine.errors import UserError
 from engine.evaluation.verdict import Facts, Kind, Verdict, facts_of, judge
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs import Run
+from ui.chart import line_chart
 from ui.context import AppContext
 from ui.curves import BEGINS, GAIN, HELD_OUT, SAVED, TRAINED, fixed_loss_rows, gain_rows
 from ui.live import Live
@@ -25,6 +26,7 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "overfitting": ("!", "warning"),
 }
 COLOURS = {GAIN: "#0f766e", BEGINS: "#b45309", SAVED: "#94a3b8"}
+LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"
 LOSS_COLOURS = {HELD_OUT: "#0f766e", TRAINED: "#94a3b8"}
 
 
@@ -32,31 +34,12 @@ def build_verdict(context: AppContext, live: Live) -> None:
     """The sentence, and below it control gain and losses of fixed pairs beside each other."""
     words = gr.HTML(elem_id="verdict")
     with gr.Row(visible=False) as charts:
-        gain = _chart("chart-gain", "Control gain (what the map is worth)", "Gain, %", COLOURS)
-        title = "Loss on fixed pairs (lower is better)"
-        loss = _chart("chart-fixed-loss", title, "Change, %", LOSS_COLOURS)
+        gain = gr.HTML(elem_id="chart-gain", min_width=340)
+        loss = gr.HTML(elem_id="chart-fixed-loss", min_width=340)
     live.part(
         [words, charts, gain, loss],
         lambda view: (view.shown_run, view.history.checks[-1:], view.history.kept, len(view.history.scores)),
         _shown,
-    )
-
-
-def _chart(name: str, title: str, y_title: str, colours: dict[str, str]) -> Any:
-    return gr.LinePlot(
-        x="step",
-        y="percent",
-        color="line",
-        color_map=colours,
-        title=title,
-        height=230,
-        min_width=340,
-        x_title="Step",
-        y_title=y_title,
-        color_title=" ",
-        tooltip="axis",
-        elem_id=name,
-        buttons=[],
     )
 
 
@@ -84,12 +67,15 @@ def verdict_html(verdict: Verdict) -> str:
 
 
 def _shown(view: View) -> list[Any]:
-    import pandas
-
     history = view.history
     verdict = verdict_of(history)
     if verdict is None:
-        return ["", gr.Row(visible=False), gr.skip(), gr.skip()]
-    gains = pandas.DataFrame(gain_rows(history.checks, verdict.listens_since, history.kept))
-    losses = pandas.DataFrame(fixed_loss_rows(history.checks))
-    return [verdict_html(verdict), gr.Row(visible=len(history.checks) > 1), gains, losses]
+        return ["", gr.Row(visible=False), "", ""]
+    gains = gain_rows(history.checks, verdict.listens_since, history.kept)
+    losses = fixed_loss_rows(history.checks)
+    return [
+        verdict_html(verdict),
+        gr.Row(visible=len(history.checks) > 1),
+        line_chart(gains, "step", "percent", "line", COLOURS, "Control gain (what the map is worth), %", "Gain, %"),
+        line_chart(losses, "step", "percent", "line", LOSS_COLOURS, LOSS_TITLE, "Change, %"),
+    ]

@@ -11,6 +11,7 @@ import gradio as gr
 
 from engine.data.images import thumbnail
 from engine.jobs.events import PreviewMade
+from ui.chart import line_chart
 from ui.context import AppContext
 from ui.curves import EACH, SMOOTH, TITLES, loss_rows, score_rows
 from ui.live import Live
@@ -26,37 +27,8 @@ COLOURS = {EACH: "#94a3b8", SMOOTH: "#0f766e"}
 def build_watch(context: AppContext, live: Live) -> None:
     """Charts beside each other, pictures and the log below."""
     with gr.Row(visible=False) as charts:
-        loss = gr.LinePlot(
-            x="step",
-            y="loss",
-            color="line",
-            color_map=COLOURS,
-            title="Loss (lower is better; it stays noisy)",
-            height=230,
-            min_width=340,
-            x_title="Step",
-            y_title="Loss",
-            color_title=" ",
-            tooltip="axis",
-            elem_id="chart-loss",
-            buttons=[],
-        )
-        scores = gr.LinePlot(
-            x="step",
-            y="score",
-            color="what",
-            color_map=SCORE_COLOURS,
-            title="Score on held-out pictures (1 is perfect)",
-            height=230,
-            min_width=340,
-            x_title="Step",
-            y_title="Score",
-            color_title=" ",
-            y_lim=[0, 1],
-            tooltip="axis",
-            elem_id="chart-score",
-            buttons=[],
-        )
+        loss = gr.HTML(elem_id="chart-loss", min_width=340)
+        scores = gr.HTML(elem_id="chart-score", min_width=340)
     heading = gr.HTML(elem_id="train-pictures-head")
     pictures = gr.Gallery(
         show_label=False,
@@ -90,17 +62,16 @@ def _loss_key(view: View) -> Any:
 
 
 def _loss(view: View) -> list[Any]:
-    import pandas
-
     points = view.history.loss.points
-    return [gr.Row(visible=bool(points)), pandas.DataFrame(loss_rows(points))]
+    title = "Loss (lower is better; it stays noisy)"
+    chart = line_chart(loss_rows(points), "step", "loss", "line", COLOURS, title, "Loss")
+    return [gr.Row(visible=bool(points)), chart]
 
 
 def _scores(view: View) -> list[Any]:
-    import pandas
-
-    rows = score_rows(view.history.scores)
-    return [gr.LinePlot(pandas.DataFrame(rows), visible=len(view.history.scores) > 1)]
+    rows = score_rows(view.history.scores) if len(view.history.scores) > 1 else {}
+    title = "Score on held-out pictures (1 is perfect)"
+    return [line_chart(rows, "step", "score", "what", SCORE_COLOURS, title, "Score", y_range=(0, 1))]
 
 
 def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
