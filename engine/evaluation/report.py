@@ -12,7 +12,7 @@ JSON, HTML = "report.json", "report.html"
 BANDS = ((0.15, "it hardly listens"), (0.3, "it listens a little"), (0.6, "usable"), (2.0, "strong"))
 DRIFTED = 1.25
 """Ratio of saturation or contrast, either way, from which colours are said to drift."""
-LESS_VARIED = 0.5
+LESS_VARIED = 0.1
 """Share of the diversity without control below which pictures of different seeds are said to be too alike."""
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937}"
@@ -57,7 +57,7 @@ def warnings(report: dict[str, Any]) -> list[str]:
             said.append(f"The control changes the {name}: {ratio:.0%} of what it is without.")
     varied = report["seed_diversity"]
     if varied["with_control"] < LESS_VARIED * varied["without_control"]:
-        said.append("Pictures of different seeds are much more alike than without control.")
+        said.append("Other seeds hardly change the picture any more.")
     near = report["nearest"]
     if near["suspicious"]:
         said.append(

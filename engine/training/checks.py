@@ -50,17 +50,20 @@ class Heard:
         self._emit = emit
         self.checks: tuple[Checked, ...] = ()
         self.scores: list[tuple[int, dict[str, float]]] = []
+        self.figures: list[tuple[int, dict[str, float]]] = []
         for entry in read_metrics(run_folder):
             if "control_gain" in entry:
                 self.checks = add_check(self.checks, Checked(**entry))
             elif "scores" in entry:
                 self.scores.append((entry["step"], entry["scores"]))
+                self.figures.append((entry["step"], entry.get("figures", {})))
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Checked):
             self.checks = add_check(self.checks, event)
         elif isinstance(event, PreviewMade):
             self.scores.append((event.step, event.scores))
+            self.figures.append((event.step, event.figures))
         self._emit(event)
 
 
@@ -85,7 +88,7 @@ class Checks:
         """What the figures from step ``since`` on amount to."""
         trainer, heard = self._trainer, self._trainer.heard
         facts = facts_of(trainer.config, len(trainer.samples) - len(trainer.held_out))
-        return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints)
+        return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints, heard.figures)
 
     def make_if_due(self, always: bool = False) -> bool:
         """Check where it is time to (or ``always``); whether it was done."""
