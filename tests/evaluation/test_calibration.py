@@ -11,7 +11,7 @@ import pytest
 from benchmarks.adherence_calibration import ANOTHER, TYPES, calibrate, normalised
 from benchmarks.planted import photographs
 
-ROOM = {"canny": 0.05, "lines": 0.03, "lineart": 0.1, "scribble": 0.01}
+ROOM = {"canny": 0.05, "lines": 0.1, "lineart": 0.1, "scribble": 0.05}
 """How much a shift of 2.5 px costs the types that are about places; to the others it matters little."""
 
 
@@ -28,6 +28,6 @@ def test_worse_pictures_score_less_and_another_picture_far_less(pictures: list[n
     assert share["jpeg90"] > 0.8
     assert share["jpeg90"] >= share["retexture"] - 0.01 and share["retexture"] >= share["+ warp"] - 0.01
     assert share["retexture"] - share["+ warp"] >= ROOM.get(name, -0.01)
-    assert share["+ warp"] > 0.35, "a scene that is there is told from one that is not"
+    assert share["+ warp"] > 0.15, "a scene that is there is told from one that is not"
     told_apart = (found["+ warp"][:, None] > found[ANOTHER][None]).mean()
-    assert told_apart > 0.9, "of any two pictures, the one of the right scene"
+    assert told_apart > 0.8, "of any two pictures, the one of the right scene"
