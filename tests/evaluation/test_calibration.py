@@ -30,4 +30,4 @@ def test_worse_pictures_score_less_and_another_picture_far_less(pictures: list[n
     assert share["retexture"] - share["+ warp"] >= ROOM.get(name, -0.01)
     assert share["+ warp"] > 0.15, "a scene that is there is told from one that is not"
     told_apart = (found["+ warp"][:, None] > found[ANOTHER][None]).mean()
-    assert told_apart > 0.8, "of any two pictures, the one of the right scene"
+    assert told_apart > 0.7, "of any two pictures, the one of the right scene"
