@@ -7,6 +7,7 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
+python -m engine.cli sample RUN --control map.png --prompt "a red circle"
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import
+from engine import cli_captions, cli_check, cli_export, cli_import, cli_sample
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -68,6 +69,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
+    cli_sample.add_command(commands)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -227,6 +229,7 @@ COMMANDS = {
     "extract": _extract,
     "train": _train,
     "resume": _resume,
+    "sample": cli_sample.run,
     "doctor": _doctor,
     **cli_export.COMMANDS,
 }
