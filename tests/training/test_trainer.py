@@ -75,6 +75,7 @@ def test_the_step_equals_a_plain_diffusers_step(
     """Loss and every gradient, against a step written with diffusers' parts alone, to 1e-5."""
     from engine.jobs.control import Control
     from engine.training.run import build_trainer
+    from engine.training.step import accumulate
 
     settings = {"train.batch_size": 3, "train.gradient_checkpointing": checkpointing, "model.base": str(any_base)}
     trainer = build_trainer(ready_workspace, new_run(**settings), Control().token, lambda event: None)
@@ -83,7 +84,7 @@ def test_the_step_equals_a_plain_diffusers_step(
         for index, parameter in enumerate(trainer.controlnet.parameters()):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
     batch = trainer.batches.get(0)
-    loss = trainer._accumulate()
+    loss = accumulate(trainer)
     ours = {name: p.grad.clone() for name, p in trainer.controlnet.named_parameters()}
     trainer.controlnet.zero_grad()
     trainer.controlnet.disable_gradient_checkpointing()
