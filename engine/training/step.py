@@ -58,17 +58,17 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
     objective, count, to = trainer.config.objective, trainer.config.train.accumulation, trainer.device
     total = torch.zeros((), device=to)
     for micro in range(count):
-        batch = trainer.batches.get(trainer.step * count + micro)
+        batch = trainer.batches.get(trainer.step * count + micro).to(to)
         draws = batch.draws
-        noise = (draws.noise + objective.offset_noise * draws.offset).to(to)
+        noise = draws.noise + objective.offset_noise * draws.offset
         timesteps = shape_timesteps(
             draws.timesteps, trainer.scheduler.config.num_train_timesteps, objective.timestep_sampling
-        ).to(to)
-        latents = sample_latents(batch.mean.to(to), batch.logvar.to(to), draws.posterior.to(to), trainer.scaling_factor)
+        )
+        latents = sample_latents(batch.mean, batch.logvar, draws.posterior, trainer.scaling_factor)
         noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
-        text = {name: rows.to(to, trainer.dtype) for name, rows in batch.text.items()}
-        text |= trainer.family.size_conditions(batch.sizes.to(to))
-        hint = batch.hint.to(to).to(trainer.dtype)
+        text = {name: rows.to(trainer.dtype) for name, rows in batch.text.items()}
+        text |= trainer.family.size_conditions(batch.sizes)
+        hint = batch.hint.to(trainer.dtype)
         predicted = trainer.family.predict(trainer.unet, trainer.model, noisy.to(trainer.dtype), timesteps, text, hint)
         weights = loss_weights(trainer.scheduler, timesteps, objective.min_snr_gamma)
         wanted = target(trainer.scheduler, latents, noise, timesteps)

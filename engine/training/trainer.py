@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from engine.config import RunConfig
+from engine.data import map_cache
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -98,6 +99,12 @@ class Trainer:
             lambda done, total, label: self.emit(Progress(done, total, label)),
             batch=pictures_encoded_together(self.config.data.resolution),
         )  # fmt: skip
+        self.maps = map_cache.open_or_build(
+            self.cache, self.dataset, samples, self.plan, self.token,
+            lambda done, total, label: self.emit(Progress(done, total, label)),
+        )  # fmt: skip
+        if self.maps is None:
+            self.emit(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
         locked = self.config.objective.sd_locked
@@ -109,7 +116,7 @@ class Trainer:
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
         self.decoder = None if locked else learning_decoder(self.unet, self.dtype)
-        self.unet.to(self.dtype)
+        torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
         self.nets = WorkingNets(self.controlnet, self.dtype, by_hook=self.world == 1)
         if self.decoder is not None:
             self.nets.couple(decoder_of(self.unet), self.decoder)
@@ -128,6 +135,7 @@ class Trainer:
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
+            maps=self.maps,
             rank=self.accelerator.process_index, world=self.world,
         )  # fmt: skip
         self.batches.split(train.batch_size)
@@ -238,7 +246,7 @@ class Trainer:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
-        held = "unet controlnet nets learning decoder model optimizer prepared_optimizer ema cache checks"
+        held = "unet controlnet nets learning decoder model optimizer prepared_optimizer ema cache maps checks"
         for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()

@@ -203,6 +203,19 @@ def test_fp16_on_a_processor_goes_on_in_fp32_and_says_so(new_run: RunFactory, re
     assert any("fp32" in message.text for message in worker.of(Message))
 
 
+def test_a_step_reads_no_picture_file(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.data import cache, map_cache
+    from engine.training import batches
+
+    run = new_run(**{"validation.check_every": 0})
+    assert Worker(ready_workspace, run, at_step={2: "pause"}).outcome == "paused"
+    for module, name in ((cache, "load_rgb"), (map_cache, "cropped_hint"), (batches, "cropped_hint")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a picture file was read"))
+    assert Worker(ready_workspace, run).outcome == "completed"
+
+
 def test_a_run_with_a_lost_map_says_which(
     new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path, paired_folder: Path
 ) -> None:
