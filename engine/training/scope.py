@@ -35,13 +35,17 @@ def decoder_of(unet: Any) -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict({name: getattr(unet, name) for name in ("up_blocks", "conv_norm_out", "conv_out")})
 
 
-def learning_decoder(unet: Any, dtype: torch.dtype) -> torch.nn.ModuleDict:
+def learning_decoder(unet: Any, dtype: torch.dtype, offload: bool = False) -> torch.nn.ModuleDict:
     """The decoder that learns (``sd_locked=False`` of the original code), fp32: the UNet's own, or beside it.
 
     Call with the UNet in fp32, before it is brought to the ``dtype`` in which it computes, so that no bit is lost.
+    ``offload``: it stays in the computer's memory.
     """
     decoder = decoder_of(unet).requires_grad_(True)
-    return decoder if dtype == torch.float32 else copy.deepcopy(decoder)
+    if dtype == torch.float32 and not offload:
+        return decoder
+    apart = copy.deepcopy(decoder)
+    return apart.cpu() if offload else apart
 
 
 def what_learns(controlnet: Any, decoder: torch.nn.Module | None) -> torch.nn.Module:

@@ -31,6 +31,7 @@ from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
 from engine.training.checks import Checks, Heard
 from engine.training.ema import averaged_parameters, build_average
+from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
@@ -112,14 +113,17 @@ class Trainer:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
         self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
         controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
-        self.controlnet: Any = controlnet.to(self.device).train()
+        self.controlnet: Any = (controlnet if self.config.optim.offload else controlnet.to(self.device)).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
-        self.decoder = None if locked else learning_decoder(self.unet, self.dtype)
+        self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
         torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
-        self.nets = WorkingNets(self.controlnet, self.dtype, by_hook=self.world == 1)
+        computes_on = self.device if self.config.optim.offload else None
+        self.nets = WorkingNets(self.controlnet, self.dtype, computes_on, by_hook=self.world == 1)
         if self.decoder is not None:
             self.nets.couple(decoder_of(self.unet), self.decoder)
+        if train.base_storage == "fp8":
+            shrink(self.unet, self.controlnet, self.nets.controlnet)
         checkpoint_gradients(self.nets.controlnet, self.unet, train.gradient_checkpointing)
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
