@@ -26,7 +26,7 @@ VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of every Stable Diffusion
 FP8_BYTES = 1.01  # a weight of the frozen base; norms and both ends stay in half precision
 DECODED_SIDE = 512  # a larger picture is decoded in tiles of this where memory does not suffice
 LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
-PICTURES_AT_ONCE = 4  # of a preview, each with and without its prompt
+DRAWN_PIXELS = 4 * 512**2  # of a preview's pictures drawn together, each with and without its prompt
 ENCODE_BATCH_PIXELS = 8 * 512**2  # pictures that the VAE encodes together, in pixels
 
 
@@ -58,6 +58,11 @@ class Prediction:
 def pictures_encoded_together(resolution: int) -> int:
     """So that the VAE needs no more at any resolution up to 1448 px than at 512 px (3 GB)."""
     return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
+
+
+def pictures_drawn_together(resolution: int) -> int:
+    """Of a preview: four at 512 px, and fewer larger ones."""
+    return max(1, min(4, DRAWN_PIXELS // resolution**2))
 
 
 def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Prediction:
@@ -110,7 +115,7 @@ def predict_from(
     of_unet = _activations(net.unet, wide, train.gradient_checkpointing == "both")
     activations = train.batch_size * (of_unet + of_control)
     # Without gradients only what the decoder will want again stays, and the layer that is being computed.
-    drawing = 2 * PICTURES_AT_ONCE * (net.controlnet.kept + net.controlnet.largest) * wide
+    drawing = 2 * pictures_drawn_together(resolution) * (net.controlnet.kept + net.controlnet.largest) * wide
     widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
     vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
     decoding = vae_bytes + 4 * LAYER * widths[1] * min(resolution, DECODED_SIDE) ** 2

@@ -24,7 +24,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
-from engine.memory import pictures_encoded_together
+from engine.memory import pictures_drawn_together, pictures_encoded_together
 from engine.training import ladder
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
@@ -131,7 +131,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.learning, self.config.optim)
         self.ema = build_average(self.controlnet, self.config.optim)
         self.step = 0
-        self.pictures_at_once = 4
+        self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         self._resume()
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer)
