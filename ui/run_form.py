@@ -79,10 +79,10 @@ class RunForm:
         """Take the form over into the draft."""
         given = dict(zip(self.settings, raw, strict=True))
         shown = self._context.base_of(self._context.draft)  # the form's values are the preset's for this base
-        changes = sparse(given, self._of_preset(preset, shown))
-        base = str(given["model.base"] or "")
-        if base != self._context.base_of(Draft(preset)):
-            changes.setdefault("model", {})["base"] = base
+        base, usual = str(given["model.base"] or ""), self._context.base_of(Draft(preset))
+        reference = self._of_preset(preset, shown)
+        reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
+        changes = sparse(given, reference)
         named = {"name": name.strip()} if name.strip() else {}
         self._context.set_draft(preset, {**changes, **named}, tell_pages=base != shown)
 
