@@ -179,6 +179,7 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
 def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.demo.sets import demo_preset
     from engine.hardware import detect
+    from engine.model_files import family_of
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
     from engine.training.run import create_run
 
@@ -188,12 +189,12 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
         preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
     else:
         preset = suggest(detect().vram_gib)
-    layers = [(f"preset {preset.name}", preset.values)]
-    if options.file:
-        layers.append((options.file.name, read_toml(options.file)))
+    layers = [(options.file.name, read_toml(options.file))] if options.file else []
     named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
     given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
-    config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
+    layers += [("you", given), ("you", settings(options.set))]
+    base = resolve(*preset.layers(), *layers)[0].model.base
+    config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
     return _work_on(create_run(workspace, config, origins), workspace, control)
 
 

@@ -105,6 +105,16 @@ def configs_of(located: str) -> Path | None:
     return LAYOUTS / layout if layout else None
 
 
+def family_of(workspace: Workspace, base: str) -> str:
+    """The family's name by the width of the text that a base reads; "" where it is another, or not on this disk."""
+    try:
+        folder = configs_of(workspace.locate_base(base))
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")) if folder else {}
+        return TEXT_WIDTHS.get(int(unet.get("cross_attention_dim", 0)), "")
+    except (UserError, OSError, ValueError, TypeError):
+        return ""  # an incomplete base is refused in words when it is used
+
+
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Shapes by name from a safetensors header."""
     with path.open("rb") as file:

@@ -101,10 +101,9 @@ def _some(trainer: Trainer, group: Fixed, part: slice, swapped: bool) -> torch.T
     text = {name: rows[part].to(to, trainer.dtype) for name, rows in group.text.items()}
     text |= trainer.family.size_conditions(group.sizes[part].to(to))
     noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
-    with torch.no_grad(), trainer.accelerator.autocast():
-        predicted = trainer.family.predict(
-            trainer.unet, trainer.controlnet, noisy.to(trainer.dtype), timesteps, text, hint
-        )
+    hint, noisy, net = hint.to(trainer.dtype), noisy.to(trainer.dtype), trainer.nets.controlnet
+    with torch.no_grad():
+        predicted = trainer.family.predict(trainer.unet, net, noisy, timesteps, text, hint)
     wanted = target(trainer.scheduler, latents, noise, timesteps)
     return (predicted.float() - wanted.float()).square().mean(dim=(1, 2, 3)).cpu()
 
@@ -124,15 +123,16 @@ def check(
     tells, would drown the others.
     """
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    training = trainer.controlnet.training
-    trainer.controlnet.eval()
+    net = trainer.nets.controlnet
+    training = net.training
+    net.eval()
     try:
         with torch.random.fork_rng(devices=devices):
             right = losses(trainer, held_out, False, at_once)
             wrong = losses(trainer, held_out, True, at_once)
             on_training = losses(trainer, trained, False, at_once)
     finally:
-        trainer.controlnet.train(training)
+        net.train(training)
     shares = wrong / np.maximum(right, 1e-12) - 1
     error = float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
     gain = float((wrong - right).mean())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from engine.evaluation.validate import make_previews
@@ -11,7 +10,7 @@ from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, PreviewMade, Progress
 from engine.runs import PreviewRecord
 from engine.training import ladder
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -45,14 +44,13 @@ def preview_during_training(trainer: Trainer, step: int) -> None:
 
 def _draw(trainer: Trainer, step: int) -> PreviewRecord | None:
     """The pictures, or None where memory ran out."""
-    using_average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
     try:
-        with using_average:
+        with as_exported(trainer) as controlnet:
             return make_previews(
                 family=trainer.family,
                 base=trainer.base,
                 unet=trainer.unet,
-                controlnet=trainer.controlnet,
+                controlnet=controlnet,
                 samples=trainer.held_out,
                 dataset=trainer.dataset,
                 settings=trainer.config.validation,
