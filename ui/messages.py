@@ -11,8 +11,6 @@ from engine.errors import UserError
 from engine.jobs.runner import describe_crash
 from engine.jobs.snapshot import Failure, JobSnapshot
 
-BETWEEN_STEPS = {"saving": "saving", "validating": "making control pictures", "lending": "drawing what you asked for"}
-
 
 class Described(Protocol):
     """A problem of the data scan, or anything else with the three sentences."""
@@ -146,8 +144,8 @@ def status_line(snapshot: JobSnapshot) -> str:
         share = f"{snapshot.progress.done:,} of {snapshot.progress.total:,}"
         parts.append(f"{escape(snapshot.progress.label)}, {share}")
     elif snapshot.kind == "train" and snapshot.total_steps:
-        if snapshot.phase in BETWEEN_STEPS:
-            parts.append(BETWEEN_STEPS[snapshot.phase])
+        if snapshot.phase in ("saving", "validating"):
+            parts.append({"saving": "saving", "validating": "making control pictures"}[snapshot.phase])
         parts.append(f"step {snapshot.step:,} of {snapshot.total_steps:,}")
     left = duration(snapshot.seconds_left)
     if left and not snapshot.asked:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from engine.jobs.visits import Visit
+from typing import Literal
 
 StopKind = Literal["pause", "stop"]
 
@@ -16,21 +13,14 @@ class Cancelled(Exception):
 
 
 class Control:
-    """The owner's side: ask the worker for something. All methods may be called from any thread.
+    """The owner's side: ask the worker for something. All methods may be called from any thread."""
 
-    Args:
-        lends: the worker takes visits.
-    """
-
-    def __init__(self, lends: bool = False) -> None:
-        self.lends = lends
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stop: StopKind | None = None
         self._cancel = False
         self._save = False
         self._preview = False
-        self._visits: list[Visit] = []
-        self._followed: Token | None = None
         self.token = Token(self)
 
     def pause(self) -> None:
@@ -55,24 +45,6 @@ class Control:
     def sample_now(self) -> None:
         with self._lock:
             self._preview = True
-
-    def visit(self, visit: Visit) -> bool:
-        """Ask for work between two steps; False where the worker takes none, or none any more."""
-        with self._lock:
-            if self.lends:
-                self._visits.append(visit)
-            return self.lends
-
-    def close(self) -> list[Visit]:
-        """The worker has ended: the visits that it did not come to; further ones are refused."""
-        with self._lock:
-            self.lends = False
-            left, self._visits = self._visits, []
-            return left
-
-    def follow(self, token: Token) -> None:
-        """From now on, who has this control's token ends as well where the holder of ``token`` is to end."""
-        self._followed = token
 
 
 class Token:
@@ -99,8 +71,6 @@ class Token:
         """For work that has no step to finish (preparing, extracting, drawing): a pause or stop ends it, too."""
         if self._control._cancel or self._control._stop is not None:
             raise Cancelled
-        if self._control._followed is not None:
-            self._control._followed.raise_if_cancelled()
 
     def take_save_request(self) -> bool:
         """True once for each Save now."""
@@ -113,8 +83,3 @@ class Token:
         with self._control._lock:
             asked, self._control._preview = self._control._preview, False
         return asked
-
-    def take_visit(self) -> Visit | None:
-        """The next work that was asked for, once."""
-        with self._control._lock:
-            return self._control._visits.pop(0) if self._control._visits else None

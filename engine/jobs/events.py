@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Phase = Literal["preparing", "running", "saving", "validating", "lending"]
+Phase = Literal["preparing", "running", "saving", "validating"]
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
 from engine.errors import UserError
-from engine.jobs.control import Control, Token
-from engine.jobs.ending import attempt, describe_crash
+from engine.jobs.control import Cancelled, Control, Token
 from engine.jobs.events import Event, Message
-from engine.jobs.snapshot import JobSnapshot, Outcome, fold
-from engine.jobs.visits import Visit, VisitWork
-
-__all__ = ["Busy", "Emit", "JobRunner", "Work", "describe_crash"]
+from engine.jobs.snapshot import Failure, JobSnapshot, Outcome, fold
 
 Emit = Callable[[Event], None]
 Work = Callable[[Token, Emit], Outcome]
@@ -32,7 +29,6 @@ class JobRunner:
         self._snapshot = JobSnapshot()
         self._control: Control | None = None
         self._thread: threading.Thread | None = None
-        self._visit: Visit | None = None
 
     @property
     def snapshot(self) -> JobSnapshot:
@@ -44,22 +40,11 @@ class JobRunner:
         thread = self._thread
         return thread is not None and thread.is_alive()
 
-    @property
-    def visit(self) -> JobSnapshot | None:
-        """The last work that was asked of a job in progress, waiting, at work or ended; see ``ask``."""
-        return self._visit.snapshot if self._visit is not None else None
-
-    @property
-    def lends(self) -> bool:
-        """A job is running that works for others between two of its steps."""
-        return self.alive and self._control is not None and self._control.lends
-
-    def start(self, kind: str, title: str, work: Work, initial: JobSnapshot | None = None, lends: bool = False) -> None:
+    def start(self, kind: str, title: str, work: Work, initial: JobSnapshot | None = None) -> None:
         """Start ``work(token, emit)`` in a thread of its own.
 
         Args:
             initial: what the pages show before the first event (curves of a resumed run); default: empty.
-            lends: the work serves what is asked of it by ``ask`` (it looks at ``token.take_visit``).
 
         Raises:
             Busy: another job is running.
@@ -71,7 +56,7 @@ class JobRunner:
                     f"{self._snapshot.title} is still running, and the computer does one job at a time.",
                     "Wait for it, or pause or cancel it first.",
                 )
-            control = Control(lends)
+            control = Control()
             first = initial or JobSnapshot()
             self._snapshot = replace(
                 first, version=self._snapshot.version + 1, kind=kind, title=title, alive=True, asked="", outcome=None,
@@ -82,43 +67,28 @@ class JobRunner:
             self._thread.start()
 
     def _run(self, work: Work, control: Control) -> None:
-        outcome, failure = attempt(lambda: work(control.token, self._emit))
-        if failure is not None:
-            self._emit(Message(f"{failure.what} {failure.why}", "error"))
-        with self._lock:
-            self._snapshot = replace(
-                self._snapshot, version=self._snapshot.version + 1, alive=False, asked="", outcome=outcome,
-                failure=failure, phase="", progress=None, updated=time.monotonic(),
-            )  # fmt: skip
-        for visit in control.close():
-            visit.turn_away(f"“{self._snapshot.title}” ended before it came to it.")
+        outcome: Outcome = "failed"
+        failure: Failure | None = None
+        try:
+            outcome = work(control.token, self._emit)
+        except Cancelled:
+            outcome = "cancelled"
+        except UserError as error:
+            failure = Failure(error.what, error.why, error.try_this, traceback.format_exc())
+        except BaseException as error:  # the thread's last line of defence: whatever it is, people get to see it
+            failure = describe_crash(error)
+        finally:
+            if failure is not None:
+                self._emit(Message(f"{failure.what} {failure.why}", "error"))
+            with self._lock:
+                self._snapshot = replace(
+                    self._snapshot, version=self._snapshot.version + 1, alive=False, asked="", outcome=outcome,
+                    failure=failure, phase="", progress=None, updated=time.monotonic(),
+                )  # fmt: skip
 
     def _emit(self, event: Event) -> None:
         with self._lock:
             self._snapshot = fold(self._snapshot, event, time.monotonic())
-
-    def ask(self, kind: str, title: str, work: VisitWork) -> None:
-        """Have the running job do ``work(host, token, emit)`` between two of its steps; ``visit`` tells how it goes.
-
-        Raises:
-            Busy: nothing runs that lends its models, or it is busy with an earlier wish.
-        """
-        with self._lock:
-            if self._visit is not None and self._visit.alive:
-                why = f"{self._visit.snapshot.title} is still waited for; the training does one thing at a time."
-                raise Busy(f"{title} was not started.", why, "Wait for it, or cancel it first.")
-            visit = Visit(kind, title, work)
-            if self._control is None or not self._snapshot.alive or not self._control.visit(visit):
-                raise Busy(f"{title} was not started.", "No training is running that could do it.", "Start it again.")
-            self._visit = visit
-
-    def cancel_visit(self) -> bool:
-        """End what was asked of the running job; the job itself goes on. False where nothing is asked."""
-        visit = self._visit
-        if visit is None or not visit.alive:
-            return False
-        visit.cancel()
-        return True
 
     def _ask(self, what: str) -> bool:
         with self._lock:
@@ -152,3 +122,30 @@ class JobRunner:
         if thread is not None:
             thread.join(timeout)
         return not self.alive
+
+
+def describe_crash(error: BaseException) -> Failure:
+    """Words for an exception that nobody foresaw, and for the few that everybody meets."""
+    details = "".join(traceback.format_exception(error))
+    text = str(error)
+    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
+        return Failure(
+            "The work ended because memory ran out.",
+            text.split("\n")[0][:300] or "The computer has no memory left.",
+            "Choose a preset for a smaller card, or a smaller batch size, and resume.",
+            details,
+        )
+    if isinstance(error, OSError) and error.errno == 28:
+        return Failure(
+            "The work ended because the disk is full.",
+            f"{error.filename or 'A file'} could not be written.",
+            "Free some space and resume; the last checkpoint is whole.",
+            details,
+        )
+    return Failure(
+        "The work ended with an error that this app did not foresee.",
+        f"{type(error).__name__}: {text}"[:500],
+        "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to "
+        "the project.",
+        details,
+    )

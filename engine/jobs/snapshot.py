@@ -92,7 +92,7 @@ class JobSnapshot:
     @property
     def seconds_left(self) -> float | None:
         """Until the end: from the median of the last steps while training, else from the pace so far."""
-        if self.phase in ("running", "saving", "validating", "lending") and self.recent_seconds:
+        if self.phase in ("running", "saving", "validating") and self.recent_seconds:
             return statistics.median(self.recent_seconds) * (self.total_steps - self.step)
         if self.progress and self.progress.done > 0 and self.updated > self.progress_started:
             pace = (self.updated - self.progress_started) / self.progress.done

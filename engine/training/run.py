@@ -86,7 +86,7 @@ def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, o
     if runner.alive:
         runner.start("train", "Training", lambda token, emit: "failed")  # says who is busy
     run = create_run(workspace, config, origins)
-    runner.start("train", f"Training {run.config.name}", training_job(workspace, run), lends=True)
+    runner.start("train", f"Training {run.config.name}", training_job(workspace, run))
     return run.folder
 
 
@@ -104,8 +104,7 @@ def resume_training(runner: JobRunner, workspace: Workspace, folder: Path) -> Pa
     sentences = missing(workspace, run.config)
     if sentences:
         raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then press Resume again.")
-    title, work = f"Training {run.config.name}", training_job(workspace, run)
-    runner.start("train", title, work, initial=run.history(), lends=True)
+    runner.start("train", f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
     return run.folder
 
 

@@ -30,7 +30,6 @@ from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
 from engine.training.checks import Checks, Heard
 from engine.training.ema import averaged_parameters, build_average
-from engine.training.lending import serve_visits
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, usable_precision
@@ -110,9 +109,7 @@ class Trainer:
             keep_only_middle(self.controlnet)
         checkpoint_gradients(self.controlnet, self.unet, train.gradient_checkpointing)
         self.scheduler = self.family.load_scheduler(self.base)
-        self.scaling_factor = float(
-            read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215)
-        )
+        self.scaling_factor = self._latent_scale()
         self.learning = what_learns(self.controlnet, self.unet, locked)
         self.decoder = None if locked else decoder_of(self.unet)
         self.optimizer = build_optimizer(self.learning, self.config.optim)
@@ -130,6 +127,9 @@ class Trainer:
         )  # fmt: skip
         self.batches.split(train.batch_size)
         self.checks = Checks(self)
+
+    def _latent_scale(self) -> float:
+        return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
 
     def _resume(self) -> None:
         resumable = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
@@ -258,9 +258,9 @@ class Trainer:
         if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
             self.save()
         self.checks.make_if_due(always=last)
-        if self.token.take_preview_request() or (every and (last or self.step % every == 0)):
+        asked = self.token.take_preview_request()
+        if asked or (every and (last or self.step % every == 0)):
             self._make_previews()
-        serve_visits(self)
 
     def _make_previews(self) -> None:
         if self.preview is None or not self.accelerator.is_main_process:
