@@ -11,6 +11,8 @@ python -m engine.cli export RUN --format single_file    (or: --compare, for the 
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
+python -m engine.cli grid RUN --steps 100,300,500
+python -m engine.cli timelapse RUN
 python -m engine.cli doctor
 """
 
@@ -25,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import
+from engine import cli_captions, cli_check, cli_compare, cli_export, cli_import
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -68,6 +70,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
+    cli_compare.add_commands(commands)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -228,6 +231,7 @@ COMMANDS = {
     "train": _train,
     "resume": _resume,
     "doctor": _doctor,
+    **cli_compare.COMMANDS,
     **cli_export.COMMANDS,
 }
 
