@@ -7,15 +7,11 @@ python -m engine.cli timelapse RUN --picture 2 --format gif
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.workspace import Workspace
-
-T = TypeVar("T", int, float)
 
 
 def add_commands(commands: Any) -> None:
@@ -42,36 +38,11 @@ def add_commands(commands: Any) -> None:
     lapse.add_argument("--out", type=Path, help="default: in the run's folder")
 
 
-def numbers(text: str, read: Callable[[str], T]) -> tuple[T, ...]:
-    """ "1, 2.5" -> (1.0, 2.5); "3-5" -> (3, 4, 5). Empty text: none.
-
-    Raises:
-        UserError: something in it is no number.
-    """
-    found: list[T] = []
-    for part in (piece.strip() for piece in text.replace(";", ",").split(",")):
-        first, dash, last = part.partition("-")
-        try:
-            if dash and read is int:
-                if not int(first) <= int(last) <= int(first) + 1000:
-                    raise ValueError("not a range")
-                found += [read(str(number)) for number in range(int(first), int(last) + 1)]
-            elif part:
-                found.append(read(part))
-        except ValueError as error:
-            raise UserError(
-                f"“{part}” was not understood.",
-                "It is no number.",
-                "Write numbers with commas between them, for example 1, 2, 3.",
-            ) from error
-    return tuple(dict.fromkeys(found))
-
-
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Draws what is missing of a grid and writes it; exit status 0."""
     from engine.cli_output import Console
     from engine.evaluation.drawn import Drawn
-    from engine.evaluation.grid import GridWish
+    from engine.evaluation.grid import GridWish, numbers
     from engine.evaluation.grid_drawing import draw_grid
     from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path
     from engine.inference import TrySession

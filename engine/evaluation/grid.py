@@ -5,14 +5,17 @@ prompt, seed and strength. What was wished for, and what a drawn one is; grid_dr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from engine.errors import UserError
 from engine.evaluation.verdict import facts_of, judge
 from engine.runs import Run
 from engine.workspace import write_text
+
+T = TypeVar("T", int, float)
 
 MOST_COLUMNS = 6
 """Checkpoints that are chosen where nobody chooses."""
@@ -139,3 +142,28 @@ def read_grid(run: Run) -> Grid | None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def numbers(text: str, read: Callable[[str], T]) -> tuple[T, ...]:
+    """ "1, 2.5" -> (1.0, 2.5); "3-5" -> (3, 4, 5). Empty text: none.
+
+    Raises:
+        UserError: something in it is no number.
+    """
+    found: list[T] = []
+    for part in (piece.strip() for piece in text.replace(";", ",").split(",")):
+        first, dash, last = part.partition("-")
+        try:
+            if dash and read is int:
+                if not int(first) <= int(last) <= int(first) + 1000:
+                    raise ValueError("not a range")
+                found += [read(str(number)) for number in range(int(first), int(last) + 1)]
+            elif part:
+                found.append(read(part))
+        except ValueError as error:
+            raise UserError(
+                f"“{part}” was not understood.",
+                "It is no number.",
+                "Write numbers with commas between them, for example 1, 2, 3.",
+            ) from error
+    return tuple(dict.fromkeys(found))
