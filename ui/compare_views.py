@@ -162,7 +162,11 @@ def _tally_html(count: Tally) -> str:
         return note("Nothing was voted on yet.")
     rows = "".join(
         f"<tr><td>{escape(s.title)}</td><td>{s.votes:,}</td>"
-        f"<td>{s.share:.0%}</td><td>{s.low:.0%} to {s.high:.0%}</td></tr>"
+        + (
+            f"<td>{s.share:.0%}</td><td>{s.low:.0%} to {s.high:.0%}</td></tr>"
+            if s.votes
+            else "<td>–</td><td>–</td></tr>"
+        )
         for s in count.standings
     )
     head = "<tr><th>Checkpoint</th><th>Comparisons</th><th>Preferred</th><th>95 % interval</th></tr>"
@@ -174,7 +178,7 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
     gr.HTML(note("One control picture over the whole run, from the pictures that it drew while it trained."))
     with gr.Row(elem_classes="deliver"):
         picture = gr.Dropdown([], label="Control picture", elem_id="lapse-picture", scale=3)
-        kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=120)
+        kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=190)
         beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=160)
         make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1)
     shown = gr.Image(

@@ -246,7 +246,7 @@ def wish_of(
     )
 
 
-WITHOUT, LIVE = "Without ControlNet", "The weights of this moment (while it trains)"
+WITHOUT, LIVE = "Without ControlNet", "The live weights, while it trains"
 
 
 def plan_words(wish: GridWish) -> str:

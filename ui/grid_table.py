@@ -10,7 +10,7 @@ from engine.evaluation.grid import Grid, RowWords
 
 LEAST, MOST, WIDE = 80, 512, 176
 """Width of a picture in the table, px."""
-ROOM = 740
+ROOM = 700
 """Of the page, for the pictures of one row, px."""
 
 ON_LOAD = """
@@ -92,8 +92,8 @@ def grid_html(grid: Grid, folder: Path) -> str:
     )
     notes = "".join(f"<p class='note warning'>! {escape(note)}</p>" for note in grid.notes)
     return (
-        f"<div class='grid' style='--cell: {width}px'>{notes}{slider}<div class='scroll' tabindex='0'><table><thead><tr>"
-        f"<th scope='col'>Row</th><th scope='col'>control picture</th>{''.join(heads)}</tr></thead>"
+        f"<div class='grid' style='--cell: {width}px'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
+        f"<thead><tr><th scope='col'>Row</th><th scope='col'>control picture</th>{''.join(heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>{DIALOG}</div>"
     )
 

@@ -166,9 +166,11 @@ def _sentence(standings: Sequence[Standing], votes: Sequence[Vote]) -> str:
     if not votes:
         return "Nothing was voted on yet."
     best = standings[0]
+    if len(votes) == 1:
+        return "One vote says nothing yet: vote on."
     words = (
-        f"You preferred {best.title} in {best.share:.0%} of its {best.votes} "
-        f"{'comparison' if best.votes == 1 else 'comparisons'} "
+        f"You preferred {best.title} in {best.share:.0%} of its "
+        f"{'one comparison' if best.votes == 1 else f'{best.votes:,} comparisons'} "
         f"(95 % interval: {best.low:.0%} to {best.high:.0%})."
     )
     if best.low > 0.5:
