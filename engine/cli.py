@@ -12,6 +12,8 @@ python -m engine.cli export RUN --format single_file    (or: --compare, for the 
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
+python -m engine.cli grid RUN --steps 100,300,500
+python -m engine.cli timelapse RUN
 python -m engine.cli doctor
 """
 
@@ -26,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import, cli_sample
+from engine import cli_captions, cli_check, cli_compare, cli_export, cli_import, cli_sample
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -70,6 +72,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume.add_argument("run", help="the run's folder name")
 
     cli_sample.add_command(commands)
+    cli_compare.add_commands(commands)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -232,6 +235,7 @@ COMMANDS = {
     "resume": _resume,
     "sample": cli_sample.run,
     "doctor": _doctor,
+    **cli_compare.COMMANDS,
     **cli_export.COMMANDS,
 }
 
