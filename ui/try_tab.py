@@ -12,6 +12,7 @@ from ui.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress, note
+from ui.picture import UserPicture
 from ui.view import View
 
 KIND = "try"
@@ -40,13 +41,7 @@ def build(context: AppContext, live: Live) -> None:
                     back = gr.Button("‹ Earlier", size="sm")
                     forth = gr.Button("Another ›", size="sm", elem_id="try-another")
             with gr.Column(visible=False, elem_classes="snug") as own:
-                upload = gr.Image(
-                    label="Your picture",
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    height=190,
-                    elem_id="try-upload",
-                )
+                upload = UserPicture(label="Your picture", height=190, elem_id="try-upload")
                 is_map = gr.Checkbox(
                     label="It is a condition map already",
                     info="Otherwise its map is made as it was made for the training pictures.",
