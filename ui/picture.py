@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -37,4 +38,4 @@ class UserPicture(gr.Image):
         except UserError as error:
             name = payload.orig_name or "The picture"
             words = f"{error.what} {error.why} {error.try_this}".replace(Path(str(path)).name, name)
-            raise gr.Error(words, print_exception=False, title="This picture cannot be used") from error
+            raise gr.Error(escape(words), print_exception=False, title="This picture cannot be used") from error
