@@ -102,10 +102,9 @@ def _some(trainer: Trainer, group: Fixed, part: slice, swapped: bool) -> torch.T
     text = {name: rows[part].to(to, trainer.dtype) for name, rows in group.text.items()}
     text |= trainer.family.size_conditions(group.sizes[part].to(to))
     noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
-    with torch.no_grad(), trainer.accelerator.autocast():
-        predicted = trainer.family.predict(
-            trainer.unet, trainer.controlnet, noisy.to(trainer.dtype), timesteps, text, hint
-        )
+    hint, noisy, net = hint.to(trainer.dtype), noisy.to(trainer.dtype), trainer.nets.controlnet
+    with torch.no_grad():
+        predicted = trainer.family.predict(trainer.unet, net, noisy, timesteps, text, hint)
     wanted = target(trainer.scheduler, latents, noise, timesteps)
     return (predicted.float() - wanted.float()).square().mean(dim=(1, 2, 3)).cpu()
 
@@ -143,14 +142,15 @@ def check(trainer: Trainer, held_out: Sequence[Fixed], trained: Sequence[Fixed],
     tells, would drown the others.
     """
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    training = trainer.controlnet.training
-    trainer.controlnet.eval()
+    net = trainer.nets.controlnet
+    training = net.training
+    net.eval()
     try:
         with torch.random.fork_rng(devices=devices):
             right, wrong = (losses(trainer, held_out, swapped, at_once) for swapped in (False, True))
             on_training, misled = (losses(trainer, trained, swapped, at_once) for swapped in (False, True))
     finally:
-        trainer.controlnet.train(training)
+        net.train(training)
     shares = wrong / np.maximum(right, 1e-12) - 1
     return Figures(
         held_out_loss=float(right.mean()),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.runs import read_metrics
 from engine.training import ladder
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -115,9 +114,8 @@ class Checks:
         if self._fixed is None:
             self._fixed = self._choose()
             began = time.perf_counter()  # reading the pairs is done once
-        average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
         try:
-            with average:
+            with as_exported(trainer):
                 figures = tier0.check(trainer, *self._fixed, self._at_once)
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +18,7 @@ from engine.jobs.events import Message, Progress
 from engine.runs import PreviewRecord
 from engine.sampling import Text
 from engine.training import ladder
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -64,16 +63,15 @@ class DrawPreviews:
 
     def _draw(self, trainer: Trainer, step: int) -> PreviewRecord | None:
         """The pictures, or None where memory ran out."""
-        using_average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
         if self._probes is None:
             self._probes = self._choose(trainer)
         try:
-            with using_average:
+            with as_exported(trainer) as controlnet:
                 return make_previews(
                     family=trainer.family,
                     base=trainer.base,
                     unet=trainer.unet,
-                    controlnet=trainer.controlnet,
+                    controlnet=controlnet,
                     samples=trainer.held_out,
                     dataset=trainer.dataset,
                     settings=trainer.config.validation,
