@@ -54,7 +54,7 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
     total = seconds * images
     if trial is not None and config.validation.every:
         sets = 1 + -(-config.train.steps // config.validation.every)
-        total += sets * config.validation.pictures * trial.seconds_per_picture
+        total += sets * config.validation.pictures_each_time * trial.seconds_per_picture
     about = "about " if measured else "roughly "
     summary = (
         f"{config.train.steps:,} steps of {config.images_per_step} pictures, {about}{in_words(total)}, "

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from engine.config.setting import Section, setting
 
+MOST_OWN = 16
+"""Pictures of the user's own in one set."""
+
 
 class ValidationConfig(Section):
     """Pictures and scores while training."""
@@ -99,3 +102,13 @@ class ValidationConfig(Section):
         "pip install wandb, then wandb login.",
         advanced=True,
     )
+
+    @property
+    def own_prompts(self) -> tuple[str, ...]:
+        """The user's prompts, one a line."""
+        return tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
+
+    @property
+    def pictures_each_time(self) -> int:
+        """How many are drawn in one set, but for those of the user's folder, which is not looked into."""
+        return self.pictures + 2 * min(self.probes, self.pictures) + min(MOST_OWN, len(self.own_prompts))

@@ -17,6 +17,7 @@ import numpy as np
 from engine.conditions import registry, weights
 from engine.conditions.batch import read_picture
 from engine.config import ValidationConfig
+from engine.config.validation import MOST_OWN
 from engine.data.crop import apply_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -31,7 +32,6 @@ TITLES: dict[Kind, str] = {
     "contradicting": "Against the picture",
     "own": "Your own",
 }
-MOST_OWN = 16
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
@@ -74,11 +74,6 @@ def _words(caption: str) -> set[str]:
     return set(re.findall(r"\w+", caption.lower()))
 
 
-def own_prompts(settings: ValidationConfig) -> list[str]:
-    """The user's prompts, one a line."""
-    return [line.strip() for line in settings.prompts.splitlines() if line.strip()]
-
-
 def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Sequence[Pair]) -> list[Probe]:
     """The user's pictures with their maps and prompts; prompts without pictures get held-out maps in turn.
 
@@ -87,7 +82,7 @@ def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Seq
     Raises:
         UserError: the folder is not there, a picture cannot be read, or its map cannot be made.
     """
-    prompts = own_prompts(settings)
+    prompts = settings.own_prompts
     if not settings.pictures_folder:
         return [Probe("own", pairs[n % len(pairs)], text) for n, text in enumerate(prompts[:MOST_OWN]) if pairs]
     found = []

@@ -58,7 +58,8 @@ def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -
         UserError: the run could not start with these settings. Cancelled: asked for by the owner.
     """
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-    few = config.validation.model_copy(update={"sampling_steps": SAMPLING_STEPS})
+    plain = {"probes": 0, "prompts": "", "pictures_folder": ""}  # held-out pairs say what a picture costs
+    few = config.validation.model_copy(update={"sampling_steps": SAMPLING_STEPS, **plain})
     with tempfile.TemporaryDirectory(prefix="trial-", dir=workspace.cache, ignore_cleanup_errors=True) as folder:
         about = {"config": config.model_dump(mode="json"), "condition": {}}
         write_run(Path(folder), about)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from engine.conditions.batch import make_all
 from engine.config import ValidationConfig
+from engine.config.validation import MOST_OWN
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
@@ -76,12 +77,17 @@ def test_prompts_without_pictures_borrow_held_out_maps(dataset: Dataset, pairs: 
 def test_pictures_take_the_prompts_in_turn_and_there_are_not_too_many(
     dataset: Dataset, pairs: list[Pair], tmp_path: Path
 ) -> None:
-    for number in range(probes.MOST_OWN + 3):
+    for number in range(MOST_OWN + 3):
         Image.new("RGB", (80, 70), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
     settings = ValidationConfig(pictures_folder=str(tmp_path), prompts="one\ntwo", pictures_are_maps=True)
     found = probes.own(settings, dataset, PLAN, pairs)
-    assert len(found) == probes.MOST_OWN
+    assert len(found) == MOST_OWN
     assert [probe.prompt for probe in found[:3]] == ["one", "two", "one"]
+
+
+def test_the_time_left_counts_what_is_drawn() -> None:
+    assert ValidationConfig(pictures=4, probes=2).pictures_each_time == 8
+    assert ValidationConfig(pictures=1, probes=2, prompts="a\n\nb").pictures_each_time == 5
 
 
 def test_a_folder_that_is_not_there_is_named(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:

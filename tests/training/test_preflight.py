@@ -33,7 +33,8 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
     assert 0 < measured.seconds_per_step < 60 and measured.seconds_per_picture > 0
     assert measured.peak_bytes > 100 * 2**20
     after = estimate(config, ready_workspace, MACHINE)
-    pictures = 3 * 2 * measured.seconds_per_picture  # before the first step, in the middle, at the end
+    each = 2 + 2 * 2  # the held-out ones, and as many without a prompt and with one that contradicts
+    pictures = 3 * each * measured.seconds_per_picture  # before the first step, in the middle, at the end
     assert after.measured
     assert after.seconds == pytest.approx(1000 * measured.seconds_per_step + pictures)
     assert "as a trial measured" in after.summary
