@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from engine.conditions import weights
 from engine.data.crop_plan import CropPlan
@@ -24,14 +23,13 @@ from engine.data.held_out import split
 from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress, Sample
 from engine.errors import UserError
-from engine.evaluation import adherence, clip, colour, effect, nearest, obedience, report
+from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, obedience, report
+from engine.evaluation.loaded import load_nets
 from engine.evaluation.obedience import Measured, Obedience
-from engine.evaluation.pairs import Nets, Pair, Wanted, draw, read_pair, round_trip, to_pictures, unnoticed
+from engine.evaluation.pairs import Pair, Wanted, draw, read_pair, round_trip, to_pictures, unnoticed
 from engine.evaluation.picture_files import settings_text, webp, write_folder
-from engine.families import detect
 from engine.runs import Run
-from engine.training.checkpoint_files import DECODER, Checkpoint
-from engine.training.scope import decoder_of
+from engine.training.checkpoint_files import Checkpoint
 from engine.workspace import Workspace
 
 PAIRS, MOST_PAIRS = 64, 512
@@ -149,16 +147,7 @@ def _draw(
     progress: Progress | None,
 ) -> _Drawn:
     settings, seed = run.config.validation, run.config.train.seed
-    base = workspace.locate_base(run.config.model.base)
-    family = detect(base)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float16 if device.type == "cuda" else torch.float32
-    unet: Any = family.load_unet(base, dtype).to(device)
-    decoder = checkpoint.folder / DECODER
-    if decoder.is_file():  # of a run whose base was not locked
-        decoder_of(unet).load_state_dict(load_file(decoder))
-    net: Any = family.load_controlnet(checkpoint.controlnet, dtype).to(device)
-    nets = Nets(family, base, unet, net)
+    nets = load_nets(workspace, run, checkpoint)
     closer = pairs[:CLOSER]
     right = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
     seeds = [
@@ -170,7 +159,7 @@ def _draw(
     asked = [*right, *map(_bare, right), *seeds, *map(_bare, seeds), *wrong]
     with unnoticed(nets):
         latents = draw(nets, asked, settings, token, progress)
-        vae = family.load_vae(base, torch.float32).to(device)
+        vae = nets.family.load_vae(nets.base, torch.float32).to(nets.unet.device)
         pictures = to_pictures(nets, vae, latents, token)
         best = [by.score(pair, round_trip(nets, vae, pair.original)) for pair in pairs]
         del vae
@@ -262,12 +251,7 @@ def _write(run: Run, found: dict[str, Any], pairs: Sequence[Pair], drawn: _Drawn
             )  # fmt: skip
             names.append((f"{number:02d}-row.webp", pair.sample.caption))
             replace_bytes(folder / names[-1][0], webp(row, text))
-        meters = []
-        for number, pair in enumerate(pairs[:CLOSER]):
-            three = [drawn.right[number], drawn.blank[number], drawn.swapped[number]]
-            row = np.concatenate([pair.wanted, *three, effect.other_map(pairs[:CLOSER], number)], axis=1)
-            meters.append((f"effect-{number:02d}.webp", pair.sample.caption))
-            replace_bytes(folder / meters[-1][0], webp(row))
+        meters = effect_job.write_rows(folder, pairs[:CLOSER], drawn.right, drawn.blank, drawn.swapped)
         kept = found | {"pictures": names, "effect_pictures": meters}
         replace_bytes(folder / report.JSON, json.dumps(kept, indent=1, ensure_ascii=False).encode("utf-8"))
         replace_bytes(folder / report.HTML, report.page(kept).encode("utf-8"))

@@ -91,12 +91,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             (f"Against step {gap['step']:,}", f"{gap['value']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f}): {sure}")
         )
-    scores = meter["scores"]
-    rows.append((
-        "Control effect",
-        f"{meter['value']:.2f}: right map {scores['right']:.2f}, blank {scores['blank']:.2f}, another's "
-        f"{scores['swapped']:.2f}; the picture moves by {meter['moved']:.0f} colour steps",
-    ))  # fmt: skip
+    rows.append(("Control effect", effect_words(meter)))
     for against, title in (("against_without_control", "without control"), ("against_true_pictures", "true pictures")):
         ratios = report["colour"][against]
         rows.append((
@@ -121,6 +116,15 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
              f"{clip['cmmd_without_control']:.2f})"),
         ]  # fmt: skip
     return rows
+
+
+def effect_words(meter: dict[str, Any]) -> str:
+    """The meter's number and what it is made of."""
+    scores = meter["scores"]
+    return (
+        f"{meter['value']:.2f}: right map {scores['right']:.2f}, blank {scores['blank']:.2f}, another's "
+        f"{scores['swapped']:.2f}; the picture moves by {meter['moved']:.0f} colour steps"
+    )
 
 
 def page(report: dict[str, Any]) -> str:

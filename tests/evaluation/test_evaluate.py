@@ -17,6 +17,7 @@ from engine.data.scan import scan_folder
 from engine.demo.circles import make_circles
 from engine.errors import UserError
 from engine.evaluation import report
+from engine.evaluation.effect_job import effect_folder, measure_effect
 from engine.evaluation.evaluate import evaluate, report_folder
 from engine.jobs.control import Cancelled, Control
 from engine.presets import resolve
@@ -82,6 +83,15 @@ def test_the_report_says_what_is_known_and_what_is_missing(
     assert again["compared"]["step"] == 10
     assert again["compared"]["value"] == again["compared"]["low"] == again["compared"]["high"] == 0, "the same weights"
     assert any(name == "CLIP score" for name, _ in report.facts(again))
+
+
+def test_the_meter_alone_takes_the_first_held_out_pairs(prepared: Run, own_workspace: Workspace) -> None:
+    found = measure_effect(own_workspace, prepared, prepared.checkpoints()[0])
+    folder = effect_folder(prepared.folder, 10)
+    assert json.loads((folder / "effect.json").read_text(encoding="utf-8"))["scores"] == found["scores"]
+    assert found["pairs"] == 3 and found["moved"] > 0
+    assert Image.open(folder / "effect-02.webp").size == (5 * 64, 64)
+    assert f"{found['value']:.2f}: right map" in report.effect_words(found)
 
 
 def test_cancel_leaves_nothing_behind(prepared: Run, own_workspace: Workspace) -> None:
