@@ -45,6 +45,17 @@ def build_watch(context: AppContext, live: Live) -> None:
         elem_id="train-pictures",
         interactive=False,
     )
+    odd_heading = gr.HTML(elem_id="train-probes-head")
+    odd = gr.Gallery(
+        show_label=False,
+        columns=2,
+        height="auto",
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        visible=False,
+        elem_id="train-probes",
+        interactive=False,
+    )
     with gr.Accordion("Log", open=False, elem_id="train-log-box"):
         log = gr.HTML(elem_id="train-log")
 
@@ -52,9 +63,12 @@ def build_watch(context: AppContext, live: Live) -> None:
     live.part([folded, rate, pace, memory], _loss_key, _more)
     live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
     live.part(
-        [heading, pictures],
+        [heading, pictures, odd_heading, odd],
         lambda view: (view.shown_run, view.history.preview),
-        lambda view: _pictures(context.workspace.thumbnails, view.history.preview),
+        lambda view: [
+            *_pictures(context.workspace.thumbnails, view.history.preview),
+            *_odd(context.workspace.thumbnails, view.history.preview),
+        ],
     )
     live.part([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
 
@@ -112,8 +126,17 @@ def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
         for path, caption in zip(preview.pictures, captions, strict=False)
         if path.is_file()
     ]
-    shown += [(str(thumbnail(path, folder, PICTURE_SIDE)), title) for path, title in preview.probes if path.is_file()]
     words = f"<h3>Control pictures at step {preview.step:,}</h3>" + note("Each: control picture, drawn, original.")
+    return [words, gr.Gallery(shown, visible=True)]
+
+
+def _odd(folder: Path, preview: PreviewMade | None) -> list[Any]:
+    """Pictures with odd prompts and of the user's own, each with its title."""
+    known = [(path, title) for path, title in preview.probes if path.is_file()] if preview else []
+    if not known:
+        return ["", gr.Gallery([], visible=False)]
+    shown = [(str(thumbnail(path, folder, PICTURE_SIDE)), title) for path, title in known]
+    words = note("Scored apart: without a prompt, with one that contradicts the picture, and what you brought.")
     return [words, gr.Gallery(shown, visible=True)]
 
 
