@@ -1,6 +1,6 @@
 """Does half precision learn as well as fp32, and with the base in eight bits? The demo, shortened, in each.
 
-    python -m benchmarks.precision [--steps 250] [--kinds fp32 bf16 fp16 fp8] [--seeds 1 2]
+    python -m benchmarks.precision [--steps 250] [--pictures 2000] [--kinds fp32 bf16 fp16 fp8] [--seeds 1 2]
 
 On the bundled base and the demo's circles, with the demo's settings. Processors compute in half precision ten times
 slower than in fp32, so bf16 and fp16 are emulated as cards do it: sums in fp32, and every weight that computes, every
@@ -115,12 +115,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--kinds", nargs="+", default=["fp32", "bf16", "fp16", "fp8"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--work", type=Path, help="where pictures and cache are kept for the next time")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         workspace = Workspace(options.work or Path(scratch))
-        dataset = make_demo_set(workspace, "circles", 2000)
+        dataset = make_demo_set(workspace, "circles", options.pictures)
         for seed in options.seeds:
             for kind in options.kinds:
                 print(f"seed {seed} {kind} {trained(workspace, dataset, kind, seed, options.steps)}", flush=True)

@@ -134,7 +134,9 @@ class Trainer:
         self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         self._resume()
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer)
+        # Else the optimizer's memory would pass through the card on its way to RAM.
+        placed = {"device_placement": [True, False]} if self.config.optim.offload else {}
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer, **placed)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
