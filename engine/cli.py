@@ -7,10 +7,14 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
+python -m engine.cli sample RUN --control map.png --prompt "a red circle"
+python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
+python -m engine.cli grid RUN --steps 100,300,500
+python -m engine.cli timelapse RUN
 python -m engine.cli doctor
 """
 
@@ -25,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import
+from engine import cli_captions, cli_check, cli_compare, cli_evaluate, cli_export, cli_import, cli_sample
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -68,6 +72,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
+    cli_sample.add_command(commands)
+    cli_compare.add_commands(commands)
+    cli_evaluate.add_command(commands)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -228,7 +235,10 @@ COMMANDS = {
     "extract": _extract,
     "train": _train,
     "resume": _resume,
+    "sample": cli_sample.run,
     "doctor": _doctor,
+    **cli_compare.COMMANDS,
+    "evaluate": cli_evaluate.run,
     **cli_export.COMMANDS,
 }
 

@@ -18,6 +18,8 @@ from ui.states import Action
 from ui.view import Draft, View
 
 FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
+OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
+"""What the user brings to the control pictures: a small form of its own."""
 TRIAL = "trial"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -39,8 +41,13 @@ class RunForm:
         steps = config.fields("train")["steps"]
         self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
         self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
+        with gr.Accordion("Your own test pictures and prompts", open=False, elem_id="own-tests"):
+            gr.HTML(note("Drawn at every set of control pictures, beside the held-out pairs, and scored apart."))
+            fields = config.fields("validation")
+            names = {dotted: dotted.split(".")[1] for dotted in OWN}
+            self.settings |= {d: widget(fields[n], values[d], f"set-validation-{n}") for d, n in names.items()}
         with gr.Accordion("More settings", open=False, elem_id="more-settings"):
-            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=FIRST)
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=(*FIRST, *OWN))
         with gr.Accordion("For experts", open=False, elem_id="expert-settings"):
             self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
         self.trial = gr.Button("Try three steps", elem_id="train-trial")

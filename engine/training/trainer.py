@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from engine import lending
 from engine.config import RunConfig
 from engine.data import map_cache
 from engine.data.cache import open_or_build
@@ -212,9 +213,9 @@ class Trainer:
         if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
             self.save()
         self.checks.make_if_due(always=last)
-        asked = self.token.take_preview_request()
-        if asked or (every and (last or self.step % every == 0)):
+        if self.token.take_preview_request() or (every and (last or self.step % every == 0)):
             self._make_previews()
+        lending.serve(self)
 
     def _make_previews(self) -> None:
         if self.preview is None or not self.accelerator.is_main_process:
