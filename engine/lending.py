@@ -7,7 +7,6 @@ loaded for the drawing and forgotten after it. Training goes on as if nothing ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from engine.jobs.control import Cancelled
 from engine.jobs.errand import Errand
 from engine.jobs.events import PhaseChanged
 from engine.sampling import free_memory
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 from engine.try_parts import TILES, Thrift
 from engine.try_request import LIVE
 from engine.workspace import Workspace
@@ -68,7 +67,7 @@ class BorrowedSession(TrySession):
             return
         if self._controlnet is None or self._controlnet[0] != LIVE:
             check_finite(trainer.controlnet, "being trained")
-            self._use(trainer.family, trainer.base, trainer.controlnet)
+            self._use(trainer.family, trainer.base, trainer.nets.controlnet)
             self._controlnet = (LIVE, trainer.step)
 
     def _unet(self, family: Family, located: str) -> Any:
@@ -90,15 +89,12 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
     """An errand for a training: ``draw(session, token)`` with its models, between two of its steps."""
 
     def work(trainer: Trainer, errand: Errand) -> Any:
-        nets = [trainer.unet, trainer.controlnet]
+        nets = [trainer.unet, trainer.nets.controlnet]
         modes = [net.training for net in nets]
         devices = [trainer.device] if trainer.device.type == "cuda" else []
-        average: Any = nullcontext()
-        if trainer.ema is not None:  # what an export would have
-            average = averaged_weights(trainer.ema, trainer.controlnet)
         session = BorrowedSession(workspace, trainer)
         try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad(), average:
+            with torch.random.fork_rng(devices=devices), torch.no_grad(), as_exported(trainer):
                 for net in nets:
                     net.eval()
                 return draw(session, _Either(trainer, errand))
