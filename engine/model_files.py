@@ -15,6 +15,7 @@ LAYOUTS = Path(__file__).resolve().parent / "families" / "layouts"
 """Configs of the families whose bases come in single files."""
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Which layout a single file has, by the width of the text that its UNet reads."""
+SINGLE_FILES = (".safetensors", ".ckpt")
 UNET_PREFIX = "model.diffusion_model."
 SD15_PARAMETERS = 859_520_964
 SD15_CONTROLNET_PARAMETERS = 361_279_120
@@ -27,6 +28,24 @@ class BaseFacts:
     parameters: int
     controlnet_parameters: int
     local: bool
+
+
+def bases_in(folder: Path) -> list[str]:
+    """Paths of what lies in a folder and may be a base: folders in diffusers layout and single files, by name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder.", "Bases are looked for in one.", "Give the folder that holds them."
+        )
+    found = [
+        p
+        for p in sorted(folder.iterdir())
+        if (p / "model_index.json").is_file() or (p.is_file() and p.suffix.lower() in SINGLE_FILES)
+    ]
+    return [str(path) for path in found]
 
 
 def base_facts(workspace: Workspace, base: str) -> BaseFacts:

@@ -18,6 +18,7 @@ from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.estimate import estimate
 from engine.hardware import Hardware, detect
+from engine.jobs.errand import Errand
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import Failure, JobSnapshot
 from engine.presets import Preset, all_presets, resolve, suggest
@@ -48,6 +49,8 @@ class AppContext:
         """The large libraries are loaded; before that, nothing that needs them is done for a page."""
         self._lock = threading.RLock()
         self._try: Any = None
+        self.errand: Errand | None = None
+        """The drawing that a training does in between, the last one."""
         self._focus_run: str | None = None  # None: whatever is newest
         self._training: JobSnapshot | None = None
         self._problem: Failure | None = None
@@ -246,6 +249,10 @@ class AppContext:
         """Put an error on the persistent panel of every page."""
         self._problem = to_failure(error)
 
+    def forget_problem(self) -> None:
+        """Something new begins: an old problem is no longer of interest."""
+        self._problem = None
+
     def dismiss(self) -> None:
         """Take the panel away."""
         self._problem, self._dismissed = None, self.runner.snapshot.failure
@@ -275,7 +282,7 @@ class AppContext:
             Busy: another job is running.
         """
         self.runner.start(kind, title, self._watched(work))
-        self._problem = None
+        self.forget_problem()
 
     def _watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:
