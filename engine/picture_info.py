@@ -6,8 +6,9 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -15,6 +16,9 @@ from PIL.PngImagePlugin import PngInfo
 from engine import samplers
 from engine.errors import UserError
 from engine.version import VERSION
+
+if TYPE_CHECKING:
+    from engine.try_request import TryRequest
 
 THEIRS, OURS = "parameters", "controlnet_studio"
 # Name: value, Name: "quoted value" and so on, as the last line of AUTOMATIC1111's text has them.
@@ -41,6 +45,18 @@ def save_png(path: Path, picture: Image.Image, settings: Mapping[str, Any]) -> P
     picture.save(temporary, "PNG", pnginfo=info)
     os.replace(temporary, path)
     return path
+
+
+def request_settings(request: TryRequest) -> dict[str, Any]:
+    """What of a request is plain values, to be kept in the picture; its pictures and the net's path are not."""
+    values = {field.name: getattr(request, field.name) for field in fields(request)}
+    kept: dict[str, Any] = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+    kept |= {
+        "second": str(request.second or ""),
+        "change": request.change if request.picture is not None else None,
+        "inpainted": request.mask is not None,
+    }
+    return kept
 
 
 def a1111_text(settings: Mapping[str, Any]) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from engine import control_picture
+from engine.control_picture import held_out_maps, look_warning, map_of
 from engine.errors import UserError
 from engine.runs import Run
 from ui.context import AppContext
 
 HELD_OUT, UPLOAD, DRAW = "A held-out picture", "A picture of mine", "Draw it"
 THUMBNAIL = 384
-LOOKS = 16
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,12 @@ def run_of(context: AppContext, name: str | None) -> Run | None:
         return None
 
 
-def held_out_maps(context: AppContext, run: Run) -> list[tuple[Path, str]]:
-    """Maps and captions of the pairs that the run never saw; none where its dataset was removed."""
-    from engine.data.dataset import Dataset
-    from engine.data.held_out import split
-
-    try:
-        dataset = Dataset.open(context.workspace.dataset_folder(run.config.data.dataset))
-        samples = split(dataset, run.config.data.held_out, run.held_out).held_out
-        return [(dataset.condition_path(sample), sample.caption) for sample in samples]
-    except UserError:
-        return []  # an own picture can still be tried
-
-
 def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | None:
     """A held-out pair of the run's dataset (``at`` wraps around), or None where there is none any more."""
     from engine.data.images import thumbnail
 
     run = run_of(context, run_name)
-    pairs = held_out_maps(context, run) if run else []
+    pairs = held_out_maps(context.workspace, run) if run else []
     if not pairs:
         return None
     condition, caption = pairs[at % len(pairs)]
@@ -94,13 +81,8 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
     Raises:
         UserError: there is no picture, or its map cannot be made.
     """
-    import numpy as np
-    from PIL import Image
-
-    from engine.conditions import registry
     from engine.data.images import load_rgb
 
-    kind = registry.get(str(run.condition["type"]))
     if control.source == HELD_OUT:
         sample = held_out(context, run.name, control.at)
         if sample is None:
@@ -116,15 +98,8 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
             "There is no control picture.", "None was uploaded or drawn.", "Give one, or use a held-out picture."
         )
     if control.is_map or control.source == DRAW:
-        return image, [words] if (words := look_warning(context, run, image)) else []
-    if kind.extract is None:
-        raise UserError(
-            "A map cannot be made of this picture.",
-            f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
-            "Upload a map and tick “It is a condition map already”.",
-        )
-    parameters = registry.resolve_parameters(kind.name, dict(run.condition["parameters"]))
-    return Image.fromarray(kind.extractor(np.asarray(image), **parameters)), []
+        return image, [words] if (words := look_warning(context.workspace, run, image)) else []
+    return map_of(run, image), []
 
 
 def drawn(value: Any) -> Any:
@@ -140,37 +115,9 @@ def drawn(value: Any) -> Any:
     return sheet
 
 
-def look_warning(context: AppContext, run: Run, image: Any) -> str:
-    """A sentence where a picture does not look like the maps that the run was trained on."""
-    from engine.conditions.look import warning
-
-    return warning(image, _looks(tuple(path for path, _ in held_out_maps(context, run)[:LOOKS])))
-
-
 def advice(context: AppContext, run_name: str | None, upload: str | None, is_map: bool) -> str:
     """What to say under an uploaded picture, before anything is drawn."""
-    from engine.conditions import registry
-    from engine.conditions.look import differences, look_at
     from engine.data.images import load_rgb
 
     run = run_of(context, run_name)
-    if run is None or not upload:
-        return ""
-    image = load_rgb(upload)
-    if is_map:
-        return look_warning(context, run, image)
-    kind = registry.get(str(run.condition["type"]))
-    looks = _looks(tuple(path for path, _ in held_out_maps(context, run)[:LOOKS]))
-    if looks and not differences(look_at(image), looks):
-        return "This looks like a map already: if it is one, tick the box."
-    if kind.extract is None:
-        return f"The app cannot make maps of the kind “{kind.title}”: upload a map, and tick the box."
-    return ""
-
-
-@lru_cache(maxsize=8)
-def _looks(paths: tuple[Path, ...]) -> tuple[Any, ...]:
-    from engine.conditions.look import look_at
-    from engine.data.images import load_rgb
-
-    return tuple(look_at(load_rgb(path)) for path in paths if path.is_file())
+    return control_picture.advice(context.workspace, run, load_rgb(upload), is_map) if run and upload else ""

@@ -257,21 +257,10 @@ def _sketches(context: AppContext) -> Callable[[Any], None]:
 
 def _save(context: AppContext, name: str, picture: Any, wish: Wish, request: TryRequest, control: str) -> Path:
     """A PNG in workspace/outputs with all its settings inside."""
-    from engine.picture_info import save_png
+    from engine.picture_info import request_settings, save_png
 
-    settings = {key: getattr(request, key) for key in wish.settings if key != "change"}
-    settings |= {
-        "run": wish.run,
-        "net": _net_words(wish),
-        "base": request.base,
-        "second": str(request.second or ""),
-        "without_control": request.without_control,
-        "control": control,
-        "change": request.change if request.picture is not None else None,
-        "inpainted": request.mask is not None,
-        "width": picture.width,
-        "height": picture.height,
-    }
+    settings = request_settings(request) | {"run": wish.run, "net": _net_words(wish), "control": control}
+    settings |= {"width": picture.width, "height": picture.height}
     return save_png(context.workspace.outputs / f"{name}.png", picture, settings)
 
 

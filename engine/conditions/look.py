@@ -92,4 +92,4 @@ def warning(image: Image.Image, trained: Sequence[Look]) -> str:
     inverted = Image.fromarray(255 - np.asarray(image.convert("RGB")))
     if not differences(look_at(inverted), trained):
         return f"{sentence} Black and white seem to be swapped: invert the picture."
-    return f"{sentence} If it is an ordinary picture, let its map be made (untick “It is a condition map already”)."
+    return f"{sentence} If it is an ordinary picture, let its map be made instead of giving it as one."

@@ -33,7 +33,7 @@ def test_a_photograph_is_told_from_maps_and_a_new_map_is_not(kind: str) -> None:
     for name in (*TRAINED, *FRESH):
         words = warning(Image.fromarray(photo(name)), trained)
         assert words.startswith("This does not look like the maps"), name
-        assert "untick" in words
+        assert "let its map be made" in words
 
 
 @pytest.mark.parametrize("kind", LINES)

@@ -92,7 +92,8 @@ def test_pictures_are_kept_with_their_settings_and_found_again(context: AppConte
         context, wish(context, control=Control(UPLOAD, upload=str(control), is_map=True), compare=False,
                       settings={name: settings[name] for name in SETTINGS if name != "change"})
     )  # fmt: skip
-    assert np.array_equal(Image.open(again.pictures[1][0]), Image.open(result.pictures[2][0]))
+    one, other = (np.asarray(Image.open(path)).astype(int) for path in (again.pictures[1][0], result.pictures[2][0]))
+    assert np.abs(one - other).max() <= 1  # alone and in a batch of two
 
 
 def test_a_picture_is_drawn_over_where_it_was_painted(context: AppContext, photos: dict[str, np.ndarray]) -> None:
