@@ -16,6 +16,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs import Recorder, Run, forget_after, write_run
+from engine.training.loggers import Loggers
 from engine.version import VERSION
 from engine.workspace import Workspace
 
@@ -112,7 +113,8 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     """The work that the runner does: train until the end or the owner's word, and note how it ended."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        recorder = Recorder(run.folder, emit)
+        logged = Loggers(run.folder, run.config, emit)
+        recorder = Recorder(run.folder, logged)
         forget_after(run.folder, run.last_step)
         recorder.note("resumed" if run.last_step else "started", run.last_step)
         trainer: Trainer | None = None
@@ -129,6 +131,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         finally:
             if trainer is not None:
                 trainer.close()
+            logged.close()
         recorder.note(outcome, run.last_step)
         recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
         return outcome
