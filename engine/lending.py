@@ -43,6 +43,11 @@ class BorrowedSession(TrySession):
         self.thrift = Thrift(self._device, TILES)  # the lent parts stay where training wants them
         self.thrift.level = TILES if trainer.device.type == "cuda" else 0  # training has filled the card
 
+    @property
+    def step(self) -> int:
+        """Of the weights of this moment."""
+        return self._trainer.step
+
     def load(self, base: str, controlnet: Path) -> None:
         trainer = self._trainer
         if self._workspace.locate_base(base) != trainer.base:

@@ -21,6 +21,7 @@ from engine.hardware import Hardware, detect
 from engine.jobs.errand import Errand
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.model_files import family_of
 from engine.presets import Preset, all_presets, resolve, suggest
 from engine.runs import Run
 from engine.training.run import missing
@@ -85,8 +86,15 @@ class AppContext:
         Raises:
             UserError: a value is out of bounds.
         """
-        name = draft.preset or self.suggested_preset
-        return resolve((f"preset {name}", self.presets[name].values), ("you", draft.changes))
+        preset = self.presets[draft.preset or self.suggested_preset]
+        layers = preset.layers(family_of(self.workspace, self.base_of(draft)))
+        return resolve(*layers, ("you", draft.changes))
+
+    def base_of(self, draft: Draft) -> str:
+        """Which base a draft is for; a preset may say otherwise for another family of bases."""
+        preset = self.presets[draft.preset or self.suggested_preset]
+        usual = preset.values.get("model", {}).get("base", RunConfig().model.base)
+        return str(draft.changes.get("model", {}).get("base", usual))
 
     def readiness(self) -> Readiness:
         """Whether the draft could start, and what it would take."""

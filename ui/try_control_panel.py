@@ -10,6 +10,7 @@ from PIL import Image
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import note
+from ui.picture import UserPicture
 from ui.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_panels import Fields
 
@@ -41,10 +42,9 @@ class ControlPanel:
                 self.back = gr.Button("‹ Earlier", size="sm")
                 self.forth = gr.Button("Another ›", size="sm", elem_id="try-another")
         with gr.Column(visible=False, elem_classes="snug") as self.own:
-            fields["upload"] = gr.Image(
-                label="Your picture", type="filepath", sources=["upload", "clipboard", "webcam"], height=240,
-                elem_id="try-upload",
-            )  # fmt: skip
+            fields["upload"] = UserPicture(
+                label="Your picture", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
+            )
             fields["is_map"] = gr.Checkbox(
                 label="It is a condition map already",
                 info="Otherwise its map is made as it was made for the training pictures.",

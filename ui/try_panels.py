@@ -10,6 +10,7 @@ from engine import samplers
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import note
+from ui.picture import UserPicture
 from ui.view import View
 
 Fields = dict[str, Any]
@@ -117,13 +118,8 @@ def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
             info="Another run, or the path of a file or folder.",
             elem_id="try-second-net",
         )
-        fields["second_control"] = gr.Image(
-            label="Its map (empty: the same)",
-            type="filepath",
-            sources=["upload", "clipboard"],
-            height=160,
-            buttons=[],
-            elem_id="try-second-map",
+        fields["second_control"] = UserPicture(
+            label="Its map (empty: the same)", height=160, buttons=[], elem_id="try-second-map"
         )
         fields["second_strength"] = gr.Slider(0, 2, value=1, step=0.05, label="Its strength")
 

@@ -21,6 +21,7 @@ __all__ = ["Family", "hint_channels", "load_part", "read_component_config"]
 ORIGINAL_HINT_CHANNELS = (16, 32, 96, 256)
 SMALL_HINT_CHANNELS = (8, 16, 32, 64)
 ORIGINAL_TRUNK = 320
+TILE = 512  # pixels
 
 
 def hint_channels(trunk: int) -> tuple[int, ...]:
@@ -188,8 +189,20 @@ class Family(ABC):
         return posterior.mean, posterior.logvar
 
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w)."""
-        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w).
+
+        Where memory does not suffice for a large picture, it is decoded in tiles of 512 px that overlap.
+        """
+        unscaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        try:
+            return vae.decode(unscaled).sample
+        except torch.OutOfMemoryError:
+            if max(latents.shape[-2:]) * self.latent_factor <= TILE:
+                raise
+        torch.cuda.empty_cache()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self.latent_factor
+        vae.enable_tiling()
+        return vae.decode(unscaled).sample
 
 
 def listed(tokenizer: Any) -> list[Any]:
