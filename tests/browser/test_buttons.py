@@ -1,4 +1,4 @@
-"""The buttons that the long way through the window does not press: cancel while preparing, save, sample, try live, stop."""
+"""The buttons that the long way does not press: cancel while preparing, save, sample, try live, stop."""
 
 from __future__ import annotations
 
