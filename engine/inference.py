@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
 from engine.sampling import Drawing, decode, draw_latents, free_memory, to_hint
-from engine.training.checkpoint_files import DECODER
+from engine.training.checkpoint_files import DECODER, demand_whole
 from engine.training.scope import decoder_of
 from engine.workspace import Workspace
 
@@ -129,6 +129,9 @@ class TrySession:
                 check_fits(read_config(folder), read_component_config(located, "unet", "config.json"), name, base)
             if located != self._base or self._decoder_learnt:
                 self.free()
+            if folder.is_dir():
+                demand_whole(folder.parent, f"{folder.name}/")
+                demand_whole(folder.parent, DECODER)
             opened = self._open(family, folder, located)
             net: Any = opened.to(self._device).eval().requires_grad_(False)
             check_finite(net, name)

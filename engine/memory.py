@@ -41,6 +41,8 @@ class Prediction:
     """Disk, for one checkpoint."""
     cache: float
     """Disk, for latents and text."""
+    weights_of_checkpoint: float = 0.0
+    """Disk, for one without what a resume needs."""
 
     @property
     def peak(self) -> float:
@@ -121,6 +123,7 @@ def predict_from(
         ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + resident["optimizer"],
         checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + resident["optimizer"],
         cache=float(pictures * (latents + words * width * 2)),
+        weights_of_checkpoint=float(kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4),
     )
 
 

@@ -20,19 +20,21 @@ from engine.errors import UserError
 from engine.families import detect
 from engine.families.parts import read_component_config
 from engine.jobs.control import Token
-from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
+from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.memory import pictures_encoded_together
 from engine.training import ladder
 from engine.training.batches import Batches
-from engine.training.checkpoint import load_training_state, save_checkpoint
-from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
+from engine.training.checkpoint import load_training_state
+from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
 from engine.training.ema import averaged_parameters, build_average
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, usable_precision
+from engine.training.promises import Promises
+from engine.training.resume import open_run
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, what_learns
 from engine.training.start import starting_controlnet
 
@@ -81,7 +83,8 @@ class Trainer:
     def _prepare(self, cache_folder: Path, held_out: Sequence[str] | None) -> None:
         train = self.config.train
         self.emit(PhaseChanged("preparing"))
-        remove_rubbish(self.run_folder)
+        self.promises = Promises(self)
+        checkpoint = open_run(self.run_folder, self.emit)
         split = split_of(self.dataset, self.config.data.held_out, held_out)
         self.held_out = split.held_out
         samples = self.samples = [*split.train, *split.held_out]
@@ -92,10 +95,12 @@ class Trainer:
                 "Add pictures, or make their condition maps on the Conditions tab.",
             )
         self.plan = CropPlan.of(self.config.data, train.seed)
-        self.cache = open_or_build(
-            cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
-            lambda done, total, label: self.emit(Progress(done, total, label)),
-            batch=pictures_encoded_together(self.config.data.resolution),
+        self.cache = self.promises.build_cache(
+            lambda: open_or_build(
+                cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
+                lambda done, total, label: self.emit(Progress(done, total, label)),
+                batch=pictures_encoded_together(self.config.data.resolution),
+            )
         )  # fmt: skip
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
@@ -117,7 +122,8 @@ class Trainer:
         self.step = 0
         self.pictures_at_once = 4
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
-        self._resume()
+        if checkpoint is not None:
+            self._resume(checkpoint)
         self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
@@ -131,18 +137,15 @@ class Trainer:
     def _latent_scale(self) -> float:
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
 
-    def _resume(self) -> None:
-        resumable = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
-        if not resumable:
-            return
+    def _resume(self, checkpoint: Checkpoint) -> None:
         optimizer: Any = self.optimizer
-        if resumable[-1].about.get("optimizer", "adamw") != self.config.optim.optimizer:
+        if checkpoint.about.get("optimizer", "adamw") != self.config.optim.optimizer:
             optimizer = None
             self.emit(Message("The optimizer is another one than before; its memory starts afresh.", "warning"))
-        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer, self.decoder)
+        scaler = load_training_state(checkpoint, self.controlnet, self.ema, optimizer, self.decoder)
         if scaler and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(scaler)
-        self.step = resumable[-1].step
+        self.step = checkpoint.step
         self.emit(Message(f"Going on from step {self.step:,}."))
 
     def train(self) -> Outcome:
@@ -152,9 +155,7 @@ class Trainer:
         self.emit(PhaseChanged("running"))
         unread: list[tuple[int, float, float, torch.Tensor]] = []
         skipped = 0
-        self.checks.make_if_due(always=self.step == 0)
-        if self.step == 0 and config.validation.every:
-            self._make_previews()  # what it does before it has learnt anything, to compare with
+        self.promises.begin()
         while self.step < total and self.token.stop is None and not self.checks.enough:
             began = time.perf_counter()
             rate = learning_rate(config.optim, self.step, total)
@@ -175,9 +176,9 @@ class Trainer:
             unread.append((self.step, rate, time.perf_counter() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
                 self._report(unread)
-            self._keep_promises()
+            self.promises.keep()
         self._report(unread)
-        self.save()
+        self.promises.save()
         if self.step == total:
             return "completed"
         return "stopped" if self.token.stop is None else self.token.stop_outcome
@@ -251,54 +252,11 @@ class Trainer:
                 "Choose bf16 or fp32, or a lower learning rate, and resume from the last checkpoint.",
             )
 
-    def _keep_promises(self) -> None:
-        """Checkpoints and pictures that are due after this step, or were asked for."""
-        train, every = self.config.train, self.config.validation.every
-        last = self.step == train.steps
-        if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
-            self.save()
-        self.checks.make_if_due(always=last)
-        asked = self.token.take_preview_request()
-        if asked or (every and (last or self.step % every == 0)):
-            self._make_previews()
-
-    def _make_previews(self) -> None:
-        if self.preview is None or not self.accelerator.is_main_process:
-            return
-        self.emit(PhaseChanged("validating"))
-        self.preview(self, self.step)
-        self.emit(PhaseChanged("running"))
-
-    def save(self) -> Checkpoint | None:
-        """Write a checkpoint of this step (main process only) and remove those that are too old."""
-        if not self.accelerator.is_main_process or self.step == 0:
-            return None
-        self.emit(PhaseChanged("saving"))
-        scaler = self.accelerator.scaler
-        about = {**self.about, "base": self.config.model.base, "family": self.family.name}
-        about["optimizer"] = self.config.optim.optimizer
-        if self.config.model.control_lora_rank:
-            about["control_lora"] = {"rank": self.config.model.control_lora_rank, "precision": self.precision}
-        scaling = scaler.state_dict() if scaler is not None else None
-        checkpoint = ladder.once_more(
-            self,
-            "checkpoint",
-            lambda: save_checkpoint(
-                self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema,
-                self.optimizer, scaling, about, self.decoder,
-            ),
-        )  # fmt: skip
-        best = self.checks.verdict([saved.step for saved in list_checkpoints(self.run_folder)]).best
-        prune(self.run_folder, self.config.train.keep_checkpoints, best)
-        kept = tuple(saved.step for saved in list_checkpoints(self.run_folder))
-        self.emit(CheckpointSaved(self.step, checkpoint.folder, kept))
-        self.emit(PhaseChanged("running"))
-        return checkpoint
-
     def close(self) -> None:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
+        self.promises.close()
         held = "unet controlnet learning decoder model optimizer prepared_optimizer ema cache checks"
         for name in held.split():
             self.__dict__.pop(name, None)
