@@ -68,9 +68,9 @@ def disk_of_checkpoints(config: RunConfig, needed: Prediction) -> float:
     """Bytes, with the best one, and while a new one is written that is removed for only afterwards."""
     train = config.train
     every = max(1, train.steps // train.checkpoint_every)
-    kept = min(every, train.keep_checkpoints) if train.keep_checkpoints else every
+    kept = train.keep_checkpoints or every
     if train.keep_checkpoints and train.keep_every:
-        kept = min(every, kept + train.steps // train.keep_every)
+        kept += train.steps // train.keep_every
     whole = min(kept, train.keep_resumable) if train.keep_resumable else kept
     return needed.checkpoint * (whole + 1) + needed.weights_of_checkpoint * (kept - whole)
 
