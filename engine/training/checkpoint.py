@@ -125,7 +125,7 @@ def save_checkpoint(
     if existing is not None and existing.resumable:
         return existing
     _demand_numbers(controlnet, decoder, step)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)  # not the run's folder: where its disk is gone, the place is another disk's
     needed = bytes_needed(controlnet, ema is not None) + (bytes_needed(decoder, False) if decoder is not None else 0)
     demand_room(target.parent, needed, f"The checkpoint of step {step:,}")
     temporary = temporary_name(target)

@@ -61,7 +61,8 @@ def _draw(trainer: Trainer, step: int) -> PreviewRecord | None:
                 step=step,
                 seed=trainer.config.train.seed,
                 encode=trainer.cache.text,
-                token=trainer.token,
+                # The last ones are waited for: nobody resumes a finished run to make them.
+                token=None if step == trainer.config.train.steps else trainer.token,
                 progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
                 batch=trainer.pictures_at_once,
             )

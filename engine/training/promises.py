@@ -73,6 +73,7 @@ class Promises:
         what = f"The set of pictures of step {trainer.step:,}"
 
         def room() -> bool:
+            trainer.run_folder.stat()  # where its disk is gone, the place is another disk's
             demand_room(trainer.run_folder, needed, what)
             return True
 
