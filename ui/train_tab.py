@@ -13,6 +13,7 @@ from engine.runs import Run
 from engine.training.run import resume_training, start_training
 from ui.checkpoints_panel import build_checkpoints, disk_words
 from ui.context import AppContext
+from ui.evaluate_panel import build_evaluate
 from ui.live import Live
 from ui.messages import duration, note, progress_bar
 from ui.run_form import QUIET, RunForm
@@ -49,6 +50,7 @@ def build(context: AppContext, live: Live) -> None:
             build_verdict(context, live)
             build_watch(context, live)
             build_checkpoints(context, live, run)
+            build_evaluate(context, live)
 
     for action, button in buttons.items():
         inputs = form.inputs if action is Action.START else [run]

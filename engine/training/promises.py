@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine import lending
 from engine.jobs.control import Cancelled
 from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PhaseChanged
 from engine.room import demand_room, free_bytes, in_words
@@ -50,6 +51,7 @@ class Promises:
         asked = trainer.token.take_preview_request()
         if asked or self._pictures_due():
             self.pictures()
+        lending.serve(trainer)
 
     def _pictures_due(self) -> bool:
         config = self._trainer.config
@@ -108,8 +110,7 @@ class Promises:
         about["optimizer"] = trainer.config.optim.optimizer
         if model.control_lora_rank:
             about["control_lora"] = {"rank": model.control_lora_rank, "precision": trainer.precision}
-        scaler = trainer.accelerator.scaler
-        scaling = scaler.state_dict() if scaler is not None else None
+        scaling = trainer.loss_scale.state_dict()
         with self._slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
             return ladder.once_more(
                 trainer,

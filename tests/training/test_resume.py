@@ -21,6 +21,7 @@ from engine.jobs.events import Event, Message, PhaseChanged, Progress, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs import Run
 from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimizer
+from engine.training.precision import LossScale
 from engine.training.run import build_trainer, create_run, resume_training
 from engine.workspace import APP_FOLDER, Workspace
 
@@ -41,8 +42,18 @@ MODES = {
         "objective.prompt_dropout": 0.5,
         "objective.timestep_sampling": "cubic",
     },
-    "bf16": {"train.precision": "bf16"},
-    "base not locked": {"objective.sd_locked": False},
+    "bf16, accumulation, checkpointing": {
+        "train.precision": "bf16",
+        "train.accumulation": 2,
+        "train.gradient_checkpointing": "both",
+        "optim.ema_decay": 0.9,
+    },
+    "bf16, Control-LoRA, base not locked, Adafactor": {
+        "train.precision": "bf16",
+        "model.control_lora_rank": 4,
+        "objective.sd_locked": False,
+        "optim.optimizer": "adafactor",
+    },
     "Adafactor, offset noise, only the middle, average in RAM": {
         "optim.optimizer": "adafactor",
         "objective.offset_noise": 0.1,
@@ -162,20 +173,21 @@ def test_pictures_that_a_pause_cut_off_are_made_on_resume(new_run: RunFactory, r
 
 
 def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    """On a processor fp16 becomes fp32, so the scaler is put in by hand: what goes in is what was there."""
+    """On a processor fp16 becomes fp32, whose scale does not move, so it is moved by hand."""
     run = new_run()
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    scaler = trainer.accelerator.scaler = torch.amp.GradScaler("cpu")
-    scaler.load_state_dict(scaler.state_dict() | {"scale": 512.0, "_growth_tracker": 37})
-    wanted = scaler.state_dict()
+    trainer.loss_scale = LossScale("fp16")
+    trainer.loss_scale.overflowed()
+    for _ in range(37):
+        trainer.loss_scale.held()
+    wanted = trainer.loss_scale.state_dict()
     trainer.step = 2
     trainer.promises.save()
     trainer.close()
     again = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    again.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    again.loss_scale = LossScale("fp16")
     again._resume(run.checkpoints()[-1])
-    assert again.accelerator.scaler.state_dict() == wanted
-    assert wanted["scale"] == 512.0 and wanted["_growth_tracker"] == 37
+    assert again.loss_scale.state_dict() == wanted == {"scale": 2.0**15, "_growth_tracker": 37}
     again.close()
 
 
