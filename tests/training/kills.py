@@ -53,17 +53,17 @@ class Report:
 class Stable:
     """A process with everything imported that forks one training process at a time."""
 
-    def __init__(self, workspace: Path, run: Path) -> None:
-        command = [sys.executable, "-m", "tests.training.kills", "--serve", str(workspace), str(run)]
+    def __init__(self, workspace: Path) -> None:
+        command = [sys.executable, "-m", "tests.training.kills", "--serve", str(workspace)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         pipe: Any = subprocess.PIPE
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
         )
 
-    def start(self) -> int:
-        """The number of a new process that trains."""
-        return int(self._ask("go"))
+    def start(self, folder: Path) -> int:
+        """The number of a new process that trains this run."""
+        return int(self._ask(str(folder)))
 
     def outcome(self) -> str:
         """How it ended: "0" (complete), "1" (an error) or "-9"; waits for it."""
@@ -78,10 +78,10 @@ class Stable:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.wait(60)
 
 
-def serve(workspace: str, folder: str) -> None:
+def serve(workspace: str) -> None:
     """The stable's own loop."""
     import torch
 
@@ -94,12 +94,12 @@ def serve(workspace: str, folder: str) -> None:
     torch.set_num_threads(1)
     child = 0
     for line in sys.stdin:
-        if line.strip() == "go":
+        if line.strip() != "wait":
             child = os.fork()
             if child == 0:
                 code = 1
                 try:
-                    outcome = training_job(Workspace(workspace), Run(folder))(Control().token, lambda event: None)
+                    outcome = training_job(Workspace(workspace), Run(line.strip()))(Control().token, lambda event: None)
                     code = 0 if outcome == "completed" else 1
                 finally:
                     os._exit(code)
@@ -110,7 +110,7 @@ def serve(workspace: str, folder: str) -> None:
         print(answer, flush=True)
 
 
-def kill_often(workspace: Path, folder: Path, kills: int, seed: int = 0) -> Report:
+def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Report:
     """Train the run in ``folder`` to its end, killing its process ``kills`` times on the way.
 
     Raises:
@@ -118,35 +118,29 @@ def kill_often(workspace: Path, folder: Path, kills: int, seed: int = 0) -> Repo
     """
     from engine.runs import Run
 
-    chance, report, stable = random.Random(seed), Report(), Stable(workspace, folder)
+    chance, report = random.Random(seed), Report()
     span, known = 0.02, 0  # seconds from the first sign of a save to its end, as far as known; newest step saved
-    try:
-        while report.kills < kills:
-            process, saving = stable.start(), report.kills % 2 == 1
-            began_with = _lines(folder)
-            alive = (
-                _wait_for_saving(folder, process) if saving else _wait_for_steps(folder, process, chance, began_with)
-            )
-            if saving:
-                time.sleep(chance.uniform(0, span))
-            if not alive:
-                break
+    while report.kills < kills:
+        process, saving, before = stable.start(folder), report.kills % 2 == 1, _lines(folder)
+        alive = _wait_for_saving(folder, process) if saving else _wait_for_steps(folder, process, chance, before)
+        if saving:
+            time.sleep(chance.uniform(0, span))
+        if alive:
             os.kill(process, signal.SIGKILL)
-            if stable.outcome() != "-9":
-                break  # it had come to its end just before
-            report.kills += 1
-            report.before_first_step += _lines(folder) == began_with
-            half = _half_written(folder)
-            report.while_saving += bool(half)
-            if saving:
-                span *= 1.15 if half else 0.8
-            known = look_at(Run(folder), known, report)
-        stable_outcome = "0" if Run(folder).completed else (stable.start(), stable.outcome())[1]
-        assert stable_outcome == "0", "it does not come to its end"
-        report.completed = Run(folder).completed
-        return report
-    finally:
-        stable.close()
+        if stable.outcome() != "-9":
+            break  # it had come to its end just before
+        report.kills += 1
+        report.before_first_step += _lines(folder) == before
+        half = _half_written(folder)
+        report.while_saving += bool(half)
+        if saving:
+            span *= 1.15 if half else 0.8
+        known = look_at(Run(folder), known, report)
+    if not Run(folder).completed:
+        stable.start(folder)
+        assert stable.outcome() == "0", "it does not come to its end"
+    report.completed = Run(folder).completed
+    return report
 
 
 def look_at(run: Any, known: int, report: Report) -> int:
@@ -263,10 +257,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--steps", type=int, default=260)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--serve", nargs=2, metavar=("WORKSPACE", "RUN"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", metavar="WORKSPACE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        serve(*options.serve)
+        serve(options.serve)
         return
     from engine.runs import Run
     from tests.training.compare import assert_same_run
@@ -274,8 +268,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         began = time.monotonic()
         workspace, straight, killed = prepare(Path(place), options.steps)
-        kill_often(workspace, straight, 0)
-        report = kill_often(workspace, killed, options.kills, options.seed)
+        stable = Stable(workspace)
+        try:
+            kill_often(stable, straight, 0)
+            report = kill_often(stable, killed, options.kills, options.seed)
+        finally:
+            stable.close()
         assert_same_run(Run(straight), Run(killed))
         print(report)
         print(f"The run ended with the same weights as one of {options.steps} steps that was never killed.")

@@ -10,7 +10,7 @@ import pytest
 from engine.runs import Run
 
 from .compare import assert_same_run
-from .kills import kill_often, prepare
+from .kills import Stable, kill_often, prepare
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -20,7 +20,11 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     tmp_path: Path, kills: int, steps: int
 ) -> None:
     workspace, straight, killed = prepare(tmp_path, steps)
-    kill_often(workspace, straight, 0)
-    report = kill_often(workspace, killed, kills)
+    stable = Stable(workspace)
+    try:
+        kill_often(stable, straight, 0)
+        report = kill_often(stable, killed, kills)
+    finally:
+        stable.close()
     assert report.completed and report.kills == kills
     assert_same_run(Run(straight), Run(killed))
