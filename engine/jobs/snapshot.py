@@ -10,6 +10,7 @@ from typing import Literal
 from engine.jobs.events import (
     Checked,
     CheckpointSaved,
+    DiskSeen,
     Event,
     Message,
     PhaseChanged,
@@ -17,6 +18,7 @@ from engine.jobs.events import (
     Progress,
     RunOpened,
     StepDone,
+    Waiting,
 )
 
 Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]
@@ -92,6 +94,9 @@ class JobSnapshot:
     kept: tuple[int, ...] = ()
     """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
+    waiting: str = ""
+    """In the phase "waiting": for what, in a sentence."""
+    disk: DiskSeen | None = None
 
     @property
     def step(self) -> int:
@@ -120,7 +125,11 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
     """The next snapshot. ``now`` in seconds of a monotonic clock."""
     base = replace(snapshot, version=snapshot.version + 1, updated=now)
     if isinstance(event, PhaseChanged):
-        return replace(base, phase=event.phase, progress=None)
+        return replace(base, phase=event.phase, progress=None, waiting="")
+    if isinstance(event, Waiting):
+        return replace(base, phase="waiting", progress=None, waiting=event.sentence)
+    if isinstance(event, DiskSeen):
+        return replace(base, disk=event)
     if isinstance(event, Progress):
         same = snapshot.progress is not None and snapshot.progress.label == event.label
         return replace(base, progress=event, progress_started=snapshot.progress_started if same else now)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.held_out import choose
+from engine.data.moved import missing_source
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
@@ -39,6 +40,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
         if dataset.condition is None:
             sentences.append("Make the condition maps on the Conditions tab.")
+        elif gone := missing_source(dataset):
+            sentences.append(gone)
         elif (ready := dataset.count(ready=True)) < 2:
             sentences.append(f"{ready} of {dataset.count()} pictures have a condition map; at least 2 are needed.")
     try:
