@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TextIO
@@ -25,7 +26,7 @@ class Console:
 
     def say(self, text: str) -> None:
         self._end_line()
-        print(text, flush=True, file=self._stream)
+        self._print(text)
 
     def progress(self, done: int, total: int, label: str) -> None:
         self.event(Progress(done, total, label))
@@ -57,12 +58,19 @@ class Console:
         if s.seconds_left is not None:
             text += f", about {in_words(s.seconds_left)} left"
         if self._terminal:
-            print(f"\r{text:<78}", end="", flush=True, file=self._stream)
+            self._print(f"\r{text:<78}", end="")
             self._open_line = True
         else:
-            print(text, flush=True, file=self._stream)
+            self._print(text)
 
     def _end_line(self) -> None:
         if self._open_line:
-            print(file=self._stream)
+            self._print("")
             self._open_line = False
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        """A terminal that was closed does not end the work that it told of."""
+        try:
+            print(text, end=end, flush=True, file=self._stream)
+        except OSError:
+            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123

@@ -133,8 +133,10 @@ def job_progress(snapshot: JobSnapshot) -> str:
     return progress_bar(progress.done, progress.total, progress.label, duration(snapshot.seconds_left))
 
 
-def status_line(snapshot: JobSnapshot) -> str:
+def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
     """The header's line: what runs, which step, how long it takes. Told by words and a sign, never by colour alone."""
+    if closing:
+        return "<p class='status busy'><span class='dot' aria-hidden='true'>●</span> The app is closing</p>"
     if not snapshot.alive:
         return "<p class='status idle'><span class='dot' aria-hidden='true'>○</span> Nothing is running</p>"
     parts = [escape(snapshot.title)]
