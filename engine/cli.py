@@ -214,12 +214,14 @@ def _resume(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 
 def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
+    from engine.awake import keep_awake
     from engine.cli_output import Console
     from engine.training.run import training_job
 
     console = Console()
     console.say(f"Run {run.folder}")
-    outcome = training_job(workspace, run)(control.token, console.event)
+    with keep_awake(console.say):
+        outcome = training_job(workspace, run)(control.token, console.event)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from typing import TextIO
 
+from engine.clock import awake
 from engine.estimate import in_words
 from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
 from engine.jobs.snapshot import JobSnapshot, fold
@@ -32,7 +32,7 @@ class Console:
         self.event(Progress(done, total, label))
 
     def event(self, event: Event) -> None:
-        self._snapshot = fold(self._snapshot, event, time.monotonic())
+        self._snapshot = fold(self._snapshot, event, awake())
         if isinstance(event, Message):
             self.say(f"     {event.text}")
         elif isinstance(event, CheckpointSaved):
@@ -44,7 +44,7 @@ class Console:
             self._status()
 
     def _status(self) -> None:
-        now = time.monotonic()
+        now = awake()
         if now - self._last < (0.2 if self._terminal else SECONDS_BETWEEN_LINES):
             return
         self._last = now

@@ -81,10 +81,12 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
     prepare_environment(workspace)
     quick_gradio.install()
 
+    from engine.awake import around_job
+    from engine.jobs.runner import JobRunner
     from ui.app import build_app  # gradio reads the environment when it is imported
     from ui.context import AppContext
 
-    context = AppContext(workspace, local=not options.listen)
+    context = AppContext(workspace, JobRunner(around_job), local=not options.listen)
     demo = build_app(context)
     context.ending.listen()
     serve(demo, context, host, port, options.password)

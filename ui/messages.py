@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+import traceback
 from collections.abc import Iterable
 from html import escape
 from typing import Protocol
 
 from engine.errors import UserError
-from engine.jobs.runner import describe_crash
+from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import Failure, JobSnapshot
 
 
@@ -26,7 +27,8 @@ class Described(Protocol):
 def to_failure(error: BaseException) -> Failure:
     """What the panel shows for an exception."""
     if isinstance(error, UserError):
-        return Failure(error.what, error.why, error.try_this)
+        cause = "".join(traceback.format_exception(error)) if error.__cause__ else ""
+        return Failure(error.what, error.why, error.try_this, cause)
     return describe_crash(error)
 
 

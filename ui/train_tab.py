@@ -121,6 +121,8 @@ def _status(view: View) -> str:
         step = history.last_step
         pace = f"{step.images_seen:,} pictures seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
         parts.append(note(pace))
+    if train.active:
+        parts.append(note(view.snapshot.awake))
     return "".join(parts)
 
 

@@ -91,4 +91,11 @@ class Message:
     level: Literal["info", "warning", "error"] = "info"
 
 
-Event = PhaseChanged | Progress | RunOpened | StepDone | PreviewMade | Checked | CheckpointSaved | Message
+@dataclass(frozen=True)
+class AwakeTold:
+    """Whether the computer is kept awake while this job runs, in a sentence."""
+
+    words: str
+
+
+Event = AwakeTold | PhaseChanged | Progress | RunOpened | StepDone | PreviewMade | Checked | CheckpointSaved | Message

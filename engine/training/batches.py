@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
-from engine.errors import UserError
+from engine.errors import DataGone, UserError
 from engine.training.objective import Draws, draw
 from engine.training.schedule import Schedule
 
@@ -114,9 +115,28 @@ class Batches:
     def _map(self, sample: Sample, crop: Crop) -> np.ndarray:
         path = self._dataset.condition_path(sample)
         if not path.exists():
-            raise UserError(
-                f"The condition map of {sample.key} is gone.",
-                f"{path} no longer exists.",
-                "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+            raise _gone(self._dataset, sample, path)
+        try:
+            return cropped_hint(path, crop, self._nearest)
+        except (UserError, OSError, ValueError) as error:
+            raise DataGone(
+                f"The condition map of {sample.key} cannot be read.",
+                f"{path}: {error.why if isinstance(error, UserError) else error}",
+                "Delete that file, make all maps again on the Conditions tab, then resume: the run is saved.",
+            ) from error
+
+
+def _gone(dataset: Dataset, sample: Sample, path: Path) -> DataGone:
+    """Words for a map that is no longer there, or a disk."""
+    for folder in (dataset.source, dataset.folder):
+        if path.is_relative_to(folder) and not folder.exists():
+            return DataGone(
+                f"The folder of the dataset {dataset.name} is gone.",
+                f"{folder} no longer exists, and with it the condition map of {sample.key}.",
+                "Plug its disk in, or put the folder back where it was, then resume: the run is saved.",
             )
-        return cropped_hint(path, crop, self._nearest)
+    return DataGone(
+        f"The condition map of {sample.key} is gone.",
+        f"{path} no longer exists.",
+        "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from engine.evaluation.validate import make_previews
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, PreviewMade, Progress
+from engine.jobs.faults import device_lost
 from engine.runs import PreviewRecord
 from engine.training import ladder
 from engine.training.ema import averaged_weights
@@ -37,6 +38,8 @@ def preview_during_training(trainer: Trainer, step: int) -> None:
             raise
         return  # a pause does not wait for pictures: the loop saves and ends
     except Exception as error:
+        if device_lost(error):
+            raise  # nothing will work any more: the run ends with words of its own
         detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
         trainer.emit(Message(f"The pictures of step {step:,} could not be made: {error} ({detail})", "warning"))
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from engine.clock import awake
 from engine.config import RunConfig
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
@@ -156,7 +156,7 @@ class Trainer:
         if self.step == 0 and config.validation.every:
             self._make_previews()  # what it does before it has learnt anything, to compare with
         while self.step < total and self.token.stop is None and not self.checks.enough:
-            began = time.perf_counter()
+            began = awake()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
             loss = self._try_step()
@@ -172,7 +172,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
-            unread.append((self.step, rate, time.perf_counter() - began, loss))
+            unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
                 self._report(unread)
             self._keep_promises()
