@@ -20,6 +20,7 @@ from ui import (
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import problem_panel, status_line
+from ui.reporter import Reporter
 from ui.view import View
 
 TITLE = "ControlNet Studio"
@@ -61,13 +62,14 @@ def _header(context: AppContext, live: Live) -> None:
     with gr.Column(visible=False, elem_id="problem-box") as box:
         problem = gr.HTML(elem_id="problem")
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
+    reporter = Reporter(context.workspace)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     live.after(dismiss.click(context.dismiss, None, None, **quiet))
     live.part([status], _status, lambda view: [_status(view)])
     live.part(
         [box, problem],
         lambda view: view.problem,
-        lambda view: [gr.Column(visible=view.problem is not None), problem_panel(view.problem)],
+        lambda view: [gr.Column(visible=view.problem is not None), problem_panel(view.problem, reporter(view))],
     )
 
 
