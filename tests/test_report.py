@@ -90,7 +90,8 @@ def test_what_helps_is_in_it(run: Run, workspace: Workspace) -> None:
     public = compose(failure, workspace, snapshot, run.name).public
     for useful in (
         "Permission denied", "Memory ran out at step 12", "train.steps=77", "train.precision=fp32",
-        "data.resolution=64", "torch ", "diffusers ", "Card: ", platform.system(), "saved at step 0 of 77", "UserError", "<caption>",
+        "data.resolution=64", "torch ", "diffusers ", "Card: ", platform.system(), "saved at step 0 of 77", "UserError",
+        "<caption>",
         'File "engine/runs.py", line', 'File "python/pathlib.py", line', "ValueError: cannot tokenize", '"run.json"',
     ):  # fmt: skip
         assert useful in public, f"{useful!r} not in:\n{public}"
