@@ -49,7 +49,7 @@ def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str
         f"What to try: {failure.try_this}",
         "",
         f"System: {platform.system()} {platform.release()} ({platform.machine()})",
-        f"Card: {hardware.sentence}; memory {hardware.ram_gib:.0f} GB; torch {hardware.torch_build}",
+        f"Card: {hardware.sentence}; {hardware.ram_gib:.0f} GB RAM",
         f"Versions: {found}",
     ]
     if run is not None:

@@ -15,6 +15,7 @@ from engine.report import Report
 # The page of common problems lies on the last tab; it is unfolded if it is not.
 TROUBLE = (
     "event.preventDefault();"
+    "this.closest('.problem').querySelector('details').open=false;"
     "document.querySelector('[role=tab][id*=settings]')?.click();"
     "setTimeout(()=>{const box=document.querySelector('#troubleshooting');"
     "if(box&&!box.querySelector('.help')?.offsetParent)box.querySelector('button')?.click();"

@@ -94,7 +94,8 @@ def words_of(run: Unfinished) -> str:
     """HTML: which run, how it ended, and what resuming it means."""
     saved = f"Saved at step {run.saved_step:,} of {run.total_steps:,}." if run.saved_step else "Nothing was saved yet."
     lost = max(0, run.last_step - run.saved_step)
-    again = f" The {counted(lost, 'step', 'steps')} after that will be trained again." if lost else ""
+    which = "after that" if run.saved_step else "that it had done"
+    again = f" The {counted(lost, 'step', 'steps')} {which} will be trained again." if lost else ""
     return (
         f"<p class='step-head'><b>{escape(run.folder)}</b></p>"
         f"<p class='hint'>{escape(ENDED[run.ending])} {saved}{again}</p>"
