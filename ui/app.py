@@ -14,7 +14,7 @@ from ui import (
     first_start,
     settings_tab,
     train_tab,
-    try_tab,
+    try_page,
     unfinished,
 )
 from ui.context import AppContext
@@ -28,7 +28,7 @@ TABS = (
     ("Dataset", "dataset", dataset_tab.build),
     ("Conditions", "conditions", conditions_tab.build),
     ("Train", "train", train_tab.build),
-    ("Try it", "try", try_tab.build),
+    ("Try it", "try", try_page.build),
     ("Export", "export", export_tab.build),
     ("Settings & help", "settings", settings_tab.build),
 )

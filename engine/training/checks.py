@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.runs import read_metrics
 from engine.training import ladder
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -52,17 +50,20 @@ class Heard:
         self._emit = emit
         self.checks: tuple[Checked, ...] = ()
         self.scores: list[tuple[int, dict[str, float]]] = []
+        self.figures: list[tuple[int, dict[str, float]]] = []
         for entry in read_metrics(run_folder):
             if "control_gain" in entry:
                 self.checks = add_check(self.checks, Checked(**entry))
             elif "scores" in entry:
                 self.scores.append((entry["step"], entry["scores"]))
+                self.figures.append((entry["step"], entry.get("figures", {})))
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Checked):
             self.checks = add_check(self.checks, event)
         elif isinstance(event, PreviewMade):
             self.scores.append((event.step, event.scores))
+            self.figures.append((event.step, event.figures))
         self._emit(event)
 
 
@@ -88,7 +89,7 @@ class Checks:
         trainer, heard = self._trainer, self._trainer.heard
         try:
             facts = facts_of(trainer.config, len(trainer.samples) - len(trainer.held_out))
-            return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints)
+            return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints, heard.figures)
         except Exception as error:  # a sentence above the charts is not worth a run
             trainer.emit(Message(f"No verdict: {type(error).__name__}: {error}", "warning"))
             return Verdict("too_early", "")
@@ -120,9 +121,8 @@ class Checks:
         if self._fixed is None:
             self._fixed = self._choose()
             began = awake()  # reading the pairs is done once
-        average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
         try:
-            with average:
+            with as_exported(trainer):
                 figures = tier0.check(trainer, *self._fixed, self._at_once)
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error):
@@ -130,7 +130,7 @@ class Checks:
             return False
         ended = awake()
         self.pace.took(began, ended)
-        if not all(map(math.isfinite, figures)):
+        if not figures.finite:
             return True  # weights that broke: the loop says so in words
         trainer.emit(tier0.event(trainer, figures, tier0.difference(self._fixed[0]), ended - began))
         if trainer.config.validation.stop_when_flat:

@@ -18,7 +18,7 @@ from engine.errors import DataGone, UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs import Run
-from engine.training import mishap, trainer
+from engine.training import mishap, step, trainer
 from engine.training.run import create_run, missing, resume_training
 from engine.workspace import Workspace
 
@@ -42,20 +42,20 @@ def own_pairs(workspace: Workspace, paired_folder: Path, tmp_path: Path) -> Path
     return folder
 
 
-def break_at(monkeypatch: pytest.MonkeyPatch, step: int, error: BaseException) -> None:
+def break_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
     """From this step on, nothing works on the card any more: neither a step nor what clears up."""
-    real_step, real_close = trainer.Trainer._accumulate, trainer.Trainer.close
+    real_step, real_close = step.accumulate, trainer.Trainer.close
 
-    def accumulate(self: Any) -> torch.Tensor:
-        if self.step >= step:
+    def accumulate(trainer: Any) -> torch.Tensor:
+        if trainer.step >= number:
             raise error
-        return real_step(self)
+        return real_step(trainer)
 
     def close(self: Any) -> None:
         real_close(self)
         raise error
 
-    monkeypatch.setattr(trainer.Trainer, "_accumulate", accumulate)
+    monkeypatch.setattr(step, "accumulate", accumulate)
     monkeypatch.setattr(trainer.Trainer, "close", close)
 
 
@@ -97,10 +97,14 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
 ) -> None:
     """The ladder cannot help where every step fails for want of RAM."""
     run = new_run(**{"train.checkpoint_every": 2})
-    real = trainer.Trainer._accumulate
-    monkeypatch.setattr(
-        trainer.Trainer, "_accumulate", lambda self: real(self) if self.step < 3 else (_ for _ in ()).throw(MemoryError)
-    )
+    real = step.accumulate
+
+    def accumulate(trainer: Any) -> torch.Tensor:
+        if trainer.step >= 3:
+            raise MemoryError
+        return real(trainer)
+
+    monkeypatch.setattr(step, "accumulate", accumulate)
     with pytest.raises(UserError, match="memory is not enough"):
         Worker(ready_workspace, run)
     assert (run.ending, run.last_step) == ("failed", 2)
@@ -108,13 +112,13 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
     assert Worker(ready_workspace, run).outcome == "completed"
 
 
-def spoil_from(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> None:
+def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
     """``action()`` once the run has done this many steps."""
     real, done = trainer.Trainer._keep_promises, []
 
     def keep(self: Any) -> None:
         real(self)
-        if self.step >= step and not done:
+        if self.step >= number and not done:
             done.append(self.step)
             action()
 
@@ -127,7 +131,8 @@ def spoiled_run(
     monkeypatch: pytest.MonkeyPatch,
     action: Callable[[], None],
 ) -> tuple[Run, DataGone]:
-    """A run whose dataset is spoiled after its third step, and what it said."""
+    """A run whose dataset is spoiled after its third step, and what it said: on a disk without room to prepare maps."""
+    monkeypatch.setattr("engine.data.map_cache.open_or_build", lambda *_: None)
     run = create_run(workspace, make_config(**{"train.steps": 40}), {})
     spoil_from(monkeypatch, 3, action)
     with pytest.raises(DataGone) as caught:
@@ -171,6 +176,14 @@ def test_a_map_that_was_broken_under_way_is_named(
 
     _, error = spoiled_run(workspace, make_config, monkeypatch, cut_off)
     assert "cannot be read" in error.what and str(own_pairs) in error.why
+
+
+def test_a_set_that_was_prepared_may_be_unplugged(
+    workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(workspace, make_config(), {})
+    spoil_from(monkeypatch, 3, lambda: shutil.rmtree(own_pairs))
+    assert Worker(workspace, run).outcome == "completed"
 
 
 def test_pictures_that_were_changed_are_told_when_the_run_goes_on(
