@@ -14,7 +14,6 @@ from engine.report import Report
 
 # The page of common problems lies on the last tab; it is unfolded if it is not.
 TROUBLE = (
-    "event.preventDefault();"
     "this.closest('.problem').querySelector('details').open=false;"
     "document.querySelector('[role=tab][id*=settings]')?.click();"
     "setTimeout(()=>{const box=document.querySelector('#troubleshooting');"
@@ -69,7 +68,7 @@ def problem_panel(failure: Failure | None, report: Report | None = None) -> str:
         f"<pre>{escape(report.public)}</pre><pre hidden>{escape(report.whole)}</pre>"
         f'<button type="button" class="copy" onclick="{copy}">Copy the report</button> '
         f'<label><input type="checkbox" onchange="{choose}"> with my folders, file names and captions</label></details>'
-        f'<p class="hint"><a href="#" onclick="{TROUBLE}">Common problems and their answers</a></p></div>'
+        f'<button type="button" class="link" onclick="{TROUBLE}">Common problems and their answers</button></div>'
     )
 
 
