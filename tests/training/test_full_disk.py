@@ -174,12 +174,12 @@ def test_a_write_that_the_system_refuses_in_the_middle_is_tried_again(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 120 MB in memory."""
+    """A file system of 450 MB in memory; a run asks for 256 before it starts."""
     folder = tmp_path / "small"
     folder.mkdir()
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         pytest.skip("mounting needs Linux and root")
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(folder)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=450m", "tmpfs", str(folder)], check=False).returncode:
         pytest.skip("this system does not let tests mount")
     try:
         yield folder
