@@ -57,6 +57,12 @@ class Run:
                 f"Its run.json is missing or damaged ({type(error).__name__}).",
                 "Its checkpoints can still be exported; start a new run to go on training.",
             ) from error
+        if not isinstance(self.about, dict) or not isinstance(self.about.get("config"), dict):
+            raise UserError(
+                f"The run {self.folder.name} cannot be opened.",
+                "Its run.json holds no settings.",
+                "Its checkpoints can still be exported; start a new run to go on training.",
+            )
         self.config: RunConfig = parse(self.about["config"], f"The settings of {self.folder.name}")
 
     @property
@@ -101,9 +107,8 @@ class Run:
         """How the run ended, for a run that no live thread works on."""
         if self.completed:
             return "completed"
-        endings = [entry["event"] for entry in self.metrics() if "event" in entry]
         known: dict[str, Ending] = {"paused": "paused", "stopped": "stopped", "failed": "failed"}
-        return known.get(endings[-1], "interrupted") if endings else "interrupted"
+        return known.get(last_turn(self.folder), "interrupted")
 
     def _pauses(self) -> tuple[int, ...]:
         """Steps at which it was resumed: each is where a sitting before it had ended."""
@@ -162,6 +167,21 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
     return entries
+
+
+def last_turn(folder: Path) -> str:
+    """The last thing that ``Recorder.note`` wrote down, empty for none; quick, however long the run was."""
+    try:
+        text = (folder / "metrics.jsonl").read_bytes()
+    except FileNotFoundError:
+        return ""
+    end = len(text)
+    while (found := text.rfind(b'{"event":', 0, end)) >= 0:
+        try:
+            return str(json.loads(text[found:].split(b"\n", 1)[0])["event"])
+        except ValueError:
+            end = found  # cut off by a crash in mid-write
+    return ""
 
 
 def read_preview(folder: Path) -> PreviewRecord | None:

@@ -127,6 +127,7 @@ def _status(view: View) -> str:
         parts.append(note(pace))
     if train.active:
         parts.append(note(disk_words(history.disk)))
+        parts.append(note(view.snapshot.awake))
     return "".join(parts)
 
 

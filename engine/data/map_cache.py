@@ -30,7 +30,7 @@ from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.samples import Progress, Sample
-from engine.errors import UserError
+from engine.errors import DataGone
 from engine.jobs.control import Token
 
 SHARD_BYTES = 64 * 2**20  # of pixels in colour, so that making a file needs little memory
@@ -134,16 +134,23 @@ def existing_map(dataset: Dataset, sample: Sample) -> Path:
     """Where the sample's map is.
 
     Raises:
-        UserError: it is gone.
+        DataGone: it is gone, or the disk that it was on.
     """
     path = dataset.condition_path(sample)
-    if not path.exists():
-        raise UserError(
-            f"The condition map of {sample.key} is gone.",
-            f"{path} no longer exists.",
-            "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
-        )
-    return path
+    if path.exists():
+        return path
+    for folder in (dataset.source, dataset.folder):
+        if path.is_relative_to(folder) and not folder.exists():
+            raise DataGone(
+                f"The folder of the dataset {dataset.name} is gone.",
+                f"{folder} no longer exists, and with it the condition map of {sample.key}.",
+                "Plug its disk in, or put the folder back where it was, then resume: nothing else is lost.",
+            )
+    raise DataGone(
+        f"The condition map of {sample.key} is gone.",
+        f"{path} no longer exists.",
+        "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+    )
 
 
 def _make(

@@ -118,6 +118,13 @@ class DiskSeen:
     """What the next checkpoint will take, at most; 0: not known yet."""
 
 
+@dataclass(frozen=True)
+class AwakeTold:
+    """Whether the computer is kept awake while this job runs, in a sentence."""
+
+    words: str
+
+
 Event = (
     PhaseChanged
     | Progress
@@ -129,4 +136,5 @@ Event = (
     | Message
     | Waiting
     | DiskSeen
+    | AwakeTold
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from engine.clock import awake
 from engine.config import RunConfig
 from engine.data import map_cache
 from engine.data.cache import open_or_build
@@ -140,7 +140,9 @@ class Trainer:
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         if checkpoint is not None:
             self._resume(checkpoint)
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer)
+        # Else the optimizer's memory would pass through the card on its way to RAM.
+        placed = {"device_placement": [True, False]} if self.config.optim.offload else {}
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer, **placed)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
@@ -174,7 +176,7 @@ class Trainer:
         skipped = 0
         self.promises.begin()
         while self.step < total and self.token.stop is None and not self.checks.enough:
-            began = time.perf_counter()
+            began = awake()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
             loss = take_step(self)
@@ -189,7 +191,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
-            unread.append((self.step, rate, time.perf_counter() - began, loss))
+            unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
                 self._report(unread)
             self.promises.keep()
