@@ -46,10 +46,15 @@ def is_full(error: BaseException) -> bool:
     return isinstance(error, NoRoom) or (isinstance(error, OSError) and error.errno in FULL)
 
 
-def as_disk_error(error: Exception) -> OSError:
-    """The safetensors library wraps what the system says in an error of its own; this takes it out again."""
+def as_disk_error(error: Exception) -> Exception:
+    """The safetensors library wraps what the system says in an error of its own; this takes it out again.
+
+    Anything else that it complains of is returned as it is.
+    """
     found = _CODE.search(str(error))
-    code = int(found.group(1)) if found else errno.EIO
+    if found is None:
+        return OSError(errno.EIO, str(error)[:200]) if "i/o error" in str(error).lower() else error
+    code = int(found.group(1))
     if os.name == "nt" and code in WINDOWS_FULL:
         code = errno.ENOSPC
     return OSError(code, str(error)[:200])

@@ -13,7 +13,6 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -114,7 +113,7 @@ def recover(trainer: Trainer, where: str) -> Rung:
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
     apply(trainer, rung)
-    _record(trainer.run_folder, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
+    _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
@@ -134,7 +133,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
         if not out_of_memory(first):
             raise
     clear(trainer)
-    _record(trainer.run_folder, {"step": trainer.step, "where": what, "settings": {}, "words": "memory was freed"})
+    _record(trainer, {"step": trainer.step, "where": what, "settings": {}, "words": "memory was freed"})
     trainer.emit(
         Message(f"Memory ran out at the {what} of step {trainer.step:,}; freed some and tried again.", "warning")
     )
@@ -213,7 +212,12 @@ def cap_allocator(device: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, room / total)), device)
 
 
-def _record(folder: Path, rung: dict[str, Any]) -> None:
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    about.setdefault("memory_ladder", []).append(rung)
-    write_run(folder, about)
+def _record(trainer: Trainer, rung: dict[str, Any]) -> None:
+    """Into run.json. A full disk is no reason to end here: the next checkpoint waits for it."""
+    try:
+        about = json.loads((trainer.run_folder / "run.json").read_text(encoding="utf-8"))
+        about.setdefault("memory_ladder", []).append(rung)
+        write_run(trainer.run_folder, about)
+    except OSError as error:
+        words = f"The change was not noted in run.json ({error.strerror or error}); a resume has to find it out again."
+        trainer.emit(Message(words, "warning"))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from engine.clock import awake
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit
 
@@ -29,7 +29,7 @@ class SlowDisk:
     def watching(self, what: str) -> Iterator[None]:
         """While the block runs, ``what`` (for people, as "Writing the checkpoint of step 500") is under watch."""
         with self._lock:
-            self._what, self._began = what, time.monotonic()
+            self._what, self._began = what, awake()
             self._due = self._began + self._patience
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="slow-disk", daemon=True)
@@ -41,7 +41,7 @@ class SlowDisk:
                 self._what = ""
 
     def look(self, now: float) -> bool:
-        """Tell where it is time to; whether something was told. ``now``: seconds of the monotonic clock."""
+        """Tell where it is time to; whether something was told. ``now``: seconds in which the machine was awake."""
         with self._lock:
             what, lasted = self._what, now - self._began
             if not what or now < self._due:
@@ -58,7 +58,7 @@ class SlowDisk:
 
     def _watch(self) -> None:
         while not self._ended.wait(LOOK_SECONDS):
-            self.look(time.monotonic())
+            self.look(awake())
 
     def close(self) -> None:
         self._ended.set()

@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from engine.runs import Run
 
+CLOCKED = {"seconds", "memory_gib"}  # measured, not decided
+
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint: weights, average, optimizer."""
@@ -23,11 +25,11 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def assert_same_checkpoint(first: Path, second: Path) -> None:
     one, two = tensors(first), tensors(second)
-    assert one.keys() == two.keys()
+    assert one.keys() == two.keys(), one.keys() ^ two.keys()
     different = [name for name in one if not torch.equal(one[name], two[name])]
-    assert different == []
+    assert different == [], different
     states = [json.loads((f / "training_state" / "state.json").read_text(encoding="utf-8")) for f in (first, second)]
-    assert states[0] == states[1]
+    assert states[0] == states[1], states
 
 
 def losses(run: Run) -> list[tuple[int, float]]:
@@ -43,7 +45,7 @@ def scores(run: Run) -> dict[int, dict[str, float]]:
 def checks(run: Run) -> dict[int, Any]:
     """What was measured without drawing; when it is measured depends on how long it takes."""
     entries = [entry for entry in run.metrics() if "control_gain" in entry]
-    return {entry["step"]: {key: value for key, value in entry.items() if key != "seconds"} for entry in entries}
+    return {entry["step"]: {key: value for key, value in entry.items() if key not in CLOCKED} for entry in entries}
 
 
 def pictures(run: Run) -> dict[str, bytes]:
@@ -55,10 +57,9 @@ def assert_same_run(straight: Run, other: Run) -> None:
     """Final checkpoint, losses, scores, checks and pictures."""
     assert straight.checkpoints()[-1].step == other.checkpoints()[-1].step
     assert_same_checkpoint(straight.checkpoints()[-1].folder, other.checkpoints()[-1].folder)
-    assert losses(straight) == losses(other)
-    assert scores(straight) == scores(other)
-    assert pictures(straight) == pictures(other)
+    assert losses(straight) == losses(other), f"{losses(straight)} {losses(other)}"
+    assert scores(straight) == scores(other), f"{scores(straight)} {scores(other)}"
+    assert pictures(straight) == pictures(other), "pictures differ"
     one, two = checks(straight), checks(other)
-    assert {step: one[step] for step in one.keys() & two.keys()} == {
-        step: two[step] for step in one.keys() & two.keys()
-    }
+    for step in sorted(one.keys() & two.keys()):
+        assert one[step] == two[step], f"the check of step {step}: {one[step]}, {two[step]}"
