@@ -150,7 +150,9 @@ def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
     if not snapshot.alive:
         return "<p class='status idle'><span class='dot' aria-hidden='true'>○</span> Nothing is running</p>"
     parts = [escape(snapshot.title)]
-    if snapshot.asked:
+    if snapshot.phase == "waiting":
+        parts.append(f"waiting for the disk at step {snapshot.step:,} of {snapshot.total_steps:,}")
+    elif snapshot.asked:
         parts.append({"pause": "pausing", "stop": "stopping", "cancel": "cancelling"}[snapshot.asked])
     elif snapshot.progress is not None and snapshot.phase != "validating":
         share = f"{snapshot.progress.done:,} of {snapshot.progress.total:,}"
@@ -160,7 +162,7 @@ def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
             parts.append({"saving": "saving", "validating": "making control pictures"}[snapshot.phase])
         parts.append(f"step {snapshot.step:,} of {snapshot.total_steps:,}")
     left = duration(snapshot.seconds_left)
-    if left and not snapshot.asked:
+    if left and not snapshot.asked and snapshot.phase != "waiting":
         parts.append(f"{left} left")
     text = " · ".join(parts)
     return f"<p class='status busy'><span class='dot' aria-hidden='true'>●</span> {text}</p>"

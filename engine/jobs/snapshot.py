@@ -11,6 +11,7 @@ from engine.jobs.events import (
     AwakeTold,
     Checked,
     CheckpointSaved,
+    DiskSeen,
     Event,
     Message,
     PhaseChanged,
@@ -18,6 +19,7 @@ from engine.jobs.events import (
     Progress,
     RunOpened,
     StepDone,
+    Waiting,
 )
 
 Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]
@@ -97,6 +99,9 @@ class JobSnapshot:
     kept: tuple[int, ...] = ()
     """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
+    waiting: str = ""
+    """In the phase "waiting": for what, in a sentence."""
+    disk: DiskSeen | None = None
     awake: str = ""
     """Whether the computer is kept awake meanwhile, in a sentence."""
 
@@ -139,7 +144,11 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
     if isinstance(event, AwakeTold):
         return replace(base, awake=event.words)
     if isinstance(event, PhaseChanged):
-        return replace(base, phase=event.phase, progress=None)
+        return replace(base, phase=event.phase, progress=None, waiting="")
+    if isinstance(event, Waiting):
+        return replace(base, phase="waiting", progress=None, waiting=event.sentence)
+    if isinstance(event, DiskSeen):
+        return replace(base, disk=event)
     if isinstance(event, Progress):
         same = snapshot.progress is not None and snapshot.progress.label == event.label
         started = snapshot.progress_started + _held_up(snapshot, now) if same else now

@@ -83,7 +83,8 @@ class DrawPreviews:
                     step=step,
                     seed=trainer.config.train.seed,
                     encode=lambda prompts: self._encode(trainer, prompts),
-                    token=trainer.token,
+                    # The last ones are waited for: nobody resumes a finished run to make them.
+                    token=None if step == trainer.config.train.steps else trainer.token,
                     progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
                     batch=trainer.pictures_at_once,
                     probes=self._probes,

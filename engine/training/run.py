@@ -11,6 +11,7 @@ from engine.config import RunConfig
 from engine.data.changed import changed_since_read
 from engine.data.dataset import Dataset
 from engine.data.held_out import choose
+from engine.data.moved import missing_source
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
@@ -18,6 +19,7 @@ from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs import Recorder, Run, forget_after, write_run
 from engine.training import mishap
+from engine.training.loggers import Loggers
 from engine.version import VERSION
 from engine.workspace import Workspace
 
@@ -40,6 +42,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
         if dataset.condition is None:
             sentences.append("Make the condition maps on the Conditions tab.")
+        elif gone := missing_source(dataset):
+            sentences.append(gone)
         elif (ready := dataset.count(ready=True)) < 2:
             sentences.append(f"{ready} of {dataset.count()} pictures have a condition map; at least 2 are needed.")
     try:
@@ -116,7 +120,8 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     """The work that the runner does: train until the end or the owner's word, and note how it ended."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        recorder = Recorder(run.folder, emit)
+        logged = Loggers(run.folder, run.config, emit)
+        recorder = Recorder(run.folder, logged)
         forget_after(run.folder, run.last_step)
         recorder.note("resumed" if run.last_step else "started", run.last_step)
         trainer: Trainer | None = None
@@ -135,6 +140,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         finally:
             if trainer is not None:
                 mishap.close(trainer)
+            logged.close()
         recorder.note(outcome, run.last_step)
         recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
         return outcome
