@@ -7,7 +7,7 @@ import re
 from engine.workspace import APP_FOLDER
 
 TROUBLESHOOTING = APP_FOLDER / "docs" / "troubleshooting.md"
-LINK = re.compile(r"\[([^\]]+)\]\((\w+\.md)\)")
+LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+\.md)\)")
 
 
 def troubleshooting() -> str:

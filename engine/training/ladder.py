@@ -20,6 +20,7 @@ import torch
 from engine.config import RunConfig, parse
 from engine.errors import UserError
 from engine.jobs.events import Message
+from engine.jobs.faults import out_of_memory as out_of_memory
 from engine.presets import flatten, unflatten
 from engine.runs import write_run
 from engine.training.ema import AverageInRam
@@ -30,7 +31,6 @@ from engine.training.scope import checkpoint_gradients
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
 
-SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 WINDOWS_SPARE_BYTES = 256 * 2**20
 
 
@@ -43,13 +43,6 @@ class Rung:
 
     settings: dict[str, Any]
     words: str
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a card or in the computer."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:

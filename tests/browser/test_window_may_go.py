@@ -13,8 +13,9 @@ import pytest
 from engine.demo.sets import make_demo_set
 from engine.runs import Run
 from engine.workspace import DEMO_BASE, Workspace
+from tests.browser import test_journey
 from tests.browser.studio import ROOT, Studio, browser_page, find_chromium, open_tab
-from tests.browser.test_journey import click, open_page, shoot, wait_for
+from tests.browser.test_journey import click, open_page, shoot
 
 pytestmark = [
     pytest.mark.browser,
@@ -23,6 +24,11 @@ pytestmark = [
 ]
 BUSY = re.compile(r"step [\d,]+ of")
 PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
+
+
+def wait_for(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
+    """Patiently: the training shares the machine's cores with the page."""
+    test_journey.wait_for(page, selector, text, 240)
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
         app.wait_until_open()
         with browser_page() as page:
             open_page(page, app)
-            wait_for(page, "#status-line", BUSY, 120)
+            wait_for(page, "#status-line", BUSY)
             page.reload()
             wait_for(page, "#status-line", BUSY)
             second = page.context.new_page()
@@ -93,7 +99,7 @@ def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
             wait_for(page, "#status-line", BUSY)
             assert seen.metrics()[-1]["step"] > before, "it went on while nobody looked"
             app.kill()  # and now the app itself, without a word to anybody
-            page.wait_for_selector("#app-gone:not([hidden])")
+            page.wait_for_selector("#app-gone:not([hidden])", timeout=240_000)
             wait_for(page, "#app-gone", "does not answer")
             shoot(page, "app-gone")
             assert seen.ending == "interrupted"

@@ -18,7 +18,7 @@ from engine.errors import DataGone, UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs import Run
-from engine.training import mishap, step, trainer
+from engine.training import mishap, promises, step, trainer
 from engine.training.run import create_run, missing, resume_training
 from engine.workspace import Workspace
 
@@ -114,15 +114,15 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
 
 def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
     """``action()`` once the run has done this many steps."""
-    real, done = trainer.Trainer._keep_promises, []
+    real, done = promises.Promises.keep, []
 
     def keep(self: Any) -> None:
         real(self)
-        if self.step >= number and not done:
-            done.append(self.step)
+        if self._trainer.step >= number and not done:
+            done.append(number)
             action()
 
-    monkeypatch.setattr(trainer.Trainer, "_keep_promises", keep)
+    monkeypatch.setattr(promises.Promises, "keep", keep)
 
 
 def spoiled_run(
