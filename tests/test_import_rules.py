@@ -25,6 +25,10 @@ LIGHT = (
     "engine.data.dataset",
     "engine.hardware",
     "engine.training.run",
+    "engine.evaluation.grid",
+    "engine.evaluation.votes",
+    "engine.evaluation.grid_sheet",
+    "engine.evaluation.timelapse",
     "engine.export",
 )
 

@@ -103,9 +103,9 @@ def build_vote(context: AppContext, run: Any) -> Shown:
     with gr.Column(visible=False) as booth:
         with gr.Row():
             look: dict[str, Any] = {"interactive": False, "type": "filepath", "height": 300, "buttons": ["fullscreen"]}
-            left = gr.Image(label="A", elem_id="vote-left", min_width=180, **look)
-            control = gr.Image(label="Control picture", elem_id="vote-control", min_width=120, **look)
-            right = gr.Image(label="B", elem_id="vote-right", min_width=180, **look)
+            left = gr.Image(label="A", elem_id="vote-left", min_width=100, **look)
+            control = gr.Image(label="Control picture", elem_id="vote-control", min_width=100, **look)
+            right = gr.Image(label="B", elem_id="vote-right", min_width=100, **look)
         with gr.Row(elem_classes="buttons"):
             buttons = {
                 "left": gr.Button("A is better", elem_id="vote-a"),

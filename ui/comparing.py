@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from engine.errors import UserError
-from engine.evaluation.grid import Grid, GridWish, numbers, read_grid
+from engine.evaluation.grid import (
+    Grid,
+    GridWish,
+    best_step,
+    default_steps,
+    held_out_pairs,
+    numbers,
+    read_grid,
+    write_grid,
+)
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner
@@ -143,7 +152,6 @@ def grid_job(comparing: Comparing, run_name: str, wish: GridWish) -> Draw:
     context = comparing.context
 
     def draw(session: TrySession, token: CancelToken, emit: Emit, live_step: int | None) -> Outcome:
-        from engine.evaluation.grid import write_grid
         from engine.evaluation.grid_drawing import draw_grid
 
         run = Run(context.workspace.runs / run_name)
@@ -198,8 +206,6 @@ def grid_of(context: AppContext, name: str | None) -> Grid | None:
 
 def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tuple[str, int]], list[int]]:
     """Entries for the list of checkpoints, oldest first, and which of them are chosen at first."""
-    from engine.evaluation.grid import best_step, default_steps
-
     run = open_run(context, name)
     steps = sorted(checkpoint.step for checkpoint in checkpoints_of(context, name))
     if run is None or not steps:
@@ -211,8 +217,6 @@ def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tupl
 
 def picture_choices(context: AppContext, name: str | None) -> list[tuple[str, int]]:
     """Entries for the list of held-out pictures."""
-    from engine.evaluation.grid_rows import held_out_pairs
-
     run = open_run(context, name)
     pairs = held_out_pairs(context.workspace, run) if run else []
     return [(f"{number + 1}: {pair.caption[:60]}", number) for number, pair in enumerate(pairs[:PAIRS_LISTED])]

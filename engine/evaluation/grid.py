@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engine.data.dataset import Dataset
+from engine.data.held_out import split
+from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.evaluation.verdict import facts_of, judge
 from engine.runs import Run
-from engine.workspace import write_text
+from engine.workspace import Workspace, write_text
 
 T = TypeVar("T", int, float)
 
@@ -107,11 +110,31 @@ def default_steps(steps: Sequence[int], best: int | None, most: int = MOST_COLUM
 
 
 def best_step(run: Run) -> int | None:
-    """The checkpoint on disk that the run's figures speak for; None where nothing was measured."""
+    """The checkpoint on disk that the run's figures speak for; None before it listens: then none is better."""
     history = run.history()
     if not history.checks:
         return None
-    return judge(history.checks, facts_of(run.config), history.scores, history.kept).best
+    verdict = judge(history.checks, facts_of(run.config), history.scores, history.kept)
+    return verdict.best if verdict.listens_since is not None else None
+
+
+def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
+    """The pairs that this run was not trained on, in its own order; none where its dataset is gone."""
+    try:
+        dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    except UserError:
+        return []
+    if dataset.condition is None:
+        return []
+    found = []
+    for key in run.held_out or ():  # asked one by one: the set may be large
+        try:
+            sample = dataset.sample(key)
+        except KeyError:
+            continue  # its picture is gone
+        if dataset.condition_path(sample).is_file():
+            found.append(sample)
+    return found or list(split(dataset, run.config.data.held_out, run.held_out).held_out)
 
 
 def grid_file(run: Run) -> Path:

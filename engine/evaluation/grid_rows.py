@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -14,15 +13,11 @@ from engine.data.cache import cropped_hint
 from engine.data.crop import apply_crop, shared_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.held_out import split
 from engine.data.images import load_rgb
-from engine.data.samples import Sample
 from engine.errors import UserError
+from engine.evaluation.grid import GridWish, held_out_pairs
 from engine.runs import Run
 from engine.workspace import Workspace
-
-if TYPE_CHECKING:
-    from engine.evaluation.grid import GridWish
 
 
 @dataclass(frozen=True)
@@ -34,25 +29,6 @@ class Row:
     prompt: str
     seed: int
     strength: float
-
-
-def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
-    """The pairs that this run was not trained on, in its own order; none where its dataset is gone."""
-    try:
-        dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
-    except UserError:
-        return []
-    if dataset.condition is None:
-        return []
-    found = []
-    for key in run.held_out or ():  # asked one by one: the set may be large
-        try:
-            sample = dataset.sample(key)
-        except KeyError:
-            continue  # its picture is gone
-        if dataset.condition_path(sample).is_file():
-            found.append(sample)
-    return found or list(split(dataset, run.config.data.held_out, run.held_out).held_out)
 
 
 def rows_of(workspace: Workspace, run: Run, wish: GridWish) -> list[Row]:

@@ -22,9 +22,8 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
-from engine.evaluation.grid import Grid, GridWish, best_step, default_steps, numbers, read_grid
+from engine.evaluation.grid import Grid, GridWish, best_step, default_steps, held_out_pairs, numbers, read_grid
 from engine.evaluation.grid_drawing import LABEL, draw_grid
-from engine.evaluation.grid_rows import held_out_pairs
 from engine.evaluation.grid_sheet import format_of, save_sheet, sheet
 from engine.inference import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
@@ -288,6 +287,17 @@ def test_the_rows_are_the_pairs_that_the_run_held_out(workspace: Workspace, run:
     assert [pair.key for pair in held_out_pairs(workspace, run)] == [keys[0], keys[2]]
     run.about["held_out"] = None
     assert len(held_out_pairs(workspace, run)) == 2
+
+
+def test_before_the_net_listens_no_checkpoint_is_the_best(run: Run) -> None:
+    assert best_step(run) is not None
+    path = run.folder / "metrics.jsonl"
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"gain_share": 0.5', '"gain_share": 0.0'), encoding="utf-8"
+    )
+    assert best_step(run) is None
+    path.unlink()
+    assert best_step(run) is None
 
 
 def test_numbers_are_read_as_people_write_them() -> None:
