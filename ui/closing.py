@@ -14,6 +14,8 @@ from ui.messages import note
 from ui.view import View
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+MARK = "() => { window.studioClosing = true; return []; }"
+"""The app may be gone before the page is told that it is closing."""
 
 
 def build_button() -> Any:
@@ -37,7 +39,7 @@ def build_question(context: AppContext, live: Live, button: Any) -> None:
 
     button.click(ask, None, [box], **QUIET)
     no.click(keep, None, [box], **QUIET)
-    live.after(yes.click(context.ending.ask, None, None, **QUIET))
+    live.after(yes.click(context.ending.ask, None, None, js=MARK, **QUIET))
     live.part([words, yes, no], _key, _render)
 
 

@@ -10,7 +10,7 @@
   box.hidden = true;
   document.body.append(box);
   const words = () => {
-    const asked = document.querySelector('#close-words')?.textContent.includes('is closing');
+    const asked = window.studioClosing || document.querySelector('#close-words')?.textContent.includes('is closing');
     return asked
       ? ['ControlNet Studio is closed.', 'Everything is saved. You may close this tab.']
       : ['The app does not answer.', 'It was closed or has ended, or the computer is very busy. What was saved is whole. ' +
