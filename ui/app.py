@@ -49,7 +49,7 @@ def _header(context: AppContext, live: Live) -> None:
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     live.after(dismiss.click(context.dismiss, None, None, **quiet))
-    live.part([status], lambda view: status_line(view.snapshot), lambda view: [status_line(view.snapshot)])
+    live.part([status], lambda view: status_line(view.snapshot), lambda view: [status_line(view.snapshot)], "quick")
     live.part(
         [box, problem],
         lambda view: view.problem,

@@ -1,10 +1,19 @@
-"""The one timer: a view of the live job and the files goes to every page, and only what changed is sent."""
+"""The one timer: a view of the live job and the files goes to every page, and only what changed is sent.
+
+At the start and end of every event the browser notes its progress at each output and input of all events that there
+ever were, and searches the whole page for each of them. So the timer has no inputs, what a page has seen is kept here
+by its session, progress is noted in one place, and the timer's outputs are a few hidden marks at the top of the page:
+one for each group of parts, which beats when something of the group has changed.
+"""
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gradio as gr
 
@@ -12,6 +21,10 @@ from ui.context import AppContext
 from ui.view import View
 
 SECONDS = 1.0
+PAGES = 64  # that are kept in mind; one that comes back after so many others is painted anew
+_NEW = object()
+Pace = Literal["quick", "now and then", "form"]
+"""quick: changes with every step; form: many fields that change together, and seldom."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,7 @@ class Part:
     outputs: tuple[Any, ...]
     key: Callable[[View], Hashable]
     render: Callable[[View], Sequence[Any]]
+    pace: Pace = "now and then"
 
 
 def changed_parts(
@@ -29,9 +43,9 @@ def changed_parts(
     """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys."""
     updates: list[Any] = []
     now: dict[int, Hashable] = {}
-    for number, part in enumerate(parts):
-        now[number] = part.key(view)
-        if number in seen and seen[number] == now[number]:
+    for part in parts:
+        now[id(part)] = part.key(view)
+        if seen.get(id(part), _NEW) == now[id(part)]:
             updates += [gr.skip()] * len(part.outputs)
         else:
             updates += part.render(view)
@@ -46,12 +60,21 @@ class Live:
         self.demo = demo
         self.parts: list[Part] = []
         self.clicks: list[Any] = []
+        # On the page and yet not to be seen: what gradio itself hides is not kept up to date.
+        self.marks = [gr.HTML("", elem_classes="mark", padding=False) for _ in get_args(Pace)]
+        self._beats = itertools.count(1)
+        self._seen: OrderedDict[str, dict[int, Hashable]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def part(
-        self, outputs: Sequence[Any], key: Callable[[View], Hashable], render: Callable[[View], Sequence[Any]]
+        self,
+        outputs: Sequence[Any],
+        key: Callable[[View], Hashable],
+        render: Callable[[View], Sequence[Any]],
+        pace: Pace = "now and then",
     ) -> None:
         """Register a piece of the page; ``render`` returns one update for each output."""
-        self.parts.append(Part(tuple(outputs), key, render))
+        self.parts.append(Part(tuple(outputs), key, render, pace))
 
     def after(self, event: Any) -> Any:
         """The page is brought up to date at once after this event, without waiting for the timer."""
@@ -69,22 +92,48 @@ class Live:
 
     def wire(self) -> None:
         """Call once, inside the Blocks, when every tab is built."""
-        outputs = [output for part in self.parts for output in part.outputs]
-        seen = gr.State({})
-        timer = gr.Timer(SECONDS)
-
-        def refresh(seen_by_page: dict[int, Hashable]) -> Any:
-            updates, now = changed_parts(self.parts, self.context.view(), seen_by_page)
-            return gr.skip() if now == seen_by_page else [*updates, now]
-
         how: dict[str, Any] = {
-            "inputs": [seen],
-            "outputs": [*outputs, seen],
             "show_progress": "hidden",
             "api_visibility": "private",
             "concurrency_limit": None,
         }
-        timer.tick(refresh, **how)
-        self.demo.load(refresh, **how)
-        for event in self.clicks:
-            event.then(refresh, **how)
+        for group, mark in zip(self.groups(), self.marks, strict=True):
+            outputs = [output for part in group for output in part.outputs]
+            mark.change(self._refresh(group), None, outputs, **how)
+
+        def look(request: gr.Request) -> Any:
+            view, seen = self.context.view(), self.seen_by(request.session_hash)
+            late = [any(seen.get(id(part), _NEW) != part.key(view) for part in group) for group in self.groups()]
+            beats = [str(next(self._beats)) if due else gr.skip() for due in late]
+            return beats if any(late) else gr.skip()
+
+        timer = gr.Timer(SECONDS)
+        for event in (timer.tick, self.demo.load, *(event.then for event in self.clicks)):
+            event(look, None, self.marks, **how)
+        for function in self.demo.fns.values():
+            if function.show_progress == "hidden":
+                function.show_progress_on = [self.marks[0]]
+
+    def groups(self) -> list[list[Part]]:
+        """The parts by their pace."""
+        return [[part for part in self.parts if part.pace == pace] for pace in get_args(Pace)]
+
+    def seen_by(self, session: str | None) -> dict[int, Hashable]:
+        """Keys of the parts as a page has last seen them, by the part's id; those of the oldest pages are forgotten."""
+        with self._lock:
+            seen = self._seen.setdefault(str(session), {})
+            self._seen.move_to_end(str(session))
+            while len(self._seen) > PAGES:
+                self._seen.popitem(last=False)
+            return seen
+
+    def _refresh(self, group: Sequence[Part]) -> Callable[..., Any]:
+        def refresh(request: gr.Request) -> Any:
+            seen = self.seen_by(request.session_hash)
+            updates, now = changed_parts(group, self.context.view(), seen)
+            if all(seen.get(name, _NEW) == key for name, key in now.items()):
+                return gr.skip()
+            seen.update(now)
+            return updates if len(updates) > 1 else updates[0]
+
+        return refresh
