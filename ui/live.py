@@ -104,7 +104,7 @@ class Live:
         def look(request: gr.Request) -> Any:
             view, seen = self.context.view(), self.seen_by(request.session_hash)
             late = [any(seen.get(id(part), _NEW) != part.key(view) for part in group) for group in self.groups()]
-            beats = [str(next(self._beats)) if due else gr.skip() for due in late]
+            beats = [f"<i data-beat='{next(self._beats)}'></i>" if due else gr.skip() for due in late]
             return beats if any(late) else gr.skip()
 
         timer = gr.Timer(SECONDS)
