@@ -7,10 +7,14 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN
+python -m engine.cli sample RUN --control map.png --prompt "a red circle"
+python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
+python -m engine.cli grid RUN --steps 100,300,500
+python -m engine.cli timelapse RUN
 python -m engine.cli doctor
 """
 
@@ -22,13 +26,15 @@ import signal
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import
+from engine import cli_captions, cli_check, cli_compare, cli_evaluate, cli_export, cli_import, cli_sample
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
+from engine.workspace_lock import WorkspaceLock
 
 EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -68,6 +74,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
+    cli_sample.add_command(commands)
+    cli_compare.add_commands(commands)
+    cli_evaluate.add_command(commands)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -106,7 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        return COMMANDS[options.command](options, Workspace(options.workspace), control)
+        workspace = Workspace(options.workspace)
+        alone = (
+            WorkspaceLock(workspace, f"the command {options.command}") if options.command in ALONE else nullcontext()
+        )
+        with alone:
+            return COMMANDS[options.command](options, workspace, control)
     except UserError as error:
         print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
         return EXIT_PROBLEM
@@ -119,18 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pause_on_signals(control: Control) -> dict[int, Any]:
-    """Ctrl-C and SIGTERM save and end; a second one ends at once. Returns the handlers that were there before."""
+    """Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
+
+    Returns the handlers that were there before.
+    """
     times = 0
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal times
-        times += 1
+        control.pause()
+        times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may be told of several times
         if times > 1:
             raise KeyboardInterrupt
-        print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
-        control.pause()
+        with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
+            print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
 
-    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+    return {number: signal.signal(number, handle) for number in known}
 
 
 def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -177,6 +196,7 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
 def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.demo.sets import demo_preset
     from engine.hardware import detect
+    from engine.model_files import family_of
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
     from engine.training.run import create_run
 
@@ -186,12 +206,12 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
         preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
     else:
         preset = suggest(detect().vram_gib)
-    layers = [(f"preset {preset.name}", preset.values)]
-    if options.file:
-        layers.append((options.file.name, read_toml(options.file)))
+    layers = [(options.file.name, read_toml(options.file))] if options.file else []
     named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
     given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
-    config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
+    layers += [("you", given), ("you", settings(options.set))]
+    base = resolve(*preset.layers(), *layers)[0].model.base
+    config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
     return _work_on(create_run(workspace, config, origins), workspace, control)
 
 
@@ -202,12 +222,14 @@ def _resume(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 
 def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
+    from engine.awake import keep_awake
     from engine.cli_output import Console
     from engine.training.run import training_job
 
     console = Console()
     console.say(f"Run {run.folder}")
-    outcome = training_job(workspace, run)(control.token, console.event)
+    with keep_awake(console.say):
+        outcome = training_job(workspace, run)(control.token, console.event)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 
@@ -227,9 +249,15 @@ COMMANDS = {
     "extract": _extract,
     "train": _train,
     "resume": _resume,
+    "sample": cli_sample.run,
     "doctor": _doctor,
+    **cli_compare.COMMANDS,
+    "evaluate": cli_evaluate.run,
     **cli_export.COMMANDS,
 }
+
+ALONE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
+"""Commands that write into the workspace: they do not run beside an open window."""
 
 if __name__ == "__main__":
     sys.exit(main())

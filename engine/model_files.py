@@ -15,6 +15,7 @@ LAYOUTS = Path(__file__).resolve().parent / "families" / "layouts"
 """Configs of the families whose bases come in single files."""
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Which layout a single file has, by the width of the text that its UNet reads."""
+SINGLE_FILES = (".safetensors", ".ckpt")
 MAX_HEADER = 100_000_000
 """Bytes; the format's own limit."""
 UNET_PREFIX = "model.diffusion_model."
@@ -29,6 +30,24 @@ class BaseFacts:
     parameters: int
     controlnet_parameters: int
     local: bool
+
+
+def bases_in(folder: Path) -> list[str]:
+    """Paths of what lies in a folder and may be a base: folders in diffusers layout and single files, by name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder.", "Bases are looked for in one.", "Give the folder that holds them."
+        )
+    found = [
+        p
+        for p in sorted(folder.iterdir())
+        if (p / "model_index.json").is_file() or (p.is_file() and p.suffix.lower() in SINGLE_FILES)
+    ]
+    return [str(path) for path in found]
 
 
 def base_facts(workspace: Workspace, base: str) -> BaseFacts:
@@ -86,6 +105,16 @@ def configs_of(located: str) -> Path | None:
         return beside
     layout = TEXT_WIDTHS.get(text_width(tensor_shapes(path)))
     return LAYOUTS / layout if layout else None
+
+
+def family_of(workspace: Workspace, base: str) -> str:
+    """The family's name by the width of the text that a base reads; "" where it is another, or not on this disk."""
+    try:
+        folder = configs_of(workspace.locate_base(base))
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")) if folder else {}
+        return TEXT_WIDTHS.get(int(unet.get("cross_attention_dim", 0)), "")
+    except (UserError, OSError, ValueError, TypeError):
+        return ""  # an incomplete base is refused in words when it is used
 
 
 def tensor_shapes(path: Path) -> dict[str, list[int]]:

@@ -18,13 +18,16 @@ from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.estimate import estimate
 from engine.hardware import Hardware, detect
+from engine.jobs.errand import Errand
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.model_files import family_of
 from engine.presets import Preset, all_presets, resolve, suggest
-from engine.runs import Run
 from engine.training.run import missing
 from engine.workspace import Workspace
+from ui.ending import Ending
 from ui.messages import to_failure
+from ui.shown_run import find_unfinished, open_runs, read_run
 from ui.states import Readiness, RunFacts, train_view
 from ui.view import Draft, Result, View
 
@@ -41,13 +44,19 @@ class AppContext:
         self.local = local  # the browser runs on this machine, so that folder dialogs can open here
         self.focus_dataset = next(iter(workspace.dataset_names()), "")
         self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
-        self.card_hidden = any(Run(folder).completed for folder in workspace.run_folders()[:20])
+        runs = open_runs(workspace)
+        self.card_hidden = any(run.completed for run in runs)
         """The first-start card is of no use any more."""
+        self.unfinished = find_unfinished(runs)
+        """Runs of earlier sittings, offered until one is trained."""
+        self.ending = Ending()
         self.results: dict[str, Result] = {}
         self.warm = threading.Event()
         """The large libraries are loaded; before that, nothing that needs them is done for a page."""
         self._lock = threading.RLock()
         self._try: Any = None
+        self.errand: Errand | None = None
+        """The drawing that a training does in between, the last one."""
         self._focus_run: str | None = None  # None: whatever is newest
         self._training: JobSnapshot | None = None
         self._problem: Failure | None = None
@@ -82,8 +91,15 @@ class AppContext:
         Raises:
             UserError: a value is out of bounds.
         """
-        name = draft.preset or self.suggested_preset
-        return resolve((f"preset {name}", self.presets[name].values), ("you", draft.changes))
+        preset = self.presets[draft.preset or self.suggested_preset]
+        layers = preset.layers(family_of(self.workspace, self.base_of(draft)))
+        return resolve(*layers, ("you", draft.changes))
+
+    def base_of(self, draft: Draft) -> str:
+        """Which base a draft is for; a preset may say otherwise for another family of bases."""
+        preset = self.presets[draft.preset or self.suggested_preset]
+        usual = preset.values.get("model", {}).get("base", RunConfig().model.base)
+        return str(draft.changes.get("model", {}).get("base", usual))
 
     def readiness(self) -> Readiness:
         """Whether the draft could start, and what it would take."""
@@ -179,6 +195,8 @@ class AppContext:
                 focus_dataset=self.focus_dataset,
                 results=self.results,
                 card_hidden=self.card_hidden,
+                unfinished=self.unfinished,
+                closing=self.ending.asked,
             )
 
     def _shown_run(self, runs: tuple[str, ...]) -> str:
@@ -198,32 +216,14 @@ class AppContext:
             return JobSnapshot(), None
         key = (shown, training.version if training else 0)
         if self._history[0] != key:
-            self._history = (key, *self._read_run(self.workspace.runs / shown))
+            self._history = (key, *read_run(self.workspace.runs / shown))
         return self._history[1], self._history[2]
-
-    def _read_run(self, folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
-        try:
-            run = Run(folder)
-        except UserError as error:
-            return JobSnapshot(log=(f"{error.what} {error.why}",)), RunFacts(
-                folder, folder.name, 0, 0, 0, "interrupted"
-            )
-        history = run.history()
-        facts = RunFacts(
-            folder=folder,
-            name=run.config.name or run.name,
-            saved_step=run.last_step,
-            last_step=max(history.last_step.step if history.last_step else 0, run.last_step),
-            total_steps=run.config.train.steps,
-            ending=run.ending,
-        )
-        return history, facts
 
     # -- training and trying ------------------------------------------------------------------------------------------
 
     def training_began(self) -> None:
         """A run was started or resumed: pages show it, and old problems are of no interest."""
-        self._focus_run, self._problem = None, None
+        self._focus_run, self._problem, self.unfinished = None, None, ()
         self.files_changed()
 
     def try_session(self) -> Any:
@@ -245,6 +245,10 @@ class AppContext:
     def show_problem(self, error: BaseException) -> None:
         """Put an error on the persistent panel of every page."""
         self._problem = to_failure(error)
+
+    def forget_problem(self) -> None:
+        """Something new begins: an old problem is no longer of interest."""
+        self._problem = None
 
     def dismiss(self) -> None:
         """Take the panel away."""
@@ -275,7 +279,7 @@ class AppContext:
             Busy: another job is running.
         """
         self.runner.start(kind, title, self._watched(work))
-        self._problem = None
+        self.forget_problem()
 
     def _watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:
@@ -292,6 +296,7 @@ class AppContext:
         target.parent.mkdir(exist_ok=True)
         (self.workspace.runs / name).rename(target)
         self._focus_run, self._training = "", None
+        self.unfinished = tuple(run for run in self.unfinished if run.folder != name)
         self.files_changed()
         return target
 

@@ -17,14 +17,15 @@ from typing import Any, Literal, get_args
 
 import gradio as gr
 
+from engine.errors import UserError
 from ui.context import AppContext
 from ui.view import View
 
 SECONDS = 1.0
 PAGES = 64  # that are kept in mind; one that comes back after so many others is painted anew
-_NEW = object()
 Pace = Literal["quick", "now and then", "form"]
 """quick: changes with every step; form: many fields that change together, and seldom."""
+PACES: tuple[Pace, ...] = get_args(Pace)
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,29 @@ class Part:
 
 
 def changed_parts(
-    parts: Sequence[Part], view: View, seen: dict[int, Hashable]
+    parts: Sequence[Part],
+    view: View,
+    seen: dict[int, Hashable],
+    on_fault: Callable[[int, Exception], None] | None = None,
 ) -> tuple[list[Any], dict[int, Hashable]]:
-    """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys."""
+    """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys.
+
+    ``on_fault``: told of a part that cannot be drawn; it stays as it was, and all the others are drawn.
+    """
     updates: list[Any] = []
     now: dict[int, Hashable] = {}
-    for part in parts:
-        now[id(part)] = part.key(view)
-        if seen.get(id(part), _NEW) == now[id(part)]:
+    for number, part in enumerate(parts):
+        try:
+            now[number] = part.key(view)
+            if number in seen and seen[number] == now[number]:
+                updates += [gr.skip()] * len(part.outputs)
+            else:
+                updates += part.render(view)
+        except Exception as error:
+            if on_fault is None:
+                raise
+            on_fault(number, error)
             updates += [gr.skip()] * len(part.outputs)
-        else:
-            updates += part.render(view)
     return updates, now
 
 
@@ -61,10 +74,25 @@ class Live:
         self.parts: list[Part] = []
         self.clicks: list[Any] = []
         # On the page and yet not to be seen: what gradio itself hides is not kept up to date.
-        self.marks = [gr.HTML("", elem_classes="mark", padding=False) for _ in get_args(Pace)]
+        self.marks = [gr.HTML("", elem_classes="mark", padding=False) for _ in PACES]
         self._beats = itertools.count(1)
-        self._seen: OrderedDict[str, dict[int, Hashable]] = OrderedDict()
+        self._seen: OrderedDict[str, dict[Pace, dict[int, Hashable]]] = OrderedDict()
         self._lock = threading.Lock()
+        self._faulty: set[int] = set()
+
+    def fault(self, number: int, error: Exception) -> None:
+        """A chart or list that cannot be drawn: told once, and nothing else is held up by it."""
+        if number in self._faulty:
+            return
+        self._faulty.add(number)
+        wrapped = UserError(
+            "A part of this page cannot be shown.",
+            f"{type(error).__name__}: {error}"[:300],
+            "Work that is running is not touched by that. Reload the page; if it comes back, send the report to the "
+            "project.",
+        )
+        wrapped.__cause__ = error
+        self.context.show_problem(wrapped)
 
     def part(
         self,
@@ -97,13 +125,13 @@ class Live:
             "api_visibility": "private",
             "concurrency_limit": None,
         }
-        for group, mark in zip(self.groups(), self.marks, strict=True):
-            outputs = [output for part in group for output in part.outputs]
-            mark.change(self._refresh(group), None, outputs, **how)
+        for pace, mark in zip(PACES, self.marks, strict=True):
+            outputs = [output for part in self.group(pace) for output in part.outputs]
+            mark.change(self._refresh(pace), None, outputs, **how)
 
         def look(request: gr.Request) -> Any:
             view, seen = self.context.view(), self.seen_by(request.session_hash)
-            late = [any(seen.get(id(part), _NEW) != part.key(view) for part in group) for group in self.groups()]
+            late = [self._late(pace, view, seen[pace]) for pace in PACES]
             beats = [f"<i data-beat='{next(self._beats)}'></i>" if due else gr.skip() for due in late]
             return beats if any(late) else gr.skip()
 
@@ -114,24 +142,38 @@ class Live:
             if function.show_progress == "hidden":
                 function.show_progress_on = [self.marks[0]]
 
-    def groups(self) -> list[list[Part]]:
-        """The parts by their pace."""
-        return [[part for part in self.parts if part.pace == pace] for pace in get_args(Pace)]
+    def group(self, pace: Pace) -> list[Part]:
+        """The parts of one pace, in their order."""
+        return [part for part in self.parts if part.pace == pace]
 
-    def seen_by(self, session: str | None) -> dict[int, Hashable]:
-        """Keys of the parts as a page has last seen them, by the part's id; those of the oldest pages are forgotten."""
+    def seen_by(self, session: str | None) -> dict[Pace, dict[int, Hashable]]:
+        """Keys of the parts as a page has last seen them; those of the oldest pages are forgotten."""
         with self._lock:
-            seen = self._seen.setdefault(str(session), {})
+            seen = self._seen.setdefault(str(session), {pace: {} for pace in PACES})
             self._seen.move_to_end(str(session))
             while len(self._seen) > PAGES:
                 self._seen.popitem(last=False)
             return seen
 
-    def _refresh(self, group: Sequence[Part]) -> Callable[..., Any]:
+    def _late(self, pace: Pace, view: View, seen: dict[int, Hashable]) -> bool:
+        """Whether a page shows something else than it should in this group."""
+        for number, part in enumerate(self.group(pace)):
+            try:
+                if number not in seen or seen[number] != part.key(view):
+                    return True
+            except Exception as error:  # the others are looked at all the same
+                self.fault(self.parts.index(part), error)
+        return False
+
+    def _refresh(self, pace: Pace) -> Callable[..., Any]:
         def refresh(request: gr.Request) -> Any:
-            seen = self.seen_by(request.session_hash)
-            updates, now = changed_parts(group, self.context.view(), seen)
-            if all(seen.get(name, _NEW) == key for name, key in now.items()):
+            group, seen = self.group(pace), self.seen_by(request.session_hash)[pace]
+
+            def on_fault(number: int, error: Exception) -> None:
+                self.fault(self.parts.index(group[number]), error)
+
+            updates, now = changed_parts(group, self.context.view(), seen, on_fault)
+            if all(number in seen and seen[number] == key for number, key in now.items()):
                 return gr.skip()
             seen.update(now)
             return updates if len(updates) > 1 else updates[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ class UserPicture(gr.Image):
 
     is_template = True  # the page draws it as what it is made from
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, sources: Sequence[str] = ("upload", "clipboard"), **options: Any) -> None:
         # No mode: gradio would decode and convert the picture before anybody looked at its size.
-        super().__init__(type="filepath", image_mode=None, sources=["upload", "clipboard"], **options)
+        super().__init__(type="filepath", image_mode=None, sources=list(sources), **options)
 
     def preprocess(self, payload: Any) -> str | None:
         """The path of the upload; raises gr.Error, which the page shows, for what is no picture or far too large."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from engine.config.data import DataConfig
 from engine.config.learning import ObjectiveConfig, OptimConfig
+from engine.config.migrate import migrated
 from engine.config.model import ModelConfig
 from engine.config.setting import Section, setting
 from engine.config.training import TrainConfig
@@ -52,6 +53,18 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _small_base_is_frozen(self) -> RunConfig:
+        if self.train.base_storage == "fp8" and not self.objective.sd_locked:
+            raise ValueError("a base that learns cannot be kept in eight bits: set train.base_storage to same")
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_runs_where_it_is_kept(self) -> RunConfig:
+        if self.optim.offload and "8bit" in self.optim.optimizer:
+            raise ValueError("the 8-bit optimizers compute on the card: with optim.offload choose adamw or adafactor")
+        return self
+
     @property
     def images_per_step(self) -> int:
         """Pictures per correction of the weights (the effective batch of one process)."""
@@ -73,13 +86,7 @@ def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
     Raises:
         UserError: every unknown key and every value out of bounds at once, in words.
     """
-    version = values.get("version", CONFIG_VERSION)
-    if version != CONFIG_VERSION:
-        raise UserError(
-            f"{source} cannot be read.",
-            f"They are of version {version}; this app writes version {CONFIG_VERSION}.",
-            "Update the app, or start a new run with the same dataset.",
-        )
+    values = migrated(values, source, CONFIG_VERSION)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

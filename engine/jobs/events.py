@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Phase = Literal["preparing", "running", "saving", "validating"]
+Phase = Literal["preparing", "running", "saving", "validating", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class PreviewMade:
     pictures: tuple[Path, ...]
     captions: tuple[str, ...]
     scores: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    """What is no score: "obeys_low" and "obeys_high", the interval of "obeys"; "saturation" and "contrast", as ratios
+    to the true pictures'."""
+    probes: tuple[tuple[Path, str], ...] = ()
+    """Pictures that are scored apart (odd prompts, the user's own), with their titles."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class Checked:
     map_difference: float
     """How much the maps differ from one another, 0..1; 0: they are all alike."""
     seconds: float
+    training_share: float | None = None
+    """The gain's share on training pairs; None: a run of an earlier version."""
+    memory_gib: float = 0.0
+    """Most that the card had in use so far, or the process on a machine without one; 0: not known."""
 
 
 @dataclass(frozen=True)
@@ -91,4 +100,41 @@ class Message:
     level: Literal["info", "warning", "error"] = "info"
 
 
-Event = PhaseChanged | Progress | RunOpened | StepDone | PreviewMade | Checked | CheckpointSaved | Message
+@dataclass(frozen=True)
+class Waiting:
+    """The work stands still until the disk can take what is to be written; the phase is "waiting" meanwhile."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class DiskSeen:
+    """Bytes on the disk of a run, looked at now and then."""
+
+    free: int
+    run: int
+    """What the run's folder takes."""
+    next_checkpoint: int = 0
+    """What the next checkpoint will take, at most; 0: not known yet."""
+
+
+@dataclass(frozen=True)
+class AwakeTold:
+    """Whether the computer is kept awake while this job runs, in a sentence."""
+
+    words: str
+
+
+Event = (
+    PhaseChanged
+    | Progress
+    | RunOpened
+    | StepDone
+    | PreviewMade
+    | Checked
+    | CheckpointSaved
+    | Message
+    | Waiting
+    | DiskSeen
+    | AwakeTold
+)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ui.chart import FEW, MOST, figure, line_chart, ticks
+from ui.chart import BEGINS, FEW, MOST, PAUSED, SAVED, figure, line_chart, ticks
 
 COLOURS = {"each step": "#94a3b8", "smoothed": "#0f766e"}
 
@@ -81,3 +81,21 @@ def test_figures_are_short() -> None:
     assert [figure(v) for v in (0.0, 0.00123, 0.1234, 1.234, 12.34, 1234.5, -0.5)] == [
         "0.000", "0.0012", "0.123", "1.23", "12.3", "1,234", "−0.500",
     ]  # fmt: skip
+
+
+def test_marks_and_pictures_are_on_the_axis() -> None:
+    rows = {"x": [0, 100], "y": [0.0, 1.0], "line": ["a", "a"]}
+    more = {"marks": {SAVED: (50, 100, 999), BEGINS: (25,), PAUSED: ()}, "pictures": 48}
+    html = line_chart(rows, "x", "y", "line", {"a": "#000"}, "T", "Y", **more)  # type: ignore[arg-type]
+    assert html.count("class='mark saved'") == html.count("class='mark begins'") == 2, "in the drawing and the legend"
+    assert "paused" not in html
+    assert "M500.0 1000v-60M1000.0 1000v-60'" in html, "999 lies beyond the end"
+    assert "step 25</b>" in html and "100<br>4.8k" in html
+
+
+def test_a_likely_range_is_an_area_that_stays_inside() -> None:
+    rows = {"x": [0, 10], "y": [0.2, 0.8], "line": ["a", "a"]}
+    band = [(0, -0.5, 0.4), (10, 0.6, 1.7)]
+    html = line_chart(rows, "x", "y", "line", {"a": "#000"}, "T", "Y", (0, 1), band=band)
+    assert "likely range" in html
+    assert "points='0.0,600.0 1000.0,0.0 1000.0,400.0 0.0,1000.0'" in html
