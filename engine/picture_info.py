@@ -132,7 +132,7 @@ def read_settings(path: Path | str) -> dict[str, Any]:
     try:
         with Image.open(path) as picture:
             texts = dict(getattr(picture, "text", {}) or picture.info)
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{name} cannot be read.", "It is not a picture, or damaged.", "Choose a PNG that was made here."
         ) from error

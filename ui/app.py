@@ -65,7 +65,7 @@ def _header(context: AppContext, live: Live) -> None:
     reporter = Reporter(context.workspace)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     live.after(dismiss.click(context.dismiss, None, None, **quiet))
-    live.part([status], _status, lambda view: [_status(view)])
+    live.part([status], _status, lambda view: [_status(view)], "quick")
     live.part(
         [box, problem],
         lambda view: view.problem,

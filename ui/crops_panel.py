@@ -39,7 +39,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
             )  # fmt: skip
     turn = gr.State(0)
     inputs = [chosen, *boxes]
-    live.part([*boxes], lambda view: view.draft.number, lambda view: _draft(context))
+    live.part([*boxes], lambda view: view.draft.number, lambda view: _draft(context), "form")
     count = context.guarded(lambda name, *raw: _table(context, name, raw))
     gr.on([chosen.change, *(box.change for box in boxes)], count, inputs, [table], trigger_mode="always_last", **QUIET)
     hidden = [gr.Gallery(visible=False), gr.Button(visible=False), 0]

@@ -1,10 +1,19 @@
-"""The one timer: a view of the live job and the files goes to every page, and only what changed is sent."""
+"""The one timer: a view of the live job and the files goes to every page, and only what changed is sent.
+
+At the start and end of every event the browser notes its progress at each output and input of all events that there
+ever were, and searches the whole page for each of them. So the timer has no inputs, what a page has seen is kept here
+by its session, progress is noted in one place, and the timer's outputs are a few hidden marks at the top of the page:
+one for each group of parts, which beats when something of the group has changed.
+"""
 
 from __future__ import annotations
 
+import itertools
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gradio as gr
 
@@ -13,6 +22,10 @@ from ui.context import AppContext
 from ui.view import View
 
 SECONDS = 1.0
+PAGES = 64  # that are kept in mind; one that comes back after so many others is painted anew
+Pace = Literal["quick", "now and then", "form"]
+"""quick: changes with every step; form: many fields that change together, and seldom."""
+PACES: tuple[Pace, ...] = get_args(Pace)
 
 
 @dataclass(frozen=True)
@@ -22,6 +35,7 @@ class Part:
     outputs: tuple[Any, ...]
     key: Callable[[View], Hashable]
     render: Callable[[View], Sequence[Any]]
+    pace: Pace = "now and then"
 
 
 def changed_parts(
@@ -59,6 +73,11 @@ class Live:
         self.demo = demo
         self.parts: list[Part] = []
         self.clicks: list[Any] = []
+        # On the page and yet not to be seen: what gradio itself hides is not kept up to date.
+        self.marks = [gr.HTML("", elem_classes="mark", padding=False) for _ in PACES]
+        self._beats = itertools.count(1)
+        self._seen: OrderedDict[str, dict[Pace, dict[int, Hashable]]] = OrderedDict()
+        self._lock = threading.Lock()
         self._faulty: set[int] = set()
 
     def fault(self, number: int, error: Exception) -> None:
@@ -76,10 +95,14 @@ class Live:
         self.context.show_problem(wrapped)
 
     def part(
-        self, outputs: Sequence[Any], key: Callable[[View], Hashable], render: Callable[[View], Sequence[Any]]
+        self,
+        outputs: Sequence[Any],
+        key: Callable[[View], Hashable],
+        render: Callable[[View], Sequence[Any]],
+        pace: Pace = "now and then",
     ) -> None:
         """Register a piece of the page; ``render`` returns one update for each output."""
-        self.parts.append(Part(tuple(outputs), key, render))
+        self.parts.append(Part(tuple(outputs), key, render, pace))
 
     def after(self, event: Any) -> Any:
         """The page is brought up to date at once after this event, without waiting for the timer."""
@@ -97,22 +120,62 @@ class Live:
 
     def wire(self) -> None:
         """Call once, inside the Blocks, when every tab is built."""
-        outputs = [output for part in self.parts for output in part.outputs]
-        seen = gr.State({})
-        timer = gr.Timer(SECONDS)
-
-        def refresh(seen_by_page: dict[int, Hashable]) -> Any:
-            updates, now = changed_parts(self.parts, self.context.view(), seen_by_page, self.fault)
-            return gr.skip() if now == seen_by_page else [*updates, now]
-
         how: dict[str, Any] = {
-            "inputs": [seen],
-            "outputs": [*outputs, seen],
             "show_progress": "hidden",
             "api_visibility": "private",
             "concurrency_limit": None,
         }
-        timer.tick(refresh, **how)
-        self.demo.load(refresh, **how)
-        for event in self.clicks:
-            event.then(refresh, **how)
+        for pace, mark in zip(PACES, self.marks, strict=True):
+            outputs = [output for part in self.group(pace) for output in part.outputs]
+            mark.change(self._refresh(pace), None, outputs, **how)
+
+        def look(request: gr.Request) -> Any:
+            view, seen = self.context.view(), self.seen_by(request.session_hash)
+            late = [self._late(pace, view, seen[pace]) for pace in PACES]
+            beats = [f"<i data-beat='{next(self._beats)}'></i>" if due else gr.skip() for due in late]
+            return beats if any(late) else gr.skip()
+
+        timer = gr.Timer(SECONDS)
+        for event in (timer.tick, self.demo.load, *(event.then for event in self.clicks)):
+            event(look, None, self.marks, **how)
+        for function in self.demo.fns.values():
+            if function.show_progress == "hidden":
+                function.show_progress_on = [self.marks[0]]
+
+    def group(self, pace: Pace) -> list[Part]:
+        """The parts of one pace, in their order."""
+        return [part for part in self.parts if part.pace == pace]
+
+    def seen_by(self, session: str | None) -> dict[Pace, dict[int, Hashable]]:
+        """Keys of the parts as a page has last seen them; those of the oldest pages are forgotten."""
+        with self._lock:
+            seen = self._seen.setdefault(str(session), {pace: {} for pace in PACES})
+            self._seen.move_to_end(str(session))
+            while len(self._seen) > PAGES:
+                self._seen.popitem(last=False)
+            return seen
+
+    def _late(self, pace: Pace, view: View, seen: dict[int, Hashable]) -> bool:
+        """Whether a page shows something else than it should in this group."""
+        for number, part in enumerate(self.group(pace)):
+            try:
+                if number not in seen or seen[number] != part.key(view):
+                    return True
+            except Exception as error:  # the others are looked at all the same
+                self.fault(self.parts.index(part), error)
+        return False
+
+    def _refresh(self, pace: Pace) -> Callable[..., Any]:
+        def refresh(request: gr.Request) -> Any:
+            group, seen = self.group(pace), self.seen_by(request.session_hash)[pace]
+
+            def on_fault(number: int, error: Exception) -> None:
+                self.fault(self.parts.index(group[number]), error)
+
+            updates, now = changed_parts(group, self.context.view(), seen, on_fault)
+            if all(number in seen and seen[number] == key for number, key in now.items()):
+                return gr.skip()
+            seen.update(now)
+            return updates if len(updates) > 1 else updates[0]
+
+        return refresh

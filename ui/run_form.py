@@ -80,7 +80,7 @@ class RunForm:
             lambda view: (view.snapshot.version, view.train.buttons[Action.START].enabled),
             _trial_parts,
         )
-        live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill)
+        live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill, "form")
 
     def remember(self, preset: str, name: str, *raw: Any) -> None:
         """Take the form over into the draft."""

@@ -58,7 +58,7 @@ def build(context: AppContext, live: Live) -> None:
             button.click(context.guarded(_handler(context, live, form, action), fills=False), inputs, None, **QUIET)
         )
     live.after(run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **QUIET))
-    live.part([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)])
+    live.part([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)], "quick")
     live.part([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
     live.part([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
     live.part(

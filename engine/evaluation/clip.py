@@ -69,7 +69,7 @@ class Clip:
         self.name = place.name
         self._device = device
         self._model: Any = CLIPModel.from_pretrained(place, local_files_only=True).to(device).eval()
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True)
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         side = int(self._model.config.vision_config.image_size)
         found = weights.preparation(place, side or SIDE)
         plain = (place / "preprocessor_config.json").exists()

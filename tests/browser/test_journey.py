@@ -25,10 +25,12 @@ BUSY = re.compile(r"step [\d,]+ of")
 def app(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
     base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
     program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
-    with studio(
-        tmp_path_factory.mktemp("journey") / "workspace", program=program, STUDIO_DEMO_BASE=str(base)
-    ) as opened:
+    folder = tmp_path_factory.mktemp("journey")
+    calls = folder / "calls.txt"
+    watched = {"STUDIO_DEMO_BASE": str(base), "STUDIO_CALLS": str(calls)}
+    with studio(folder / "workspace", program=program, **watched) as opened:
         yield opened
+    assert not calls.exists(), "no request leaves the computer: " + calls.read_text(encoding="utf-8")
 
 
 def shoot(page: Any, name: str) -> None:

@@ -1,4 +1,7 @@
-"""app.py with another base in the place of the demo's: for tests, where that one need not be there."""
+"""app.py with another base in the place of the demo's: for tests, where that one need not be there.
+
+With $STUDIO_CALLS every address outside this computer that any library asks for is written there, and refused.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,10 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    if os.environ.get("STUDIO_CALLS"):
+        from tests.ui.watched import watch
+
+        sys.addaudithook(watch)
     import engine.workspace
     from ui.launch import main
 

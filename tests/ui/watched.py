@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-CALLS = Path(os.environ["STUDIO_CALLS"])
+CALLS = Path(os.environ.get("STUDIO_CALLS", "calls.txt"))
 LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0", "::ffff:127.")
 
 
