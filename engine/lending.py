@@ -36,9 +36,9 @@ class BorrowedSession(TrySession):
     Any checkpoint or file for the same base can be drawn with, too.
     """
 
-    def __init__(self, workspace: Workspace, trainer: Trainer) -> None:
+    def __init__(self, workspace: Workspace, trainer: Trainer, net: Any) -> None:
         super().__init__(workspace, trainer.device, trainer.dtype)
-        self._trainer = trainer
+        self._trainer, self._live = trainer, net
         self.thrift = Thrift(self._device, TILES)  # the lent parts stay where training wants them
         self.thrift.level = TILES if trainer.device.type == "cuda" else 0  # training has filled the card
 
@@ -66,8 +66,8 @@ class BorrowedSession(TrySession):
             super().load(base, controlnet)
             return
         if self._controlnet is None or self._controlnet[0] != LIVE:
-            check_finite(trainer.controlnet, "being trained")
-            self._use(trainer.family, trainer.base, trainer.nets.controlnet)
+            check_finite(self._live, "being trained")
+            self._use(trainer.family, trainer.base, self._live)
             self._controlnet = (LIVE, trainer.step)
 
     def _unet(self, family: Family, located: str) -> Any:
@@ -89,19 +89,18 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
     """An errand for a training: ``draw(session, token)`` with its models, between two of its steps."""
 
     def work(trainer: Trainer, errand: Errand) -> Any:
-        nets = [trainer.unet, trainer.nets.controlnet]
-        modes = [net.training for net in nets]
         devices = [trainer.device] if trainer.device.type == "cuda" else []
-        session = BorrowedSession(workspace, trainer)
-        try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad(), as_exported(trainer):
-                for net in nets:
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), as_exported(trainer) as live:
+            modes = {net: net.training for net in (trainer.unet, live)}
+            session = BorrowedSession(workspace, trainer, live)
+            try:
+                for net in modes:
                     net.eval()
                 return draw(session, _Either(trainer, errand))
-        finally:
-            for net, mode in zip(nets, modes, strict=True):
-                net.train(mode)
-            session.free()
+            finally:
+                for net, mode in modes.items():
+                    net.train(mode)
+                session.free()
 
     return Errand(work)
 
