@@ -16,8 +16,8 @@ from engine.training.run import build_trainer
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
-from .test_resume import assert_same_checkpoint, losses
 
 REST = Verdict("improving", "Usable.")
 EACH_STEP = {"validation.check_every": 1}

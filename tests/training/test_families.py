@@ -14,8 +14,8 @@ from engine.inference import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker
-from .test_resume import assert_same_checkpoint
 
 
 def test_a_run_of_each_family_from_start_to_export(

@@ -15,8 +15,8 @@ from engine.training.frozen import FP8, narrowed, shrink, widened
 from engine.training.low_rank import merged, slim, thin_layers
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
-from .test_resume import assert_same_checkpoint, losses
 
 
 @pytest.mark.parametrize("size", [1e-3, 0.03, 40.0])

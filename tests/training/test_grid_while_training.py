@@ -20,8 +20,8 @@ from engine.runs import Run
 from engine.training.run import training_job
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
-from .test_resume import assert_same_checkpoint, losses
 
 SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
 WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)

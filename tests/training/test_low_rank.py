@@ -31,8 +31,8 @@ from engine.training.checkpoint_files import FACTORS
 from engine.training.low_rank import learnt, merged, put_back, slim, thin_layers
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker
-from .test_resume import assert_same_checkpoint
 
 RANK = 4
 FAMILIES = ["tiny_base", "tiny_sd2", "tiny_sdxl"]

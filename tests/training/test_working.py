@@ -20,8 +20,8 @@ from engine.training.step import Trouble, accumulate, clip, take_step
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker
-from .test_resume import assert_same_checkpoint
 
 TRUE_SHARE = {"bf16": 0.995, "fp16": 0.9998}
 """Least cosine between a gradient and the one in fp32: of eight and eleven bits."""
