@@ -97,7 +97,7 @@ def check_fits(controlnet: dict[str, Any], unet: dict[str, Any], name: str, base
 def check_finite(controlnet: Any, name: str) -> None:
     """Raises UserError where weights are NaN or infinite, naming the first."""
     for key, weight in controlnet.state_dict().items():
-        if not weight.isfinite().all():
+        if weight.element_size() > 1 and not weight.isfinite().all():  # of eight bits torch cannot tell
             raise UserError(
                 f"The ControlNet {name} is broken.",
                 f"Its weights are not numbers any more (first in {key}): training went wrong before it was saved.",

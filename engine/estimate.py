@@ -84,6 +84,11 @@ def memory_in_words(needed: Prediction, hardware: Hardware) -> str:
     words = f"{size_in_words(bytes_needed)} of {kind} by prediction ({there:.0f} GB there)"
     if bytes_needed > there * GIB:
         words += ". That is more than there is: take a preset for a smaller card, or the run will shrink its batches"
+    if on_card and needed.ram > hardware.ram_gib * GIB:
+        words += (
+            f". It also needs {size_in_words(needed.ram)} of the computer's memory, and {hardware.ram_gib:.0f} GB are "
+            "there: close other programs, or train a Control-LoRA"
+        )
     return words
 
 

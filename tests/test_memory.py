@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,9 @@ def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
     card = Hardware("cuda", "RTX 3050", 8.0, 16, 8, "2.13.0+cu126")
     needed = predict(workspace, config(train={"batch_size": 16}))
     assert "more than there is" in memory_in_words(needed, card)
+    offloaded = predict(workspace, config(optim={"offload": True}))
+    assert "of the computer's memory, and 8 GB are there" in memory_in_words(offloaded, replace(card, ram_gib=8))
+    assert "computer's memory" not in memory_in_words(offloaded, card)
     thrifty = next(p.values for p in all_presets() if p.name == "8gb")
     summary = estimate(config(**thrifty), workspace, card).summary
     assert "of graphics memory by prediction (8 GB there)" in summary and "more than there is" not in summary

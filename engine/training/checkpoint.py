@@ -200,7 +200,9 @@ def _write(
 def _demand_numbers(controlnet: Any, decoder: torch.nn.Module | None, step: int) -> None:
     """Raises UserError where a weight is NaN or infinite: such a state is of no use to anybody."""
     nets = [net for net in (controlnet, decoder) if net is not None]
-    fine = [parameter.detach().isfinite().all() for net in nets for parameter in net.parameters()]
+    fine = [
+        p.detach().isfinite().all() for net in nets for p in net.parameters() if p.requires_grad
+    ]  # fp8 cannot be asked
     if not torch.stack(fine).all():
         raise UserError(
             f"Training broke at step {step:,}: the weights are not numbers any more.",

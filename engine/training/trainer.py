@@ -75,7 +75,8 @@ class Trainer:
         if remark:
             emit(Message(remark, "warning"))
         # Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
-        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
+        placed = not config.optim.offload  # else the optimizer's memory would pass through the card on its way to RAM
+        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", device_placement=placed)
         self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
         self.loss_scale = LossScale(precision)
         ladder.cap_allocator(self.device)
@@ -140,9 +141,7 @@ class Trainer:
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         if checkpoint is not None:
             self._resume(checkpoint)
-        # Else the optimizer's memory would pass through the card on its way to RAM.
-        placed = {"device_placement": [True, False]} if self.config.optim.offload else {}
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer, **placed)
+        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
