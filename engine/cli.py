@@ -26,6 +26,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from engine import cli_captions, cli_check, cli_compare, cli_evaluate, cli_expor
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
+from engine.workspace_lock import WorkspaceLock
 
 EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -113,7 +115,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        return COMMANDS[options.command](options, Workspace(options.workspace), control)
+        workspace = Workspace(options.workspace)
+        alone = (
+            WorkspaceLock(workspace, f"the command {options.command}") if options.command in ALONE else nullcontext()
+        )
+        with alone:
+            return COMMANDS[options.command](options, workspace, control)
     except UserError as error:
         print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
         return EXIT_PROBLEM
@@ -126,18 +133,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _pause_on_signals(control: Control) -> dict[int, Any]:
-    """Ctrl-C and SIGTERM save and end; a second one ends at once. Returns the handlers that were there before."""
+    """Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
+
+    Returns the handlers that were there before.
+    """
     times = 0
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal times
-        times += 1
+        control.pause()
+        times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may be told of several times
         if times > 1:
             raise KeyboardInterrupt
-        print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
-        control.pause()
+        with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
+            print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
 
-    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+    return {number: signal.signal(number, handle) for number in known}
 
 
 def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -210,12 +222,14 @@ def _resume(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 
 def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
+    from engine.awake import keep_awake
     from engine.cli_output import Console
     from engine.training.run import training_job
 
     console = Console()
     console.say(f"Run {run.folder}")
-    outcome = training_job(workspace, run)(control.token, console.event)
+    with keep_awake(console.say):
+        outcome = training_job(workspace, run)(control.token, console.event)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 
@@ -241,6 +255,9 @@ COMMANDS = {
     "evaluate": cli_evaluate.run,
     **cli_export.COMMANDS,
 }
+
+ALONE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
+"""Commands that write into the workspace: they do not run beside an open window."""
 
 if __name__ == "__main__":
     sys.exit(main())
