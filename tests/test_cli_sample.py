@@ -21,7 +21,9 @@ from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 @pytest.fixture(scope="module")
 def sampled(
-    tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
+    paired_folder: Path,
+    tiny_base: Path,  # noqa: F811
 ) -> tuple[Path, str]:
     """A workspace and a run in it that has not been trained: the net is given."""
     workspace = Workspace(tmp_path_factory.mktemp("sample") / "workspace")
