@@ -23,8 +23,8 @@ from engine.runs import Run
 from engine.training.run import training_job
 from engine.try_request import LIVE
 from engine.workspace import Workspace
+from tests.training.compare import assert_same_checkpoint, losses
 from tests.training.conftest import RunFactory, Worker
-from tests.training.test_resume import assert_same_checkpoint, losses
 
 AVERAGED = {"optim.ema_decay": 0.5, "validation.check_every": 0}
 MODES = {"fp32": AVERAGED, "bf16, offload": {**AVERAGED, "train.precision": "bf16", "optim.offload": True}}
