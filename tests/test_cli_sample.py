@@ -16,12 +16,15 @@ from engine.picture_info import read_settings
 from engine.presets import resolve
 from engine.training.run import create_run
 from engine.workspace import Workspace
-
-pytest_plugins = ("tests.training.conftest",)
+from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
-def sampled(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path) -> tuple[Path, str]:
+def sampled(
+    tmp_path_factory: pytest.TempPathFactory,
+    paired_folder: Path,
+    tiny_base: Path,  # noqa: F811
+) -> tuple[Path, str]:
     """A workspace and a run in it that has not been trained: the net is given."""
     workspace = Workspace(tmp_path_factory.mktemp("sample") / "workspace")
     Dataset.create(workspace, "pairs", scan_folder(paired_folder))

@@ -24,6 +24,7 @@ from engine.presets import resolve
 from engine.runs import Run
 from engine.training.run import create_run, training_job
 from engine.workspace import Workspace
+from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 from ui import try_history, try_nets, trying
 from ui.choices import NEWEST
 from ui.context import AppContext
@@ -32,7 +33,6 @@ from ui.try_control import DRAW, HELD_OUT, UPLOAD, Control, advice, as_in_run, d
 from ui.try_nets import EXPORT, LIVE_NET, Net, pick_net
 from ui.trying import BORROWED, KIND, LOOK, Wish
 
-pytest_plugins = ("tests.training.conftest",)
 SETTINGS: dict[str, Any] = {
     "prompt": "red circle", "negative": "", "seed": 5, "steps": 2, "guidance": 2.0, "strength": 1.0, "width": 64,
     "height": 64, "sampler": "euler", "start": 0.0, "end": 1.0, "guess": False, "balance": "balanced", "change": 0.5,
@@ -41,7 +41,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path) -> Path:  # noqa: F811
     """A workspace with one short run that has ended; one for all tests of this module."""
     workspace = Workspace(tmp_path_factory.mktemp("trying") / "workspace")
     Dataset.create(workspace, "pairs", scan_folder(paired_folder))
