@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import
+from engine import cli_captions, cli_check, cli_export, cli_import, cli_processes, processes
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -106,12 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        return COMMANDS[options.command](options, Workspace(options.workspace), control)
+        return cli_processes.together(
+            options, lambda: COMMANDS[options.command](options, Workspace(options.workspace), control)
+        )
     except UserError as error:
-        print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
+        if cli_processes.speaks(error):
+            print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
         return EXIT_PROBLEM
-    except Cancelled:
-        print("\nInterrupted.", file=sys.stderr)
+    except Cancelled as error:
+        if cli_processes.speaks(error):
+            print("\nInterrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         for number, handler in interrupts.items():
@@ -127,7 +131,8 @@ def _pause_on_signals(control: Control) -> dict[int, Any]:
         times += 1
         if times > 1:
             raise KeyboardInterrupt
-        print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
+        if cli_processes.first():
+            print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
         control.pause()
 
     return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -151,23 +156,23 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.cli_output import Console
     from engine.conditions import places, ready, registry, weights
     from engine.conditions.batch import make_all
     from engine.data.dataset import Dataset
 
-    console = Console()
+    console, among = cli_processes.console(), processes.current()
     places.use(workspace)
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
     kind, given = registry.get(options.type), settings(options.set)
     values = registry.resolve_parameters(kind.name, given)
     ready.allow(kind, values)
-    if options.download and (missing := weights.missing(kind, values)):
+    if options.download and (missing := among.tell(lambda: weights.missing(kind, values))):
         console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
-        weights.download(missing, control.token)
+        among.tell(lambda: weights.download(missing, control.token))
     report = make_all(
-        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary
-    )
+        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary,
+        among=among,
+    )  # fmt: skip
     console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:
         console.say(f"  {problem.what} {problem.why}")
@@ -180,32 +185,33 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
     from engine.training.run import create_run
 
-    if options.preset == "demo":
-        preset = demo_preset()
-    elif options.preset:
-        preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
-    else:
-        preset = suggest(detect().vram_gib)
-    layers = [(f"preset {preset.name}", preset.values)]
-    if options.file:
-        layers.append((options.file.name, read_toml(options.file)))
-    named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
-    given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
-    config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
-    return _work_on(create_run(workspace, config, origins), workspace, control)
+    def create() -> str:
+        if options.preset == "demo":
+            preset = demo_preset()
+        elif options.preset:
+            preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
+        else:
+            preset = suggest(detect().vram_gib)
+        layers = [(f"preset {preset.name}", preset.values)]
+        if options.file:
+            layers.append((options.file.name, read_toml(options.file)))
+        named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+        given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
+        config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
+        return create_run(workspace, config, origins).name
+
+    return _work_on(processes.current().tell(create), workspace, control)
 
 
 def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    return _work_on(options.run, workspace, control)
+
+
+def _work_on(name: str, workspace: Workspace, control: Control) -> int:
     from engine.runs import Run
-
-    return _work_on(Run(workspace.run_folder(options.run)), workspace, control)
-
-
-def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
-    from engine.cli_output import Console
     from engine.training.run import training_job
 
-    console = Console()
+    run, console = Run(workspace.run_folder(name)), cli_processes.console()
     console.say(f"Run {run.folder}")
     outcome = training_job(workspace, run)(control.token, console.event)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED

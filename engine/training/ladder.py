@@ -13,7 +13,6 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -101,8 +100,15 @@ def recover(trainer: Trainer, where: str) -> Rung:
         UserError: there is no rung left.
     """
     clear(trainer)
-    on_card = trainer.device.type == "cuda"
-    rung = next_rung(trainer.config, on_card, importlib.util.find_spec("bitsandbytes") is not None)
+    on_card, among = trainer.device.type == "cuda", trainer.processes
+    if among.count > 1 and trainer._broke_off:
+        raise UserError(
+            f"Memory ran out in mid-correction at step {trainer.step + 1:,}.",
+            "Other processes may have made that correction already, so it cannot be tried again with less.",
+            "Choose a smaller batch size, gradient checkpointing or an 8-bit optimizer, and start again.",
+        )
+    eight_bit = importlib.util.find_spec("bitsandbytes") is not None
+    rung = among.tell(lambda: next_rung(trainer.config, on_card, eight_bit))
     if rung is None:
         raise UserError(
             "The memory is not enough for this run.",
@@ -110,7 +116,8 @@ def recover(trainer: Trainer, where: str) -> Rung:
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
     apply(trainer, rung)
-    _record(trainer.run_folder, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
+    if among.main:
+        _record(trainer, where, rung)
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
@@ -130,7 +137,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
         if not out_of_memory(first):
             raise
     clear(trainer)
-    _record(trainer.run_folder, {"step": trainer.step, "where": what, "settings": {}, "words": "memory was freed"})
+    _record(trainer, what, Rung({}, "memory was freed"))
     trainer.emit(
         Message(f"Memory ran out at the {what} of step {trainer.step:,}; freed some and tried again.", "warning")
     )
@@ -163,7 +170,7 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     """Change the settings of a trainer that is between two steps."""
     config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
     trainer.config = config
-    trainer.batches.split(config.train.batch_size)
+    trainer.batches.split(config.train.batch_size, config.train.accumulation)
     if "train.gradient_checkpointing" in rung.settings:
         checkpoint_gradients(trainer.controlnet, trainer.unet, config.train.gradient_checkpointing)
     if "optim.ema_device" in rung.settings and trainer.ema is not None:
@@ -204,7 +211,8 @@ def cap_allocator(device: torch.device) -> None:
     torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, room / total)), device)
 
 
-def _record(folder: Path, rung: dict[str, Any]) -> None:
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    about.setdefault("memory_ladder", []).append(rung)
-    write_run(folder, about)
+def _record(trainer: Trainer, where: str, rung: Rung) -> None:
+    about = json.loads((trainer.run_folder / "run.json").read_text(encoding="utf-8"))
+    entry = {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words}
+    about.setdefault("memory_ladder", []).append(entry)
+    write_run(trainer.run_folder, about)

@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from engine import processes
 from engine.config import RunConfig
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
@@ -34,6 +35,7 @@ from engine.training.objective import denoising_loss, loss_weights, sample_laten
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, usable_precision
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, what_learns
+from engine.training.share import align, dealt
 from engine.training.start import starting_controlnet
 
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
@@ -59,7 +61,9 @@ class Trainer:
         whole_batch: int | None = None,
         held_out: Sequence[str] | None = None,
     ) -> None:
-        self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
+        self.processes = processes.current()
+        self.run_folder, self.base, self.dataset = run_folder, base, dataset
+        self.config, shares = dealt(config, self.processes.count)
         self.token, self.preview = token, preview
         self.emit = self.heard = Heard(run_folder, emit)
         self.about = about or {}
@@ -70,18 +74,20 @@ class Trainer:
         precision, remark = usable_precision(config.train.precision, device)
         if remark:
             emit(Message(remark, "warning"))
+        if shares:
+            emit(Message(shares))
         mixed = "no" if precision == "fp32" else precision
         self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
         self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
         ladder.cap_allocator(self.device)
-        self.world = self.accelerator.num_processes
-        self.images_per_step = config.images_per_step * self.world
+        self.images_per_step = config.images_per_step
         self._prepare(cache_folder, held_out)
 
     def _prepare(self, cache_folder: Path, held_out: Sequence[str] | None) -> None:
         train = self.config.train
         self.emit(PhaseChanged("preparing"))
-        remove_rubbish(self.run_folder)
+        if self.processes.main:
+            remove_rubbish(self.run_folder)
         split = split_of(self.dataset, self.config.data.held_out, held_out)
         self.held_out = split.held_out
         samples = self.samples = [*split.train, *split.held_out]
@@ -95,7 +101,7 @@ class Trainer:
         self.cache = open_or_build(
             cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
             lambda done, total, label: self.emit(Progress(done, total, label)),
-            batch=pictures_encoded_together(self.config.data.resolution),
+            batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
         )  # fmt: skip
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
@@ -113,19 +119,21 @@ class Trainer:
         self.learning = what_learns(self.controlnet, self.unet, locked)
         self.decoder = None if locked else decoder_of(self.unet)
         self.optimizer = build_optimizer(self.learning, self.config.optim)
-        self.ema = build_average(self.controlnet, self.config.optim)
+        self.ema = build_average(self.controlnet, self.config.optim) if self.processes.main else None
         self.step = 0
         self.pictures_at_once = 4
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         self._resume()
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.controlnet, self.optimizer)
+        align(self)
+        self.model = self.accelerator.prepare_model(self.controlnet, evaluation_mode=self.processes.count > 1)
+        self.prepared_optimizer = self.accelerator.prepare(self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
-            rank=self.accelerator.process_index, world=self.world,
+            rank=self.processes.rank, world=self.processes.count,
         )  # fmt: skip
-        self.batches.split(train.batch_size)
+        self.batches.split(train.batch_size, train.accumulation)
         self.checks = Checks(self)
 
     def _latent_scale(self) -> float:
@@ -155,7 +163,7 @@ class Trainer:
         self.checks.make_if_due(always=self.step == 0)
         if self.step == 0 and config.validation.every:
             self._make_previews()  # what it does before it has learnt anything, to compare with
-        while self.step < total and self.token.stop is None and not self.checks.enough:
+        while self.step < total and self.processes.may_go_on(self.token, self.checks.enough):
             began = time.perf_counter()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
@@ -185,7 +193,7 @@ class Trainer:
     def _try_step(self) -> torch.Tensor | None:
         """Forward, backward and the optimizer's step; the mean loss, or None where memory ran out on the way."""
         try:
-            loss = self._accumulate()
+            loss = self.processes.combine(self._accumulate, self.learning.parameters())
             self.accelerator.clip_grad_norm_(self.learning.parameters(), self.config.optim.max_grad_norm)
             if self._broke_off:
                 ladder.drop_finished(self.optimizer)
@@ -201,7 +209,7 @@ class Trainer:
 
     def _accumulate(self) -> torch.Tensor:
         """Forward and backward of every micro-batch of this step; the mean loss, on the device."""
-        objective, count = self.config.objective, self.config.train.accumulation
+        objective, count = self.config.objective, self.config.train.accumulation // self.processes.count
         total = torch.zeros((), device=self.device)
         for micro in range(count):
             batch = self.batches.get(self.step * count + micro)
