@@ -6,7 +6,7 @@ python -m engine.cli check birds
 python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
-python -m engine.cli resume RUN
+python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
@@ -63,6 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     train.add_argument("--preset", help="default: the one for this machine; demo: the demo's settings")
     train.add_argument("--dataset")
     train.add_argument("--base")
+    train.add_argument("--write", type=Path, metavar="FILE", help="only write all settings to a TOML file")
     add_settings(train)
 
     resume = commands.add_parser("resume", help="go on with a run")
@@ -183,6 +184,7 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
     from engine.demo.sets import demo_preset
     from engine.hardware import detect
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
+    from engine.run_file import write_run_file
     from engine.training.run import create_run
 
     def create() -> str:
@@ -198,9 +200,16 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
         named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
         given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
         config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
+        if options.write:
+            write_run_file(options.write, config)
+            cli_processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
+            return ""
         return create_run(workspace, config, origins).name
 
-    return _work_on(processes.current().tell(create), workspace, control)
+    name = processes.current().tell(create)
+    if not name:
+        return 0
+    return _work_on(name, workspace, control)
 
 
 def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
