@@ -13,7 +13,7 @@ from engine.cli import main
 from engine.config import RunConfig
 from engine.presets import PRESETS_FOLDER, all_presets, load_preset, read_toml, resolve
 from engine.run_file import launch_command, to_toml, write_run_file
-from engine.workspace import Workspace
+from engine.workspace import APP_FOLDER, Workspace
 
 
 @pytest.mark.parametrize("preset", [preset.name for preset in all_presets()])
@@ -47,3 +47,13 @@ def test_the_command_names_this_python_and_the_workspace(tmp_path: Path) -> None
     assert words[words.index("--num_processes") + 1] == "2"
     assert words[-5:] == ["engine.cli", "--workspace", str(workspace.root), "resume", "my run"]
     assert "--workspace" not in launch_command(2, "train", "x.toml")
+
+
+@pytest.mark.parametrize(("file", "machines"), [("two-cards.yaml", 1), ("two-machines.yaml", 2)])
+def test_accelerate_reads_the_configurations_of_the_docs(file: str, machines: int) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.utils import DistributedType
+
+    config = load_config_from_file(str(APP_FOLDER / "docs" / file))
+    assert (config.num_machines, config.num_processes) == (machines, 2)
+    assert config.distributed_type == DistributedType.MULTI_GPU
