@@ -10,6 +10,7 @@ from typing import Any
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS
 from engine.jobs.control import Control
+from engine.model_files import at_hand
 from engine.workspace import Workspace
 
 MEGABYTE = 2**20
@@ -79,7 +80,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
 
     try:
         base = workspace.locate_base(run.config.model.base)
-        base = base if Path(base).exists() else ""  # on the hub: not fetched for a comparison
+        base = base if at_hand(base) else ""  # on the hub: not fetched for a comparison
     except UserError:
         base = ""  # gone since: only a Control-LoRA needs it, and says so
     result = export(

@@ -52,6 +52,19 @@ def base_facts(workspace: Workspace, base: str) -> BaseFacts:
     return BaseFacts(total, round(trunk * 1.06), True)
 
 
+def at_hand(located: str) -> bool:
+    """Whether a base can be read without a download: it lies on this disk, or in the hub library's own cache."""
+    if Path(located).exists():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(located, "unet/config.json"), str)
+    except HFValidationError:  # not the form of a hub id: a path that is gone
+        return False
+
+
 def text_width(shapes: Mapping[str, list[int]]) -> int:
     """Numbers for each token that the UNet of a single file reads; 0 where it has no such layer."""
     readers = (n for n in shapes if n.startswith(UNET_PREFIX) and n.endswith("attn2.to_k.weight"))

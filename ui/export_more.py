@@ -55,7 +55,7 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
     def render(view: View) -> list[str]:
         result = view.results.get("compare")
         if result is not None:
-            return [_table(Path(result.where)) + note(result.note)]
+            return [_table(Path(result.where))]
         return [show(view.shown_run or next(iter(view.runs), None))]
 
     live.part([table], lambda view: (view.results.get("compare"), view.runs, view.shown_run), render)
@@ -164,5 +164,8 @@ def _table(exports: Path) -> str:
     return (
         f"<table class='figures'><tr><th>Format</th><th>MB</th><th>Score ({escape(table.score)})</th>"
         f"<th>Lost</th></tr>{rows}</table>"
-        + note(f"Step {table.step:,}, {table.pictures} held-out pictures. Differences of a few hundredths are chance.")
+        + note(
+            f"{exports.parent.name}, step {table.step:,}, {table.pictures} held-out pictures for each line. "
+            "Differences of a few hundredths are chance."
+        )
     )

@@ -13,6 +13,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from engine.model_files import at_hand
 from engine.runs import Run
 from engine.training.checkpoint_files import Checkpoint
 from engine.workspace import safe_name
@@ -113,7 +114,7 @@ def local_base(context: AppContext, run: Run) -> str:
         base = context.workspace.locate_base(run.config.model.base)
     except UserError:
         return ""  # removed since; only a Control-LoRA needs it, and says so
-    return base if Path(base).exists() else ""
+    return base if at_hand(base) else ""
 
 
 def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
+from engine.model_files import at_hand
 
 if TYPE_CHECKING:
     from engine.export.source import Source
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 TEMPORARY = ".exporting-"
 CARD_ENDING = "_card"
 SPARE_BYTES = 16 * 2**20
-STAGES = 4
+STAGES = 5
 
 
 def export(
@@ -52,7 +53,7 @@ def export(
         UserError: the checkpoint is not whole, the name is taken or misleading, the disk is full, or the check failed.
             Nothing is left behind.
     """
-    from engine.export import model_card
+    from engine.export import model_card, same_picture
     from engine.export.naming import export_stem
     from engine.export.source import DTYPES, read_source, whole_checkpoint
     from engine.export.story import story_of
@@ -95,14 +96,18 @@ def export(
         stage(1, "Writing")
         _write(lambda: module.write(temporary, source), target)
         stage(2, "Checking")
-        checked = _check(temporary, module.read(temporary), source, family, stem, base, target.name)
-        stage(3, "Writing the model card")
+        read = module.read(temporary)
+        checked = _check(temporary, read, source, family, stem, target.name)
+        stage(3, "Drawing the same picture with both")
+        checked += " " + same_picture.check(source, read[1], family, base, target.name, token)
+        del read
+        stage(4, "Writing the model card")
         if way.ending:
             temporary_card.mkdir()
         story, beside = story_of(checkpoint), temporary_card if way.ending else temporary
         file = target.name if way.ending else ""
         _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, source.config, story), target)
-        stage(4, "Done")
+        stage(5, "Done")
         _refuse_taken(target, way, overwrite)
         if way.ending:
             _remove(card)
@@ -117,23 +122,19 @@ def export(
     return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
 
 
-def _check(
-    path: Path, read: tuple[Any, dict[str, Any]], source: Source, family: Family, stem: str, base: str, name: str
-) -> str:
-    from engine.export import same_picture, self_check
+def _check(path: Path, read: tuple[Any, dict[str, Any]], source: Source, family: Family, stem: str, name: str) -> str:
+    from engine.export import self_check
 
     config, tensors = read
     sentences = [
         self_check.check(source, config, tensors, name),
         self_check.check_readers(path, source, stem, family.file_tag),
     ]
-    if same_picture.possible(source, base):
-        sentences.append(same_picture.check(source, tensors, family, base, name))
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _local_base(base: str, needed: bool) -> str:
-    """The located base that a checkpoint names, where that needs no search; else empty.
+    """The located base that a checkpoint names, where that needs no search and no download; else empty.
 
     Args:
         needed: a hub id will do: where the run trained with it, it has been fetched before.
@@ -144,7 +145,7 @@ def _local_base(base: str, needed: bool) -> str:
     if base == "demo":
         return str(DEMO_BASE)
     on_the_hub = needed and "/" in base and public_name(base) == base
-    return base if base and (on_the_hub or Path(base).exists()) else ""
+    return base if base and (on_the_hub or at_hand(base)) else ""
 
 
 def _against_base(

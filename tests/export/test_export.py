@@ -8,6 +8,7 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from diffusers import ControlNetModel
@@ -16,10 +17,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
-from engine.export import export, self_check, single_file
+from engine.export import export, same_picture, self_check, single_file
 from engine.export.formats import FORMATS, get
 from engine.export.ldm_keys import from_ldm
 from engine.export.source import public_name, read_source, whole_checkpoint
+from engine.export.story import story_of
+from engine.families import by_name
 from engine.inference import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
@@ -259,6 +262,31 @@ def test_an_export_draws_the_picture_of_the_checkpoint(
         for net in (checkpoint / "controlnet", exported)
     ]
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
+
+
+def test_the_pictures_of_file_and_checkpoint_are_compared(
+    checkpoint: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checked(name: str, base: str) -> str:
+        return export(checkpoint, "single_file", tmp_path, name, base=base).checked
+
+    assert "draws the same picture from both" in checked("with-base", str(tiny_base))
+    assert "the base is not on this computer" in checked("without-base", "")
+    assert "No pictures were compared: The model" in checked("broken-base", str(tmp_path))
+    little = psutil.virtual_memory()._replace(available=2**20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    assert "GB of memory, and 0 GB are free" in checked("no-memory", str(tiny_base))
+
+
+def test_another_picture_fails_the_check(checkpoint: Path, tiny_base: Path) -> None:
+    source = read_source(whole_checkpoint(checkpoint), "fp32", "plain", story_of(checkpoint))
+    family = by_name("sd1")
+    assert "same picture" in same_picture.check(source, source.tensors, family, str(tiny_base), "file")
+    wrong = {
+        name: -weight if "zero" in name or "controlnet_" in name else weight for name, weight in source.tensors.items()
+    }
+    with pytest.raises(UserError, match="another picture"):
+        same_picture.check(source, wrong, family, str(tiny_base), "file")
 
 
 @pytest.mark.parametrize(
