@@ -44,8 +44,8 @@ def launch_command(count: int, *arguments: str, workspace: Workspace | None = No
     Args:
         arguments: of ``engine.cli``, such as ``"train", "run.toml"``.
     """
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(count), "--num_machines", "1"]
-    words += ["--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "engine.cli"]
+    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "docs/two-cards.yaml"]
+    words += ["--num_processes", str(count), "-m", "engine.cli"]
     if workspace is not None and workspace.root != APP_FOLDER / "workspace":
         words += ["--workspace", str(workspace.root)]
     return join_words([*words, *arguments])
