@@ -53,7 +53,7 @@ def join() -> list[str]:
         )
     options = {"backend": "gloo"} if on_card and not dist.is_nccl_available() else {}  # Windows has no NCCL
     try:
-        PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
+        state = PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
         words = dist.new_group(backend="gloo", timeout=processes.PATIENCE)
     except RuntimeError as error:
         raise processes.Lost(
@@ -62,7 +62,7 @@ def join() -> list[str]:
             "Check the address and port of the first machine, its firewall, and that all machines start the same "
             "command (docs/several-cards.md).",
         ) from error
-    processes.enter(processes.Processes(dist.get_rank(), dist.get_world_size(), words))
+    processes.enter(processes.Processes(dist.get_rank(), dist.get_world_size(), words, str(state.device)))
     return sentences
 
 

@@ -53,13 +53,15 @@ class Elsewhere(UserError):
 class Processes:
     """This process among its like; a single one is ``ALONE``, for which every exchange is its own answer."""
 
-    def __init__(self, rank: int = 0, count: int = 1, words: Any = None) -> None:
+    def __init__(self, rank: int = 0, count: int = 1, words: Any = None, card: str = "cuda") -> None:
         """
         Args:
             rank: 0 is main.
             words: the process group for numbers and words; that for tensors is the default one.
+            card: what torch calls this process's graphics card, where there is one. Needed by name: threads other than
+                the first one would take the first card.
         """
-        self.rank, self.count = rank, count
+        self.rank, self.count, self.card = rank, count, card
         self.main = rank == 0
         self._words = words
 

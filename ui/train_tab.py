@@ -173,6 +173,6 @@ def _about(context: AppContext, view: View) -> str:
     }
     if context.hardware.cards > 1 and not run.completed:
         resume = launch_command(context.hardware.cards, "resume", run.name, workspace=context.workspace)
-        rows[f"On all {context.hardware.cards} cards"] = f"Close the app, then in a terminal: {resume}"
+        rows[f"On {context.hardware.cards} cards"] = f"Close the app, then in a terminal: {resume}"
     cells = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
     return f"<table class='facts'>{cells}</table>"
