@@ -28,6 +28,7 @@ from typing import Any
 from engine import cli_captions, cli_check, cli_export, cli_import, cli_processes, processes
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
+from engine.launcher import start_together
 from engine.workspace import Workspace
 
 EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
@@ -69,6 +70,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
+    for shared in (extract, train, resume):
+        cli_processes.add_option(shared)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -104,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 well, 1 fell short, 2 a problem, 130 interrupted)."""
     options = parse_arguments(arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if getattr(options, "processes", 1) > processes.started():
+        return start_together(sys.argv[1:] if arguments is None else arguments, options.processes)
     control = Control()
     interrupts = _pause_on_signals(control)
     try:

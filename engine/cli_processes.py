@@ -14,6 +14,12 @@ from engine.errors import UserError
 SHARED = ("train", "resume", "extract")
 
 
+def add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--processes", type=int, default=1, metavar="N", help="share the work among N processes, one a graphics card"
+    )
+
+
 def together(options: argparse.Namespace, work: Callable[[], int]) -> int:
     """``work()``, after meeting the other processes where there are any; a fault here is told to them.
 

@@ -49,7 +49,7 @@ def join() -> list[str]:
         raise UserError(
             "There are more processes than graphics cards.",
             f"{here} were started on this machine, which has {cards}.",
-            f"Start with --num_processes {cards} (for each machine).",
+            f"Start {cards} (--processes, or --num_processes of accelerate; for each machine).",
         )
     options = {"backend": "gloo"} if on_card and not dist.is_nccl_available() else {}  # Windows has no NCCL
     try:

@@ -39,16 +39,15 @@ def _value(value: Any) -> str:
 
 
 def launch_command(count: int, *arguments: str, workspace: Workspace | None = None) -> str:
-    """One line for the terminal, to be given in the app's folder: this Python, ``count`` processes.
+    """One line for the terminal, to be given in the app's folder: this Python, a process for each of ``count`` cards.
 
     Args:
         arguments: of ``engine.cli``, such as ``"train", "run.toml"``.
     """
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "docs/two-cards.yaml"]
-    words += ["--num_processes", str(count), "-m", "engine.cli"]
+    words = [sys.executable, "-m", "engine.cli"]
     if workspace is not None and workspace.root != APP_FOLDER / "workspace":
         words += ["--workspace", str(workspace.root)]
-    return join_words([*words, *arguments])
+    return join_words([*words, *arguments, "--processes", str(count)])
 
 
 def join_words(words: list[str]) -> str:

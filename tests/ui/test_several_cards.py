@@ -41,7 +41,7 @@ def test_the_settings_are_written_and_the_command_names_them(workspace: Workspac
     command, sentence = write_down(context)
     file = workspace.root / "run.toml"
     assert read_toml(file)["train"]["steps"] == 77
-    assert str(file) in command and "--num_processes 2" in command and str(file) in sentence
+    assert str(file) in command and "--processes 2" in command and str(file) in sentence
 
 
 def test_settings_that_are_wrong_are_not_written(workspace: Workspace) -> None:
