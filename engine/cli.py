@@ -7,10 +7,14 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
+python -m engine.cli sample RUN --control map.png --prompt "a red circle"
+python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
 python -m engine.cli trim RUN
+python -m engine.cli grid RUN --steps 100,300,500
+python -m engine.cli timelapse RUN
 python -m engine.cli doctor
 """
 
@@ -25,7 +29,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_export, cli_import, cli_processes, processes
+from engine import (
+    cli_captions,
+    cli_check,
+    cli_compare,
+    cli_evaluate,
+    cli_export,
+    cli_import,
+    cli_processes,
+    cli_sample,
+    processes,
+)
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.launcher import start_together
@@ -72,6 +86,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     for shared in (extract, train, resume):
         cli_processes.add_option(shared)
+    cli_sample.add_command(commands)
+    cli_compare.add_commands(commands)
+    cli_evaluate.add_command(commands)
     cli_export.add_commands(commands)
     commands.add_parser("doctor", help="what this machine has, and what is wrong")
     return parser.parse_args(arguments)
@@ -188,6 +205,7 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
 def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.demo.sets import demo_preset
     from engine.hardware import detect
+    from engine.model_files import family_of
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
     from engine.run_file import write_run_file
     from engine.training.run import create_run
@@ -199,12 +217,12 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
             preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
         else:
             preset = suggest(detect().vram_gib)
-        layers = [(f"preset {preset.name}", preset.values)]
-        if options.file:
-            layers.append((options.file.name, read_toml(options.file)))
+        layers = [(options.file.name, read_toml(options.file))] if options.file else []
         named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
         given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
-        config, origins = resolve(*layers, ("you", given), ("you", settings(options.set)))
+        layers += [("you", given), ("you", settings(options.set))]
+        base = resolve(*preset.layers(), *layers)[0].model.base
+        config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
         if options.write:
             write_run_file(options.write, config)
             cli_processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
@@ -247,7 +265,10 @@ COMMANDS = {
     "extract": _extract,
     "train": _train,
     "resume": _resume,
+    "sample": cli_sample.run,
     "doctor": _doctor,
+    **cli_compare.COMMANDS,
+    "evaluate": cli_evaluate.run,
     **cli_export.COMMANDS,
 }
 

@@ -16,6 +16,7 @@ LIKE_THE_BASE = {
     "in_channels": "the channels of its latents",
     "down_block_types": "its kinds of blocks",
     "layers_per_block": "the layers in its blocks",
+    "use_linear_projection": "the linear projections of its attention",
 }
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,72 +15,18 @@ from safetensors.torch import load_file
 
 from engine.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.data.samples import CancelToken, Progress
-from engine.errors import UserError
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
-from engine.sampling import Drawing, decode, draw_latents, free_memory, to_hint
+from engine.sampling import Beside, Drawing, decode, draw_latents, free_memory, to_hint
 from engine.training.checkpoint_files import DECODER
 from engine.training.scope import decoder_of
+from engine.try_parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
+from engine.try_request import TryRequest, prepare, shared, steps_drawn, strength_of
 from engine.workspace import Workspace
 
 __all__ = ["TryRequest", "TrySession", "prepare", "to_hint"]
 
-SIZE_STEP = 64  # three halvings of the latents, an eighth of the picture's size
-MAX_BATCH = 4
-
-
-@dataclass(frozen=True)
-class TryRequest:
-    """One picture to draw. ``control`` is already a condition map, RGB of any size; ``width`` and ``height`` in px."""
-
-    base: str
-    """As in the settings: "demo", a folder, a name in the workspace's models, or a hub id."""
-    controlnet: Path
-    """A checkpoint's folder, a ControlNet in diffusers layout, or a file of any export format."""
-    prompt: str
-    control: Image.Image
-    negative: str = ""
-    seed: int = 0
-    steps: int = 20
-    guidance: float = 7.5
-    strength: float = 1.0
-    width: int = 512
-    height: int = 512
-    without_control: bool = False
-    """Draw the same noise with the ControlNet switched off."""
-
-
-def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
-    """The request with sizes that can be drawn, and a sentence for each thing that was changed.
-
-    Raises:
-        UserError: a number is out of its range.
-    """
-    problems = [
-        text
-        for wrong, text in (
-            (min(request.width, request.height) < SIZE_STEP, f"the size has to be at least {SIZE_STEP} px"),
-            (max(request.width, request.height) > 2048, "the size can be at most 2048 px"),
-            (not 1 <= request.steps <= 1000, "the steps have to lie between 1 and 1000"),
-            (not 1 <= request.guidance <= 100, "the guidance scale has to lie between 1 and 100"),
-            (not 0 <= request.strength <= 10, "the strength has to lie between 0 and 10"),
-            (not 0 <= request.seed < 2**62, "the seed has to be a whole number from 0 on"),
-        )
-        if wrong
-    ]
-    if problems:
-        raise UserError("The picture cannot be drawn.", f"{'; '.join(problems).capitalize()}.", "Correct it.")
-    words = []
-    size = (request.width, request.height)
-    if any(side % 8 for side in size):
-        width, height = (max(SIZE_STEP, round(side / SIZE_STEP) * SIZE_STEP) for side in size)
-        words.append(f"The size was rounded from {size[0]} x {size[1]} to {width} x {height}.")
-        size = (width, height)
-    control = request.control
-    if control.size != size:
-        how = "resized" if control.width * size[1] == control.height * size[0] else "cut to the shape and resized"
-        words.append(f"The control picture was {how}: {control.width} x {control.height} to {size[0]} x {size[1]}.")
-    return replace(request, width=size[0], height=size[1]), words
+Key = tuple[Path, int]
 
 
 class TrySession:
@@ -99,11 +46,15 @@ class TrySession:
         self._lock = threading.RLock()
         self._pipeline: Any = None
         self._vae: Any = None
+        self._words: tuple[Any, Any] = (None, None)  # tokenizer and text encoder
         self._family: Family | None = None
         self._base, self._decoder_learnt = "", False
-        self._controlnet: tuple[Path, int] | None = None
+        self._controlnet: Key | None = None
+        self._second: tuple[Key, Any] | None = None
+        self.thrift = Thrift(self._device)
+        """How it saves memory; it grows by itself when memory runs out, and stays so."""
         self.warnings: tuple[str, ...] = ()
-        """Sentences about the last ``generate``: what was rounded, resized or cut."""
+        """Sentences about the last ``generate``: what was rounded, resized, cut or done otherwise."""
 
     @property
     def loaded(self) -> bool:
@@ -117,45 +68,74 @@ class TrySession:
         """
         with self._lock:
             located = self._workspace.locate_base(base)
-            controlnet = Path(controlnet)
-            folder = controlnet if controlnet.is_file() else locate_controlnet(controlnet)
-            stamped = folder if folder.is_file() else folder / "config.json"
-            wanted = (folder, stamped.stat().st_mtime_ns)  # a run may write the same step again
+            folder, wanted = _stamped(Path(controlnet))
             if self.loaded and (located, wanted) == (self._base, self._controlnet):
                 return
             family = detect(located)
-            name = _display_name(controlnet)
-            if folder.is_dir():  # of a file, the reading itself checks that it fits
-                check_fits(read_config(folder), read_component_config(located, "unet", "config.json"), name, base)
+            self._check(located, base, folder, Path(controlnet))
             if located != self._base or self._decoder_learnt:
                 self.free()
-            opened = self._open(family, folder, located)
-            net: Any = opened.to(self._device).eval().requires_grad_(False)
-            check_finite(net, name)
-            if self._pipeline is None:
-                pipeline = family.pipeline(located, net, self._dtype, vae=None)
-                pipeline.to(self._device)
-                self._vae = family.load_vae(located, torch.float32).to(self._device)
-                self._pipeline, self._family, self._base = pipeline, family, located
-            else:
-                self._pipeline.register_modules(controlnet=net)
+            net = self._open(family, folder, located, _display_name(Path(controlnet)))
+            self._use(family, located, net)
             decoder = folder.parent / DECODER
             if folder.is_dir() and decoder.is_file():  # of a run whose base was not locked
-                decoder_of(self._pipeline.unet).load_state_dict(load_file(decoder))
-                self._decoder_learnt = True
+                self._take_decoder(decoder)
             self._controlnet = wanted
 
-    def _open(self, family: Family, path: Path, base: str) -> Any:
-        if path.is_dir():
-            return family.load_controlnet(path, self._dtype)
-        from engine.export.importing import open_controlnet
+    def _check(self, located: str, base: str, folder: Path, controlnet: Path) -> None:
+        if folder.is_dir():  # of a file, the reading itself checks that it fits
+            unet = read_component_config(located, "unet", "config.json")
+            check_fits(read_config(folder), unet, _display_name(controlnet), base)
 
-        return open_controlnet(path, family, base, self._dtype)
+    def _open(self, family: Family, path: Path, base: str, name: str) -> Any:
+        """A net of any kind, ready to draw with."""
+        if path.is_dir():
+            opened: Any = family.load_controlnet(path, self._dtype)
+        else:
+            from engine.export.importing import open_controlnet
+
+            opened = open_controlnet(path, family, base, self._dtype)
+        net = opened.to(self._device).eval().requires_grad_(False)
+        check_finite(net, name)
+        return net
+
+    def _use(self, family: Family, located: str, net: Any) -> None:
+        """Draw with this net from now on, on this base."""
+        if self._pipeline is None:
+            unet = self._unet(family, located)
+            # Not a part of the pipeline: text encoder and VAE may be elsewhere while it draws.
+            alone = {"unet": unet, "vae": None, "text_encoder": None, "tokenizer": None}
+            pipeline = family.pipeline(located, net, unet.dtype, **alone)
+            encoder: Any = family.load_text_encoder(located, self._dtype)
+            self._words = (family.load_tokenizer(located), encoder.to(self._device))
+            self._vae = family.load_vae(located, torch.float32).to(self._device)
+            self._pipeline, self._family, self._base = pipeline, family, located
+        else:
+            self._pipeline.register_modules(controlnet=net)
+
+    def _unet(self, family: Family, located: str) -> Any:
+        unet: Any = family.load_unet(located, self._dtype)
+        return unet.to(self._device)
+
+    def _take_decoder(self, path: Path) -> None:
+        decoder_of(self._pipeline.unet).load_state_dict(load_file(path))
+        self._decoder_learnt = True
+
+    def _second_net(self, path: Path) -> Any:
+        """The net that speaks along, loaded once."""
+        assert self._family is not None, "the first one is loaded before"
+        folder, wanted = _stamped(path)
+        if self._second is None or self._second[0] != wanted:
+            self._second = None
+            self._check(self._base, self._base, folder, path)
+            self._second = (wanted, self._open(self._family, folder, self._base, _display_name(path)))
+        return self._second[1]
 
     def free(self) -> None:
         """Forget everything that is loaded and give its memory back."""
         with self._lock:
-            self._pipeline = self._vae = self._family = self._controlnet = None
+            self._pipeline = self._vae = self._family = self._controlnet = self._second = None
+            self._words = (None, None)
             self._base, self._decoder_learnt = "", False
             free_memory()
 
@@ -165,16 +145,18 @@ class TrySession:
         token: CancelToken | None = None,
         progress: Progress | None = None,
         categorical: bool = False,
+        on_picture: Callable[[Image.Image], None] | None = None,
     ) -> list[Image.Image]:
         """A picture for each request, in their order; neighbours that differ in prompt, control or seed share a batch.
 
         Args:
             progress: called as progress(denoising steps done, in all, label).
             categorical: the control's values are labels and must not be mixed when it is resized.
+            on_picture: called now and then with a small sketch of the first picture of the batch that is being drawn.
 
         Raises:
             Cancelled: the token says so.
-            UserError: a request cannot be drawn, or base and ControlNet do not load.
+            UserError: a request cannot be drawn, base and ControlNet do not load, or memory is not enough for it.
         """
         with self._lock:
             prepared, words = [], []
@@ -182,7 +164,7 @@ class TrySession:
                 request, said = prepare(request)
                 prepared.append(request)
                 words += said
-            total = sum(request.steps for request in prepared)
+            total = sum(map(steps_drawn, prepared))
             pictures: list[Image.Image] = []
             done = 0
 
@@ -190,13 +172,20 @@ class TrySession:
                 if progress:
                     progress(done + step * len(batch), total, "Drawing")
 
-            for batch in _batches(prepared):
+            todo = _batches(prepared, self.thrift.at_once)
+            while todo:
+                batch = todo.pop(0)
                 if token:
                     token.raise_if_cancelled()
-                self.load(batch[0].base, batch[0].controlnet)
-                words += [text for request in batch for text in self._cut_prompts(request)]
-                pictures += self._draw(batch, categorical, token, on_step)
-                done += sum(request.steps for request in batch)
+                draw = partial(self._draw, batch, categorical, token, on_step, on_picture, words)
+                drawn = self.thrift.attempt(draw)
+                if drawn is None:  # memory ran out: the same again with settings that need less
+                    words.append(self.thrift.save_more())
+                    todo = [[request] for request in batch] + todo
+                    free_memory()
+                    continue
+                pictures += drawn
+                done += sum(map(steps_drawn, batch))
             self.warnings = tuple(dict.fromkeys(words))
             return pictures
 
@@ -213,53 +202,77 @@ class TrySession:
         return first, second
 
     def _draw(
-        self, batch: Sequence[TryRequest], categorical: bool, token: CancelToken | None, on_step: Any
+        self,
+        batch: Sequence[TryRequest],
+        categorical: bool,
+        token: CancelToken | None,
+        on_step: Callable[[int], None],
+        on_picture: Callable[[Image.Image], None] | None,
+        words: list[str],
     ) -> list[Image.Image]:
-        family, pipeline, first = self._family, self._pipeline, batch[0]
-        assert family is not None and pipeline is not None, "generate loads before it draws"
-        with torch.no_grad():
-            parts = family.text_parts(pipeline)
-            encode = lambda words: family.encode_text(*parts, words)  # noqa: E731
-            text, negative = encode([r.prompt for r in batch]), encode([r.negative for r in batch])
+        first = batch[0]
+        self.load(first.base, first.controlnet)
+        family, pipeline = self._family, self._pipeline
+        assert family is not None and pipeline is not None, "load leaves both"
+        second = self._second_net(first.second) if first.second else None
+        beside = None
+        if second is not None:
+            maps = [to_hint(r.second_control or r.control, r.width, r.height, categorical) for r in batch]
+            beside = Beside(second, torch.stack(maps), first.second_strength)
+        text, negative = self._read(batch, words)
+        beginning = None
+        if first.picture is not None:
+            with self.thrift.on_device(self._vae):
+                beginning = beginning_of(family, self._vae, batch)
         hints = torch.stack([to_hint(r.control, r.width, r.height, categorical) for r in batch])
-        how = Drawing(first.steps, first.guidance, _strength(first))
-        latents = draw_latents(family, pipeline, text, negative, hints, [r.seed for r in batch], how, token, on_step)
-        return decode(family, self._vae, latents, token)
+        how = Drawing(
+            first.steps, first.guidance, strength_of(first), first.sampler, first.start, first.end, first.guess,
+            first.balance,
+        )  # fmt: skip
+        # With offload the VAE is in RAM meanwhile, and a look at the picture is not worth fetching it.
+        looks = on_picture is not None and not self.thrift.offload
+        look = LivePicture(family, self._vae, on_picture) if looks and on_picture is not None else None
+        with self.thrift.on_device(pipeline.unet, pipeline.controlnet, second):
+            latents = draw_latents(
+                family, pipeline, text, negative, hints, [r.seed for r in batch], how, token, on_step, beginning,
+                beside, look,
+            )  # fmt: skip
+        with self.thrift.on_device(self._vae), self.thrift.tiled(self._vae):
+            drawn = decode(family, self._vae, latents, token)
+        return [keep_outside(request, picture) for request, picture in zip(batch, drawn, strict=True)]
 
-    def _cut_prompts(self, request: TryRequest) -> list[str]:
-        tokenizer = self._pipeline.tokenizer
-        room = tokenizer.model_max_length
-        words = []
-        for name, prompt in (("prompt", request.prompt), ("negative prompt", request.negative)):
-            count = len(tokenizer(prompt, truncation=False, verbose=False).input_ids)
-            if count > room:
-                words.append(
-                    f"The {name} is longer than the base reads: of {count - 2} tokens only the first {room - 2} count."
-                )
-        return words
+    def _read(self, batch: Sequence[TryRequest], words: list[str]) -> tuple[Any, Any]:
+        """Prompts and negative prompts as the UNet takes them, all read in as many pieces as the longest needs."""
+        family, (tokenizer, encoder) = self._family, self._words
+        assert family is not None, "load leaves one"
+        prompts, negatives = [r.prompt for r in batch], [r.negative for r in batch]
+        pieces = family.pieces(tokenizer, [*prompts, *negatives])
+        if pieces > 1:
+            words.append(
+                f"A prompt is longer than the base reads at once: it was read in {pieces} pieces. "
+                "What stands further back counts less."
+            )
+        with torch.no_grad(), self.thrift.on_device(encoder):
+            return tuple(family.encode_long(tokenizer, encoder, texts, pieces) for texts in (prompts, negatives))  # type: ignore[return-value]
 
 
-def _strength(request: TryRequest) -> float:
-    return 0.0 if request.without_control else request.strength
+def _stamped(controlnet: Path) -> tuple[Path, Key]:
+    """The net's folder or file, and what tells it from another: a run may write the same step again."""
+    folder = controlnet if controlnet.is_file() else locate_controlnet(controlnet)
+    stamped = folder if folder.is_file() else folder / "config.json"
+    return folder, (folder, stamped.stat().st_mtime_ns)
 
 
-def _batches(requests: Sequence[TryRequest]) -> list[list[TryRequest]]:
-    """Neighbours that can be drawn together, at most MAX_BATCH at once."""
+def _batches(requests: Sequence[TryRequest], most: int = MAX_BATCH) -> list[list[TryRequest]]:
+    """Neighbours that can be drawn together, at most ``most`` at once."""
     batches: list[list[TryRequest]] = []
     for request in requests:
         last = batches[-1] if batches else []
-        if last and len(last) < MAX_BATCH and _shared(last[0]) == _shared(request):
+        if last and len(last) < most and shared(last[0]) == shared(request):
             last.append(request)
         else:
             batches.append([request])
     return batches
-
-
-def _shared(request: TryRequest) -> tuple[Any, ...]:
-    return (
-        request.base, request.controlnet, request.steps, request.guidance, request.width, request.height,
-        _strength(request),
-    )  # fmt: skip
 
 
 def _display_name(controlnet: Path) -> str:

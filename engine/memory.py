@@ -23,8 +23,10 @@ SLACK = 1.05  # of the allocator's blocks, some room cannot be used
 PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their libraries
 PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
 VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of every Stable Diffusion
+FP8_BYTES = 1.01  # a weight of the frozen base; norms and both ends stay in half precision
+DECODED_SIDE = 512  # a larger picture is decoded in tiles of this where memory does not suffice
 LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
-PICTURES_AT_ONCE = 4  # of a preview, each with and without its prompt
+DRAWN_PIXELS = 4 * 512**2  # of a preview's pictures drawn together, each with and without its prompt
 ENCODE_BATCH_PIXELS = 8 * 512**2  # pictures that the VAE encodes together, in pixels
 
 
@@ -40,7 +42,7 @@ class Prediction:
     checkpoint: float
     """Disk, for one checkpoint."""
     cache: float
-    """Disk, for latents and text."""
+    """Disk, for latents, text, and at most for condition maps."""
 
     @property
     def peak(self) -> float:
@@ -56,6 +58,11 @@ class Prediction:
 def pictures_encoded_together(resolution: int) -> int:
     """So that the VAE needs no more at any resolution up to 1448 px than at 512 px (3 GB)."""
     return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
+
+
+def pictures_drawn_together(resolution: int) -> int:
+    """Of a preview: four at 512 px, and fewer larger ones."""
+    return max(1, min(4, DRAWN_PIXELS // resolution**2))
 
 
 def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Prediction:
@@ -84,43 +91,49 @@ def predict_from(
     pictures: int = 0,
 ) -> Prediction:
     """``predict`` from the configs of the UNet, of the text encoders, and of the VAE."""
-    resolution, train = config.data.resolution, config.train
+    resolution, train, optim = config.data.resolution, config.train, config.optim
     words = int(texts[0].get("max_position_embeddings", 77)) if texts else 77
     locked = config.objective.sd_locked
     net = count(unet, resolution, words, not locked, config.model.control_lora_rank)
-    half = train.precision != "fp32"
-    wide = 2 if half else 4
+    wide = 4 if train.precision == "fp32" else 2
     learning, whole = net.controlnet.learning, net.controlnet.weights  # of a Control-LoRA, what is not the base's
-    base_learning = 0 if locked else net.decoder.weights
+    base_learning, on_card = 0 if locked else net.decoder.weights, not optim.offload
+    apart = wide < 4 or optim.offload  # what computes is a copy of what learns
+    of_base = FP8_BYTES if train.base_storage == "fp8" else wide
+    moments = optimizer_bytes(net.controlnet, optim.optimizer)
+    moments += 0 if locked else optimizer_bytes(net.decoder, optim.optimizer)
+    average = learning * 4 if optim.ema_decay > 0 else 0
     resident = {
-        "base model": float(net.unet.weights * (wide if locked else 4)),
-        "ControlNet": float(learning * 4),
-        "ControlNet in half precision": float(learning * 2 if half else 0),
-        "optimizer": optimizer_bytes(net.controlnet, config.optim.optimizer)
-        + (0 if locked else optimizer_bytes(net.decoder, config.optim.optimizer)),
-        "average": float(learning * 4 if config.optim.ema_decay > 0 and config.optim.ema_device == "same" else 0),
+        "base model": float(net.unet.weights * of_base),
+        "ControlNet": float((learning + (base_learning if apart else 0)) * 4 if on_card else 0),
+        "its copy that computes": float(learning * wide if apart else 0),
+        "optimizer": float(moments if on_card else 0),
+        "average": float(average if optim.ema_device == "same" and on_card else 0),
     }
+    gradients = (learning + base_learning) * 4
     of_control = _activations(net.controlnet, wide, train.gradient_checkpointing != "none")
-    of_base = _activations(net.unet, wide, train.gradient_checkpointing == "both")
-    activations = train.batch_size * (of_base + of_control)
+    of_unet = _activations(net.unet, wide, train.gradient_checkpointing == "both")
+    activations = train.batch_size * (of_unet + of_control)
     # Without gradients only what the decoder will want again stays, and the layer that is being computed.
-    drawing = 2 * PICTURES_AT_ONCE * (net.controlnet.kept + net.controlnet.largest) * wide
+    drawing = 2 * pictures_drawn_together(resolution) * (net.controlnet.kept + net.controlnet.largest) * wide
     widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
     vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
-    decoding = vae_bytes + 4 * LAYER * widths[1] * resolution**2
+    decoding = vae_bytes + 4 * LAYER * widths[1] * min(resolution, DECODED_SIDE) ** 2
     encoding = vae_bytes + 4 * LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
-    average_in_ram = 8 * learning if config.optim.ema_decay > 0 and config.optim.ema_device == "cpu" else 0
+    average_in_ram = 2 * average if optim.ema_device == "cpu" or not on_card else 0
+    learning_in_ram = 0 if on_card else (learning + base_learning) * 4 + gradients + moments
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
     latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16
+    map = 3 * resolution**2  # at most: in colour
     width = int(unet["cross_attention_dim"])
     kept_on_disk = whole + (learning if config.model.control_lora_rank else 0)  # the thin matrices, and put together
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, sum(_text_parameters(text) * 4 for text in texts)))},
-        training={**resident, "gradients": float((learning + base_learning) * 4), "activations": float(activations)},
+        training={**resident, "gradients": float(gradients if on_card else 0), "activations": float(activations)},
         pictures={**resident, "pictures": float(max(drawing, decoding))},
-        ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + resident["optimizer"],
-        checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + resident["optimizer"],
-        cache=float(pictures * (latents + words * width * 2)),
+        ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + learning_in_ram + moments,
+        checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + moments,
+        cache=float(pictures * (latents + words * width * 2 + map)),
     )
 
 
@@ -134,10 +147,10 @@ def optimizer_bytes(net: Tally, optimizer: str) -> float:
 
 
 def _activations(net: Tally, wide: int, checkpointed: bool) -> float:
-    """Of one picture. Autocast computes norms and what they are followed by in fp32."""
+    """Of one picture, all in the run's precision."""
     if checkpointed:
-        return float(net.kept * wide + net.largest * 4)
-    return float(net.normal * 4 + net.plain * wide)
+        return float((net.kept + net.largest) * wide)
+    return float((net.normal + net.plain) * wide)
 
 
 def _text_parameters(config: dict[str, Any]) -> int:

@@ -15,6 +15,9 @@ LAYOUTS = Path(__file__).resolve().parent / "families" / "layouts"
 """Configs of the families whose bases come in single files."""
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Which layout a single file has, by the width of the text that its UNet reads."""
+SINGLE_FILES = (".safetensors", ".ckpt")
+MAX_HEADER = 100_000_000
+"""Bytes; the format's own limit."""
 UNET_PREFIX = "model.diffusion_model."
 SD15_PARAMETERS = 859_520_964
 SD15_CONTROLNET_PARAMETERS = 361_279_120
@@ -27,6 +30,24 @@ class BaseFacts:
     parameters: int
     controlnet_parameters: int
     local: bool
+
+
+def bases_in(folder: Path) -> list[str]:
+    """Paths of what lies in a folder and may be a base: folders in diffusers layout and single files, by name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"{folder} is not a folder.", "Bases are looked for in one.", "Give the folder that holds them."
+        )
+    found = [
+        p
+        for p in sorted(folder.iterdir())
+        if (p / "model_index.json").is_file() or (p.is_file() and p.suffix.lower() in SINGLE_FILES)
+    ]
+    return [str(path) for path in found]
 
 
 def base_facts(workspace: Workspace, base: str) -> BaseFacts:
@@ -86,12 +107,37 @@ def configs_of(located: str) -> Path | None:
     return LAYOUTS / layout if layout else None
 
 
+def family_of(workspace: Workspace, base: str) -> str:
+    """The family's name by the width of the text that a base reads; "" where it is another, or not on this disk."""
+    try:
+        folder = configs_of(workspace.locate_base(base))
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")) if folder else {}
+        return TEXT_WIDTHS.get(int(unet.get("cross_attention_dim", 0)), "")
+    except (UserError, OSError, ValueError, TypeError):
+        return ""  # an incomplete base is refused in words when it is used
+
+
 def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes by name from a safetensors header."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+    """Shapes by name from a safetensors header.
+
+    Raises:
+        UserError: the file is no safetensors file, or not whole.
+    """
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(path.stat().st_size, MAX_HEADER):
+                raise ValueError(f"its header is said to be {length:,} bytes long")
+            header = json.loads(file.read(length))
+        return {
+            name: [int(side) for side in entry["shape"]] for name, entry in header.items() if name != "__metadata__"
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
+        raise UserError(
+            f"The model {path.name} cannot be read.",
+            f"It is no whole safetensors file ({error}).",
+            "Copy or download it again.",
+        ) from error
 
 
 def _count(shape: list[int]) -> int:

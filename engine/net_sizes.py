@@ -21,9 +21,9 @@ class Tally:
     factored: int = 0
     """Numbers in Adafactor's memory: a row and a column of each matrix, over the last two axes of each kernel."""
     normal: int = 0
-    """Elements around norms and activations; fp32 under autocast."""
+    """Elements around norms and activations."""
     plain: int = 0
-    """Elements that convolutions, linear layers and attention keep; in the run's precision."""
+    """Elements that convolutions, linear layers and attention keep."""
     kept: int = 0
     """Elements that stay with gradient checkpointing: the inputs of the units that are computed twice."""
     largest: int = 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
+from engine.model_files import TEXT_WIDTHS
 
 PRESETS_FOLDER = Path(__file__).resolve().parent.parent / "presets"
 
@@ -22,6 +23,14 @@ class Preset:
     hint: str
     min_vram_gib: float
     values: dict[str, Any]
+    families: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is otherwise for bases of a family, by its name."""
+
+    def layers(self, family: str = "") -> list[tuple[str, dict[str, Any]]]:
+        """For ``resolve``: the settings, and over them those for a family of bases."""
+        own = self.families.get(family)
+        plain = (f"preset {self.name}", self.values)
+        return [plain] if own is None else [plain, (f"preset {self.name}, for {family}", own)]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -42,13 +51,16 @@ def load_preset(path: Path) -> Preset:
     """
     values = read_toml(path)
     about = values.pop("preset", {})
-    parse(values, f"The preset {path.name}")
+    families = {name: values.pop(name) for name in TEXT_WIDTHS.values() if name in values}
+    for own in ({}, *families.values()):
+        parse(unflatten({**flatten(values), **flatten(own)}), f"The preset {path.name}")
     return Preset(
         name=path.stem,
         title=str(about.get("title", path.stem)),
         hint=str(about.get("hint", "")),
         min_vram_gib=float(about.get("min_vram_gib", 0)),
         values=values,
+        families=families,
     )
 
 

@@ -85,6 +85,15 @@ class Processes:
         if self.count > 1:
             self._exchange(WELL)
 
+    def main_first(self, work: Callable[[], T]) -> T:
+        """``work()`` on main, then on the others, which find done what main has left on disk."""
+        if not self.main:
+            self.wait()
+        done = work()
+        if self.main:
+            self.wait()
+        return done
+
     def may_go_on(self, token: Token, enough: bool) -> bool:
         """Before each step: no process was asked to end, and main has not had enough. The same answer for all.
 
@@ -117,7 +126,7 @@ class Processes:
         if self._exchange(WELL if loss is not None else SHORT_OF_MEMORY)[0] == SHORT_OF_MEMORY or loss is None:
             raise MemoryError(words or "out of memory in another process")
         gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
-        self._heard(lambda: average([loss.reshape(1), *gradients], self.count))
+        self._heard(lambda: average([loss.reshape(1), *gradients], self.count, self._words))
         return loss
 
     def align(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -127,7 +136,8 @@ class Processes:
 
             self._exchange(WELL)
             for tensor in tensors:
-                self._heard(partial(dist.broadcast, tensor.detach(), src=0))
+                way = self._words if tensor.device.type == "cpu" else None
+                self._heard(partial(dist.broadcast, tensor.detach(), src=0, group=way))
 
     def gather(self, value: T) -> list[T]:
         """Everyone's plain value, main's first."""
@@ -220,22 +230,27 @@ def enter(group: Processes) -> None:
     _current = group
 
 
-def average(tensors: list[torch.Tensor], count: int) -> None:
-    """The mean over ``count`` processes, in place. Neighbours of one type travel together."""
+def average(tensors: list[torch.Tensor], count: int, words: Any) -> None:
+    """The mean over ``count`` processes, in place. Neighbours of one type travel together.
+
+    Args:
+        words: the group for tensors in the computer's memory, where an offloaded optimizer wants its gradients.
+    """
     import torch
     import torch.distributed as dist
 
     packs: list[list[torch.Tensor]] = []
     room = 0
     for tensor in tensors:
-        if not packs or packs[-1][0].dtype != tensor.dtype or room < tensor.numel():
+        alike = packs and packs[-1][0].dtype == tensor.dtype and packs[-1][0].device == tensor.device
+        if not alike or room < tensor.numel():
             packs.append([])
             room = BUCKET
         packs[-1].append(tensor)
         room -= tensor.numel()
     for pack in packs:
         flat = torch.cat([tensor.reshape(-1) for tensor in pack]).div_(count)
-        dist.all_reduce(flat)
+        dist.all_reduce(flat, group=words if flat.device.type == "cpu" else None)
         parts = flat.split([tensor.numel() for tensor in pack])
         torch._foreach_copy_(pack, [part.view_as(tensor) for part, tensor in zip(parts, pack, strict=True)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,14 @@ class PreviewRecord:
     pictures: tuple[Path, ...]
     captions: tuple[str, ...]
     scores: dict[str, float]
+    figures: dict[str, float] = field(default_factory=dict)
+    """See ``PreviewMade.figures``."""
+    probes: tuple[tuple[Path, str], ...] = ()
+    """Pictures that are scored apart, with their titles."""
+
+    @property
+    def event(self) -> PreviewMade:
+        return PreviewMade(self.step, self.folder, self.pictures, self.captions, self.scores, self.figures, self.probes)
 
 
 class Run:
@@ -95,6 +103,11 @@ class Run:
         known: dict[str, Ending] = {"paused": "paused", "stopped": "stopped", "failed": "failed"}
         return known.get(endings[-1], "interrupted") if endings else "interrupted"
 
+    def _pauses(self) -> tuple[int, ...]:
+        """Steps at which it was resumed: each is where a sitting before it had ended."""
+        steps = [entry["step"] for entry in self.metrics() if entry.get("event") == "resumed"]
+        return tuple(dict.fromkeys(steps))
+
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl; a last line that was cut off is left out."""
         return read_metrics(self.folder)
@@ -128,9 +141,9 @@ class Run:
         if checkpoints:
             kept = tuple(checkpoint.step for checkpoint in checkpoints)
             snapshot = fold(snapshot, CheckpointSaved(saved, checkpoints[-1].folder, kept), 0.0)
+        snapshot = replace(snapshot, pauses=self._pauses())
         for record in self.previews():
-            made = PreviewMade(record.step, record.folder, record.pictures, record.captions, record.scores)
-            snapshot = fold(snapshot, made, 0.0)
+            snapshot = fold(snapshot, record.event, 0.0)
         return snapshot
 
 
@@ -159,6 +172,8 @@ def read_preview(folder: Path) -> PreviewRecord | None:
             pictures=tuple(folder / name for name in about["pictures"]),
             captions=tuple(about["captions"]),
             scores={name: float(value) for name, value in about["mean"].items()},
+            figures={name: float(value) for name, value in about.get("figures", {}).items()},
+            probes=tuple((folder / probe["picture"], str(probe["title"])) for probe in about.get("probes", [])),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -195,7 +210,8 @@ class Recorder:
         if isinstance(event, StepDone | Checked):
             self._append("metrics.jsonl", json.dumps(vars(event)))
         elif isinstance(event, PreviewMade):
-            self._append("metrics.jsonl", json.dumps({"step": event.step, "scores": event.scores}))
+            line = {"step": event.step, "scores": event.scores, "figures": event.figures}
+            self._append("metrics.jsonl", json.dumps(line))
         elif isinstance(event, CheckpointSaved):
             self._append("log.txt", f"Step {event.step:,} saved.")
         elif isinstance(event, Message):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from engine import samplers
 from engine.data.crop import apply_crop, shared_crop
 from engine.data.samples import CancelToken
 from engine.errors import UserError
@@ -26,10 +27,40 @@ Text = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures of one batch are drawn. ``strength``: scale of the control, 0 draws as if there were none."""
+    """How pictures of one batch are drawn."""
 
     steps: int = 20
     guidance: float = 7.5
+    strength: float = 1.0
+    """Scale of the control; 0 draws as if there were none."""
+    sampler: str = samplers.DEFAULT
+    start: float = 0.0
+    """Share of the steps after which the control begins to speak, 0..1."""
+    end: float = 1.0
+    """Share of the steps after which it is silent, 0..1."""
+    guess: bool = False
+    """Guess mode of Zhang et al. 2023: the net speaks on the prompt's side only, weakened towards the outer layers."""
+    balance: str = "balanced"
+    """Of ``engine.samplers.BALANCES``."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Pictures that are drawn over. ``latents``: scaled, (B, 4, h, w)."""
+
+    latents: torch.Tensor
+    change: float
+    """How much is drawn anew, 0..1: the share of the steps that are done."""
+    mask: torch.Tensor | None = None
+    """(B, 1, h, w): 1 where it is drawn anew, 0 where the picture stays. None: everywhere."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A second ControlNet that speaks along. ``hints``: RGB in 0..1, (B, 3, H, W)."""
+
+    net: Any
+    hints: torch.Tensor
     strength: float = 1.0
 
 
@@ -65,20 +96,24 @@ def draw_latents(
     how: Drawing,
     token: CancelToken | None = None,
     on_step: Callable[[int], None] | None = None,
+    beginning: Beginning | None = None,
+    beside: Beside | None = None,
+    on_latents: Callable[[torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
     """Sample B latents (B, 4, h, w).
 
     Args:
-        pipeline: from ``family.pipeline``; VAE and text encoder may be left out of it.
+        pipeline: from ``family.pipeline``; VAE and text encoder may be left out of it. It is put back as it was.
         text, negative: from ``family.encode_text``, B rows each (``negative`` may have one row for all).
         hints: RGB in 0..1, (B, 3, H, W).
         on_step: called with the number of finished steps.
+        on_latents: called after each step with what is there so far, noisy, (B, 4, h, w).
 
     Raises:
         Cancelled: the token says so; between two steps.
-        UserError: the result is not finite.
+        UserError: the result is not finite, or there is no such sampler.
     """
-    unet, controlnet = pipeline.unet, pipeline.controlnet
+    unet, ours = pipeline.unet, pipeline.controlnet
     device, count = unet.device, len(seeds)
     height, width = hints.shape[-2:]
     place = {"device": device, "dtype": unet.dtype}
@@ -86,26 +121,43 @@ def draw_latents(
         {name: rows.expand(count, *rows.shape[1:]).to(**place) for name, rows in text.items()},
         {name: rows.expand(count, *rows.shape[1:]).to(**place) for name, rows in negative.items()},
     )
+    noise = seeded_noise(family, seeds, unet.config.in_channels, width, height).to(**place)
+    balance = samplers.balance(how.balance)
+    nets = [ours, beside.net] if beside else [ours]
+    maps = [hints, beside.hints] if beside else [hints]
+    strengths = [float(how.strength), *([float(beside.strength)] if beside else [])]
+    images = [one.to(device=device, dtype=net.dtype) for one, net in zip(maps, nets, strict=True)]
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(samplers.scheduled(pipeline, how.sampler, how.steps))
+        for net in nets:
+            stack.enter_context(_adapted(net, unet, balance.soft and not how.guess))
+        if beside:
+            stack.enter_context(_together(pipeline, nets))
+        start = _Start(family, pipeline, noise, how.steps, beginning)
 
-    def after_step(_pipeline: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
-        if on_step:
-            on_step(step + 1)
-        if token:
-            token.raise_if_cancelled()
-        return values
+        def after_step(drawing: Any, step: int, _timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+            if on_step:
+                on_step(step + 1)
+            if token:
+                token.raise_if_cancelled()
+            values["latents"] = start.keep_unmasked(drawing.scheduler, values["latents"], step)
+            if on_latents:
+                on_latents(_of_unit_size(drawing.scheduler, values["latents"]))
+            return values
 
-    with _in_dtype_of(controlnet, unet):
-        latents = pipeline(
+        latents = start.pipeline(
             **arguments,
-            image=hints.to(device=device, dtype=controlnet.dtype),
+            **start.arguments(images if beside else images[0]),
             width=width,
             height=height,
-            latents=seeded_noise(family, seeds, unet.config.in_channels, width, height).to(**place),
             # Samplers that add noise on the way draw it from the picture's own seed, too.
             generator=[torch.Generator().manual_seed(seed + 1) for seed in seeds],
             num_inference_steps=how.steps,
             guidance_scale=how.guidance,
-            controlnet_conditioning_scale=float(how.strength),
+            controlnet_conditioning_scale=strengths if beside else strengths[0],
+            control_guidance_start=[how.start, 0.0] if beside else how.start,
+            control_guidance_end=[how.end, 1.0] if beside else how.end,
+            guess_mode=how.guess or balance.prompt_side_only,
             callback_on_step_end=after_step,
             output_type="latent",
         ).images
@@ -116,6 +168,55 @@ def draw_latents(
             "Choose an earlier checkpoint, a lower strength or guidance scale, or fp32.",
         )
     return latents
+
+
+class _Start:
+    """Where sampling begins: at noise, or at a picture with as much noise on it as is to be drawn anew."""
+
+    def __init__(
+        self, family: Family, pipeline: Any, noise: torch.Tensor, steps: int, beginning: Beginning | None
+    ) -> None:
+        self.pipeline, self._latents, self._mask = pipeline, noise, None
+        self._change: float | None = None
+        if beginning is None:
+            return
+        self.pipeline = family.image_pipeline(pipeline)
+        self._change = min(1.0, max(beginning.change, 1.01 / steps))  # at least one step
+        scheduler = self.pipeline.scheduler
+        scheduler.set_timesteps(steps, device=noise.device)
+        self._timesteps, _ = self.pipeline.get_timesteps(steps, self._change, noise.device)
+        self._clean, self._noise = beginning.latents.to(noise), noise
+        self._latents = scheduler.add_noise(self._clean, noise, self._timesteps[:1].repeat(len(noise)))
+        self._mask = beginning.mask.to(noise) if beginning.mask is not None else None
+
+    def arguments(self, images: Any) -> dict[str, Any]:
+        """What the two kinds of pipeline name differently."""
+        if self._change is None:
+            return {"image": images, "latents": self._latents}
+        return {"image": self._clean, "control_image": images, "latents": self._latents, "strength": self._change}
+
+    def keep_unmasked(self, scheduler: Any, latents: torch.Tensor, step: int) -> torch.Tensor:
+        """What is not to be drawn anew is the picture again, with the noise of the next step.
+
+        As diffusers' ControlNet inpainting pipeline does it for bases without channels of their own for a mask.
+        """
+        if self._mask is None:
+            return latents
+        kept = self._clean
+        if step + 1 < len(self._timesteps):
+            kept = scheduler.add_noise(kept, self._noise, self._timesteps[step + 1 : step + 2].repeat(len(kept)))
+        return self._mask * latents + (1 - self._mask) * kept
+
+
+def _of_unit_size(scheduler: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents of any scheduler, noisy, at the size that they have for a VAE.
+
+    Some count the noise on top of the picture (its deviation is sigma), others mix the two.
+    """
+    if float(scheduler.init_noise_sigma) <= 1.001 or getattr(scheduler, "step_index", None) is None:
+        return latents
+    sigma = float(scheduler.sigmas[min(scheduler.step_index, len(scheduler.sigmas) - 1)])
+    return latents / (sigma**2 + 1) ** 0.5
 
 
 @torch.no_grad()
@@ -143,20 +244,39 @@ def free_memory() -> None:
 
 
 @contextlib.contextmanager
-def _in_dtype_of(controlnet: Any, unet: Any) -> Iterator[None]:
-    """While training, fp32 master weights meet a UNet in half precision: run the ControlNet alone under autocast.
+def _together(pipeline: Any, nets: Sequence[Any]) -> Iterator[None]:
+    """Within the block the pipeline draws with several ControlNets."""
+    from diffusers import MultiControlNetModel
 
-    The scheduler and the UNet stay outside of it.
+    alone = pipeline.controlnet
+    pipeline.register_modules(controlnet=MultiControlNetModel(nets))
+    try:
+        yield
+    finally:
+        pipeline.register_modules(controlnet=alone)
+
+
+@contextlib.contextmanager
+def _adapted(controlnet: Any, unet: Any, soft: bool) -> Iterator[None]:
+    """The net as this drawing wants it: in the UNet's precision, and with soft weights.
+
+    While training, fp32 master weights meet a UNet in half precision: then the ControlNet alone runs under autocast,
+    the scheduler and the UNet outside of it.
     """
-    if {weight.dtype for weight in controlnet.parameters()} == {unet.dtype}:
+    mixed = {weight.dtype for weight in controlnet.parameters()} != {unet.dtype}
+    if not mixed and not soft:
         yield
         return
     original, patched = controlnet.forward, "forward" in vars(controlnet)  # accelerate patches it, too
 
     def forward(*arguments: Any, **named: Any) -> Any:
-        with torch.autocast(unet.device.type, dtype=unet.dtype):
-            down, middle = original(*arguments, **{**named, "return_dict": False})
-        return [residual.to(unet.dtype) for residual in down], middle.to(unet.dtype)
+        options = {**named, "return_dict": False, **({"guess_mode": False} if soft else {})}
+        with torch.autocast(unet.device.type, dtype=unet.dtype, enabled=mixed):
+            down, middle = original(*arguments, **options)
+        outputs = [*down, middle]
+        weights = samplers.soft_weights(len(outputs)) if soft else [1.0] * len(outputs)
+        *down, middle = [(one * weight).to(unet.dtype) for one, weight in zip(outputs, weights, strict=True)]
+        return down, middle
 
     controlnet.forward = forward
     try:

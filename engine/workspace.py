@@ -59,6 +59,11 @@ class Workspace:
         """Pictures made in Try it."""
         return self.root / "outputs"
 
+    @property
+    def temporary(self) -> Path:
+        """Uploads, and copies of pictures that the page was shown."""
+        return self.root / "temporary"
+
     def dataset_folder(self, name: str) -> Path:
         return self.datasets / safe_name(name)
 

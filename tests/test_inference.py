@@ -118,8 +118,10 @@ def test_sizes_are_rounded_and_controls_resized_with_a_word(session: TrySession,
 
 
 def test_a_prompt_that_is_too_long_is_said(session: TrySession, request_: TryRequest) -> None:
-    session.generate([changed(request_, prompt="red circle with blue background " * 20)])
-    assert any("only the first 30 count" in text for text in session.warnings)
+    long = "red circle with blue background " * 20
+    whole, cut = session.generate([changed(request_, prompt=long), changed(request_, prompt=long + "a green star")])
+    assert any("read in 4 pieces" in text for text in session.warnings)
+    assert np.abs(pixels(whole) - pixels(cut)).max() > 0  # what stands at its end counts, too
     session.generate([request_])
     assert session.warnings == ()
 

@@ -19,6 +19,23 @@ def test_a_shipped_preset_loads_and_explains_itself(path: Path) -> None:
     resolve((preset.name, preset.values))
 
 
+def test_a_base_of_another_family_gets_its_own_settings_and_says_where_they_come_from() -> None:
+    card = load_preset(PRESETS_FOLDER / "12gb.toml")
+    plain, own = resolve(*card.layers("sd1")), resolve(*card.layers("sdxl"))
+    assert plain[0].train.batch_size == 2 and own[0].train.batch_size == 4
+    assert (own[0].data.resolution, own[0].model.control_lora_rank) == (1024, 64)
+    assert own[1]["model.control_lora_rank"] == "preset 12gb, for sdxl"
+    assert own[1]["train.precision"] == "preset 12gb"
+    assert resolve(*card.layers("")) == plain
+
+
+@pytest.mark.parametrize("text", ["[sdxl.train]\nstpes = 5", "[sd7.train]\nsteps = 5"])
+def test_a_wrong_setting_for_a_family_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is not a setting"):
+        load_preset(tmp_path / "mine.toml")
+
+
 def test_the_six_sizes_are_there() -> None:
     assert [preset.name for preset in all_presets()] == ["cpu", "6gb", "8gb", "12gb", "16gb", "24gb"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui import conditions_tab, dataset_tab, export_tab, first_start, settings_tab, train_tab, try_tab
+from ui import conditions_tab, dataset_tab, export_tab, first_start, settings_tab, train_tab, try_page
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import problem_panel, status_line
@@ -16,7 +16,7 @@ TABS = (
     ("Dataset", "dataset", dataset_tab.build),
     ("Conditions", "conditions", conditions_tab.build),
     ("Train", "train", train_tab.build),
-    ("Try it", "try", try_tab.build),
+    ("Try it", "try", try_page.build),
     ("Export", "export", export_tab.build),
     ("Settings & help", "settings", settings_tab.build),
 )

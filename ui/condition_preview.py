@@ -14,6 +14,7 @@ from ui.choices import open_dataset, pick_dataset
 from ui.condition_form import Wanted
 from ui.context import AppContext
 from ui.messages import note
+from ui.picture import UserPicture
 
 
 class ConditionPreview:
@@ -37,10 +38,7 @@ class ConditionPreview:
             interactive=False, format="webp", elem_id="condition-sheet",
         )  # fmt: skip
         with gr.Accordion("Try a picture of your own", open=False, elem_id="condition-own"):
-            self.upload = gr.Image(
-                label="Any picture", type="filepath", sources=["upload", "clipboard"], height=180,
-                elem_id="condition-upload", show_label=False,
-            )  # fmt: skip
+            self.upload = UserPicture(label="Any picture", height=180, elem_id="condition-upload", show_label=False)
 
 
 def show(context: AppContext, dataset_name: str | None, at: int, upload: str | None, wanted: Wanted) -> tuple[Any, str]:

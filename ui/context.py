@@ -18,8 +18,10 @@ from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.estimate import estimate
 from engine.hardware import Hardware, detect
+from engine.jobs.errand import Errand
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.model_files import family_of
 from engine.presets import Preset, all_presets, resolve, suggest
 from engine.runs import Run
 from engine.training.run import missing
@@ -48,6 +50,8 @@ class AppContext:
         """The large libraries are loaded; before that, nothing that needs them is done for a page."""
         self._lock = threading.RLock()
         self._try: Any = None
+        self.errand: Errand | None = None
+        """The drawing that a training does in between, the last one."""
         self._focus_run: str | None = None  # None: whatever is newest
         self._training: JobSnapshot | None = None
         self._problem: Failure | None = None
@@ -82,8 +86,15 @@ class AppContext:
         Raises:
             UserError: a value is out of bounds.
         """
-        name = draft.preset or self.suggested_preset
-        return resolve((f"preset {name}", self.presets[name].values), ("you", draft.changes))
+        preset = self.presets[draft.preset or self.suggested_preset]
+        layers = preset.layers(family_of(self.workspace, self.base_of(draft)))
+        return resolve(*layers, ("you", draft.changes))
+
+    def base_of(self, draft: Draft) -> str:
+        """Which base a draft is for; a preset may say otherwise for another family of bases."""
+        preset = self.presets[draft.preset or self.suggested_preset]
+        usual = preset.values.get("model", {}).get("base", RunConfig().model.base)
+        return str(draft.changes.get("model", {}).get("base", usual))
 
     def readiness(self) -> Readiness:
         """Whether the draft could start, and what it would take."""
@@ -246,6 +257,10 @@ class AppContext:
         """Put an error on the persistent panel of every page."""
         self._problem = to_failure(error)
 
+    def forget_problem(self) -> None:
+        """Something new begins: an old problem is no longer of interest."""
+        self._problem = None
+
     def dismiss(self) -> None:
         """Take the panel away."""
         self._problem, self._dismissed = None, self.runner.snapshot.failure
@@ -275,7 +290,7 @@ class AppContext:
             Busy: another job is running.
         """
         self.runner.start(kind, title, self._watched(work))
-        self._problem = None
+        self.forget_problem()
 
     def _watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:

@@ -45,49 +45,59 @@ def loss_rows(points: Points) -> dict[str, list[Any]]:
 
 
 # The engine's names in plain words; others are shown as they are.
-TITLES = {"adherence": "obeys the control picture", "iou": "right place", "colours": "right colours"}
+OBEYS, STAND_IN = "obeys the control picture", "contours where the true picture has them"
+TITLES = {"obeys": OBEYS, "adherence": "control picture made anew, agreement", "iou": "right place"}
+TITLES |= {"colours": "right colours", "likeness": "contours, agreement"}
+RAW = ("adherence", "likeness")
+"""Measures that "obeys" is made from: shown only where it is missing."""
 
 
 def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[Any]]:
     """Columns step, score and what, one row a score."""
-    rows = [
-        (step, value, TITLES.get(name, name.replace("_", " ")))
-        for step, values in scores
-        for name, value in values.items()
-    ]
+    rows = []
+    for step, values in scores:
+        for name, value in values.items():
+            if name in RAW and "obeys" in values:
+                continue
+            title = STAND_IN if name == "obeys" and "likeness" in values else TITLES.get(name, name.replace("_", " "))
+            rows.append((step, value, title))
     return {"step": [r[0] for r in rows], "score": [r[1] for r in rows], "what": [r[2] for r in rows]}
 
 
-GAIN, BEGINS, SAVED = "control gain", "begins to listen", "saved"
+def likely_range(figures: Sequence[tuple[int, dict[str, float]]]) -> list[tuple[float, float, float]]:
+    """(step, low, high): the 95 % interval of "obeys" at each set of pictures."""
+    known = [(step, values) for step, values in figures if "obeys_low" in values]
+    return [(step, values["obeys_low"], values["obeys_high"]) for step, values in known]
+
+
+GAIN, TRAINED_GAIN = "held-out pairs", "training pairs"
 HELD_OUT, TRAINED = "held-out pairs", "training pairs"
 
 
-def gain_rows(
-    checks: Sequence[Checked], listens_since: int | None = None, saved: Sequence[int] = ()
-) -> dict[str, list[Any]]:
-    """Columns step, percent and line: the gain in percent of the loss; marks as lines of their own.
-
-    A full-height mark where the net begins to listen, small ticks on the ground line at the checkpoints. Lines without
-    points get an empty one: the chart keeps the names and colours that it was first drawn with.
-    """
-    rows: list[tuple[int, float | None, str]] = [(c.step, 100 * c.gain_share, GAIN) for c in checks]
-    top = max((100 * c.gain_share for c in checks), default=0.0)
-    rows += [(checks[0].step, None, line) for line in (BEGINS, SAVED) if checks]
-    if listens_since is not None:
-        rows += [(listens_since, 0.0, BEGINS), (listens_since, top, BEGINS)]
-    for step in sorted(saved) if top > 0 else ():
-        rows += [(step, height, SAVED) for height in (0.0, 0.08 * top, 0.0)]
-    return {"step": [r[0] for r in rows], "percent": [r[1] for r in rows], "line": [r[2] for r in rows]}
+def gain_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
+    """Columns step, percent and line: the gain in percent of the loss, of held-out and of training pairs."""
+    rows = [(c.step, 100 * c.gain_share, GAIN) for c in checks]
+    rows += [(c.step, 100 * c.training_share, TRAINED_GAIN) for c in checks if c.training_share is not None]
+    return _percent(rows)
 
 
 def fixed_loss_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
     """Columns step, percent and line: how held-out and training loss have changed since the first check."""
-    rows = [
+    return _percent([
         (check.step, 100 * (now / start - 1) if start else 0.0, line)
         for check in checks
         for now, start, line in (
             (check.held_out_loss, checks[0].held_out_loss, HELD_OUT),
             (check.training_loss, checks[0].training_loss, TRAINED),
         )
-    ]
+    ])  # fmt: skip
+
+
+def _percent(rows: Sequence[tuple[int, float, str]]) -> dict[str, list[Any]]:
     return {"step": [r[0] for r in rows], "percent": [r[1] for r in rows], "line": [r[2] for r in rows]}
+
+
+def one_line(points: Points, name: str) -> dict[str, list[Any]]:
+    """Columns step, value and line of a single curve."""
+    shown = thin(latest(points))
+    return {"step": [x for x, _ in shown], "value": [y for _, y in shown], "line": [name] * len(shown)}

@@ -26,6 +26,8 @@ class Description:
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    lines: int = 1
+    """Height of a text box."""
 
 
 def describe(field: Any) -> Description:
@@ -39,7 +41,7 @@ def describe(field: Any) -> Description:
     if field.annotation is bool:
         return Description("switch", *common)
     if field.annotation is str:
-        return Description("text", *common)
+        return Description("text", *common, lines=int(extra.get("lines", 1)))
     low, high = _bound(field, "ge", "gt"), _bound(field, "le", "lt")
     if field.annotation is int:
         return Description("whole", *common, low=low, high=high)
@@ -66,7 +68,7 @@ def widget(field: Any, value: Any, elem_id: str) -> Any:
     if about.kind == "switch":
         return gr.Checkbox(value=value, **common)
     if about.kind == "text":
-        return gr.Textbox(value=value, max_lines=1, **common)
+        return gr.Textbox(value=value, lines=about.lines, max_lines=about.lines, **common)
     if about.kind == "share":
         return gr.Slider(about.low, about.high, value=value, step=0.05, **common)
     return gr.Number(value=value, precision=0 if about.kind == "whole" else None, **common)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from engine.workspace import Workspace
 from ui import quick_gradio
+from ui.temporary import tidy
 
 if TYPE_CHECKING:
     from ui.context import AppContext
@@ -130,8 +131,9 @@ def prepare_environment(workspace: Workspace) -> None:
     """No telemetry, no settings of other gradio apps, temporary files inside the workspace."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]
-    temporary = workspace.root / "temporary"
+    temporary = workspace.temporary
     temporary.mkdir(exist_ok=True)
+    tidy(temporary)
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_TEMP_DIR=str(temporary),
@@ -149,13 +151,14 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     """
     from starlette.middleware import Middleware
 
-    from ui.guard import LOOPBACK_NAMES, LocalGuard, machine_names
+    from ui.guard import LOOPBACK_NAMES, Inside, LocalGuard, machine_names
     from ui.style import CSS, ON_LOAD, theme
 
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
-    guard = Middleware(LocalGuard, names=names, any_address=everywhere)  # type: ignore[arg-type]
     workspace = context.workspace
+    inside = Inside((workspace.thumbnails, workspace.outputs), workspace.temporary, MAX_UPLOAD)
+    guard = Middleware(LocalGuard, names=names, any_address=everywhere, inside=inside)  # type: ignore[arg-type]
     try:
         demo.launch(
             server_name=host,

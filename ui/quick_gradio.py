@@ -35,6 +35,14 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
+def write_no_stubs() -> None:
+    """For components of our own: without this gradio writes a type stub beside the module that holds them."""
+    import gradio.component_meta as holder
+
+    if hasattr(holder, FUNCTION):
+        setattr(holder, FUNCTION, lambda *arguments: None)
+
+
 def install() -> None:
     """Call before gradio is imported for the first time; later it has no effect."""
     if MODULE not in sys.modules:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from engine import config
+from engine.config import RunConfig
 from engine.presets import flatten
 from ui import tasks
 from ui.context import AppContext
@@ -17,6 +18,8 @@ from ui.states import Action
 from ui.view import Draft, View
 
 FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
+OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
+"""What the user brings to the control pictures: a small form of its own."""
 TRIAL = "trial"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -38,8 +41,13 @@ class RunForm:
         steps = config.fields("train")["steps"]
         self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
         self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
+        with gr.Accordion("Your own test pictures and prompts", open=False, elem_id="own-tests"):
+            gr.HTML(note("Drawn at every set of control pictures, beside the held-out pairs, and scored apart."))
+            fields = config.fields("validation")
+            names = {dotted: dotted.split(".")[1] for dotted in OWN}
+            self.settings |= {d: widget(fields[n], values[d], f"set-validation-{n}") for d, n in names.items()}
         with gr.Accordion("More settings", open=False, elem_id="more-settings"):
-            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=FIRST)
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=(*FIRST, *OWN))
         with gr.Accordion("For experts", open=False, elem_id="expert-settings"):
             self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
         self.trial = gr.Button("Try three steps", elem_id="train-trial")
@@ -77,8 +85,17 @@ class RunForm:
     def remember(self, preset: str, name: str, *raw: Any) -> None:
         """Take the form over into the draft."""
         given = dict(zip(self.settings, raw, strict=True))
-        changes = sparse(given, self._context.config_of(Draft(preset))[0])
-        self._context.set_draft(preset, {**changes, **({"name": name.strip()} if name.strip() else {})})
+        shown = self._context.base_of(self._context.draft)  # the form's values are the preset's for this base
+        base, usual = str(given["model.base"] or ""), self._context.base_of(Draft(preset))
+        reference = self._of_preset(preset, shown)
+        reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
+        changes = sparse(given, reference)
+        named = {"name": name.strip()} if name.strip() else {}
+        self._context.set_draft(preset, {**changes, **named}, tell_pages=base != shown)
+
+    def _of_preset(self, preset: str, base: str) -> RunConfig:
+        """A preset's settings for a base."""
+        return self._context.config_of(Draft(preset, {"model": {"base": base}}))[0]
 
     def _try_out(self, *values: Any) -> None:
         """Measure time and memory of the settings as they stand; the line under the buttons then tells them."""
@@ -95,7 +112,7 @@ class RunForm:
     def _values(self) -> dict[str, Any]:
         """All values by dotted name: the preset's, and over them what the draft changes, checked or not."""
         draft = self._context.draft
-        plain = flatten(self._context.config_of(Draft(draft.preset))[0].model_dump())
+        plain = flatten(self._of_preset(draft.preset, self._context.base_of(draft)).model_dump())
         return plain | flatten(draft.changes)
 
     def _fill(self, view: View) -> list[Any]:

@@ -13,6 +13,7 @@ from engine.run_file import launch_command
 from engine.runs import Run
 from engine.training.run import resume_training, start_training
 from ui.context import AppContext
+from ui.evaluate_panel import build_evaluate
 from ui.live import Live
 from ui.messages import duration, note, progress_bar
 from ui.run_form import QUIET, RunForm
@@ -50,6 +51,7 @@ def build(context: AppContext, live: Live) -> None:
             reasons = gr.HTML(elem_id="train-reasons")
             build_verdict(context, live)
             build_watch(context, live)
+            build_evaluate(context, live)
 
     for action, button in buttons.items():
         inputs = form.inputs if action is Action.START else [run]

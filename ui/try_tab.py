@@ -6,172 +6,133 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import UserError
-from ui import trying
-from ui.choices import checkpoint_list, pick_checkpoint, run_list
+from ui import try_history, try_panels, trying
+from ui.choices import run_list
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import job_progress, note
+from ui.try_control import Control
+from ui.try_control_panel import ControlPanel
+from ui.try_nets import net_list, pick_net
+from ui.try_panels import Fields
+from ui.trying import BORROWED, KIND, LOOK, Wish
 from ui.view import View
 
-KIND = "try"
-HELD_OUT, UPLOAD = "A held-out picture", "A picture of mine"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+SETTINGS = (
+    "prompt", "negative", "seed", "steps", "guidance", "strength", "width", "height", "sampler", "start", "end",
+    "guess", "balance", "change", "second_strength",
+)  # fmt: skip
+WHOLE = ("seed", "steps", "width", "height")
 
 
 def build(context: AppContext, live: Live) -> None:
     """Everything on the tab."""
+    fields: Fields = {}
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=340):
-            run = run_list(live, "Run", "try-run")
-            checkpoint = checkpoint_list(context, live, run, "try-checkpoint")
-            source = gr.Radio([HELD_OUT, UPLOAD], value=HELD_OUT, label="Control picture", elem_id="try-source")
-            number = gr.State(0)
-            with gr.Column(elem_classes="snug") as held_out:
-                control = gr.Image(
-                    label="Its map",
-                    interactive=False,
-                    type="filepath",
-                    height=190,
-                    buttons=["fullscreen"],
-                    elem_id="try-control",
-                )
-                with gr.Row(elem_classes="pager"):
-                    back = gr.Button("‹ Earlier", size="sm")
-                    forth = gr.Button("Another ›", size="sm", elem_id="try-another")
-            with gr.Column(visible=False, elem_classes="snug") as own:
-                upload = gr.Image(
-                    label="Your picture",
-                    type="filepath",
-                    sources=["upload", "clipboard"],
-                    height=190,
-                    elem_id="try-upload",
-                )
-                is_map = gr.Checkbox(
-                    label="It is a condition map already",
-                    info="Otherwise its map is made as it was made for the training pictures.",
-                    elem_id="try-is-map",
-                )
-            prompt = gr.Textbox(label="Prompt", lines=2, elem_id="try-prompt", info="What the picture should show.")
+            fields["run"] = run_list(live, "Run", "try-run")
+            fields["net"] = net_list(context, live, fields["run"], "try-checkpoint")
+            control = ControlPanel(fields)
+            fields["prompt"] = gr.Textbox(
+                label="Prompt", lines=2, elem_id="try-prompt", info="What the picture should show."
+            )
             with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, info="The same seed draws the same picture.")
-                strength = gr.Slider(0, 2, value=1, step=0.05, label="Control strength", info="0: off, 1: as trained.")
-            with gr.Accordion("More", open=False):
-                negative = gr.Textbox(label="Negative prompt", max_lines=1, info="What the picture should not show.")
-                steps = gr.Slider(1, 100, value=20, step=1, label="Sampling steps", info="More is slower and finer.")
-                guidance = gr.Slider(
-                    1, 20, value=7.5, step=0.5, label="Guidance scale", info="Obedience to the prompt."
-                )
-                side = gr.Number(
-                    0, label="Size (px)", precision=0, info="Side of the square; 0: as the run was trained."
+                fields["seed"] = gr.Number(0, label="Seed", precision=0, info="The same seed draws the same picture.")
+                fields["strength"] = gr.Slider(
+                    0, 2, value=1, step=0.05, label="Control strength", info="0: off, 1: as trained."
                 )
             make = gr.Button("Make the picture", variant="primary", elem_id="try-make")
             cancel = gr.Button("Cancel", visible=False, elem_id="try-cancel")
             progress = gr.HTML(elem_id="try-progress")
+            try_panels.drawing_panel(fields)
+            try_panels.say_panel(fields)
+            try_panels.over_panel(fields)
+            try_panels.second_panel(context, live, fields)
+            everywhere = try_panels.base_panel(context, live, fields)
         with gr.Column(scale=3, min_width=420):
+            look = gr.Image(
+                label="So far", interactive=False, type="filepath", height=300, visible=False, buttons=[],
+                elem_id="try-look",
+            )  # fmt: skip
             results = gr.Gallery(
-                show_label=False,
-                columns=3,
-                height="auto",
-                object_fit="contain",
-                buttons=["download", "fullscreen"],
-                interactive=False,
-                visible=False,
-                elem_id="try-results",
-            )
+                show_label=False, columns=3, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
+                interactive=False, visible=False, elem_id="try-results",
+            )  # fmt: skip
             words = gr.HTML(note("The picture appears here, beside the one without control."), elem_id="try-words")
+            try_history.build(context, live, fields)
+    control.wire(context, live)
+    inputs = set(fields.values())  # gradio then hands them over by widget, not by position
 
-    def show(run: str | None, at: int) -> tuple[Any, ...]:
-        sample = trying.held_out(context, run, at)
-        return (str(sample.thumbnail), sample.caption, at) if sample else (None, "", 0)
+    def start(data: dict[Any, Any], on_all: bool = False) -> None:
+        trying.start(context, _wish(context, {name: data[widget] for name, widget in fields.items()}, on_all))
 
-    def show_run(run: str | None) -> tuple[Any, ...]:
-        return *show(run, 0), *trying.as_in_run(context, run)
+    def on_all(data: dict[Any, Any]) -> None:
+        start(data, True)
 
-    def start(
-        run: str | None,
-        step: int | None,
-        source: str,
-        at: int,
-        upload: str | None,
-        is_map: bool,
-        prompt: str,
-        seed: float,
-        strength: float,
-        negative: str,
-        steps: float,
-        guidance: float,
-        side: float,
-    ) -> None:
-        chosen = pick_checkpoint(context, run, step)
-        if source == UPLOAD and not upload:
-            raise UserError(
-                "There is no control picture.", "None was uploaded.", "Upload one, or use a held-out picture."
-            )
-        wish = trying.Wish(
-            run or "",
-            chosen,
-            prompt or "",
-            None if source == HELD_OUT else upload,
-            is_map,
-            at,
-            int(seed or 0),
-            strength,
-            negative or "",
-            int(steps),
-            guidance,
-            int(side or 0),
-        )
-        context.start_job(KIND, "Drawing a picture", trying.try_it(context, wish))
-
-    held = [control, prompt, number]
-    with_run = [*held, steps, guidance, strength]
-    run.change(context.guarded(show_run), [run], with_run, **QUIET)
-    back.click(context.guarded(lambda name, at: show(name, at - 1)), [run, number], held, **QUIET)
-    forth.click(context.guarded(lambda name, at: show(name, at + 1)), [run, number], held, **QUIET)
-    source.change(
-        lambda kind: [gr.Column(visible=kind == HELD_OUT), gr.Column(visible=kind == UPLOAD)],
-        [source],
-        [held_out, own],
-        **QUIET,
-    )
-    inputs = [
-        run,
-        checkpoint,
-        source,
-        number,
-        upload,
-        is_map,
-        prompt,
-        seed,
-        strength,
-        negative,
-        steps,
-        guidance,
-        side,
-    ]
     live.after(make.click(context.guarded(start, fills=False), inputs, None, **QUIET))
-    live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
-    live.part(
-        with_run,
-        lambda view: (view.runs, view.shown_run),
-        lambda view: list(show_run(view.shown_run or next(iter(view.runs), None))),
-    )
-    live.part([make, cancel, progress], _job_key, _job)
+    live.after(everywhere.click(context.guarded(on_all, fills=False), inputs, None, **QUIET))
+    live.after(cancel.click(lambda: trying.cancel(context), None, None, **QUIET))
+    live.part([make, everywhere, cancel, progress], _job_key, _job)
+    live.part([look], lambda view: view.results.get(LOOK), _look)
     live.part([results, words], lambda view: view.results.get(KIND), _result)
 
 
+def _wish(context: AppContext, values: dict[str, Any], on_all: bool) -> Wish:
+    """What stands on the page, in the engine's terms."""
+    settings = {name: values[name] for name in SETTINGS}
+    settings |= {name: int(values[name] or 0) for name in WHOLE}
+    settings |= {name: values[name] or "" for name in ("prompt", "negative")}
+    picture, mask = trying.painted(values["editor"])
+    return Wish(
+        run=values["run"] or "",
+        net=pick_net(context, values["run"], values["net"], values["own"] or ""),
+        control=Control(values["source"], values["at"], values["upload"], values["drawing"], bool(values["is_map"])),
+        settings=settings,
+        count=int(values["count"]),
+        any_seed=bool(values["any_seed"]),
+        compare=bool(values["compare"]),
+        base=values["base"] or "",
+        bases_folder=(values["bases_folder"] or "").strip() if on_all else "",
+        picture=picture,
+        mask=mask,
+        second=values["second"] or "",
+        second_control=values["second_control"],
+        thrift=int(values["thrift"]),
+    )
+
+
 def _job_key(view: View) -> Any:
-    return view.snapshot if view.snapshot.kind == KIND else view.snapshot.alive
+    snapshot = view.snapshot
+    own = snapshot if snapshot.kind == KIND else (snapshot.alive, snapshot.kind, snapshot.title)
+    return own, view.results.get(BORROWED)
 
 
 def _job(view: View) -> list[Any]:
-    own = view.snapshot.kind == KIND and view.snapshot.alive
-    other = view.snapshot.alive and not own
-    words = job_progress(view.snapshot) if own else ""
-    if other:
-        words = note(f"“{view.snapshot.title}” is running: wait for it, or pause it, then try again.")
-    return [gr.Button(interactive=not view.snapshot.alive), gr.Button(visible=own), words]
+    snapshot, borrowed = view.snapshot, view.results.get(BORROWED)
+    own = snapshot.kind == KIND and snapshot.alive
+    training = snapshot.kind == "train" and snapshot.alive
+    free = not snapshot.alive or (training and borrowed is None)
+    words = ""
+    if own:
+        words = job_progress(snapshot)
+    elif borrowed is not None:
+        words = borrowed.note
+    elif training:
+        words = note("A training is running: it lends its models between two steps and then goes on.")
+    elif snapshot.alive:
+        words = note(f"“{snapshot.title}” is running: wait for it, or cancel it, then try again.")
+    return [
+        gr.Button(interactive=free),
+        gr.Button(interactive=free and not training),
+        gr.Button(visible=own or borrowed is not None),
+        words,
+    ]
+
+
+def _look(view: View) -> list[Any]:
+    look = view.results.get(LOOK)
+    return [gr.Image(look.where if look else None, visible=look is not None)]
 
 
 def _result(view: View) -> list[Any]:

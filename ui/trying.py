@@ -1,164 +1,268 @@
-"""What Try it does: a control picture from the dataset or from the user, and the two pictures drawn from it."""
+"""What Try it does with a wish: draw it, as a job or between two steps of a training, keep it and show it."""
 
 from __future__ import annotations
 
+import secrets
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import gradio as gr
+from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
-from engine.jobs.control import Token
+from engine.jobs.control import Cancelled, Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs import Run
-from engine.training.checkpoint_files import Checkpoint
 from ui.context import AppContext
+from ui.messages import progress_bar
 from ui.tasks import counting
+from ui.try_control import Control, make_map
+from ui.try_nets import Net
 
-THUMBNAIL = 384
+if TYPE_CHECKING:
+    from engine.data.samples import CancelToken, Progress
+    from engine.inference import TrySession
+    from engine.try_request import TryRequest
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """A pair that the run was not trained on."""
-
-    condition: Path
-    thumbnail: Path
-    caption: str
+KIND = "try"
+BORROWED = "try-borrowed"
+"""The result under which pages see a drawing that a training does in between: its words, until it is over."""
+LOOK = "try-look"
+"""The result under which pages see a sketch of the picture that is being drawn."""
+WITH, WITHOUT, MAP = "with", "without", "control"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asked for. ``upload``: a picture of the user's, or None for the held-out pair number ``at``."""
+    """What the user asked for."""
 
     run: str
-    checkpoint: Checkpoint
-    prompt: str
-    upload: str | None
-    is_map: bool
-    at: int
-    seed: int
-    strength: float
-    negative: str
-    steps: int
-    guidance: float
-    side: int
-    """Pixels; 0: the run's resolution."""
+    net: Net
+    control: Control
+    settings: dict[str, Any]
+    """Plain values under the names of ``TryRequest``: prompt, steps, sampler and so on."""
+    count: int = 1
+    any_seed: bool = False
+    compare: bool = True
+    """Also without the ControlNet."""
+    base: str = ""
+    """Empty: the one that the run was trained on."""
+    bases_folder: str = ""
+    """Draw on every base in this folder instead."""
+    picture: Any = None
+    mask: Any = None
+    second: str = ""
+    second_control: str | None = None
+    thrift: int = 0
 
 
-def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | None:
-    """A held-out pair of the run's dataset (``at`` wraps around), or None where there is none any more."""
-    from engine.data.dataset import Dataset
-    from engine.data.images import thumbnail
+@dataclass
+class _Made:
+    """The drawn pictures with their titles, and what was said."""
 
-    if not run_name or run_name not in context.files()[1]:
-        return None
-    try:
-        run = Run(context.workspace.runs / run_name)
-        dataset = Dataset.open(context.workspace.dataset_folder(run.config.data.dataset))
-        samples = dataset.held_out(run.config.data.held_out).held_out
-        if not samples:
-            return None
-        sample = samples[at % len(samples)]
-        condition = dataset.condition_path(sample)
-        return HeldOut(condition, thumbnail(condition, context.workspace.thumbnails, THUMBNAIL), sample.caption)
-    except UserError:
-        return None  # the dataset was removed: an own picture can still be tried
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
 
 
-def as_in_run(context: AppContext, run_name: str | None) -> tuple[Any, Any, Any]:
-    """Sampling steps, guidance scale and strength with which the run draws its own control pictures."""
-    if not run_name or run_name not in context.files()[1]:
-        return gr.skip(), gr.skip(), gr.skip()
-    try:
-        settings = Run(context.workspace.runs / run_name).config.validation
-    except UserError:
-        return gr.skip(), gr.skip(), gr.skip()
-    return settings.sampling_steps, settings.guidance_scale, settings.strength
+def painted(value: Any) -> tuple[Any, Any]:
+    """Picture and mask (white where it was painted) from gradio's editor; None for what there is not."""
+    background = (value or {}).get("background")
+    if background is None or not background.getbbox():
+        return None, None
+    layers = [one for one in value.get("layers", []) if one is not None and one.getbbox()]
+    if not layers:
+        return background.convert("RGB"), None
+    return background.convert("RGB"), layers[0].convert("RGBA").getchannel("A").point(lambda level: 255 * (level > 64))
+
+
+def start(context: AppContext, wish: Wish) -> None:
+    """Begin, wherever the base is: in a job, or in the training that is under way.
+
+    Raises:
+        UserError: something is missing. Busy: another job is running.
+    """
+    snapshot = context.runner.snapshot
+    if not (snapshot.alive and snapshot.kind == "train"):
+        context.start_job(KIND, "Drawing a picture", try_it(context, wish))
+        return
+    if context.errand is not None and not context.errand.over:
+        raise UserError("A picture is being drawn.", "One at a time.", "Wait for it, or cancel it.")
+    if wish.bases_folder:
+        raise UserError(
+            "Other bases cannot be tried while a training runs.",
+            "There is room for one base in the card's memory.",
+            "Wait until the training has ended, or pause it.",
+        )
+    context.forget_problem()
+    context.result(BORROWED, note="Waiting for the training's next step.")
+    threading.Thread(target=_borrow, args=(context, wish), name="try-borrowed", daemon=True).start()
+
+
+def cancel(context: AppContext) -> None:
+    """End the drawing, never the training that lends its models."""
+    if context.errand is not None and not context.errand.over:
+        context.errand.cancel()
+    elif context.runner.snapshot.kind == KIND:
+        context.runner.cancel()
 
 
 def try_it(context: AppContext, wish: Wish) -> Work:
-    """Draw with and without control, keep both in workspace/outputs, and show them."""
+    """The drawing as a job of its own."""
 
     def work(token: Token, emit: Emit) -> Outcome:
-        import dataclasses
-
-        from engine.conditions import registry
-        from engine.inference import TryRequest
-
-        run = Run(context.workspace.runs / wish.run)
-        side = wish.side or run.config.data.resolution
-        control = _control(context, wish, run, side)
-        request = TryRequest(
-            run.config.model.base,
-            wish.checkpoint.controlnet,
-            wish.prompt,
-            control,
-            wish.negative,
-            wish.seed,
-            wish.steps,
-            wish.guidance,
-            wish.strength,
-            side,
-            side,
-        )
-        session = context.try_session()
-        both = [request, dataclasses.replace(request, without_control=True)]
-        categorical = registry.get(str(run.condition["type"])).categorical
-        started = time.monotonic()
-        pictures = session.generate(both, token, counting(emit, "Drawing, steps"), categorical=categorical)
-        stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{wish.run}_step-{wish.checkpoint.step}_seed-{wish.seed}"
-        names = {"control": control.resize((side, side)), "with": pictures[0], "without": pictures[1]}
-        paths = {name: _save(context.workspace.outputs / f"{stem}_{name}.png", image) for name, image in names.items()}
-        titles = {"control": "Control picture", "with": "With the ControlNet", "without": "Without it"}
-        shown = tuple((str(paths[name]), title) for name, title in titles.items())
-        words = [f"Step {wish.checkpoint.step:,}, seed {wish.seed}, {time.monotonic() - started:.0f} s."]
-        words += [*session.warnings, f"Saved in {context.workspace.outputs}."]
-        context.result("try", pictures=shown, note=" ".join(words))
+        draw = _drawing(context, wish, Run(context.workspace.runs / wish.run))
+        try:
+            draw(context.try_session(), token, counting(emit, "Drawing, steps"))
+        finally:
+            context.forget_result(LOOK)
         return "completed"
 
     return work
 
 
-def _control(context: AppContext, wish: Wish, run: Run, side: int) -> Any:
-    """The condition map, a Pillow image in RGB."""
-    import numpy as np
+def _borrow(context: AppContext, wish: Wish) -> None:
+    """In a thread of its own: the map is made, then the training asked, its answer awaited."""
+    from engine.lending import borrowing
+
+    def progress(done: int, total: int, _label: str) -> None:
+        context.result(BORROWED, note=progress_bar(done, total, "Drawing between two steps of the training"))
+
+    try:
+        draw = _drawing(context, wish, Run(context.workspace.runs / wish.run))
+        context.errand = borrowing(context.workspace, lambda session, token: draw(session, token, progress))
+        if not context.runner.send(context.errand):
+            raise UserError("The picture was not drawn.", "The training has just ended.", "Try again.")
+        context.errand.wait()
+    except Cancelled:
+        pass  # as was asked
+    except Exception as error:  # a thread of ours: its end is told on the panel, whatever it is
+        context.show_problem(error)
+    finally:
+        context.forget_result(LOOK)
+        context.forget_result(BORROWED)
+
+
+def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession, CancelToken, Progress], None]:
+    """All that can be done before the models are there, and the rest as a function of them."""
+    from engine.conditions import registry
+
+    settings = dict(wish.settings)
+    if wish.any_seed:
+        settings["seed"] = secrets.randbelow(2**31)
+    control, words = make_map(context, wish.control, run)
+    request = _request(context, wish, run, settings, control)
+    categorical = registry.get(str(run.condition["type"])).categorical
+
+    def draw(session: TrySession, token: CancelToken, progress: Progress) -> None:
+        began = time.monotonic()
+        session.thrift.level = max(session.thrift.level, min(wish.thrift, session.thrift.most))
+        if wish.bases_folder:
+            made = _on_all_bases(context, wish, request, session, token, progress, categorical)
+        else:
+            made = _seeds(context, wish, request, session, token, progress, categorical)
+        first = f"{_net_words(wish)}, seed {request.seed}, {time.monotonic() - began:.0f} s."
+        said = [first, *words, *made.words, *session.warnings, f"Saved in {context.workspace.outputs}."]
+        context.result(KIND, pictures=tuple(made.pictures), note=" ".join(dict.fromkeys(said)))
+
+    return draw
+
+
+def _request(context: AppContext, wish: Wish, run: Run, settings: dict[str, Any], control: Any) -> TryRequest:
+    from engine.data.images import load_rgb
+    from engine.try_request import TryRequest
+
+    values = dict(settings)
+    if wish.picture is None:
+        values.pop("change", None)
+    second = Path(wish.second.strip().strip('"')).expanduser() if wish.second.strip() else None
+    return TryRequest(
+        base=wish.base or run.config.model.base,
+        controlnet=wish.net.path,
+        control=control,
+        picture=wish.picture,
+        mask=wish.mask,
+        second=second,
+        second_control=load_rgb(wish.second_control) if wish.second_control else None,
+        **values,
+    )
+
+
+def _seeds(
+    context: AppContext, wish: Wish, first: TryRequest, session: Any, token: Any, progress: Any, categorical: bool
+) -> _Made:
+    """The wish at as many seeds as were asked for, and the first of them without the net."""
+    from dataclasses import replace
+
+    from engine.sampling import to_hint
+
+    requests = [replace(first, seed=first.seed + number) for number in range(wish.count)]
+    plain = [replace(first, without_control=True)] if wish.compare else []
+    drawn = session.generate([*requests, *plain], token, progress, categorical, _sketches(context))
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{wish.run}_{wish.net.name}"
+    width, height = drawn[0].size
+    hint = (to_hint(first.control, width, height, categorical) * 255).byte().permute(1, 2, 0).numpy()
     from PIL import Image
 
-    from engine.conditions import registry
-    from engine.data.crop import apply_crop, shared_crop
-    from engine.data.images import load_rgb
-
-    kind = registry.get(str(run.condition["type"]))
-    if wish.upload is None:
-        sample = held_out(context, wish.run, wish.at)
-        if sample is None:
-            raise UserError(
-                "There is no held-out picture.",
-                "The run's dataset is gone or has too few pictures.",
-                "Upload a picture.",
-            )
-        image = load_rgb(sample.condition)
-    else:
-        image = load_rgb(wish.upload)
-        if not wish.is_map and kind.extract is not None:
-            image = Image.fromarray(kind.extractor(np.asarray(image), **run.condition["parameters"]))
-        elif not wish.is_map:
-            raise UserError(
-                "A map cannot be made of this picture.",
-                f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
-                "Upload a map and tick “It is a condition map already”.",
-            )
-    return apply_crop(image, shared_crop(image.width, image.height, side), nearest=kind.categorical)
+    control = _save(context, f"{stem}_seed-{first.seed}_{MAP}", Image.fromarray(hint), wish, first, "")
+    made = _Made([(str(control), "Control picture")])
+    for request, picture in zip(requests, drawn, strict=False):
+        path = _save(context, f"{stem}_seed-{request.seed}_{WITH}", picture, wish, request, control.name)
+        title = "With the ControlNet" if wish.count == 1 else f"Seed {request.seed}"
+        made.pictures.append((str(path), title))
+    if plain:
+        path = _save(context, f"{stem}_seed-{first.seed}_{WITHOUT}", drawn[-1], wish, plain[0], control.name)
+        made.pictures.append((str(path), "Without it"))
+    return made
 
 
-def _save(path: Path, image: Any) -> Path:
-    import os
+def _on_all_bases(
+    context: AppContext, wish: Wish, request: TryRequest, session: Any, token: Any, progress: Any, categorical: bool
+) -> _Made:
+    """One picture on each base of a folder; does the net transfer?"""
+    from dataclasses import replace
 
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, "PNG")
-    os.replace(temporary, path)
-    return path
+    from engine.model_files import bases_in
+    from engine.transfer import transfer
+
+    bases = [context.workspace.locate_base(request.base), *bases_in(Path(wish.bases_folder).expanduser())]
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{wish.run}_{wish.net.name}"
+    made = _Made()
+    for result in transfer(session, request, list(dict.fromkeys(bases)), token, progress, categorical):
+        if result.picture is None:
+            made.words.append(f"{result.name}: {result.problem}")
+            continue
+        one = replace(request, base=result.base)
+        path = _save(context, f"{stem}_{result.name}_seed-{request.seed}_{WITH}", result.picture, wish, one, "")
+        made.pictures.append((str(path), result.name))
+    return made
+
+
+def _sketches(context: AppContext) -> Callable[[Any], None]:
+    """Sketches of what is being drawn, for the pages: two files in turn, so that a page never reads half of one."""
+    number = 0
+
+    def show(picture: Any) -> None:
+        nonlocal number
+        number += 1
+        path = context.workspace.thumbnails / f"try-look-{number % 2}.webp"
+        temporary = path.with_suffix(".tmp")
+        picture.save(temporary, "WEBP", quality=80)
+        temporary.replace(path)
+        context.result(LOOK, where=str(path), note=f"{time.monotonic()}")  # every one is new to the pages
+
+    return show
+
+
+def _save(context: AppContext, name: str, picture: Any, wish: Wish, request: TryRequest, control: str) -> Path:
+    """A PNG in workspace/outputs with all its settings inside."""
+    from engine.picture_info import request_settings, save_png
+
+    settings = request_settings(request) | {"run": wish.run, "net": _net_words(wish), "control": control}
+    settings |= {"width": picture.width, "height": picture.height}
+    return save_png(context.workspace.outputs / f"{name}.png", picture, settings)
+
+
+def _net_words(wish: Wish) -> str:
+    return "Live weights" if wish.net.live else wish.net.name.replace("step-", "Step ")

@@ -11,52 +11,29 @@ import gradio as gr
 
 from engine.data.images import thumbnail
 from engine.jobs.events import PreviewMade
+from ui.chart import PAUSED, SAVED, line_chart
 from ui.context import AppContext
-from ui.curves import EACH, SMOOTH, TITLES, loss_rows, score_rows
+from ui.curves import EACH, OBEYS, SMOOTH, STAND_IN, TITLES, likely_range, loss_rows, one_line, score_rows
 from ui.live import Live
 from ui.messages import note
 from ui.view import View
 
 CHART_SECONDS = 4.0
 PICTURE_SIDE = 512
-SCORE_COLOURS = dict(zip(TITLES.values(), ("#0f766e", "#0f766e", "#b45309"), strict=True))
+SCORE_COLOURS = {OBEYS: "#0f766e", STAND_IN: "#0f766e", TITLES["iou"]: "#2563eb", TITLES["colours"]: "#b45309"}
 COLOURS = {EACH: "#94a3b8", SMOOTH: "#0f766e"}
 
 
 def build_watch(context: AppContext, live: Live) -> None:
     """Charts beside each other, pictures and the log below."""
     with gr.Row(visible=False) as charts:
-        loss = gr.LinePlot(
-            x="step",
-            y="loss",
-            color="line",
-            color_map=COLOURS,
-            title="Loss (lower is better; it stays noisy)",
-            height=230,
-            min_width=340,
-            x_title="Step",
-            y_title="Loss",
-            color_title=" ",
-            tooltip="axis",
-            elem_id="chart-loss",
-            buttons=[],
-        )
-        scores = gr.LinePlot(
-            x="step",
-            y="score",
-            color="what",
-            color_map=SCORE_COLOURS,
-            title="Score on held-out pictures (1 is perfect)",
-            height=230,
-            min_width=340,
-            x_title="Step",
-            y_title="Score",
-            color_title=" ",
-            y_lim=[0, 1],
-            tooltip="axis",
-            elem_id="chart-score",
-            buttons=[],
-        )
+        loss = gr.HTML(elem_id="chart-loss", min_width=340)
+        scores = gr.HTML(elem_id="chart-score", min_width=340)
+    with gr.Accordion("Learning rate, speed, memory", open=False, visible=False, elem_id="more-charts") as folded:
+        with gr.Row():
+            rate = gr.HTML(elem_id="chart-rate", min_width=300)
+            pace = gr.HTML(elem_id="chart-pace", min_width=300)
+        memory = gr.HTML(elem_id="chart-memory", min_width=300)
     heading = gr.HTML(elem_id="train-pictures-head")
     pictures = gr.Gallery(
         show_label=False,
@@ -72,6 +49,7 @@ def build_watch(context: AppContext, live: Live) -> None:
         log = gr.HTML(elem_id="train-log")
 
     live.part([charts, loss], _loss_key, _loss)
+    live.part([folded, rate, pace, memory], _loss_key, _more)
     live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
     live.part(
         [heading, pictures],
@@ -90,17 +68,39 @@ def _loss_key(view: View) -> Any:
 
 
 def _loss(view: View) -> list[Any]:
-    import pandas
-
     points = view.history.loss.points
-    return [gr.Row(visible=bool(points)), pandas.DataFrame(loss_rows(points))]
+    title = "Loss (lower is better; it stays noisy)"
+    chart = line_chart(loss_rows(points), "step", "loss", "line", COLOURS, title, "Loss", **_axis(view))
+    return [gr.Row(visible=bool(points)), chart]
+
+
+def _axis(view: View) -> dict[str, Any]:
+    """What all charts over the steps share."""
+    return {"marks": {SAVED: view.history.kept, PAUSED: view.history.pauses}, "pictures": view.history.images_per_step}
+
+
+def _more(view: View) -> list[Any]:
+    """Learning rate, pictures a second, memory."""
+    history = view.history
+    memory = [(check.step, check.memory_gib) for check in history.checks if check.memory_gib]
+    curves = (
+        (history.rate.points, "learning rate", "Learning rate"),
+        (history.pace.points, "pictures a second", "Pictures a second"),
+        (memory, "GiB", "Memory in use, GiB (of the card, where there is one)"),
+    )
+    charts = [
+        line_chart(one_line(points, name), "step", "value", "line", {name: "#0f766e"}, title, name, **_axis(view))
+        for points, name, title in curves
+    ]
+    return [gr.Accordion(visible=bool(history.rate.points)), *charts]
 
 
 def _scores(view: View) -> list[Any]:
-    import pandas
-
-    rows = score_rows(view.history.scores)
-    return [gr.LinePlot(pandas.DataFrame(rows), visible=len(view.history.scores) > 1)]
+    history = view.history
+    rows = score_rows(history.scores) if len(history.scores) > 1 else {}
+    title = "Score on held-out pictures (0 blind, 1 as well as can be)"
+    band = likely_range(history.figures)
+    return [line_chart(rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **_axis(view))]
 
 
 def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
@@ -112,6 +112,7 @@ def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
         for path, caption in zip(preview.pictures, captions, strict=False)
         if path.is_file()
     ]
+    shown += [(str(thumbnail(path, folder, PICTURE_SIDE)), title) for path, title in preview.probes if path.is_file()]
     words = f"<h3>Control pictures at step {preview.step:,}</h3>" + note("Each: control picture, drawn, original.")
     return [words, gr.Gallery(shown, visible=True)]
 

@@ -42,7 +42,8 @@ def load(place: Path, device: str) -> Any:
     """(model, preparation) of any depth model that transformers knows."""
     from transformers import AutoModelForDepthEstimation
 
-    model = AutoModelForDepthEstimation.from_pretrained(place, local_files_only=True).to(device).eval()
+    model = AutoModelForDepthEstimation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    model = model.to(device).eval()
     return model, weights.preparation(place, _FALLBACK)
 
 

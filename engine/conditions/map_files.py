@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from engine.data.images import replace_bytes
+from engine.data.images import opened, replace_bytes
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _EFFORT = {"method": 0, "quality": 25}  # of WebP; more takes twice the time for a seventh of the size
@@ -53,7 +53,7 @@ def _one_bit(map: np.ndarray, exif: bytes) -> bytes:
 
 def made_by(path: Path) -> dict[str, Any] | None:
     """{"condition": type, parameter: value, ...} of a map that the app made; None for any other picture."""
-    with Image.open(path) as image:
+    with opened(path) as image:
         text = image.getexif().get(_DESCRIPTION, "")
     try:
         found = json.loads(text)

@@ -62,7 +62,8 @@ def load_detector(place: Path, device: str) -> Any:
     """(model, preparation, number of the class person) of an object detector of transformers."""
     from transformers import AutoModelForObjectDetection
 
-    model = AutoModelForObjectDetection.from_pretrained(place, local_files_only=True).to(device).eval()
+    model = AutoModelForObjectDetection.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    model = model.to(device).eval()
     names = {str(name).lower(): int(number) for number, name in model.config.id2label.items()}
     return model, weights.preparation(place, 640), names.get("person", 0)
 

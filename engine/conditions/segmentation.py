@@ -43,7 +43,8 @@ def load(place: Path, device: str) -> Any:
     """(model, preparation) of any semantic segmentation model that transformers knows."""
     from transformers import AutoModelForSemanticSegmentation
 
-    model = AutoModelForSemanticSegmentation.from_pretrained(place, local_files_only=True).to(device).eval()
+    model = AutoModelForSemanticSegmentation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    model = model.to(device).eval()
     return model, weights.preparation(place, _FALLBACK)
 
 

@@ -52,6 +52,18 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _small_base_is_frozen(self) -> RunConfig:
+        if self.train.base_storage == "fp8" and not self.objective.sd_locked:
+            raise ValueError("a base that learns cannot be kept in eight bits: set train.base_storage to same")
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_runs_where_it_is_kept(self) -> RunConfig:
+        if self.optim.offload and "8bit" in self.optim.optimizer:
+            raise ValueError("the 8-bit optimizers compute on the card: with optim.offload choose adamw or adafactor")
+        return self
+
     @property
     def images_per_step(self) -> int:
         """Pictures per correction of the weights (the effective batch), of all processes together."""

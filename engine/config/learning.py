@@ -107,3 +107,11 @@ class OptimConfig(Section):
         "little longer at each step.",
         advanced=True,
     )
+    offload: bool = setting(
+        False,
+        "Keep what learns in RAM",
+        "The weights that learn, their gradients and the optimizer stay in the computer's memory, and only a copy in "
+        "the run's precision is on the card: 6 GB less with SD 1.5, 20 GB with XL, and slower steps. With the "
+        "optimizers adamw and adafactor.",
+        advanced=True,
+    )

@@ -7,9 +7,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-def setting(default: Any, title: str, help: str, *, unit: str = "", advanced: bool = False, **bounds: Any) -> Any:
-    """A pydantic field that also knows how to present itself."""
-    extra: dict[str, Any] = {"unit": unit, "advanced": advanced}
+def setting(
+    default: Any, title: str, help: str, *, unit: str = "", advanced: bool = False, lines: int = 1, **bounds: Any
+) -> Any:
+    """A pydantic field that also knows how to present itself. ``lines``: height of a text box."""
+    extra: dict[str, Any] = {"unit": unit, "advanced": advanced, "lines": lines}
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
 
 

@@ -17,6 +17,42 @@ class ValidationConfig(Section):
     strength: float = setting(
         1.0, "Control strength", "How strictly pictures follow the control picture.", ge=0, le=2, advanced=True
     )
+    probes: int = setting(
+        2,
+        "Odd prompts",
+        "As many pictures are also drawn without a prompt, and with a prompt that contradicts the picture: they show "
+        "what the map does alone, and against the words. Scored apart.",
+        unit="pictures each",
+        ge=0,
+        le=8,
+    )
+    prompts: str = setting(
+        "",
+        "Your prompts",
+        "One a line. Each is drawn with one of your pictures' maps, or a held-out one; scored apart.",
+        max_length=8_000,
+        lines=3,
+    )
+    pictures_folder: str = setting(
+        "",
+        "Your pictures",
+        "A folder with up to 16 pictures of your own; their maps are made as for the training. A prompt may lie beside "
+        "each as a text file of its name.",
+        max_length=1_000,
+    )
+    pictures_are_maps: bool = setting(
+        False,
+        "They are maps already",
+        "Your pictures are finished control pictures: nothing is extracted from them.",
+    )
+    clip_model: str = setting(
+        "",
+        "CLIP model",
+        "For the thorough evaluation's CLIP score and distance of picture sets: a folder, or a name in the models "
+        "folder or on Hugging Face (used only if it is on this disk). Empty: clip, if there is one.",
+        max_length=1_000,
+        advanced=True,
+    )
     check_every: int = setting(
         50,
         "Check every",
@@ -48,5 +84,18 @@ class ValidationConfig(Section):
         "Stop when it no longer improves",
         "Ends the run by itself (saved, to be resumed if you like) when neither the held-out loss nor the control gain "
         "has moved for a long while.",
+        advanced=True,
+    )
+    tensorboard: bool = setting(
+        True,
+        "TensorBoard files",
+        "Figures of the run are also written into its folder in TensorBoard's format (tensorboard --logdir runs).",
+        advanced=True,
+    )
+    wandb: bool = setting(
+        False,
+        "Weights & Biases",
+        "Also sends the figures to Weights & Biases, over the internet and into your account there. Needs its package: "
+        "pip install wandb, then wandb login.",
         advanced=True,
     )

@@ -92,6 +92,7 @@ class TrainingCache:
     """What training reads: latents by row and variant of the crop, text by caption."""
 
     def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, text: str) -> None:
+        self.folder = folder
         about = json.loads((folder / f"text-{text}.json").read_text(encoding="utf-8"))
         self._captions = {caption: row for row, caption in enumerate(about["captions"])}
         self._text = load_file(folder / f"text-{text}.safetensors")

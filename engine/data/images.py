@@ -7,6 +7,7 @@ import hashlib
 import io
 import threading
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ MIN_SIDE = 32
 LARGE_PIXELS = 16_000_000  # from here on one picture at a time, so that several threads do not fill the memory
 _EXIF_ORIENTATION = 0x0112
 _one_large = threading.Lock()
+# Of every picture that anything in this process opens, gradio's own code among it: twice this is an error to Pillow.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between half and all of it
 _JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write more behind the end
 _JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # the bits of cv2.IMREAD_REDUCED_COLOR_8, _4, _2 that say how much
 HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import torch
 
 from engine.conditions import registry
@@ -101,10 +102,9 @@ def _some(trainer: Trainer, group: Fixed, part: slice, swapped: bool) -> torch.T
     text = {name: rows[part].to(to, trainer.dtype) for name, rows in group.text.items()}
     text |= trainer.family.size_conditions(group.sizes[part].to(to))
     noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
-    with torch.no_grad(), trainer.accelerator.autocast():
-        predicted = trainer.family.predict(
-            trainer.unet, trainer.controlnet, noisy.to(trainer.dtype), timesteps, text, hint
-        )
+    hint, noisy, net = hint.to(trainer.dtype), noisy.to(trainer.dtype), trainer.nets.controlnet
+    with torch.no_grad():
+        predicted = trainer.family.predict(trainer.unet, net, noisy, timesteps, text, hint)
     wanted = target(trainer.scheduler, latents, noise, timesteps)
     return (predicted.float() - wanted.float()).square().mean(dim=(1, 2, 3)).cpu()
 
@@ -115,30 +115,63 @@ def difference(fixed: Sequence[Fixed]) -> float:
     return float(np.average(apart, weights=[len(g.maps) for g in fixed])) / 255
 
 
-def check(
-    trainer: Trainer, held_out: Sequence[Fixed], trained: Sequence[Fixed], at_once: int
-) -> tuple[float, float, float, float, float]:
-    """Held-out loss, training loss, control gain, and its share of the loss with the standard error of that.
+@dataclass(frozen=True)
+class Figures:
+    """What one check finds."""
 
-    The share is a mean of each pair's own: else the least noisy pairs, whose loss is largest and on which a map hardly
+    held_out_loss: float
+    training_loss: float
+    gain: float
+    """Of the held-out pairs: loss with another's map minus the loss with the right one."""
+    share: float
+    """The gain as a share of each pair's loss, mean over the held-out pairs."""
+    share_error: float
+    """Standard error of the share."""
+    training_share: float
+    """The share on training pairs: far above the held-out one, the net knows its own maps by heart."""
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(value) for value in vars(self).values())
+
+
+def check(trainer: Trainer, held_out: Sequence[Fixed], trained: Sequence[Fixed], at_once: int) -> Figures:
+    """Losses and gains of held-out and training pairs.
+
+    A share is a mean of each pair's own: else the least noisy pairs, whose loss is largest and on which a map hardly
     tells, would drown the others.
     """
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    training = trainer.controlnet.training
-    trainer.controlnet.eval()
+    net = trainer.nets.controlnet
+    training = net.training
+    net.eval()
     try:
         with torch.random.fork_rng(devices=devices):
-            right = losses(trainer, held_out, False, at_once)
-            wrong = losses(trainer, held_out, True, at_once)
-            on_training = losses(trainer, trained, False, at_once)
+            right, wrong = (losses(trainer, held_out, swapped, at_once) for swapped in (False, True))
+            on_training, misled = (losses(trainer, trained, swapped, at_once) for swapped in (False, True))
     finally:
-        trainer.controlnet.train(training)
+        net.train(training)
     shares = wrong / np.maximum(right, 1e-12) - 1
-    error = float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0
-    gain = float((wrong - right).mean())
-    return float(right.mean()), float(on_training.mean()), gain, float(shares.mean()), error
+    return Figures(
+        held_out_loss=float(right.mean()),
+        training_loss=float(on_training.mean()),
+        gain=float((wrong - right).mean()),
+        share=float(shares.mean()),
+        share_error=float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0,
+        training_share=float((misled / np.maximum(on_training, 1e-12) - 1).mean()),
+    )
 
 
-def event(trainer: Trainer, figures: tuple[float, float, float, float, float], apart: float, seconds: float) -> Checked:
-    seen = trainer.step * trainer.images_per_step
-    return Checked(trainer.step, seen, *figures, apart, seconds)
+def event(trainer: Trainer, figures: Figures, apart: float, seconds: float) -> Checked:
+    f = figures
+    return Checked(
+        trainer.step, trainer.step * trainer.images_per_step, f.held_out_loss, f.training_loss, f.gain, f.share,
+        f.share_error, apart, seconds, f.training_share, memory_gib(trainer.device),
+    )  # fmt: skip
+
+
+def memory_gib(device: torch.device) -> float:
+    """Most that the card has had reserved so far; the process's own memory now, on a machine without one."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_reserved(device) / 2**30, 3)
+    return round(psutil.Process().memory_info().rss / 2**30, 3)

@@ -2,45 +2,51 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from engine.conditions import registry, weights
+from engine.conditions import weights
 from engine.config import ValidationConfig
-from engine.data.cache import cropped_hint, cropped_image
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress, Sample
-from engine.evaluation import adherence
+from engine.evaluation import adherence, colour, obedience
+from engine.evaluation.pairs import (
+    BATCH,
+    Encode,
+    Nets,
+    Pair,
+    Wanted,
+    draw,
+    read_pair,
+    round_trip,
+    to_pictures,
+    unnoticed,
+)
+from engine.evaluation.picture_files import TEMPORARY, settings_text, webp, write_folder
+from engine.evaluation.probes import Probe
 from engine.families import Family
 from engine.runs import PreviewRecord, read_preview
-from engine.sampling import Drawing, Text, decode, draw_latents, free_memory, to_hint
 
-TEMPORARY = ".drawing-"
-BATCH = 4
-WEBP_QUALITY = 90
+__all__ = ["TEMPORARY", "Known", "make_previews"]
+
 WITHOUT = "_without_control"
+OBEYS = "obeys"
 
-Encode = Callable[[Sequence[str]], Text]
 
+@dataclass
+class Known:
+    """What stays the same from one set of pictures to the next, so that it is found only once."""
 
-@dataclass(frozen=True)
-class _Pair:
-    """One held-out pair as the net sees it, uint8 RGB."""
-
-    sample: Sample
-    wanted: np.ndarray
-    original: np.ndarray
+    best: dict[str, float] = field(default_factory=dict)
+    """m_ref of each pair by its key: what its true picture reaches after the VAE's round trip."""
 
 
 def make_previews(
@@ -61,21 +67,26 @@ def make_previews(
     token: CancelToken | None = None,
     progress: Progress | None = None,
     batch: int = BATCH,
+    probes: Sequence[Probe] = (),
+    known: Known | None = None,
 ) -> PreviewRecord:
     """Draw the first ``settings.pictures`` samples at fixed seeds and score them.
 
-    Writes out_folder/step-N: NN.webp (the picture), NN-row.webp (map, picture, original side by side; with
-    ``without_control`` the picture without it, too) and scores.json; under a temporary name, then renamed.
+    Writes out_folder/step-N: NN.webp (the picture, with its settings inside), NN-row.webp (map, picture, original side
+    by side; with ``without_control`` the picture without it, too), the same of each probe as pNN, and scores.json;
+    under a temporary name, then renamed.
 
     Args:
         unet, controlnet: the resident ones; no second copy is made. The ControlNet's mode is put back afterwards.
         plan: how the pictures are cut; those of one size are drawn together.
         out_folder: the run's previews folder.
-        encode: captions to text embeddings, B in front, "" included, for example the training cache's; without it the
+        encode: prompts to text embeddings, B in front, "" included, for example the training cache's; without it the
             text encoder is loaded for this call.
         without_control: also draw the same noise with the ControlNet switched off, and score that.
         progress: called as progress(denoising steps done, in all, label).
         batch: pictures drawn together.
+        probes: drawn after the others, and scored apart.
+        known: kept by the caller from one call to the next.
 
     Returns:
         The record; its pictures are the rows.
@@ -84,138 +95,100 @@ def make_previews(
         Cancelled: the token says so; nothing is left behind.
         UserError: a picture or map is gone, the disk is full, or the weights are broken.
     """
-    chosen = samples[: settings.pictures]
-    target = out_folder / f"step-{step:06d}"
-    devices = [unet.device] if unet.device.type == "cuda" else []
-    training = controlnet.training
-    controlnet.eval()
-    try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
-            pairs = [_read(sample, dataset, plan) for sample in chosen]
-            strengths = [settings.strength, 0.0] if without_control else [settings.strength]
-            latents = _draw(
-                family, base, unet, controlnet, pairs, settings, strengths, seed, encode, token, progress, batch
-            )
-            vae = family.load_vae(base, torch.float32).to(unet.device)
-            drawn = [[np.asarray(picture) for picture in decode(family, vae, rows, token)] for rows in latents]
-            del vae
-    finally:
-        controlnet.train(training)
-        free_memory()
+    known = known or Known()
+    nets = Nets(family, base, unet, controlnet, encode)
+    by = obedience.yardstick(dataset)
+    with unnoticed(nets):
+        pairs = [read_pair(sample, dataset, plan) for sample in samples[: settings.pictures]]
+        asked = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
+        without = [Wanted(one.map, one.prompt, one.seed, 0.0) for one in asked] if without_control else []
+        odd = [Wanted(p.pair.wanted, p.prompt, seed + n, settings.strength) for n, p in enumerate(probes)]
+        latents = draw(nets, [*asked, *without, *odd], settings, token, progress, batch)
+        vae = family.load_vae(base, torch.float32).to(unet.device)
+        drawn = to_pictures(nets, vae, latents, token)
+        for pair in pairs:
+            if pair.sample.key not in known.best:
+                known.best[pair.sample.key] = by.score(pair, round_trip(nets, vae, pair.original))
+        del vae
+    with_control, others, oddly = _split(drawn, len(asked), len(without))
     measures = adherence.scorers(dataset)
+    own = obedience.measure(by, pairs, with_control, [known.best[pair.sample.key] for pair in pairs])
     rows = []
     for number, pair in enumerate(pairs):
-        scores = adherence.score(measures, pair.sample, pair.wanted, drawn[0][number])
+        scores = adherence.score(measures, pair.sample, pair.wanted, with_control[number])
+        scores.setdefault(by.name, own[number].own)
         if without_control:
-            scores |= adherence.score(measures, pair.sample, pair.wanted, drawn[1][number], WITHOUT)
+            scores |= adherence.score(measures, pair.sample, pair.wanted, others[number], WITHOUT)
         rows.append(scores)
+    apart = [_probe_scores(probe, picture, by, measures) for probe, picture in zip(probes, oddly, strict=True)]
     weights.free()  # a measure may have loaded a model of its own
+    obeys = obedience.obedience(own)
+    mean = adherence.mean(rows) | ({OBEYS: obeys.value} if obeys else {})
+    figures = {"obeys_low": obeys.low, "obeys_high": obeys.high} if obeys else {}
+    figures |= colour.drift(with_control, [pair.original for pair in pairs]) if pairs else {}
     about = {
         "step": step,
         "pictures": [f"{number:02d}-row.webp" for number in range(len(pairs))],
         "captions": [pair.sample.caption for pair in pairs],
-        "mean": adherence.mean(rows),
+        "mean": mean,
+        "figures": figures,
         "samples": [
             {"key": pair.sample.key, "picture": f"{number:02d}.webp", "seed": seed + number, "scores": scores}
+            | {"normalising": vars(own[number])}
             for number, (pair, scores) in enumerate(zip(pairs, rows, strict=True))
         ],
+        "probes": [
+            {"picture": f"p{number:02d}-row.webp", "title": probe.title, "kind": probe.kind, "prompt": probe.prompt}
+            | {"key": probe.pair.sample.key, "seed": seed + number, "scores": scores}
+            for number, (probe, scores) in enumerate(zip(probes, apart, strict=True))
+        ],
+        "apart": {kind: adherence.mean(_of_kind(kind, probes, apart)) for kind in {p.kind: 0 for p in probes}},
         "settings": settings.model_dump() | {"resolution": plan.resolution, "without_control": without_control},
     }
-    _write(target, pairs, drawn, about)
+    named = [(f"{number:02d}", pair) for number, pair in enumerate(pairs)]
+    named += [(f"p{number:02d}", probe.pair) for number, probe in enumerate(probes)]
+    shown = [[first, *rest] for first, *rest in zip(with_control, *([others] if without else []), strict=True)]
+    shown += [[picture] for picture in oddly]
+
+    def fill(folder: Path) -> None:
+        for (name, pair), one, pictures in zip(named, [*asked, *odd], shown, strict=True):
+            text = _text(one, settings, step)
+            row = np.concatenate([pair.wanted, *pictures, pair.original], axis=1)
+            replace_bytes(folder / f"{name}.webp", webp(pictures[0], text))
+            replace_bytes(folder / f"{name}-row.webp", webp(row, text))
+        text = json.dumps(about, indent=2, ensure_ascii=False)
+        replace_bytes(folder / "scores.json", text.encode("utf-8"))
+
+    target = out_folder / f"step-{step:06d}"
+    write_folder(target, fill)
     record = read_preview(target)
     assert record is not None, "pictures that were just written read back"
     return record
 
 
-def _read(sample: Sample, dataset: Dataset, plan: CropPlan) -> _Pair:
-    """The pair in its own bucket's size; of random crops the centre, so that every step shows the same."""
-    nearest = dataset.condition is not None and registry.get(dataset.condition.type).categorical
-    crop = plan.crop(sample)
-    wanted = cropped_hint(dataset.condition_path(sample), crop, nearest)
-    return _Pair(sample, wanted, np.asarray(cropped_image(sample, crop)))
+def _split(drawn: Sequence[np.ndarray], with_control: int, without: int) -> tuple[list[np.ndarray], ...]:
+    end = with_control + without
+    return list(drawn[:with_control]), list(drawn[with_control:end]), list(drawn[end:])
 
 
-def _draw(
-    family: Family,
-    base: str,
-    unet: Any,
-    controlnet: Any,
-    pairs: Sequence[_Pair],
-    settings: ValidationConfig,
-    strengths: Sequence[float],
-    seed: int,
-    encode: Encode | None,
-    token: CancelToken | None,
-    progress: Progress | None,
-    batch: int,
-) -> list[list[torch.Tensor]]:
-    """Latents (4, h, w) of every pair, one list for each strength. Text encoder and VAE are not in memory meanwhile."""
-    captions = [pair.sample.caption for pair in pairs]
-    encode = encode or _encoder(family, base, unet.device)
-    text, negative = encode(captions), encode([""])
-    del encode  # and with it a text encoder that was loaded for this
-    resident = {"unet": unet, "vae": None, "text_encoder": None, "tokenizer": None}
-    pipeline = family.pipeline(base, controlnet, unet.dtype, **resident)
-    total, done = settings.sampling_steps * len(pairs) * len(strengths), 0
-    lists = []
-    for strength in strengths:
-        how = Drawing(settings.sampling_steps, settings.guidance_scale, strength)
-        drawn: dict[int, torch.Tensor] = {}
-        for numbers in _batches(pairs, batch):
-
-            def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
-                if progress:
-                    progress(before + steps * count, total, "Drawing control pictures")
-
-            rows = {name: values[numbers] for name, values in text.items()}
-            maps = [pairs[number].wanted for number in numbers]
-            hints = torch.stack([to_hint(wanted, *wanted.shape[1::-1]) for wanted in maps])
-            seeds = [seed + number for number in numbers]
-            latents = draw_latents(family, pipeline, rows, negative, hints, seeds, how, token, on_step).cpu()
-            drawn.update(zip(numbers, latents, strict=True))
-            done += settings.sampling_steps * len(numbers)
-        lists.append([drawn[number] for number in range(len(pairs))])
-    return lists
+def _probe_scores(
+    probe: Probe, picture: np.ndarray, by: obedience.Yardstick, measures: Sequence[adherence.Scorer]
+) -> dict[str, float]:
+    """A probe's scores. A picture of the user's own that is a map has no true picture for the stand-in to look at."""
+    pair: Pair = probe.pair
+    scores = adherence.score(measures, pair.sample, pair.wanted, picture)
+    if not (probe.kind == "own" and np.array_equal(pair.wanted, pair.original)):
+        scores.setdefault(by.name, by.score(pair, picture))
+    return scores
 
 
-def _batches(pairs: Sequence[_Pair], most: int) -> list[list[int]]:
-    """Numbers of the pairs, at most ``most`` together and all of one size."""
-    by_size: dict[tuple[int, ...], list[int]] = {}
-    for number, pair in enumerate(pairs):
-        by_size.setdefault(pair.wanted.shape, []).append(number)
-    return [same[first : first + most] for same in by_size.values() for first in range(0, len(same), most)]
+def _of_kind(kind: str, probes: Sequence[Probe], rows: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    return [row for probe, row in zip(probes, rows, strict=True) if probe.kind == kind]
 
 
-def _encoder(family: Family, base: str, device: torch.device) -> Encode:
-    """A text encoder loaded for this call."""
-    tokenizer = family.load_tokenizer(base)
-    text_encoder = family.load_text_encoder(base, torch.float32).to(device)
-    return lambda captions: family.encode_text(tokenizer, text_encoder, captions)
-
-
-def _write(target: Path, pairs: Sequence[_Pair], drawn: Sequence[Sequence[np.ndarray]], about: dict[str, Any]) -> None:
-    temporary = target.with_name(TEMPORARY + target.name)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        for number, pair in enumerate(pairs):
-            pictures = [variant[number] for variant in drawn]
-            row = np.concatenate([pair.wanted, *pictures, pair.original], axis=1)
-            replace_bytes(temporary / f"{number:02d}.webp", _webp(pictures[0]))
-            replace_bytes(temporary / f"{number:02d}-row.webp", _webp(row))
-        text = json.dumps(about, indent=2, ensure_ascii=False)
-        replace_bytes(temporary / "scores.json", text.encode("utf-8"))
-        if target.exists():  # a resumed run comes by the same step again
-            old = target.with_name(TEMPORARY + "old-" + target.name)
-            shutil.rmtree(old, ignore_errors=True)
-            target.replace(old)
-            shutil.rmtree(old)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _webp(picture: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY)
-    return buffer.getvalue()
+def _text(one: Wanted, settings: ValidationConfig, step: int) -> str:
+    """What the file says of how it was drawn."""
+    return settings_text(
+        one.prompt, (one.map.shape[1], one.map.shape[0]), steps=settings.sampling_steps,
+        cfg_scale=settings.guidance_scale, seed=one.seed, control_strength=one.strength, checkpoint_step=step,
+    )  # fmt: skip

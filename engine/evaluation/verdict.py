@@ -6,14 +6,15 @@ Pure functions over what the run has recorded; nothing is loaded, nothing is rem
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import RunConfig
+from engine.evaluation.drifting import drift_words, drifting_since
 from engine.jobs.events import Checked
 
-Kind = Literal["too_early", "not_listening", "ignored", "improving", "flat", "overfitting"]
+Kind = Literal["too_early", "not_listening", "ignored", "improving", "flat", "overfitting", "drifting"]
 
 SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
@@ -27,7 +28,14 @@ RISE = 0.02
 """Relative rise of the held-out loss above its lowest that counts."""
 BLANK = 0.002
 """Mean difference of two maps, 0..1, below which they are taken to be all alike."""
+DIM = 0.01
+"""The same, above which maps are taken to use their whole range: below, they are nearly black or nearly alike."""
 LOW_RATE, FEW_PAIRS = 2e-6, 200
+FAULTS = {
+    "map_blank": "empty", "map_inverted": "inverted", "map_turned": "mirrored or rotated", "map_shifted": "shifted",
+    "map_repeated": "the map of several pictures",
+}  # fmt: skip
+"""The doctor's findings that can make a net ignore its maps, and what such a map is."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +48,20 @@ class Facts:
     """Pictures after which a net that does not listen is said to ignore its maps."""
     training_pairs: int = 0
     """0: not known."""
+    found: Mapping[str, int] | None = None
+    """What the doctor has found in the set, by the finding's name; None: it has not been asked."""
 
 
-def facts_of(config: RunConfig, training_pairs: int = 0) -> Facts:
-    return Facts(config.train.steps, config.optim.learning_rate, config.validation.listens_by, training_pairs)
+def facts_of(config: RunConfig, training_pairs: int = 0, found: Mapping[str, int] | None = None) -> Facts:
+    return Facts(config.train.steps, config.optim.learning_rate, config.validation.listens_by, training_pairs, found)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why a net may ignore its maps, and where to look: "doctor", "settings", or nowhere."""
+
+    words: str
+    look: Literal["", "doctor", "settings"] = ""
 
 
 @dataclass(frozen=True)
@@ -51,12 +69,12 @@ class Verdict:
     kind: Kind
     sentence: str
     evidence: tuple[str, ...] = ()
-    causes: tuple[str, ...] = ()
+    causes: tuple[Cause, ...] = ()
     """Where the maps are ignored: what to look at, likeliest first."""
     listens_since: int | None = None
     """Step at which the net began to listen."""
     since: int | None = None
-    """Step since which it is flat or overfits."""
+    """Step since which it is flat, overfits, or drifts."""
     best: int | None = None
     """Step of the checkpoint to use."""
 
@@ -88,6 +106,7 @@ def judge(
     facts: Facts,
     scores: Sequence[tuple[int, dict[str, float]]] = (),
     checkpoints: Sequence[int] = (),
+    figures: Sequence[tuple[int, dict[str, float]]] = (),
 ) -> Verdict:
     """The verdict on a run so far.
 
@@ -95,6 +114,7 @@ def judge(
         checks: in the order of their steps, the first of an untrained net.
         scores: (step, mean scores) of the pictures, for the evidence and between checkpoints of equal loss.
         checkpoints: steps of those on disk.
+        figures: (step, saturation and contrast of the pictures as ratios to the true ones), the first untrained.
     """
     if not checks:
         return Verdict("too_early", "Nothing has been measured yet.")
@@ -108,6 +128,10 @@ def judge(
     if turned is not None:
         words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
         return _closed("overfitting", words, evidence, since, turned, best)
+    drifts = drifting_since(figures)
+    if drifts is not None and drifts >= since:
+        words = f"Colours drift since step {drifts:,}: {drift_words(figures)}. An earlier checkpoint may look better."
+        return _closed("drifting", words, evidence, since, drifts, best)
     still = flat_since(listening)
     if still is not None:
         words = f"Flat since step {still:,}: it listens, but has not improved since. Consider stopping."
@@ -127,11 +151,10 @@ def _closed(
 def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
     last = checks[-1]
     evidence = tuple(_gain_words(last))
-    blank = last.map_difference < BLANK
-    if blank:
-        causes = ("The maps are all alike or blank: there is nothing to listen to.",)
+    if last.map_difference < BLANK:
+        causes = [Cause("The maps are all alike or blank: there is nothing to listen to.", "doctor")]
         words = "The condition is ignored: the maps are blank."
-        return Verdict("ignored", words, evidence, causes, best=best)
+        return Verdict("ignored", words, evidence, (*causes, *_faults(facts)), best=best)
     if listens(last):
         words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
         return Verdict("not_listening", words, evidence, best=best)
@@ -147,19 +170,38 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
             )
         return Verdict("not_listening", words, evidence, best=best)
     words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
-    return Verdict("ignored", words, evidence, tuple(_causes(facts)), best=best)
+    return Verdict("ignored", words, evidence, tuple(_causes(last, facts)), best=best)
 
 
-def _causes(facts: Facts) -> list[str]:
+def _causes(last: Checked, facts: Facts) -> list[Cause]:
+    """What the run itself shows first, then what is usual."""
     causes = []
+    if last.map_difference < DIM:
+        words = (
+            f"The maps differ by {last.map_difference:.1%} of full range: they may hold 0 to 1 in place of 0 to 255."
+        )
+        causes.append(Cause(words, "doctor"))
     if facts.learning_rate < LOW_RATE:
-        causes.append(f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual.")
+        words = f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual."
+        causes.append(Cause(words, "settings"))
+    causes += _faults(facts)
     if 0 < facts.training_pairs < FEW_PAIRS:
-        causes.append(f"{facts.training_pairs:,} pairs are few; some thousand are usual.")
-    causes.append("Many maps are blank, inverted, or belong to other pictures: check the set on the Dataset tab.")
+        causes.append(Cause(f"{facts.training_pairs:,} pairs are few; some thousand are usual."))
+    if facts.found is None:
+        causes.append(Cause("Many maps may be blank, inverted, or belong to other pictures: check the set.", "doctor"))
     if facts.learning_rate >= LOW_RATE:
-        causes.append("The learning rate is too small for this net, or so large that the weights broke.")
+        words = "The learning rate is too small for this net, or so large that the weights broke."
+        causes.append(Cause(words, "settings"))
     return causes
+
+
+def _faults(facts: Facts) -> list[Cause]:
+    """What the doctor has found, most of it first."""
+    counted = [(count, words) for name, words in FAULTS.items() if (count := (facts.found or {}).get(name, 0))]
+    return [
+        Cause(f"The doctor found {count:,} maps that are {words}.", "doctor")
+        for count, words in sorted(counted, reverse=True)
+    ]
 
 
 def smooth(values: Sequence[float], half: int = 1) -> list[float]:
@@ -235,7 +277,8 @@ def best_checkpoint(
 
 def _gain_words(check: Checked) -> list[str]:
     share, error = check.gain_share, check.share_error
-    return [f"With another picture's map it does {share:.1%} worse (± {error:.1%}): the control gain."]
+    trained = "" if check.training_share is None else f" On pairs that it trains on: {check.training_share:.1%}."
+    return [f"With another picture's map it does {share:.1%} worse (± {error:.1%}): the control gain.{trained}"]
 
 
 def _loss_words(checks: Sequence[Checked]) -> list[str]:
@@ -246,7 +289,8 @@ def _loss_words(checks: Sequence[Checked]) -> list[str]:
 
 
 def _score_words(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
-    drawn = [(step, values["adherence"]) for step, values in scores if "adherence" in values]
+    name = next((n for n in ("obeys", "adherence") if any(n in values for _, values in scores)), "")
+    drawn = [(step, values[name]) for step, values in scores if name in values]
     if len(drawn) < 2:
         return []
     return [f"Pictures obey their map by {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]

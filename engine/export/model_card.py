@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from engine.conditions import registry
+from engine.data.images import opened
 from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import Preprocessor, preprocessor
@@ -191,7 +190,7 @@ def _pictures(folder: Path, story: Story) -> list[str]:
     """Map and drawn picture of the first rows; the originals are the user's own and stay here."""
     names = []
     for number, path in enumerate(story.pictures[:PICTURES]):
-        with Image.open(path) as row:
+        with opened(path) as row:
             pair = row.convert("RGB").crop((0, 0, 2 * row.height, row.height))
         buffer = io.BytesIO()
         pair.save(buffer, "WEBP", quality=88)

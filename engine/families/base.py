@@ -21,6 +21,7 @@ __all__ = ["Family", "hint_channels", "load_part", "read_component_config"]
 ORIGINAL_HINT_CHANNELS = (16, 32, 96, 256)
 SMALL_HINT_CHANNELS = (8, 16, 32, 64)
 ORIGINAL_TRUNK = 320
+TILE = 512  # pixels
 
 
 def hint_channels(trunk: int) -> tuple[int, ...]:
@@ -39,6 +40,8 @@ class Family(ABC):
     """What an exported file's name carries, so that AUTOMATIC1111 guesses the right version from it."""
     pipeline_class: Any
     """The diffusers pipeline that draws with a ControlNet."""
+    image_pipeline_class: Any
+    """The one that draws over a picture."""
     pipeline_options: dict[str, Any]
     """What its constructor wants besides the parts."""
     latent_factor = 8
@@ -85,11 +88,31 @@ class Family(ABC):
 
     def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """What the UNet needs of the captions, each tensor with B in front."""
-        return {"hidden": text_encoder(tokenize(tokenizer, captions).to(text_encoder.device))[0]}
+        return self.encode_tokens(text_encoder, [tokenize(words, captions) for words in listed(tokenizer)])
 
-    def text_parts(self, pipeline: Any) -> tuple[Any, Any]:
-        """Tokenizer and text encoder of a pipeline, as ``encode_text`` takes them."""
-        return pipeline.tokenizer, pipeline.text_encoder
+    def encode_tokens(self, text_encoder: Any, tokens: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same from the tokens (B, length) of each tokenizer."""
+        return {"hidden": text_encoder(tokens[0].to(text_encoder.device))[0]}
+
+    def pieces(self, tokenizer: Any, captions: Sequence[str]) -> int:
+        """How many times the text encoder has to read to take in the longest of the captions."""
+        first = listed(tokenizer)[0]
+        room = first.model_max_length - 2  # a beginning and an end
+        longest = max(len(first(text, truncation=False, verbose=False).input_ids) - 2 for text in captions)
+        return max(1, -(-longest // room))
+
+    def encode_long(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], pieces: int
+    ) -> dict[str, torch.Tensor]:
+        """Captions of any length: read in pieces, whose hidden states are laid one after the other.
+
+        As AUTOMATIC1111 does it, but for its liking for commas. What is told of the whole text is the first piece's.
+        """
+        if pieces == 1:
+            return self.encode_text(tokenizer, text_encoder, captions)
+        split = [[tokenize_piece(words, captions, piece) for words in listed(tokenizer)] for piece in range(pieces)]
+        read = [self.encode_tokens(text_encoder, tokens) for tokens in split]
+        return {**read[0], "hidden": torch.cat([one["hidden"] for one in read], dim=1)}
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the UNet wants to know of the pictures' sizes, to be laid beside the text.
@@ -144,6 +167,12 @@ class Family(ABC):
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
+    def image_pipeline(self, pipeline: Any) -> Any:
+        """The pipeline that draws over a picture, made of the same parts; nothing is copied."""
+        made = self.image_pipeline_class(**{**pipeline.components, **self.pipeline_options})
+        made.set_progress_bar_config(disable=True)
+        return made
+
     def pipeline_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Parts under the names that the pipeline's constructor gives them."""
         return parts
@@ -160,8 +189,37 @@ class Family(ABC):
         return posterior.mean, posterior.logvar
 
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w)."""
-        return vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w).
+
+        Where memory does not suffice for a large picture, it is decoded in tiles of 512 px that overlap.
+        """
+        unscaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        try:
+            return vae.decode(unscaled).sample
+        except torch.OutOfMemoryError:
+            if max(latents.shape[-2:]) * self.latent_factor <= TILE:
+                raise
+        torch.cuda.empty_cache()
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self.latent_factor
+        vae.enable_tiling()
+        return vae.decode(unscaled).sample
+
+
+def listed(tokenizer: Any) -> list[Any]:
+    """The tokenizers of a family that has one, or several."""
+    return list(tokenizer) if isinstance(tokenizer, list | tuple) else [tokenizer]
+
+
+def tokenize_piece(tokenizer: Any, captions: Sequence[str], piece: int) -> torch.Tensor:
+    """Token numbers (B, length) of the ``piece``-th part of each caption, with a beginning and an end of its own."""
+    length = tokenizer.model_max_length
+    rows = []
+    for caption in captions:
+        inner = tokenizer(caption, truncation=False, verbose=False).input_ids[1:-1]
+        part = inner[piece * (length - 2) : (piece + 1) * (length - 2)]
+        row = [tokenizer.bos_token_id, *part, tokenizer.eos_token_id]
+        rows.append(row + [tokenizer.pad_token_id] * (length - len(row)))
+    return torch.tensor(rows)
 
 
 def tokenize(tokenizer: Any, captions: Sequence[str]) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import StableDiffusionControlNetPipeline
+from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionControlNetPipeline
 
 from engine.families.base import Family
 
@@ -26,6 +26,7 @@ class StableDiffusion1(Family):
     title = "Stable Diffusion 1.x"
     file_tag = "sd15"
     pipeline_class = StableDiffusionControlNetPipeline
+    image_pipeline_class = StableDiffusionControlNetImg2ImgPipeline
     pipeline_options = NO_SAFETY_CHECKER
 
     def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:

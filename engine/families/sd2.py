@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffusers import StableDiffusionControlNetPipeline
+from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionControlNetPipeline
 
 from engine.families.base import Family
 from engine.families.sd1 import NO_SAFETY_CHECKER, plain_pipeline
@@ -18,6 +18,7 @@ class StableDiffusion2(Family):
     title = "Stable Diffusion 2.x"
     file_tag = "sd21"
     pipeline_class = StableDiffusionControlNetPipeline
+    image_pipeline_class = StableDiffusionControlNetImg2ImgPipeline
     pipeline_options = NO_SAFETY_CHECKER
 
     def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:

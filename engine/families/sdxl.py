@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLControlNetPipeline
+from diffusers import StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from engine.families.base import Family, tokenize
+from engine.families.base import Family
 from engine.families.parts import load_part
 
 
@@ -34,6 +34,7 @@ class StableDiffusionXL(Family):
     title = "Stable Diffusion XL"
     file_tag = "sdxl"
     pipeline_class = StableDiffusionXLControlNetPipeline
+    image_pipeline_class = StableDiffusionXLControlNetImg2ImgPipeline
     # The empty prompt is encoded as any other: that is what is trained with, and what other programs do.
     pipeline_options = {"force_zeros_for_empty_prompt": False, "add_watermarker": False}
 
@@ -53,18 +54,14 @@ class StableDiffusionXL(Family):
         second = load_part(CLIPTextModelWithProjection, base, "text_encoder_2", dtype)
         return TwoTextEncoders(first, second).eval().requires_grad_(False)
 
-    def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+    def encode_tokens(self, text_encoder: Any, tokens: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Both encoders' last hidden states but one, side by side (B, length, 2048), and the pooled text (B, 1280)."""
         first, second = (
-            encoder(tokenize(words, captions).to(text_encoder.device), output_hidden_states=True)
-            for words, encoder in zip(tokenizer, (text_encoder.first, text_encoder.second), strict=True)
+            encoder(numbers.to(text_encoder.device), output_hidden_states=True)
+            for numbers, encoder in zip(tokens, (text_encoder.first, text_encoder.second), strict=True)
         )
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
         return {"hidden": hidden, "pooled": second.text_embeds}
-
-    def text_parts(self, pipeline: Any) -> tuple[Any, Any]:
-        encoders = TwoTextEncoders(pipeline.text_encoder, pipeline.text_encoder_2)
-        return [pipeline.tokenizer, pipeline.tokenizer_2], encoders
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"time_ids": sizes}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from engine.jobs.errand import Errand
 
 StopKind = Literal["pause", "stop"]
 
@@ -21,6 +24,8 @@ class Control:
         self._cancel = False
         self._save = False
         self._preview = False
+        self._errands: list[Errand] = []
+        self._ended = False
         self.token = Token(self)
 
     def pause(self) -> None:
@@ -45,6 +50,20 @@ class Control:
     def sample_now(self) -> None:
         with self._lock:
             self._preview = True
+
+    def send(self, errand: Errand) -> bool:
+        """Have something done between two steps; False where the work has ended and nobody will do it."""
+        with self._lock:
+            if not self._ended:
+                self._errands.append(errand)
+            return not self._ended
+
+    def end(self) -> list[Errand]:
+        """The work is over: nothing is taken any more. Returns what was not done."""
+        with self._lock:
+            self._ended = True
+            left, self._errands = self._errands, []
+        return left
 
 
 class Token:
@@ -82,6 +101,12 @@ class Token:
         with self._control._lock:
             asked, self._control._save = self._control._save, False
         return asked
+
+    def take_errands(self) -> list[Errand]:
+        """What others want done before the next step, each once, oldest first."""
+        with self._control._lock:
+            errands, self._control._errands = self._control._errands, []
+        return errands
 
     def take_preview_request(self) -> bool:
         """True once for each Sample now."""

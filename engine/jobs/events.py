@@ -54,6 +54,11 @@ class PreviewMade:
     pictures: tuple[Path, ...]
     captions: tuple[str, ...]
     scores: dict[str, float] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+    """What is no score: "obeys_low" and "obeys_high", the interval of "obeys"; "saturation" and "contrast", as ratios
+    to the true pictures'."""
+    probes: tuple[tuple[Path, str], ...] = ()
+    """Pictures that are scored apart (odd prompts, the user's own), with their titles."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,10 @@ class Checked:
     map_difference: float
     """How much the maps differ from one another, 0..1; 0: they are all alike."""
     seconds: float
+    training_share: float | None = None
+    """The gain's share on training pairs; None: a run of an earlier version."""
+    memory_gib: float = 0.0
+    """Most that the card had in use so far, or the process on a machine without one; 0: not known."""
 
 
 @dataclass(frozen=True)

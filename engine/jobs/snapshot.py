@@ -76,7 +76,15 @@ class JobSnapshot:
     last_step: StepDone | None = None
     recent_seconds: tuple[float, ...] = ()
     loss: Curve = field(default_factory=Curve)
+    rate: Curve = field(default_factory=Curve)
+    """Learning rate."""
+    pace: Curve = field(default_factory=Curve)
+    """Pictures a second."""
     scores: tuple[tuple[int, dict[str, float]], ...] = ()
+    figures: tuple[tuple[int, dict[str, float]], ...] = ()
+    """What control pictures tell beside their scores; see PreviewMade."""
+    pauses: tuple[int, ...] = ()
+    """Steps at which earlier sittings ended."""
     preview: PreviewMade | None = None
     checkpoint: CheckpointSaved | None = None
     checks: tuple[Checked, ...] = ()
@@ -127,9 +135,22 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         )
     if isinstance(event, StepDone):
         recent = (*snapshot.recent_seconds, event.seconds)[-RECENT_STEPS:]
-        return replace(base, last_step=event, recent_seconds=recent, loss=snapshot.loss.add(event.step, event.loss))
+        pictures = snapshot.images_per_step or event.images_seen / max(1, event.step)
+        return replace(
+            base,
+            last_step=event,
+            recent_seconds=recent,
+            loss=snapshot.loss.add(event.step, event.loss),
+            rate=snapshot.rate.add(event.step, event.learning_rate),
+            pace=snapshot.pace.add(event.step, pictures / max(event.seconds, 1e-9)),
+        )
     if isinstance(event, PreviewMade):
-        return replace(base, preview=event, scores=(*snapshot.scores, (event.step, event.scores)))
+        return replace(
+            base,
+            preview=event,
+            scores=(*snapshot.scores, (event.step, event.scores)),
+            figures=(*snapshot.figures, (event.step, event.figures)),
+        )
     if isinstance(event, Checked):
         return replace(base, checks=add_check(snapshot.checks, event))
     if isinstance(event, CheckpointSaved):

@@ -1,10 +1,11 @@
-"""What the loop trains on: latents and text from the cache, condition maps from disk, read one batch ahead."""
+"""What the loop trains on: latents, text and condition maps from the cache, read one batch ahead."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from engine.data.cache import TrainingCache, cropped_hint
 from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
-from engine.errors import UserError
 from engine.training.objective import Draws, draw
 from engine.training.schedule import Schedule
 
@@ -29,11 +30,29 @@ class Batch:
     logvar: torch.Tensor
     text: dict[str, torch.Tensor]
     """Embeddings, those of the empty prompt where the caption is hidden."""
-    hint: torch.Tensor
-    """Condition map, RGB in 0..1, (B, 3, H, W) fp32."""
+    maps: torch.Tensor
+    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the way to a card."""
     draws: Draws
     sizes: torch.Tensor
     """(B, 6) fp32: size of the picture and place of its crop, see ``size_numbers``."""
+
+    @property
+    def hint(self) -> torch.Tensor:
+        """Condition maps as the net reads them: RGB in 0..1, (B, 3, H, W) fp32."""
+        return self.maps.permute(0, 3, 1, 2).contiguous().float() / 255
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; a card copies while the processor goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Batch:
+        """The same in memory that a card can copy from by itself."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        draws = Draws(**{field.name: change(getattr(self.draws, field.name)) for field in fields(Draws)})
+        text = {name: change(rows) for name, rows in self.text.items()}
+        return Batch(change(self.mean), change(self.logvar), text, change(self.maps), draws, change(self.sizes))
 
 
 def hint_tensor(maps: Sequence[np.ndarray]) -> torch.Tensor:
@@ -56,13 +75,14 @@ class Batches:
         batch_size: int,
         timesteps: int,
         prompt_dropout: float,
+        maps: MapCache | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         spec = dataset.condition
         assert spec is not None, "a run starts only with condition maps"
         self._nearest = registry.get(spec.type).categorical
-        self._dataset, self._samples, self._cache, self._plan = dataset, samples, cache, plan
+        self._dataset, self._samples, self._cache, self._plan, self._maps = dataset, samples, cache, plan, maps
         rows_by_size: dict[tuple[int, int], list[int]] = {}
         for row in train_rows:
             rows_by_size.setdefault(cache.size(row), []).append(row)
@@ -72,13 +92,17 @@ class Batches:
         self._rank, self._world, self._count = rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[Batch]] | None = None
+        self.waited = 0.0
+        """Seconds that ``get`` has waited for a batch."""
 
     def get(self, number: int) -> Batch:
         """Batch ``number`` of this process, counted from 0 over the whole run; the next one is read meanwhile."""
+        began = time.perf_counter()
         if self._ahead is not None and self._ahead[0] == number:
             batch = self._ahead[1].result()
         else:
             batch = self._read(number)
+        self.waited += time.perf_counter() - began
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
@@ -110,16 +134,13 @@ class Batches:
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         mean, logvar = self._cache.latents(rows, variants)
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
-        hint = hint_tensor([self._map(s, crop) for s, crop in zip(samples, crops, strict=True)])
+        places = zip(rows, variants, crops, strict=True)
+        maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
-        return Batch(mean, logvar, self._cache.text(captions), hint, draws, sizes)
+        batch = Batch(mean, logvar, self._cache.text(captions), maps, draws, sizes)
+        return batch.pinned() if torch.cuda.is_available() else batch
 
-    def _map(self, sample: Sample, crop: Crop) -> np.ndarray:
-        path = self._dataset.condition_path(sample)
-        if not path.exists():
-            raise UserError(
-                f"The condition map of {sample.key} is gone.",
-                f"{path} no longer exists.",
-                "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
-            )
-        return cropped_hint(path, crop, self._nearest)
+    def _map(self, row: int, variant: int, crop: Crop) -> np.ndarray:
+        if self._maps is not None:
+            return self._maps.read(row, variant)
+        return cropped_hint(existing_map(self._dataset, self._samples[row]), crop, self._nearest)

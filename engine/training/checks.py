@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +15,7 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.runs import read_metrics
 from engine.training import ladder
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -51,17 +49,20 @@ class Heard:
         self._emit = emit
         self.checks: tuple[Checked, ...] = ()
         self.scores: list[tuple[int, dict[str, float]]] = []
+        self.figures: list[tuple[int, dict[str, float]]] = []
         for entry in read_metrics(run_folder):
             if "control_gain" in entry:
                 self.checks = add_check(self.checks, Checked(**entry))
             elif "scores" in entry:
                 self.scores.append((entry["step"], entry["scores"]))
+                self.figures.append((entry["step"], entry.get("figures", {})))
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Checked):
             self.checks = add_check(self.checks, event)
         elif isinstance(event, PreviewMade):
             self.scores.append((event.step, event.scores))
+            self.figures.append((event.step, event.figures))
         self._emit(event)
 
 
@@ -86,7 +87,7 @@ class Checks:
         """What the figures from step ``since`` on amount to."""
         trainer, heard = self._trainer, self._trainer.heard
         facts = facts_of(trainer.config, len(trainer.samples) - len(trainer.held_out))
-        return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints)
+        return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints, heard.figures)
 
     def make_if_due(self, always: bool = False) -> bool:
         """Check where it is time to (or ``always``); whether it was done."""
@@ -113,9 +114,8 @@ class Checks:
         if self._fixed is None:
             self._fixed = self._choose()
             began = time.perf_counter()  # reading the pairs is done once
-        average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
         try:
-            with average:
+            with as_exported(trainer):
                 figures = tier0.check(trainer, *self._fixed, self._at_once)
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error):
@@ -123,7 +123,7 @@ class Checks:
             return False
         ended = time.perf_counter()
         self.pace.took(began, ended)
-        if not all(map(math.isfinite, figures)):
+        if not figures.finite:
             return True  # weights that broke: the loop says so in words
         trainer.emit(tier0.event(trainer, figures, tier0.difference(self._fixed[0]), ended - began))
         if trainer.config.validation.stop_when_flat:

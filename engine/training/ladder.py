@@ -156,14 +156,17 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
 
 def clear(trainer: Trainer) -> None:
     """Forget the gradients of a failed try and give memory back."""
-    for parameter in trainer.learning.parameters():
-        parameter.grad = None
-    scaler = trainer.accelerator.scaler
-    if scaler is not None:
-        scaler._per_optimizer_states.clear()  # else it says that the gradients were unscaled already
+    forget_gradients(trainer)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def forget_gradients(trainer: Trainer) -> None:
+    """As if the step had not been tried."""
+    for parameter in trainer.learning.parameters():
+        parameter.grad = None
+    trainer.nets.forget_gradients()
 
 
 def apply(trainer: Trainer, rung: Rung) -> None:
@@ -172,7 +175,7 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     trainer.config = config
     trainer.batches.split(config.train.batch_size, config.train.accumulation)
     if "train.gradient_checkpointing" in rung.settings:
-        checkpoint_gradients(trainer.controlnet, trainer.unet, config.train.gradient_checkpointing)
+        checkpoint_gradients(trainer.nets.controlnet, trainer.unet, config.train.gradient_checkpointing)
     if "optim.ema_device" in rung.settings and trainer.ema is not None:
         trainer.ema.__class__ = AverageInRam
         trainer.ema.to("cpu")

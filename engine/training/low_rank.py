@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from engine.controlnet_files import WEIGHTS
 from engine.export.control_lora import TRUNK, thin_product, worth_it
+from engine.training import frozen
 
 DEAD = 1e-6  # of a layer's strongest direction: a weaker one holds rounding alone
 
@@ -29,7 +30,8 @@ class ThinLinear(nn.Linear):
     down: nn.Parameter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + functional.linear(functional.linear(x, self.down), self.up)
+        of_base = frozen.answer(self, x) if self.weight.dtype == frozen.FP8 else super().forward(x)
+        return of_base + functional.linear(functional.linear(x, self.down), self.up)
 
 
 class ThinConv2d(nn.Conv2d):
@@ -39,7 +41,8 @@ class ThinConv2d(nn.Conv2d):
     down: nn.Parameter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) + functional.conv2d(self._conv_forward(x, self.down, None), self.up)
+        of_base = frozen.answer(self, x) if self.weight.dtype == frozen.FP8 else super().forward(x)
+        return of_base + functional.conv2d(self._conv_forward(x, self.down, None), self.up)
 
 
 KINDS: dict[type, type] = {nn.Linear: ThinLinear, nn.Conv2d: ThinConv2d}
@@ -127,7 +130,10 @@ def merged(controlnet: nn.Module) -> Tensors:
             continue
         if stem in layers and part == "weight":
             layer = layers[stem]
-            tensor = tensor.float() + (layer.up.flatten(1) @ layer.down.flatten(1)).reshape(tensor.shape)
+            small = tensor.dtype == frozen.FP8
+            tensor = frozen.widened(tensor, layer.scale, torch.float32) if small else tensor.float()
+            product = layer.up.flatten(1) @ layer.down.flatten(1)
+            tensor = tensor + product.reshape(tensor.shape).to(tensor.device)
         whole[name] = tensor.detach().float().cpu().contiguous()
     return whole
 

@@ -25,6 +25,7 @@ from engine.runs import write_run
 from engine.training import ladder
 from engine.training.ema import averaged_parameters
 from engine.training.previews import preview_during_training
+from engine.training.step import Trouble, give_up_after, take_step
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -87,13 +88,17 @@ def _build(
 def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> Measured:
     seconds: list[float] = []
     rungs: list[ladder.Rung] = []
+    skipped = 0
     peak = memory_used(trainer.device)
     while len(seconds) < STEPS:
         token.raise_if_cancelled()
         began = time.perf_counter()
-        loss = trainer._try_step()
-        if loss is None:
+        loss = take_step(trainer)
+        if loss is Trouble.MEMORY:
             rungs.append(ladder.recover(trainer, "trial"))
+            continue
+        if loss is Trouble.OVERFLOW:
+            give_up_after(trainer, skipped := skipped + 1)
             continue
         if trainer.ema is not None:
             trainer.ema.step(averaged_parameters(trainer.controlnet))

@@ -3,69 +3,126 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import nullcontext
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.evaluation.validate import make_previews
+import torch
+
+from engine.errors import UserError
+from engine.evaluation import probes
+from engine.evaluation.pairs import encoder, read_pair
+from engine.evaluation.probes import Probe
+from engine.evaluation.validate import Known, make_previews
 from engine.jobs.control import Cancelled
-from engine.jobs.events import Message, PreviewMade, Progress
+from engine.jobs.events import Message, Progress
 from engine.runs import PreviewRecord
+from engine.sampling import Text
 from engine.training import ladder
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
 
 
-def preview_during_training(trainer: Trainer, step: int) -> None:
-    """Draw and score the held-out pairs with the weights that an export would have (the average, where there is one).
+class DrawPreviews:
+    """Called as (trainer, step): draws and scores the held-out pairs, and the odd ones beside them.
 
-    A fault here never ends the training: it is told in the log.
+    Keeps what stays the same over a run: the odd pairs, the user's prompts as embeddings, and what the true pictures
+    reach.
     """
-    try:
-        record = _draw(trainer, step)
-        if record is None:  # out of memory: from now on one picture at a time
-            ladder.clear(trainer)
-            trainer.pictures_at_once = 1
-            words = f"Memory ran out for the pictures of step {step:,}; from now on they are drawn one at a time."
-            trainer.emit(Message(words, "warning"))
-            record = _draw(trainer, step)
-        if record is None:
-            raise MemoryError("memory ran out even for one picture at a time")
-    except Cancelled:
-        if trainer.token.stop is None:
-            raise
-        return  # a pause does not wait for pictures: the loop saves and ends
-    except Exception as error:
-        detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
-        trainer.emit(Message(f"The pictures of step {step:,} could not be made: {error} ({detail})", "warning"))
-        return
-    trainer.emit(PreviewMade(record.step, record.folder, record.pictures, record.captions, record.scores))
+
+    def __init__(self) -> None:
+        self._known = Known()
+        self._probes: list[Probe] | None = None
+        self._own_text: dict[str, Text] = {}
+
+    def __call__(self, trainer: Trainer, step: int) -> None:
+        """Draw with the weights that an export would have (the average, where there is one).
+
+        A fault here never ends the training: it is told in the log.
+        """
+        try:
+            record = self._draw(trainer, step)
+            if record is None:  # out of memory: from now on one picture at a time
+                ladder.clear(trainer)
+                trainer.pictures_at_once = 1
+                words = f"Memory ran out for the pictures of step {step:,}; from now on they are drawn one at a time."
+                trainer.emit(Message(words, "warning"))
+                record = self._draw(trainer, step)
+            if record is None:
+                raise MemoryError("memory ran out even for one picture at a time")
+        except Cancelled:
+            if trainer.token.stop is None:
+                raise
+            return  # a pause does not wait for pictures: the loop saves and ends
+        except Exception as error:
+            detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
+            trainer.emit(Message(f"The pictures of step {step:,} could not be made: {error} ({detail})", "warning"))
+            return
+        trainer.emit(record.event)
+
+    def _draw(self, trainer: Trainer, step: int) -> PreviewRecord | None:
+        """The pictures, or None where memory ran out."""
+        if self._probes is None:
+            self._probes = self._choose(trainer)
+        try:
+            with as_exported(trainer) as controlnet:
+                return make_previews(
+                    family=trainer.family,
+                    base=trainer.base,
+                    unet=trainer.unet,
+                    controlnet=controlnet,
+                    samples=trainer.held_out,
+                    dataset=trainer.dataset,
+                    settings=trainer.config.validation,
+                    plan=trainer.plan,
+                    out_folder=trainer.run_folder / "previews",
+                    step=step,
+                    seed=trainer.config.train.seed,
+                    encode=lambda prompts: self._encode(trainer, prompts),
+                    token=trainer.token,
+                    progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
+                    batch=trainer.pictures_at_once,
+                    probes=self._probes,
+                    known=self._known,
+                )
+        except (RuntimeError, MemoryError) as error:
+            if not ladder.out_of_memory(error):
+                raise
+            return None
+
+    def _choose(self, trainer: Trainer) -> list[Probe]:
+        """Odd prompts from the held-out pairs, then the user's own; without these, and a word, where they fail."""
+        settings = trainer.config.validation
+        pairs = [read_pair(sample, trainer.dataset, trainer.plan) for sample in trainer.held_out[: settings.pictures]]
+        found = probes.of_held_out(pairs, settings.probes)
+        try:
+            found += probes.own(settings, trainer.dataset, trainer.plan, pairs)
+        except UserError as error:
+            trainer.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
+        return found
+
+    def _encode(self, trainer: Trainer, prompts: Sequence[str]) -> Text:
+        """Captions come from the training's cache. The user's prompts are read once, by the text encoder on the
+        processor: it never takes the card's memory from the training."""
+        rows = {prompt: self._known_text(trainer, prompt) for prompt in prompts}
+        foreign = [prompt for prompt, row in rows.items() if row is None]
+        if foreign:
+            texts = encoder(trainer.family, trainer.base, "cpu")(foreign)
+            for number, prompt in enumerate(foreign):
+                self._own_text[prompt] = {name: table[number].float().clone() for name, table in texts.items()}
+        found = [rows[prompt] or self._own_text[prompt] for prompt in prompts]
+        return {name: torch.stack([row[name] for row in found]) for name in found[0]}
+
+    def _known_text(self, trainer: Trainer, prompt: str) -> Text | None:
+        if prompt in self._own_text:
+            return self._own_text[prompt]
+        try:
+            return {name: table[0] for name, table in trainer.cache.text([prompt]).items()}
+        except KeyError:
+            return None  # no caption of this dataset
 
 
-def _draw(trainer: Trainer, step: int) -> PreviewRecord | None:
-    """The pictures, or None where memory ran out."""
-    using_average = averaged_weights(trainer.ema, trainer.controlnet) if trainer.ema is not None else nullcontext()
-    try:
-        with using_average:
-            return make_previews(
-                family=trainer.family,
-                base=trainer.base,
-                unet=trainer.unet,
-                controlnet=trainer.controlnet,
-                samples=trainer.held_out,
-                dataset=trainer.dataset,
-                settings=trainer.config.validation,
-                plan=trainer.plan,
-                out_folder=trainer.run_folder / "previews",
-                step=step,
-                seed=trainer.config.train.seed,
-                encode=trainer.cache.text,
-                token=trainer.token,
-                progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
-                batch=trainer.pictures_at_once,
-            )
-    except (RuntimeError, MemoryError) as error:
-        if not ladder.out_of_memory(error):
-            raise
-        return None
+def preview_during_training(trainer: Trainer, step: int) -> None:
+    """One set of pictures that knows nothing of earlier ones."""
+    DrawPreviews()(trainer, step)

@@ -161,7 +161,7 @@ SENTENCES = {
 def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
     """Everything loaded and put back to the newest checkpoint, ready to train."""
     from engine.training.ladder import climbed
-    from engine.training.previews import preview_during_training
+    from engine.training.previews import DrawPreviews
     from engine.training.trainer import Trainer
 
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
@@ -171,7 +171,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     config = climbed(run.config, run.about)  # with what an earlier lack of memory has changed
     return Trainer(
         run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
-        preview_during_training, about, run.config.train.batch_size, held_out,
+        DrawPreviews(), about, run.config.train.batch_size, held_out,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -34,8 +35,19 @@ def decoder_of(unet: Any) -> torch.nn.ModuleDict:
     return torch.nn.ModuleDict({name: getattr(unet, name) for name in ("up_blocks", "conv_norm_out", "conv_out")})
 
 
-def what_learns(controlnet: Any, unet: Any, sd_locked: bool) -> torch.nn.Module:
-    """The ControlNet, and unless the base is locked the UNet's decoder (``sd_locked=False`` of the original code)."""
-    if sd_locked:
-        return controlnet
-    return torch.nn.ModuleList([controlnet, decoder_of(unet).requires_grad_(True)])
+def learning_decoder(unet: Any, dtype: torch.dtype, offload: bool = False) -> torch.nn.ModuleDict:
+    """The decoder that learns (``sd_locked=False`` of the original code), fp32: the UNet's own, or beside it.
+
+    Call with the UNet in fp32, before it is brought to the ``dtype`` in which it computes, so that no bit is lost.
+    ``offload``: it stays in the computer's memory.
+    """
+    decoder = decoder_of(unet).requires_grad_(True)
+    if dtype == torch.float32 and not offload:
+        return decoder
+    apart = copy.deepcopy(decoder)
+    return apart.cpu() if offload else apart
+
+
+def what_learns(controlnet: Any, decoder: torch.nn.Module | None) -> torch.nn.Module:
+    """The ControlNet, and unless the base is locked its decoder."""
+    return controlnet if decoder is None else torch.nn.ModuleList([controlnet, decoder])

@@ -56,3 +56,4 @@ def align(trainer: Trainer) -> None:
             "The workspace must be one folder that all machines share (docs/several-cards.md).",
         )
     group.align(trainer.learning.parameters())
+    trainer.nets.refresh()

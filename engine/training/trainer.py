@@ -11,8 +11,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from engine import processes
+from engine import lending, processes
 from engine.config import RunConfig
+from engine.data import map_cache
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -24,22 +25,23 @@ from engine.jobs.control import Token
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
-from engine.memory import pictures_encoded_together
+from engine.memory import pictures_drawn_together, pictures_encoded_together
 from engine.training import ladder
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state, save_checkpoint
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
 from engine.training.checks import Checks, Heard
 from engine.training.ema import averaged_parameters, build_average
-from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
+from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
-from engine.training.precision import DTYPES, usable_precision
-from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, what_learns
+from engine.training.precision import DTYPES, LossScale, usable_precision
+from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
 from engine.training.share import align, dealt
 from engine.training.start import starting_controlnet
+from engine.training.step import Trouble, give_up_after, take_step
+from engine.training.working import WorkingNets
 
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
-MAX_SKIPPED = 30  # fp16 halves its loss scale at each skipped step; more in a row than this is no scaling problem
 
 Preview = Callable[["Trainer", int], None]
 
@@ -76,9 +78,10 @@ class Trainer:
             emit(Message(remark, "warning"))
         if shares:
             emit(Message(shares))
-        mixed = "no" if precision == "fp32" else precision
-        self.accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+        # Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
+        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
         self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
+        self.loss_scale = LossScale(precision)
         ladder.cap_allocator(self.device)
         self.images_per_step = config.images_per_step
         self._prepare(cache_folder, held_out)
@@ -103,34 +106,48 @@ class Trainer:
             lambda done, total, label: self.emit(Progress(done, total, label)),
             batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
         )  # fmt: skip
+        self.maps = self.processes.main_first(lambda: map_cache.open_or_build(
+            self.cache, self.dataset, samples, self.plan, self.token,
+            lambda done, total, label: self.emit(Progress(done, total, label)),
+        ))  # fmt: skip
+        if self.maps is None:
+            self.emit(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
-        locked = self.config.objective.sd_locked  # what learns does so in fp32
+        locked = self.config.objective.sd_locked
         if not locked:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
         self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
         controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
-        self.controlnet: Any = controlnet.to(self.device).train()
+        self.controlnet: Any = (controlnet if self.config.optim.offload else controlnet.to(self.device)).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
-        checkpoint_gradients(self.controlnet, self.unet, train.gradient_checkpointing)
+        self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
+        torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
+        computes_on = self.device if self.config.optim.offload else None
+        self.nets = WorkingNets(self.controlnet, self.dtype, computes_on)
+        if self.decoder is not None:
+            self.nets.couple(decoder_of(self.unet), self.decoder)
+        if train.base_storage == "fp8":
+            shrink(self.unet, self.controlnet, self.nets.controlnet)
+        checkpoint_gradients(self.nets.controlnet, self.unet, train.gradient_checkpointing)
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
-        self.learning = what_learns(self.controlnet, self.unet, locked)
-        self.decoder = None if locked else decoder_of(self.unet)
+        self.learning = what_learns(self.controlnet, self.decoder)
         self.optimizer = build_optimizer(self.learning, self.config.optim)
         self.ema = build_average(self.controlnet, self.config.optim) if self.processes.main else None
         self.step = 0
-        self.pictures_at_once = 4
+        self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         self._resume()
         align(self)
-        self.model = self.accelerator.prepare_model(self.controlnet, evaluation_mode=self.processes.count > 1)
+        self.model = self.accelerator.prepare_model(self.nets.controlnet, evaluation_mode=self.processes.count > 1)
         self.prepared_optimizer = self.accelerator.prepare(self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
+            maps=self.maps,
             rank=self.processes.rank, world=self.processes.count,
         )  # fmt: skip
         self.batches.split(train.batch_size, train.accumulation)
@@ -147,9 +164,9 @@ class Trainer:
         if resumable[-1].about.get("optimizer", "adamw") != self.config.optim.optimizer:
             optimizer = None
             self.emit(Message("The optimizer is another one than before; its memory starts afresh.", "warning"))
-        scaler = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer, self.decoder)
-        if scaler and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(scaler)
+        scaling = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer, self.decoder)
+        self.loss_scale.load_state_dict(scaling)
+        self.nets.refresh()
         self.step = resumable[-1].step
         self.emit(Message(f"Going on from step {self.step:,}."))
 
@@ -167,14 +184,13 @@ class Trainer:
             began = time.perf_counter()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
-            loss = self._try_step()
-            if loss is None:  # out of memory: the same step again, with settings that need less
+            loss = take_step(self)
+            if loss is Trouble.MEMORY:  # the same step again, with settings that need less
                 ladder.recover(self, "step")
                 continue
-            if self.accelerator.optimizer_step_was_skipped:
-                # fp16 overflowed: the same step again with a smaller loss scale; schedule and count stay.
+            if loss is Trouble.OVERFLOW:  # the same step again, in fp16 with a smaller loss scale; nothing has moved
                 skipped += 1
-                self._give_up_after(skipped)
+                give_up_after(self, skipped)
                 continue
             skipped = 0
             if self.ema is not None:
@@ -190,74 +206,10 @@ class Trainer:
             return "completed"
         return "stopped" if self.token.stop is None else self.token.stop_outcome
 
-    def _try_step(self) -> torch.Tensor | None:
-        """Forward, backward and the optimizer's step; the mean loss, or None where memory ran out on the way."""
-        try:
-            loss = self.processes.combine(self._accumulate, self.learning.parameters())
-            self.accelerator.clip_grad_norm_(self.learning.parameters(), self.config.optim.max_grad_norm)
-            if self._broke_off:
-                ladder.drop_finished(self.optimizer)
-            self._broke_off = True
-            self.prepared_optimizer.step()
-            self._broke_off = False
-            self.prepared_optimizer.zero_grad(set_to_none=True)
-            return loss
-        except (RuntimeError, MemoryError) as error:
-            if not ladder.out_of_memory(error):
-                raise
-            return None
-
-    def _accumulate(self) -> torch.Tensor:
-        """Forward and backward of every micro-batch of this step; the mean loss, on the device."""
-        objective, count = self.config.objective, self.config.train.accumulation // self.processes.count
-        total = torch.zeros((), device=self.device)
-        for micro in range(count):
-            batch = self.batches.get(self.step * count + micro)
-            draws, to = batch.draws, self.device
-            noise = (draws.noise + objective.offset_noise * draws.offset).to(to)
-            timesteps = shape_timesteps(
-                draws.timesteps, self.scheduler.config.num_train_timesteps, objective.timestep_sampling
-            ).to(to)
-            latents = sample_latents(
-                batch.mean.to(to), batch.logvar.to(to), draws.posterior.to(to), self.scaling_factor
-            )
-            noisy = self.scheduler.add_noise(latents, noise, timesteps)
-            text = {name: rows.to(to, self.dtype) for name, rows in batch.text.items()}
-            text |= self.family.size_conditions(batch.sizes.to(to))
-            with self.accelerator.autocast():
-                predicted = self.family.predict(
-                    self.unet, self.model, noisy.to(self.dtype), timesteps, text, batch.hint.to(to)
-                )
-            weights = loss_weights(self.scheduler, timesteps, objective.min_snr_gamma)
-            wanted = target(self.scheduler, latents, noise, timesteps)
-            loss = denoising_loss(predicted, wanted, weights) / count
-            if micro + 1 < count:
-                with self.accelerator.no_sync(self.model):
-                    self.accelerator.backward(loss)
-            else:
-                self.accelerator.backward(loss)
-            total += loss.detach()
-        return total
-
     def _report(self, unread: list[tuple[int, float, float, torch.Tensor]]) -> None:
         for step, rate, seconds, loss in unread:
-            value = float(loss)
-            if value != value or value in (float("inf"), float("-inf")):
-                raise UserError(
-                    f"Training broke at step {step:,}: the loss is not a number any more.",
-                    "The learning rate is too high for this set, or the precision too low.",
-                    "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
-                )
-            self.emit(StepDone(step, step * self.images_per_step, value, rate, seconds))
+            self.emit(StepDone(step, step * self.images_per_step, float(loss), rate, seconds))
         unread.clear()
-
-    def _give_up_after(self, skipped: int) -> None:
-        if skipped > MAX_SKIPPED:
-            raise UserError(
-                f"Training broke at step {self.step + 1:,}: fp16 overflows at every try.",
-                f"The loss scale was halved {skipped} times in a row.",
-                "Choose bf16 or fp32, or a lower learning rate, and resume from the last checkpoint.",
-            )
 
     def _keep_promises(self) -> None:
         """Checkpoints and pictures that are due after this step, or were asked for."""
@@ -266,9 +218,9 @@ class Trainer:
         if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
             self.save()
         self.checks.make_if_due(always=last)
-        asked = self.token.take_preview_request()
-        if asked or (every and (last or self.step % every == 0)):
+        if self.token.take_preview_request() or (every and (last or self.step % every == 0)):
             self._make_previews()
+        lending.serve(self)
 
     def _make_previews(self) -> None:
         if self.preview is None or not self.accelerator.is_main_process:
@@ -282,12 +234,11 @@ class Trainer:
         if not self.accelerator.is_main_process or self.step == 0:
             return None
         self.emit(PhaseChanged("saving"))
-        scaler = self.accelerator.scaler
         about = {**self.about, "base": self.config.model.base, "family": self.family.name}
         about["optimizer"] = self.config.optim.optimizer
         if self.config.model.control_lora_rank:
             about["control_lora"] = {"rank": self.config.model.control_lora_rank, "precision": self.precision}
-        scaling = scaler.state_dict() if scaler is not None else None
+        scaling = self.loss_scale.state_dict()
         checkpoint = ladder.once_more(
             self,
             "checkpoint",
@@ -307,7 +258,7 @@ class Trainer:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
-        held = "unet controlnet learning decoder model optimizer prepared_optimizer ema cache checks"
+        held = "unet controlnet nets learning decoder model optimizer prepared_optimizer ema cache maps checks"
         for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()

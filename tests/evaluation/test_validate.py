@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
-from engine.evaluation.validate import make_previews
+from engine.evaluation import probes
+from engine.evaluation.pairs import read_pair
+from engine.evaluation.picture_files import settings_in
+from engine.evaluation.validate import Known, make_previews
 from engine.families import detect
 from engine.jobs.control import Cancelled, Control
 from engine.runs import read_preview
@@ -70,6 +74,52 @@ def test_it_writes_pictures_rows_and_scores(parts: dict[str, Any], dataset: Data
     assert record.scores["adherence"] == pytest.approx(sum(each) / 3)
     assert all(-1 <= value <= 1 for value in each)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
+
+
+def test_every_file_says_how_it_was_drawn(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(parts, dataset, tmp_path, seed=7)
+    for name in ("01.webp", "01-row.webp"):
+        said = settings_in(record.folder / name)
+        assert said.splitlines()[0] == record.captions[1]
+        for fact in ("Steps: 2", "Cfg scale: 7.5", "Seed: 8", "Checkpoint step: 500", "Size: 64x64"):
+            assert fact in said
+
+
+def test_probes_are_drawn_but_never_mixed_into_the_mean(
+    parts: dict[str, Any], dataset: Dataset, tmp_path: Path
+) -> None:
+    plain = preview(parts, dataset, tmp_path / "plain")
+    pairs = [read_pair(sample, dataset, CropPlan(64)) for sample in dataset.samples()[:3]]
+    odd = probes.of_held_out(pairs, 2)
+    assert [probe.kind for probe in odd] == ["empty", "empty", "contradicting", "contradicting"]
+    record = preview(parts, dataset, tmp_path / "odd", probes=odd)
+    assert record.scores == plain.scores and record.figures == plain.figures
+    assert [path.read_bytes() for path in record.pictures] == [path.read_bytes() for path in plain.pictures]
+    assert [title for _, title in record.probes][:2] == ["Without a prompt"] * 2
+    about = json.loads((record.folder / "scores.json").read_text(encoding="utf-8"))
+    assert set(about["apart"]) == {"empty", "contradicting"}
+    empty = [probe["scores"]["adherence"] for probe in about["probes"] if probe["kind"] == "empty"]
+    assert about["apart"]["empty"]["adherence"] == pytest.approx(sum(empty) / 2)
+    assert settings_in(record.probes[2][0]).splitlines()[0] == odd[2].prompt != odd[2].pair.sample.caption
+    assert record == read_preview(record.folder)
+
+
+def test_memory_returns_to_where_it_was(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+    """Tensors that are alive, and their bytes: the same after the third set of pictures as after the first."""
+
+    def alive() -> tuple[int, int]:
+        gc.collect()
+        found = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+        return len(found), sum(tensor.nbytes for tensor in found)
+
+    known = Known()
+    one = SETTINGS.model_copy(update={"pictures": 2})
+    preview(parts, dataset, tmp_path, settings=one, known=known)
+    before = alive()
+    for step in (600, 700):
+        preview(parts, dataset, tmp_path, settings=one, known=known, step=step)
+        assert alive() == before
+    assert len(known.best) == 2
 
 
 def test_the_row_shows_map_picture_and_original(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_blank_maps_are_found_at_the_first_check() -> None:
     for step in (0, 50, 120):
         verdict = judge(blank.upto(step), blank.facts)
         assert verdict.kind == "ignored"
-        assert "blank" in verdict.causes[0]
+        assert "blank" in verdict.causes[0].words and verdict.causes[0].look == "doctor"
     assert all(not listens(check) for check in blank.checks)
 
 
@@ -119,7 +119,59 @@ def test_a_net_that_never_listens_is_normal_at_first_and_a_fault_later(circles: 
 )
 def test_causes_begin_with_what_the_settings_show(circles: Curve, facts: Facts, words: str) -> None:
     deaf = continued(circles.upto(20), 600)
-    assert words in judge(deaf, facts).causes[0]
+    assert words in judge(deaf, facts).causes[0].words
+
+
+def test_the_doctor_is_asked_or_quoted(circles: Curve) -> None:
+    deaf = continued(circles.upto(20), 600)
+    asked = judge(deaf, LONG).causes
+    assert "check the set" in asked[0].words and asked[0].look == "doctor"
+    known = judge(deaf, replace(LONG, found={"map_inverted": 12, "map_blank": 1_400, "near_copy": 9})).causes
+    assert [cause.words for cause in known[:2]] == [
+        "The doctor found 1,400 maps that are empty.", "The doctor found 12 maps that are inverted.",
+    ]  # fmt: skip
+    clean = judge(deaf, replace(LONG, found={})).causes
+    assert [cause.look for cause in clean] == ["settings"], "nothing is wrong with the set"
+
+
+def test_maps_of_a_wrong_range_are_named(circles: Curve) -> None:
+    """Made up: the recorded run's first checks, with maps that hold 0 to 1 in place of 0 to 255."""
+    dim = [replace(check, map_difference=0.004) for check in continued(circles.upto(20), 600)]
+    assert "0 to 1 in place of 0 to 255" in judge(dim, LONG).causes[0].words
+
+
+def drawn(*ratios: tuple[float, float]) -> list[tuple[int, dict[str, float]]]:
+    """Made up: sets of pictures every 100 steps, with these saturations and contrasts."""
+    return [(100 * n, {"saturation": s, "contrast": c}) for n, (s, c) in enumerate(ratios)]
+
+
+def test_colours_that_drift_are_told_with_the_step(circles: Curve) -> None:
+    figures = drawn((0.95, 1.0), (1.0, 1.02), (1.34, 1.1), (1.5, 1.2))
+    verdict = judge(circles.upto(300), circles.facts, (), (), figures)
+    assert (verdict.kind, verdict.since) == ("drifting", 200)
+    assert "saturation is 150% of the true pictures' (at the start 95%)" in verdict.sentence
+    assert "contrast" not in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        [(1.0, 1.0), (1.0, 1.0), (1.4, 1.0)],
+        [(1.0, 1.0), (1.4, 1.0), (1.4, 1.0), (1.05, 1.0)],
+        [(1.4, 0.6), (1.4, 0.6), (1.42, 0.6), (1.41, 0.62)],
+        [(0.5, 1.5), (0.8, 1.2), (0.9, 1.1)],
+        [(1.5, 1.0), (1.5, 1.0)],
+        [],
+    ],
+    ids=["once", "passed", "the base is so", "coming closer", "too few", "not measured"],
+)
+def test_colours_that_do_not_drift_are_not_told(circles: Curve, ratios: list[tuple[float, float]]) -> None:
+    assert judge(circles.upto(300), circles.facts, (), (), drawn(*ratios)).kind == "improving"
+
+
+def test_colours_of_a_net_that_does_not_listen_are_not_the_news(circles: Curve) -> None:
+    figures = drawn((1.0, 1.0), (1.5, 1.0), (1.5, 1.0))
+    assert judge(circles.upto(20), circles.facts, (), (), figures).kind == "not_listening"
 
 
 def test_at_the_end_of_a_short_run_more_steps_are_advised(circles: Curve) -> None:

@@ -22,7 +22,7 @@ from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message, PreviewMade
 from engine.runs import Run
-from engine.training import trainer as training
+from engine.training import step as step_module
 from engine.training.run import training_job
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
@@ -32,7 +32,7 @@ RANK = int(os.environ["RANK"])
 
 def at_step(step: int, act: Callable[[], None]) -> Callable[[Trainer], Any]:
     """The micro-batches' work, but ``act`` comes first when step ``step`` (from 0) begins."""
-    real = Trainer._accumulate
+    real = step_module.accumulate
     calls = {"left": 1}
 
     def accumulate(trainer: Trainer) -> torch.Tensor:
@@ -57,12 +57,12 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         report = make_all(Dataset.open(workspace.dataset_folder(name)), "canny", among=processes.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures)}
     events: list[Event] = []
-    control, real = Control(), Trainer._accumulate
+    control, real = Control(), step_module.accumulate
     acts = {
         "pause": control.pause, "short": run_out, "fault": fail, "gone": lambda: os._exit(1),
     }  # fmt: skip
     if RANK == 1 and kind in acts:
-        training.Trainer._accumulate = at_step(2, acts[kind])  # type: ignore[method-assign]
+        step_module.accumulate = at_step(2, acts[kind])
     answer: dict[str, Any] = {}
     try:
         run = Run(workspace.run_folder(name))
@@ -71,7 +71,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         answer["error"] = f"{error.what} {error.why} {error.try_this}"
         processes.current().farewell(error)
     finally:
-        training.Trainer._accumulate = real  # type: ignore[method-assign]
+        step_module.accumulate = real
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop

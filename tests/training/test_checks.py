@@ -64,15 +64,17 @@ def test_the_random_state_and_the_mode_stay_as_they_were(trainer: Trainer) -> No
 def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> None:
     """A new net adds nothing to the base. Loud outputs make the answer depend on the map, better or worse."""
     held_out = tier0.fix(trainer, range(8, 12))
-    assert tier0.check(trainer, held_out, held_out, 4)[2:] == (0.0, 0.0, 0.0)
+    new = tier0.check(trainer, held_out, held_out, 4)
+    assert (new.gain, new.share, new.share_error, new.training_share) == (0.0, 0.0, 0.0, 0.0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for name, weight in trainer.controlnet.named_parameters():
             if name.startswith(("controlnet_down_blocks", "controlnet_cond_embedding.conv_out")):
                 weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
-    right, same, gain, share, error = tier0.check(trainer, held_out, held_out, 4)
-    assert right == same
-    assert min(abs(gain), abs(share), error) > 1e-6
+    loud = tier0.check(trainer, held_out, held_out, 4)
+    assert (loud.held_out_loss, loud.share) == (loud.training_loss, loud.training_share)
+    assert min(abs(loud.gain), abs(loud.share), loud.share_error) > 1e-6
+    assert tier0.event(trainer, loud, 0.1, 1.0).memory_gib > 0
     trainer.close()
 
 

@@ -31,8 +31,18 @@ MODES = {
         "objective.prompt_dropout": 0.5,
         "objective.timestep_sampling": "cubic",
     },
-    "bf16": {"train.precision": "bf16"},
-    "base not locked": {"objective.sd_locked": False},
+    "bf16, accumulation, checkpointing": {
+        "train.precision": "bf16",
+        "train.accumulation": 2,
+        "train.gradient_checkpointing": "both",
+        "optim.ema_decay": 0.9,
+    },
+    "bf16, Control-LoRA, base not locked, Adafactor": {
+        "train.precision": "bf16",
+        "model.control_lora_rank": 4,
+        "objective.sd_locked": False,
+        "optim.optimizer": "adafactor",
+    },
     "Adafactor, offset noise, only the middle, average in RAM": {
         "optim.optimizer": "adafactor",
         "objective.offset_noise": 0.1,

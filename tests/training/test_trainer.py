@@ -8,9 +8,11 @@ from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.config import RunConfig
@@ -26,6 +28,7 @@ from engine.workspace import Workspace
 from .conftest import RunFactory, Worker
 
 Usage = namedtuple("Usage", "total used free")
+ONE_EACH = {"num_images_per_prompt": 1, "device": "cpu"}
 
 
 def test_a_run_leaves_exactly_these_files(new_run: RunFactory, ready_workspace: Workspace) -> None:
@@ -68,39 +71,53 @@ def test_training_on_a_few_pictures_lowers_the_loss(new_run: RunFactory, ready_w
     assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "controlnet", "both"])
+@pytest.mark.parametrize(("checkpointing", "apart"), [("none", False), ("controlnet", True), ("both", True)])
 def test_the_step_equals_a_plain_diffusers_step(
-    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: str
+    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: str, apart: bool
 ) -> None:
-    """Loss and every gradient, against a step written with diffusers' parts alone, to 1e-5."""
+    """Loss and every gradient to 1e-5, against a step from the files on with diffusers' parts alone.
+
+    ``apart``: what learns and what computes are two nets, as in half precision, but both in fp32.
+    """
     from engine.jobs.control import Control
     from engine.training.run import build_trainer
+    from engine.training.step import accumulate
 
-    settings = {"train.batch_size": 3, "train.gradient_checkpointing": checkpointing, "model.base": str(any_base)}
-    trainer = build_trainer(ready_workspace, new_run(**settings), Control().token, lambda event: None)
+    settings = {"train.gradient_checkpointing": checkpointing, "optim.offload": apart, "train.batch_size": 3}
+    run = new_run(**settings, **{"model.base": str(any_base), "objective.prompt_dropout": 0.5})
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    assert trainer.nets.apart is apart
     # Zero convolutions give the trunk no gradient at the first step: start from somewhere else.
     with torch.no_grad():
         for index, parameter in enumerate(trainer.controlnet.parameters()):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
-    batch = trainer.batches.get(0)
-    loss = trainer._accumulate()
+    trainer.nets.refresh()
+    draws = trainer.batches.get(0).draws
+    samples = [trainer.samples[row] for row, _ in trainer.batches._schedule.batch(0)]
+    loss = accumulate(trainer)
     ours = {name: p.grad.clone() for name, p in trainer.controlnet.named_parameters()}
     trainer.controlnet.zero_grad()
-    trainer.controlnet.disable_gradient_checkpointing()
 
     pipe = DiffusionPipeline.from_pretrained(any_base)
-    noise, timesteps = batch.draws.noise, batch.draws.timesteps
-    latents = (batch.mean + torch.exp(0.5 * batch.logvar) * batch.draws.posterior) * pipe.vae.config.scaling_factor
-    noisy = pipe.scheduler.add_noise(latents, noise, timesteps)
-    named = {"encoder_hidden_states": batch.text["hidden"]}
-    if "pooled" in batch.text:
+    pictures = torch.stack([torch.from_numpy(np.array(Image.open(s.image).convert("RGB"))) for s in samples])
+    hint = torch.stack([torch.from_numpy(np.array(Image.open(s.condition).convert("RGB"))) for s in samples])
+    captions = ["" if hidden else s.caption for s, hidden in zip(samples, draws.hide_prompt, strict=True)]
+    with torch.no_grad():
+        posterior = pipe.vae.encode(pictures.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+        hidden, _, *pooled = pipe.encode_prompt(captions, do_classifier_free_guidance=False, **ONE_EACH)
+    mean, logvar, hidden = (tensor.half().float() for tensor in (posterior.mean, posterior.logvar, hidden))  # as kept
+    latents = (mean + torch.exp(0.5 * logvar) * draws.posterior) * pipe.vae.config.scaling_factor
+    noisy = pipe.scheduler.add_noise(latents, draws.noise, draws.timesteps)
+    named = {"encoder_hidden_states": hidden}
+    if pooled:
         whole_picture = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
-        named["added_cond_kwargs"] = {"text_embeds": batch.text["pooled"], "time_ids": whole_picture}
-    down, middle = trainer.controlnet(noisy, timesteps, controlnet_cond=batch.hint, return_dict=False, **named)
+        named["added_cond_kwargs"] = {"text_embeds": pooled[0].half().float(), "time_ids": whole_picture}
+    hint = hint.permute(0, 3, 1, 2).float() / 255
+    down, middle = trainer.controlnet(noisy, draws.timesteps, controlnet_cond=hint, return_dict=False, **named)
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    predicted = pipe.unet(noisy, timesteps, **residuals, **named).sample
+    predicted = pipe.unet(noisy, draws.timesteps, **residuals, **named).sample
     velocity = pipe.scheduler.config.prediction_type == "v_prediction"
-    wanted = pipe.scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
+    wanted = pipe.scheduler.get_velocity(latents, draws.noise, draws.timesteps) if velocity else draws.noise
     plain = torch.nn.functional.mse_loss(predicted, wanted)
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
@@ -200,6 +217,19 @@ def test_fp16_on_a_processor_goes_on_in_fp32_and_says_so(new_run: RunFactory, re
     worker = Worker(ready_workspace, new_run(**{"train.precision": "fp16", "train.steps": 1}))
     assert worker.outcome == "completed"
     assert any("fp32" in message.text for message in worker.of(Message))
+
+
+def test_a_step_reads_no_picture_file(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.data import cache, map_cache
+    from engine.training import batches
+
+    run = new_run(**{"validation.check_every": 0})
+    assert Worker(ready_workspace, run, at_step={2: "pause"}).outcome == "paused"
+    for module, name in ((cache, "load_rgb"), (map_cache, "cropped_hint"), (batches, "cropped_hint")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a picture file was read"))
+    assert Worker(ready_workspace, run).outcome == "completed"
 
 
 def test_a_run_with_a_lost_map_says_which(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ui.curves import LIMIT, loss_rows, score_rows, smoothed, thin
+from ui.curves import LIMIT, OBEYS, STAND_IN, likely_range, loss_rows, one_line, score_rows, smoothed, thin
 
 
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 12_345])
@@ -30,4 +30,11 @@ def test_steps_that_were_trained_again_are_shown_once() -> None:
 def test_rows_for_the_charts() -> None:
     rows = loss_rows([(1, 0.5), (2, 0.25)])
     assert rows["step"] == [1, 2, 1, 2]
-    assert score_rows([(5, {"adherence": 0.5, "new_thing": 0.1})])["what"] == ["obeys the control picture", "new thing"]
+    assert one_line([(1, 0.5)], "rate") == {"step": [1], "value": [0.5], "line": ["rate"]}
+
+
+def test_the_score_shows_the_one_number_in_place_of_what_it_is_made_from() -> None:
+    assert score_rows([(5, {"adherence": 0.5, "obeys": 0.6, "new_thing": 0.1})])["what"] == [OBEYS, "new thing"]
+    assert score_rows([(5, {"obeys": 0.6, "likeness": 0.5})])["what"] == [STAND_IN], "and says where it is a stand-in"
+    assert score_rows([(5, {"adherence": 0.5})])["what"] != [OBEYS], "a single picture has no such number"
+    assert likely_range([(0, {}), (5, {"obeys_low": 0.1, "obeys_high": 0.3})]) == [(5, 0.1, 0.3)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from engine.evaluation.verdict import Verdict
+from dataclasses import replace
+
+from engine.evaluation.verdict import Cause, Verdict
 from engine.jobs.events import Checked
-from ui.curves import BEGINS, GAIN, HELD_OUT, SAVED, TRAINED, fixed_loss_rows, gain_rows
-from ui.verdict import verdict_html
+from engine.jobs.snapshot import JobSnapshot
+from ui.chart import BEGINS, PAUSED, SAVED
+from ui.curves import GAIN, HELD_OUT, TRAINED, TRAINED_GAIN, fixed_loss_rows, gain_rows
+from ui.verdict import marks_of, verdict_html
 
 
 def check(step: int, loss: float, share: float) -> Checked:
@@ -16,9 +20,14 @@ CHECKS = [check(0, 0.02, 0.0), check(50, 0.01, 0.25), check(100, 0.015, 0.5)]
 
 
 def test_words_of_a_dataset_are_no_markup() -> None:
-    html = verdict_html(Verdict("ignored", "The maps of <b>x</b> are blank.", ("a < b",), ("look & see",)))
+    html = verdict_html(
+        Verdict(
+            "ignored", "The maps of <b>x</b> are blank.", ("a < b",), (Cause("look & see", "doctor"), Cause("less"))
+        )
+    )
     assert "<b>x</b>" not in html
-    assert "a &lt; b" in html and "<li>look &amp; see</li>" in html
+    assert "a &lt; b" in html and "<li>look &amp; see " in html and "<li>less</li>" in html
+    assert html.count("<button") == html.count("tab-dataset-button") == 1, "a link only where there is a place to look"
     assert "class='verdict bad'" in html
 
 
@@ -26,13 +35,18 @@ def test_causes_are_named_only_where_there_are_any() -> None:
     assert "Likely causes" not in verdict_html(Verdict("improving", "Usable.", ("Gain 20 %.",)))
 
 
-def test_the_gain_is_drawn_in_percent_with_its_marks() -> None:
-    rows = gain_rows(CHECKS, listens_since=50, saved=(100,))
+def test_the_gain_is_drawn_in_percent_of_held_out_and_training_pairs() -> None:
+    newer = replace(CHECKS[2], training_share=0.75)
+    rows = gain_rows([*CHECKS[:2], newer])
     drawn = list(zip(rows["step"], rows["percent"], rows["line"], strict=True))
-    assert drawn[:3] == [(0, 0.0, GAIN), (50, 25.0, GAIN), (100, 50.0, GAIN)]
-    assert drawn[3:5] == [(0, None, BEGINS), (0, None, SAVED)]
-    assert drawn[5:7] == [(50, 0.0, BEGINS), (50, 50.0, BEGINS)]
-    assert [(step, line) for step, _, line in drawn[7:]] == [(100, SAVED)] * 3
+    assert drawn == [(0, 0.0, GAIN), (50, 25.0, GAIN), (100, 50.0, GAIN), (100, 75.0, TRAINED_GAIN)]
+
+
+def test_the_charts_mark_what_happened() -> None:
+    history = JobSnapshot(kept=(50, 100), pauses=(75,))
+    marks = marks_of(history, Verdict("improving", "Usable.", listens_since=50))
+    assert marks == {BEGINS: (50,), SAVED: (50, 100), PAUSED: (75,)}
+    assert marks_of(history, None)[BEGINS] == ()
 
 
 def test_losses_are_drawn_as_changes_since_the_start() -> None:

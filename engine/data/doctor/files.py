@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from engine.data.doctor.finding import Finding, Hit, Row, Rules, Summary
 from engine.data.images import HTML_STARTS, opened
 from engine.errors import UserError
@@ -89,9 +87,9 @@ def _ends_early(path: Path, start: bytes, error: UserError) -> bool:
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return int.from_bytes(start[4:8], "little") + 8 > path.stat().st_size
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return image.width > 0 and "missing" in error.why
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UserError:
         return False
 
 

@@ -16,9 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from engine.data.images import EXTENSIONS, inspect
+from engine.data.images import EXTENSIONS, inspect, opened
 from engine.data.layouts.listed import METADATA
 from engine.errors import UserError
 
@@ -93,7 +91,7 @@ class Store:
             temporary.write_bytes(data)
             try:
                 seen = inspect(temporary, min_side=1)
-                with Image.open(temporary) as image:
+                with opened(temporary) as image:
                     ending = ENDINGS.get(image.format or "")
             except UserError as error:
                 raise Refused(error.why.rstrip(".")) from error

@@ -10,6 +10,7 @@ import os
 import tarfile
 import uuid
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from engine.data.images import EXTENSIONS
 from engine.data.import_config import ImportConfig
@@ -23,7 +24,19 @@ ENDINGS = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (*CAPTION_EXTENSIONS, ".json")
 _TEXT_BYTES = 1_000_000
 _PIECE = 1 << 20
+_HEADER_BYTES = 1_000_000  # of a name or a note before a member; tarfile itself would read any size into memory
+_MOST_MEMBERS = 20_000_000
+_RATIO, _FREE = 200, 256_000_000  # unpacked to packed, once so many bytes are out; pictures hardly shrink
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
+
+
+class SmallHeaders(tarfile.TarInfo):
+    """A member whose long names and notes are of a reasonable size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Any:
+        if not self.isreg() and not self.isdir() and self.size > _HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def fits(place: str) -> bool:
@@ -77,9 +90,11 @@ def _unpack(
     token: CancelToken,
 ) -> None:
     last = ""
-    with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*") as tar:  # a stream: nothing is read twice
-        for member in tar:
+    # A stream: nothing is read twice.
+    with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*", tarinfo=SmallHeaders) as tar:
+        for number, member in enumerate(tar):
             token.raise_if_cancelled()
+            _check_growth(number, tar.offset, raw.tell())
             progress((part[0] + raw.tell()) // 1_000_000, max(1, part[1] // 1_000_000), "Megabytes unpacked")
             relative = safe_member(member)
             if relative is None:
@@ -108,6 +123,14 @@ def _unpack(
                     fetched.new += 1
                 else:
                     fetched.present += 1
+
+
+def _check_growth(members: int, unpacked: int, packed: int) -> None:
+    """Ends what can only be a bomb. Raises tarfile.ReadError: what came before is kept."""
+    if members > _MOST_MEMBERS:
+        raise tarfile.ReadError(f"more than {_MOST_MEMBERS:,} entries")
+    if unpacked > _FREE and unpacked > _RATIO * packed:
+        raise tarfile.ReadError(f"it unpacks to more than {_RATIO} times its size")
 
 
 def safe_member(member: tarfile.TarInfo) -> PurePosixPath | None:

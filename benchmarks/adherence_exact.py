@@ -1,0 +1,119 @@
+"""Does adherence rise when the net gets better? Against the exact score of the bundled circles, over checkpoints.
+
+    python -m benchmarks.adherence_exact OUT.json [--steps 400] [--every 50] [--pictures 24]
+
+One run on the bundled base with the demo's settings and Canny maps. At every set of control pictures: the exact score
+(does the disc lie where it should, IoU), adherence with its interval, and the stand-in for maps without an extractor,
+all on the same pictures. Spearman's rank correlation over the sets, and over single pictures, is printed and kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from engine.conditions.batch import make_all
+from engine.data.crop_plan import CropPlan
+from engine.demo.sets import demo_preset, make_demo_set
+from engine.evaluation.likeness import likeness
+from engine.evaluation.obedience import Measured, obedience
+from engine.evaluation.pairs import read_pair
+from engine.jobs.control import Control
+from engine.jobs.events import Checked, PreviewMade
+from engine.presets import resolve
+from engine.training.previews import DrawPreviews
+from engine.training.trainer import Trainer
+from engine.workspace import DEMO_BASE, Workspace
+
+PAIRS = 800
+
+
+def spearman(first: Any, second: Any) -> float:
+    """Rank correlation; equal values share their mean rank."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(first, second).statistic)
+
+
+def rows_of(folder: Path, dataset: Any, plan: CropPlan) -> list[dict[str, float]]:
+    """Each picture of one set: exact IoU, adherence, stand-in; its own, and against the next pair's true picture."""
+    about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+    pairs = [read_pair(dataset.sample(one["key"]), dataset, plan) for one in about["samples"]]
+    found = []
+    for number, one in enumerate(about["samples"]):
+        with Image.open(folder / one["picture"]) as picture:
+            drawn = np.asarray(picture.convert("RGB"))
+        like = likeness(pairs[number].original, drawn)
+        unlike = likeness(pairs[(number + 1) % len(pairs)].original, drawn)
+        scores = {"iou": one["scores"]["iou"], "adherence": one["scores"]["adherence"]}
+        found.append(scores | {"likeness": like, "likeness_of_another": unlike})
+    return found
+
+
+def record(workspace: Workspace, steps: int, every: int, pictures: int) -> dict[str, Any]:
+    """The run, as plain figures."""
+    dataset = make_demo_set(workspace, "circles", PAIRS)
+    make_all(dataset, "canny", workers=1)
+    asked = {
+        "data": {"dataset": dataset.name},
+        "train": {"steps": steps},
+        "validation": {"every": every, "pictures": pictures, "probes": 0, "tensorboard": False},
+    }
+    config = resolve(("demo", demo_preset().values), ("benchmark", asked))[0]
+    plan = CropPlan.of(config.data, config.train.seed)
+    sets: list[dict[str, Any]] = []
+    gains: list[list[float]] = []
+
+    def watch(event: Any) -> None:
+        if isinstance(event, Checked):
+            gains.append([event.step, event.gain_share])
+        if isinstance(event, PreviewMade):
+            each = rows_of(event.folder, dataset, plan)
+            stand_in = obedience([Measured(r["likeness"], r["likeness_of_another"], 1.0) for r in each])
+            sets.append({
+                "step": event.step, "iou": event.scores["iou"], "adherence": event.scores["adherence"],
+                "obeys": event.scores.get("obeys"), "low": event.figures.get("obeys_low"),
+                "high": event.figures.get("obeys_high"), "stand_in": stand_in.value if stand_in else None,
+                "pictures": each,
+            })  # fmt: skip
+            print({name: value for name, value in sets[-1].items() if name != "pictures"}, flush=True)
+
+    run = workspace.new_run("exact")
+    trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, Control().token, watch, DrawPreviews())
+    trainer.train()
+    trainer.close()
+    each = [picture for one in sets for picture in one["pictures"]]
+    found: dict[str, Any] = {"settings": config.model_dump(mode="json"), "sets": sets, "gains": gains}
+    found["over_sets"] = {
+        name: spearman([one[name] for one in sets], [one["iou"] for one in sets]) for name in ("obeys", "stand_in")
+    }
+    found["over_pictures"] = {
+        name: spearman([p[name] for p in each], [p["iou"] for p in each]) for name in ("adherence", "likeness")
+    }
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--pictures", type=int, default=24)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        found = record(Workspace(Path(folder)), options.steps, options.every, options.pictures)
+    text = json.dumps(found, indent=1, default=float)
+    options.out.write_text(text + "\n", encoding="utf-8")
+    print({name: found[name] for name in ("over_sets", "over_pictures")})
+
+
+if __name__ == "__main__":
+    main()

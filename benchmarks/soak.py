@@ -1,0 +1,289 @@
+"""A long run through the window, watched: does anything grow that should not?
+
+    python -m benchmarks.soak --out /tmp/soak                 # 20,000 steps, about half an hour on two cores
+    python -m benchmarks.soak --figures /tmp/soak/samples.csv  # the table again, from what was written down
+
+The real app in a process of its own, a real Chromium with the Train tab open, a run on a tiny random base with
+pictures, checks, checkpoints and a pause with a resume every few minutes. Every few seconds a line goes to samples.csv:
+memory, open files and threads of the app; memory, page objects and processor time of the browser; the step. At the end
+straight lines are fitted, with intervals that allow for neighbouring samples being alike (means of blocks are fitted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from engine.config import RunConfig
+from engine.demo.sets import demo_preset, make_demo_set
+from engine.presets import resolve
+from engine.runs import Run
+from engine.training.run import create_run
+from engine.workspace import Workspace
+from tests import tiny_bases
+from tests.browser.studio import Studio, browser_page, open_tab, studio
+
+PICTURES = 64
+EVERY = 3.0  # seconds between two samples
+BLOCKS = 24
+WARM_UP = 0.15  # of the samples at the start: libraries load, caches fill
+COLUMNS = {
+    "app_mb": "app, resident memory (MB)",
+    "app_files": "app, open files and sockets",
+    "app_threads": "app, threads",
+    "renderer_mb": "page, memory of its process (MB)",
+    "browser_mb": "browser, memory of all its processes (MB)",
+    "heap_mb": "page, JavaScript heap (MB)",
+    "nodes": "page, DOM nodes",
+    "listeners": "page, event listeners",
+    "browser_cpu": "browser, share of one core (%)",
+    "app_cpu": "app, share of one core (%)",
+    "step_ms": "a step, by the clock (ms)",
+    "step_cpu_ms": "a step, of the app's processor time (ms)",
+}
+
+
+def soak_config(base: Path, dataset: str, steps: int) -> RunConfig:
+    """The demo's settings at the smallest size, with pictures and checks as often as a long run has them."""
+    config, _ = resolve(
+        ("demo", demo_preset().values),
+        (
+            "soak",
+            {
+                "name": "soak",
+                "model": {"base": str(base)},
+                "data": {"dataset": dataset, "resolution": 64, "held_out": 4},
+                "train": {"steps": steps, "batch_size": 1, "checkpoint_every": 500, "keep_checkpoints": 3},
+                "validation": {"every": 500, "pictures": 2, "sampling_steps": 4, "check_every": 50},
+            },
+        ),
+    )
+    return config
+
+
+def prepare(folder: Path, steps: int) -> tuple[Workspace, Run]:
+    """A workspace with a run that was never started."""
+    base, work = folder / "base", folder / "work"
+    base.mkdir(parents=True)
+    work.mkdir()
+    tiny_bases.build(base, work, tiny_bases.UNET, {})
+    workspace = Workspace(folder / "workspace")
+    dataset = make_demo_set(workspace, count=PICTURES)
+    return workspace, create_run(workspace, soak_config(base, dataset.name, steps), {})
+
+
+def browser_processes() -> list[psutil.Process]:
+    """Chromium's processes below this one."""
+    return [p for p in psutil.Process().children(recursive=True) if "chrom" in p.name().lower()]
+
+
+def own_memory(process: psutil.Process) -> float:
+    """Bytes that would be free if the process ended; shared pages are not counted."""
+    return float(process.memory_full_info().uss)
+
+
+class Watcher:
+    """Takes one sample at a time."""
+
+    def __init__(self, app: Studio, page: Any, run: Run, out: Path) -> None:
+        self.app, self.run = psutil.Process(app.process.pid), run
+        self.devtools = page.context.new_cdp_session(page)
+        self.devtools.send("Performance.enable")
+        self.file = (out / "samples.csv").open("w", encoding="utf-8", newline="")
+        self.table = csv.DictWriter(self.file, ["seconds", "phase", "step", *COLUMNS])
+        self.table.writeheader()
+        self.began = time.monotonic()
+        self._before: tuple[float, float, float] | None = None
+        self._read = 0
+        self.step, self._step_ms = 0, 0.0
+
+    def close(self) -> None:
+        self.file.close()
+
+    def sample(self, phase: str) -> None:
+        """One line; the first of a phase has no processor shares yet, and is left out."""
+        before_step = self.step
+        self._read_steps()
+        processes = browser_processes()
+        renderers = [p for p in processes if "--type=renderer" in p.cmdline()]
+        now = time.monotonic(), sum(_cpu(p) for p in processes), _cpu(self.app)
+        before, self._before = self._before, now
+        if before is None:
+            return
+        figures = {f["name"]: f["value"] for f in self.devtools.send("Performance.getMetrics")["metrics"]}
+        passed = now[0] - before[0]
+        files = self.app.num_handles() if psutil.WINDOWS else self.app.num_fds()
+        self.table.writerow(
+            {
+                "seconds": round(now[0] - self.began, 1),
+                "phase": phase,
+                "step": self.step,
+                "app_mb": round(self.app.memory_info().rss / 1e6, 2),
+                "app_files": files,
+                "app_threads": self.app.num_threads(),
+                "renderer_mb": round(max(map(own_memory, renderers), default=0) / 1e6, 2),
+                "browser_mb": round(sum(map(own_memory, processes)) / 1e6, 2),
+                "heap_mb": round(figures["JSHeapUsedSize"] / 1e6, 3),
+                "nodes": int(figures["Nodes"]),
+                "listeners": int(figures["JSEventListeners"]),
+                "browser_cpu": round(100 * (now[1] - before[1]) / passed, 2),
+                "app_cpu": round(100 * (now[2] - before[2]) / passed, 2),
+                "step_ms": round(self._step_ms, 3),
+                "step_cpu_ms": round(1000 * (now[2] - before[2]) / max(1, self.step - before_step), 3),
+            }
+        )
+        self.file.flush()
+
+    def new_phase(self) -> None:
+        self._before = None
+
+    def _read_steps(self) -> None:
+        """The newest step, and the median time of those since the last look."""
+        path = self.run.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        if path.stat().st_size < self._read:  # a resume wrote the file anew
+            self._read = 0
+        with path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().split(b"\n")
+        self._read += sum(len(line) + 1 for line in lines[:-1])
+        seen = [json.loads(line) for line in lines[:-1] if b'"seconds"' in line]
+        seen = [entry for entry in seen if entry["step"] > self.step]
+        if seen:
+            self.step = seen[-1]["step"]
+            self._step_ms = 1000 * float(np.median([entry["seconds"] for entry in seen]))
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def wait_for_words(page: Any, words: str, seconds: float = 120) -> None:
+    """Until the Train tab says so."""
+    page.locator("#train-status").filter(has_text=re.compile(words)).wait_for(timeout=seconds * 1000)
+
+
+def soak(folder: Path, out: Path, steps: int, stretch: float, rest: float) -> Path:
+    """Train to the end, in stretches of so many seconds with a pause of ``rest`` seconds after each."""
+    workspace, run = prepare(folder, steps)
+    with studio(workspace.root) as app, browser_page() as page:
+        page.goto(app.address)
+        page.wait_for_selector("#status-line .status")
+        open_tab(page, "Train")
+        watcher = Watcher(app, page, run, out)
+        try:
+            for number in stretches(run, steps):
+                before_stretch()
+                page.locator("#train-resume:not([disabled])").click()
+                wait_for_words(page, "Training: step|Making|Saving")
+                watcher.new_phase()
+                end = time.monotonic() + stretch
+                while time.monotonic() < end and watcher.step < steps:
+                    page.wait_for_timeout(1000 * EVERY)
+                    watcher.sample("training")
+                if watcher.step < steps:
+                    page.locator("#train-pause:not([disabled])").click()
+                    wait_for_words(page, "safe to close")
+                else:
+                    wait_for_words(page, "Finished")
+                after_stretch()
+                watcher.new_phase()
+                end = time.monotonic() + rest
+                while time.monotonic() < end:
+                    page.wait_for_timeout(1000 * EVERY)
+                    watcher.sample("paused")
+                print(f"stretch {number}: step {watcher.step:,} of {steps:,}", flush=True)
+        finally:
+            watcher.close()
+        assert page.locator("#problem").count() == 0, page.locator("#problem").inner_text()
+        app.ask_to_end()
+    return out / "samples.csv"
+
+
+def stretches(run: Run, steps: int) -> Iterator[int]:
+    """Counts up until the run's last step is saved."""
+    number = 0
+    while run.last_step < steps:
+        number += 1
+        yield number
+
+
+def before_stretch() -> None:
+    """For a machine that is shared: replaced by whoever has to wait for their turn."""
+
+
+def after_stretch() -> None:
+    """The turn is over."""
+
+
+def slope(x: np.ndarray, y: np.ndarray, blocks: int = BLOCKS) -> tuple[float, float]:
+    """Least squares slope of y over x and the half width of its 95 % interval.
+
+    Neighbouring samples are alike, so that each is worth less than one: the means of ``blocks`` equal stretches are
+    fitted, which are nearly independent, with Student's t on blocks - 2 degrees.
+    """
+    from scipy.stats import t
+
+    count = min(blocks, len(x) // 2)
+    if count < 4:
+        raise ValueError(f"{len(x)} samples are too few for a slope.")
+    xs = np.array([part.mean() for part in np.array_split(x, count)])
+    ys = np.array([part.mean() for part in np.array_split(y, count)])
+    centred = xs - xs.mean()
+    rise = float((centred * ys).sum() / (centred**2).sum())
+    left = ys - ys.mean() - rise * centred
+    error = float(np.sqrt((left**2).sum() / (count - 2) / (centred**2).sum()))
+    return rise, error * float(t.ppf(0.975, count - 2))
+
+
+def figures(path: Path) -> str:
+    """A table in Markdown: median while training, and the change over 1,000 steps with its interval."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["phase"] == "training"]
+    rows = rows[round(WARM_UP * len(rows)) :]
+    steps = np.array([float(row["step"]) for row in rows])
+    lines = [
+        f"Steps {steps[0]:,.0f} to {steps[-1]:,.0f}, {len(rows)} samples.",
+        "",
+        "| | median | first fifth | last fifth | change in 1,000 steps (95 %) |",
+        "|---|---|---|---|---|",
+    ]
+    fifth = max(1, len(rows) // 5)
+    for name, title in COLUMNS.items():
+        values = np.array([float(row[name]) for row in rows])
+        rise, half = slope(steps / 1000, values)
+        first, last = np.median(values[:fifth]), np.median(values[-fifth:])
+        lines.append(f"| {title} | {np.median(values):.4g} | {first:.4g} | {last:.4g} | {rise:+.3g} ± {half:.2g} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--stretch", type=float, default=240, help="seconds of training until each pause")
+    parser.add_argument("--rest", type=float, default=12, help="seconds of each pause")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "soak")
+    parser.add_argument("--figures", type=Path, help="only the table, from this samples.csv")
+    options = parser.parse_args()
+    path = options.figures
+    if path is None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            path = soak(Path(folder), options.out, options.steps, options.stretch, options.rest)
+    print(figures(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Our step beside that of diffusers' documented recipe: pictures a second, peak memory, and what each technique gives.
+
+    python -m benchmarks.step                                                 (a processor: a small base)
+    python -m benchmarks.step --shapes sd15 --device cuda --preset 12gb       (a card: real shapes, random weights)
+    python -m benchmarks.step --shapes sd15 --device cuda --preset 8gb --cap 7 --variants ours
+
+Both train a ControlNet on the same pictures, captions, base, precision, optimizer and effective batch of 4. The recipe
+is that of the guide to diffusers' train_controlnet.py for small cards, written with diffusers' parts: pictures decoded,
+VAE and text encoder at each step, autocast where the precision is not fp32, one picture at a time and four added up,
+gradient checkpointing. Each measurement is a process of its own (so that its peak memory is its own), in turn A B A B.
+Without a card, seconds are those that the process computed, so that other work on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import torch
+
+from benchmarks.step_recipe import BATCH, Encoders, their_step
+from benchmarks.step_world import SHAPES, make_base, make_pictures
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.jobs.control import Control
+from engine.memory import predict
+from engine.presets import PRESETS_FOLDER, load_preset, resolve
+from engine.runs import write_run
+from engine.training.precision import DTYPES
+from engine.training.step import take_step
+from engine.training.trainer import Trainer
+from engine.training.working import WorkingNets
+from engine.workspace import Workspace
+
+GIB = 2**30
+THEIRS = "diffusers' recipe"
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "ours": {},
+    "ours, VAE and text encoder at each step": {"also": "encode"},
+    "ours, one picture at a time, four added up": {"train.batch_size": 1, "train.accumulation": BATCH},
+    "ours, checkpointing in the ControlNet": {"train.gradient_checkpointing": "controlnet"},
+    "ours, checkpointing in both": {"train.gradient_checkpointing": "both"},
+    "ours, condition maps decoded at each step": {"also": "decode"},
+    "ours, autocast over fp32 weights": {"also": "autocast"},
+    "ours, Control-LoRA of rank 64": {"model.control_lora_rank": 64},
+}
+
+
+def config_of(options: argparse.Namespace, base: str, variant: str) -> RunConfig:
+    """The preset (or none) with what the variant changes; the same effective batch for all."""
+    shapes = SHAPES[options.shapes]
+    wanted: dict[str, Any] = {
+        "model": {"base": base},
+        "data": {"dataset": "pictures", "resolution": shapes.resolution},
+        "train": {"batch_size": BATCH, "accumulation": 1, "precision": options.precision},
+        "validation": {"every": 0, "check_every": 0},
+    }
+    preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml").values if options.preset else {}
+    if preset:
+        wanted["train"] = {}
+    changes: dict[str, Any] = {}
+    for name, value in ABLATIONS.get(variant, {}).items():
+        if "." in name:
+            section, key = name.split(".")
+            changes.setdefault(section, {})[key] = value
+    return resolve((f"preset {options.preset}", preset), ("benchmark", wanted), (variant, changes))[0]
+
+
+# -- ours -------------------------------------------------------------------------------------------------------------
+
+
+def our_step(options: argparse.Namespace, workspace: Workspace, base: str, variant: str) -> SimpleNamespace:
+    config, also = config_of(options, base, variant), ABLATIONS[variant].get("also")
+    folder = workspace.runs / f"{time.time_ns()}"
+    folder.mkdir(parents=True)
+    write_run(folder, {"config": config.model_dump(mode="json")})
+    dataset = Dataset.open(workspace.dataset_folder("pictures"))
+    trainer = Trainer(folder, config, base, dataset, workspace.cache, Control().token, lambda event: None)
+    if also == "decode":
+        trainer.batches._maps = None
+    if also == "autocast":
+        trainer.nets = WorkingNets(trainer.controlnet, torch.float32)
+        trainer.model, trainer.family = trainer.controlnet, _autocast(trainer)
+    encode = _encoder(trainer) if also == "encode" else lambda: None
+
+    def step() -> torch.Tensor:
+        encode()
+        loss = take_step(trainer)
+        assert isinstance(loss, torch.Tensor), loss
+        trainer.step += 1
+        return loss
+
+    return SimpleNamespace(
+        step=step, images=config.images_per_step, waited=lambda: trainer.batches.waited, save=trainer.save,
+        close=trainer.close, predicted=predict(workspace, config, len(trainer.samples)),
+    )  # fmt: skip
+
+
+def _autocast(trainer: Trainer) -> Any:
+    predict_plain, device, dtype = trainer.family.predict, trainer.device.type, trainer.dtype
+
+    def under_autocast(*arguments: Any) -> torch.Tensor:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return predict_plain(*arguments)
+
+    family = type("Autocast", (type(trainer.family),), {})()
+    family.predict = under_autocast
+    return family
+
+
+def _encoder(trainer: Trainer) -> Callable[[], None]:
+    """What the cache spares, with its answers thrown away: decode pictures, encode them and their captions."""
+    encode = Encoders(trainer.family, trainer.base, trainer.device, trainer.dtype)
+    size = trainer.config.data.resolution
+
+    def once() -> None:
+        first = trainer.step * BATCH
+        encode([trainer.samples[(first + number) % len(trainer.samples)] for number in range(BATCH)], size)
+
+    return once
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------
+
+
+def build(options: argparse.Namespace, workspace: Workspace, base: str, variant: str) -> SimpleNamespace:
+    """The nets of a variant, ready to step."""
+    if variant != THEIRS:
+        return our_step(options, workspace, base, variant)
+    size = SHAPES[options.shapes].resolution
+    return their_step(options, workspace, base, size, config_of(options, base, "ours").optim)
+
+
+def measure(options: argparse.Namespace, workspace: Workspace, base: str, variant: str) -> dict[str, Any]:
+    """In this process: warm up, time, and say what was used."""
+    on_card = options.device == "cuda"
+    torch.manual_seed(0)
+    if on_card and options.cap:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(options.cap * GIB / total)
+    before = psutil.Process().memory_info().rss
+    made = build(options, workspace, base, variant)
+    if on_card:
+        torch.cuda.reset_peak_memory_stats()
+    for _ in range(options.warm_up):
+        loss = made.step()
+    float(loss)
+    clock = time.perf_counter if on_card else time.process_time
+    waited, began, wall = made.waited(), clock(), time.perf_counter()
+    for _ in range(options.steps):
+        loss = made.step()
+    float(loss)  # waits for the card
+    seconds, wall = clock() - began, time.perf_counter() - wall
+    found = {
+        "images_per_second": options.steps * made.images / seconds,
+        "seconds_per_step": seconds / options.steps,
+        "waiting": (made.waited() - waited) / wall,
+        "reserved": torch.cuda.max_memory_reserved() / GIB if on_card else None,
+        "allocated": torch.cuda.max_memory_allocated() / GIB if on_card else None,
+        "ram": peak_rss() / GIB,
+        "ram_before": before / GIB,
+        "predicted": (made.predicted.needs if on_card else made.predicted.peak) / GIB if made.predicted else None,
+        "loss": float(loss),
+    }
+    if made.save is not None:
+        began = time.perf_counter()
+        made.save()
+        found["save"] = time.perf_counter() - began
+    made.close()
+    return found
+
+
+def peak_rss() -> float:
+    """Most memory of this process so far, in bytes."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float(psutil.Process().memory_info().peak_wset)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def in_a_process(arguments: list[str], variant: str) -> dict[str, Any]:
+    """``measure`` in a process of its own; what went wrong under ``error``."""
+    command = [sys.executable, "-m", "benchmarks.step", *arguments, "--only", variant]
+    done = subprocess.run(command, capture_output=True, text=True)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    return json.loads(lines[-1]) if lines else {"error": done.stderr.strip().splitlines()[-1:]}
+
+
+def table(rows: dict[str, list[dict[str, Any]]], on_card: bool) -> str:
+    """Markdown: medians over the rounds."""
+    first = "peak reserved, GiB" if on_card else "peak RAM, GiB"
+    lines = [f"| | pictures/s | x | {first} | predicted | waited for data |", "|---|---|---|---|---|---|"]
+    usual = [run["images_per_second"] for run in rows.get(THEIRS, []) if "error" not in run]
+    for variant, runs in rows.items():
+        good = [run for run in runs if "error" not in run]
+        if not good:
+            lines.append(f"| {variant} | {runs[0]['error']} | | | | |")
+            continue
+        middle = {key: statistics.median(run[key] for run in good) for key in good[0] if good[0][key] is not None}
+        times = f"{middle['images_per_second'] / statistics.median(usual):.2f}" if usual else ""
+        memory = middle["reserved"] if on_card else middle["ram"]
+        foreseen = (
+            f"{middle['predicted'] + (0 if on_card else middle['ram_before']):.2f}" if "predicted" in middle else ""
+        )
+        waited = f"{100 * middle['waiting']:.2f} %" if variant != THEIRS else ""
+        speed = f"{middle['images_per_second']:.2f}"
+        lines.append(f"| {variant} | {speed} | {times} | {memory:.2f} | {foreseen} | {waited} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", choices=SHAPES, default="mid")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=DTYPES, help="default: fp32 on a processor, bf16 on a card")
+    parser.add_argument("--preset", default="", help="ours with this preset's settings; the recipe keeps its own")
+    parser.add_argument("--cap", type=float, default=0, help="GiB of the card that a process may use")
+    parser.add_argument("--steps", type=int, default=0, help="timed steps a round")
+    parser.add_argument("--warm-up", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--variants", nargs="+", help="part of a name; default: all")
+    parser.add_argument("--work", type=Path, help="where base, pictures and cache are kept for the next time")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    on_card = options.device == "cuda"
+    options.precision = options.precision or ("bf16" if on_card else "fp32")
+    options.steps = options.steps or (200 if on_card else 4)
+    options.warm_up = options.warm_up or (20 if on_card else 1)
+    if not on_card:
+        torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = options.work or Path(scratch)
+        workspace, shapes = Workspace(work), SHAPES[options.shapes]
+        base = make_base(work / f"base-{options.shapes}", shapes, torch.float16 if on_card else torch.float32)
+        make_pictures(workspace, shapes.resolution)
+        if options.only:
+            print(json.dumps(measure(options, workspace, str(base), options.only)), flush=True)
+            return
+        variants = [THEIRS, *ABLATIONS]
+        if options.precision == "fp32":
+            variants.remove("ours, autocast over fp32 weights")
+        if options.variants:
+            variants = [name for name in variants if any(part == name or part in name[5:] for part in options.variants)]
+        skip = {"--work", str(options.work), "--variants", *(options.variants or [])}
+        arguments = [word for word in sys.argv[1:] if word not in skip] + ["--work", str(work)]
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in variants}
+        for number in range(options.rounds):
+            for variant in variants:
+                if number and variant not in (THEIRS, "ours"):
+                    continue  # the ablations once, the comparison in turns
+                rows[variant].append(in_a_process(arguments, variant))
+                print(variant, rows[variant][-1], file=sys.stderr, flush=True)
+        machine = torch.cuda.get_device_name() if on_card else "one processor core"
+        print(f"{machine}, {options.shapes} at {shapes.resolution} px, {options.precision}, effective batch {BATCH}\n")
+        print(table(rows, on_card))
+        for run in rows.get("ours", [])[:1]:
+            if "save" in run:
+                share = run["save"] / (500 * run["seconds_per_step"])
+                print(f"\nA checkpoint takes {run['save']:.1f} s: {share:.2%} of 500 steps.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What benchmarks/step.py trains on: a base of random weights at real or reduced shapes, and pictures with edges."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.families.single_file import clip_tokenizer
+from engine.model_files import LAYOUTS
+from engine.workspace import Workspace
+
+PICTURES = 48
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A base: its layout, and by how much its widths are divided."""
+
+    layout: str
+    divided: int
+    resolution: int
+
+
+SHAPES = {
+    "mid": Shapes("sd1", 4, 128),  # all nets a quarter as wide, so of like shares: what a processor can time
+    "sd15": Shapes("sd1", 1, 512),
+    "sd21": Shapes("sd2", 1, 768),
+    "sdxl": Shapes("sdxl", 1, 1024),
+}
+
+
+def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype) -> Path:
+    """Write a pipeline with seeded random weights; what is there already is kept."""
+    if (folder / "model_index.json").exists():
+        return folder
+    torch.manual_seed(0)
+    configs = LAYOUTS / shapes.layout
+    parts: dict[str, Any] = {"tokenizer": clip_tokenizer(shapes.layout, "tokenizer")}
+    unet, vae = _read(configs / "unet"), _read(configs / "vae")
+    narrow = shapes.divided
+    for config in (unet, vae):
+        config["block_out_channels"] = [width // narrow for width in config["block_out_channels"]]
+        config["norm_num_groups"] = 32 if narrow == 1 else 16  # 80 channels are not 32 groups
+    texts = [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()]
+    for name in texts:
+        config = _read(configs / name)
+        if narrow > 1:
+            config |= {"hidden_size": 768 // narrow, "intermediate_size": 3072 // narrow}
+        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        parts[name] = kind(CLIPTextConfig(**config)).to(dtype)
+        if narrow > 1:
+            unet["cross_attention_dim"] = 768 // narrow
+    if "text_encoder_2" in parts:
+        parts["tokenizer_2"] = clip_tokenizer(shapes.layout, "tokenizer_2")
+    parts["unet"] = UNet2DConditionModel.from_config(unet).to(dtype)
+    parts["vae"] = AutoencoderKL.from_config(vae).to(dtype)
+    parts["scheduler"] = DDPMScheduler.from_config(_read(configs / "scheduler", "scheduler_config.json"))
+    if len(texts) == 2:
+        StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=False).save_pretrained(folder)
+    else:
+        plain = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        StableDiffusionPipeline(**parts, **plain).save_pretrained(folder)
+    return folder
+
+
+def make_pictures(workspace: Workspace, resolution: int) -> Dataset:
+    """Pieces of photographs, a little larger than is trained with, with Canny edges and captions, as PNG."""
+    if "pictures" in workspace.dataset_names():
+        return Dataset.open(workspace.dataset_folder("pictures"))
+    from skimage import data
+
+    source, rng, side = workspace.root / "pairs", np.random.default_rng(0), round(resolution * 1.25)
+    for name in ("images", "conditions"):
+        (source / name).mkdir(parents=True, exist_ok=True)
+    photos = [getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
+    for number in range(PICTURES):
+        photo = photos[number % 4]
+        smaller = min(photo.shape[:2])
+        piece = int(rng.integers(smaller // 2, smaller))
+        top, left = (int(rng.integers(0, size - piece + 1)) for size in photo.shape[:2])
+        picture = cv2.resize(photo[top : top + piece, left : left + piece], (side, side))
+        Image.fromarray(picture).save(source / "images" / f"{number:02d}.png")
+        edges = cv2.Canny(picture, 80, 160)
+        Image.fromarray(edges).convert("RGB").save(source / "conditions" / f"{number:02d}.png")
+        caption = f"piece {number} of a photograph, in natural colours"
+        (source / "images" / f"{number:02d}.txt").write_text(caption, encoding="utf-8")
+    return Dataset.create(workspace, "pictures", scan_folder(source))
+
+
+def _read(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    return json.loads((folder / name).read_text(encoding="utf-8"))

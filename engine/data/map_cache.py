@@ -1,0 +1,222 @@
+"""Condition maps as training reads them, cut and resized once: a step then decodes no picture file.
+
+    cache/KEY/maps-MAPS-WxH-00000.safetensors   uint8, a crop a row, in the latents' order
+    cache/KEY/maps-MAPS.json                    written when all are there
+
+KEY is that of the latents, whose crops the maps share. MAPS hashes the content of the maps that came with the pictures;
+of those made here, what they were made of (the picture's content, type and parameters), and their files' size and time,
+so that one painted over by hand is read anew. A file keeps one channel where the three are equal, and one bit a pixel
+where there are only black and white: a canny map of 512 px takes 32 KiB, depth 256, colours 768.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from engine.conditions import registry
+from engine.data.cache import TrainingCache, cropped_hint, entries
+from engine.data.crop_plan import CropPlan, Size
+from engine.data.dataset import Dataset
+from engine.data.images import replace_bytes
+from engine.data.samples import Progress, Sample
+from engine.errors import UserError
+from engine.jobs.control import Token
+
+SHARD_BYTES = 64 * 2**20  # of pixels in colour, so that making a file needs little memory
+KEPT = 2  # sets of maps for the same pictures, as when two conditions are tried in turn
+SPARE_DISK = 2 * 2**30
+READERS = 4
+
+
+class MapCache:
+    """Condition maps by row of the sample and variant of its crop."""
+
+    def __init__(self, folder: Path, key: str, samples: Sequence[Sample], plan: CropPlan) -> None:
+        self._places: dict[tuple[int, int], tuple[Size, int]] = {}
+        self._shards: dict[Size, list[_Shard]] = {}
+        for size, stored in entries(samples, plan).items():
+            self._places.update({entry: (size, place) for place, entry in enumerate(stored)})
+            count = -(-len(stored) // in_a_shard(size))
+            self._shards[size] = [_Shard(_path(folder, key, size, number), size) for number in range(count)]
+
+    def read(self, row: int, variant: int = 0) -> np.ndarray:
+        """uint8 RGB (height, width, 3)."""
+        size, place = self._places[row, variant]
+        number, place = divmod(place, in_a_shard(size))
+        return self._shards[size][number].read(place)
+
+
+class _Shard:
+    """One memory-mapped file."""
+
+    def __init__(self, path: Path, size: Size) -> None:
+        self._rows = safe_open(path, framework="pt").get_slice("maps")
+        self._packed = len(self._rows.get_shape()) == 3
+        self._width = size[0]
+
+    def read(self, place: int) -> np.ndarray:
+        pixels = self._rows[place].numpy()
+        if self._packed:
+            pixels = np.unpackbits(pixels, axis=1, count=self._width)[..., None] * np.uint8(255)
+        return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def in_a_shard(size: Size) -> int:
+    """Maps of one size in a file."""
+    return max(1, SHARD_BYTES // (3 * size[0] * size[1]))
+
+
+def most_bytes(samples: Sequence[Sample], plan: CropPlan) -> int:
+    """Disk that the maps take if all are in colour."""
+    return sum(3 * width * height * len(stored) for (width, height), stored in entries(samples, plan).items())
+
+
+def open_or_build(
+    cache: TrainingCache,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    plan: CropPlan,
+    token: Token,
+    progress: Progress,
+) -> MapCache | None:
+    """The maps of these samples; what is missing is made, finished files of an earlier try are kept.
+
+    Returns:
+        None where the disk has no room for them: training then reads the maps' own files.
+
+    Raises:
+        UserError: a map is gone or cannot be read. Cancelled: asked for by the owner.
+    """
+    folder, key = cache.folder, map_key(dataset, samples)
+    done = folder / f"maps-{key}.json"
+    if not done.exists():
+        if shutil.disk_usage(folder).free < most_bytes(samples, plan) + SPARE_DISK:
+            return None
+        _forget(folder, key)
+        _make(cache, key, dataset, samples, plan, token, progress)
+        about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+        replace_bytes(done, json.dumps(about).encode("utf-8"))
+    return MapCache(folder, key, samples, plan)
+
+
+def map_key(dataset: Dataset, samples: Sequence[Sample]) -> str:
+    """Hash of the maps' contents, and of how they are resized.
+
+    Raises:
+        UserError: a map is gone.
+    """
+    spec = dataset.condition
+    assert spec is not None, "a run starts only with condition maps"
+    state = hashlib.blake2b(digest_size=8)
+    state.update(json.dumps([1, registry.get(spec.type).categorical]).encode())
+    for sample in samples:
+        if spec.provided and sample.condition_digest:
+            facts: list[Any] = [sample.key, sample.condition_digest]
+        else:
+            stat = existing_map(dataset, sample).stat()
+            facts = [sample.key, sample.digest, spec.fingerprint, stat.st_size, stat.st_mtime_ns]
+        state.update(json.dumps(facts).encode())
+    return state.hexdigest()
+
+
+def existing_map(dataset: Dataset, sample: Sample) -> Path:
+    """Where the sample's map is.
+
+    Raises:
+        UserError: it is gone.
+    """
+    path = dataset.condition_path(sample)
+    if not path.exists():
+        raise UserError(
+            f"The condition map of {sample.key} is gone.",
+            f"{path} no longer exists.",
+            "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+        )
+    return path
+
+
+def _make(
+    cache: TrainingCache,
+    key: str,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    plan: CropPlan,
+    token: Token,
+    progress: Progress,
+) -> None:
+    spec = dataset.condition
+    assert spec is not None
+    nearest = registry.get(spec.type).categorical
+    by_size = entries(samples, plan)
+    done, total = 0, sum(len(stored) for stored in by_size.values())
+
+    def read(entry: tuple[int, int]) -> np.ndarray:
+        token.raise_if_cancelled()
+        row, variant = entry
+        return cropped_hint(existing_map(dataset, samples[row]), cache.crop(row, variant), nearest)
+
+    with ThreadPoolExecutor(READERS, thread_name_prefix="maps") as pool:
+        for size, stored in by_size.items():
+            step = in_a_shard(size)
+            for number, first in enumerate(range(0, len(stored), step)):
+                path, part = _path(cache.folder, key, size, number), stored[first : first + step]
+                if not path.exists():
+                    _save(path, smallest(np.stack(list(pool.map(read, part)))))
+                done += len(part)
+                progress(done, total, "Preparing condition maps")
+
+
+def smallest(maps: np.ndarray) -> np.ndarray:
+    """uint8 (n, h, w, 3) with one channel where the three are equal, or in bits: (n, h, w, 1), (n, h, ceil(w / 8))."""
+    grey = maps[..., :1]
+    if not (maps == grey).all():
+        return maps
+    levels = grey[..., 0]
+    if ((levels == 0) | (levels == 255)).all():
+        return np.packbits(levels, axis=2)
+    return np.ascontiguousarray(grey)
+
+
+def _save(path: Path, maps: np.ndarray) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({"maps": torch.from_numpy(maps)}, temporary)
+    except OSError as error:
+        raise UserError(
+            f"The cache {path.parent.name} could not be written.",
+            f"{error.strerror or error}.",
+            "Free some space on the workspace's disk and start again; finished parts are kept.",
+        ) from error
+    os.replace(temporary, path)
+
+
+def _path(folder: Path, key: str, size: Size, number: int) -> Path:
+    return folder / f"maps-{key}-{size[0]}x{size[1]}-{number:05d}.safetensors"
+
+
+def _forget(folder: Path, key: str) -> None:
+    """All but the newest sets, and what a cancelled try has left: they are large, and quickly made again."""
+    finished = sorted(folder.glob("maps-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    for old in finished[: max(0, len(finished) - KEPT + 1)]:
+        old.unlink()
+    kept = {f"maps-{key}", *(path.stem for path in folder.glob("maps-*.json"))}
+    for path in folder.glob("maps-*.safetensors*"):
+        if "-".join(path.name.split("-")[:2]) in kept:
+            continue
+        try:
+            path.unlink()
+        except OSError:  # Windows keeps files that an earlier run still has mapped; they go the next time
+            continue

@@ -1,0 +1,40 @@
+"""Do the colours drift? Saturation and contrast of drawn pictures, as ratios to what they are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LEAST = 1.0  # Lab units: a flat grey picture has none of either, and a ratio to nothing says nothing
+
+
+def saturation(picture: np.ndarray) -> float:
+    """Mean chroma in CIE Lab of RGB uint8 (h, w, 3)."""
+    lab = _lab(picture)
+    return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
+
+
+def contrast(picture: np.ndarray) -> float:
+    """Standard deviation of CIE lightness of RGB uint8 (h, w, 3)."""
+    return float(_lab(picture)[..., 0].std())
+
+
+def drift(drawn: Sequence[np.ndarray], against: Sequence[np.ndarray]) -> dict[str, float]:
+    """{"saturation": ..., "contrast": ...}: ratios of the means over the pictures; 1 is no drift, 1.3 is 30 % more."""
+    found = {}
+    for name, figure in (("saturation", saturation), ("contrast", contrast)):
+        now, then = (float(np.mean([figure(picture) for picture in pictures])) for pictures in (drawn, against))
+        found[name] = (now + LEAST) / (then + LEAST)
+    return found
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    """Mean distance of two pictures of one size in CIE Lab (delta E 1976); 0: equal, some 40: unrelated."""
+    return float(np.linalg.norm(_lab(first) - _lab(second), axis=-1).mean())
+
+
+def _lab(picture: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

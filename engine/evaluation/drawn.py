@@ -1,0 +1,112 @@
+"""Pictures that were drawn before: found again by everything that made them, bounded, the longest unused go first."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from engine.data.images import digest, replace_bytes
+from engine.workspace import Workspace
+
+MOST_FILES, MOST_BYTES = 4_000, 2**30
+WEBP_QUALITY = 92
+BASE_WEIGHTS = "diffusion_pytorch_model*.safetensors"
+
+
+class Drawn:
+    """Pictures in a folder of the workspace, named by their keys."""
+
+    def __init__(self, workspace: Workspace, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES) -> None:
+        self.folder = workspace.outputs / "compared"
+        self._most = most_files, most_bytes
+
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.webp"
+
+    def has(self, key: str) -> bool:
+        """Whether it is there; it counts as used now."""
+        try:
+            os.utime(self.path(key))
+        except OSError:
+            return False
+        return True
+
+    def put(self, key: str, picture: Image.Image, lossless: bool = False) -> Path:
+        """Keep a picture."""
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=WEBP_QUALITY, lossless=lossless)
+        replace_bytes(self.path(key), buffer.getvalue())
+        return self.path(key)
+
+    def open(self, key: str) -> Image.Image | None:
+        """The picture in RGB, or None where it is gone or damaged."""
+        try:
+            with Image.open(self.path(key)) as picture:
+                return picture.convert("RGB")
+        except (OSError, ValueError):
+            return None
+
+    def trim(self, keep: frozenset[str] = frozenset()) -> int:
+        """Remove what is over the bounds, never one of ``keep``; returns how many went."""
+        files = []
+        for path in self.folder.glob("*.webp"):
+            try:
+                about = path.stat()
+            except FileNotFoundError:
+                continue  # another window trims at the same time
+            files.append((about.st_mtime_ns, about.st_size, path))
+        count, size = len(files), sum(bytes_ for _, bytes_, _ in files)
+        gone = 0
+        for _, bytes_, path in sorted(files):
+            if count <= self._most[0] and size <= self._most[1]:
+                break
+            if path.stem in keep:
+                continue
+            path.unlink(missing_ok=True)
+            count, size, gone = count - 1, size - bytes_, gone + 1
+        return gone
+
+
+def key_of(made_of: dict[str, Any]) -> str:
+    """A name for a picture that is made of these plain values."""
+    text = json.dumps(made_of, sort_keys=True, ensure_ascii=False)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def pixels_key(picture: Image.Image) -> str:
+    """By the pixels alone: a control picture that was moved or named otherwise is the same."""
+    state = hashlib.blake2b(f"{picture.size}{picture.mode}".encode(), digest_size=16)
+    state.update(picture.tobytes())
+    return state.hexdigest()
+
+
+def weights_of(controlnet: Path) -> str:
+    """A digest of the weights of a ControlNet: a file, or the safetensors of a folder."""
+    files = [controlnet] if controlnet.is_file() else sorted(controlnet.glob("*.safetensors"))
+    return "-".join(file_digest(path) for path in files)
+
+
+def base_of(located: str) -> str:
+    """What tells a base from another one: its name, and size and time of its UNet's files where they are here."""
+    path = Path(located)
+    files = [path] if path.is_file() else sorted((path / "unet").glob(BASE_WEIGHTS))
+    stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
+    return key_of({"base": path.name if files else located, "files": stamps})
+
+
+def file_digest(path: Path) -> str:
+    """As ``digest``; of a file that has not changed it is computed once."""
+    about = path.stat()
+    return _remembered(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(path: Path, size: int, changed: int) -> str:
+    return digest(path)

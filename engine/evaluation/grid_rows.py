@@ -1,0 +1,103 @@
+"""The rows of a grid: control pictures by prompts by seeds by strengths."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from engine.conditions import registry
+from engine.data.cache import cropped_hint
+from engine.data.crop import apply_crop, shared_crop
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.held_out import split
+from engine.data.images import load_rgb
+from engine.data.samples import Sample
+from engine.errors import UserError
+from engine.runs import Run
+from engine.workspace import Workspace
+
+if TYPE_CHECKING:
+    from engine.evaluation.grid import GridWish
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what is the same for all its columns. ``control``: RGB, in the size that is drawn."""
+
+    source: str
+    control: Image.Image
+    prompt: str
+    seed: int
+    strength: float
+
+
+def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
+    """The pairs that this run was not trained on, in its own order; none where its dataset is gone."""
+    try:
+        dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    except UserError:
+        return []
+    return list(split(dataset, run.config.data.held_out, run.held_out).held_out)
+
+
+def rows_of(workspace: Workspace, run: Run, wish: GridWish) -> list[Row]:
+    """Every combination, pictures slowest, strengths fastest.
+
+    Raises:
+        UserError: no control picture, one that is not there, or a number out of its range.
+    """
+    seeds, strengths = wish.seeds or (0,), wish.strengths or (run.config.validation.strength,)
+    if any(not 0 <= strength <= 10 for strength in strengths):
+        raise UserError("The grid was not drawn.", "A strength is not between 0 and 10.", "Correct it.")
+    if any(not 0 <= seed < 2**62 for seed in seeds):
+        raise UserError("The grid was not drawn.", "A seed is not a whole number from 0 on.", "Correct it.")
+    shown = [*_held_out(workspace, run, wish.pictures), *_own(run, wish.controls)]
+    if not shown:
+        raise UserError(
+            "The grid was not drawn.",
+            "There is no control picture: none was chosen, or the run's dataset is gone.",
+            "Choose held-out pictures, or give a map of your own.",
+        )
+    return [
+        Row(source, control, prompt, seed, strength)
+        for source, control, caption in shown
+        for prompt, seed, strength in itertools.product(wish.prompts or (caption,), seeds, strengths)
+    ]
+
+
+def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[tuple[str, Image.Image, str]]:
+    """Source, map and caption of held-out pairs, cut as in training."""
+    pairs = held_out_pairs(workspace, run) if numbers else []
+    if not pairs:
+        return []
+    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    plan = CropPlan.of(run.config.data, run.config.train.seed)
+    nearest = registry.get(str(run.condition["type"])).categorical
+    found = []
+    for number in dict.fromkeys(numbers):
+        if not 0 <= number < len(pairs):
+            raise UserError(
+                "The grid was not drawn.",
+                f"There is no held-out picture {number + 1}: the run has {len(pairs)}.",
+                "Choose a smaller number.",
+            )
+        pair = pairs[number]
+        hint = cropped_hint(dataset.condition_path(pair), plan.crop(pair), nearest)
+        found.append((f"held-out picture {number + 1}", Image.fromarray(hint), pair.caption))
+    return found
+
+
+def _own(run: Run, paths: tuple[Path, ...]) -> list[tuple[str, Image.Image, str]]:
+    """Maps of the user's, cut to the run's resolution; their prompt is empty where none is given."""
+    side = run.config.data.resolution
+    nearest = registry.get(str(run.condition["type"])).categorical
+    found = []
+    for path in paths:
+        image = load_rgb(path)
+        found.append((path.name, apply_crop(image, shared_crop(image.width, image.height, side), nearest), ""))
+    return found

@@ -1,0 +1,155 @@
+"""A grid as one labelled picture."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
+
+from engine.data.images import replace_bytes
+from engine.errors import UserError
+from engine.evaluation.drawn import Drawn
+from engine.evaluation.grid import Grid, RowWords
+from engine.evaluation.lettering import fitting, font_of
+
+Format = Literal["png", "webp"]
+MOST_SIDE = 16_000
+"""Pixels; WebP can hold 16,383."""
+MOST_AREA = 120_000_000
+GAP = 6
+WHITE, INK, QUIET, BEST = (255, 255, 255), (17, 24, 39), (75, 85, 99), (15, 118, 110)
+
+
+def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
+    """Columns under their checkpoints, rows beside control picture, prompt, seed and strength; the best one is marked.
+
+    Pictures are made smaller where the whole would be too large to open.
+    """
+    scale = _scale(grid)
+    width = max(1, round(max(row.width for row in grid.rows) * scale))
+    heights = [max(1, round(row.height * scale)) for row in grid.rows]
+    text = max(11, min(28, width // 14))
+    head, foot = round(text * 3.2), round(text * 2.0)
+    aside = width + GAP * 2 + max(round(width * 0.9), text * 11)
+    size = (aside + len(grid.columns) * (width + GAP) + GAP, head + sum(heights) + GAP * len(heights) + foot)
+    whole = Image.new("RGB", size, WHITE)
+    pen, font, small = ImageDraw.Draw(whole), font_of(text), font_of(max(10, round(text * 0.82)))
+
+    left_of = [aside + number * (width + GAP) for number in range(len(grid.columns))]
+    for left, column in zip(left_of, grid.columns, strict=True):
+        best = column.step is not None and column.step == grid.best and not column.live
+        colour = BEST if best else INK
+        lines = fitting(column.title, font, width, 1) + (["best by the verdict"] if best else [])
+        for number, line in enumerate(lines):
+            used = font if number == 0 else small
+            pen.text((left + width // 2, text * (0.9 + 1.3 * number)), line, fill=colour, font=used, anchor="mm")
+        if best:
+            box = (left - GAP // 2, head - GAP, left + width + GAP // 2 - 1, size[1] - foot - GAP // 2)
+            pen.rectangle(box, outline=BEST, width=3)
+    top = head
+    for row, cells, height in zip(grid.rows, grid.cells, heights, strict=True):
+        _row_head(whole, pen, row, drawn.open(row.control), (GAP, top, width, height), aside, (font, small), text)
+        for left, key in zip(left_of, cells, strict=True):
+            picture = drawn.open(key) if key else None
+            if picture is None:
+                pen.rectangle((left, top, left + width - 1, top + height - 1), outline=(209, 213, 219))
+                pen.text((left + width // 2, top + height // 2), "not drawn", fill=QUIET, font=small, anchor="mm")
+                continue
+            shown = _fit(picture, width, height)
+            whole.paste(shown, (left + (width - shown.width) // 2, top))
+        top += height + GAP
+    pen.text((GAP, size[1] - foot / 2), _foot(grid), fill=QUIET, font=small, anchor="lm")
+    return whole
+
+
+def save_sheet(grid: Grid, drawn: Drawn, target: Path, kind: Format) -> Path:
+    """Write the picture; a PNG carries the settings in its text."""
+    whole, buffer = sheet(grid, drawn), io.BytesIO()
+    options: dict[str, Any] = {"quality": 90}
+    if kind == "png":
+        about = PngInfo()
+        about.add_itxt("Description", _foot(grid))
+        options = {"pnginfo": about}
+    whole.save(buffer, kind.upper(), **options)
+    replace_bytes(target, buffer.getvalue())
+    return target
+
+
+def sheet_path(run_folder: Path, kind: Format) -> Path:
+    """A name that is not taken yet, beside the note of the grid."""
+    folder = run_folder / "comparisons"
+    stem = f"grid-{time.strftime('%Y%m%d-%H%M%S')}"
+    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
+    return next(path for name in names if not (path := folder / f"{name}.{kind}").exists())
+
+
+def format_of(path: Path) -> Format:
+    """By the file's ending.
+
+    Raises:
+        UserError: it is neither .png nor .webp.
+    """
+    kinds: dict[str, Format] = {".png": "png", ".webp": "webp"}
+    if path.suffix.lower() not in kinds:
+        raise UserError(
+            "The grid was not drawn.", f"{path.name} ends in neither .png nor .webp.", "Choose one of them."
+        )
+    return kinds[path.suffix.lower()]
+
+
+def _scale(grid: Grid) -> float:
+    """Of the pictures, at most 1, so that the whole stays within its bounds."""
+    width = max(row.width for row in grid.rows) * (len(grid.columns) + 2)
+    height = sum(row.height for row in grid.rows) * 1.05
+    most = min(MOST_SIDE * 0.9 / width, MOST_SIDE * 0.9 / height, (MOST_AREA / (width * height)) ** 0.5)
+    return min(1.0, most)
+
+
+def _row_head(
+    whole: Image.Image,
+    pen: ImageDraw.ImageDraw,
+    row: RowWords,
+    control: Image.Image | None,
+    box: tuple[int, int, int, int],
+    aside: int,
+    fonts: Sequence[Any],
+    text: int,
+) -> None:
+    """Words on the left, the control picture beside the first column."""
+    left, top, width, height = box
+    if control is not None:
+        shown = _fit(control, width, height)
+        whole.paste(shown, (aside - GAP - width, top))
+    room = aside - width - GAP * 3
+    font, small = fonts
+    facts = [f"seed {row.seed:,}", f"strength {row.strength:g}", row.source]
+    most = max(1, int(height / (text * 1.25)) - len(facts))
+    lines = [(line, font, INK) for line in fitting(row.prompt or "(no prompt)", font, room, most)]
+    lines += [(line, small, QUIET) for fact in facts for line in fitting(fact, small, room, 1)]
+    for number, (line, used, colour) in enumerate(lines):
+        pen.text((left, top + number * text * 1.25), line, fill=colour, font=used)
+
+
+def _fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    if picture.width <= width and picture.height <= height:
+        return picture
+    share = min(width / picture.width, height / picture.height)
+    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def _foot(grid: Grid) -> str:
+    settings = grid.settings
+    words = [
+        grid.run,
+        f"{settings.get('sampling_steps')} sampling steps",
+        f"guidance {settings.get('guidance'):g}",
+        f"negative prompt: {settings['negative']}" if settings.get("negative") else "",
+        grid.made,
+    ]
+    return " · ".join(word for word in words if word)

@@ -1,0 +1,108 @@
+"""Has the net learnt pictures by heart? The training pictures nearest to the drawn ones, by perceptual hash."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.data.dataset import Dataset
+from engine.data.doctor.measure import perceptual_hash
+from engine.data.doctor.store import Store
+from engine.data.images import load_array
+from engine.data.samples import CancelToken, Progress, Sample
+from engine.errors import UserError
+
+NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
+MOST = 20_000
+"""Training pictures that are looked at where the doctor has not measured them before."""
+SIDE = 128
+PAGE = 500
+LOOKING = "Training pictures compared"
+
+
+@dataclass(frozen=True)
+class Near:
+    """A drawn picture and the training picture that it nearly is."""
+
+    number: int
+    key: str
+    distance: int
+
+
+@dataclass(frozen=True)
+class Search:
+    drawn: list[Near]
+    """Drawn pictures that are nearly a training picture."""
+    originals: int
+    """True pictures of the same pairs of which that can be said, too: so much is due to the set, not to the net."""
+    looked_at: int
+    of: int
+
+    @property
+    def suspicious(self) -> bool:
+        """More drawn pictures than true ones have a twin among the training pictures."""
+        return len(self.drawn) > self.originals
+
+
+def search(
+    dataset: Dataset,
+    trained: Sequence[Sample],
+    drawn: Sequence[np.ndarray],
+    originals: Sequence[np.ndarray],
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Search:
+    """Compare drawn pictures and their true ones with the training pictures, a page at a time.
+
+    Hashes that the doctor has are taken from it. A pair that was trained on is not told from its own picture.
+    """
+    mine, theirs = (np.array([_hash(picture) for picture in pictures], np.uint64) for pictures in (drawn, originals))
+    best: dict[int, tuple[int, str]] = {}
+    copies: set[int] = set()
+    looked = 0
+    for keys, hashes in _hashes(dataset, trained[:MOST], token):
+        for rows, found in ((mine, best), (theirs, None)):
+            apart = np.bitwise_count(rows[:, None] ^ hashes[None])
+            for number in np.flatnonzero(apart.min(axis=1) <= NEAR):
+                place = int(apart[number].argmin())
+                if found is None:
+                    copies.add(int(number))
+                else:
+                    this = (int(apart[number, place]), keys[place])
+                    found[int(number)] = min(found.get(int(number), this), this)
+        looked += len(keys)
+        if progress:
+            progress(looked, min(len(trained), MOST), LOOKING)
+    listed = [Near(number, key, distance) for number, (distance, key) in sorted(best.items())]
+    return Search(listed, len(copies), looked, len(trained))
+
+
+def _hashes(
+    dataset: Dataset, samples: Sequence[Sample], token: CancelToken | None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """(keys, uint64 hashes) a page at a time; pictures that cannot be read are passed over."""
+    store = Store(dataset.folder)
+    for first in range(0, len(samples), PAGE):
+        page = samples[first : first + PAGE]
+        known = store.measured([sample.key for sample in page]) if store.exists else {}
+        keys, hashes = [], []
+        for sample in page:
+            if token:
+                token.raise_if_cancelled()
+            facts = known.get(sample.key, (None, None, ""))[0]
+            try:
+                found = int(facts.phash, 16) if facts else _hash(load_array(sample.image, SIDE))
+            except (UserError, OSError):
+                continue  # preparing the training has named it
+            keys.append(sample.key)
+            hashes.append(found)
+        if keys:
+            yield keys, np.array(hashes, np.uint64)
+
+
+def _hash(picture: np.ndarray) -> int:
+    import cv2
+
+    return int(perceptual_hash(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)), 16)

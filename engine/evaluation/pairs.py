@@ -1,0 +1,153 @@
+"""Pairs as the net sees them, and pictures drawn from their maps at fixed seeds, with the nets that are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.conditions import registry
+from engine.config import ValidationConfig
+from engine.data.cache import cropped_hint, cropped_image
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.samples import CancelToken, Progress, Sample
+from engine.families import Family
+from engine.sampling import Drawing, Text, decode, draw_latents, free_memory, to_hint
+
+BATCH = 4
+DRAWING = "Drawing control pictures"
+Encode = Callable[[Sequence[str]], Text]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair as the net sees it: its map and its picture, uint8 RGB (h, w, 3) of one size."""
+
+    sample: Sample
+    wanted: np.ndarray
+    original: np.ndarray
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One picture to draw: from this map, with this prompt, from the noise of this seed."""
+
+    map: np.ndarray
+    prompt: str
+    seed: int
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Nets:
+    """What draws: the resident nets, or ones that were loaded for it."""
+
+    family: Family
+    base: str
+    unet: Any
+    controlnet: Any
+    encode: Encode | None = None
+    """Prompts to embeddings, B in front; None: the text encoder is loaded for the call."""
+
+
+def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
+    """The pair in its own bucket's size; of random crops the centre, so that every step shows the same.
+
+    Raises:
+        UserError: the picture or its map is gone.
+    """
+    nearest = dataset.condition is not None and registry.get(dataset.condition.type).categorical
+    crop = plan.crop(sample)
+    wanted = cropped_hint(dataset.condition_path(sample), crop, nearest)
+    return Pair(sample, wanted, np.asarray(cropped_image(sample, crop)))
+
+
+@contextmanager
+def unnoticed(nets: Nets) -> Iterator[None]:
+    """Whatever is drawn inside: no weight learns, and random state and the net's mode are put back afterwards."""
+    devices = [nets.unet.device] if nets.unet.device.type == "cuda" else []
+    training = nets.controlnet.training
+    nets.controlnet.eval()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        nets.controlnet.train(training)
+        free_memory()
+
+
+def draw(
+    nets: Nets,
+    wanted: Sequence[Wanted],
+    settings: ValidationConfig,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+    batch: int = BATCH,
+) -> list[torch.Tensor]:
+    """Latents (4, h, w) on the CPU, one for each. Those of one size and strength are drawn together.
+
+    Neither text encoder nor VAE is in memory meanwhile.
+
+    Raises:
+        Cancelled: the token says so. UserError: the result is not finite.
+    """
+    encode = nets.encode or encoder(nets.family, nets.base, nets.unet.device)
+    text, negative = encode([one.prompt for one in wanted]), encode([""])
+    del encode  # and with it a text encoder that was loaded for this
+    resident = {"unet": nets.unet, "vae": None, "text_encoder": None, "tokenizer": None}
+    pipeline = nets.family.pipeline(nets.base, nets.controlnet, nets.unet.dtype, **resident)
+    total, done = settings.sampling_steps * len(wanted), 0
+    drawn: dict[int, torch.Tensor] = {}
+    for numbers in _batches(wanted, batch):
+
+        def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
+            if progress:
+                progress(before + steps * count, total, DRAWING)
+
+        how = Drawing(settings.sampling_steps, settings.guidance_scale, wanted[numbers[0]].strength)
+        rows = {name: values[numbers] for name, values in text.items()}
+        maps = [wanted[number].map for number in numbers]
+        hints = torch.stack([to_hint(map, *map.shape[1::-1]) for map in maps])
+        seeds = [wanted[number].seed for number in numbers]
+        latents = draw_latents(nets.family, pipeline, rows, negative, hints, seeds, how, token, on_step).cpu()
+        drawn.update(zip(numbers, latents, strict=True))
+        done += settings.sampling_steps * len(numbers)
+    return [drawn[number] for number in range(len(wanted))]
+
+
+def _batches(wanted: Sequence[Wanted], most: int) -> list[list[int]]:
+    """Numbers of the pictures, at most ``most`` together and all of one size and strength."""
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for number, one in enumerate(wanted):
+        alike.setdefault((one.strength, one.map.shape), []).append(number)
+    return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
+
+
+def encoder(family: Family, base: str, device: torch.device | str) -> Encode:
+    """A text encoder loaded for this call."""
+    tokenizer = family.load_tokenizer(base)
+    text_encoder = family.load_text_encoder(base, torch.float32).to(device)
+
+    def encode(prompts: Sequence[str]) -> Text:
+        with torch.no_grad():
+            return family.encode_text(tokenizer, text_encoder, prompts)
+
+    return encode
+
+
+def to_pictures(nets: Nets, vae: Any, latents: Sequence[torch.Tensor], token: CancelToken | None) -> list[np.ndarray]:
+    """Latents to uint8 RGB (h, w, 3)."""
+    return [np.asarray(picture) for picture in decode(nets.family, vae, latents, token)]
+
+
+@torch.no_grad()
+def round_trip(nets: Nets, vae: Any, picture: np.ndarray) -> np.ndarray:
+    """What the VAE makes of a picture, uint8 RGB (h, w, 3): the most that any drawing with this base can be like it."""
+    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    mean, _ = nets.family.encode_images(vae, pixels.to(vae.device, vae.dtype))
+    return to_pictures(nets, vae, [mean[0] * vae.config.scaling_factor], None)[0]

@@ -1,0 +1,134 @@
+"""Pictures that are drawn beside the held-out pairs and scored apart: what no mean should mix.
+
+Empty prompts: does the net draw from the map alone? Prompts that contradict the picture: which of the two wins? And
+pictures and prompts of the user's own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from engine.conditions import registry, weights
+from engine.conditions.batch import read_picture
+from engine.config import ValidationConfig
+from engine.data.crop import apply_crop
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.images import load_rgb
+from engine.data.samples import Sample
+from engine.errors import UserError
+from engine.evaluation.pairs import Pair
+
+Kind = Literal["empty", "contradicting", "own"]
+TITLES: dict[Kind, str] = {
+    "empty": "Without a prompt",
+    "contradicting": "Against the picture",
+    "own": "Your own",
+}
+MOST_OWN = 16
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One more picture: a pair's map with another prompt."""
+
+    kind: Kind
+    pair: Pair
+    prompt: str
+
+    @property
+    def title(self) -> str:
+        return f"{TITLES[self.kind]}: {self.prompt}" if self.prompt else TITLES[self.kind]
+
+
+def of_held_out(pairs: Sequence[Pair], count: int) -> list[Probe]:
+    """``count`` pairs with an empty prompt, and as many with the caption of the pair whose words are least like theirs.
+
+    Where all captions are alike there is nothing to contradict with, and no such probe.
+    """
+    captions = [pair.sample.caption for pair in pairs]
+    found = [Probe("empty", pair, "") for pair in pairs[:count]]
+    for pair in pairs[:count]:
+        other = least_like(pair.sample.caption, captions)
+        if other is not None:
+            found.append(Probe("contradicting", pair, other))
+    return found
+
+
+def least_like(caption: str, others: Sequence[str]) -> str | None:
+    """The one that shares the smallest part of its words (Jaccard); None where all have the same words."""
+    words = _words(caption)
+    shared = [(len(words & _words(other)) / max(1, len(words | _words(other))), n) for n, other in enumerate(others)]
+    share, number = min(shared, default=(1.0, 0))
+    return others[number] if share < 1 and _words(others[number]) else None
+
+
+def _words(caption: str) -> set[str]:
+    return set(re.findall(r"\w+", caption.lower()))
+
+
+def own_prompts(settings: ValidationConfig) -> list[str]:
+    """The user's prompts, one a line."""
+    return [line.strip() for line in settings.prompts.splitlines() if line.strip()]
+
+
+def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Sequence[Pair]) -> list[Probe]:
+    """The user's pictures with their maps and prompts; prompts without pictures get held-out maps in turn.
+
+    A picture's prompt is the text file beside it (name.txt), else the user's prompts in turn, else none.
+
+    Raises:
+        UserError: the folder is not there, a picture cannot be read, or its map cannot be made.
+    """
+    prompts = own_prompts(settings)
+    if not settings.pictures_folder:
+        return [Probe("own", pairs[n % len(pairs)], text) for n, text in enumerate(prompts[:MOST_OWN]) if pairs]
+    found = []
+    for number, path in enumerate(_pictures(settings.pictures_folder)):
+        beside = path.with_suffix(".txt")
+        prompt = prompts[number % len(prompts)] if prompts else ""
+        if beside.is_file():
+            prompt = beside.read_text(encoding="utf-8", errors="replace").strip()
+        found.append(Probe("own", _own_pair(path, prompt, settings, dataset, plan), prompt))
+    return found
+
+
+def _pictures(folder: str) -> list[Path]:
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise UserError(
+            "Your own test pictures were not found.",
+            f"{place} is not a folder.",
+            "Give a folder with a few pictures, or leave “Your pictures” empty.",
+        )
+    paths = sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
+    return paths[:MOST_OWN]
+
+
+def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Dataset, plan: CropPlan) -> Pair:
+    picture = load_rgb(path)
+    spec = dataset.condition
+    condition = registry.get(spec.type) if spec else None
+    sample = Sample(f"own/{path.name}", path, prompt, None, picture.width, picture.height)
+    if settings.pictures_are_maps or spec is None or condition is None or condition.extract is None:
+        map = picture
+    elif weights.missing(condition, spec.parameters):
+        raise UserError(
+            f"The map of your picture {path.name} cannot be made.",
+            f"The weights of {condition.title} are not on this disk.",
+            "Fetch them on the Conditions tab, or give finished maps and tick “They are maps already”.",
+        )
+    else:
+        from PIL import Image
+
+        map = Image.fromarray(condition.extractor(read_picture(path, spec.resolution), **spec.parameters))
+    crop = plan.crop(sample, picture=picture)
+    nearest = condition is not None and condition.categorical
+    return Pair(sample, np.asarray(apply_crop(map, crop, nearest=nearest)), np.asarray(apply_crop(picture, crop)))

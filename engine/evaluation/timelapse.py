@@ -1,0 +1,165 @@
+"""One control picture of a run over all its steps, as a moving picture with the step written on it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image, ImageDraw
+
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.evaluation.lettering import font_of
+from engine.runs import Run
+
+Format = Literal["webp", "gif"]
+MOST_FRAMES = 150
+SECONDS, LAST_SECONDS = 0.4, 2.0
+BAND = 0.09
+"""Height of the band with the step, as a share of the picture's; at least LEAST_BAND pixels."""
+LEAST_BAND = 22
+MOST_WIDTH = 1536
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and the step that it was drawn at."""
+
+    step: int
+    path: Path
+
+
+def pictures_of(run: Run) -> list[str]:
+    """Captions of the control pictures of the run's last preview: what a time-lapse can be made of."""
+    records = run.previews()
+    return list(records[-1].captions) if records else []
+
+
+def frames_of(run: Run, picture: int, beside: bool = True) -> list[Frame]:
+    """The pictures of one held-out pair, the first step first; at most MOST_FRAMES, evenly, first and last among them.
+
+    A step at which another pair was in that place, or whose picture is of another size, is left out.
+
+    Args:
+        picture: which of the control pictures, from 0.
+        beside: with the map on its left and the original on its right.
+
+    Raises:
+        UserError: the run has no such pictures, or only one.
+    """
+    found = []
+    for record in run.previews():
+        about = _about(record.folder)
+        if about is not None and picture < len(about["samples"]):
+            sample = about["samples"][picture]
+            name = about["pictures"][picture] if beside else sample["picture"]
+            found.append((sample.get("key"), Frame(record.step, record.folder / name)))
+    frames = [frame for key, frame in found if key == found[-1][0] and frame.path.is_file()]
+    frames = [frame for frame in frames if _size(frame.path) == _size(frames[-1].path)]
+    if len(frames) < 2:
+        raise UserError(
+            "There is no time-lapse to make.",
+            f"{run.name} has drawn control picture {picture + 1} {len(frames)} times; at least 2 are needed.",
+            "Let it train on until its next control pictures, or choose another picture.",
+        )
+    if len(frames) <= MOST_FRAMES:
+        return frames
+    places = sorted({round(number * (len(frames) - 1) / (MOST_FRAMES - 1)) for number in range(MOST_FRAMES)})
+    return [frames[place] for place in places]
+
+
+def _about(folder: Path) -> dict[str, Any] | None:
+    try:
+        about: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        return about if about["samples"] and about["pictures"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+def timelapse_path(run_folder: Path, picture: int, kind: Format) -> Path:
+    """Beside the grids of the run; a later one of the same picture takes its place."""
+    return run_folder / "comparisons" / f"timelapse-{picture + 1}.{kind}"
+
+
+def make_timelapse(
+    frames: Sequence[Frame],
+    target: Path,
+    kind: Format = "webp",
+    seconds: float = SECONDS,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write the moving picture; only one frame is in memory at a time.
+
+    Args:
+        seconds: each frame is shown; the last one for LAST_SECONDS at least. It begins anew for ever.
+        progress: called as progress(frames done, in all, label).
+
+    Raises:
+        Cancelled: the token says so; nothing is left behind. UserError: a picture is gone, or the disk is full.
+    """
+    last = frames[-1].step
+
+    def drawn() -> Iterator[Image.Image]:
+        for number, frame in enumerate(frames):
+            if token:
+                token.raise_if_cancelled()
+            if progress:
+                progress(number, len(frames), "Frames")
+            yield _frame(frame, last)
+
+    each = round(seconds * 1000)
+    durations = [each] * (len(frames) - 1) + [max(each, round(LAST_SECONDS * 1000))]
+    options: dict[str, Any] = {"quality": 88, "method": 4} if kind == "webp" else {"disposal": 1}
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
+    pictures = drawn()
+    try:
+        first = next(pictures)
+        with temporary.open("wb") as file:
+            first.save(file, kind.upper(), save_all=True, append_images=pictures, duration=durations, loop=0, **options)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(
+            "The time-lapse was not made.", f"{type(error).__name__}: {error}.", "Free some space, and try again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    if progress:
+        progress(len(frames), len(frames), "Frames")
+    return target
+
+
+def _frame(frame: Frame, last: int) -> Image.Image:
+    """The picture above a band that says its step, and how far the run was by then."""
+    try:
+        with Image.open(io.BytesIO(frame.path.read_bytes())) as opened:
+            picture = opened.convert("RGB")
+    except OSError as error:
+        raise UserError(
+            "The time-lapse was not made.", f"{frame.path} cannot be read: {error}.", "Make it again."
+        ) from error
+    if picture.width > MOST_WIDTH:
+        height = round(picture.height * MOST_WIDTH / picture.width)
+        picture = picture.resize((MOST_WIDTH, height), Image.Resampling.LANCZOS)
+    band = max(LEAST_BAND, round(picture.height * BAND))
+    whole = Image.new("RGB", (picture.width, picture.height + band), (17, 24, 39))
+    whole.paste(picture, (0, 0))
+    pen = ImageDraw.Draw(whole)
+    pen.rectangle(
+        (0, picture.height, round(picture.width * frame.step / max(1, last)), picture.height + 3), (45, 212, 191)
+    )
+    words, font = f"step {frame.step:,}", font_of(round(band * 0.6))
+    pen.text((band // 3, picture.height + band // 2 + 2), words, fill="white", font=font, anchor="lm")
+    return whole

@@ -1,0 +1,120 @@
+"""One step: batch, noise, timestep, control, prediction, target, loss, backward, clip, move."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.errors import UserError
+from engine.training import ladder
+from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+MAX_SKIPPED = {"fp16": 30, "bf16": 3, "fp32": 3}
+"""In a row. fp16 halves its loss scale each time; of the others the same step again gives the same, but for chance."""
+
+
+class Trouble(Enum):
+    """Why a step was not taken. Weights, optimizer and schedule are as before."""
+
+    MEMORY = "memory ran out"
+    OVERFLOW = "a gradient is not a number, or infinite"
+
+
+def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
+    """Forward, backward and the optimizer's step: the mean loss, on the device, or why nothing moved."""
+    try:
+        loss = trainer.processes.combine(lambda: accumulate(trainer), trainer.learning.parameters())
+        if not clip(trainer):
+            trainer.loss_scale.overflowed()
+            ladder.forget_gradients(trainer)
+            return Trouble.OVERFLOW
+        if trainer._broke_off:
+            ladder.drop_finished(trainer.optimizer)
+        trainer._broke_off = True
+        trainer.prepared_optimizer.step()
+        trainer._broke_off = False
+        trainer.prepared_optimizer.zero_grad(set_to_none=True)
+        trainer.nets.refresh()
+        trainer.loss_scale.held()
+        return loss
+    except (RuntimeError, MemoryError) as error:
+        if not ladder.out_of_memory(error):
+            raise
+        return Trouble.MEMORY
+
+
+def accumulate(trainer: Trainer) -> torch.Tensor:
+    """Forward and backward of every micro-batch that is this process's; their mean loss, on the device.
+
+    Afterwards the weights that learn have fp32 gradients, ``loss_scale`` times too large.
+    """
+    objective, to = trainer.config.objective, trainer.device
+    count = trainer.config.train.accumulation // trainer.processes.count
+    total = torch.zeros((), device=to)
+    for micro in range(count):
+        batch = trainer.batches.get(trainer.step * count + micro).to(to)
+        draws = batch.draws
+        noise = draws.noise + objective.offset_noise * draws.offset
+        timesteps = shape_timesteps(
+            draws.timesteps, trainer.scheduler.config.num_train_timesteps, objective.timestep_sampling
+        )
+        latents = sample_latents(batch.mean, batch.logvar, draws.posterior, trainer.scaling_factor)
+        noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
+        text = {name: rows.to(trainer.dtype) for name, rows in batch.text.items()}
+        text |= trainer.family.size_conditions(batch.sizes)
+        hint = batch.hint.to(trainer.dtype)
+        predicted = trainer.family.predict(trainer.unet, trainer.model, noisy.to(trainer.dtype), timesteps, text, hint)
+        weights = loss_weights(trainer.scheduler, timesteps, objective.min_snr_gamma)
+        wanted = target(trainer.scheduler, latents, noise, timesteps)
+        loss = denoising_loss(predicted, wanted, weights) / count
+        # Copies in half precision hand each sum over at once, in fp32, instead of adding micro-batches up themselves.
+        together = micro + 1 == count or trainer.nets.apart
+        with nullcontext() if together else trainer.accelerator.no_sync(trainer.model):
+            trainer.accelerator.backward(loss * trainer.loss_scale.value)
+        trainer.nets.take_gradients()
+        total += loss.detach()
+    return total
+
+
+def clip(trainer: Trainer) -> bool:
+    """Undo the loss scale and shorten the gradients to the norm that the settings allow; False: not all are finite."""
+    scale, most = trainer.loss_scale.value, trainer.config.optim.max_grad_norm
+    parameters = list(trainer.learning.parameters())
+    norm = trainer.accelerator.clip_grad_norm_(parameters, most * scale)
+    if not math.isfinite(float(norm)):
+        return False
+    if scale != 1:
+        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)
+    return True
+
+
+def give_up_after(trainer: Trainer, skipped: int) -> None:
+    """Stop a run that skips one step after another: at its last good state, which is kept.
+
+    Raises:
+        UserError: that many in a row are no accident.
+    """
+    if skipped < MAX_SKIPPED[trainer.precision]:
+        return
+    sound = all(bool(torch.isfinite(p).all()) for p in trainer.learning.parameters())
+    if sound:
+        trainer.save()
+    kept = f"The state of step {trainer.step:,} is good and saved." if sound else "Its weights are broken, too."
+    if trainer.precision == "fp16":
+        raise UserError(
+            f"Training broke at step {trainer.step + 1:,}: fp16 overflows at every try.",
+            f"The loss scale was halved {skipped} times in a row. {kept}",
+            "Choose bf16 or fp32 (Precision), or a lower learning rate, and resume from the last checkpoint.",
+        )
+    raise UserError(
+        f"Training broke at step {trainer.step + 1:,}: the loss is not a number any more.",
+        f"The learning rate is too high for this set, or the precision too low. {kept}",
+        "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
+    )

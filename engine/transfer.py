@@ -1,0 +1,58 @@
+"""Does a ControlNet transfer? The same picture drawn on several bases of its family, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from engine.data.samples import CancelToken, Progress
+from engine.errors import UserError
+from engine.inference import TrySession
+from engine.try_request import TryRequest, steps_drawn
+
+
+@dataclass(frozen=True)
+class Transferred:
+    """What came out on one base: a picture, or why there is none."""
+
+    base: str
+    picture: Image.Image | None
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return Path(self.base).stem if Path(self.base).is_file() else Path(self.base).name
+
+
+def transfer(
+    session: TrySession,
+    request: TryRequest,
+    bases: Sequence[str],
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+    categorical: bool = False,
+) -> list[Transferred]:
+    """The request drawn on each base; one that does not fit or does not load is told and passed over.
+
+    Args:
+        progress: called as progress(denoising steps done, in all, label).
+
+    Raises:
+        Cancelled: the token says so.
+    """
+    results, each = [], steps_drawn(request)
+    for number, base in enumerate(bases):
+
+        def on_step(done: int, _total: int, label: str, before: int = number * each) -> None:
+            if progress:
+                progress(before + done, len(bases) * each, label)
+
+        try:
+            picture = session.generate([replace(request, base=base)], token, on_step, categorical)[0]
+            results.append(Transferred(base, picture))
+        except UserError as error:
+            results.append(Transferred(base, None, f"{error.what} {error.why}"))
+    return results

@@ -1,0 +1,286 @@
+"""Files that mean harm: program code in weights, bombs, members that lead elsewhere. None of them gets anywhere."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gzip
+import io
+import json
+import pickle
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.conditions import map_files, weights
+from engine.data.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
+from engine.data.import_config import ImportConfig
+from engine.data.sources.store import Refused, Store
+from engine.data.sources.tars import TARS
+from engine.errors import UserError
+from engine.export.net_files import read_net_file, read_pickle
+from engine.families import detect
+from engine.jobs.control import Control
+from engine.model_files import tensor_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = [path for name in ("engine", "ui") for path in sorted((ROOT / name).rglob("*.py"))] + [ROOT / "app.py"]
+
+
+class Executes:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.mark,)
+
+
+def write_plain(path: Path, value: Any) -> None:
+    path.write_bytes(pickle.dumps(value))
+
+
+def write_old(path: Path, value: Any) -> None:
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+def write_gadget(path: Path, value: Any) -> None:
+    """A zip as torch writes it, whose data.pkl is a plain opcode stream that calls os.system."""
+    mark = next(v.mark for v in value.values() if isinstance(v, Executes))
+    code = b"cposix\nsystem\n(V" + f"touch {mark}".encode() + b"\ntR."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", code)
+        archive.writestr("archive/version", "3\n")
+
+
+@pytest.mark.parametrize("ending", [".ckpt", ".pth", ".pt", ".bin"])
+@pytest.mark.parametrize("write", [write_plain, lambda path, value: torch.save(value, path), write_old, write_gadget])
+def test_code_in_weights_is_not_run(tmp_path: Path, write: Callable[[Path, Any], None], ending: str) -> None:
+    mark, path = tmp_path / "executed", tmp_path / f"net{ending}"
+    write(path, {"control_model.input_hint_block.0.weight": torch.zeros(2), "more": Executes(mark)})
+    for read in (read_net_file, read_pickle, lambda p: detect(str(p)), weights.tensors):
+        with pytest.raises((UserError, pickle.UnpicklingError, RuntimeError)) as caught:
+            read(path)  # type: ignore[operator]
+        if isinstance(caught.value, UserError):
+            assert path.name in str(caught.value.what) + str(caught.value.why)
+        assert not mark.exists()
+
+
+def test_code_in_a_folder_of_weights_is_not_run(tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    about = {"cross_attention_dim": 8, "block_out_channels": [8], "conditioning_embedding_out_channels": [8]}
+    (tmp_path / "config.json").write_text(json.dumps(about | {"_class_name": "ControlNetModel"}), encoding="utf-8")
+    torch.save({"conv_in.weight": Executes(mark)}, tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="more than numbers|not opened"):
+        read_net_file(tmp_path)
+    assert not mark.exists()
+
+
+@functools.cache
+def calls() -> list[tuple[str, ast.Call]]:
+    return [
+        (f"{path.relative_to(ROOT).as_posix()}:{node.lineno}", node)
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+
+
+def keyword(call: ast.Call, name: str) -> Any:
+    return next((ast.literal_eval(k.value) for k in call.keywords if k.arg == name and k.value is not None), None)
+
+
+def test_weights_are_read_without_code_everywhere() -> None:
+    loads = [
+        (where, call) for where, call in calls() if ast.unparse(call.func) in ("torch.load", "load_state_dict_file")
+    ]
+    assert len(loads) >= 4
+    assert [where for where, call in loads if keyword(call, "weights_only") is not True] == []
+
+
+def test_nothing_that_runs_foreign_code_is_called() -> None:
+    forbidden = {
+        "pickle.load", "pickle.loads", "pickle.Unpickler", "torch.hub.load", "torch.jit.load", "joblib.load", "eval",
+        "exec", "marshal.load", "marshal.loads", "shelve.open", "yaml.load", "os.system", "shutil.unpack_archive",
+    }  # fmt: skip
+    assert [where for where, call in calls() if ast.unparse(call.func) in forbidden] == []
+    ends = ("extractall", "extract_member")
+    assert [where for where, call in calls() if ast.unparse(call.func).endswith(ends)] == []
+    assert [
+        where for where, call in calls() if keyword_true(call, ("allow_pickle", "trust_remote_code", "shell"))
+    ] == []
+
+
+def keyword_true(call: ast.Call, names: tuple[str, ...]) -> bool:
+    return any(k.arg in names and ast.unparse(k.value) != "False" for k in call.keywords)
+
+
+def test_models_of_any_kind_are_told_to_bring_no_code() -> None:
+    """``Auto...`` classes choose the class from the model's own config, which may name a Python file beside it."""
+    auto = [
+        (where, call)
+        for where, call in calls()
+        if ast.unparse(call.func).endswith(".from_pretrained")
+        and (ast.unparse(call.func).startswith("Auto") or "getattr" in ast.unparse(call.func))
+        and not ast.unparse(call.func).startswith("AutoencoderKL")
+    ]
+    assert len(auto) >= 5
+    assert [where for where, call in auto if keyword(call, "trust_remote_code") is not False] == []
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    """Where size, kind and end are checked. The child that runs a user's own file opens what the app wrote for it."""
+    opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
+    places = {where.split(":")[0] for where in opens}
+    assert places == {"engine/data/images.py", "engine/conditions/external_child.py"}
+
+
+def bomb(path: Path, width: int, height: int) -> Path:
+    """A PNG of a few bytes that says it is huge: one row of zeros."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(3 * width + 1))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (60_000, 60_000), (2**31 - 1, 2)])
+def test_an_image_bomb_is_refused_in_words_wherever_it_is_opened(tmp_path: Path, width: int, height: int) -> None:
+    path = bomb(tmp_path / "bomb.png", min(width, 100_000), height * max(1, width // 100_000))
+    ways: tuple[Callable[[Path], Any], ...] = (
+        load_rgb, load_array, inspect, map_files.made_by, lambda p: thumbnail(p, tmp_path / "small"),
+    )  # fmt: skip
+    for way in ways:
+        with pytest.raises(UserError) as caught:
+            way(path)
+        assert "far too large" in caught.value.what and f"{MAX_PIXELS // 10**6} million pixels" in caught.value.why
+    with Store(tmp_path / "store") as store, pytest.raises(Refused, match="million pixels"):
+        store.check("abcdef", path.read_bytes())
+
+
+def unpack(place: Path, folder: Path) -> Any:
+    return TARS.fetch(str(place), folder, ImportConfig(), lambda *_: None, Control().token)
+
+
+def picture_bytes(photos: dict[str, Any]) -> bytes:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(photos["coffee"]).resize((64, 64)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: Any) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    for field, value in fields.items():
+        setattr(member, field, value)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def test_members_that_lead_elsewhere_are_left_out(tmp_path: Path, photos: dict[str, Any]) -> None:
+    good, outside = picture_bytes(photos), tmp_path / "outside.png"
+    evil = (
+        "../outside.png", "../../outside.png", str(outside), "a/../../outside.png", "..\\outside.png",
+        "C:\\outside.png", "C:outside.png", "\\\\host\\share\\x.png", "//host/share/x.png", "x.png:stream.png",
+        "con.png", "nul/x.png", "trailing. /x.png", ".hidden/x.png", "~/../x.png",
+    )  # fmt: skip
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for name in evil:
+            add(tar, name, good)
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            add(tar, f"link{kind!r}.png", type=kind, linkname=str(outside))
+            add(tar, f"folder{kind!r}", type=kind, linkname=str(tmp_path))
+        for kind in (tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE):
+            add(tar, f"device{kind!r}.png", type=kind)
+        add(tar, "link/through.png", good)
+        add(tar, "good.png", good)
+    before = set(tmp_path.iterdir())
+    fetched = unpack(tmp_path / "set.tar", tmp_path / "unpacked")
+    found = {path.relative_to(tmp_path / "unpacked").as_posix() for path in (tmp_path / "unpacked").rglob("*.png")}
+    assert found == {"set/good.png", "set/link/through.png"} and fetched.new == 2
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "unpacked"}
+    assert not any(path.is_symlink() for path in (tmp_path / "unpacked").rglob("*"))
+
+
+def test_a_link_that_lies_in_the_folder_is_not_written_through(tmp_path: Path, photos: dict[str, Any]) -> None:
+    target = tmp_path / "mine.png"
+    target.write_bytes(b"mine")
+    (tmp_path / "unpacked" / "set").mkdir(parents=True)
+    try:
+        (tmp_path / "unpacked" / "set" / "a.png").symlink_to(target)
+    except OSError:
+        pytest.skip("links are not allowed here")
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        add(tar, "a.png", picture_bytes(photos))
+    unpack(tmp_path / "set.tar", tmp_path / "unpacked")
+    assert target.read_bytes() == b"mine"
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_holds_ends_early(
+    tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.data.sources.tars._FREE", 4_000_000)
+    with tarfile.open(tmp_path / "set.tar.gz", "w:gz", compresslevel=9) as tar:
+        add(tar, "good.png", picture_bytes(photos))
+        for number in range(100):
+            add(tar, f"{number}.bmp", bytes(1_000_000))
+    fetched = unpack(tmp_path / "set.tar.gz", tmp_path / "unpacked")
+    assert any("200 times its size" in note for note in fetched.notes)
+    assert sum(path.stat().st_size for path in (tmp_path / "unpacked").rglob("*") if path.is_file()) < 20_000_000
+
+
+def test_an_archive_of_endless_entries_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.data.sources.tars._MOST_MEMBERS", 50)
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        for number in range(80):
+            add(tar, f"{number}.png", b"x")
+    assert any("more than 50 entries" in note for note in unpack(tmp_path / "set.tar", tmp_path / "out").notes)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_does_not_fill_the_memory(tmp_path: Path, kind: bytes) -> None:
+    member = tarfile.TarInfo("note")
+    member.type, member.size = kind, 8 * 2**30
+    with gzip.open(tmp_path / "set.tar.gz", "wb") as file:
+        file.write(member.tobuf())
+        file.write(bytes(4_000_000))
+    with pytest.raises(UserError, match="cannot be read"):
+        unpack(tmp_path / "set.tar.gz", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"\x01", struct.pack("<Q", 2**63), struct.pack("<Q", 10**9) + b"{}", struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 9) + b'{"a": 1} ', struct.pack("<Q", 20_000) + b"[" * 20_000,
+        struct.pack("<Q", 26) + b'{"a": {"shape": ["x", 1]}}',
+    ],
+)  # fmt: skip
+def test_a_header_of_weights_that_lies_is_told(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(data)
+    for read in (tensor_shapes, read_net_file):
+        with pytest.raises(UserError, match=r"net\.safetensors"):
+            read(path)  # type: ignore[operator]
+
+
+def test_a_pickle_that_unpacks_to_more_than_any_net_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.pth"
+    torch.save({"a": torch.zeros(1000)}, path)
+    monkeypatch.setattr("engine.export.net_files.MAX_PICKLE_BYTES", 1000)
+    with pytest.raises(UserError, match="unpacks to"):
+        read_pickle(path)

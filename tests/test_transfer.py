@@ -1,0 +1,49 @@
+"""One click over a folder of bases."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.errors import UserError
+from engine.families import detect
+from engine.inference import TryRequest, TrySession
+from engine.model_files import bases_in
+from engine.transfer import transfer
+from engine.workspace import Workspace
+
+
+def test_what_fits_is_drawn_and_what_does_not_is_told(
+    workspace: Workspace, tiny_base: Path, tiny_sd2: Path, loud_controlnet: Path, edges: Image.Image
+) -> None:
+    other = shutil.copytree(tiny_base, workspace.models / "a finetune")
+    unet = detect(str(other)).load_unet(str(other), torch.float32)
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(1.5)
+    unet.save_pretrained(other / "unet")
+    shutil.copytree(tiny_sd2, workspace.models / "another family")
+    (workspace.models / "broken.safetensors").write_bytes(b"not a model")
+    (workspace.models / "notes.txt").write_text("no base", encoding="utf-8")
+
+    bases = bases_in(workspace.models)
+    assert [Path(base).name for base in bases] == ["a finetune", "another family", "broken.safetensors"]
+    request = TryRequest(str(tiny_base), loud_controlnet, "red circle", edges, steps=2, width=64, height=64)
+    seen: list[tuple[int, int]] = []
+    results = transfer(
+        TrySession(workspace, device="cpu"), request, [str(tiny_base), *bases],
+        progress=lambda done, total, _: seen.append((done, total)),
+    )  # fmt: skip
+    assert [result.picture is not None for result in results] == [True, True, False, False]
+    assert not np.array_equal(results[0].picture, results[1].picture)
+    assert "does not fit" in results[2].problem and "broken.safetensors" in results[3].problem
+    assert seen == [(1, 8), (2, 8), (3, 8), (4, 8)]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        bases_in(tmp_path / "gone")

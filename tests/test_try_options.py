@@ -1,0 +1,204 @@
+"""What Try it can be asked for besides a prompt and a map, on tiny random bases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine import samplers
+from engine.errors import UserError
+from engine.families import detect
+from engine.inference import TryRequest, TrySession, prepare
+from engine.try_parts import OFFLOAD, Thrift
+from engine.workspace import Workspace
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> TrySession:
+    """One for all of them: what is loaded stays loaded."""
+    return TrySession(Workspace(tmp_path_factory.mktemp("options") / "workspace"), device="cpu")
+
+
+@pytest.fixture
+def request_(tiny_base: Path, loud_controlnet: Path, edges: Image.Image) -> TryRequest:
+    return TryRequest(str(tiny_base), loud_controlnet, "red circle", edges, steps=4, width=64, height=64, seed=3)
+
+
+@pytest.fixture
+def photo(photos: dict[str, np.ndarray]) -> Image.Image:
+    return Image.fromarray(photos["astronaut"]).resize((64, 64))
+
+
+def far(one: Image.Image, other: Image.Image) -> float:
+    return float(np.abs(np.asarray(one).astype(int) - np.asarray(other)).mean())
+
+
+def test_every_sampler_draws_its_own_picture_and_leaves_no_trace(session: TrySession, request_: TryRequest) -> None:
+    names = [one.name for one in samplers.SAMPLERS]
+    drawn = session.generate([replace(request_, sampler=name) for name in names])
+    again = session.generate([replace(request_, sampler=name) for name in reversed(names)])[::-1]
+    assert all(np.array_equal(one, other) for one, other in zip(drawn, again, strict=True))
+    ddim, euler = drawn[names.index("ddim")], drawn[names.index("euler")]
+    assert far(ddim, euler) < 1  # without added noise they are the same integration
+    assert len({one.tobytes() for one in drawn if one is not euler}) == len(names) - 1
+
+
+@pytest.mark.parametrize("name", [one.name for one in samplers.SAMPLERS])
+def test_samplers_keep_what_the_base_predicts(name: str, tiny_sd2: Path) -> None:
+    """Velocity, and noise alone at the last step, stay so under every sampler."""
+    schedule = detect(str(tiny_sd2)).load_scheduler(str(tiny_sd2)).config
+    made = samplers.build(name, schedule, 20)
+    made.set_timesteps(20)
+    assert type(made).__name__ == samplers.sampler(name).scheduler
+    assert made.config.prediction_type == "v_prediction"
+    assert torch.isfinite(torch.as_tensor(made.timesteps, dtype=torch.float32)).all()
+
+
+def test_a_sampler_of_sigmas_on_a_base_with_no_signal_at_the_end_draws(
+    session: TrySession, tiny_sd2: Path, edges: Image.Image, tmp_path: Path
+) -> None:
+    family = detect(str(tiny_sd2))
+    family.new_controlnet(family.load_unet(str(tiny_sd2), torch.float32)).save_pretrained(tmp_path / "net")
+    request = TryRequest(str(tiny_sd2), tmp_path / "net", "red circle", edges, steps=3, width=64, height=64)
+    names = ("euler", "dpmpp_2m_karras", "ddim")
+    for picture in session.generate([replace(request, sampler=name) for name in names]):
+        assert np.asarray(picture).std() > 1
+
+
+def test_soft_weights_are_those_that_were_published() -> None:
+    weights = samplers.soft_weights(13)
+    assert weights[12] == 1 and weights[0] == pytest.approx(0.825**12)
+    assert weights == [0.825 ** float(12 - i) for i in range(13)]
+
+
+def test_the_three_balances_and_guess_mode_differ_and_strength_zero_silences_them_all(
+    session: TrySession, request_: TryRequest
+) -> None:
+    ways: list[dict[str, Any]] = [{"balance": one.name} for one in samplers.BALANCES] + [{"guess": True}]
+    drawn = session.generate([replace(request_, **way) for way in ways])
+    assert all(far(one, other) > 0.5 for n, one in enumerate(drawn) for other in drawn[:n])
+    silent = session.generate([replace(request_, **way, without_control=True) for way in ways])
+    assert all(np.array_equal(silent[0], one) for one in silent[1:])
+    assert far(drawn[1], silent[0]) < far(drawn[0], silent[0])  # weakened is nearer to none
+
+
+def test_the_net_speaks_between_start_and_end_only(session: TrySession, request_: TryRequest) -> None:
+    whole, early, late, plain = session.generate(
+        [request_, replace(request_, end=0.5), replace(request_, start=0.5), replace(request_, without_control=True)]
+    )
+    assert len({one.tobytes() for one in (whole, early, late, plain)}) == 4
+    with pytest.raises(UserError, match="start before it ends"):
+        prepare(replace(request_, start=0.5, end=0.5))
+
+
+def test_little_change_keeps_the_picture_that_is_drawn_over(
+    session: TrySession, request_: TryRequest, photo: Image.Image
+) -> None:
+    seen: list[int] = []
+    little, much = session.generate(
+        [replace(request_, picture=photo, change=change) for change in (0.25, 1.0)],
+        progress=lambda done, total, _: seen.append(total),
+    )
+    assert set(seen) == {1 + 4}  # of four steps only the last one, then all
+    assert far(little, much) > 1
+
+
+def test_outside_of_the_mask_the_picture_stays(session: TrySession, request_: TryRequest, photo: Image.Image) -> None:
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (32, 0, 64, 64))
+    (drawn,) = session.generate([replace(request_, picture=photo, mask=mask, change=1.0)])
+    before, after = np.asarray(photo).astype(int), np.asarray(drawn).astype(int)
+    assert np.abs(before - after)[:, :20].max() == 0
+    assert np.abs(before - after)[:, 44:].mean() > 5
+    with pytest.raises(UserError, match="mask needs a picture"):
+        prepare(replace(request_, mask=mask))
+
+
+@pytest.mark.parametrize("sampler", ["euler_a", "lcm"])
+def test_pictures_are_drawn_over_with_any_sampler(
+    session: TrySession, request_: TryRequest, photo: Image.Image, sampler: str
+) -> None:
+    one, again = session.generate([replace(request_, picture=photo, sampler=sampler)] * 2)
+    assert np.array_equal(one, again)
+
+
+def test_a_second_net_speaks_along_and_then_no_more(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, blank: Image.Image
+) -> None:
+    both = replace(request_, second=loud_controlnet, second_control=blank)
+    alone, together, silent, after = session.generate(
+        [request_, both, replace(both, second_strength=0.0), request_], on_picture=lambda _: None
+    )
+    assert far(alone, together) > 0.5
+    assert far(alone, silent) <= 1
+    assert np.array_equal(alone, after)
+
+
+def test_sdxl_draws_over_a_picture_with_two_nets_and_a_long_prompt(
+    session: TrySession, tiny_sdxl: Path, edges: Image.Image, photo: Image.Image, tmp_path: Path
+) -> None:
+    family = detect(str(tiny_sdxl))
+    family.new_controlnet(family.load_unet(str(tiny_sdxl), torch.float32)).save_pretrained(tmp_path / "net")
+    request = TryRequest(
+        str(tiny_sdxl), tmp_path / "net", "red circle with blue background " * 12, edges, steps=2, width=64, height=64,
+        picture=photo, second=tmp_path / "net", balance="prompt", guess=False, sampler="euler",
+    )  # fmt: skip
+    (picture,) = session.generate([request])
+    assert picture.size == (64, 64) and any("pieces" in words for words in session.warnings)
+
+
+def test_a_prompt_that_fits_is_read_as_ever(tiny_base: Path) -> None:
+    """Pieces of one are the plain encoding; of two, the first is the plain encoding of what stands there."""
+    family = detect(str(tiny_base))
+    tokenizer, encoder = family.load_tokenizer(str(tiny_base)), family.load_text_encoder(str(tiny_base), torch.float32)
+    with torch.no_grad():
+        plain = family.encode_text(tokenizer, encoder, ["red circle"])["hidden"]
+        long = family.encode_long(tokenizer, encoder, ["red circle"], 2)["hidden"]
+    assert long.shape[1] == 2 * plain.shape[1]
+    assert torch.allclose(long[:, : plain.shape[1]], plain, atol=1e-5)
+    assert family.pieces(tokenizer, ["red circle", "", "red circle " * 40]) > 1
+    assert family.pieces(tokenizer, [""]) == 1
+
+
+def test_sketches_are_shown_while_it_is_drawn(session: TrySession, request_: TryRequest) -> None:
+    seen: list[Image.Image] = []
+    plain = session.generate([request_])[0]
+    looked_at = session.generate([request_], on_picture=seen.append)[0]
+    assert seen and seen[0].size == (64, 64)
+    assert np.array_equal(plain, looked_at)
+
+
+def test_out_of_memory_saves_step_by_step_and_then_says_so(
+    request_: TryRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine import inference
+
+    session = TrySession(Workspace(tmp_path / "workspace"), device="cpu")
+    session.thrift = Thrift(torch.device("cpu"), OFFLOAD)
+    needed, asked = [0], []
+    decode = inference.decode
+
+    def short(family: Any, vae: Any, latents: torch.Tensor, token: Any = None) -> Any:
+        asked.append((session.thrift.level, len(latents), vae.use_tiling))
+        if session.thrift.level < needed[0]:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        return decode(family, vae, latents, token)
+
+    monkeypatch.setattr(inference, "decode", short)
+    two = [request_, replace(request_, seed=4)]
+    plain = session.generate(two)
+    needed[0] = OFFLOAD
+    saved = session.generate(two)
+    assert asked == [(0, 2, False), (0, 2, False), (1, 1, True), (2, 1, True), (2, 1, True)]
+    assert all(far(one, other) <= 1 for one, other in zip(plain, saved, strict=True))
+    assert ["tiles" in words for words in session.warnings] == [True, False]
+    assert "computer's memory" in session.warnings[1]
+    needed[0] = OFFLOAD + 1
+    with pytest.raises(UserError, match="memory is not enough.*smaller size"):
+        session.generate(two)

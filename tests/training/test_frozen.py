@@ -1,0 +1,118 @@
+"""What saves memory changes nothing, or as little as it says: the base in eight bits, and learning in RAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.errors import UserError
+from engine.families import detect
+from engine.presets import resolve
+from engine.training.frozen import FP8, narrowed, shrink, widened
+from engine.training.low_rank import merged, slim, thin_layers
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+from .test_resume import assert_same_checkpoint, losses
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.03, 40.0])
+def test_eight_bits_keep_weights_of_any_size_to_a_sixteenth(size: float) -> None:
+    weight = size * torch.randn(64, 320, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight[3] *= 100
+    small, scale = narrowed(weight)
+    back = widened(small, scale, torch.float32)
+    assert small.dtype == FP8 and small.nbytes == weight.nbytes / 4
+    assert ((back - weight).norm() / weight.norm()) < 0.03
+    normal = weight.abs() > 2**-6 / 448 * weight.abs().amax(dim=(1, 2, 3), keepdim=True)  # above its smallest numbers
+    assert ((back - weight).abs() <= weight.abs() / 16 + 1e-12)[normal].all()
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(8, 6), nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(4, 6, 1, bias=False)])
+def test_gradients_through_a_small_layer_are_those_of_its_widened_weight(layer: nn.Module) -> None:
+    net = nn.ModuleDict({"mid_block": nn.ModuleList([layer])})
+    shrink(net)
+    small = net["mid_block"][0]
+    wide = type(layer).__mro__[1](**_settings(layer))
+    wide.weight.data = widened(small.weight, small.scale, torch.float32)
+    if small.bias is not None:
+        wide.bias.data = small.bias.data
+    generator = torch.Generator().manual_seed(1)
+    shape = (3, 8) if isinstance(layer, nn.Linear) else (3, 4, 8, 8)
+    inputs = [torch.randn(shape, generator=generator)]
+    inputs = [inputs[0].clone().requires_grad_() for _ in range(2)]
+    answers = [net(x) for net, x in zip((small, wide), inputs, strict=True)]
+    for answer in answers:
+        answer.square().sum().backward()
+    assert torch.allclose(answers[0], answers[1], atol=1e-6)
+    assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
+    if small.bias is not None:
+        assert torch.allclose(small.bias.grad, wide.bias.grad, atol=1e-5)
+    assert small.weight.grad is None
+
+
+def _settings(layer: nn.Module) -> dict:
+    if isinstance(layer, nn.Linear):
+        return {"in_features": layer.in_features, "out_features": layer.out_features}
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding")
+    return {**{name: getattr(layer, name) for name in names}, "bias": layer.bias is not None}
+
+
+def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path) -> None:
+    family = detect(str(tiny_base))
+    unet = family.load_unet(str(tiny_base), torch.float32)
+    net = family.new_controlnet(unet)
+    slim(net, unet, 4)
+    before = merged(net)
+    bytes_before = sum(p.nbytes for p in unet.parameters())
+    shrink(unet, net)
+    shrink(unet, net)  # a second time there is nothing to do
+    assert sum(p.nbytes for p in unet.parameters()) < 0.4 * bytes_before
+    assert unet.dtype == torch.float32, "diffusers asks its first weight"
+    inside = [layer for name, layer in thin_layers(net).items() if name.startswith("down_blocks")]
+    assert inside and all(layer.weight.dtype == FP8 for layer in inside)
+    after = merged(net)
+    assert all((after[name] - weight).norm() <= 0.05 * weight.norm() for name, weight in before.items())
+    noisy, text, hint = torch.randn(1, 4, 8, 8), {"hidden": torch.randn(1, 8, 64)}, torch.rand(1, 3, 64, 64)
+    family.predict(unet, net, noisy, torch.tensor([500]), text, hint).square().mean().backward()
+    learning = [name for name, p in net.named_parameters() if p.requires_grad]
+    assert all(net.get_parameter(name).grad is not None for name in learning)
+
+
+@pytest.mark.parametrize("more", [{}, {"model.control_lora_rank": 4, "train.precision": "bf16"}])
+def test_a_run_over_a_small_base_resumes_bit_for_bit(
+    more: dict, new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    settings = {
+        "train.base_storage": "fp8", "train.gradient_checkpointing": "both", "train.steps": 4,
+        "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2, **more,
+    }  # fmt: skip
+    straight, paused = new_run(**settings), new_run(**settings)
+    assert Worker(ready_workspace, straight).outcome == "completed"
+    assert Worker(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert Worker(ready_workspace, paused).outcome == "completed"
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
+
+
+@pytest.mark.parametrize("more", [{}, {"model.control_lora_rank": 4}, {"objective.sd_locked": False}])
+def test_learning_in_ram_is_the_same_learning(more: dict, new_run: RunFactory, ready_workspace: Workspace) -> None:
+    settings = {"train.steps": 3, "train.accumulation": 2, **more}
+    beside, apart = new_run(**settings), new_run(**settings, **{"optim.offload": True})
+    for run in (beside, apart):
+        assert Worker(ready_workspace, run).outcome == "completed"
+    assert [loss for _, loss in losses(apart)] == pytest.approx([loss for _, loss in losses(beside)], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "a base that learns"),
+        ({"optim": {"offload": True, "optimizer": "adamw8bit"}}, "compute on the card"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(settings: dict, word: str) -> None:
+    with pytest.raises(UserError, match=word):
+        resolve(("test", settings))

@@ -1,0 +1,135 @@
+"""Try it while a run trains: its own models, between two steps, and the run is none the worse for it."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.errors import UserError
+from engine.families import detect
+from engine.inference import TryRequest, TrySession
+from engine.jobs.control import Cancelled, Control
+from engine.jobs.errand import Errand
+from engine.jobs.events import StepDone
+from engine.jobs.runner import JobRunner
+from engine.lending import borrowing
+from engine.runs import Run
+from engine.training.run import training_job
+from engine.try_request import LIVE
+from engine.workspace import Workspace
+from tests.training.conftest import RunFactory, Worker
+from tests.training.test_resume import assert_same_checkpoint, losses
+
+AVERAGED = {"optim.ema_decay": 0.5, "validation.check_every": 0}
+
+
+@pytest.fixture
+def request_(tiny_base: Path, edges: Image.Image) -> TryRequest:
+    how = {"steps": 2, "width": 64, "height": 64, "seed": 3}
+    return TryRequest(str(tiny_base), LIVE, "red circle", edges, sampler="euler_a", **how)
+
+
+def train(workspace: Workspace, run: Run, errands: dict[int, Errand]) -> str:
+    """Train in this thread; errands are sent after their steps."""
+    control = Control()
+
+    def emit(event: Any) -> None:
+        if isinstance(event, StepDone) and event.step in errands:
+            assert control.send(errands[event.step])
+
+    return training_job(workspace, run)(control.token, emit)
+
+
+def test_pictures_of_the_live_weights_change_nothing_in_the_run(
+    new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, lending = new_run(**AVERAGED), new_run(**AVERAGED)
+    Worker(ready_workspace, straight)
+    seen: list[Any] = []
+
+    def draw(session: TrySession, token: Any) -> Image.Image:
+        picture = session.generate([request_], token)[0]
+        seen.append((session._pipeline.unet, session._pipeline.controlnet))
+        return picture
+
+    errands = {step: borrowing(ready_workspace, draw) for step in (1, 3, 6)}
+    loaded: list[str] = []
+    family = type(detect(request_.base))
+    load_unet = family.load_unet
+    monkeypatch.setattr(family, "load_unet", lambda self, *a: loaded.append("unet") or load_unet(self, *a))
+    assert train(ready_workspace, lending, errands) == "completed"
+
+    assert loaded == ["unet"]  # the trainer's; trying loads none
+    assert len({id(net) for pair in seen for net in pair}) == 2  # the same two each time
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, lending.checkpoints()[-1].folder)
+    assert losses(straight) == losses(lending)
+    last = errands[6].wait(0)
+    assert np.abs(np.asarray(errands[1].wait(0)).astype(int) - np.asarray(last)).max() > 0  # it has learnt meanwhile
+    # What was drawn at the last step is what its checkpoint (the average) draws.
+    saved = replace(request_, controlnet=lending.checkpoints()[-1].controlnet)
+    assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], last)
+
+
+def test_another_checkpoint_of_the_base_can_be_tried_and_another_base_is_refused(
+    new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, loud_controlnet: Path, tiny_sd2: Path
+) -> None:
+    other, foreign = replace(request_, controlnet=loud_controlnet), replace(request_, base=str(tiny_sd2))
+    errands = {
+        1: borrowing(ready_workspace, lambda session, token: session.generate([other, request_, other], token)),
+        2: borrowing(ready_workspace, lambda session, token: session.generate([foreign], token)),
+    }
+    assert train(ready_workspace, new_run(**{"train.steps": 3}), errands) == "completed"
+    first, live, again = errands[1].wait(0)
+    assert np.array_equal(first, again) and not np.array_equal(first, live)
+    assert np.array_equal(first, TrySession(ready_workspace, device="cpu").generate([other])[0])
+    with pytest.raises(UserError, match="cannot be tried while the training runs.*another base.*pause"):
+        errands[2].wait(0)
+
+
+def test_a_fault_or_a_cancel_ends_the_drawing_and_not_the_training(
+    new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest
+) -> None:
+    def draw(session: TrySession, token: Any) -> Any:
+        return session.generate([request_], token, lambda *_: cancelled.cancel())
+
+    def broken(session: TrySession, token: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    cancelled = borrowing(ready_workspace, draw)
+    errands = {1: cancelled, 2: borrowing(ready_workspace, broken)}
+    assert train(ready_workspace, new_run(**{"train.steps": 3}), errands) == "completed"
+    with pytest.raises(Cancelled):
+        cancelled.wait(0)
+    with pytest.raises(RuntimeError):
+        errands[2].wait(0)
+
+
+def test_a_base_that_learns_is_drawn_with_as_it_is(
+    new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest
+) -> None:
+    run = new_run(**{"train.steps": 2, "objective.sd_locked": False})
+    errand = borrowing(ready_workspace, lambda session, token: session.generate([request_], token)[0])
+    assert train(ready_workspace, run, {2: errand}) == "completed"
+    saved = replace(request_, controlnet=run.checkpoints()[-1].controlnet)
+    assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], errand.wait(0))
+
+
+def test_a_job_that_ends_refuses_what_it_has_not_done() -> None:
+    runner, gate = JobRunner(), threading.Event()
+    early, late = Errand(lambda lender, errand: 1), Errand(lambda lender, errand: 2)
+    assert not runner.send(early)  # nothing runs
+    runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(10) else "failed")
+    assert runner.send(early)
+    with pytest.raises(TimeoutError):
+        early.wait(0)
+    gate.set()
+    assert runner.wait(10)
+    with pytest.raises(UserError, match="ended before"):
+        early.wait(10)
+    assert not runner.send(late)

@@ -1,0 +1,173 @@
+"""Half precision: fp32 weights learn, copies compute, and what is not finite moves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.jobs.control import Control
+from engine.jobs.events import StepDone
+from engine.runs import Run
+from engine.training import precision, step, trainer
+from engine.training.low_rank import thin_layers
+from engine.training.precision import LossScale
+from engine.training.run import build_trainer
+from engine.training.step import Trouble, accumulate, clip, take_step
+from engine.training.trainer import Trainer
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+from .test_resume import assert_same_checkpoint
+
+TRUE_SHARE = {"bf16": 0.995, "fp16": 0.9998}
+"""Least cosine between a gradient and the one in fp32: of eight and eleven bits."""
+
+
+@pytest.fixture
+def fp16_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors can compute in fp16, though slowly; users are spared that."""
+    monkeypatch.setattr(trainer, "usable_precision", lambda wanted, device: (wanted, ""))
+
+
+@pytest.fixture
+def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Any]:
+    """A trainer at step 0 whose outputs are not zero, so that every weight has a gradient."""
+    built: list[Trainer] = []
+
+    def make(**settings: Any) -> Trainer:
+        made = build_trainer(ready_workspace, new_run(**settings), Control().token, lambda event: None)
+        generator = torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for parameter in made.learning.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        made.nets.refresh()
+        built.append(made)
+        return made
+
+    yield make
+    for made in built:
+        made.close()
+
+
+def gradient(made: Trainer) -> torch.Tensor:
+    """Of one step, unscaled, all in one row."""
+    accumulate(made)
+    assert clip(made)
+    return torch.cat([p.grad.flatten() for p in made.learning.parameters() if p.grad is not None])
+
+
+def test_gradients_in_half_precision_point_where_those_in_fp32_do(
+    build: Any, any_base: Path, fp16_everywhere: None
+) -> None:
+    settings = {"model.base": str(any_base), "train.accumulation": 2, "optim.max_grad_norm": 1e9}
+    exact = gradient(build(**settings))
+    for kind, least in TRUE_SHARE.items():
+        rounded = gradient(build(**settings, **{"train.precision": kind}))
+        assert rounded.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > least
+        assert float(rounded.norm()) == pytest.approx(float(exact.norm()), rel=0.05)
+
+
+def test_corrections_far_below_half_precision_add_up(build: Any) -> None:
+    made = build(**{"train.precision": "bf16", "optim.learning_rate": 1e-6, "optim.weight_decay": 0.0})
+    name, weight = next((n, p) for n, p in made.controlnet.named_parameters() if n.endswith("conv1.weight"))
+    before, computing = weight.detach().clone(), made.nets.controlnet.get_parameter(name)
+    for _ in range(3):
+        take_step(made)
+        made.step += 1
+    moved = (weight - before).abs()
+    assert moved.max() <= 3.1e-6 and (moved > 0).float().mean() > 0.99, "Adam moves each by the rate"
+    assert torch.equal(computing, weight.bfloat16())
+    assert (computing == before.bfloat16()).float().mean() > 0.9, "what bf16 alone would have kept of it: nothing"
+
+
+def test_what_computes_is_in_half_precision_and_what_learns_is_not(build: Any) -> None:
+    made = build(**{"train.precision": "bf16", "objective.sd_locked": False, "model.control_lora_rank": 4})
+    assert {p.dtype for p in made.nets.controlnet.parameters()} == {p.dtype for p in made.unet.parameters()}
+    assert {p.dtype for p in made.learning.parameters() if p.requires_grad} == {torch.float32}
+    of_base = dict(made.unet.named_parameters())
+    layers = thin_layers(made.nets.controlnet)
+    assert layers and all(layer.weight is of_base[f"{name}.weight"] for name, layer in layers.items())
+    take_step(made)
+    moved = dict(made.decoder.named_parameters())
+    assert torch.equal(of_base["conv_out.weight"], moved["conv_out.weight"].bfloat16())
+    assert all(p.grad is None for net in (made.nets.controlnet, made.unet) for p in net.parameters())
+
+
+def test_there_is_one_net_in_fp32(build: Any) -> None:
+    made = build()
+    assert made.nets.controlnet is made.controlnet and not made.nets.apart
+
+
+def test_the_loss_scale_follows_what_happens() -> None:
+    scale = LossScale("fp16")
+    assert scale.value == 2**16
+    scale.overflowed()
+    for _ in range(LossScale.GROW_AFTER - 1):
+        scale.held()
+    assert scale.value == 2**15
+    again = LossScale("fp16")
+    again.load_state_dict(scale.state_dict())
+    again.held()
+    assert again.value == 2**16
+    fixed = LossScale("bf16")
+    fixed.overflowed()
+    assert fixed.value == 1 and fixed.state_dict() is None
+
+
+def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
+    new_run: RunFactory, ready_workspace: Workspace, fp16_everywhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision.LossScale, "START", 2.0**40)  # overflows for real, many times
+    settings = {"train.precision": "fp16", "optim.schedule": "linear", "optim.ema_decay": 0.9, "train.steps": 4}
+    straight, paused = new_run(**settings), new_run(**settings)
+    worker = Worker(ready_workspace, straight)
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(StepDone)] == [1, 2, 3, 4]
+    rates = [event.learning_rate for event in worker.of(StepDone)]
+    assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
+    assert Worker(ready_workspace, paused, at_step={1: "pause"}).outcome == "paused"
+    monkeypatch.setattr(precision.LossScale, "START", 2.0**50)  # what it had found is remembered
+    assert Worker(ready_workspace, paused).outcome == "completed"
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
+
+
+def test_fp16_that_always_overflows_is_told_with_what_to_change(build: Any, fp16_everywhere: None) -> None:
+    made = build(**{"train.precision": "fp16"})
+    made.loss_scale.value = 2.0**120
+    before = [p.detach().clone() for p in made.controlnet.parameters()]
+    assert take_step(made) is Trouble.OVERFLOW
+    assert made.loss_scale.value == 2.0**119
+    assert all(torch.equal(one, other) for one, other in zip(before, made.controlnet.parameters(), strict=True))
+    assert all(p.grad is None for p in made.controlnet.parameters()) and not made.optimizer.state
+    with pytest.raises(UserError, match="Choose bf16 or fp32"):
+        step.give_up_after(made, 30)
+
+
+@pytest.mark.parametrize("kind", ["fp32", "bf16"])
+def test_a_run_that_breaks_stops_at_its_last_good_state_and_can_go_on(
+    kind: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train.precision": kind, "train.steps": 4}
+    straight, broken = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, straight)
+    real, calls = step.denoising_loss, {"count": 0}
+
+    def breaks(*arguments: torch.Tensor) -> torch.Tensor:
+        calls["count"] += 1
+        return real(*arguments) * (float("nan") if calls["count"] > 2 else 1)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, "denoising_loss", breaks)
+        with pytest.raises(UserError, match="The state of step 2 is good and saved.*\n?.*Halve the learning rate"):
+            Worker(ready_workspace, broken)
+    assert calls["count"] == 5, "tried three times"
+    assert (broken.last_step, Run(broken.folder).ending) == (2, "failed")
+    assert Worker(ready_workspace, broken).outcome == "completed"
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, broken.checkpoints()[-1].folder)

@@ -1,0 +1,120 @@
+"""A checkpoint grid on the page: a table whose pictures open large when they are clicked."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from engine.evaluation.grid import Grid, RowWords
+
+LEAST, MOST, WIDE = 80, 512, 176
+"""Width of a picture in the table, px."""
+ROOM = 700
+"""Of the page, for the pictures of one row, px."""
+
+ON_LOAD = """
+const dialog = () => element.querySelector('dialog');
+const cells = () => [...element.querySelectorAll('button.cell')];
+let at = 0;
+const show = (number) => {
+  const all = cells();
+  at = (number + all.length) % all.length;
+  const box = dialog();
+  box.querySelector('img').src = all[at].dataset.full;
+  box.querySelector('img').alt = all[at].dataset.words;
+  box.querySelector('p').textContent = all[at].dataset.words;
+  if (!box.open) box.showModal();
+};
+const zoom = (times) => {
+  const picture = dialog().querySelector('img');
+  picture.style.width = times ? picture.naturalWidth * times + 'px' : '';
+  picture.classList.toggle('whole', !times);
+};
+element.addEventListener('click', (event) => {
+  const cell = event.target.closest('button.cell');
+  if (cell) { show(cells().indexOf(cell)); zoom(0); return; }
+  const what = event.target.closest('button[data-do]');
+  if (what) {
+    const act = what.dataset.do;
+    if (act === 'close') dialog().close();
+    else if (act === 'before' || act === 'after') show(at + (act === 'after' ? 1 : -1));
+    else zoom(Number(act));
+  } else if (event.target === dialog()) dialog().close();
+});
+element.addEventListener('keydown', (event) => {
+  if (!dialog() || !dialog().open) return;
+  if (event.key === 'ArrowRight') show(at + 1);
+  if (event.key === 'ArrowLeft') show(at - 1);
+});
+element.addEventListener('input', (event) => {
+  if (event.target.type !== 'range') return;
+  event.target.closest('.grid').style.setProperty('--cell', event.target.value + 'px');
+});
+"""
+"""For gr.HTML: one listener for the whole table, which stays when its content is replaced."""
+
+DIALOG = (
+    "<dialog aria-label='A picture of the grid'><div class='bar-above'><p></p><span>"
+    "<button type='button' data-do='before' aria-label='The picture before'>‹</button>"
+    "<button type='button' data-do='after' aria-label='The next picture'>›</button>"
+    "<button type='button' data-do='0'>Fit</button><button type='button' data-do='1'>1 : 1</button>"
+    "<button type='button' data-do='2'>2 x</button><button type='button' data-do='4'>4 x</button>"
+    "<button type='button' data-do='close'>Close</button></span></div>"
+    "<div class='stage'><img class='whole' alt=''></div></dialog>"
+)
+
+
+def grid_html(grid: Grid, folder: Path) -> str:
+    """The table with its column heads, the best checkpoint marked, and a slider for the size of the pictures.
+
+    Args:
+        folder: where the pictures of the grid's keys lie; the app has to serve it.
+    """
+    heads = []
+    for column in grid.columns:
+        best = column.step is not None and column.step == grid.best and not column.live
+        mark = "<span class='best-mark'>★ best by the verdict</span>" if best else ""
+        heads.append(f"<th scope='col' class='{'best' if best else ''}'>{escape(column.title)}{mark}</th>")
+    rows = []
+    for words, keys in zip(grid.rows, grid.cells, strict=True):
+        cells = [f"<td>{_picture(folder, words, words.control, f'Control picture: {words.source}')}</td>"]
+        for column, key in zip(grid.columns, keys, strict=True):
+            best = column.step is not None and column.step == grid.best and not column.live
+            told = f"{column.title} · {_row_words(words)}"
+            inside = _picture(folder, words, key, told) if key else "<span class='hint'>not drawn</span>"
+            cells.append(f"<td class='{'best' if best else ''}'>{inside}</td>")
+        rows.append(f"<tr><th scope='row'>{_row_head(words)}</th>{''.join(cells)}</tr>")
+    width = max(LEAST, min(WIDE, ROOM // (len(grid.columns) + 1) // 8 * 8))
+    slider = (
+        f"<label class='cell-size'>Size of the pictures <input type='range' min='{LEAST}' max='{MOST}' "
+        f"value='{width}' step='8'></label>"
+    )
+    notes = "".join(f"<p class='note warning'>! {escape(note)}</p>" for note in grid.notes)
+    return (
+        f"<div class='grid' style='--cell: {width}px'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
+        f"<thead><tr><th scope='col'>Row</th><th scope='col'>control picture</th>{''.join(heads)}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>{DIALOG}</div>"
+    )
+
+
+def _row_head(row: RowWords) -> str:
+    facts = f"seed {row.seed:,} · strength {row.strength:g}"
+    return f"{escape(row.prompt or '(no prompt)')}<span class='hint'>{escape(facts)}<br>{escape(row.source)}</span>"
+
+
+def _row_words(row: RowWords) -> str:
+    return f"{row.prompt or '(no prompt)'} · seed {row.seed:,} · strength {row.strength:g}"
+
+
+def _picture(folder: Path, row: RowWords, key: str, words: str) -> str:
+    address, told = served(folder / f"{key}.webp"), escape(words, quote=True)
+    return (
+        f"<button type='button' class='cell' data-full='{address}' data-words='{told}' aria-label='Enlarge: {told}'>"
+        f"<img src='{address}' alt='{told}' loading='lazy' width='{row.width}' height='{row.height}'></button>"
+    )
+
+
+def served(path: Path) -> str:
+    """The address under which the app serves a file of an allowed folder."""
+    return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"
