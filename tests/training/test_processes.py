@@ -68,12 +68,14 @@ def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_fol
     for name, folder in (("mixed", mixed_folder), ("pairs", paired_folder)):
         Dataset.create(workspace, name, scan_folder(folder))
 
-    def run(**changes: Any) -> Run:
-        train = {**SETTINGS["train"], **changes}
-        return create_run(workspace, parse({**SETTINGS, "train": train, "model": {"base": str(tiny_base)}}), {})
+    def run(watched: bool = False, **changes: Any) -> Run:
+        values = {**SETTINGS, "train": {**SETTINGS["train"], **changes}, "model": {"base": str(tiny_base)}}
+        if not watched:
+            values["validation"] = {"every": 0, "check_every": 0}
+        return create_run(workspace, parse(values), {})
 
     kinds = ("well", "short", "pause", "fault", "gone")
-    runs = {kind: run(accumulation=2 if kind == "short" else 1, checkpoint_every=2) for kind in kinds}
+    runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
     todo = json.dumps([["maps", "pairs"], *([kind, runs[kind].name] for kind in kinds)])
     port, words = free_port(), [str(workspace.root), str(answers), todo]
     workers = [start(rank, port, words, {"ACCELERATE_USE_FSDP": "true"}) for rank in (0, 1)]
