@@ -218,9 +218,10 @@ class Recorder:
             self._append("log.txt", event.text if event.level == "info" else f"{event.level}: {event.text}")
         self._emit(event)
 
-    def note(self, event: str, step: int) -> None:
-        """Remember a turn of the run (started, resumed, paused, stopped, failed, completed)."""
-        self._append("metrics.jsonl", json.dumps({"event": event, "step": step}))
+    def note(self, event: str, step: int, processes: int = 1) -> None:
+        """Remember a turn of the run (started, resumed, paused, stopped, failed, completed), and how many shared it."""
+        shared = {"processes": processes} if processes > 1 else {}
+        self._append("metrics.jsonl", json.dumps({"event": event, "step": step, **shared}))
 
     def _append(self, name: str, line: str) -> None:
         with (self._folder / name).open("a", encoding="utf-8", newline="\n") as file:

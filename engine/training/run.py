@@ -117,7 +117,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
             return _help(workspace, run, token)
         recorder = Recorder(run.folder, emit)
         forget_after(run.folder, run.last_step)
-        recorder.note("resumed" if run.last_step else "started", run.last_step)
+        recorder.note("resumed" if run.last_step else "started", run.last_step, processes.current().count)
         trainer: Trainer | None = None
         try:
             recorder(Message("Loading torch and diffusers."))
