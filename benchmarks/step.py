@@ -61,11 +61,11 @@ def config_of(options: argparse.Namespace, base: str, variant: str) -> RunConfig
     shapes = SHAPES[options.shapes]
     wanted: dict[str, Any] = {
         "model": {"base": base},
-        "data": {"dataset": "pictures", "resolution": shapes.resolution},
+        "data": {"dataset": f"pictures-{shapes.resolution}", "resolution": shapes.resolution},
         "train": {"batch_size": BATCH, "accumulation": 1, "precision": options.precision},
         "validation": {"every": 0, "check_every": 0},
     }
-    preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml").values if options.preset else {}
+    preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml").layers(shapes.layout) if options.preset else []
     if preset:
         wanted["train"] = {}
     changes: dict[str, Any] = {}
@@ -73,7 +73,7 @@ def config_of(options: argparse.Namespace, base: str, variant: str) -> RunConfig
         if "." in name:
             section, key = name.split(".")
             changes.setdefault(section, {})[key] = value
-    return resolve((f"preset {options.preset}", preset), ("benchmark", wanted), (variant, changes))[0]
+    return resolve(*preset, ("benchmark", wanted), (variant, changes))[0]
 
 
 # -- ours -------------------------------------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
     folder = workspace.runs / f"{time.time_ns()}"
     folder.mkdir(parents=True)
     write_run(folder, {"config": config.model_dump(mode="json")})
-    dataset = Dataset.open(workspace.dataset_folder("pictures"))
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
     trainer = Trainer(folder, config, base, dataset, workspace.cache, Control().token, lambda event: None)
     if also == "decode":
         trainer.batches._maps = None
@@ -234,7 +234,10 @@ def main() -> None:
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     on_card = options.device == "cuda"
-    options.precision = options.precision or ("bf16" if on_card else "fp32")
+    usual = "bf16" if on_card else "fp32"
+    if options.preset:
+        usual = str(load_preset(PRESETS_FOLDER / f"{options.preset}.toml").values["train"]["precision"])
+    options.precision = options.precision or usual
     options.steps = options.steps or (200 if on_card else 4)
     options.warm_up = options.warm_up or (20 if on_card else 1)
     if not on_card:

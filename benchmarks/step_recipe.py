@@ -54,7 +54,7 @@ def their_step(
     controlnet.enable_gradient_checkpointing()
     optimizer = build_optimizer(controlnet, optim)
     scheduler = family.load_scheduler(base)
-    samples = Dataset.open(workspace.dataset_folder("pictures")).samples()
+    samples = Dataset.open(workspace.dataset_folder(f"pictures-{size}")).samples()
     half = options.precision != "fp32"
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
     seen = 0

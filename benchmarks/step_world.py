@@ -82,13 +82,14 @@ def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype) -> Path:
 
 def make_pictures(workspace: Workspace, resolution: int) -> Dataset:
     """Pieces of photographs, a little larger than is trained with, with Canny edges and captions, as PNG."""
-    if "pictures" in workspace.dataset_names():
-        return Dataset.open(workspace.dataset_folder("pictures"))
+    name = f"pictures-{resolution}"
+    if name in workspace.dataset_names():
+        return Dataset.open(workspace.dataset_folder(name))
     from skimage import data
 
-    source, rng, side = workspace.root / "pairs", np.random.default_rng(0), round(resolution * 1.25)
-    for name in ("images", "conditions"):
-        (source / name).mkdir(parents=True, exist_ok=True)
+    source, rng, side = workspace.root / name, np.random.default_rng(0), round(resolution * 1.25)
+    for part in ("images", "conditions"):
+        (source / part).mkdir(parents=True, exist_ok=True)
     photos = [getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
     for number in range(PICTURES):
         photo = photos[number % 4]
@@ -101,7 +102,7 @@ def make_pictures(workspace: Workspace, resolution: int) -> Dataset:
         Image.fromarray(edges).convert("RGB").save(source / "conditions" / f"{number:02d}.png")
         caption = f"piece {number} of a photograph, in natural colours"
         (source / "images" / f"{number:02d}.txt").write_text(caption, encoding="utf-8")
-    return Dataset.create(workspace, "pictures", scan_folder(source))
+    return Dataset.create(workspace, name, scan_folder(source))
 
 
 def _read(folder: Path, name: str = "config.json") -> dict[str, Any]:

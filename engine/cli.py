@@ -26,6 +26,7 @@ import signal
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.launcher import start_together
 from engine.workspace import Workspace
+from engine.workspace_lock import WorkspaceLock
 
 EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -129,9 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        return cli_processes.together(
-            options, lambda: COMMANDS[options.command](options, Workspace(options.workspace), control)
-        )
+        return cli_processes.together(options, lambda: _do(options, control))
     except UserError as error:
         if cli_processes.speaks(error):
             print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
@@ -145,20 +145,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
+def _do(options: argparse.Namespace, control: Control) -> int:
+    workspace = Workspace(options.workspace)
+    alone = options.command in ALONE and cli_processes.first()
+    with WorkspaceLock(workspace, f"the command {options.command}") if alone else nullcontext():
+        return COMMANDS[options.command](options, workspace, control)
+
+
 def _pause_on_signals(control: Control) -> dict[int, Any]:
-    """Ctrl-C and SIGTERM save and end; a second one ends at once. Returns the handlers that were there before."""
+    """Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
+
+    Returns the handlers that were there before.
+    """
     times = 0
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal times
-        times += 1
+        control.pause()
+        times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may be told of several times
         if times > 1:
             raise KeyboardInterrupt
         if cli_processes.first():
-            print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
-        control.pause()
+            with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
+                print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
 
-    return {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+    return {number: signal.signal(number, handle) for number in known}
 
 
 def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -240,12 +252,14 @@ def _resume(options: argparse.Namespace, workspace: Workspace, control: Control)
 
 
 def _work_on(name: str, workspace: Workspace, control: Control) -> int:
+    from engine.awake import keep_awake
     from engine.runs import Run
     from engine.training.run import training_job
 
     run, console = Run(workspace.run_folder(name)), cli_processes.console()
     console.say(f"Run {run.folder}")
-    outcome = training_job(workspace, run)(control.token, console.event)
+    with keep_awake(console.say):
+        outcome = training_job(workspace, run)(control.token, console.event)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 
@@ -271,6 +285,9 @@ COMMANDS = {
     "evaluate": cli_evaluate.run,
     **cli_export.COMMANDS,
 }
+
+ALONE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
+"""Commands that write into the workspace: they do not run beside an open window."""
 
 if __name__ == "__main__":
     sys.exit(main())

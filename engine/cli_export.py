@@ -139,7 +139,7 @@ def _merge(options: argparse.Namespace, workspace: Workspace, control: Control) 
 
 
 def _trim(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.export.merge import trim
+    from engine.training.retention import trim
 
     count, freed = trim(workspace.run_folder(options.run), options.keep)
     print(f"{count} checkpoints trimmed, {freed / MEGABYTE:,.1f} MB freed; their weights are as they were.")

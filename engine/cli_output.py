@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
-import time
 from typing import TextIO
 
+from engine.clock import awake
 from engine.estimate import in_words
 from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
 from engine.jobs.snapshot import JobSnapshot, fold
@@ -25,13 +26,13 @@ class Console:
 
     def say(self, text: str) -> None:
         self._end_line()
-        print(text, flush=True, file=self._stream)
+        self._print(text)
 
     def progress(self, done: int, total: int, label: str) -> None:
         self.event(Progress(done, total, label))
 
     def event(self, event: Event) -> None:
-        self._snapshot = fold(self._snapshot, event, time.monotonic())
+        self._snapshot = fold(self._snapshot, event, awake())
         if isinstance(event, Message):
             self.say(f"     {event.text}")
         elif isinstance(event, CheckpointSaved):
@@ -43,7 +44,7 @@ class Console:
             self._status()
 
     def _status(self) -> None:
-        now = time.monotonic()
+        now = awake()
         if now - self._last < (0.2 if self._terminal else SECONDS_BETWEEN_LINES):
             return
         self._last = now
@@ -57,12 +58,19 @@ class Console:
         if s.seconds_left is not None:
             text += f", about {in_words(s.seconds_left)} left"
         if self._terminal:
-            print(f"\r{text:<78}", end="", flush=True, file=self._stream)
+            self._print(f"\r{text:<78}", end="")
             self._open_line = True
         else:
-            print(text, flush=True, file=self._stream)
+            self._print(text)
 
     def _end_line(self) -> None:
         if self._open_line:
-            print(file=self._stream)
+            self._print("")
             self._open_line = False
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        """A terminal that was closed does not end the work that it told of."""
+        try:
+            print(text, end=end, flush=True, file=self._stream)
+        except OSError:
+            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123

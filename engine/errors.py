@@ -11,3 +11,7 @@ class UserError(Exception):
         self.what = what
         self.why = why
         self.try_this = try_this
+
+
+class DataGone(UserError):
+    """A file of the dataset is missing or broken. The weights are not touched by that: a run can be saved."""

@@ -12,6 +12,7 @@ from engine.hardware import Hardware
 from engine.measurements import Measured
 from engine.memory import GIB, PROCESS_RAM_WITHOUT_CARD, Prediction, predict
 from engine.model_files import base_facts
+from engine.room import in_words as size_in_words
 from engine.runs import Run
 from engine.workspace import Workspace
 
@@ -49,8 +50,7 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
         else:
             seconds = 2.33 * work / (CPU_TERAFLOPS_PER_CORE * hardware.cores)
     needed = predict(workspace, config, pictures_of(config, workspace))
-    kept = config.train.keep_checkpoints or max(1, config.train.steps // config.train.checkpoint_every)
-    disk = round(needed.checkpoint * (kept + 1) + needed.cache)
+    disk = round(disk_of_checkpoints(config, needed) + needed.cache)
     total = seconds * images
     if trial is not None and config.validation.every:
         sets = 1 + -(-config.train.steps // config.validation.every)
@@ -62,6 +62,17 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
         f"{memory_in_words(needed, hardware) if trial is None else trial_in_words(trial, hardware)}"
     )
     return Estimate(total, disk, images, summary, measured)
+
+
+def disk_of_checkpoints(config: RunConfig, needed: Prediction) -> float:
+    """Bytes, with the best one, and while a new one is written that is removed for only afterwards."""
+    train = config.train
+    every = max(1, train.steps // train.checkpoint_every)
+    kept = train.keep_checkpoints or every
+    if train.keep_checkpoints and train.keep_every:
+        kept += train.steps // train.keep_every
+    whole = min(kept, train.keep_resumable) if train.keep_resumable else kept
+    return needed.checkpoint * (whole + 1) + needed.weights_of_checkpoint * (kept - whole)
 
 
 def memory_in_words(needed: Prediction, hardware: Hardware) -> str:
@@ -125,12 +136,3 @@ def in_words(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours / 24:.1f} days"
-
-
-def size_in_words(count: float) -> str:
-    """Bytes for people: 1500000 -> "1.4 MB" (in powers of 1024)."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit in ("B", "KB") else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TB"

@@ -18,7 +18,7 @@ from engine.data.samples import CancelToken, Progress
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
 from engine.sampling import Beside, Drawing, decode, draw_latents, free_memory, to_hint
-from engine.training.checkpoint_files import DECODER
+from engine.training.checkpoint_files import DECODER, demand_whole
 from engine.training.scope import decoder_of
 from engine.try_parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
 from engine.try_request import TryRequest, prepare, shared, steps_drawn, strength_of
@@ -86,6 +86,7 @@ class TrySession:
         if folder.is_dir():  # of a file, the reading itself checks that it fits
             unet = read_component_config(located, "unet", "config.json")
             check_fits(read_config(folder), unet, _display_name(controlnet), base)
+            demand_whole(folder.parent, f"{folder.name}/")
 
     def _open(self, family: Family, path: Path, base: str, name: str) -> Any:
         """A net of any kind, ready to draw with."""
@@ -118,6 +119,7 @@ class TrySession:
         return unet.to(self._device)
 
     def _take_decoder(self, path: Path) -> None:
+        demand_whole(path.parent.parent, DECODER)
         decoder_of(self._pipeline.unet).load_state_dict(load_file(path))
         self._decoder_learnt = True
 

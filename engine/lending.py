@@ -7,7 +7,6 @@ loaded for the drawing and forgotten after it. Training goes on as if nothing ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from engine.jobs.control import Cancelled
 from engine.jobs.errand import Errand
 from engine.jobs.events import PhaseChanged
 from engine.sampling import free_memory
-from engine.training.ema import averaged_weights
+from engine.training.working import as_exported
 from engine.try_parts import TILES, Thrift
 from engine.try_request import LIVE
 from engine.workspace import Workspace
@@ -37,9 +36,9 @@ class BorrowedSession(TrySession):
     Any checkpoint or file for the same base can be drawn with, too.
     """
 
-    def __init__(self, workspace: Workspace, trainer: Trainer) -> None:
+    def __init__(self, workspace: Workspace, trainer: Trainer, net: Any) -> None:
         super().__init__(workspace, trainer.device, trainer.dtype)
-        self._trainer = trainer
+        self._trainer, self._live = trainer, net
         self.thrift = Thrift(self._device, TILES)  # the lent parts stay where training wants them
         self.thrift.level = TILES if trainer.device.type == "cuda" else 0  # training has filled the card
 
@@ -67,8 +66,8 @@ class BorrowedSession(TrySession):
             super().load(base, controlnet)
             return
         if self._controlnet is None or self._controlnet[0] != LIVE:
-            check_finite(trainer.controlnet, "being trained")
-            self._use(trainer.family, trainer.base, trainer.controlnet)
+            check_finite(self._live, "being trained")
+            self._use(trainer.family, trainer.base, self._live)
             self._controlnet = (LIVE, trainer.step)
 
     def _unet(self, family: Family, located: str) -> Any:
@@ -90,22 +89,18 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
     """An errand for a training: ``draw(session, token)`` with its models, between two of its steps."""
 
     def work(trainer: Trainer, errand: Errand) -> Any:
-        nets = [trainer.unet, trainer.controlnet]
-        modes = [net.training for net in nets]
         devices = [trainer.device] if trainer.device.type == "cuda" else []
-        average: Any = nullcontext()
-        if trainer.ema is not None:  # what an export would have
-            average = averaged_weights(trainer.ema, trainer.controlnet)
-        session = BorrowedSession(workspace, trainer)
-        try:
-            with torch.random.fork_rng(devices=devices), torch.no_grad(), average:
-                for net in nets:
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), as_exported(trainer) as live:
+            modes = {net: net.training for net in (trainer.unet, live)}
+            session = BorrowedSession(workspace, trainer, live)
+            try:
+                for net in modes:
                     net.eval()
                 return draw(session, _Either(trainer, errand))
-        finally:
-            for net, mode in zip(nets, modes, strict=True):
-                net.train(mode)
-            session.free()
+            finally:
+                for net, mode in modes.items():
+                    net.train(mode)
+                session.free()
 
     return Errand(work)
 

@@ -43,6 +43,8 @@ class Prediction:
     """Disk, for one checkpoint."""
     cache: float
     """Disk, for latents, text, and at most for condition maps."""
+    weights_of_checkpoint: float = 0.0
+    """Disk, for one without what a resume needs."""
 
     @property
     def peak(self) -> float:
@@ -134,6 +136,7 @@ def predict_from(
         ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + learning_in_ram + moments,
         checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + moments,
         cache=float(pictures * (latents + words * width * 2 + map)),
+        weights_of_checkpoint=float(kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4),
     )
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
-from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PreviewMade, RunOpened, StepDone
+from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseChanged, PreviewMade, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
@@ -55,6 +57,12 @@ class Run:
                 f"Its run.json is missing or damaged ({type(error).__name__}).",
                 "Its checkpoints can still be exported; start a new run to go on training.",
             ) from error
+        if not isinstance(self.about, dict) or not isinstance(self.about.get("config"), dict):
+            raise UserError(
+                f"The run {self.folder.name} cannot be opened.",
+                "Its run.json holds no settings.",
+                "Its checkpoints can still be exported; start a new run to go on training.",
+            )
         self.config: RunConfig = parse(self.about["config"], f"The settings of {self.folder.name}")
 
     @property
@@ -99,9 +107,8 @@ class Run:
         """How the run ended, for a run that no live thread works on."""
         if self.completed:
             return "completed"
-        endings = [entry["event"] for entry in self.metrics() if "event" in entry]
         known: dict[str, Ending] = {"paused": "paused", "stopped": "stopped", "failed": "failed"}
-        return known.get(endings[-1], "interrupted") if endings else "interrupted"
+        return known.get(last_turn(self.folder), "interrupted")
 
     def _pauses(self) -> tuple[int, ...]:
         """Steps at which it was resumed: each is where a sitting before it had ended."""
@@ -162,6 +169,21 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def last_turn(folder: Path) -> str:
+    """The last thing that ``Recorder.note`` wrote down, empty for none; quick, however long the run was."""
+    try:
+        text = (folder / "metrics.jsonl").read_bytes()
+    except FileNotFoundError:
+        return ""
+    end = len(text)
+    while (found := text.rfind(b'{"event":', 0, end)) >= 0:
+        try:
+            return str(json.loads(text[found:].split(b"\n", 1)[0])["event"])
+        except ValueError:
+            end = found  # cut off by a crash in mid-write
+    return ""
+
+
 def read_preview(folder: Path) -> PreviewRecord | None:
     """A preview folder, or None where it is not whole."""
     try:
@@ -201,12 +223,18 @@ def forget_after(folder: Path, step: int) -> None:
 
 
 class Recorder:
-    """Writes events into the run's folder and hands them on."""
+    """Hands events on, and writes them into the run's folder. Any thread may use it.
+
+    A disk that does not take a line is no reason to lose what is in memory: lines wait here until it does.
+    """
 
     def __init__(self, folder: Path, emit: Emit) -> None:
         self._folder, self._emit = folder, emit
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[str]] = {"metrics.jsonl": [], "log.txt": []}
 
     def __call__(self, event: Event) -> None:
+        self._emit(event)  # first: a disk that hangs keeps nobody from hearing of it
         if isinstance(event, StepDone | Checked):
             self._append("metrics.jsonl", json.dumps(vars(event)))
         elif isinstance(event, PreviewMade):
@@ -216,16 +244,35 @@ class Recorder:
             self._append("log.txt", f"Step {event.step:,} saved.")
         elif isinstance(event, Message):
             self._append("log.txt", event.text if event.level == "info" else f"{event.level}: {event.text}")
-        self._emit(event)
+        elif isinstance(event, PhaseChanged) and event.phase == "saving":
+            self._write("metrics.jsonl", flush=True)  # a checkpoint is never ahead of its figures
 
     def note(self, event: str, step: int, processes: int = 1) -> None:
         """Remember a turn of the run (started, resumed, paused, stopped, failed, completed), and how many shared it."""
         shared = {"processes": processes} if processes > 1 else {}
-        self._append("metrics.jsonl", json.dumps({"event": event, "step": step, **shared}))
+        self._append("metrics.jsonl", json.dumps({"event": event, "step": step, **shared}), flush=True)
 
-    def _append(self, name: str, line: str) -> None:
-        with (self._folder / name).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(line + "\n")
-            file.flush()
-            if name == "metrics.jsonl" and '"event"' in line:
-                os.fsync(file.fileno())
+    def _append(self, name: str, line: str, flush: bool = False) -> None:
+        with self._lock:
+            self._waiting[name].append(line + "\n")
+        self._write(name, flush)
+
+    def _write(self, name: str, flush: bool = False) -> None:
+        """All lines that wait; where the disk does not take them they wait on, and the file ends with a whole line."""
+        with self._lock:
+            lines, path = "".join(self._waiting[name]).encode("utf-8"), self._folder / name
+            if not lines and not (flush and path.exists()):
+                return
+            size = -1
+            try:
+                with path.open("ab") as file:
+                    size = file.tell()
+                    file.write(lines)
+                    file.flush()
+                    if flush:
+                        os.fsync(file.fileno())
+                self._waiting[name].clear()
+            except OSError:  # whoever writes the next checkpoint waits for the disk and says so
+                if size >= 0:
+                    with contextlib.suppress(OSError):
+                        os.truncate(path, size)

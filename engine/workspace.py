@@ -8,6 +8,7 @@ import shutil
 import time
 from pathlib import Path
 
+from engine.durable import flush, flush_folder
 from engine.errors import UserError
 
 APP_FOLDER = Path(__file__).resolve().parent.parent
@@ -138,7 +139,13 @@ def safe_name(name: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one."""
+    """Write under a temporary name, then rename: a reader sees the old file or the new one, also after a power cut."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)

@@ -6,10 +6,22 @@ from typing import Any
 
 import gradio as gr
 
-from ui import conditions_tab, dataset_tab, export_tab, first_start, settings_tab, train_tab, try_page
+from ui import (
+    closing,
+    conditions_tab,
+    dataset_tab,
+    export_tab,
+    first_start,
+    settings_tab,
+    train_tab,
+    try_page,
+    unfinished,
+)
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import problem_panel, status_line
+from ui.reporter import Reporter
+from ui.view import View
 
 TITLE = "ControlNet Studio"
 TABS = (
@@ -28,12 +40,13 @@ def build_app(context: AppContext) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True) as demo:
         live = Live(context, demo)
         _header(context, live)
-        card = gr.Column()
+        cards = gr.Column()
         with gr.Tabs(elem_id="tabs") as tabs:
             for title, name, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"tab-{name}"):
                     build(context, live)
-        with card:
+        with cards:
+            unfinished.build(context, live, tabs)
             first_start.build(context, live, tabs)
         live.wire()
     demo.queue(api_open=False, default_concurrency_limit=8)
@@ -44,14 +57,21 @@ def _header(context: AppContext, live: Live) -> None:
     with gr.Row(elem_id="header"):
         gr.HTML(f"<h1>{TITLE}</h1>")
         status = gr.HTML(elem_id="status-line")
+        close = closing.build_button()
+    closing.build_question(context, live, close)
     with gr.Column(visible=False, elem_id="problem-box") as box:
         problem = gr.HTML(elem_id="problem")
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
+    reporter = Reporter(context.workspace)
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     live.after(dismiss.click(context.dismiss, None, None, **quiet))
-    live.part([status], lambda view: status_line(view.snapshot), lambda view: [status_line(view.snapshot)])
+    live.part([status], _status, lambda view: [_status(view)])
     live.part(
         [box, problem],
         lambda view: view.problem,
-        lambda view: [gr.Column(visible=view.problem is not None), problem_panel(view.problem)],
+        lambda view: [gr.Column(visible=view.problem is not None), problem_panel(view.problem, reporter(view))],
     )
+
+
+def _status(view: View) -> str:
+    return status_line(view.snapshot, view.closing)

@@ -145,7 +145,9 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def figure(value: float) -> str:
-    """Three digits that count, at most four behind the point."""
+    """Three digits that count, at most four behind the point; very small ones as a power of ten."""
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}".replace("-", "−")
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return _label(value, decimals if abs(value) >= 0.01 or value == 0 else 4)
 

@@ -103,8 +103,11 @@ def build(context: AppContext, live: Live) -> None:
             *show(name),
         ]
 
-    def more_checkpoints(name: str | None) -> Any:
-        return gr.CheckboxGroup(comparing.checkpoint_choices(context, name)[0])
+    def more_checkpoints(name: str | None, chosen: list[int]) -> Any:
+        """What was ticked stays so, unless it was removed to make room."""
+        entries, first = comparing.checkpoint_choices(context, name)
+        there = {step for _, step in entries}
+        return gr.CheckboxGroup(entries, value=[step for step in chosen or () if step in there] or first)
 
     def told(*values: Any) -> str:
         try:
@@ -126,7 +129,7 @@ def build(context: AppContext, live: Live) -> None:
     live.after(cancel.click(lambda: work.cancel(), None, None, **QUIET))
     drawn, kept = gr.State(0), gr.State("")
     drawn.change(context.guarded(show), [run], shown, **QUIET)
-    kept.change(more_checkpoints, [run], [steps], **QUIET)
+    kept.change(context.guarded(more_checkpoints), [run, steps], [steps], **QUIET)
     live.part([drawn], _number, lambda view: [_number(view)])
     live.part([kept], _kept, lambda view: [repr(_kept(view))])
     live.part(

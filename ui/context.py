@@ -23,10 +23,11 @@ from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import Failure, JobSnapshot
 from engine.model_files import family_of
 from engine.presets import Preset, all_presets, resolve, suggest
-from engine.runs import Run
 from engine.training.run import missing
 from engine.workspace import Workspace
+from ui.ending import Ending
 from ui.messages import to_failure
+from ui.shown_run import find_unfinished, open_runs, read_run
 from ui.states import Readiness, RunFacts, train_view
 from ui.view import Draft, Result, View
 
@@ -43,8 +44,12 @@ class AppContext:
         self.local = local  # the browser runs on this machine, so that folder dialogs can open here
         self.focus_dataset = next(iter(workspace.dataset_names()), "")
         self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
-        self.card_hidden = any(Run(folder).completed for folder in workspace.run_folders()[:20])
+        runs = open_runs(workspace)
+        self.card_hidden = any(run.completed for run in runs)
         """The first-start card is of no use any more."""
+        self.unfinished = find_unfinished(runs)
+        """Runs of earlier sittings, offered until one is trained."""
+        self.ending = Ending()
         self.results: dict[str, Result] = {}
         self.warm = threading.Event()
         """The large libraries are loaded; before that, nothing that needs them is done for a page."""
@@ -190,6 +195,8 @@ class AppContext:
                 focus_dataset=self.focus_dataset,
                 results=self.results,
                 card_hidden=self.card_hidden,
+                unfinished=self.unfinished,
+                closing=self.ending.asked,
             )
 
     def _shown_run(self, runs: tuple[str, ...]) -> str:
@@ -209,32 +216,14 @@ class AppContext:
             return JobSnapshot(), None
         key = (shown, training.version if training else 0)
         if self._history[0] != key:
-            self._history = (key, *self._read_run(self.workspace.runs / shown))
+            self._history = (key, *read_run(self.workspace.runs / shown))
         return self._history[1], self._history[2]
-
-    def _read_run(self, folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
-        try:
-            run = Run(folder)
-        except UserError as error:
-            return JobSnapshot(log=(f"{error.what} {error.why}",)), RunFacts(
-                folder, folder.name, 0, 0, 0, "interrupted"
-            )
-        history = run.history()
-        facts = RunFacts(
-            folder=folder,
-            name=run.config.name or run.name,
-            saved_step=run.last_step,
-            last_step=max(history.last_step.step if history.last_step else 0, run.last_step),
-            total_steps=run.config.train.steps,
-            ending=run.ending,
-        )
-        return history, facts
 
     # -- training and trying ------------------------------------------------------------------------------------------
 
     def training_began(self) -> None:
         """A run was started or resumed: pages show it, and old problems are of no interest."""
-        self._focus_run, self._problem = None, None
+        self._focus_run, self._problem, self.unfinished = None, None, ()
         self.files_changed()
 
     def try_session(self) -> Any:
@@ -307,6 +296,7 @@ class AppContext:
         target.parent.mkdir(exist_ok=True)
         (self.workspace.runs / name).rename(target)
         self._focus_run, self._training = "", None
+        self.unfinished = tuple(run for run in self.unfinished if run.folder != name)
         self.files_changed()
         return target
 

@@ -197,7 +197,7 @@ def import_it(context: AppContext, path: str, base: str, condition: str, name: s
 
 def trim_it(context: AppContext, run_name: str) -> str:
     """Drop the resume state of all but the newest checkpoint; a sentence about what that freed."""
-    from engine.export.merge import trim
+    from engine.training.retention import trim
 
     if context.runner.alive:
         raise UserError(

@@ -94,7 +94,7 @@ def _state(view: View) -> tuple[bool, tuple[str, ...]]:
         "now" if view.train.active else "done" if trained else "held" if held else "next" if made and not alive else ""
     )
     third = "next" if trained and not alive else ""
-    return not view.card_hidden, (first, second, third)
+    return not view.card_hidden and not view.unfinished, (first, second, third)
 
 
 def _render(view: View) -> list[Any]:

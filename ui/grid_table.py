@@ -49,7 +49,7 @@ element.addEventListener('keydown', (event) => {
 });
 element.addEventListener('input', (event) => {
   if (event.target.type !== 'range') return;
-  event.target.closest('.grid').style.setProperty('--cell', event.target.value + 'px');
+  event.target.closest('.comparison').style.setProperty('--cell', event.target.value + 'px');
 });
 """
 """For gr.HTML: one listener for the whole table, which stays when its content is replaced."""
@@ -92,7 +92,7 @@ def grid_html(grid: Grid, folder: Path) -> str:
     )
     notes = "".join(f"<p class='note warning'>! {escape(note)}</p>" for note in grid.notes)
     return (
-        f"<div class='grid' style='--cell: {width}px'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
+        f"<div class='comparison' style='--cell: {width}px'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
         f"<thead><tr><th scope='col'>Row</th><th scope='col'>control picture</th>{''.join(heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>{DIALOG}</div>"
     )

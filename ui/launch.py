@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import socket
 import sys
 import threading
@@ -14,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
 from engine.workspace import Workspace
+from engine.workspace_lock import InUse, WorkspaceLock
 from ui import quick_gradio
+from ui.ending import end, say
 from ui.temporary import tidy
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ FIRST_PORT = 7860
 PORTS_TRIED = 40
 LOOPBACK, EVERYWHERE = "127.0.0.1", "0.0.0.0"
 MAX_UPLOAD = 200 * 2**20  # bytes
-SAVING_SECONDS = 120
 USER = "studio"
-EXIT_CANNOT_START = 2
+EXIT_CANNOT_START, EXIT_INTERRUPTED = 2, 130
+BROWSER_SECONDS = 10
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,9 +35,16 @@ def main(arguments: Sequence[str]) -> int:
     options = parse_arguments(arguments)
     try:
         return run(options)
+    except InUse as error:
+        print(f"{error.what} {error.why}\n{error.try_this}", file=sys.stderr)
+        if error.owner.here and error.owner.address and not options.no_browser:
+            open_browser(error.owner.address, wait=True)
+        return EXIT_CANNOT_START
     except UserError as error:
         print(f"{error.what} {error.why}\n{error.try_this}", file=sys.stderr)
         return EXIT_CANNOT_START
+    except KeyboardInterrupt:  # while it was starting
+        return EXIT_INTERRUPTED
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -59,36 +67,45 @@ def run(options: argparse.Namespace) -> int:
     """Build and serve; returns when the user ends it.
 
     Raises:
-        UserError: the workspace or the port cannot be used.
+        UserError: the workspace or the port cannot be used. InUse: another app has the workspace.
     """
     host = EVERYWHERE if options.listen else LOOPBACK
-    port = choose_port(host, options.port)
     workspace = Workspace(options.workspace)
+    with WorkspaceLock(workspace, "its window") as lock:
+        port = choose_port(host, options.port)
+        lock.tell(f"http://{LOOPBACK}:{port}")
+        return open_window(options, workspace, host, port)
+
+
+def open_window(options: argparse.Namespace, workspace: Workspace, host: str, port: int) -> int:
+    """The window over a workspace that is held; returns when the user ends it."""
     prepare_environment(workspace)
     quick_gradio.install()
 
+    from engine.awake import around_job
+    from engine.jobs.runner import JobRunner
     from ui.app import build_app  # gradio reads the environment when it is imported
     from ui.context import AppContext
 
-    context = AppContext(workspace, local=not options.listen)
+    context = AppContext(workspace, JobRunner(around_job), local=not options.listen)
     demo = build_app(context)
-    ended = threading.Event()
-    for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: ended.set())
+    context.ending.listen()
     serve(demo, context, host, port, options.password)
     if options.port is None and port != FIRST_PORT:
-        print(f"Port {FIRST_PORT} is in use, so this window takes {port}.", flush=True)
+        say(f"Port {FIRST_PORT} is in use, so this window takes {port}.")
     address = f"http://{LOOPBACK}:{port}"
-    print(f"ControlNet Studio is open at {address}", flush=True)
+    say(f"ControlNet Studio is open at {address}")
     if options.password:
-        print(f"It asks for the password; the user name is {USER}.", flush=True)
+        say(f"It asks for the password; the user name is {USER}.")
     if not options.no_browser:
         open_browser(address)
     threading.Thread(target=warm_up, args=(context,), name="warm-up", daemon=True).start()
-    while not ended.wait(0.5):  # a wait without end does not hear Ctrl-C on Windows
+    while not context.ending.wait(0.5):  # a wait without end does not hear Ctrl-C on Windows
         pass
-    return end(demo, context)
+    try:
+        return end(demo, context)
+    finally:
+        context.ending.finished()
 
 
 def choose_port(host: str, wanted: int | None) -> int:
@@ -190,8 +207,8 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
         raise UserError(f"Port {port} cannot be used.", f"{error}.", "Start again, or give another --port.") from error
 
 
-def open_browser(address: str) -> None:
-    """In the background; a machine without a display simply has none to open."""
+def open_browser(address: str, wait: bool = False) -> None:
+    """In the background; a machine without a display simply has none to open. ``wait``: this process ends next."""
 
     def show() -> None:
         try:
@@ -201,7 +218,10 @@ def open_browser(address: str) -> None:
 
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return
-    threading.Thread(target=show, name="browser", daemon=True).start()
+    thread = threading.Thread(target=show, name="browser", daemon=True)
+    thread.start()
+    if wait:
+        thread.join(BROWSER_SECONDS)
 
 
 def warm_up(context: AppContext) -> None:
@@ -212,23 +232,3 @@ def warm_up(context: AppContext) -> None:
     except ImportError as error:  # the page works without them; the first job will say what is wrong
         print(f"A library cannot be loaded: {error}", file=sys.stderr, flush=True)
     context.warm.set()
-
-
-def end(demo: Any, context: AppContext) -> int:
-    """Pause a training run (it saves), cancel anything else, close the server. 0, or 1 where saving took too long."""
-    runner = context.runner
-    status = 0
-    training = runner.alive and runner.snapshot.kind == "train"
-    if training:
-        print("Saving the run before closing ...", flush=True)
-        runner.pause()
-    else:
-        runner.cancel()
-    if not runner.wait(SAVING_SECONDS):
-        print("The work did not end in time; the last checkpoint is whole. Resume it at the next start.", flush=True)
-        status = 1
-    elif training and runner.snapshot.outcome in ("paused", "stopped", "cancelled"):
-        print(f"The run is saved at step {runner.snapshot.step:,}. Resume it at the next start.", flush=True)
-    demo.close(verbose=False)
-    print("ControlNet Studio is closed.", flush=True)
-    return status

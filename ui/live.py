@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from engine.errors import UserError
 from ui.context import AppContext
 from ui.view import View
 
@@ -24,17 +25,29 @@ class Part:
 
 
 def changed_parts(
-    parts: Sequence[Part], view: View, seen: dict[int, Hashable]
+    parts: Sequence[Part],
+    view: View,
+    seen: dict[int, Hashable],
+    on_fault: Callable[[int, Exception], None] | None = None,
 ) -> tuple[list[Any], dict[int, Hashable]]:
-    """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys."""
+    """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys.
+
+    ``on_fault``: told of a part that cannot be drawn; it stays as it was, and all the others are drawn.
+    """
     updates: list[Any] = []
     now: dict[int, Hashable] = {}
     for number, part in enumerate(parts):
-        now[number] = part.key(view)
-        if number in seen and seen[number] == now[number]:
+        try:
+            now[number] = part.key(view)
+            if number in seen and seen[number] == now[number]:
+                updates += [gr.skip()] * len(part.outputs)
+            else:
+                updates += part.render(view)
+        except Exception as error:
+            if on_fault is None:
+                raise
+            on_fault(number, error)
             updates += [gr.skip()] * len(part.outputs)
-        else:
-            updates += part.render(view)
     return updates, now
 
 
@@ -46,6 +59,21 @@ class Live:
         self.demo = demo
         self.parts: list[Part] = []
         self.clicks: list[Any] = []
+        self._faulty: set[int] = set()
+
+    def fault(self, number: int, error: Exception) -> None:
+        """A chart or list that cannot be drawn: told once, and nothing else is held up by it."""
+        if number in self._faulty:
+            return
+        self._faulty.add(number)
+        wrapped = UserError(
+            "A part of this page cannot be shown.",
+            f"{type(error).__name__}: {error}"[:300],
+            "Work that is running is not touched by that. Reload the page; if it comes back, send the report to the "
+            "project.",
+        )
+        wrapped.__cause__ = error
+        self.context.show_problem(wrapped)
 
     def part(
         self, outputs: Sequence[Any], key: Callable[[View], Hashable], render: Callable[[View], Sequence[Any]]
@@ -74,7 +102,7 @@ class Live:
         timer = gr.Timer(SECONDS)
 
         def refresh(seen_by_page: dict[int, Hashable]) -> Any:
-            updates, now = changed_parts(self.parts, self.context.view(), seen_by_page)
+            updates, now = changed_parts(self.parts, self.context.view(), seen_by_page, self.fault)
             return gr.skip() if now == seen_by_page else [*updates, now]
 
         how: dict[str, Any] = {

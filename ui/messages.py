@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import platform
+import traceback
 from collections.abc import Iterable
 from html import escape
 from typing import Protocol
 
 from engine.errors import UserError
-from engine.jobs.runner import describe_crash
+from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.report import Report
+
+# The page of common problems lies on the last tab; it is unfolded if it is not.
+TROUBLE = (
+    "this.closest('.problem').querySelector('details').open=false;"
+    "document.querySelector('[role=tab][id*=settings]')?.click();"
+    "setTimeout(()=>{const box=document.querySelector('#troubleshooting');"
+    "if(box&&!box.querySelector('.help')?.offsetParent)box.querySelector('button')?.click();"
+    "box?.scrollIntoView();},300);"
+)
 
 
 class Described(Protocol):
@@ -26,39 +36,39 @@ class Described(Protocol):
 def to_failure(error: BaseException) -> Failure:
     """What the panel shows for an exception."""
     if isinstance(error, UserError):
-        return Failure(error.what, error.why, error.try_this)
+        cause = "".join(traceback.format_exception(error)) if error.__cause__ else ""
+        return Failure(error.what, error.why, error.try_this, cause)
     return describe_crash(error)
 
 
-def report_text(failure: Failure) -> str:
-    """The copyable report: plain text."""
-    lines = [
-        f"What happened: {failure.what}",
-        f"Why: {failure.why}",
-        f"What to try: {failure.try_this}",
-        f"System: {platform.system()} {platform.release()}, Python {platform.python_version()}",
-    ]
-    return "\n".join([*lines, "", failure.details]).rstrip()
-
-
-def problem_panel(failure: Failure | None) -> str:
-    """HTML of the panel, empty without a failure."""
+def problem_panel(failure: Failure | None, report: Report | None = None) -> str:
+    """HTML of the panel, empty without a failure. Without a ``report`` the failure's own words are one."""
     if failure is None:
         return ""
-    report = escape(report_text(failure))
+    if report is None:
+        words = "\n".join([failure.what, failure.why, failure.try_this, "", failure.details]).rstrip()
+        report = Report(words, words)
     # navigator.clipboard is there on 127.0.0.1; where it is not (plain http in the network) the text can be selected.
     copy = (
-        "const box=this.closest('.problem').querySelector('pre');"
+        "const box=this.closest('.problem').querySelector('pre:not([hidden])');"
         "getSelection().selectAllChildren(box);"
         "if(navigator.clipboard){navigator.clipboard.writeText(box.textContent);this.textContent='Copied';}"
+    )
+    choose = (
+        "const all=this.closest('.problem').querySelectorAll('pre');"
+        "all[0].hidden=this.checked;all[1].hidden=!this.checked;"
+        "this.closest('.problem').querySelector('button.copy').textContent='Copy the report';"
     )
     return (
         '<div class="problem" role="alert">'
         f"<p class='what'><span class='sign' aria-hidden='true'>!</span> {escape(failure.what)}</p>"
         f"<p><b>Why:</b> {escape(failure.why)}</p>"
         f"<p><b>What to try:</b> {escape(failure.try_this)}</p>"
-        f"<details><summary>Report for the project</summary><pre>{report}</pre>"
-        f'<button type="button" onclick="{copy}">Copy the report</button></details></div>'
+        "<details><summary>Report for the project: versions, card, settings, the log's end</summary>"
+        f"<pre>{escape(report.public)}</pre><pre hidden>{escape(report.whole)}</pre>"
+        f'<button type="button" class="copy" onclick="{copy}">Copy the report</button> '
+        f'<label><input type="checkbox" onchange="{choose}"> with my folders, file names and captions</label></details>'
+        f'<button type="button" class="link" onclick="{TROUBLE}">Common problems and their answers</button></div>'
     )
 
 
@@ -133,12 +143,16 @@ def job_progress(snapshot: JobSnapshot) -> str:
     return progress_bar(progress.done, progress.total, progress.label, duration(snapshot.seconds_left))
 
 
-def status_line(snapshot: JobSnapshot) -> str:
+def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
     """The header's line: what runs, which step, how long it takes. Told by words and a sign, never by colour alone."""
+    if closing:
+        return "<p class='status busy'><span class='dot' aria-hidden='true'>●</span> The app is closing</p>"
     if not snapshot.alive:
         return "<p class='status idle'><span class='dot' aria-hidden='true'>○</span> Nothing is running</p>"
     parts = [escape(snapshot.title)]
-    if snapshot.asked:
+    if snapshot.phase == "waiting":
+        parts.append(f"waiting for the disk at step {snapshot.step:,} of {snapshot.total_steps:,}")
+    elif snapshot.asked:
         parts.append({"pause": "pausing", "stop": "stopping", "cancel": "cancelling"}[snapshot.asked])
     elif snapshot.progress is not None and snapshot.phase != "validating":
         share = f"{snapshot.progress.done:,} of {snapshot.progress.total:,}"
@@ -148,7 +162,7 @@ def status_line(snapshot: JobSnapshot) -> str:
             parts.append({"saving": "saving", "validating": "making control pictures"}[snapshot.phase])
         parts.append(f"step {snapshot.step:,} of {snapshot.total_steps:,}")
     left = duration(snapshot.seconds_left)
-    if left and not snapshot.asked:
+    if left and not snapshot.asked and snapshot.phase != "waiting":
         parts.append(f"{left} left")
     text = " · ".join(parts)
     return f"<p class='status busy'><span class='dot' aria-hidden='true'>●</span> {text}</p>"

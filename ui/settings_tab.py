@@ -12,6 +12,7 @@ import gradio as gr
 from engine.version import VERSION
 from engine.workspace import APP_FOLDER
 from ui.context import AppContext
+from ui.help import troubleshooting
 from ui.live import Live
 from ui.messages import note, size
 from ui.style import CHOSEN_THEME, SET_THEME
@@ -63,6 +64,8 @@ def build(context: AppContext, live: Live) -> None:
             report = gr.HTML(elem_id="doctor-report")
         with gr.Column(scale=1, min_width=340):
             gr.Markdown(HELP, elem_classes="help")
+            with gr.Accordion("Common problems and their answers", open=False, elem_id="troubleshooting"):
+                gr.Markdown(troubleshooting(), elem_classes="help")
     theme.change(None, [theme], None, js=SET_THEME)
     check.click(context.guarded(_doctor), None, [report], **QUIET)
     live.demo.load(None, None, [theme], js=CHOSEN_THEME)

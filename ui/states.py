@@ -17,6 +17,7 @@ class TrainState(Enum):
     RUNNING = "Training"
     VALIDATING = "Making pictures"
     SAVING = "Saving"
+    WAITING = "Waiting for the disk"
     PAUSING = "Pausing"
     STOPPING = "Stopping"
     PAUSED = "Paused"
@@ -90,6 +91,7 @@ ACTIVE = frozenset(
         TrainState.RUNNING,
         TrainState.VALIDATING,
         TrainState.SAVING,
+        TrainState.WAITING,
         TrainState.PAUSING,
         TrainState.STOPPING,
     }
@@ -116,6 +118,7 @@ SHOWN: dict[TrainState, tuple[Action, ...]] = {
     TrainState.RUNNING: WORKING,
     TrainState.VALIDATING: WORKING,
     TrainState.SAVING: WORKING,
+    TrainState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW),
     TrainState.PAUSING: WORKING,
     TrainState.STOPPING: WORKING,
     TrainState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
@@ -134,6 +137,8 @@ def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: 
         facts: the files of the run that is shown, or None: a new run is being set up.
     """
     if training is not None and training.alive:
+        if training.phase == "waiting":  # whatever was asked for: it cannot be done before the disk is there
+            return TrainState.WAITING
         if training.asked == "pause":
             return TrainState.PAUSING
         if training.asked in ("stop", "cancel"):
@@ -159,16 +164,19 @@ def train_view(
 ) -> TrainView:
     """State, words and buttons. ``busy_with``: title of another job that is running now, or empty."""
     state = find_state(training, facts, readiness)
+    asked = training.asked if training is not None else ""
     headline, hint = _words(state, training, facts, readiness)
     shown = SHOWN[state]
     buttons = {}
     for action in Action:
-        reason = _reason(action, state, facts, readiness, busy_with) if action in shown else ""
+        reason = _reason(action, state, facts, readiness, busy_with, asked) if action in shown else ""
         buttons[action] = ButtonView(action in shown, not reason, reason)
     return TrainView(state, headline, hint, buttons)
 
 
-def _reason(action: Action, state: TrainState, facts: RunFacts | None, readiness: Readiness, busy_with: str) -> str:
+def _reason(
+    action: Action, state: TrainState, facts: RunFacts | None, readiness: Readiness, busy_with: str, asked: str = ""
+) -> str:
     """Why a visible button is disabled; empty where it is not."""
     if action in (Action.START, Action.RESUME) and busy_with:
         return f"“{busy_with}” is running; wait for it or cancel it"
@@ -176,6 +184,8 @@ def _reason(action: Action, state: TrainState, facts: RunFacts | None, readiness
         return readiness.missing
     if action is Action.RESUME and facts is None:
         return "the run ended before anything was saved"
+    if state is TrainState.WAITING and action is Action.PAUSE and asked == "pause":
+        return "it pauses as soon as it is saved"
     if state in (TrainState.PAUSING, TrainState.STOPPING):
         return "finishing this step, then saving"
     if state in (TrainState.VALIDATING, TrainState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
@@ -185,6 +195,17 @@ def _reason(action: Action, state: TrainState, facts: RunFacts | None, readiness
     if state is TrainState.PAUSED and action is Action.SAMPLE_NOW:
         return "resume first, or use Try it"
     return ""
+
+
+def _waiting_words(training: JobSnapshot | None) -> str:
+    """What it waits for, and what the buttons would do."""
+    if training is None:
+        return ""
+    saved = training.kept[-1] if training.kept else 0
+    lost = training.step - saved
+    pause = "It pauses as soon as it is saved." if training.asked == "pause" else "Pause ends it once it is saved."
+    at_once = f"Stop ends it at once: the last {lost:,} steps would be lost and trained again." if lost > 0 else ""
+    return f"{training.waiting} Save now tries at once. {pause} {at_once}".strip()
 
 
 def _words(
@@ -208,6 +229,8 @@ def _words(
         return f"Making control pictures at step {step}", "Training goes on by itself afterwards."
     if state is TrainState.SAVING:
         return f"Saving at step {step}", "Training goes on by itself afterwards."
+    if state is TrainState.WAITING:
+        return f"Waiting for the disk at step {step}", _waiting_words(training)
     if state is TrainState.PAUSING:
         return "Pausing", "Finishing this step, then saving. This takes a few seconds."
     if state is TrainState.STOPPING:

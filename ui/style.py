@@ -18,7 +18,12 @@ APPLY = """
 """
 CHOSEN_THEME = "() => localStorage.getItem('studio-colours') || 'system'"
 SET_THEME = f"(choice) => {{ localStorage.setItem('studio-colours', choice); ({APPLY.strip()})(choice); return []; }}"
-ON_LOAD = f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); }}"
+HEARTBEAT = "".join(
+    line
+    for line in (Path(__file__).parent / "heartbeat.js").read_text(encoding="utf-8").splitlines(keepends=True)
+    if not line.startswith("//")
+)
+ON_LOAD = f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); ({HEARTBEAT.strip()})(); }}"
 
 
 def theme() -> Any:

@@ -12,6 +12,7 @@ from engine.errors import UserError
 from engine.run_file import launch_command
 from engine.runs import Run
 from engine.training.run import resume_training, start_training
+from ui.checkpoints_panel import build_checkpoints, disk_words
 from ui.context import AppContext
 from ui.evaluate_panel import build_evaluate
 from ui.live import Live
@@ -51,6 +52,7 @@ def build(context: AppContext, live: Live) -> None:
             reasons = gr.HTML(elem_id="train-reasons")
             build_verdict(context, live)
             build_watch(context, live)
+            build_checkpoints(context, live, run)
             build_evaluate(context, live)
 
     for action, button in buttons.items():
@@ -121,11 +123,14 @@ def _status(view: View) -> str:
     elif history.total_steps and (train.active or view.shown_run):
         left = duration(history.seconds_left) if train.active else ""
         parts.append(progress_bar(history.step, history.total_steps, "Steps", left))
-    parts.append(note(train.hint))
+    parts.append(note(train.hint, "warning" if train.state is TrainState.WAITING else "hint"))
     if train.active and history.last_step is not None:
         step = history.last_step
         pace = f"{step.images_seen:,} pictures seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
         parts.append(note(pace))
+    if train.active:
+        parts.append(note(disk_words(history.disk)))
+        parts.append(note(view.snapshot.awake))
     return "".join(parts)
 
 

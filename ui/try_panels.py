@@ -33,7 +33,7 @@ def drawing_panel(fields: Fields) -> None:
                 elem_id="try-sampler",
             )
             fields["steps"] = gr.Slider(
-                1, 100, value=20, step=1, label="Sampling steps", info="More is slower and finer."
+                1, 100, value=20, step=1, label="Sampling steps", info="More is slower and finer.", elem_id="try-steps"
             )
         fields["guidance"] = gr.Slider(1, 20, value=7.5, step=0.5, label="Guidance scale", info="Pull of the prompt.")
         with gr.Row():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.jobs.snapshot import Failure, JobSnapshot
+from ui.shown_run import Unfinished
 from ui.states import TrainView
 
 
@@ -49,3 +50,7 @@ class View:
     focus_dataset: str
     results: dict[str, Result]
     card_hidden: bool
+    unfinished: tuple[Unfinished, ...] = ()
+    """Runs of earlier sittings, to be offered."""
+    closing: bool = False
+    """The app is about to end."""

@@ -11,6 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from engine.config.data import DataConfig
 from engine.config.learning import ObjectiveConfig, OptimConfig
+from engine.config.migrate import migrated
 from engine.config.model import ModelConfig
 from engine.config.setting import Section, setting
 from engine.config.training import TrainConfig
@@ -85,13 +86,7 @@ def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
     Raises:
         UserError: every unknown key and every value out of bounds at once, in words.
     """
-    version = values.get("version", CONFIG_VERSION)
-    if version != CONFIG_VERSION:
-        raise UserError(
-            f"{source} cannot be read.",
-            f"They are of version {version}; this app writes version {CONFIG_VERSION}.",
-            "Update the app, or start a new run with the same dataset.",
-        )
+    values = migrated(values, source, CONFIG_VERSION)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:

@@ -62,7 +62,24 @@ class TrainConfig(Section):
     keep_checkpoints: int = setting(
         3,
         "Checkpoints kept",
-        "Older ones are removed, never the best; 0 keeps all.",
+        "Older ones are removed, never the best and those with a star; 0 keeps all.",
+        unit="checkpoints",
+        ge=0,
+        advanced=True,
+    )
+    keep_every: int = setting(
+        0,
+        "Keep every",
+        "Checkpoints whose step is a multiple of this are never removed, to look back at later; 0: none.",
+        unit="steps",
+        ge=0,
+        advanced=True,
+    )
+    keep_resumable: int = setting(
+        0,
+        "Resumable ones",
+        "Only so many of the newest checkpoints keep what a resume needs; older ones keep their weights, a third of "
+        "the size, and can be tried and exported as before. 2 is safe; 0: all keep it.",
         unit="checkpoints",
         ge=0,
         advanced=True,

@@ -2,9 +2,9 @@
 
     cache/KEY/latents-WxH-00000.safetensors   mean, logvar: (n, 4, h, w) fp16; box: (n, 4), the crop in the picture's
                                               pixels; SHARD crops of one size a file, in the samples' order
-    cache/KEY/cache.json                      written when all latents are there
+    cache/KEY/cache.json                      written when all latents are there, with size and checksum of each file
     cache/KEY/text-TEXT.safetensors           one row a caption, and one for the empty prompt
-    cache/KEY/text-TEXT.json                  the captions in the order of the rows; written last
+    cache/KEY/text-TEXT.json                  the captions in the order of the rows, size and checksum; written last
 
 KEY hashes everything that the latents depend on, TEXT everything that the embeddings depend on, so a cache is either
 right or not found, and edited captions leave the latents as they are.
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,18 +23,20 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.images import load_rgb
 from engine.data.samples import Progress, Sample
-from engine.errors import UserError
 from engine.families.base import Family
 from engine.jobs.control import Token
 from engine.processes import ALONE, Processes
+from engine.room import demand_room
 
 SHARD = 512
+ROOM_TO_SPARE = 64 * 2**20
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 Entries = dict[Size, list[tuple[int, int]]]
@@ -69,7 +70,7 @@ def text_key(base: str, captions: Sequence[str]) -> str:
 
 
 def _files(base: str, parts: Sequence[str]) -> list[str]:
-    found = [str(base)]
+    found = [] if Path(base).exists() else [str(base)]  # a base that was moved is still the same
     if Path(base).is_file():
         found.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
     if Path(base).is_dir():
@@ -170,25 +171,46 @@ def open_or_build(
     Several processes, ``among`` which this one is, make the shards of latents in turn; main makes the rest.
 
     Raises:
-        UserError: a picture cannot be read any more. Cancelled: asked for by the owner.
+        UserError: a picture cannot be read any more. NoRoom, OSError: the disk is full or gone; finished parts are
+        kept. Cancelled: asked for by the owner.
     """
     folder = cache_folder / cache_key(base, samples, plan)
-    if among.tell(lambda: not (folder / "cache.json").exists()):
+    if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
+        _demand_room(folder, samples, plan)
         _encode_latents(folder, family, base, samples, plan, device, token, progress, batch, among)
         among.wait()
         if among.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-            _replace(folder / "cache.json", json.dumps(about).encode("utf-8"))
+            describe(folder / "cache.json", about, _shards(folder, samples, plan))
     captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
     text = text_key(base, captions)
-    if among.main and not (folder / f"text-{text}.json").exists():
+    if among.main and not whole(folder / f"text-{text}.json", token, progress):
         _forget_texts(folder)
         _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress)
         about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-        _replace(folder / f"text-{text}.json", json.dumps(about, ensure_ascii=False).encode("utf-8"))
+        describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
     among.wait()
     return TrainingCache(folder, samples, plan, text)
+
+
+def _shards(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> list[Path]:
+    return [
+        _shard(folder, size, number)
+        for size, stored in entries(samples, plan).items()
+        for number in range(-(-len(stored) // SHARD))
+    ]
+
+
+def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> None:
+    """Raises NoRoom where the latents that are still to be made will not fit: fp16, mean and log-variance."""
+    missing = 0
+    for size, stored in entries(samples, plan).items():
+        for number, first in enumerate(range(0, len(stored), SHARD)):
+            if not _shard(folder, size, number).exists():
+                latent = 4 * (size[0] // 8) * (size[1] // 8)
+                missing += len(stored[first : first + SHARD]) * (2 * latent * 2 + 16)
+    demand_room(folder, missing + ROOM_TO_SPARE, "The cache of pictures and captions")
 
 
 def _forget_texts(folder: Path) -> None:
@@ -232,7 +254,7 @@ def _encode_latents(
                 boxes += [crop.box for _, crop in crops]
                 progress(before + start + len(crops), total, "Encoding pictures")
             tensors = {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
-            _save(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})
+            save_tensors(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})
     del vae
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -268,23 +290,4 @@ def _encode_text(
         for name, rows in family.encode_text(tokenizer, encoder, captions[start : start + batch]).items():
             parts.setdefault(name, []).append(rows.half().cpu())
         progress(min(start + batch, len(captions)), len(captions), "Encoding captions")
-    _save(path, {name: torch.cat(rows) for name, rows in parts.items()})
-
-
-def _save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    except OSError as error:
-        raise UserError(
-            f"The cache {path.parent.name} could not be written.",
-            f"{error.strerror or error}.",
-            "Free some space on the workspace's disk and start again; finished parts are kept.",
-        ) from error
-    os.replace(temporary, path)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    save_tensors(path, {name: torch.cat(rows) for name, rows in parts.items()})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.conditions import registry
-from engine.data import index
+from engine.data import index, moved
 from engine.data.caption_store import CaptionStore
 from engine.data.condition_spec import ConditionSpec, specify
 from engine.data.images import replace_bytes
@@ -136,7 +136,10 @@ class Dataset:
         """
         if not (folder / DESCRIPTION).exists():
             return {}
-        before = cls.open(folder)._description
+        dataset = cls.open(folder)
+        before = dataset._description
+        if before.get("origin", "") == origin and moved.lies_at(dataset, source):
+            return before
         if Path(before["source"]) != source or before.get("origin", "") != origin:
             raise UserError(
                 f"There is a dataset named {folder.name} already.",
@@ -167,7 +170,10 @@ class Dataset:
                 f"{DESCRIPTION} cannot be read ({error}).",
                 "Scan the picture folder again on the Dataset tab.",
             ) from error
-        return cls(folder, description)
+        dataset = cls(folder, description)
+        if moved.follow(folder.absolute(), description, dataset.index):
+            dataset._save()
+        return dataset
 
     @property
     def name(self) -> str:

@@ -122,6 +122,15 @@ class Index:
                 "UPDATE samples SET digest = ?, bytes = ?, mtime_ns = ? WHERE key = ?", (digest, size, mtime_ns, key)
             )
 
+    def repoint(self, old: Path, new: Path) -> None:
+        """The folder ``old`` is called ``new`` now: in one transaction, in every row."""
+        before = str(old)
+        with self._connection() as connection:
+            for table, column in (("samples", "image"), ("samples", "condition"), ("read_files", "path")):
+                change = f"UPDATE OR REPLACE {table} SET {column} = ? || substr({column}, ?)"
+                values = (str(new), len(before) + 1, len(before), before)
+                connection.execute(f"{change} WHERE substr({column}, 1, ?) = ?", values)
+
     def count_problems(self) -> int:
         with self._connection() as connection:
             return int(connection.execute("SELECT COUNT(*) FROM problems").fetchone()[0])

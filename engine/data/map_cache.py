@@ -1,7 +1,7 @@
 """Condition maps as training reads them, cut and resized once: a step then decodes no picture file.
 
     cache/KEY/maps-MAPS-WxH-00000.safetensors   uint8, a crop a row, in the latents' order
-    cache/KEY/maps-MAPS.json                    written when all are there
+    cache/KEY/maps-MAPS.json                    written when all are there, with the checksum of each file
 
 KEY is that of the latents, whose crops the maps share. MAPS hashes the content of the maps that came with the pictures;
 of those made here, what they were made of (the picture's content, type and parameters), and their files' size and time,
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -24,15 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_hint, entries
+from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
-from engine.data.images import replace_bytes
 from engine.data.samples import Progress, Sample
-from engine.errors import UserError
+from engine.errors import DataGone
 from engine.jobs.control import Token
 
 SHARD_BYTES = 64 * 2**20  # of pixels in colour, so that making a file needs little memory
@@ -102,13 +100,13 @@ def open_or_build(
     """
     folder, key = cache.folder, map_key(dataset, samples)
     done = folder / f"maps-{key}.json"
-    if not done.exists():
+    if not whole(done, token, progress):
         if shutil.disk_usage(folder).free < most_bytes(samples, plan) + SPARE_DISK:
             return None
         _forget(folder, key)
         _make(cache, key, dataset, samples, plan, token, progress)
         about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-        replace_bytes(done, json.dumps(about).encode("utf-8"))
+        describe(done, about, _paths(folder, key, samples, plan))
     return MapCache(folder, key, samples, plan)
 
 
@@ -136,16 +134,23 @@ def existing_map(dataset: Dataset, sample: Sample) -> Path:
     """Where the sample's map is.
 
     Raises:
-        UserError: it is gone.
+        DataGone: it is gone, or the disk that it was on.
     """
     path = dataset.condition_path(sample)
-    if not path.exists():
-        raise UserError(
-            f"The condition map of {sample.key} is gone.",
-            f"{path} no longer exists.",
-            "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
-        )
-    return path
+    if path.exists():
+        return path
+    for folder in (dataset.source, dataset.folder):
+        if path.is_relative_to(folder) and not folder.exists():
+            raise DataGone(
+                f"The folder of the dataset {dataset.name} is gone.",
+                f"{folder} no longer exists, and with it the condition map of {sample.key}.",
+                "Plug its disk in, or put the folder back where it was, then resume: nothing else is lost.",
+            )
+    raise DataGone(
+        f"The condition map of {sample.key} is gone.",
+        f"{path} no longer exists.",
+        "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+    )
 
 
 def _make(
@@ -174,7 +179,7 @@ def _make(
             for number, first in enumerate(range(0, len(stored), step)):
                 path, part = _path(cache.folder, key, size, number), stored[first : first + step]
                 if not path.exists():
-                    _save(path, smallest(np.stack(list(pool.map(read, part)))))
+                    save_tensors(path, {"maps": torch.from_numpy(smallest(np.stack(list(pool.map(read, part)))))})
                 done += len(part)
                 progress(done, total, "Preparing condition maps")
 
@@ -190,17 +195,12 @@ def smallest(maps: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(grey)
 
 
-def _save(path: Path, maps: np.ndarray) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({"maps": torch.from_numpy(maps)}, temporary)
-    except OSError as error:
-        raise UserError(
-            f"The cache {path.parent.name} could not be written.",
-            f"{error.strerror or error}.",
-            "Free some space on the workspace's disk and start again; finished parts are kept.",
-        ) from error
-    os.replace(temporary, path)
+def _paths(folder: Path, key: str, samples: Sequence[Sample], plan: CropPlan) -> list[Path]:
+    return [
+        _path(folder, key, size, number)
+        for size, stored in entries(samples, plan).items()
+        for number in range(-(-len(stored) // in_a_shard(size)))
+    ]
 
 
 def _path(folder: Path, key: str, size: Size, number: int) -> Path:

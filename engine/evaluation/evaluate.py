@@ -94,14 +94,16 @@ def evaluate(
         )
     by = obedience.yardstick(dataset)
     drawn = _draw(workspace, run, checkpoint, chosen, by, token, progress)
-    rows = obedience.measure(by, chosen, drawn.right, drawn.best)
+    count = len(held_out)
+    # Each group against itself: what a held-out pair scores does not depend on how many others were asked for.
+    groups = (slice(0, count), slice(count, None))
+    rows = [row for part in groups for row in obedience.measure(by, chosen[part], drawn.right[part], drawn.best[part])]
     measures = adherence.scorers(dataset)
     each = [adherence.score(measures, p.sample, p.wanted, d) for p, d in zip(chosen, drawn.right, strict=True)]
     bare = [adherence.score(measures, p.sample, p.wanted, d) for p, d in zip(chosen, drawn.without, strict=True)]
     meter = effect.effect(by, chosen[:CLOSER], drawn.right[:CLOSER], drawn.blank, drawn.swapped)
     weights.free()  # a measure may have loaded a model of its own
     originals = [pair.original for pair in chosen]
-    count = len(held_out)
     found: dict[str, Any] = {
         "run": run.name,
         "step": checkpoint.step,
@@ -235,9 +237,9 @@ def _compare(run: Run, step: int, rows: Sequence[dict[str, Any]]) -> dict[str, A
     """Against the newest other checkpoint of this run that was evaluated on the same held-out pairs."""
     others = [r for r in report.reports(run.folder / FOLDER) if r["step"] != step]
     for other in sorted(others, key=lambda r: abs(r["step"] - step)):
-        theirs = {row["key"]: row for row in other["rows"]}
-        if all(row["key"] in theirs for row in rows):
-            gap = obedience.compare([_measured(theirs[row["key"]]) for row in rows], [_measured(row) for row in rows])
+        theirs = other["rows"][: other["pairs"]["held_out"]]
+        if [row["key"] for row in theirs] == [row["key"] for row in rows]:
+            gap = obedience.compare(list(map(_measured, theirs)), list(map(_measured, rows)))
             return {"step": other["step"], **vars(gap)} if gap is not None else None
     return None
 

@@ -85,9 +85,12 @@ def _columns(run: Run, wish: GridWish, live_step: int | None) -> tuple[list[Colu
             "Choose among those that are there: " + (", ".join(f"{step:,}" for step in there) or "none yet") + ".",
         )
     places: dict[Column, Path] = {}
-    any_net = there[chosen[0]].controlnet if chosen else LIVE if live_step is not None else None
-    if wish.without and any_net is not None:
-        places[Column(WITHOUT, None, _decoder(there[chosen[0]]) if chosen else "")] = any_net
+    moment = key_of({"run": str(run.folder), "step": live_step, "now": time.time_ns()})
+    if wish.without and (chosen or live_step is not None):
+        decoder = _decoder(there[chosen[0]]) if chosen else ""
+        # While a base learns, too, it is in memory only as it is now.
+        now = live_step is not None and (decoder or not chosen)
+        places[Column(WITHOUT, None, moment if now else decoder)] = LIVE if now else there[chosen[0]].controlnet
     for step in chosen:
         net = there[step].controlnet
         places[Column(f"step {step:,}", step, weights_of(net) + _decoder(there[step]))] = net
@@ -96,7 +99,6 @@ def _columns(run: Run, wish: GridWish, live_step: int | None) -> tuple[list[Colu
             raise UserError(
                 "The live weights cannot be drawn.", "The run is not in progress.", "Choose its last checkpoint."
             )
-        moment = key_of({"run": str(run.folder), "step": live_step, "now": time.time_ns()})
         places[Column(f"now (step {live_step:,})", live_step, moment, live=True)] = LIVE
     return list(places), places
 

@@ -42,7 +42,17 @@ def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
         dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     except UserError:
         return []
-    return list(split(dataset, run.config.data.held_out, run.held_out).held_out)
+    if dataset.condition is None:
+        return []
+    found = []
+    for key in run.held_out or ():  # asked one by one: the set may be large
+        try:
+            sample = dataset.sample(key)
+        except KeyError:
+            continue  # its picture is gone
+        if dataset.condition_path(sample).is_file():
+            found.append(sample)
+    return found or list(split(dataset, run.config.data.held_out, run.held_out).held_out)
 
 
 def rows_of(workspace: Workspace, run: Run, wish: GridWish) -> list[Row]:

@@ -11,11 +11,12 @@ from typing import Any
 
 from engine.conditions import registry
 from engine.data.samples import CancelToken, Progress
+from engine.durable import Sealing
 from engine.export.importing import Imported, read_controlnet, store
 from engine.families import detect
 from engine.presets import resolve
 from engine.runs import Run, write_run
-from engine.training.checkpoint_files import DESCRIPTION
+from engine.training.checkpoint_files import DESCRIPTION, describe_files, seal
 from engine.version import VERSION
 from engine.workspace import Workspace, write_text
 
@@ -70,6 +71,8 @@ def import_as_run(
     try:
         checkpoint = folder / "checkpoints" / f"step-{steps:06d}"
         store(found, checkpoint / "controlnet")
+        with Sealing() as sealing:
+            sealing.add(checkpoint / "controlnet")
         stage(2, "Writing")
         facts = {
             "condition": about,
@@ -80,11 +83,9 @@ def import_as_run(
             "images_seen": int(found.metadata.get("images_seen") or 0),
             "has_ema": False,
             "app": VERSION,
-            "files": {
-                p.relative_to(checkpoint).as_posix(): p.stat().st_size for p in checkpoint.rglob("*") if p.is_file()
-            },
+            **describe_files(checkpoint, sealing.sums()),
         }
-        write_text(checkpoint / DESCRIPTION, json.dumps(facts, indent=2))
+        write_text(checkpoint / DESCRIPTION, json.dumps(facts | {"seal": seal(facts)}, indent=2))
         run = {
             "config": config.model_dump(mode="json"),
             "origins": {},

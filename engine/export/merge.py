@@ -1,4 +1,4 @@
-"""Averages of several checkpoints of one net, and dropping what only a resume needs."""
+"""Averages of several checkpoints of one net."""
 
 from __future__ import annotations
 
@@ -14,9 +14,18 @@ from safetensors.torch import save_file
 
 from engine.controlnet_files import CONFIG, WEIGHTS, read_config
 from engine.data.samples import CancelToken, Progress
+from engine.durable import Sealing
 from engine.errors import UserError
 from engine.export.net_files import read_safetensors
-from engine.training.checkpoint_files import DESCRIPTION, TEMPORARY, Checkpoint, list_checkpoints, read_checkpoint
+from engine.training.checkpoint_files import (
+    DESCRIPTION,
+    TEMPORARY,
+    Checkpoint,
+    demand_whole,
+    describe_files,
+    read_checkpoint,
+    seal,
+)
 from engine.version import VERSION
 from engine.workspace import safe_name, write_text
 
@@ -77,6 +86,7 @@ def merge(
             token.raise_if_cancelled()
         if progress:
             progress(number, len(ordered), "Averaging checkpoints")
+        demand_whole(checkpoint.folder, "controlnet/")
         tensors, _ = read_safetensors(checkpoint.folder / "controlnet" / WEIGHTS)
         for key, tensor in tensors.items():
             part = tensor.double() * share
@@ -98,14 +108,16 @@ def merge(
         net.mkdir(parents=True)
         shutil.copyfile(newest.folder / "controlnet" / CONFIG, net / CONFIG)
         save_file({key: tensor.float().contiguous() for key, tensor in total.items()}, net / WEIGHTS, {"format": "pt"})
+        with Sealing() as sealing:
+            sealing.add(net)
         about = {
             **newest.about,
             "has_ema": False,
             "app": VERSION,
             "merged": {"kind": kind, "steps": [c.step for c in ordered], "shares": [round(s, 6) for s in shares]},
-            "files": {p.relative_to(temporary).as_posix(): p.stat().st_size for p in net.iterdir()},
+            **describe_files(temporary, sealing.sums()),
         }
-        write_text(temporary / DESCRIPTION, json.dumps(about, indent=2))
+        write_text(temporary / DESCRIPTION, json.dumps(about | {"seal": seal(about)}, indent=2))
         os.replace(temporary, target)
     except OSError as error:
         raise _cannot(f"{error.strerror or error}", "Free some space and try again.") from error
@@ -141,22 +153,3 @@ def merged_checkpoints(run_folder: Path) -> list[Checkpoint]:
     """Averages of a run, by name."""
     found = (read_checkpoint(folder) for folder in sorted((run_folder / FOLDER).glob("*")))
     return [checkpoint for checkpoint in found if checkpoint is not None]
-
-
-def trim(run_folder: Path, keep: int = 1) -> tuple[int, int]:
-    """Drop the resume state of all but the newest ``keep`` resumable checkpoints; their weights stay.
-
-    Returns:
-        How many checkpoints were trimmed, and how many bytes that freed.
-    """
-    resumable = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
-    extra = resumable[: len(resumable) - keep] if keep > 0 else resumable
-    freed = 0
-    for checkpoint in extra:
-        state = checkpoint.folder / "training_state"
-        freed += sum(path.stat().st_size for path in state.rglob("*") if path.is_file())
-        # Renamed first: half a state must not look like a whole one.
-        doomed = checkpoint.folder / f"{TEMPORARY}training_state"
-        os.replace(state, doomed)
-        shutil.rmtree(doomed)
-    return len(extra), freed

@@ -17,6 +17,7 @@ from engine.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.errors import UserError
 from engine.export import ldm_keys
 from engine.export.single_file import CONFIG_KEY
+from engine.training.checkpoint_files import demand_whole
 
 LORA_MARK = "lora_controlnet"
 DIFFERENCE_MARK = "difference"
@@ -133,6 +134,7 @@ def _read_folder(path: Path) -> NetFile:
     if weights:
         tensors = {name: tensor for file in weights for name, tensor in read_pickle(file).items()}
         return NetFile(path, "diffusers", tensors, config, {})
+    demand_whole(folder.parent, f"{folder.name}/")  # of a checkpoint; any other folder has no checksums
     whole = folder / WEIGHTS
     files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     parts: dict[str, torch.Tensor] = {}

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from engine.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.errors import UserError
 from engine.export.story import UNKNOWN, Story
-from engine.training.checkpoint_files import AVERAGED_FACTORS, FACTORS, Checkpoint, read_checkpoint
+from engine.training.checkpoint_files import AVERAGED_FACTORS, FACTORS, Checkpoint, demand_whole, look
 from engine.version import VERSION
 
 COARSENESS = ("fp32", "fp16", "bf16")
@@ -63,14 +63,14 @@ class Source:
 
 def whole_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError where the folder is no checkpoint or a half-written one."""
-    checkpoint = read_checkpoint(folder)
-    if checkpoint is None:
-        raise UserError(
-            f"The checkpoint {folder.name} cannot be exported.",
-            "It is not there or not whole: a file is missing or shorter than it was written.",
-            "Choose another checkpoint of the run.",
-        )
-    return checkpoint
+    found = look(folder)
+    if isinstance(found, Checkpoint):
+        return found
+    raise UserError(
+        f"The checkpoint {folder.name} cannot be exported.",
+        f"It is not there or not whole: {found}.",
+        "Choose another checkpoint of the run.",
+    )
 
 
 def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> Source:
@@ -89,6 +89,7 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
             "Export the plain weights.",
         )
     folder = locate_controlnet(checkpoint.folder / ("controlnet_ema" if weights == "ema" else "controlnet"))
+    demand_whole(checkpoint.folder, f"{folder.name}/")
     try:
         original = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -112,6 +113,7 @@ def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor
         UserError: the file cannot be read.
     """
     path = checkpoint.folder / (AVERAGED_FACTORS if weights == "ema" else FACTORS)
+    demand_whole(checkpoint.folder, path.relative_to(checkpoint.folder).as_posix())
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

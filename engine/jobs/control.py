@@ -24,6 +24,8 @@ class Control:
         self._cancel = False
         self._save = False
         self._preview = False
+        self._stops = 0
+        self._word = threading.Event()
         self._errands: list[Errand] = []
         self._ended = False
         self.token = Token(self)
@@ -32,20 +34,26 @@ class Control:
         """Finish the step, save, free the device, end."""
         with self._lock:
             self._stop = "pause"
+            self._word.set()
 
     def stop(self) -> None:
         """As pause, but the run counts as ended by its owner."""
         with self._lock:
             self._stop = "stop"
+            self._stops += 1
+            self._word.set()
 
     def cancel(self) -> None:
         """End as soon as possible; for work that keeps what it has finished anyway (preparing, extracting)."""
         with self._lock:
             self._cancel = True
+            self._stops += 1
+            self._word.set()
 
     def save_now(self) -> None:
         with self._lock:
             self._save = True
+            self._word.set()
 
     def sample_now(self) -> None:
         with self._lock:
@@ -85,6 +93,18 @@ class Token:
     @property
     def cancelled(self) -> bool:
         return self._control._cancel
+
+    @property
+    def stops(self) -> int:
+        """How often Stop or Cancel was pressed: a worker that waits for something can tell a new press from an old."""
+        return self._control._stops
+
+    def wait_for_word(self, seconds: float) -> bool:
+        """Sleep until the owner says something (whatever it is), at most so long; whether something was said."""
+        said = self._control._word.wait(seconds)
+        if said:  # else a word that comes right now would be lost
+            self._control._word.clear()
+        return said
 
     def raise_if_cancelled(self) -> None:
         """For work that has no step to finish (preparing, extracting, drawing): a pause or stop ends it, too."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Phase = Literal["preparing", "running", "saving", "validating"]
+Phase = Literal["preparing", "running", "saving", "validating", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -100,4 +100,41 @@ class Message:
     level: Literal["info", "warning", "error"] = "info"
 
 
-Event = PhaseChanged | Progress | RunOpened | StepDone | PreviewMade | Checked | CheckpointSaved | Message
+@dataclass(frozen=True)
+class Waiting:
+    """The work stands still until the disk can take what is to be written; the phase is "waiting" meanwhile."""
+
+    sentence: str
+
+
+@dataclass(frozen=True)
+class DiskSeen:
+    """Bytes on the disk of a run, looked at now and then."""
+
+    free: int
+    run: int
+    """What the run's folder takes."""
+    next_checkpoint: int = 0
+    """What the next checkpoint will take, at most; 0: not known yet."""
+
+
+@dataclass(frozen=True)
+class AwakeTold:
+    """Whether the computer is kept awake while this job runs, in a sentence."""
+
+    words: str
+
+
+Event = (
+    PhaseChanged
+    | Progress
+    | RunOpened
+    | StepDone
+    | PreviewMade
+    | Checked
+    | CheckpointSaved
+    | Message
+    | Waiting
+    | DiskSeen
+    | AwakeTold
+)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import threading
-import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from engine.clock import awake
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control, Token
 from engine.jobs.errand import Errand, ended
 from engine.jobs.events import Event, Message
-from engine.jobs.snapshot import Failure, JobSnapshot, Outcome, fold
+from engine.jobs.faults import describe_crash
+from engine.jobs.snapshot import LOG_LINES, Failure, JobSnapshot, Outcome, fold
 
 Emit = Callable[[Event], None]
 Work = Callable[[Token, Emit], Outcome]
+Around = Callable[[str, Emit], AbstractContextManager[None]]
+"""What is held while a job of a kind runs, in its thread."""
+
+
+def nothing_around(kind: str, emit: Emit) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Busy(UserError):
@@ -23,9 +31,14 @@ class Busy(UserError):
 
 
 class JobRunner:
-    """One job at a time: the graphics card has one owner."""
+    """One job at a time: the graphics card has one owner.
 
-    def __init__(self) -> None:
+    Args:
+        around: what is held meanwhile, such as the computer's sleep.
+    """
+
+    def __init__(self, around: Around = nothing_around) -> None:
+        self._around = around
         self._lock = threading.Lock()
         self._snapshot = JobSnapshot()
         self._control: Control | None = None
@@ -61,17 +74,20 @@ class JobRunner:
             first = initial or JobSnapshot()
             self._snapshot = replace(
                 first, version=self._snapshot.version + 1, kind=kind, title=title, alive=True, asked="", outcome=None,
-                failure=None, phase="preparing", updated=time.monotonic(),
+                failure=None, phase="preparing", updated=awake(),
             )  # fmt: skip
             self._control = control
-            self._thread = threading.Thread(target=self._run, args=(work, control), name=f"job-{kind}", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run, args=(kind, work, control), name=f"job-{kind}", daemon=True
+            )
             self._thread.start()
 
-    def _run(self, work: Work, control: Control) -> None:
+    def _run(self, kind: str, work: Work, control: Control) -> None:
         outcome: Outcome = "failed"
         failure: Failure | None = None
         try:
-            outcome = work(control.token, self._emit)
+            with self._around(kind, self._emit):
+                outcome = work(control.token, self._emit)
         except Cancelled:
             outcome = "cancelled"
         except UserError as error:
@@ -86,12 +102,20 @@ class JobRunner:
             with self._lock:
                 self._snapshot = replace(
                     self._snapshot, version=self._snapshot.version + 1, alive=False, asked="", outcome=outcome,
-                    failure=failure, phase="", progress=None, updated=time.monotonic(),
+                    failure=failure, phase="", progress=None, updated=awake(),
                 )  # fmt: skip
 
     def _emit(self, event: Event) -> None:
+        """What cannot be shown is told in the log, and never ends the work that it tells of."""
         with self._lock:
-            self._snapshot = fold(self._snapshot, event, time.monotonic())
+            try:
+                self._snapshot = fold(self._snapshot, event, awake())
+            except Exception as error:
+                words = f"warning: {type(event).__name__} could not be shown: {type(error).__name__}: {error}"
+                log = self._snapshot.log
+                self._snapshot = replace(
+                    self._snapshot, version=self._snapshot.version + 1, log=(*log, words)[-LOG_LINES:]
+                )
 
     def _ask(self, what: str) -> bool:
         with self._lock:
@@ -134,30 +158,3 @@ class JobRunner:
         if thread is not None:
             thread.join(timeout)
         return not self.alive
-
-
-def describe_crash(error: BaseException) -> Failure:
-    """Words for an exception that nobody foresaw, and for the few that everybody meets."""
-    details = "".join(traceback.format_exception(error))
-    text = str(error)
-    if isinstance(error, MemoryError) or "out of memory" in text.lower() or "not enough memory" in text.lower():
-        return Failure(
-            "The work ended because memory ran out.",
-            text.split("\n")[0][:300] or "The computer has no memory left.",
-            "Choose a preset for a smaller card, or a smaller batch size, and resume.",
-            details,
-        )
-    if isinstance(error, OSError) and error.errno == 28:
-        return Failure(
-            "The work ended because the disk is full.",
-            f"{error.filename or 'A file'} could not be written.",
-            "Free some space and resume; the last checkpoint is whole.",
-            details,
-        )
-    return Failure(
-        "The work ended with an error that this app did not foresee.",
-        f"{type(error).__name__}: {text}"[:500],
-        "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to "
-        "the project.",
-        details,
-    )

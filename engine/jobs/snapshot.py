@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from engine.jobs.events import (
+    AwakeTold,
     Checked,
     CheckpointSaved,
+    DiskSeen,
     Event,
     Message,
     PhaseChanged,
@@ -17,6 +19,7 @@ from engine.jobs.events import (
     Progress,
     RunOpened,
     StepDone,
+    Waiting,
 )
 
 Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]
@@ -24,6 +27,8 @@ CURVE_POINTS = 500
 RECENT_STEPS = 50
 CHECKS = 400
 LOG_LINES = 200
+LEAST_GAP, GAP_TIMES = 60.0, 50.0
+"""A pause between two figures of progress that is longer than both, in seconds and in usual pauses, is no work."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,8 @@ class JobSnapshot:
     phase: str = ""
     progress: Progress | None = None
     progress_started: float = 0.0
+    progress_at: float = 0.0
+    """When it was last told of."""
     updated: float = 0.0
     run_folder: Path | None = None
     run_name: str = ""
@@ -92,6 +99,11 @@ class JobSnapshot:
     kept: tuple[int, ...] = ()
     """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
+    waiting: str = ""
+    """In the phase "waiting": for what, in a sentence."""
+    disk: DiskSeen | None = None
+    awake: str = ""
+    """Whether the computer is kept awake meanwhile, in a sentence."""
 
     @property
     def step(self) -> int:
@@ -101,9 +113,10 @@ class JobSnapshot:
     def seconds_left(self) -> float | None:
         """Until the end: from the median of the last steps while training, else from the pace so far."""
         if self.phase in ("running", "saving", "validating") and self.recent_seconds:
-            return statistics.median(self.recent_seconds) * (self.total_steps - self.step)
-        if self.progress and self.progress.done > 0 and self.updated > self.progress_started:
-            pace = (self.updated - self.progress_started) / self.progress.done
+            # The lower one of two: a step during which the machine was held up says nothing of the next.
+            return statistics.median_low(self.recent_seconds) * (self.total_steps - self.step)
+        if self.progress and self.progress.done > 0 and self.progress_at > self.progress_started:
+            pace = (self.progress_at - self.progress_started) / self.progress.done
             return pace * (self.progress.total - self.progress.done)
         return None
 
@@ -116,14 +129,30 @@ def add_check(checks: tuple[Checked, ...], check: Checked) -> tuple[Checked, ...
     return (*earlier, check)
 
 
+def _held_up(snapshot: JobSnapshot, now: float) -> float:
+    """Seconds in which the whole machine or the process stood still (sleep, a debugger), which are no work."""
+    if snapshot.progress is None or snapshot.progress.done == 0:
+        return 0.0
+    usual = (snapshot.progress_at - snapshot.progress_started) / snapshot.progress.done
+    gap = now - snapshot.progress_at
+    return gap - usual if gap > max(LEAST_GAP, GAP_TIMES * usual) else 0.0
+
+
 def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
     """The next snapshot. ``now`` in seconds of a monotonic clock."""
     base = replace(snapshot, version=snapshot.version + 1, updated=now)
+    if isinstance(event, AwakeTold):
+        return replace(base, awake=event.words)
     if isinstance(event, PhaseChanged):
-        return replace(base, phase=event.phase, progress=None)
+        return replace(base, phase=event.phase, progress=None, waiting="")
+    if isinstance(event, Waiting):
+        return replace(base, phase="waiting", progress=None, waiting=event.sentence)
+    if isinstance(event, DiskSeen):
+        return replace(base, disk=event)
     if isinstance(event, Progress):
         same = snapshot.progress is not None and snapshot.progress.label == event.label
-        return replace(base, progress=event, progress_started=snapshot.progress_started if same else now)
+        started = snapshot.progress_started + _held_up(snapshot, now) if same else now
+        return replace(base, progress=event, progress_started=started, progress_at=now)
     if isinstance(event, RunOpened):
         return replace(
             base,

@@ -17,6 +17,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
+from engine.errors import DataGone, UserError
 from engine.training.objective import Draws, draw
 from engine.training.schedule import Schedule
 
@@ -143,4 +144,13 @@ class Batches:
     def _map(self, row: int, variant: int, crop: Crop) -> np.ndarray:
         if self._maps is not None:
             return self._maps.read(row, variant)
-        return cropped_hint(existing_map(self._dataset, self._samples[row]), crop, self._nearest)
+        sample = self._samples[row]
+        path = existing_map(self._dataset, sample)
+        try:
+            return cropped_hint(path, crop, self._nearest)
+        except (UserError, OSError, ValueError) as error:
+            raise DataGone(
+                f"The condition map of {sample.key} cannot be read.",
+                f"{path}: {error.why if isinstance(error, UserError) else error}",
+                "Delete that file, make all maps again on the Conditions tab, then resume: nothing else is lost.",
+            ) from error

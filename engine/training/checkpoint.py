@@ -1,15 +1,17 @@
 """Checkpoints: usable weights and, apart from them, what a resume needs. Written under a temporary name, then renamed.
 
 step-000500/
-  checkpoint.json        step, images seen, condition, base, family, versions
+  checkpoint.json        step, images seen, condition, base, family, versions; sizes and checksums of all other files
   controlnet/            diffusers folder, fp32 (with ema: also controlnet_ema/)
   control_lora/          what has learnt of a Control-LoRA, fp32; controlnet/ is the same with the base put in
   base_decoder/          the UNet's decoder, fp32, where it has learnt, too (sd_locked off)
   training_state/        optimizer.safetensors, state.json
+  starred                empty; there where the owner wants to keep this checkpoint
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,36 +19,56 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engine.controlnet_files import WEIGHTS
+from engine.durable import Sealing, flush_folder
 from engine.errors import UserError
+from engine.room import as_disk_error, demand_room
 from engine.training.checkpoint_files import (
     AVERAGED_FACTORS,
     DECODER,
     DESCRIPTION,
     FACTORS,
-    TEMPORARY,
+    STAR,
+    STATE,
     Checkpoint,
+    describe_files,
     read_checkpoint,
+    remove,
+    seal,
+    temporary_name,
 )
 from engine.training.ema import averaged_names, averaged_weights
 from engine.training.low_rank import put_back, save_factors, save_net, thin_layers
 from engine.version import VERSION
+from engine.workspace import write_text
 
 FREE_SPACE_MARGIN = 64 * 2**20
+DEEPER = "|"  # between the levels of a nested state
 
 
 def optimizer_to_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The optimizer's state as named tensors ("0.exp_avg") and plain values (the rest)."""
+    """The optimizer's state as named tensors ("0.exp_avg") and plain values (the rest).
+
+    The 8-bit optimizers of bitsandbytes keep theirs one level deeper: "0.quant_state|state1".
+    """
     tensors: dict[str, torch.Tensor] = {}
     plain: dict[str, Any] = {}
+
+    def put(name: str, value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value.detach().cpu().contiguous()
+        elif isinstance(value, dict):
+            for inner, entry in value.items():
+                put(f"{name}{DEEPER}{inner}", entry)
+        else:
+            plain[name] = value
+
     for index, entries in optimizer.state_dict()["state"].items():
         for name, value in entries.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
-            else:
-                plain[f"{index}.{name}"] = value
+            put(f"{index}.{name}", value)
     return tensors, plain
 
 
@@ -56,8 +78,12 @@ def tensors_to_optimizer(
     """The way back; the groups stay as the config made them."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**plain, **tensors}.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+        index, path = key.split(".", 1)
+        *outer, name = path.split(DEEPER)
+        place = state.setdefault(int(index), {})
+        for level in outer:
+            place = place.setdefault(level, {})
+        place[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -91,53 +117,96 @@ def save_checkpoint(
         decoder: the UNet's, where it learns.
 
     Raises:
-        UserError: the disk has no room for it.
+        NoRoom: the disk has no room for it. OSError: the disk did not take it; nothing is left behind.
+        UserError: the weights are not numbers any more.
     """
     target = run_folder / "checkpoints" / f"step-{step:06d}"
     existing = read_checkpoint(target)
     if existing is not None and existing.resumable:
         return existing
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _demand_numbers(controlnet, decoder, step)
+    target.parent.mkdir(exist_ok=True)  # not the run's folder: where its disk is gone, the place is another disk's
     needed = bytes_needed(controlnet, ema is not None) + (bytes_needed(decoder, False) if decoder is not None else 0)
-    free = shutil.disk_usage(target.parent).free
-    if free < needed:
-        raise UserError(
-            f"The checkpoint of step {step:,} was not written.",
-            f"It needs {needed / 2**30:.1f} GiB and the disk has {free / 2**30:.1f} GiB left.",
-            "Free some space and resume; the last checkpoint is whole.",
-        )
-    temporary = target.with_name(TEMPORARY + target.name)
+    demand_room(target.parent, needed, f"The checkpoint of step {step:,}")
+    temporary = temporary_name(target)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    thin = bool(thin_layers(controlnet))
-    save_net(controlnet, temporary / "controlnet")
-    if thin:
-        save_factors(controlnet, temporary / FACTORS)
-    if decoder is not None:
-        (temporary / DECODER).parent.mkdir()
-        save_file({name: weight.contiguous() for name, weight in decoder.state_dict().items()}, temporary / DECODER)
-    if ema is not None:
-        with averaged_weights(ema, controlnet):
-            save_net(controlnet, temporary / "controlnet_ema")
-            if thin:
-                save_factors(controlnet, temporary / AVERAGED_FACTORS)
-    tensors, plain = optimizer_to_tensors(optimizer)
-    state_folder = temporary / "training_state"
+    try:
+        with Sealing() as sealing:
+            _write(temporary, sealing, controlnet, ema, optimizer, scaler, decoder)
+            description = {
+                **about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION,
+                **describe_files(temporary, sealing.sums()),
+            }  # fmt: skip
+        write_text(temporary / DESCRIPTION, json.dumps(description | {"seal": seal(description)}, indent=2))
+        for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
+            flush_folder(folder)
+        if target.exists():
+            starred = (target / STAR).is_file()
+            remove(target)
+            if starred:
+                (temporary / STAR).touch()
+        os.replace(temporary, target)
+        flush_folder(target.parent)
+    except SafetensorError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise as_disk_error(error) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    saved = read_checkpoint(target)
+    if saved is None:
+        raise OSError(errno.EIO, "what was just written does not read back", str(target))
+    return saved
+
+
+def _write(
+    folder: Path,
+    sealing: Sealing,
+    controlnet: Any,
+    ema: Any | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: dict[str, Any] | None,
+    decoder: torch.nn.Module | None,
+) -> None:
+    """All files but checkpoint.json. The largest first: its checksum is made while the others are written."""
+    folder.mkdir()
+    state_folder = folder / STATE
     state_folder.mkdir()
+    tensors, plain = optimizer_to_tensors(optimizer)
     save_file(tensors, state_folder / "optimizer.safetensors")
+    del tensors
     state = {"optimizer": plain, "scaler": scaler, "ema_step": ema.optimization_step if ema is not None else None}
     (state_folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    files = {p.relative_to(temporary).as_posix(): p.stat().st_size for p in temporary.rglob("*") if p.is_file()}
-    description = {
-        **about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION, "files": files,
-    }  # fmt: skip
-    (temporary / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
-    saved = read_checkpoint(target)
-    assert saved is not None, "a checkpoint that was just written reads back"
-    return saved
+    sealing.add(state_folder)
+    thin = bool(thin_layers(controlnet))
+    save_net(controlnet, folder / "controlnet")
+    sealing.add(folder / "controlnet")
+    if thin:
+        save_factors(controlnet, folder / FACTORS)
+        sealing.add(folder / FACTORS)
+    if decoder is not None:
+        (folder / DECODER).parent.mkdir()
+        save_file({name: weight.contiguous() for name, weight in decoder.state_dict().items()}, folder / DECODER)
+        sealing.add(folder / DECODER)
+    if ema is not None:
+        with averaged_weights(ema, controlnet):
+            save_net(controlnet, folder / "controlnet_ema")
+            sealing.add(folder / "controlnet_ema")
+            if thin:
+                save_factors(controlnet, folder / AVERAGED_FACTORS)
+                sealing.add(folder / AVERAGED_FACTORS)
+
+
+def _demand_numbers(controlnet: Any, decoder: torch.nn.Module | None, step: int) -> None:
+    """Raises UserError where a weight is NaN or infinite: such a state is of no use to anybody."""
+    nets = [net for net in (controlnet, decoder) if net is not None]
+    fine = [parameter.detach().isfinite().all() for net in nets for parameter in net.parameters()]
+    if not torch.stack(fine).all():
+        raise UserError(
+            f"Training broke at step {step:,}: the weights are not numbers any more.",
+            "The learning rate is too high for this set, or the precision too low. Nothing was saved over good work.",
+            "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
+        )
 
 
 def load_training_state(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine.clock import awake
 from engine.evaluation import tier0
 from engine.evaluation.verdict import Verdict, facts_of, judge
 from engine.jobs.events import Checked, Event, Message, PreviewMade
+from engine.jobs.faults import device_lost
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.runs import read_metrics
@@ -84,14 +85,18 @@ class Checks:
         """The run was asked to end when it no longer improves, and it no longer does."""
 
     def verdict(self, checkpoints: Sequence[int] = (), since: int = 0) -> Verdict:
-        """What the figures from step ``since`` on amount to."""
+        """What the figures from step ``since`` on amount to; nothing yet, where a fault keeps it from being judged."""
         trainer, heard = self._trainer, self._trainer.heard
-        facts = facts_of(trainer.config, len(trainer.samples) - len(trainer.held_out))
-        return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints, heard.figures)
+        try:
+            facts = facts_of(trainer.config, len(trainer.samples) - len(trainer.held_out))
+            return judge([c for c in heard.checks if c.step >= since], facts, heard.scores, checkpoints, heard.figures)
+        except Exception as error:  # a sentence above the charts is not worth a run
+            trainer.emit(Message(f"No verdict: {type(error).__name__}: {error}", "warning"))
+            return Verdict("too_early", "")
 
     def make_if_due(self, always: bool = False) -> bool:
         """Check where it is time to (or ``always``); whether it was done."""
-        if self._off or not (always or self.pace.due(self._trainer.step, time.perf_counter())):
+        if self._off or not (always or self.pace.due(self._trainer.step, awake())):
             return False
         try:
             if self._make():
@@ -102,6 +107,8 @@ class Checks:
                 return True
             raise MemoryError("memory ran out even for one pair at a time")
         except Exception as error:
+            if device_lost(error):
+                raise  # nothing will work any more: the run ends with words of its own
             self._off = True
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
             words = f"This run is no longer checked (control gain, held-out loss): {error} ({detail})"
@@ -110,10 +117,10 @@ class Checks:
 
     def _make(self) -> bool:
         """One check; False where memory ran out."""
-        trainer, began = self._trainer, time.perf_counter()
+        trainer, began = self._trainer, awake()
         if self._fixed is None:
             self._fixed = self._choose()
-            began = time.perf_counter()  # reading the pairs is done once
+            began = awake()  # reading the pairs is done once
         try:
             with as_exported(trainer):
                 figures = tier0.check(trainer, *self._fixed, self._at_once)
@@ -121,7 +128,7 @@ class Checks:
             if not ladder.out_of_memory(error):
                 raise
             return False
-        ended = time.perf_counter()
+        ended = awake()
         self.pace.took(began, ended)
         if not figures.finite:
             return True  # weights that broke: the loop says so in words

@@ -1,8 +1,8 @@
 """Out of memory: the run goes on from its last step with settings that need less, the effective batch unchanged.
 
 First smaller micro-batches (and more of them), then gradient checkpointing, then an optimizer with a smaller memory,
-then what can move to the computer's RAM. Each rung is told in the window and kept in run.json, so that a resumed run
-starts where it had got to.
+then what can move to the computer's RAM, and the frozen base in eight bits. Each rung is told in the window and kept in
+run.json, so that a resumed run starts where it had got to.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from engine.jobs.events import Message
 from engine.presets import flatten, unflatten
 from engine.runs import write_run
 from engine.training.ema import AverageInRam
+from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, set_learning_rate
 from engine.training.scope import checkpoint_gradients
 
@@ -68,12 +69,15 @@ def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
         wider = "controlnet" if train.gradient_checkpointing == "none" else "both"
         words = f"gradient checkpointing ({wider}): some things are computed twice"
         return Rung({"train.gradient_checkpointing": wider}, words)
-    if optim.optimizer == "adamw":
+    in_ram = not on_card or optim.offload  # then the card does not see the optimizer
+    if optim.optimizer == "adamw" and not optim.offload:
         smaller_optimizer = "adamw8bit" if on_card and eight_bit else "adafactor"
         words = f"the optimizer {smaller_optimizer}, whose memory is smaller and starts afresh"
         return Rung({"optim.optimizer": smaller_optimizer}, words)
-    if on_card and optim.ema_decay > 0 and optim.ema_device == "same":
+    if not in_ram and optim.ema_decay > 0 and optim.ema_device == "same":
         return Rung({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
+    if on_card and config.objective.sd_locked and train.base_storage == "same":
+        return Rung({"train.base_storage": "fp8"}, "the frozen base in eight bits")
     if on_card and optim.optimizer == "adamw8bit":
         words = "the optimizer's memory in the computer's memory, starting afresh"
         return Rung({"optim.optimizer": "paged_adamw8bit"}, words)
@@ -176,6 +180,8 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     trainer.batches.split(config.train.batch_size, config.train.accumulation)
     if "train.gradient_checkpointing" in rung.settings:
         checkpoint_gradients(trainer.nets.controlnet, trainer.unet, config.train.gradient_checkpointing)
+    if "train.base_storage" in rung.settings:
+        shrink(trainer.unet, trainer.controlnet, trainer.nets.controlnet)
     if "optim.ema_device" in rung.settings and trainer.ema is not None:
         trainer.ema.__class__ = AverageInRam
         trainer.ema.to("cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import math
 from typing import Any
 
@@ -40,15 +41,26 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=device.type in ("cuda", "cpu"))
     kinds = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
-    return getattr(_bitsandbytes(device), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)
+    paged = config.optimizer.startswith("paged")
+    return getattr(_bitsandbytes(device, paged), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)
 
 
-def _bitsandbytes(device: torch.device) -> Any:
+def _has_processor_kernels() -> bool:
+    """Whether bitsandbytes is there and new enough to compute its 8-bit optimizers without a card."""
+    try:
+        major, minor, *_ = importlib.metadata.version("bitsandbytes").split(".")
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return False
+    return (int(major), int(minor)) >= (0, 50)
+
+
+def _bitsandbytes(device: torch.device, paged: bool) -> Any:
     """The optimizers of bitsandbytes."""
-    if device.type != "cuda":
+    if device.type != "cuda" and (paged or not _has_processor_kernels()):
         raise UserError(
             "The 8-bit optimizer cannot be used.",
-            "It computes on NVIDIA graphics cards only, and this run uses the processor.",
+            "It computes on NVIDIA graphics cards only (on processors from bitsandbytes 0.50 on, not paged), and this "
+            "run uses the processor.",
             "Choose the optimizer adamw, or adafactor to save memory.",
         )
     try:

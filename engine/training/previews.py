@@ -15,6 +15,7 @@ from engine.evaluation.probes import Probe
 from engine.evaluation.validate import Known, make_previews
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
+from engine.jobs.faults import device_lost
 from engine.runs import PreviewRecord
 from engine.sampling import Text
 from engine.training import ladder
@@ -56,6 +57,8 @@ class DrawPreviews:
                 raise
             return  # a pause does not wait for pictures: the loop saves and ends
         except Exception as error:
+            if device_lost(error):
+                raise  # nothing will work any more: the run ends with words of its own
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
             trainer.emit(Message(f"The pictures of step {step:,} could not be made: {error} ({detail})", "warning"))
             return
@@ -80,7 +83,8 @@ class DrawPreviews:
                     step=step,
                     seed=trainer.config.train.seed,
                     encode=lambda prompts: self._encode(trainer, prompts),
-                    token=trainer.token,
+                    # The last ones are waited for: nobody resumes a finished run to make them.
+                    token=None if step == trainer.config.train.steps else trainer.token,
                     progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
                     batch=trainer.pictures_at_once,
                     probes=self._probes,

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 from engine import processes
 from engine.config import RunConfig
+from engine.data.changed import changed_since_read
 from engine.data.dataset import Dataset
 from engine.data.held_out import choose
+from engine.data.moved import missing_source
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs import Recorder, Run, forget_after, write_run
+from engine.training import mishap
+from engine.training.loggers import Loggers
 from engine.version import VERSION
 from engine.workspace import Workspace
 
@@ -39,6 +43,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
         if dataset.condition is None:
             sentences.append("Make the condition maps on the Conditions tab.")
+        elif gone := missing_source(dataset):
+            sentences.append(gone)
         elif (ready := dataset.count(ready=True)) < 2:
             sentences.append(f"{ready} of {dataset.count()} pictures have a condition map; at least 2 are needed.")
     try:
@@ -48,6 +54,8 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
     start = config.model.controlnet
     if start and not Path(start).expanduser().exists():
         sentences.append(f"The ControlNet to start from, {start}, is not there.")
+    if lost := mishap.lost_card():
+        sentences.append(lost)
     if workspace.free_bytes() < MIN_FREE_BYTES:
         sentences.append(f"The disk of {workspace.root} is full: free some space.")
     return sentences
@@ -115,7 +123,8 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     def work(token: Token, emit: Emit) -> Outcome:
         if not processes.current().main:
             return _help(workspace, run, token)
-        recorder = Recorder(run.folder, emit)
+        logged = Loggers(run.folder, run.config, emit)
+        recorder = Recorder(run.folder, logged)
         forget_after(run.folder, run.last_step)
         recorder.note("resumed" if run.last_step else "started", run.last_step, processes.current().count)
         trainer: Trainer | None = None
@@ -127,12 +136,15 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         except Cancelled:
             recorder.note(token.stop_outcome if token.stop else "stopped", run.last_step)
             raise
-        except BaseException:
-            recorder.note("failed", run.last_step)
+        except BaseException as error:
+            words = mishap.broke_off(run, trainer, recorder, error)
+            if words is not None:
+                raise words from error
             raise
         finally:
             if trainer is not None:
-                trainer.close()
+                mishap.close(trainer)
+            logged.close()
         recorder.note(outcome, run.last_step)
         recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
         return outcome
@@ -190,6 +202,8 @@ def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
     """Say so where the pictures are no longer those that the run began with."""
     if run.about.get("dataset_fingerprint") != dataset.fingerprint:
         emit(Message("The dataset has changed since this run began; it goes on with the new pictures.", "warning"))
+    if changed := changed_since_read(dataset).sentence:
+        emit(Message(changed, "warning"))
     spec = dataset.condition
     if spec is not None and {"type": spec.type, "parameters": spec.parameters} != run.condition:
         emit(Message(f"The condition maps are now {spec.type}; the run began with {run.condition['type']}.", "warning"))

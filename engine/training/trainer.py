@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-from engine import lending, processes
+from engine import processes
+from engine.clock import awake
 from engine.config import RunConfig
 from engine.data import map_cache
 from engine.data.cache import open_or_build
@@ -22,19 +22,21 @@ from engine.errors import UserError
 from engine.families import detect
 from engine.families.parts import read_component_config
 from engine.jobs.control import Token
-from engine.jobs.events import CheckpointSaved, Message, PhaseChanged, Progress, RunOpened, StepDone
+from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.memory import pictures_drawn_together, pictures_encoded_together
 from engine.training import ladder
 from engine.training.batches import Batches
-from engine.training.checkpoint import load_training_state, save_checkpoint
-from engine.training.checkpoint_files import Checkpoint, list_checkpoints, prune, remove_rubbish
+from engine.training.checkpoint import load_training_state
+from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
 from engine.training.ema import averaged_parameters, build_average
 from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
+from engine.training.promises import Promises
+from engine.training.resume import open_run
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
 from engine.training.share import align, dealt
 from engine.training.start import starting_controlnet
@@ -89,8 +91,8 @@ class Trainer:
     def _prepare(self, cache_folder: Path, held_out: Sequence[str] | None) -> None:
         train = self.config.train
         self.emit(PhaseChanged("preparing"))
-        if self.processes.main:
-            remove_rubbish(self.run_folder)
+        self.promises = Promises(self)
+        checkpoint = self.processes.main_first(lambda: open_run(self.run_folder, self.emit))
         split = split_of(self.dataset, self.config.data.held_out, held_out)
         self.held_out = split.held_out
         samples = self.samples = [*split.train, *split.held_out]
@@ -101,10 +103,12 @@ class Trainer:
                 "Add pictures, or make their condition maps on the Conditions tab.",
             )
         self.plan = CropPlan.of(self.config.data, train.seed)
-        self.cache = open_or_build(
-            cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
-            lambda done, total, label: self.emit(Progress(done, total, label)),
-            batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
+        self.cache = self.promises.build_cache(
+            lambda: open_or_build(
+                cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
+                lambda done, total, label: self.emit(Progress(done, total, label)),
+                batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
+            )
         )  # fmt: skip
         self.maps = self.processes.main_first(lambda: map_cache.open_or_build(
             self.cache, self.dataset, samples, self.plan, self.token,
@@ -139,10 +143,14 @@ class Trainer:
         self.step = 0
         self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
-        self._resume()
+        if checkpoint is not None:
+            self._resume(checkpoint)
         align(self)
         self.model = self.accelerator.prepare_model(self.nets.controlnet, evaluation_mode=self.processes.count > 1)
-        self.prepared_optimizer = self.accelerator.prepare(self.optimizer)
+        # Else the optimizer's memory would pass through the card on its way to RAM.
+        self.prepared_optimizer = self.accelerator.prepare_optimizer(
+            self.optimizer, device_placement=False if self.config.optim.offload else None
+        )
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
@@ -156,18 +164,15 @@ class Trainer:
     def _latent_scale(self) -> float:
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
 
-    def _resume(self) -> None:
-        resumable = [checkpoint for checkpoint in list_checkpoints(self.run_folder) if checkpoint.resumable]
-        if not resumable:
-            return
+    def _resume(self, checkpoint: Checkpoint) -> None:
         optimizer: Any = self.optimizer
-        if resumable[-1].about.get("optimizer", "adamw") != self.config.optim.optimizer:
+        if checkpoint.about.get("optimizer", "adamw") != self.config.optim.optimizer:
             optimizer = None
             self.emit(Message("The optimizer is another one than before; its memory starts afresh.", "warning"))
-        scaling = load_training_state(resumable[-1], self.controlnet, self.ema, optimizer, self.decoder)
+        scaling = load_training_state(checkpoint, self.controlnet, self.ema, optimizer, self.decoder)
         self.loss_scale.load_state_dict(scaling)
         self.nets.refresh()
-        self.step = resumable[-1].step
+        self.step = checkpoint.step
         self.emit(Message(f"Going on from step {self.step:,}."))
 
     def train(self) -> Outcome:
@@ -177,11 +182,9 @@ class Trainer:
         self.emit(PhaseChanged("running"))
         unread: list[tuple[int, float, float, torch.Tensor]] = []
         skipped = 0
-        self.checks.make_if_due(always=self.step == 0)
-        if self.step == 0 and config.validation.every:
-            self._make_previews()  # what it does before it has learnt anything, to compare with
+        self.promises.begin()
         while self.step < total and self.processes.may_go_on(self.token, self.checks.enough):
-            began = time.perf_counter()
+            began = awake()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)
             loss = take_step(self)
@@ -196,12 +199,12 @@ class Trainer:
             if self.ema is not None:
                 self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
-            unread.append((self.step, rate, time.perf_counter() - began, loss))
+            unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
                 self._report(unread)
-            self._keep_promises()
+            self.promises.keep()
         self._report(unread)
-        self.save()
+        self.promises.save()
         if self.step == total:
             return "completed"
         return "stopped" if self.token.stop is None else self.token.stop_outcome
@@ -211,53 +214,15 @@ class Trainer:
             self.emit(StepDone(step, step * self.images_per_step, float(loss), rate, seconds))
         unread.clear()
 
-    def _keep_promises(self) -> None:
-        """Checkpoints and pictures that are due after this step, or were asked for."""
-        train, every = self.config.train, self.config.validation.every
-        last = self.step == train.steps
-        if self.token.take_save_request() or (self.step % train.checkpoint_every == 0 and not last):
-            self.save()
-        self.checks.make_if_due(always=last)
-        if self.token.take_preview_request() or (every and (last or self.step % every == 0)):
-            self._make_previews()
-        lending.serve(self)
-
-    def _make_previews(self) -> None:
-        if self.preview is None or not self.accelerator.is_main_process:
-            return
-        self.emit(PhaseChanged("validating"))
-        self.preview(self, self.step)
-        self.emit(PhaseChanged("running"))
-
     def save(self) -> Checkpoint | None:
-        """Write a checkpoint of this step (main process only) and remove those that are too old."""
-        if not self.accelerator.is_main_process or self.step == 0:
-            return None
-        self.emit(PhaseChanged("saving"))
-        about = {**self.about, "base": self.config.model.base, "family": self.family.name}
-        about["optimizer"] = self.config.optim.optimizer
-        if self.config.model.control_lora_rank:
-            about["control_lora"] = {"rank": self.config.model.control_lora_rank, "precision": self.precision}
-        scaling = self.loss_scale.state_dict()
-        checkpoint = ladder.once_more(
-            self,
-            "checkpoint",
-            lambda: save_checkpoint(
-                self.run_folder, self.step, self.step * self.images_per_step, self.controlnet, self.ema,
-                self.optimizer, scaling, about, self.decoder,
-            ),
-        )  # fmt: skip
-        best = self.checks.verdict([saved.step for saved in list_checkpoints(self.run_folder)]).best
-        prune(self.run_folder, self.config.train.keep_checkpoints, best)
-        kept = tuple(saved.step for saved in list_checkpoints(self.run_folder))
-        self.emit(CheckpointSaved(self.step, checkpoint.folder, kept))
-        self.emit(PhaseChanged("running"))
-        return checkpoint
+        """Write a checkpoint of this step, now; see ``Promises.save``."""
+        return self.promises.save()
 
     def close(self) -> None:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
+        self.promises.close()
         held = "unet controlnet nets learning decoder model optimizer prepared_optimizer ema cache maps checks"
         for name in held.split():
             self.__dict__.pop(name, None)

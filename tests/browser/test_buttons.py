@@ -1,4 +1,4 @@
-"""The buttons that the long way through the window does not press: cancel while preparing, save, sample, stop."""
+"""The buttons that the long way does not press: cancel while preparing, save, sample, try live, stop."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def test_cancel_then_save_sample_and_stop(app: Studio) -> None:
         page.wait_for_selector("#train-pictures img")
         shoot(page, "train-sampled")
 
+        # A picture of the live weights, while it goes on training.
+        open_tab(page, "Try it")
+        page.wait_for_selector("#try-control img")
+        wait_for(page, "#try-progress", "lends its models")
+        page.click("#try-checkpoint input")
+        page.get_by_role("option", name=re.compile("^live")).click()
+        page.click("#try-more > button")
+        page.fill("#try-steps input[type=number]", "4")
+        page.press("#try-steps input[type=number]", "Tab")
+        click(page, "#try-make")
+        page.wait_for_selector("#try-results img", timeout=120_000)
+        wait_for(page, "#try-words", "Live weights")
+        wait_for(page, "#status-line", re.compile(r"step [\d,]+ of"))
+        assert page.locator("#try-results .grid-wrap img").count() == 3
+        shoot(page, "try-live")
+
+        open_tab(page, "Train")
         click(page, "#train-stop")
         wait_for(page, "#train-status", "Stopped", 90)
         wait_for(page, "#train-status", re.compile(r"Saved at step [\d,]+ of 5,000"))

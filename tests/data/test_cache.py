@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.families import detect
 from engine.jobs.control import Cancelled, Control
+from engine.room import NoRoom
 from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 CPU = torch.device("cpu")
@@ -138,3 +140,39 @@ def test_buckets_and_variants_lie_in_shards_of_their_own_size(
         wanted = vae.encode(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist.mean
     assert torch.allclose(cache.latents([row], [2])[0], wanted, rtol=2e-3, atol=2e-3)
     assert not torch.allclose(cache.latents([row], [0])[0], wanted, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_a_file_that_is_not_what_was_written_is_made_again(
+    tmp_path: Path, tiny_base: Path, samples: list[Sample], harm: str
+) -> None:
+    before = build(tmp_path, tiny_base, samples).latents([0, 11])
+    for kind in ("latents-*", "text-*"):
+        path = next(tmp_path.rglob(f"{kind}.safetensors"))
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content if harm == "flipped" else content[:-9])
+        if harm == "gone":
+            path.unlink()
+    labels: list[str] = []
+    after = build(tmp_path, tiny_base, samples, progress=lambda done, total, label: labels.append(label))
+    assert all(torch.equal(one, two) for one, two in zip(before, after.latents([0, 11]), strict=True))
+    assert {"Encoding pictures", "Encoding captions"} <= set(labels)
+    labels.clear()
+    build(tmp_path, tiny_base, samples, progress=lambda done, total, label: labels.append(label))
+    assert set(labels) == {"Checking the cache"}, "now it is whole"
+
+
+def test_a_full_disk_is_noticed_before_anything_is_encoded(
+    tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.room.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("began"))
+    with pytest.raises(NoRoom, match="The cache .* was not written"):
+        build(tmp_path, tiny_base, samples)
+
+
+def test_a_base_that_was_moved_keeps_its_cache(tmp_path: Path, tiny_base: Path, samples: list[Sample]) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(tiny_base, copy)
+    assert cache_key(str(copy), samples, SQUARE) == cache_key(str(tiny_base), samples, SQUARE)

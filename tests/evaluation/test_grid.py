@@ -24,6 +24,7 @@ from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, best_step, default_steps, numbers, read_grid
 from engine.evaluation.grid_drawing import LABEL, draw_grid
+from engine.evaluation.grid_rows import held_out_pairs
 from engine.evaluation.grid_sheet import format_of, save_sheet, sheet
 from engine.inference import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
@@ -278,6 +279,15 @@ def test_the_first_choice_is_spread_and_holds_the_best() -> None:
     assert len(chosen) == 6 and {100, 1300, 2000} <= set(chosen)
     assert default_steps([300, 100], None) == [100, 300]
     assert default_steps(steps, 150) == default_steps(steps, None), "a checkpoint that is gone is no choice"
+
+
+def test_the_rows_are_the_pairs_that_the_run_held_out(workspace: Workspace, run: Run) -> None:
+    dataset = Dataset.open(workspace.dataset_folder("photos"))
+    keys = [sample.key for sample in dataset.samples()][::-1]
+    run.about["held_out"] = [keys[0], "gone.png", keys[2]]
+    assert [pair.key for pair in held_out_pairs(workspace, run)] == [keys[0], keys[2]]
+    run.about["held_out"] = None
+    assert len(held_out_pairs(workspace, run)) == 2
 
 
 def test_numbers_are_read_as_people_write_them() -> None:

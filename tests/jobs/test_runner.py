@@ -10,8 +10,14 @@ import pytest
 from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
+from engine.jobs.faults import describe_crash
 from engine.jobs.runner import Busy, Emit, JobRunner
 from engine.jobs.snapshot import CURVE_POINTS, Curve, JobSnapshot, fold
+
+
+def torch_error(kind: str, words: str) -> Exception:
+    """As torch raises it; these modules do not load torch."""
+    return type(kind, (RuntimeError,), {})(words)
 
 
 def finish(runner: JobRunner) -> JobSnapshot:
@@ -127,3 +133,77 @@ def test_a_curve_of_a_week_stays_small_and_keeps_its_span() -> None:
     assert CURVE_POINTS / 2 - 1 <= len(curve.points) <= CURVE_POINTS
     assert curve.points[0][0] < 1000
     assert curve.points[-1][0] > 99_000
+
+
+def test_what_cannot_be_shown_ends_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(snapshot: JobSnapshot, event: object, now: float) -> JobSnapshot:
+        if isinstance(event, StepDone):
+            raise OverflowError("a curve of infinite length")
+        return fold(snapshot, event, now)
+
+    monkeypatch.setattr("engine.jobs.runner.fold", broken)
+    runner = JobRunner()
+
+    def work(token: Token, emit: Emit) -> str:
+        emit(StepDone(1, 4, 0.5, 1e-5, 0.1))
+        emit(Message("still here"))
+        return "completed"
+
+    runner.start("train", "Training x", work)
+    snapshot = finish(runner)
+    assert snapshot.outcome == "completed" and snapshot.log[-1] == "still here"
+    assert "infinite length" in snapshot.log[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch_error("AcceleratorError", "CUDA error: unspecified launch failure\nmore"), "stopped answering"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "start it again"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "driver"),
+        (torch_error("AcceleratorError", "CUDA error: out of memory"), "memory ran out"),
+        (torch_error("OutOfMemoryError", "no more"), "memory ran out"),
+        (RuntimeError("The size of tensor a (4) must match"), "did not foresee"),
+        (PermissionError(13, "Permission denied", "x.png"), "virus scanner"),
+        (OSError(errno.EIO, "Input/output error", "x.png"), "plugged in"),
+        (FileNotFoundError(2, "No such file", "x.png"), "x.png"),
+        (OSError(errno.EMFILE, "Too many open files"), "did not foresee"),
+        (ImportError("DLL load failed while importing _C"), "--repair"),
+    ],
+)
+def test_faults_that_everybody_meets_have_words_of_their_own(error: Exception, words: str) -> None:
+    failure = describe_crash(error)
+    assert words in " ".join([failure.what, failure.why, failure.try_this])
+    assert "\n" not in failure.why
+
+
+def test_a_lost_card_is_known_by_the_error_beneath_as_well() -> None:
+    try:
+        try:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+        except RuntimeError as lost:
+            raise ValueError("could not clear up") from lost
+    except ValueError as error:
+        assert "stopped answering" in describe_crash(error).what
+
+
+def test_a_night_of_sleep_does_not_ruin_the_time_that_is_left() -> None:
+    night = 8 * 3600.0
+    snapshot = fold(JobSnapshot(), RunOpened(None, "x", 0, 100, 4), 0.0)  # type: ignore[arg-type]
+    snapshot = fold(snapshot, PhaseChanged("running"), 0.0)
+    for step, seconds in ((1, night), (2, 2.0)):
+        snapshot = fold(snapshot, StepDone(step, 4 * step, 0.5, 1e-5, seconds), night)
+    assert snapshot.seconds_left == 98 * 2.0
+
+    snapshot = JobSnapshot()
+    for done, now in ((0, 0.0), (10, 20.0), (20, 40.0), (21, 42.0 + night), (22, 44.0 + night)):
+        snapshot = fold(snapshot, Progress(done, 100, "Pictures encoded"), now)
+        snapshot = fold(snapshot, Message("x"), now + 1)
+    assert snapshot.seconds_left == pytest.approx(78 * 2.0, rel=0.02)
+
+
+def test_slow_work_is_not_taken_for_sleep() -> None:
+    snapshot = JobSnapshot()
+    for done in range(5):
+        snapshot = fold(snapshot, Progress(done, 10, "Pictures encoded"), 300.0 * done)
+    assert snapshot.seconds_left == 6 * 300.0

@@ -82,8 +82,8 @@ def main() -> None:
     workspace, answers = Workspace(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     cache.SHARD = 4
-    made, save = [], cache._save
-    cache._save = lambda path, tensors: (made.append(path.name), save(path, tensors))[1]  # type: ignore[assignment]
+    made, save = [], cache.save_tensors
+    cache.save_tensors = lambda path, tensors: (made.append(path.name), save(path, tensors))[1]  # type: ignore[assignment]
     told: dict[str, Any] = {"remarks": launched.join()}
     for kind, name in json.loads(sys.argv[3]):
         told[kind] = do(kind, name, workspace)

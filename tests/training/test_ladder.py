@@ -56,8 +56,13 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
         {"train.gradient_checkpointing": "both"},
         {"optim.optimizer": "adamw8bit"},
         {"optim.ema_device": "cpu"},
+        {"train.base_storage": "fp8"},
         {"optim.optimizer": "paged_adamw8bit"},
     ]
+    offloaded = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "optim.offload": True})
+    assert next_rung(offloaded, on_card=True, eight_bit=True) == Rung(
+        {"train.base_storage": "fp8"}, "the frozen base in eight bits"
+    )
     on_processor = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both"})
     assert next_rung(on_processor, on_card=False, eight_bit=True) == Rung(
         {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose memory is smaller and starts afresh"

@@ -27,6 +27,7 @@ from tests.training.conftest import RunFactory, Worker
 from tests.training.test_resume import assert_same_checkpoint, losses
 
 AVERAGED = {"optim.ema_decay": 0.5, "validation.check_every": 0}
+MODES = {"fp32": AVERAGED, "bf16, offload": {**AVERAGED, "train.precision": "bf16", "optim.offload": True}}
 
 
 @pytest.fixture
@@ -46,10 +47,11 @@ def train(workspace: Workspace, run: Run, errands: dict[int, Errand]) -> str:
     return training_job(workspace, run)(control.token, emit)
 
 
+@pytest.mark.parametrize("mode", MODES)
 def test_pictures_of_the_live_weights_change_nothing_in_the_run(
-    new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch
+    new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
-    straight, lending = new_run(**AVERAGED), new_run(**AVERAGED)
+    straight, lending = new_run(**MODES[mode]), new_run(**MODES[mode])
     Worker(ready_workspace, straight)
     seen: list[Any] = []
 
@@ -71,9 +73,9 @@ def test_pictures_of_the_live_weights_change_nothing_in_the_run(
     assert losses(straight) == losses(lending)
     last = errands[6].wait(0)
     assert np.abs(np.asarray(errands[1].wait(0)).astype(int) - np.asarray(last)).max() > 0  # it has learnt meanwhile
-    # What was drawn at the last step is what its checkpoint (the average) draws.
-    saved = replace(request_, controlnet=lending.checkpoints()[-1].controlnet)
-    assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], last)
+    if mode == "fp32":  # what was drawn at the last step is what its checkpoint (the average) draws
+        saved = replace(request_, controlnet=lending.checkpoints()[-1].controlnet)
+        assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], last)
 
 
 def test_another_checkpoint_of_the_base_can_be_tried_and_another_base_is_refused(

@@ -23,7 +23,7 @@ from ui.view import Result, View
 
 EVIL = "<img src=x onerror=\"parent.fired=1\">'\"><script>parent.fired=2</script><a href='javascript:fired=3'>&lt;b&gt;"
 IN_A_NAME = "<img src=x onerror=parent.fired=1>&amp;'\""
-ALLOWED = ("navigator.clipboard",)  # the button that copies the report
+ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting")  # the panel: copy, tick, go to the answers
 
 
 class Harm(HTMLParser):

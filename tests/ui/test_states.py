@@ -28,6 +28,7 @@ CASES = {
     TrainState.RUNNING: (LIVE, None, READY),
     TrainState.VALIDATING: (replace(LIVE, phase="validating"), None, READY),
     TrainState.SAVING: (replace(LIVE, phase="saving"), None, READY),
+    TrainState.WAITING: (replace(LIVE, phase="waiting", waiting="It waits for room."), None, READY),
     TrainState.PAUSING: (replace(LIVE, asked="pause"), None, READY),
     TrainState.STOPPING: (replace(LIVE, asked="stop"), None, READY),
     TrainState.PAUSED: (replace(LIVE, alive=False, outcome="paused"), facts("paused", 120), READY),
@@ -99,3 +100,13 @@ def test_another_job_holds_back_start_and_resume_and_is_named(state: TrainState,
     button = train_view(*CASES[state], busy_with="Making maps of cats").buttons[action]
     assert not button.enabled
     assert "Making maps of cats" in button.reason
+
+
+def test_waiting_for_the_disk_says_what_the_buttons_would_do() -> None:
+    waiting = replace(LIVE, phase="waiting", waiting="The disk is full.", kept=(50, 100))
+    view = train_view(waiting, None, READY)
+    assert "The disk is full." in view.hint and "the last 20 steps would be lost" in view.hint
+    assert view.buttons[Action.PAUSE].enabled and view.buttons[Action.STOP].enabled
+    asked = train_view(replace(waiting, asked="pause"), None, READY)
+    assert asked.state is TrainState.WAITING and "pauses as soon as it is saved" in asked.hint
+    assert not asked.buttons[Action.PAUSE].enabled and asked.buttons[Action.STOP].enabled

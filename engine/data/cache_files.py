@@ -1,0 +1,67 @@
+"""Files of the training cache: written whole, described last, and looked at before they are believed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from engine.data.samples import CancelToken, Progress
+from engine.durable import checksum, checksums, flush
+from engine.room import as_disk_error
+from engine.workspace import write_text
+
+
+def whole(description: Path, token: CancelToken, progress: Progress) -> bool:
+    """Whether a part of the cache is as it was written; files that are not are removed, to be made again.
+
+    A file is read once anyway, and from then on lies in the system's memory: looking costs little. Caches of older
+    versions have no checksums and are taken as they are.
+    """
+    try:
+        about = json.loads(description.read_text(encoding="utf-8"))
+        sums = dict(about.get("checksums", {}))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, AttributeError):
+        description.unlink(missing_ok=True)
+        return False
+    broken = []
+    for done, (name, known) in enumerate(sums.items()):
+        token.raise_if_cancelled()
+        progress(done, len(sums), "Checking the cache")
+        path = description.parent / name
+        if not path.is_file() or checksum(path) != known:
+            broken.append(path)
+    for path in broken:
+        path.unlink(missing_ok=True)
+    if broken:
+        description.unlink()
+    return not broken
+
+
+def describe(path: Path, about: dict[str, Any], files: Sequence[Path]) -> None:
+    """The part's description, last of all."""
+    about["checksums"] = {file.name: known for file, known in zip(files, checksums(files), strict=True)}
+    write_text(path, json.dumps(about, ensure_ascii=False))
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises OSError where the disk does not take it; nothing is left behind."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+        flush(temporary)
+    except SafetensorError as error:
+        temporary.unlink(missing_ok=True)
+        raise as_disk_error(error) from error
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, path)

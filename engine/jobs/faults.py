@@ -1,0 +1,127 @@
+"""Words for what goes wrong in a job: those failures that everybody meets, and one for all the others.
+
+Loads no torch: errors of the graphics card are known by their names and words.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+
+from engine.jobs.snapshot import Failure
+
+MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
+LOST_SIGNS = (
+    "cuda error",
+    "cuda driver error",
+    "cublas_status_execution_failed",
+    "cublas_status_internal_error",
+    "cudnn_status_execution_failed",
+    "cudnn_status_internal_error",
+    "nvml",
+    "gpu is lost",
+    "device-side assert",
+)
+LAST_RESORT = (
+    "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to the "
+    "project."
+)
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """The error and those that it came from, each once."""
+    found: list[BaseException] = []
+    step: BaseException | None = error
+    while step is not None and step not in found:
+        found.append(step)
+        step = step.__cause__ or (None if step.__suppress_context__ else step.__context__)
+    return found
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a card or in the computer."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in MEMORY_SIGNS)
+
+
+def device_lost(error: BaseException) -> bool:
+    """Whether the graphics card no longer answers this process: its driver was reset, or a kernel broke.
+
+    After such an error every further call fails, and nothing can be read from the card any more.
+    """
+    if out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    text = str(error).lower()
+    return type(error).__name__ == "AcceleratorError" or any(sign in text for sign in LOST_SIGNS)
+
+
+def describe_crash(error: BaseException) -> Failure:
+    """What the panel shows for an exception that is no UserError."""
+    details = "".join(traceback.format_exception(error))
+    text = str(error)
+    first = text.split("\n")[0][:300]
+    if any(device_lost(one) for one in chain(error)):
+        return Failure(
+            "The graphics card stopped answering.",
+            f"{first} The driver was reset or updated, the card was unplugged or overheated, or it hung.",
+            "Close the app and start it again, then resume from the last checkpoint. If it comes back: update the "
+            "driver, undo overclocking, and let the card cool.",
+            details,
+        )
+    if out_of_memory(error):
+        return Failure(
+            "The work ended because memory ran out.",
+            first or "The computer has no memory left.",
+            "Close other programs. For a training, choose a preset for a smaller card or a smaller batch size and "
+            "resume.",
+            details,
+        )
+    if isinstance(error, OSError):
+        return _of_files(error, details)
+    if isinstance(error, ImportError):
+        return Failure(
+            "A part of the installation is missing or does not fit.",
+            f"{type(error).__name__}: {first}",
+            "Run the installer again with --repair.",
+            details,
+        )
+    return Failure(
+        "The work ended with an error that this app did not foresee.",
+        f"{type(error).__name__}: {text}"[:500],
+        LAST_RESORT,
+        details,
+    )
+
+
+def _of_files(error: OSError, details: str) -> Failure:
+    """Words for what the disk refuses."""
+    which = f"{error.filename}" if error.filename else "A file"
+    if error.errno == errno.ENOSPC or getattr(error, "winerror", None) in (39, 112):
+        return Failure(
+            "The work ended because the disk is full.",
+            f"{which} could not be written.",
+            "Free some space and resume; the last checkpoint is whole.",
+            details,
+        )
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return Failure(
+            "The work ended because a file may not be used.",
+            f"{which}: {error.strerror or error}.",
+            "Another program (a virus scanner, a sync folder, an open viewer) may hold it, or the folder is read-only. "
+            "Close it, or choose another workspace, and try again.",
+            details,
+        )
+    if error.errno in (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE) or isinstance(error, FileNotFoundError):
+        return Failure(
+            "The work ended because a file or a disk is gone.",
+            f"{which}: {error.strerror or error}.",
+            "Look whether the disk is plugged in and the file is where it was, then try again.",
+            details,
+        )
+    return Failure(
+        "The work ended with an error that this app did not foresee.",
+        f"{type(error).__name__}: {error}"[:500],
+        LAST_RESORT,
+        details,
+    )

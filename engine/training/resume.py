@@ -1,0 +1,85 @@
+"""Opening a run's folder to go on: what a crash left is cleared away, and only a checkpoint that is whole is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engine.errors import UserError
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit
+from engine.training.checkpoint_files import (
+    Checkpoint,
+    Damaged,
+    broken_checkpoints,
+    demand_whole,
+    from_the_future,
+    list_checkpoints,
+    set_aside,
+)
+from engine.training.sweep import sweep
+
+
+def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
+    """The newest checkpoint that is whole by its checksums and holds numbers only; None: the run begins.
+
+    Ones that are not are set aside, and said so. Call before anything is loaded, once for each start.
+
+    Raises:
+        UserError: a newer version of this app has written checkpoints here; they are left alone.
+    """
+    sweep(run_folder, own=True)
+    newer = from_the_future(run_folder)
+    if newer:
+        raise UserError(
+            f"The run {run_folder.name} cannot go on in this version of the app.",
+            f"Its checkpoint {newer[-1]} was written by a newer one.",
+            f"Update the app; or, to go on from an older checkpoint, move {newer[-1]} out of the checkpoints folder.",
+        )
+    for sentence in broken_checkpoints(run_folder):
+        emit(Message(f"The checkpoint {sentence}", "warning"))
+    found_broken = False
+    while True:
+        resumable = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
+        if not resumable:
+            if found_broken:
+                emit(Message("No checkpoint is left that is whole: the run begins anew.", "warning"))
+            return None
+        newest = resumable[-1]
+        why = _look_closely(newest)
+        if not why:
+            return newest
+        found_broken = True
+        emit(Message(f"The checkpoint of step {newest.step:,} cannot be resumed: {why} It was set aside.", "warning"))
+
+
+def _look_closely(checkpoint: Checkpoint) -> str:
+    """Why a checkpoint cannot be resumed, in a sentence, with the checkpoint set aside; empty: it can be."""
+    try:
+        demand_whole(checkpoint.folder)
+    except Damaged as error:
+        return error.why
+    for path in sorted(checkpoint.folder.rglob("*.safetensors")):
+        name = path.relative_to(checkpoint.folder).as_posix()
+        key = _first_broken(path)
+        if key:
+            why = f"{name} holds what is not a number (first in {key})."
+            set_aside(checkpoint.folder, why.rstrip("."), [name])
+            return why
+    return ""
+
+
+def _first_broken(path: Path) -> str:
+    """Name of the first tensor of a file that is not finite, or cannot be read; empty: all are well."""
+    key = "its header"
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118  (the file is no dictionary)
+                tensor = file.get_tensor(key)
+                if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                    return key
+    except SafetensorError:
+        return key
+    return ""

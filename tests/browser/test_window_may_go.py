@@ -1,0 +1,121 @@
+"""The window may go, the run does not: reload, second page, killed browser, killed app; every page tells the truth."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from engine.demo.sets import make_demo_set
+from engine.runs import Run
+from engine.workspace import DEMO_BASE, Workspace
+from tests.browser.studio import ROOT, Studio, browser_page, find_chromium, open_tab
+from tests.browser.test_journey import click, open_page, shoot, wait_for
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
+]
+BUSY = re.compile(r"step [\d,]+ of")
+PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
+
+
+@pytest.fixture
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
+    """A workspace with a small set, and what the app needs to train on it by itself."""
+    base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
+    root = tmp_path / "workspace"
+    make_demo_set(Workspace(root), "circles", 8)
+    return root, {"STUDIO_DATASET": "demo-circles-8", "STUDIO_BASE": str(base)}
+
+
+def kill_browser() -> int:
+    """As a crash does: its processes are gone, nothing is said to anybody. Only those that this test has started."""
+    mine = [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if any(word.startswith(("--headless", "--remote-debugging")) for word in _command(child))
+    ]
+    for child in mine:
+        with suppress(psutil.NoSuchProcess):  # it ended with the one before it
+            child.kill()
+    return len(mine)
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
+
+
+def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
+    root, environment = place
+    app = Studio(root, program=PROGRAM, **environment)
+    later = None
+    try:
+        app.wait_until_open()
+        with browser_page() as page:
+            open_page(page, app)
+            wait_for(page, "#status-line", BUSY, 120)
+            page.reload()
+            wait_for(page, "#status-line", BUSY)
+            second = page.context.new_page()
+            open_page(second, app)
+            wait_for(second, "#status-line", BUSY)
+            open_tab(second, "Train")
+            wait_for(second, "#train-status", "Training: step")
+            click(page, "#close-app")
+            wait_for(page, "#close-words", "It will be saved")
+            shoot(page, "close-question")
+            click(page, "#close-no")
+            page.wait_for_selector("#close-box", state="hidden")
+        seen = Run(Workspace(root).run_folders()[0])
+        before = seen.metrics()[-1]["step"]
+
+        from playwright.sync_api import Error
+
+        processes = 0
+        with pytest.raises(Error), browser_page() as page:
+            open_page(page, app)
+            wait_for(page, "#status-line", BUSY)
+            processes = kill_browser()
+            page.reload()
+        assert processes, "the browser was killed"
+
+        with browser_page(900, 900) as page:
+            open_page(page, app)
+            wait_for(page, "#status-line", BUSY)
+            assert seen.metrics()[-1]["step"] > before, "it went on while nobody looked"
+            app.kill()  # and now the app itself, without a word to anybody
+            page.wait_for_selector("#app-gone:not([hidden])")
+            wait_for(page, "#app-gone", "does not answer")
+            shoot(page, "app-gone")
+            assert seen.ending == "interrupted"
+
+            later = Studio(root, port=app.port, program=(str(ROOT / "app.py"),))
+            later.wait_until_open()
+            wait_for(page, "#unfinished", "1 unfinished run was found")
+            page.wait_for_selector("#app-gone", state="hidden")
+            wait_for(page, "#unfinished-words-1", "ended without a word")
+            shoot(page, "unfinished")
+            click(page, "#look-1")
+            wait_for(page, "#train-status", "unfinished run was found")
+            click(page, "#discard-1")
+            page.wait_for_selector("#unfinished", state="hidden")
+            assert list((root / "discarded").iterdir()) and not Workspace(root).run_folders()
+
+            click(page, "#close-app")
+            wait_for(page, "#close-words", "Nothing is running")
+            click(page, "#close-yes")
+            wait_for(page, "#app-gone", "is closed")
+        assert later.process.wait(60) == 0
+    finally:
+        app.kill()
+        if later is not None:
+            later.kill()

@@ -1,0 +1,33 @@
+"""Planted degradations of real photographs: every metric puts them in their order, with room between.
+
+The same at full size, with its figures: python -m benchmarks.adherence_calibration (docs/adherence.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks.adherence_calibration import ANOTHER, TYPES, calibrate, normalised
+from benchmarks.planted import photographs
+
+ROOM = {"canny": 0.05, "lines": 0.1, "lineart": 0.1, "scribble": 0.05}
+"""How much a shift of 2.5 px costs the types that are about places; to the others it matters little."""
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return photographs(side=256, count=8)
+
+
+@pytest.mark.parametrize("name", [*TYPES, "likeness"])
+def test_worse_pictures_score_less_and_another_picture_far_less(pictures: list[np.ndarray], name: str) -> None:
+    found = calibrate(name, pictures)
+    share = normalised(found)
+    assert found["itself"] == pytest.approx(np.ones(8), abs=0.01)
+    assert share["jpeg90"] > 0.8
+    assert share["jpeg90"] >= share["retexture"] - 0.01 and share["retexture"] >= share["+ warp"] - 0.01
+    assert share["retexture"] - share["+ warp"] >= ROOM.get(name, -0.01)
+    assert share["+ warp"] > 0.15, "a scene that is there is told from one that is not"
+    told_apart = (found["+ warp"][:, None] > found[ANOTHER][None]).mean()
+    assert told_apart > 0.7, "of any two pictures, the one of the right scene"

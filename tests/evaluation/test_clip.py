@@ -1,0 +1,69 @@
+"""CLIP's two figures: right by hand on made-up embeddings, and runnable with a model of the real shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.conditions import places
+from engine.errors import UserError
+from engine.evaluation import clip
+from engine.workspace import Workspace
+
+from . import tiny_clip
+
+
+@pytest.fixture(autouse=True)
+def in_workspace(workspace: Workspace) -> None:
+    places.use(workspace)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_the_score_is_a_hundred_times_the_cosine_and_never_negative() -> None:
+    pictures = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert clip.score(pictures, np.array([[0.6, 0.8], [-1.0, 0.0]])) == pytest.approx(30)
+
+
+def test_the_distance_is_nothing_for_one_set_and_grows_with_the_gap() -> None:
+    rng = np.random.default_rng(0)
+    make = lambda shift: unit(rng.standard_normal((200, 32)) + shift)  # noqa: E731
+    near, far = (abs(clip.cmmd(make(0), make(shift))) for shift in (0.0, 0.5))
+    farther = clip.cmmd(make(0), make(1.0))
+    assert near < 0.05 < far < farther
+
+
+def test_the_distance_by_hand() -> None:
+    """Two sets of two: k = exp(-d^2 / 200) with d^2 = 2 - 2 cos."""
+    first, second = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[-1.0, 0.0], [0.0, -1.0]])
+    within, near, opposite = np.exp(-2 / 200), np.exp(-2 / 200), np.exp(-4 / 200)
+    assert clip.cmmd(first, second) == pytest.approx(1000 * (2 * within - 2 * (near + opposite) / 2))
+    with pytest.raises(ValueError, match="at least two"):
+        clip.cmmd(first[:1], second)
+
+
+def test_a_model_of_the_real_shape_reads_pictures_and_words(
+    tiny_base: Path, photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    model = clip.load(tiny_clip.write(tmp_path / "clip", tiny_base), "cpu")
+    pictures = [photos["coffee"], photos["coffee"], photos["chelsea"]]
+    seen = model.pictures(pictures)
+    assert seen.shape == (3, 8)
+    assert np.linalg.norm(seen, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
+    assert seen[0] == pytest.approx(seen[1], abs=1e-5) and not np.allclose(seen[0], seen[2], atol=1e-3)
+    words = model.words(["a cup of coffee", "word " * 200])
+    assert words.shape == (2, 8) and np.isfinite(words).all()
+
+
+def test_where_it_is_looked_for_and_what_is_said_where_it_is_not(workspace: Workspace) -> None:
+    assert clip.find() is None
+    said = clip.missing_words()
+    assert clip.MODEL.id in said and str(workspace.models / "clip") in said and "--download" in said
+    (workspace.models / "clip").mkdir(parents=True)
+    assert clip.find() == workspace.models / "clip"
+    with pytest.raises(UserError, match="were not found"):
+        clip.find(str(workspace.root / "nowhere"))

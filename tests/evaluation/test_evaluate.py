@@ -1,0 +1,151 @@
+"""The thorough evaluation of a checkpoint: what is drawn, what is said, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.cli import main
+from engine.conditions import places
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.demo.circles import make_circles
+from engine.errors import UserError
+from engine.evaluation import report
+from engine.evaluation.evaluate import evaluate, report_folder
+from engine.jobs.control import Cancelled, Control
+from engine.presets import resolve
+from engine.runs import Run
+from engine.training.run import create_run
+from engine.workspace import Workspace
+
+from . import tiny_clip
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_base: Path, loud_controlnet: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on eight drawn circles whose two checkpoints are a net that was trained on nothing."""
+    root = tmp_path_factory.mktemp("evaluated")
+    workspace = Workspace(root / "workspace")
+    dataset = Dataset.create(workspace, "circles", scan_folder(make_circles(root / "circles", 8, size=64)))
+    dataset.set_condition("own")
+    nested = {
+        "name": "tiny",
+        "model": {"base": str(tiny_base)},
+        "data": {"dataset": "circles", "resolution": 64, "held_out": 3},
+        "validation": {"sampling_steps": 1},
+    }
+    run = create_run(workspace, resolve(("test", nested))[0], {})
+    for step in (10, 20):
+        folder = run.folder / "checkpoints" / f"step-{step:06d}"
+        shutil.copytree(loud_controlnet, folder / "controlnet")
+        files = {f"controlnet/{path.name}": path.stat().st_size for path in (folder / "controlnet").iterdir()}
+        about = {"step": step, "images_seen": 8 * step, "files": files, "has_ema": False}
+        (folder / "checkpoint.json").write_text(json.dumps(about), encoding="utf-8")
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [10, 20]
+    return run
+
+
+@pytest.fixture
+def own_workspace(prepared: Run) -> Workspace:
+    found = Workspace(prepared.folder.parents[1])
+    places.use(found)
+    return found
+
+
+def test_the_report_says_what_is_known_and_what_is_missing(
+    prepared: Run, own_workspace: Workspace, tiny_base: Path, tmp_path: Path
+) -> None:
+    first, second = prepared.checkpoints()
+    found = evaluate(own_workspace, prepared, first, pairs=4)
+    assert found["pairs"] == {"held_out": 3, "trained_on": 1}
+    assert found["measure"] == "likeness" and "iou" in found["scores"]
+    assert found["obeys"]["pairs"] == 3 and found["obeys"]["low"] <= found["obeys"]["value"] <= found["obeys"]["high"]
+    assert "not on this disk" in found["clip"]["missing"]
+    assert found["control_effect"]["moved"] > 0, "the loud net's answer depends on its map"
+    assert min(found["seed_diversity"].values()) > 0
+    folder = report_folder(prepared, 10)
+    assert json.loads((folder / report.JSON).read_text(encoding="utf-8"))["rows"] == found["rows"]
+    page = (folder / report.HTML).read_text(encoding="utf-8")
+    assert "tiny, step 10" in page and all(f"src='{name}'" in page for name, _ in found["effect_pictures"])
+    assert Image.open(folder / "00-row.webp").size == (4 * 64, 64)
+    assert Image.open(folder / "effect-00.webp").size == (5 * 64, 64)
+
+    clip = tiny_clip.write(tmp_path / "clip", tiny_base)
+    again = evaluate(own_workspace, prepared, second, pairs=3, clip_model=str(clip))
+    assert {"score", "cmmd", "cmmd_without_control", "score_of_true_pictures"} <= set(again["clip"])
+    assert again["compared"]["step"] == 10
+    assert again["compared"]["value"] == again["compared"]["low"] == again["compared"]["high"] == 0, "the same weights"
+    assert any(name == "CLIP score" for name, _ in report.facts(again))
+
+
+def test_cancel_leaves_nothing_behind(prepared: Run, own_workspace: Workspace) -> None:
+    control = Control()
+    folder = prepared.folder / "evaluation"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*")} if folder.exists() else {}
+    with pytest.raises(Cancelled):
+        evaluate(
+            own_workspace, prepared, prepared.checkpoints()[0], 2, token=control.token,
+            progress=lambda *_: control.cancel(),
+        )  # fmt: skip
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*")} == before
+
+
+def test_from_the_command_line(prepared: Run, own_workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["--workspace", str(own_workspace.root), "evaluate", prepared.name, "--pairs", "2"]
+    assert main([*start, "--checkpoint", "20", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["step"], found["pairs"]["held_out"]) == (20, 2)
+    assert main([*start, "--checkpoint", "15"]) == 2
+    said = capsys.readouterr().err
+    assert "no checkpoint of step 15" in said and "10, 20" in said
+
+
+def test_a_set_that_is_gone_is_named(own_workspace: Workspace, prepared: Run) -> None:
+    other = Run(prepared.folder)
+    other.config = prepared.config.model_copy(
+        update={"data": prepared.config.data.model_copy(update={"dataset": "gone"})}
+    )
+    with pytest.raises(UserError, match="gone"):
+        evaluate(own_workspace, other, prepared.checkpoints()[0], 2)
+
+
+def made_up(**changes: Any) -> dict[str, Any]:
+    """A report without a fault."""
+    whole = {"value": 0.7, "low": 0.6, "high": 0.8, "pairs": 64}
+    return {
+        "run": "r", "step": 100, "pairs": {"held_out": 64, "trained_on": 0}, "measure": "adherence", "obeys": whole,
+        "obeys_on_training_pairs": None, "scores": {"adherence": 0.5}, "scores_without_control": {"adherence": 0.1},
+        "control_effect": {"value": 0.4, "scores": {"right": 0.5, "blank": 0.1, "swapped": 0.1}, "moved": 20.0},
+        "colour": {
+            "against_without_control": {"saturation": 1.0, "contrast": 1.0},
+            "against_true_pictures": {"saturation": 1.0, "contrast": 1.0},
+        },
+        "seed_diversity": {"with_control": 20.0, "without_control": 30.0},
+        "nearest": {"drawn": [], "true_pictures": 0, "looked_at": 10, "of": 20, "suspicious": False},
+        "clip": {"missing": "no model"}, "compared": None, "pictures": [], "effect_pictures": [],
+    } | changes  # fmt: skip
+
+
+def test_a_sound_report_has_no_warning_and_each_fault_has_one() -> None:
+    assert report.warnings(made_up()) == []
+    assert "strong" in report.headline(made_up())
+    faults: list[dict[str, Any]] = [
+        {"colour": {"against_without_control": {"saturation": 1.4, "contrast": 1.0}, "against_true_pictures": {}}},
+        {"seed_diversity": {"with_control": 1.0, "without_control": 30.0}},
+        {"nearest": {"drawn": [{}], "true_pictures": 0, "looked_at": 9, "of": 9, "suspicious": True}},
+        {"clip": {"cmmd": 3.0, "cmmd_without_control": 1.0}},
+    ]
+    for fault in faults:
+        assert len(report.warnings(made_up(**fault))) == 1, fault
+    assert "cannot be told" in report.headline(made_up(obeys=None))
+
+
+def test_a_caption_is_no_markup_on_the_page() -> None:
+    page = report.page(made_up(run="<b>", pictures=[("00-row.webp", "<script>")]))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<h1>&lt;b&gt;" in page

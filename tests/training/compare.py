@@ -1,0 +1,64 @@
+"""Two runs are the same where everything that training decides is the same, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from engine.runs import Run
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint: weights, average, optimizer."""
+    return {
+        f"{path.relative_to(folder)}:{name}": tensor
+        for path in sorted(folder.rglob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def assert_same_checkpoint(first: Path, second: Path) -> None:
+    one, two = tensors(first), tensors(second)
+    assert one.keys() == two.keys()
+    different = [name for name in one if not torch.equal(one[name], two[name])]
+    assert different == []
+    states = [json.loads((f / "training_state" / "state.json").read_text(encoding="utf-8")) for f in (first, second)]
+    assert states[0] == states[1]
+
+
+def losses(run: Run) -> list[tuple[int, float]]:
+    return [(entry["step"], entry["loss"]) for entry in run.metrics() if "loss" in entry]
+
+
+def scores(run: Run) -> dict[int, dict[str, float]]:
+    noted = [(entry["step"], entry["scores"]) for entry in run.metrics() if "scores" in entry]
+    assert len(noted) == len(dict(noted)), f"scores of a step stand there once: {run.metrics()}"
+    return dict(noted)
+
+
+def checks(run: Run) -> dict[int, Any]:
+    """What was measured without drawing; when it is measured depends on how long it takes."""
+    entries = [entry for entry in run.metrics() if "control_gain" in entry]
+    return {entry["step"]: {key: value for key, value in entry.items() if key != "seconds"} for entry in entries}
+
+
+def pictures(run: Run) -> dict[str, bytes]:
+    found = sorted((run.folder / "previews").rglob("*.webp"))
+    return {path.relative_to(run.folder).as_posix(): path.read_bytes() for path in found}
+
+
+def assert_same_run(straight: Run, other: Run) -> None:
+    """Final checkpoint, losses, scores, checks and pictures."""
+    assert straight.checkpoints()[-1].step == other.checkpoints()[-1].step
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, other.checkpoints()[-1].folder)
+    assert losses(straight) == losses(other)
+    assert scores(straight) == scores(other)
+    assert pictures(straight) == pictures(other)
+    one, two = checks(straight), checks(other)
+    assert {step: one[step] for step in one.keys() & two.keys()} == {
+        step: two[step] for step in one.keys() & two.keys()
+    }

@@ -1,0 +1,258 @@
+"""A disk that is full, gone or slow: the run waits with everything in memory, says so, and goes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine import room
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.errors import UserError
+from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, StepDone, Waiting
+from engine.runs import Run
+from engine.training import patience
+from engine.training.patience import Unsaved
+from engine.training.run import create_run
+from engine.training.slow_disk import SlowDisk
+from engine.workspace import Workspace
+
+from .compare import assert_same_run
+from .conftest import RunFactory, Worker
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(patience, "FIRST_RETRY", 0.02)
+
+
+class Watched(Worker):
+    """A worker that calls ``when[kind](worker)`` at every event of a kind."""
+
+    def __init__(self, workspace: Workspace, run: Run, when: dict[type, Callable[[Any], None]]) -> None:
+        self._when, self.folder = when, run.folder
+        super().__init__(workspace, run)
+
+    def _emit(self, event: Event) -> None:
+        super()._emit(event)
+        if type(event) in self._when:
+            self._when[type(event)](self)
+
+    @property
+    def warnings(self) -> str:
+        return " ".join(message.text for message in self.of(Message) if message.level == "warning")
+
+
+class Disk:
+    """What the disk says it has left; full from the moment that ``full`` is set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full, real = False, shutil.disk_usage
+        monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(1, 1, 1000) if self.full else real(path))
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+def test_a_full_disk_halts_the_run_until_there_is_room(
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk
+) -> None:
+    settings = {"train.checkpoint_every": 2}
+    straight, run = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, straight)
+    saved: list[list[int]] = []
+
+    def fill(worker: Any) -> None:
+        disk.full = worker.of(StepDone)[-1].step == 3
+
+    def make_room(worker: Any) -> None:
+        saved.append([checkpoint.step for checkpoint in run.checkpoints()])
+        assert not list((run.folder / "checkpoints").glob(".*")), "nothing half-written takes the room that is left"
+        disk.full = False
+
+    worker = Watched(ready_workspace, run, {StepDone: fill, Waiting: make_room})
+    assert worker.outcome == "completed"
+    assert saved == [], "step 3 needs no disk"
+
+    run = new_run(**settings)
+    full_from = {CheckpointSaved: lambda worker: setattr(disk, "full", len(worker.of(CheckpointSaved)) == 1)}
+    worker = Watched(ready_workspace, run, {**full_from, Waiting: make_room})
+    assert worker.outcome == "completed"
+    assert saved == [[2]], "the last good checkpoint is there while it waits"
+    assert "The checkpoint of step 4 waits for room" in worker.warnings and "goes on by itself" in worker.warnings
+    assert "could be written after all" in " ".join(message.text for message in worker.of(Message))
+    assert_same_run(straight, run)
+
+
+def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk
+) -> None:
+    disk.full = False
+    run = new_run(**{"train.steps": 2, "train.checkpoint_every": 1})
+    when = {
+        CheckpointSaved: lambda worker: setattr(disk, "full", len(worker.of(CheckpointSaved)) == 1),
+        StepDone: lambda worker: setattr(disk, "full", False),
+    }
+    worker = Watched(ready_workspace, run, when)
+    assert "free some space, or the run will wait there" in worker.warnings
+    seen = worker.of(DiskSeen)
+    assert seen[0].next_checkpoint > 0 and seen[-1].run > seen[0].run
+    assert not worker.of(Waiting)
+
+
+@pytest.mark.parametrize(("ask", "outcome"), [("pause", "paused"), ("save_now", "completed")])
+def test_a_pause_while_it_waits_ends_the_run_once_it_is_saved(
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk, ask: str, outcome: str
+) -> None:
+    def wait(worker: Any) -> None:
+        if len(worker.of(Waiting)) == 1:
+            getattr(worker.control, ask)()
+        else:
+            disk.full = False  # it has tried once more, and still waits
+
+    run = new_run(**{"train.checkpoint_every": 2})
+    worker = Watched(
+        ready_workspace, run, {StepDone: lambda w: setattr(disk, "full", len(w.of(StepDone)) == 2), Waiting: wait}
+    )
+    assert worker.outcome == outcome
+    assert run.last_step == (2 if outcome == "paused" else 6)
+
+
+def test_a_stop_while_it_waits_ends_it_and_says_what_is_lost(
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk
+) -> None:
+    run = new_run(**{"train.checkpoint_every": 2})
+    when = {
+        CheckpointSaved: lambda worker: setattr(disk, "full", True),
+        Waiting: lambda worker: worker.control.stop(),
+    }
+    with pytest.raises(Unsaved, match="ended at step 4, which could not be saved.*step 2 and does the 2 steps again"):
+        Watched(ready_workspace, run, when)
+    assert run.last_step == 2 and run.ending == "failed"
+    disk.full = False
+    assert Worker(ready_workspace, run).outcome == "completed"
+
+
+def test_a_write_that_the_system_refuses_in_the_middle_is_tried_again(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    """A real refusal by the kernel, under the very call that writes: the largest file that this process may write."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    straight, run = new_run(), new_run()
+    Worker(ready_workspace, straight)
+
+    def limit(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 6:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+
+    def lift(worker: Any) -> None:
+        assert not list((run.folder / "checkpoints").glob(".*"))
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    try:
+        worker = Watched(ready_workspace, run, {StepDone: limit, Waiting: lift})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert worker.outcome == "completed" and len(worker.of(Waiting)) == 1
+    assert_same_run(straight, run)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 120 MB in memory."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("mounting needs Linux and root")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=120m", "tmpfs", str(folder)], check=False).returncode:
+        pytest.skip("this system does not let tests mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_real_small_disk_that_fills_up(
+    small_disk: Path, paired_folder: Path, make_config: Callable[..., RunConfig]
+) -> None:
+    workspace = Workspace(small_disk / "workspace")
+    Dataset.create(workspace, "pairs", scan_folder(paired_folder))
+    run = create_run(workspace, make_config(**{"train.checkpoint_every": 3}), {})
+    ballast = small_disk / "a game"
+
+    def fill(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 4:
+            with ballast.open("wb") as file:
+                file.write(bytes(room.free_bytes(small_disk)))  # to the last byte: the metrics cannot grow, either
+
+    worker = Watched(workspace, run, {StepDone: fill, Waiting: lambda worker: ballast.unlink(missing_ok=True)})
+    assert worker.outcome == "completed" and worker.of(Waiting)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [3, 6]
+    assert [entry["step"] for entry in run.metrics() if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_disk_that_vanishes_and_comes_back(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    straight, run = new_run(), new_run()
+    Worker(ready_workspace, straight)
+    away = run.folder.with_name("unplugged")
+
+    def unplug(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 4:
+            run.folder.rename(away)
+
+    def plug_in(worker: Any) -> None:
+        assert not run.folder.exists(), "nothing is written in the place where the disk was"
+        away.rename(run.folder)
+
+    worker = Watched(ready_workspace, run, {StepDone: unplug, Waiting: plug_in})
+    assert worker.outcome == "completed" and "waits for the disk" in worker.warnings
+    assert_same_run(straight, run)
+
+
+def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk
+) -> None:
+    from engine.jobs.control import Cancelled
+
+    run = new_run()
+    disk.full = True
+    with pytest.raises(Cancelled):
+        Watched(ready_workspace, run, {Waiting: lambda worker: worker.control.cancel()})
+    worker = Watched(ready_workspace, run, {Waiting: lambda worker: setattr(disk, "full", False)})
+    assert worker.outcome == "completed" and "The cache of pictures and captions waits for room" in worker.warnings
+
+
+def test_a_write_that_takes_long_is_told_by_another_thread() -> None:
+    told: list[Any] = []
+    slow = SlowDisk(told.append, patience=30)
+    with slow.watching("Writing the checkpoint of step 500"):
+        began = slow._began
+        assert not slow.look(began + 29)
+        assert slow.look(began + 31) and "has taken 31 s so far" in told[0].text
+        assert not slow.look(began + 45), "not every second"
+        assert slow.look(began + 63)
+    assert not slow.look(began + 1000), "it is done"
+    slow.close()
+
+
+def test_what_the_system_says_is_taken_out_of_the_library_s_words() -> None:
+    error = room.as_disk_error(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert room.is_full(error)
+    assert not room.is_full(room.as_disk_error(Exception("something else")))
+    with pytest.raises(UserError, match="has .* left"):
+        room.demand_room(Path.cwd(), 2**62, "A thing")

@@ -1,0 +1,82 @@
+"""A grid is drawn by a run in progress, from its own models, and the run goes on as if nobody had asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.evaluation.drawn import Drawn
+from engine.evaluation.grid import Grid, GridWish, read_grid
+from engine.evaluation.grid_drawing import draw_grid
+from engine.inference import TrySession
+from engine.jobs.control import Control
+from engine.jobs.errand import Errand
+from engine.jobs.events import StepDone
+from engine.lending import borrowing
+from engine.runs import Run
+from engine.training.run import training_job
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+from .test_resume import assert_same_checkpoint, losses
+
+SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
+WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
+
+
+def train(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> Errand:
+    """Train in this thread; after step ``at`` somebody asks for a drawing."""
+    control, errand = Control(), borrowing(workspace, draw)
+
+    def emit(event: Any) -> None:
+        if isinstance(event, StepDone) and event.step == at:
+            assert control.send(errand)
+
+    assert training_job(workspace, run)(control.token, emit) == "completed"
+    return errand
+
+
+def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, lending = new_run(**SETTINGS), new_run(**SETTINGS)
+    Worker(ready_workspace, straight)
+
+    def draw(session: Any, token: Any) -> Grid:
+        return draw_grid(ready_workspace, lending, WISH, session, token, live_step=session.step)
+
+    grid = train(ready_workspace, lending, 3, draw).wait(0)
+    assert [column.title for column in grid.columns] == [
+        "without ControlNet", "step 1", "step 2", "step 3", "now (step 3)",
+    ]  # fmt: skip
+    assert grid.complete and grid.notes == () and read_grid(lending) == grid
+    assert losses(lending) == losses(straight)
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, lending.checkpoints()[-1].folder)
+
+    drawn = Drawn(ready_workspace)
+    pictures = [np.asarray(drawn.open(str(key))).astype(int) for key in grid.cells[0]]
+    assert np.array_equal(pictures[3], pictures[4]), "at its own step a checkpoint is what is live"
+    assert not np.array_equal(pictures[1], pictures[3])
+    # Found again after the training; only the live weights of that moment are gone.
+    asked: list[Any] = []
+    monkeypatch.setattr(TrySession, "generate", lambda self, requests, *_: asked.extend(requests))
+    again = draw_grid(
+        ready_workspace, lending, GridWish((1, 2, 3), pictures=(0,), seeds=(3,), sampling_steps=2),
+        TrySession(ready_workspace, "cpu"),
+    )  # fmt: skip
+    assert asked == [] and again.cells[0] == grid.cells[0][:4]
+
+
+def test_of_a_base_that_learns_only_what_is_live_can_be_drawn(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{**SETTINGS, "optim.ema_decay": 0.0, "train.steps": 2, "objective.sd_locked": False})
+
+    def draw(session: Any, token: Any) -> Grid:
+        return draw_grid(ready_workspace, run, WISH, session, token, live_step=session.step)
+
+    grid = train(ready_workspace, run, 2, draw).wait(0)
+    titles = {column.title: key for column, key in zip(grid.columns, grid.cells[0], strict=True)}
+    assert titles["without ControlNet"] and titles["now (step 2)"] and titles["step 1"] is None
+    assert any("pause the training" in note or "base learns" in note for note in grid.notes)

@@ -1,0 +1,30 @@
+"""SIGKILL at random moments loses nothing that was saved, leaves nothing behind, and changes no bit of the result."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine.runs import Run
+
+from .compare import assert_same_run
+from .kills import Stable, kill_often, prepare
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+
+
+@pytest.mark.parametrize(("kills", "steps"), [(4, 30), pytest.param(50, 260, marks=pytest.mark.long)])
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    tmp_path: Path, kills: int, steps: int
+) -> None:
+    workspace, straight, killed = prepare(tmp_path, steps)
+    stable = Stable(workspace)
+    try:
+        kill_often(stable, straight, 0)
+        report = kill_often(stable, killed, kills)
+    finally:
+        stable.close()
+    assert report.completed and report.kills == kills
+    assert_same_run(Run(straight), Run(killed))

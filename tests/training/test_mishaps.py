@@ -1,0 +1,231 @@
+"""Odd weather, each fault injected: what can be saved is saved, and the words name the cause and what is left."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.errors import DataGone, UserError
+from engine.jobs.events import Message, StepDone
+from engine.jobs.runner import JobRunner
+from engine.runs import Run
+from engine.training import mishap, step, trainer
+from engine.training.run import create_run, missing, resume_training
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+
+LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+
+
+@pytest.fixture(autouse=True)
+def card_back() -> Iterator[None]:
+    yield
+    mishap._lost.clear()
+
+
+@pytest.fixture
+def own_pairs(workspace: Workspace, paired_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the paired folder that a test may spoil, as the dataset "pairs"."""
+    folder = tmp_path / "disk" / "pairs"
+    shutil.copytree(paired_folder, folder)
+    Dataset.create(workspace, "pairs", scan_folder(folder))
+    return folder
+
+
+def break_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """From this step on, nothing works on the card any more: neither a step nor what clears up."""
+    real_step, real_close = step.accumulate, trainer.Trainer.close
+
+    def accumulate(trainer: Any) -> torch.Tensor:
+        if trainer.step >= number:
+            raise error
+        return real_step(trainer)
+
+    def close(self: Any) -> None:
+        real_close(self)
+        raise error
+
+    monkeypatch.setattr(step, "accumulate", accumulate)
+    monkeypatch.setattr(trainer.Trainer, "close", close)
+
+
+@pytest.mark.parametrize("saved", [2, 0])
+def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    run = new_run(**{"train.checkpoint_every": 2 if saved else 100})
+    break_at(monkeypatch, 3, torch.AcceleratorError(LOST))
+    with pytest.raises(UserError, match="stopped answering") as caught:
+        Worker(ready_workspace, run)
+    said = str(caught.value)
+    assert "unspecified launch failure" in said and "start it again" in said
+    assert ("step 2 is whole" if saved else "nothing had been saved") in said
+    assert (run.ending, run.last_step) == ("failed", saved)
+
+    refused = missing(ready_workspace, run.config)
+    assert any("close the app and start it again" in sentence for sentence in refused), "this process has lost its card"
+    with pytest.raises(UserError, match="cannot go on"):
+        resume_training(JobRunner(), ready_workspace, run.folder)
+    mishap._lost.clear()  # started again
+    monkeypatch.undo()
+    assert Worker(ready_workspace, run).outcome == "completed"
+
+
+def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_pictures(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(**_: Any) -> None:
+        raise RuntimeError(LOST)
+
+    monkeypatch.setattr("engine.training.previews.make_previews", lost)
+    with pytest.raises(UserError, match="stopped answering"):
+        Worker(ready_workspace, new_run(**{"validation.every": 3}))
+
+
+def test_a_computer_without_memory_says_so_and_its_run_goes_on(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ladder cannot help where every step fails for want of RAM."""
+    run = new_run(**{"train.checkpoint_every": 2})
+    real = step.accumulate
+
+    def accumulate(trainer: Any) -> torch.Tensor:
+        if trainer.step >= 3:
+            raise MemoryError
+        return real(trainer)
+
+    monkeypatch.setattr(step, "accumulate", accumulate)
+    with pytest.raises(UserError, match="memory is not enough"):
+        Worker(ready_workspace, run)
+    assert (run.ending, run.last_step) == ("failed", 2)
+    monkeypatch.undo()
+    assert Worker(ready_workspace, run).outcome == "completed"
+
+
+def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
+    """``action()`` once the run has done this many steps."""
+    real, done = trainer.Trainer._keep_promises, []
+
+    def keep(self: Any) -> None:
+        real(self)
+        if self.step >= number and not done:
+            done.append(self.step)
+            action()
+
+    monkeypatch.setattr(trainer.Trainer, "_keep_promises", keep)
+
+
+def spoiled_run(
+    workspace: Workspace,
+    make_config: Callable[..., RunConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    action: Callable[[], None],
+) -> tuple[Run, DataGone]:
+    """A run whose dataset is spoiled after its third step, and what it said: on a disk without room to prepare maps."""
+    monkeypatch.setattr("engine.data.map_cache.open_or_build", lambda *_: None)
+    run = create_run(workspace, make_config(**{"train.steps": 40}), {})
+    spoil_from(monkeypatch, 3, action)
+    with pytest.raises(DataGone) as caught:
+        Worker(workspace, run)
+    monkeypatch.undo()
+    steps = [entry["step"] for entry in run.metrics() if "loss" in entry]
+    assert (run.ending, run.last_step) == ("failed", steps[-1]), "what was learnt is saved"
+    assert run.last_step >= 3
+    return run, caught.value
+
+
+def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
+    workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = own_pairs.with_name("unplugged")
+    run, error = spoiled_run(workspace, make_config, monkeypatch, lambda: own_pairs.rename(away) and None)
+    assert str(own_pairs) in error.why and "Plug its disk in" in error.try_this
+    away.rename(own_pairs)
+    saved = run.last_step
+    worker = Worker(workspace, run)
+    assert worker.outcome == "completed" and worker.of(StepDone)[0].step == saved + 1
+
+
+def test_a_map_that_was_deleted_under_way_is_named(
+    workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def delete() -> None:
+        for path in (own_pairs / "conditions").iterdir():
+            path.unlink()
+
+    _, error = spoiled_run(workspace, make_config, monkeypatch, delete)
+    assert ".png" in error.what and "is gone" in error.what and "Conditions tab" in error.try_this
+
+
+def test_a_map_that_was_broken_under_way_is_named(
+    workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off() -> None:
+        for path in (own_pairs / "conditions").iterdir():
+            path.write_bytes(path.read_bytes()[:60])
+
+    _, error = spoiled_run(workspace, make_config, monkeypatch, cut_off)
+    assert "cannot be read" in error.what and str(own_pairs) in error.why
+
+
+def test_a_set_that_was_prepared_may_be_unplugged(
+    workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = create_run(workspace, make_config(), {})
+    spoil_from(monkeypatch, 3, lambda: shutil.rmtree(own_pairs))
+    assert Worker(workspace, run).outcome == "completed"
+
+
+def test_pictures_that_were_changed_are_told_when_the_run_goes_on(
+    workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig]
+) -> None:
+    run = create_run(workspace, make_config(), {})
+    assert Worker(workspace, run, at_step={3: "pause"}).outcome == "paused"
+    pictures = sorted((own_pairs / "images").glob("*.png"))
+    pictures[0].unlink()
+    pictures[1].write_bytes(pictures[2].read_bytes())
+    worker = Worker(workspace, run)
+    assert worker.outcome == "completed", "what was prepared is used; nothing is lost"
+    (told,) = [m.text for m in worker.of(Message) if "since the folder was read" in m.text]
+    assert "2 of 12" in told and pictures[0].name in told and "Dataset tab" in told
+
+
+def test_a_copied_or_touched_folder_is_not_a_changed_one(own_pairs: Path, workspace: Workspace) -> None:
+    from engine.data.changed import changed_since_read
+
+    for path in (own_pairs / "images").iterdir():
+        shutil.copyfile(path, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+    assert changed_since_read(Dataset.open(workspace.dataset_folder("pairs"))).files == ()
+
+
+def test_a_verdict_that_breaks_does_not_end_the_run(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("no figures")
+
+    monkeypatch.setattr("engine.training.checks.judge", broken)
+    run = new_run(**{"train.checkpoint_every": 2})
+    worker = Worker(ready_workspace, run)
+    assert worker.outcome == "completed" and run.completed
+    assert any("No verdict" in message.text for message in worker.of(Message))
+
+
+def test_settings_of_a_run_that_were_damaged_are_told(new_run: RunFactory) -> None:
+    folder = new_run().folder
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    del about["config"]
+    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    with pytest.raises(UserError, match="holds no settings"):
+        Run(folder)

@@ -1,0 +1,70 @@
+"""Closing the app from a page: it asks, saves and ends. Closing or reloading a page ends nothing."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine.jobs.snapshot import JobSnapshot
+from ui.context import AppContext
+from ui.live import Live
+from ui.messages import note
+from ui.view import View
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build_button() -> Any:
+    """The button in the header."""
+    return gr.Button("Close the app", size="sm", min_width=120, scale=0, elem_id="close-app")
+
+
+def build_question(context: AppContext, live: Live, button: Any) -> None:
+    """What the button asks before anything ends."""
+    with gr.Column(visible=False, elem_id="close-box") as box:
+        words = gr.HTML(elem_id="close-words")
+        with gr.Row(elem_classes="buttons"):
+            yes = gr.Button("Close", variant="stop", size="sm", min_width=150, scale=0, elem_id="close-yes")
+            no = gr.Button("Keep it open", size="sm", min_width=150, scale=0, elem_id="close-no")
+
+    def ask() -> Any:
+        return gr.Column(visible=True)
+
+    def keep() -> Any:
+        return gr.Column(visible=False)
+
+    button.click(ask, None, [box], **QUIET)
+    no.click(keep, None, [box], **QUIET)
+    live.after(yes.click(context.ending.ask, None, None, **QUIET))
+    live.part([words, yes, no], _key, _render)
+
+
+def _key(view: View) -> Any:
+    job = view.snapshot
+    return view.closing, job.alive, job.kind, job.title, job.step if job.alive else 0
+
+
+def _render(view: View) -> list[Any]:
+    training = view.snapshot.alive and view.snapshot.kind == "train"
+    label = "Save the run and close" if training else "Close"
+    return [question(view.snapshot, view.closing), gr.Button(label, visible=not view.closing), gr.Button(
+        visible=not view.closing
+    )]  # fmt: skip
+
+
+def question(job: JobSnapshot, closing: bool) -> str:
+    """HTML: what closing the app would end."""
+    if closing:
+        return "<h3>The app is closing</h3>" + note("It finishes the step and saves. This page then says that it is.")
+    if job.alive and job.kind == "train":
+        step = f" at step {job.step:,} of {job.total_steps:,}" if job.total_steps else ""
+        words = f"{job.title} is running{step}. It will be saved, and the next start offers to resume it."
+    elif job.alive:
+        words = f"{job.title} is running and will be cancelled; what it has finished is kept."
+    else:
+        words = "Nothing is running. All that was made is on the disk."
+    return f"<h3>Close ControlNet Studio?</h3><p class='note'>{escape(words)}</p>" + note(
+        "To leave only this page, close its tab: the app and its work go on."
+    )
