@@ -6,7 +6,7 @@ python -m engine.cli check birds
 python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
-python -m engine.cli resume RUN
+python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
 python -m engine.cli sample RUN --control map.png --prompt "a red circle"
 python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
@@ -30,9 +30,20 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from engine import cli_captions, cli_check, cli_compare, cli_evaluate, cli_export, cli_import, cli_sample
+from engine import (
+    cli_captions,
+    cli_check,
+    cli_compare,
+    cli_evaluate,
+    cli_export,
+    cli_import,
+    cli_processes,
+    cli_sample,
+    processes,
+)
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
+from engine.launcher import start_together
 from engine.workspace import Workspace
 from engine.workspace_lock import WorkspaceLock
 
@@ -69,11 +80,14 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     train.add_argument("--preset", help="default: the one for this machine; demo: the demo's settings")
     train.add_argument("--dataset")
     train.add_argument("--base")
+    train.add_argument("--write", type=Path, metavar="FILE", help="only write all settings to a TOML file")
     add_settings(train)
 
     resume = commands.add_parser("resume", help="go on with a run")
     resume.add_argument("run", help="the run's folder name")
 
+    for shared in (extract, train, resume):
+        cli_processes.add_option(shared)
     cli_sample.add_command(commands)
     cli_compare.add_commands(commands)
     cli_evaluate.add_command(commands)
@@ -112,24 +126,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 well, 1 fell short, 2 a problem, 130 interrupted)."""
     options = parse_arguments(arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if getattr(options, "processes", 1) > processes.started():
+        return start_together(sys.argv[1:] if arguments is None else arguments, options.processes)
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        workspace = Workspace(options.workspace)
-        alone = (
-            WorkspaceLock(workspace, f"the command {options.command}") if options.command in ALONE else nullcontext()
-        )
-        with alone:
-            return COMMANDS[options.command](options, workspace, control)
+        return cli_processes.together(options, lambda: _do(options, control))
     except UserError as error:
-        print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
+        if cli_processes.speaks(error):
+            print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
         return EXIT_PROBLEM
-    except Cancelled:
-        print("\nInterrupted.", file=sys.stderr)
+    except Cancelled as error:
+        if cli_processes.speaks(error):
+            print("\nInterrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
         for number, handler in interrupts.items():
             signal.signal(number, handler)
+
+
+def _do(options: argparse.Namespace, control: Control) -> int:
+    workspace = Workspace(options.workspace)
+    alone = options.command in ALONE and cli_processes.first()
+    with WorkspaceLock(workspace, f"the command {options.command}") if alone else nullcontext():
+        return COMMANDS[options.command](options, workspace, control)
 
 
 def _pause_on_signals(control: Control) -> dict[int, Any]:
@@ -145,8 +165,9 @@ def _pause_on_signals(control: Control) -> dict[int, Any]:
         times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may be told of several times
         if times > 1:
             raise KeyboardInterrupt
-        with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
-            print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
+        if cli_processes.first():
+            with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
+                print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
 
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
     return {number: signal.signal(number, handle) for number in known}
@@ -170,23 +191,23 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 
 def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.cli_output import Console
     from engine.conditions import places, ready, registry, weights
     from engine.conditions.batch import make_all
     from engine.data.dataset import Dataset
 
-    console = Console()
+    console, among = cli_processes.console(), processes.current()
     places.use(workspace)
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
     kind, given = registry.get(options.type), settings(options.set)
     values = registry.resolve_parameters(kind.name, given)
     ready.allow(kind, values)
-    if options.download and (missing := weights.missing(kind, values)):
+    if options.download and (missing := among.tell(lambda: weights.missing(kind, values))):
         console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
-        weights.download(missing, control.token)
+        among.tell(lambda: weights.download(missing, control.token))
     report = make_all(
-        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary
-    )
+        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary,
+        among=among,
+    )  # fmt: skip
     console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:
         console.say(f"  {problem.what} {problem.why}")
@@ -198,35 +219,44 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
     from engine.hardware import detect
     from engine.model_files import family_of
     from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
+    from engine.run_file import write_run_file
     from engine.training.run import create_run
 
-    if options.preset == "demo":
-        preset = demo_preset()
-    elif options.preset:
-        preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
-    else:
-        preset = suggest(detect().vram_gib)
-    layers = [(options.file.name, read_toml(options.file))] if options.file else []
-    named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
-    given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
-    layers += [("you", given), ("you", settings(options.set))]
-    base = resolve(*preset.layers(), *layers)[0].model.base
-    config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
-    return _work_on(create_run(workspace, config, origins), workspace, control)
+    def create() -> str:
+        if options.preset == "demo":
+            preset = demo_preset()
+        elif options.preset:
+            preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
+        else:
+            preset = suggest(detect().vram_gib)
+        layers = [(options.file.name, read_toml(options.file))] if options.file else []
+        named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+        given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
+        layers += [("you", given), ("you", settings(options.set))]
+        base = resolve(*preset.layers(), *layers)[0].model.base
+        config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
+        if options.write:
+            write_run_file(options.write, config)
+            cli_processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
+            return ""
+        return create_run(workspace, config, origins).name
+
+    name = processes.current().tell(create)
+    if not name:
+        return 0
+    return _work_on(name, workspace, control)
 
 
 def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.runs import Run
-
-    return _work_on(Run(workspace.run_folder(options.run)), workspace, control)
+    return _work_on(options.run, workspace, control)
 
 
-def _work_on(run: Any, workspace: Workspace, control: Control) -> int:
+def _work_on(name: str, workspace: Workspace, control: Control) -> int:
     from engine.awake import keep_awake
-    from engine.cli_output import Console
+    from engine.runs import Run
     from engine.training.run import training_job
 
-    console = Console()
+    run, console = Run(workspace.run_folder(name)), cli_processes.console()
     console.say(f"Run {run.folder}")
     with keep_awake(console.say):
         outcome = training_job(workspace, run)(control.token, console.event)

@@ -123,7 +123,10 @@ def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float
         )
         if not same:
             continue
-        seconds = [entry["seconds"] for entry in run.metrics()[-200:] if "seconds" in entry]
+        metrics = run.metrics()
+        if any("processes" in entry for entry in metrics):
+            continue  # several cards shared it; the window trains on one
+        seconds = [entry["seconds"] for entry in metrics[-200:] if "seconds" in entry]
         if len(seconds) >= 5:
             return sorted(seconds)[len(seconds) // 2] / run.config.images_per_step
     return None

@@ -25,11 +25,14 @@ class Hardware:
     cores: int
     torch_build: str
     banner: str = ""
+    cards: int = 1
+    """Graphics cards that can be used, 1 where there is none; ``name`` and ``vram_gib`` are those of the largest."""
 
     @property
     def sentence(self) -> str:
         if self.device == "cuda":
-            return f"{self.name}, {self.vram_gib:.0f} GB"
+            others = f" (the largest of {self.cards} cards)" if self.cards > 1 else ""
+            return f"{self.name}, {self.vram_gib:.0f} GB{others}"
         return f"no graphics card in use; processor with {self.cores} cores, {self.ram_gib:.0f} GB memory"
 
 
@@ -63,7 +66,7 @@ def detect() -> Hardware:
     cpu_build = "+cpu" in build or (platform.system() == "Windows" and "+cu" not in build)
     if cards and not cpu_build:
         name, vram = max(cards, key=lambda card: card[1])
-        return Hardware("cuda", name, vram, ram, cores, build)
+        return Hardware("cuda", name, vram, ram, cores, build, cards=len(cards))
     banner = ""
     if cards:
         banner = (

@@ -247,9 +247,10 @@ class Recorder:
         elif isinstance(event, PhaseChanged) and event.phase == "saving":
             self._write("metrics.jsonl", flush=True)  # a checkpoint is never ahead of its figures
 
-    def note(self, event: str, step: int) -> None:
-        """Remember a turn of the run (started, resumed, paused, stopped, failed, completed)."""
-        self._append("metrics.jsonl", json.dumps({"event": event, "step": step}), flush=True)
+    def note(self, event: str, step: int, processes: int = 1) -> None:
+        """Remember a turn of the run (started, resumed, paused, stopped, failed, completed), and how many shared it."""
+        shared = {"processes": processes} if processes > 1 else {}
+        self._append("metrics.jsonl", json.dumps({"event": event, "step": step, **shared}), flush=True)
 
     def _append(self, name: str, line: str, flush: bool = False) -> None:
         with self._lock:

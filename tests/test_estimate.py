@@ -49,6 +49,16 @@ def test_earlier_runs_of_this_machine_are_believed(workspace: Workspace) -> None
     assert guess.seconds == pytest.approx(2000)
 
 
+def test_a_run_that_several_cards_shared_is_no_measure_for_one(workspace: Workspace) -> None:
+    folder = workspace.new_run("shared")
+    write_run(folder, {"config": config().model_dump(mode="json")})
+    recorder = Recorder(folder, lambda event: None)
+    recorder.note("started", 0, processes=2)
+    for step in range(1, 11):
+        recorder(StepDone(step, step * 4, 0.1, 1e-5, 2.0))
+    assert not estimate(config(), workspace, CARD).measured
+
+
 def test_a_damaged_run_does_not_hide_the_estimate(workspace: Workspace) -> None:
     folder = workspace.new_run("broken")
     (folder / "run.json").write_text("{", encoding="utf-8")

@@ -9,6 +9,7 @@ import gradio as gr
 
 from engine.conditions import registry
 from engine.errors import UserError
+from engine.run_file import launch_command
 from engine.runs import Run
 from engine.training.run import resume_training, start_training
 from ui.checkpoints_panel import build_checkpoints, disk_words
@@ -17,6 +18,7 @@ from ui.evaluate_panel import build_evaluate
 from ui.live import Live
 from ui.messages import duration, note, progress_bar
 from ui.run_form import QUIET, RunForm
+from ui.several_cards import build_several_cards
 from ui.states import Action, TrainState
 from ui.verdict import build_verdict
 from ui.view import View
@@ -41,6 +43,7 @@ def build(context: AppContext, live: Live) -> None:
             run = gr.Dropdown([NEW_RUN], value=NEW_RUN, label="Run", elem_id="train-run", interactive=True)
             with gr.Column(elem_id="setup") as setup:
                 form = RunForm(context, live)
+                build_several_cards(context, form)
             about = gr.HTML(elem_id="run-about")
         with gr.Column(scale=3, min_width=420):
             status = gr.HTML(elem_id="train-status")
@@ -175,5 +178,8 @@ def _about(context: AppContext, view: View) -> str:
         "Saved every": f"{train.checkpoint_every:,} steps",
         "Folder": str(run.folder),
     }
+    if context.hardware.cards > 1 and not run.completed:
+        resume = launch_command(context.hardware.cards, "resume", run.name, workspace=context.workspace)
+        rows[f"On {context.hardware.cards} cards"] = f"Close the app, then in a terminal: {resume}"
     cells = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
     return f"<table class='facts'>{cells}</table>"

@@ -23,6 +23,7 @@ from engine.data.dataset import ConditionSpec, Dataset
 from engine.data.images import digest, load_array
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.errors import UserError
+from engine.processes import ALONE, Processes
 
 SAVE_EVERY = 64  # finished maps between two entries in the index
 SAVE_SECONDS = 2.0
@@ -60,6 +61,7 @@ def make_all(
     workers: int | None = None,
     resolution: int | None = None,
     varied: int | None = None,
+    among: Processes = ALONE,
 ) -> BatchReport:
     """Writes every sample's map to ``dataset.condition_path`` and makes the type the dataset's own.
 
@@ -67,12 +69,14 @@ def make_all(
     does only what changed, and a call after a stop goes on where it stopped. ``resolution``: pictures whose shorter
     side is larger, in pixels, are shrunk to it first (edges are as wide as the net will see them). ``varied``: a seed
     with which parameters are drawn for each picture (see ``strengths``). Files that fail are reported and passed over.
+    Several processes, ``among`` which this one is, take packs of pictures in turn and report together.
     Raises what the token raises; UserError for bad parameters, missing weights, a full disk, or where nothing works.
     """
     condition = registry.get(type)
     ready.check(condition, registry.resolve_parameters(type, parameters))
     resolution = resolution if condition.extract else None
-    spec = dataset.set_condition(type, parameters, resolution=resolution, varied=varied)
+    spec = among.tell(lambda: dataset.set_condition(type, parameters, resolution=resolution, varied=varied))
+    dataset = dataset if among.main else Dataset.open(dataset.folder)
     total = dataset.count()
     if spec.provided:
         return BatchReport(0, total, [], [])
@@ -86,7 +90,8 @@ def make_all(
     waiting: deque[tuple[list[Sample], Future[list[_Outcome]]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="maps")  # Pillow and OpenCV work outside Python's lock
     try:
-        todo = _packs(_paged(dataset), TOGETHER if condition.batch else 1, resolution)
+        packs = enumerate(_packs(_paged(dataset), TOGETHER if condition.batch else 1, resolution))
+        todo = (pack for number, pack in packs if among.mine(number))
         while True:
             while len(waiting) < 4 * workers and (pack := next(todo, None)):
                 waiting.append((pack, pool.submit(work, pack)))
@@ -112,7 +117,7 @@ def make_all(
                 else:
                     kept += 1
                 if progress:
-                    progress(done, total, sample.key)
+                    progress(min(total, done * among.count), total, sample.key)  # the others are as far as this one
             if len(finished) >= SAVE_EVERY or time.monotonic() - saved > SAVE_SECONDS:
                 dataset.index.mark_maps(finished)
                 finished.clear()
@@ -127,7 +132,14 @@ def make_all(
         pool.shutdown(wait=True, cancel_futures=True)
         dataset.index.mark_maps(finished)
         weights.free()
-    return BatchReport(made, kept, failures, warnings)
+    return _together(among.gather(BatchReport(made, kept, failures, warnings)))
+
+
+def _together(reports: Sequence[BatchReport]) -> BatchReport:
+    """What several processes have done."""
+    made, kept = sum(report.made for report in reports), sum(report.kept for report in reports)
+    failures = [problem for report in reports for problem in report.failures]
+    return BatchReport(made, kept, failures, [problem for report in reports for problem in report.warnings])
 
 
 class _Worker:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from engine import processes
 from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, ModelNeed, function_at
 from engine.data.samples import CancelToken
@@ -107,10 +108,10 @@ def free() -> None:
 
 
 def device() -> str:
-    """Where models run: "cuda" where there is a card, else "cpu"."""
+    """Where models run: "cuda" where there is a card (of several processes this one's, "cuda:1"), else "cpu"."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    return processes.current().card if torch.cuda.is_available() else "cpu"
 
 
 def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> None:

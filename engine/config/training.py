@@ -18,7 +18,8 @@ class TrainConfig(Section):
     batch_size: int = setting(
         4,
         "Batch size",
-        "Pictures looked at together; more is steadier and needs more memory.",
+        "Pictures looked at together; more is steadier and needs more memory. Several cards share them: their number "
+        "changes how long a run takes, not what it learns.",
         unit="pictures",
         ge=1,
         le=512,
@@ -27,7 +28,7 @@ class TrainConfig(Section):
         1,
         "Gradient accumulation",
         "Batches added up before each correction: batch size 1 with accumulation 4 learns like batch size 4, slower, "
-        "in less memory.",
+        "in less memory. Several cards share them: with as many batches as cards, each does one.",
         unit="batches",
         ge=1,
         le=1024,

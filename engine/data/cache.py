@@ -32,6 +32,7 @@ from engine.data.images import load_rgb
 from engine.data.samples import Progress, Sample
 from engine.families.base import Family
 from engine.jobs.control import Token
+from engine.processes import ALONE, Processes
 from engine.room import demand_room
 
 SHARD = 512
@@ -163,27 +164,33 @@ def open_or_build(
     token: Token,
     progress: Progress,
     batch: int = 8,
+    among: Processes = ALONE,
 ) -> TrainingCache:
     """The cache of these samples; what is missing is made, finished shards of an earlier try are kept.
+
+    Several processes, ``among`` which this one is, make the shards of latents in turn; main makes the rest.
 
     Raises:
         UserError: a picture cannot be read any more. NoRoom, OSError: the disk is full or gone; finished parts are
         kept. Cancelled: asked for by the owner.
     """
     folder = cache_folder / cache_key(base, samples, plan)
-    if not whole(folder / "cache.json", token, progress):
+    if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan)
-        _encode_latents(folder, family, base, samples, plan, device, token, progress, batch)
-        about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-        describe(folder / "cache.json", about, _shards(folder, samples, plan))
+        _encode_latents(folder, family, base, samples, plan, device, token, progress, batch, among)
+        among.wait()
+        if among.main:
+            about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
+            describe(folder / "cache.json", about, _shards(folder, samples, plan))
     captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
     text = text_key(base, captions)
-    if not whole(folder / f"text-{text}.json", token, progress):
+    if among.main and not whole(folder / f"text-{text}.json", token, progress):
         _forget_texts(folder)
         _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress)
         about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
+    among.wait()
     return TrainingCache(folder, samples, plan, text)
 
 
@@ -223,16 +230,17 @@ def _encode_latents(
     token: Token,
     progress: Progress,
     batch: int,
+    among: Processes,
 ) -> None:
     # fp32: the SD VAE's activations overflow fp16 on some pictures, and this is done once.
     vae: Any = family.load_vae(base, torch.float32).to(device)
     by_size = entries(samples, plan)
-    done, total = 0, sum(len(stored) for stored in by_size.values())
+    done, turn, total = 0, 0, sum(len(stored) for stored in by_size.values())
     for size, stored in by_size.items():
         for number, first in enumerate(range(0, len(stored), SHARD)):
             path, part = _shard(folder, size, number), stored[first : first + SHARD]
-            before, done = done, done + len(part)
-            if path.exists():
+            before, done, turn = done, done + len(part), turn + 1
+            if path.exists() or not among.mine(turn - 1):
                 continue
             means, logvars, boxes = [], [], []
             for start in range(0, len(part), batch):

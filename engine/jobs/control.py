@@ -111,6 +111,11 @@ class Token:
         if self._control._cancel or self._control._stop is not None:
             raise Cancelled
 
+    def follow(self, what: StopKind) -> None:
+        """Do as another process of the same work was asked to."""
+        with self._control._lock:
+            self._control._stop = what
+
     def take_save_request(self) -> bool:
         """True once for each Save now."""
         with self._control._lock:

@@ -90,7 +90,7 @@ class Batches:
         self._schedule = Schedule(rows_by_size, seed, batch_size)
         self._seed, self._size, self._part = seed, batch_size, batch_size
         self._timesteps, self._dropout = timesteps, prompt_dropout
-        self._rank, self._world = rank, world
+        self._rank, self._world, self._count = rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
@@ -107,21 +107,24 @@ class Batches:
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
-    def split(self, batch_size: int) -> None:
+    def split(self, batch_size: int, accumulation: int) -> None:
         """Hand each batch out in parts of this size, which divides it; from now on numbers count parts.
 
-        The pictures, their order and their random numbers stay what they were.
+        Of several processes each gets the same share of the ``accumulation`` parts of a step, one after another, and
+        counts only its own. The pictures, their order and their random numbers stay what they were.
         """
+        assert accumulation % self._world == 0, "see engine.training.share"
         if self._ahead is not None:
             self._ahead[1].cancel()
         self._part, self._ahead = batch_size, None
+        self._count = accumulation // self._world
 
     def close(self) -> None:
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, number: int) -> Batch:
-        whole, part = divmod(number, self._size // self._part)
-        place = whole * self._world + self._rank
+        step, micro = divmod(number, self._count)
+        place, part = divmod((step * self._world + self._rank) * self._count + micro, self._size // self._part)
         first = part * self._part
         chosen = self._schedule.batch(place)[first : first + self._part]
         rows = [row for row, _ in chosen]

@@ -97,8 +97,15 @@ def recover(trainer: Trainer, where: str) -> Rung:
         UserError: there is no rung left.
     """
     clear(trainer)
-    on_card = trainer.device.type == "cuda"
-    rung = next_rung(trainer.config, on_card, importlib.util.find_spec("bitsandbytes") is not None)
+    on_card, among = trainer.device.type == "cuda", trainer.processes
+    if among.count > 1 and trainer._broke_off:
+        raise UserError(
+            f"Memory ran out in mid-correction at step {trainer.step + 1:,}.",
+            "Other processes may have made that correction already, so it cannot be tried again with less.",
+            "Choose a smaller batch size, gradient checkpointing or an 8-bit optimizer, and start again.",
+        )
+    eight_bit = importlib.util.find_spec("bitsandbytes") is not None
+    rung = among.tell(lambda: next_rung(trainer.config, on_card, eight_bit))
     if rung is None:
         raise UserError(
             "The memory is not enough for this run.",
@@ -106,7 +113,8 @@ def recover(trainer: Trainer, where: str) -> Rung:
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
     apply(trainer, rung)
-    _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
+    if among.main:
+        _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
@@ -162,7 +170,7 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     """Change the settings of a trainer that is between two steps."""
     config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
     trainer.config = config
-    trainer.batches.split(config.train.batch_size)
+    trainer.batches.split(config.train.batch_size, config.train.accumulation)
     if "train.gradient_checkpointing" in rung.settings:
         checkpoint_gradients(trainer.nets.controlnet, trainer.unet, config.train.gradient_checkpointing)
     if "train.base_storage" in rung.settings:

@@ -164,7 +164,12 @@ class Promises:
             trainer.emit(Message(words, "warning"))
 
     def build_cache(self, build: Any) -> Any:
-        """``build()``, waiting for room where it lacks; parts that are finished are kept meanwhile."""
+        """``build()``, waiting for room where it lacks; parts that are finished are kept meanwhile.
+
+        Several processes do not wait: what one of them began anew would find the others elsewhere.
+        """
+        if self._trainer.processes.count > 1:
+            return build()
 
         def stop(problem: UserError) -> Any:
             raise Cancelled

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import processes
 from engine.config import RunConfig
 from engine.data.changed import changed_since_read
 from engine.data.dataset import Dataset
@@ -120,15 +121,18 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     """The work that the runner does: train until the end or the owner's word, and note how it ended."""
 
     def work(token: Token, emit: Emit) -> Outcome:
+        if not processes.current().main:
+            return _help(workspace, run, token)
         logged = Loggers(run.folder, run.config, emit)
         recorder = Recorder(run.folder, logged)
         forget_after(run.folder, run.last_step)
-        recorder.note("resumed" if run.last_step else "started", run.last_step)
+        recorder.note("resumed" if run.last_step else "started", run.last_step, processes.current().count)
         trainer: Trainer | None = None
         try:
             recorder(Message("Loading torch and diffusers."))
             trainer = build_trainer(workspace, run, token, recorder)
             outcome = trainer.train()
+            processes.current().wait()
         except Cancelled:
             recorder.note(token.stop_outcome if token.stop else "stopped", run.last_step)
             raise
@@ -148,6 +152,17 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     return work
 
 
+def _help(workspace: Workspace, run: Run, token: Token) -> Outcome:
+    """The same work in a process that is not main: it computes its share, and neither tells nor writes anything."""
+    trainer = build_trainer(workspace, run, token, lambda event: None)
+    try:
+        outcome = trainer.train()
+        processes.current().wait()
+        return outcome
+    finally:
+        trainer.close()
+
+
 SENTENCES = {
     "completed": "Training is complete after {step:,} steps.",
     "paused": "Paused. Saved at step {step:,}; it is safe to close the app.",
@@ -162,12 +177,13 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     from engine.training.trainer import Trainer
 
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    held_out = processes.current().tell(lambda: _held_out(run, dataset, token))
     warn_of_changes(run, dataset, emit)
     about: dict[str, Any] = {"condition": run.condition, "dataset_fingerprint": dataset.fingerprint, "run": run.name}
     config = climbed(run.config, run.about)  # with what an earlier lack of memory has changed
     return Trainer(
         run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
-        DrawPreviews(), about, run.config.train.batch_size, _held_out(run, dataset, token),
+        DrawPreviews(), about, run.config.train.batch_size, held_out,
     )  # fmt: skip
 
 

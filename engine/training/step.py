@@ -30,7 +30,7 @@ class Trouble(Enum):
 def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
     """Forward, backward and the optimizer's step: the mean loss, on the device, or why nothing moved."""
     try:
-        loss = accumulate(trainer)
+        loss = trainer.processes.combine(lambda: accumulate(trainer), trainer.learning.parameters())
         if not clip(trainer):
             trainer.loss_scale.overflowed()
             ladder.forget_gradients(trainer)
@@ -51,11 +51,12 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
 
 
 def accumulate(trainer: Trainer) -> torch.Tensor:
-    """Forward and backward of every micro-batch of this step; the mean loss, on the device.
+    """Forward and backward of every micro-batch that is this process's; their mean loss, on the device.
 
     Afterwards the weights that learn have fp32 gradients, ``loss_scale`` times too large.
     """
-    objective, count, to = trainer.config.objective, trainer.config.train.accumulation, trainer.device
+    objective, to = trainer.config.objective, trainer.device
+    count = trainer.config.train.accumulation // trainer.processes.count
     total = torch.zeros((), device=to)
     for micro in range(count):
         batch = trainer.batches.get(trainer.step * count + micro).to(to)

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from engine import processes
 from engine.clock import awake
 from engine.config import RunConfig
 from engine.data import map_cache
@@ -37,6 +38,7 @@ from engine.training.precision import DTYPES, LossScale, usable_precision
 from engine.training.promises import Promises
 from engine.training.resume import open_run
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
+from engine.training.share import align, dealt
 from engine.training.start import starting_controlnet
 from engine.training.step import Trouble, give_up_after, take_step
 from engine.training.working import WorkingNets
@@ -63,7 +65,9 @@ class Trainer:
         whole_batch: int | None = None,
         held_out: Sequence[str] | None = None,
     ) -> None:
-        self.run_folder, self.config, self.base, self.dataset = run_folder, config, base, dataset
+        self.processes = processes.current()
+        self.run_folder, self.base, self.dataset = run_folder, base, dataset
+        self.config, shares = dealt(config, self.processes.count)
         self.token, self.preview = token, preview
         self.emit = self.heard = Heard(run_folder, emit)
         self.about = about or {}
@@ -74,21 +78,22 @@ class Trainer:
         precision, remark = usable_precision(config.train.precision, device)
         if remark:
             emit(Message(remark, "warning"))
+        if shares:
+            emit(Message(shares))
         # Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
         placed = not config.optim.offload  # else the optimizer's memory would pass through the card on its way to RAM
         self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", device_placement=placed)
         self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
         self.loss_scale = LossScale(precision)
         ladder.cap_allocator(self.device)
-        self.world = self.accelerator.num_processes
-        self.images_per_step = config.images_per_step * self.world
+        self.images_per_step = config.images_per_step
         self._prepare(cache_folder, held_out)
 
     def _prepare(self, cache_folder: Path, held_out: Sequence[str] | None) -> None:
         train = self.config.train
         self.emit(PhaseChanged("preparing"))
         self.promises = Promises(self)
-        checkpoint = open_run(self.run_folder, self.emit)
+        checkpoint = self.processes.main_first(lambda: open_run(self.run_folder, self.emit))
         split = split_of(self.dataset, self.config.data.held_out, held_out)
         self.held_out = split.held_out
         samples = self.samples = [*split.train, *split.held_out]
@@ -103,13 +108,13 @@ class Trainer:
             lambda: open_or_build(
                 cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
                 lambda done, total, label: self.emit(Progress(done, total, label)),
-                batch=pictures_encoded_together(self.config.data.resolution),
+                batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
             )
         )  # fmt: skip
-        self.maps = map_cache.open_or_build(
+        self.maps = self.processes.main_first(lambda: map_cache.open_or_build(
             self.cache, self.dataset, samples, self.plan, self.token,
             lambda done, total, label: self.emit(Progress(done, total, label)),
-        )  # fmt: skip
+        ))  # fmt: skip
         if self.maps is None:
             self.emit(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
         self.token.raise_if_cancelled()
@@ -125,7 +130,7 @@ class Trainer:
         self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
         torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
         computes_on = self.device if self.config.optim.offload else None
-        self.nets = WorkingNets(self.controlnet, self.dtype, computes_on, by_hook=self.world == 1)
+        self.nets = WorkingNets(self.controlnet, self.dtype, computes_on)
         if self.decoder is not None:
             self.nets.couple(decoder_of(self.unet), self.decoder)
         if train.base_storage == "fp8":
@@ -135,21 +140,23 @@ class Trainer:
         self.scaling_factor = self._latent_scale()
         self.learning = what_learns(self.controlnet, self.decoder)
         self.optimizer = build_optimizer(self.learning, self.config.optim)
-        self.ema = build_average(self.controlnet, self.config.optim)
+        self.ema = build_average(self.controlnet, self.config.optim) if self.processes.main else None
         self.step = 0
         self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         if checkpoint is not None:
             self._resume(checkpoint)
-        self.model, self.prepared_optimizer = self.accelerator.prepare(self.nets.controlnet, self.optimizer)
+        align(self)
+        self.model = self.accelerator.prepare_model(self.nets.controlnet, evaluation_mode=self.processes.count > 1)
+        self.prepared_optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
             timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
             maps=self.maps,
-            rank=self.accelerator.process_index, world=self.world,
+            rank=self.processes.rank, world=self.processes.count,
         )  # fmt: skip
-        self.batches.split(train.batch_size)
+        self.batches.split(train.batch_size, train.accumulation)
         self.checks = Checks(self)
 
     def _latent_scale(self) -> float:
@@ -174,7 +181,7 @@ class Trainer:
         unread: list[tuple[int, float, float, torch.Tensor]] = []
         skipped = 0
         self.promises.begin()
-        while self.step < total and self.token.stop is None and not self.checks.enough:
+        while self.step < total and self.processes.may_go_on(self.token, self.checks.enough):
             began = awake()
             rate = learning_rate(config.optim, self.step, total)
             set_learning_rate(self.optimizer, rate)

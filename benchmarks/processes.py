@@ -1,0 +1,66 @@
+"""Seconds a step with one process and with several, one thread each, on this machine's processor.
+
+    python -m benchmarks.processes [--processes 2] [--steps 30] [--rounds 3]
+
+The demo's base and circles, 8 pictures a step. The rounds alternate, so that other work on the machine hits both alike.
+Told are the medians of all steps but the first five of each run, and the share of the processes that was of use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from engine.demo.sets import make_demo_set
+from engine.runs import Run
+from engine.workspace import APP_FOLDER, Workspace
+
+PICTURES = 8
+SETTLED = 5
+SETTINGS = {
+    "train.batch_size": PICTURES, "train.accumulation": 1, "train.precision": "fp32", "train.checkpoint_every": 1000,
+    "optim.warmup_steps": 0, "validation.every": 0, "validation.check_every": 0,
+}  # fmt: skip
+
+
+def seconds(workspace: Workspace, dataset: str, processes: int, steps: int) -> list[float]:
+    """Of each settled step of a new run."""
+    values = {**SETTINGS, "train.steps": steps}
+    pairs = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
+    command = [sys.executable, "-m", "engine.cli", "--workspace", str(workspace.root), "train", "--preset", "demo"]
+    command += ["--dataset", dataset, *pairs, "--processes", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, cwd=APP_FOLDER, env=environment, check=True, stdout=subprocess.DEVNULL)
+    entries = Run(workspace.run_folders()[0]).metrics()
+    return [entry["seconds"] for entry in entries if "loss" in entry][SETTLED:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(Path(folder) / "workspace")
+        dataset = make_demo_set(workspace, count=64)
+        taken: dict[int, list[float]] = {1: [], options.processes: []}
+        for _ in range(options.rounds):
+            for processes, found in taken.items():
+                found += seconds(workspace, dataset.name, processes, options.steps)
+    alone, together = (statistics.median(found) for found in taken.values())
+    gain = alone / together
+    if hasattr(os, "getloadavg"):
+        print(f"load of the machine: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores")
+    print(f"1 process: {alone:.3f} s a step, {PICTURES / alone:.1f} pictures a second")
+    print(f"{options.processes} processes: {together:.3f} s a step, {PICTURES / together:.1f} pictures a second")
+    print(f"{gain:.2f} times as fast, {gain / options.processes:.0%} of what {options.processes} could do")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Joining the processes that accelerate or torchrun has started, and leaving them.
+
+What their launcher decides is how many there are and where. Everything that changes what is learnt comes from the
+run's own settings, so what accelerate's configuration says of that is put aside, with words.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+from engine import processes
+from engine.errors import UserError
+
+TENSOR_PATIENCE = timedelta(minutes=30)
+"""Of gradients on their way; nobody draws or saves while they are, so more is a broken line."""
+
+ELSEWHERE_DECIDED = {
+    "ACCELERATE_MIXED_PRECISION": ("no",),  # the run's precision
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),  # it would shorten every gradient
+    "ACCELERATE_DYNAMO_BACKEND": ("no", "NO"),
+}
+SPLITS = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+
+
+def join() -> list[str]:
+    """Meet the others, if there are any; sentences about what of their launcher's configuration is not used.
+
+    Raises:
+        UserError: there are more processes than cards, or Lost: they do not find one another.
+    """
+    sentences = _put_aside()
+    if processes.started() == 1:
+        return sentences
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
+    import torch
+    import torch.distributed as dist
+    from accelerate import PartialState
+
+    on_card = torch.cuda.is_available()
+    here, cards = int(os.environ.get("LOCAL_WORLD_SIZE") or 1), torch.cuda.device_count()
+    if on_card and here > cards:
+        raise UserError(
+            "There are more processes than graphics cards.",
+            f"{here} were started on this machine, which has {cards}.",
+            f"Start {cards} (--processes, or --num_processes of accelerate; for each machine).",
+        )
+    options = {"backend": "gloo"} if on_card and not dist.is_nccl_available() else {}  # Windows has no NCCL
+    try:
+        state = PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
+        words = dist.new_group(backend="gloo", timeout=processes.PATIENCE)
+    except RuntimeError as error:
+        raise processes.Lost(
+            "The processes do not find one another.",
+            f"{str(error).splitlines()[0][:300]}",
+            "Check the address and port of the first machine, its firewall, and that all machines start the same "
+            "command (docs/several-cards.md).",
+        ) from error
+    processes.enter(processes.Processes(dist.get_rank(), dist.get_world_size(), words, str(state.device)))
+    return sentences
+
+
+def leave() -> None:
+    """Close the lines; nothing where there is one process."""
+    group = processes.current()
+    processes.enter(processes.ALONE)
+    if group.count > 1:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
+
+def _put_aside() -> list[str]:
+    sentences = []
+    split = [title for name, title in SPLITS.items() if os.environ.pop(name, "").lower() in ("1", "true", "yes")]
+    if split:
+        sentences.append(
+            f"accelerate is set up for {' and '.join(split)}, which divides one net among cards. This app does not: "
+            "each card holds the whole ControlNet, and the pictures of a step are shared. To need less memory, choose "
+            "an 8-bit optimizer, gradient checkpointing or a smaller batch size."
+        )
+    ignored = []
+    for name, neutral in ELSEWHERE_DECIDED.items():
+        value = os.environ.pop(name, neutral[0])
+        if value not in neutral:
+            ignored.append(f"{name.removeprefix('ACCELERATE_').lower()} {value}")
+    if ignored:
+        sentences.append(
+            f"Of accelerate's configuration this is not used, the run's settings are: {', '.join(ignored)}."
+        )
+    return sentences

@@ -1,0 +1,95 @@
+"""One of several processes that train together; started by test_processes.py, which reads what it leaves.
+
+Arguments: workspace, folder for the answers, one JSON list of [kind, run] pairs to do one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import launched, processes
+from engine.conditions.batch import make_all
+from engine.data import cache
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.jobs.control import Control
+from engine.jobs.events import Event, Message, PreviewMade
+from engine.runs import Run
+from engine.training import step as step_module
+from engine.training.run import training_job
+from engine.training.trainer import Trainer
+from engine.workspace import Workspace
+
+RANK = int(os.environ["RANK"])
+
+
+def at_step(step: int, act: Callable[[], None]) -> Callable[[Trainer], Any]:
+    """The micro-batches' work, but ``act`` comes first when step ``step`` (from 0) begins."""
+    real = step_module.accumulate
+    calls = {"left": 1}
+
+    def accumulate(trainer: Trainer) -> torch.Tensor:
+        if trainer.step == step and calls["left"]:
+            calls["left"] -= 1
+            act()
+        return real(trainer)
+
+    return accumulate
+
+
+def run_out() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+def fail() -> None:
+    raise UserError("The condition map of 07 is gone.", "It no longer exists.", "Make all maps again.")
+
+
+def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
+    if kind == "maps":
+        report = make_all(Dataset.open(workspace.dataset_folder(name)), "canny", among=processes.current())
+        return {"made": report.made, "kept": report.kept, "failed": len(report.failures)}
+    events: list[Event] = []
+    control, real = Control(), step_module.accumulate
+    acts = {
+        "pause": control.pause, "short": run_out, "fault": fail, "gone": lambda: os._exit(1),
+    }  # fmt: skip
+    if RANK == 1 and kind in acts:
+        step_module.accumulate = at_step(2, acts[kind])
+    answer: dict[str, Any] = {}
+    try:
+        run = Run(workspace.run_folder(name))
+        answer["outcome"] = training_job(workspace, run)(control.token, events.append)
+    except UserError as error:
+        answer["error"] = f"{error.what} {error.why} {error.try_this}"
+        processes.current().farewell(error)
+    finally:
+        step_module.accumulate = real
+    answer["told"] = [event.text for event in events if isinstance(event, Message)]
+    answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
+    answer["stop"] = control.token.stop
+    return answer
+
+
+def main() -> None:
+    workspace, answers = Workspace(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    cache.SHARD = 4
+    made, save = [], cache.save_tensors
+    cache.save_tensors = lambda path, tensors: (made.append(path.name), save(path, tensors))[1]  # type: ignore[assignment]
+    told: dict[str, Any] = {"remarks": launched.join()}
+    for kind, name in json.loads(sys.argv[3]):
+        told[kind] = do(kind, name, workspace)
+    told["shards"] = made
+    (answers / f"{RANK}.json").write_text(json.dumps(told), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
