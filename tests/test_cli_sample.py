@@ -22,8 +22,8 @@ from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 @pytest.fixture(scope="module")
 def sampled(
     tmp_path_factory: pytest.TempPathFactory,
-    paired_folder: Path,
-    tiny_base: Path,  # noqa: F811
+    paired_folder: Path,  # noqa: F811
+    tiny_base: Path,
 ) -> tuple[Path, str]:
     """A workspace and a run in it that has not been trained: the net is given."""
     workspace = Workspace(tmp_path_factory.mktemp("sample") / "workspace")

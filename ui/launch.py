@@ -9,6 +9,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
@@ -19,6 +20,7 @@ from ui.ending import end, say
 from ui.temporary import tidy
 
 if TYPE_CHECKING:
+    from engine.jobs.runner import Emit
     from ui.context import AppContext
 
 FIRST_PORT = 7860
@@ -87,7 +89,13 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
     from ui.app import build_app  # gradio reads the environment when it is imported
     from ui.context import AppContext
 
-    context = AppContext(workspace, JobRunner(around_job), local=not options.listen)
+    loaded = threading.Event()
+
+    def around(kind: str, emit: Emit) -> AbstractContextManager[None]:
+        loaded.wait()  # two threads that import the same large library at once can find it half made
+        return around_job(kind, emit)
+
+    context = AppContext(workspace, JobRunner(around), local=not options.listen)
     demo = build_app(context)
     context.ending.listen()
     serve(demo, context, host, port, options.password)
@@ -99,7 +107,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
         say(f"It asks for the password; the user name is {USER}.")
     if not options.no_browser:
         open_browser(address)
-    threading.Thread(target=warm_up, args=(context,), name="warm-up", daemon=True).start()
+    threading.Thread(target=warm_up, args=(context, loaded), name="warm-up", daemon=True).start()
     while not context.ending.wait(0.5):  # a wait without end does not hear Ctrl-C on Windows
         pass
     try:
@@ -224,11 +232,13 @@ def open_browser(address: str, wait: bool = False) -> None:
         thread.join(BROWSER_SECONDS)
 
 
-def warm_up(context: AppContext) -> None:
-    """Load the large libraries while the user looks at the first page, so that the first click need not wait."""
+def warm_up(context: AppContext, loaded: threading.Event) -> None:
+    """Load the large libraries while the user looks at the first page; jobs start when that is done."""
     try:
         import diffusers  # noqa: F401
         import torch  # noqa: F401
     except ImportError as error:  # the page works without them; the first job will say what is wrong
         print(f"A library cannot be loaded: {error}", file=sys.stderr, flush=True)
+    finally:
+        loaded.set()
     context.warm.set()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def begin(context: Any) -> None:
+def begin(context: Any, loaded: threading.Event) -> None:
     """In the place of the window's warming up, in a thread of its own."""
     from engine.presets import resolve
     from engine.training.run import resume_training, start_training
 
+    loaded.set()
     context.warm.set()
     folders = context.workspace.run_folders()
     if folders:
