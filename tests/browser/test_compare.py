@@ -40,6 +40,8 @@ def wait_for_files(page: Any, app: Studio, pattern: str, count: int) -> list[Pat
 
 
 def test_a_grid_is_made_while_a_run_trains(app: Studio) -> None:
+    from playwright.sync_api import expect
+
     with browser_page() as page:
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
@@ -67,7 +69,7 @@ def test_a_grid_is_made_while_a_run_trains(app: Studio) -> None:
         wait_for(page, "#compare-grid", re.compile(r"now \(step [\d,]+\)"), 120)
         page.wait_for_selector("#compare-cancel", state="hidden")
         wait_for(page, "#status-line", BUSY)
-        assert page.locator("#compare-grid td button.cell").count() == 2 * (1 + 3)
+        expect(page.locator("#compare-grid td button.cell")).to_have_count(2 * (1 + 3), timeout=60_000)
         shoot(page, "compare-grid")
 
         page.locator("#compare-grid button.cell").nth(1).click()

@@ -53,7 +53,11 @@ def through(path: Path, module: str, source: Source) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("unet", "tag", "count"), [(SD15, "sd15", 340), (SDXL, "sdxl", 844)], ids=["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("unet", "tag", "count"),
+    [(SD15, "sd15", 340), pytest.param(SDXL, "sdxl", 844, marks=pytest.mark.long)],
+    ids=["sd15", "sdxl"],
+)
 def test_at_the_real_size_every_format_has_all_tensors(
     unet: dict[str, Any], tag: str, count: int, tmp_path: Path
 ) -> None:
@@ -77,7 +81,9 @@ def test_at_the_real_size_every_format_has_all_tensors(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("unet", "tag"), [(SD15, "sd15"), (SDXL, "sdxl")], ids=["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("unet", "tag"), [(SD15, "sd15"), pytest.param(SDXL, "sdxl", marks=pytest.mark.long)], ids=["sd15", "sdxl"]
+)
 def test_at_the_real_size_a_control_lora_is_read_for_its_version(
     unet: dict[str, Any], tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,12 +39,14 @@ def trainer(new_run: RunFactory, ready_workspace: Workspace) -> Trainer:
     return build_trainer(ready_workspace, run, Control().token, lambda event: None)
 
 
-@pytest.mark.parametrize("overrides", MODES.values(), ids=MODES.keys())
+@pytest.mark.parametrize(
+    "mode", [mode if mode == "average" else pytest.param(mode, marks=pytest.mark.long) for mode in MODES]
+)
 def test_a_run_with_checks_ends_with_the_same_weights(
-    new_run: RunFactory, ready_workspace: Workspace, overrides: dict, monkeypatch: pytest.MonkeyPatch
+    new_run: RunFactory, ready_workspace: Workspace, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
-    checked, quiet = (new_run(**{**overrides, "validation.check_every": every}) for every in (1, 0))
+    checked, quiet = (new_run(**{**MODES[mode], "validation.check_every": every}) for every in (1, 0))
     worker, other = Worker(ready_workspace, checked), Worker(ready_workspace, quiet)
     assert [event.step for event in worker.of(Checked)] == [0, 1, 2, 3, 4, 5, 6]
     assert other.of(Checked) == []

@@ -136,7 +136,7 @@ def test_a_resumed_run_starts_at_the_rung_that_was_reached(
 def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.evaluation import validate
+    from engine.evaluation import pairs
 
     sizes = []
 
@@ -146,9 +146,10 @@ def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(*arguments)
 
-    real = validate.draw_latents
-    monkeypatch.setattr(validate, "draw_latents", draw)
+    real = pairs.draw_latents
+    monkeypatch.setattr(pairs, "draw_latents", draw)
     settings = {"validation.every": 2, "validation.pictures": 2, "validation.sampling_steps": 1, "train.steps": 2}
+    settings |= {"validation.probes": 0}
     worker = Worker(ready_workspace, new_run(**settings, **{"optim.ema_decay": 0.9}))
     assert worker.outcome == "completed"
     assert [event.step for event in worker.of(PreviewMade)] == [0, 2]

@@ -27,7 +27,7 @@ from engine.jobs.events import Message, PreviewMade
 from engine.model_files import LAYOUTS
 from engine.net_sizes import count
 from engine.training.checkpoint import bytes_needed
-from engine.training.checkpoint_files import FACTORS
+from engine.training.checkpoint_files import FACTORS, seal
 from engine.training.low_rank import learnt, merged, put_back, slim, thin_layers
 from engine.workspace import Workspace
 
@@ -119,6 +119,11 @@ def test_a_net_that_has_learnt_is_taken_over_and_every_direction_can_still_learn
         assert (alive > 1e-3).all()
 
 
+@pytest.mark.parametrize(
+    "family_base",
+    [*(pytest.param(name, marks=pytest.mark.long) for name in FAMILIES[:-1]), FAMILIES[-1]],
+    indirect=True,
+)
 def test_a_run_of_each_family_from_start_to_export(
     family_base: str, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
 ) -> None:
@@ -206,8 +211,8 @@ def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: 
     run = new_run(**{"model.control_lora_rank": RANK, "train.steps": 1})
     Worker(ready_workspace, run)
     description = run.checkpoints()[-1].folder / "checkpoint.json"
-    words = description.read_text(encoding="utf-8").replace(str(run.config.model.base), "/gone")
-    description.write_text(words, encoding="utf-8")
+    about = json.loads(description.read_text(encoding="utf-8")) | {"base": "/gone"}
+    description.write_text(json.dumps(about | {"seal": seal(about)}), encoding="utf-8")
     with pytest.raises(UserError, match="Control-LoRA cannot be made"):
         export(description.parent, "control_lora", tmp_path, "mine")
 

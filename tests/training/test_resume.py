@@ -115,7 +115,7 @@ class Interrupted(Worker):
             getattr(self.control, self._how)()
 
 
-FAST = ("accumulation, EMA, Min-SNR, warm-up", "buckets and random crops")
+FAST = ("accumulation, EMA, Min-SNR, warm-up",)
 
 
 @pytest.mark.parametrize(
