@@ -195,13 +195,23 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
         return gr.Dropdown([(f"{n + 1}: {c[:60]}", n) for n, c in enumerate(captions)], value=0 if captions else None)
 
     def start(name: str | None, at: int | None, chosen: str, both: bool) -> None:
-        if not name or at is None:
+        from engine.evaluation.timelapse import pictures_of
+
+        opened = comparing.open_run(context, name)
+        if not name or opened is None or not pictures_of(opened):
             raise UserError(
                 "There is no time-lapse to make.", "The run has drawn no control pictures.", "Let it train further."
             )
-        work.start_beside(LAPSE, "Making the time-lapse", comparing.timelapse_job(work, name, at, both, chosen))  # type: ignore[arg-type]
+        # Nothing is chosen where the run had drawn nothing yet when the page opened.
+        job = comparing.timelapse_job(work, name, at or 0, both, chosen)  # type: ignore[arg-type]
+        work.start_beside(LAPSE, "Making the time-lapse", job)
 
     run.change(context.guarded(pictures), [run], [picture], **QUIET)
+    live.part(
+        [picture],
+        lambda view: (view.runs, view.shown_run, bool(view.history.preview)),
+        lambda view: [pictures(view.shown_run or next(iter(view.runs), None))],
+    )
     live.after(make.click(context.guarded(start, fills=False), [run, picture, kind, beside], None, **QUIET))
 
     def made(view: View) -> list[Any]:

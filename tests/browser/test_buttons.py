@@ -89,5 +89,5 @@ def test_cancel_then_save_sample_and_stop(app: Studio) -> None:
         click(page, "#train-stop")
         wait_for(page, "#train-status", "Stopped", 90)
         wait_for(page, "#train-status", re.compile(r"Saved at step [\d,]+ of 5,000"))
-        assert len(checkpoints(app)) == left + 2, "stopping saves, too"
+        assert len(checkpoints(app)) >= left + 2, "stopping saves, too"
         shoot(page, "train-stopped")
