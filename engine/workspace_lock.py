@@ -13,11 +13,14 @@ import platform
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
 import psutil
+from filelock import FileLock, Timeout
 
 from engine.errors import UserError
 from engine.workspace import Workspace, write_text
@@ -26,6 +29,7 @@ FILE = "in-use.json"
 YOUNG_SECONDS = 10.0
 """A file that cannot be read is left alone for so long: its owner may be writing it."""
 SAME_START_SECONDS = 2.0
+TAKING_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,16 @@ class WorkspaceLock:
             InUse: another app has it. UserError: the file cannot be written.
         """
         try:
-            for _ in range(5):  # each round, somebody else may have been quicker
-                if self._create():
-                    return self
-                owner = self._read()
-                if owner is not None and owner.alive:
-                    raise InUse(owner, self._root)
-                self._clear_away(owner)
+            with self._one_at_a_time():
+                for _ in range(5):  # each round, somebody else may have been quicker
+                    if self._create():
+                        return self
+                    owner = self._read()
+                    if owner is not None and owner.alive:
+                        raise InUse(owner, self._root)
+                    self._clear_away(owner)
+        except Timeout:
+            pass  # the words below
         except OSError as error:
             raise UserError(
                 f"The workspace {self._root} cannot be used.",
@@ -124,6 +131,24 @@ class WorkspaceLock:
         raise UserError(
             "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
         )
+
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Look, clear away and create in one go: the system's own lock on a file, which ends with its process.
+
+        Raises:
+            Timeout: others hold it for long.
+        """
+        guard = FileLock(self._path.with_name(f".{FILE}-taking"), timeout=TAKING_SECONDS)
+        try:
+            guard.acquire()
+        except NotImplementedError:  # a network share without such locks: being quick has to do
+            yield
+            return
+        try:
+            yield
+        finally:
+            guard.release()
 
     def tell(self, address: str) -> None:
         """Add where the window answers, for whoever comes second."""
