@@ -155,8 +155,10 @@ def test_first_start_to_export(app: Studio) -> None:
 def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(app: Studio) -> None:
     with browser_page(900, 800) as page:
         open_page(page, app)
-        if not page.locator("#dataset-read").is_visible():  # folded where there is a dataset
+        if any((app.workspace / "datasets").glob("*/dataset.json")):  # then it folds by itself, a moment after opening
+            page.wait_for_selector("#dataset-read", state="hidden")
             page.click("#dataset-sources > button")
+            page.wait_for_selector("#dataset-read", state="visible")
         page.fill("#dataset-folder textarea, #dataset-folder input", "/nowhere/<b>pictures</b>")
         page.click("#dataset-read")
         wait_for(page, "#problem", "does not exist")
