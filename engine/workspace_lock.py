@@ -26,8 +26,6 @@ from engine.errors import UserError
 from engine.workspace import Workspace, write_text
 
 FILE = "in-use.json"
-YOUNG_SECONDS = 10.0
-"""A file that cannot be read is left alone for so long: its owner may be writing it."""
 SAME_START_SECONDS = 2.0
 TAKING_SECONDS = 20.0
 
@@ -113,28 +111,25 @@ class WorkspaceLock:
         """
         try:
             with self._one_at_a_time():
-                for _ in range(5):  # each round, somebody else may have been quicker
-                    if self._create():
-                        return self
-                    owner = self._read()
-                    if owner is not None and owner.alive:
-                        raise InUse(owner, self._root)
-                    self._clear_away(owner)
-        except Timeout:
-            pass  # the words below
+                owner = self._read()
+                if owner is not None and owner.alive:
+                    raise InUse(owner, self._root)
+                write_text(self._path, self._text())
+        except Timeout as error:
+            raise UserError(
+                "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
+            ) from error
         except OSError as error:
             raise UserError(
                 f"The workspace {self._root} cannot be used.",
                 f"{self._path.name} could not be written: {error.strerror or error}.",
                 "Check that the folder may be written and has room, or choose another with --workspace.",
             ) from error
-        raise UserError(
-            "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
-        )
+        return self
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
-        """Look, clear away and create in one go: the system's own lock on a file, which ends with its process.
+        """Look and write in one go: under the system's own lock on a file, which ends with its process.
 
         Raises:
             Timeout: others hold it for long.
@@ -142,7 +137,7 @@ class WorkspaceLock:
         guard = FileLock(self._path.with_name(f".{FILE}-taking"), timeout=TAKING_SECONDS)
         try:
             guard.acquire()
-        except NotImplementedError:  # a network share without such locks: being quick has to do
+        except NotImplementedError:  # a network share without such locks: whoever is quicker has it
             yield
             return
         try:
@@ -173,35 +168,6 @@ class WorkspaceLock:
     def _text(self) -> str:
         return json.dumps(asdict(self._owner), indent=2, ensure_ascii=False)
 
-    def _create(self) -> bool:
-        """Whether the file was not there before: it appears with all of its text, or not at all."""
-        whole = self._path.with_name(f".{FILE}-{self._owner.mark}")
-        whole.write_text(self._text(), encoding="utf-8")
-        try:
-            self._put(whole)
-        except FileExistsError:
-            return False
-        except OSError:  # a disk without hard links, such as an exFAT stick
-            return self._create_in_place()
-        finally:
-            whole.unlink(missing_ok=True)
-        return True
-
-    def _put(self, source: Path) -> None:
-        """Give a file the lock's name too, or raise FileExistsError."""
-        if sys.platform == "win32":
-            source.rename(self._path)  # there it refuses to replace
-        else:
-            self._path.hardlink_to(source)
-
-    def _create_in_place(self) -> bool:
-        try:
-            with self._path.open("x", encoding="utf-8") as file:
-                file.write(self._text())
-        except FileExistsError:
-            return False
-        return True
-
     def _read(self) -> Owner | None:
         """What the file says; None where it is not there or says nothing that can be read."""
         try:
@@ -209,33 +175,6 @@ class WorkspaceLock:
             return Owner(**{**found, "pid": int(found["pid"])})
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-    def _clear_away(self, stale: Owner | None) -> None:
-        """Remove the file of ``stale``; put it back where another app has taken the workspace in the meantime."""
-        if stale is None:
-            try:
-                young = time.time() - self._path.stat().st_mtime < YOUNG_SECONDS
-            except FileNotFoundError:
-                return
-            if young and self._path.stat().st_size == 0:
-                time.sleep(0.1)
-                return
-        aside = self._path.with_name(f".{FILE}-left-{self._owner.mark}")
-        try:
-            self._path.rename(aside)
-        except FileNotFoundError:
-            return
-        try:
-            mark = json.loads(aside.read_text(encoding="utf-8")).get("mark")
-        except (ValueError, AttributeError):
-            mark = None
-        try:
-            if stale is not None and mark != stale.mark:
-                self._put(aside)
-        except FileExistsError:
-            pass  # a third one has it by now, and finds itself there
-        finally:
-            aside.unlink(missing_ok=True)
 
 
 def process_start(pid: int) -> str | None:

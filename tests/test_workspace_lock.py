@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from engine.errors import UserError
 from engine.workspace import APP_FOLDER, Workspace
@@ -131,12 +132,11 @@ def test_of_many_at_once_one_gets_it(workspace: Workspace) -> None:
     assert outcomes.count("held") == 1, outcomes
 
 
-def test_a_disk_without_hard_links_will_do(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise OSError(95, "Operation not supported")
+def test_a_share_without_file_locks_will_do(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(FileLock, "acquire", refuse)
     with WorkspaceLock(workspace, "the window"), pytest.raises(InUse):
         WorkspaceLock(workspace, "the window").take()
 
