@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.images import load_rgb
+from engine.data.rows import map_rows
 from engine.data.samples import Progress, Sample
 from engine.families.base import Family
 from engine.jobs.control import Token
@@ -116,13 +116,13 @@ class TrainingCache:
 
     def latent_shape(self, row: int) -> tuple[int, ...]:
         """(4, h, w) of a sample's latents."""
-        return tuple(self._shards[self.size(row)][0].mean.get_shape()[1:])
+        return self._shards[self.size(row)][0].mean.shape[1:]
 
     def latents(self, rows: Sequence[int], variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of these samples, which have to be of one size, fp32 (B, 4, h, w)."""
         found = [self._find(row, variant) for row, variant in zip(rows, variants or [0] * len(rows), strict=True)]
         mean, logvar = ([getattr(shard, name)[place] for shard, place in found] for name in ("mean", "logvar"))
-        return torch.stack(mean).float(), torch.stack(logvar).float()
+        return torch.from_numpy(np.stack(mean)).float(), torch.from_numpy(np.stack(logvar)).float()
 
     def crop(self, row: int, variant: int = 0) -> Crop:
         """The crop that the latents were made of."""
@@ -145,9 +145,8 @@ class _Shard:
     """Memory-mapped tensors of one file."""
 
     def __init__(self, path: Path) -> None:
-        file = safe_open(path, framework="pt")
-        self.mean, self.logvar = file.get_slice("mean"), file.get_slice("logvar")
-        self.box = file.get_tensor("box")
+        self.mean, self.logvar = map_rows(path, "mean"), map_rows(path, "logvar")
+        self.box = np.array(map_rows(path, "box"))
 
 
 def _shard(folder: Path, size: Size, number: int) -> Path:

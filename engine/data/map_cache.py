@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_hint, entries
 from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
+from engine.data.rows import map_rows
 from engine.data.samples import Progress, Sample
 from engine.errors import DataGone
 from engine.jobs.control import Token
@@ -61,12 +61,12 @@ class _Shard:
     """One memory-mapped file."""
 
     def __init__(self, path: Path, size: Size) -> None:
-        self._rows = safe_open(path, framework="pt").get_slice("maps")
-        self._packed = len(self._rows.get_shape()) == 3
+        self._rows = map_rows(path, "maps")
+        self._packed = self._rows.ndim == 3
         self._width = size[0]
 
     def read(self, place: int) -> np.ndarray:
-        pixels = self._rows[place].numpy()
+        pixels = np.array(self._rows[place])
         if self._packed:
             pixels = np.unpackbits(pixels, axis=1, count=self._width)[..., None] * np.uint8(255)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.give_back import give_back_memory
 from engine.inference import lending
 from engine.jobs.control import Cancelled
 from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PhaseChanged
@@ -81,6 +82,7 @@ class Promises:
 
         if self.patience.until_done(what, room, lambda problem: False):
             trainer.preview(trainer, trainer.step)
+        give_back_memory()
         trainer.emit(PhaseChanged("running"))
 
     def save(self) -> Checkpoint | None:
@@ -98,6 +100,7 @@ class Promises:
         what = f"The checkpoint of step {trainer.step:,}"
         checkpoint = self.patience.until_done(what, self._write, self._give_up)
         self._tidy()
+        give_back_memory()
         kept = tuple(saved.step for saved in list_checkpoints(trainer.run_folder))
         trainer.emit(CheckpointSaved(trainer.step, checkpoint.folder, kept))
         self._look_at_disk()

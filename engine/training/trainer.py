@@ -21,6 +21,7 @@ from engine.data.held_out import split as split_of
 from engine.errors import UserError
 from engine.families import detect
 from engine.families.parts import read_component_config
+from engine.give_back import give_back_memory
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
@@ -225,5 +226,6 @@ class Trainer:
         for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()
+        give_back_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
