@@ -59,7 +59,9 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
     count = trainer.config.train.accumulation // trainer.processes.count
     total = torch.zeros((), device=to)
     for micro in range(count):
-        batch = trainer.batches.get(trainer.step * count + micro).to(to)
+        with trainer.promises.slow.watching("Reading the next pictures"):
+            read = trainer.batches.get(trainer.step * count + micro)
+        batch = read.to(to)
         draws = batch.draws
         noise = draws.noise + objective.offset_noise * draws.offset
         timesteps = shape_timesteps(
