@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import DataGone
 from engine.inference import lending
 from engine.jobs.control import Cancelled
 from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PhaseChanged
@@ -18,6 +19,7 @@ from engine.training.slow_disk import SlowDisk
 
 if TYPE_CHECKING:
     from engine.errors import UserError
+    from engine.training.batches import Batch
     from engine.training.trainer import Trainer
 
 PICTURE_MARGIN = 16 * 2**20
@@ -52,6 +54,22 @@ class Promises:
         if asked or self._pictures_due():
             self.pictures()
         lending.serve(trainer)
+
+    def batch(self, number: int) -> Batch:
+        """Batch ``number`` of this process; where the disk does not answer, the run waits for it in mid-step.
+
+        Raises:
+            DataGone: a file of the dataset is gone, or the owner did not want to wait.
+        """
+
+        def read() -> Batch:
+            with self.slow.watching("Reading the next pictures"):
+                return self._trainer.batches.get(number)
+
+        def give_up(problem: UserError) -> Batch:
+            raise DataGone("The next pictures could not be read.", problem.why, problem.try_this)
+
+        return self.patience.until_done(f"Step {self._trainer.step + 1:,}", read, give_up)
 
     def _pictures_due(self) -> bool:
         config = self._trainer.config

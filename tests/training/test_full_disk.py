@@ -97,7 +97,7 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
     assert worker.outcome == "completed"
     assert saved == [[2]], "the last good checkpoint is there while it waits"
     assert "The checkpoint of step 4 waits for room" in worker.warnings and "goes on by itself" in worker.warnings
-    assert "could be written after all" in " ".join(message.text for message in worker.of(Message))
+    assert "the disk answers again" in " ".join(message.text for message in worker.of(Message))
     assert_same_run(straight, run)
 
 
@@ -225,6 +225,40 @@ def test_a_disk_that_vanishes_and_comes_back(new_run: RunFactory, ready_workspac
     worker = Watched(ready_workspace, run, {StepDone: unplug, Waiting: plug_in})
     assert worker.outcome == "completed" and "waits for the disk" in worker.warnings
     assert_same_run(straight, run)
+
+
+def test_a_cache_on_a_disk_that_vanishes_is_waited_for_in_mid_step(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    """Read, not mapped into memory: the system would end the whole process (SIGBUS)."""
+    straight, run = new_run(), new_run()
+    Worker(ready_workspace, straight)
+    cache, away = ready_workspace.cache, ready_workspace.cache.with_name("unplugged")
+
+    def unplug(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 3:
+            cache.rename(away)
+
+    worker = Watched(ready_workspace, run, {StepDone: unplug, Waiting: lambda worker: away.rename(cache)})
+    assert worker.outcome == "completed" and "waits for the disk" in worker.warnings
+    assert_same_run(straight, run)
+
+
+def test_who_does_not_want_to_wait_for_the_cache_keeps_what_was_learnt(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    run, cache = new_run(), ready_workspace.cache
+    away = cache.with_name("unplugged")
+
+    def unplug(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 3:
+            cache.rename(away)
+
+    with pytest.raises(UserError, match="could not be read"):
+        Watched(ready_workspace, run, {StepDone: unplug, Waiting: lambda worker: worker.control.stop()})
+    assert run.last_step in (3, 4), "the batch after was read ahead"
+    away.rename(cache)
+    assert Worker(ready_workspace, run).outcome == "completed"
 
 
 def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
