@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from engine.data.images import opened
 from engine.errors import UserError
 from engine.inference import samplers
 from engine.version import VERSION
@@ -129,13 +130,8 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         UserError: it is no picture, or carries none.
     """
     name = Path(path).name
-    try:
-        with Image.open(path) as picture:
-            texts = dict(getattr(picture, "text", {}) or picture.info)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{name} cannot be read.", "It is not a picture, or damaged.", "Choose a PNG that was made here."
-        ) from error
+    with opened(Path(path)) as picture:
+        texts = dict(getattr(picture, "text", {}) or picture.info)
     try:
         ours = json.loads(texts.get(OURS, "null"))
     except ValueError:

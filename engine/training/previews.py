@@ -89,6 +89,7 @@ class DrawPreviews:
                     batch=trainer.pictures_at_once,
                     probes=self._probes,
                     known=self._known,
+                    watching=trainer.promises.slow.watching,
                 )
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error):

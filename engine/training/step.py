@@ -59,7 +59,7 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
     count = trainer.config.train.accumulation // trainer.processes.count
     total = torch.zeros((), device=to)
     for micro in range(count):
-        batch = trainer.batches.get(trainer.step * count + micro).to(to)
+        batch = trainer.promises.batch(trainer.step * count + micro).to(to)
         draws = batch.draws
         noise = draws.noise + objective.offset_noise * draws.offset
         timesteps = shape_timesteps(
