@@ -3,9 +3,9 @@
     python -m benchmarks.precision --out OUT [--kinds fp32 bf16 fp16 fp8 fp16+fp8] [--seeds 1 2 3] [--steps 240]
 
 On the bundled base and the demo's circles, with the demo's settings, to just after the net has converged. Then forty
-held-out pairs are drawn as an export would draw them, and scored twice: where the disc really lies (IoU, exact) and by the
-app's own adherence, which knows nothing of discs. What is in OUT already is not computed again, so the work can be cut
-at any run; the table is printed, and written to OUT/table.md, from all that is there.
+held-out pairs are drawn as an export would draw them, and scored twice: where the disc really lies (IoU, exact) and by
+the app's own adherence, which knows nothing of discs. What is in OUT already is not computed again, so the work can be
+cut at any run; the table is printed, and written to OUT/table.md, from all that is there.
 
 On a card the precisions are the card's own. Processors compute in half precision ten times slower than in fp32, so
 there bf16 and fp16 are emulated as cards do it: sums in fp32, and every weight that computes, every layer's answer and

@@ -1,7 +1,7 @@
 """What may make steps faster and changes nothing that is learnt but its rounding. Each part can fail without harm.
 
-Attention by xformers, tensors with their channels last, and nets compiled by torch (with CUDA graphs, where wanted). What
-this machine cannot do is told in one line, and the run goes on without it.
+Attention by xformers, tensors with their channels last, and nets compiled by torch (with CUDA graphs, where wanted).
+What this machine cannot do is told in one line, and the run goes on without it.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ def _use_xformers(trainer: Trainer) -> None:
     elif importlib.util.find_spec("xformers") is None:
         why = "it is not installed"
     else:
+        nets = (trainer.unet, trainer.nets.controlnet)
+        before = [dict(net.attn_processors) for net in nets]
         try:
-            for net in (trainer.unet, trainer.nets.controlnet):
+            for net in nets:
                 net.enable_xformers_memory_efficient_attention()
         except Exception as error:  # built for another torch or card, which it finds out in many ways
-            for net in (trainer.unet, trainer.nets.controlnet):
-                net.set_default_attn_processor()
+            for net, processors in zip(nets, before, strict=True):
+                net.set_attn_processor(processors)
             why = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'it does not work'}"
     if why:
         _tell(trainer, f"xformers is not used ({why}); attention is PyTorch's own.")

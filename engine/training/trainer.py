@@ -224,8 +224,8 @@ class Trainer:
         if hasattr(self, "batches"):
             self.batches.close()
         self.promises.close()
-        held = "unet stepping_unet controlnet nets learning decoder model optimizer prepared_optimizer ema cache maps checks"
-        for name in held.split():
+        nets = ["unet", "stepping_unet", "controlnet", "nets", "learning", "decoder", "model"]
+        for name in [*nets, "optimizer", "prepared_optimizer", "ema", "cache", "maps", "checks"]:
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()
         if torch.cuda.is_available():
