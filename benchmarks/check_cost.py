@@ -119,15 +119,16 @@ def main() -> None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         steps = predicted(family, config, side, tokens, batch)
         apart = every * -(-max(every, steps / SHARE) // every)
-        print(f"{title}, {batch} pictures a step: a check costs {steps:.2f} steps by operations; at the default of {every} "
-              f"steps one is made every {apart:.0f}: {steps / (apart + steps):.1%} of the time")  # fmt: skip
+        print(
+            f"{title}, {batch} pictures a step: a check costs {steps:.2f} steps by operations; "
+            f"at the default of {every} one is made every {apart:.0f} steps: {steps / (apart + steps):.1%} of the time"
+        )
     with tempfile.TemporaryDirectory() as folder_name:
         found = measured(Workspace(Path(folder_name)), options.steps)
     print(f"the demo, measured: step {found['step']:.3f} s, check {found['check']:.3f} s of processor time: "
           f"{found['check'] / found['step']:.2f} steps")  # fmt: skip
-    print(
-        f"a run of {options.steps} steps: {found['between']:.0f} checks between its ends, {found['share']:.2%} of its time"
-    )
+    between = f"{found['between']:.0f} checks between its ends, {found['share']:.2%} of its time"
+    print(f"a run of {options.steps} steps: {between}")
 
 
 if __name__ == "__main__":

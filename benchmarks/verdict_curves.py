@@ -2,8 +2,8 @@
 
     python -m benchmarks.verdict_curves OUT_FOLDER [NAME ...]
 
-With the demo's settings but for what RUNS says of each, checked every 10 steps whatever it costs. One JSON file each, as
-tests/evaluation/curves has. All of them together take about half an hour on one core.
+With the demo's settings but for what RUNS says of each, checked every 10 steps whatever it costs. One JSON file each,
+as tests/evaluation/curves has. All of them together take about half an hour on one core.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from engine.evaluation import loaded
 from engine.evaluation.effect_job import measure_effect
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.pairs import Wanted, read_pair, unnoticed
+from engine.inference.parts import OFFLOAD, Thrift
 from engine.runs import Run
-from engine.try_parts import OFFLOAD, Thrift
 from engine.workspace import Workspace
 
 from .test_evaluate import own_workspace, prepared  # noqa: F401  (fixtures)

@@ -238,7 +238,7 @@ def test_real_checkpoints_draw_different_pictures(workspace: Workspace, run: Run
 
 def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run: Run) -> None:
     long = "red circle with blue background " * 20
-    wish = GridWish(pictures=(0,), steps=(100,), strengths=(1.0,), prompt=long)
+    wish = GridWish(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
     assert len(grid.notes) == 1 and "read in 4 pieces" in grid.notes[0]
 
