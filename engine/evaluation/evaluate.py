@@ -117,7 +117,9 @@ def evaluate(
             "against_without_control": colour.drift(drawn.right, drawn.without),
             "against_true_pictures": colour.drift(drawn.right, originals),
         },
-        "seed_diversity": {"with_control": _spread(drawn.seeds), "without_control": _spread(drawn.seeds_without)},
+        "seed_diversity": {
+            "with_control": colour.spread(drawn.seeds), "without_control": colour.spread(drawn.seeds_without),
+        },
         "nearest": _plain_search(
             nearest.search(dataset, parts.train, drawn.right[:count], originals[:count], token, progress)
         ),
@@ -183,12 +185,6 @@ def _with_first(first: Sequence[np.ndarray], more: Sequence[np.ndarray]) -> list
     """All seeds of each pair together."""
     count = len(more) // MORE_SEEDS
     return [[first[n], *more[n * MORE_SEEDS : (n + 1) * MORE_SEEDS]] for n in range(count)]
-
-
-def _spread(groups: Sequence[Sequence[np.ndarray]]) -> float:
-    """Mean colour distance between pictures of different seeds of one prompt and map; 0: all alike."""
-    apart = [colour.difference(group[a], group[b]) for group in groups for a in range(len(group)) for b in range(a)]
-    return float(np.mean(apart)) if apart else 0.0
 
 
 def _plain(found: Obedience | None) -> dict[str, Any] | None:
