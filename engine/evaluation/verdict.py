@@ -12,6 +12,7 @@ from typing import Literal
 
 from engine.config import RunConfig
 from engine.evaluation.drifting import drift_words, drifting_since
+from engine.evaluation.turning import flat_since, overfitting_since, smooth
 from engine.jobs.events import Checked
 
 Kind = Literal["too_early", "not_listening", "ignored", "improving", "flat", "overfitting", "drifting"]
@@ -20,12 +21,6 @@ SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
 LEAST_GAIN = 0.05
 """Share of the loss that the gain must reach."""
-FLAT_SHARE = 0.02
-"""A window that brings less than this share of what was reached so far brings nothing."""
-WINDOW_SHARE, LEAST_WINDOW = 0.25, 4
-"""A window: this share of the checks since the net listens, and at least so many."""
-RISE = 0.02
-"""Relative rise of the held-out loss above its lowest that counts."""
 BLANK = 0.002
 """Mean difference of two maps, 0..1, below which they are taken to be all alike."""
 DIM = 0.01
@@ -202,53 +197,6 @@ def _faults(facts: Facts) -> list[Cause]:
         Cause(f"The doctor found {count:,} maps that are {words}.", "doctor")
         for count, words in sorted(counted, reverse=True)
     ]
-
-
-def smooth(values: Sequence[float], half: int = 1) -> list[float]:
-    """Medians over each value and ``half`` on either side: single bad checks do not count."""
-    return [statistics.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-
-
-def window(count: int) -> int:
-    return max(LEAST_WINDOW, int(count * WINDOW_SHARE))
-
-
-def overfitting_since(checks: Sequence[Checked]) -> int | None:
-    """Step of the lowest held-out loss, where it has risen since for a whole window while the training loss fell."""
-    if len(checks) < 2 * LEAST_WINDOW:
-        return None
-    held_out = smooth([check.held_out_loss for check in checks])
-    trained = smooth([check.training_loss for check in checks])
-    lowest = min(range(len(held_out)), key=held_out.__getitem__)
-    after = held_out[lowest + 1 :]
-    if len(after) < LEAST_WINDOW:
-        return None
-    late = statistics.fmean(held_out[-LEAST_WINDOW:])
-    rising = late > held_out[lowest] * (1 + RISE)
-    falling = statistics.fmean(trained[-LEAST_WINDOW:]) < trained[lowest]
-    return checks[lowest].step if rising and falling else None
-
-
-def flat_since(checks: Sequence[Checked]) -> int | None:
-    """First step of the stretch in which neither loss nor gain improved; None where it is shorter than two windows.
-
-    Improving: the best of a window beats the best of all before by FLAT_SHARE of the loss, or of the gain.
-    """
-    size = window(len(checks))
-    if len(checks) < 3 * LEAST_WINDOW or len(checks) < 2 * size:
-        return None
-    losses = smooth([check.held_out_loss for check in checks])
-    gains = smooth([check.gain_share for check in checks])
-    start: int | None = None
-    for first in range(len(checks) - size, 0, -1):
-        lower = min(losses[:first]) - min(losses[first:])
-        higher = max(gains[first:]) - max(gains[:first])
-        if lower > FLAT_SHARE * min(losses[:first]) or higher > FLAT_SHARE * 5 * max(gains[:first]):
-            break
-        start = first
-    if start is None or len(checks) - start < 2 * size:
-        return None
-    return checks[start].step
 
 
 def best_checkpoint(

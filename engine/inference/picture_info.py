@@ -81,7 +81,8 @@ def a1111_text(settings: Mapping[str, Any]) -> str:
     if settings.get("change") is not None:
         values["Denoising strength"] = settings["change"]
     if settings.get("net"):
-        values["ControlNet 0"] = ", ".join(f"{name}: {str(value).replace(',', ' ')}" for name, value in net.items())
+        # The extension parts this at commas and colons and passes all of it over where a name holds one.
+        values["ControlNet 0"] = ", ".join(f"{name}: {re.sub('[,:]', ' ', str(value))}" for name, value in net.items())
     values["Version"] = f"ControlNet Studio {VERSION}"
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items())
     negative = [f"{_NEGATIVE} {settings['negative']}"] if settings.get("negative") else []

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig, parse
-from engine.evaluation.verdict import Facts, best_checkpoint, convergence, facts_of, judge, listens, smooth
+from engine.evaluation.turning import smooth
+from engine.evaluation.verdict import Facts, best_checkpoint, convergence, facts_of, judge, listens
 from engine.jobs.events import Checked
 
 CURVES = Path(__file__).with_name("curves")
