@@ -118,7 +118,8 @@ def evaluate(
             "against_true_pictures": colour.drift(drawn.right, originals),
         },
         "seed_diversity": {
-            "with_control": colour.spread(drawn.seeds), "without_control": colour.spread(drawn.seeds_without),
+            "with_control": colour.spread(drawn.seeds),
+            "without_control": colour.spread(drawn.seeds_without),
         },
         "nearest": _plain_search(
             nearest.search(dataset, parts.train, drawn.right[:count], originals[:count], token, progress)
