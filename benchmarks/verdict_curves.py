@@ -59,25 +59,30 @@ class Planned:
     pairs: int = PAIRS
 
 
+SMALL: dict[str, Any] = {"data": {"resolution": 64}, "optim": {"schedule": "constant"}, "train": {"steps": 20_000}}
+"""A quarter of the pixels, and as if there were no end: several runs in the time of one."""
+IMPATIENT = {"validation": {"listens_by": 800}}
+
+
+def small(**optim: Any) -> dict[str, Any]:
+    return SMALL | {"optim": {"schedule": "constant", **optim}}
+
+
 RUNS = {
     "circles": Planned(300),
     "blank": Planned(120, spoil=black, pictures=0),
-    "dim": Planned(270, spoil=dim, pictures=0),
-    "strangers": Planned(270, spoil=strangers, pictures=0),
-    "slow": Planned(270, {"optim": {"learning_rate": 1e-7}}, pictures=0),
+    "dim": Planned(120, SMALL | IMPATIENT, dim, pictures=0),
+    "strangers": Planned(120, SMALL | IMPATIENT, strangers, pictures=0),
+    "slow": Planned(120, small(learning_rate=1e-7) | IMPATIENT, pictures=0),
+    "hot": Planned(100, {"optim": {"learning_rate": 0.02, "schedule": "constant"}}),
     "few": Planned(
-        400,
-        {"data": {"held_out": 16, "resolution": 64}, "train": {"steps": 400}, "optim": {"schedule": "constant"}},
-        pictures=0,
-        pairs=32,
+        400, SMALL | {"data": {"resolution": 64, "held_out": 16}, "train": {"steps": 400}}, pictures=0, pairs=32
     ),
-    "rest": Planned(
-        900,
-        {"data": {"resolution": 64}, "train": {"steps": 900}, "optim": {"schedule": "constant"}},
-        pictures=0,
-    ),
-    "hot": Planned(200, {"optim": {"learning_rate": 0.02, "schedule": "constant"}}),
+    "rest": Planned(900, SMALL, pictures=0),
+    "warm": Planned(240, small(learning_rate=0.008)),
 }
+"""Learns; black maps; maps of a wrong range; others' maps; rates far too small and too large; 16 pairs; a long run; a
+rate somewhat too large."""
 
 
 def spoilt(dataset: Dataset, spoil: Spoil) -> None:

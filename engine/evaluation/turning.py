@@ -16,6 +16,9 @@ RISE = 0.02
 RISE_NOISE = 2.0
 """where it is also this many times as large as the usual change from one check to the next."""
 
+BROKEN = 2.0
+"""Times the loss of the untrained net, on held-out and on training pairs, from which weights are taken to be broken."""
+
 
 def smooth(values: Sequence[float], half: int = 1) -> list[float]:
     """Medians over each value and ``half`` on either side: single bad checks do not count."""
@@ -30,6 +33,17 @@ def noise(values: Sequence[float]) -> float:
 
 def window(count: int) -> int:
     return max(LEAST_WINDOW, int(count * WINDOW_SHARE))
+
+
+def broken_since(checks: Sequence[Checked]) -> int | None:
+    """First step of the last checks in a row, two at least, on which both losses are far above the untrained net's."""
+    first, since, count = checks[0], None, 0
+    for check in reversed(checks[1:]):
+        apart = (check.held_out_loss / first.held_out_loss, check.training_loss / first.training_loss)
+        if min(apart) < BROKEN:
+            break
+        since, count = check.step, count + 1
+    return since if count > 1 else None
 
 
 def overfitting_since(checks: Sequence[Checked]) -> int | None:

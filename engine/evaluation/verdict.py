@@ -12,10 +12,10 @@ from typing import Literal
 
 from engine.config import RunConfig
 from engine.evaluation.drifting import drift_words, drifting_since
-from engine.evaluation.turning import flat_since, overfitting_since, smooth
+from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth
 from engine.jobs.events import Checked
 
-Kind = Literal["too_early", "not_listening", "ignored", "improving", "flat", "overfitting", "drifting"]
+Kind = Literal["too_early", "not_listening", "ignored", "broken", "improving", "flat", "overfitting", "drifting"]
 
 SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
@@ -113,7 +113,9 @@ def judge(
     """
     if not checks:
         return Verdict("too_early", "Nothing has been measured yet.")
-    since = convergence(checks)
+    since, broke = convergence(checks), broken_since(checks)
+    if broke is not None:
+        return _broken(checks, facts, broke, [step for step in checkpoints if step < broke])
     best = best_checkpoint(checks, scores, checkpoints, since)
     if since is None:
         return _deaf(checks, facts, best)
@@ -143,11 +145,24 @@ def _closed(
     return Verdict(kind, words + named, tuple(evidence), (), listens_since, since, best)
 
 
+def _broken(checks: Sequence[Checked], facts: Facts, broke: int, sound: Sequence[int]) -> Verdict:
+    times = checks[-1].held_out_loss / checks[0].held_out_loss
+    words = f"The weights broke by step {broke:,}: the loss is {times:,.0f} times that of an untrained net."
+    back = f" Go back to the checkpoint of step {max(sound):,}." if sound else ""
+    causes = [
+        Cause(f"The learning rate ({facts.learning_rate:g}) is too large for this net: a third of it.", "settings")
+    ]
+    evidence = (*_gain_words(checks[-1]), *_loss_words(checks))
+    return Verdict("broken", words + back, evidence, (*causes, *_faults(facts)), None, broke, max(sound, default=None))
+
+
 def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
     last = checks[-1]
     evidence = tuple(_gain_words(last))
     if last.map_difference < BLANK:
         causes = [Cause("The maps are all alike or blank: there is nothing to listen to.", "doctor")]
+        if last.map_difference:
+            causes.append(_dim(last))
         words = "The condition is ignored: the maps are blank."
         return Verdict("ignored", words, evidence, (*causes, *_faults(facts)), best=best)
     if listens(last):
@@ -172,10 +187,7 @@ def _causes(last: Checked, facts: Facts) -> list[Cause]:
     """What the run itself shows first, then what is usual."""
     causes = []
     if last.map_difference < DIM:
-        words = (
-            f"The maps differ by {last.map_difference:.1%} of full range: they may hold 0 to 1 in place of 0 to 255."
-        )
-        causes.append(Cause(words, "doctor"))
+        causes.append(_dim(last))
     if facts.learning_rate < LOW_RATE:
         words = f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual."
         causes.append(Cause(words, "settings"))
@@ -188,6 +200,11 @@ def _causes(last: Checked, facts: Facts) -> list[Cause]:
         words = "The learning rate is too small for this net, or so large that the weights broke."
         causes.append(Cause(words, "settings"))
     return causes
+
+
+def _dim(last: Checked) -> Cause:
+    words = f"The maps differ by {last.map_difference:.2%} of full range: they may hold 0 to 1 in place of 0 to 255."
+    return Cause(words, "doctor")
 
 
 def _faults(facts: Facts) -> list[Cause]:
