@@ -75,7 +75,7 @@ def optimizer_to_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, to
 def tensors_to_optimizer(
     optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor], plain: dict[str, Any]
 ) -> None:
-    """The way back; the groups stay as the config made them."""
+    """The way back, into memory of its own (see ``start.in_own_memory``); the groups stay as the config made them."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**plain, **tensors}.items():
         index, path = key.split(".", 1)
@@ -83,7 +83,7 @@ def tensors_to_optimizer(
         place = state.setdefault(int(index), {})
         for level in outer:
             place = place.setdefault(level, {})
-        place[name] = value
+        place[name] = value.clone() if isinstance(value, torch.Tensor) else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
