@@ -109,7 +109,7 @@ def precision(rows: Found) -> str:
 
 def resumed(rows: Found) -> str:
     lines = [
-        f"- {name}: {one['outcome']}; {one['apart']} of {one['tensors']} tensors differ, by up to {one['furthest']:.2g}"
+        f"- {name}: {one['outcome']}; {one['apart']} of {one['tensors']} tensors differ, by {one['furthest']:.1g}"
         for name, one in rows.items()
     ]
     return "\n".join(lines)
