@@ -193,20 +193,6 @@ def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory,
     again.close()
 
 
-def test_what_was_read_from_a_checkpoint_lies_in_memory_as_before(
-    new_run: RunFactory, ready_workspace: Workspace
-) -> None:
-    """In the file tensors begin anywhere, and sums over memory that is not aligned differ in their last bit."""
-    run = new_run(**{"train.steps": 2})
-    Worker(ready_workspace, run, at_step={1: "pause"})
-    again = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
-    assert again.step == 1
-    tensors = [*again.learning.parameters()]
-    tensors += [value for state in again.optimizer.state.values() for value in state.values() if value.ndim]
-    assert len(tensors) > 100 and {tensor.data_ptr() % 64 for tensor in tensors} == {0}
-    again.close()
-
-
 def test_the_memory_of_an_8_bit_optimizer_is_saved_and_put_back(
     new_run: RunFactory, ready_workspace: Workspace
 ) -> None:
