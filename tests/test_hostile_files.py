@@ -7,6 +7,7 @@ import functools
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import tarfile
@@ -22,11 +23,15 @@ import torch
 from engine.conditions import map_files, weights
 from engine.data.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.data.import_config import ImportConfig
+from engine.data.scan import scan_folder
+from engine.data.sources.parquet import PARQUET
 from engine.data.sources.store import Refused, Store
 from engine.data.sources.tars import TARS
 from engine.errors import UserError
+from engine.evaluation.picture_files import settings_in
 from engine.export.net_files import read_net_file, read_pickle
 from engine.families import detect
+from engine.inference.picture_info import read_settings
 from engine.jobs.control import Control
 from engine.model_files import tensor_shapes
 
@@ -137,14 +142,10 @@ def test_models_of_any_kind_are_told_to_bring_no_code() -> None:
 
 
 def test_pictures_are_opened_in_one_place() -> None:
-    """Where size, kind and end are checked. The others open what the app made, or read a note only; Pillow's limit of
-    pixels, which images.py sets, holds for them, too."""
+    """Where size, kind and end are checked. The one other opens what the app itself wrote, in a program of its own."""
     opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
     places = {where.split(":")[0] for where in opens}
-    made_here = {
-        "engine/conditions/external_child.py", "engine/evaluation/drawn.py", "engine/evaluation/picture_files.py",
-        "engine/evaluation/timelapse.py", "engine/inference/picture_info.py",
-    }  # fmt: skip
+    made_here = {"engine/conditions/external_child.py"}
     assert places <= {"engine/data/images.py"} | made_here
 
 
@@ -164,7 +165,8 @@ def bomb(path: Path, width: int, height: int) -> Path:
 def test_an_image_bomb_is_refused_in_words_wherever_it_is_opened(tmp_path: Path, width: int, height: int) -> None:
     path = bomb(tmp_path / "bomb.png", min(width, 100_000), height * max(1, width // 100_000))
     ways: tuple[Callable[[Path], Any], ...] = (
-        load_rgb, load_array, inspect, map_files.made_by, lambda p: thumbnail(p, tmp_path / "small"),
+        load_rgb, load_array, inspect, map_files.made_by, lambda p: thumbnail(p, tmp_path / "small"), settings_in,
+        read_settings,
     )  # fmt: skip
     for way in ways:
         with pytest.raises(UserError) as caught:
@@ -172,6 +174,56 @@ def test_an_image_bomb_is_refused_in_words_wherever_it_is_opened(tmp_path: Path,
         assert "far too large" in caught.value.what and f"{MAX_PIXELS // 10**6} million pixels" in caught.value.why
     with Store(tmp_path / "store") as store, pytest.raises(Refused, match="million pixels"):
         store.check("abcdef", path.read_bytes())
+
+
+def write_table(path: Path, cells: list[bytes], maps: list[bytes] | None = None) -> Path:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    columns = {"image": cells, "caption": ["words"] * len(cells)} | ({"conditioning_image": maps} if maps else {})
+    parquet.write_table(arrow.table(columns), path, compression="zstd")
+    return path
+
+
+@pytest.mark.parametrize("column", ["image", "conditioning_image"])
+def test_an_image_bomb_in_a_parquet_cell_is_left_out_in_words(
+    tmp_path: Path, photos: dict[str, Any], column: str
+) -> None:
+    good, evil = picture_bytes(photos), bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()
+    cells = {"image": [good, good], "conditioning_image": [good, good]}
+    cells[column][1] = evil
+    table = write_table(tmp_path / "set.parquet", cells["image"], cells["conditioning_image"])
+    fetched = PARQUET.fetch(str(table), tmp_path / "out", ImportConfig(), lambda *_: None, Control().token)
+    assert fetched.new == 1
+    assert [reason for reason in fetched.left_out if f"{MAX_PIXELS // 10**6} million pixels" in reason]
+
+
+def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_not_opened(
+    tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.data.sources.parquet._FREE", 100_000)
+    table = write_table(tmp_path / "set.parquet", [bytes(20_000_000), picture_bytes(photos)])
+    with pytest.raises(UserError, match=r"set\.parquet is not opened"):
+        PARQUET.fetch(str(table), tmp_path / "out", ImportConfig(), lambda *_: None, Control().token)
+
+
+def test_a_cell_larger_than_the_limit_is_left_out(tmp_path: Path, photos: dict[str, Any]) -> None:
+    large = picture_bytes(photos) + os.urandom(2_000_000)
+    table = write_table(tmp_path / "set.parquet", [large, picture_bytes(photos)])
+    config = ImportConfig(max_megabytes=1)
+    fetched = PARQUET.fetch(str(table), tmp_path / "out", config, lambda *_: None, Control().token)
+    assert fetched.new == 1 and "larger than the limit" in fetched.left_out
+
+
+def test_an_image_bomb_in_an_archive_is_named_when_it_is_read(tmp_path: Path, photos: dict[str, Any]) -> None:
+    evil = bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        add(tar, "good.png", picture_bytes(photos))
+        add(tar, "evil.png", evil)
+    unpack(tmp_path / "set.tar", tmp_path / "out")
+    found = scan_folder(tmp_path / "out")
+    assert [sample.image.name for sample in found.samples] == ["good.png"]
+    assert any("far too large" in f"{problem}" and "evil.png" in f"{problem}" for problem in found.problems)
 
 
 def unpack(place: Path, folder: Path) -> Any:

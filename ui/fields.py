@@ -31,9 +31,9 @@ FIELDS = (
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),
     ("set-validation-pictures_folder", f"{PLACE}; its pictures are only read"),
     ("set-validation-clip_model", f"{PLACE}; or a Hugging Face id, fetched by its button"),
-    ("try-drawing|try-picture|try-restore|try-second-map|Condition maps of yours", UPLOAD),
+    ("Condition maps of yours", UPLOAD),
     ("hub-repository|hub-token", "handed to huggingface.co when Upload is pressed; the token is not kept"),
-    ("condition-upload|try-upload", PICTURE),
+    ("condition-upload|try-(upload|second-map|drawing|picture|restore)", PICTURE),
 )
 
 

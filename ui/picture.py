@@ -1,4 +1,4 @@
-"""A picture of the user's, dropped on the page: what cannot be opened is refused in words."""
+"""Pictures of the user's, dropped on the page or drawn there: what cannot be opened is refused in words."""
 
 from __future__ import annotations
 
@@ -38,10 +38,29 @@ class UserPicture(gr.Image):
             path = super().preprocess(payload)
         else:
             path = payload.path
-        try:
-            with opened(Path(str(path))):
-                return str(path)
-        except UserError as error:
-            name = payload.orig_name or "The picture"
-            words = f"{error.what} {error.why} {error.try_this}".replace(Path(str(path)).name, name)
-            raise gr.Error(escape(words), print_exception=False, title="This picture cannot be used") from error
+        look_at(Path(str(path)), payload.orig_name or "The picture")
+        return str(path)
+
+
+class UserDrawing(gr.ImageEditor):
+    """gradio's editor, which looks at every picture of a drawing before it is decoded: what is drawn on, and layers."""
+
+    is_template = True
+
+    def convert_and_format_image(self, file: Any, flatten_on_white: bool = False) -> Any:
+        """See gradio; ``file``: an upload, or what the page's own canvas sent."""
+        if file is not None:
+            drawn = isinstance(file, (bytes, bytearray, memoryview))
+            name = "The drawing" if drawn else file.orig_name or "The picture"
+            look_at(Path(name if drawn else file.path), name, bytes(file) if drawn else None)
+        return super().convert_and_format_image(file, flatten_on_white)
+
+
+def look_at(path: Path, name: str, data: bytes | None = None) -> None:
+    """Raise gr.Error, which the page shows, for what is no picture or far too large. ``name``: as people know it."""
+    try:
+        with opened(path, data):
+            pass
+    except UserError as error:
+        words = f"{error.what} {error.why} {error.try_this}".replace(path.name, name)
+        raise gr.Error(escape(words), print_exception=False, title="This picture cannot be used") from error

@@ -10,7 +10,7 @@ from PIL import Image
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import note
-from ui.picture import UserPicture
+from ui.picture import UserDrawing, UserPicture
 from ui.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_panels import Fields
 
@@ -52,8 +52,9 @@ class ControlPanel:
             )
             self.advice = gr.HTML(elem_id="try-advice")
         with gr.Column(visible=False, elem_classes="snug") as self.sheet:
-            fields["drawing"] = gr.Sketchpad(
-                type="pil", label="Draw the map", canvas_size=SHEET, fixed_canvas=True, layers=False, transforms=(),
+            fields["drawing"] = UserDrawing(
+                type="pil", sources=(), label="Draw the map",
+                canvas_size=SHEET, fixed_canvas=True, layers=False, transforms=(),
                 brush=gr.Brush(colors=["#ffffff", "#ff0000", "#00ff00", "#0000ff", "#000000"], default_size=6),
                 height=400, buttons=[], elem_id="try-drawing", value=black_sheet(),
             )  # fmt: skip

@@ -10,7 +10,7 @@ from engine.inference import samplers
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import note
-from ui.picture import UserPicture
+from ui.picture import UserDrawing, UserPicture
 from ui.view import View
 
 Fields = dict[str, Any]
@@ -84,7 +84,7 @@ def say_panel(fields: Fields) -> None:
 def over_panel(fields: Fields) -> None:
     """Draw over a picture, or over a part of it."""
     with gr.Accordion("Draw over a picture (img2img, inpainting)", open=False, elem_id="try-over"):
-        fields["editor"] = gr.ImageEditor(
+        fields["editor"] = UserDrawing(
             type="pil",
             label="Picture",
             sources=["upload", "clipboard"],
