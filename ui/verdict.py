@@ -25,6 +25,7 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "not_listening": ("…", ""),
     "ignored": ("!", "bad"),
     "broken": ("!", "bad"),
+    "worse": ("!", "bad"),
     "improving": ("✓", "good"),
     "flat": ("■", "warning"),
     "overfitting": ("!", "warning"),
@@ -35,6 +36,7 @@ GAIN_TITLE = "Control gain: what the map is worth, in % of the loss"
 PLACES = {
     "doctor": ("Check the set", ("tab-dataset", "dataset-check")),
     "settings": ("Look at the settings", ("tab-train",)),
+    "dataset": ("Add pictures", ("tab-dataset",)),
 }
 """Where a cause is looked at: the words on its button, and the ids of the tabs to open."""
 LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"

@@ -132,7 +132,7 @@ class Checks:
         self.pace.took(began, ended)
         if not figures.finite:
             return True  # weights that broke: the loop says so in words
-        trainer.emit(tier0.event(trainer, figures, tier0.difference(self._fixed[0]), ended - began))
+        trainer.emit(tier0.event(trainer, figures, self._fixed[0], ended - began))
         if trainer.config.validation.stop_when_flat:
             # Whoever resumes a run that has stopped by itself wants to see it flat anew.
             verdict = self.verdict(since=self._began)
