@@ -11,7 +11,8 @@ import gradio as gr
 from engine.data.dataset import Dataset
 from engine.data.doctor.store import Store
 from engine.errors import UserError
-from engine.evaluation.verdict import Cause, Facts, Kind, Verdict, facts_of, judge
+from engine.evaluation.causes import Cause, Facts, facts_of
+from engine.evaluation.verdict import Kind, Verdict, judge
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs import Run
 from ui.chart import BEGINS, PAUSED, SAVED, line_chart

@@ -6,13 +6,13 @@ Pure functions over what the run has recorded; nothing is loaded, nothing is rem
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.config import RunConfig
+from engine.evaluation.causes import BLANK, Cause, Facts, blank, deaf, few, too_fast
 from engine.evaluation.drifting import drift_words, drifting_since
-from engine.evaluation.turning import broken_since, flat_since, noise, overfitting_since, smooth, worse_since
+from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth, worse_since
 from engine.jobs.events import Checked
 
 Kind = Literal[
@@ -23,50 +23,6 @@ SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
 LEAST_GAIN = 0.05
 """Share of the loss that the gain must reach."""
-BLANK = 0.002
-"""Mean difference of two maps, 0..1, below which they are taken to be all alike."""
-DIM = 0.01
-"""The same, above which maps are taken to use their whole range: below, they are nearly black or nearly alike."""
-WHITE = 0.8
-"""How light maps are on the whole from which they are dark on white; what bases learn well is light on black."""
-LOW_RATE, FEW_PAIRS, MUCH_OFFSET = 2e-6, 200, 0.2
-STEADY = 0.005
-"""Usual change of the held-out loss from one check to the next, below which the weights hardly move."""
-FAULTS = {
-    "map_blank": "empty", "map_inverted": "inverted", "map_turned": "mirrored or rotated", "map_shifted": "shifted",
-    "map_repeated": "the map of several pictures",
-}  # fmt: skip
-"""The doctor's findings that can make a net ignore its maps, and what such a map is."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules need to know of the run beside its figures."""
-
-    total_steps: int
-    learning_rate: float
-    listens_by: int
-    """Pictures after which a net that does not listen is said to ignore its maps."""
-    training_pairs: int = 0
-    """0: not known."""
-    found: Mapping[str, int] | None = None
-    """What the doctor has found in the set, by the finding's name; None: it has not been asked."""
-    offset_noise: float = 0.0
-
-
-def facts_of(config: RunConfig, training_pairs: int = 0, found: Mapping[str, int] | None = None) -> Facts:
-    return Facts(
-        config.train.steps, config.optim.learning_rate, config.validation.listens_by, training_pairs, found,
-        config.objective.offset_noise,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a net may ignore its maps, and where to look, if anywhere."""
-
-    words: str
-    look: Literal["", "doctor", "settings", "dataset"] = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +93,7 @@ def judge(
     turned = overfitting_since(listening)
     if turned is not None:
         words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
-        return _closed("overfitting", words, evidence, since, turned, best, _few(facts))
+        return _closed("overfitting", words, evidence, since, turned, best, few(facts))
     drifts = drifting_since(figures)
     if drifts is not None and drifts >= since:
         words = f"Colours drift since step {drifts:,}: {drift_words(figures)}. An earlier checkpoint may look better."
@@ -160,34 +116,23 @@ def _closed(
 
 
 def _too_fast(kind: Kind, checks: Sequence[Checked], facts: Facts, since: int, sound: Sequence[int]) -> Verdict:
-    """Both losses are above those at the start. ``sound``: checkpoints from before that, of which the newest is best."""
+    """Both losses are above those at the start. ``sound``: checkpoints from before that, the newest is best."""
     times = checks[-1].held_out_loss / checks[0].held_out_loss
     words = f"The weights broke by step {since:,}: the loss is {times:,.0f} times that of an untrained net."
     if kind == "worse":
         words = f"Worse than at its start since step {since:,}: the loss is {times - 1:.0%} above what it was then."
     best = max(sound, default=None)
     back = f" Go back to the checkpoint of step {best:,}." if best else ""
-    causes = [
-        Cause(f"The learning rate ({facts.learning_rate:g}) is too large for this net: a third of it.", "settings")
-    ]
-    if facts.offset_noise > MUCH_OFFSET:
-        words = (
-            f"It learns with an offset noise of {facts.offset_noise:g} and is measured without; 0.05 to 0.1 is usual."
-        )
-        causes.insert(0, Cause(words, "settings"))
     evidence = (*_gain_words(checks[-1]), *_loss_words(checks))
-    return Verdict(kind, words + back, evidence, (*causes, *_faults(facts)), None, since, best)
+    return Verdict(kind, words + back, evidence, too_fast(facts), None, since, best)
 
 
 def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
     last = checks[-1]
     evidence = tuple(_gain_words(last))
     if last.map_difference < BLANK:
-        causes = [Cause("The maps are all alike or blank: there is nothing to listen to.", "doctor")]
-        if last.map_difference:
-            causes.append(_dim(last))
         words = "The condition is ignored: the maps are blank."
-        return Verdict("ignored", words, evidence, (*causes, *_faults(facts)), best=best)
+        return Verdict("ignored", words, evidence, blank(last, facts), best=best)
     if listens(last):
         words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
         return Verdict("not_listening", words, evidence, best=best)
@@ -203,55 +148,7 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
             )
         return Verdict("not_listening", words, evidence, best=best)
     words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
-    return Verdict("ignored", words, evidence, tuple(_causes(checks, facts)), best=best)
-
-
-def _causes(checks: Sequence[Checked], facts: Facts) -> list[Cause]:
-    """What the run itself shows first, then what is usual."""
-    last, losses = checks[-1], [check.held_out_loss for check in checks]
-    moves = noise(losses) if len(losses) > 1 else 1.0  # a sitting's first check: nothing is known yet
-    causes = []
-    if last.map_difference < DIM:
-        causes.append(_dim(last))
-    if facts.learning_rate < LOW_RATE:
-        words = f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual."
-        causes.append(Cause(words, "settings"))
-    elif moves < STEADY:
-        words = f"The loss moves by {moves:.2%} from one check to the next: the learning rate"
-        causes.append(Cause(f"{words} ({facts.learning_rate:g}) may be too small for this net.", "settings"))
-    if last.map_level is not None and last.map_level > WHITE:
-        words = f"The maps are nearly white ({last.map_level:.0%}): they may be inverted; usual is light on black."
-        causes.append(Cause(words, "doctor"))
-    causes += _faults(facts)
-    causes += _few(facts)
-    if facts.found is None:
-        causes.append(Cause("Many maps may be blank, inverted, or belong to other pictures: check the set.", "doctor"))
-    if facts.learning_rate >= LOW_RATE and moves >= STEADY:
-        words = (
-            f"The learning rate ({facts.learning_rate:g}) does not suit this net: try a third of it, and three times."
-        )
-        causes.append(Cause(words, "settings"))
-    return causes
-
-
-def _dim(last: Checked) -> Cause:
-    words = f"The maps differ by {last.map_difference:.2%} of full range: they may hold 0 to 1 in place of 0 to 255."
-    return Cause(words, "doctor")
-
-
-def _few(facts: Facts) -> list[Cause]:
-    if not 0 < facts.training_pairs < FEW_PAIRS:
-        return []
-    return [Cause(f"{facts.training_pairs:,} pairs are few; some thousand are usual.", "dataset")]
-
-
-def _faults(facts: Facts) -> list[Cause]:
-    """What the doctor has found, most of it first."""
-    counted = [(count, words) for name, words in FAULTS.items() if (count := (facts.found or {}).get(name, 0))]
-    return [
-        Cause(f"The doctor found {count:,} maps that are {words}.", "doctor")
-        for count, words in sorted(counted, reverse=True)
-    ]
+    return Verdict("ignored", words, evidence, deaf(checks, facts), best=best)
 
 
 def best_checkpoint(

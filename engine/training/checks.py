@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from engine.clock import awake
 from engine.evaluation import tier0
-from engine.evaluation.verdict import Verdict, facts_of, judge
+from engine.evaluation.causes import facts_of
+from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.events import Checked, Event, Message, PreviewMade
 from engine.jobs.faults import device_lost
 from engine.jobs.runner import Emit

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig, parse
+from engine.evaluation.causes import Facts, facts_of
 from engine.evaluation.turning import smooth
-from engine.evaluation.verdict import Facts, Verdict, best_checkpoint, convergence, facts_of, judge, listens
+from engine.evaluation.verdict import Verdict, best_checkpoint, convergence, judge, listens
 from engine.jobs.events import Checked
 
 CURVES = Path(__file__).with_name("curves")
