@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from engine.data.dataset import Dataset
+from engine.data.doctor.check import check
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, PreviewMade, StepDone
@@ -43,6 +44,21 @@ def dim(maps: list[Image.Image]) -> list[Image.Image]:
     return [one.point(lambda value: round(value / 255)) for one in maps]
 
 
+def inverted(maps: list[Image.Image]) -> list[Image.Image]:
+    """Black lines on white, all of them."""
+    return [ImageOps.invert(one) for one in maps]
+
+
+def quarter_inverted(maps: list[Image.Image]) -> list[Image.Image]:
+    """Every fourth has black lines on white, as where two sources were put together."""
+    return [one if number % 4 else ImageOps.invert(one) for number, one in enumerate(maps)]
+
+
+def half_black(maps: list[Image.Image]) -> list[Image.Image]:
+    """Every other one is empty."""
+    return [one if number % 2 else Image.new("RGB", one.size) for number, one in enumerate(maps)]
+
+
 def strangers(maps: list[Image.Image]) -> list[Image.Image]:
     """Each picture has the map of another one, as after a sorting that went wrong."""
     return [*maps[1:], maps[0]]
@@ -57,6 +73,8 @@ class Planned:
     spoil: Spoil | None = None
     pictures: int = 4
     pairs: int = PAIRS
+    fade: bool = False
+    """The pictures that it trains on lose most of their colour, the held-out ones do not."""
 
 
 SMALL: dict[str, Any] = {"data": {"resolution": 64}, "optim": {"schedule": "constant"}, "train": {"steps": 20_000}}
@@ -79,10 +97,18 @@ RUNS = {
         400, SMALL | {"data": {"resolution": 64, "held_out": 16}, "train": {"steps": 400}}, pictures=0, pairs=32
     ),
     "rest": Planned(900, SMALL, pictures=0),
+    "inverted": Planned(120, SMALL | IMPATIENT, inverted, pictures=0),
+    "quarter": Planned(120, SMALL | IMPATIENT, quarter_inverted, pictures=0),
+    "gaps": Planned(120, SMALL | IMPATIENT, half_black, pictures=0),
+    "meek": Planned(120, small(learning_rate=1e-5) | IMPATIENT, pictures=0),
+    "four": Planned(300, SMALL | IMPATIENT | {"data": {"resolution": 64, "held_out": 16}}, pictures=0, pairs=20),
+    "offset": Planned(120, SMALL | {"objective": {"offset_noise": 0.8}}, pictures=0),
+    "faded": Planned(200, SMALL, pairs=400, fade=True),
     "warm": Planned(240, small(learning_rate=0.008)),
 }
-"""Learns; black maps; maps of a wrong range; others' maps; rates far too small and too large; 16 pairs; a long run; a
-rate somewhat too large."""
+"""Learns; black maps; maps of a wrong range; others' maps; rates far too small and too large; 16 pairs; a long run; all
+maps inverted; every fourth inverted; every second black; a rate that is usual for larger nets; 4 pairs; much offset
+noise; pale training pictures; a rate somewhat too large."""
 
 
 def spoilt(dataset: Dataset, spoil: Spoil) -> None:
@@ -94,6 +120,16 @@ def spoilt(dataset: Dataset, spoil: Spoil) -> None:
             maps.append(picture.convert("RGB"))
     for path, made in zip(paths, spoil(maps), strict=True):
         made.save(path)
+
+
+def fade(dataset: Dataset, held_out: int) -> None:
+    """A fifth of the colour for all but the held-out pictures, as if worse scans had been added to a set."""
+    kept = {sample.key for sample in dataset.held_out(held_out).held_out}
+    for sample in dataset.samples():
+        if sample.key not in kept:
+            with Image.open(sample.image) as picture:
+                pale = ImageEnhance.Color(picture.convert("RGB")).enhance(0.2)
+            pale.save(sample.image)
 
 
 def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
@@ -108,9 +144,13 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
     }
     layers = (("demo", demo_preset().values), ("benchmark", asked), (name, planned.settings))
     config = resolve(*layers)[0]
+    if planned.fade:
+        fade(dataset, config.data.held_out)
     control = Control()
     found: dict[str, Any] = {"name": name, "settings": config.model_dump(mode="json")}
     found |= {"pairs": planned.pairs - config.data.held_out, "checks": [], "scores": [], "figures": []}
+    if planned.spoil:
+        found["doctor"] = check(dataset, config.data.resolution).counts
 
     def watch(event: Any) -> None:
         if isinstance(event, Checked):

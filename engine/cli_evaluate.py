@@ -63,7 +63,8 @@ def choose(run: Any, step: int | None) -> Any:
     Raises:
         UserError: there is none.
     """
-    from engine.evaluation.verdict import facts_of, judge
+    from engine.evaluation.causes import facts_of
+    from engine.evaluation.verdict import judge
 
     checkpoints = run.checkpoints()
     if step is None and checkpoints:

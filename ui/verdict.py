@@ -11,7 +11,8 @@ import gradio as gr
 from engine.data.dataset import Dataset
 from engine.data.doctor.store import Store
 from engine.errors import UserError
-from engine.evaluation.verdict import Cause, Facts, Kind, Verdict, facts_of, judge
+from engine.evaluation.causes import Cause, Facts, facts_of
+from engine.evaluation.verdict import Kind, Verdict, judge
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs import Run
 from ui.chart import BEGINS, PAUSED, SAVED, line_chart
@@ -25,6 +26,7 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "not_listening": ("…", ""),
     "ignored": ("!", "bad"),
     "broken": ("!", "bad"),
+    "worse": ("!", "bad"),
     "improving": ("✓", "good"),
     "flat": ("■", "warning"),
     "overfitting": ("!", "warning"),
@@ -35,6 +37,7 @@ GAIN_TITLE = "Control gain: what the map is worth, in % of the loss"
 PLACES = {
     "doctor": ("Check the set", ("tab-dataset", "dataset-check")),
     "settings": ("Look at the settings", ("tab-train",)),
+    "dataset": ("Add pictures", ("tab-dataset",)),
 }
 """Where a cause is looked at: the words on its button, and the ids of the tabs to open."""
 LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"

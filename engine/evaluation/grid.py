@@ -14,7 +14,8 @@ from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.data.samples import Sample
 from engine.errors import UserError
-from engine.evaluation.verdict import facts_of, judge
+from engine.evaluation.causes import facts_of
+from engine.evaluation.verdict import judge
 from engine.runs import Run
 from engine.workspace import Workspace, write_text
 

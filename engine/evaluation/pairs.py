@@ -21,7 +21,8 @@ from engine.inference.sampling import Drawing, Text, decode, draw_latents, free_
 
 BATCH = 4
 DRAWING = "Drawing control pictures"
-Encode = Callable[[Sequence[str]], Text]
+Encode = Callable[[Sequence[str]], list[Text]]
+"""Prompts to embeddings, one each, without B; a prompt that was read in pieces has as many times the tokens."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Nets:
     unet: Any
     controlnet: Any
     encode: Encode | None = None
-    """Prompts to embeddings, B in front; None: the text encoder is loaded for the call."""
+    """None: the text encoder is loaded for the call."""
 
 
 def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
@@ -89,7 +90,7 @@ def draw(
     progress: Progress | None = None,
     batch: int = BATCH,
 ) -> list[torch.Tensor]:
-    """Latents (4, h, w) on the CPU, one for each. Those of one size and strength are drawn together.
+    """Latents (4, h, w) on the CPU, one for each. Those of one size, strength and length of text are drawn together.
 
     Neither text encoder nor VAE is in memory meanwhile.
 
@@ -97,20 +98,21 @@ def draw(
         Cancelled: the token says so. UserError: the result is not finite.
     """
     encode = nets.encode or encoder(nets.family, nets.base, nets.unet.device)
-    text, negative = encode([one.prompt for one in wanted]), encode([""])
+    *texts, empty = encode([*(one.prompt for one in wanted), ""])
     del encode  # and with it a text encoder that was loaded for this
     resident = {"unet": nets.unet, "vae": None, "text_encoder": None, "tokenizer": None}
     pipeline = nets.family.pipeline(nets.base, nets.controlnet, nets.unet.dtype, **resident)
     total, done = settings.sampling_steps * len(wanted), 0
     drawn: dict[int, torch.Tensor] = {}
-    for numbers in _batches(wanted, batch):
+    for numbers in _batches(wanted, texts, batch):
 
         def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
             if progress:
                 progress(before + steps * count, total, DRAWING)
 
         how = Drawing(settings.sampling_steps, settings.guidance_scale, wanted[numbers[0]].strength)
-        rows = {name: values[numbers] for name, values in text.items()}
+        rows = {name: torch.stack([texts[number][name] for number in numbers]) for name in empty}
+        negative = _as_long(empty, rows["hidden"].shape[1])
         maps = [wanted[number].map for number in numbers]
         hints = torch.stack([to_hint(map, *map.shape[1::-1]) for map in maps])
         seeds = [wanted[number].seed for number in numbers]
@@ -120,22 +122,34 @@ def draw(
     return [drawn[number] for number in range(len(wanted))]
 
 
-def _batches(wanted: Sequence[Wanted], most: int) -> list[list[int]]:
-    """Numbers of the pictures, at most ``most`` together and all of one size and strength."""
+def _batches(wanted: Sequence[Wanted], texts: Sequence[Text], most: int) -> list[list[int]]:
+    """Numbers of the pictures, at most ``most`` together and all of one size, strength and length of text."""
     alike: dict[tuple[Any, ...], list[int]] = {}
-    for number, one in enumerate(wanted):
-        alike.setdefault((one.strength, one.map.shape), []).append(number)
+    for number, (one, text) in enumerate(zip(wanted, texts, strict=True)):
+        alike.setdefault((one.strength, one.map.shape, len(text["hidden"])), []).append(number)
     return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
 
 
-def encoder(family: Family, base: str, device: torch.device | str) -> Encode:
-    """A text encoder loaded for this call."""
+def _as_long(empty: Text, tokens: int) -> Text:
+    """The empty prompt, (1, ...) each, read as often as a prompt in pieces: both have to be of one length."""
+    rows = {name: row[None] for name, row in empty.items()}
+    return rows | {"hidden": rows["hidden"].repeat(1, tokens // len(empty["hidden"]), 1)}
+
+
+def encoder(family: Family, base: str, device: torch.device | str, whole: bool = False) -> Encode:
+    """A text encoder loaded for this call. Prompts are cut where captions are cut in training; ``whole``: all of each
+    is read, in pieces."""
     tokenizer = family.load_tokenizer(base)
     text_encoder = family.load_text_encoder(base, torch.float32).to(device)
 
-    def encode(prompts: Sequence[str]) -> Text:
+    def one(prompt: str) -> Text:
+        pieces = family.pieces(tokenizer, [prompt]) if whole else 1
+        return {name: rows[0] for name, rows in family.encode_long(tokenizer, text_encoder, [prompt], pieces).items()}
+
+    def encode(prompts: Sequence[str]) -> list[Text]:
         with torch.no_grad():
-            return family.encode_text(tokenizer, text_encoder, prompts)
+            known = {prompt: one(prompt) for prompt in dict.fromkeys(prompts)}
+        return [known[prompt] for prompt in prompts]
 
     return encode
 

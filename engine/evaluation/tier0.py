@@ -115,6 +115,11 @@ def difference(fixed: Sequence[Fixed]) -> float:
     return float(np.average(apart, weights=[len(g.maps) for g in fixed])) / 255
 
 
+def level(fixed: Sequence[Fixed]) -> float:
+    """Mean of the maps, 0 (black) to 1 (white)."""
+    return float(np.average([g.maps.mean() for g in fixed], weights=[len(g.maps) for g in fixed])) / 255
+
+
 @dataclass(frozen=True)
 class Figures:
     """What one check finds."""
@@ -162,11 +167,12 @@ def check(trainer: Trainer, held_out: Sequence[Fixed], trained: Sequence[Fixed],
     )
 
 
-def event(trainer: Trainer, figures: Figures, apart: float, seconds: float) -> Checked:
+def event(trainer: Trainer, figures: Figures, held_out: Sequence[Fixed], seconds: float) -> Checked:
+    """What is told of a check of these held-out pairs."""
     f = figures
     return Checked(
         trainer.step, trainer.step * trainer.images_per_step, f.held_out_loss, f.training_loss, f.gain, f.share,
-        f.share_error, apart, seconds, f.training_share, memory_gib(trainer.device),
+        f.share_error, difference(held_out), seconds, f.training_share, memory_gib(trainer.device), level(held_out),
     )  # fmt: skip
 
 

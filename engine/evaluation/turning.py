@@ -18,6 +18,8 @@ RISE_NOISE = 2.0
 
 BROKEN = 2.0
 """Times the loss of the untrained net, on held-out and on training pairs, from which weights are taken to be broken."""
+WORSE, WORSE_CHECKS = 1.1, 3
+"""Times the loss of the untrained net, on both, from which a net is worse than none; in so many checks in a row."""
 
 
 def smooth(values: Sequence[float], half: int = 1) -> list[float]:
@@ -37,13 +39,24 @@ def window(count: int) -> int:
 
 def broken_since(checks: Sequence[Checked]) -> int | None:
     """First step of the last checks in a row, two at least, on which both losses are far above the untrained net's."""
+    return _above(checks, BROKEN, 2)
+
+
+def worse_since(checks: Sequence[Checked]) -> int | None:
+    """First step of the last checks in a row on which both losses are above the untrained net's: whatever the net says,
+    pictures would be better without it."""
+    return _above(checks, WORSE, WORSE_CHECKS)
+
+
+def _above(checks: Sequence[Checked], times: float, least: int) -> int | None:
+    """First step of the last checks in a row, ``least`` of them, on which both losses are so many times the first."""
     first, since, count = checks[0], None, 0
     for check in reversed(checks[1:]):
         apart = (check.held_out_loss / first.held_out_loss, check.training_loss / first.training_loss)
-        if min(apart) < BROKEN:
+        if min(apart) < times:
             break
         since, count = check.step, count + 1
-    return since if count > 1 else None
+    return since if count >= least else None
 
 
 def overfitting_since(checks: Sequence[Checked]) -> int | None:

@@ -83,8 +83,8 @@ def make_previews(
         unet, controlnet: the resident ones; no second copy is made. The ControlNet's mode is put back afterwards.
         plan: how the pictures are cut; those of one size are drawn together.
         out_folder: the run's previews folder.
-        encode: prompts to text embeddings, B in front, "" included, for example the training cache's; without it the
-            text encoder is loaded for this call.
+        encode: prompts to text embeddings, "" included, for example the training cache's; without it the text encoder
+            is loaded for this call.
         without_control: also draw the same noise with the ControlNet switched off, and score that.
         progress: called as progress(denoising steps done, in all, label).
         batch: pictures drawn together.

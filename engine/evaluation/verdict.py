@@ -6,57 +6,23 @@ Pure functions over what the run has recorded; nothing is loaded, nothing is rem
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.config import RunConfig
+from engine.evaluation.causes import BLANK, Cause, Facts, blank, deaf, few, too_fast
 from engine.evaluation.drifting import drift_words, drifting_since
-from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth
+from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth, worse_since
 from engine.jobs.events import Checked
 
-Kind = Literal["too_early", "not_listening", "ignored", "broken", "improving", "flat", "overfitting", "drifting"]
+Kind = Literal[
+    "too_early", "not_listening", "ignored", "broken", "worse", "improving", "flat", "overfitting", "drifting"
+]
 
 SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
 LEAST_GAIN = 0.05
 """Share of the loss that the gain must reach."""
-BLANK = 0.002
-"""Mean difference of two maps, 0..1, below which they are taken to be all alike."""
-DIM = 0.01
-"""The same, above which maps are taken to use their whole range: below, they are nearly black or nearly alike."""
-LOW_RATE, FEW_PAIRS = 2e-6, 200
-FAULTS = {
-    "map_blank": "empty", "map_inverted": "inverted", "map_turned": "mirrored or rotated", "map_shifted": "shifted",
-    "map_repeated": "the map of several pictures",
-}  # fmt: skip
-"""The doctor's findings that can make a net ignore its maps, and what such a map is."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the rules need to know of the run beside its figures."""
-
-    total_steps: int
-    learning_rate: float
-    listens_by: int
-    """Pictures after which a net that does not listen is said to ignore its maps."""
-    training_pairs: int = 0
-    """0: not known."""
-    found: Mapping[str, int] | None = None
-    """What the doctor has found in the set, by the finding's name; None: it has not been asked."""
-
-
-def facts_of(config: RunConfig, training_pairs: int = 0, found: Mapping[str, int] | None = None) -> Facts:
-    return Facts(config.train.steps, config.optim.learning_rate, config.validation.listens_by, training_pairs, found)
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why a net may ignore its maps, and where to look: "doctor", "settings", or nowhere."""
-
-    words: str
-    look: Literal["", "doctor", "settings"] = ""
 
 
 @dataclass(frozen=True)
@@ -65,7 +31,7 @@ class Verdict:
     sentence: str
     evidence: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
-    """Where the maps are ignored: what to look at, likeliest first."""
+    """What to look at where something is wrong, likeliest first."""
     listens_since: int | None = None
     """Step at which the net began to listen."""
     since: int | None = None
@@ -113,9 +79,12 @@ def judge(
     """
     if not checks:
         return Verdict("too_early", "Nothing has been measured yet.")
-    since, broke = convergence(checks), broken_since(checks)
+    since, broke, worse = convergence(checks), broken_since(checks), worse_since(checks)
     if broke is not None:
-        return _broken(checks, facts, broke, [step for step in checkpoints if step < broke])
+        sound = [step for step in checkpoints if step < min(broke, worse or broke)]
+        return _too_fast("broken", checks, facts, broke, sound)
+    if worse is not None and checks[-1].map_difference >= BLANK:
+        return _too_fast("worse", checks, facts, worse, [step for step in checkpoints if step < worse])
     best = best_checkpoint(checks, scores, checkpoints, since)
     if since is None:
         return _deaf(checks, facts, best)
@@ -124,7 +93,7 @@ def judge(
     turned = overfitting_since(listening)
     if turned is not None:
         words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
-        return _closed("overfitting", words, evidence, since, turned, best)
+        return _closed("overfitting", words, evidence, since, turned, best, few(facts))
     drifts = drifting_since(figures)
     if drifts is not None and drifts >= since:
         words = f"Colours drift since step {drifts:,}: {drift_words(figures)}. An earlier checkpoint may look better."
@@ -139,32 +108,31 @@ def judge(
 
 
 def _closed(
-    kind: Kind, words: str, evidence: Sequence[str], listens_since: int, since: int | None, best: int | None
-) -> Verdict:
+    kind: Kind, words: str, evidence: Sequence[str], listens_since: int, since: int | None, best: int | None,
+    causes: Sequence[Cause] = (),
+) -> Verdict:  # fmt: skip
     named = f" Best checkpoint so far: step {best:,}." if best is not None else ""
-    return Verdict(kind, words + named, tuple(evidence), (), listens_since, since, best)
+    return Verdict(kind, words + named, tuple(evidence), tuple(causes), listens_since, since, best)
 
 
-def _broken(checks: Sequence[Checked], facts: Facts, broke: int, sound: Sequence[int]) -> Verdict:
+def _too_fast(kind: Kind, checks: Sequence[Checked], facts: Facts, since: int, sound: Sequence[int]) -> Verdict:
+    """Both losses are above those at the start. ``sound``: checkpoints from before that, the newest is best."""
     times = checks[-1].held_out_loss / checks[0].held_out_loss
-    words = f"The weights broke by step {broke:,}: the loss is {times:,.0f} times that of an untrained net."
-    back = f" Go back to the checkpoint of step {max(sound):,}." if sound else ""
-    causes = [
-        Cause(f"The learning rate ({facts.learning_rate:g}) is too large for this net: a third of it.", "settings")
-    ]
+    words = f"The weights broke by step {since:,}: the loss is {times:,.0f} times that of an untrained net."
+    if kind == "worse":
+        words = f"Worse than at its start since step {since:,}: the loss is {times - 1:.0%} above what it was then."
+    best = max(sound, default=None)
+    back = f" Go back to the checkpoint of step {best:,}." if best else ""
     evidence = (*_gain_words(checks[-1]), *_loss_words(checks))
-    return Verdict("broken", words + back, evidence, (*causes, *_faults(facts)), None, broke, max(sound, default=None))
+    return Verdict(kind, words + back, evidence, too_fast(facts), None, since, best)
 
 
 def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
     last = checks[-1]
     evidence = tuple(_gain_words(last))
     if last.map_difference < BLANK:
-        causes = [Cause("The maps are all alike or blank: there is nothing to listen to.", "doctor")]
-        if last.map_difference:
-            causes.append(_dim(last))
         words = "The condition is ignored: the maps are blank."
-        return Verdict("ignored", words, evidence, (*causes, *_faults(facts)), best=best)
+        return Verdict("ignored", words, evidence, blank(last, facts), best=best)
     if listens(last):
         words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
         return Verdict("not_listening", words, evidence, best=best)
@@ -180,40 +148,7 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
             )
         return Verdict("not_listening", words, evidence, best=best)
     words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
-    return Verdict("ignored", words, evidence, tuple(_causes(last, facts)), best=best)
-
-
-def _causes(last: Checked, facts: Facts) -> list[Cause]:
-    """What the run itself shows first, then what is usual."""
-    causes = []
-    if last.map_difference < DIM:
-        causes.append(_dim(last))
-    if facts.learning_rate < LOW_RATE:
-        words = f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual."
-        causes.append(Cause(words, "settings"))
-    causes += _faults(facts)
-    if 0 < facts.training_pairs < FEW_PAIRS:
-        causes.append(Cause(f"{facts.training_pairs:,} pairs are few; some thousand are usual."))
-    if facts.found is None:
-        causes.append(Cause("Many maps may be blank, inverted, or belong to other pictures: check the set.", "doctor"))
-    if facts.learning_rate >= LOW_RATE:
-        words = "The learning rate is too small for this net, or so large that the weights broke."
-        causes.append(Cause(words, "settings"))
-    return causes
-
-
-def _dim(last: Checked) -> Cause:
-    words = f"The maps differ by {last.map_difference:.2%} of full range: they may hold 0 to 1 in place of 0 to 255."
-    return Cause(words, "doctor")
-
-
-def _faults(facts: Facts) -> list[Cause]:
-    """What the doctor has found, most of it first."""
-    counted = [(count, words) for name, words in FAULTS.items() if (count := (facts.found or {}).get(name, 0))]
-    return [
-        Cause(f"The doctor found {count:,} maps that are {words}.", "doctor")
-        for count, words in sorted(counted, reverse=True)
-    ]
+    return Verdict("ignored", words, evidence, deaf(checks, facts), best=best)
 
 
 def best_checkpoint(

@@ -79,6 +79,14 @@ def to_hint(image: Image.Image | np.ndarray, width: int, height: int, nearest: b
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous().float() / 255
 
 
+def in_pieces(prompt: str, pieces: int) -> str:
+    """What is said of a prompt that is longer than the text encoder takes at once; ``prompt`` names it."""
+    return (
+        f"{prompt} is longer than the base reads at once: it was read in {pieces} pieces. "
+        "What stands further back counts less."
+    )
+
+
 def seeded_noise(family: Family, seeds: Sequence[int], channels: int, width: int, height: int) -> torch.Tensor:
     """Standard normal latents (B, channels, height / 8, width / 8) fp32 on the CPU; each picture has its own seed."""
     shape = (channels, height // family.latent_factor, width // family.latent_factor)

@@ -19,7 +19,7 @@ from engine.families import Family, detect
 from engine.families.parts import read_component_config
 from engine.inference.parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
-from engine.inference.sampling import Beside, Drawing, decode, draw_latents, free_memory, to_hint
+from engine.inference.sampling import Beside, Drawing, decode, draw_latents, free_memory, in_pieces, to_hint
 from engine.training.checkpoint_files import DECODER, demand_whole
 from engine.training.scope import decoder_of
 from engine.workspace import Workspace
@@ -250,10 +250,7 @@ class TrySession:
         prompts, negatives = [r.prompt for r in batch], [r.negative for r in batch]
         pieces = family.pieces(tokenizer, [*prompts, *negatives])
         if pieces > 1:
-            words.append(
-                f"A prompt is longer than the base reads at once: it was read in {pieces} pieces. "
-                "What stands further back counts less."
-            )
+            words.append(in_pieces("A prompt", pieces))
         with torch.no_grad(), self.thrift.on_device(encoder):
             return tuple(family.encode_long(tokenizer, encoder, texts, pieces) for texts in (prompts, negatives))  # type: ignore[return-value]
 

@@ -82,6 +82,8 @@ class Checked:
     """The gain's share on training pairs; None: a run of an earlier version."""
     memory_gib: float = 0.0
     """Most that the card had in use so far, or the process on a machine without one; 0: not known."""
+    map_level: float | None = None
+    """How light the maps are, 0 (black) to 1; None: a run of an earlier version."""
 
 
 @dataclass(frozen=True)

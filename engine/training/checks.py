@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from engine.clock import awake
 from engine.evaluation import tier0
-from engine.evaluation.verdict import Verdict, facts_of, judge
+from engine.evaluation.causes import facts_of
+from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.events import Checked, Event, Message, PreviewMade
 from engine.jobs.faults import device_lost
 from engine.jobs.runner import Emit
@@ -132,7 +133,7 @@ class Checks:
         self.pace.took(began, ended)
         if not figures.finite:
             return True  # weights that broke: the loop says so in words
-        trainer.emit(tier0.event(trainer, figures, tier0.difference(self._fixed[0]), ended - began))
+        trainer.emit(tier0.event(trainer, figures, self._fixed[0], ended - began))
         if trainer.config.validation.stop_when_flat:
             # Whoever resumes a run that has stopped by itself wants to see it flat anew.
             verdict = self.verdict(since=self._began)

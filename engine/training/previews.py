@@ -6,14 +6,12 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from engine.errors import UserError
 from engine.evaluation import probes
 from engine.evaluation.pairs import encoder, read_pair
 from engine.evaluation.probes import Probe
 from engine.evaluation.validate import Known, make_previews
-from engine.inference.sampling import Text
+from engine.inference.sampling import Text, in_pieces
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
 from engine.jobs.faults import device_lost
@@ -101,35 +99,25 @@ class DrawPreviews:
         settings = trainer.config.validation
         pairs = [read_pair(sample, trainer.dataset, trainer.plan) for sample in trainer.held_out[: settings.pictures]]
         found = probes.of_held_out(pairs, settings.probes)
-        self._tell_long(trainer, settings.own_prompts)
         try:
             found += probes.own(settings, trainer.dataset, trainer.plan, pairs)
         except UserError as error:
             trainer.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
         return found
 
-    @staticmethod
-    def _tell_long(trainer: Trainer, prompts: Sequence[str]) -> None:
-        """Prompts are read here as captions are in training: once, and what is left over is not read."""
-        if not prompts:
-            return
-        tokenizer = trainer.family.load_tokenizer(trainer.base)
-        for prompt in prompts:
-            if trainer.family.pieces(tokenizer, [prompt]) > 1:
-                words = f"Your prompt “{prompt[:40]}…” is longer than the base reads at once: its end is not read here."
-                trainer.emit(Message(f"{words} Try it reads all of it, in pieces.", "warning"))
-
-    def _encode(self, trainer: Trainer, prompts: Sequence[str]) -> Text:
-        """Captions come from the training's cache. The user's prompts are read once, by the text encoder on the
-        processor: it never takes the card's memory from the training."""
+    def _encode(self, trainer: Trainer, prompts: Sequence[str]) -> list[Text]:
+        """Captions come from the training's cache, cut as they were there. The user's own prompts are read once, all of
+        each, by the text encoder on the processor: it never takes the card's memory from the training."""
         rows = {prompt: self._known_text(trainer, prompt) for prompt in prompts}
         foreign = [prompt for prompt, row in rows.items() if row is None]
         if foreign:
-            texts = encoder(trainer.family, trainer.base, "cpu")(foreign)
-            for number, prompt in enumerate(foreign):
-                self._own_text[prompt] = {name: table[number].float().clone() for name, table in texts.items()}
-        found = [rows[prompt] or self._own_text[prompt] for prompt in prompts]
-        return {name: torch.stack([row[name] for row in found]) for name in found[0]}
+            texts = encoder(trainer.family, trainer.base, "cpu", whole=True)(foreign)
+            once = len(trainer.cache.text([""])["hidden"][0])
+            for prompt, text in zip(foreign, texts, strict=True):
+                self._own_text[prompt] = {name: row.float().clone() for name, row in text.items()}
+                if len(text["hidden"]) > once:
+                    trainer.emit(Message(in_pieces(f"Your prompt “{prompt[:40]}…”", len(text["hidden"]) // once)))
+        return [rows[prompt] or self._own_text[prompt] for prompt in prompts]
 
     def _known_text(self, trainer: Trainer, prompt: str) -> Text | None:
         if prompt in self._own_text:

@@ -171,9 +171,10 @@ def test_embeddings_that_are_handed_in_are_used(
     text_encoder = family.load_text_encoder(parts["base"], torch.float32)
     own = preview(parts, dataset, tmp_path / "own")
 
-    def encode(captions: Any) -> dict[str, torch.Tensor]:
+    def encode(captions: Any) -> list[dict[str, torch.Tensor]]:
         with torch.no_grad():
-            return family.encode_text(tokenizer, text_encoder, captions)
+            rows = family.encode_text(tokenizer, text_encoder, captions)
+        return [{name: table[number] for name, table in rows.items()} for number in range(len(captions))]
 
     monkeypatch.setattr(type(family), "load_text_encoder", lambda *_: pytest.fail("not needed"))
     given = preview(parts, dataset, tmp_path / "given", encode=encode)

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig, parse
+from engine.evaluation.causes import Facts, facts_of
 from engine.evaluation.turning import smooth
-from engine.evaluation.verdict import Facts, Verdict, best_checkpoint, convergence, facts_of, judge, listens
+from engine.evaluation.verdict import Verdict, best_checkpoint, convergence, judge, listens
 from engine.jobs.events import Checked
 
 CURVES = Path(__file__).with_name("curves")
@@ -35,6 +36,8 @@ class Curve:
         self.figures: list[tuple[int, dict[str, float]]] = [(s, values) for s, values in recorded.get("figures", [])]
         self.config: RunConfig = parse(recorded["settings"])
         self.facts = facts_of(self.config, recorded.get("pairs", 700))
+        self.asked = replace(self.facts, found=recorded.get("doctor", {}))
+        """The same after the doctor was asked: what it really found in this set."""
 
     def upto(self, step: int, every: int = 1) -> list[Checked]:
         """Checks to this step; only every so many-th, as a slower machine would have made."""
@@ -227,10 +230,11 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
 
 
 def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_back_to() -> None:
-    said = Curve("hot").verdicts(checkpoints=(20, 60))
+    said = Curve("hot").verdicts(checkpoints=(10, 20, 60))
     assert [step for step, verdict in said.items() if verdict.kind == "broken"] == [50, 60, 70, 80, 90, 100]
-    assert (said[100].since, said[100].best) == (40, 20), "the checkpoint of step 60 is broken, too"
-    assert "broke by step 40" in said[100].sentence and "checkpoint of step 20" in said[100].sentence
+    assert (said[40].kind, said[40].since) == ("worse", 20)
+    assert (said[100].since, said[100].best) == (40, 10), "step 60 is broken, step 20 a quarter worse than the start"
+    assert "broke by step 40" in said[100].sentence and "checkpoint of step 10" in said[100].sentence
     assert "0.02" in said[100].causes[0].words and said[100].causes[0].look == "settings"
 
 
@@ -248,6 +252,49 @@ def test_recorded_runs_that_cannot_learn_are_told_after_their_patience(name: str
     assert {said[step].kind for step in said if 8 * step < 800} == {"not_listening"}
     assert {said[step].kind for step in said if 8 * step >= 800} == {"ignored"}
     assert said[120].causes[0].words.startswith(first_cause) and said[120].causes[0].look == look
+
+
+def test_a_recorded_run_that_is_worse_than_nothing_is_never_called_usable_again() -> None:
+    """At 0.008 the net listens a little between jumps, at a loss up to 2.4 times that of the start."""
+    said = Curve("warm").verdicts(checkpoints=(40, 100, 200))
+    assert {said[step].kind for step in said if step >= 70} == {"worse", "broken"}
+    assert (said[240].kind, said[240].since, said[240].best) == ("worse", 50, 40)
+    assert said[240].sentence == (
+        "Worse than at its start since step 50: the loss is 61% above what it was then. "
+        "Go back to the checkpoint of step 40."
+    )
+    assert "0.008" in said[240].causes[0].words and said[240].causes[0].look == "settings"
+
+
+@pytest.mark.parametrize("name", ["circles", "few", "rest", "blank", "dim", "strangers", "slow", "meek", "inverted"])
+def test_no_other_recorded_run_is_called_worse_than_its_start(name: str) -> None:
+    assert not {"worse", "broken"} & {verdict.kind for verdict in Curve(name).verdicts().values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "first_cause", "look"),
+    [
+        ("inverted", False, "The maps are nearly white (98%): they may be inverted", "doctor"),
+        ("inverted", True, "The maps are nearly white (98%): they may be inverted", "doctor"),
+        ("quarter", False, "Many maps may be blank, inverted", "doctor"),
+        ("quarter", True, "The doctor found 200 maps that are inverted.", "doctor"),
+        ("gaps", False, "Many maps may be blank, inverted", "doctor"),
+        ("gaps", True, "The doctor found 400 maps that are empty.", "doctor"),
+        (
+            "meek",
+            False,
+            "The loss moves by 0.26% from one check to the next: the learning rate (1e-05) may be",
+            "settings",
+        ),
+    ],
+)
+def test_what_a_recorded_run_ignores_its_maps_for_is_its_first_cause(
+    name: str, asked: bool, first_cause: str, look: str
+) -> None:
+    curve = Curve(name)
+    verdict = judge(curve.checks, curve.asked if asked else curve.facts)
+    assert verdict.kind == "ignored"
+    assert verdict.causes[0].words.startswith(first_cause) and verdict.causes[0].look == look
 
 
 def test_a_recorded_run_with_maps_of_a_wrong_range_is_told_at_once() -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from engine.data.dataset import Dataset
+from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation import tier0
 from engine.evaluation.verdict import Verdict
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
+from engine.presets import resolve
 from engine.runs import Run, write_run
 from engine.training.checks import SHARE, Pace
-from engine.training.run import build_trainer
+from engine.training.run import build_trainer, create_run
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
 
 from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
 
-REST = Verdict("improving", "Usable.")
 EACH_STEP = {"validation.check_every": 1}
 MODES = {
     "average": {"optim.ema_decay": 0.9},
@@ -76,7 +81,7 @@ def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> Non
     loud = tier0.check(trainer, held_out, held_out, 4)
     assert (loud.held_out_loss, loud.share) == (loud.training_loss, loud.training_share)
     assert min(abs(loud.gain), abs(loud.share), loud.share_error) > 1e-6
-    assert tier0.event(trainer, loud, 0.1, 1.0).memory_gib > 0
+    assert tier0.event(trainer, loud, held_out, 1.0).memory_gib > 0
     trainer.close()
 
 
@@ -92,8 +97,9 @@ def test_maps_are_swapped_and_how_much_they_differ_is_known(trainer: Trainer) ->
     (group,) = tier0.fix(trainer, range(8, 12))
     assert (group.swapped[1:] == group.maps[:-1]).all()
     assert tier0.difference([group]) > 0.01
-    group.maps[:] = group.swapped[:] = 0
-    assert tier0.difference([group]) == 0
+    assert 0 < tier0.level([group]) < 0.5, "white outlines on black"
+    group.maps[:] = group.swapped[:] = 255
+    assert (tier0.difference([group]), tier0.level([group])) == (0, 1)
     trainer.close()
 
 
@@ -175,16 +181,67 @@ def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_w
     trainer.close()
 
 
-def test_a_run_that_no_longer_improves_ends_by_itself(
-    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("name", "first", "ended", "words"),
+    [("rest", 60, 16, "Flat since step"), pytest.param("few", 4, 32, "Overfitting since step", marks=pytest.mark.long)],
+)
+def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch,
+    name: str, first: int, ended: int, words: str,
+) -> None:  # fmt: skip
+    """The figures of recorded runs from their ``first`` check on, one a step, judged by the rules themselves."""
+    figures = iter(recorded(name)[first:])
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
-    flat = Verdict("flat", "Flat since step 1.")
-    monkeypatch.setattr("engine.training.checks.judge", lambda checks, *_: flat if len(checks) == 4 else REST)
-    worker = Worker(ready_workspace, new_run(**{"validation.stop_when_flat": True}))
+    monkeypatch.setattr(tier0, "check", lambda *_: next(figures))
+    run = new_run(**{"validation.stop_when_flat": True, "train.steps": 40, "train.batch_size": 1})
+    worker = Worker(ready_workspace, run)
     assert worker.outcome == "stopped"
-    assert worker.of(StepDone)[-1].step == worker.of(CheckpointSaved)[-1].step == 3
-    assert any("Flat since step 1." in message.text for message in worker.of(Message))
+    assert worker.of(StepDone)[-1].step == worker.of(CheckpointSaved)[-1].step == run.checkpoints()[-1].step == ended
+    (said,) = [message.text for message in worker.of(Message) if "ends by itself" in message.text]
+    assert words in said
+
+
+def recorded(name: str) -> list[tier0.Figures]:
+    """What the checks of a recorded run have found."""
+    text = (Path(__file__).parents[1] / "evaluation" / "curves" / f"{name}.json").read_text(encoding="utf-8")
+    return [
+        tier0.Figures(
+            one["held_out_loss"], one["training_loss"], one["control_gain"], one["gain_share"], one["share_error"],
+            one["training_share"],
+        )
+        for one in json.loads(text)["checks"]
+    ]  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_real_run_that_goes_on_from_a_finished_net_at_a_tiny_rate_is_flat_and_ends_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the bundled base, checked every 10 steps whatever it costs; nothing else is replaced."""
+    workspace = Workspace(tmp_path / "workspace")
+    dataset = make_demo_set(workspace, "circles", 200)
+    monkeypatch.setattr("engine.training.checks.SHARE", 1.0)
+    monkeypatch.setattr(Pace.__init__, "__defaults__", (1.0,))
+
+    def run(name: str, **more: dict[str, Any]) -> Run:
+        asked: dict[str, Any] = {
+            "name": name,
+            "data": {"dataset": dataset.name, "resolution": 64, "held_out": 16},
+            "train": {"steps": 240, "checkpoint_every": 1000},
+            "validation": {"every": 0, "check_every": 10},
+        }
+        return create_run(workspace, resolve(("demo", demo_preset().values), ("test", asked), ("more", more))[0], {})
+
+    first = run("first")
+    assert Worker(workspace, first).outcome == "completed"
+    net = first.checkpoints()[-1].folder / "controlnet"
+    again = run(
+        "again", model={"controlnet": str(net)}, optim={"learning_rate": 1e-7}, validation={"stop_when_flat": True}
+    )
+    worker = Worker(workspace, again)
+    said = [message.text for message in worker.of(Message) if "ends by itself" in message.text]
+    assert worker.outcome == "stopped" and len(said) == 1 and "Flat since step" in said[0]
+    assert worker.of(StepDone)[-1].step == again.checkpoints()[-1].step < 240
 
 
 def test_the_best_checkpoint_is_never_removed(

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from engine.evaluation import pairs
 from engine.evaluation.picture_files import settings_in
 from engine.families.sd1 import StableDiffusion1
 from engine.jobs.events import Message, PreviewMade
@@ -55,10 +57,28 @@ def test_a_folder_that_is_gone_is_told_once_and_the_rest_is_drawn(
     assert all(event.pictures and event.probes for event in worker.of(PreviewMade))
 
 
-def test_a_prompt_of_the_users_that_is_too_long_is_told_once(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    long = "a very long prompt about circles " * 20
-    settings = {"validation.prompts": f"a short one\n{long}", "validation.probes": 0, "train.steps": 3}
+def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny base reads 30 tokens at once; the two long prompts differ behind that only."""
+    read: list[tuple[Any, Any]] = []
+    real = pairs.draw_latents
+
+    def watched(family: Any, pipeline: Any, text: Any, negative: Any, *more: Any) -> Any:
+        read.append((text["hidden"], negative["hidden"]))
+        return real(family, pipeline, text, negative, *more)
+
+    monkeypatch.setattr(pairs, "draw_latents", watched)
+    long = "a red circle on a blue ground " * 6
+    prompts = f"a short one\n{long}and green\n{long}and white"
+    settings = {"validation.prompts": prompts, "validation.probes": 0, "train.steps": 3}
     worker = Worker(ready_workspace, new_run(**SETS, **settings))
-    (told,) = [message for message in worker.of(Message) if "longer than the base reads" in message.text]
-    assert "a very long prompt" in told.text and told.level == "warning"
-    assert all(len(event.probes) == 2 for event in worker.of(PreviewMade))
+    told = [message for message in worker.of(Message) if "longer than the base reads" in message.text]
+    assert len(told) == 2, "one of each, though they are drawn twice"
+    assert all("a red circle" in message.text and "read in 2 pieces" in message.text for message in told)
+    assert [len(event.probes) for event in worker.of(PreviewMade)] == [3, 3]
+    short, whole = read[:2]
+    assert [text.shape[:2] for text, _ in (short, whole)] == [(3, 32), (2, 64)], "captions as in training, apart"
+    green, white = whole[0]
+    assert torch.equal(green[:32], white[:32]) and not torch.allclose(green[32:], white[32:])
+    assert whole[1].shape[1] == 64, "the empty prompt is as long"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import get_args
 
-from engine.evaluation.verdict import Cause, Kind, Verdict
+from engine.evaluation.causes import Cause
+from engine.evaluation.verdict import Kind, Verdict
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
 from ui.chart import BEGINS, PAUSED, SAVED
