@@ -6,17 +6,13 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
-from tests.browser.studio import browser_page, find_chromium, open_tab, studio
+from tests.browser.acting import IN_A_BROWSER
+from tests.browser.studio import browser_page, open_tab, studio
 from ui.app import TABS
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
-]
+pytestmark = IN_A_BROWSER
 EVIL = '<img src=x onerror="window.fired=1;alert(1)"><script>window.fired=2</script>\'">{{7*7}}'
 IN_A_NAME = "<img src=x onerror=window.fired=3>"
 
