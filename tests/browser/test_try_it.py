@@ -35,7 +35,7 @@ def test_a_picture_from_the_camera_and_one_from_the_clipboard(page: Any, demo: D
     wait_for(page, "#try-advice", "give a map, and tick the box")
     shoot(page, "try-camera")
 
-    page.locator("#try-upload").get_by_role("button", name="Clear").click()
+    page.locator("#try-upload").get_by_role("button", name="Remove Image").click()
     page.evaluate(COPY_A_RING)
     page.get_by_role("button", name="Paste from clipboard").click()
     wait_for(page, "#try-advice", "This looks like a map already")
