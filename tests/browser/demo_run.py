@@ -14,10 +14,10 @@ from typing import Any
 from tests.browser.acting import BUSY, click, fill, open_page, pick, shoot, wait_for, wait_for_files
 from tests.browser.studio import Studio, open_tab, watch_foreign_requests
 
-PAIRS, STEPS = 300, 200
+PAIRS, STEPS = 300, 160
 SETTINGS = {
     "data-held_out": 16,
-    "validation-every": 100,
+    "validation-every": 80,
     "validation-pictures": 4,
     "validation-sampling_steps": 8,
     "validation-probes": 0,
