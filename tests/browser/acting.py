@@ -63,14 +63,16 @@ def pick(page: Any, selector: str, entry: str | re.Pattern[str]) -> None:
     """An entry of a list. The list may be filled anew while it is open: then it is opened again."""
     from playwright.sync_api import TimeoutError as TooLate
 
-    for patience in (5_000, 5_000, 60_000):
+    offered: list[str] = []
+    for _ in range(20):
         page.click(f"{selector} input")
         try:
-            page.get_by_role("option", name=entry).first.click(timeout=patience)
+            page.get_by_role("option", name=entry).first.click(timeout=4_000)
             return
         except TooLate:
+            offered = page.get_by_role("option").all_inner_texts()
             page.keyboard.press("Escape")
-    raise AssertionError(f"{selector} does not offer {entry}")
+    raise AssertionError(f"{selector} does not offer {entry}, but {offered}")
 
 
 def wait_for_files(page: Any, app: Studio, pattern: str, count: int) -> list[Path]:
