@@ -180,8 +180,8 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
     with gr.Row(elem_classes="deliver"):
         picture = gr.Dropdown([], label="Control picture", elem_id="lapse-picture", scale=3)
         kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=190)
-        beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=160)
-        make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1)
+        beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=210)
+        make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1, min_width=210)
     shown = gr.Image(
         visible=False, interactive=False, type="filepath", show_label=False, elem_id="lapse-shown", buttons=[]
     )

@@ -10,8 +10,8 @@ from engine.evaluation.grid import Grid, RowWords
 
 LEAST, MOST, WIDE = 80, 512, 176
 """Width of a picture in the table, px."""
-ROOM = 700
-"""Of the page, for the pictures of one row, px."""
+ROOM, HEAD = 700, 180
+"""Of the page, for the pictures of one row, and for the words beside them, px."""
 
 ON_LOAD = """
 const dialog = () => element.querySelector('dialog');
@@ -86,13 +86,15 @@ def grid_html(grid: Grid, folder: Path) -> str:
             cells.append(f"<td class='{'best' if best else ''}'>{inside}</td>")
         rows.append(f"<tr><th scope='row'>{_row_head(words)}</th>{''.join(cells)}</tr>")
     width = max(LEAST, min(WIDE, ROOM // (len(grid.columns) + 1) // 8 * 8))
+    # Where the page is narrower, so that all columns are seen; the slider then sets any width.
+    narrow = f"clamp({LEAST}px, calc((100cqw - {HEAD}px) / {len(grid.columns) + 1} - 10px), {width}px)"
     slider = (
         f"<label class='cell-size'>Size of the pictures <input type='range' min='{LEAST}' max='{MOST}' "
         f"value='{width}' step='8'></label>"
     )
     notes = "".join(f"<p class='note warning'>! {escape(note)}</p>" for note in grid.notes)
     return (
-        f"<div class='comparison' style='--cell: {width}px'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
+        f"<div class='comparison' style='--cell: {narrow}'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
         f"<thead><tr><th scope='col'>Row</th><th scope='col'>control picture</th>{''.join(heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>{DIALOG}</div>"
     )

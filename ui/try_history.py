@@ -32,7 +32,7 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
             show_label=False, columns=6, height="auto", object_fit="cover", interactive=False, allow_preview=False,
             buttons=[], elem_id="try-earlier",
         )  # fmt: skip
-        dropped = gr.File(label="A picture with settings", file_types=["image"], height=110, elem_id="try-restore")
+        dropped = gr.File(label="A picture with settings", file_types=["image"], height=132, elem_id="try-restore")
         said = gr.HTML(elem_id="try-restored")
     targets = [fields[name] for name in RESTORED] + [fields[name] for name in ("run", "source", "upload", "is_map")]
 

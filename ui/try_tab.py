@@ -50,7 +50,7 @@ def build(context: AppContext, live: Live) -> None:
             try_panels.over_panel(fields)
             try_panels.second_panel(context, live, fields)
             everywhere = try_panels.base_panel(context, live, fields)
-        with gr.Column(scale=3, min_width=420):
+        with gr.Column(scale=3, min_width=420, elem_id="try-made"):
             look = gr.Image(
                 label="So far", interactive=False, type="filepath", height=300, visible=False, buttons=[],
                 elem_id="try-look",

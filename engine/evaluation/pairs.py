@@ -103,6 +103,8 @@ def draw(
     resident = {"unet": nets.unet, "vae": None, "text_encoder": None, "tokenizer": None}
     pipeline = nets.family.pipeline(nets.base, nets.controlnet, nets.unet.dtype, **resident)
     total, done = settings.sampling_steps * len(wanted), 0
+    if progress:
+        progress(done, total, DRAWING)
     drawn: dict[int, torch.Tensor] = {}
     for numbers in _batches(wanted, texts, batch):
 

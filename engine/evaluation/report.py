@@ -121,10 +121,13 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 def effect_words(meter: dict[str, Any]) -> str:
     """The meter's number and what it is made of."""
-    scores = meter["scores"]
+    value, right, blank, swapped = (
+        0.0 if abs(figure) < 0.005 else figure  # not -0.00
+        for figure in (meter["value"], *(meter["scores"][name] for name in ("right", "blank", "swapped")))
+    )
     return (
-        f"{meter['value']:.2f}: right map {scores['right']:.2f}, blank {scores['blank']:.2f}, another's "
-        f"{scores['swapped']:.2f}; the picture moves by {meter['moved']:.0f} colour steps"
+        f"{value:.2f}: right map {right:.2f}, blank {blank:.2f}, another's {swapped:.2f}; "
+        f"the picture moves by {meter['moved']:.0f} colour steps"
     )
 
 

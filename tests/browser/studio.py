@@ -25,6 +25,8 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--use-fake-device-for-media-stream",  # a camera that shows a moving disc, and nobody is asked
+    "--use-fake-ui-for-media-stream",
 ]
 
 

@@ -8,16 +8,11 @@ from typing import Any
 
 import pytest
 
-from engine.workspace import DEMO_BASE
 from tests.browser import messy_folder
-from tests.browser.studio import ROOT, Studio, browser_page, find_chromium, open_tab, studio
-from tests.browser.test_journey import click, fill, open_page, shoot, wait_for
+from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, shoot, wait_for
+from tests.browser.studio import Studio, browser_page, open_tab, studio
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
-]
+pytestmark = IN_A_BROWSER
 FOUND = (
     "Nearly one colour (1)",
     "The same file again (1)",
@@ -33,10 +28,8 @@ LEFT_OUT = ("Nearly one colour", "The same file again", "Very long or very tall"
 
 
 @pytest.fixture
-def app(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
-    program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
-    with studio(tmp_path / "workspace", program=program, STUDIO_DEMO_BASE=str(base)) as opened:
+def app(tmp_path: Path) -> Any:
+    with studio(tmp_path / "workspace") as opened:
         yield opened
 
 

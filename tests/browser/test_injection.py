@@ -6,18 +6,15 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
 
-from tests.browser.studio import browser_page, find_chromium, open_tab, studio
+from tests.browser.acting import IN_A_BROWSER
+from tests.browser.studio import ROOT, browser_page, open_tab, studio
 from ui.app import TABS
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
-]
+pytestmark = IN_A_BROWSER
 EVIL = '<img src=x onerror="window.fired=1;alert(1)"><script>window.fired=2</script>\'">{{7*7}}'
+COLD = (str(ROOT / "tests" / "ui" / "cold.py"),)
 IN_A_NAME = "<img src=x onerror=window.fired=3>"
 
 
@@ -32,7 +29,7 @@ def test_names_and_captions_run_nothing(tmp_path: Path, photos: dict[str, Any]) 
         Image.fromarray(photo).resize((96, 64)).save(path)
         path.with_suffix(".txt").write_text(f"{number} {EVIL}", encoding="utf-8")
     (folder / "bad.png").write_bytes(b"<script>window.fired=4</script>")
-    with studio(tmp_path / "workspace", DISPLAY="") as app, browser_page() as page:
+    with studio(tmp_path / "workspace", program=COLD, DISPLAY="") as app, browser_page() as page:
         dialogs: list[str] = []
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         page.goto(app.address)

@@ -1,164 +1,101 @@
-"""The whole way through the window, as a newcomer goes it: demo set, training, pause, resume, try it, export."""
+"""The whole way through the window, as a newcomer goes it: demo set, training, does it obey, try it, export."""
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.browser.acting import IN_A_BROWSER, click, open_page, shoot, wait_for
+from tests.browser.demo_run import STEPS, DemoRun
+from tests.browser.studio import browser_page, open_tab
 
-from engine.workspace import DEMO_BASE
-from tests.browser.studio import ROOT, Studio, browser_page, find_chromium, open_tab, studio, watch_foreign_requests
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
-]
-PICTURES, STEPS = 24, 80
-BUSY = re.compile(r"step [\d,]+ of")
+pytestmark = IN_A_BROWSER
+DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+) at (?P<step>[\d,]+)$")
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Any:
-    base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
-    program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
-    folder = tmp_path_factory.mktemp("journey")
-    calls = folder / "calls.txt"
-    watched = {"STUDIO_DEMO_BASE": str(base), "STUDIO_CALLS": str(calls)}
-    with studio(folder / "workspace", program=program, **watched) as opened:
-        yield opened
-    assert not calls.exists(), "no request leaves the computer: " + calls.read_text(encoding="utf-8")
+def on_the_chart(page: Any, chart: str) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of each line, as a mouse would read them off its dots."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for title in page.locator(f"{chart} .area > b").evaluate_all("dots => dots.map(dot => dot.title)"):
+        dot = DOT.match(title)
+        assert dot, title
+        point = int(dot["step"].replace(",", "")), float(dot["value"].replace("−", "-"))
+        lines.setdefault(dot["line"], []).append(point)
+    return lines
 
 
-def shoot(page: Any, name: str) -> None:
-    """A screenshot into the folder that STUDIO_SCREENSHOTS names, if it does."""
-    folder = os.environ.get("STUDIO_SCREENSHOTS")
-    if folder:
-        page.wait_for_timeout(700)  # charts are drawn a moment after their data came
-        page.screenshot(path=str(Path(folder) / f"{name}.png"))
+def test_the_page_shows_that_adherence_rises(page: Any) -> None:
+    lines = on_the_chart(page, "#chart-score")
+    for line in ("contours where the true picture has them", "right place"):
+        (first, blind), (last, best) = lines[line][0], lines[line][-1]
+        assert (first, last) == (0, STEPS)
+        assert blind < 0.25, "a net that was not trained yet draws things anywhere"
+        assert best > blind + 0.3
+    gain = on_the_chart(page, "#chart-gain")["held-out pairs"]
+    assert gain[0] == (0, 0) and gain[-1][1] > 50, "in percent of the loss"
+    wait_for(page, "#verdict", re.compile(r"Pictures obey their map by 0\.\d\d; at step 0 it was"))
+    shoot(page, "train-finished")
 
 
-def open_page(page: Any, app: Studio) -> None:
-    page.goto(app.address)
-    page.wait_for_selector("#status-line .status")
+def test_the_verdict_names_convergence_and_the_best_checkpoint(page: Any, demo: DemoRun) -> None:
+    words = page.locator("#verdict .sentence").inner_text()
+    since, best = (
+        re.search(r"listens since step (\d+) ", words),
+        re.search(r"Best checkpoint so far: step (\d+)", words),
+    )
+    assert since and best, words
+    assert 0 < int(since[1]) < STEPS
+    assert int(best[1]) >= int(since[1])
+    assert (demo.folder / "checkpoints" / f"step-{int(best[1]):06d}" / "checkpoint.json").exists()
+    wait_for(page, "#chart-gain .legend", f"begins to listen step {since[1]}")
+    page.click("#evaluate-box > button")
+    page.click("#evaluate-checkpoint input")
+    page.get_by_role("option", name=f"step {best[1]} (the best)").wait_for()
 
 
-def wait_for(page: Any, selector: str, text: str | re.Pattern[str], seconds: float = 60) -> None:
-    from playwright.sync_api import expect
-
-    expect(page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
-
-
-def click(page: Any, selector: str, seconds: float = 30) -> None:
-    from playwright.sync_api import expect
-
-    expect(page.locator(selector)).to_be_enabled(timeout=seconds * 1000)
-    page.click(selector)
+def test_pictures_and_a_grid_are_made_while_it_trains(demo: DemoRun) -> None:
+    assert demo.live_words.startswith("Live weights")
+    assert demo.live_pictures == 3, "the map, with and without the net"
+    live = re.search(r"now \(step (\d+)\)", demo.grid_columns[-1])
+    assert live and 0 < int(live[1]) < STEPS
+    assert demo.grid_columns[1:3] == ["control picture", "without ControlNet"]
+    assert demo.grid_cells == 2 * (len(demo.grid_columns) - 1), "but for the words of each row"
+    assert all(re.search(r"step [\d,]+ of", line) for line in demo.busy), "it went on training"
 
 
-def fill(page: Any, selector: str, value: str) -> None:
-    """As a person types: the field is left, and what stands in it stays. A page that still loads may put it back."""
-    from playwright.sync_api import expect
-
-    field = page.locator(selector)
-    for _ in range(10):
-        field.fill(value)
-        field.press("Tab")
-        page.wait_for_timeout(500)
-        if field.input_value() == value:
-            return
-    expect(field).to_have_value(value)
+def test_cancelling_pausing_and_a_second_page(demo: DemoRun) -> None:
+    assert len(demo.before) <= 1, "cancelled: nothing is left but what stopping saves"
+    assert re.search(rf"step \d+ of {STEPS}", demo.paused)
+    assert demo.foreign == []
+    assert demo.faults == []
 
 
-def test_first_start_to_export(app: Studio) -> None:
-    with browser_page() as page:
-        foreign = watch_foreign_requests(page, app.address)
-        faults: list[str] = []
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        open_page(page, app)
-        wait_for(page, "#first-start", "Three clicks")
-        shoot(page, "first-start")
+def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
+    open_tab(page, "Try it")
+    page.wait_for_selector("#try-control img")
+    click(page, "#try-make")
+    wait_for(page, "#try-words", re.compile(r"Step \d+, seed 0"), 90)
+    assert page.locator("#try-results .grid-wrap img").count() == 3
+    shoot(page, "try-it")
 
-        page.get_by_text("Small print").click()
-        fill(page, "#first-count input", str(PICTURES))
-        fill(page, "#first-steps input", str(STEPS))
-        click(page, "#first-1")
-        wait_for(page, "#dataset-summary", f"{PICTURES} pictures")
-        shoot(page, "dataset")
+    open_tab(page, "Export")
+    click(page, "#export-make")
+    wait_for(page, "#export-result", "The export is ready")
+    wait_for(page, "#export-result", "Checked")
+    shoot(page, "export")
+    assert len(list(demo.folder.glob("exports/*.safetensors"))) == 1
 
-        open_tab(page, "Conditions")
-        page.wait_for_selector("#condition-preview img")
-        shoot(page, "conditions")
-
-        open_tab(page, "Train")
-        wait_for(page, "#train-status", "Ready to start")
-        page.click("#more-settings > button")
-        for setting, value in (("validation-pictures", 2), ("validation-sampling_steps", 4), ("validation-every", 60)):
-            page.fill(f"#set-{setting} input", str(value))
-        page.click("#more-settings > button")
-
-        click(page, "#first-2")
-        wait_for(page, "#status-line", BUSY, 90)
-        page.wait_for_selector("#train-pictures img", timeout=60_000)
-
-        page.reload()
-        wait_for(page, "#status-line", BUSY, 30)
-        open_tab(page, "Train")
-        page.wait_for_selector("#train-pause:not([disabled])")
-
-        second = page.context.new_page()
-        open_page(second, app)
-        wait_for(second, "#status-line", BUSY, 30)
-        open_tab(second, "Train")
-        shoot(second, "train-running")
-
-        second.click("#train-pause")
-        wait_for(page, "#train-status", "Paused")
-        wait_for(page, "#train-status", "safe to close")
-        second.close()
-        saved = list((app.workspace / "runs").glob("*/checkpoints/step-*"))
-        assert saved
-
-        page.click("#train-resume")
-        wait_for(page, "#status-line", BUSY, 60)
-        wait_for(page, "#train-status", "Finished", 120)
-        page.wait_for_selector("#chart-loss canvas, #chart-loss svg")
-        wait_for(page, "#train-status", f"{STEPS} of {STEPS}")
-        shoot(page, "train-finished")
-
-        click(page, "#first-3")
-        page.wait_for_selector("#try-control img")
-        click(page, "#try-make")
-        page.wait_for_selector("#try-results img", timeout=90_000)
-        assert page.locator("#try-results .grid-wrap img").count() == 3
-        shoot(page, "try-it")
-
-        open_tab(page, "Export")
-        click(page, "#export-make")
-        wait_for(page, "#export-result", "The export is ready", 60)
-        wait_for(page, "#export-result", "Checked")
-        shoot(page, "export")
-        exported = list((app.workspace / "runs").glob("*/exports/*.safetensors"))
-        assert len(exported) == 1
-
-        open_tab(page, "Settings & help")
-        wait_for(page, "#tab-settings", "Versions")
-        shoot(page, "settings")
-
-        assert foreign == []
-        assert faults == []
+    open_tab(page, "Settings & help")
+    wait_for(page, "#tab-settings", "Versions")
+    shoot(page, "settings")
 
 
-def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(app: Studio) -> None:
+def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(demo: DemoRun) -> None:
     with browser_page(900, 800) as page:
-        open_page(page, app)
-        if any((app.workspace / "datasets").glob("*/dataset.json")):  # then it folds by itself, a moment after opening
-            page.wait_for_selector("#dataset-read", state="hidden")
-            page.click("#dataset-sources > button")
-            page.wait_for_selector("#dataset-read", state="visible")
+        open_page(page, demo.app)
+        page.wait_for_selector("#dataset-read", state="hidden")  # there is a set: it folds a moment after opening
+        page.click("#dataset-sources > button")
+        page.wait_for_selector("#dataset-read", state="visible")
         page.fill("#dataset-folder textarea, #dataset-folder input", "/nowhere/<b>pictures</b>")
         page.click("#dataset-read")
         wait_for(page, "#problem", "does not exist")

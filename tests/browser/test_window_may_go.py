@@ -1,4 +1,7 @@
-"""The window may go, the run does not: reload, second page, killed browser, killed app; every page tells the truth."""
+"""The window may go, the run does not: killed browser, killed app; every page tells the truth.
+
+Reloading and a second page are part of the demo's run.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +16,17 @@ import pytest
 from engine.demo.sets import make_demo_set
 from engine.runs import Run
 from engine.workspace import DEMO_BASE, Workspace
-from tests.browser import test_journey
-from tests.browser.studio import ROOT, Studio, browser_page, find_chromium, open_tab
-from tests.browser.test_journey import click, open_page, shoot
+from tests.browser import acting
+from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot
+from tests.browser.studio import ROOT, Studio, browser_page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
-]
-BUSY = re.compile(r"step [\d,]+ of")
+pytestmark = IN_A_BROWSER
 PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
 
 
 def wait_for(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
     """Patiently: the training shares the machine's cores with the page."""
-    test_journey.wait_for(page, selector, text, 240)
+    acting.wait_for(page, selector, text, 240)
 
 
 @pytest.fixture
@@ -66,30 +64,19 @@ def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
     later = None
     try:
         app.wait_until_open()
-        with browser_page() as page:
+        from playwright.sync_api import Error
+
+        processes = before = 0
+        with pytest.raises(Error), browser_page() as page:
             open_page(page, app)
             wait_for(page, "#status-line", BUSY)
-            page.reload()
-            wait_for(page, "#status-line", BUSY)
-            second = page.context.new_page()
-            open_page(second, app)
-            wait_for(second, "#status-line", BUSY)
-            open_tab(second, "Train")
-            wait_for(second, "#train-status", "Training: step")
             click(page, "#close-app")
             wait_for(page, "#close-words", "It will be saved")
             shoot(page, "close-question")
             click(page, "#close-no")
             page.wait_for_selector("#close-box", state="hidden")
-        seen = Run(Workspace(root).run_folders()[0])
-        before = seen.metrics()[-1]["step"]
-
-        from playwright.sync_api import Error
-
-        processes = 0
-        with pytest.raises(Error), browser_page() as page:
-            open_page(page, app)
-            wait_for(page, "#status-line", BUSY)
+            seen = Run(Workspace(root).run_folders()[0])
+            before = seen.metrics()[-1]["step"]
             processes = kill_browser()
             page.reload()
         assert processes, "the browser was killed"

@@ -1,4 +1,4 @@
-"""app.py with another base in the place of the demo's: for tests, where that one need not be there.
+"""app.py with another base in the place of the demo's (STUDIO_DEMO_BASE), or watched: for tests and screenshots.
 
 With $STUDIO_CALLS every address outside this computer that any library asks for is written there, and refused.
 """
@@ -18,5 +18,6 @@ if __name__ == "__main__":
     import engine.workspace
     from ui.launch import main
 
-    engine.workspace.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])
+    if os.environ.get("STUDIO_DEMO_BASE"):
+        engine.workspace.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])
     sys.exit(main(sys.argv[1:]))

@@ -22,6 +22,7 @@ from ui import doors, fields, temporary
 from ui.doors import DOORS, door_of, file_allowed, forged_files
 
 SECRET = "canary-7f1e9c"
+COLD = (str(ROOT / "tests" / "ui" / "cold.py"),)
 
 
 def gradio_routes() -> set[tuple[str, str]]:
@@ -284,7 +285,7 @@ def test_pictures_of_the_app_do_not_show_on_other_pages(app: Studio) -> None:
 
 @pytest.mark.slow
 def test_the_password_cannot_be_guessed_quickly(tmp_path: Path) -> None:
-    with studio(tmp_path / "workspace", "--password", "right", DISPLAY="") as app:
+    with studio(tmp_path / "workspace", "--password", "right", program=COLD, DISPLAY="") as app:
         form = {"content-type": "application/x-www-form-urlencoded"}
         assert ask(app, "GET", "/config")[0] == 401
         assert ask(app, "POST", "/gradio_api/upload", b"")[0] == 401

@@ -1,0 +1,46 @@
+"""One run of the demo that the browser tests share, and a page that looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser.acting import open_page, pick, wait_for
+from tests.browser.demo_run import DemoRun, train_the_demo
+from tests.browser.studio import ROOT, browser_page, open_tab, studio
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
+    """The app, open to the end of all tests, with the demo's finished run. No address outside is asked for."""
+    folder = tmp_path_factory.mktemp("demo")
+    calls = folder / "calls.txt"
+    program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
+    with studio(folder / "workspace", program=program, STUDIO_CALLS=str(calls)) as app:
+        with browser_page() as page:
+            seen = train_the_demo(page, app)
+        yield seen
+    assert not calls.exists(), "no request leaves the computer: " + calls.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def page(demo: DemoRun) -> Iterator[Any]:
+    """A page that shows the demo's run, whatever an earlier test has looked at."""
+    with browser_page() as opened:
+        faults: list[str] = []
+        opened.on("pageerror", lambda error: faults.append(str(error)))
+        show_run(opened, demo)
+        yield opened
+        assert faults == []
+
+
+def show_run(page: Any, demo: DemoRun) -> None:
+    """Open the window at the Train tab, with the demo's run."""
+    open_page(page, demo.app)
+    open_tab(page, "Train")
+    page.wait_for_selector("#train-run input")
+    if page.locator("#train-run input").input_value() != demo.folder.name:
+        pick(page, "#train-run", demo.folder.name)
+    wait_for(page, "#train-status", "Finished")

@@ -1,0 +1,151 @@
+"""The demo's run as a newcomer makes it, by clicks: one training that the browser tests share.
+
+It begins at the bundled base's own weights and uses the demo's own settings, with fewer pairs and steps: just so many
+that the net learns to obey. While it trains, everything is done that can be done with a run in progress.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.browser.acting import BUSY, click, fill, open_page, pick, shoot, wait_for, wait_for_files
+from tests.browser.studio import Studio, open_tab, watch_foreign_requests
+
+PAIRS, STEPS = 300, 160
+SETTINGS = {
+    "data-held_out": 16,
+    "validation-every": 80,
+    "validation-pictures": 4,
+    "validation-sampling_steps": 8,
+    "validation-probes": 0,
+    "validation-check_every": 10,
+}
+
+
+@dataclass
+class DemoRun:
+    """The app with its finished run, and what the page said on the way."""
+
+    app: Studio
+    folder: Path = Path()
+    before: list[Path] = field(default_factory=list)
+    """Checkpoints of the run that was cancelled while it was prepared: none, or one where training had begun."""
+    live_words: str = ""
+    """Under the picture of the live weights."""
+    live_pictures: int = 0
+    grid_columns: list[str] = field(default_factory=list)
+    grid_cells: int = 0
+    busy: list[str] = field(default_factory=list)
+    """The status line after the picture, and after the grid."""
+    paused: str = ""
+    foreign: list[str] = field(default_factory=list)
+    """Addresses outside the app that the page asked for."""
+    faults: list[str] = field(default_factory=list)
+    """Errors of scripts on the page."""
+
+
+def train_the_demo(page: Any, app: Studio) -> DemoRun:
+    """From the first start to "Finished"."""
+    seen = DemoRun(app, foreign=watch_foreign_requests(page, app.address))
+    page.on("pageerror", lambda error: seen.faults.append(str(error)))
+    _set_up(page, app)
+    _cancel_while_it_prepares(page, seen)
+    known = set((app.workspace / "runs").iterdir())
+    click(page, "#first-2")
+    wait_for(page, "#status-line", BUSY, 120)
+    (seen.folder,) = set((app.workspace / "runs").iterdir()) - known
+    click(page, "#train-save-now")
+    wait_for_files(page, app, f"{seen.folder.name}/checkpoints/step-*/checkpoint.json", 1)
+    click(page, "#train-sample-now")
+    _picture_of_the_live_weights(page, seen)
+    page.reload()
+    wait_for(page, "#status-line", BUSY)
+    second = page.context.new_page()
+    second.on("pageerror", lambda error: seen.faults.append(str(error)))
+    open_page(second, app)
+    _pause_on_another_page(page, second, seen)
+    _grid_while_it_trains(page, second, seen)
+    second.close()
+    wait_for(page, "#train-status", "Finished", 300)
+    return seen
+
+
+def _set_up(page: Any, app: Studio) -> None:
+    """The first click of the card, and fewer pictures and steps than it suggests."""
+    open_page(page, app)
+    wait_for(page, "#first-start", "Three clicks")
+    shoot(page, "first-start")
+    page.get_by_text("Small print").click()
+    fill(page, "#first-count input", str(PAIRS))
+    fill(page, "#first-steps input", str(STEPS))
+    click(page, "#first-1")
+    wait_for(page, "#dataset-summary", f"{PAIRS} pictures")
+    shoot(page, "dataset")
+    open_tab(page, "Conditions")
+    page.wait_for_selector("#condition-preview img")
+    shoot(page, "conditions")
+    open_tab(page, "Train")
+    wait_for(page, "#train-status", "Ready to start")
+    for folded in ("own-tests", "more-settings", "expert-settings"):
+        page.click(f"#{folded} > button")
+    for setting, value in SETTINGS.items():
+        fill(page, f"#set-{setting} input", str(value))
+    for folded in ("own-tests", "more-settings", "expert-settings"):
+        page.click(f"#{folded} > button")
+
+
+def _cancel_while_it_prepares(page: Any, seen: DemoRun) -> None:
+    click(page, "#train-start")
+    # Where preparing is over already, the button is another one: what was learnt is then saved.
+    page.locator("#train-cancel:visible, #train-stop:visible").first.click()
+    wait_for(page, "#train-status", re.compile("Stopped"), 90)
+    shoot(page, "train-cancelled")
+    seen.before = list((seen.app.workspace / "runs").glob("*/checkpoints/step-*"))
+    click(page, "#train-new")
+    wait_for(page, "#train-status", "Ready to start")
+
+
+def _picture_of_the_live_weights(page: Any, seen: DemoRun) -> None:
+    open_tab(page, "Try it")
+    page.wait_for_selector("#try-control img")
+    wait_for(page, "#try-progress", "lends its models")
+    pick(page, "#try-checkpoint", re.compile("^live"))
+    click(page, "#try-make")
+    page.wait_for_selector("#try-results img", timeout=120_000)
+    wait_for(page, "#try-words", "Live weights")
+    seen.live_words = page.locator("#try-words").inner_text()
+    seen.live_pictures = page.locator("#try-results .grid-wrap img").count()
+    seen.busy.append(page.locator("#status-line").inner_text())
+    shoot(page, "try-live")
+
+
+def _pause_on_another_page(page: Any, second: Any, seen: DemoRun) -> None:
+    wait_for(second, "#status-line", BUSY)
+    open_tab(page, "Train")
+    open_tab(second, "Train")
+    shoot(second, "train-running")
+    click(second, "#train-pause")
+    wait_for(page, "#train-status", "Paused")
+    wait_for(page, "#train-status", "safe to close")
+    seen.paused = page.locator("#train-status").inner_text()
+
+
+def _grid_while_it_trains(page: Any, second: Any, seen: DemoRun) -> None:
+    """Asked for on the second page as soon as the first has resumed the run."""
+    open_tab(second, "Try it")
+    open_tab(second, "Compare checkpoints")
+    second.wait_for_selector("#compare-steps input:checked")
+    second.get_by_label("The live weights, while it trains").check()
+    wait_for(second, "#compare-plan", "2 rows")
+    click(page, "#train-resume")
+    wait_for(page, "#status-line", BUSY)
+    click(second, "#compare-make")
+    wait_for(second, "#compare-grid", re.compile(r"now \(step [\d,]+\)"), 120)
+    second.wait_for_selector("#compare-cancel", state="hidden")
+    seen.busy.append(second.locator("#status-line").inner_text())
+    seen.grid_columns = second.locator("#compare-grid thead th").all_inner_texts()
+    seen.grid_cells = second.locator("#compare-grid tbody td button.cell").count()
+    shoot(second, "compare-live")

@@ -1,0 +1,57 @@
+"""A control picture of one's own: from the camera, from the clipboard; and the folded panels of the tab."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.browser.acting import IN_A_BROWSER, click, shoot, wait_for
+from tests.browser.demo_run import DemoRun
+from tests.browser.studio import open_tab
+
+pytestmark = IN_A_BROWSER
+COPY_A_RING = """async () => {
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 128;
+  const pen = canvas.getContext('2d');
+  pen.fillRect(0, 0, 128, 128);
+  pen.strokeStyle = 'white';
+  pen.lineWidth = 2;
+  pen.arc(64, 64, 30, 0, 7);
+  pen.stroke();
+  const picture = await new Promise(done => canvas.toBlob(done, 'image/png'));
+  await navigator.clipboard.write([new ClipboardItem({'image/png': picture})]);
+}"""
+
+
+def test_a_picture_from_the_camera_and_one_from_the_clipboard(page: Any, demo: DemoRun) -> None:
+    page.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"], origin=demo.app.address)
+    open_tab(page, "Try it")
+    page.wait_for_selector("#try-control img")
+    page.get_by_label("A picture of mine").check()
+    page.get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#try-upload video')?.videoWidth > 0")
+    page.locator("#try-upload .button-wrap button").first.click()
+    wait_for(page, "#try-advice", "give a map, and tick the box")
+    shoot(page, "try-camera")
+
+    page.locator("#try-upload").get_by_role("button", name="Remove Image").click()
+    page.evaluate(COPY_A_RING)
+    page.get_by_role("button", name="Paste from clipboard").click()
+    wait_for(page, "#try-advice", "This looks like a map already")
+    page.get_by_label("It is a condition map already").check()
+    click(page, "#try-make")
+    page.wait_for_selector("#try-results img")
+    wait_for(page, "#try-words", "Saved in")
+    shoot(page, "try-pasted")
+
+
+def test_every_folded_panel_opens(page: Any) -> None:
+    open_tab(page, "Try it")
+    inside = {
+        "try-more": "#try-sampler", "try-say": "#try-balance", "try-over": "#try-picture",
+        "try-second": "#try-second-map", "try-base": "#try-transfer", "try-history": "#try-restore",
+    }  # fmt: skip
+    for panel, widget in inside.items():
+        page.click(f"#{panel} > button")
+        page.wait_for_selector(widget, state="visible")
