@@ -1,4 +1,4 @@
-"""app.py without the large libraries: for tests of a page that never trains. To load them takes longer than the test."""
+"""app.py without the large libraries, which take longer to load than a test of a page that never trains."""
 
 from __future__ import annotations
 
