@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from engine.workspace import Workspace
 from engine.workspace_lock import InUse, WorkspaceLock
-from ui import quick_gradio
+from ui import kept_ids, quick_gradio
 from ui.ending import end, say
 from ui.temporary import tidy
 
@@ -186,6 +186,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     from ui.guard import LOOPBACK_NAMES, Inside, LocalGuard, machine_names
     from ui.style import CSS, ON_LOAD, theme
 
+    kept_ids.install()
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
     workspace = context.workspace
