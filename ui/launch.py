@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from engine.errors import UserError
 from engine.workspace import Workspace
 from engine.workspace_lock import InUse, WorkspaceLock
-from ui import quick_gradio
+from ui import kept_ids, quick_gradio
 from ui.ending import end, say
 from ui.temporary import tidy
 
@@ -32,9 +32,9 @@ USER = "studio"
 EXIT_CANNOT_START, EXIT_INTERRUPTED = 2, 130
 BROWSER_SECONDS = 10
 NO_QUEUE_STATISTICS = {"GRADIO_ANALYTICS_MAX_EVENTS": "1", "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9)}
-"""gradio's queue (6.31: queueing.py, Queue.push and Queue.compute_analytics_summary) notes each event of each page, and
-after each it makes a pandas table of the last 10,000, for a dashboard that is shut here. An open page asks several
-times a second: within an hour that took twice the processor time and 100 MB. Bounded since gradio-app/gradio#13756, but
+"""gradio's queue (6.31: queueing.py, Queue.push, compute_analytics_summary) notes each event of each page, and after
+each it makes a pandas table of the last 10,000, for a dashboard that is shut here. An open page asks several times a
+second: after 3,000 events a look cost 32 ms of processor time, at first 18. Bounded since gradio-app/gradio#13756, but
 not switched off together with the dashboard. So: remember one, and make the table after the thousand millionth."""
 
 
@@ -186,6 +186,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     from ui.guard import LOOPBACK_NAMES, Inside, LocalGuard, machine_names
     from ui.style import CSS, ON_LOAD, theme
 
+    kept_ids.install()
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
     workspace = context.workspace

@@ -106,7 +106,10 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
             lambda view: [status_line(view.snapshot, False), gr.Row(visible=True), gr.HTML(f"{view.snapshot.version}")],
             "quick",
         )
-        live.part([gr.HTML()], lambda view: view.snapshot.title, lambda view: [view.snapshot.title], "quick")
+        # Now a value, now none: what is drawn every few seconds, beside what changes each time.
+        live.part(
+            [gr.HTML()], lambda view: view.snapshot.version // 2, lambda view: [f"{view.snapshot.version}"], "quick"
+        )
         live.wire()
     demo.queue(api_open=False)
     assert len(live.marks) == len(PACES)

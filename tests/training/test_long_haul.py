@@ -1,0 +1,92 @@
+"""What runs for a week keeps no more after a while than it kept at first. See benchmarks/soak.py for the long way."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from engine.data.cache import open_or_build
+from engine.data.crop_plan import CropPlan
+from engine.data.scan import scan_folder
+from engine.families import detect
+from engine.give_back import _trim, give_back_memory
+from engine.jobs.control import Control
+from engine.jobs.events import Checked, Message, StepDone
+from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold
+from engine.workspace import Workspace
+
+from .conftest import RunFactory, Worker
+
+
+def alive() -> Counter[str]:
+    """How many objects of ours and of torch there are."""
+    gc.collect()
+    kinds = Counter(f"{type(thing).__module__}.{type(thing).__name__}" for thing in gc.get_objects())
+    return Counter(
+        {kind: count for kind, count in kinds.items() if kind.startswith(("engine.", "torch.", "diffusers."))}
+    )
+
+
+def test_a_pause_and_a_resume_leave_nothing_behind(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run(**{"train.steps": 100})
+    kept = []
+    for sitting in range(1, 5):
+        assert Worker(ready_workspace, run, {2 * sitting: "pause"}).outcome == "paused"
+        kept.append(alive())
+    grown = {kind: count - kept[1][kind] for kind, count in kept[3].items() if count > kept[1][kind] + 1}
+    assert not grown
+
+
+def test_reading_rows_of_the_cache_keeps_nothing(tmp_path: Path, tiny_base: Path, paired_folder: Path) -> None:
+    samples = scan_folder(paired_folder).samples
+    cache = open_or_build(
+        tmp_path, detect(str(tiny_base)), str(tiny_base), samples, CropPlan(64), torch.device("cpu"),
+        Control().token, lambda *_: None,
+    )  # fmt: skip
+    cache.latents([3, 7])
+    gc.collect()
+    before, reads = sys.getallocatedblocks(), 500
+    for _ in range(reads):
+        cache.latents([9, 11])
+    gc.collect()
+    assert sys.getallocatedblocks() - before < reads  # the slices of safetensors 0.8.0 kept eight of them each time
+
+
+def test_what_the_pages_are_shown_is_bounded() -> None:
+    snapshot = JobSnapshot()
+    check = Checked(0, 0, 0.2, 0.2, 0.0, 0.0, 0.0, 0.5, 1.0)
+    for step in range(1, 1501):
+        snapshot = fold(snapshot, StepDone(step, step, 0.1, 1e-5, 0.5), float(step))
+        snapshot = fold(snapshot, Message(f"line {step}"), float(step))
+        snapshot = fold(snapshot, Checked(**{**vars(check), "step": step}), float(step))
+    curves = (snapshot.loss, snapshot.rate, snapshot.pace)
+    assert all(len(curve.points) <= CURVE_POINTS for curve in curves)
+    assert len(snapshot.recent_seconds) == RECENT_STEPS and len(snapshot.log) == LOG_LINES
+    assert len(snapshot.checks) <= CHECKS
+    assert snapshot.loss.points[-1][0] > 1400 and snapshot.checks[-1].step == 1500
+
+
+@pytest.mark.skipif(_trim() is None, reason="only glibc hoards, and can be asked")
+def test_what_is_free_goes_back_to_the_system() -> None:
+    process = psutil.Process()
+    blocks = [b"x" * 100_000 for _ in range(600)]  # too small to be mapped one by one
+    last, full = blocks[-1], process.memory_info().rss
+    del blocks  # the last one lives on, above all the others
+    assert give_back_memory()
+    assert full - process.memory_info().rss > 30e6
+    assert len(last) == 100_000
+
+
+def test_giving_back_is_no_error_where_nobody_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    _trim.cache_clear()
+    monkeypatch.setattr(sys, "platform", "win32")
+    try:
+        assert give_back_memory() is False
+    finally:
+        _trim.cache_clear()
