@@ -3,6 +3,9 @@
 Windows: SetThreadExecutionState, for as long as the job's thread lives. Linux: a child that holds a lock of logind
 (systemd-inhibit) or of the desktop's session. macOS: caffeinate. The children read from a pipe of this process, or
 watch its number: when it ends, however it ends, so do they.
+
+Why no library: wakepy 1.0.0 (MIT) asks the desktop's session over D-Bus and has no way through logind yet (its issue
+335), so that a machine without a desktop would not be kept awake; these lines would have to stay beside it.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.families import by_name, detect
+from engine.families import FAMILIES, by_name, detect
 from engine.families.base import hint_channels
+from engine.workspace import APP_FOLDER
 
 
 def test_the_tiny_base_is_sd1(tiny_base: Path) -> None:
@@ -103,3 +105,19 @@ def test_a_new_controlnet_adds_nothing_at_first(any_base: Path) -> None:
 @pytest.mark.parametrize(("trunk", "expected"), [(320, (16, 32, 96, 256)), (48, (8, 16, 32, 48))])
 def test_the_hint_encoder_is_the_original_one_or_a_smaller_one(trunk: int, expected: tuple[int, ...]) -> None:
     assert hint_channels(trunk) == expected
+
+
+def test_nothing_blackens_pictures() -> None:
+    """No safety filter, and a VAE in fp32 wherever one is loaded: in half precision SDXL's overflows."""
+    for family in FAMILIES:
+        for made in (family.pipeline_class, family.image_pipeline_class):
+            if "safety_checker" in inspect.signature(made).parameters:
+                assert family.pipeline_options["safety_checker"] is None, family.name
+    asked = [
+        (path.name, line.strip())
+        for path in (APP_FOLDER / "engine").rglob("*.py")
+        if path.parent.name != "families"
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if ".load_vae(" in line
+    ]
+    assert len(asked) >= 5 and [where for where in asked if "torch.float32)" not in where[1]] == []

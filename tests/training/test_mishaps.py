@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,22 @@ def test_a_verdict_that_breaks_does_not_end_the_run(
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "completed" and run.completed
     assert any("No verdict" in message.text for message in worker.of(Message))
+
+
+@pytest.mark.parametrize("jump", [-400 * 86_400.0, 400 * 86_400.0])
+def test_a_clock_that_is_set_in_mid_run_changes_nothing(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    """Back by more than a year, or on: the run ends as it would have, nothing took a negative time, none is swept."""
+    straight, run = new_run(**{"train.checkpoint_every": 2}), new_run(**{"train.checkpoint_every": 2})
+    Worker(ready_workspace, straight)
+    real = time.time
+    spoil_from(monkeypatch, 3, lambda: monkeypatch.setattr(time, "time", lambda: real() + jump))
+    assert Worker(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
+    assert Worker(ready_workspace, run).outcome == "completed"
+    assert_same_run(straight, run)
+    assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 4, 6]
+    assert all(0 <= entry["seconds"] < 3600 for entry in run.metrics() if "seconds" in entry)
 
 
 def test_settings_of_a_run_that_were_damaged_are_told(new_run: RunFactory) -> None:

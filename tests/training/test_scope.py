@@ -55,9 +55,13 @@ def test_an_average_in_ram_equals_one_beside_the_net() -> None:
     assert build_average(model, OptimConfig()) is None
 
 
-def test_eight_bits_on_a_processor_are_refused_in_words() -> None:
+@pytest.mark.parametrize(("name", "version"), [("adamw8bit", "0.49.2"), ("paged_adamw8bit", "0.50.2")])
+def test_eight_bits_on_a_processor_are_refused_in_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, version: str
+) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda package: version)
     with pytest.raises(UserError, match="NVIDIA graphics cards only"):
-        build_optimizer(torch.nn.Linear(2, 2), OptimConfig(optimizer="adamw8bit"))
+        build_optimizer(torch.nn.Linear(2, 2), OptimConfig(optimizer=name))
 
 
 def on_a_card() -> torch.nn.Module:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 from engine.data.import_config import ImportConfig
 from engine.data.samples import CancelToken, Progress
@@ -20,6 +21,7 @@ from engine.errors import UserError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MOST_BYTES = 2_000_000_000  # the largest that the settings allow (max_megabytes)
+_UNPACKED = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://")
 _PREFIX = re.compile(r"(?:https?://huggingface\.co/datasets/|hf://datasets/|hf:)")
 
 
@@ -150,12 +152,16 @@ def _rows(rows: Any, limit: int) -> Iterator[dict[str, Any]]:
         except StopIteration:
             return
         except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(
-                "The dataset could not be read to its end.",
-                f"{type(error).__name__}: {str(error)[:300]}",
-                "Import it again: it goes on where it stopped.",
-            ) from error
+            raise _cut_off(error) from error
         yield row
+
+
+def _cut_off(error: Exception) -> UserError:
+    return UserError(
+        "The dataset could not be read to its end.",
+        f"{type(error).__name__}: {str(error)[:300]}",
+        "Import it again: it goes on where it stopped.",
+    )
 
 
 def _content(value: Any, local: bool) -> bytes | None:
@@ -169,18 +175,31 @@ def _content(value: Any, local: bool) -> bytes | None:
         return None
     if local:
         return Path(path).read_bytes() if Path(path).is_file() else None
-    if "://" not in path:
-        return None  # a path on this computer has no place in a dataset from elsewhere
-    return _streamed(path)
+    return _streamed(path) if _of_the_hub(path) else None
+
+
+def _of_the_hub(path: str) -> bool:
+    """Whether a path is a file of the Hub's, or lies in an archive there ("zip://a.png::hf://datasets/...").
+
+    Whoever made the dataset wrote it, and the library opens anything: files of this computer (file://) and servers of
+    the own network have no place in a dataset from elsewhere.
+    """
+    *inner, last = path.split("::")
+    return last.startswith("hf://datasets/") and all(hop.startswith(_UNPACKED) for hop in inner)
 
 
 def _streamed(path: str) -> bytes | None:
-    """A file of the Hub's as it is: it is looked at before anything decodes it."""
+    """A file of the Hub's as it is: it is looked at before anything decodes it. None where it is not there."""
     from datasets import DownloadConfig
     from datasets.utils.file_utils import xopen
 
-    with xopen(path, "rb", download_config=DownloadConfig()) as file:
-        return bytes(file.read(_MOST_BYTES + 1))
+    try:
+        with xopen(path, "rb", download_config=DownloadConfig()) as file:
+            return bytes(file.read(_MOST_BYTES + 1))
+    except (FileNotFoundError, KeyError, BadZipFile):  # fsspec says KeyError of a name that an archive does not hold
+        return None
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cut_off(error) from error
 
 
 SAVED = Source("hf_saved", "a dataset that was saved with the datasets library", is_saved, fetch_saved)

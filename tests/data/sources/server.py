@@ -38,6 +38,11 @@ class Server:
                 server.asked[self.path] += 1
                 server.hosts.append(self.headers["Host"])
                 status, headers, body = server.pages.get(self.path, (404, {}, b"gone"))
+                part = self.headers["Range"]
+                if part and status == 200:
+                    begin, end = part.removeprefix("bytes=").split("-")
+                    headers = {**headers, "Content-Range": f"bytes {begin}-{end}/{len(body)}"}
+                    status, body = 206, body[int(begin) : int(end or len(body)) + 1]
                 self.send_response(status)
                 for name, value in {"Content-Type": "image/png", **headers}.items():
                     self.send_header(name, value)

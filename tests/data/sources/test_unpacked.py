@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from engine.data.sources.tars import safe_member
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
+from tests.data.sources.server import Server, serving
 from tests.data.sources.test_urls import png
+from tests.test_hostile_files import bomb
 
 
 def archive(path: Path, files: dict[str, bytes], *others: tarfile.TarInfo) -> Path:
@@ -235,6 +238,49 @@ def test_a_dataset_of_the_hub_is_streamed_up_to_the_limit(
     assert asked == {"name": "owner/set", "split": "train", "streaming": True}, "no code of the set's is asked to run"
     assert (result.name, result.pictures, result.paired) == ("set", 2, True)
     assert Dataset.open(result.folder).origin == "owner/set on Hugging Face"
+
+
+def hub_file(hub: Server, name: str, content: bytes) -> str:
+    """A file of owner/set on a server that answers as the Hub does; returns its path."""
+    listed = [{"type": "file", "path": name, "size": len(content), "oid": "0" * 40}]
+    about = {"id": "owner/set", "sha": "0" * 40, "siblings": [], "private": False}
+    api, kind = "/api/datasets/owner/set", {"Content_Type": "application/json"}
+    folder = name.rpartition("/")[0]
+    hub.page(f"{api}/revision/main", json.dumps(about).encode(), **kind)
+    hub.page(f"{api}/tree/main/{folder}?recursive=false&expand=false", json.dumps(listed).encode(), **kind)
+    hub.page(f"/datasets/owner/set/resolve/main/{name}", content)
+    return f"hf://datasets/owner/set@main/{name}"
+
+
+def test_only_files_of_the_hub_are_streamed_and_as_they_are(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row may hold a path in place of a picture, and whoever made the set wrote it."""
+    datasets = pytest.importorskip("datasets")
+    photo, private, packed = png(photos["coffee"]), tmp_path / "private.png", io.BytesIO()
+    private.write_bytes(photo)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("inside.png", png(photos["rocket"]))
+    with serving() as hub:
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.address)
+        inner = hub.page("/of the own network.png", photo)
+        paths = [
+            hub_file(hub, "train/coffee.png", photo),
+            f"zip://inside.png::{hub_file(hub, 'packed/all.zip', packed.getvalue())}",
+            f"zip://not inside.png::{hub_file(hub, 'packed/all.zip', packed.getvalue())}",
+            hub_file(hub, "evil/bomb.png", bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()),
+            str(private), private.as_uri(), f"local://{private}", inner, f"zip://a::{private.as_uri()}",
+            f"file://{private}::hf://datasets/owner/set@main/train/coffee.png",
+        ]  # fmt: skip
+        rows = datasets.Dataset.from_list([{"image": {"bytes": None, "path": path}} for path in paths])
+        stream = rows.cast_column("image", datasets.Image(decode=False)).to_iterable_dataset()
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+        result = import_source(workspace, "owner/set")
+        assert not hub.asked["/of%20the%20own%20network.png"] and not hub.asked["/of the own network.png"]
+    told = " ".join(result.notes)
+    assert result.new == 2 and "rows without a picture" in told and "million pixels" in told, told
+    kept = {sample.image.read_bytes() for sample in Dataset.open(result.folder).samples()}
+    assert kept == {photo, png(photos["rocket"])}, "byte for byte"
 
 
 def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
