@@ -185,9 +185,27 @@ def test_colours_that_do_not_drift_are_not_told(circles: Curve, ratios: list[tup
     assert judge(circles.upto(300), circles.facts, (), (), drawn(*ratios)).kind == "improving"
 
 
-def test_colours_of_a_net_that_does_not_listen_are_not_the_news(circles: Curve) -> None:
+def test_colours_of_a_net_that_does_not_listen_are_told_with_that(circles: Curve) -> None:
     figures = drawn((1.0, 1.0), (1.5, 1.0), (1.5, 1.0))
-    assert judge(circles.upto(20), circles.facts, (), (), figures).kind == "not_listening"
+    verdict = judge(circles.upto(20), circles.facts, (), (), figures)
+    assert (verdict.kind, verdict.listens_since) == ("drifting", None)
+    assert verdict.sentence.endswith("The net does not listen to its map yet.")
+
+
+def test_a_recorded_run_whose_colours_fade_is_told_as_soon_as_two_sets_show_it_and_why() -> None:
+    """336 pairs that have lost most of their colour; the 64 held-out ones have not. The pictures fade, too."""
+    said = Curve("faded").verdicts()
+    assert {said[step].kind for step in said if step < 100} == {"not_listening"}
+    assert {(said[step].kind, said[step].since) for step in said if step >= 100} == {("drifting", 50)}
+    assert "saturation is 67% of the true pictures' (at the start 103%)" in said[190].sentence
+    (cause,) = said[190].causes
+    assert "they may differ in colours or kind" in cause.words and cause.look == "dataset"
+
+
+@pytest.mark.parametrize("name", ["circles", "warm", "hot"])
+def test_no_other_recorded_run_with_pictures_is_said_to_drift(name: str) -> None:
+    curve = Curve(name)
+    assert curve.scores and "drifting" not in {verdict.kind for verdict in curve.verdicts().values()}
 
 
 def test_at_the_end_of_a_short_run_more_steps_are_advised(circles: Curve) -> None:
