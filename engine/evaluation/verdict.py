@@ -12,7 +12,7 @@ from typing import Literal
 
 from engine.evaluation.causes import BLANK, Cause, Facts, blank, deaf, few, too_fast, unlike
 from engine.evaluation.drifting import drift_words, drifting_since
-from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth, worse_since
+from engine.evaluation.turning import apart, broken_since, flat_since, overfitting_since, smooth, worse_since
 from engine.jobs.events import Checked
 
 Kind = Literal[
@@ -93,6 +93,8 @@ def judge(
     evidence = [*_gain_words(checks[-1]), *_loss_words(checks), *_score_words(scores)]
     listening = [check for check in checks if check.step >= since]
     turned = overfitting_since(listening)
+    if turned is None and apart(checks):
+        turned = min(listening, key=lambda check: check.held_out_loss).step
     if turned is not None:
         words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
         return _closed("overfitting", words, evidence, since, turned, best, few(facts))

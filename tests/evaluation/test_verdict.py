@@ -247,6 +247,16 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
     )
 
 
+def test_a_recorded_run_on_4_pairs_is_never_called_usable_while_it_is_worse_on_others() -> None:
+    """Its gain rises as a good run's does; the held-out loss does, too."""
+    said = Curve("four").verdicts(checkpoints=(20, 50, 100))
+    assert {said[step].kind for step in said if step < 50} == {"not_listening"}
+    assert {said[step].kind for step in said if step >= 60} == {"overfitting"}
+    assert said[160].since == 40 and said[160].listens_since == 40
+    assert said[160].causes[0].words == "4 pairs are few; some thousand are usual."
+    assert said[160].causes[0].look == "dataset"
+
+
 def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_back_to() -> None:
     said = Curve("hot").verdicts(checkpoints=(10, 20, 60))
     assert [step for step, verdict in said.items() if verdict.kind == "broken"] == [50, 60, 70, 80, 90, 100]
