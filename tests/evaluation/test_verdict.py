@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.verdict_curves import RUNS
 from engine.config import RunConfig, parse
 from engine.evaluation.causes import Facts, facts_of
 from engine.evaluation.turning import smooth
@@ -78,6 +79,10 @@ def at_rest(circles: Curve) -> list[Checked]:
     lowest = min(check.held_out_loss for check in circles.checks)
     highest = max(check.gain_share for check in circles.checks)
     return [*circles.checks[:-1], replace(circles.checks[-1], held_out_loss=lowest, gain_share=highest)]
+
+
+def test_every_recorded_run_says_how_it_was_made() -> None:
+    assert {path.stem for path in CURVES.glob("*.json")} == {*RUNS, "exact"}
 
 
 def test_nothing_measured_is_no_verdict() -> None:
