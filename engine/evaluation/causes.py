@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.config import RunConfig
-from engine.evaluation.turning import noise
+from engine.evaluation.turning import apart, noise
 from engine.jobs.events import Checked
 
 BLANK = 0.002
@@ -78,11 +78,21 @@ def too_fast(facts: Facts) -> tuple[Cause, ...]:
     return (*causes, *_faults(facts))
 
 
+def unlike(checks: Sequence[Checked], facts: Facts) -> tuple[Cause, ...]:
+    """Why the held-out loss may rise from the start while the training loss falls; nothing where it does not."""
+    if not apart(checks):
+        return ()
+    if found := few(facts):
+        return found
+    words = "It gets better on what it trains on, and worse than at its start on the held-out pictures:"
+    return (Cause(f"{words} they may differ in colours or kind, as where others were added later.", "dataset"),)
+
+
 def deaf(checks: Sequence[Checked], facts: Facts) -> tuple[Cause, ...]:
     """Why a net may ignore its maps: what the run itself shows first, then what is usual."""
     last, losses = checks[-1], [check.held_out_loss for check in checks]
     moves = noise(losses) if len(losses) > 1 else 1.0  # a sitting's first check: nothing is known yet
-    causes: list[Cause] = []
+    causes = [*unlike(checks, facts)]
     if last.map_difference < DIM:
         causes.append(_dim(last))
     if facts.learning_rate < LOW_RATE:
@@ -95,7 +105,7 @@ def deaf(checks: Sequence[Checked], facts: Facts) -> tuple[Cause, ...]:
         words = f"The maps are nearly white ({last.map_level:.0%}): they may be inverted; usual is light on black."
         causes.append(Cause(words, "doctor"))
     causes += _faults(facts)
-    causes += few(facts)
+    causes += [cause for cause in few(facts) if cause not in causes]
     if facts.found is None:
         causes.append(Cause("Many maps may be blank, inverted, or belong to other pictures: check the set.", "doctor"))
     if facts.learning_rate >= LOW_RATE and moves >= STEADY:
@@ -111,10 +121,10 @@ def _dim(last: Checked) -> Cause:
     return Cause(words, "doctor")
 
 
-def few(facts: Facts) -> list[Cause]:
+def few(facts: Facts) -> tuple[Cause, ...]:
     if not 0 < facts.training_pairs < FEW_PAIRS:
-        return []
-    return [Cause(f"{facts.training_pairs:,} pairs are few; some thousand are usual.", "dataset")]
+        return ()
+    return (Cause(f"{facts.training_pairs:,} pairs are few; some thousand are usual.", "dataset"),)
 
 
 def _faults(facts: Facts) -> list[Cause]:

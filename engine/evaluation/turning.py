@@ -48,6 +48,15 @@ def worse_since(checks: Sequence[Checked]) -> int | None:
     return _above(checks, WORSE, WORSE_CHECKS)
 
 
+def apart(checks: Sequence[Checked]) -> bool:
+    """Whether the held-out loss is above that of the start in the last checks, and the training loss below."""
+    first, last = checks[0], checks[1:][-WORSE_CHECKS:]
+    return len(last) == WORSE_CHECKS and all(
+        check.held_out_loss > WORSE * first.held_out_loss and check.training_loss * WORSE < first.training_loss
+        for check in last
+    )
+
+
 def _above(checks: Sequence[Checked], times: float, least: int) -> int | None:
     """First step of the last checks in a row, ``least`` of them, on which both losses are so many times the first."""
     first, since, count = checks[0], None, 0

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.evaluation.causes import BLANK, Cause, Facts, blank, deaf, few, too_fast
+from engine.evaluation.causes import BLANK, Cause, Facts, blank, deaf, few, too_fast, unlike
 from engine.evaluation.drifting import drift_words, drifting_since
-from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth, worse_since
+from engine.evaluation.turning import apart, broken_since, flat_since, overfitting_since, smooth, worse_since
 from engine.jobs.events import Checked
 
 Kind = Literal[
@@ -86,18 +86,21 @@ def judge(
     if worse is not None and checks[-1].map_difference >= BLANK:
         return _too_fast("worse", checks, facts, worse, [step for step in checkpoints if step < worse])
     best = best_checkpoint(checks, scores, checkpoints, since)
+    drifts = drifting_since(figures)
+    drift = f"Colours drift since step {drifts:,}: {drift_words(figures)}." if drifts is not None else ""
     if since is None:
-        return _deaf(checks, facts, best)
+        return _deaf(checks, facts, best, drifts, drift)
     evidence = [*_gain_words(checks[-1]), *_loss_words(checks), *_score_words(scores)]
     listening = [check for check in checks if check.step >= since]
     turned = overfitting_since(listening)
+    if turned is None and apart(checks):
+        turned = min(listening, key=lambda check: check.held_out_loss).step
     if turned is not None:
         words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
         return _closed("overfitting", words, evidence, since, turned, best, few(facts))
-    drifts = drifting_since(figures)
-    if drifts is not None and drifts >= since:
-        words = f"Colours drift since step {drifts:,}: {drift_words(figures)}. An earlier checkpoint may look better."
-        return _closed("drifting", words, evidence, since, drifts, best)
+    if drift:
+        words = f"{drift} An earlier checkpoint may look better."
+        return _closed("drifting", words, evidence, since, drifts, best, unlike(checks, facts))
     still = flat_since(listening)
     if still is not None:
         words = f"Flat since step {still:,}: it listens, but has not improved since. Consider stopping."
@@ -127,16 +130,22 @@ def _too_fast(kind: Kind, checks: Sequence[Checked], facts: Facts, since: int, s
     return Verdict(kind, words + back, evidence, too_fast(facts), None, since, best)
 
 
-def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
+def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None, drifts: int | None, drift: str) -> Verdict:
+    """``drifts``, ``drift``: the step since which colours drift, and that in words."""
     last = checks[-1]
-    evidence = tuple(_gain_words(last))
+    evidence = (*_gain_words(last), *_loss_words(checks))
     if last.map_difference < BLANK:
         words = "The condition is ignored: the maps are blank."
         return Verdict("ignored", words, evidence, blank(last, facts), best=best)
-    if listens(last):
-        words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
-        return Verdict("not_listening", words, evidence, best=best)
-    if last.images_seen < facts.listens_by:
+    if last.images_seen >= facts.listens_by and not listens(last):
+        words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
+        told = (*evidence, drift) if drift else evidence
+        return Verdict("ignored", words, told, deaf(checks, facts), best=best)
+    if drift:
+        words = f"{drift} The net does not listen to its map yet."
+        return Verdict("drifting", words, evidence, unlike(checks, facts), None, drifts, best)
+    words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
+    if not listens(last):
         words = (
             f"Not listening yet, which is normal after {last.images_seen:,} pictures: it begins suddenly, "
             f"as a rule before {facts.listens_by:,}."
@@ -146,9 +155,7 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
                 f"Not listening at the end of the run. {last.images_seen:,} pictures are often too few; "
                 f"plan for up to {facts.listens_by:,}."
             )
-        return Verdict("not_listening", words, evidence, best=best)
-    words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
-    return Verdict("ignored", words, evidence, deaf(checks, facts), best=best)
+    return Verdict("not_listening", words, evidence, unlike(checks, facts), best=best)
 
 
 def best_checkpoint(

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.verdict_curves import RUNS
 from engine.config import RunConfig, parse
 from engine.evaluation.causes import Facts, facts_of
 from engine.evaluation.turning import smooth
@@ -78,6 +79,10 @@ def at_rest(circles: Curve) -> list[Checked]:
     lowest = min(check.held_out_loss for check in circles.checks)
     highest = max(check.gain_share for check in circles.checks)
     return [*circles.checks[:-1], replace(circles.checks[-1], held_out_loss=lowest, gain_share=highest)]
+
+
+def test_every_recorded_run_says_how_it_was_made() -> None:
+    assert {path.stem for path in CURVES.glob("*.json")} == {*RUNS, "exact"}
 
 
 def test_nothing_measured_is_no_verdict() -> None:
@@ -185,9 +190,27 @@ def test_colours_that_do_not_drift_are_not_told(circles: Curve, ratios: list[tup
     assert judge(circles.upto(300), circles.facts, (), (), drawn(*ratios)).kind == "improving"
 
 
-def test_colours_of_a_net_that_does_not_listen_are_not_the_news(circles: Curve) -> None:
+def test_colours_of_a_net_that_does_not_listen_are_told_with_that(circles: Curve) -> None:
     figures = drawn((1.0, 1.0), (1.5, 1.0), (1.5, 1.0))
-    assert judge(circles.upto(20), circles.facts, (), (), figures).kind == "not_listening"
+    verdict = judge(circles.upto(20), circles.facts, (), (), figures)
+    assert (verdict.kind, verdict.listens_since) == ("drifting", None)
+    assert verdict.sentence.endswith("The net does not listen to its map yet.")
+
+
+def test_a_recorded_run_whose_colours_fade_is_told_as_soon_as_two_sets_show_it_and_why() -> None:
+    """336 pairs that have lost most of their colour; the 64 held-out ones have not. The pictures fade, too."""
+    said = Curve("faded").verdicts()
+    assert {said[step].kind for step in said if step < 100} == {"not_listening"}
+    assert {(said[step].kind, said[step].since) for step in said if step >= 100} == {("drifting", 50)}
+    assert "saturation is 67% of the true pictures' (at the start 103%)" in said[190].sentence
+    (cause,) = said[190].causes
+    assert "they may differ in colours or kind" in cause.words and cause.look == "dataset"
+
+
+@pytest.mark.parametrize("name", ["circles", "warm", "hot"])
+def test_no_other_recorded_run_with_pictures_is_said_to_drift(name: str) -> None:
+    curve = Curve(name)
+    assert curve.scores and "drifting" not in {verdict.kind for verdict in curve.verdicts().values()}
 
 
 def test_at_the_end_of_a_short_run_more_steps_are_advised(circles: Curve) -> None:
@@ -227,6 +250,16 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
         "Overfitting since step 300: it gets better on its own pictures and worse on others. "
         "Best checkpoint so far: step 300."
     )
+
+
+def test_a_recorded_run_on_4_pairs_is_never_called_usable_while_it_is_worse_on_others() -> None:
+    """Its gain rises as a good run's does; the held-out loss does, too."""
+    said = Curve("four").verdicts(checkpoints=(20, 50, 100))
+    assert {said[step].kind for step in said if step < 50} == {"not_listening"}
+    assert {said[step].kind for step in said if step >= 60} == {"overfitting"}
+    assert said[160].since == 40 and said[160].listens_since == 40
+    assert said[160].causes[0].words == "4 pairs are few; some thousand are usual."
+    assert said[160].causes[0].look == "dataset"
 
 
 def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_back_to() -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
+from PIL import Image, ImageOps
+
+from engine.config import parse
+from engine.data.doctor.check import check as check_set
+from engine.demo.sets import make_demo_set
 from engine.evaluation.causes import Cause
 from engine.evaluation.verdict import Kind, Verdict
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
+from engine.training.run import create_run
+from engine.workspace import Workspace
 from ui.chart import BEGINS, PAUSED, SAVED
 from ui.curves import GAIN, HELD_OUT, TRAINED, TRAINED_GAIN, fixed_loss_rows, gain_rows
-from ui.verdict import SIGNS, marks_of, verdict_html
+from ui.verdict import SIGNS, marks_of, verdict_html, verdict_of
+
+CURVES = Path(__file__).parents[1] / "evaluation" / "curves"
 
 
 def check(step: int, loss: float, share: float) -> Checked:
@@ -31,6 +42,30 @@ def test_words_of_a_dataset_are_no_markup() -> None:
     assert "a &lt; b" in html and "<li>look &amp; see " in html and "<li>less</li>" in html
     assert html.count("<button") == html.count("tab-dataset-button") == 1, "a link only where there is a place to look"
     assert "class='verdict bad'" in html
+
+
+def test_the_doctor_is_asked_first_and_what_it_really_finds_is_named_then(workspace: Workspace) -> None:
+    """The figures of a recorded run on such maps, beside a set with every fourth map inverted."""
+    dataset = make_demo_set(workspace, "circles", 16)
+    for number, sample in enumerate(dataset.samples()):
+        if number % 4 == 0:
+            path = dataset.condition_path(sample)
+            ImageOps.invert(Image.open(path).convert("RGB")).save(path)
+    recorded = json.loads((CURVES / "quarter.json").read_text(encoding="utf-8"))
+    checks = [Checked(**(entry | {"step": int(entry["step"])})) for entry in recorded["checks"]]
+    config = recorded["settings"] | {"data": recorded["settings"]["data"] | {"dataset": dataset.name}}
+    run = create_run(workspace, parse(config), {})
+    history = JobSnapshot(checks=tuple(checks), run_folder=run.folder)
+
+    before = verdict_of(history, workspace.datasets)
+    assert before is not None and before.kind == "ignored"
+    assert "16 pairs are few" in before.causes[0].words, "they are; the recorded run had more"
+    assert "blank, inverted, or belong to other pictures: check the set" in before.causes[1].words
+    assert "dataset-check-button" in verdict_html(before)
+    check_set(dataset, config["data"]["resolution"])
+    after = verdict_of(history, workspace.datasets)
+    assert after is not None and after.causes[0].words == "The doctor found 4 maps that are inverted."
+    assert "dataset-check-button" in verdict_html(after)
 
 
 def test_every_kind_of_verdict_has_a_sign() -> None:
