@@ -7,7 +7,7 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
-python -m engine.cli sample RUN --control map.png --prompt "a red circle"
+python -m engine.cli sample RUN --control map.png --prompt "red circle with blue background"
 python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
