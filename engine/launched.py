@@ -51,7 +51,8 @@ def join() -> list[str]:
             f"{here} were started on this machine, which has {cards}.",
             f"Start {cards} (--processes, or --num_processes of accelerate; for each machine).",
         )
-    options = {"backend": "gloo"} if on_card and not dist.is_nccl_available() else {}  # Windows has no NCCL
+    # Words and numbers over the processors, also where cards have a line of their own. Windows has no NCCL.
+    options = {"backend": "cuda:nccl,cpu:gloo" if dist.is_nccl_available() else "gloo"} if on_card else {}
     try:
         state = PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
         words = dist.new_group(backend="gloo", timeout=processes.PATIENCE)

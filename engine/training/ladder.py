@@ -113,12 +113,24 @@ def recover(trainer: Trainer, where: str) -> Rung:
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
     apply(trainer, rung)
+    trainer.sharing.be_cautious()
     if among.main:
         _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
     return rung
+
+
+def note_for_resume(trainer: Trainer) -> str:
+    """Of a run that has to end for want of memory: the rung that a resume begins with, noted; its words."""
+    clear(trainer)
+    on_card, eight_bit = trainer.device.type == "cuda", importlib.util.find_spec("bitsandbytes") is not None
+    rung = next_rung(trainer.config, on_card, eight_bit)
+    if rung is None:
+        return "the same settings: close other programs first, or choose a lower resolution"
+    _record(trainer, {"step": trainer.step, "where": "step", "settings": rung.settings, "words": rung.words})
+    return rung.words
 
 
 def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:

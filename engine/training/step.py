@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ class Trouble(Enum):
 def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
     """Forward, backward and the optimizer's step: the mean loss, on the device, or why nothing moved."""
     try:
-        loss = trainer.processes.combine(lambda: accumulate(trainer), trainer.learning.parameters())
+        loss = trainer.sharing.combine(lambda: accumulate(trainer))
         if not clip(trainer):
             trainer.loss_scale.overflowed()
             ladder.forget_gradients(trainer)
@@ -43,6 +42,7 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         trainer.prepared_optimizer.zero_grad(set_to_none=True)
         trainer.nets.refresh()
         trainer.loss_scale.held()
+        trainer.sharing.went_well()
         return loss
     except (RuntimeError, MemoryError) as error:
         if not ladder.out_of_memory(error):
@@ -70,15 +70,14 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
         text = {name: rows.to(trainer.dtype) for name, rows in batch.text.items()}
         text |= trainer.family.size_conditions(batch.sizes)
         hint = batch.hint.to(trainer.dtype)
-        predicted = trainer.family.predict(trainer.unet, trainer.model, noisy.to(trainer.dtype), timesteps, text, hint)
         weights = loss_weights(trainer.scheduler, timesteps, objective.min_snr_gamma)
         wanted = target(trainer.scheduler, latents, noise, timesteps)
-        loss = denoising_loss(predicted, wanted, weights) / count
-        # Copies in half precision hand each sum over at once, in fp32, instead of adding micro-batches up themselves.
-        together = micro + 1 == count or trainer.nets.apart
-        with nullcontext() if together else trainer.accelerator.no_sync(trainer.model):
+        with trainer.sharing.part(last=micro + 1 == count):
+            predicted = trainer.family.predict(
+                trainer.unet, trainer.model, noisy.to(trainer.dtype), timesteps, text, hint
+            )
+            loss = denoising_loss(predicted, wanted, weights) / count
             trainer.accelerator.backward(loss * trainer.loss_scale.value)
-        trainer.nets.take_gradients()
         total += loss.detach()
     return total
 

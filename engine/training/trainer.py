@@ -38,7 +38,7 @@ from engine.training.precision import DTYPES, LossScale, usable_precision
 from engine.training.promises import Promises
 from engine.training.resume import open_run
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
-from engine.training.share import align, dealt
+from engine.training.share import DDP_SETTINGS, Sharing, align, dealt
 from engine.training.start import starting_controlnet
 from engine.training.step import Trouble, give_up_after, take_step
 from engine.training.working import WorkingNets
@@ -82,7 +82,9 @@ class Trainer:
             emit(Message(shares))
         # Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
         placed = not config.optim.offload  # else the optimizer's memory would pass through the card on its way to RAM
-        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", device_placement=placed)
+        self.accelerator = Accelerator(
+            mixed_precision="no", cpu=device.type == "cpu", device_placement=placed, kwargs_handlers=[DDP_SETTINGS]
+        )
         self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
         self.loss_scale = LossScale(precision)
         ladder.cap_allocator(self.device)
@@ -147,7 +149,8 @@ class Trainer:
         if checkpoint is not None:
             self._resume(checkpoint)
         align(self)
-        self.model = self.accelerator.prepare_model(self.nets.controlnet, evaluation_mode=self.processes.count > 1)
+        self.sharing = Sharing(self)
+        self.model = self.sharing.model
         self.prepared_optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
@@ -221,7 +224,7 @@ class Trainer:
         if hasattr(self, "batches"):
             self.batches.close()
         self.promises.close()
-        held = "unet controlnet nets learning decoder model optimizer prepared_optimizer ema cache maps checks"
+        held = "unet controlnet nets learning decoder sharing model optimizer prepared_optimizer ema cache maps checks"
         for name in held.split():
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()

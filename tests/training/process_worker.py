@@ -30,7 +30,7 @@ from engine.workspace import Workspace
 RANK = int(os.environ["RANK"])
 
 
-def at_step(step: int, act: Callable[[], None]) -> Callable[[Trainer], Any]:
+def at_step(step: int, act: Callable[[Trainer], None]) -> Callable[[Trainer], Any]:
     """The micro-batches' work, but ``act`` comes first when step ``step`` (from 0) begins."""
     real = step_module.accumulate
     calls = {"left": 1}
@@ -38,17 +38,22 @@ def at_step(step: int, act: Callable[[], None]) -> Callable[[Trainer], Any]:
     def accumulate(trainer: Trainer) -> torch.Tensor:
         if trainer.step == step and calls["left"]:
             calls["left"] -= 1
-            act()
+            act(trainer)
         return real(trainer)
 
     return accumulate
 
 
-def run_out() -> None:
+def run_out(*_: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
-def fail() -> None:
+def run_out_late(trainer: Trainer) -> None:
+    """When the others have sent gradients already."""
+    trainer.accelerator.backward = run_out  # type: ignore[method-assign]
+
+
+def fail(_: Trainer) -> None:
     raise UserError("The condition map of 07 is gone.", "It no longer exists.", "Make all maps again.")
 
 
@@ -59,7 +64,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
     events: list[Event] = []
     control, real = Control(), step_module.accumulate
     acts = {
-        "pause": control.pause, "short": run_out, "fault": fail, "gone": lambda: os._exit(1),
+        "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late,
     }  # fmt: skip
     if RANK == 1 and kind in acts:
         step_module.accumulate = at_step(2, acts[kind])
@@ -70,6 +75,9 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
     except UserError as error:
         answer["error"] = f"{error.what} {error.why} {error.try_this}"
         processes.current().farewell(error)
+        if isinstance(error, processes.OutOfReach):
+            print(processes.in_words(error), flush=True)
+            os._exit(1)
     finally:
         step_module.accumulate = real
     answer["told"] = [event.text for event in events if isinstance(event, Message)]

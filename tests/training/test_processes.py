@@ -78,7 +78,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_fol
     runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
     todo = json.dumps([["maps", "pairs"], *([kind, runs[kind].name] for kind in kinds)])
     port, words = free_port(), [str(workspace.root), str(answers), todo]
-    workers = [start(rank, port, words, {"ACCELERATE_USE_FSDP": "true"}) for rank in (0, 1)]
+    workers = [start(rank, port, words, {"ACCELERATE_DYNAMO_BACKEND": "inductor"}) for rank in (0, 1)]
     said = [worker.communicate(timeout=300)[0] for worker in workers]
     assert workers[0].returncode == 0, said[0]
     main = json.loads((answers / "0.json").read_text(encoding="utf-8"))
@@ -158,10 +158,15 @@ def test_a_fault_in_one_ends_all_with_its_words(two: Two) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_the_run_resumes(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(two.runs["gone"].folder)
+    assert "Memory ran out at step 3 while gradients were on their way" in two.printed
     assert "one of its processes is gone" in two.main["gone"]["error"] and "resume" in two.main["gone"]["error"]
     assert run.last_step == 2
+    (rung,) = run.about["memory_ladder"]
+    assert rung["settings"] == {"train.batch_size": 1, "train.accumulation": 4}
     monkeypatch.setattr(cache, "SHARD", 4)
     assert Worker(two.workspace, run).outcome == "completed"
     assert curve(run) == pytest.approx(curve(two.runs["well"]), rel=1e-5)
@@ -170,7 +175,7 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(two: Two, monkeypa
 @pytest.mark.slow
 def test_what_accelerate_would_change_is_put_aside_with_words(two: Two) -> None:
     (remark,) = two.main["remarks"]
-    assert "FSDP" in remark and "each card holds the whole ControlNet" in remark
+    assert "dynamo_backend inductor" in remark and "the run's settings are" in remark
 
 
 @pytest.mark.parametrize(
