@@ -20,9 +20,9 @@ ELSEWHERE_DECIDED = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),  # it would shorten every gradient
     "ACCELERATE_DYNAMO_BACKEND": ("no", "NO"),
 }
+FSDP = "ACCELERATE_USE_FSDP"
 SPLITS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
@@ -77,14 +77,34 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def _look_at_fsdp(sentences: list[str]) -> None:
+    """FSDP is accelerate's and the trainer's business, if it is its second version and there are others.
+
+    Raises:
+        UserError: it is the first version.
+    """
+    if os.environ.get(FSDP, "").lower() not in ("1", "true", "yes"):
+        return
+    if processes.started() == 1:
+        os.environ.pop(FSDP)
+        sentences.append("accelerate is set up for FSDP, but there is one process and nothing to divide.")
+    elif os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError(
+            "accelerate is set up for the first version of FSDP.",
+            "This app divides a net by the second one only.",
+            "Write fsdp_version: 2 into accelerate's configuration (see docs/fsdp.yaml), or --fsdp_version 2.",
+        )
+
+
 def _put_aside() -> list[str]:
-    sentences = []
+    sentences: list[str] = []
+    _look_at_fsdp(sentences)
     split = [title for name, title in SPLITS.items() if os.environ.pop(name, "").lower() in ("1", "true", "yes")]
     if split:
         sentences.append(
-            f"accelerate is set up for {' and '.join(split)}, which divides one net among cards. This app does not: "
-            "each card holds the whole ControlNet, and the pictures of a step are shared. To need less memory, choose "
-            "an 8-bit optimizer, gradient checkpointing or a smaller batch size."
+            f"accelerate is set up for {' and '.join(split)}. This app does not use that: each card holds the whole "
+            "ControlNet, and the pictures of a step are shared. What ZeRO's stages 2 and 3 do is done with FSDP "
+            "(docs/fsdp.yaml; docs/several-cards.md says more)."
         )
     ignored = []
     for name, neutral in ELSEWHERE_DECIDED.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from engine.training.working import WorkingNets
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
+
+T = TypeVar("T")
 
 CAUTIOUS = 2
 """Steps after the start and after a rung that keep gradients at home: one without and one with the optimizer's
@@ -66,6 +68,9 @@ def dealt(config: RunConfig, count: int) -> tuple[RunConfig, str]:
 class Sharing:
     """The net that computes, as accelerate has prepared it, and how the gradients of all processes come together."""
 
+    divided = False
+    """Each process holds the whole net; see ``engine.training.divided`` for the other way."""
+
     def __init__(self, trainer: Trainer) -> None:
         self._trainer, self._group = trainer, trainer.processes
         self._cautious = CAUTIOUS
@@ -76,7 +81,9 @@ class Sharing:
         with self._group.listening():
             self.model: Any = trainer.accelerator.prepare_model(net)
         if self._group.count > 1 and trainer.nets.apart:
-            self.model.register_comm_hook(trainer.nets, average_in_fp32)
+            # A lambda: torch compares annotations with its own types, and ours are words.
+            self.model.register_comm_hook(trainer.nets, lambda nets, bucket: average_in_fp32(nets, bucket))
+        self.prepared: Any = trainer.accelerator.prepare_optimizer(trainer.optimizer)
         wrapped = {trainer.nets.learner_of.get(p, p) for p in net.parameters() if p.requires_grad}
         self._apart = [p for p in trainer.learning.parameters() if p.requires_grad and p not in wrapped]
 
@@ -124,14 +131,26 @@ class Sharing:
             if not ladder.out_of_memory(error):
                 raise
             words = str(error) or "out of memory"  # not the error itself: it holds the tensors of the try
-        if not self._on_their_way:
-            self._group.agree(words)
+        if self._on_their_way:
+            self._end(words)
+        self._group.agree(words)
+        raise AssertionError("not reached: with words, no agreement")
+
+    def _end(self, words: str) -> NoReturn:
+        """The others cannot be told any more that memory ran out here."""
         rung = ladder.note_for_resume(self._trainer)
         raise OutOfReach(
             f"Memory ran out at step {self._trainer.step + 1:,} while gradients were on their way.",
             f"The other processes could not be called back any more: {words[:200]}",
             f"Resume: the run goes on from its last checkpoint with {rung}.",
         )
+
+    def attend(self, work: Callable[[], T]) -> T | None:
+        """What main owes between two steps; the others have nothing to do with it."""
+        return work()
+
+    def bring_home(self, with_optimizer: bool = False) -> None:
+        """Nothing to do: every process has the whole net."""
 
     def went_well(self) -> None:
         """A step was taken: one less that has to be cautious."""
@@ -140,6 +159,16 @@ class Sharing:
     def be_cautious(self) -> None:
         """Memory ran out; the settings have changed."""
         self._cautious = CAUTIOUS
+
+    @contextmanager
+    def computing_net(self) -> Iterator[Any]:
+        """The whole net where it computes and in the run's precision."""
+        yield self._trainer.nets.controlnet
+
+    @property
+    def whole_optimizer(self) -> torch.optim.Optimizer:
+        """What a checkpoint is written of."""
+        return self._trainer.optimizer
 
     def _average(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         for parameter in parameters:
@@ -185,5 +214,5 @@ def align(trainer: Trainer) -> None:
             f"They see different checkpoints in {trainer.run_folder}.",
             "The workspace must be one folder that all machines share (docs/several-cards.md).",
         )
-    group.align(trainer.learning.parameters())
+    group.align(p for p in trainer.learning.parameters() if p.requires_grad)  # the base's fp8 cannot be sent
     trainer.nets.refresh()

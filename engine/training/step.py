@@ -87,7 +87,7 @@ def clip(trainer: Trainer) -> bool:
     scale, most = trainer.loss_scale.value, trainer.config.optim.max_grad_norm
     parameters = list(trainer.learning.parameters())
     norm = trainer.accelerator.clip_grad_norm_(parameters, most * scale)
-    if not math.isfinite(float(norm)):
+    if not math.isfinite(float(getattr(norm, "full_tensor", lambda: norm)())):  # divided nets have divided norms
         return False
     if scale != 1:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)

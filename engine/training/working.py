@@ -94,7 +94,8 @@ def copy_in(net: nn.Module, dtype: torch.dtype, device: torch.device | None = No
 def as_exported(trainer: Trainer) -> Iterator[Any]:
     """Within the block: the computing ControlNet with the weights that an export would have (the average, if any)."""
     if trainer.ema is None:
-        yield trainer.nets.controlnet
+        with trainer.sharing.computing_net() as net:
+            yield net
         return
     try:
         with averaged_weights(trainer.ema, trainer.controlnet):

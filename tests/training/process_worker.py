@@ -24,6 +24,7 @@ from engine.jobs.events import Event, Message, PreviewMade
 from engine.runs import Run
 from engine.training import step as step_module
 from engine.training.run import training_job
+from engine.training.share import Sharing
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
 
@@ -62,13 +63,19 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         report = make_all(Dataset.open(workspace.dataset_folder(name)), "canny", among=processes.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures)}
     events: list[Event] = []
-    control, real = Control(), step_module.accumulate
+    control, real, prepared = Control(), step_module.accumulate, Sharing.__init__
+    answer: dict[str, Any] = {}
+
+    def prepare(self: Sharing, trainer: Trainer) -> None:
+        prepared(self, trainer)
+        answer["model"] = type(self.model).__name__
+
+    Sharing.__init__ = prepare  # type: ignore[method-assign]
     acts = {
         "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late,
     }  # fmt: skip
     if RANK == 1 and kind in acts:
         step_module.accumulate = at_step(2, acts[kind])
-    answer: dict[str, Any] = {}
     try:
         run = Run(workspace.run_folder(name))
         answer["outcome"] = training_job(workspace, run)(control.token, events.append)
@@ -79,7 +86,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             print(processes.in_words(error), flush=True)
             os._exit(1)
     finally:
-        step_module.accumulate = real
+        step_module.accumulate, Sharing.__init__ = real, prepared  # type: ignore[method-assign]
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop

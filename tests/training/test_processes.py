@@ -76,14 +76,23 @@ def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_fol
 
     kinds = ("well", "short", "pause", "fault", "gone")
     runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
-    todo = json.dumps([["maps", "pairs"], *([kind, runs[kind].name] for kind in kinds)])
-    port, words = free_port(), [str(workspace.root), str(answers), todo]
-    workers = [start(rank, port, words, {"ACCELERATE_DYNAMO_BACKEND": "inductor"}) for rank in (0, 1)]
+    main, printed = work_together(workspace, answers, [("maps", "pairs"), *((kind, runs[kind].name) for kind in kinds)])
+    assert not (answers / "1.json").exists(), "the second one has ended before it could answer"
+    return Two(workspace, main, printed, {**runs, "alone": run()})
+
+
+def work_together(
+    workspace: Workspace, answers: Path, todo: list[tuple[str, str]], **more: str
+) -> tuple[dict[str, Any], str]:
+    """What main answers after two processes have done all of ``todo``, and what the other one printed.
+
+    ``more``: what accelerate would put into their environment.
+    """
+    port, words = free_port(), [str(workspace.root), str(answers), json.dumps(todo)]
+    workers = [start(rank, port, words, {"ACCELERATE_DYNAMO_BACKEND": "inductor", **more}) for rank in (0, 1)]
     said = [worker.communicate(timeout=300)[0] for worker in workers]
     assert workers[0].returncode == 0, said[0]
-    main = json.loads((answers / "0.json").read_text(encoding="utf-8"))
-    assert not (answers / "1.json").exists(), "the second one was killed before it could answer"
-    return Two(workspace, main, said[1], {**runs, "alone": run()})
+    return json.loads((answers / "0.json").read_text(encoding="utf-8")), said[1]
 
 
 def curve(run: Run) -> list[float]:
@@ -100,12 +109,92 @@ def test_two_processes_learn_what_one_learns(two: Two, monkeypatch: pytest.Monke
     Worker(two.workspace, two.runs["alone"])
     ours, wanted = curve(two.runs["well"]), curve(two.runs["alone"])
     assert len(ours) == 5
+    assert two.main["well"]["model"] == "DistributedDataParallel"
     assert ours == pytest.approx(wanted, rel=1e-5)
     for folder in ("controlnet", "controlnet_ema"):
         mine, theirs = weights(two.runs["well"], folder), weights(two.runs["alone"], folder)
         assert all(torch.allclose(mine[key], theirs[key], atol=2e-5) for key in theirs)
     seen = [entry["images_seen"] for entry in two.runs["well"].metrics() if "loss" in entry]
     assert seen == [4, 8, 12, 16, 20] == [step * two.runs["well"].config.images_per_step for step in range(1, 6)]
+
+
+@pytest.mark.long
+def test_every_way_to_learn_is_the_same_with_two(
+    tmp_path: Path, paired_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies in half precision, thin matrices over the base's weights in eight bits, the decoder, offload."""
+    monkeypatch.setattr(cache, "SHARD", 4)  # as in the others
+    workspace = Workspace(tmp_path / "workspace")
+    Dataset.create(workspace, "pairs", scan_folder(paired_folder))
+    ways: dict[str, dict[str, Any]] = {
+        "half": {"train": {"precision": "bf16"}, "optim": {"offload": True}},
+        "thin": {"train": {"base_storage": "fp8"}, "model": {"control_lora_rank": 4}},
+        "decoder": {"objective": {"sd_locked": False}},
+    }
+
+    def run(way: dict[str, Any]) -> Run:
+        whole = {"data": {"dataset": "pairs", "resolution": 64, "held_out": 2}, "validation": {"every": 0}}
+        whole |= {"model": {"base": str(tiny_base), **way.get("model", {})}, "objective": way.get("objective", {})}
+        whole["optim"] = {"learning_rate": 1e-3, **way.get("optim", {})}
+        settings = {"steps": 6, "batch_size": 1, "accumulation": 4, "precision": "fp32", "checkpoint_every": 100}
+        whole["train"] = {**settings, **way.get("train", {})}
+        return create_run(workspace, parse(whole), {})
+
+    shared = {kind: run(way) for kind, way in ways.items()}
+    main, _ = work_together(workspace, tmp_path, [(kind, made.name) for kind, made in shared.items()])
+    for kind, way in ways.items():
+        assert main[kind].get("error") is None
+        alone = run(way)
+        Worker(workspace, alone)
+        together, wanted = weights(shared[kind]), weights(alone)
+        worst = max(float((together[key] - wanted[key]).abs().max()) for key in wanted)
+        print(kind, curve(shared[kind]), curve(alone), worst)
+        assert len(curve(alone)) == 6
+        assert curve(shared[kind]) == pytest.approx(curve(alone), rel=1e-5 if kind != "half" else 1e-3)
+
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BasicTransformerBlock,ResnetBlock2D", "FSDP_RESHARD_AFTER_FORWARD": "true",
+}  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_divided_net_learns_what_a_whole_one_learns(
+    tmp_path: Path, mixed_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SHARD", 4)
+    workspace = Workspace(tmp_path / "workspace")
+    Dataset.create(workspace, "mixed", scan_folder(mixed_folder))
+
+    def run(precision: str, steps: int = 6, **changes: Any) -> Run:
+        train = {**SETTINGS["train"], "accumulation": 2, "steps": steps, "checkpoint_every": 3, "precision": precision}
+        optim = {**SETTINGS["optim"], "ema_decay": 0.0, **changes}
+        return create_run(
+            workspace, parse({**SETTINGS, "optim": optim, "train": train, "model": {"base": str(tiny_base)}}), {}
+        )
+
+    shared = {"well": run("fp32"), "half": run("bf16"), "pause": run("fp32"), "average": run("fp32", ema_decay=0.9)}
+    todo = [(kind, made.name) for kind, made in shared.items()]
+    main, _ = work_together(workspace, tmp_path, todo, **FSDP)
+    assert "optim.ema_decay above 0" in main["average"]["error"]
+    assert main["well"]["model"].startswith("FSDP")
+    assert main["well"]["pictures"] == [0, 5, 6]
+    assert [checkpoint.step for checkpoint in shared["well"].checkpoints()] == [3, 6]
+
+    alone, half = run("fp32"), run("bf16")
+    Worker(workspace, alone)
+    Worker(workspace, half)
+    wanted = curve(alone)
+    print(curve(shared["well"]), wanted, curve(shared["half"]), curve(half), sep="\n")
+    assert curve(shared["well"]) == pytest.approx(wanted, rel=1e-5)
+    assert curve(shared["half"]) == pytest.approx(curve(half), rel=2e-3)
+    together, whole = weights(shared["well"]), weights(alone)
+    assert all(torch.allclose(together[key], whole[key], atol=2e-5) for key in whole)
+
+    assert Run(shared["pause"].folder).last_step == 3
+    assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
+    assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.slow
