@@ -45,7 +45,7 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
     from engine.evaluation.grid import GridWish, numbers
     from engine.evaluation.grid_drawing import draw_grid
     from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path
-    from engine.inference import TrySession
+    from engine.inference.session import TrySession
     from engine.runs import Run
 
     console, run = Console(), Run(workspace.run_folder(options.run))

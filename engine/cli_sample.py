@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine import samplers
 from engine.errors import UserError
+from engine.inference import samplers
 from engine.jobs.control import Control
 from engine.workspace import Workspace
 
@@ -52,9 +52,9 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     """Draw, save, say where."""
     from engine.cli_output import Console
     from engine.conditions import places, registry
-    from engine.inference import TrySession
+    from engine.inference.session import TrySession
+    from engine.inference.transfer import Transferred, transfer
     from engine.runs import Run
-    from engine.transfer import Transferred, transfer
 
     console = Console()
     places.use(workspace)
@@ -92,9 +92,9 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) -> tuple[Any, str, list[str]]:
     """What was asked for, the net's name, and sentences about the control picture."""
-    from engine.control_picture import held_out_maps, look_warning, map_of
     from engine.data.images import load_rgb
-    from engine.try_request import TryRequest
+    from engine.inference.control_picture import held_out_maps, look_warning, map_of
+    from engine.inference.request import TryRequest
 
     as_trained, caption, words = trained.config.validation, "", []
     if options.photo:
@@ -149,7 +149,7 @@ def _net(options: argparse.Namespace, trained: Any) -> tuple[Path, str]:
 
 
 def _save(path: Path, picture: Any, request: Any, run_name: str, net: str) -> Path:
-    from engine.picture_info import request_settings, save_png
+    from engine.inference.picture_info import request_settings, save_png
 
     settings = request_settings(request) | {"run": run_name, "net": net}
     settings |= {"width": picture.width, "height": picture.height}

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.cli import main
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
-from engine.picture_info import read_settings
+from engine.inference.picture_info import read_settings
 from engine.presets import resolve
 from engine.training.run import create_run
 from engine.workspace import Workspace

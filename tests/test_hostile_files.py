@@ -143,7 +143,7 @@ def test_pictures_are_opened_in_one_place() -> None:
     places = {where.split(":")[0] for where in opens}
     made_here = {
         "engine/conditions/external_child.py", "engine/evaluation/drawn.py", "engine/evaluation/picture_files.py",
-        "engine/evaluation/timelapse.py", "engine/picture_info.py",
+        "engine/evaluation/timelapse.py", "engine/inference/picture_info.py",
     }  # fmt: skip
     assert places <= {"engine/data/images.py"} | made_here
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.runs import Run
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
 from ui.context import AppContext
 from ui.live import Live
@@ -58,6 +59,16 @@ def run_list(live: Live, label: str, elem_id: str) -> Any:
 
     live.part([box], lambda view: (view.runs, view.shown_run), render)
     return box
+
+
+def run_of(context: AppContext, name: str | None) -> Run | None:
+    """The run of that name, or None where there is none that can be read."""
+    if not name or name not in context.files()[1]:
+        return None
+    try:
+        return Run(context.workspace.runs / name)
+    except UserError:
+        return None
 
 
 def checkpoints_of(context: AppContext, run: str | None) -> list[Checkpoint]:

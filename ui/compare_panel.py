@@ -10,7 +10,7 @@ import gradio as gr
 from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
 from ui import comparing
-from ui.choices import run_list
+from ui.choices import run_list, run_of
 from ui.compare_views import build_lapse, build_slider, build_vote
 from ui.comparing import KIND, LIVE, WITHOUT, Comparing
 from ui.context import AppContext
@@ -150,7 +150,7 @@ def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
         from engine.evaluation.grid_sheet import save_sheet, sheet_path
 
         grid = comparing.grid_of(context, name)
-        opened = comparing.open_run(context, name)
+        opened = run_of(context, name)
         if grid is None or opened is None:
             raise UserError("There is no grid to save.", "None was drawn yet.", "Draw one first.")
         path = save_sheet(grid, Drawn(context.workspace), sheet_path(opened.folder, chosen), chosen)  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid
 from engine.evaluation.votes import Pair, Tally, keep_vote, next_pair, read_votes, tally, vote_on
 from ui import comparing
+from ui.choices import run_of
 from ui.comparing import LAPSE, Comparing
 from ui.context import AppContext
 from ui.live import Live
@@ -117,7 +118,7 @@ def build_vote(context: AppContext, run: Any) -> Shown:
     pair, skipped = gr.State(None), gr.State([])
 
     def offer(name: str | None, grid: Grid | None, passed: list[Pair], told: str = "") -> list[Any]:
-        opened = comparing.open_run(context, name)
+        opened = run_of(context, name)
         if grid is None or opened is None:
             return [note(NO_GRID), gr.Column(visible=False), None, None, None, None, passed, ""]
         votes, drawn = read_votes(opened.folder), Drawn(context.workspace)
@@ -139,7 +140,7 @@ def build_vote(context: AppContext, run: Any) -> Shown:
 
     def press(choice: str) -> Callable[..., list[Any]]:
         def pressed(name: str | None, now: Any, passed: list[Pair]) -> list[Any]:
-            grid, opened = comparing.grid_of(context, name), comparing.open_run(context, name)
+            grid, opened = comparing.grid_of(context, name), run_of(context, name)
             if grid is None or opened is None or now is None or now[1] != grid.made:
                 return offer(name, grid, [], note("The grid has changed meanwhile: this vote was not counted."))
             if choice == "skip":
@@ -190,14 +191,14 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
     def pictures(name: str | None) -> Any:
         from engine.evaluation.timelapse import pictures_of
 
-        opened = comparing.open_run(context, name)
+        opened = run_of(context, name)
         captions = pictures_of(opened) if opened else []
         return gr.Dropdown([(f"{n + 1}: {c[:60]}", n) for n, c in enumerate(captions)], value=0 if captions else None)
 
     def start(name: str | None, at: int | None, chosen: str, both: bool) -> None:
         from engine.evaluation.timelapse import pictures_of
 
-        opened = comparing.open_run(context, name)
+        opened = run_of(context, name)
         if not name or opened is None or not pictures_of(opened):
             raise UserError(
                 "There is no time-lapse to make.", "The run has drawn no control pictures.", "Let it train further."

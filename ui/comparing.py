@@ -23,7 +23,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner
 from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.runs import Run
-from ui.choices import checkpoints_of
+from ui.choices import checkpoints_of, run_of
 from ui.context import AppContext
 from ui.messages import counted
 from ui.tasks import counting
@@ -31,7 +31,7 @@ from ui.view import View
 
 if TYPE_CHECKING:
     from engine.data.samples import CancelToken
-    from engine.inference import TrySession
+    from engine.inference.session import TrySession
 
 KIND, LAPSE = "grid", "timelapse"
 LABEL = "Pictures of the grid, steps"
@@ -119,7 +119,7 @@ class Comparing:
 
     def _between_steps(self, draw: Draw) -> Callable[[Token, Emit], Outcome]:
         def work(token: Token, emit: Emit) -> Outcome:
-            from engine.lending import BorrowedSession, borrowing
+            from engine.inference.lending import BorrowedSession, borrowing
 
             begun = False
 
@@ -188,25 +188,15 @@ def timelapse_job(comparing: Comparing, run_name: str, picture: int, beside: boo
     return work
 
 
-def open_run(context: AppContext, name: str | None) -> Run | None:
-    """The chosen run, or None where there is none or it cannot be read."""
-    if not name or name not in context.files()[1]:
-        return None
-    try:
-        return Run(context.workspace.runs / name)
-    except UserError:
-        return None
-
-
 def grid_of(context: AppContext, name: str | None) -> Grid | None:
     """The last grid of a run."""
-    run = open_run(context, name)
+    run = run_of(context, name)
     return read_grid(run) if run else None
 
 
 def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tuple[str, int]], list[int]]:
     """Entries for the list of checkpoints, oldest first, and which of them are chosen at first."""
-    run = open_run(context, name)
+    run = run_of(context, name)
     steps = sorted(checkpoint.step for checkpoint in checkpoints_of(context, name))
     if run is None or not steps:
         return [], []
@@ -217,7 +207,7 @@ def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tupl
 
 def picture_choices(context: AppContext, name: str | None) -> list[tuple[str, int]]:
     """Entries for the list of held-out pictures."""
-    run = open_run(context, name)
+    run = run_of(context, name)
     pairs = held_out_pairs(context.workspace, run) if run else []
     return [(f"{number + 1}: {pair.caption[:60]}", number) for number, pair in enumerate(pairs[:PAIRS_LISTED])]
 

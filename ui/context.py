@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from engine.conditions import places, weights
 from engine.config import RunConfig
 from engine.demo.sets import demo_preset
@@ -20,13 +18,13 @@ from engine.estimate import estimate
 from engine.hardware import Hardware, detect
 from engine.jobs.errand import Errand
 from engine.jobs.runner import JobRunner
-from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.jobs.snapshot import JobSnapshot
 from engine.model_files import family_of
 from engine.presets import Preset, all_presets, resolve, suggest
 from engine.training.run import missing
 from engine.workspace import Workspace
 from ui.ending import Ending
-from ui.messages import to_failure
+from ui.problems import ProblemPanel
 from ui.shown_run import find_unfinished, open_runs, read_run
 from ui.states import Readiness, RunFacts, train_view
 from ui.view import Draft, Result, View
@@ -34,13 +32,13 @@ from ui.view import Draft, Result, View
 FILES_SECONDS = 2.0  # how long a look at the workspace's files is good for
 
 
-class AppContext:
+class AppContext(ProblemPanel):
     """One for the process. Methods may be called from any thread."""
 
     def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
+        super().__init__(runner or JobRunner())
         self.workspace = workspace
         places.use(workspace)
-        self.runner = runner or JobRunner()
         self.local = local  # the browser runs on this machine, so that folder dialogs can open here
         self.focus_dataset = next(iter(workspace.dataset_names()), "")
         self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
@@ -59,8 +57,6 @@ class AppContext:
         """The drawing that a training does in between, the last one."""
         self._focus_run: str | None = None  # None: whatever is newest
         self._training: JobSnapshot | None = None
-        self._problem: Failure | None = None
-        self._dismissed: Failure | None = None
         self._readiness: tuple[Any, Readiness] = (None, Readiness())
         self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)
         self._files: tuple[float, tuple[str, ...], tuple[str, ...]] = (-FILES_SECONDS, (), ())
@@ -190,7 +186,7 @@ class AppContext:
                 shown_run=shown,
                 history=history,
                 train=train_view(training, facts, self.readiness() if not shown else Readiness(), busy),
-                problem=self._current_problem(snapshot),
+                problem=self.current_problem(snapshot),
                 draft=self.draft,
                 focus_dataset=self.focus_dataset,
                 results=self.results,
@@ -223,12 +219,13 @@ class AppContext:
 
     def training_began(self) -> None:
         """A run was started or resumed: pages show it, and old problems are of no interest."""
-        self._focus_run, self._problem, self.unfinished = None, None, ()
+        self._focus_run, self.unfinished = None, ()
+        self.forget_problem()
         self.files_changed()
 
     def try_session(self) -> Any:
         """The one holder of a loaded pipeline for Try it (call in a job's thread: torch is loaded here)."""
-        from engine.inference import TrySession
+        from engine.inference.session import TrySession
 
         if self._try is None:
             self._try = TrySession(self.workspace)
@@ -240,37 +237,7 @@ class AppContext:
         if self._try is not None:
             self._try.free()
 
-    # -- problems -----------------------------------------------------------------------------------------------------
-
-    def show_problem(self, error: BaseException) -> None:
-        """Put an error on the persistent panel of every page."""
-        self._problem = to_failure(error)
-
-    def forget_problem(self) -> None:
-        """Something new begins: an old problem is no longer of interest."""
-        self._problem = None
-
-    def dismiss(self) -> None:
-        """Take the panel away."""
-        self._problem, self._dismissed = None, self.runner.snapshot.failure
-
-    def _current_problem(self, snapshot: JobSnapshot) -> Failure | None:
-        if self._problem is not None:
-            return self._problem
-        return None if snapshot.failure is self._dismissed else snapshot.failure
-
-    def guarded(self, handler: Callable[..., Any], fills: bool = True) -> Callable[..., Any]:
-        """A handler whose errors land on the panel; what it ``fills``, if anything, stays as it is then."""
-
-        @functools.wraps(handler)
-        def run(*arguments: Any) -> Any:
-            try:
-                return handler(*arguments)
-            except Exception as error:  # the last line of defence of a page: people get to see whatever it is
-                self.show_problem(error)
-                return gr.skip() if fills else None  # gradio warns of a skip that has no output
-
-        return run
+    # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def start_job(self, kind: str, title: str, work: Callable[..., Any]) -> None:
         """Start a job of the window's own; an old problem is no longer of interest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import socket
 import sys
@@ -237,6 +238,9 @@ def warm_up(context: AppContext, loaded: threading.Event) -> None:
     try:
         import diffusers  # noqa: F401
         import torch  # noqa: F401
+
+        gc.collect()
+        gc.freeze()  # they stay: to look through them at each collection takes longer than to draw a small picture
     except ImportError as error:  # the page works without them; the first job will say what is wrong
         print(f"A library cannot be loaded: {error}", file=sys.stderr, flush=True)
     finally:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine import control_picture
-from engine.control_picture import held_out_maps, look_warning, map_of
 from engine.errors import UserError
+from engine.inference import control_picture
+from engine.inference.control_picture import held_out_maps, look_warning, map_of
 from engine.runs import Run
+from ui.choices import run_of
 from ui.context import AppContext
 
 HELD_OUT, UPLOAD, DRAW = "A held-out picture", "A picture of mine", "Draw it"
@@ -36,16 +37,6 @@ class Control:
     drawing: Any = None
     """What gradio's editor holds: {"background", "layers", "composite"}, Pillow images."""
     is_map: bool = False
-
-
-def run_of(context: AppContext, name: str | None) -> Run | None:
-    """The run of that name, or None where there is none that can be read."""
-    if not name or name not in context.files()[1]:
-        return None
-    try:
-        return Run(context.workspace.runs / name)
-    except UserError:
-        return None
 
 
 def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine import picture_info
+from engine.inference import picture_info
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import note

@@ -85,7 +85,7 @@ def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -
     Raises:
         UserError: there is none, or it is gone.
     """
-    from engine.try_request import LIVE
+    from engine.inference.request import LIVE
 
     if own.strip():
         path = Path(own.strip().strip('"')).expanduser()

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine import samplers
+from engine.inference import samplers
 from ui.context import AppContext
 from ui.live import Live
 from ui.messages import note

@@ -23,8 +23,8 @@ from ui.try_nets import Net
 
 if TYPE_CHECKING:
     from engine.data.samples import CancelToken, Progress
-    from engine.inference import TrySession
-    from engine.try_request import TryRequest
+    from engine.inference.request import TryRequest
+    from engine.inference.session import TrySession
 
 KIND = "try"
 BORROWED = "try-borrowed"
@@ -124,7 +124,7 @@ def try_it(context: AppContext, wish: Wish) -> Work:
 
 def _borrow(context: AppContext, wish: Wish) -> None:
     """In a thread of its own: the map is made, then the training asked, its answer awaited."""
-    from engine.lending import borrowing
+    from engine.inference.lending import borrowing
 
     def progress(done: int, total: int, _label: str) -> None:
         context.result(BORROWED, note=progress_bar(done, total, "Drawing between two steps of the training"))
@@ -171,7 +171,7 @@ def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession,
 
 def _request(context: AppContext, wish: Wish, run: Run, settings: dict[str, Any], control: Any) -> TryRequest:
     from engine.data.images import load_rgb
-    from engine.try_request import TryRequest
+    from engine.inference.request import TryRequest
 
     values = dict(settings)
     if wish.picture is None:
@@ -195,7 +195,7 @@ def _seeds(
     """The wish at as many seeds as were asked for, and the first of them without the net."""
     from dataclasses import replace
 
-    from engine.sampling import to_hint
+    from engine.inference.sampling import to_hint
 
     requests = [replace(first, seed=first.seed + number) for number in range(wish.count)]
     plain = [replace(first, without_control=True)] if wish.compare else []
@@ -223,8 +223,8 @@ def _on_all_bases(
     """One picture on each base of a folder; does the net transfer?"""
     from dataclasses import replace
 
+    from engine.inference.transfer import transfer
     from engine.model_files import bases_in
-    from engine.transfer import transfer
 
     bases = [context.workspace.locate_base(request.base), *bases_in(Path(wish.bases_folder).expanduser())]
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{wish.run}_{wish.net.name}"
@@ -257,7 +257,7 @@ def _sketches(context: AppContext) -> Callable[[Any], None]:
 
 def _save(context: AppContext, name: str, picture: Any, wish: Wish, request: TryRequest, control: str) -> Path:
     """A PNG in workspace/outputs with all its settings inside."""
-    from engine.picture_info import request_settings, save_png
+    from engine.inference.picture_info import request_settings, save_png
 
     settings = request_settings(request) | {"run": wish.run, "net": _net_words(wish), "control": control}
     settings |= {"width": picture.width, "height": picture.height}

@@ -35,27 +35,9 @@ def build_watch(context: AppContext, live: Live) -> None:
             pace = gr.HTML(elem_id="chart-pace", min_width=300)
         memory = gr.HTML(elem_id="chart-memory", min_width=300)
     heading = gr.HTML(elem_id="train-pictures-head")
-    pictures = gr.Gallery(
-        show_label=False,
-        columns=2,
-        height="auto",
-        object_fit="contain",
-        buttons=["download", "fullscreen"],
-        visible=False,
-        elem_id="train-pictures",
-        interactive=False,
-    )
+    pictures = _gallery("train-pictures")
     odd_heading = gr.HTML(elem_id="train-probes-head")
-    odd = gr.Gallery(
-        show_label=False,
-        columns=2,
-        height="auto",
-        object_fit="contain",
-        buttons=["download", "fullscreen"],
-        visible=False,
-        elem_id="train-probes",
-        interactive=False,
-    )
+    odd = _gallery("train-probes")
     with gr.Accordion("Log", open=False, elem_id="train-log-box"):
         log = gr.HTML(elem_id="train-log")
 
@@ -71,6 +53,13 @@ def build_watch(context: AppContext, live: Live) -> None:
         ],
     )
     live.part([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
+
+
+def _gallery(elem_id: str) -> Any:
+    return gr.Gallery(
+        show_label=False, columns=2, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
+        visible=False, elem_id=elem_id, interactive=False,
+    )  # fmt: skip
 
 
 def _loss_key(view: View) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -16,15 +15,13 @@ from engine.conditions import registry
 from engine.data import index, moved
 from engine.data.caption_store import CaptionStore
 from engine.data.condition_spec import ConditionSpec, specify
-from engine.data.images import replace_bytes
+from engine.data.description import DESCRIPTION, INDEX, read_description, write_description
 from engine.data.parts import Page, Split, add_to_fingerprint, split
 from engine.data.samples import Problem, Sample
 from engine.data.scan import ScanReport, nothing_usable
 from engine.data.treatment import Treatment
 from engine.errors import UserError
 
-DESCRIPTION = "dataset.json"
-INDEX = "index.sqlite"
 LONGEST_NAME = 250  # bytes; most systems allow 255
 WEBP_LIMIT = 16_383  # longest side of a WebP file, in pixels
 
@@ -152,24 +149,7 @@ class Dataset:
     def open(cls, folder: Path | str) -> Dataset:
         """Opens at once, whatever the size. Raises UserError where the folder is no dataset or is damaged."""
         folder = Path(folder)
-        try:
-            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-            if not isinstance(description, dict) or not {"name", "source", "fingerprint"} <= description.keys():
-                raise ValueError("entries are missing")
-            if not (folder / INDEX).exists():
-                raise FileNotFoundError(INDEX)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{folder} is not a dataset.",
-                f"{DESCRIPTION} or {INDEX} is missing.",
-                "Scan the picture folder again on the Dataset tab.",
-            ) from error
-        except ValueError as error:
-            raise UserError(
-                f"The dataset in {folder} is damaged.",
-                f"{DESCRIPTION} cannot be read ({error}).",
-                "Scan the picture folder again on the Dataset tab.",
-            ) from error
+        description = read_description(folder)
         dataset = cls(folder, description)
         if moved.follow(folder.absolute(), description, dataset.index):
             dataset._save()
@@ -303,5 +283,4 @@ class Dataset:
         return index.WITH_OWN_MAP if spec.provided else index.with_map_by(spec.fingerprint)
 
     def _save(self) -> None:
-        text = json.dumps(self._description, indent=2, ensure_ascii=False)
-        replace_bytes(self.folder / DESCRIPTION, text.encode("utf-8"))
+        write_description(self.folder, self._description)

@@ -15,11 +15,11 @@ from engine.errors import UserError
 from engine.evaluation.drawn import Drawn, base_of, file_digest, key_of, pixels_key, weights_of
 from engine.evaluation.grid import Column, Grid, GridWish, RowWords, best_step, default_steps, write_grid
 from engine.evaluation.grid_rows import Row, rows_of
-from engine.inference import TryRequest, TrySession
+from engine.inference.parts import MAX_BATCH
+from engine.inference.request import LIVE
+from engine.inference.session import TryRequest, TrySession
 from engine.runs import Run
 from engine.training.checkpoint_files import DECODER, Checkpoint
-from engine.try_parts import MAX_BATCH
-from engine.try_request import LIVE
 from engine.workspace import Workspace
 
 MOST_PICTURES = 600

@@ -13,11 +13,11 @@ from engine.evaluation import probes
 from engine.evaluation.pairs import encoder, read_pair
 from engine.evaluation.probes import Probe
 from engine.evaluation.validate import Known, make_previews
+from engine.inference.sampling import Text
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
 from engine.jobs.faults import device_lost
 from engine.runs import PreviewRecord
-from engine.sampling import Text
 from engine.training import ladder
 from engine.training.working import as_exported
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from engine import lending
+from engine.inference import lending
 from engine.jobs.control import Cancelled
 from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PhaseChanged
 from engine.room import demand_room, free_bytes, in_words

@@ -199,7 +199,7 @@ def test_a_folder_that_may_only_be_read_is_enough_and_a_closed_workspace_is_told
     written: list[Path] = []
     real = images.replace_bytes
     monkeypatch.setattr(
-        "engine.data.dataset.replace_bytes", lambda path, data: written.append(path) or real(path, data)
+        "engine.data.description.replace_bytes", lambda path, data: written.append(path) or real(path, data)
     )
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
     folder.chmod(0o555)

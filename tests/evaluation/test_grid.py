@@ -25,7 +25,7 @@ from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, best_step, default_steps, held_out_pairs, numbers, read_grid
 from engine.evaluation.grid_drawing import LABEL, draw_grid
 from engine.evaluation.grid_sheet import format_of, save_sheet, sheet
-from engine.inference import TryRequest, TrySession
+from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Checked
 from engine.presets import resolve

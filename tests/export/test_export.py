@@ -23,7 +23,7 @@ from engine.export.ldm_keys import from_ldm
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.export.story import story_of
 from engine.families import by_name
-from engine.inference import TryRequest, TrySession
+from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.workspace import Workspace
 from tests.export.conftest import write_checkpoint

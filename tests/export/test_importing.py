@@ -20,7 +20,7 @@ from engine.export.formats import FORMATS
 from engine.export.importing import open_controlnet, read_controlnet, store
 from engine.export.net_files import read_net_file
 from engine.families import detect
-from engine.inference import TryRequest, TrySession
+from engine.inference.session import TryRequest, TrySession
 from engine.workspace import Workspace
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

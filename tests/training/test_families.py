@@ -10,7 +10,7 @@ from PIL import Image
 
 from engine.export.out import export
 from engine.families import detect
-from engine.inference import TryRequest, TrySession
+from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace import Workspace
 

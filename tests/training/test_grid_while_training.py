@@ -11,11 +11,11 @@ import pytest
 from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, read_grid
 from engine.evaluation.grid_drawing import draw_grid
-from engine.inference import TrySession
+from engine.inference.lending import borrowing
+from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.errand import Errand
 from engine.jobs.events import StepDone
-from engine.lending import borrowing
 from engine.runs import Run
 from engine.training.run import training_job
 from engine.workspace import Workspace

@@ -13,15 +13,15 @@ from PIL import Image
 
 from engine.errors import UserError
 from engine.families import detect
-from engine.inference import TryRequest, TrySession
+from engine.inference.lending import borrowing
+from engine.inference.request import LIVE
+from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.errand import Errand
 from engine.jobs.events import StepDone
 from engine.jobs.runner import JobRunner
-from engine.lending import borrowing
 from engine.runs import Run
 from engine.training.run import training_job
-from engine.try_request import LIVE
 from engine.workspace import Workspace
 from tests.training.compare import assert_same_checkpoint, losses
 from tests.training.conftest import RunFactory, Worker

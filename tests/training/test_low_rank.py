@@ -22,7 +22,7 @@ from engine.export.ldm_keys import to_ldm
 from engine.export.net_files import LORA_MARK
 from engine.export.self_check import _more_inputs, answers, largest_difference
 from engine.families import by_name, detect
-from engine.inference import TryRequest, TrySession
+from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.model_files import LAYOUTS
 from engine.net_sizes import count

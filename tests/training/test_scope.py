@@ -89,7 +89,7 @@ def test_bitsandbytes_gets_our_groups_and_rates(monkeypatch: pytest.MonkeyPatch,
 def test_an_unlocked_base_learns_and_goes_along_into_try_it(
     new_run: RunFactory, ready_workspace: Workspace, tiny_base: Path, edges: Image.Image
 ) -> None:
-    from engine.inference import TryRequest, TrySession
+    from engine.inference.session import TryRequest, TrySession
 
     run = new_run(**{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05})
     Worker(ready_workspace, run)

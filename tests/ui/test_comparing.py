@@ -11,10 +11,10 @@ import pytest
 
 from engine.errors import UserError
 from engine.evaluation.grid import Column, Grid, RowWords
+from engine.inference.lending import BorrowedSession
 from engine.jobs.control import Token
 from engine.jobs.events import Progress, RunOpened
 from engine.jobs.runner import Busy, Emit
-from engine.lending import BorrowedSession
 from engine.workspace import Workspace
 from ui import comparing
 from ui.comparing import KIND, LAPSE, WITHOUT, Comparing, plan_words, wish_of
@@ -46,7 +46,7 @@ class Lent(BorrowedSession):
 @pytest.fixture
 def between_steps(work: Comparing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[threading.Event]:
     """A training that serves errands as long as the event is set, until it is paused."""
-    from engine import lending
+    from engine.inference import lending
     from engine.jobs.errand import Errand
 
     monkeypatch.setattr(lending, "borrowing", lambda _workspace, draw: Errand(lambda _, errand: draw(Lent(), errand)))

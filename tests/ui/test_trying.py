@@ -17,9 +17,9 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.inference.picture_info import read_settings
 from engine.jobs.control import Control as Control_
 from engine.jobs.events import StepDone
-from engine.picture_info import read_settings
 from engine.presets import resolve
 from engine.runs import Run
 from engine.training.run import create_run, training_job

@@ -14,9 +14,9 @@ from PIL import Image, ImageFilter
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
 from engine.families import Family
-from engine.sampling import Beginning, decode
+from engine.inference.request import TryRequest
+from engine.inference.sampling import Beginning, decode
 from engine.training.ladder import out_of_memory
-from engine.try_request import TryRequest
 
 MAX_BATCH = 4
 TILES, OFFLOAD = 1, 2

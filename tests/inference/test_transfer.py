@@ -12,9 +12,9 @@ from PIL import Image
 
 from engine.errors import UserError
 from engine.families import detect
-from engine.inference import TryRequest, TrySession
+from engine.inference.session import TryRequest, TrySession
+from engine.inference.transfer import transfer
 from engine.model_files import bases_in
-from engine.transfer import transfer
 from engine.workspace import Workspace
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from engine.errors import UserError
 
@@ -59,25 +59,26 @@ BALANCES = (
 )
 
 
+Named = TypeVar("Named", Sampler, Balance)
+
+
 def sampler(name: str) -> Sampler:
     """Raises UserError where there is none of that name."""
-    for one in SAMPLERS:
-        if name in (one.name, one.title):
-            return one
-    raise UserError(
-        f"There is no sampler called {name}.", "This app does not have it.",
-        f"Choose one of: {', '.join(one.name for one in SAMPLERS)}.",
-    )  # fmt: skip
+    return _called(name, "sampler", SAMPLERS)
 
 
 def balance(name: str) -> Balance:
     """Raises UserError where there is none of that name."""
-    for one in BALANCES:
+    return _called(name, "balance", BALANCES)
+
+
+def _called(name: str, what: str, there: Sequence[Named]) -> Named:
+    for one in there:
         if name in (one.name, one.title):
             return one
     raise UserError(
-        f"There is no balance called {name}.", "This app does not have it.",
-        f"Choose one of: {', '.join(one.name for one in BALANCES)}.",
+        f"There is no {what} called {name}.", "This app does not have it.",
+        f"Choose one of: {', '.join(one.name for one in there)}.",
     )  # fmt: skip
 
 

@@ -17,11 +17,11 @@ from engine.controlnet_files import check_finite, check_fits, locate_controlnet,
 from engine.data.samples import CancelToken, Progress
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
-from engine.sampling import Beside, Drawing, decode, draw_latents, free_memory, to_hint
+from engine.inference.parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
+from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
+from engine.inference.sampling import Beside, Drawing, decode, draw_latents, free_memory, to_hint
 from engine.training.checkpoint_files import DECODER, demand_whole
 from engine.training.scope import decoder_of
-from engine.try_parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
-from engine.try_request import TryRequest, prepare, shared, steps_drawn, strength_of
 from engine.workspace import Workspace
 
 __all__ = ["TryRequest", "TrySession", "prepare", "to_hint"]

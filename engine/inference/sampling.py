@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine import samplers
 from engine.data.crop import apply_crop, shared_crop
 from engine.data.samples import CancelToken
 from engine.errors import UserError
 from engine.families import Family
+from engine.inference import samplers
 
 Text = dict[str, torch.Tensor]
 
@@ -41,7 +41,7 @@ class Drawing:
     guess: bool = False
     """Guess mode of Zhang et al. 2023: the net speaks on the prompt's side only, weakened towards the outer layers."""
     balance: str = "balanced"
-    """Of ``engine.samplers.BALANCES``."""
+    """Of ``engine.inference.samplers.BALANCES``."""
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine import samplers
 from engine.errors import UserError
+from engine.inference import samplers
 from engine.version import VERSION
 
 if TYPE_CHECKING:
-    from engine.try_request import TryRequest
+    from engine.inference.request import TryRequest
 
 THEIRS, OURS = "parameters", "controlnet_studio"
 # Name: value, Name: "quoted value" and so on, as the last line of AUTOMATIC1111's text has them.

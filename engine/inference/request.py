@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from engine import samplers
 from engine.errors import UserError
+from engine.inference import samplers
 
 SIZE_STEP = 64  # three halvings of the latents, an eighth of the picture's size
 MAX_SIDE = 2048

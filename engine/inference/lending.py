@@ -16,14 +16,14 @@ from engine.controlnet_files import check_finite
 from engine.data.samples import CancelToken
 from engine.errors import UserError
 from engine.families import Family
-from engine.inference import TrySession
+from engine.inference.parts import TILES, Thrift
+from engine.inference.request import LIVE
+from engine.inference.sampling import free_memory
+from engine.inference.session import TrySession
 from engine.jobs.control import Cancelled
 from engine.jobs.errand import Errand
 from engine.jobs.events import PhaseChanged
-from engine.sampling import free_memory
 from engine.training.working import as_exported
-from engine.try_parts import TILES, Thrift
-from engine.try_request import LIVE
 from engine.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import samplers
 from engine.errors import UserError
 from engine.families import detect
-from engine.inference import TryRequest, TrySession, prepare
-from engine.try_parts import OFFLOAD, Thrift
+from engine.inference import samplers
+from engine.inference.parts import OFFLOAD, Thrift
+from engine.inference.session import TryRequest, TrySession, prepare
 from engine.workspace import Workspace
 
 
@@ -177,12 +177,12 @@ def test_sketches_are_shown_while_it_is_drawn(session: TrySession, request_: Try
 def test_out_of_memory_saves_step_by_step_and_then_says_so(
     request_: TryRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine import inference
+    from engine.inference import session as module
 
     session = TrySession(Workspace(tmp_path / "workspace"), device="cpu")
     session.thrift = Thrift(torch.device("cpu"), OFFLOAD)
     needed, asked = [0], []
-    decode = inference.decode
+    decode = module.decode
 
     def short(family: Any, vae: Any, latents: torch.Tensor, token: Any = None) -> Any:
         asked.append((session.thrift.level, len(latents), vae.use_tiling))
@@ -190,7 +190,7 @@ def test_out_of_memory_saves_step_by_step_and_then_says_so(
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return decode(family, vae, latents, token)
 
-    monkeypatch.setattr(inference, "decode", short)
+    monkeypatch.setattr(module, "decode", short)
     two = [request_, replace(request_, seed=4)]
     plain = session.generate(two)
     needed[0] = OFFLOAD

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
 from engine.families import detect
-from engine.inference import TryRequest, TrySession, prepare
+from engine.inference.sampling import Drawing, draw_latents, to_hint
+from engine.inference.session import TryRequest, TrySession, prepare
 from engine.jobs.control import Cancelled, Control
-from engine.sampling import Drawing, draw_latents, to_hint
 from engine.workspace import Workspace
 
 

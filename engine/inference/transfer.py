@@ -10,8 +10,8 @@ from PIL import Image
 
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
-from engine.inference import TrySession
-from engine.try_request import TryRequest, steps_drawn
+from engine.inference.request import TryRequest, steps_drawn
+from engine.inference.session import TrySession
 
 
 @dataclass(frozen=True)
