@@ -37,8 +37,17 @@ PICTURES = 64
 EVERY = 3.0  # seconds between two samples
 BLOCKS = 24
 WARM_UP = 0.15  # of the samples at the start: libraries load, caches fill
+SMALL: dict[str, Any] = tiny_bases.UNET | {
+    "block_out_channels": (8,),
+    "down_block_types": ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",),
+    "mid_block_type": "UNetMidBlock2D",
+    "norm_num_groups": 4,
+}
+"""A third of the tiny base's work: it is the steps that count here, and what they leave behind."""
 COLUMNS = {
     "app_mb": "app, resident memory (MB)",
+    "app_own_mb": "app, memory of its own (MB)",
     "app_files": "app, open files and sockets",
     "app_threads": "app, threads",
     "renderer_mb": "page, memory of its process (MB)",
@@ -76,7 +85,7 @@ def prepare(folder: Path, steps: int) -> tuple[Workspace, Run]:
     base, work = folder / "base", folder / "work"
     base.mkdir(parents=True)
     work.mkdir()
-    tiny_bases.build(base, work, tiny_bases.UNET, {})
+    tiny_bases.build(base, work, SMALL, {})
     workspace = Workspace(folder / "workspace")
     dataset = make_demo_set(workspace, count=PICTURES)
     return workspace, create_run(workspace, soak_config(base, dataset.name, steps), {})
@@ -129,6 +138,7 @@ class Watcher:
                 "phase": phase,
                 "step": self.step,
                 "app_mb": round(self.app.memory_info().rss / 1e6, 2),
+                "app_own_mb": round(own_memory(self.app) / 1e6, 2),
                 "app_files": files,
                 "app_threads": self.app.num_threads(),
                 "renderer_mb": round(max(map(own_memory, renderers), default=0) / 1e6, 2),

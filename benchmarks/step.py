@@ -33,11 +33,12 @@ from benchmarks.step_world import SHAPES, make_base, make_pictures
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.jobs.control import Control
+from engine.jobs.events import Message
 from engine.memory import predict
 from engine.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.runs import write_run
 from engine.training.precision import DTYPES
-from engine.training.step import take_step
+from engine.training.step import Trouble, take_step
 from engine.training.trainer import Trainer
 from engine.training.working import WorkingNets
 from engine.workspace import Workspace
@@ -53,6 +54,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "ours, condition maps decoded at each step": {"also": "decode"},
     "ours, autocast over fp32 weights": {"also": "autocast"},
     "ours, Control-LoRA of rank 64": {"model.control_lora_rank": 64},
+    "ours, base in eight bits": {"train.base_storage": "fp8"},
+    "ours, what learns in RAM": {"optim.offload": True, "optim.optimizer": "adamw"},
+    "ours, channels last": {"train.channels_last": True},
+    "ours, compiled": {"train.compile": "kernels"},
+    "ours, compiled, with CUDA graphs": {"train.compile": "graphs"},
+    "ours, attention by xformers": {"train.attention": "xformers"},
 }
 
 
@@ -68,6 +75,8 @@ def config_of(options: argparse.Namespace, base: str, variant: str) -> RunConfig
     preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml").layers(shapes.layout) if options.preset else []
     if preset:
         wanted["train"] = {}
+    if options.optimizer:
+        wanted["optim"] = {"optimizer": options.optimizer}
     changes: dict[str, Any] = {}
     for name, value in ABLATIONS.get(variant, {}).items():
         if "." in name:
@@ -85,7 +94,13 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
     folder.mkdir(parents=True)
     write_run(folder, {"config": config.model_dump(mode="json")})
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-    trainer = Trainer(folder, config, base, dataset, workspace.cache, Control().token, lambda event: None)
+    said: list[str] = []
+
+    def hear(event: Any) -> None:
+        if isinstance(event, Message) and event.level == "warning":
+            said.append(event.text)
+
+    trainer = Trainer(folder, config, base, dataset, workspace.cache, Control().token, hear)
     if also == "decode":
         trainer.batches._maps = None
     if also == "autocast":
@@ -95,14 +110,15 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
 
     def step() -> torch.Tensor:
         encode()
-        loss = take_step(trainer)
+        while (loss := take_step(trainer)) is Trouble.OVERFLOW:  # until the loss scale fits
+            pass
         assert isinstance(loss, torch.Tensor), loss
         trainer.step += 1
         return loss
 
     return SimpleNamespace(
         step=step, images=config.images_per_step, waited=lambda: trainer.batches.waited, save=trainer.save,
-        close=trainer.close, predicted=predict(workspace, config, len(trainer.samples)),
+        close=trainer.close, predicted=predict(workspace, config, len(trainer.samples)), said=said,
     )  # fmt: skip
 
 
@@ -171,6 +187,7 @@ def measure(options: argparse.Namespace, workspace: Workspace, base: str, varian
         "ram_before": before / GIB,
         "predicted": (made.predicted.needs if on_card else made.predicted.peak) / GIB if made.predicted else None,
         "loss": float(loss),
+        "said": made.said,
     }
     if made.save is not None:
         began = time.perf_counter()
@@ -207,7 +224,8 @@ def table(rows: dict[str, list[dict[str, Any]]], on_card: bool) -> str:
         if not good:
             lines.append(f"| {variant} | {runs[0]['error']} | | | | |")
             continue
-        middle = {key: statistics.median(run[key] for run in good) for key in good[0] if good[0][key] is not None}
+        figures = [key for key, value in good[0].items() if isinstance(value, float)]
+        middle = {key: statistics.median(run[key] for run in good) for key in figures}
         times = f"{middle['images_per_second'] / statistics.median(usual):.2f}" if usual else ""
         memory = middle["reserved"] if on_card else middle["ram"]
         foreseen = (
@@ -225,6 +243,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=DTYPES, help="default: fp32 on a processor, bf16 on a card")
     parser.add_argument("--preset", default="", help="ours with this preset's settings; the recipe keeps its own")
+    parser.add_argument("--optimizer", default="", help="of both; default: the preset's, or adamw")
     parser.add_argument("--cap", type=float, default=0, help="GiB of the card that a process may use")
     parser.add_argument("--steps", type=int, default=0, help="timed steps a round")
     parser.add_argument("--warm-up", type=int, default=0)
@@ -245,7 +264,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
         workspace, shapes = Workspace(work), SHAPES[options.shapes]
-        base = make_base(work / f"base-{options.shapes}", shapes, torch.float16 if on_card else torch.float32)
+        kept = torch.float16 if on_card else torch.float32
+        base = make_base(work / f"base-{options.shapes}", shapes, kept, options.device)
         make_pictures(workspace, shapes.resolution)
         if options.only:
             print(json.dumps(measure(options, workspace, str(base), options.only)), flush=True)

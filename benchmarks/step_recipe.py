@@ -84,4 +84,6 @@ def their_step(
         optimizer.zero_grad(set_to_none=True)
         return total
 
-    return SimpleNamespace(step=step, images=BATCH, waited=lambda: 0.0, save=None, close=lambda: None, predicted=None)
+    return SimpleNamespace(
+        step=step, images=BATCH, waited=lambda: 0.0, save=None, close=lambda: None, predicted=None, said=[]
+    )

@@ -40,14 +40,17 @@ class Shapes:
 
 SHAPES = {
     "mid": Shapes("sd1", 4, 128),  # all nets a quarter as wide, so of like shares: what a processor can time
+    "tiny": Shapes("sd1", 8, 64),  # these three are for rehearsals
+    "tiny21": Shapes("sd2", 8, 64),
+    "tinyxl": Shapes("sdxl", 8, 64),
     "sd15": Shapes("sd1", 1, 512),
     "sd21": Shapes("sd2", 1, 768),
     "sdxl": Shapes("sdxl", 1, 1024),
 }
 
 
-def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype) -> Path:
-    """Write a pipeline with seeded random weights; what is there already is kept."""
+def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype, device: str = "cpu") -> Path:
+    """Write a pipeline with seeded random weights, drawn on ``device``; what is there already is kept."""
     if (folder / "model_index.json").exists():
         return folder
     torch.manual_seed(0)
@@ -57,20 +60,21 @@ def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype) -> Path:
     narrow = shapes.divided
     for config in (unet, vae):
         config["block_out_channels"] = [width // narrow for width in config["block_out_channels"]]
-        config["norm_num_groups"] = 32 if narrow == 1 else 16  # 80 channels are not 32 groups
+        config["norm_num_groups"] = {1: 32, 4: 16, 8: 8}[narrow]  # 80 channels are not 32 groups
     texts = [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()]
-    for name in texts:
-        config = _read(configs / name)
-        if narrow > 1:
-            config |= {"hidden_size": 768 // narrow, "intermediate_size": 3072 // narrow}
-        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
-        parts[name] = kind(CLIPTextConfig(**config)).to(dtype)
-        if narrow > 1:
-            unet["cross_attention_dim"] = 768 // narrow
+    context = 0
+    with torch.device(device):
+        for name in texts:
+            config = _read(configs / name)
+            config |= {size: config[size] // narrow for size in ("hidden_size", "intermediate_size")}
+            context += config["hidden_size"]
+            kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+            parts[name] = kind(CLIPTextConfig(**config)).to(dtype).cpu()
+        unet["cross_attention_dim"] = context
+        parts["unet"] = UNet2DConditionModel.from_config(unet).to(dtype).cpu()
+        parts["vae"] = AutoencoderKL.from_config(vae).to(dtype).cpu()
     if "text_encoder_2" in parts:
         parts["tokenizer_2"] = clip_tokenizer(shapes.layout, "tokenizer_2")
-    parts["unet"] = UNet2DConditionModel.from_config(unet).to(dtype)
-    parts["vae"] = AutoencoderKL.from_config(vae).to(dtype)
     parts["scheduler"] = DDPMScheduler.from_config(_read(configs / "scheduler", "scheduler_config.json"))
     if len(texts) == 2:
         StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=False).save_pretrained(folder)

@@ -1,9 +1,9 @@
 """The curves that the verdict's rules are tested on, recorded from real runs on the bundled base.
 
-    python -m benchmarks.verdict_curves OUT_FOLDER [--steps 300] [--blank-steps 120]
+    python -m benchmarks.verdict_curves OUT_FOLDER [NAME ...]
 
-With the demo's settings, checked every 10 steps whatever it costs: "circles" (a run that converges) and "blank" (the
-same with all maps black, so that there is nothing to listen to). One JSON file each, as tests/evaluation/curves has.
+With the demo's settings but for what RUNS says of each, checked every 10 steps whatever it costs. One JSON file each,
+as tests/evaluation/curves has. All of them together take about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from engine.data.dataset import Dataset
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, PreviewMade, StepDone
@@ -28,38 +30,100 @@ from engine.training.trainer import Trainer
 from engine.workspace import DEMO_BASE, Workspace
 
 EVERY, PAIRS = 10, 800
+Spoil = Callable[[list[Image.Image]], list[Image.Image]]
 
 
-def blacken(dataset: Any) -> None:
-    """Black maps in the place of the outlines that were drawn for this set."""
-    for sample in dataset.samples():
-        path = dataset.condition_path(sample)
+def black(maps: list[Image.Image]) -> list[Image.Image]:
+    """Nothing to listen to."""
+    return [Image.new("RGB", one.size) for one in maps]
+
+
+def dim(maps: list[Image.Image]) -> list[Image.Image]:
+    """0 to 1 in place of 0 to 255, as a file of floats ends up that was never scaled."""
+    return [one.point(lambda value: round(value / 255)) for one in maps]
+
+
+def strangers(maps: list[Image.Image]) -> list[Image.Image]:
+    """Each picture has the map of another one, as after a sorting that went wrong."""
+    return [*maps[1:], maps[0]]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: what is done to its maps, its settings beside the demo's, and the step at which it ends."""
+
+    until: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    spoil: Spoil | None = None
+    pictures: int = 4
+    pairs: int = PAIRS
+
+
+SMALL: dict[str, Any] = {"data": {"resolution": 64}, "optim": {"schedule": "constant"}, "train": {"steps": 20_000}}
+"""A quarter of the pixels, and as if there were no end: several runs in the time of one."""
+IMPATIENT = {"validation": {"listens_by": 800}}
+
+
+def small(**optim: Any) -> dict[str, Any]:
+    return SMALL | {"optim": {"schedule": "constant", **optim}}
+
+
+RUNS = {
+    "circles": Planned(300),
+    "blank": Planned(120, spoil=black, pictures=0),
+    "dim": Planned(120, SMALL | IMPATIENT, dim, pictures=0),
+    "strangers": Planned(120, SMALL | IMPATIENT, strangers, pictures=0),
+    "slow": Planned(120, small(learning_rate=1e-7) | IMPATIENT, pictures=0),
+    "hot": Planned(100, {"optim": {"learning_rate": 0.02, "schedule": "constant"}}),
+    "few": Planned(
+        400, SMALL | {"data": {"resolution": 64, "held_out": 16}, "train": {"steps": 400}}, pictures=0, pairs=32
+    ),
+    "rest": Planned(900, SMALL, pictures=0),
+    "warm": Planned(240, small(learning_rate=0.008)),
+}
+"""Learns; black maps; maps of a wrong range; others' maps; rates far too small and too large; 16 pairs; a long run; a
+rate somewhat too large."""
+
+
+def spoilt(dataset: Dataset, spoil: Spoil) -> None:
+    """Other maps in the place of the outlines that were drawn for this set."""
+    paths = [dataset.condition_path(sample) for sample in dataset.samples()]
+    maps = []
+    for path in paths:
         with Image.open(path) as picture:
-            size = picture.size
-        Image.new("RGB", size).save(path)
+            maps.append(picture.convert("RGB"))
+    for path, made in zip(paths, spoil(maps), strict=True):
+        made.save(path)
 
 
-def record(workspace: Workspace, name: str, blank: bool, until: int, steps: int) -> dict[str, Any]:
-    """Checks and scores of a run of the demo's settings, planned for ``steps`` and ended at ``until``."""
-    dataset = make_demo_set(workspace, "circles", PAIRS)
-    if blank:
-        blacken(dataset)
-    asked = {"data": {"dataset": dataset.name}, "train": {"steps": steps}, "validation": {"every": 50, "pictures": 4}}
-    config = resolve(("demo", demo_preset().values), ("benchmark", asked))[0]
+def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
+    """Checks, scores and figures of a run of the demo's settings, ended at its step."""
+    dataset = make_demo_set(workspace, "circles", planned.pairs)
+    if planned.spoil:
+        spoilt(dataset, planned.spoil)
+    asked = {
+        "data": {"dataset": dataset.name},
+        "train": {"steps": 300, "checkpoint_every": 1000},
+        "validation": {"every": 50 if planned.pictures else 0, "pictures": planned.pictures or 1, "probes": 0},
+    }
+    layers = (("demo", demo_preset().values), ("benchmark", asked), (name, planned.settings))
+    config = resolve(*layers)[0]
     control = Control()
-    found: dict[str, Any] = {"name": name, "settings": config.model_dump(mode="json"), "checks": [], "scores": []}
+    found: dict[str, Any] = {"name": name, "settings": config.model_dump(mode="json")}
+    found |= {"pairs": planned.pairs - config.data.held_out, "checks": [], "scores": [], "figures": []}
 
     def watch(event: Any) -> None:
         if isinstance(event, Checked):
-            found["checks"].append({k: float(f"{v:.6g}") for k, v in asdict(event).items()})
+            found["checks"].append({k: float(f"{v:.6g}") for k, v in asdict(event).items() if v is not None})
             print(name, event, flush=True)
         elif isinstance(event, PreviewMade):
             found["scores"].append([event.step, event.scores])
-            print(name, event.step, event.scores, flush=True)
-        elif isinstance(event, StepDone) and event.step == until:
+            found["figures"].append([event.step, event.figures])
+            print(name, event.step, event.scores, event.figures, flush=True)
+        elif isinstance(event, StepDone) and event.step == planned.until:
             control.stop()
 
-    preview = None if blank else preview_during_training
+    preview = preview_during_training if planned.pictures else None
     run = workspace.new_run(name)
     trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, control.token, watch, preview)
     trainer.checks.pace = Pace(EVERY, share=1.0)
@@ -71,15 +135,14 @@ def record(workspace: Workspace, name: str, blank: bool, until: int, steps: int)
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--blank-steps", type=int, default=120)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; default: all")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, blank, until in (("circles", False, options.steps), ("blank", True, options.blank_steps)):
+    for name in options.names or RUNS:
         with tempfile.TemporaryDirectory() as folder:
-            found = record(Workspace(Path(folder)), name, blank, until, options.steps)
-        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+            found = record(Workspace(Path(folder)), name, RUNS[name])
+        (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseCh
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
+from engine.training.slow_disk import SlowDisk
 from engine.workspace import write_text
 
 Ending = Literal["completed", "paused", "stopped", "failed", "interrupted"]
@@ -225,11 +226,12 @@ def forget_after(folder: Path, step: int) -> None:
 class Recorder:
     """Hands events on, and writes them into the run's folder. Any thread may use it.
 
-    A disk that does not take a line is no reason to lose what is in memory: lines wait here until it does.
+    A disk that does not take a line is no reason to lose what is in memory: lines wait here until it does. ``slow``
+    tells of one that takes them slowly.
     """
 
-    def __init__(self, folder: Path, emit: Emit) -> None:
-        self._folder, self._emit = folder, emit
+    def __init__(self, folder: Path, emit: Emit, slow: SlowDisk | None = None) -> None:
+        self._folder, self._emit, self._slow = folder, emit, slow
         self._lock = threading.Lock()
         self._waiting: dict[str, list[str]] = {"metrics.jsonl": [], "log.txt": []}
 
@@ -264,8 +266,9 @@ class Recorder:
             if not lines and not (flush and path.exists()):
                 return
             size = -1
+            watched = self._slow.watching("Writing the log and the figures", small=True) if self._slow else None
             try:
-                with path.open("ab") as file:
+                with watched or contextlib.nullcontext(), path.open("ab") as file:
                     size = file.tell()
                     file.write(lines)
                     file.flush()

@@ -25,6 +25,11 @@ class UserPicture(gr.Image):
         # No mode: gradio would decode and convert the picture before anybody looked at its size.
         super().__init__(type="filepath", image_mode=None, sources=list(sources), **options)
 
+    def get_config(self, cls: type[Any] | None = None) -> dict[str, Any]:
+        """What the page is told. gradio looks it up by the parameters of the class, which are its own one's here:
+        without label, height and buttons the field cannot be drawn at all."""
+        return super().get_config(cls or gr.Image)
+
     def preprocess(self, payload: Any) -> str | None:
         """The path of the upload; raises gr.Error, which the page shows, for what is no picture or far too large."""
         if payload is None:

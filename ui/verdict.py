@@ -24,6 +24,7 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "too_early": ("…", ""),
     "not_listening": ("…", ""),
     "ignored": ("!", "bad"),
+    "broken": ("!", "bad"),
     "improving": ("✓", "good"),
     "flat": ("■", "warning"),
     "overfitting": ("!", "warning"),

@@ -55,6 +55,28 @@ class TrainConfig(Section):
         "follows it, too (26 % more).",
         advanced=True,
     )
+    attention: Literal["sdpa", "xformers"] = setting(
+        "sdpa",
+        "Attention",
+        "How the nets compute attention. sdpa: PyTorch's own, which picks the fastest way that the card has. xformers: "
+        "the package of that name, where it is installed and there is a graphics card; else sdpa.",
+        advanced=True,
+    )
+    channels_last: bool = setting(
+        False,
+        "Channels last",
+        "Keeps pictures in memory with a pixel's channels side by side, which some cards convolve faster. It learns "
+        "the same, but for rounding. Not measured on cards yet: compare the seconds a step of two trials.",
+        advanced=True,
+    )
+    compile: Literal["none", "kernels", "graphs"] = setting(
+        "none",
+        "Compile",
+        "kernels: PyTorch joins small operations into larger ones, which takes minutes at the start and at each change "
+        "of size. graphs: the card also replays whole steps by itself (CUDA graphs), which needs more memory. Where it "
+        "does not work the run goes on without. Not measured on cards yet: compare two trials.",
+        advanced=True,
+    )
     seed: int = setting(0, "Seed", "The same seed repeats the same run.", ge=0, le=2**31 - 1, advanced=True)
     checkpoint_every: int = setting(
         500, "Checkpoint every", "How often the run is saved by itself.", unit="steps", ge=1

@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
 
 from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.images import load_rgb
+from engine.data.rows import Rows, names_in
 from engine.data.samples import Progress, Sample
 from engine.families.base import Family
 from engine.jobs.control import Token
@@ -96,7 +95,8 @@ class TrainingCache:
         self.folder = folder
         about = json.loads((folder / f"text-{text}.json").read_text(encoding="utf-8"))
         self._captions = {caption: row for row, caption in enumerate(about["captions"])}
-        self._text = load_file(folder / f"text-{text}.safetensors")
+        path = folder / f"text-{text}.safetensors"
+        self._text = {name: Rows(path, name) for name in names_in(path)}
         self._samples, self._plan = samples, plan
         self._places: dict[tuple[int, int], tuple[Size, int]] = {}
         self._shards: dict[Size, list[Any]] = {}
@@ -116,13 +116,14 @@ class TrainingCache:
 
     def latent_shape(self, row: int) -> tuple[int, ...]:
         """(4, h, w) of a sample's latents."""
-        return tuple(self._shards[self.size(row)][0].mean.get_shape()[1:])
+        return tuple(self._shards[self.size(row)][0].mean.shape[1:])
 
     def latents(self, rows: Sequence[int], variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance of these samples, which have to be of one size, fp32 (B, 4, h, w)."""
         found = [self._find(row, variant) for row, variant in zip(rows, variants or [0] * len(rows), strict=True)]
-        mean, logvar = ([getattr(shard, name)[place] for shard, place in found] for name in ("mean", "logvar"))
-        return torch.stack(mean).float(), torch.stack(logvar).float()
+        mean = np.concatenate([shard.mean.read([place]) for shard, place in found])
+        logvar = np.concatenate([shard.logvar.read([place]) for shard, place in found])
+        return torch.from_numpy(mean).float(), torch.from_numpy(logvar).float()
 
     def crop(self, row: int, variant: int = 0) -> Crop:
         """The crop that the latents were made of."""
@@ -133,8 +134,8 @@ class TrainingCache:
 
     def text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Embeddings of captions of this dataset, or of "", fp32, B in front."""
-        rows = torch.tensor([self._captions[caption] for caption in captions])
-        return {name: table[rows].float() for name, table in self._text.items()}
+        rows = [self._captions[caption] for caption in captions]
+        return {name: torch.from_numpy(table.read(rows)).float() for name, table in self._text.items()}
 
     def _find(self, row: int, variant: int) -> tuple[_Shard, int]:
         size, place = self._places[row, variant]
@@ -142,12 +143,11 @@ class TrainingCache:
 
 
 class _Shard:
-    """Memory-mapped tensors of one file."""
+    """The tensors of one file."""
 
     def __init__(self, path: Path) -> None:
-        file = safe_open(path, framework="pt")
-        self.mean, self.logvar = file.get_slice("mean"), file.get_slice("logvar")
-        self.box = file.get_tensor("box")
+        self.mean, self.logvar, box = (Rows(path, name) for name in ("mean", "logvar", "box"))
+        self.box = box.read(range(len(box)))
 
 
 def _shard(folder: Path, size: Size, number: int) -> Path:

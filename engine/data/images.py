@@ -152,10 +152,13 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words."""
+def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
+    """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words.
+
+    ``data``: the file itself, where it came otherwise than from the disk; ``path`` is then only its name.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if data is None else io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
@@ -183,11 +186,11 @@ def opened(path: Path) -> Iterator[Image.Image]:
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise UserError(
-            f"{path.name} cannot be read.", _cause(path, error), "Replace the file or delete it."
+            f"{path.name} cannot be read.", _cause(path, error, data), "Replace the file or delete it."
         ) from error
 
 
-def _cause(path: Path, error: BaseException) -> str:
+def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ELOOP, errno.ENAMETOOLONG, errno.EIO):
         return {
             errno.ELOOP: "It is a link that leads back to itself.",
@@ -197,7 +200,7 @@ def _cause(path: Path, error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "The computer has not enough memory left for a picture of this size."
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if data is None else io.BytesIO(data) as file:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     except OSError:
         start = b"?"

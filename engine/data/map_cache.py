@@ -22,13 +22,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from engine.conditions import registry
 from engine.data.cache import TrainingCache, cropped_hint, entries
 from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
+from engine.data.rows import Rows
 from engine.data.samples import Progress, Sample
 from engine.errors import DataGone
 from engine.jobs.control import Token
@@ -58,15 +58,15 @@ class MapCache:
 
 
 class _Shard:
-    """One memory-mapped file."""
+    """One file."""
 
     def __init__(self, path: Path, size: Size) -> None:
-        self._rows = safe_open(path, framework="pt").get_slice("maps")
-        self._packed = len(self._rows.get_shape()) == 3
+        self._rows = Rows(path, "maps")
+        self._packed = len(self._rows.shape) == 3
         self._width = size[0]
 
     def read(self, place: int) -> np.ndarray:
-        pixels = self._rows[place].numpy()
+        pixels = self._rows.read([place])[0]
         if self._packed:
             pixels = np.unpackbits(pixels, axis=1, count=self._width)[..., None] * np.uint8(255)
         return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
@@ -218,5 +218,5 @@ def _forget(folder: Path, key: str) -> None:
             continue
         try:
             path.unlink()
-        except OSError:  # Windows keeps files that an earlier run still has mapped; they go the next time
+        except OSError:  # Windows keeps files that are being read; they go the next time
             continue

@@ -1,4 +1,4 @@
-"""Do the colours drift? Saturation and contrast of drawn pictures, as ratios to what they are held against."""
+"""Do the colours drift, do seeds differ? Saturation and contrast of drawn pictures as ratios, and their distances."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def drift(drawn: Sequence[np.ndarray], against: Sequence[np.ndarray]) -> dict[st
 def difference(first: np.ndarray, second: np.ndarray) -> float:
     """Mean distance of two pictures of one size in CIE Lab (delta E 1976); 0: equal, some 40: unrelated."""
     return float(np.linalg.norm(_lab(first) - _lab(second), axis=-1).mean())
+
+
+def spread(groups: Sequence[Sequence[np.ndarray]]) -> float:
+    """Mean ``difference`` between pictures of different seeds of one prompt and map; 0: all alike."""
+    apart = [difference(group[a], group[b]) for group in groups for a in range(len(group)) for b in range(a)]
+    return float(np.mean(apart)) if apart else 0.0
 
 
 def _lab(picture: np.ndarray) -> np.ndarray:

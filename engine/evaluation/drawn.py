@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from engine.data.images import digest, replace_bytes
+from engine.data.images import digest, load_rgb, replace_bytes
+from engine.errors import UserError
 from engine.workspace import Workspace
 
 MOST_FILES, MOST_BYTES = 4_000, 2**30
@@ -48,9 +49,8 @@ class Drawn:
     def open(self, key: str) -> Image.Image | None:
         """The picture in RGB, or None where it is gone or damaged."""
         try:
-            with Image.open(self.path(key)) as picture:
-                return picture.convert("RGB")
-        except (OSError, ValueError):
+            return load_rgb(self.path(key))
+        except UserError:
             return None
 
     def trim(self, keep: frozenset[str] = frozenset()) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from engine.conditions import weights
 from engine.data.crop_plan import CropPlan
@@ -18,8 +17,8 @@ from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation import effect, obedience
-from engine.evaluation.loaded import load_nets
-from engine.evaluation.pairs import Pair, Wanted, draw, read_pair, to_pictures, unnoticed
+from engine.evaluation.loaded import Sparing, load_nets
+from engine.evaluation.pairs import Pair, Wanted, read_pair, unnoticed
 from engine.evaluation.picture_files import webp, write_folder
 from engine.runs import Run
 from engine.training.checkpoint_files import Checkpoint
@@ -56,15 +55,14 @@ def measure_effect(
     pairs = [read_pair(sample, dataset, plan) for sample in samples]
     nets = load_nets(workspace, run, checkpoint)
     right = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
+    drawing, asked = Sparing(nets), [*right, *effect.variants(pairs, seed, settings.strength)]
     with unnoticed(nets):
-        latents = draw(nets, [*right, *effect.variants(pairs, seed, settings.strength)], settings, token, progress)
-        vae = nets.family.load_vae(nets.base, torch.float32).to(nets.unet.device)
-        pictures = to_pictures(nets, vae, latents, token)
-        del vae
+        pictures, _ = drawing.pictures(asked, settings, token, progress, lambda vae: None)
     count = len(pairs)
     drawn = [pictures[place : place + count] for place in (0, count, 2 * count)]
     by = obedience.yardstick(dataset)
     found: dict[str, Any] = {"run": run.name, "step": checkpoint.step, "measure": by.name}
+    found["remarks"] = drawing.words
     found |= effect.effect(by, pairs, *drawn).as_dict()
     weights.free()  # a measure may have loaded a model of its own
 

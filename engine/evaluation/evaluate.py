@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from engine.conditions import weights
 from engine.data.crop_plan import CropPlan
@@ -24,9 +23,9 @@ from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress, Sample
 from engine.errors import UserError
 from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, obedience, report
-from engine.evaluation.loaded import load_nets
+from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.obedience import Measured, Obedience
-from engine.evaluation.pairs import Pair, Wanted, draw, read_pair, round_trip, to_pictures, unnoticed
+from engine.evaluation.pairs import Pair, Wanted, read_pair, round_trip, unnoticed
 from engine.evaluation.picture_files import settings_text, webp, write_folder
 from engine.runs import Run
 from engine.training.checkpoint_files import Checkpoint
@@ -52,6 +51,8 @@ class _Drawn:
     swapped: list[np.ndarray]
     best: list[float]
     """m_ref of each pair."""
+    remarks: list[str]
+    """What was done otherwise for want of memory."""
 
 
 def report_folder(run: Run, step: int) -> Path:
@@ -116,13 +117,17 @@ def evaluate(
             "against_without_control": colour.drift(drawn.right, drawn.without),
             "against_true_pictures": colour.drift(drawn.right, originals),
         },
-        "seed_diversity": {"with_control": _spread(drawn.seeds), "without_control": _spread(drawn.seeds_without)},
+        "seed_diversity": {
+            "with_control": colour.spread(drawn.seeds),
+            "without_control": colour.spread(drawn.seeds_without),
+        },
         "nearest": _plain_search(
             nearest.search(dataset, parts.train, drawn.right[:count], originals[:count], token, progress)
         ),
         "clip": _clip(run.config.validation.clip_model if clip_model is None else clip_model, chosen, drawn, token),
         "rows": [{"key": p.sample.key, **vars(row)} for p, row in zip(chosen, rows, strict=True)],
         "settings": run.config.validation.model_dump(mode="json"),
+        "remarks": drawn.remarks,
     }
     found["compared"] = _compare(run, checkpoint.step, found["rows"][:count])
     found["seconds"] = round(time.perf_counter() - began, 1)
@@ -157,17 +162,19 @@ def _draw(
     ]
     wrong = effect.variants(closer, seed, settings.strength)
     asked = [*right, *map(_bare, right), *seeds, *map(_bare, seeds), *wrong]
+    drawing = Sparing(nets)
+
+    def reached(vae: Any) -> list[float]:
+        return [by.score(pair, round_trip(nets, vae, pair.original)) for pair in pairs]
+
     with unnoticed(nets):
-        latents = draw(nets, asked, settings, token, progress)
-        vae = nets.family.load_vae(nets.base, torch.float32).to(nets.unet.device)
-        pictures = to_pictures(nets, vae, latents, token)
-        best = [by.score(pair, round_trip(nets, vae, pair.original)) for pair in pairs]
-        del vae
+        pictures, best = drawing.pictures(asked, settings, token, progress, reached)
     ends = np.cumsum([0, len(right), len(right), len(seeds), len(seeds), len(closer), len(closer)])
     lists = [pictures[start:end] for start, end in zip(ends, ends[1:], strict=False)]
     return _Drawn(
-        lists[0], lists[1], _with_first(lists[0], lists[2]), _with_first(lists[1], lists[3]), lists[4], lists[5], best
-    )
+        lists[0], lists[1], _with_first(lists[0], lists[2]), _with_first(lists[1], lists[3]), lists[4], lists[5], best,
+        drawing.words,
+    )  # fmt: skip
 
 
 def _bare(one: Wanted) -> Wanted:
@@ -179,12 +186,6 @@ def _with_first(first: Sequence[np.ndarray], more: Sequence[np.ndarray]) -> list
     """All seeds of each pair together."""
     count = len(more) // MORE_SEEDS
     return [[first[n], *more[n * MORE_SEEDS : (n + 1) * MORE_SEEDS]] for n in range(count)]
-
-
-def _spread(groups: Sequence[Sequence[np.ndarray]]) -> float:
-    """Mean colour distance between pictures of different seeds of one prompt and map; 0: all alike."""
-    apart = [colour.difference(group[a], group[b]) for group in groups for a in range(len(group)) for b in range(a)]
-    return float(np.mean(apart)) if apart else 0.0
 
 
 def _plain(found: Obedience | None) -> dict[str, Any] | None:

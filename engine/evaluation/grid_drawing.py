@@ -233,6 +233,8 @@ class _Work:
         """Draw and keep pictures of one column."""
         requests = [self._request(column, self.rows[number]) for number in numbers]
         pictures = self.session.generate(requests, token, progress, self.categorical)
+        new = [words for words in self.session.warnings if words not in self.grid.notes]
+        self.grid = replace(self.grid, notes=(*self.grid.notes, *new))  # a long prompt, or a lack of memory
         place = self.grid.columns.index(column)
         for number, picture in zip(numbers, pictures, strict=True):
             self.drawn.put(self.keys[number][place], picture)

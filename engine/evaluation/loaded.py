@@ -1,33 +1,103 @@
-"""The nets of a checkpoint, loaded to draw with them."""
+"""The nets of a checkpoint, loaded to draw with them; drawing with them gives way where memory runs out."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from engine.evaluation.pairs import Nets
+from engine.config import ValidationConfig
+from engine.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
+from engine.data.samples import CancelToken, Progress
+from engine.evaluation.pairs import Nets, Wanted, draw, to_pictures
 from engine.families import detect
+from engine.families.parts import read_component_config
+from engine.give_back import free_memory
+from engine.inference.parts import Thrift
 from engine.runs import Run
-from engine.training.checkpoint_files import DECODER, Checkpoint
+from engine.training.checkpoint_files import DECODER, Checkpoint, demand_whole
 from engine.training.scope import decoder_of
 from engine.workspace import Workspace
+
+T = TypeVar("T")
 
 
 def load_nets(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Nets:
     """Base and ControlNet, in fp16 on a card, in fp32 without one.
 
     Raises:
-        UserError: the base is not there, or the weights are broken.
+        UserError: the base is not there or is not the one that the checkpoint was made for, or the checkpoint is
+            damaged or holds what is no number.
     """
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
+    name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
+    check_fits(read_config(folder), read_component_config(base, "unet", "config.json"), name, run.config.model.base)
+    demand_whole(checkpoint.folder, f"{folder.name}/")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     unet: Any = family.load_unet(base, dtype).to(device)
     decoder = checkpoint.folder / DECODER
     if decoder.is_file():  # of a run whose base was not locked
+        demand_whole(checkpoint.folder, DECODER)
         decoder_of(unet).load_state_dict(load_file(decoder))
-    net: Any = family.load_controlnet(checkpoint.controlnet, dtype).to(device)
+    net: Any = family.load_controlnet(folder, dtype).to(device)
+    check_finite(net, name)
     return Nets(family, base, unet, net)
+
+
+class Sparing:
+    """Draws as much at once as memory allows: less of it, then in tiles, then with parts of the model in RAM.
+
+    ``words`` says afterwards what was done otherwise for want of memory.
+    """
+
+    def __init__(self, nets: Nets, thrift: Thrift | None = None) -> None:
+        self._nets = nets
+        self._device = nets.unet.device
+        self.thrift = thrift or Thrift(self._device)
+        self.words: list[str] = []
+
+    def pictures(
+        self,
+        asked: Sequence[Wanted],
+        settings: ValidationConfig,
+        token: CancelToken | None,
+        progress: Progress | None,
+        also: Callable[[Any], T],
+    ) -> tuple[list[np.ndarray], T]:
+        """Pictures, uint8 RGB (h, w, 3), one for each that was asked for; and ``also(vae)``.
+
+        Raises:
+            UserError: memory is not enough for one picture at a time, in tiles and with offload.
+            Cancelled: the token says so.
+        """
+        nets, thrift = self._nets, self.thrift
+
+        def sample() -> list[torch.Tensor]:
+            with thrift.on_device(nets.unet, nets.controlnet):
+                return draw(nets, asked, settings, token, progress, thrift.at_once)
+
+        def show() -> tuple[list[np.ndarray], T]:
+            vae = nets.family.load_vae(nets.base, torch.float32)
+            if not thrift.offload:
+                vae.to(self._device)
+            with thrift.on_device(vae), thrift.tiled(vae):
+                return to_pictures(nets, vae, latents, token), also(vae)
+
+        latents = self._do(sample)
+        return self._do(show)
+
+    def _do(self, stage: Callable[[], T]) -> T:
+        while True:
+            found = self.thrift.attempt(stage)
+            if found is not None:
+                return found
+            self.words.append(self.thrift.save_more())
+            if self.thrift.offload:
+                for part in (self._nets.unet, self._nets.controlnet):
+                    part.to("cpu")
+            free_memory()

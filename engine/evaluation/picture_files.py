@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from engine.data.images import opened
 from engine.errors import UserError
 
 TEMPORARY = ".drawing-"
@@ -28,8 +29,8 @@ def webp(picture: np.ndarray, settings: str = "") -> bytes:
 
 
 def settings_in(path: Path) -> str:
-    """How a picture was drawn, as its file says; empty where it does not."""
-    with Image.open(path) as picture:
+    """How a picture was drawn, as its file says; empty where it does not. Raises UserError for what is no picture."""
+    with opened(path) as picture:
         comment = picture.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
     if not isinstance(comment, bytes) or not comment.startswith(_UNICODE):
         return ""

@@ -74,7 +74,8 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of the table: a name and what was found."""
     meter, varied, near, clip = (report[n] for n in ("control_effect", "seed_diversity", "nearest", "clip"))
     counts = report["pairs"]
-    rows = [("Pairs", f"{counts['held_out']} held out" + _and(counts["trained_on"], "that it was trained on"))]
+    rows = [("Careful", words) for words in report.get("remarks", ())]
+    rows.append(("Pairs", f"{counts['held_out']} held out" + _and(counts["trained_on"], "that it was trained on")))
     if report["obeys"]:
         rows.append(("Obeys its map", f"{_interval(report['obeys'])} on held-out pairs; 0 blind, 1 as well as can be"))
     if report["obeys_on_training_pairs"]:

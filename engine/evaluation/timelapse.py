@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import uuid
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image, ImageDraw
 
+from engine.data.images import load_rgb, opened
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.lettering import font_of
@@ -83,7 +83,7 @@ def _about(folder: Path) -> dict[str, Any] | None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
+    with opened(path) as picture:
         return picture.size
 
 
@@ -144,12 +144,9 @@ def make_timelapse(
 def _frame(frame: Frame, last: int) -> Image.Image:
     """The picture above a band that says its step, and how far the run was by then."""
     try:
-        with Image.open(io.BytesIO(frame.path.read_bytes())) as opened:
-            picture = opened.convert("RGB")
-    except OSError as error:
-        raise UserError(
-            "The time-lapse was not made.", f"{frame.path} cannot be read: {error}.", "Make it again."
-        ) from error
+        picture = load_rgb(frame.path)
+    except UserError as error:
+        raise UserError("The time-lapse was not made.", f"{frame.path}: {error.why}", "Make it again.") from error
     if picture.width > MOST_WIDTH:
         height = round(picture.height * MOST_WIDTH / picture.width)
         picture = picture.resize((MOST_WIDTH, height), Image.Resampling.LANCZOS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from engine.runs import PreviewRecord, read_preview
 __all__ = ["TEMPORARY", "Known", "make_previews"]
 
 WITHOUT = "_without_control"
+Watching = Callable[[str], AbstractContextManager[None]]
 OBEYS = "obeys"
 
 
@@ -69,6 +71,7 @@ def make_previews(
     batch: int = BATCH,
     probes: Sequence[Probe] = (),
     known: Known | None = None,
+    watching: Watching | None = None,
 ) -> PreviewRecord:
     """Draw the first ``settings.pictures`` samples at fixed seeds and score them.
 
@@ -87,6 +90,7 @@ def make_previews(
         batch: pictures drawn together.
         probes: drawn after the others, and scored apart.
         known: kept by the caller from one call to the next.
+        watching: gives what is held while something is read or written, told what that is.
 
     Returns:
         The record; its pictures are the rows.
@@ -95,16 +99,18 @@ def make_previews(
         Cancelled: the token says so; nothing is left behind.
         UserError: a picture or map is gone, the disk is full, or the weights are broken.
     """
-    known = known or Known()
+    known, watch = known or Known(), watching or (lambda what: nullcontext())
     nets = Nets(family, base, unet, controlnet, encode)
     by = obedience.yardstick(dataset)
     with unnoticed(nets):
-        pairs = [read_pair(sample, dataset, plan) for sample in samples[: settings.pictures]]
+        with watch("Reading the held-out pictures"):
+            pairs = [read_pair(sample, dataset, plan) for sample in samples[: settings.pictures]]
         asked = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
         without = [Wanted(one.map, one.prompt, one.seed, 0.0) for one in asked] if without_control else []
         odd = [Wanted(p.pair.wanted, p.prompt, seed + n, settings.strength) for n, p in enumerate(probes)]
         latents = draw(nets, [*asked, *without, *odd], settings, token, progress, batch)
-        vae = family.load_vae(base, torch.float32).to(unet.device)
+        with watch("Loading the base's VAE"):
+            vae = family.load_vae(base, torch.float32).to(unet.device)
         drawn = to_pictures(nets, vae, latents, token)
         for pair in pairs:
             if pair.sample.key not in known.best:
@@ -160,7 +166,8 @@ def make_previews(
         replace_bytes(folder / "scores.json", text.encode("utf-8"))
 
     target = out_folder / f"step-{step:06d}"
-    write_folder(target, fill)
+    with watch(f"Writing the pictures of step {step:,}"):
+        write_folder(target, fill)
     record = read_preview(target)
     assert record is not None, "pictures that were just written read back"
     return record

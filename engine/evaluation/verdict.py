@@ -12,20 +12,15 @@ from typing import Literal
 
 from engine.config import RunConfig
 from engine.evaluation.drifting import drift_words, drifting_since
+from engine.evaluation.turning import broken_since, flat_since, overfitting_since, smooth
 from engine.jobs.events import Checked
 
-Kind = Literal["too_early", "not_listening", "ignored", "improving", "flat", "overfitting", "drifting"]
+Kind = Literal["too_early", "not_listening", "ignored", "broken", "improving", "flat", "overfitting", "drifting"]
 
 SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
 LEAST_GAIN = 0.05
 """Share of the loss that the gain must reach."""
-FLAT_SHARE = 0.02
-"""A window that brings less than this share of what was reached so far brings nothing."""
-WINDOW_SHARE, LEAST_WINDOW = 0.25, 4
-"""A window: this share of the checks since the net listens, and at least so many."""
-RISE = 0.02
-"""Relative rise of the held-out loss above its lowest that counts."""
 BLANK = 0.002
 """Mean difference of two maps, 0..1, below which they are taken to be all alike."""
 DIM = 0.01
@@ -118,7 +113,9 @@ def judge(
     """
     if not checks:
         return Verdict("too_early", "Nothing has been measured yet.")
-    since = convergence(checks)
+    since, broke = convergence(checks), broken_since(checks)
+    if broke is not None:
+        return _broken(checks, facts, broke, [step for step in checkpoints if step < broke])
     best = best_checkpoint(checks, scores, checkpoints, since)
     if since is None:
         return _deaf(checks, facts, best)
@@ -148,11 +145,24 @@ def _closed(
     return Verdict(kind, words + named, tuple(evidence), (), listens_since, since, best)
 
 
+def _broken(checks: Sequence[Checked], facts: Facts, broke: int, sound: Sequence[int]) -> Verdict:
+    times = checks[-1].held_out_loss / checks[0].held_out_loss
+    words = f"The weights broke by step {broke:,}: the loss is {times:,.0f} times that of an untrained net."
+    back = f" Go back to the checkpoint of step {max(sound):,}." if sound else ""
+    causes = [
+        Cause(f"The learning rate ({facts.learning_rate:g}) is too large for this net: a third of it.", "settings")
+    ]
+    evidence = (*_gain_words(checks[-1]), *_loss_words(checks))
+    return Verdict("broken", words + back, evidence, (*causes, *_faults(facts)), None, broke, max(sound, default=None))
+
+
 def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None) -> Verdict:
     last = checks[-1]
     evidence = tuple(_gain_words(last))
     if last.map_difference < BLANK:
         causes = [Cause("The maps are all alike or blank: there is nothing to listen to.", "doctor")]
+        if last.map_difference:
+            causes.append(_dim(last))
         words = "The condition is ignored: the maps are blank."
         return Verdict("ignored", words, evidence, (*causes, *_faults(facts)), best=best)
     if listens(last):
@@ -177,10 +187,7 @@ def _causes(last: Checked, facts: Facts) -> list[Cause]:
     """What the run itself shows first, then what is usual."""
     causes = []
     if last.map_difference < DIM:
-        words = (
-            f"The maps differ by {last.map_difference:.1%} of full range: they may hold 0 to 1 in place of 0 to 255."
-        )
-        causes.append(Cause(words, "doctor"))
+        causes.append(_dim(last))
     if facts.learning_rate < LOW_RATE:
         words = f"The learning rate ({facts.learning_rate:g}) is very small; 1e-5 is usual."
         causes.append(Cause(words, "settings"))
@@ -195,6 +202,11 @@ def _causes(last: Checked, facts: Facts) -> list[Cause]:
     return causes
 
 
+def _dim(last: Checked) -> Cause:
+    words = f"The maps differ by {last.map_difference:.2%} of full range: they may hold 0 to 1 in place of 0 to 255."
+    return Cause(words, "doctor")
+
+
 def _faults(facts: Facts) -> list[Cause]:
     """What the doctor has found, most of it first."""
     counted = [(count, words) for name, words in FAULTS.items() if (count := (facts.found or {}).get(name, 0))]
@@ -202,53 +214,6 @@ def _faults(facts: Facts) -> list[Cause]:
         Cause(f"The doctor found {count:,} maps that are {words}.", "doctor")
         for count, words in sorted(counted, reverse=True)
     ]
-
-
-def smooth(values: Sequence[float], half: int = 1) -> list[float]:
-    """Medians over each value and ``half`` on either side: single bad checks do not count."""
-    return [statistics.median(values[max(0, i - half) : i + half + 1]) for i in range(len(values))]
-
-
-def window(count: int) -> int:
-    return max(LEAST_WINDOW, int(count * WINDOW_SHARE))
-
-
-def overfitting_since(checks: Sequence[Checked]) -> int | None:
-    """Step of the lowest held-out loss, where it has risen since for a whole window while the training loss fell."""
-    if len(checks) < 2 * LEAST_WINDOW:
-        return None
-    held_out = smooth([check.held_out_loss for check in checks])
-    trained = smooth([check.training_loss for check in checks])
-    lowest = min(range(len(held_out)), key=held_out.__getitem__)
-    after = held_out[lowest + 1 :]
-    if len(after) < LEAST_WINDOW:
-        return None
-    late = statistics.fmean(held_out[-LEAST_WINDOW:])
-    rising = late > held_out[lowest] * (1 + RISE)
-    falling = statistics.fmean(trained[-LEAST_WINDOW:]) < trained[lowest]
-    return checks[lowest].step if rising and falling else None
-
-
-def flat_since(checks: Sequence[Checked]) -> int | None:
-    """First step of the stretch in which neither loss nor gain improved; None where it is shorter than two windows.
-
-    Improving: the best of a window beats the best of all before by FLAT_SHARE of the loss, or of the gain.
-    """
-    size = window(len(checks))
-    if len(checks) < 3 * LEAST_WINDOW or len(checks) < 2 * size:
-        return None
-    losses = smooth([check.held_out_loss for check in checks])
-    gains = smooth([check.gain_share for check in checks])
-    start: int | None = None
-    for first in range(len(checks) - size, 0, -1):
-        lower = min(losses[:first]) - min(losses[first:])
-        higher = max(gains[first:]) - max(gains[:first])
-        if lower > FLAT_SHARE * min(losses[:first]) or higher > FLAT_SHARE * 5 * max(gains[:first]):
-            break
-        start = first
-    if start is None or len(checks) - start < 2 * size:
-        return None
-    return checks[start].step
 
 
 def best_checkpoint(

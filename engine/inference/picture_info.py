@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from engine.data.images import opened
 from engine.errors import UserError
 from engine.inference import samplers
 from engine.version import VERSION
@@ -80,7 +81,8 @@ def a1111_text(settings: Mapping[str, Any]) -> str:
     if settings.get("change") is not None:
         values["Denoising strength"] = settings["change"]
     if settings.get("net"):
-        values["ControlNet 0"] = ", ".join(f"{name}: {str(value).replace(',', ' ')}" for name, value in net.items())
+        # The extension parts this at commas and colons and passes all of it over where a name holds one.
+        values["ControlNet 0"] = ", ".join(f"{name}: {re.sub('[,:]', ' ', str(value))}" for name, value in net.items())
     values["Version"] = f"ControlNet Studio {VERSION}"
     line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items())
     negative = [f"{_NEGATIVE} {settings['negative']}"] if settings.get("negative") else []
@@ -129,13 +131,8 @@ def read_settings(path: Path | str) -> dict[str, Any]:
         UserError: it is no picture, or carries none.
     """
     name = Path(path).name
-    try:
-        with Image.open(path) as picture:
-            texts = dict(getattr(picture, "text", {}) or picture.info)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{name} cannot be read.", "It is not a picture, or damaged.", "Choose a PNG that was made here."
-        ) from error
+    with opened(Path(path)) as picture:
+        texts = dict(getattr(picture, "text", {}) or picture.info)
     try:
         ours = json.loads(texts.get(OURS, "null"))
     except ValueError:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from engine.install.audit import audit
 from engine.install.browser import VARIABLE, find_browser
 from engine.install.console import Console
 from engine.install.layout import Layout, read_record
@@ -34,7 +35,8 @@ def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str
 
 
 def run_checks(layout: Layout, console: Console, environment: Mapping[str, str], arguments: Sequence[str]) -> int:
-    """Lint, format, types, tests: all of them, the tests last so that their summary closes the output.
+    """Lint, format, types, tests: all of them, the tests last so that their summary closes the output. In continuous
+    integration known vulnerabilities of the packages are reported below it; these fail nothing (engine/install/audit).
 
     Tests without a browser run in as many processes as there are cores, then those with one, alone: a page that has to
     wait for a busy machine proves nothing. Returns pytest's exit status, or that of the first check before it that
@@ -62,6 +64,8 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
         console.record(f"  {name}: exit status {code}")
         if code and not (code == NO_TESTS and arguments):
             failed[name] = code
+    if environment.get("CI", "").lower() == "true":
+        audit(layout, console, environment)
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
     return failed.get("tests") or failed.get("browser tests") or next(iter(failed.values()), 0)

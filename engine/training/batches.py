@@ -16,6 +16,7 @@ from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache, existing_map
+from engine.data.rows import Damaged
 from engine.data.samples import Sample
 from engine.errors import DataGone, UserError
 from engine.training.objective import Draws, draw
@@ -97,12 +98,14 @@ class Batches:
         """Seconds that ``get`` has waited for a batch."""
 
     def get(self, number: int) -> Batch:
-        """Batch ``number`` of this process, counted from 0 over the whole run; the next one is read meanwhile."""
+        """Batch ``number`` of this process, counted from 0 over the whole run; the next one is read meanwhile.
+
+        Raises:
+            DataGone: something of the dataset or its cache is gone. OSError: the disk does not answer; ask again.
+        """
         began = time.perf_counter()
-        if self._ahead is not None and self._ahead[0] == number:
-            batch = self._ahead[1].result()
-        else:
-            batch = self._read(number)
+        ahead, self._ahead = self._ahead, None  # one that failed is not asked again
+        batch = ahead[1].result() if ahead is not None and ahead[0] == number else self._read(number)
         self.waited += time.perf_counter() - began
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
@@ -133,12 +136,22 @@ class Batches:
         shape = self._cache.latent_shape(rows[0])
         draws = draw(self._seed, place * self._size + first, self._part, shape, self._timesteps, self._dropout)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
-        mean, logvar = self._cache.latents(rows, variants)
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
         places = zip(rows, variants, crops, strict=True)
-        maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
+        try:
+            mean, logvar = self._cache.latents(rows, variants)
+            text = self._cache.text(captions)
+            maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
+        except (FileNotFoundError, Damaged) as error:
+            if not self._cache.folder.exists():
+                raise  # its disk is gone, and may come back
+            raise DataGone(
+                "The cache of pictures and captions was changed while the run used it.",
+                f"{error.filename}: {error.strerror}.",
+                "Resume: what is missing is made again, and nothing else is lost.",
+            ) from error
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
-        batch = Batch(mean, logvar, self._cache.text(captions), maps, draws, sizes)
+        batch = Batch(mean, logvar, text, maps, draws, sizes)
         return batch.pinned() if torch.cuda.is_available() else batch
 
     def _map(self, row: int, variant: int, crop: Crop) -> np.ndarray:

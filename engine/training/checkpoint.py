@@ -52,14 +52,19 @@ DEEPER = "|"  # between the levels of a nested state
 def optimizer_to_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The optimizer's state as named tensors ("0.exp_avg") and plain values (the rest).
 
-    The 8-bit optimizers of bitsandbytes keep theirs one level deeper: "0.quant_state|state1".
+    The 8-bit optimizers of bitsandbytes keep theirs one level deeper: "0.quant_state|state1". On a processor all
+    weights share one table of theirs, which a file of safetensors may not: each gets a copy (1 KB).
     """
     tensors: dict[str, torch.Tensor] = {}
+    storages: set[int] = set()
     plain: dict[str, Any] = {}
 
     def put(name: str, value: Any) -> None:
         if isinstance(value, torch.Tensor):
-            tensors[name] = value.detach().cpu().contiguous()
+            kept = value.detach().cpu().contiguous()
+            place = kept.untyped_storage().data_ptr()
+            tensors[name] = kept.clone() if place in storages else kept
+            storages.add(place)
         elif isinstance(value, dict):
             for inner, entry in value.items():
                 put(f"{name}{DEEPER}{inner}", entry)
@@ -83,7 +88,9 @@ def tensors_to_optimizer(
         place = state.setdefault(int(index), {})
         for level in outer:
             place = place.setdefault(level, {})
-        place[name] = value
+        place[name] = (
+            value.clone() if isinstance(value, torch.Tensor) else value
+        )  # not a part of the file: see start.py
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

@@ -136,7 +136,7 @@ class Checks:
         if trainer.config.validation.stop_when_flat:
             # Whoever resumes a run that has stopped by itself wants to see it flat anew.
             verdict = self.verdict(since=self._began)
-            if verdict.kind in ("flat", "overfitting"):
+            if verdict.kind in ("flat", "overfitting", "broken"):
                 self.enough = True
                 trainer.emit(Message(f"The run ends by itself, as its settings ask. {verdict.sentence}"))
         return True

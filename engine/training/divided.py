@@ -93,15 +93,19 @@ class Divided(Sharing):
     divided = True
 
     def __init__(self, trainer: Trainer) -> None:
-        self._trainer, self._group = trainer, trainer.processes
-        self._cautious = 0
+        super().__init__(trainer)
         self._home: tuple[int, bool] | None = None
         self._whole = trainer.optimizer  # with what a checkpoint has put into it
+
+    def prepare(self) -> tuple[Any, Any]:
+        """The net and its optimizer, divided; both are what the trainer steps with from now on."""
+        trainer = self._trainer
         net = copy.deepcopy(trainer.controlnet).to(trainer.device)
         with self._group.listening():
-            self.model, self.prepared = trainer.accelerator.prepare(net, build_optimizer(net, trainer.config.optim))
-            self._divide_state()
-        trainer.learning, trainer.optimizer = self.model, self.prepared.optimizer
+            model, prepared = trainer.accelerator.prepare(net, build_optimizer(net, trainer.config.optim))
+            self._divide_state(prepared.optimizer)
+        trainer.learning, trainer.optimizer = model, prepared.optimizer
+        return model, prepared
 
     @contextmanager
     def part(self, last: bool) -> Iterator[None]:
@@ -165,7 +169,9 @@ class Divided(Sharing):
     def _gather(self, with_optimizer: bool) -> None:
         keep = self._group.main
         with self._group.listening():
-            for whole, part in zip(self._trainer.controlnet.parameters(), self.model.parameters(), strict=True):
+            for whole, part in zip(
+                self._trainer.controlnet.parameters(), self._trainer.learning.parameters(), strict=True
+            ):
                 value = whole_tensor(part)
                 if keep:
                     whole.copy_(value)
@@ -176,9 +182,8 @@ class Divided(Sharing):
                 if keep:
                     self._whole.state[whole] = {name: value.cpu() for name, value in state.items()}
 
-    def _divide_state(self) -> None:
+    def _divide_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Give the divided optimizer what the whole one was given by a checkpoint; its own memory is freed."""
-        optimizer = self.prepared.optimizer
         for group, parts in zip(self._whole.param_groups, optimizer.param_groups, strict=True):
             for whole, part in zip(group["params"], parts["params"], strict=True):
                 for name, value in self._whole.state.pop(whole, {}).items():

@@ -1,4 +1,11 @@
-"""Scalars in TensorBoard's file format, written here: its own package is large, and only its reader is needed.
+"""Scalars in TensorBoard's file format, written here.
+
+Why no library: a log may fail, and the training must neither stand still nor keep silent over it. tensorboardX hands
+its values to a thread through a queue of ten; that thread ends at the first write that fails, and the training then
+waits for ever once the queue is full (tried with 2.6.5 and a disk that fills up). tensorboard's own writer
+has such a thread, too, and raises at a later call, but comes with a web server and gRPC, some 50 MB, of which only the
+reader is of use, to whoever wants it. Here a write that fails raises at once, and is told and given up
+(engine/training/loggers.py).
 
 A file is a row of records (TFRecord): length, checksum of the length, an Event message in protocol buffers, checksum
 of the message. Format: tensorflow/core/util/event.proto and tensorflow/core/lib/io/record_writer.

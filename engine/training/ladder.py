@@ -1,13 +1,12 @@
 """Out of memory: the run goes on from its last step with settings that need less, the effective batch unchanged.
 
 First smaller micro-batches (and more of them), then gradient checkpointing, then an optimizer with a smaller memory,
-then what can move to the computer's RAM, and the frozen base in eight bits. Each rung is told in the window and kept in
-run.json, so that a resumed run starts where it had got to.
+then the average to the computer's RAM, the frozen base in eight bits, and at last all that learns to RAM. Each rung is
+told in the window and kept in run.json, so that a resumed run starts where it had got to.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import platform
@@ -19,12 +18,14 @@ import torch
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
+from engine.give_back import free_memory
 from engine.jobs.events import Message
 from engine.jobs.faults import out_of_memory as out_of_memory
 from engine.presets import flatten, unflatten
 from engine.runs import write_run
 from engine.training.ema import AverageInRam
 from engine.training.frozen import shrink
+from engine.training.low_rank import thin_layers
 from engine.training.optim import build_optimizer, set_learning_rate
 from engine.training.scope import checkpoint_gradients
 
@@ -74,6 +75,12 @@ def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
     if on_card and optim.optimizer == "adamw8bit":
         words = "the optimizer's memory in the computer's memory, starting afresh"
         return Rung({"optim.optimizer": "paged_adamw8bit"}, words)
+    if not in_ram and train.precision != "fp32":  # in fp32 what learns is what computes
+        words = "what learns kept in the computer's memory: slower steps"
+        if "8bit" not in optim.optimizer:
+            return Rung({"optim.offload": True}, words)
+        settings = {"optim.offload": True, "optim.optimizer": "adafactor"}  # the 8-bit ones compute on the card
+        return Rung(settings, f"{words}, with the optimizer adafactor, whose memory starts afresh")
     return None
 
 
@@ -166,9 +173,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
 def clear(trainer: Trainer) -> None:
     """Forget the gradients of a failed try and give memory back."""
     forget_gradients(trainer)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
 
 
 def forget_gradients(trainer: Trainer) -> None:
@@ -190,13 +195,29 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     if "optim.ema_device" in rung.settings and trainer.ema is not None:
         trainer.ema.__class__ = AverageInRam
         trainer.ema.to("cpu")
-    if "optim.optimizer" in rung.settings:
+    if "optim.offload" in rung.settings:
+        to_ram(trainer.learning)
+        trainer.accelerator.device_placement = False  # else the optimizer's memory would go back to the card
+    if "optim.optimizer" in rung.settings or "optim.offload" in rung.settings:
+        state = trainer.optimizer.state_dict() if "optim.optimizer" not in rung.settings else None
         trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
         rate = trainer.optimizer.param_groups[0]["lr"]
         trainer.optimizer = build_optimizer(trainer.learning, config.optim)
+        if state is not None:
+            trainer.optimizer.load_state_dict(state)  # which brings it to where the weights are now
         set_learning_rate(trainer.optimizer, rate)
         trainer.prepared_optimizer = trainer.accelerator.prepare(trainer.optimizer)
+        del state
         clear(trainer)
+
+
+@torch.no_grad()
+def to_ram(learning: torch.nn.Module) -> None:
+    """What learns, in place, so that all who hold these parameters see it; weights that are the base's own stay."""
+    of_base = {id(layer.weight) for layer in thin_layers(learning).values()}
+    for parameter in learning.parameters():
+        if id(parameter) not in of_base:
+            parameter.data = parameter.data.cpu()
 
 
 def drop_finished(optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from engine.config import RunConfig
 from engine.jobs.events import Checked, Event, Message, PreviewMade, StepDone
 from engine.jobs.runner import Emit
 from engine.training.event_file import EventFile
+from engine.training.slow_disk import SlowDisk
 
 TENSORBOARD = "tensorboard"
 EVERY = 10  # steps: their figures are a week's file at a few megabytes
@@ -39,8 +41,8 @@ def scalars(event: Event) -> tuple[dict[str, float], int]:
 class Loggers:
     """Hands events on and writes their figures. A log that fails is told once and given up; the training goes on."""
 
-    def __init__(self, folder: Path, config: RunConfig, emit: Emit) -> None:
-        self._emit = emit
+    def __init__(self, folder: Path, config: RunConfig, emit: Emit, slow: SlowDisk | None = None) -> None:
+        self._emit, self._slow = emit, slow
         self._logs: dict[str, Log] = {}
         self._close: list[Callable[[], Any]] = []
         if config.validation.tensorboard:
@@ -55,7 +57,8 @@ class Loggers:
         values, step = scalars(event)
         for name, log in list(self._logs.items()) if values else ():
             try:
-                log(values, step)
+                with self._slow.watching(f"Writing {name}", small=True) if self._slow else nullcontext():
+                    log(values, step)
             except Exception as error:  # whatever another program's package raises: a log is no reason to end a run
                 del self._logs[name]
                 self._tell(name, error)

@@ -49,7 +49,7 @@ class Patience:
                 problem = error
             else:
                 if told:
-                    self._emit(Message(f"{what} could be written after all; going on."))
+                    self._emit(Message(f"{what}: the disk answers again; going on."))
                 return done
             sentence = describe(what, problem, self._folder)
             if self._token.stops > stops:

@@ -89,6 +89,7 @@ class DrawPreviews:
                     batch=trainer.pictures_at_once,
                     probes=self._probes,
                     known=self._known,
+                    watching=trainer.promises.slow.watching,
                 )
         except (RuntimeError, MemoryError) as error:
             if not ladder.out_of_memory(error):
@@ -100,11 +101,23 @@ class DrawPreviews:
         settings = trainer.config.validation
         pairs = [read_pair(sample, trainer.dataset, trainer.plan) for sample in trainer.held_out[: settings.pictures]]
         found = probes.of_held_out(pairs, settings.probes)
+        self._tell_long(trainer, settings.own_prompts)
         try:
             found += probes.own(settings, trainer.dataset, trainer.plan, pairs)
         except UserError as error:
             trainer.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
         return found
+
+    @staticmethod
+    def _tell_long(trainer: Trainer, prompts: Sequence[str]) -> None:
+        """Prompts are read here as captions are in training: once, and what is left over is not read."""
+        if not prompts:
+            return
+        tokenizer = trainer.family.load_tokenizer(trainer.base)
+        for prompt in prompts:
+            if trainer.family.pieces(tokenizer, [prompt]) > 1:
+                words = f"Your prompt “{prompt[:40]}…” is longer than the base reads at once: its end is not read here."
+                trainer.emit(Message(f"{words} Try it reads all of it, in pieces.", "warning"))
 
     def _encode(self, trainer: Trainer, prompts: Sequence[str]) -> Text:
         """Captions come from the training's cache. The user's prompts are read once, by the text encoder on the

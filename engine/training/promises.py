@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.errors import DataGone
+from engine.give_back import give_back_memory
 from engine.inference import lending
 from engine.jobs.control import Cancelled
 from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PhaseChanged
@@ -18,6 +20,7 @@ from engine.training.slow_disk import SlowDisk
 
 if TYPE_CHECKING:
     from engine.errors import UserError
+    from engine.training.batches import Batch
     from engine.training.trainer import Trainer
 
 PICTURE_MARGIN = 16 * 2**20
@@ -29,7 +32,7 @@ class Promises:
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self.patience = Patience(trainer.run_folder, trainer.token, trainer.emit)
-        self._slow = SlowDisk(trainer.emit)
+        self.slow = SlowDisk(trainer.emit)
         self._next_checkpoint = 0
 
     def begin(self) -> None:
@@ -53,6 +56,22 @@ class Promises:
             self.pictures()
         lending.serve(trainer)
 
+    def batch(self, number: int) -> Batch:
+        """Batch ``number`` of this process; where the disk does not answer, the run waits for it in mid-step.
+
+        Raises:
+            DataGone: a file of the dataset is gone, or the owner did not want to wait.
+        """
+
+        def read() -> Batch:
+            with self.slow.watching("Reading the next pictures"):
+                return self._trainer.batches.get(number)
+
+        def give_up(problem: UserError) -> Batch:
+            raise DataGone("The next pictures could not be read.", problem.why, problem.try_this)
+
+        return self.patience.until_done(f"Step {self._trainer.step + 1:,}", read, give_up)
+
     def _pictures_due(self) -> bool:
         config = self._trainer.config
         every, step = config.validation.every, self._trainer.step
@@ -75,12 +94,14 @@ class Promises:
         what = f"The set of pictures of step {trainer.step:,}"
 
         def room() -> bool:
-            trainer.run_folder.stat()  # where its disk is gone, the place is another disk's
-            demand_room(trainer.run_folder, needed, what)
+            with self.slow.watching("Looking for room on the disk"):
+                trainer.run_folder.stat()  # where its disk is gone, the place is another disk's
+                demand_room(trainer.run_folder, needed, what)
             return True
 
         if self.patience.until_done(what, room, lambda problem: False):
             trainer.preview(trainer, trainer.step)
+        give_back_memory()
         trainer.emit(PhaseChanged("running"))
 
     def save(self) -> Checkpoint | None:
@@ -98,6 +119,7 @@ class Promises:
         what = f"The checkpoint of step {trainer.step:,}"
         checkpoint = self.patience.until_done(what, self._write, self._give_up)
         self._tidy()
+        give_back_memory()
         kept = tuple(saved.step for saved in list_checkpoints(trainer.run_folder))
         trainer.emit(CheckpointSaved(trainer.step, checkpoint.folder, kept))
         self._look_at_disk()
@@ -112,7 +134,7 @@ class Promises:
             about["control_lora"] = {"rank": model.control_lora_rank, "precision": trainer.precision}
         scaling = trainer.loss_scale.state_dict()
         trainer.sharing.bring_home(with_optimizer=True)
-        with self._slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
+        with self.slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
             return ladder.once_more(
                 trainer,
                 "checkpoint",
@@ -138,9 +160,10 @@ class Promises:
         trainer, train = self._trainer, self._trainer.config.train
         best = trainer.checks.verdict([saved.step for saved in list_checkpoints(trainer.run_folder)]).best
         try:
-            prune(trainer.run_folder, train.keep_checkpoints, best, train.keep_every)
-            if train.keep_resumable:
-                trim(trainer.run_folder, train.keep_resumable)
+            with self.slow.watching("Removing old checkpoints"):
+                prune(trainer.run_folder, train.keep_checkpoints, best, train.keep_every)
+                if train.keep_resumable:
+                    trim(trainer.run_folder, train.keep_resumable)
         except OSError as error:
             trainer.emit(Message(f"An old checkpoint could not be removed: {error.strerror or error}.", "warning"))
 
@@ -153,7 +176,8 @@ class Promises:
             nets = [(trainer.controlnet, trainer.ema is not None), (trainer.decoder, False)]
             self._next_checkpoint = sum(bytes_needed(net, ema) for net, ema in nets if net is not None)
         try:
-            seen = DiskSeen(free_bytes(trainer.run_folder), size_of(trainer.run_folder), self._next_checkpoint)
+            with self.slow.watching("Looking for room on the disk"):
+                seen = DiskSeen(free_bytes(trainer.run_folder), size_of(trainer.run_folder), self._next_checkpoint)
         except OSError:
             return  # whoever writes next says what is wrong with the disk
         trainer.emit(seen)
@@ -178,4 +202,4 @@ class Promises:
         return self.patience.until_done("The cache of pictures and captions", build, stop)
 
     def close(self) -> None:
-        self._slow.close()
+        self.slow.close()

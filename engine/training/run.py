@@ -21,6 +21,7 @@ from engine.jobs.snapshot import Outcome
 from engine.runs import Recorder, Run, forget_after, write_run
 from engine.training import mishap
 from engine.training.loggers import Loggers
+from engine.training.slow_disk import SlowDisk
 from engine.version import VERSION
 from engine.workspace import Workspace
 
@@ -123,8 +124,9 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     def work(token: Token, emit: Emit) -> Outcome:
         if not processes.current().main:
             return _help(workspace, run, token)
-        logged = Loggers(run.folder, run.config, emit)
-        recorder = Recorder(run.folder, logged)
+        slow = SlowDisk(emit)  # told past the recorder, which may be what waits
+        logged = Loggers(run.folder, run.config, emit, slow)
+        recorder = Recorder(run.folder, logged, slow)
         forget_after(run.folder, run.last_step)
         recorder.note("resumed" if run.last_step else "started", run.last_step, processes.current().count)
         trainer: Trainer | None = None
@@ -145,6 +147,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
             if trainer is not None:
                 mishap.close(trainer)
             logged.close()
+            slow.close()
         recorder.note(outcome, run.last_step)
         recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
         return outcome

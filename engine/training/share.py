@@ -75,17 +75,21 @@ class Sharing:
         self._trainer, self._group = trainer, trainer.processes
         self._cautious = CAUTIOUS
         self._on_their_way = False
-        net = trainer.nets.controlnet
+        self._apart: list[torch.nn.Parameter] = []  # what learns outside of the net that was prepared
+
+    def prepare(self) -> tuple[Any, Any]:
+        """The net that computes, and the optimizer, as accelerate gives them back; once, before the first step."""
+        trainer, net = self._trainer, self._trainer.nets.controlnet
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, frozen)  # fp8 cannot be sent
         with self._group.listening():
-            self.model: Any = trainer.accelerator.prepare_model(net)
+            model = trainer.accelerator.prepare_model(net)
         if self._group.count > 1 and trainer.nets.apart:
             # A lambda: torch compares annotations with its own types, and ours are words.
-            self.model.register_comm_hook(trainer.nets, lambda nets, bucket: average_in_fp32(nets, bucket))
-        self.prepared: Any = trainer.accelerator.prepare_optimizer(trainer.optimizer)
+            model.register_comm_hook(trainer.nets, lambda nets, bucket: average_in_fp32(nets, bucket))
         wrapped = {trainer.nets.learner_of.get(p, p) for p in net.parameters() if p.requires_grad}
         self._apart = [p for p in trainer.learning.parameters() if p.requires_grad and p not in wrapped]
+        return model, trainer.accelerator.prepare_optimizer(trainer.optimizer)
 
     @contextmanager
     def part(self, last: bool) -> Iterator[None]:
@@ -103,7 +107,7 @@ class Sharing:
                 yield
             self._trainer.nets.forget_gradients()  # what is left in the copies' buckets
         else:
-            with self._trainer.accelerator.no_sync(self.model):
+            with self._trainer.accelerator.no_sync(self._trainer.model):
                 yield
 
     def combine(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:

@@ -1,10 +1,11 @@
-"""A write that takes long is told: the thread that writes cannot, so another one watches it."""
+"""Reading or writing that takes long is told: the thread that waits for the disk cannot, so another one watches it."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from engine.clock import awake
 from engine.jobs.events import Message
@@ -13,24 +14,44 @@ from engine.jobs.runner import Emit
 PATIENCE_SECONDS = 30.0
 """A checkpoint of SD 1.5 takes an SSD about 5 s and a slow disk 30."""
 LOOK_SECONDS = 1.0
+WINDOW_SECONDS = 600.0
+"""Small writes are added up for so long."""
+ADVICE = "Training waits for it. Look whether it is connected, and what else is using it."
+
+
+@dataclass
+class _Watch:
+    what: str
+    began: float
+    due: float
 
 
 class SlowDisk:
-    """Watches one thread's writes. ``close`` ends the watching."""
+    """Watches what threads do with the disk. ``close`` ends the watching.
+
+    Args:
+        emit: where it is told; never something that itself writes to that disk before it tells.
+        patience: seconds that one thing may take, or small ones together in ten minutes.
+    """
 
     def __init__(self, emit: Emit, patience: float = PATIENCE_SECONDS) -> None:
         self._emit, self._patience = emit, patience
         self._lock = threading.Lock()
-        self._what, self._began, self._due = "", 0.0, 0.0
+        self._watched: list[_Watch] = []
+        self._since, self._spent, self._enough = awake(), 0.0, patience
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def watching(self, what: str) -> Iterator[None]:
-        """While the block runs, ``what`` (for people, as "Writing the checkpoint of step 500") is under watch."""
+    def watching(self, what: str, small: bool = False) -> Iterator[None]:
+        """While the block runs, ``what`` (for people, as "Writing the checkpoint of step 500") is under watch.
+
+        ``small``: it is done often and ought to take no time at all, so that what it takes is added up.
+        """
+        began = awake()
+        watch = _Watch(what, began, began + self._patience)
         with self._lock:
-            self._what, self._began = what, awake()
-            self._due = self._began + self._patience
+            self._watched.append(watch)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._watch, name="slow-disk", daemon=True)
                 self._thread.start()
@@ -38,22 +59,36 @@ class SlowDisk:
             yield
         finally:
             with self._lock:
-                self._what = ""
+                self._watched.remove(watch)
+            if small:
+                self.add_up(what, began, awake())
 
     def look(self, now: float) -> bool:
         """Tell where it is time to; whether something was told. ``now``: seconds in which the machine was awake."""
+        told = []
         with self._lock:
-            what, lasted = self._what, now - self._began
-            if not what or now < self._due:
+            for watch in self._watched:
+                lasted = now - watch.began
+                if now >= watch.due:
+                    watch.due = now + lasted  # the next time when it has taken twice as long
+                    told.append(f"{watch.what} has taken {lasted:.0f} s so far: the disk is slow or does not answer.")
+        for words in told:
+            self._emit(Message(f"{words} {ADVICE}", "warning"))
+        return bool(told)
+
+    def add_up(self, what: str, began: float, ended: float) -> bool:
+        """One more small thing was done; tell where they have taken long together. Whether it was told."""
+        with self._lock:
+            if ended - self._since > WINDOW_SECONDS:
+                self._since, self._spent = began, 0.0
+            self._spent += ended - began
+            spent, within = self._spent, ended - self._since
+            if spent < self._enough:
                 return False
-            self._due = now + lasted  # the next time when it has taken twice as long
-        self._emit(
-            Message(
-                f"{what} has taken {lasted:.0f} s so far: the disk is slow or does not answer. Training waits for it. "
-                "Look whether it is connected, and what else is writing to it.",
-                "warning",
-            )
-        )
+            self._enough *= 2  # more and more seldom
+            self._since, self._spent = ended, 0.0
+        words = f"{what} took {spent:.0f} s of the last {within:.0f} s: the disk is slow."
+        self._emit(Message(f"{words} {ADVICE}", "warning"))
         return True
 
     def _watch(self) -> None:

@@ -23,11 +23,11 @@ def starting_controlnet(run_folder: Path, config: RunConfig, family: Family, bas
     saved = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
     moved = False
     if saved:  # its weights are put in by whoever resumes; a file that the run began with may be gone by now
-        controlnet = family.load_controlnet(saved[-1].folder / "controlnet")
+        controlnet = in_own_memory(family.load_controlnet(saved[-1].folder / "controlnet"))
     elif config.model.controlnet:
         from engine.export.importing import open_controlnet
 
-        controlnet, moved = open_controlnet(config.model.controlnet, family, base), True
+        controlnet, moved = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
     else:
         torch.manual_seed(config.train.seed)  # the hint encoder starts random: the same for the same seed
         controlnet = family.new_controlnet(unet)
@@ -37,3 +37,14 @@ def starting_controlnet(run_folder: Path, config: RunConfig, family: Family, bas
         torch.manual_seed(config.train.seed + 1)
         slim(controlnet, unet, config.model.control_lora_rank, moved)
     return controlnet
+
+
+def in_own_memory(net: Any) -> Any:
+    """The net with weights that lie where torch puts new ones. As loaded they are parts of the file, in memory.
+
+    There they may begin at any eighth byte, and some kernels then add up in another order: a resumed run would differ
+    in the last bit from one that was never paused. And Windows lets go of no file of which parts are in use.
+    """
+    for tensor in (*net.parameters(), *net.buffers()):
+        tensor.data = tensor.data.clone()
+    return net

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import UserError
-from engine.training import ladder
+from engine.training import ladder, speed
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 
 if TYPE_CHECKING:
@@ -44,10 +44,13 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         trainer.loss_scale.held()
         trainer.sharing.went_well()
         return loss
-    except (RuntimeError, MemoryError) as error:
-        if not ladder.out_of_memory(error):
+    except Exception as error:
+        if ladder.out_of_memory(error):
+            return Trouble.MEMORY
+        if not speed.gave_up(trainer, error):
             raise
-        return Trouble.MEMORY
+    ladder.clear(trainer)  # of what the compiler left
+    return take_step(trainer)
 
 
 def accumulate(trainer: Trainer) -> torch.Tensor:
@@ -59,7 +62,7 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
     count = trainer.config.train.accumulation // trainer.processes.count
     total = torch.zeros((), device=to)
     for micro in range(count):
-        batch = trainer.batches.get(trainer.step * count + micro).to(to)
+        batch = trainer.promises.batch(trainer.step * count + micro).to(to)
         draws = batch.draws
         noise = draws.noise + objective.offset_noise * draws.offset
         timesteps = shape_timesteps(
@@ -73,9 +76,9 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
         weights = loss_weights(trainer.scheduler, timesteps, objective.min_snr_gamma)
         wanted = target(trainer.scheduler, latents, noise, timesteps)
         with trainer.sharing.part(last=micro + 1 == count):
-            predicted = trainer.family.predict(
-                trainer.unet, trainer.model, noisy.to(trainer.dtype), timesteps, text, hint
-            )
+            speed.begin_step(trainer)
+            unet, net = trainer.stepping_unet, trainer.model
+            predicted = trainer.family.predict(unet, net, noisy.to(trainer.dtype), timesteps, text, hint)
             loss = denoising_loss(predicted, wanted, weights) / count
             trainer.accelerator.backward(loss * trainer.loss_scale.value)
         total += loss.detach()

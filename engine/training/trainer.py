@@ -20,12 +20,13 @@ from engine.data.held_out import split as split_of
 from engine.errors import UserError
 from engine.families import detect
 from engine.families.parts import read_component_config
+from engine.give_back import give_back_memory
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.memory import pictures_drawn_together, pictures_encoded_together
-from engine.training import ladder
+from engine.training import ladder, speed
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.checkpoint_files import Checkpoint
@@ -135,6 +136,7 @@ class Trainer:
         if train.base_storage == "fp8":
             shrink(self.unet, self.controlnet, self.nets.controlnet)
         checkpoint_gradients(self.nets.controlnet, self.unet, train.gradient_checkpointing)
+        speed.lay_out(self)
         self.scheduler = self.family.load_scheduler(self.base)
         self.scaling_factor = self._latent_scale()
         self.learning = what_learns(self.controlnet, self.decoder)
@@ -147,7 +149,9 @@ class Trainer:
             self._resume(checkpoint)
         align(self)
         self.sharing = Divided(self) if self.divided else Sharing(self)
-        self.model, self.prepared_optimizer = self.sharing.model, self.sharing.prepared
+        self.model, self.prepared_optimizer = self.sharing.prepare()
+        self.stepping_unet = self.unet
+        speed.compile_nets(self)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
@@ -220,9 +224,10 @@ class Trainer:
         if hasattr(self, "batches"):
             self.batches.close()
         self.promises.close()
-        held = "unet controlnet nets learning decoder sharing model optimizer prepared_optimizer ema cache maps checks"
-        for name in held.split():
+        nets = ["unet", "stepping_unet", "controlnet", "nets", "learning", "decoder", "sharing", "model"]
+        for name in [*nets, "optimizer", "prepared_optimizer", "ema", "cache", "maps", "checks"]:
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()
+        give_back_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -71,7 +71,8 @@ def _hand_over(computing: torch.Tensor, learning: torch.Tensor) -> None:
     if computing.grad is None:
         return
     if learning.grad is None:
-        learning.grad = computing.grad.to(learning.device, learning.dtype)
+        usual = torch.contiguous_format  # as the weight that learns; what computes may have its channels last
+        learning.grad = computing.grad.to(learning.device, learning.dtype, memory_format=usual)
     else:
         learning.grad.add_(computing.grad.to(learning.device))
     computing.grad = None

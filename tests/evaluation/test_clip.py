@@ -59,6 +59,30 @@ def test_a_model_of_the_real_shape_reads_pictures_and_words(
     assert words.shape == (2, 8) and np.isfinite(words).all()
 
 
+def test_sets_of_photographs_are_farther_apart_the_more_they_are_spoilt(
+    tiny_base: Path, photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Planted: 64 pieces of photographs against 64 other pieces of them, ever more of which are negatives."""
+    rng = np.random.default_rng(0)
+
+    def pieces() -> list[np.ndarray]:
+        found = []
+        for number in range(64):
+            photo = list(photos.values())[number % len(photos)]
+            top, left = (int(rng.integers(0, side - 160)) for side in photo.shape[:2])
+            found.append(photo[top : top + 160, left : left + 160])
+        return found
+
+    model = clip.load(tiny_clip.write(tmp_path / "clip", tiny_base), "cpu")
+    true = model.pictures(pieces())
+    others = pieces()
+    spoilt = {"others": 0, "a quarter": 16, "half": 32, "all": 64}  # as many of them as negatives
+    sets = {name: [*(255 - one for one in others[:n]), *others[n:]] for name, n in spoilt.items()}
+    found = {name: clip.cmmd(true, model.pictures(pictures)) for name, pictures in sets.items()}
+    assert abs(found["others"]) < found["a quarter"] < found["half"] < found["all"], found
+    assert found["all"] > 10 * abs(found["others"]), found
+
+
 def test_where_it_is_looked_for_and_what_is_said_where_it_is_not(workspace: Workspace) -> None:
     assert clip.find() is None
     said = clip.missing_words()

@@ -33,6 +33,19 @@ def test_grey_pictures_give_no_absurd_ratio() -> None:
     assert colour.drift(flat, flat) == {"saturation": pytest.approx(1), "contrast": pytest.approx(1)}
 
 
+def test_seeds_that_differ_less_have_a_smaller_spread(photos: dict[str, np.ndarray]) -> None:
+    """Planted: pictures of one map that are more and more mixed with one and the same picture."""
+    shown = [photos[name][:200, :200].astype(float) for name in ("coffee", "chelsea", "astronaut")]
+
+    def alike(share: float) -> list[np.ndarray]:
+        return [(share * shown[0] + (1 - share) * one).astype(np.uint8) for one in shown]
+
+    found = [colour.spread([alike(share)]) for share in (0.0, 0.5, 0.9, 1.0)]
+    assert found[0] > 1.5 * found[1] > 3 * found[2] > found[3] == 0
+    assert colour.spread([alike(0.0), alike(1.0)]) == pytest.approx(found[0] / 2), "a mean over the prompts"
+    assert colour.spread([[alike(0.0)[0]]]) == 0
+
+
 def pair(number: int, size: int = 8) -> Pair:
     map = np.full((size, size, 3), number, np.uint8)
     return Pair(Sample(str(number), Path("x"), f"caption {number}", None, size, size), map, map)

@@ -236,6 +236,13 @@ def test_real_checkpoints_draw_different_pictures(workspace: Workspace, run: Run
     assert np.abs(plain - first).mean() > np.abs(plain - last).mean() > 0.5, "a third of the weights moves it less"
 
 
+def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run: Run) -> None:
+    long = "red circle with blue background " * 20
+    wish = GridWish(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
+    grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
+    assert len(grid.notes) == 1 and "read in 4 pieces" in grid.notes[0]
+
+
 def test_the_sheet_has_every_picture_under_its_checkpoint(workspace: Workspace, run: Run, tmp_path: Path) -> None:
     grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
     grid = replace(grid, cells=(*grid.cells[:-1], (*grid.cells[-1][:-1], None)))

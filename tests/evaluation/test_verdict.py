@@ -1,11 +1,12 @@
 """The rules of docs/verdict.md on recorded curves, and on continuations of them that are made up and say so.
 
-circles.json and blank.json are real runs: python -m benchmarks.verdict_curves tests/evaluation/curves
+The curves are real runs: python -m benchmarks.verdict_curves tests/evaluation/curves
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from engine.config import RunConfig, parse
-from engine.evaluation.verdict import Facts, best_checkpoint, convergence, facts_of, judge, listens, smooth
+from engine.evaluation.turning import smooth
+from engine.evaluation.verdict import Facts, Verdict, best_checkpoint, convergence, facts_of, judge, listens
 from engine.jobs.events import Checked
 
 CURVES = Path(__file__).with_name("curves")
@@ -30,12 +32,23 @@ class Curve:
             for entry in recorded["checks"]
         ]
         self.scores: list[tuple[int, dict[str, float]]] = [(step, scores) for step, scores in recorded["scores"]]
+        self.figures: list[tuple[int, dict[str, float]]] = [(s, values) for s, values in recorded.get("figures", [])]
         self.config: RunConfig = parse(recorded["settings"])
-        self.facts = facts_of(self.config, 700)
+        self.facts = facts_of(self.config, recorded.get("pairs", 700))
 
     def upto(self, step: int, every: int = 1) -> list[Checked]:
         """Checks to this step; only every so many-th, as a slower machine would have made."""
         return [check for check in self.checks if check.step <= step][::every]
+
+    def verdicts(self, checkpoints: Sequence[int] = ()) -> dict[int, Verdict]:
+        """What was said after each check, by its step."""
+        found = {}
+        for check in self.checks:
+            at = check.step
+            scores, figures = ([(s, values) for s, values in known if s <= at] for known in (self.scores, self.figures))
+            saved = [s for s in checkpoints if s <= at]
+            found[at] = judge(self.upto(at), self.facts, scores, saved, figures)
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +211,71 @@ def test_a_gap_that_opens_is_overfitting(circles: Curve) -> None:
     verdict = judge(continued(at_rest(circles), 12, held_out_loss=1.01, training_loss=0.99), circles.facts)
     assert verdict.kind == "overfitting"
     assert verdict.since is not None and abs(verdict.since - 300) <= 30
+
+
+def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None:
+    said = Curve("few").verdicts(checkpoints=(100, 200, 300, 400))
+    first = next(step for step, verdict in said.items() if verdict.kind == "overfitting")
+    assert 330 <= first <= 380
+    assert {said[step].kind for step in said if 60 <= step < first} == {"improving"}, "its loss jumps by 5 %: no alarm"
+    assert {said[step].kind for step in said if step >= first} == {"overfitting"}
+    assert (said[400].since, said[400].best) == (300, 300)
+    assert said[400].sentence == (
+        "Overfitting since step 300: it gets better on its own pictures and worse on others. "
+        "Best checkpoint so far: step 300."
+    )
+
+
+def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_back_to() -> None:
+    said = Curve("hot").verdicts(checkpoints=(20, 60))
+    assert [step for step, verdict in said.items() if verdict.kind == "broken"] == [50, 60, 70, 80, 90, 100]
+    assert (said[100].since, said[100].best) == (40, 20), "the checkpoint of step 60 is broken, too"
+    assert "broke by step 40" in said[100].sentence and "checkpoint of step 20" in said[100].sentence
+    assert "0.02" in said[100].causes[0].words and said[100].causes[0].look == "settings"
+
+
+@pytest.mark.parametrize(
+    ("name", "first_cause", "look"),
+    [
+        ("slow", "The learning rate (1e-07) is very small", "settings"),
+        ("strangers", "Many maps may be blank, inverted, or belong to other pictures", "doctor"),
+    ],
+)
+def test_recorded_runs_that_cannot_learn_are_told_after_their_patience(name: str, first_cause: str, look: str) -> None:
+    curve = Curve(name)
+    assert curve.config.validation.listens_by == 800
+    said = curve.verdicts()
+    assert {said[step].kind for step in said if 8 * step < 800} == {"not_listening"}
+    assert {said[step].kind for step in said if 8 * step >= 800} == {"ignored"}
+    assert said[120].causes[0].words.startswith(first_cause) and said[120].causes[0].look == look
+
+
+def test_a_recorded_run_with_maps_of_a_wrong_range_is_told_at_once() -> None:
+    for verdict in Curve("dim").verdicts().values():
+        assert verdict.kind == "ignored"
+        assert any("0 to 1 in place of 0 to 255" in cause.words and cause.look == "doctor" for cause in verdict.causes)
+
+
+def test_a_recorded_long_run_is_flat_for_a_sitting_that_brought_nothing_and_never_before() -> None:
+    """900 steps; it hardly gets better from step 690 on. Whoever resumed it at 600 with "stop by itself" is judged from
+    there; over the whole run, which has improved for 500 steps, 200 are too few to say so."""
+    rest = Curve("rest")
+    assert {verdict.kind for step, verdict in rest.verdicts().items() if step >= 160} == {"improving"}
+    resumed = [check for check in rest.checks if check.step >= 600]
+    said = {resumed[n].step: judge(resumed[: n + 1], rest.facts) for n in range(1, len(resumed))}
+    assert {said[step].kind for step in said if step <= 740} == {"improving"}
+    assert {(said[step].kind, said[step].since) for step in said if step >= 780} <= {("flat", 690), ("flat", 700)}
+    assert said[900].sentence.startswith("Flat since step ") and "Consider stopping" in said[900].sentence
+
+
+def test_a_spoilt_check_is_no_broken_net(circles: Curve) -> None:
+    """Made up: one check, and the last one, at ten times the loss; and a held-out loss that rises alone."""
+    for number in (15, len(circles.checks) - 1):
+        spoilt = list(circles.checks)
+        spoilt[number] = replace(spoilt[number], held_out_loss=0.1, training_loss=0.1)
+        assert judge(spoilt, circles.facts).kind != "broken"
+    alone = [replace(check, held_out_loss=5 * check.held_out_loss) for check in circles.checks[1:]]
+    assert judge([circles.checks[0], *alone], circles.facts).kind != "broken"
 
 
 def test_worse_on_both_is_not_overfitting(circles: Curve) -> None:

@@ -88,6 +88,18 @@ def test_the_three_balances_and_guess_mode_differ_and_strength_zero_silences_the
     assert far(drawn[1], silent[0]) < far(drawn[0], silent[0])  # weakened is nearer to none
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"negative": "a green star"}, {"guidance": 3.0}, {"strength": 0.4}, {"steps": 2}, {"prompt": "a blue star"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_plain_setting_reaches_the_picture(
+    session: TrySession, request_: TryRequest, changes: dict[str, Any]
+) -> None:
+    plain, changed = session.generate([request_, replace(request_, **changes)])
+    assert not np.array_equal(plain, changed)
+
+
 def test_the_net_speaks_between_start_and_end_only(session: TrySession, request_: TryRequest) -> None:
     whole, early, late, plain = session.generate(
         [request_, replace(request_, end=0.5), replace(request_, start=0.5), replace(request_, without_control=True)]

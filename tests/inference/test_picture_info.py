@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,17 @@ def test_the_text_is_laid_out_as_theirs(tmp_path: Path) -> None:
     assert line.startswith("Steps: 12, Sampler: DPM++ 2M Karras, CFG scale: 2.5, Seed: 123456789012, Size: 128x192, ")
     assert 'Model: "my base, v2", ControlNet 0: "Module: none, Model: Step 500, Weight: 0.8, ' in line
     assert "Control Mode: My prompt is more important" in line
+
+
+def test_a_nets_name_does_not_spoil_the_extensions_line() -> None:
+    """The ControlNet extension parts the line at commas and each part at its colon: two pieces, or it reads nothing."""
+    line = a1111_text(SETTINGS | {"net": "C:\\nets\\my, own: v2"}).split("\n")[-1]
+    unit = json.loads(line[line.index("ControlNet 0: ") + len("ControlNet 0: ") : line.index(", Version")])
+    pairs = [part.strip().split(": ") for part in unit.split(",")]
+    assert all(len(pair) == 2 for pair in pairs)
+    assert [name for name, _ in pairs] == [
+        "Module", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode",
+    ]  # fmt: skip
 
 
 def test_their_text_is_read(tmp_path: Path) -> None:

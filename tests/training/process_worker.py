@@ -24,7 +24,6 @@ from engine.jobs.events import Event, Message, PreviewMade
 from engine.runs import Run
 from engine.training import step as step_module
 from engine.training.run import training_job
-from engine.training.share import Sharing
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
 
@@ -63,14 +62,14 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         report = make_all(Dataset.open(workspace.dataset_folder(name)), "canny", among=processes.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures)}
     events: list[Event] = []
-    control, real, prepared = Control(), step_module.accumulate, Sharing.__init__
+    control, real, train = Control(), step_module.accumulate, Trainer.train
     answer: dict[str, Any] = {}
 
-    def prepare(self: Sharing, trainer: Trainer) -> None:
-        prepared(self, trainer)
-        answer["model"] = type(self.model).__name__
+    def look_and_train(trainer: Trainer) -> Any:
+        answer["model"] = type(trainer.model).__name__
+        return train(trainer)
 
-    Sharing.__init__ = prepare  # type: ignore[method-assign]
+    Trainer.train = look_and_train  # type: ignore[method-assign]
     acts = {
         "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late,
     }  # fmt: skip
@@ -86,7 +85,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             print(processes.in_words(error), flush=True)
             os._exit(1)
     finally:
-        step_module.accumulate, Sharing.__init__ = real, prepared  # type: ignore[method-assign]
+        step_module.accumulate, Trainer.train = real, train  # type: ignore[method-assign]
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop

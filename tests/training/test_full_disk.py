@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
+import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,8 +21,9 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, StepDone, Waiting
+from engine.jobs.runner import Emit
 from engine.runs import Run
-from engine.training import patience
+from engine.training import patience, slow_disk
 from engine.training.patience import Unsaved
 from engine.training.run import create_run
 from engine.training.slow_disk import SlowDisk
@@ -94,7 +97,7 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
     assert worker.outcome == "completed"
     assert saved == [[2]], "the last good checkpoint is there while it waits"
     assert "The checkpoint of step 4 waits for room" in worker.warnings and "goes on by itself" in worker.warnings
-    assert "could be written after all" in " ".join(message.text for message in worker.of(Message))
+    assert "the disk answers again" in " ".join(message.text for message in worker.of(Message))
     assert_same_run(straight, run)
 
 
@@ -224,6 +227,40 @@ def test_a_disk_that_vanishes_and_comes_back(new_run: RunFactory, ready_workspac
     assert_same_run(straight, run)
 
 
+def test_a_cache_on_a_disk_that_vanishes_is_waited_for_in_mid_step(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    """Read, not mapped into memory: the system would end the whole process (SIGBUS)."""
+    straight, run = new_run(), new_run()
+    Worker(ready_workspace, straight)
+    cache, away = ready_workspace.cache, ready_workspace.cache.with_name("unplugged")
+
+    def unplug(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 3:
+            cache.rename(away)
+
+    worker = Watched(ready_workspace, run, {StepDone: unplug, Waiting: lambda worker: away.rename(cache)})
+    assert worker.outcome == "completed" and "waits for the disk" in worker.warnings
+    assert_same_run(straight, run)
+
+
+def test_who_does_not_want_to_wait_for_the_cache_keeps_what_was_learnt(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    run, cache = new_run(), ready_workspace.cache
+    away = cache.with_name("unplugged")
+
+    def unplug(worker: Any) -> None:
+        if worker.of(StepDone)[-1].step == 3:
+            cache.rename(away)
+
+    with pytest.raises(UserError, match="could not be read"):
+        Watched(ready_workspace, run, {StepDone: unplug, Waiting: lambda worker: worker.control.stop()})
+    assert run.last_step in (3, 4), "the batch after was read ahead"
+    away.rename(cache)
+    assert Worker(ready_workspace, run).outcome == "completed"
+
+
 def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk
 ) -> None:
@@ -241,13 +278,86 @@ def test_a_write_that_takes_long_is_told_by_another_thread() -> None:
     told: list[Any] = []
     slow = SlowDisk(told.append, patience=30)
     with slow.watching("Writing the checkpoint of step 500"):
-        began = slow._began
+        began = slow._watched[0].began
         assert not slow.look(began + 29)
         assert slow.look(began + 31) and "has taken 31 s so far" in told[0].text
         assert not slow.look(began + 45), "not every second"
         assert slow.look(began + 63)
     assert not slow.look(began + 1000), "it is done"
     slow.close()
+
+
+def test_small_writes_that_take_long_together_are_told() -> None:
+    told: list[Any] = []
+    slow = SlowDisk(told.append, patience=30)
+    now = slow._since
+    for _ in range(14):
+        assert not slow.add_up("Writing the log and the figures", now, now + 2)
+        now += 4
+    assert slow.add_up("Writing the log and the figures", now, now + 2)
+    assert "took 30 s of the last 58 s: the disk is slow" in told[0].text
+    now += 4
+    assert not any(slow.add_up("Writing", now + 4 * n, now + 4 * n + 2) for n in range(29)), "more and more seldom"
+    slow.close()
+    quick = SlowDisk(told.append, patience=30)
+    now = quick._since
+    assert not any(quick.add_up("Writing", now + 60 * n, now + 60 * n + 2) for n in range(100)), "a normal disk"
+    quick.close()
+
+
+PLACES = {
+    "Writing the checkpoint of step 3": "engine.training.promises.save_checkpoint",
+    "Removing old checkpoints": "engine.training.promises.prune",
+    "Looking for room on the disk": "engine.training.promises.free_bytes",
+    "Reading the next pictures": "engine.training.batches.Batches._read",
+    "Reading the held-out pictures": "engine.evaluation.validate.read_pair",
+    "Loading the base's VAE": "engine.families.base.Family.load_vae",
+    "Writing the pictures of step 3": "engine.evaluation.validate.write_folder",
+    "Writing TensorBoard's files": "engine.training.event_file.EventFile.add",
+    "Writing the log and the figures": "os.fsync",
+}
+
+
+def test_whatever_hangs_is_told_while_it_hangs(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them waits, once, until another thread has told of it; the run then goes on as if nothing was."""
+    disks: list[SlowDisk] = []
+    told: dict[str, threading.Event] = {what: threading.Event() for what in PLACES}
+
+    class Impatient(SlowDisk):
+        def __init__(self, emit: Emit) -> None:
+            super().__init__(emit, patience=0.05)
+            disks.append(self)
+
+    def hang(what: str, place: str) -> None:
+        owner, name = place.rsplit(".", 1)
+        real = pkgutil.resolve_name(place)
+
+        def slowly(*arguments: Any, **named: Any) -> Any:
+            if not told[what].is_set() and any(watch.what == what for disk in disks for watch in list(disk._watched)):
+                assert told[what].wait(60), f"{what}: nobody told of it"
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(pkgutil.resolve_name(owner), name, slowly)
+
+    def hear(worker: Any) -> None:
+        words = worker.of(Message)[-1].text
+        for what, event in told.items():
+            if words.startswith(f"{what} has taken"):
+                event.set()
+
+    monkeypatch.setattr(slow_disk, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("engine.training.promises.SlowDisk", Impatient)
+    monkeypatch.setattr("engine.training.run.SlowDisk", Impatient)
+    for what, place in PLACES.items():
+        hang(what, place)
+    pictures = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1}
+    run = new_run(**{"train.steps": 3, "train.checkpoint_every": 3, "train.keep_resumable": 1}, **pictures)
+    worker = Watched(ready_workspace, run, {Message: hear})
+    assert worker.outcome == "completed"
+    assert [what for what, event in told.items() if not event.is_set()] == []
+    assert len(run.previews()) == 2 and run.last_step == 3
 
 
 def test_what_the_system_says_is_taken_out_of_the_library_s_words() -> None:

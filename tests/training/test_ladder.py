@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +13,15 @@ from safetensors.torch import load_file
 
 from engine.config import RunConfig
 from engine.errors import UserError
+from engine.families import detect
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.runs import Run
 from engine.training import ladder
 from engine.training.ladder import Rung, cap_allocator, climbed, next_rung, out_of_memory
+from engine.training.low_rank import slim
 from engine.workspace import Workspace
 
+from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker
 
 
@@ -43,7 +47,7 @@ def warnings(worker: Worker) -> list[str]:
 
 
 def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Callable[..., RunConfig]) -> None:
-    config = make_config(**{"train.batch_size": 6, "optim.ema_decay": 0.9})
+    config = make_config(**{"train.batch_size": 6, "optim.ema_decay": 0.9, "train.precision": "fp16"})
     seen = []
     while (rung := next_rung(config, on_card=True, eight_bit=True)) is not None:
         config = climbed(config, {"memory_ladder": [{"settings": rung.settings}]})
@@ -58,7 +62,14 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
         {"optim.ema_device": "cpu"},
         {"train.base_storage": "fp8"},
         {"optim.optimizer": "paged_adamw8bit"},
+        {"optim.offload": True, "optim.optimizer": "adafactor"},
     ]
+    thrifty = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "train.precision": "fp16"})
+    seen = []
+    while (rung := next_rung(thrifty, on_card=True, eight_bit=False)) is not None:
+        thrifty = climbed(thrifty, {"memory_ladder": [{"settings": rung.settings}]})
+        seen.append(rung.settings)
+    assert seen == [{"optim.optimizer": "adafactor"}, {"train.base_storage": "fp8"}, {"optim.offload": True}]
     offloaded = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "optim.offload": True})
     assert next_rung(offloaded, on_card=True, eight_bit=True) == Rung(
         {"train.base_storage": "fp8"}, "the frozen base in eight bits"
@@ -67,6 +78,40 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
     assert next_rung(on_processor, on_card=False, eight_bit=True) == Rung(
         {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose memory is smaller and starts afresh"
     )
+
+
+def test_what_learns_moves_to_ram_and_learns_on_as_it_did(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+
+    settings = {"train.precision": "bf16", "model.control_lora_rank": 4, "optim.ema_decay": 0.9}
+    settings |= {"objective.sd_locked": True, "validation.check_every": 0}
+    calm, short = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, calm)
+    monkeypatch.setattr(Family, "predict", failing(Family.predict, 1, 3))
+    monkeypatch.setattr(ladder, "next_rung", lambda *given: Rung({"optim.offload": True}, "what learns kept in RAM"))
+    worker = Worker(ready_workspace, short)
+    assert worker.outcome == "completed" and len(warnings(worker)) == 1
+    assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
+    assert Run(short.folder).about["memory_ladder"][0]["settings"] == {"optim.offload": True}
+
+
+def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = detect(str(tiny_base))
+    unet = family.load_unet(str(tiny_base), torch.float32)
+    net = family.new_controlnet(unet)
+    slim(net, unet, 4)
+    moved: set[int] = set()
+    plain = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.add(tensor.data_ptr()) or plain(tensor))
+    ladder.to_ram(net)
+    learning = {p.data_ptr() for p in net.parameters() if p.requires_grad}
+    of_base = {p.data_ptr() for p in unet.parameters()}
+    assert of_base & {p.data_ptr() for p in net.parameters()}, "some are shared"
+    assert learning <= moved and not moved & of_base
 
 
 PLACES = {

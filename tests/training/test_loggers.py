@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -83,6 +84,18 @@ def test_every_figure_is_in_the_file_and_every_event_goes_on(tmp_path: Path) -> 
     assert all(name.encode() in data for name in WANTED)
     assert len(heard) == 42
     assert len(records(path)) == 1 + 3 + 9 + 3, "each of the first steps, then every tenth"
+
+
+def test_a_file_that_cannot_be_written_is_told_once_and_given_up(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    log = Loggers(tmp_path, config(), heard.append)
+    log(EVENTS[0])
+    shutil.rmtree(tmp_path / TENSORBOARD)  # the disk is gone
+    for event in EVENTS * 2:
+        log(event)
+    (said,) = [event for event in heard if isinstance(event, Message)]
+    assert said.level == "warning" and "TensorBoard" in said.text and "the run goes on" in said.text
+    assert [event for event in heard if event in EVENTS] == [EVENTS[0], *EVENTS * 2]
 
 
 def test_nothing_is_written_or_loaded_where_it_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

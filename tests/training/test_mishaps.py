@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from engine.training import mishap, promises, step, trainer
 from engine.training.run import create_run, missing, resume_training
 from engine.workspace import Workspace
 
+from .compare import assert_same_run
 from .conftest import RunFactory, Worker
 
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
@@ -154,6 +156,27 @@ def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
     saved = run.last_step
     worker = Worker(workspace, run)
     assert worker.outcome == "completed" and worker.of(StepDone)[0].step == saved + 1
+
+
+@pytest.mark.parametrize("spoil", ["cut short", "deleted"])
+def test_a_cache_that_changed_under_way_is_named_and_made_again(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, spoil: str
+) -> None:
+    straight, run = new_run(), new_run()
+    Worker(ready_workspace, straight)
+    files = sorted(ready_workspace.cache.rglob("latents-*.safetensors"))
+
+    def change() -> None:
+        for path in files:
+            path.unlink() if spoil == "deleted" else os.truncate(path, 200)
+
+    spoil_from(monkeypatch, 3, change)
+    with pytest.raises(DataGone, match="was changed while the run used it") as caught:
+        Worker(ready_workspace, run)
+    monkeypatch.undo()
+    assert files[0].name in caught.value.why and run.last_step >= 3, "what was learnt is saved"
+    assert Worker(ready_workspace, run).outcome == "completed"
+    assert_same_run(straight, run)
 
 
 def test_a_map_that_was_deleted_under_way_is_named(

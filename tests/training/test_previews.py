@@ -53,3 +53,12 @@ def test_a_folder_that_is_gone_is_told_once_and_the_rest_is_drawn(
     told = [message for message in worker.of(Message) if "own test pictures were not found" in message.text]
     assert len(told) == 1 and told[0].level == "warning"
     assert all(event.pictures and event.probes for event in worker.of(PreviewMade))
+
+
+def test_a_prompt_of_the_users_that_is_too_long_is_told_once(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    long = "a very long prompt about circles " * 20
+    settings = {"validation.prompts": f"a short one\n{long}", "validation.probes": 0, "train.steps": 3}
+    worker = Worker(ready_workspace, new_run(**SETS, **settings))
+    (told,) = [message for message in worker.of(Message) if "longer than the base reads" in message.text]
+    assert "a very long prompt" in told.text and told.level == "warning"
+    assert all(len(event.probes) == 2 for event in worker.of(PreviewMade))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
-from engine.evaluation.verdict import Cause, Verdict
+from engine.evaluation.verdict import Cause, Kind, Verdict
 from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
 from ui.chart import BEGINS, PAUSED, SAVED
 from ui.curves import GAIN, HELD_OUT, TRAINED, TRAINED_GAIN, fixed_loss_rows, gain_rows
-from ui.verdict import marks_of, verdict_html
+from ui.verdict import SIGNS, marks_of, verdict_html
 
 
 def check(step: int, loss: float, share: float) -> Checked:
@@ -29,6 +30,10 @@ def test_words_of_a_dataset_are_no_markup() -> None:
     assert "a &lt; b" in html and "<li>look &amp; see " in html and "<li>less</li>" in html
     assert html.count("<button") == html.count("tab-dataset-button") == 1, "a link only where there is a place to look"
     assert "class='verdict bad'" in html
+
+
+def test_every_kind_of_verdict_has_a_sign() -> None:
+    assert set(SIGNS) == set(get_args(Kind))
 
 
 def test_causes_are_named_only_where_there_are_any() -> None:

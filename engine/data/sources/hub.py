@@ -5,7 +5,6 @@ Nothing that comes with a dataset is ever run: sets that are a Python script are
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from engine.data.sources.store import Store, name_for
 from engine.errors import UserError
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_MOST_BYTES = 2_000_000_000  # the largest that the settings allow (max_megabytes)
 _PREFIX = re.compile(r"(?:https?://huggingface\.co/datasets/|hf://datasets/|hf:)")
 
 
@@ -171,11 +171,16 @@ def _content(value: Any, local: bool) -> bytes | None:
         return Path(path).read_bytes() if Path(path).is_file() else None
     if "://" not in path:
         return None  # a path on this computer has no place in a dataset from elsewhere
-    import datasets
+    return _streamed(path)
 
-    buffer = io.BytesIO()
-    datasets.Image().decode_example(value).save(buffer, "PNG")
-    return buffer.getvalue()
+
+def _streamed(path: str) -> bytes | None:
+    """A file of the Hub's as it is: it is looked at before anything decodes it."""
+    from datasets import DownloadConfig
+    from datasets.utils.file_utils import xopen
+
+    with xopen(path, "rb", download_config=DownloadConfig()) as file:
+        return bytes(file.read(_MOST_BYTES + 1))
 
 
 SAVED = Source("hf_saved", "a dataset that was saved with the datasets library", is_saved, fetch_saved)

@@ -14,6 +14,7 @@ from engine.data.sources.store import Refused, Store, name_for
 from engine.errors import UserError
 
 _ROWS = 32  # pictures at a time in memory
+_RATIO, _FREE = 200, 256_000_000  # unpacked to packed, of a column that unpacks to so many bytes; as in tars.py
 
 
 def fits(place: str) -> bool:
@@ -29,6 +30,20 @@ def open_parquet(path: Path) -> Any:
         raise UserError(
             f"{path.name} cannot be read.", f"It is no whole parquet file ({str(error)[:200]}).", "Download it again."
         ) from error
+
+
+def refuse_bombs(path: Path, table: Any) -> None:
+    """Raises UserError for a file whose cells unpack to far more than it holds: pictures hardly shrink."""
+    about = table.metadata
+    for group in range(about.num_row_groups):
+        for column in range(about.num_columns):
+            one = about.row_group(group).column(column)
+            if one.total_uncompressed_size > max(_FREE, _RATIO * one.total_compressed_size):
+                raise UserError(
+                    f"{path.name} is not opened.",
+                    f"Its column {one.path_in_schema} unpacks to more than {_RATIO} times its size: no picture does.",
+                    "Leave the file out, or ask its owner what is in it.",
+                )
 
 
 def picture_columns(schema: Any) -> list[str]:
@@ -67,6 +82,8 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: Progress, to
     """
     files = files_of(place, (".parquet",))
     tables = [open_parquet(path) for path in files]
+    for path, table in zip(files, tables, strict=True):
+        refuse_bombs(path, table)
     schema = tables[0].schema_arrow
     image, caption, condition = choose(schema.names, picture_columns(schema), config)
     if image is None:
@@ -107,6 +124,9 @@ def keep(
         return
     if image is None or (paired and condition is None):
         fetched.leave_out("rows without a picture" if image is None else "rows without a condition map")
+        return
+    if max(len(image), len(condition or b"")) > config.max_megabytes * 1_000_000:
+        fetched.leave_out("larger than the limit")
         return
     try:
         file_name = store.check(name, image, min_size=(config.min_width, config.min_height))

@@ -1,0 +1,130 @@
+"""All that only a graphics card can show, in one command that can be cut anywhere and goes on where it was.
+
+    python -m benchmarks.gpu --out OUT --work WORK --minutes 9          (a card; again until it says "all done")
+    python -m benchmarks.gpu --out OUT --work WORK --device cpu --tiny  (a rehearsal: the same code, tiny nets)
+
+Bases have the shapes of the real models and random weights, made on the spot: time and memory do not depend on their
+values. Each item is a process of its own and leaves OUT/<item>.json; what is there is not measured again. At the end,
+OUT/table.md holds what was found.
+
+memory     peak of each preset and family, the process capped at that card's size, beside what was foreseen
+speed      pictures a second beside the recipe of diffusers, in turn A B A B; waits for data; what a checkpoint costs
+ablation   ours without, or with, one technique
+precision  the demo in fp32, bf16, fp16 and over a base in eight bits: the adherence reached
+resume     with each optimizer: a run that was paused ends as one that was not
+ladder     a run that does not fit: which rungs a real lack of memory takes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu_table import tables
+
+FAMILIES, PRESETS = ("sd15", "sdxl", "sd21"), ("8gb", "12gb", "6gb", "16gb", "24gb")
+SPEED = ("theirs", "ours", "ours/12gb", "ours/8gb")
+ROUNDS = 3
+ABLATIONS = (
+    "checkpointing in the ControlNet", "checkpointing in both", "one picture at a time, four added up",
+    "VAE and text encoder at each step", "condition maps decoded at each step", "autocast over fp32 weights",
+    "base in eight bits", "what learns in RAM", "Control-LoRA of rank 64", "channels last", "compiled",
+    "compiled, with CUDA graphs", "attention by xformers",
+)  # fmt: skip
+KINDS = ("fp32", "fp16", "bf16", "fp8", "fp16+fp8")
+MODES = ("adamw8bit", "paged", "adamw", "adafactor", "offload", "fp8")
+LONGEST = 240  # seconds that an item may take
+
+
+def items(tiny: bool) -> list[str]:
+    """What there is to measure, most wanted first."""
+    if tiny:
+        return [
+            "memory/sd15/8gb", "memory/sdxl/8gb", "speed/theirs/1", "speed/ours/1", "ablation/channels last",
+            "precision/fp32/1", "precision/fp16/1", "resume/adamw", "ladder/sd15/24gb",
+        ]  # fmt: skip
+    first = [f"memory/sd15/{preset}" for preset in PRESETS]
+    turns = [f"speed/{one}" if "/" in one else f"speed/{one}/{n + 1}" for n in range(ROUNDS) for one in SPEED]
+    found = [*first, *turns, *(f"memory/sdxl/{preset}" for preset in PRESETS), "ladder/sd15/24gb"]
+    found += [f"resume/{mode}" for mode in MODES[:2]]
+    found += [f"precision/{kind}/1" for kind in KINDS]
+    found += [f"ablation/{name}" for name in ABLATIONS]
+    found += [f"memory/sd21/{preset}" for preset in PRESETS]
+    found += [f"precision/{kind}/{seed}" for seed in (2, 3) for kind in KINDS]
+    found += [f"resume/{mode}" for mode in MODES[2:]] + ["ladder/sdxl/24gb"]
+    return list(dict.fromkeys(found))
+
+
+def file_of(out: Path, item: str) -> Path:
+    return out / (item.replace("/", "-").replace(" ", "_").replace(",", "") + ".json")
+
+
+def measured(out: Path, tiny: bool) -> dict[str, dict[str, Any]]:
+    """What is in the folder, by item."""
+    found = {}
+    for item in items(tiny):
+        path = file_of(out, item)
+        if path.exists():
+            found[item] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def take(item: str, options: argparse.Namespace, seconds: float) -> dict[str, Any] | None:
+    """Measure in a process of its own; None where the time was up before it had ended."""
+    command = [sys.executable, "-m", "benchmarks.gpu_parts", item, "--work", str(options.work)]
+    command += ["--device", options.device, *(["--tiny"] if options.tiny else [])]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=min(LONGEST, seconds))
+    except subprocess.TimeoutExpired:
+        return {"error": f"stopped after {LONGEST} s"} if seconds > LONGEST else None
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if lines:
+        return json.loads(lines[-1])
+    return {"error": " ".join(done.stderr.strip().splitlines()[-1:])[:300] or f"ended with {done.returncode}"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where results are kept")
+    parser.add_argument("--work", type=Path, help="where bases and pictures are kept for the next time")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="a rehearsal")
+    parser.add_argument("--minutes", type=float, default=0, help="begin nothing that would not end in them; 0: all")
+    parser.add_argument("--parts", nargs="+", help="only items that begin with one of these, e.g. memory/sd15 speed")
+    parser.add_argument("--again", action="store_true", help="measure anew what failed")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + options.minutes * 60 if options.minutes else float("inf")
+    wanted = [item for item in items(options.tiny) if not options.parts or item.startswith(tuple(options.parts))]
+    left: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        options.work = options.work or Path(scratch)
+        for item in wanted:
+            target = file_of(options.out, item)
+            known = json.loads(target.read_text(encoding="utf-8")) if target.exists() else None
+            if known is not None and not (options.again and "error" in known):
+                continue
+            found = take(item, options, end - time.monotonic()) if end - time.monotonic() > 10 else None
+            if found is None:
+                left.append(item)
+                continue
+            partial = target.with_suffix(".part")
+            partial.write_text(json.dumps(found), encoding="utf-8")
+            os.replace(partial, target)
+            print(f"{item}: {found.get('error') or 'measured'} ({found.get('took', 0):.0f} s)", flush=True)
+    words = tables(measured(options.out, options.tiny))
+    (options.out / "table.md").write_text(words, encoding="utf-8")
+    print(words)
+    print(f"left: {', '.join(left)}" if left else "all done")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

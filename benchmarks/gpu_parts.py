@@ -1,0 +1,299 @@
+"""What benchmarks/gpu.py measures, each in a process of its own, which it starts: python -m benchmarks.gpu_parts ITEM.
+
+An item is a path such as memory/sd15/8gb. The last line of the output is what was found, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.precision import trained
+from benchmarks.step import ABLATIONS, GIB, THEIRS, measure, peak_rss
+from benchmarks.step_world import SHAPES, make_base, make_pictures
+from engine.config import RunConfig
+from engine.data.dataset import Dataset
+from engine.demo.sets import make_demo_set
+from engine.errors import UserError
+from engine.jobs.control import Control
+from engine.jobs.events import Message, StepDone
+from engine.memory import CONTEXT_BYTES, predict
+from engine.presets import PRESETS_FOLDER, load_preset, resolve
+from engine.runs import Run
+from engine.training import ladder
+from engine.training.ema import averaged_parameters
+from engine.training.previews import preview_during_training
+from engine.training.run import create_run, training_job
+from engine.training.step import Trouble, take_step
+from engine.training.trainer import Trainer
+from engine.workspace import Workspace
+
+TINY = {"sd15": "tiny", "sd21": "tiny21", "sdxl": "tinyxl"}
+CARDS = {"6gb": 6, "8gb": 8, "12gb": 12, "16gb": 16, "24gb": 24}
+EIGHT_BIT = "adamw8bit"
+
+Found = dict[str, Any]
+
+
+class World:
+    """The workspace, and a base and pictures of given shapes in it; what is there already is kept."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options, self.on_card = options, options.device == "cuda"
+        self.workspace = Workspace(options.work)
+
+    def shapes(self, family: str) -> str:
+        return TINY[family] if self.options.tiny else family
+
+    def base(self, family: str) -> str:
+        name = self.shapes(family)
+        kept = torch.float16 if self.on_card else torch.float32
+        return str(make_base(self.options.work / f"base-{name}", SHAPES[name], kept, self.options.device))
+
+    def pictures(self, family: str) -> Dataset:
+        return make_pictures(self.workspace, SHAPES[self.shapes(family)].resolution)
+
+    def config(self, family: str, preset: str, settings: Found) -> RunConfig:
+        """A preset's settings for a family, with pictures of its size and what the item changes."""
+        shapes = SHAPES[self.shapes(family)]
+        own: Found = {
+            "model": {"base": self.base(family)},
+            "data": {"dataset": self.pictures(family).name, "resolution": shapes.resolution},
+            "validation": {"every": 0, "check_every": 0, "sampling_steps": 2, "probes": 0},
+        }
+        layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers(shapes.layout)
+        return resolve(*layers, ("benchmark", own), ("item", settings))[0]
+
+    def cap(self, gib: float) -> None:
+        """Let this process have so much of the card, with what CUDA itself takes."""
+        if self.on_card:
+            total = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction((gib * GIB - CONTEXT_BYTES) / total)
+
+
+def most(reset: bool = True) -> tuple[float | None, float | None]:
+    """Most GiB reserved and allocated on the card since the last call; None without one."""
+    if not torch.cuda.is_available():
+        return None, None
+    found = torch.cuda.max_memory_reserved() / GIB, torch.cuda.max_memory_allocated() / GIB
+    if reset:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return found
+
+
+# -- what a preset takes ----------------------------------------------------------------------------------------------
+
+
+def memory(world: World, family: str, preset: str) -> Found:
+    """Peaks of preparing, training and drawing with a preset on a card of its size, beside what was foreseen."""
+    world.cap(CARDS[preset])
+    config = world.config(family, preset, {})
+    shutil.rmtree(world.workspace.cache, ignore_errors=True)  # so that the VAE and the text encoder are used, too
+    dataset, said = world.pictures(family), []
+    foreseen = predict(world.workspace, config, len(dataset.samples()))
+    run = create_run(world.workspace, config, {})
+    most()
+
+    def hear(event: Any) -> None:
+        if isinstance(event, Message) and event.level == "warning":
+            said.append(event.text)
+
+    before = peak_rss()
+    trainer = Trainer(run.folder, config, config.model.base, dataset, world.workspace.cache, Control().token, hear)
+    preparing, rungs, seconds = most(), [], []
+    while trainer.step < (3 if world.options.tiny else 8):
+        began = time.perf_counter()
+        loss = take_step(trainer)
+        if loss is Trouble.MEMORY:
+            rungs.append(ladder.recover(trainer, "step").words)
+        elif loss is not Trouble.OVERFLOW:
+            if trainer.ema is not None:
+                trainer.ema.step(averaged_parameters(trainer.controlnet))
+            float(loss)
+            trainer.step += 1
+            seconds.append(time.perf_counter() - began)
+    training = most()
+    preview_during_training(trainer, trainer.step)
+    pictures = most(reset=False)
+    context = None
+    if world.on_card:
+        free, total = torch.cuda.mem_get_info()
+        context = (total - free - torch.cuda.memory_reserved()) / GIB
+    began = time.perf_counter()
+    checkpoint = trainer.save()
+    saving = time.perf_counter() - began
+    trainer.close()
+    assert checkpoint is not None
+    step = sorted(seconds[1:])[len(seconds[1:]) // 2]
+    phases = {"preparing": preparing, "training": training, "pictures": pictures}
+    return {
+        "reserved": {name: peak[0] for name, peak in phases.items()},
+        "allocated": {name: peak[1] for name, peak in phases.items()},
+        "context": context,
+        "foreseen": {name: sum(getattr(foreseen, name).values()) / GIB for name in phases},
+        "needs": foreseen.needs / GIB,
+        "ram": peak_rss() / GIB,
+        "ram_before": before / GIB,
+        "ram_foreseen": foreseen.ram / GIB,
+        "checkpoint": sum(file.stat().st_size for file in checkpoint.folder.rglob("*") if file.is_file()) / GIB,
+        "checkpoint_foreseen": foreseen.checkpoint / GIB,
+        "seconds_per_step": step,
+        "images_per_step": config.images_per_step,
+        "save": saving,
+        "stall": saving / (saving + 500 * step),
+        "rungs": rungs,
+        "said": said,
+    }
+
+
+def climb(world: World, family: str, preset: str) -> Found:
+    """A run that does not fit, on purpose: which rungs does a real lack of memory take, and does it end well?"""
+    world.cap(CARDS["6gb"])
+    steps = 4
+    config = world.config(family, preset, {"train": {"steps": steps, "precision": "fp16"}})
+    run, said, done = create_run(world.workspace, config, {}), [], []
+
+    def hear(event: Any) -> None:
+        if isinstance(event, Message) and event.level == "warning":
+            said.append(event.text)
+        elif isinstance(event, StepDone):
+            done.append(event)
+
+    outcome = training_job(world.workspace, run)(Control().token, hear)
+    rungs = Run(run.folder).about.get("memory_ladder", [])
+    return {
+        "outcome": outcome,
+        "steps": [event.step for event in done],
+        "images": done[-1].images_seen / len(done),
+        "wanted": config.images_per_step,
+        "rungs": [rung["words"] for rung in rungs],
+        "said": said,
+        "reserved": most(reset=False)[0],
+    }
+
+
+# -- how fast ---------------------------------------------------------------------------------------------------------
+
+
+def speed(world: World, variant: str, preset: str = "") -> Found:
+    """One measurement of benchmarks/step.py: its recipe, ours, or ours with a preset or an ablation."""
+    name = {"theirs": THEIRS, "ours": "ours"}.get(variant, f"ours, {variant}")
+    assert name == THEIRS or name in ABLATIONS, variant
+    tiny = world.options.tiny
+    precision = "fp16" if world.on_card else "fp32"
+    preset = "" if preset.isdigit() else preset  # a number is a round
+    if preset:
+        precision = str(load_preset(PRESETS_FOLDER / f"{preset}.toml").values["train"]["precision"])
+    options = argparse.Namespace(
+        shapes=world.shapes("sd15"), device=world.options.device, precision=precision, preset=preset, cap=0,
+        steps=2 if tiny else 60, warm_up=1 if tiny else 10, optimizer="" if preset else eight_bit(world),
+    )  # fmt: skip
+    base = world.base("sd15")
+    world.pictures("sd15")
+    return measure(options, world.workspace, base, name)
+
+
+def eight_bit(world: World) -> str:
+    """The optimizer of the recipe, where it is installed: of both sides then."""
+    import importlib.util
+
+    there = world.on_card and importlib.util.find_spec("bitsandbytes") is not None
+    return EIGHT_BIT if there else "adamw"
+
+
+# -- does it learn, does it resume ------------------------------------------------------------------------------------
+
+
+def precision(world: World, kind: str, seed: str) -> Found:
+    """The demo in one precision, as benchmarks/precision.py has it."""
+    dataset = make_demo_set(world.workspace, "circles", 60 if world.options.tiny else 2000)
+    less = {"data": {"held_out": 4}, "validation": {"pictures": 3, "check_pairs": 2, "sampling_steps": 2}}
+    steps, asked = (3, less) if world.options.tiny else (240, {})
+    return trained(world.workspace, dataset, kind, int(seed), steps, asked=asked)
+
+
+RESUMED: dict[str, Found] = {
+    "adamw": {"optim": {"optimizer": "adamw"}},
+    "adafactor": {"optim": {"optimizer": "adafactor"}},
+    "adamw8bit": {"optim": {"optimizer": "adamw8bit"}},
+    "paged": {"optim": {"optimizer": "paged_adamw8bit"}},
+    "offload": {"optim": {"offload": True}},
+    "fp8": {"train": {"base_storage": "fp8"}},
+}
+
+
+def resume(world: World, mode: str) -> Found:
+    """Six steps at once, and six with a pause in the middle: are the weights the same bits?"""
+    half = "fp16" if world.on_card else "fp32"
+    wanted = {"train": {"steps": 6, "checkpoint_every": 100, "precision": half}, **RESUMED[mode]}
+    wanted["train"] = {**wanted["train"], "steps": 6, "checkpoint_every": 100, "precision": half}
+    config = world.config("sd15", "24gb", {**wanted, "validation": {"every": 0, "check_every": 0}})
+    weights = []
+    for stops in ((), (3,)):
+        run = create_run(world.workspace, config, {})
+        for stop in (*stops, None):
+            control = Control()
+
+            def hear(event: Any, stop: int | None = stop, control: Control = control) -> None:
+                if isinstance(event, StepDone) and event.step == stop:
+                    control.pause()
+
+            outcome = training_job(world.workspace, run)(control.token, hear)
+        from safetensors.torch import load_file
+
+        folder = Run(run.folder).checkpoints()[-1].folder
+        weights.append({file.parent.name: load_file(file) for file in sorted(folder.rglob("*.safetensors"))})
+    apart = [
+        f"{part}/{name}"
+        for part, tensors in weights[0].items()
+        for name, tensor in tensors.items()
+        if not torch.equal(tensor, weights[1][part][name])
+    ]
+    furthest = max(
+        (float((t - weights[1]["controlnet"][n]).abs().max()) for n, t in weights[0]["controlnet"].items()), default=0.0
+    )
+    return {
+        "outcome": outcome,
+        "tensors": sum(map(len, weights[0].values())),
+        "apart": len(apart),
+        "furthest": furthest,
+    }
+
+
+KINDS: dict[str, Callable[..., Found]] = {
+    "memory": memory, "ladder": climb, "speed": speed, "ablation": speed, "precision": precision, "resume": resume,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("item")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args()
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    kind, *rest = options.item.split("/")
+    began = time.perf_counter()
+    try:
+        found = KINDS[kind](World(options), *rest)
+    except UserError as error:
+        found = {"error": f"{error.what} {error.why}"}
+    except Exception as error:
+        words = str(error).strip().splitlines() or [""]
+        found = {"error": f"{type(error).__name__}: {words[0][:200]}"}
+    found["took"] = time.perf_counter() - began
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Attention, channels last and compiling: used where they work, told in one line and left where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from engine.errors import UserError
+from engine.jobs.control import Control
+from engine.jobs.events import Event, Message
+from engine.training import speed
+from engine.training.run import build_trainer
+from engine.training.step import accumulate, clip, take_step
+from engine.training.trainer import Trainer
+from engine.workspace import Workspace
+
+from .conftest import RunFactory
+
+
+class Compiled(torch.nn.Module):
+    """Stands in for what torch.compile returns."""
+
+    fault: BaseException | None = None
+    calls = 0
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self._orig_mod, self.dtype = net, net.dtype
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        Compiled.calls += 1
+        if Compiled.fault is not None:
+            raise Compiled.fault
+        return self._orig_mod(*arguments, **named)
+
+
+@pytest.fixture
+def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Callable[..., tuple[Trainer, list[str]]]]:
+    built: list[Trainer] = []
+
+    def make(**settings: Any) -> tuple[Trainer, list[str]]:
+        said: list[str] = []
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Message) and event.level == "warning":
+                said.append(event.text)
+
+        made = build_trainer(ready_workspace, new_run(**settings), Control().token, hear)
+        built.append(made)
+        return made, said
+
+    yield make
+    for made in built:
+        made.close()
+
+
+@pytest.fixture
+def pretended_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    modes: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda net, mode: modes.append(mode) or Compiled(net))
+    monkeypatch.setattr(Compiled, "fault", None)
+    monkeypatch.setattr(Compiled, "calls", 0)
+    return modes
+
+
+def gradient(made: Trainer) -> torch.Tensor:
+    accumulate(made)
+    assert clip(made)
+    return torch.cat([p.grad.flatten() for p in made.learning.parameters() if p.grad is not None])
+
+
+def test_without_a_card_attention_stays_torchs_and_that_is_said_in_a_line(build: Callable) -> None:
+    made, said = build(**{"train.attention": "xformers"})
+    assert said == ["xformers is not used (it computes on graphics cards only); attention is PyTorch's own."]
+    assert isinstance(take_step(made), torch.Tensor)
+
+
+def test_xformers_that_does_not_fit_this_torch_leaves_torchs_attention(
+    build: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, said = build()
+    before = {name: type(one) for name, one in made.unet.attn_processors.items()}
+    made.config = made.config.model_copy(
+        update={"train": made.config.train.model_copy(update={"attention": "xformers"})}
+    )
+    monkeypatch.setattr(made.accelerator.state, "device", torch.device("cuda"))
+    made.device = torch.device("cuda")
+    for found, words in ((None, "not installed"), (object(), "xformers is not used (")):
+        monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name, found=found: found)
+        speed.lay_out(made)
+        assert words in said[-1] and "\n" not in said[-1]
+    assert {name: type(one) for name, one in made.unet.attn_processors.items()} == before
+    made.device = torch.device("cpu")
+
+
+def test_channels_last_learns_the_same_and_keeps_what_is_saved_as_ever(build: Callable) -> None:
+    for precision, share in (("fp32", 0.99999), ("bf16", 0.995)):
+        plain, _ = build(**{"train.precision": precision})
+        turned, said = build(**{"train.precision": precision, "train.channels_last": True})
+        kernel = turned.unet.conv_in.weight
+        assert kernel.is_contiguous(memory_format=torch.channels_last) and said == []
+        assert torch.nn.functional.cosine_similarity(gradient(plain), gradient(turned), dim=0) > share
+        assert all(
+            p.is_contiguous() and p.grad.is_contiguous() for p in turned.learning.parameters() if p.grad is not None
+        )
+    assert turned.nets.controlnet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert isinstance(take_step(turned), torch.Tensor)
+    assert turned.nets.controlnet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[str]) -> None:
+    made, said = build(**{"train.compile": "graphs"})
+    assert pretended_compiler == ["default", "default"]
+    assert said == ["There is no graphics card to replay steps (CUDA graphs); the nets are compiled only."]
+    take_step(made)
+    assert Compiled.calls == 2 and speed.is_compiled(made)
+    assert not isinstance(made.unet, Compiled) and not isinstance(made.nets.controlnet, Compiled), "pictures are plain"
+
+
+def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, pretended_compiler: list[str]) -> None:
+    plain, _ = build()
+    made, said = build(**{"train.compile": "kernels"})
+    Compiled.fault = RuntimeError("Failed to find a C++ compiler\nand much more")
+    assert torch.equal(take_step(made), take_step(plain))
+    assert said == [
+        "The nets could not be compiled (RuntimeError: Failed to find a C++ compiler); the run goes on without."
+    ]
+    assert not speed.is_compiled(made)
+    made.step = plain.step = 1
+    assert torch.equal(take_step(made), take_step(plain))
+
+
+def test_faults_that_are_not_the_compilers_stay_what_they_are(build: Callable, pretended_compiler: list[str]) -> None:
+    made, said = build(**{"train.compile": "kernels"})
+    Compiled.fault = UserError("A map is gone.", "It was moved.", "Bring it back.")
+    with pytest.raises(UserError, match="A map is gone"):
+        take_step(made)
+    assert said == [] and speed.is_compiled(made)
+
+
+@pytest.mark.long
+def test_a_real_compiler_changes_nothing_but_rounding(build: Callable) -> None:
+    plain, _ = build()
+    made, said = build(**{"train.compile": "kernels"})
+    for step in range(2):
+        plain.step = made.step = step
+        assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-4)
+    assert said == [] and speed.is_compiled(made)
