@@ -9,7 +9,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,9 +21,12 @@ from engine.data import cache
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.families import detect
 from engine.runs import Run
+from engine.training.frozen import shrink
+from engine.training.low_rank import slim
 from engine.training.run import create_run
-from engine.training.share import dealt
+from engine.training.share import align, dealt
 from engine.workspace import APP_FOLDER, Workspace
 
 from .conftest import Worker
@@ -265,6 +269,20 @@ def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
 def test_what_accelerate_would_change_is_put_aside_with_words(two: Two) -> None:
     (remark,) = two.main["remarks"]
     assert "dynamo_backend inductor" in remark and "the run's settings are" in remark
+
+
+def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
+    """gloo and NCCL cannot send them: a Control-LoRA over such a base shares them, and all have read the same file."""
+    family = detect(str(tiny_base))
+    unet = family.load_unet(str(tiny_base), torch.float32)
+    net = family.new_controlnet(unet)
+    slim(net, unet, 4)
+    shrink(unet, net)
+    sent: list[torch.Tensor] = []
+    group = SimpleNamespace(gather=lambda step: [step, step], align=sent.extend)
+    align(cast(Any, SimpleNamespace(processes=group, step=0, learning=net, nets=SimpleNamespace(refresh=list))))
+    assert {tensor.dtype for tensor in sent} == {torch.float32}
+    assert {id(tensor) for tensor in sent} == {id(p) for p in net.parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(
