@@ -32,7 +32,8 @@ def join() -> list[str]:
     """Meet the others, if there are any; sentences about what of their launcher's configuration is not used.
 
     Raises:
-        UserError: there are more processes than cards, or Lost: they do not find one another.
+        UserError: there are more processes than cards, or they are set up for what this app cannot do. Lost: they do
+            not find one another.
     """
     sentences = _put_aside()
     if processes.started() == 1:
@@ -97,15 +98,23 @@ def _look_at_fsdp(sentences: list[str]) -> None:
 
 
 def _put_aside() -> list[str]:
+    """Take out of the environment what is not used, and say so.
+
+    Raises:
+        UserError: several processes would train otherwise than they were asked to.
+    """
     sentences: list[str] = []
     _look_at_fsdp(sentences)
     split = [title for name, title in SPLITS.items() if os.environ.pop(name, "").lower() in ("1", "true", "yes")]
-    if split:
-        sentences.append(
-            f"accelerate is set up for {' and '.join(split)}. This app does not use that: each card holds the whole "
-            "ControlNet, and the pictures of a step are shared. What ZeRO's stages 2 and 3 do is done with FSDP "
-            "(docs/fsdp.yaml; docs/several-cards.md says more)."
+    if split and processes.started() > 1:
+        raise UserError(
+            f"accelerate is set up for {' and '.join(split)}, by which this app cannot train.",
+            "It looks at the gradients before the optimizer moves anything; such an engine does both in one.",
+            "To divide one net among the cards, start with docs/fsdp.yaml: FSDP does what ZeRO's stages 2 and 3 do. "
+            "Where each card can hold the whole net, start with docs/two-cards.yaml.",
         )
+    if split:
+        sentences.append(f"accelerate is set up for {' and '.join(split)}, but there is one process to train with.")
     ignored = []
     for name, neutral in ELSEWHERE_DECIDED.items():
         value = os.environ.pop(name, neutral[0])

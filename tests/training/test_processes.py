@@ -179,7 +179,8 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
         )
 
     shared = {"well": run("fp32"), "half": run("bf16"), "pause": run("fp32"), "average": run("fp32", ema_decay=0.9)}
-    todo = [(kind, made.name) for kind, made in shared.items()]
+    again = run("fp32")
+    todo = [(kind, made.name) for kind, made in shared.items()] + [("pause", again.name), ("further", again.name)]
     main, _ = work_together(workspace, tmp_path, todo, **FSDP)
     assert "optim.ema_decay above 0" in main["average"]["error"]
     assert main["well"]["model"].startswith("FSDP")
@@ -199,6 +200,10 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
     assert Run(shared["pause"].folder).last_step == 3
     assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
     assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
+    assert (main["pause"]["outcome"], main["further"]["outcome"]) == ("paused", "completed")
+    assert main["further"]["model"].startswith("FSDP")
+    assert curve(again) == pytest.approx(wanted, rel=1e-5), "divided again, with the optimizer's memory"
+    assert all(torch.allclose(weights(again)[key], whole[key], atol=2e-5) for key in whole)
 
 
 @pytest.mark.slow
