@@ -58,9 +58,16 @@ def fail(_: Trainer) -> None:
 
 
 def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
-    if kind == "maps":
-        report = make_all(Dataset.open(workspace.dataset_folder(name)), "canny", among=processes.current())
-        return {"made": report.made, "kept": report.kept, "failed": len(report.failures)}
+    if kind in ("canny", "depth"):
+        dataset, own = Dataset.open(workspace.dataset_folder(name)), 0
+        model = {"model": str(workspace.models / kind)} if kind == "depth" else {}
+
+        def count(*_: Any) -> None:
+            nonlocal own
+            own += 1
+
+        report = make_all(dataset, kind, model, progress=count, among=processes.current())
+        return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
     control, real, train = Control(), step_module.accumulate, Trainer.train
     answer: dict[str, Any] = {}

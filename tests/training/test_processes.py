@@ -16,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.conditions.batch import make_all
 from engine.config import RunConfig, parse
 from engine.data import cache
 from engine.data.dataset import Dataset
+from engine.data.images import load_array
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.families import detect
@@ -28,6 +30,7 @@ from engine.training.low_rank import slim
 from engine.training.run import create_run
 from engine.training.share import align, dealt
 from engine.workspace import APP_FOLDER, Workspace
+from tests.conditions import tiny_models
 
 from .conftest import Worker
 
@@ -69,7 +72,8 @@ def start(rank: int, port: int, words: list[str], more: dict[str, str]) -> subpr
 def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_folder: Path, tiny_base: Path) -> Two:
     workspace = Workspace(tmp_path_factory.mktemp("several") / "workspace")
     answers = tmp_path_factory.mktemp("answers")
-    for name, folder in (("mixed", mixed_folder), ("pairs", paired_folder)):
+    tiny_models.depth_anything(workspace.models / "depth")
+    for name, folder in (("mixed", mixed_folder), ("pairs", paired_folder), ("scenes", paired_folder)):
         Dataset.create(workspace, name, scan_folder(folder))
 
     def run(watched: bool = False, **changes: Any) -> Run:
@@ -80,7 +84,8 @@ def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_fol
 
     kinds = ("well", "short", "pause", "fault", "gone")
     runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
-    main, printed = work_together(workspace, answers, [("maps", "pairs"), *((kind, runs[kind].name) for kind in kinds)])
+    todo = [("canny", "pairs"), ("depth", "scenes"), *((kind, runs[kind].name) for kind in kinds)]
+    main, printed = work_together(workspace, answers, todo)
     assert not (answers / "1.json").exists(), "the second one has ended before it could answer"
     return Two(workspace, main, printed, {**runs, "alone": run()})
 
@@ -224,8 +229,20 @@ def test_they_share_the_latents_and_the_maps(two: Two) -> None:
     made = set(two.main["shards"])
     there = {path.name for path in two.workspace.cache.glob("*/latents-*")}
     assert made & there and there - made, "both have made some"
-    assert two.main["maps"] == {"made": 12, "kept": 0, "failed": 0}
+    assert two.main["canny"] == {"made": 12, "kept": 0, "failed": 0, "here": 6}
     assert Dataset.open(two.workspace.dataset_folder("pairs")).count(ready=True) == 12
+
+
+@pytest.mark.slow
+def test_they_share_maps_that_a_model_makes(two: Two, paired_folder: Path) -> None:
+    assert two.main["depth"] == {"made": 12, "kept": 0, "failed": 0, "here": 8}, "eight at once, and the other has four"
+    shared = Dataset.open(two.workspace.dataset_folder("scenes"))
+    alone = Dataset.create(two.workspace, "alone", scan_folder(paired_folder))
+    make_all(alone, "depth", {"model": str(two.workspace.models / "depth")})
+    assert shared.count(ready=True) == 12
+    for sample in alone.samples():
+        mine, theirs = (load_array(dataset.condition_path(sample)) for dataset in (alone, shared))
+        assert (mine == theirs).all() and mine.std() > 0
 
 
 @pytest.mark.slow
