@@ -77,7 +77,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     train = commands.add_parser("train", help="train a ControlNet")
     train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
-    train.add_argument("--preset", help="default: the one for this machine; demo: the demo's settings")
+    train.add_argument("--preset", help="the app's or one of yours; default: the one for this machine")
     train.add_argument("--dataset")
     train.add_argument("--base")
     train.add_argument("--write", type=Path, metavar="FILE", help="only write all settings to a TOML file")
@@ -218,15 +218,14 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
     from engine.demo.sets import demo_preset
     from engine.hardware import detect
     from engine.model_files import family_of
-    from engine.presets import PRESETS_FOLDER, load_preset, read_toml, resolve, suggest
+    from engine.presets import all_presets, read_toml, resolve, suggest
     from engine.run_file import write_run_file
     from engine.training.run import create_run
+    from engine.user_presets import UserPresets
 
     def create() -> str:
-        if options.preset == "demo":
-            preset = demo_preset()
-        elif options.preset:
-            preset = load_preset(PRESETS_FOLDER / f"{options.preset}.toml")
+        if options.preset:
+            preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
         else:
             preset = suggest(detect().vram_gib)
         layers = [(options.file.name, read_toml(options.file))] if options.file else []

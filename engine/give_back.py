@@ -1,4 +1,4 @@
-"""Memory that is free but was kept by the C library goes back to the system.
+"""Freed memory goes back: to the graphics card, and to the system what the C library kept.
 
 A checkpoint, a set of pictures and the loading of a run fill many blocks of all sizes for a moment. What is freed
 again stays with glibc, cut up by the few small blocks in between that live on, and the next time finds no piece that
@@ -8,6 +8,7 @@ work the library is asked to let whole pages go.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from functools import cache
@@ -30,3 +31,12 @@ def give_back_memory() -> bool:
     """Ask for it; whether anything was given back. Takes milliseconds; no live object is touched."""
     trim = _trim()
     return trim is not None and bool(trim(0))
+
+
+def free_memory() -> None:
+    """Give what is no longer referenced back to the graphics card; where there is none, to this process."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -20,9 +20,9 @@ ELSEWHERE_DECIDED = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),  # it would shorten every gradient
     "ACCELERATE_DYNAMO_BACKEND": ("no", "NO"),
 }
+FSDP = "ACCELERATE_USE_FSDP"
 SPLITS = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
@@ -32,7 +32,8 @@ def join() -> list[str]:
     """Meet the others, if there are any; sentences about what of their launcher's configuration is not used.
 
     Raises:
-        UserError: there are more processes than cards, or Lost: they do not find one another.
+        UserError: there are more processes than cards, or they are set up for what this app cannot do. Lost: they do
+            not find one another.
     """
     sentences = _put_aside()
     if processes.started() == 1:
@@ -51,7 +52,8 @@ def join() -> list[str]:
             f"{here} were started on this machine, which has {cards}.",
             f"Start {cards} (--processes, or --num_processes of accelerate; for each machine).",
         )
-    options = {"backend": "gloo"} if on_card and not dist.is_nccl_available() else {}  # Windows has no NCCL
+    # Words and numbers over the processors, also where cards have a line of their own. Windows has no NCCL.
+    options = {"backend": "cuda:nccl,cpu:gloo" if dist.is_nccl_available() else "gloo"} if on_card else {}
     try:
         state = PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
         words = dist.new_group(backend="gloo", timeout=processes.PATIENCE)
@@ -76,15 +78,43 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _put_aside() -> list[str]:
-    sentences = []
-    split = [title for name, title in SPLITS.items() if os.environ.pop(name, "").lower() in ("1", "true", "yes")]
-    if split:
-        sentences.append(
-            f"accelerate is set up for {' and '.join(split)}, which divides one net among cards. This app does not: "
-            "each card holds the whole ControlNet, and the pictures of a step are shared. To need less memory, choose "
-            "an 8-bit optimizer, gradient checkpointing or a smaller batch size."
+def _look_at_fsdp(sentences: list[str]) -> None:
+    """FSDP is accelerate's and the trainer's business, if it is its second version and there are others.
+
+    Raises:
+        UserError: it is the first version.
+    """
+    if os.environ.get(FSDP, "").lower() not in ("1", "true", "yes"):
+        return
+    if processes.started() == 1:
+        os.environ.pop(FSDP)
+        sentences.append("accelerate is set up for FSDP, but there is one process and nothing to divide.")
+    elif os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UserError(
+            "accelerate is set up for the first version of FSDP.",
+            "This app divides a net by the second one only.",
+            "Write fsdp_version: 2 into accelerate's configuration (see docs/fsdp.yaml), or --fsdp_version 2.",
         )
+
+
+def _put_aside() -> list[str]:
+    """Take out of the environment what is not used, and say so.
+
+    Raises:
+        UserError: several processes would train otherwise than they were asked to.
+    """
+    sentences: list[str] = []
+    _look_at_fsdp(sentences)
+    split = [title for name, title in SPLITS.items() if os.environ.pop(name, "").lower() in ("1", "true", "yes")]
+    if split and processes.started() > 1:
+        raise UserError(
+            f"accelerate is set up for {' and '.join(split)}, by which this app cannot train.",
+            "It looks at the gradients before the optimizer moves anything; such an engine does both in one.",
+            "To divide one net among the cards, start with docs/fsdp.yaml: FSDP does what ZeRO's stages 2 and 3 do. "
+            "Where each card can hold the whole net, start with docs/two-cards.yaml.",
+        )
+    if split:
+        sentences.append(f"accelerate is set up for {' and '.join(split)}, but there is one process to train with.")
     ignored = []
     for name, neutral in ELSEWHERE_DECIDED.items():
         value = os.environ.pop(name, neutral[0])

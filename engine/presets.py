@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,20 @@ class Preset:
     values: dict[str, Any]
     families: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What is otherwise for bases of a family, by its name."""
+    stands_on: Preset | None = None
+    """Whose settings lie below these; of the user's own presets (engine/user_presets.py)."""
 
     def layers(self, family: str = "") -> list[tuple[str, dict[str, Any]]]:
         """For ``resolve``: the settings, and over them those for a family of bases."""
+        below = [] if self.stands_on is None else self.stands_on.layers(family)
         own = self.families.get(family)
-        plain = (f"preset {self.name}", self.values)
-        return [plain] if own is None else [plain, (f"preset {self.name}, for {family}", own)]
+        plain = [*below, (f"preset {self.name}", self.values)]
+        return plain if own is None else [*plain, (f"preset {self.name}, for {family}", own)]
+
+    def base(self) -> str:
+        """The base model of these settings, before any choice."""
+        chosen = [values["model"]["base"] for _, values in self.layers() if "base" in values.get("model", {})]
+        return str(chosen[-1]) if chosen else RunConfig().model.base
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -41,27 +50,52 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read.", "The file does not exist.", "Check the path.") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} cannot be read.", f"It is not valid TOML: {error}.", "Correct that line.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read.", f"It is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read.", f"{error.strerror or error}.", "Look at its permissions.") from error
 
 
-def load_preset(path: Path) -> Preset:
+def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset:
     """A preset from its file.
 
+    Args:
+        known: the presets that it may stand on (``based_on``), by their names.
+
     Raises:
-        UserError: not TOML, no title, or a setting that does not exist.
+        UserError: not TOML, a setting that does not exist, or it stands on a preset that is not there.
     """
     values = read_toml(path)
     about = values.pop("preset", {})
     families = {name: values.pop(name) for name in TEXT_WIDTHS.values() if name in values}
-    for own in ({}, *families.values()):
-        parse(unflatten({**flatten(values), **flatten(own)}), f"The preset {path.name}")
-    return Preset(
+    if not all(isinstance(table, dict) for table in (about, *families.values())):
+        raise UserError(
+            f"{path} cannot be used.", "preset, sd1, sd2 and sdxl are sections.", "Write [preset], or [sdxl.train]."
+        )
+    below, smallest = about.get("based_on"), about.get("min_vram_gib", 0)
+    if below is not None and below not in (known or {}):
+        raise UserError(
+            f"{path} cannot be used.",
+            f"It is based on the preset {below}, which is not there.",
+            f"Write one of these as based_on: {', '.join(known or {})}.",
+        )
+    if not isinstance(smallest, int | float):
+        raise UserError(f"{path} cannot be used.", f"min_vram_gib is {smallest!r}.", "Write a number.")
+    preset = Preset(
         name=path.stem,
         title=str(about.get("title", path.stem)),
         hint=str(about.get("hint", "")),
-        min_vram_gib=float(about.get("min_vram_gib", 0)),
+        min_vram_gib=float(smallest),
         values=values,
         families=families,
+        stands_on=(known or {})[below] if below is not None else None,
     )
+    for family in ("", *TEXT_WIDTHS.values()):
+        merged: dict[str, Any] = {}
+        for _, layer in preset.layers(family):
+            merged |= flatten(layer)
+        parse(unflatten(merged), f"The preset {path.name}")
+    return preset
 
 
 def all_presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:

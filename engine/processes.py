@@ -1,11 +1,13 @@
 """One piece of work done by several processes, one a card, on one machine or more.
 
 ``accelerate launch`` (or ``torchrun``) starts them all with the same command; each finds out here which one it is. The
-first, called main, is the only one that writes, prints and answers. They speak over two ways: a few numbers and words
-over the processors (gloo), where waiting for hours costs nothing, and gradients over what the cards have (NCCL).
+first, called main, is the only one that writes, prints and answers. What travels is accelerate's business and torch's
+DistributedDataParallel's (engine/training/share.py).
 
-Every exchange begins with one small message in which each says whether it is well. So a fault on one of them ends all
-of them, at the same place and with its words, and one that was killed is missed at once.
+One thing is our own, for accelerate has nothing like it: every exchange begins with a small message, over a line of its
+own, in which each says whether it is well. It may wait for hours (main draws pictures) where a gradient may not, gives
+up early where somebody ends, and is free while gradients are stuck. So a fault on one of them ends all of them, at the
+same place and with its words, and one that was killed is missed at once.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import UserError
@@ -31,8 +32,7 @@ PATIENCE = timedelta(hours=12)
 """How long the others wait for main, which may draw pictures or encode captions meanwhile."""
 FAREWELL = timedelta(seconds=30)
 """How long one that has failed waits for the others to hear of it."""
-BUCKET = 8 * 2**20
-"""Numbers averaged in one message: few messages, and little memory beside the gradients."""
+LINE_SIGNS = ("gloo", "NCCL", "Timed out", "Connection closed", "Connection reset")
 
 WELL, SHORT_OF_MEMORY, CANCELLED, FAILED = range(4)
 STOPS = (None, "pause", "stop")
@@ -40,6 +40,14 @@ STOPS = (None, "pause", "stop")
 
 class Lost(UserError):
     """Another process has gone without a word."""
+
+
+class OutOfReach(UserError):
+    """This process has to end while the others compute and cannot listen."""
+
+
+class Short(MemoryError):
+    """Memory ran out in one of the processes, and all of them know."""
 
 
 class CancelledElsewhere(Cancelled):
@@ -57,7 +65,7 @@ class Processes:
         """
         Args:
             rank: 0 is main.
-            words: the process group for numbers and words; that for tensors is the default one.
+            words: the process group for the small messages; everything else goes over the default one.
             card: what torch calls this process's graphics card, where there is one. Needed by name: threads other than
                 the first one would take the first card.
         """
@@ -69,11 +77,12 @@ class Processes:
         """What ``make()`` gives on main, on all. The others wait; where it fails there, it fails everywhere."""
         if self.count == 1:
             return make()
-        import torch.distributed as dist
+        from accelerate.utils import broadcast_object_list
 
         told: list[Any] = [make() if self.main else None]  # where it raises, ``farewell`` tells the others
         self._exchange(WELL)
-        self._heard(lambda: dist.broadcast_object_list(told, src=0, group=self._words))
+        with self.listening():
+            broadcast_object_list(told)
         return told[0]
 
     def wait(self) -> None:
@@ -106,48 +115,37 @@ class Processes:
             token.follow("stop" if STOPS[stop] == "stop" else "pause")
         return not (stop or flat)
 
-    def combine(self, work: Callable[[], torch.Tensor], learning: Iterable[torch.nn.Parameter]) -> torch.Tensor:
-        """The loss that ``work()`` gives and the gradients that it leaves, each the mean over all processes.
+    def agree(self, short: str = "") -> None:
+        """Go on when all have come this far with memory enough.
+
+        Args:
+            short: why this one has not; empty: it has.
 
         Raises:
-            MemoryError: it ran out on one of them, so that all shall go on with less.
+            Short: memory ran out on one of them; the same for all.
         """
-        if self.count == 1:
-            return work()
-        from engine.training.ladder import out_of_memory
-
-        loss, words = None, ""
-        try:
-            loss = work()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            words = str(error)  # not the error itself: it holds the tensors of the try
-        if self._exchange(WELL if loss is not None else SHORT_OF_MEMORY)[0] == SHORT_OF_MEMORY or loss is None:
-            raise MemoryError(words or "out of memory in another process")
-        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
-        self._heard(lambda: average([loss.reshape(1), *gradients], self.count, self._words))
-        return loss
+        if self.count > 1 and self._exchange(SHORT_OF_MEMORY if short else WELL)[0] == SHORT_OF_MEMORY:
+            raise Short(short or "out of memory in another process")
 
     def align(self, tensors: Iterable[torch.Tensor]) -> None:
         """Everyone's tensors become main's, in place."""
         if self.count > 1:
-            import torch.distributed as dist
+            from accelerate.utils import broadcast
 
             self._exchange(WELL)
-            for tensor in tensors:
-                way = self._words if tensor.device.type == "cpu" else None
-                self._heard(partial(dist.broadcast, tensor.detach(), src=0, group=way))
+            with self.listening():
+                for tensor in tensors:
+                    broadcast(tensor.detach())
 
     def gather(self, value: T) -> list[T]:
         """Everyone's plain value, main's first."""
         if self.count == 1:
             return [value]
-        import torch.distributed as dist
+        from accelerate.utils import gather_object
 
         self._exchange(WELL)
-        values: list[Any] = [None] * self.count
-        self._heard(lambda: dist.all_gather_object(values, value, group=self._words))
+        with self.listening():
+            values: list[T] = gather_object([value])
         return values
 
     def mine(self, number: int) -> bool:
@@ -162,6 +160,8 @@ class Processes:
         state = CANCELLED if cancelled else FAILED
         if not cancelled and not self.main:
             print(f"\n{self._name()}: {in_words(error)}", file=sys.stderr, flush=True)
+        if isinstance(error, OutOfReach):
+            return  # they find out when this one is gone
         with suppress(UserError, Cancelled):  # its own error is on its way already; these are the others' answers
             self._exchange(state, error=error, patience=FAREWELL)
 
@@ -177,16 +177,15 @@ class Processes:
 
         message = torch.tensor([state, *numbers, *[0] * (2 - len(numbers))])  # of one length, whoever asks what
 
-        def send() -> None:
+        with self.listening(talking=True):
             work = dist.all_reduce(message, op=dist.ReduceOp.MAX, group=self._words, async_op=True)
             work.wait(timeout=patience or PATIENCE)
-
-        self._heard(send)
         worst, *largest = message.tolist()
         if worst == FAILED:
             failures: list[Any] = [None] * self.count
             mine = (self._name(), in_words(error)) if state == FAILED and error is not None else None
-            self._heard(lambda: dist.all_gather_object(failures, mine, group=self._words))
+            with self.listening(talking=True):
+                dist.all_gather_object(failures, mine, group=self._words)
             where, what = next(failure for failure in failures if failure is not None)
             raise Elsewhere(
                 "The work ended because one of its processes failed.", f"{where}: {what}",
@@ -196,16 +195,23 @@ class Processes:
             raise CancelledElsewhere
         return [worst, *largest]
 
-    def _heard(self, send: Callable[[], Any]) -> None:
+    @contextmanager
+    def listening(self, talking: bool = False) -> Iterator[None]:
+        """Around work that speaks with the others: a line that breaks ends it with words, those of the others if any.
+
+        Args:
+            talking: about one another, so that there is nobody left to ask.
+
+        Raises:
+            Lost, Elsewhere, Cancelled: instead of torch's own errors.
+        """
         try:
-            send()
+            yield
         except RuntimeError as error:
-            if "out of memory" in str(error):
-                raise UserError(
-                    "Memory ran out while gradients were on their way.",
-                    f"{self._name()}: {str(error)[:200]}",
-                    "Choose a smaller batch size (the same pictures a step with more accumulation) and resume.",
-                ) from error
+            if not (talking or line_broke(error)):
+                raise
+            if not talking:
+                self._exchange(WELL)  # one that has failed is waiting here to say so
             raise Lost(
                 "The work ended because one of its processes is gone.",
                 f"{self._name()} no longer hears from the others: one was killed, has crashed, or its machine is off "
@@ -230,29 +236,11 @@ def enter(group: Processes) -> None:
     _current = group
 
 
-def average(tensors: list[torch.Tensor], count: int, words: Any) -> None:
-    """The mean over ``count`` processes, in place. Neighbours of one type travel together.
-
-    Args:
-        words: the group for tensors in the computer's memory, where an offloaded optimizer wants its gradients.
-    """
-    import torch
+def line_broke(error: RuntimeError) -> bool:
+    """Whether it is of the way between the processes; gloo's errors are known by their words alone."""
     import torch.distributed as dist
 
-    packs: list[list[torch.Tensor]] = []
-    room = 0
-    for tensor in tensors:
-        alike = packs and packs[-1][0].dtype == tensor.dtype and packs[-1][0].device == tensor.device
-        if not alike or room < tensor.numel():
-            packs.append([])
-            room = BUCKET
-        packs[-1].append(tensor)
-        room -= tensor.numel()
-    for pack in packs:
-        flat = torch.cat([tensor.reshape(-1) for tensor in pack]).div_(count)
-        dist.all_reduce(flat, group=words if flat.device.type == "cpu" else None)
-        parts = flat.split([tensor.numel() for tensor in pack])
-        torch._foreach_copy_(pack, [part.view_as(tensor) for part, tensor in zip(parts, pack, strict=True)])
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in LINE_SIGNS)
 
 
 def in_words(error: BaseException) -> str:

@@ -6,22 +6,32 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from engine.config import SECTIONS, RunConfig, fields
+from engine.presets import flatten
 from engine.workspace import APP_FOLDER, Workspace, write_text
 
 
 def to_toml(config: RunConfig) -> str:
     """Every setting, those that are at their default too, with its title: no preset shows through."""
-    lines = [f"name = {_value(config.name)}"]
-    for section in SECTIONS:
+    values = flatten(config.model_dump(include={"name", *SECTIONS}))
+    return "\n".join(lines_of(values)) + "\n"
+
+
+def lines_of(values: Mapping[str, Any]) -> list[str]:
+    """Values by dotted name as lines of TOML, those of a section together; settings with their titles."""
+    lines = [f"{name} = {_value(value)}" for name, value in values.items() if "." not in name]
+    for section in dict.fromkeys(dotted.split(".")[0] for dotted in values if "." in dotted):
         lines += ["", f"[{section}]"]
-        values = getattr(config, section)
-        for name, field in fields(section).items():
-            lines.append(f"{name} = {_value(getattr(values, name))}  # {field.title}")
-    return "\n".join(lines) + "\n"
+        titles = fields(section) if section in SECTIONS else {}
+        for dotted, value in values.items():
+            name = dotted.removeprefix(f"{section}.")
+            if name != dotted:
+                lines.append(f"{name} = {_value(value)}" + (f"  # {titles[name].title}" if name in titles else ""))
+    return lines
 
 
 def write_run_file(path: Path, config: RunConfig) -> None:

@@ -52,6 +52,11 @@ class Workspace:
         return self.root / "models"
 
     @property
+    def presets(self) -> Path:
+        """The user's own, made when there is one."""
+        return self.root / "presets"
+
+    @property
     def thumbnails(self) -> Path:
         return self.root / "thumbnails"
 

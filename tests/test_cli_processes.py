@@ -41,6 +41,29 @@ def test_a_single_process_puts_accelerates_settings_aside_too(
     assert "gradient_accumulation_steps 4" in said or "DeepSpeed" in said
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, ("set up for DeepSpeed, by which this app cannot train", "fsdp.yaml")),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, ("set up for Megatron-LM", "two-cards.yaml")),
+        ({"ACCELERATE_USE_FSDP": "true"}, ("first version of FSDP", "fsdp_version: 2")),
+    ],
+)
+def test_a_way_to_share_that_cannot_be_is_refused_before_anything_is_done(
+    settings: dict[str, str], words: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    for name, value in {**settings, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--workspace", str(tmp_path / "ws"), "train", "--dataset", "pairs"]) == EXIT_PROBLEM
+    said = capsys.readouterr().err
+    assert all(word in said for word in words) and "Traceback" not in said
+    monkeypatch.setenv("RANK", "1")
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert main(["--workspace", str(tmp_path / "ws"), "train", "--dataset", "pairs"]) == EXIT_PROBLEM
+    assert not capsys.readouterr().err, "one of them speaks"
+
+
 @pytest.fixture
 def command(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> list[str]:  # noqa: F811
     """Trains on the tiny base, in a workspace of its own; how many steps is to be added."""

@@ -22,6 +22,7 @@ from engine.jobs.snapshot import JobSnapshot
 from engine.model_files import family_of
 from engine.presets import Preset, all_presets, resolve, suggest
 from engine.training.run import missing
+from engine.user_presets import UserPresets
 from engine.workspace import Workspace
 from ui.ending import Ending
 from ui.problems import ProblemPanel
@@ -66,8 +67,13 @@ class AppContext(ProblemPanel):
         return detect()
 
     @functools.cached_property
-    def presets(self) -> dict[str, Preset]:
-        return {preset.name: preset for preset in [demo_preset(), *all_presets()]}
+    def user_presets(self) -> UserPresets:
+        return UserPresets(self.workspace.presets, [demo_preset(), *all_presets()])
+
+    def preset_of(self, draft: Draft) -> Preset:
+        """Which one a draft stands on. One that another page has deleted meanwhile: the one for this machine."""
+        there = self.user_presets.all
+        return there.get(draft.preset) or there[self.suggested_preset]
 
     @functools.cached_property
     def suggested_preset(self) -> str:
@@ -87,15 +93,13 @@ class AppContext(ProblemPanel):
         Raises:
             UserError: a value is out of bounds.
         """
-        preset = self.presets[draft.preset or self.suggested_preset]
-        layers = preset.layers(family_of(self.workspace, self.base_of(draft)))
+        layers = self.preset_of(draft).layers(family_of(self.workspace, self.base_of(draft)))
         return resolve(*layers, ("you", draft.changes))
 
     def base_of(self, draft: Draft) -> str:
         """Which base a draft is for; a preset may say otherwise for another family of bases."""
-        preset = self.presets[draft.preset or self.suggested_preset]
-        usual = preset.values.get("model", {}).get("base", RunConfig().model.base)
-        return str(draft.changes.get("model", {}).get("base", usual))
+        chosen = draft.changes.get("model", {}).get("base")
+        return str(self.preset_of(draft).base() if chosen is None else chosen)
 
     def readiness(self) -> Readiness:
         """Whether the draft could start, and what it would take."""

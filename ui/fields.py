@@ -23,7 +23,7 @@ FIELDS = (
     (r"param-\w+-(model|detector)|captions-model", f"{PLACE}; or a Hugging Face id, fetched by its button"),
     ("param-external-program", "a Python file of the user's, run in a process of its own: it can do what the user can"),
     (r"deliver-\w+-folder", f"{PLACE}; the exported file is copied there"),
-    ("dataset-name|export-name|import-name|Name of the run", NAME),
+    ("dataset-name|export-name|import-name|own-preset-title|Name of the run", NAME),
     ("set-data-dataset", "the name of a dataset; `safe_name`"),
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),
     (r"captions-(containing|search|by|prefix|suffix|trigger|template|table)", TEXT),

@@ -31,7 +31,7 @@ class RunForm:
         self._context = context
         values = self._values()
         self.preset = gr.Dropdown(
-            [(preset.title, name) for name, preset in context.presets.items()],
+            self._presets(),
             value=context.suggested_preset,
             label="Preset",
             info=f"Chosen for this computer: {context.hardware.sentence}.",
@@ -115,11 +115,15 @@ class RunForm:
         plain = flatten(self._of_preset(draft.preset, self._context.base_of(draft)).model_dump())
         return plain | flatten(draft.changes)
 
+    def _presets(self) -> list[tuple[str, str]]:
+        return [(preset.title, name) for name, preset in self._context.user_presets.all.items()]
+
     def _fill(self, view: View) -> list[Any]:
         values = self._values()
         filled = [values[dotted] for dotted in self.settings]
         filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
-        return [view.draft.preset or self._context.suggested_preset, values["name"], *filled]
+        preset = gr.Dropdown(self._presets(), value=self._context.preset_of(view.draft).name)
+        return [preset, values["name"], *filled]
 
 
 def _trial_parts(view: View) -> list[Any]:

@@ -17,6 +17,7 @@ from ui.context import AppContext
 from ui.evaluate_panel import build_evaluate
 from ui.live import Live
 from ui.messages import duration, note, progress_bar
+from ui.own_presets import build_own_presets
 from ui.run_form import QUIET, RunForm
 from ui.several_cards import build_several_cards
 from ui.states import Action, TrainState
@@ -43,6 +44,7 @@ def build(context: AppContext, live: Live) -> None:
             run = gr.Dropdown([NEW_RUN], value=NEW_RUN, label="Run", elem_id="train-run", interactive=True)
             with gr.Column(elem_id="setup") as setup:
                 form = RunForm(context, live)
+                build_own_presets(context, live, form)
                 build_several_cards(context, form)
             about = gr.HTML(elem_id="run-about")
         with gr.Column(scale=3, min_width=420):

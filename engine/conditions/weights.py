@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 import shutil
@@ -19,6 +18,7 @@ from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, ModelNeed, function_at
 from engine.data.samples import CancelToken
 from engine.errors import UserError
+from engine.give_back import free_memory
 
 _held: dict[tuple[str, str, str], Any] = {}
 _lock = threading.RLock()
@@ -100,11 +100,7 @@ def free() -> None:
         if not _held:
             return
         _held.clear()
-        gc.collect()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
 
 def device() -> str:

@@ -15,8 +15,8 @@ from engine.data.samples import CancelToken, Progress
 from engine.evaluation.pairs import Nets, Wanted, draw, to_pictures
 from engine.families import detect
 from engine.families.parts import read_component_config
+from engine.give_back import free_memory
 from engine.inference.parts import Thrift
-from engine.inference.sampling import free_memory
 from engine.runs import Run
 from engine.training.checkpoint_files import DECODER, Checkpoint, demand_whole
 from engine.training.scope import decoder_of

@@ -17,7 +17,8 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import CancelToken, Progress, Sample
 from engine.families import Family
-from engine.inference.sampling import Drawing, Text, decode, draw_latents, free_memory, to_hint
+from engine.give_back import free_memory
+from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
 
 BATCH = 4
 DRAWING = "Drawing control pictures"

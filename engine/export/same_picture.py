@@ -13,7 +13,8 @@ from engine.errors import UserError
 from engine.export.self_check import Tensors, failed, net_of
 from engine.export.source import Source
 from engine.families import Family
-from engine.inference.sampling import Drawing, Text, decode, draw_latents, free_memory, to_hint
+from engine.give_back import free_memory
+from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
 
 STEPS = 4
 SIDE = 128  # px; enough for a comparison, and seconds even for SD 1.5 on a processor

@@ -16,9 +16,9 @@ from engine.controlnet_files import check_finite
 from engine.data.samples import CancelToken
 from engine.errors import UserError
 from engine.families import Family
+from engine.give_back import free_memory
 from engine.inference.parts import TILES, Thrift
 from engine.inference.request import LIVE
-from engine.inference.sampling import free_memory
 from engine.inference.session import TrySession
 from engine.jobs.control import Cancelled
 from engine.jobs.errand import Errand

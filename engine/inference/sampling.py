@@ -242,15 +242,6 @@ def decode(
     return pictures
 
 
-def free_memory() -> None:
-    """Give what is no longer referenced back to the card."""
-    import gc
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 @contextlib.contextmanager
 def _together(pipeline: Any, nets: Sequence[Any]) -> Iterator[None]:
     """Within the block the pipeline draws with several ControlNets."""

@@ -17,9 +17,10 @@ from engine.controlnet_files import check_finite, check_fits, locate_controlnet,
 from engine.data.samples import CancelToken, Progress
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
+from engine.give_back import free_memory
 from engine.inference.parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
-from engine.inference.sampling import Beside, Drawing, decode, draw_latents, free_memory, in_pieces, to_hint
+from engine.inference.sampling import Beside, Drawing, decode, draw_latents, in_pieces, to_hint
 from engine.training.checkpoint_files import DECODER, demand_whole
 from engine.training.scope import decoder_of
 from engine.workspace import Workspace

@@ -7,7 +7,6 @@ told in the window and kept in run.json, so that a resumed run starts where it h
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import json
 import platform
@@ -19,6 +18,7 @@ import torch
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
+from engine.give_back import free_memory
 from engine.jobs.events import Message
 from engine.jobs.faults import out_of_memory as out_of_memory
 from engine.presets import flatten, unflatten
@@ -120,12 +120,24 @@ def recover(trainer: Trainer, where: str) -> Rung:
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
     apply(trainer, rung)
+    trainer.sharing.be_cautious()
     if among.main:
         _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
     return rung
+
+
+def note_for_resume(trainer: Trainer) -> str:
+    """Of a run that has to end for want of memory: the rung that a resume begins with, noted; its words."""
+    clear(trainer)
+    on_card, eight_bit = trainer.device.type == "cuda", importlib.util.find_spec("bitsandbytes") is not None
+    rung = next_rung(trainer.config, on_card, eight_bit)
+    if rung is None:
+        return "the same settings: close other programs first, or choose a lower resolution"
+    _record(trainer, {"step": trainer.step, "where": "step", "settings": rung.settings, "words": rung.words})
+    return rung.words
 
 
 def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
@@ -161,9 +173,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
 def clear(trainer: Trainer) -> None:
     """Forget the gradients of a failed try and give memory back."""
     forget_gradients(trainer)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
 
 
 def forget_gradients(trainer: Trainer) -> None:

@@ -58,6 +58,6 @@ def _card_is_lost(run: Run, error: BaseException) -> UserError:
 
 
 def _save(trainer: Trainer) -> None:
-    """The weights of the last finished step, unless an optimizer broke off in the middle of one."""
-    if trainer.step and not trainer._broke_off:
+    """The weights of the last finished step, unless an optimizer broke off in mid-step, or the others have parts."""
+    if trainer.step and not trainer._broke_off and not trainer.sharing.divided:
         trainer.save()

@@ -133,13 +133,14 @@ class Promises:
         if model.control_lora_rank:
             about["control_lora"] = {"rank": model.control_lora_rank, "precision": trainer.precision}
         scaling = trainer.loss_scale.state_dict()
+        trainer.sharing.bring_home(with_optimizer=True)
         with self.slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
             return ladder.once_more(
                 trainer,
                 "checkpoint",
                 lambda: save_checkpoint(
                     trainer.run_folder, trainer.step, trainer.step * trainer.images_per_step, trainer.controlnet,
-                    trainer.ema, trainer.optimizer, scaling, about, trainer.decoder,
+                    trainer.ema, trainer.sharing.whole_optimizer, scaling, about, trainer.decoder,
                 ),
             )  # fmt: skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,7 @@ class Trouble(Enum):
 def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
     """Forward, backward and the optimizer's step: the mean loss, on the device, or why nothing moved."""
     try:
-        loss = trainer.processes.combine(lambda: accumulate(trainer), trainer.learning.parameters())
+        loss = trainer.sharing.combine(lambda: accumulate(trainer))
         if not clip(trainer):
             trainer.loss_scale.overflowed()
             ladder.forget_gradients(trainer)
@@ -43,6 +42,7 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         trainer.prepared_optimizer.zero_grad(set_to_none=True)
         trainer.nets.refresh()
         trainer.loss_scale.held()
+        trainer.sharing.went_well()
         return loss
     except Exception as error:
         if ladder.out_of_memory(error):
@@ -73,17 +73,14 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
         text = {name: rows.to(trainer.dtype) for name, rows in batch.text.items()}
         text |= trainer.family.size_conditions(batch.sizes)
         hint = batch.hint.to(trainer.dtype)
-        speed.begin_step(trainer)
-        unet, net = trainer.stepping_unet, trainer.model
-        predicted = trainer.family.predict(unet, net, noisy.to(trainer.dtype), timesteps, text, hint)
         weights = loss_weights(trainer.scheduler, timesteps, objective.min_snr_gamma)
         wanted = target(trainer.scheduler, latents, noise, timesteps)
-        loss = denoising_loss(predicted, wanted, weights) / count
-        # Copies in half precision hand each sum over at once, in fp32, instead of adding micro-batches up themselves.
-        together = micro + 1 == count or trainer.nets.apart
-        with nullcontext() if together else trainer.accelerator.no_sync(trainer.model):
+        with trainer.sharing.part(last=micro + 1 == count):
+            speed.begin_step(trainer)
+            unet, net = trainer.stepping_unet, trainer.model
+            predicted = trainer.family.predict(unet, net, noisy.to(trainer.dtype), timesteps, text, hint)
+            loss = denoising_loss(predicted, wanted, weights) / count
             trainer.accelerator.backward(loss * trainer.loss_scale.value)
-        trainer.nets.take_gradients()
         total += loss.detach()
     return total
 
@@ -93,7 +90,7 @@ def clip(trainer: Trainer) -> bool:
     scale, most = trainer.loss_scale.value, trainer.config.optim.max_grad_norm
     parameters = list(trainer.learning.parameters())
     norm = trainer.accelerator.clip_grad_norm_(parameters, most * scale)
-    if not math.isfinite(float(norm)):
+    if not math.isfinite(float(getattr(norm, "full_tensor", lambda: norm)())):  # divided nets have divided norms
         return False
     if scale != 1:
         torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / scale)

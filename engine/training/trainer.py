@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from engine import processes
@@ -32,6 +31,7 @@ from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
+from engine.training.divided import Divided, accelerator_for
 from engine.training.ema import averaged_parameters, build_average
 from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -39,7 +39,7 @@ from engine.training.precision import DTYPES, LossScale, usable_precision
 from engine.training.promises import Promises
 from engine.training.resume import open_run
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
-from engine.training.share import align, dealt
+from engine.training.share import Sharing, align, dealt
 from engine.training.start import starting_controlnet
 from engine.training.step import Trouble, give_up_after, take_step
 from engine.training.working import WorkingNets
@@ -81,9 +81,7 @@ class Trainer:
             emit(Message(remark, "warning"))
         if shares:
             emit(Message(shares))
-        # Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
-        placed = not config.optim.offload  # else the optimizer's memory would pass through the card on its way to RAM
-        self.accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", device_placement=placed)
+        self.accelerator, self.divided = accelerator_for(self.config, DTYPES[precision], device.type == "cpu")
         self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
         self.loss_scale = LossScale(precision)
         ladder.cap_allocator(self.device)
@@ -125,13 +123,14 @@ class Trainer:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
         self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
         controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
-        self.controlnet: Any = (controlnet if self.config.optim.offload else controlnet.to(self.device)).train()
+        at_home = self.config.optim.offload or self.divided
+        self.controlnet: Any = (controlnet if at_home else controlnet.to(self.device)).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
         self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
         torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
         computes_on = self.device if self.config.optim.offload else None
-        self.nets = WorkingNets(self.controlnet, self.dtype, computes_on)
+        self.nets = WorkingNets(self.controlnet, torch.float32 if self.divided else self.dtype, computes_on)
         if self.decoder is not None:
             self.nets.couple(decoder_of(self.unet), self.decoder)
         if train.base_storage == "fp8":
@@ -149,10 +148,10 @@ class Trainer:
         if checkpoint is not None:
             self._resume(checkpoint)
         align(self)
-        self.model = self.accelerator.prepare_model(self.nets.controlnet, evaluation_mode=self.processes.count > 1)
+        self.sharing = Divided(self) if self.divided else Sharing(self)
+        self.model, self.prepared_optimizer = self.sharing.prepare()
         self.stepping_unet = self.unet
         speed.compile_nets(self)
-        self.prepared_optimizer = self.accelerator.prepare_optimizer(self.optimizer)
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
@@ -184,7 +183,7 @@ class Trainer:
         self.emit(PhaseChanged("running"))
         unread: list[tuple[int, float, float, torch.Tensor]] = []
         skipped = 0
-        self.promises.begin()
+        self.sharing.attend(self.promises.begin)
         while self.step < total and self.processes.may_go_on(self.token, self.checks.enough):
             began = awake()
             rate = learning_rate(config.optim, self.step, total)
@@ -204,9 +203,9 @@ class Trainer:
             unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:
                 self._report(unread)
-            self.promises.keep()
+            self.sharing.attend(self.promises.keep)
         self._report(unread)
-        self.promises.save()
+        self.save()
         if self.step == total:
             return "completed"
         return "stopped" if self.token.stop is None else self.token.stop_outcome
@@ -218,14 +217,14 @@ class Trainer:
 
     def save(self) -> Checkpoint | None:
         """Write a checkpoint of this step, now; see ``Promises.save``."""
-        return self.promises.save()
+        return self.sharing.attend(self.promises.save)
 
     def close(self) -> None:
         """Give the memory back."""
         if hasattr(self, "batches"):
             self.batches.close()
         self.promises.close()
-        nets = ["unet", "stepping_unet", "controlnet", "nets", "learning", "decoder", "model"]
+        nets = ["unet", "stepping_unet", "controlnet", "nets", "learning", "decoder", "sharing", "model"]
         for name in [*nets, "optimizer", "prepared_optimizer", "ema", "cache", "maps", "checks"]:
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()

@@ -29,19 +29,15 @@ if TYPE_CHECKING:
 class WorkingNets:
     """The ControlNet that computes, and where weights and gradients go between it and the one that learns."""
 
-    def __init__(
-        self, controlnet: Any, dtype: torch.dtype, device: torch.device | None = None, by_hook: bool = True
-    ) -> None:
+    def __init__(self, controlnet: Any, dtype: torch.dtype, device: torch.device | None = None) -> None:
         """
         Args:
             controlnet: what learns, fp32; weights that are the base's own are in ``dtype`` already.
             dtype: what to compute in.
             device: where to compute, if not where it learns: that is in the computer's memory then.
-            by_hook: hand a gradient over, and free it, as soon as it is whole. Off where several processes first add
-                theirs up; then ``take_gradients`` does it.
         """
-        self._by_hook = by_hook
-        self._pairs: list[tuple[nn.Parameter, nn.Parameter]] = []  # what computes, what learns
+        self.learner_of: dict[nn.Parameter, nn.Parameter] = {}
+        """What learns, by its copy that computes; empty where both are one."""
         self.apart = dtype != torch.float32 or device is not None
         self.controlnet: Any = controlnet
         if self.apart:
@@ -49,30 +45,25 @@ class WorkingNets:
             self.couple(self.controlnet, controlnet)
 
     def couple(self, computing: nn.Module, learning: nn.Module) -> None:
-        """From now on gradients of the one go to the other, and its weights come back. Nothing to do for one net."""
+        """From now on gradients of the one go to the other, and its weights come back. Nothing to do for one net.
+
+        A gradient is handed over, and freed, as soon as it is whole.
+        """
         for one, other in zip(computing.parameters(), learning.parameters(), strict=True):
             if one is other or not other.requires_grad:
                 continue  # the base's own, or silenced for good
-            self._pairs.append((one, other))
-            if self._by_hook:
-                one.register_post_accumulate_grad_hook(lambda p, to=other: _hand_over(p, to))  # type: ignore[misc]
-
-    @torch.no_grad()
-    def take_gradients(self) -> None:
-        """Add what a backward pass has left in the copies to the gradients of what learns."""
-        for computing, learning in self._pairs:
-            _hand_over(computing, learning)
+            self.learner_of[one] = other
+            one.register_post_accumulate_grad_hook(lambda p, to=other: _hand_over(p, to))  # type: ignore[misc]
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Bring the copies up to date: after a step, and whenever the weights that learn were changed."""
-        if self._pairs:
-            computing, learning = zip(*self._pairs, strict=True)
-            torch._foreach_copy_(list(computing), list(learning))
+        if self.learner_of:
+            torch._foreach_copy_(list(self.learner_of), list(self.learner_of.values()))
 
     def forget_gradients(self) -> None:
-        """Of a try that broke off."""
-        for computing, _ in self._pairs:
+        """Of a try that broke off, and what was left of those that have been handed over."""
+        for computing in self.learner_of:
             computing.grad = None
 
 
@@ -104,7 +95,8 @@ def copy_in(net: nn.Module, dtype: torch.dtype, device: torch.device | None = No
 def as_exported(trainer: Trainer) -> Iterator[Any]:
     """Within the block: the computing ControlNet with the weights that an export would have (the average, if any)."""
     if trainer.ema is None:
-        yield trainer.nets.controlnet
+        with trainer.sharing.computing_net() as net:
+            yield net
         return
     try:
         with averaged_weights(trainer.ema, trainer.controlnet):

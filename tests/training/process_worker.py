@@ -30,7 +30,7 @@ from engine.workspace import Workspace
 RANK = int(os.environ["RANK"])
 
 
-def at_step(step: int, act: Callable[[], None]) -> Callable[[Trainer], Any]:
+def at_step(step: int, act: Callable[[Trainer], None]) -> Callable[[Trainer], Any]:
     """The micro-batches' work, but ``act`` comes first when step ``step`` (from 0) begins."""
     real = step_module.accumulate
     calls = {"left": 1}
@@ -38,40 +38,61 @@ def at_step(step: int, act: Callable[[], None]) -> Callable[[Trainer], Any]:
     def accumulate(trainer: Trainer) -> torch.Tensor:
         if trainer.step == step and calls["left"]:
             calls["left"] -= 1
-            act()
+            act(trainer)
         return real(trainer)
 
     return accumulate
 
 
-def run_out() -> None:
+def run_out(*_: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
-def fail() -> None:
+def run_out_late(trainer: Trainer) -> None:
+    """When the others have sent gradients already."""
+    trainer.accelerator.backward = run_out  # type: ignore[method-assign]
+
+
+def fail(_: Trainer) -> None:
     raise UserError("The condition map of 07 is gone.", "It no longer exists.", "Make all maps again.")
 
 
 def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
-    if kind == "maps":
-        report = make_all(Dataset.open(workspace.dataset_folder(name)), "canny", among=processes.current())
-        return {"made": report.made, "kept": report.kept, "failed": len(report.failures)}
+    if kind in ("canny", "depth"):
+        dataset, own = Dataset.open(workspace.dataset_folder(name)), 0
+        model = {"model": str(workspace.models / kind)} if kind == "depth" else {}
+
+        def count(*_: Any) -> None:
+            nonlocal own
+            own += 1
+
+        report = make_all(dataset, kind, model, progress=count, among=processes.current())
+        return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
-    control, real = Control(), step_module.accumulate
+    control, real, train = Control(), step_module.accumulate, Trainer.train
+    answer: dict[str, Any] = {}
+
+    def look_and_train(trainer: Trainer) -> Any:
+        answer["model"] = type(trainer.model).__name__
+        return train(trainer)
+
+    Trainer.train = look_and_train  # type: ignore[method-assign]
     acts = {
-        "pause": control.pause, "short": run_out, "fault": fail, "gone": lambda: os._exit(1),
+        "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late,
     }  # fmt: skip
     if RANK == 1 and kind in acts:
         step_module.accumulate = at_step(2, acts[kind])
-    answer: dict[str, Any] = {}
     try:
         run = Run(workspace.run_folder(name))
         answer["outcome"] = training_job(workspace, run)(control.token, events.append)
     except UserError as error:
         answer["error"] = f"{error.what} {error.why} {error.try_this}"
         processes.current().farewell(error)
+        if isinstance(error, processes.OutOfReach):
+            print(processes.in_words(error), flush=True)
+            os._exit(1)
     finally:
-        step_module.accumulate = real
+        step_module.accumulate, Trainer.train = real, train  # type: ignore[method-assign]
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop

@@ -9,21 +9,28 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.conditions.batch import make_all
 from engine.config import RunConfig, parse
 from engine.data import cache
 from engine.data.dataset import Dataset
+from engine.data.images import load_array
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.families import detect
 from engine.runs import Run
+from engine.training.frozen import shrink
+from engine.training.low_rank import slim
 from engine.training.run import create_run
-from engine.training.share import dealt
+from engine.training.share import align, dealt
 from engine.workspace import APP_FOLDER, Workspace
+from tests.conditions import tiny_models
 
 from .conftest import Worker
 
@@ -65,7 +72,8 @@ def start(rank: int, port: int, words: list[str], more: dict[str, str]) -> subpr
 def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_folder: Path, tiny_base: Path) -> Two:
     workspace = Workspace(tmp_path_factory.mktemp("several") / "workspace")
     answers = tmp_path_factory.mktemp("answers")
-    for name, folder in (("mixed", mixed_folder), ("pairs", paired_folder)):
+    tiny_models.depth_anything(workspace.models / "depth")
+    for name, folder in (("mixed", mixed_folder), ("pairs", paired_folder), ("scenes", paired_folder)):
         Dataset.create(workspace, name, scan_folder(folder))
 
     def run(watched: bool = False, **changes: Any) -> Run:
@@ -76,14 +84,24 @@ def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_fol
 
     kinds = ("well", "short", "pause", "fault", "gone")
     runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
-    todo = json.dumps([["maps", "pairs"], *([kind, runs[kind].name] for kind in kinds)])
-    port, words = free_port(), [str(workspace.root), str(answers), todo]
-    workers = [start(rank, port, words, {"ACCELERATE_USE_FSDP": "true"}) for rank in (0, 1)]
+    todo = [("canny", "pairs"), ("depth", "scenes"), *((kind, runs[kind].name) for kind in kinds)]
+    main, printed = work_together(workspace, answers, todo)
+    assert not (answers / "1.json").exists(), "the second one has ended before it could answer"
+    return Two(workspace, main, printed, {**runs, "alone": run()})
+
+
+def work_together(
+    workspace: Workspace, answers: Path, todo: list[tuple[str, str]], **more: str
+) -> tuple[dict[str, Any], str]:
+    """What main answers after two processes have done all of ``todo``, and what the other one printed.
+
+    ``more``: what accelerate would put into their environment.
+    """
+    port, words = free_port(), [str(workspace.root), str(answers), json.dumps(todo)]
+    workers = [start(rank, port, words, {"ACCELERATE_DYNAMO_BACKEND": "inductor", **more}) for rank in (0, 1)]
     said = [worker.communicate(timeout=300)[0] for worker in workers]
     assert workers[0].returncode == 0, said[0]
-    main = json.loads((answers / "0.json").read_text(encoding="utf-8"))
-    assert not (answers / "1.json").exists(), "the second one was killed before it could answer"
-    return Two(workspace, main, said[1], {**runs, "alone": run()})
+    return json.loads((answers / "0.json").read_text(encoding="utf-8")), said[1]
 
 
 def curve(run: Run) -> list[float]:
@@ -100,12 +118,97 @@ def test_two_processes_learn_what_one_learns(two: Two, monkeypatch: pytest.Monke
     Worker(two.workspace, two.runs["alone"])
     ours, wanted = curve(two.runs["well"]), curve(two.runs["alone"])
     assert len(ours) == 5
+    assert two.main["well"]["model"] == "DistributedDataParallel"
     assert ours == pytest.approx(wanted, rel=1e-5)
     for folder in ("controlnet", "controlnet_ema"):
         mine, theirs = weights(two.runs["well"], folder), weights(two.runs["alone"], folder)
         assert all(torch.allclose(mine[key], theirs[key], atol=2e-5) for key in theirs)
     seen = [entry["images_seen"] for entry in two.runs["well"].metrics() if "loss" in entry]
     assert seen == [4, 8, 12, 16, 20] == [step * two.runs["well"].config.images_per_step for step in range(1, 6)]
+
+
+@pytest.mark.long
+def test_every_way_to_learn_is_the_same_with_two(
+    tmp_path: Path, paired_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies in half precision, thin matrices over the base's weights in eight bits, the decoder, offload."""
+    monkeypatch.setattr(cache, "SHARD", 4)  # as in the others
+    workspace = Workspace(tmp_path / "workspace")
+    Dataset.create(workspace, "pairs", scan_folder(paired_folder))
+    ways: dict[str, dict[str, Any]] = {
+        "half": {"train": {"precision": "bf16"}, "optim": {"offload": True}},
+        "thin": {"train": {"base_storage": "fp8"}, "model": {"control_lora_rank": 4}},
+        "decoder": {"objective": {"sd_locked": False}},
+    }
+
+    def run(way: dict[str, Any]) -> Run:
+        whole = {"data": {"dataset": "pairs", "resolution": 64, "held_out": 2}, "validation": {"every": 0}}
+        whole |= {"model": {"base": str(tiny_base), **way.get("model", {})}, "objective": way.get("objective", {})}
+        whole["optim"] = {"learning_rate": 1e-3, **way.get("optim", {})}
+        settings = {"steps": 6, "batch_size": 1, "accumulation": 4, "precision": "fp32", "checkpoint_every": 100}
+        whole["train"] = {**settings, **way.get("train", {})}
+        return create_run(workspace, parse(whole), {})
+
+    shared = {kind: run(way) for kind, way in ways.items()}
+    main, _ = work_together(workspace, tmp_path, [(kind, made.name) for kind, made in shared.items()])
+    for kind, way in ways.items():
+        assert main[kind].get("error") is None
+        alone = run(way)
+        Worker(workspace, alone)
+        together, wanted = weights(shared[kind]), weights(alone)
+        worst = max(float((together[key] - wanted[key]).abs().max()) for key in wanted)
+        print(kind, curve(shared[kind]), curve(alone), worst)
+        assert len(curve(alone)) == 6
+        assert curve(shared[kind]) == pytest.approx(curve(alone), rel=1e-5 if kind != "half" else 1e-3)
+
+
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_TRANSFORMER_CLS_TO_WRAP": "BasicTransformerBlock,ResnetBlock2D", "FSDP_RESHARD_AFTER_FORWARD": "true",
+}  # fmt: skip
+
+
+@pytest.mark.long
+def test_a_divided_net_learns_what_a_whole_one_learns(
+    tmp_path: Path, mixed_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SHARD", 4)
+    workspace = Workspace(tmp_path / "workspace")
+    Dataset.create(workspace, "mixed", scan_folder(mixed_folder))
+
+    def run(precision: str, steps: int = 6, **changes: Any) -> Run:
+        train = {**SETTINGS["train"], "accumulation": 2, "steps": steps, "checkpoint_every": 3, "precision": precision}
+        optim = {**SETTINGS["optim"], "ema_decay": 0.0, **changes}
+        return create_run(
+            workspace, parse({**SETTINGS, "optim": optim, "train": train, "model": {"base": str(tiny_base)}}), {}
+        )
+
+    shared = {"well": run("fp32"), "half": run("bf16"), "pause": run("fp32"), "average": run("fp32", ema_decay=0.9)}
+    again = run("fp32")
+    todo = [(kind, made.name) for kind, made in shared.items()] + [("pause", again.name), ("further", again.name)]
+    main, _ = work_together(workspace, tmp_path, todo, **FSDP)
+    assert "optim.ema_decay above 0" in main["average"]["error"]
+    assert main["well"]["model"].startswith("FSDP")
+    assert main["well"]["pictures"] == [0, 5, 6]
+    assert [checkpoint.step for checkpoint in shared["well"].checkpoints()] == [3, 6]
+
+    alone, half = run("fp32"), run("bf16")
+    Worker(workspace, alone)
+    Worker(workspace, half)
+    wanted = curve(alone)
+    print(curve(shared["well"]), wanted, curve(shared["half"]), curve(half), sep="\n")
+    assert curve(shared["well"]) == pytest.approx(wanted, rel=1e-5)
+    assert curve(shared["half"]) == pytest.approx(curve(half), rel=2e-3)
+    together, whole = weights(shared["well"]), weights(alone)
+    assert all(torch.allclose(together[key], whole[key], atol=2e-5) for key in whole)
+
+    assert Run(shared["pause"].folder).last_step == 3
+    assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
+    assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
+    assert (main["pause"]["outcome"], main["further"]["outcome"]) == ("paused", "completed")
+    assert main["further"]["model"].startswith("FSDP")
+    assert curve(again) == pytest.approx(wanted, rel=1e-5), "divided again, with the optimizer's memory"
+    assert all(torch.allclose(weights(again)[key], whole[key], atol=2e-5) for key in whole)
 
 
 @pytest.mark.slow
@@ -126,8 +229,20 @@ def test_they_share_the_latents_and_the_maps(two: Two) -> None:
     made = set(two.main["shards"])
     there = {path.name for path in two.workspace.cache.glob("*/latents-*")}
     assert made & there and there - made, "both have made some"
-    assert two.main["maps"] == {"made": 12, "kept": 0, "failed": 0}
+    assert two.main["canny"] == {"made": 12, "kept": 0, "failed": 0, "here": 6}
     assert Dataset.open(two.workspace.dataset_folder("pairs")).count(ready=True) == 12
+
+
+@pytest.mark.slow
+def test_they_share_maps_that_a_model_makes(two: Two, paired_folder: Path) -> None:
+    assert two.main["depth"] == {"made": 12, "kept": 0, "failed": 0, "here": 8}, "eight at once, and the other has four"
+    shared = Dataset.open(two.workspace.dataset_folder("scenes"))
+    alone = Dataset.create(two.workspace, "alone", scan_folder(paired_folder))
+    make_all(alone, "depth", {"model": str(two.workspace.models / "depth")})
+    assert shared.count(ready=True) == 12
+    for sample in alone.samples():
+        mine, theirs = (load_array(dataset.condition_path(sample)) for dataset in (alone, shared))
+        assert (mine == theirs).all() and mine.std() > 0
 
 
 @pytest.mark.slow
@@ -158,10 +273,15 @@ def test_a_fault_in_one_ends_all_with_its_words(two: Two) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_process_ends_the_others_and_the_run_resumes(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Run(two.runs["gone"].folder)
+    assert "Memory ran out at step 3 while gradients were on their way" in two.printed
     assert "one of its processes is gone" in two.main["gone"]["error"] and "resume" in two.main["gone"]["error"]
     assert run.last_step == 2
+    (rung,) = run.about["memory_ladder"]
+    assert rung["settings"] == {"train.batch_size": 1, "train.accumulation": 4}
     monkeypatch.setattr(cache, "SHARD", 4)
     assert Worker(two.workspace, run).outcome == "completed"
     assert curve(run) == pytest.approx(curve(two.runs["well"]), rel=1e-5)
@@ -170,7 +290,21 @@ def test_a_killed_process_ends_the_others_and_the_run_resumes(two: Two, monkeypa
 @pytest.mark.slow
 def test_what_accelerate_would_change_is_put_aside_with_words(two: Two) -> None:
     (remark,) = two.main["remarks"]
-    assert "FSDP" in remark and "each card holds the whole ControlNet" in remark
+    assert "dynamo_backend inductor" in remark and "the run's settings are" in remark
+
+
+def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
+    """gloo and NCCL cannot send them: a Control-LoRA over such a base shares them, and all have read the same file."""
+    family = detect(str(tiny_base))
+    unet = family.load_unet(str(tiny_base), torch.float32)
+    net = family.new_controlnet(unet)
+    slim(net, unet, 4)
+    shrink(unet, net)
+    sent: list[torch.Tensor] = []
+    group = SimpleNamespace(gather=lambda step: [step, step], align=sent.extend)
+    align(cast(Any, SimpleNamespace(processes=group, step=0, learning=net, nets=SimpleNamespace(refresh=list))))
+    assert {tensor.dtype for tensor in sent} == {torch.float32}
+    assert {id(tensor) for tensor in sent} == {id(p) for p in net.parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""FSDP: the net that learns, its gradients and its optimizer divided among the processes, by accelerate's own settings.
+
+Each process holds a part of every weight in fp32, and the whole in the run's precision only while it computes (Zhao et
+al. 2023, arXiv 2304.11277; ZeRO's third stage, Rajbhandari et al. 2020, arXiv 1910.02054). torch's ``fully_shard`` does
+that, prepared by accelerate. The frozen base stays whole on each card. What main saves, draws and checks with is
+gathered for it: a checkpoint looks like any other, and one card can go on with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.utils import FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from engine import processes
+from engine.config import RunConfig
+from engine.errors import UserError
+from engine.jobs.faults import out_of_memory
+from engine.training.optim import build_optimizer
+from engine.training.share import DDP_SETTINGS, Sharing
+from engine.training.working import copy_in
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+T = TypeVar("T")
+
+
+def wanted() -> bool:
+    """Whether accelerate's configuration asks for FSDP; ``engine.launched`` has put it aside where it cannot be."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
+
+
+def demand_fitting(config: RunConfig) -> None:
+    """Before the start.
+
+    Raises:
+        UserError: the run asks for something that cannot be divided; all that there is, at once.
+    """
+    objective, optim, train = config.objective, config.optim, config.train
+    wrong = {
+        "a Control-LoRA (its layers are the base's)": config.model.control_lora_rank > 0,
+        "an average of the weights (optim.ema_decay above 0)": optim.ema_decay > 0,
+        f"the optimizer {optim.optimizer} (adamw can be divided)": optim.optimizer != "adamw",
+        "the optimizer in the computer's memory (optim.offload)": optim.offload,
+        "a base that learns, too (objective.sd_locked off)": not objective.sd_locked,
+        "fp16 (bf16 and fp32 can be)": train.precision == "fp16",
+    }
+    if any(wrong.values()):
+        raise UserError(
+            "This run cannot be divided among cards by FSDP.",
+            f"Its settings ask for {'; '.join(what for what, is_so in wrong.items() if is_so)}.",
+            "Change these settings, or start with a configuration of accelerate's without FSDP: each card then holds "
+            "the whole net.",
+        )
+
+
+def accelerator_for(config: RunConfig, dtype: torch.dtype, on_processor: bool) -> tuple[Accelerator, bool]:
+    """accelerate as a run needs it, and whether the net that learns is to be divided.
+
+    Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
+
+    Raises:
+        UserError: the run cannot be divided.
+    """
+    placed = not config.optim.offload  # else the optimizer's memory would pass through the card on its way to RAM
+    settings: dict[str, Any] = {"mixed_precision": "no", "cpu": on_processor, "device_placement": placed}
+    if not wanted() or processes.current().count == 1:
+        return Accelerator(**settings, kwargs_handlers=[DDP_SETTINGS]), False
+    demand_fitting(config)
+    plugin = FullyShardedDataParallelPlugin()  # reads accelerate's own settings
+    half = dtype if dtype != torch.float32 else None
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
+    plugin.cpu_ram_efficient_loading = False  # every process has read the net by itself
+    accelerator = Accelerator(**settings, fsdp_plugin=plugin)
+    if accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # accelerate divides nets on cards only. torch does on processors, too, and the tests run there.
+        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
+    return accelerator, True
+
+
+class Divided(Sharing):
+    """Of a trainer whose net is divided. ``trainer.controlnet`` is whole, on the CPU, and up to date when asked for."""
+
+    divided = True
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self._home: tuple[int, bool] | None = None
+        self._whole = trainer.optimizer  # with what a checkpoint has put into it
+
+    def prepare(self) -> tuple[Any, Any]:
+        """The net and its optimizer, divided; both are what the trainer steps with from now on."""
+        trainer = self._trainer
+        net = copy.deepcopy(trainer.controlnet).to(trainer.device)
+        with self._group.listening():
+            model, prepared = trainer.accelerator.prepare(net, build_optimizer(net, trainer.config.optim))
+            self._divide_state(prepared.optimizer)
+        trainer.learning, trainer.optimizer = model, prepared.optimizer
+        return model, prepared
+
+    @contextmanager
+    def part(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of a micro-batch: weights and gradients travel in each."""
+        self._group.agree()
+        with self._group.listening():
+            yield
+
+    def combine(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The mean loss; gradients have been averaged by the backward pass."""
+        try:
+            return self._mean(work())
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            words = str(error)
+        self._end(words)
+
+    def attend(self, work: Callable[[], T]) -> T | None:
+        """``work()`` on main; the others help it to the whole net as often as it asks."""
+        if not self._group.main:
+            while (wish := self._group.tell(lambda: None)) is not None:
+                self._gather(with_optimizer=wish)
+            return None
+        done = work()
+        self._group.tell(lambda: None)
+        return done
+
+    def bring_home(self, with_optimizer: bool = False) -> None:
+        """On main, within ``attend``: make ``trainer.controlnet`` (and ``whole_optimizer``) what they are now."""
+        step, had_optimizer = self._home or (-1, False)
+        if step == self._trainer.step and (had_optimizer or not with_optimizer):
+            return
+        self._group.tell(lambda: with_optimizer)
+        self._gather(with_optimizer)
+        self._home = (self._trainer.step, with_optimizer)
+
+    @contextmanager
+    def computing_net(self) -> Iterator[Any]:
+        """On main, within ``attend``: the whole net where it computes and in the run's precision, for a while."""
+        self.bring_home()
+        trainer, nets = self._trainer, self._trainer.nets
+        nets.controlnet = copy_in(trainer.controlnet, trainer.dtype, trainer.device)
+        try:
+            yield nets.controlnet
+        finally:
+            nets.controlnet = trainer.controlnet
+
+    @property
+    def whole_optimizer(self) -> torch.optim.Optimizer:
+        """What a checkpoint is written of; brought up to date by ``bring_home``."""
+        return self._whole
+
+    def _pairs(self) -> Iterator[tuple[Any, Any]]:
+        """Weights of the whole net's optimizer and their parts, in the optimizer's order."""
+        groups = zip(self._whole.param_groups, self._trainer.optimizer.param_groups, strict=True)
+        for whole, parts in groups:
+            yield from zip(whole["params"], parts["params"], strict=True)
+
+    @torch.no_grad()
+    def _gather(self, with_optimizer: bool) -> None:
+        keep = self._group.main
+        with self._group.listening():
+            for whole, part in zip(
+                self._trainer.controlnet.parameters(), self._trainer.learning.parameters(), strict=True
+            ):
+                value = whole_tensor(part)
+                if keep:
+                    whole.copy_(value)
+            if not with_optimizer:
+                return
+            for whole, part in self._pairs():
+                state = {name: whole_tensor(value) for name, value in self._trainer.optimizer.state[part].items()}
+                if keep:
+                    self._whole.state[whole] = {name: value.cpu() for name, value in state.items()}
+
+    def _divide_state(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the divided optimizer what the whole one was given by a checkpoint; its own memory is freed."""
+        for group, parts in zip(self._whole.param_groups, optimizer.param_groups, strict=True):
+            for whole, part in zip(group["params"], parts["params"], strict=True):
+                for name, value in self._whole.state.pop(whole, {}).items():
+                    if value.shape == part.shape:
+                        value = distribute_tensor(value.to(part.device), part.device_mesh, part.placements)
+                    optimizer.state[part][name] = value
+
+
+def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """All parts of a tensor together, on every process; one that is not divided as it is."""
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor
