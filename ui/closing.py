@@ -45,7 +45,7 @@ def build_question(context: AppContext, live: Live, button: Any) -> None:
 
 def _key(view: View) -> Any:
     job = view.snapshot
-    return view.closing, job.alive, job.kind, job.title, job.step if job.alive else 0
+    return view.closing, job.alive, job.kind, job.title, job.waiting, job.step if job.alive else 0
 
 
 def _render(view: View) -> list[Any]:
@@ -59,8 +59,16 @@ def _render(view: View) -> list[Any]:
 def question(job: JobSnapshot, closing: bool) -> str:
     """HTML: what closing the app would end."""
     if closing:
-        return "<h3>The app is closing</h3>" + note("It finishes the step and saves. This page then says that it is.")
-    if job.alive and job.kind == "train":
+        words = "It finishes the step and saves. This page then says that it is."
+        if job.alive and job.phase == "waiting":
+            words = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
+        return "<h3>The app is closing</h3>" + note(words)
+    if job.alive and job.kind == "train" and job.phase == "waiting":
+        words = (
+            f"{job.title} waits for the disk: {job.waiting} The app closes as soon as the run could be saved. To end "
+            "it at once, press Stop on the Train tab first; it then resumes from its last checkpoint."
+        )
+    elif job.alive and job.kind == "train":
         step = f" at step {job.step:,} of {job.total_steps:,}" if job.total_steps else ""
         words = f"{job.title} is running{step}. It will be saved, and the next start offers to resume it."
     elif job.alive:

@@ -10,9 +10,12 @@
   box.hidden = true;
   document.body.append(box);
   const words = () => {
-    const asked = window.studioClosing || document.querySelector('#close-words')?.textContent.includes('is closing');
+    const last = document.querySelector('#close-words')?.textContent || '';
+    const asked = window.studioClosing || last.includes('is closing');
+    const saved = last.includes('could be saved') // the run waited for the disk, perhaps to the end
+      ? 'What was saved is whole: the next start goes on from there.' : 'Everything is saved.';
     return asked
-      ? ['ControlNet Studio is closed.', 'Everything is saved. You may close this tab.']
+      ? ['ControlNet Studio is closed.', `${saved} You may close this tab.`]
       : ['The app does not answer.', 'It was closed or has ended, or the computer is very busy. What was saved is whole. ' +
         'Start it again: this page finds it by itself.'];
   };

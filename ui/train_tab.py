@@ -125,13 +125,16 @@ def _status(view: View) -> str:
     elif history.total_steps and (train.active or view.shown_run):
         left = duration(history.seconds_left) if train.active else ""
         parts.append(progress_bar(history.step, history.total_steps, "Steps", left))
-    parts.append(note(train.hint, "warning" if train.state is TrainState.WAITING else "hint"))
+    waiting = train.state is TrainState.WAITING
+    parts.append(note(train.hint, "warning" if waiting else "hint"))
+    if train.active and not waiting:
+        parts.append(note(view.snapshot.warned, "warning"))  # a slow disk, say: the log may be folded
     if train.active and history.last_step is not None:
         step = history.last_step
         pace = f"{step.images_seen:,} pictures seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
         parts.append(note(pace))
     if train.active:
-        parts.append(note(disk_words(history.disk)))
+        parts.append(note("" if waiting else disk_words(history.disk)))  # what was free at the last checkpoint
         parts.append(note(view.snapshot.awake))
     return "".join(parts)
 

@@ -101,6 +101,8 @@ class JobSnapshot:
     log: tuple[str, ...] = ()
     waiting: str = ""
     """In the phase "waiting": for what, in a sentence."""
+    warned: str = ""
+    """The newest warning of the phase or step that is not done yet."""
     disk: DiskSeen | None = None
     awake: str = ""
     """Whether the computer is kept awake meanwhile, in a sentence."""
@@ -144,7 +146,7 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
     if isinstance(event, AwakeTold):
         return replace(base, awake=event.words)
     if isinstance(event, PhaseChanged):
-        return replace(base, phase=event.phase, progress=None, waiting="")
+        return replace(base, phase=event.phase, progress=None, waiting="", warned="")
     if isinstance(event, Waiting):
         return replace(base, phase="waiting", progress=None, waiting=event.sentence)
     if isinstance(event, DiskSeen):
@@ -168,6 +170,7 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         return replace(
             base,
             last_step=event,
+            warned="",
             recent_seconds=recent,
             loss=snapshot.loss.add(event.step, event.loss),
             rate=snapshot.rate.add(event.step, event.learning_rate),
@@ -186,5 +189,6 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         return replace(base, checkpoint=event, kept=event.kept)
     if isinstance(event, Message):
         prefix = "" if event.level == "info" else f"{event.level}: "
-        return replace(base, log=(*snapshot.log, prefix + event.text)[-LOG_LINES:])
+        warned = event.text if event.level == "warning" else snapshot.warned
+        return replace(base, warned=warned, log=(*snapshot.log, prefix + event.text)[-LOG_LINES:])
     raise TypeError(f"unknown event {type(event).__name__}")

@@ -115,7 +115,6 @@ class Promises:
         trainer = self._trainer
         if not trainer.accelerator.is_main_process or trainer.step == 0:
             return None
-        trainer.emit(PhaseChanged("saving"))
         what = f"The checkpoint of step {trainer.step:,}"
         checkpoint = self.patience.until_done(what, self._write, self._give_up)
         self._tidy()
@@ -128,6 +127,7 @@ class Promises:
 
     def _write(self) -> Checkpoint:
         trainer, model = self._trainer, self._trainer.config.model
+        trainer.emit(PhaseChanged("saving"))  # at each try: whoever looks sees that it is no longer waited
         about: dict[str, Any] = {**trainer.about, "base": model.base, "family": trainer.family.name}
         about["optimizer"] = trainer.config.optim.optimizer
         if model.control_lora_rank:

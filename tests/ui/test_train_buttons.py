@@ -1,16 +1,19 @@
-"""Each button asks the runner for its own thing."""
+"""Each button asks the runner for its own thing, and the words above them are true."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
+from engine.jobs.events import DiskSeen, Event, Message, PhaseChanged, StepDone, Waiting
+from engine.jobs.snapshot import JobSnapshot, fold
 from engine.workspace import Workspace
 from ui.context import AppContext
 from ui.live import Live
-from ui.states import Action
-from ui.train_tab import ASKS, _handler
+from ui.states import Action, Readiness, train_view
+from ui.train_tab import ASKS, _handler, _status
 
 
 class Recorder:
@@ -35,3 +38,24 @@ def test_every_button_does_something(workspace: Workspace) -> None:
     context = AppContext(workspace, runner=cast(Any, Recorder()))
     live = Live(context, cast(Any, None))
     assert all(callable(_handler(context, live, cast(Any, None), action)) for action in Action)
+
+
+def test_a_disk_that_is_slow_or_full_is_told_above_the_buttons(workspace: Workspace) -> None:
+    page, seen = AppContext(workspace).view(), DiskSeen(62 * 2**30, 2**20, 2**30)
+    snapshot = replace(JobSnapshot(), alive=True, kind="train", title="Training", total_steps=100)
+
+    def words(*events: Event) -> str:
+        nonlocal snapshot
+        for event in events:
+            snapshot = fold(snapshot, event, 0.0)
+        told = train_view(snapshot, None, Readiness())
+        return _status(replace(page, snapshot=snapshot, history=snapshot, train=told))
+
+    slow = "Writing the checkpoint of step 5 has taken 31 s so far."
+    assert "62.0 GB free" in words(seen, PhaseChanged("saving")) and slow not in words()
+    assert slow in words(Message(slow, "warning")), "the log may be folded"
+    full = words(Waiting("The disk has 9 MB left."))
+    assert "9 MB left" in full and "62.0 GB" not in full and slow not in full, "what was true before"
+    assert "9 MB left" not in words(PhaseChanged("saving")), "it is being tried again"
+    again = words(Message(slow, "warning"), PhaseChanged("running"), Message(slow, "warning"), StepDone(6, 6, 1, 1, 1))
+    assert slow not in again, "it is done"

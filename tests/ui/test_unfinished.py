@@ -120,6 +120,11 @@ def test_closing_asks_with_what_it_would_end(workspace: Workspace) -> None:
     training: dict[str, Any] = {"alive": True, "kind": "train", "title": "Training <cats>", "total_steps": 400}
     words = closing.question(JobSnapshot(**training, start_step=3), closing=False)
     assert "Training &lt;cats&gt; is running at step 3 of 400" in words and "saved" in words
+    stuck = JobSnapshot(**training, phase="waiting", waiting="The checkpoint of step 3 waits for room.")
+    for closes in (False, True):
+        words = closing.question(stuck, closing=closes)
+        assert "step 3 waits for room" in words and "as soon as the run could be saved" in words and "Stop" in words
+        assert "It will be saved" not in words, "nobody knows when there is room"
     assert "cancelled" in closing.question(JobSnapshot(alive=True, kind="dataset", title="Reading"), closing=False)
     context = AppContext(workspace)
     context.ending.ask()
