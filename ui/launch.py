@@ -184,6 +184,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     from starlette.middleware import Middleware
 
     from ui.guard import LOOPBACK_NAMES, Inside, LocalGuard, machine_names
+    from ui.live import PAGES
     from ui.style import CSS, ON_LOAD, theme
 
     kept_ids.install()
@@ -210,6 +211,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
             blocked_paths=[str(workspace.datasets), str(workspace.models), str(workspace.cache)],
             app_kwargs={"middleware": [guard]},
             max_file_size=MAX_UPLOAD,
+            state_session_capacity=PAGES,  # each page that was ever opened takes more than a megabyte until then
             enable_monitoring=False,
             strict_cors=True,
             ssr_mode=False,

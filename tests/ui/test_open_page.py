@@ -23,7 +23,7 @@ from engine.workspace import Workspace
 from tests.browser.studio import free_port
 from ui import launch
 from ui.context import AppContext
-from ui.live import PACES, Live
+from ui.live import PACES, PAGES, Live
 from ui.messages import status_line
 
 SESSION = "a-page"
@@ -149,3 +149,11 @@ def test_an_open_page_leaves_nothing_behind(
     assert parts_later == parts
     assert blocks_later - blocks < 600, "three blocks of memory or more are lost with each tick"
     assert len(demo._queue.event_analytics) <= 1 and not tables, "gradio makes statistics of its events"
+
+
+def test_pages_that_were_closed_are_forgotten(workspace: Workspace, surroundings: None) -> None:
+    with open_page(AppContext(workspace)) as (demo, page):
+        page.look()
+        for number in range(PAGES):
+            demo.state_holder[f"page-{number}"]
+        assert len(demo.state_holder.session_data) == PAGES and SESSION not in demo.state_holder
