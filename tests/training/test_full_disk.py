@@ -20,7 +20,7 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
-from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, StepDone, Waiting
+from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, PreviewMade, StepDone, Waiting
 from engine.jobs.runner import Emit
 from engine.runs import Run
 from engine.training import patience, slow_disk
@@ -98,6 +98,27 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
     assert saved == [[2]], "the last good checkpoint is there while it waits"
     assert "The checkpoint of step 4 waits for room" in worker.warnings and "goes on by itself" in worker.warnings
     assert "the disk answers again" in " ".join(message.text for message in worker.of(Message))
+    assert_same_run(straight, run)
+
+
+def test_pictures_wait_for_room_before_they_are_drawn(
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk
+) -> None:
+    settings = {"train.steps": 3, "validation.every": 2, "validation.pictures": 1, "validation.sampling_steps": 1}
+    straight, run = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, straight)
+    drawn: list[list[int]] = []
+
+    def make_room(worker: Any) -> None:
+        drawn.append([event.step for event in worker.of(PreviewMade)])
+        disk.full = False
+
+    full = {StepDone: lambda worker: setattr(disk, "full", worker.of(StepDone)[-1].step == 2)}
+    worker = Watched(ready_workspace, run, {**full, Waiting: make_room})
+    assert worker.outcome == "completed"
+    assert drawn == [[0]], "nothing is drawn that could not be kept"
+    assert "The set of pictures of step 2 waits for room" in worker.warnings
+    assert [event.step for event in worker.of(PreviewMade)] == [0, 2, 3]
     assert_same_run(straight, run)
 
 
