@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -113,12 +115,12 @@ class Run:
 
     def _pauses(self) -> tuple[int, ...]:
         """Steps at which it was resumed: each is where a sitting before it had ended."""
-        steps = [entry["step"] for entry in self.metrics() if entry.get("event") == "resumed"]
+        steps = [entry["step"] for entry in read_metrics(self.folder) if entry.get("event") == "resumed"]
         return tuple(dict.fromkeys(steps))
 
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl; a last line that was cut off is left out."""
-        return read_metrics(self.folder)
+        return list(read_metrics(self.folder))
 
     def previews(self) -> list[PreviewRecord]:
         """Every set of pictures, oldest first."""
@@ -137,7 +139,7 @@ class Run:
         saved = self.last_step
         opened = RunOpened(self.folder, self.config.name, saved, train.steps, self.config.images_per_step)
         snapshot = fold(snapshot, opened, 0.0)
-        for entry in self.metrics():
+        for entry in read_metrics(self.folder):
             if "loss" in entry and entry["step"] <= saved:  # later ones are lost, and trained again
                 done = StepDone(
                     entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
@@ -155,19 +157,27 @@ class Run:
         return snapshot
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl, none where there is no such file; a line that was cut off is left out."""
+def _metrics_lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each whole line of a run's metrics.jsonl, and what it says.
+
+    One after the other: all at once take several times as much memory as the file, and what many small objects took is
+    never quite given back. The file itself is read at once, so that it is not open when another thread replaces it.
+    """
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        text = (folder / "metrics.jsonl").read_bytes()
     except FileNotFoundError:
-        return []
-    entries = []
-    for line in lines:
+        return
+    for line in io.BytesIO(text):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError:
             continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
-    return entries
+        yield line, entry
+
+
+def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
+    """Lines of a run's metrics.jsonl, none where there is no such file; a line that was cut off is left out."""
+    return (entry for _, entry in _metrics_lines(folder))
 
 
 def last_turn(folder: Path) -> str:
@@ -212,15 +222,11 @@ def forget_after(folder: Path, step: int) -> None:
     path = folder / "metrics.jsonl"
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut off in mid-write
+    kept = io.BytesIO()
+    for line, entry in _metrics_lines(folder):
         if entry.get("step", 0) <= step:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+            kept.write(line.rstrip() + b"\n")
+    write_text(path, kept.getvalue().decode("utf-8"))
 
 
 class Recorder:

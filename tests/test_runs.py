@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,22 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(folder: Path) -> N
         recorder(step(number))
     forget_after(folder, 5)
     assert [entry["step"] for entry in Run(folder).metrics()] == [1, 2, 3, 4, 5]
+
+
+def test_a_long_run_is_looked_at_without_holding_all_its_figures(folder: Path) -> None:
+    line = json.dumps(vars(step(1))) + "\n"
+    (folder / "metrics.jsonl").write_text(line * 5000, encoding="utf-8")
+    make_checkpoint(folder, 1)
+    run = Run(folder)
+    tracemalloc.start()
+    try:
+        run.history()
+        forget_after(folder, 1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 5000 * len(line)
+    assert len(run.metrics()) == 5000
 
 
 def test_the_history_leaves_out_steps_that_were_lost(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def find_unfinished(runs: list[Run]) -> tuple[Unfinished, ...]:
     for run in runs:
         if run.ending in OFFERED:
             saved, steps = run.last_step, run.config.train.steps
-            last = max([saved, *(entry.get("step", 0) for entry in read_metrics(run.folder)[-3:])])
+            newest = deque(read_metrics(run.folder), maxlen=3)
+            last = max([saved, *(entry.get("step", 0) for entry in newest)])
             found.append(Unfinished(run.name, run.ending, saved, last, steps))
     return tuple(found)
