@@ -4,32 +4,45 @@ A checkpoint, a set of pictures and the loading of a run fill many blocks of all
 again stays with glibc, cut up by the few small blocks in between that live on, and the next time finds no piece that
 is large enough: the process grows by a megabyte or two each time although it holds no more than before. So after such
 work the library is asked to let whole pages go.
+
+glibc also has many heaps (arenas), up to eight for each core, and every new thread takes another one: one for each
+training that is resumed, and for each of the server's. What the last training left free in its own is of no use to the
+next one. So the app has two.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from functools import cache
 
+M_ARENA_MAX, ARENAS = -8, 2  # the first: malloc.h
+
 
 @cache
-def _trim() -> Callable[[int], int] | None:
-    """``malloc_trim`` of glibc; None where there is another C library, which has no such call and may need none."""
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; None where there is another C library, which has no such call and may need none."""
     if sys.platform != "linux":
         return None
     import ctypes
 
     try:
-        return ctypes.CDLL("libc.so.6").malloc_trim
+        return getattr(ctypes.CDLL("libc.so.6"), name)  # type: ignore[no-any-return]
     except (OSError, AttributeError):
         return None  # musl
 
 
+def use_few_arenas() -> bool:
+    """Call before the first thread; whether it was done. A number that the user has set (MALLOC_ARENA_MAX) stays."""
+    option = _glibc("mallopt")
+    return option is not None and "MALLOC_ARENA_MAX" not in os.environ and bool(option(M_ARENA_MAX, ARENAS))
+
+
 def give_back_memory() -> bool:
     """Ask for it; whether anything was given back. Takes milliseconds; no live object is touched."""
-    trim = _trim()
+    trim = _glibc("malloc_trim")
     return trim is not None and bool(trim(0))
 
 

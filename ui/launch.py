@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import UserError
+from engine.give_back import use_few_arenas
 from engine.workspace import Workspace
 from engine.workspace_lock import InUse, WorkspaceLock
 from ui import kept_ids, quick_gradio
@@ -41,6 +42,7 @@ not switched off together with the dashboard. So: remember one, and make the tab
 def main(arguments: Sequence[str]) -> int:
     """Run the app until it is ended; returns the exit status."""
     options = parse_arguments(arguments)
+    use_few_arenas()
     try:
         return run(options)
     except InUse as error:

@@ -14,10 +14,10 @@ from typing import Any
 from tests.browser.acting import BUSY, click, fill, open_page, pick, shoot, wait_for, wait_for_files
 from tests.browser.studio import Studio, open_tab, watch_foreign_requests
 
-PAIRS, STEPS = 300, 160
+PAIRS, STEPS = 300, 200
 SETTINGS = {
     "data-held_out": 16,
-    "validation-every": 80,
+    "validation-every": 100,
     "validation-pictures": 4,
     "validation-sampling_steps": 8,
     "validation-probes": 0,
@@ -39,7 +39,7 @@ class DemoRun:
     grid_columns: list[str] = field(default_factory=list)
     grid_cells: int = 0
     busy: list[str] = field(default_factory=list)
-    """The status line after the picture, and after the grid."""
+    """The status line after the grid, and after the picture."""
     paused: str = ""
     foreign: list[str] = field(default_factory=list)
     """Addresses outside the app that the page asked for."""
@@ -60,14 +60,11 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     click(page, "#train-save-now")
     wait_for_files(page, app, f"{seen.folder.name}/checkpoints/step-*/checkpoint.json", 1)
     click(page, "#train-sample-now")
+    second = _pause_and_look_from_two_pages(page, seen)
+    click(page, "#train-resume")
+    wait_for(second, "#status-line", BUSY)
+    _grid_while_it_trains(second, seen)
     _picture_of_the_live_weights(page, seen)
-    page.reload()
-    wait_for(page, "#status-line", BUSY)
-    second = page.context.new_page()
-    second.on("pageerror", lambda error: seen.faults.append(str(error)))
-    open_page(second, app)
-    _pause_on_another_page(page, second, seen)
-    _grid_while_it_trains(page, second, seen)
     second.close()
     wait_for(page, "#train-status", "Finished", 300)
     return seen
@@ -122,26 +119,28 @@ def _picture_of_the_live_weights(page: Any, seen: DemoRun) -> None:
     shoot(page, "try-live")
 
 
-def _pause_on_another_page(page: Any, second: Any, seen: DemoRun) -> None:
-    wait_for(second, "#status-line", BUSY)
-    open_tab(page, "Train")
-    open_tab(second, "Train")
-    shoot(second, "train-running")
-    click(second, "#train-pause")
+def _pause_and_look_from_two_pages(page: Any, seen: DemoRun) -> Any:
+    """Reloading and opening pages takes its time, which a run in progress would not wait for."""
+    click(page, "#train-pause")
     wait_for(page, "#train-status", "Paused")
+    page.reload()
+    open_tab(page, "Train")
     wait_for(page, "#train-status", "safe to close")
     seen.paused = page.locator("#train-status").inner_text()
-
-
-def _grid_while_it_trains(page: Any, second: Any, seen: DemoRun) -> None:
-    """Asked for on the second page as soon as the first has resumed the run."""
+    second = page.context.new_page()
+    second.on("pageerror", lambda error: seen.faults.append(str(error)))
+    open_page(second, seen.app)
+    open_tab(second, "Train")
+    wait_for(second, "#train-status", "Paused")
     open_tab(second, "Try it")
     open_tab(second, "Compare checkpoints")
     second.wait_for_selector("#compare-steps input:checked")
     second.get_by_label("The live weights, while it trains").check()
     wait_for(second, "#compare-plan", "2 rows")
-    click(page, "#train-resume")
-    wait_for(page, "#status-line", BUSY)
+    return second
+
+
+def _grid_while_it_trains(second: Any, seen: DemoRun) -> None:
     click(second, "#compare-make")
     wait_for(second, "#compare-grid", re.compile(r"now \(step [\d,]+\)"), 120)
     second.wait_for_selector("#compare-cancel", state="hidden")

@@ -77,5 +77,5 @@ def test_a_time_lapse_of_the_whole_run(page: Any) -> None:
     open_tab(page, "Time-lapse")
     click(page, "#lapse-make")
     page.wait_for_selector("#lapse-shown img")
-    wait_for(page, "#lapse-words", re.compile(r"[45] steps, from 0 to 160"))
+    wait_for(page, "#lapse-words", re.compile(r"[45] steps, from 0 to 200"))
     shoot(page, "compare-lapse")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,11 +17,11 @@ from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.scan import scan_folder
 from engine.families import detect
-from engine.give_back import _trim, give_back_memory
+from engine.give_back import _glibc, give_back_memory
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, Message, StepDone
 from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold
-from engine.workspace import Workspace
+from engine.workspace import APP_FOLDER, Workspace
 
 from .conftest import RunFactory, Worker
 
@@ -72,7 +74,7 @@ def test_what_the_pages_are_shown_is_bounded() -> None:
     assert snapshot.loss.points[-1][0] > 1400 and snapshot.checks[-1].step == 1500
 
 
-@pytest.mark.skipif(_trim() is None, reason="only glibc hoards, and can be asked")
+@pytest.mark.skipif(_glibc("malloc_trim") is None, reason="only glibc hoards, and can be asked")
 def test_what_is_free_goes_back_to_the_system() -> None:
     process = psutil.Process()
     blocks = [b"x" * 100_000 for _ in range(600)]  # too small to be mapped one by one
@@ -84,9 +86,37 @@ def test_what_is_free_goes_back_to_the_system() -> None:
 
 
 def test_giving_back_is_no_error_where_nobody_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    _trim.cache_clear()
+    _glibc.cache_clear()
     monkeypatch.setattr(sys, "platform", "win32")
     try:
         assert give_back_memory() is False
     finally:
-        _trim.cache_clear()
+        _glibc.cache_clear()
+
+
+ROOM_OF_THREADS = """
+import sys, threading, psutil
+from engine.give_back import use_few_arenas
+done = use_few_arenas() if sys.argv[1] == "few" else None
+before, met = psutil.Process().memory_info().vms, threading.Barrier(13)
+def work():
+    kept = [bytes(5000) for _ in range(100)]
+    met.wait(); met.wait(); kept.clear()
+threads = [threading.Thread(target=work) for _ in range(12)]
+for thread in threads: thread.start()
+met.wait(); print(done, psutil.Process().memory_info().vms - before); met.wait()
+"""
+
+
+@pytest.mark.skipif(_glibc("mallopt") is None, reason="only glibc has a heap for each thread")
+def test_threads_share_two_heaps() -> None:
+    told = {}
+    for how in ("few", "many"):
+        environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+        command = [sys.executable, "-c", ROOM_OF_THREADS, how]
+        out = subprocess.run(
+            command, cwd=APP_FOLDER, env=environment, capture_output=True, text=True, check=True
+        ).stdout.split()
+        told[how] = int(out[1])
+        assert out[0] == ("True" if how == "few" else "None")
+    assert told["many"] - told["few"] > 5 * 64 * 2**20, "each heap reserves 64 MiB of addresses"
