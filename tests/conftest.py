@@ -32,16 +32,6 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: one process for a file, and one for all that open a browser.
-
-    Two browsers with their apps at once would wait for each other; and many of these tests share one run of the demo.
-    """
-    for item in items:
-        together = "browser" if item.get_closest_marker("browser") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(together))
-
-
 LIBRARIES = 400  # modules
 _loaded = 0
 
