@@ -66,7 +66,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     _grid_while_it_trains(second, seen)
     _picture_of_the_live_weights(page, seen)
     second.close()
-    wait_for(page, "#train-status", "Finished", 300)
+    wait_for(page, "#train-status", "Finished", 900)
     return seen
 
 
