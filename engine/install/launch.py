@@ -6,8 +6,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from engine.install.audit import audit
 from engine.install.browser import VARIABLE, find_browser
@@ -15,7 +13,6 @@ from engine.install.console import Console
 from engine.install.layout import Layout, read_record
 
 NO_TESTS = 5  # pytest's exit status where nothing was chosen
-BROWSER = "browser tests"
 
 
 def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -41,10 +38,9 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
     """Lint, format, types, tests: all of them, the tests last so that their summary closes the output. In continuous
     integration known vulnerabilities of the packages are reported below it; these fail nothing (engine/install/audit).
 
-    Tests without a browser run in as many processes as there are cores. Those with one run beside them, one after the
-    other, since they wait for pages half of their time; what they print follows. Returns pytest's exit status, or that
-    of the first check before it that failed. arguments: more for pytest; where they choose tests, one of its two runs
-    may find none.
+    Tests without a browser run in as many processes as there are cores, then those with one, alone: a page that has to
+    wait for a busy machine proves nothing. Returns pytest's exit status, or that of the first check before it that
+    failed. arguments: more for pytest; where they choose tests, one of its two runs may find none.
     """
     browser = find_browser(read_record(layout), environment) or ""
     environment = {**environment, VARIABLE: browser}
@@ -58,27 +54,18 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
         "tests": ["pytest", "-n", processes, "--dist", "loadfile", "-m", "not browser and not long", *arguments],
     }
     if browser:
-        checks[BROWSER] = ["pytest", "-m", "browser and not long", *arguments]
+        checks["browser tests"] = ["pytest", "-m", "browser and not long", *arguments]
     failed = {}
-
-    def run(name: str, **how: Any) -> subprocess.CompletedProcess[str]:
-        command = [str(layout.python), "-m", *checks[name]]
-        return subprocess.run(command, cwd=layout.root, env=environment, check=False, **how)
-
-    with ThreadPoolExecutor(1) as beside:
-        aside = None
-        for name in checks:
-            if name == "tests" and browser:
-                aside = beside.submit(run, BROWSER, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-            console.say(f"--- {name}")
-            done = aside.result() if aside and name == BROWSER else run(name)
-            if done.stdout:
-                print(done.stdout, flush=True)
-            console.record(f"  {name}: exit status {done.returncode}")
-            if done.returncode and not (done.returncode == NO_TESTS and arguments):
-                failed[name] = done.returncode
+    for name, command in checks.items():
+        console.say(f"--- {name}")
+        code = subprocess.run(
+            [str(layout.python), "-m", *command], cwd=layout.root, env=environment, check=False
+        ).returncode
+        console.record(f"  {name}: exit status {code}")
+        if code and not (code == NO_TESTS and arguments):
+            failed[name] = code
     if environment.get("CI", "").lower() == "true":
         audit(layout, console, environment)
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
-    return failed.get("tests") or failed.get(BROWSER) or next(iter(failed.values()), 0)
+    return failed.get("tests") or failed.get("browser tests") or next(iter(failed.values()), 0)

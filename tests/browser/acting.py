@@ -71,7 +71,7 @@ def pick(page: Any, selector: str, entry: str | re.Pattern[str]) -> None:
             return
         except TooLate:
             offered = page.get_by_role("option").all_inner_texts()
-            page.keyboard.press("Escape")
+            page.locator(f"{selector} input").blur()  # it opens when it is entered, not when it is clicked again
     raise AssertionError(f"{selector} does not offer {entry}, but {offered}")
 
 
