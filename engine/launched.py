@@ -78,13 +78,18 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+def asked_for(switch: str) -> bool:
+    """Whether accelerate's configuration, which comes by the environment, has this switch on."""
+    return os.environ.get(switch, "").lower() in ("1", "true", "yes")
+
+
 def _look_at_fsdp(sentences: list[str]) -> None:
     """FSDP is accelerate's and the trainer's business, if it is its second version and there are others.
 
     Raises:
         UserError: it is the first version.
     """
-    if os.environ.get(FSDP, "").lower() not in ("1", "true", "yes"):
+    if not asked_for(FSDP):
         return
     if processes.started() == 1:
         os.environ.pop(FSDP)
@@ -105,7 +110,9 @@ def _put_aside() -> list[str]:
     """
     sentences: list[str] = []
     _look_at_fsdp(sentences)
-    split = [title for name, title in SPLITS.items() if os.environ.pop(name, "").lower() in ("1", "true", "yes")]
+    split = [title for name, title in SPLITS.items() if asked_for(name)]
+    for name in SPLITS:
+        os.environ.pop(name, None)
     if split and processes.started() > 1:
         raise UserError(
             f"accelerate is set up for {' and '.join(split)}, by which this app cannot train.",

@@ -61,8 +61,8 @@ def _above(checks: Sequence[Checked], times: float, least: int) -> int | None:
     """First step of the last checks in a row, ``least`` of them, on which both losses are so many times the first."""
     first, since, count = checks[0], None, 0
     for check in reversed(checks[1:]):
-        apart = (check.held_out_loss / first.held_out_loss, check.training_loss / first.training_loss)
-        if min(apart) < times:
+        ratios = (check.held_out_loss / first.held_out_loss, check.training_loss / first.training_loss)
+        if min(ratios) < times:
             break
         since, count = check.step, count + 1
     return since if count >= least else None

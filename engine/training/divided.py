@@ -9,7 +9,6 @@ gathered for it: a checkpoint looks like any other, and one card can go on with 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,7 +19,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from engine import processes
+from engine import launched, processes
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.jobs.faults import out_of_memory
@@ -36,7 +35,7 @@ T = TypeVar("T")
 
 def wanted() -> bool:
     """Whether accelerate's configuration asks for FSDP; ``engine.launched`` has put it aside where it cannot be."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes")
+    return launched.asked_for(launched.FSDP)
 
 
 def demand_fitting(config: RunConfig) -> None:
