@@ -38,6 +38,18 @@ def wait_for(page: Any, selector: str, text: str | re.Pattern[str], seconds: flo
     expect(page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
 
 
+def wait_while(page: Any, selector: str, text: str, seconds: float = 60) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).not_to_contain_text(text, timeout=seconds * 1000)
+
+
+def wait_for_count(page: Any, selector: str, count: int, seconds: float = 30) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_count(count, timeout=seconds * 1000)
+
+
 def click(page: Any, selector: str, seconds: float = 30) -> None:
     from playwright.sync_api import expect
 

@@ -11,7 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.browser.acting import BUSY, click, fill, open_page, pick, shoot, wait_for, wait_for_files
+from tests.browser.acting import (
+    BUSY,
+    click,
+    fill,
+    open_page,
+    pick,
+    shoot,
+    wait_for,
+    wait_for_count,
+    wait_for_files,
+    wait_while,
+)
 from tests.browser.studio import Studio, open_tab, watch_foreign_requests
 
 PAIRS, STEPS = 300, 200
@@ -35,7 +46,6 @@ class DemoRun:
     """Checkpoints of the run that was cancelled while it was prepared: none, or one where training had begun."""
     live_words: str = ""
     """Under the picture of the live weights."""
-    live_pictures: int = 0
     grid_columns: list[str] = field(default_factory=list)
     grid_cells: int = 0
     busy: list[str] = field(default_factory=list)
@@ -114,7 +124,7 @@ def _picture_of_the_live_weights(page: Any, seen: DemoRun) -> None:
     page.wait_for_selector("#try-results img", timeout=120_000)
     wait_for(page, "#try-words", "Live weights")
     seen.live_words = page.locator("#try-words").inner_text()
-    seen.live_pictures = page.locator("#try-results .grid-wrap img").count()
+    wait_for_count(page, "#try-results .grid-wrap img", 3)  # the map, with and without the net
     seen.busy.append(page.locator("#status-line").inner_text())
     shoot(page, "try-live")
 
@@ -144,6 +154,8 @@ def _grid_while_it_trains(second: Any, seen: DemoRun) -> None:
     click(second, "#compare-make")
     wait_for(second, "#compare-grid", re.compile(r"now \(step [\d,]+\)"), 120)
     second.wait_for_selector("#compare-cancel", state="hidden")
+    # The button goes when the job ends; the last column comes with an answer of its own, a moment later.
+    wait_while(second, "#compare-grid", "not drawn")
     seen.busy.append(second.locator("#status-line").inner_text())
     seen.grid_columns = second.locator("#compare-grid thead th").all_inner_texts()
     seen.grid_cells = second.locator("#compare-grid tbody td button.cell").count()
