@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.errors import DataGone
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from engine.training.trainer import Trainer
 
 PICTURE_MARGIN = 16 * 2**20
+ASKED = ".asked"
 
 
 class Promises:
@@ -41,8 +43,9 @@ class Promises:
         self._look_at_disk()
         if all(check.step != trainer.step for check in trainer.heard.checks):
             trainer.checks.make_if_due(always=trainer.step == 0)
-        if self._pictures_due() and not self._drawn():
+        if (self._pictures_due() and not self._drawn()) or self._asked.exists():
             self.pictures()
+            self._owe(trainer.token.stop is not None and not self._drawn())
 
     def keep(self) -> None:
         """Checkpoints, checks and pictures that are due after this step, or were asked for."""
@@ -54,6 +57,7 @@ class Promises:
         asked = trainer.token.take_preview_request()
         if asked or self._pictures_due():
             self.pictures()
+            self._owe(asked and trainer.token.stop is not None and not self._drawn())
         lending.serve(trainer)
 
     def batch(self, number: int) -> Batch:
@@ -76,6 +80,26 @@ class Promises:
         config = self._trainer.config
         every, step = config.validation.every, self._trainer.step
         return bool(every) and (step % every == 0 or step == config.train.steps)
+
+    @property
+    def _asked(self) -> Path:
+        """There while pictures are owed: somebody asked for them, and a pause came before they were made."""
+        return self._trainer.run_folder / "previews" / ASKED
+
+    def _owe(self, owed: bool) -> None:
+        """Remember beyond this sitting that pictures were asked for, or that they are made."""
+        trainer = self._trainer
+        if trainer.preview is None or not trainer.accelerator.is_main_process or owed == self._asked.exists():
+            return
+        try:
+            if owed:
+                self._asked.parent.mkdir(exist_ok=True)
+                self._asked.touch()
+            else:
+                self._asked.unlink()
+        except OSError as error:
+            words = f"A note of the pictures that you asked for could not be changed: {error.strerror or error}."
+            trainer.emit(Message(words, "warning"))
 
     def _drawn(self) -> bool:
         """The pictures of this step are there, and their scores noted."""

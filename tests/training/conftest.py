@@ -86,7 +86,8 @@ def make_config(tiny_base: Path) -> Callable[..., RunConfig]:
 
 
 class Worker:
-    """Runs a job in this thread, keeping its events; ``at_step`` maps a step to what the owner asks then."""
+    """Runs a job in this thread, keeping its events; ``at_step`` maps a step to what the owner asks then,
+    one word or several."""
 
     def __init__(self, workspace: Workspace, run: Run, at_step: dict[int, str] | None = None) -> None:
         self.control, self._at = Control(), at_step or {}
@@ -97,7 +98,8 @@ class Worker:
         self.events.append(event)
         step = getattr(event, "step", None)
         if type(event).__name__ == "StepDone" and step in self._at:
-            getattr(self.control, self._at[step])()
+            for what in self._at[step].split():
+                getattr(self.control, what)()
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

@@ -182,6 +182,18 @@ def test_pictures_that_a_pause_cut_off_are_made_on_resume(new_run: RunFactory, r
     assert_same_run(straight, other)
 
 
+def test_pictures_that_were_asked_for_before_a_pause_are_made_on_resume(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    run = new_run(**PICTURES)
+    assert Worker(ready_workspace, run, at_step={2: "sample_now pause"}).outcome == "paused"
+    assert [record.step for record in run.previews()] == [0]
+    assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
+    assert [record.step for record in run.previews()] == [0, 2]
+    Worker(ready_workspace, run)
+    assert [record.step for record in run.previews()] == [0, 2, 4, 8], "once, not at each resume"
+
+
 def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory, ready_workspace: Workspace) -> None:
     """On a processor fp16 becomes fp32, whose scale does not move, so it is moved by hand."""
     run = new_run()
