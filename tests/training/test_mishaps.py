@@ -218,10 +218,13 @@ def test_pictures_that_were_changed_are_told_when_the_run_goes_on(
     pictures = sorted((own_pairs / "images").glob("*.png"))
     pictures[0].unlink()
     pictures[1].write_bytes(pictures[2].read_bytes())
+    same_size = bytearray(pictures[3].read_bytes())
+    same_size[-20] ^= 1
+    pictures[3].write_bytes(same_size)
     worker = Worker(workspace, run)
     assert worker.outcome == "completed", "what was prepared is used; nothing is lost"
     (told,) = [m.text for m in worker.of(Message) if "since the folder was read" in m.text]
-    assert "2 of 12" in told and pictures[0].name in told and "Dataset tab" in told
+    assert "3 of 12" in told and pictures[0].name in told and "Dataset tab" in told
 
 
 def test_a_copied_or_touched_folder_is_not_a_changed_one(own_pairs: Path, workspace: Workspace) -> None:
