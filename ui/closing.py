@@ -57,13 +57,15 @@ def _render(view: View) -> list[Any]:
 
 
 def question(job: JobSnapshot, closing: bool) -> str:
-    """HTML: what closing the app would end."""
+    """HTML: what closing the app would end. The heading's attributes are for ui/heartbeat.js."""
+    waits = job.alive and job.phase == "waiting"
+    facts = f"data-closing='{'now' if closing else 'asked'}' data-saved='{'perhaps' if waits else 'yes'}'"
     if closing:
         words = "It finishes the step and saves. This page then says that it is."
-        if job.alive and job.phase == "waiting":
+        if waits:
             words = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
-        return "<h3>The app is closing</h3>" + note(words)
-    if job.alive and job.kind == "train" and job.phase == "waiting":
+        return f"<h3 {facts}>The app is closing</h3>" + note(words)
+    if job.kind == "train" and waits:
         words = (
             f"{job.title} waits for the disk: {job.waiting} The app closes as soon as the run could be saved. To end "
             "it at once, press Stop on the Train tab first; it then resumes from its last checkpoint."
@@ -75,6 +77,6 @@ def question(job: JobSnapshot, closing: bool) -> str:
         words = f"{job.title} is running and will be cancelled; what it has finished is kept."
     else:
         words = "Nothing is running. All that was made is on the disk."
-    return f"<h3>Close ControlNet Studio?</h3><p class='note'>{escape(words)}</p>" + note(
+    return f"<h3 {facts}>Close ControlNet Studio?</h3><p class='note'>{escape(words)}</p>" + note(
         "To leave only this page, close its tab: the app and its work go on."
     )

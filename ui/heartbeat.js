@@ -10,9 +10,9 @@
   box.hidden = true;
   document.body.append(box);
   const words = () => {
-    const last = document.querySelector('#close-words')?.textContent || '';
-    const asked = window.studioClosing || last.includes('is closing');
-    const saved = last.includes('could be saved') // the run waited for the disk, perhaps to the end
+    const last = document.querySelector('#close-words h3')?.dataset || {}; // see ui/closing.py
+    const asked = window.studioClosing || last.closing === 'now';
+    const saved = last.saved === 'perhaps' // the run waited for the disk, perhaps to the end
       ? 'What was saved is whole: the next start goes on from there.' : 'Everything is saved.';
     return asked
       ? ['ControlNet Studio is closed.', `${saved} You may close this tab.`]

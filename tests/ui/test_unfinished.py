@@ -116,7 +116,7 @@ def test_closing_asks_with_what_it_would_end(workspace: Workspace) -> None:
     from engine.jobs.snapshot import JobSnapshot
 
     idle = closing.question(JobSnapshot(), closing=False)
-    assert "Nothing is running" in idle
+    assert "Nothing is running" in idle and "data-closing='asked' data-saved='yes'" in idle
     training: dict[str, Any] = {"alive": True, "kind": "train", "title": "Training <cats>", "total_steps": 400}
     words = closing.question(JobSnapshot(**training, start_step=3), closing=False)
     assert "Training &lt;cats&gt; is running at step 3 of 400" in words and "saved" in words
@@ -125,9 +125,10 @@ def test_closing_asks_with_what_it_would_end(workspace: Workspace) -> None:
         words = closing.question(stuck, closing=closes)
         assert "step 3 waits for room" in words and "as soon as the run could be saved" in words and "Stop" in words
         assert "It will be saved" not in words, "nobody knows when there is room"
+        assert "data-saved='perhaps'" in words, "nor what the page may say once the app is gone"
     assert "cancelled" in closing.question(JobSnapshot(alive=True, kind="dataset", title="Reading"), closing=False)
     context = AppContext(workspace)
     context.ending.ask()
     view = context.view()
-    assert view.closing and "is closing" in closing._render(view)[0]
+    assert view.closing and "data-closing='now' data-saved='yes'>The app is closing" in closing._render(view)[0]
     assert json.dumps([button.visible for button in closing._render(view)[1:]]) == "[false, false]"
