@@ -82,7 +82,7 @@ def line_chart(
         named.append("<li><span class='band'></span>likely range</li>")
     drawn, legend = [*lines, *drawn], [*legend, *named]
     steps = _decimals(up)
-    left = "".join(f"<i style='bottom:{place(0, v)[1]:.2%}'>{_label(v, steps)}</i>" for v in up)
+    left = "".join(f"<i style='bottom:{place(0, v)[1]:.2%}'>{_beside(v, steps)}</i>" for v in up)
     below = "".join(f"<i style='left:{place(a, 0)[0]:.2%}'>{_below(a, across, pictures)}</i>" for a in across)
     unit = "<p class='unit'>step<br>pictures</p>" if pictures else ""
     said = "; ".join(f"{name}: {figure(found[-1][1])} at {x} {found[-1][0]:,g}" for name, found in shown.items())
@@ -95,6 +95,16 @@ def line_chart(
         f"<g class='grid'>{grid}</g>{''.join(drawn)}</svg>{''.join(dots)}</div>"
         f"<div class='across'>{below}</div>{unit}</div></figure>"
     )
+
+
+def _beside(value: float, decimals: int) -> str:
+    """A label of the y axis. There is room for five digits: smaller steps are told as powers of ten, as 2.5e−4."""
+    if decimals <= 3:
+        return _label(value, decimals)
+    if value == 0:
+        return "0"
+    digits, power = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(power)}".replace("-", "−")
 
 
 def _below(at: float, across: Sequence[float], pictures: int) -> str:

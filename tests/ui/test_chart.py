@@ -83,6 +83,22 @@ def test_figures_are_short() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("top", "labels"),
+    [
+        (0.0009, ["0", "2e−4", "4e−4", "6e−4", "8e−4", "1e−3"]),
+        (0.00012, ["0", "5e−5", "1e−4", "1.5e−4"]),
+        (-0.0002, ["−2e−4", "−1.5e−4", "−1e−4", "−5e−5", "0"]),
+        (0.02, ["0.000", "0.005", "0.010", "0.015", "0.020"]),
+    ],
+)
+def test_labels_of_tiny_figures_fit_beside_the_chart(top: float, labels: list[str]) -> None:
+    html = chart([(0, 0.0, "smoothed"), (100, top, "smoothed")])
+    left = html[html.index("class='up'") : html.index("class='area'")]
+    assert re.findall(r">([^<>]+)</i>", left) == labels
+    assert all(len(label) <= 7 for label in labels)
+
+
 def test_marks_and_pictures_are_on_the_axis() -> None:
     rows = {"x": [0, 100], "y": [0.0, 1.0], "line": ["a", "a"]}
     more = {"marks": {SAVED: (50, 100, 999), BEGINS: (25,), PAUSED: ()}, "pictures": 48}
