@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import threading
@@ -16,7 +15,8 @@ from engine.config import RunConfig, parse
 from engine.errors import UserError
 from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseChanged, PreviewMade, RunOpened, StepDone
 from engine.jobs.runner import Emit
-from engine.jobs.snapshot import JobSnapshot, fold
+from engine.jobs.snapshot import JobSnapshot, add_check, fold, fold_steps
+from engine.run_metrics import last_turn, read_metrics
 from engine.training.checkpoint_files import Checkpoint, list_checkpoints
 from engine.training.slow_disk import SlowDisk
 from engine.workspace import write_text
@@ -113,11 +113,6 @@ class Run:
         known: dict[str, Ending] = {"paused": "paused", "stopped": "stopped", "failed": "failed"}
         return known.get(last_turn(self.folder), "interrupted")
 
-    def _pauses(self) -> tuple[int, ...]:
-        """Steps at which it was resumed: each is where a sitting before it had ended."""
-        steps = [entry["step"] for entry in read_metrics(self.folder) if entry.get("event") == "resumed"]
-        return tuple(dict.fromkeys(steps))
-
     def metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl; a last line that was cut off is left out."""
         return list(read_metrics(self.folder))
@@ -139,60 +134,32 @@ class Run:
         saved = self.last_step
         opened = RunOpened(self.folder, self.config.name, saved, train.steps, self.config.images_per_step)
         snapshot = fold(snapshot, opened, 0.0)
-        for entry in read_metrics(self.folder):
-            if "loss" in entry and entry["step"] <= saved:  # later ones are lost, and trained again
-                done = StepDone(
-                    entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
-                )
-                snapshot = fold(snapshot, done, 0.0)
-            elif "control_gain" in entry and entry["step"] <= saved:
-                snapshot = fold(snapshot, Checked(**entry), 0.0)
+        checks: tuple[Checked, ...] = ()
+        pauses: dict[int, None] = {}  # steps at which it was resumed: each is where a sitting before it had ended
+
+        def steps() -> Iterator[StepDone]:
+            nonlocal checks
+            for entry in read_metrics(self.folder):
+                if entry.get("event") == "resumed":
+                    pauses[entry["step"]] = None
+                elif entry.get("step", 0) > saved:
+                    continue  # lost, and trained again
+                elif "loss" in entry:
+                    yield StepDone(
+                        entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
+                    )
+                elif "control_gain" in entry:
+                    checks = add_check(checks, Checked(**entry))
+
+        snapshot = fold_steps(snapshot, steps())
+        snapshot = replace(snapshot, checks=checks, pauses=tuple(pauses))
         checkpoints = self.checkpoints()
         if checkpoints:
             kept = tuple(checkpoint.step for checkpoint in checkpoints)
             snapshot = fold(snapshot, CheckpointSaved(saved, checkpoints[-1].folder, kept), 0.0)
-        snapshot = replace(snapshot, pauses=self._pauses())
         for record in self.previews():
             snapshot = fold(snapshot, record.event, 0.0)
         return snapshot
-
-
-def _metrics_lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each whole line of a run's metrics.jsonl, and what it says.
-
-    One after the other: all at once take several times as much memory as the file, and what many small objects took is
-    never quite given back. The file itself is read at once, so that it is not open when another thread replaces it.
-    """
-    try:
-        text = (folder / "metrics.jsonl").read_bytes()
-    except FileNotFoundError:
-        return
-    for line in io.BytesIO(text):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
-        yield line, entry
-
-
-def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl, none where there is no such file; a line that was cut off is left out."""
-    return (entry for _, entry in _metrics_lines(folder))
-
-
-def last_turn(folder: Path) -> str:
-    """The last thing that ``Recorder.note`` wrote down, empty for none; quick, however long the run was."""
-    try:
-        text = (folder / "metrics.jsonl").read_bytes()
-    except FileNotFoundError:
-        return ""
-    end = len(text)
-    while (found := text.rfind(b'{"event":', 0, end)) >= 0:
-        try:
-            return str(json.loads(text[found:].split(b"\n", 1)[0])["event"])
-        except ValueError:
-            end = found  # cut off by a crash in mid-write
-    return ""
 
 
 def read_preview(folder: Path) -> PreviewRecord | None:
@@ -215,18 +182,6 @@ def read_preview(folder: Path) -> PreviewRecord | None:
 def write_run(folder: Path, about: dict[str, Any]) -> None:
     """Write run.json."""
     write_text(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False))
-
-
-def forget_after(folder: Path, step: int) -> None:
-    """Drop metrics of steps after ``step``: a resumed run does them again."""
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return
-    kept = io.BytesIO()
-    for line, entry in _metrics_lines(folder):
-        if entry.get("step", 0) <= step:
-            kept.write(line.rstrip() + b"\n")
-    write_text(path, kept.getvalue().decode("utf-8"))
 
 
 class Recorder:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.jobs.events import Message, StepDone
-from engine.runs import Recorder, Run, forget_after, write_run
+from engine.jobs.snapshot import JobSnapshot, fold
+from engine.run_metrics import TAIL, forget_after, last_turn, newest_step
+from engine.runs import Recorder, Run, write_run
 from engine.workspace import Workspace, safe_name
 
 
@@ -74,6 +77,39 @@ def test_a_long_run_is_looked_at_without_holding_all_its_figures(folder: Path) -
         tracemalloc.stop()
     assert peak < 6 * 5000 * len(line)
     assert len(run.metrics()) == 5000
+
+
+def test_the_history_is_what_its_events_amount_to_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, seen = Recorder(folder, lambda event: None), JobSnapshot()
+    for number in range(1, 1801):
+        done = StepDone(number, 3 * number, 1 / number, 1e-5 * number, 0.1 + number % 7)
+        recorder(done)
+        seen = fold(seen, done, 0.0)
+        if number == 900:
+            recorder.note("resumed", number)
+    make_checkpoint(folder, 1800)
+    folds: list[Any] = []
+    monkeypatch.setattr("engine.runs.fold", lambda *what: folds.append(what) or fold(*what))
+    history = Run(folder).history()
+    for part in ("loss", "rate", "recent_seconds", "last_step"):
+        assert getattr(history, part) == getattr(seen, part)
+    assert [step for step, _ in history.pace.points] == [step for step, _ in seen.pace.points]
+    assert history.pauses == (900,)
+    assert len(folds) < 10, "a snapshot for each step of a week would take a minute"
+
+
+def test_the_end_of_a_long_run_is_known_from_the_end_of_its_file(folder: Path) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    assert (last_turn(folder), newest_step(folder)) == ("", 0)
+    recorder.note("started", 0)
+    for number in range(1, TAIL // 60):
+        recorder(step(number))
+    assert (last_turn(folder), newest_step(folder)) == ("started", number)
+    recorder.note("paused", number)
+    with (folder / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"event": "resu')  # cut off by a crash
+    assert (folder / "metrics.jsonl").stat().st_size > TAIL
+    assert (last_turn(folder), newest_step(folder)) == ("paused", number)
 
 
 def test_the_history_leaves_out_steps_that_were_lost(folder: Path) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
-from engine.runs import Ending, Run, read_metrics
+from engine.run_metrics import newest_step
+from engine.runs import Ending, Run
 from engine.workspace import Workspace
 from ui.states import RunFacts
 
@@ -62,7 +62,6 @@ def find_unfinished(runs: list[Run]) -> tuple[Unfinished, ...]:
     for run in runs:
         if run.ending in OFFERED:
             saved, steps = run.last_step, run.config.train.steps
-            newest = deque(read_metrics(run.folder), maxlen=3)
-            last = max([saved, *(entry.get("step", 0) for entry in newest)])
+            last = max(saved, newest_step(run.folder))
             found.append(Unfinished(run.name, run.ending, saved, last, steps))
     return tuple(found)

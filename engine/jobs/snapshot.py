@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -51,7 +53,7 @@ class Curve:
 
     def add(self, x: int, y: float) -> Curve:
         if self.waiting + 1 < self.stride:
-            return replace(self, waiting=self.waiting + 1)
+            return Curve(self.points, self.stride, self.waiting + 1)
         points, stride = (*self.points, (x, y)), self.stride
         if len(points) > CURVE_POINTS:
             points, stride = points[1::2], stride * 2
@@ -140,6 +142,19 @@ def _held_up(snapshot: JobSnapshot, now: float) -> float:
     return gap - usual if gap > max(LEAST_GAP, GAP_TIMES * usual) else 0.0
 
 
+def fold_steps(snapshot: JobSnapshot, steps: Iterable[StepDone]) -> JobSnapshot:
+    """With all these steps at once: a run of a week has half a million, and a snapshot for each would take a minute."""
+    last, recent = snapshot.last_step, deque(snapshot.recent_seconds, RECENT_STEPS)
+    loss, rate, pace = snapshot.loss, snapshot.rate, snapshot.pace
+    for last in steps:
+        recent.append(last.seconds)
+        pictures = snapshot.images_per_step or last.images_seen / max(1, last.step)
+        loss = loss.add(last.step, last.loss)
+        rate = rate.add(last.step, last.learning_rate)
+        pace = pace.add(last.step, pictures / max(last.seconds, 1e-9))
+    return replace(snapshot, last_step=last, recent_seconds=tuple(recent), loss=loss, rate=rate, pace=pace)
+
+
 def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
     """The next snapshot. ``now`` in seconds of a monotonic clock."""
     base = replace(snapshot, version=snapshot.version + 1, updated=now)
@@ -165,17 +180,7 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
             images_per_step=event.images_per_step,
         )
     if isinstance(event, StepDone):
-        recent = (*snapshot.recent_seconds, event.seconds)[-RECENT_STEPS:]
-        pictures = snapshot.images_per_step or event.images_seen / max(1, event.step)
-        return replace(
-            base,
-            last_step=event,
-            warned="",
-            recent_seconds=recent,
-            loss=snapshot.loss.add(event.step, event.loss),
-            rate=snapshot.rate.add(event.step, event.learning_rate),
-            pace=snapshot.pace.add(event.step, pictures / max(event.seconds, 1e-9)),
-        )
+        return replace(fold_steps(base, (event,)), warned="")
     if isinstance(event, PreviewMade):
         return replace(
             base,

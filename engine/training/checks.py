@@ -15,7 +15,7 @@ from engine.jobs.events import Checked, Event, Message, PreviewMade
 from engine.jobs.faults import device_lost
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
-from engine.runs import read_metrics
+from engine.run_metrics import read_metrics
 from engine.training import ladder
 from engine.training.working import as_exported
 

@@ -18,7 +18,8 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import Outcome
-from engine.runs import Recorder, Run, forget_after, write_run
+from engine.run_metrics import forget_after
+from engine.runs import Recorder, Run, write_run
 from engine.training import mishap
 from engine.training.loggers import Loggers
 from engine.training.slow_disk import SlowDisk

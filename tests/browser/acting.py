@@ -57,6 +57,13 @@ def click(page: Any, selector: str, seconds: float = 30) -> None:
     page.click(selector)
 
 
+def unfold(page: Any, box: str) -> None:
+    """Open a folded part of the page, if it is not open."""
+    head = page.locator(f"#{box} > button")
+    if "open" not in (head.get_attribute("class") or "").split():
+        head.click()
+
+
 def fill(page: Any, selector: str, value: str) -> None:
     """As a person types: the field is left, and what stands in it stays. A page that still loads may put it back."""
     from playwright.sync_api import expect

@@ -25,20 +25,29 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
     assert not calls.exists(), "no request leaves the computer: " + calls.read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def page(demo: DemoRun) -> Iterator[Any]:
-    """A page that shows the demo's run, whatever an earlier test has looked at."""
+@pytest.fixture(scope="module")
+def window(demo: DemoRun) -> Iterator[Any]:
+    """A page that the tests of a file share: opening one takes a busy machine several seconds."""
     with browser_page() as opened:
         faults: list[str] = []
         opened.on("pageerror", lambda error: faults.append(str(error)))
-        show_run(opened, demo)
+        open_page(opened, demo.app)
         yield opened
         assert faults == []
 
 
+@pytest.fixture
+def page(window: Any, demo: DemoRun) -> Any:
+    """The page, with the demo's run on the Train tab, whatever an earlier test has looked at or left open."""
+    show_run(window, demo)
+    return window
+
+
 def show_run(page: Any, demo: DemoRun) -> None:
-    """Open the window at the Train tab, with the demo's run."""
-    open_page(page, demo.app)
+    """The Train tab, with the demo's run."""
+    if not page.url.startswith(demo.app.address):
+        open_page(page, demo.app)
+    page.keyboard.press("Escape")
     open_tab(page, "Train")
     page.wait_for_selector("#train-run input")
     if page.locator("#train-run input").input_value() != demo.folder.name:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.browser.acting import IN_A_BROWSER, click, fill, shoot, wait_for, wait_for_files
+from tests.browser.acting import IN_A_BROWSER, click, fill, shoot, wait_for, wait_for_count, wait_for_files, wait_while
 from tests.browser.demo_run import DemoRun
 from tests.browser.studio import open_tab
 
 pytestmark = IN_A_BROWSER
+SEEDS = "#compare-seeds input, #compare-seeds textarea"
 
 
 def open_grid(page: Any) -> None:
@@ -17,8 +18,13 @@ def open_grid(page: Any) -> None:
     open_tab(page, "Try it")
     open_tab(page, "Compare checkpoints")
     page.wait_for_selector("#compare-steps input:checked")
+    fill(page, SEEDS, "0")
+    wait_for(page, "#compare-plan", "2 rows")
     click(page, "#compare-make")
     wait_for(page, "#compare-grid", "best by the verdict", 120)
+    wait_for_count(page, "#compare-grid tbody tr", 2)
+    for old in ("now (step", "not drawn"):  # an earlier grid, and the pictures that are still to come
+        wait_while(page, "#compare-grid", old)
     page.wait_for_selector("#compare-cancel", state="hidden")
 
 
@@ -26,7 +32,7 @@ def test_a_grid_can_be_cancelled(page: Any, demo: DemoRun) -> None:
     open_tab(page, "Try it")
     open_tab(page, "Compare checkpoints")
     page.wait_for_selector("#compare-steps input:checked")
-    fill(page, "#compare-seeds input, #compare-seeds textarea", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
+    fill(page, SEEDS, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
     wait_for(page, "#compare-plan", "20 rows")
     click(page, "#compare-make")
     wait_for(page, "#compare-progress", "Pictures of the grid")

@@ -7,7 +7,7 @@ import re
 import shutil
 from typing import Any
 
-from tests.browser.acting import IN_A_BROWSER, click, fill, pick, shoot, wait_for
+from tests.browser.acting import IN_A_BROWSER, click, fill, pick, shoot, unfold, wait_for
 from tests.browser.demo_run import DemoRun
 from tests.browser.studio import open_tab
 
@@ -15,7 +15,7 @@ pytestmark = IN_A_BROWSER
 
 
 def test_evaluating_tells_its_progress_and_can_be_cancelled(page: Any, demo: DemoRun) -> None:
-    page.click("#evaluate-box > button")
+    unfold(page, "evaluate-box")
     fill(page, "#evaluate-pairs input", "64")
     click(page, "#evaluate-start")
     wait_for(page, "#status-line", re.compile(r"Evaluating step \d+"))
@@ -28,7 +28,7 @@ def test_evaluating_tells_its_progress_and_can_be_cancelled(page: Any, demo: Dem
 
 
 def test_the_meter_tells_how_much_the_map_does(page: Any) -> None:
-    page.click("#evaluate-box > button")
+    unfold(page, "evaluate-box")
     click(page, "#evaluate-effect-only")
     page.wait_for_selector("#evaluate-effect img")
     wait_for(page, "#evaluate-effect-words", re.compile(r"4 pairs: 0\.\d\d: right map 0\.\d\d, blank"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.browser.acting import IN_A_BROWSER, click, open_page, shoot, wait_for, wait_for_count
+from tests.browser.acting import IN_A_BROWSER, click, open_page, shoot, unfold, wait_for, wait_for_count
 from tests.browser.demo_run import STEPS, DemoRun
 from tests.browser.studio import browser_page, open_tab
 
@@ -49,7 +49,7 @@ def test_the_verdict_names_convergence_and_the_best_checkpoint(page: Any, demo: 
     assert int(best[1]) >= int(since[1])
     assert (demo.folder / "checkpoints" / f"step-{int(best[1]):06d}" / "checkpoint.json").exists()
     wait_for(page, "#chart-gain .legend", f"begins to listen step {since[1]}")
-    page.click("#evaluate-box > button")
+    unfold(page, "evaluate-box")
     page.click("#evaluate-checkpoint input")
     page.get_by_role("option", name=f"step {best[1]} (the best)").wait_for()
 

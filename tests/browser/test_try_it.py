@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.browser.acting import IN_A_BROWSER, click, shoot, wait_for
+from tests.browser.acting import IN_A_BROWSER, click, shoot, unfold, wait_for
 from tests.browser.demo_run import DemoRun
 from tests.browser.studio import open_tab
 
@@ -53,5 +53,5 @@ def test_every_folded_panel_opens(page: Any) -> None:
         "try-second": "#try-second-map", "try-base": "#try-transfer", "try-history": "#try-restore",
     }  # fmt: skip
     for panel, widget in inside.items():
-        page.click(f"#{panel} > button")
+        unfold(page, panel)
         page.wait_for_selector(widget, state="visible")
