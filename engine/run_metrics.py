@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.workspace import write_text
+from engine.workspace import write_pieces
 
+BLOCK = 2**18
 TAIL = 2**16
 """Bytes at the end that are looked at first: the newest few hundred steps."""
 
@@ -20,19 +21,29 @@ TAIL = 2**16
 def _metrics_lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Each whole line of a run's metrics.jsonl, and what it says.
 
-    One after the other: all at once take several times as much memory as the file, and what many small objects took is
-    never quite given back. The file itself is read at once, so that it is not open when another thread replaces it.
+    A block after the other: all at once take several times as much memory as the file, and what many small objects took
+    is never quite given back. The file is not open in between, so that another thread can replace it, on Windows, too;
+    what ``forget_after`` leaves away are lines at its end.
     """
-    try:
-        text = (folder / "metrics.jsonl").read_bytes()
-    except FileNotFoundError:
-        return
-    for line in io.BytesIO(text):
+    at, begun = 0, b""
+    while True:
         try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
-        yield line, entry
+            with (folder / "metrics.jsonl").open("rb") as file:
+                file.seek(at)
+                block = file.read(BLOCK)
+        except FileNotFoundError:
+            return
+        at += len(block)
+        whole, _, rest = (begun + block).rpartition(b"\n")
+        begun = rest if block else b""
+        for line in io.BytesIO(whole if block else rest):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
+            yield line.rstrip(b"\r\n") + b"\n", entry
+        if not block:
+            return
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
@@ -77,10 +88,10 @@ def last_turn(folder: Path) -> str:
 def forget_after(folder: Path, step: int) -> None:
     """Drop metrics of steps after ``step``: a resumed run does them again."""
     path = folder / "metrics.jsonl"
-    if not path.exists():
-        return
-    kept = io.BytesIO()
-    for line, entry in _metrics_lines(folder):
-        if entry.get("step", 0) <= step:
-            kept.write(line.rstrip() + b"\n")
-    write_text(path, kept.getvalue().decode("utf-8"))
+
+    def kept() -> Iterator[bytes]:
+        return (line for line, entry in _metrics_lines(folder) if entry.get("step", 0) <= step)
+
+    # After a pause there is nothing to drop, and the file of a long run is not written anew.
+    if path.exists() and sum(map(len, kept())) != path.stat().st_size:
+        write_pieces(path, kept())

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.durable import flush, flush_folder
@@ -145,9 +146,15 @@ def safe_name(name: str) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, then rename: a reader sees the old file or the new one, also after a power cut."""
+    write_pieces(path, [text.encode("utf-8")])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """As ``write_text``, of a file that is not in memory as a whole."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
         flush(temporary)
         os.replace(temporary, path)
     except BaseException:

@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.snapshot import JobSnapshot, fold
-from engine.run_metrics import TAIL, forget_after, last_turn, newest_step
+from engine.run_metrics import BLOCK, TAIL, forget_after, last_turn, newest_step
 from engine.runs import Recorder, Run, write_run
 from engine.workspace import Workspace, safe_name
 
@@ -64,8 +64,8 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(folder: Path) -> N
 
 
 def test_a_long_run_is_looked_at_without_holding_all_its_figures(folder: Path) -> None:
-    line = json.dumps(vars(step(1))) + "\n"
-    (folder / "metrics.jsonl").write_text(line * 5000, encoding="utf-8")
+    line, count = json.dumps(vars(step(1))) + "\n", 20_000
+    (folder / "metrics.jsonl").write_text(line * count + line.replace('"step": 1', '"step": 2'), encoding="utf-8")
     make_checkpoint(folder, 1)
     run = Run(folder)
     tracemalloc.start()
@@ -75,8 +75,31 @@ def test_a_long_run_is_looked_at_without_holding_all_its_figures(folder: Path) -
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 6 * 5000 * len(line)
-    assert len(run.metrics()) == 5000
+    assert count * len(line) > 5 * BLOCK, "the file is longer than all that was taken"
+    assert peak < 5 * BLOCK
+    assert len(run.metrics()) == count
+
+
+def test_what_has_nothing_to_forget_is_not_written_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(folder, lambda event: None)
+    recorder(step(1))
+    recorder.note("paused", 1)
+    monkeypatch.setattr("engine.run_metrics.write_pieces", lambda *_: pytest.fail("it was written anew"))
+    forget_after(folder, 1)
+    forget_after(folder.with_name("nothing here"), 1)
+
+
+@pytest.mark.parametrize("block", [1, 7, 64, 10**6])
+def test_lines_are_whole_wherever_a_block_ends(folder: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    monkeypatch.setattr("engine.run_metrics.BLOCK", block)
+    lines = [json.dumps({"step": number, "loss": "é" * number}, ensure_ascii=False) for number in range(5)]
+    path = folder / "metrics.jsonl"
+    path.write_bytes(
+        "\n".join([*lines[:2], "{cut", "", *lines[2:]]).encode("utf-8")
+    )  # the last line has no end, either
+    assert [entry["step"] for entry in Run(folder).metrics()] == [0, 1, 2, 3, 4]
+    forget_after(folder, 3)
+    assert path.read_bytes() == "".join(line + "\n" for line in lines[:4]).encode("utf-8")
 
 
 def test_the_history_is_what_its_events_amount_to_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
