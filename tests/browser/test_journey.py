@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.browser.acting import IN_A_BROWSER, click, open_page, shoot, unfold, wait_for, wait_for_count
 from tests.browser.demo_run import STEPS, DemoRun
-from tests.browser.studio import browser_page, open_tab
+from tests.browser.studio import open_tab
 
 pytestmark = IN_A_BROWSER
 DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+) at (?P<step>[\d,]+)$")
@@ -90,17 +90,19 @@ def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
     shoot(page, "settings")
 
 
-def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(demo: DemoRun) -> None:
-    with browser_page(900, 800) as page:
-        open_page(page, demo.app)
-        page.wait_for_selector("#dataset-read", state="hidden")  # there is a set: it folds a moment after opening
-        page.click("#dataset-sources > button")
-        page.wait_for_selector("#dataset-read", state="visible")
-        page.fill("#dataset-folder textarea, #dataset-folder input", "/nowhere/<b>pictures</b>")
-        page.click("#dataset-read")
-        wait_for(page, "#problem", "does not exist")
-        wait_for(page, "#problem", "<b>pictures</b>")  # as text, not as HTML
-        page.reload()
-        wait_for(page, "#problem", "What to try")
-        page.click("#problem-dismiss")
-        page.wait_for_selector("#problem", state="hidden")
+def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(window: Any, demo: DemoRun) -> None:
+    page = window.context.browser.new_page(viewport={"width": 900, "height": 800})
+    page.set_default_timeout(90_000)
+    open_page(page, demo.app)
+    page.wait_for_selector("#dataset-read", state="hidden")  # there is a set: it folds a moment after opening
+    page.click("#dataset-sources > button")
+    page.wait_for_selector("#dataset-read", state="visible")
+    page.fill("#dataset-folder textarea, #dataset-folder input", "/nowhere/<b>pictures</b>")
+    page.click("#dataset-read")
+    wait_for(page, "#problem", "does not exist")
+    wait_for(page, "#problem", "<b>pictures</b>")  # as text, not as HTML
+    page.reload()
+    wait_for(page, "#problem", "What to try")
+    page.click("#problem-dismiss")
+    page.wait_for_selector("#problem", state="hidden")
+    page.close()
