@@ -1,6 +1,6 @@
 """A long run through the window, watched: does anything grow that should not?
 
-    python -m benchmarks.soak --out /tmp/soak                 # 20,000 steps, about half an hour on two cores
+    python -m benchmarks.soak --out /tmp/soak                 # 20,000 steps: 7 minutes on two quiet cores
     python -m benchmarks.soak --figures /tmp/soak/samples.csv  # the table again, from what was written down
 
 The real app in a process of its own, a real Chromium with the Train tab open, a run on a tiny random base with
