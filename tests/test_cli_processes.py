@@ -136,3 +136,18 @@ def test_accelerate_with_one_process_is_the_plain_command_bit_for_bit(command: l
         folder = the_run(command).checkpoints()[-1].folder
         weights.append((folder / "controlnet" / "diffusion_pytorch_model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("file", ["two-cards.yaml", "fsdp.yaml"])
+def test_the_files_of_the_documentation_train_what_one_process_trains(command: list[str], file: str) -> None:
+    words = [*command, "--set", "train.steps=4"]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(APP_FOLDER / "docs" / file)]
+    curves = []
+    for how in ([sys.executable], [sys.executable, *launch]):
+        done = subprocess.run([*how, *words], cwd=APP_FOLDER, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        curves.append([entry["loss"] for entry in the_run(command).metrics() if "loss" in entry])
+        assert ("2 processes share the 2 pictures" in done.stdout) == (len(curves) == 2)
+    assert len(curves[0]) == 4
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
