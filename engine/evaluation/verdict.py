@@ -146,10 +146,8 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None, drifts: int
         return Verdict("drifting", words, evidence, unlike(checks, facts), None, drifts, best)
     words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
     if not listens(last):
-        words = (
-            f"Not listening yet, which is normal after {last.images_seen:,} pictures: it begins suddenly, "
-            f"as a rule before {facts.listens_by:,}."
-        )
+        seen = f"after {last.images_seen:,} pictures" if last.images_seen else "at the start"
+        words = f"Not listening yet, which is normal {seen}: it begins suddenly, as a rule before {facts.listens_by:,}."
         if last.step >= facts.total_steps:
             words = (
                 f"Not listening at the end of the run. {last.images_seen:,} pictures are often too few; "
