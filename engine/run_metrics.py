@@ -65,11 +65,11 @@ def _end_of_metrics(folder: Path, most: int) -> bytes:
 
 def newest_step(folder: Path) -> int:
     """The last step that the figures tell of, 0 for none; quick, however long the run was."""
-    steps = []
-    for line in _end_of_metrics(folder, TAIL).splitlines():
+    steps = [0]
+    for line in _end_of_metrics(folder, TAIL).splitlines()[-3:]:
         with contextlib.suppress(ValueError):  # cut off by a crash in mid-write
             steps.append(json.loads(line).get("step", 0))
-    return max(steps[-3:], default=0)
+    return max(steps)
 
 
 def last_turn(folder: Path) -> str:

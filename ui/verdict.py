@@ -32,7 +32,7 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "overfitting": ("!", "warning"),
     "drifting": ("!", "warning"),
 }
-COLOURS = {GAIN: "#0f766e", TRAINED_GAIN: "#94a3b8"}
+COLOURS = {GAIN: "var(--first)", TRAINED_GAIN: "#94a3b8"}
 GAIN_TITLE = "Control gain: what the map is worth, in % of the loss"
 PLACES = {
     "doctor": ("Check the set", ("tab-dataset", "dataset-check")),
@@ -41,7 +41,7 @@ PLACES = {
 }
 """Where a cause is looked at: the words on its button, and the ids of the tabs to open."""
 LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"
-LOSS_COLOURS = {HELD_OUT: "#0f766e", TRAINED: "#94a3b8"}
+LOSS_COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
 
 
 def build_verdict(context: AppContext, live: Live) -> None:

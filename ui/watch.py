@@ -20,8 +20,13 @@ from ui.view import View
 
 CHART_SECONDS = 4.0
 PICTURE_SIDE = 512
-SCORE_COLOURS = {OBEYS: "#0f766e", STAND_IN: "#0f766e", TITLES["iou"]: "#2563eb", TITLES["colours"]: "#b45309"}
-COLOURS = {EACH: "#94a3b8", SMOOTH: "#0f766e"}
+SCORE_COLOURS = {  # ui/style.css has one for light pages and one for dark
+    OBEYS: "var(--first)",
+    STAND_IN: "var(--first)",
+    TITLES["iou"]: "var(--second)",
+    TITLES["colours"]: "var(--third)",
+}
+COLOURS = {EACH: "#94a3b8", SMOOTH: "var(--first)"}
 
 
 def build_watch(context: AppContext, live: Live) -> None:
@@ -92,7 +97,7 @@ def _more(view: View) -> list[Any]:
         (memory, "GiB", "Memory in use, GiB (of the card, where there is one)"),
     )
     charts = [
-        line_chart(one_line(points, name), "step", "value", "line", {name: "#0f766e"}, title, name, **_axis(view))
+        line_chart(one_line(points, name), "step", "value", "line", {name: "var(--first)"}, title, name, **_axis(view))
         for points, name, title in curves
     ]
     return [gr.Accordion(visible=bool(history.rate.points)), *charts]

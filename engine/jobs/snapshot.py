@@ -152,7 +152,7 @@ def fold_steps(snapshot: JobSnapshot, steps: Iterable[StepDone]) -> JobSnapshot:
         loss = loss.add(last.step, last.loss)
         rate = rate.add(last.step, last.learning_rate)
         pace = pace.add(last.step, pictures / max(last.seconds, 1e-9))
-    return replace(snapshot, last_step=last, recent_seconds=tuple(recent), loss=loss, rate=rate, pace=pace)
+    return replace(snapshot, last_step=last, recent_seconds=tuple(recent), loss=loss, rate=rate, pace=pace, warned="")
 
 
 def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
@@ -180,7 +180,7 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
             images_per_step=event.images_per_step,
         )
     if isinstance(event, StepDone):
-        return replace(fold_steps(base, (event,)), warned="")
+        return fold_steps(base, (event,))
     if isinstance(event, PreviewMade):
         return replace(
             base,

@@ -43,9 +43,9 @@ class Promises:
         self._look_at_disk()
         if all(check.step != trainer.step for check in trainer.heard.checks):
             trainer.checks.make_if_due(always=trainer.step == 0)
-        if (self._pictures_due() and not self._drawn()) or self._asked.exists():
-            self.pictures()
-            self._owe(trainer.token.stop is not None and not self._drawn())
+        asked = self._asked.exists()
+        if asked or (self._pictures_due() and not self._drawn()):
+            self.pictures(asked)
 
     def keep(self) -> None:
         """Checkpoints, checks and pictures that are due after this step, or were asked for."""
@@ -56,8 +56,7 @@ class Promises:
         trainer.checks.make_if_due(always=last)
         asked = trainer.token.take_preview_request()
         if asked or self._pictures_due():
-            self.pictures()
-            self._owe(asked and trainer.token.stop is not None and not self._drawn())
+            self.pictures(asked)
         lending.serve(trainer)
 
     def batch(self, number: int) -> Batch:
@@ -88,18 +87,15 @@ class Promises:
 
     def _owe(self, owed: bool) -> None:
         """Remember beyond this sitting that pictures were asked for, or that they are made."""
-        trainer = self._trainer
-        if trainer.preview is None or not trainer.accelerator.is_main_process or owed == self._asked.exists():
-            return
         try:
             if owed:
                 self._asked.parent.mkdir(exist_ok=True)
                 self._asked.touch()
             else:
-                self._asked.unlink()
+                self._asked.unlink(missing_ok=True)
         except OSError as error:
             words = f"A note of the pictures that you asked for could not be changed: {error.strerror or error}."
-            trainer.emit(Message(words, "warning"))
+            self._trainer.emit(Message(words, "warning"))
 
     def _drawn(self) -> bool:
         """The pictures of this step are there, and their scores noted."""
@@ -107,8 +103,8 @@ class Promises:
         folder = self._trainer.run_folder / "previews" / f"step-{step:06d}"
         return any(noted == step for noted, _ in self._trainer.heard.scores) and read_preview(folder) is not None
 
-    def pictures(self) -> None:
-        """Draw and score the held-out pairs (main process only)."""
+    def pictures(self, asked: bool = False) -> None:
+        """Draw and score the held-out pairs (main process only); ``asked`` for, they outlive a pause."""
         trainer = self._trainer
         if trainer.preview is None or not trainer.accelerator.is_main_process:
             return
@@ -125,6 +121,8 @@ class Promises:
 
         if self.patience.until_done(what, room, lambda problem: False):
             trainer.preview(trainer, trainer.step)
+        if asked:
+            self._owe(trainer.token.stop is not None and not self._drawn())
         give_back_memory()
         trainer.emit(PhaseChanged("running"))
 
