@@ -117,16 +117,17 @@ def keep_less(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def shrink(unet: Any, *sharing: nn.Module) -> None:
+def shrink(unet: Any, *sharing: nn.Module, device: torch.device | None = None) -> None:
     """Change a frozen UNet in place; what was done already stays.
 
     Args:
         sharing: ControlNets whose ``thin_layers`` hold some of the same weights.
+        device: where the small weights go, one by one: the wide ones (5 GB of XL) are never there together.
     """
     scales: dict[int, torch.Tensor] = {}
     for name, layer in unet.named_modules():
         if type(layer) in KINDS and name.startswith(INSIDE):
-            small, scale = narrowed(layer.weight)
+            small, scale = narrowed(layer.weight.to(device or layer.weight.device))
             layer.__class__ = KINDS[type(layer)]
             layer.weight.data = small  # the tensor object stays, so that those who share it see the change
             layer.register_buffer("scale", scale, persistent=False)

@@ -144,21 +144,28 @@ class Trainer:
         locked = self.config.objective.sd_locked
         if not locked:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
-        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
-        controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
+        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32)
+        small = self.config.train.base_storage == "fp8"
+        if not small:
+            self.unet.to(self.device)
+        controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet, self.device)
+        if small:  # the net above is of the wide weights
+            shrink(self.unet, device=self.device)
+            self.unet.to(self.device)
         at_home = self.config.optim.offload or self.divided
         self.controlnet: Any = (controlnet if at_home else controlnet.to(self.device)).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
         self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
-        torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
+        if not locked:
+            torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
         computes_on = self.device if self.config.optim.offload else None
         self.nets = WorkingNets(self.controlnet, torch.float32 if self.divided else self.dtype, computes_on)
         if self.decoder is not None:
             self.nets.couple(decoder_of(self.unet), self.decoder)
         keep_less(self.unet)
-        if self.config.train.base_storage == "fp8":
-            shrink(self.unet, self.controlnet, self.nets.controlnet)
+        if small:
+            shrink(self.unet, self.controlnet, self.nets.controlnet)  # their shares of it
         checkpoint_gradients(self.nets.controlnet, self.unet, self.config.train.gradient_checkpointing)
         speed.lay_out(self)
         self.scheduler = self.family.load_scheduler(self.base)
