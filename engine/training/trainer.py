@@ -32,7 +32,7 @@ from engine.training.checkpoint import load_training_state
 from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
 from engine.training.divided import Divided, accelerator_for
-from engine.training.ema import averaged_parameters, build_average
+from engine.training.ema import build_average
 from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
@@ -197,8 +197,6 @@ class Trainer:
                 give_up_after(self, skipped)
                 continue
             skipped = 0
-            if self.ema is not None:
-                self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
             unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:

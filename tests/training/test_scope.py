@@ -11,12 +11,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
 
 from engine.config import OptimConfig
 from engine.errors import UserError
-from engine.training.ema import build_average
+from engine.training import ema
+from engine.training.ema import Average, build_average
 from engine.training.optim import build_optimizer
 from engine.workspace import Workspace
 
@@ -53,6 +55,25 @@ def test_an_average_in_ram_equals_one_beside_the_net() -> None:
     for first, second in zip(averages[0].shadow_params, averages[1].shadow_params, strict=True):
         assert torch.equal(first, second)
     assert build_average(model, OptimConfig()) is None
+
+
+def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ema, "AT_ONCE", 20)
+    model = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(3)))
+    ours, theirs = (
+        Average(model.parameters(), decay=0.9, foreach=True),
+        EMAModel(model.parameters(), decay=0.9, foreach=True),
+    )
+    for _ in range(30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        ours.step(model.parameters())
+        theirs.step(model.parameters())
+        assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, theirs.shadow_params, strict=True))
+    assert (ours.optimization_step, ours.cur_decay_value) == (theirs.optimization_step, theirs.cur_decay_value)
+    ours.copy_to(model.parameters())
+    assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(("name", "version"), [("adamw8bit", "0.49.2"), ("paged_adamw8bit", "0.50.2")])
