@@ -108,6 +108,7 @@ class Trainer:
                 cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
                 lambda done, total, label: self.emit(Progress(done, total, label)),
                 batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
+                tell=lambda words: self.emit(Message(words, "warning")),
             )
         )  # fmt: skip
         self.maps = self.processes.main_first(lambda: map_cache.open_or_build(

@@ -146,6 +146,17 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert all(torch.allclose(ours[key], wanted[key], rtol=1e-4, atol=2e-5) for key in wanted)
 
 
+def test_a_run_whose_pictures_do_not_fit_the_encoder_is_prepared_in_smaller_batches(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+
+    monkeypatch.setattr(Family, "encode_images", failing(Family.encode_images, 1, 1))
+    worker = Worker(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
+    assert worker.outcome == "completed"
+    assert warnings(worker) == ["Memory ran out while pictures were encoded 4 at a time; going on with 2."]
+
+
 AVERAGED = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.check_every": 0}
 
 
