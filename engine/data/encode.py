@@ -46,7 +46,7 @@ class Fitting:
             if (loaded := attempt(load)) is not None:
                 return loaded
             free_memory()
-        raise self._too_much(f"The model that encodes {self._what} does not fit.")
+        raise self._too_much(f"The model that the {self._what} go through does not fit.")
 
     def over(self, items: Sequence[S], work: Callable[[Sequence[S]], T]) -> Iterator[T]:
         """``work`` of these items, batch by batch in their order.
@@ -69,14 +69,14 @@ class Fitting:
         if tried == 1:
             raise self._too_much(f"It ran out even for one of the {self._what} at a time.")
         self.batch = tried // 2
-        self._tell(f"Memory ran out while {self._what} were encoded {tried} at a time; going on with {self.batch}.")
+        self._tell(f"Memory ran out with {tried} {self._what} at a time; going on with {self.batch}.")
 
     def _too_much(self, why: str) -> UserError:
         return UserError(
-            f"The {self._what} could not be encoded: the memory is not enough.",
+            f"The memory is not enough for the {self._what}.",
             why,
-            "Close other programs that use the graphics card, or choose a lower resolution or a smaller base model. "
-            "What has been encoded so far is kept.",
+            "Close other programs that use the graphics card, or choose a lower resolution or a smaller model. What is "
+            "finished is kept.",
         )
 
 

@@ -33,6 +33,8 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         UserError: memory ran out for what follows the optimizer's step, twice.
     """
     try:
+        if trainer.nets.stale:
+            trainer.nets.refresh()
         loss = trainer.sharing.combine(lambda: accumulate(trainer))
         if not clip(trainer):
             trainer.loss_scale.overflowed()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,7 +155,7 @@ def test_a_run_whose_pictures_do_not_fit_the_encoder_is_prepared_in_smaller_batc
     monkeypatch.setattr(Family, "encode_images", failing(Family.encode_images, 1, 1))
     worker = Worker(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
     assert worker.outcome == "completed"
-    assert warnings(worker) == ["Memory ran out while pictures were encoded 4 at a time; going on with 2."]
+    assert warnings(worker) == ["Memory ran out with 4 pictures at a time; going on with 2."]
 
 
 AVERAGED = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.check_every": 0}
@@ -190,7 +191,7 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
 def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"train.steps": 3, "train.precision": "bf16", "validation.check_every": 0}
+    settings = {"train.steps": 3, "optim.offload": True, "validation.check_every": 0}
     calm, short = new_run(**settings), new_run(**settings)
     Worker(ready_workspace, calm)
     monkeypatch.setattr(WorkingNets, "refresh", failing(WorkingNets.refresh, 1, 2))  # one is made at the start
@@ -267,6 +268,23 @@ def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
     assert [event.step for event in worker.of(PreviewMade)] == [0, 2]
     assert sizes == [2, 1, 1, 1, 1]
     assert any("one at a time" in text for text in warnings(worker))
+
+
+@pytest.mark.parametrize(
+    "place", ["engine.evaluation.validate.to_pictures", "engine.evaluation.validate.obedience.measure"]
+)
+def test_pictures_are_made_again_wherever_memory_ran_out(
+    place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While they are decoded, and while they are scored."""
+    settings = {"validation.every": 1, "validation.pictures": 2, "validation.sampling_steps": 1, "train.steps": 1}
+    settings |= {"validation.probes": 0, "validation.check_every": 0}
+    monkeypatch.setattr(place, failing(pkgutil.resolve_name(place), 1))
+    worker = Worker(ready_workspace, new_run(**settings))
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(PreviewMade)] == [0, 1]
+    (said,) = warnings(worker)
+    assert "one at a time" in said
 
 
 def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
