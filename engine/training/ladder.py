@@ -12,13 +12,14 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
-from engine.give_back import free_memory
+from engine.give_back import attempt, free_memory
 from engine.jobs.events import Message
 from engine.jobs.faults import out_of_memory as out_of_memory
 from engine.presets import flatten, unflatten
@@ -127,10 +128,12 @@ def recover(trainer: Trainer, where: str) -> Rung:
             f"At step {trainer.step + 1:,} it ran out with the most thrifty settings there are.",
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
-    apply(trainer, rung)
-    trainer.sharing.be_cautious()
     if among.main:
         _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
+    if attempt(partial(apply, trainer, rung)) is None:  # it takes a little memory itself
+        clear(trainer)
+        apply(trainer, rung)
+    trainer.sharing.be_cautious()
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
@@ -212,8 +215,8 @@ def forget_gradients(trainer: Trainer) -> None:
     trainer.nets.forget_gradients()
 
 
-def apply(trainer: Trainer, rung: Rung) -> None:
-    """Change the settings of a trainer that is between two steps."""
+def apply(trainer: Trainer, rung: Rung) -> Rung:
+    """Change the settings of a trainer that is between two steps. Where it breaks off it can be asked for again."""
     config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
     trainer.config = config
     trainer.batches.split(config.train.batch_size, config.train.accumulation)
@@ -228,15 +231,16 @@ def apply(trainer: Trainer, rung: Rung) -> None:
         trainer.accelerator.device_placement = False  # else the optimizer's memory would go back to the card
     if "optim.optimizer" in rung.settings or "optim.offload" in rung.settings:
         state = trainer.optimizer.state_dict() if "optim.optimizer" not in rung.settings else None
-        trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
-        rate = trainer.optimizer.param_groups[0]["lr"]
-        trainer.optimizer = build_optimizer(trainer.learning, config.optim)
+        optimizer = build_optimizer(trainer.learning, config.optim)
         if state is not None:
-            trainer.optimizer.load_state_dict(state)  # which brings it to where the weights are now
-        set_learning_rate(trainer.optimizer, rate)
+            optimizer.load_state_dict(state)  # which brings it to where the weights are now
+        set_learning_rate(optimizer, trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer = optimizer
+        trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
         trainer.prepared_optimizer = trainer.accelerator.prepare(trainer.optimizer)
         del state
         clear(trainer)
+    return rung
 
 
 @torch.no_grad()

@@ -116,6 +116,35 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
     assert learning <= moved and not moved & of_base
 
 
+@pytest.mark.parametrize(
+    "settings", [{"train.base_storage": "fp8"}, {"optim.offload": True, "optim.optimizer": "adafactor"}]
+)
+def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
+    settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+    from engine.training import frozen
+
+    run, seen = new_run(**{"train.steps": 4, "validation.check_every": 0}), []
+    monkeypatch.setattr(ladder, "next_rung", lambda *given: Rung(settings, "less on the card"))
+    real = failing(Family.predict, 1, 2)
+
+    def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
+        seen.append(sum(isinstance(module, frozen.SmallConv2d) for module in unet.modules()))
+        return real(family, unet, net, *rest)
+
+    monkeypatch.setattr(Family, "predict", predict)
+    monkeypatch.setattr(frozen, "narrowed", failing(frozen.narrowed, 1, 3))  # there is no room for the rung itself
+    monkeypatch.setattr(ladder, "to_ram", failing(ladder.to_ram, 1))
+    assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
+    again = Worker(ready_workspace, Run(run.folder))
+    assert again.outcome == "completed" and warnings(again) == []
+    assert [event.step for event in again.of(StepDone)] == [4]
+    shrunk = "train.base_storage" in settings
+    assert [count > 0 for count in seen] == [False, False, False, shrunk, shrunk]
+    assert run.checkpoints()[-1].about["optimizer"] == settings.get("optim.optimizer", "adamw")
+
+
 PLACES = {
     "forward": ("engine.families.base.Family.predict", 2),
     "backward": ("accelerate.Accelerator.backward", 2),
