@@ -96,6 +96,8 @@ def clip(trainer: Trainer) -> bool:
     scale, most = trainer.loss_scale.value, trainer.config.optim.max_grad_norm
     parameters = list(trainer.learning.parameters())
     norm = trainer.accelerator.clip_grad_norm_(parameters, most * scale)
+    if trainer.prepared_optimizer.step_was_skipped:  # DeepSpeed has looked itself
+        return False
     if not math.isfinite(float(getattr(norm, "full_tensor", lambda: norm)())):  # divided nets have divided norms
         return False
     if scale != 1:
@@ -111,7 +113,7 @@ def give_up_after(trainer: Trainer, skipped: int) -> None:
     """
     if skipped < MAX_SKIPPED[trainer.precision]:
         return
-    sound = all(bool(torch.isfinite(p).all()) for p in trainer.learning.parameters())
+    sound = all(trainer.processes.gather(all(bool(torch.isfinite(p).all()) for p in trainer.learning.parameters())))
     if sound:
         trainer.save()
     kept = f"The state of step {trainer.step:,} is good and saved." if sound else "Its weights are broken, too."
