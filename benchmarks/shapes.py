@@ -40,7 +40,6 @@ from engine.memory import (
 from engine.model_files import LAYOUTS
 from engine.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.training.batches import Batch
-from engine.training.ema import averaged_parameters
 from engine.training.objective import Draws
 from engine.training.precision import DTYPES, LossScale
 from engine.training.share import Sharing
@@ -85,7 +84,7 @@ class OnPaper(Trainer):
         self.config, self.base, self.family = config, str(LAYOUTS / family), by_name(family)
         self.device, self.precision = CARD, config.train.precision
         self.dtype, self.loss_scale = DTYPES[self.precision], LossScale(self.precision)
-        self.processes, self.divided, self.step, self._broke_off = processes.current(), False, 0, False
+        self.processes, self._way_to_share, self.step, self._broke_off = processes.current(), Sharing, 0, False
         self.accelerator = _alone()
         self.emit = lambda event: None  # type: ignore[assignment]
         with tempfile.TemporaryDirectory() as folder:
@@ -150,8 +149,6 @@ def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
         loss = take_step(trainer)
         assert isinstance(loss, torch.Tensor), loss
         del loss
-        if trainer.ema is not None:
-            trainer.ema.step(averaged_parameters(trainer.controlnet))
         training, parts, at = counter.peak, counter.parts, counter.at
         counter.begin()
         draw(trainer)
@@ -218,8 +215,12 @@ def _alone() -> Any:
         torch.nn.utils.clip_grad_norm_(parameters, most)
         return 0.0
 
+    def hand_on(optimizer: Any) -> Any:
+        optimizer.step_was_skipped = False
+        return optimizer
+
     return SimpleNamespace(
-        prepare_model=lambda net: net, prepare_optimizer=lambda optimizer: optimizer,
+        prepare_model=lambda net: net, prepare_optimizer=hand_on,
         backward=lambda loss: loss.backward(), clip_grad_norm_=clip,
     )  # fmt: skip
 

@@ -27,8 +27,14 @@ class Trouble(Enum):
 
 
 def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
-    """Forward, backward and the optimizer's step: the mean loss, on the device, or why nothing moved."""
+    """Forward, backward, the optimizer's step and the average's: the mean loss, on the device, or why nothing moved.
+
+    Raises:
+        UserError: memory ran out for what follows the optimizer's step, twice.
+    """
     try:
+        if trainer.nets.stale:
+            trainer.nets.refresh()
         loss = trainer.sharing.combine(lambda: accumulate(trainer))
         if not clip(trainer):
             trainer.loss_scale.overflowed()
@@ -40,7 +46,7 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         trainer.prepared_optimizer.step()
         trainer._broke_off = False
         trainer.prepared_optimizer.zero_grad(set_to_none=True)
-        trainer.nets.refresh()
+        ladder.settle(trainer)
         trainer.loss_scale.held()
         trainer.sharing.went_well()
         return loss

@@ -32,7 +32,7 @@ from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
-from engine.training.ema import averaged_parameters, build_average
+from engine.training.ema import build_average
 from engine.training.frozen import keep_less, shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
@@ -109,6 +109,7 @@ class Trainer:
                 cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
                 lambda done, total, label: self.emit(Progress(done, total, label)),
                 batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
+                tell=lambda words: self.emit(Message(words, "warning")),
             )
         )  # fmt: skip
         self.maps = self.processes.main_first(lambda: map_cache.open_or_build(
@@ -211,8 +212,6 @@ class Trainer:
                 give_up_after(self, skipped)
                 continue
             skipped = 0
-            if self.ema is not None:
-                self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
             unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:

@@ -345,6 +345,11 @@ def test_what_accelerate_would_change_is_put_aside_with_words(two: Two) -> None:
     assert "dynamo_backend inductor" in remark and "the run's settings are" in remark
 
 
+@pytest.mark.slow
+def test_nothing_that_torch_or_accelerate_will_drop_is_asked_for(two: Two) -> None:
+    assert "FutureWarning" not in two.printed and "deprecated" not in two.printed, two.printed
+
+
 def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     """gloo and NCCL cannot send them: a Control-LoRA over such a base shares them, and all have read the same file."""
     family = detect(str(tiny_base))
