@@ -28,7 +28,6 @@ from engine.memory import CONTEXT_BYTES, predict
 from engine.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.runs import Run
 from engine.training import ladder
-from engine.training.ema import averaged_parameters
 from engine.training.previews import preview_during_training
 from engine.training.run import create_run, training_job
 from engine.training.step import Trouble, take_step
@@ -115,8 +114,6 @@ def memory(world: World, family: str, preset: str) -> Found:
         if loss is Trouble.MEMORY:
             rungs.append(ladder.recover(trainer, "step").words)
         elif loss is not Trouble.OVERFLOW:
-            if trainer.ema is not None:
-                trainer.ema.step(averaged_parameters(trainer.controlnet))
             float(loss)
             trainer.step += 1
             seconds.append(time.perf_counter() - began)

@@ -17,7 +17,11 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cache
+from typing import TypeVar
 
+from engine.jobs.faults import out_of_memory
+
+T = TypeVar("T")
 M_ARENA_MAX, ARENAS = -8, 2  # the first: malloc.h
 
 
@@ -44,6 +48,16 @@ def give_back_memory() -> bool:
     """Ask for it; whether anything was given back. Takes milliseconds; no live object is touched."""
     trim = _glibc("malloc_trim")
     return trim is not None and bool(trim(0))
+
+
+def attempt(action: Callable[[], T]) -> T | None:
+    """``action()``, or None where memory ran out; then nothing of the try is held any more."""
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    return None
 
 
 def free_memory() -> None:

@@ -6,7 +6,10 @@ run's own settings, so what accelerate's configuration says of that is put aside
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from engine import processes
@@ -20,9 +23,8 @@ ELSEWHERE_DECIDED = {
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1",),  # it would shorten every gradient
     "ACCELERATE_DYNAMO_BACKEND": ("no", "NO"),
 }
-FSDP = "ACCELERATE_USE_FSDP"
+FSDP, DEEPSPEED = "ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"
 SPLITS = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
 }
@@ -55,7 +57,8 @@ def join() -> list[str]:
     # Words and numbers over the processors, also where cards have a line of their own. Windows has no NCCL.
     options = {"backend": "cuda:nccl,cpu:gloo" if dist.is_nccl_available() else "gloo"} if on_card else {}
     try:
-        state = PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
+        with _without(DEEPSPEED):  # it takes the lines that are there, and would make its own with other settings
+            state = PartialState(cpu=not on_card, timeout=TENSOR_PATIENCE, **options)
         words = dist.new_group(backend="gloo", timeout=processes.PATIENCE)
     except RuntimeError as error:
         raise processes.Lost(
@@ -78,27 +81,44 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def _without(switch: str) -> Iterator[None]:
+    """Within the block the environment has no such switch."""
+    value = os.environ.pop(switch, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[switch] = value
+
+
 def asked_for(switch: str) -> bool:
     """Whether accelerate's configuration, which comes by the environment, has this switch on."""
     return os.environ.get(switch, "").lower() in ("1", "true", "yes")
 
 
-def _look_at_fsdp(sentences: list[str]) -> None:
-    """FSDP is accelerate's and the trainer's business, if it is its second version and there are others.
+def _look_at_division(sentences: list[str]) -> None:
+    """To divide a net is accelerate's and the trainer's business, if it can be done and there are others.
 
     Raises:
-        UserError: it is the first version.
+        UserError: it is FSDP's first version, or DeepSpeed, which is not installed.
     """
-    if not asked_for(FSDP):
-        return
-    if processes.started() == 1:
-        os.environ.pop(FSDP)
-        sentences.append("accelerate is set up for FSDP, but there is one process and nothing to divide.")
-    elif os.environ.get("FSDP_VERSION", "1") != "2":
+    for switch, title in ((FSDP, "FSDP"), (DEEPSPEED, "DeepSpeed")):
+        if asked_for(switch) and processes.started() == 1:
+            os.environ.pop(switch)
+            sentences.append(f"accelerate is set up for {title}, but there is one process and nothing to divide.")
+    if asked_for(FSDP) and os.environ.get("FSDP_VERSION", "1") != "2":
         raise UserError(
             "accelerate is set up for the first version of FSDP.",
             "This app divides a net by the second one only.",
             "Write fsdp_version: 2 into accelerate's configuration (see docs/fsdp.yaml), or --fsdp_version 2.",
+        )
+    if asked_for(DEEPSPEED) and importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "accelerate is set up for DeepSpeed, which is not installed.",
+            "It is no part of this app: it only serves to divide a net among several cards, and FSDP does that, too.",
+            "Start with docs/fsdp.yaml, or install DeepSpeed into the app's environment "
+            "(.venv/bin/pip install deepspeed; it is made for Linux).",
         )
 
 
@@ -109,16 +129,15 @@ def _put_aside() -> list[str]:
         UserError: several processes would train otherwise than they were asked to.
     """
     sentences: list[str] = []
-    _look_at_fsdp(sentences)
+    _look_at_division(sentences)
     split = [title for name, title in SPLITS.items() if asked_for(name)]
     for name in SPLITS:
         os.environ.pop(name, None)
     if split and processes.started() > 1:
         raise UserError(
             f"accelerate is set up for {' and '.join(split)}, by which this app cannot train.",
-            "It looks at the gradients before the optimizer moves anything; such an engine does both in one.",
-            "To divide one net among the cards, start with docs/fsdp.yaml: FSDP does what ZeRO's stages 2 and 3 do. "
-            "Where each card can hold the whole net, start with docs/two-cards.yaml.",
+            "It trains a net that each card holds whole, or divides it by FSDP or DeepSpeed.",
+            "Start with docs/two-cards.yaml, or with docs/fsdp.yaml to divide one net among the cards.",
         )
     if split:
         sentences.append(f"accelerate is set up for {' and '.join(split)}, but there is one process to train with.")

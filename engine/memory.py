@@ -122,7 +122,7 @@ def predict_from(
     vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
     decoding = vae_bytes + 4 * LAYER * widths[1] * min(resolution, DECODED_SIDE) ** 2
     encoding = vae_bytes + 4 * LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
-    average_in_ram = 2 * average if optim.ema_device == "cpu" or not on_card else 0
+    average_in_ram = average if optim.ema_device == "cpu" or not on_card else 0
     learning_in_ram = 0 if on_card else (learning + base_learning) * 4 + gradients + moments
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
     latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16

@@ -21,6 +21,9 @@ from engine.training.checkpoint_files import Checkpoint, list_checkpoints
 from engine.training.slow_disk import SlowDisk
 from engine.workspace import write_text
 
+LOG_BLOCK = 2**14
+"""Bytes at the end of the log that are read at once: some 200 lines."""
+
 Ending = Literal["completed", "paused", "stopped", "failed", "interrupted"]
 
 
@@ -122,10 +125,8 @@ class Run:
         return [r for r in (read_preview(p) for p in sorted((self.folder / "previews").glob("step-*"))) if r]
 
     def log_tail(self, lines: int = 200) -> list[str]:
-        try:
-            return (self.folder / "log.txt").read_text(encoding="utf-8").splitlines()[-lines:]
-        except FileNotFoundError:
-            return []
+        """The last lines of the log; only the end of the file is read, however long the run was."""
+        return last_lines(self.folder / "log.txt", lines)
 
     def history(self) -> JobSnapshot:
         """The snapshot that the run's files amount to: curves, pictures, log."""
@@ -182,6 +183,29 @@ def read_preview(folder: Path) -> PreviewRecord | None:
 def write_run(folder: Path, about: dict[str, Any]) -> None:
     """Write run.json."""
     write_text(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False))
+
+
+def last_lines(path: Path, count: int, block: int = LOG_BLOCK) -> list[str]:
+    """The last ``count`` lines of a UTF-8 file, read from its end in blocks; none where there is no such file.
+
+    Lines are taken apart before they are decoded, so that no letter is cut where a block begins. What a crash has left
+    of a letter is shown as U+FFFD.
+    """
+    pieces: list[bytes] = []
+    try:
+        with path.open("rb") as file:
+            begin, ends = file.seek(0, os.SEEK_END), 0
+            while begin and ends <= count:  # one more than asked for: the last line has an end, too
+                size = min(block, begin)
+                begin -= size
+                file.seek(begin)
+                pieces.append(file.read(size))
+                ends += pieces[-1].count(b"\n")
+    except FileNotFoundError:
+        return []
+    end = b"".join(reversed(pieces))
+    whole = end.partition(b"\n")[2] if begin else end
+    return whole.decode("utf-8", errors="replace").splitlines()[-count:]
 
 
 class Recorder:

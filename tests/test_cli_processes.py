@@ -44,7 +44,7 @@ def test_a_single_process_puts_accelerates_settings_aside_too(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, ("set up for DeepSpeed, by which this app cannot train", "fsdp.yaml")),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, ("set up for DeepSpeed, which is not installed", "fsdp.yaml")),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, ("set up for Megatron-LM", "two-cards.yaml")),
         ({"ACCELERATE_USE_FSDP": "true"}, ("first version of FSDP", "fsdp_version: 2")),
     ],
@@ -52,6 +52,7 @@ def test_a_single_process_puts_accelerates_settings_aside_too(
 def test_a_way_to_share_that_cannot_be_is_refused_before_anything_is_done(
     settings: dict[str, str], words: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # as where it is not installed
     for name, value in {**settings, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert main(["--workspace", str(tmp_path / "ws"), "train", "--dataset", "pairs"]) == EXIT_PROBLEM
@@ -139,8 +140,10 @@ def test_accelerate_with_one_process_is_the_plain_command_bit_for_bit(command: l
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("file", ["two-cards.yaml", "fsdp.yaml"])
+@pytest.mark.parametrize("file", ["two-cards.yaml", "fsdp.yaml", "deepspeed.yaml"])
 def test_the_files_of_the_documentation_train_what_one_process_trains(command: list[str], file: str) -> None:
+    if file.startswith("deepspeed"):
+        pytest.importorskip("deepspeed", reason="an option for several cards; install it to run this")
     words = [*command, "--set", "train.steps=4"]
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(APP_FOLDER / "docs" / file)]
     curves = []

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 
 from engine.config import SECTIONS, RunConfig, fields, parse
 from engine.errors import UserError
+
+BOUNDED = {
+    f"{section}.{name}": field
+    for section in SECTIONS
+    for name, field in fields(section).items()
+    if any(isinstance(bound, Ge | Gt | Le | Lt) for bound in field.metadata)
+}
 
 
 def test_every_setting_has_a_title_and_a_hint() -> None:
@@ -13,6 +23,48 @@ def test_every_setting_has_a_title_and_a_hint() -> None:
         for name, field in fields(section).items():
             assert field.title and field.description, f"{section}.{name}"
             assert "unit" in field.json_schema_extra, f"{section}.{name}"
+
+
+def edges(field: Any) -> tuple[list[float], list[float]]:
+    """Values at the bounds that are allowed, and the nearest ones that are not."""
+    whole = field.annotation is int
+    step = next((bound.multiple_of for bound in field.metadata if isinstance(bound, MultipleOf)), 1 if whole else 1e-6)
+    allowed: list[float] = []
+    refused: list[float] = []
+    for bound in field.metadata:
+        if isinstance(bound, Ge):
+            allowed, refused = [*allowed, bound.ge], [*refused, bound.ge - step]
+        elif isinstance(bound, Le):
+            allowed, refused = [*allowed, bound.le], [*refused, bound.le + step]
+        elif isinstance(bound, Gt):
+            allowed, refused = [*allowed, bound.gt + step], [*refused, bound.gt]
+        elif isinstance(bound, Lt):
+            allowed, refused = [*allowed, bound.lt - step], [*refused, bound.lt]
+    return allowed, refused
+
+
+@pytest.mark.parametrize("dotted", BOUNDED)
+def test_each_number_is_taken_up_to_its_bounds_and_refused_by_its_name_beyond(dotted: str) -> None:
+    section, name = dotted.split(".")
+    allowed, refused = edges(BOUNDED[dotted])
+    assert refused
+    more = {"train": {"steps": 10_000_000}} if dotted == "optim.warmup_steps" else {}
+    for value in [*allowed, BOUNDED[dotted].default]:
+        assert getattr(getattr(parse({section: {name: value}, **more}), section), name) == value
+    for value in refused:
+        with pytest.raises(UserError) as caught:
+            parse({section: {name: value}})
+        assert f"{dotted}: " in caught.value.why and f"given: {value!r}" in caught.value.why
+
+
+def test_only_numbers_that_cannot_be_wrong_have_no_bounds() -> None:
+    numbers = {
+        f"{section}.{name}"
+        for section in SECTIONS
+        for name, field in fields(section).items()
+        if field.annotation in (int, float)
+    }
+    assert numbers - BOUNDED.keys() == set()
 
 
 def test_every_problem_is_named_at_once() -> None:

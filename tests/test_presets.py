@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from engine.config import SECTIONS, RunConfig
 from engine.errors import UserError
 from engine.presets import PRESETS_FOLDER, all_presets, flatten, load_preset, resolve, suggest, unflatten
 
@@ -55,6 +57,20 @@ def test_the_six_sizes_are_there() -> None:
 )
 def test_a_card_gets_the_largest_preset_that_fits(vram: float | None, name: str) -> None:
     assert suggest(vram).name == name
+
+
+@pytest.mark.parametrize("family", ["", "sd1", "sd2", "sdxl"])
+def test_every_setting_has_a_place_in_a_preset_and_says_where_it_came_from(tmp_path: Path, family: str) -> None:
+    """One with all of them, some with other values than the defaults."""
+    asked = flatten(RunConfig().model_dump(include=set(SECTIONS)))
+    asked |= {"objective.offset_noise": 0.05, "optim.ema_device": "cpu", "optim.schedule": "cosine"}
+    asked |= {"objective.sd_locked": False, "objective.min_snr_gamma": 5.0, "optim.warmup_steps": 7}
+    lines = [f"{'.'.join(filter(None, [family, name]))} = {json.dumps(value)}" for name, value in asked.items()]
+    (tmp_path / "all.toml").write_text("\n".join(lines), encoding="utf-8")
+    config, origins = resolve(*load_preset(tmp_path / "all.toml").layers(family))
+    got = flatten(config.model_dump())
+    assert {name: got[name] for name in asked} == asked
+    assert {origins[name] for name in asked} == {f"preset all, for {family}" if family else "preset all"}
 
 
 def test_later_layers_win_and_origins_are_kept() -> None:

@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.run_metrics import BLOCK, TAIL, forget_after, last_turn, newest_step
-from engine.runs import Recorder, Run, write_run
+from engine.runs import Recorder, Run, last_lines, write_run
 from engine.workspace import Workspace, safe_name
 
 
@@ -151,6 +151,41 @@ def test_the_history_shows_the_curve_and_the_log(folder: Path) -> None:
     history = Run(folder).history()
     assert [point[0] for point in history.loss.points] == [1, 2]
     assert history.log == ("hello",)
+
+
+LETTERS = "schärfer, 深い, 🙂"
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 64, 2**14])
+def test_the_end_of_a_log_is_the_same_wherever_a_block_begins(tmp_path: Path, block: int, ending: str) -> None:
+    log, lines = tmp_path / "log.txt", [f"{number}: {LETTERS}" for number in range(30)]
+    lines[20] = ""
+    for text in (ending.join([*lines, ""]), ending.join(lines)):  # with and without an end of its last line
+        log.write_bytes(text.encode("utf-8"))
+        for count in (1, 2, 9, 29, 30, 31, 200):
+            assert last_lines(log, count, block) == lines[-count:]
+
+
+def test_of_a_long_log_only_the_end_is_read(folder: Path) -> None:
+    log = folder / "log.txt"
+    log.write_bytes(f"{LETTERS} of before\n".encode() * 400_000 + b"newest\n")
+    tracemalloc.start()
+    tail = Run(folder).log_tail()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert tail == [*[f"{LETTERS} of before"] * 199, "newest"]
+    assert peak < 2**18 < log.stat().st_size / 50
+
+
+def test_a_log_that_is_missing_empty_or_cut_off_does_not_hide_the_run(folder: Path) -> None:
+    log = folder / "log.txt"
+    log.unlink(missing_ok=True)
+    assert Run(folder).log_tail() == []
+    log.write_bytes(b"")
+    assert Run(folder).log_tail() == []
+    log.write_bytes("Going on.\nschä".encode()[:-1])
+    assert Run(folder).log_tail() == ["Going on.", "sch\ufffd"] == list(Run(folder).history().log)
 
 
 def test_a_damaged_run_is_refused_in_words(folder: Path) -> None:

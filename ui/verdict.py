@@ -27,6 +27,7 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "ignored": ("!", "bad"),
     "broken": ("!", "bad"),
     "worse": ("!", "bad"),
+    "listening": ("…", ""),
     "improving": ("✓", "good"),
     "flat": ("■", "warning"),
     "overfitting": ("!", "warning"),

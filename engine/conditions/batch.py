@@ -23,6 +23,8 @@ from engine.data.dataset import ConditionSpec, Dataset
 from engine.data.images import digest, load_array
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.errors import UserError
+from engine.give_back import free_memory
+from engine.jobs.faults import out_of_memory
 from engine.processes import ALONE, Processes
 
 SAVE_EVERY = 64  # finished maps between two entries in the index
@@ -148,6 +150,7 @@ class _Worker:
     def __init__(self, dataset: Dataset, condition: ConditionType, spec: ConditionSpec) -> None:
         self._dataset, self._condition, self._spec = dataset, condition, spec
         self._states = dataset.index.map_states()
+        self._at_once = TOGETHER
         self._model = threading.Lock()  # one pass at a time; the other threads read and write files meanwhile
 
     def __call__(self, samples: Sequence[Sample]) -> list[_Outcome]:
@@ -169,16 +172,22 @@ class _Worker:
         self, pictures: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
     ) -> Iterator[tuple[Sample, str, np.ndarray]]:
         """The maps, in one call where the type can; where that fails, one by one, to tell which picture it is."""
-        together = self._condition.batcher
-        if together is not None and len(pictures) > 1 and self._spec.varied is None:
+        together = self._condition.batcher if self._spec.varied is None else None
+        while together is not None and len(pictures) > 1 and self._at_once > 1:
+            size = min(self._at_once, len(pictures))
             try:
                 maps: list[np.ndarray] = []
-                self._call(together, [image for _, _, image in pictures], self._spec.parameters, maps.extend)
-            except _FAILURES:
-                pass  # the pass below says which picture it was, and why
+                for first in range(0, len(pictures), size):
+                    images = [image for _, _, image in pictures[first : first + size]]
+                    self._call(together, images, self._spec.parameters, maps.extend)
+            except _FAILURES as error:
+                if not out_of_memory(error):
+                    break  # the passes below say which picture it was, and why
             else:
                 yield from ((sample, content, map) for (sample, content, _), map in zip(pictures, maps, strict=True))
                 return
+            free_memory()
+            self._at_once = size // 2  # from now on
         for sample, content, image in pictures:
             values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
             maps = []  # stays empty where it fails
@@ -211,12 +220,13 @@ class _Worker:
         except OSError:
             raise  # the disk: no picture's fault
         except _FAILURES as error:
-            return Problem(
-                sample.image,
-                f"No map could be made of {sample.image.name}.",
-                f"{self._condition.title} failed: {error}.",
-                "Look at the picture, or leave it out.",
-            )
+            what, short = f"No map could be made of {sample.image.name}.", out_of_memory(error)
+            why, advice = f"{self._condition.title} failed: {error}.", "Look at the picture, or leave it out."
+        if short:
+            free_memory()
+            why = f"{self._condition.title}: the memory is not enough, even for one picture at a time."
+            advice = "Close other programs that use the graphics card, then make all maps again: what is done is kept."
+        return Problem(sample.image, what, why, advice)
 
 
 _FAILURES = (UserError, cv2.error, ValueError, MemoryError, RuntimeError)  # RuntimeError: torch's, also of memory

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from PIL import Image
 
 from engine.data.captions import clean
 from engine.data.dataset import Dataset
+from engine.data.encode import Fitting
 from engine.data.images import load_rgb
 from engine.data.samples import CancelToken, Problem, Progress, Sample
 from engine.errors import UserError
@@ -153,6 +155,7 @@ def caption_all(
     what = f"Captions by {Path(captioner.name).name} ({length}) for {extent}"
     total, written, seen = dataset.count(), 0, 0
     failures: list[Problem] = []
+    fitting = Fitting(batch, "pictures", lambda words: None)
     with dataset.captions.operation(what, resumable=True) as writing:
         for page in _pages(dataset):
             done = writing.done([sample.key for _, sample in page])
@@ -165,7 +168,9 @@ def caption_all(
                 readable = [
                     (original, sample, picture) for original, sample in some if (picture := _read(sample, failures))
                 ]
-                told = captioner.describe([picture for _, _, picture in readable], length) if readable else []
+                pictures = [picture for _, _, picture in readable]
+                describe = partial(captioner.describe, length=length)
+                told = [text for texts in fitting.over(pictures, describe) for text in texts]
                 pairs = zip(readable, told, strict=True)
                 written += writing.put((sample.key, original, text) for (original, sample, _), text in pairs)
                 writing.save()

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from PIL import Image
 from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
+from engine.data.encode import Fitting, latents_of
 from engine.data.images import load_rgb
 from engine.data.rows import Rows, names_in
 from engine.data.samples import Progress, Sample
@@ -35,6 +37,7 @@ from engine.processes import ALONE, Processes
 from engine.room import demand_room
 
 SHARD = 512
+CAPTIONS_AT_ONCE = 32
 ROOM_TO_SPARE = 64 * 2**20
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
@@ -165,20 +168,25 @@ def open_or_build(
     progress: Progress,
     batch: int = 8,
     among: Processes = ALONE,
+    tell: Callable[[str], None] = lambda words: None,
 ) -> TrainingCache:
     """The cache of these samples; what is missing is made, finished shards of an earlier try are kept.
 
     Several processes, ``among`` which this one is, make the shards of latents in turn; main makes the rest.
 
+    Args:
+        batch: pictures encoded together, fewer where memory runs out; then ``tell`` hears of it.
+
     Raises:
-        UserError: a picture cannot be read any more. NoRoom, OSError: the disk is full or gone; finished parts are
-        kept. Cancelled: asked for by the owner.
+        UserError: a picture cannot be read any more, or memory does not suffice for one. NoRoom, OSError: the disk is
+        full or gone; finished parts are kept. Cancelled: asked for by the owner.
     """
     folder = cache_folder / cache_key(base, samples, plan)
     if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan)
-        _encode_latents(folder, family, base, samples, plan, device, token, progress, batch, among)
+        fitting = Fitting(batch, "pictures", tell)
+        _encode_latents(folder, family, base, samples, plan, device, token, progress, fitting, among)
         among.wait()
         if among.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -187,7 +195,8 @@ def open_or_build(
     text = text_key(base, captions)
     if among.main and not whole(folder / f"text-{text}.json", token, progress):
         _forget_texts(folder)
-        _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress)
+        fitting = Fitting(CAPTIONS_AT_ONCE, "captions", tell)
+        _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress, fitting)
         about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
     among.wait()
@@ -229,11 +238,12 @@ def _encode_latents(
     device: torch.device,
     token: Token,
     progress: Progress,
-    batch: int,
+    fitting: Fitting,
     among: Processes,
 ) -> None:
     # fp32: the SD VAE's activations overflow fp16 on some pictures, and this is done once.
-    vae: Any = family.load_vae(base, torch.float32).to(device)
+    vae: Any = fitting.load(lambda: family.load_vae(base, torch.float32).to(device))
+    encode = partial(latents_of, family, vae, samples, plan, device, token)
     by_size = entries(samples, plan)
     done, turn, total = 0, 0, sum(len(stored) for stored in by_size.values())
     for size, stored in by_size.items():
@@ -243,32 +253,16 @@ def _encode_latents(
             if path.exists() or not among.mine(turn - 1):
                 continue
             means, logvars, boxes = [], [], []
-            for start in range(0, len(part), batch):
-                token.raise_if_cancelled()
-                crops = _read(samples, plan, part[start : start + batch])
-                pictures = np.stack([np.asarray(picture) for picture, _ in crops])
-                images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
-                mean, logvar = family.encode_images(vae, images)
-                means.append(mean.half().cpu())
-                logvars.append(logvar.half().cpu())
-                boxes += [crop.box for _, crop in crops]
-                progress(before + start + len(crops), total, "Encoding pictures")
+            for mean, logvar, cut in fitting.over(part, encode):
+                means.append(mean)
+                logvars.append(logvar)
+                boxes += cut
+                progress(before + len(boxes), total, "Encoding pictures")
             tensors = {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
             save_tensors(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})
-    del vae
+    del vae, encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _read(samples: Sequence[Sample], plan: CropPlan, some: Sequence[tuple[int, int]]) -> list[tuple[Image.Image, Crop]]:
-    """These crops of the pictures; a picture is read once for all its variants."""
-    crops, last, picture = [], -1, Image.new("RGB", (1, 1))
-    for row, variant in some:
-        if row != last:
-            last, picture = row, load_rgb(samples[row].image)
-        crop = plan.crop(samples[row], variant, picture)
-        crops.append((apply_crop(picture, crop), crop))
-    return crops
 
 
 @torch.no_grad()
@@ -280,14 +274,21 @@ def _encode_text(
     device: torch.device,
     token: Token,
     progress: Progress,
-    batch: int = 32,
+    fitting: Fitting,
 ) -> None:
     tokenizer = family.load_tokenizer(base)
-    encoder = family.load_text_encoder(base, torch.float32).to(device)
+    encoder: Any = fitting.load(lambda: family.load_text_encoder(base, torch.float32).to(device))
     parts: dict[str, list[torch.Tensor]] = {}
-    for start in range(0, len(captions), batch):
+    done = 0
+
+    def encode(some: Sequence[str]) -> tuple[int, dict[str, torch.Tensor]]:
         token.raise_if_cancelled()
-        for name, rows in family.encode_text(tokenizer, encoder, captions[start : start + batch]).items():
-            parts.setdefault(name, []).append(rows.half().cpu())
-        progress(min(start + batch, len(captions)), len(captions), "Encoding captions")
+        made = family.encode_text(tokenizer, encoder, some)
+        return len(some), {name: rows.half().cpu() for name, rows in made.items()}
+
+    for count, made in fitting.over(captions, encode):
+        for name, rows in made.items():
+            parts.setdefault(name, []).append(rows)
+        done += count
+        progress(done, len(captions), "Encoding captions")
     save_tensors(path, {name: torch.cat(rows) for name, rows in parts.items()})

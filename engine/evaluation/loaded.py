@@ -15,7 +15,7 @@ from engine.data.samples import CancelToken, Progress
 from engine.evaluation.pairs import Nets, Wanted, draw, to_pictures
 from engine.families import detect
 from engine.families.parts import read_component_config
-from engine.give_back import free_memory
+from engine.give_back import attempt, free_memory
 from engine.inference.parts import Thrift
 from engine.runs import Run
 from engine.training.checkpoint_files import DECODER, Checkpoint, demand_whole
@@ -93,7 +93,7 @@ class Sparing:
 
     def _do(self, stage: Callable[[], T]) -> T:
         while True:
-            found = self.thrift.attempt(stage)
+            found = attempt(stage)
             if found is not None:
                 return found
             self.words.append(self.thrift.save_more())

@@ -8,8 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from engine.evaluation.verdict import USABLE
+
 JSON, HTML = "report.json", "report.html"
-BANDS = ((0.15, "it hardly listens"), (0.3, "it listens a little"), (0.6, "usable"), (2.0, "strong"))
+BANDS = ((0.15, "it hardly listens"), (USABLE, "it listens a little"), (0.6, "usable"), (2.0, "strong"))
 DRIFTED = 1.25
 """Ratio of saturation or contrast, either way, from which colours are said to drift."""
 LESS_VARIED = 0.1

@@ -16,13 +16,24 @@ from engine.evaluation.turning import apart, broken_since, flat_since, overfitti
 from engine.jobs.events import Checked
 
 Kind = Literal[
-    "too_early", "not_listening", "ignored", "broken", "worse", "improving", "flat", "overfitting", "drifting"
+    "too_early",
+    "not_listening",
+    "ignored",
+    "broken",
+    "worse",
+    "listening",
+    "improving",
+    "flat",
+    "overfitting",
+    "drifting",
 ]
 
 SIGNS_OF_LISTENING = 2.0
 """Standard errors by which the control gain must exceed zero."""
 LEAST_GAIN = 0.05
 """Share of the loss that the gain must reach."""
+USABLE = 0.3
+"""How far pictures have to obey their maps before a net is called usable; see docs/adherence.md."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,8 @@ def judge(
         checks: in the order of their steps, the first of an untrained net.
         scores: (step, mean scores) of the pictures, for the evidence and between checkpoints of equal loss.
         checkpoints: steps of those on disk.
-        figures: (step, saturation and contrast of the pictures as ratios to the true ones), the first untrained.
+        figures: (step, saturation and contrast of the pictures as ratios to the true ones, and the likely range of how
+            far they obey), the first untrained.
     """
     if not checks:
         return Verdict("too_early", "Nothing has been measured yet.")
@@ -106,8 +118,10 @@ def judge(
         words = f"Flat since step {still:,}: it listens, but has not improved since. Consider stopping."
         return _closed("flat", words, evidence, since, still, best)
     began = next(check for check in checks if check.step >= since)
-    words = f"It listens since step {since:,} ({began.images_seen:,} pictures). Usable, still improving."
-    return _closed("improving", words, evidence, since, None, best)
+    words = f"It listens since step {since:,} ({began.images_seen:,} pictures)"
+    if faint := _faint_words(since, scores, figures):
+        return _closed("listening", f"{words} and still improves. {faint}", evidence, since, None, best)
+    return _closed("improving", f"{words}. Usable, still improving.", evidence, since, None, best)
 
 
 def _closed(
@@ -191,6 +205,19 @@ def _loss_words(checks: Sequence[Checked]) -> list[str]:
     change = last.held_out_loss / first.held_out_loss - 1
     trained = last.training_loss / first.training_loss - 1
     return [f"Held-out loss {change:+.1%} since the start; the same on training pairs {trained:+.1%}."]
+
+
+def _faint_words(
+    since: int, scores: Sequence[tuple[int, dict[str, float]]], figures: Sequence[tuple[int, dict[str, float]]]
+) -> str:
+    """Where the newest pictures since the net listens do not show what its gain says: how far they obey."""
+    drawn = [(step, values["obeys"]) for step, values in scores if step >= since and "obeys" in values]
+    if not drawn or drawn[-1][1] >= USABLE:
+        return ""
+    step, value = drawn[-1]
+    likely = dict(figures).get(step, {})
+    sure = f" ({likely['obeys_low']:.2f} to {likely['obeys_high']:.2f})" if "obeys_low" in likely else ""
+    return f"Not usable yet: the pictures of step {step:,} obey their maps by {value:.2f}{sure}; {USABLE} is usable."
 
 
 def _score_words(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:

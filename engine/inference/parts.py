@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from engine.errors import UserError
 from engine.families import Family
 from engine.inference.request import TryRequest
 from engine.inference.sampling import Beginning, decode
-from engine.training.ladder import out_of_memory
 
 MAX_BATCH = 4
 TILES, OFFLOAD = 1, 2
@@ -26,8 +25,6 @@ LOOK_LATENTS = 32
 """Longest side of a sketch, in latents."""
 LOOK_SHARE = 0.1
 """Most of the time that sketches may take."""
-
-T = TypeVar("T")
 
 
 class Thrift:
@@ -46,15 +43,6 @@ class Thrift:
     @property
     def offload(self) -> bool:
         return self.level >= OFFLOAD
-
-    def attempt(self, action: Callable[[], T]) -> T | None:
-        """``action()``, or None where memory ran out; then nothing of it is held any more."""
-        try:
-            return action()
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        return None
 
     def save_more(self) -> str:
         """One level further, in words.

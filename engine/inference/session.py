@@ -17,7 +17,7 @@ from engine.controlnet_files import check_finite, check_fits, locate_controlnet,
 from engine.data.samples import CancelToken, Progress
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
-from engine.give_back import free_memory
+from engine.give_back import attempt, free_memory
 from engine.inference.parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
 from engine.inference.sampling import Beside, Drawing, decode, draw_latents, in_pieces, to_hint
@@ -181,7 +181,7 @@ class TrySession:
                 if token:
                     token.raise_if_cancelled()
                 draw = partial(self._draw, batch, categorical, token, on_step, on_picture, words)
-                drawn = self.thrift.attempt(draw)
+                drawn = attempt(draw)
                 if drawn is None:  # memory ran out: the same again with settings that need less
                     words.append(self.thrift.save_more())
                     todo = [[request] for request in batch] + todo

@@ -11,6 +11,7 @@ from engine.clock import awake
 from engine.evaluation import tier0
 from engine.evaluation.causes import facts_of
 from engine.evaluation.verdict import Verdict, judge
+from engine.give_back import attempt
 from engine.jobs.events import Checked, Event, Message, PreviewMade
 from engine.jobs.faults import device_lost
 from engine.jobs.runner import Emit
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.03
 """Most of the time that checks may take."""
+MOST_LEFT_OUT = 3
+"""Checks in a row that did not fit in memory, after which none is tried any more."""
 
 
 class Pace:
@@ -82,6 +85,7 @@ class Checks:
         self._at_once = trainer.config.train.batch_size
         self._fixed: tuple[list[tier0.Fixed], list[tier0.Fixed]] | None = None
         self._began = trainer.step
+        self._short = 0  # checks in a row that did not fit
         self.enough = False
         """The run was asked to end when it no longer improves, and it no longer does."""
 
@@ -100,13 +104,15 @@ class Checks:
         if self._off or not (always or self.pace.due(self._trainer.step, awake())):
             return False
         try:
-            if self._make():
-                return True
-            ladder.clear(self._trainer)  # out of memory: one pair at a time from now on
-            self._at_once = 1
-            if self._make():
-                return True
-            raise MemoryError("memory ran out even for one pair at a time")
+            made = attempt(self._make)
+            if made is None:  # out of memory: one pair at a time from now on
+                ladder.clear(self._trainer)
+                self._at_once = 1
+                made = attempt(self._make)
+            self._short = 0 if made else self._short + 1
+            if made is None:
+                self._leave_out()
+            return bool(made)
         except Exception as error:
             if device_lost(error):
                 raise  # nothing will work any more: the run ends with words of its own
@@ -116,19 +122,28 @@ class Checks:
             self._trainer.emit(Message(words, "warning"))
             return False
 
+    def _leave_out(self) -> None:
+        """Memory ran out for one pair at a time, too; perhaps for another program, so the next one is tried."""
+        ladder.clear(self._trainer)
+        self._off = self._short == MOST_LEFT_OUT
+        then = f"; so were {MOST_LEFT_OUT} in a row, and this run is no longer checked" if self._off else ""
+        words = (
+            f"The check of step {self._trainer.step:,} was left out: memory ran out even for one pair at a time{then}."
+        )
+        self._trainer.emit(Message(words, "warning"))
+
     def _make(self) -> bool:
-        """One check; False where memory ran out."""
+        """One check.
+
+        Raises:
+            OutOfMemoryError, MemoryError: it does not fit.
+        """
         trainer, began = self._trainer, awake()
         if self._fixed is None:
             self._fixed = self._choose()
             began = awake()  # reading the pairs is done once
-        try:
-            with as_exported(trainer):
-                figures = tier0.check(trainer, *self._fixed, self._at_once)
-        except (RuntimeError, MemoryError) as error:
-            if not ladder.out_of_memory(error):
-                raise
-            return False
+        with as_exported(trainer):
+            figures = tier0.check(trainer, *self._fixed, self._at_once)
         ended = awake()
         self.pace.took(began, ended)
         if not figures.finite:

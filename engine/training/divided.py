@@ -14,76 +14,17 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import FullyShardedDataParallelPlugin
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from engine import launched, processes
-from engine.config import RunConfig
-from engine.errors import UserError
 from engine.jobs.faults import out_of_memory
 from engine.training.optim import build_optimizer
-from engine.training.share import DDP_SETTINGS, Sharing
+from engine.training.share import Sharing
 from engine.training.working import copy_in
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
 
 T = TypeVar("T")
-
-
-def wanted() -> bool:
-    """Whether accelerate's configuration asks for FSDP; ``engine.launched`` has put it aside where it cannot be."""
-    return launched.asked_for(launched.FSDP)
-
-
-def demand_fitting(config: RunConfig) -> None:
-    """Before the start.
-
-    Raises:
-        UserError: the run asks for something that cannot be divided; all that there is, at once.
-    """
-    objective, optim, train = config.objective, config.optim, config.train
-    wrong = {
-        "a Control-LoRA (its layers are the base's)": config.model.control_lora_rank > 0,
-        "an average of the weights (optim.ema_decay above 0)": optim.ema_decay > 0,
-        f"the optimizer {optim.optimizer} (adamw can be divided)": optim.optimizer != "adamw",
-        "the optimizer in the computer's memory (optim.offload)": optim.offload,
-        "a base that learns, too (objective.sd_locked off)": not objective.sd_locked,
-        "fp16 (bf16 and fp32 can be)": train.precision == "fp16",
-    }
-    if any(wrong.values()):
-        raise UserError(
-            "This run cannot be divided among cards by FSDP.",
-            f"Its settings ask for {'; '.join(what for what, is_so in wrong.items() if is_so)}.",
-            "Change these settings, or start with a configuration of accelerate's without FSDP: each card then holds "
-            "the whole net.",
-        )
-
-
-def accelerator_for(config: RunConfig, dtype: torch.dtype, on_processor: bool) -> tuple[Accelerator, bool]:
-    """accelerate as a run needs it, and whether the net that learns is to be divided.
-
-    Half precision is ours (engine/training/working.py): autocast would cast every weight at every use.
-
-    Raises:
-        UserError: the run cannot be divided.
-    """
-    placed = not config.optim.offload  # else the optimizer's memory would pass through the card on its way to RAM
-    settings: dict[str, Any] = {"mixed_precision": "no", "cpu": on_processor, "device_placement": placed}
-    if not wanted() or processes.current().count == 1:
-        return Accelerator(**settings, kwargs_handlers=[DDP_SETTINGS]), False
-    demand_fitting(config)
-    plugin = FullyShardedDataParallelPlugin()  # reads accelerate's own settings
-    half = dtype if dtype != torch.float32 else None
-    plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32)
-    plugin.cpu_ram_efficient_loading = False  # every process has read the net by itself
-    accelerator = Accelerator(**settings, fsdp_plugin=plugin)
-    if accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate divides nets on cards only. torch does on processors, too, and the tests run there.
-        accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
-    return accelerator, True
 
 
 class Divided(Sharing):

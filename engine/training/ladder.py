@@ -12,18 +12,19 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
-from engine.give_back import free_memory
+from engine.give_back import attempt, free_memory
 from engine.jobs.events import Message
 from engine.jobs.faults import out_of_memory as out_of_memory
 from engine.presets import flatten, unflatten
 from engine.runs import write_run
-from engine.training.ema import AverageInRam
+from engine.training.ema import averaged_parameters
 from engine.training.frozen import shrink
 from engine.training.low_rank import thin_layers
 from engine.training.optim import build_optimizer, set_learning_rate
@@ -68,8 +69,8 @@ def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
         smaller_optimizer = "adamw8bit" if on_card and eight_bit else "adafactor"
         words = f"the optimizer {smaller_optimizer}, whose memory is smaller and starts afresh"
         return Rung({"optim.optimizer": smaller_optimizer}, words)
-    if not in_ram and optim.ema_decay > 0 and optim.ema_device == "same":
-        return Rung({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
+    if (rung := average_rung(config, on_card)) is not None:
+        return rung
     if on_card and config.objective.sd_locked and train.base_storage == "same":
         return Rung({"train.base_storage": "fp8"}, "the frozen base in eight bits")
     if on_card and optim.optimizer == "adamw8bit":
@@ -82,6 +83,14 @@ def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
         settings = {"optim.offload": True, "optim.optimizer": "adafactor"}  # the 8-bit ones compute on the card
         return Rung(settings, f"{words}, with the optimizer adafactor, whose memory starts afresh")
     return None
+
+
+def average_rung(config: RunConfig, on_card: bool) -> Rung | None:
+    """The rung that takes the average from the card; None where it is not there."""
+    optim = config.optim
+    if not on_card or optim.offload or optim.ema_decay <= 0 or optim.ema_device != "same":
+        return None
+    return Rung({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
 
 
 def climbed(config: RunConfig, about: dict[str, Any]) -> RunConfig:
@@ -119,10 +128,12 @@ def recover(trainer: Trainer, where: str) -> Rung:
             f"At step {trainer.step + 1:,} it ran out with the most thrifty settings there are.",
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
-    apply(trainer, rung)
-    trainer.sharing.be_cautious()
     if among.main:
         _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
+    if attempt(partial(apply, trainer, rung)) is None:  # it takes a little memory itself
+        clear(trainer)
+        apply(trainer, rung)
+    trainer.sharing.be_cautious()
     trainer.emit(
         Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
     )
@@ -140,8 +151,26 @@ def note_for_resume(trainer: Trainer) -> str:
     return rung.words
 
 
-def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
-    """``action()``, and a second time after memory was freed: for what needs the same with any settings.
+def settle(trainer: Trainer) -> None:
+    """What follows once the weights have moved: copies and average come after them, whatever memory there is.
+
+    Raises:
+        UserError: memory ran out twice; a resume does the step anew.
+    """
+    step = f"step {trainer.step + 1:,}"
+    once_more(trainer, f"copy of the weights of {step}", trainer.nets.refresh)
+    if trainer.ema is not None:
+        average, weights = trainer.ema, averaged_parameters(trainer.controlnet)
+        rung = average_rung(trainer.config, trainer.device.type == "cuda")
+        once_more(trainer, f"average of {step}", lambda: average.step(weights), rung)
+
+
+def once_more(trainer: Trainer, what: str, action: Callable[[], T], rung: Rung | None = None) -> T:
+    """``action()``, and a second time after memory was freed: for what most settings do not change.
+
+    Args:
+        what: for people, with the step.
+        rung: that which does change it, taken before the second try.
 
     Raises:
         UserError: memory ran out both times.
@@ -153,18 +182,21 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T]) -> T:
         if not out_of_memory(first):
             raise
     clear(trainer)
-    _record(trainer, {"step": trainer.step, "where": what, "settings": {}, "words": "memory was freed"})
-    trainer.emit(
-        Message(f"Memory ran out at the {what} of step {trainer.step:,}; freed some and tried again.", "warning")
-    )
+    settings, words = (rung.settings, rung.words) if rung is not None else ({}, "memory was freed")
+    if trainer.processes.main:
+        _record(trainer, {"step": trainer.step, "where": what, "settings": settings, "words": words})
+    done = f"Going on with {words}." if rung is not None else "Freed some and tried again."
+    trainer.emit(Message(f"Memory ran out at the {what}. {done}", "warning"))
     try:
+        if rung is not None:
+            apply(trainer, rung)
         return action()
     except (RuntimeError, MemoryError) as second:
         if not out_of_memory(second):
             raise
         error = second
     raise UserError(
-        f"The {what} of step {trainer.step:,} could not be made.",
+        f"The {what} could not be made.",
         "Memory ran out twice, with everything freed in between.",
         "Close other programs and resume; the last checkpoint is whole.",
     ) from error
@@ -183,8 +215,8 @@ def forget_gradients(trainer: Trainer) -> None:
     trainer.nets.forget_gradients()
 
 
-def apply(trainer: Trainer, rung: Rung) -> None:
-    """Change the settings of a trainer that is between two steps."""
+def apply(trainer: Trainer, rung: Rung) -> Rung:
+    """Change the settings of a trainer that is between two steps. Where it breaks off it can be asked for again."""
     config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
     trainer.config = config
     trainer.batches.split(config.train.batch_size, config.train.accumulation)
@@ -193,22 +225,22 @@ def apply(trainer: Trainer, rung: Rung) -> None:
     if "train.base_storage" in rung.settings:
         shrink(trainer.unet, trainer.controlnet, trainer.nets.controlnet)
     if "optim.ema_device" in rung.settings and trainer.ema is not None:
-        trainer.ema.__class__ = AverageInRam
         trainer.ema.to("cpu")
     if "optim.offload" in rung.settings:
         to_ram(trainer.learning)
         trainer.accelerator.device_placement = False  # else the optimizer's memory would go back to the card
     if "optim.optimizer" in rung.settings or "optim.offload" in rung.settings:
         state = trainer.optimizer.state_dict() if "optim.optimizer" not in rung.settings else None
-        trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
-        rate = trainer.optimizer.param_groups[0]["lr"]
-        trainer.optimizer = build_optimizer(trainer.learning, config.optim)
+        optimizer = build_optimizer(trainer.learning, config.optim)
         if state is not None:
-            trainer.optimizer.load_state_dict(state)  # which brings it to where the weights are now
-        set_learning_rate(trainer.optimizer, rate)
+            optimizer.load_state_dict(state)  # which brings it to where the weights are now
+        set_learning_rate(optimizer, trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer = optimizer
+        trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
         trainer.prepared_optimizer = trainer.accelerator.prepare(trainer.optimizer)
         del state
         clear(trainer)
+    return rung
 
 
 @torch.no_grad()

@@ -23,7 +23,6 @@ from engine.jobs.snapshot import Outcome
 from engine.measurements import Measured, write
 from engine.runs import write_run
 from engine.training import ladder
-from engine.training.ema import averaged_parameters
 from engine.training.previews import preview_during_training
 from engine.training.step import Trouble, give_up_after, take_step
 from engine.workspace import Workspace
@@ -101,8 +100,6 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         if loss is Trouble.OVERFLOW:
             give_up_after(trainer, skipped := skipped + 1)
             continue
-        if trainer.ema is not None:
-            trainer.ema.step(averaged_parameters(trainer.controlnet))
         float(loss)  # waits for the card
         trainer.step += 1
         seconds.append(time.perf_counter() - began)

@@ -159,7 +159,7 @@ class Promises:
         with self.slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
             return ladder.once_more(
                 trainer,
-                "checkpoint",
+                f"checkpoint of step {trainer.step:,}",
                 lambda: save_checkpoint(
                     trainer.run_folder, trainer.step, trainer.step * trainer.images_per_step, trainer.controlnet,
                     trainer.ema, trainer.sharing.whole_optimizer, scaling, about, trainer.decoder,

@@ -31,7 +31,7 @@ T = TypeVar("T")
 CAUTIOUS = 2
 """Steps after the start and after a rung that keep gradients at home: one without and one with the optimizer's
 memory."""
-DDP_SETTINGS = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+DDP_SETTINGS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
 
 
 def dealt(config: RunConfig, count: int) -> tuple[RunConfig, str]:
@@ -81,7 +81,8 @@ class Sharing:
         """The net that computes, and the optimizer, as accelerate gives them back; once, before the first step."""
         trainer, net = self._trainer, self._trainer.nets.controlnet
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, frozen)  # fp8 cannot be sent
+        fixed = [*frozen, *(name for name, _ in net.named_buffers())]  # the same everywhere, and fp8 cannot be sent
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, fixed)
         with self._group.listening():
             model = trainer.accelerator.prepare_model(net)
         if self._group.count > 1 and trainer.nets.apart:

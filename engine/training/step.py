@@ -27,8 +27,14 @@ class Trouble(Enum):
 
 
 def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
-    """Forward, backward and the optimizer's step: the mean loss, on the device, or why nothing moved."""
+    """Forward, backward, the optimizer's step and the average's: the mean loss, on the device, or why nothing moved.
+
+    Raises:
+        UserError: memory ran out for what follows the optimizer's step, twice.
+    """
     try:
+        if trainer.nets.stale:
+            trainer.nets.refresh()
         loss = trainer.sharing.combine(lambda: accumulate(trainer))
         if not clip(trainer):
             trainer.loss_scale.overflowed()
@@ -40,7 +46,7 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         trainer.prepared_optimizer.step()
         trainer._broke_off = False
         trainer.prepared_optimizer.zero_grad(set_to_none=True)
-        trainer.nets.refresh()
+        ladder.settle(trainer)
         trainer.loss_scale.held()
         trainer.sharing.went_well()
         return loss
@@ -90,6 +96,8 @@ def clip(trainer: Trainer) -> bool:
     scale, most = trainer.loss_scale.value, trainer.config.optim.max_grad_norm
     parameters = list(trainer.learning.parameters())
     norm = trainer.accelerator.clip_grad_norm_(parameters, most * scale)
+    if trainer.prepared_optimizer.step_was_skipped:  # DeepSpeed has looked itself
+        return False
     if not math.isfinite(float(getattr(norm, "full_tensor", lambda: norm)())):  # divided nets have divided norms
         return False
     if scale != 1:
@@ -105,7 +113,7 @@ def give_up_after(trainer: Trainer, skipped: int) -> None:
     """
     if skipped < MAX_SKIPPED[trainer.precision]:
         return
-    sound = all(bool(torch.isfinite(p).all()) for p in trainer.learning.parameters())
+    sound = all(trainer.processes.gather(all(bool(torch.isfinite(p).all()) for p in trainer.learning.parameters())))
     if sound:
         trainer.save()
     kept = f"The state of step {trainer.step:,} is good and saved." if sound else "Its weights are broken, too."

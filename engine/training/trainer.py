@@ -27,19 +27,19 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.memory import pictures_drawn_together, pictures_encoded_together
 from engine.training import ladder, speed
+from engine.training.acceleration import accelerator_for
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
-from engine.training.divided import Divided, accelerator_for
-from engine.training.ema import averaged_parameters, build_average
+from engine.training.ema import build_average
 from engine.training.frozen import shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
 from engine.training.promises import Promises
 from engine.training.resume import open_run
 from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
-from engine.training.share import Sharing, align, dealt
+from engine.training.share import align, dealt
 from engine.training.start import starting_controlnet
 from engine.training.step import Trouble, give_up_after, take_step
 from engine.training.working import WorkingNets
@@ -81,8 +81,9 @@ class Trainer:
             emit(Message(remark, "warning"))
         if shares:
             emit(Message(shares))
-        self.accelerator, self.divided = accelerator_for(self.config, DTYPES[precision], device.type == "cpu")
-        self.device, self.dtype, self.precision = self.accelerator.device, DTYPES[precision], precision
+        dtype, on_processor = DTYPES[precision], device.type == "cpu"
+        self.accelerator, self._way_to_share = accelerator_for(self.config, dtype, on_processor, emit)
+        self.device, self.dtype, self.precision = self.accelerator.device, dtype, precision
         self.loss_scale = LossScale(precision)
         ladder.cap_allocator(self.device)
         self.images_per_step = config.images_per_step
@@ -108,6 +109,7 @@ class Trainer:
                 cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
                 lambda done, total, label: self.emit(Progress(done, total, label)),
                 batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
+                tell=lambda words: self.emit(Message(words, "warning")),
             )
         )  # fmt: skip
         self.maps = self.processes.main_first(lambda: map_cache.open_or_build(
@@ -123,14 +125,15 @@ class Trainer:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
         self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
         controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
-        at_home = self.config.optim.offload or self.divided
+        divided = self._way_to_share.divided
+        at_home = self.config.optim.offload or divided
         self.controlnet: Any = (controlnet if at_home else controlnet.to(self.device)).train()
         if self.config.objective.only_mid_control:
             keep_only_middle(self.controlnet)
         self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
         torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
         computes_on = self.device if self.config.optim.offload else None
-        self.nets = WorkingNets(self.controlnet, torch.float32 if self.divided else self.dtype, computes_on)
+        self.nets = WorkingNets(self.controlnet, torch.float32 if divided else self.dtype, computes_on)
         if self.decoder is not None:
             self.nets.couple(decoder_of(self.unet), self.decoder)
         if train.base_storage == "fp8":
@@ -148,7 +151,7 @@ class Trainer:
         if checkpoint is not None:
             self._resume(checkpoint)
         align(self)
-        self.sharing = Divided(self) if self.divided else Sharing(self)
+        self.sharing = self._way_to_share(self)
         self.model, self.prepared_optimizer = self.sharing.prepare()
         self.stepping_unet = self.unet
         speed.compile_nets(self)
@@ -197,8 +200,6 @@ class Trainer:
                 give_up_after(self, skipped)
                 continue
             skipped = 0
-            if self.ema is not None:
-                self.ema.step(averaged_parameters(self.controlnet))
             self.step += 1
             unread.append((self.step, rate, awake() - began, loss))
             if self.device.type == "cpu" or len(unread) >= READ_EVERY_ON_GPU or self.step == total:

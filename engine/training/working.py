@@ -38,6 +38,8 @@ class WorkingNets:
         """
         self.learner_of: dict[nn.Parameter, nn.Parameter] = {}
         """What learns, by its copy that computes; empty where both are one."""
+        self.stale = False
+        """The copies are not what learns: memory ran out when they were to be brought up to date."""
         self.apart = dtype != torch.float32 or device is not None
         self.controlnet: Any = controlnet
         if self.apart:
@@ -60,6 +62,7 @@ class WorkingNets:
         """Bring the copies up to date: after a step, and whenever the weights that learn were changed."""
         if self.learner_of:
             torch._foreach_copy_(list(self.learner_of), list(self.learner_of.values()))
+        self.stale = False
 
     def forget_gradients(self) -> None:
         """Of a try that broke off, and what was left of those that have been handed over."""
@@ -103,4 +106,5 @@ def as_exported(trainer: Trainer) -> Iterator[Any]:
             trainer.nets.refresh()
             yield trainer.nets.controlnet
     finally:
+        trainer.nets.stale = True  # until they are up to date; where that fails, the next step begins with it
         trainer.nets.refresh()

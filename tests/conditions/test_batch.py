@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine.conditions import batch, external, map_files, registry, soft_edge, strengths, weights
@@ -211,14 +212,46 @@ def test_a_pass_that_fails_is_done_again_one_by_one_and_tells_the_picture(
 
     def fails(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
         if any(np.array_equal(image, bad) for image in images):
-            raise RuntimeError("out of memory")
+            raise RuntimeError("shapes cannot be multiplied")
         return [image.copy() for image in images]
 
     monkeypatch.setattr(soft_edge, "soft_edge_batch", fails)
     values = {"model": str(tiny_models.hed(tmp_path / "hed.pth"))}
     report = make_all(dataset, "soft_edge", values)
     assert report.made == 9 and [p.path.name for p in report.failures] == ["4.png"]
-    assert "out of memory" in report.failures[0].why
+    assert "cannot be multiplied" in report.failures[0].why
+
+
+@pytest.mark.parametrize("most", [3, 1])
+def test_a_pass_that_does_not_fit_in_memory_is_made_smaller_once_and_for_all(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    passes: list[int] = []
+    original = soft_edge.soft_edge_batch
+
+    def tight(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
+        passes.append(len(images))
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return original(images, model=model, steps=steps)
+
+    monkeypatch.setattr(soft_edge, "soft_edge_batch", tight)
+    report = make_all(dataset, "soft_edge", {"model": str(tiny_models.hed(tmp_path / "hed.pth"))}, workers=1)
+    assert (report.made, report.failures) == (10, [])
+    assert passes[:2] == [8, 4] and max(passes[3:]) <= 2
+
+
+def test_a_picture_that_does_not_fit_alone_is_told_in_words(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(soft_edge, "soft_edge_batch", full)
+    report = make_all(dataset, "soft_edge", {"model": str(tiny_models.hed(tmp_path / "hed.pth"))})
+    assert report.made == 0 and len(report.failures) == 10
+    assert "memory is not enough, even for one picture" in report.failures[0].why
+    assert "Close other programs" in report.failures[0].try_this
 
 
 def test_missing_weights_stop_the_job_before_it_touches_the_dataset(dataset: Dataset) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from engine.cli import main
@@ -92,6 +94,24 @@ def test_a_cancelled_run_keeps_what_is_done_and_goes_on(
     assert [(entry.changed, entry.unfinished) for entry in dataset.captions.history()] == [(4, False)]
     dataset.captions.undo()
     assert captions(dataset) == ["", "", "", "mine"]
+
+
+def test_pictures_that_do_not_fit_together_are_described_in_smaller_batches(
+    dataset: Dataset, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[int] = []
+    whole = Captioner.describe
+
+    def tight(captioner: Captioner, some: Sequence[Image.Image], length: str) -> list[str]:
+        described.append(len(some))
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return whole(captioner, some, length)
+
+    monkeypatch.setattr(Captioner, "describe", tight)
+    report = caption_all(dataset, load(str(models["blip"])), only_empty=False)
+    assert (report.written, report.failures, described) == (4, [], [4, 2, 2])
+    assert all(captions(dataset))
 
 
 def test_a_picture_that_is_gone_is_reported_and_passed_over(dataset: Dataset, models: dict[str, Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from engine.data.crop import shared_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.samples import Sample
 from engine.data.scan import scan_folder
-from engine.families import detect
+from engine.errors import UserError
+from engine.families import Family, detect
 from engine.jobs.control import Cancelled, Control
 from engine.room import NoRoom
 from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
@@ -33,11 +35,20 @@ def samples(paired_folder: Path) -> list[Sample]:  # noqa: F811
 
 def build(
     folder: Path, base: Path, samples: list[Sample], control: Control | None = None, progress=None,
-    plan: CropPlan = SQUARE,
+    plan: CropPlan = SQUARE, **more: Any,
 ):  # fmt: skip
     token = (control or Control()).token
     return open_or_build(
-        folder, detect(str(base)), str(base), samples, plan, CPU, token, progress or (lambda *_: None), batch=5
+        folder,
+        detect(str(base)),
+        str(base),
+        samples,
+        plan,
+        CPU,
+        token,
+        progress or (lambda *_: None),
+        batch=5,
+        **more,
     )
 
 
@@ -171,6 +182,86 @@ def test_a_full_disk_is_noticed_before_anything_is_encoded(
     monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("began"))
     with pytest.raises(NoRoom, match="The cache .* was not written"):
         build(tmp_path, tiny_base, samples)
+
+
+def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
+    """``real``, a method of Family that encodes; after ``after`` calls more than ``most`` at once do not fit."""
+
+    def encode(family: Family, first: Any, *rest: Any) -> Any:
+        count = len(rest[-1])
+        seen.append(count)
+        if len(seen) > after and count > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return real(family, first, *rest)
+
+    return encode
+
+
+@pytest.mark.parametrize("method", ["encode_images", "encode_text"])
+def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
+    tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    samples = [replace(sample, caption=f"{sample.caption} {number}") for number, sample in enumerate(samples)]
+    calm = build(tmp_path / "calm", tiny_base, samples)
+    monkeypatch.setattr(cache_module, "CAPTIONS_AT_ONCE", 5)
+    seen: list[int] = []
+    told: list[str] = []
+    done: dict[str, int] = {}
+    monkeypatch.setattr(Family, method, tight(getattr(Family, method), seen, 2, 1))
+    cache = build(
+        tmp_path / "short",
+        tiny_base,
+        samples,
+        progress=lambda now, _, label: done.update({label: now}),
+        tell=told.append,
+    )
+    left = [2, 2, 2, 1] if method == "encode_images" else [2, 2, 2, 2]  # with the empty prompt
+    assert seen == [5, 5, *left], "the first batch is not encoded again"
+    (words,) = told
+    assert words.startswith("Memory ran out with 5 ") and words.endswith(" at a time; going on with 2.")
+    rows = range(len(samples))
+    for one, two in zip(cache.latents(rows), calm.latents(rows), strict=True):
+        assert torch.allclose(one, two, rtol=2e-3, atol=2e-2)
+    captions = [sample.caption for sample in samples]
+    assert torch.allclose(cache.text(captions)["hidden"], calm.text(captions)["hidden"], rtol=2e-3, atol=2e-3)
+    assert done == {"Encoding pictures": 12, "Encoding captions": 13}
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [("encode_images", "one of the pictures"), ("encode_text", "one of the captions")]
+)
+def test_what_does_not_fit_alone_is_refused_in_words_and_what_is_finished_is_kept(
+    tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str, words: str
+) -> None:
+    monkeypatch.setattr(cache_module, "SHARD", 4)
+    told: list[str] = []
+    real = getattr(Family, method)
+    with monkeypatch.context() as patched:
+        patched.setattr(Family, method, tight(real, [], 0, 1 if method == "encode_images" else 0))
+        with pytest.raises(UserError, match=words):
+            build(tmp_path, tiny_base, samples, tell=told.append)
+    assert told and told[-1].endswith("going on with 1.")
+    kept = {path.name for path in tmp_path.rglob("latents-*.safetensors")}
+    assert kept == {f"latents-64x64-{n:05d}.safetensors" for n in range(1 if method == "encode_images" else 3)}
+    again: list[int] = []
+    monkeypatch.setattr(Family, "encode_images", tight(Family.encode_images, again, 99, 0))
+    assert build(tmp_path, tiny_base, samples).count == 12
+    assert sum(again) == 12 - 4 * len(kept), "finished shards are not made again"
+
+
+def test_an_encoder_that_does_not_fit_is_loaded_once_more(
+    tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, tries = type(detect(str(tiny_base))), []
+
+    def load(*given: Any) -> Any:
+        tries.append(1)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(family, "load_vae", load)
+    with pytest.raises(UserError, match="The model that the pictures go through does not fit"):
+        build(tmp_path, tiny_base, samples)
+    assert len(tries) == 2
 
 
 def test_a_base_that_was_moved_keeps_its_cache(tmp_path: Path, tiny_base: Path, samples: list[Sample]) -> None:

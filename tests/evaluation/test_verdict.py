@@ -111,6 +111,41 @@ def test_while_it_improves_the_recorded_run_is_never_called_flat_or_deaf(circles
     assert "Usable, still improving" in verdict.sentence
 
 
+@pytest.mark.parametrize(
+    ("sets", "kind"),
+    [
+        ([(50, 0.25, 0.11, 0.43)], "listening"),
+        ([(50, 0.12, 0.03, 0.14), (100, 0.25, 0.2, 0.29)], "listening"),
+        ([(50, 0.25, 0.11, 0.43), (100, 0.3, 0.2, 0.4)], "improving"),
+        ([(50, 0.6, 0.5, 0.7), (100, 0.29, 0.2, 0.4)], "listening"),
+        ([(0, 0.05, 0.0, 0.1)], "improving"),
+    ],
+    ids=["straddles", "below", "above", "newest counts", "before it listened"],
+)
+def test_it_is_not_called_usable_where_its_pictures_do_not_show_it(
+    circles: Curve, sets: list[tuple[int, float, float, float]], kind: str
+) -> None:
+    """Made up: how far the recorded run's pictures obey."""
+    scores = [(step, {"obeys": value, "adherence": 0.9}) for step, value, _, _ in sets]
+    figures = [(step, {"obeys_low": low, "obeys_high": high}) for step, _, low, high in sets]
+    verdict = judge(circles.upto(150), circles.facts, scores, (100, 150), figures)
+    assert verdict.kind == kind
+    assert ("Usable" in verdict.sentence) == (kind == "improving")
+    assert (verdict.listens_since, verdict.best) == (convergence(circles.upto(150)), 150)
+    if kind == "listening":
+        step, value, low, high = sets[-1]
+        words = f"Not usable yet: the pictures of step {step} obey their maps by {value} ({low:.2f} to {high:.2f})"
+        assert words in verdict.sentence and "still improves" in verdict.sentence
+
+
+def test_no_recorded_run_is_judged_otherwise_for_its_pictures() -> None:
+    """Those whose pictures were scored for obedience obey by 0.1 at most; none of them was ever called usable then."""
+    for path in CURVES.glob("*.json"):
+        if "checks" in (recorded := json.loads(path.read_text(encoding="utf-8"))) and recorded.get("scores"):
+            said = Curve(path.stem).verdicts()
+            assert "listening" not in {verdict.kind for verdict in said.values()}
+
+
 def test_blank_maps_are_found_at_the_first_check() -> None:
     blank = Curve("blank")
     for step in (0, 50, 120):

@@ -121,3 +121,27 @@ def test_nothing_blackens_pictures() -> None:
         if ".load_vae(" in line
     ]
     assert len(asked) >= 5 and [where for where in asked if "torch.float32)" not in where[1]] == []
+
+
+@pytest.mark.parametrize("base", ["tiny_base", "tiny_sdxl"])
+def test_a_base_of_the_hub_is_taken_by_its_id(
+    base: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's own cache holds it after a download, with no connection."""
+    folder = request.getfixturevalue(base)
+    name, cache = "somebody/some-model", tmp_path / "hub"
+    place, revision = cache / "models--somebody--some-model", "0" * 40
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(revision, encoding="utf-8")
+    shutil.copytree(folder, place / "snapshots" / revision)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    family = detect(name)
+    assert family is detect(str(folder))
+    for load in ("load_unet", "load_vae", "load_text_encoder"):
+        ours, theirs = (getattr(family, load)(which, torch.float32) for which in (name, str(folder)))
+        ours, theirs = (parts if isinstance(parts, list | tuple) else [parts] for parts in (ours, theirs))
+        for one, two in zip(ours, theirs, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert family.pieces(family.load_tokenizer(name), ["a red circle"]) == 1
+    assert family.load_scheduler(name).config == family.load_scheduler(str(folder)).config

@@ -23,6 +23,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Event, Message, PreviewMade
 from engine.runs import Run
 from engine.training import step as step_module
+from engine.training import trainer as trainer_module
 from engine.training.run import training_job
 from engine.training.trainer import Trainer
 from engine.workspace import Workspace
@@ -53,6 +54,17 @@ def run_out_late(trainer: Trainer) -> None:
     trainer.accelerator.backward = run_out  # type: ignore[method-assign]
 
 
+def spoil(_: Trainer) -> None:
+    """The next loss, and with it every gradient, is infinite: what an overflow looks like. On one process only."""
+    real = step_module.denoising_loss
+
+    def infinite(*given: Any) -> torch.Tensor:
+        step_module.denoising_loss = real
+        return real(*given) * float("inf")
+
+    step_module.denoising_loss = infinite
+
+
 def fail(_: Trainer) -> None:
     raise UserError("The condition map of 07 is gone.", "It no longer exists.", "Make all maps again.")
 
@@ -70,15 +82,22 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
     control, real, train = Control(), step_module.accumulate, Trainer.train
-    answer: dict[str, Any] = {}
+    answer: dict[str, Any] = {"skipped": 0}
+    take_step = step_module.take_step
 
     def look_and_train(trainer: Trainer) -> Any:
         answer["model"] = type(trainer.model).__name__
         return train(trainer)
 
+    def count_skipped(trainer: Trainer) -> Any:
+        taken = take_step(trainer)
+        answer["skipped"] += taken is step_module.Trouble.OVERFLOW
+        return taken
+
     Trainer.train = look_and_train  # type: ignore[method-assign]
+    trainer_module.take_step = count_skipped
     acts = {
-        "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late,
+        "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil,
     }  # fmt: skip
     if RANK == 1 and kind in acts:
         step_module.accumulate = at_step(2, acts[kind])
@@ -93,6 +112,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             os._exit(1)
     finally:
         step_module.accumulate, Trainer.train = real, train  # type: ignore[method-assign]
+        trainer_module.take_step = take_step
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop

@@ -20,10 +20,12 @@ from engine.runs import Run, write_run
 from engine.training.checks import SHARE, Pace
 from engine.training.run import build_trainer, create_run
 from engine.training.trainer import Trainer
+from engine.training.working import WorkingNets
 from engine.workspace import Workspace
 
 from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
+from .test_ladder import failing, warnings
 
 EACH_STEP = {"validation.check_every": 1}
 BOTH_ENDS = {"validation.check_every": 50}
@@ -138,6 +140,64 @@ def test_memory_that_runs_out_is_met_with_one_pair_at_a_time(trainer: Trainer, m
     assert trainer.checks.make_if_due(always=True)
     assert seen == [2, 1, 1]
     trainer.close()
+
+
+def test_a_check_that_does_not_fit_is_left_out_and_the_next_one_is_made(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    calm, short = (new_run(**EACH_STEP, **{"train.steps": 3}) for _ in range(2))
+    Worker(ready_workspace, calm)
+    monkeypatch.setattr(tier0, "losses", failing(tier0.losses, 2, 1))  # the second of the first check, then the first
+    worker = Worker(ready_workspace, short)
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(Checked)] == [1, 2, 3]
+    assert warnings(worker) == ["The check of step 0 was left out: memory ran out even for one pair at a time."]
+    assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
+
+
+def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    monkeypatch.setattr(tier0, "losses", failing(tier0.losses, 10_000))
+    worker = Worker(ready_workspace, new_run(**EACH_STEP))
+    assert worker.outcome == "completed" and worker.of(Checked) == []
+    assert [text.split(":")[0] for text in warnings(worker)] == [
+        f"The check of step {step} was left out" for step in (0, 1, 2)
+    ]
+    assert warnings(worker)[-1].endswith("3 in a row, and this run is no longer checked.")
+
+
+def test_pairs_that_do_not_fit_when_they_are_read_are_read_again(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tier0, "fix", failing(tier0.fix, 1))
+    worker = Worker(ready_workspace, new_run(**{"train.steps": 1}))
+    assert [event.step for event in worker.of(Checked)] == [0, 1] and warnings(worker) == []
+
+
+def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_step(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check computes with the average; memory runs out whenever the copies are to be the net's own again."""
+    settings = {"train.steps": 3, "optim.offload": True, "optim.ema_decay": 0.9, "validation.check_every": 2}
+    calm, short = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, calm)
+    real, calls = WorkingNets.refresh, []
+
+    def refresh(nets: WorkingNets) -> None:
+        calls.append(nets.stale)
+        if nets.stale and 2 <= calls.count(True) <= 4:  # the check of step 2: after it, and around its second try
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(nets)
+
+    monkeypatch.setattr(WorkingNets, "refresh", refresh)
+    monkeypatch.setattr(Pace, "due", lambda self, step, now: step == 2)
+    worker = Worker(ready_workspace, short)
+    assert worker.outcome == "completed" and calls.count(True) > 4
+    assert [text.split(":")[0] for text in warnings(worker)] == ["The check of step 2 was left out"]
+    assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
 def test_a_fault_in_a_check_does_not_end_the_training(

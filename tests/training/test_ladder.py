@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +17,10 @@ from engine.errors import UserError
 from engine.families import detect
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.runs import Run
-from engine.training import ladder
-from engine.training.ladder import Rung, cap_allocator, climbed, next_rung, out_of_memory
+from engine.training import ema, ladder
+from engine.training.ladder import Rung, average_rung, cap_allocator, climbed, next_rung, out_of_memory
 from engine.training.low_rank import slim
+from engine.training.working import WorkingNets
 from engine.workspace import Workspace
 
 from .compare import assert_same_checkpoint
@@ -114,6 +116,35 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
     assert learning <= moved and not moved & of_base
 
 
+@pytest.mark.parametrize(
+    "settings", [{"train.base_storage": "fp8"}, {"optim.offload": True, "optim.optimizer": "adafactor"}]
+)
+def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
+    settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+    from engine.training import frozen
+
+    run, seen = new_run(**{"train.steps": 4, "validation.check_every": 0}), []
+    monkeypatch.setattr(ladder, "next_rung", lambda *given: Rung(settings, "less on the card"))
+    real = failing(Family.predict, 1, 2)
+
+    def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
+        seen.append(sum(isinstance(module, frozen.SmallConv2d) for module in unet.modules()))
+        return real(family, unet, net, *rest)
+
+    monkeypatch.setattr(Family, "predict", predict)
+    monkeypatch.setattr(frozen, "narrowed", failing(frozen.narrowed, 1, 3))  # there is no room for the rung itself
+    monkeypatch.setattr(ladder, "to_ram", failing(ladder.to_ram, 1))
+    assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
+    again = Worker(ready_workspace, Run(run.folder))
+    assert again.outcome == "completed" and warnings(again) == []
+    assert [event.step for event in again.of(StepDone)] == [4]
+    shrunk = "train.base_storage" in settings
+    assert [count > 0 for count in seen] == [False, False, False, shrunk, shrunk]
+    assert run.checkpoints()[-1].about["optimizer"] == settings.get("optim.optimizer", "adamw")
+
+
 PLACES = {
     "forward": ("engine.families.base.Family.predict", 2),
     "backward": ("accelerate.Accelerator.backward", 2),
@@ -143,6 +174,72 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert rung["settings"] == {"train.batch_size": 2, "train.accumulation": 2} and rung["step"] == 2
     ours, wanted = weights(short), weights(calm)
     assert all(torch.allclose(ours[key], wanted[key], rtol=1e-4, atol=2e-5) for key in wanted)
+
+
+def test_a_run_whose_pictures_do_not_fit_the_encoder_is_prepared_in_smaller_batches(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engine.families.base import Family
+
+    monkeypatch.setattr(Family, "encode_images", failing(Family.encode_images, 1, 1))
+    worker = Worker(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
+    assert worker.outcome == "completed"
+    assert warnings(worker) == ["Memory ran out with 4 pictures at a time; going on with 2."]
+
+
+AVERAGED = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.check_every": 0}
+
+
+@pytest.mark.parametrize(("part", "to_ram"), [("the first", False), ("one in the middle", True)])
+def test_an_average_that_does_not_fit_takes_each_weight_in_once(
+    part: str, to_ram: bool, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ema, "AT_ONCE", 20_000)
+    calm, short = new_run(**AVERAGED), new_run(**AVERAGED)
+    real, calls = torch._foreach_sub, []
+    monkeypatch.setattr(torch, "_foreach_sub", lambda *given: calls.append(1) or real(*given))
+    Worker(ready_workspace, calm)
+    parts = len(calls) // 3
+    assert parts > 4, "a step of the average has many parts"
+    after = parts + (parts // 2 if part == "one in the middle" else 0)
+    monkeypatch.setattr(torch, "_foreach_sub", failing(real, 1, after))
+    if to_ram:
+        monkeypatch.setattr(ladder, "average_rung", lambda config, on_card: average_rung(config, True))
+
+    worker = Worker(ready_workspace, short)
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(StepDone)] == [1, 2, 3]
+    assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
+    (said,) = warnings(worker)
+    assert said.startswith("Memory ran out at the average of step 2. ")
+    (rung,) = Run(short.folder).about["memory_ladder"]
+    assert rung["settings"] == ({"optim.ema_device": "cpu"} if to_ram else {})
+    assert ("in the computer's memory" in said) == to_ram
+
+
+def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"train.steps": 3, "optim.offload": True, "validation.check_every": 0}
+    calm, short = new_run(**settings), new_run(**settings)
+    Worker(ready_workspace, calm)
+    monkeypatch.setattr(WorkingNets, "refresh", failing(WorkingNets.refresh, 1, 2))  # one is made at the start
+    worker = Worker(ready_workspace, short)
+    assert warnings(worker) == ["Memory ran out at the copy of the weights of step 2. Freed some and tried again."]
+    assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
+
+
+def test_a_run_whose_average_never_fits_ends_in_words_and_resumes_as_if_nothing_had_been(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calm, short = (new_run(**AVERAGED, **{"train.checkpoint_every": 2}) for _ in range(2))
+    Worker(ready_workspace, calm)
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="average of step 3 could not be made"):
+        patched.setattr(torch, "_foreach_sub", failing(torch._foreach_sub, 2, 2))
+        Worker(ready_workspace, short)
+    assert [checkpoint.step for checkpoint in short.checkpoints()] == [2]
+    assert Worker(ready_workspace, Run(short.folder)).outcome == "completed"
+    assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
 def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
@@ -202,6 +299,23 @@ def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
     assert any("one at a time" in text for text in warnings(worker))
 
 
+@pytest.mark.parametrize(
+    "place", ["engine.evaluation.validate.to_pictures", "engine.evaluation.validate.obedience.measure"]
+)
+def test_pictures_are_made_again_wherever_memory_ran_out(
+    place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While they are decoded, and while they are scored."""
+    settings = {"validation.every": 1, "validation.pictures": 2, "validation.sampling_steps": 1, "train.steps": 1}
+    settings |= {"validation.probes": 0, "validation.check_every": 0}
+    monkeypatch.setattr(place, failing(pkgutil.resolve_name(place), 1))
+    worker = Worker(ready_workspace, new_run(**settings))
+    assert worker.outcome == "completed"
+    assert [event.step for event in worker.of(PreviewMade)] == [0, 1]
+    (said,) = warnings(worker)
+    assert "one at a time" in said
+
+
 def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +326,7 @@ def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "completed"
     assert [event.step for event in worker.of(CheckpointSaved)] == [2]
-    assert any("freed some and tried again" in text for text in warnings(worker))
+    assert any("checkpoint of step 2. Freed some and tried again" in text for text in warnings(worker))
 
     monkeypatch.setattr(promises, "save_checkpoint", failing(promises.save_checkpoint, 10))
     with pytest.raises(UserError, match="Memory ran out twice"):

@@ -61,10 +61,11 @@ def free_port() -> int:
 def start(rank: int, port: int, words: list[str], more: dict[str, str]) -> subprocess.Popen[str]:
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # DeepSpeed builds with ninja
     return subprocess.Popen(
         [sys.executable, "-m", "tests.training.process_worker", *words],
-        cwd=APP_FOLDER, env={**os.environ, **place, **meet, **more}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, encoding="utf-8",
+        cwd=APP_FOLDER, env={**os.environ, **place, **meet, **tools, **more},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
     )  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
         )
 
     shared = {"well": run("fp32"), "half": run("bf16"), "pause": run("fp32"), "average": run("fp32", ema_decay=0.9)}
-    again = run("fp32")
+    shared["nan"], again = run("fp32"), run("fp32")
     todo = [(kind, made.name) for kind, made in shared.items()] + [("pause", again.name), ("further", again.name)]
     main, _ = work_together(workspace, tmp_path, todo, **FSDP)
     assert "optim.ema_decay above 0" in main["average"]["error"]
@@ -202,11 +203,62 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
     together, whole = weights(shared["well"]), weights(alone)
     assert all(torch.allclose(together[key], whole[key], atol=2e-5) for key in whole)
 
+    assert main["nan"]["skipped"] == 1, "infinite on one is infinite for all"
+    assert curve(shared["nan"]) == pytest.approx(wanted, rel=1e-5)
     assert Run(shared["pause"].folder).last_step == 3
     assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
     assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
     assert (main["pause"]["outcome"], main["further"]["outcome"]) == ("paused", "completed")
     assert main["further"]["model"].startswith("FSDP")
+    assert curve(again) == pytest.approx(wanted, rel=1e-5), "divided again, with the optimizer's memory"
+    assert all(torch.allclose(weights(again)[key], whole[key], atol=2e-5) for key in whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("stage", "offload"), [(2, "none"), (3, "none"), (2, "cpu")])
+def test_deepspeed_learns_what_a_whole_net_learns(
+    stage: int, offload: str, tmp_path: Path, mixed_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("deepspeed", reason="an option for several cards; install it to run this")
+    monkeypatch.setattr(cache, "SHARD", 4)
+    workspace = Workspace(tmp_path / "workspace")
+    Dataset.create(workspace, "mixed", scan_folder(mixed_folder))
+
+    def run(precision: str = "fp32", scope: str = "none", **changes: Any) -> Run:
+        train = {**SETTINGS["train"], "accumulation": 2, "steps": 6, "checkpoint_every": 3, "precision": precision}
+        train["gradient_checkpointing"] = scope
+        optim = {**SETTINGS["optim"], "ema_decay": 0.0, **changes}
+        return create_run(
+            workspace, parse({**SETTINGS, "optim": optim, "train": train, "model": {"base": str(tiny_base)}}), {}
+        )
+
+    shared = {"well": run(), "half": run("bf16"), "pause": run(), "average": run(ema_decay=0.9), "nan": run()}
+    shared["thrifty"], again = run(scope="both"), run()
+    todo = [(kind, made.name) for kind, made in shared.items()] + [("pause", again.name), ("further", again.name)]
+    settings = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+    settings["ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"] = offload
+    main, _ = work_together(workspace, tmp_path, todo, **settings)
+    assert "cannot be divided among cards by DeepSpeed" in main["average"]["error"]
+    assert main["well"]["model"] == "DeepSpeedEngine"
+    assert main["well"]["pictures"] == [0, 5, 6]
+    assert [checkpoint.step for checkpoint in shared["well"].checkpoints()] == [3, 6]
+
+    alone, half = run(), run("bf16")
+    Worker(workspace, alone)
+    Worker(workspace, half)
+    wanted = curve(alone)
+    print(curve(shared["well"]), wanted, curve(shared["half"]), curve(half), sep="\n")
+    assert curve(shared["well"]) == pytest.approx(wanted, rel=1e-5)
+    assert curve(shared["thrifty"]) == pytest.approx(wanted, rel=1e-5)
+    assert curve(shared["half"]) == pytest.approx(curve(half), rel=2e-3)
+    together, whole = weights(shared["well"]), weights(alone)
+    assert all(torch.allclose(together[key], whole[key], atol=2e-5) for key in whole)
+
+    assert main["nan"]["skipped"] == 1, "infinite on one is infinite for all"
+    assert curve(shared["nan"]) == pytest.approx(wanted, rel=1e-5), "a step that was skipped was taken again"
+    assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
+    assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
+    assert (main["pause"]["outcome"], main["further"]["outcome"]) == ("paused", "completed")
     assert curve(again) == pytest.approx(wanted, rel=1e-5), "divided again, with the optimizer's memory"
     assert all(torch.allclose(weights(again)[key], whole[key], atol=2e-5) for key in whole)
 
@@ -291,6 +343,11 @@ def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
 def test_what_accelerate_would_change_is_put_aside_with_words(two: Two) -> None:
     (remark,) = two.main["remarks"]
     assert "dynamo_backend inductor" in remark and "the run's settings are" in remark
+
+
+@pytest.mark.slow
+def test_nothing_that_torch_or_accelerate_will_drop_is_asked_for(two: Two) -> None:
+    assert "FutureWarning" not in two.printed and "deprecated" not in two.printed, two.printed
 
 
 def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:

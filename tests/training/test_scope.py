@@ -7,17 +7,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from engine.config import OptimConfig
+from engine.config import OptimConfig, parse
 from engine.errors import UserError
-from engine.training.ema import build_average
-from engine.training.optim import build_optimizer
+from engine.training import ema
+from engine.training.ema import Average, build_average
+from engine.training.optim import build_optimizer, set_learning_rate
+from engine.training.step import clip
 from engine.workspace import Workspace
 
 from .conftest import RunFactory, Worker
@@ -53,6 +57,67 @@ def test_an_average_in_ram_equals_one_beside_the_net() -> None:
     for first, second in zip(averages[0].shadow_params, averages[1].shadow_params, strict=True):
         assert torch.equal(first, second)
     assert build_average(model, OptimConfig()) is None
+
+
+def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ema, "AT_ONCE", 20)
+    model = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(3)))
+    ours, theirs = (
+        Average(model.parameters(), decay=0.9, foreach=True),
+        EMAModel(model.parameters(), decay=0.9, foreach=True),
+    )
+    for _ in range(30):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        ours.step(model.parameters())
+        theirs.step(model.parameters())
+        assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, theirs.shadow_params, strict=True))
+    assert (ours.optimization_step, ours.cur_decay_value) == (theirs.optimization_step, theirs.cur_decay_value)
+    ours.copy_to(model.parameters())
+    assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cpu", True), ("meta", False)])
+def test_adamw_is_one_kernel_where_the_device_has_one(
+    monkeypatch: pytest.MonkeyPatch, device: str, fused: bool
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **given: seen.update(given))
+    one = SimpleNamespace(requires_grad=True, ndim=2, device=SimpleNamespace(type=device))
+    net: Any = SimpleNamespace(parameters=lambda: iter([one]))
+    build_optimizer(net, OptimConfig(learning_rate=3e-5, beta1=0.8, beta2=0.95))
+    assert seen == {"lr": 3e-5, "betas": (0.8, 0.95), "fused": fused}
+
+
+def test_adafactor_goes_by_our_learning_rate_alone() -> None:
+    net = torch.nn.Linear(3, 3)
+    optimizer = build_optimizer(net, OptimConfig(optimizer="adafactor", learning_rate=0.05, weight_decay=0.0))
+    moved = []
+    for rate in (0.05, 0.025, 0.0):
+        before = net.weight.detach().clone()
+        set_learning_rate(optimizer, rate)
+        net.weight.grad, net.bias.grad = torch.ones(3, 3), torch.ones(3)
+        optimizer.step()
+        moved.append(float((net.weight.detach() - before).abs().mean()))
+    assert moved == pytest.approx([0.05, 0.025, 0.0], rel=1e-3), "of even gradients a step is as long as the rate says"
+
+
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_gradients_are_shortened_to_the_norm_that_was_asked_for(scale: float) -> None:
+    net = torch.nn.Linear(3, 1, bias=False)
+    trainer: Any = SimpleNamespace(
+        config=parse({"optim": {"max_grad_norm": 0.5}}),
+        learning=net,
+        loss_scale=SimpleNamespace(value=scale),
+        accelerator=SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_),
+    )
+    for given, wanted in (([3.0, 0.0, 4.0], [0.3, 0.0, 0.4]), ([0.03, 0.0, 0.04], [0.03, 0.0, 0.04])):
+        net.weight.grad = scale * torch.tensor([given])
+        assert clip(trainer)
+        assert net.weight.grad.tolist()[0] == pytest.approx(wanted, rel=1e-4)
+    net.weight.grad = torch.tensor([[1.0, float("inf"), 0.0]])
+    assert not clip(trainer)
 
 
 @pytest.mark.parametrize(("name", "version"), [("adamw8bit", "0.49.2"), ("paged_adamw8bit", "0.50.2")])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.training_utils import compute_snr
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -70,19 +71,25 @@ def test_training_on_a_few_pictures_lowers_the_loss(new_run: RunFactory, ready_w
     assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
 
 
-@pytest.mark.parametrize(("checkpointing", "apart"), [("none", False), ("controlnet", True), ("both", True)])
+@pytest.mark.parametrize(
+    ("checkpointing", "apart", "gamma", "offset"),
+    [("none", False, 0.0, 0.0), ("controlnet", True, 5.0, 0.1), ("both", True, 0.0, 0.0)],
+)
 def test_the_step_equals_a_plain_diffusers_step(
-    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: str, apart: bool
-) -> None:
+    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: str, apart: bool,
+    gamma: float, offset: float,
+) -> None:  # fmt: skip
     """Loss and every gradient to 1e-5, against a step from the files on with diffusers' parts alone.
 
-    ``apart``: what learns and what computes are two nets, as in half precision, but both in fp32.
+    ``apart``: what learns and what computes are two nets, as in half precision, but both in fp32. ``gamma``: Min-SNR as
+    diffusers' own scripts have it. ``offset``: of the noise, as there.
     """
     from engine.jobs.control import Control
     from engine.training.run import build_trainer
     from engine.training.step import accumulate
 
     settings = {"train.gradient_checkpointing": checkpointing, "optim.offload": apart, "train.batch_size": 3}
+    settings |= {"objective.min_snr_gamma": gamma, "objective.offset_noise": offset}
     run = new_run(**settings, **{"model.base": str(any_base), "objective.prompt_dropout": 0.5})
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     assert trainer.nets.apart is apart
@@ -106,7 +113,8 @@ def test_the_step_equals_a_plain_diffusers_step(
         hidden, _, *pooled = pipe.encode_prompt(captions, do_classifier_free_guidance=False, **ONE_EACH)
     mean, logvar, hidden = (tensor.half().float() for tensor in (posterior.mean, posterior.logvar, hidden))  # as kept
     latents = (mean + torch.exp(0.5 * logvar) * draws.posterior) * pipe.vae.config.scaling_factor
-    noisy = pipe.scheduler.add_noise(latents, draws.noise, draws.timesteps)
+    noise = draws.noise + offset * draws.offset
+    noisy = pipe.scheduler.add_noise(latents, noise, draws.timesteps)
     named = {"encoder_hidden_states": hidden}
     if pooled:
         whole_picture = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
@@ -116,8 +124,12 @@ def test_the_step_equals_a_plain_diffusers_step(
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     predicted = pipe.unet(noisy, draws.timesteps, **residuals, **named).sample
     velocity = pipe.scheduler.config.prediction_type == "v_prediction"
-    wanted = pipe.scheduler.get_velocity(latents, draws.noise, draws.timesteps) if velocity else draws.noise
-    plain = torch.nn.functional.mse_loss(predicted, wanted)
+    wanted = pipe.scheduler.get_velocity(latents, noise, draws.timesteps) if velocity else noise
+    each = torch.nn.functional.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2, 3))
+    if gamma:
+        ratio = compute_snr(pipe.scheduler, draws.timesteps)
+        each = each * ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
+    plain = each.mean()
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     for name, parameter in trainer.controlnet.named_parameters():

@@ -1,0 +1,93 @@
+"""What of accelerate's configuration is taken, and what is refused before anything is divided."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import parse
+from engine.errors import UserError
+from engine.training import acceleration
+from engine.training.acceleration import accelerator_for
+from engine.training.share import Sharing
+
+BASE = {"model": {"base": "x"}, "data": {"dataset": "x"}, "optim": {"ema_decay": 0.0}, "train": {"precision": "fp32"}}
+
+
+class Two:
+    count = 2
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of two processes that accelerate has set up for DeepSpeed."""
+    monkeypatch.setattr(acceleration.processes, "current", Two)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+
+
+def ask(told: list[Any] | None = None, **changes: Any) -> Any:
+    config = parse({**BASE, **changes})
+    return accelerator_for(config, torch.float32, True, (told if told is not None else []).append)
+
+
+def test_alone_nothing_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert ask()[1] is Sharing
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_stages_that_divide_no_gradients_are_refused(stage: int, two: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", str(stage))
+    with pytest.raises(UserError, match=f"stage {stage} of ZeRO") as caught:
+        ask()
+    assert "zero_stage: 2" in caught.value.try_this
+
+
+@pytest.mark.parametrize("text", ["{}", "{not json", None])
+def test_a_file_of_deepspeeds_that_cannot_be_used_is_told(
+    text: str | None, two: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ds.json"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    with pytest.raises(UserError, match="DeepSpeed's configuration cannot be used"):
+        ask()
+
+
+def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
+    two: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"zero_optimization": {"stage": 3}, "optimizer": {"type": "Adam"}, "fp16": {"enabled": True}}
+    given |= {"gradient_clipping": 9.0, "train_batch_size": 64}
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps(given), encoding="utf-8")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    made: dict[str, Any] = {}
+
+    class Made(Exception):
+        pass
+
+    def accelerator(**settings: Any) -> None:
+        made.update(settings["deepspeed_plugin"].deepspeed_config)
+        raise Made
+
+    monkeypatch.setattr(acceleration, "Accelerator", accelerator)  # DeepSpeed itself may not be installed
+    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))
+    told: list[Any] = []
+    with pytest.raises(Made):
+        ask(told, train={"precision": "fp32", "batch_size": 3}, optim={"ema_decay": 0.0, "max_grad_norm": 0.5})
+    assert "optimizer, fp16" in told[0].text
+    assert made["zero_optimization"]["stage"] == 3
+    assert (made["gradient_clipping"], made["train_batch_size"], made["gradient_accumulation_steps"]) == (0.5, 6, 1)
+    assert made["bf16"] == {"enabled": False} and "optimizer" not in made and "fp16" not in made
+
+
+def test_what_cannot_be_divided_is_named_at_once(two: None) -> None:
+    with pytest.raises(UserError, match="by DeepSpeed") as caught:
+        ask(optim={"ema_decay": 0.9, "optimizer": "adafactor"}, train={"precision": "fp16"})
+    assert all(word in caught.value.why for word in ("ema_decay", "adafactor", "fp16"))
