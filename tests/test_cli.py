@@ -116,11 +116,11 @@ def test_settings_are_read_as_toml_or_text() -> None:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends(
     root: Path,
-    paired_folder: Path,
+    paired_folder: Path,  # noqa: F811
     tiny_base: Path,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
-    capsys,  # noqa: F811
+    capsys,
 ) -> None:
     """In this process, which spares another one the loading of the libraries."""
     if not hasattr(signal, name):
