@@ -109,7 +109,7 @@ def test_a_run_over_a_small_base_resumes_bit_for_bit(new_run: RunFactory, ready_
     settings = {
         "train.base_storage": "fp8", "train.gradient_checkpointing": "both", "train.steps": 4,
         "model.control_lora_rank": 4, "train.precision": "bf16",
-        "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2,
+        "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2, "validation.check_every": 50,
     }  # fmt: skip
     straight, paused = new_run(**settings), new_run(**settings)
     assert Worker(ready_workspace, straight).outcome == "completed"

@@ -184,7 +184,9 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
 ) -> None:
     from engine.inference.session import TryRequest, TrySession
 
-    run = new_run(**{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05})
+    run = new_run(
+        **{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05, "validation.check_every": 50}
+    )
     Worker(ready_workspace, run)
     folder = run.checkpoints()[-1].folder
     learnt = load_file(folder / "base_decoder" / "decoder.safetensors")
