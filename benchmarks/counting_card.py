@@ -45,8 +45,7 @@ class Counter(TorchDispatchMode):
         """At the peak, by who holds them; ``rest``: all that nobody does."""
         self.at = ""
         """The operation at the peak."""
-        self.holders: _ADAMW = torch.optim.AdamW
-Holders = dict
+        self.holders: Holders = dict
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         answer = func(*args, **(kwargs or {}))
