@@ -30,6 +30,7 @@ from engine.config import RunConfig
 from engine.families import by_name
 from engine.families.parts import load_part
 from engine.memory import (
+    CAPTIONS_AT_ONCE,
     DECODED_SIDE,
     GIB,
     Prediction,
@@ -49,7 +50,7 @@ from engine.training.trainer import Trainer
 PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
 TITLES = {"sd1": "SD 1.5 at 512 px", "sd2": "SD 2.1 at 768 px", "sdxl": "XL at 1024 px"}
-WORDS, CAPTIONS = 77, 32  # tokens of a prompt; captions that the cache encodes together
+WORDS = 77  # tokens of a prompt
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def prepare(family: str) -> dict[str, int]:
         del vae
         encoder = model.load_text_encoder(base, torch.float32)
         counter.begin()
-        model.encode_tokens(encoder, [torch.zeros(CAPTIONS, WORDS, dtype=torch.long)] * 2)
+        model.encode_tokens(encoder, [torch.zeros(CAPTIONS_AT_ONCE, WORDS, dtype=torch.long)] * 2)
         found["captions"] = counter.peak
     return found
 

@@ -29,6 +29,7 @@ DECODED_SIDE = 512  # a larger picture is decoded in tiles of this where memory 
 LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
 FIRST_LAYER = 5  # where it encodes: also what the first convolution said, which diffusers holds on to, and a sum
 DRAWN_PIXELS = 4 * 512**2  # of a preview's pictures drawn together, each with and without its prompt
+CAPTIONS_AT_ONCE = 32  # captions that the text encoders read together
 ENCODE_BATCH_PIXELS = 4 * 512**2  # pictures that the VAE encodes together, in pixels
 
 
@@ -129,7 +130,7 @@ def predict_from(
     width = int(unet["cross_attention_dim"])
     kept_on_disk = whole + (learning if config.model.control_lora_rank else 0)  # the thin matrices, and put together
     return Prediction(
-        preparing={"VAE or text encoder": float(max(encoding, sum(_text_parameters(text) * 4 for text in texts)))},
+        preparing={"VAE or text encoder": float(max(encoding, _reading(texts, words)))},
         training={**resident, "gradients": fullest.gradients, "activations": fullest.activations},
         pictures={**resident, "pictures": float(max(drawing, decoding))},
         ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + learning_in_ram + moments,
@@ -146,6 +147,14 @@ def optimizer_bytes(net: Tally, optimizer: str) -> float:
     if optimizer == "adafactor":
         return 4.0 * net.factored
     return 2 * (1 + 4 / 256) * net.learning
+
+
+def _reading(texts: list[dict[str, Any]], words: int) -> int:
+    """Bytes of text encoders that read: their weights, what each layer says, and one layer within; fp32."""
+    read = CAPTIONS_AT_ONCE * words
+    said = sum((int(text["num_hidden_layers"]) + 1) * int(text["hidden_size"]) for text in texts)
+    within = max((2 * int(text["intermediate_size"]) for text in texts), default=0)
+    return 4 * (sum(_text_parameters(text) for text in texts) + read * (said + within))
 
 
 def _text_parameters(config: dict[str, Any]) -> int:

@@ -33,11 +33,11 @@ from engine.data.rows import Rows, names_in
 from engine.data.samples import Progress, Sample
 from engine.families.base import Family
 from engine.jobs.control import Token
+from engine.memory import CAPTIONS_AT_ONCE
 from engine.processes import ALONE, Processes
 from engine.room import demand_room
 
 SHARD = 512
-CAPTIONS_AT_ONCE = 32
 ROOM_TO_SPARE = 64 * 2**20
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
