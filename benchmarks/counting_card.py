@@ -34,7 +34,7 @@ Holders = Callable[[], dict[str, Iterable[torch.Tensor | None]]]
 
 
 class Counter(TorchDispatchMode):
-    """Counts bytes alive on the card. Within FakeTensorMode."""
+    """Counts bytes alive on the card."""
 
     def __init__(self) -> None:
         super().__init__()
