@@ -1,9 +1,9 @@
 """A card that computes nothing and counts what it would hold: real code, real shapes, no memory and no card.
 
 Tensors are torch's fake ones: they know size, type and place, and have no numbers. torch's device "meta" stands for the
-card, so that what is there and what is in the computer's memory stay apart, as on a real one. Every block
-of memory is counted from its making until the last tensor that uses it is gone, rounded up to 512 bytes as torch's
-allocator for CUDA does (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize).
+card, so that what is there and what is in the computer's memory stay apart, as on a real one. Every block of memory is
+counted from its making until the last tensor that uses it is gone, rounded up to 512 bytes as torch's allocator for
+CUDA does (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize).
 
 Not counted: what kernels take for themselves while they run (cuDNN's workspaces, sums in fp32 within the backward pass
 of attention), what the allocator cannot use, and CUDA's own.
