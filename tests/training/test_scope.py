@@ -111,6 +111,7 @@ def test_gradients_are_shortened_to_the_norm_that_was_asked_for(scale: float) ->
         learning=net,
         loss_scale=SimpleNamespace(value=scale),
         accelerator=SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_),
+        prepared_optimizer=SimpleNamespace(step_was_skipped=False),
     )
     for given, wanted in (([3.0, 0.0, 4.0], [0.3, 0.0, 0.4]), ([0.03, 0.0, 0.04], [0.03, 0.0, 0.04])):
         net.weight.grad = scale * torch.tensor([given])
