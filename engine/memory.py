@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import net_peak
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.model_files import LAYOUTS, configs_of
@@ -26,8 +27,9 @@ VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of every Stable Diffusion
 FP8_BYTES = 1.01  # a weight of the frozen base; norms and both ends stay in half precision
 DECODED_SIDE = 512  # a larger picture is decoded in tiles of this where memory does not suffice
 LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
+FIRST_LAYER = 5  # where it encodes: also what the first convolution said, which diffusers holds on to, and a sum
 DRAWN_PIXELS = 4 * 512**2  # of a preview's pictures drawn together, each with and without its prompt
-ENCODE_BATCH_PIXELS = 8 * 512**2  # pictures that the VAE encodes together, in pixels
+ENCODE_BATCH_PIXELS = 4 * 512**2  # pictures that the VAE encodes together, in pixels
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Prediction:
 
 
 def pictures_encoded_together(resolution: int) -> int:
-    """So that the VAE needs no more at any resolution up to 1448 px than at 512 px (3 GB)."""
+    """So that the VAE needs no more at any resolution up to 1024 px than at 512 px (2.8 GB, for cards of 6)."""
     return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
 
 
@@ -112,18 +114,15 @@ def predict_from(
         "optimizer": float(moments if on_card else 0),
         "average": float(average if optim.ema_device == "same" and on_card else 0),
     }
-    gradients = (learning + base_learning) * 4
-    of_control = _activations(net.controlnet, wide, train.gradient_checkpointing != "none")
-    of_unet = _activations(net.unet, wide, train.gradient_checkpointing == "both")
-    activations = train.batch_size * (of_unet + of_control)
-    # Without gradients only what the decoder will want again stays, and the layer that is being computed.
-    drawing = 2 * pictures_drawn_together(resolution) * (net.controlnet.kept + net.controlnet.largest) * wide
+    adds_up = train.accumulation > 1
+    fullest = net_peak.fullest(net, train.batch_size, wide, train.gradient_checkpointing, adds_up, on_card)
+    drawing = net_peak.drawing(net, 2 * pictures_drawn_together(resolution), wide)
     widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
     vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
     decoding = vae_bytes + 4 * LAYER * widths[1] * min(resolution, DECODED_SIDE) ** 2
-    encoding = vae_bytes + 4 * LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
+    encoding = vae_bytes + 4 * FIRST_LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
     average_in_ram = average if optim.ema_device == "cpu" or not on_card else 0
-    learning_in_ram = 0 if on_card else (learning + base_learning) * 4 + gradients + moments
+    learning_in_ram = 0 if on_card else (learning + base_learning) * 8 + moments
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
     latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16
     map = 3 * resolution**2  # at most: in colour
@@ -131,7 +130,7 @@ def predict_from(
     kept_on_disk = whole + (learning if config.model.control_lora_rank else 0)  # the thin matrices, and put together
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, sum(_text_parameters(text) * 4 for text in texts)))},
-        training={**resident, "gradients": float(gradients if on_card else 0), "activations": float(activations)},
+        training={**resident, "gradients": fullest.gradients, "activations": fullest.activations},
         pictures={**resident, "pictures": float(max(drawing, decoding))},
         ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + learning_in_ram + moments,
         checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + moments,
@@ -147,13 +146,6 @@ def optimizer_bytes(net: Tally, optimizer: str) -> float:
     if optimizer == "adafactor":
         return 4.0 * net.factored
     return 2 * (1 + 4 / 256) * net.learning
-
-
-def _activations(net: Tally, wide: int, checkpointed: bool) -> float:
-    """Of one picture, all in the run's precision."""
-    if checkpointed:
-        return float((net.kept + net.largest) * wide)
-    return float((net.normal + net.plain) * wide)
 
 
 def _text_parameters(config: dict[str, Any]) -> int:

@@ -1,15 +1,34 @@
 """Sizes of a base's UNet and of a ControlNet for it, counted from the UNet's config.json alone.
 
 The structure is that of diffusers' UNet2DConditionModel and ControlNetModel. Parameters are exact; activations are the
-tensors that autograd keeps, without small change such as the norms' statistics (about 5 % less than measured).
+tensors that autograd keeps, without small change such as the norms' statistics. engine/net_peak.py says when how many
+of them are there at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 ORIGINAL_HINT, SMALL_HINT, ORIGINAL_TRUNK = (16, 32, 96, 256), (8, 16, 32, 64), 320  # as engine.families.base builds it
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Elements of one picture, of what is computed twice as one where gradients are checkpointed."""
+
+    entry: int
+    """Kept between, with checkpointing."""
+    inside: int
+    """Kept between without it; with it, there while the unit is computed again."""
+    passing: int
+    """Gradients on their way, beside ``inside``, at the fullest moment of its backward pass."""
+    working: int
+    """There at the fullest moment of its forward pass where nothing is kept, beside what it reads."""
+    skip: int
+    """A residual that the ControlNet writes here, or that the decoder reads here."""
+    learning: int
+    """Numbers that learn, since the unit before."""
 
 
 @dataclass
@@ -24,10 +43,10 @@ class Tally:
     """Elements around norms and activations."""
     plain: int = 0
     """Elements that convolutions, linear layers and attention keep."""
-    kept: int = 0
-    """Elements that stay with gradient checkpointing: the inputs of the units that are computed twice."""
-    largest: int = 0
-    """Elements of the largest such unit, there while it is computed again."""
+    units: list[Unit] = field(default_factory=list)
+    """In the order of the forward pass."""
+    noted: int = 0
+    """Of the numbers that learn those in ``units``."""
     rank: int = 0
     """Of a Control-LoRA, while the layers are counted that it shares with the base."""
     shared: int = 0
@@ -57,12 +76,12 @@ class Tally:
         self.weights += 2 * channels
         self.factored += 2 * channels
 
-    def keep(self, normal: int, plain: int, at_entry: int) -> None:
+    def keep(self, normal: int, plain: int, at_entry: int, passing: int = 0, working: int = 0, skip: int = 0) -> None:
         """A unit's elements, of which ``at_entry`` remain with gradient checkpointing."""
         self.normal += normal
         self.plain += plain
-        self.kept += at_entry
-        self.largest = max(self.largest, normal + plain)
+        self.units.append(Unit(at_entry, normal + plain, passing, working, skip, self.learning - self.noted))
+        self.noted = self.learning
 
 
 @dataclass(frozen=True)
@@ -73,9 +92,11 @@ class Net:
     controlnet: Tally
     decoder: Tally
     """Of the UNet's weights those behind the middle; their activations are the UNet's."""
+    residuals: int
+    """Elements of what the ControlNet hands to the UNet for one picture."""
 
 
-def resnet(t: Tally, cin: int, cout: int, temb: int, area: int, learns: bool) -> None:
+def resnet(t: Tally, cin: int, cout: int, temb: int, area: int, learns: bool, skip: int = 0) -> None:
     t.norm(cin)
     t.layer(cout, cin, 3)
     t.layer(cout, temb)
@@ -86,7 +107,10 @@ def resnet(t: Tally, cin: int, cout: int, temb: int, area: int, learns: bool) ->
     # Norms keep their inputs, SiLU keeps the norms' outputs; kernels that learn keep what they read, and thin matrices
     # what passes between them.
     between = t.rank * (3 if cin != cout else 2) * area
-    t.keep(2 * (cin + cout) * area, ((cin + cout) * area + temb + between if learns else 0), cin * area)
+    t.keep(
+        2 * (cin + cout) * area, ((cin + cout) * area + temb + between if learns else 0), cin * area,
+        2 * cout * area, 2 * cin * area, skip,
+    )  # fmt: skip
 
 
 def transformer(
@@ -111,7 +135,9 @@ def transformer(
         plain = (4 + 2 + 12) * c * tokens + 2 * c * words
         # What learns keeps the norms' outputs, both answers brought back together, and the gated product.
         plain += (3 + 2 + 4) * c * tokens + t.rank * (8 * tokens + 2 * words) if learns else 0
-        t.keep(3 * c * tokens, plain, c * tokens)
+        # Backward, three times the gated layer's 4 c on their way, and twice the answer's; what learns lets go of the
+        # gated product before. Forward, the gated layer's 16 c.
+        t.keep(3 * c * tokens, plain, c * tokens, (10 if learns else 14) * c * tokens, 18 * c * tokens)
 
 
 def count(
@@ -150,29 +176,34 @@ def count(
                 if attends[level]:
                     transformer(t, cout, depths[level], context, areas[level], words, linear, learns)
                 outputs.append((cout, areas[level]))
+                t.units[-1] = replace(t.units[-1], skip=cout * areas[level])
                 cin = cout
             if level < blocks - 1:
                 t.layer(cout, cout, 3)
                 t.keep(0, cout * areas[level] if learns else 0, cout * areas[level] if learns else 0)
                 outputs.append((cout, areas[level + 1]))
+                t.units[-1] = replace(t.units[-1], skip=cout * areas[level + 1])
         return outputs
 
     def middle(t: Tally, learns: bool) -> None:
         resnet(t, channels[-1], channels[-1], temb, areas[-1], learns)
+        t.units[-1] = replace(t.units[-1], entry=t.units[-1].inside)  # diffusers never computes this one twice
         transformer(t, channels[-1], depths[-1], context, areas[-1], words, linear, learns)
         resnet(t, channels[-1], channels[-1], temb, areas[-1], learns)
 
     net, control = Tally(), Tally()
     outputs = encoder(net, False)
     middle(net, False)
-    net.normal = net.plain = net.kept = net.largest = 0  # nothing before the control comes in needs a gradient
+    net.normal = net.plain = 0  # nothing before the control comes in needs a gradient
+    net.units, net.noted = [], net.weights
     encoder_weights, encoder_factored = net.weights, net.factored
     back, before = channels[::-1], channels[-1]
     for level, cout in enumerate(back):
         beyond, area = back[min(level + 1, blocks - 1)], areas[blocks - 1 - level]
         for layer in range(layers + 1):
             skip = beyond if layer == layers else cout
-            resnet(net, (before if layer == 0 else cout) + skip, cout, temb, area, decoder_learns)
+            cin = (before if layer == 0 else cout) + skip
+            resnet(net, cin, cout, temb, area, decoder_learns, skip * area)
             if "CrossAttn" in unet["up_block_types"][level]:
                 depth = depths[blocks - 1 - level]
                 transformer(net, cout, depth, context, area, words, linear, decoder_learns)
@@ -181,26 +212,31 @@ def count(
         before = cout
     net.norm(head)
     net.layer(unet.get("out_channels", 4), head, 3)
-    net.keep(2 * head * areas[0], 0, head * areas[0])
+    net.keep(2 * head * areas[0], 0, 2 * head * areas[0])
 
-    control.rank = control_lora_rank
-    encoder(control, True)
-    middle(control, True)
-    control.rank = 0
+    if not decoder_learns:
+        net.units = [replace(unit, learning=0) for unit in net.units]
+
     hint = ORIGINAL_HINT if head >= ORIGINAL_TRUNK else tuple(min(width, head) for width in SMALL_HINT)
     control.layer(hint[0], 3, 3)
-    control.keep(0, 3 * resolution**2, 0)
+    kept = 3 * resolution**2
     for level, width in enumerate(hint):
         side = (resolution // 2**level) ** 2
         if level + 1 < len(hint):
             control.layer(width, width, 3)
             control.layer(hint[level + 1], width, 3)
-        kept = 2 * width * (2 if level + 1 < len(hint) else 1) * side  # before and after SiLU
-        control.keep(0, kept, kept)
+        kept += 2 * width * (2 if level + 1 < len(hint) else 1) * side  # before and after SiLU
+    full = 2 * hint[0] * resolution**2
+    control.keep(0, kept, 3 * resolution**2, full, full)
+    control.rank = control_lora_rank
+    encoder(control, True)
+    middle(control, True)
+    control.rank = 0
     control.layer(head, hint[-1], 3)
     for width, _ in outputs:
         control.layer(width, width, 1)
     control.layer(channels[-1], channels[-1], 1)
     control.keep(0, channels[-1] * areas[-1], channels[-1] * areas[-1])
     decoder = Tally(net.weights - encoder_weights, net.factored - encoder_factored)
-    return Net(net, control, decoder)
+    residuals = sum(width * area for width, area in outputs) + channels[-1] * areas[-1]
+    return Net(net, control, decoder, residuals)

@@ -9,6 +9,7 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: tests share the machine with other work
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,37 @@ def pytest_runtest_setup() -> None:
         _loaded = len(sys.modules)
         gc.collect()
         gc.freeze()
+
+
+FIRST = ("tests/training/", "tests/export/", "tests/browser/", "tests/")
+"""Where what takes longest lies: begun last, it would be waited for by a core that has nothing left to do."""
+OWN_APP = ("test_dataset_journey.py", "test_injection.py", "test_window_may_go.py")
+"""Browser tests with an app of their own; all others look at one run of the demo, which is trained once."""
+DEMO = "the demo's run"
+
+
+def work_of(nodeid: str) -> str:
+    """What a process takes on as a whole: a file, or all files that look at the demo's run."""
+    file = nodeid.split("::", 1)[0]
+    return DEMO if file.startswith("tests/browser/") and not file.endswith(OWN_APP) else file
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In one of several processes: the demo's run first, then by folders; a file stays together."""
+    if hasattr(config, "workerinput"):
+        place = {item.nodeid: next(n for n, name in enumerate(FIRST) if item.nodeid.startswith(name)) for item in items}
+        items.sort(key=lambda item: -1 if work_of(item.nodeid) == DEMO else place[item.nodeid])
+
+
+@pytest.hookimpl(optionalhook=True)  # one process alone has no scheduler
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadWork(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return work_of(nodeid)
+
+    return LoadWork(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -15,6 +16,8 @@ from PIL import Image
 from engine.cli import EXIT_INTERRUPTED, EXIT_PROBLEM, main, settings
 from engine.errors import UserError
 from engine.runs import Run
+from engine.training import step as step_module
+from engine.training.trainer import Trainer
 from engine.workspace import APP_FOLDER, Workspace
 from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
@@ -110,9 +113,42 @@ def test_settings_are_read_as_toml_or_text() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_ends(
+    root: Path,
+    paired_folder: Path,  # noqa: F811
+    tiny_base: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+) -> None:
+    """In this process, which spares another one the loading of the libraries."""
+    if not hasattr(signal, name):
+        pytest.skip("Windows has no such signal")
+    number, accumulate = getattr(signal, name), step_module.accumulate
+
+    def signalled(trainer: Trainer) -> Any:
+        if trainer.step == 3:
+            signal.raise_signal(number)
+        return accumulate(trainer)
+
+    monkeypatch.setattr(step_module, "accumulate", signalled)
+    main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
+    before = signal.signal(number, signal.SIG_IGN)  # unheard, it would end the tests
+    try:
+        words = ["--workspace", str(root), "train", "--dataset", "pairs", "--preset", "cpu"]
+        assert main([*words, *train_settings(tiny_base, steps=20)]) == EXIT_INTERRUPTED
+        assert signal.getsignal(number) == signal.SIG_IGN, "as it was before"
+    finally:
+        signal.signal(number, before)
+    assert "then saving" in capsys.readouterr().err
+    run = Run(Workspace(root).run_folders()[0])
+    assert run.ending == "paused"
+    assert run.last_step == 4
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one child")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_a_signal_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path, number: int) -> None:  # noqa: F811
+def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path) -> None:  # noqa: F811
     main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
     command = [sys.executable, "-m", "engine.cli", "--workspace", str(root), "train", "--dataset", "pairs"]
     command += ["--preset", "cpu", *train_settings(tiny_base, steps=100_000)]
@@ -125,7 +161,7 @@ def test_a_signal_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Pat
                 break
             assert child.poll() is None, child.stderr.read()
             time.sleep(0.1)
-        child.send_signal(number)
+        child.send_signal(signal.SIGINT)
         _, error = child.communicate(timeout=60)
     finally:
         child.kill()

@@ -19,20 +19,19 @@ from engine.demo import build_base
 
 UNET: dict[str, Any] = {
     "sample_size": 8,
-    "block_out_channels": (16, 32, 32),
+    "block_out_channels": (16, 32),
     "layers_per_block": 1,
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "cross_attention_dim": 64,
     "attention_head_dim": 4,
     "norm_num_groups": 8,
 }
-SD2_UNET = UNET | {"use_linear_projection": True, "attention_head_dim": (2, 4, 4)}
+SD2_UNET = UNET | {"use_linear_projection": True, "attention_head_dim": (2, 4)}
 SDXL_UNET = SD2_UNET | {
-    "block_out_channels": (16, 32, 64),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 1, 2),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2),
     "cross_attention_dim": 64 + 48,
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 8,

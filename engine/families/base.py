@@ -138,12 +138,13 @@ class Family(ABC):
         """The UNet's output (B, 4, h, w) under control. ``hint``: RGB in 0..1, (B, 3, H, W)."""
         added = self.added_conditions(text)
         down, middle = controlnet(noisy, timesteps, text["hidden"], controlnet_cond=hint, return_dict=False, **added)
+        dtype = unet.dtype  # diffusers walks over the whole net for the answer
         return unet(
             noisy,
             timesteps,
             text["hidden"],
-            down_block_additional_residuals=[residual.to(unet.dtype) for residual in down],
-            mid_block_additional_residual=middle.to(unet.dtype),
+            down_block_additional_residuals=[residual.to(dtype) for residual in down],
+            mid_block_additional_residual=middle.to(dtype),
             return_dict=False,
             **added,
         )[0]

@@ -12,8 +12,6 @@ from engine.install.browser import VARIABLE, find_browser
 from engine.install.console import Console
 from engine.install.layout import Layout, read_record
 
-NO_TESTS = 5  # pytest's exit status where nothing was chosen
-
 
 def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
     """Become ``python ...`` of the virtual environment: signals, output and exit status are the app's own.
@@ -38,23 +36,22 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
     """Lint, format, types, tests: all of them, the tests last so that their summary closes the output. In continuous
     integration known vulnerabilities of the packages are reported below it; these fail nothing (engine/install/audit).
 
-    Tests without a browser run in as many processes as there are cores, then those with one, alone: a page that has to
-    wait for a busy machine proves nothing. Returns pytest's exit status, or that of the first check before it that
-    failed. arguments: more for pytest; where they choose tests, one of its two runs may find none.
+    Tests run in as many processes as there are cores, those with a browser among them: these wait for most of their
+    time, which the others fill (tests/conftest.py orders them). Returns pytest's exit status, or that of the first
+    check before it that failed. arguments: more for pytest.
     """
     browser = find_browser(read_record(layout), environment) or ""
     environment = {**environment, VARIABLE: browser}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment.setdefault(name, "1")  # the models are tiny: more threads only get in each other's way
     processes = str(max(1, min(8, os.cpu_count() or 1)))
+    parallel = ["pytest", "-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "types": ["mypy"],
-        "tests": ["pytest", "-n", processes, "--dist", "loadfile", "-m", "not browser and not long", *arguments],
+        "tests": [*parallel, "-m", "not long" if browser else "not browser and not long", *arguments],
     }
-    if browser:
-        checks["browser tests"] = ["pytest", "-m", "browser and not long", *arguments]
     failed = {}
     for name, command in checks.items():
         console.say(f"--- {name}")
@@ -62,10 +59,10 @@ def run_checks(layout: Layout, console: Console, environment: Mapping[str, str],
             [str(layout.python), "-m", *command], cwd=layout.root, env=environment, check=False
         ).returncode
         console.record(f"  {name}: exit status {code}")
-        if code and not (code == NO_TESTS and arguments):
+        if code:
             failed[name] = code
     if environment.get("CI", "").lower() == "true":
         audit(layout, console, environment)
     if failed:
         print(f"Failed: {', '.join(failed)}", file=sys.stderr)
-    return failed.get("tests") or failed.get("browser tests") or next(iter(failed.values()), 0)
+    return failed.get("tests") or next(iter(failed.values()), 0)

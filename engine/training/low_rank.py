@@ -49,13 +49,14 @@ KINDS: dict[type, type] = {nn.Linear: ThinLinear, nn.Conv2d: ThinConv2d}
 
 
 @torch.no_grad()
-def slim(controlnet: Any, unet: Any, rank: int, moved: bool = False) -> None:
+def slim(controlnet: Any, unet: Any, rank: int, moved: bool = False, device: torch.device | None = None) -> None:
     """Change a whole ControlNet in place into one of thin matrices over the UNet's own weights.
 
-    Call with the UNet on its device already; what learns is where the ControlNet was.
+    Where the UNet goes, its weights go, since they are the same tensors; what learns is where the ControlNet was.
 
     Args:
         rank: of the thin matrices; of their product, too.
+        device: to take the difference apart on, if not where the base is.
         moved: the net has learnt before: its difference to the base is kept as far as the rank allows. Else the new
             matrices add nothing at first: ``up`` is zero, ``down`` is drawn from the global random state.
     """
@@ -67,7 +68,8 @@ def slim(controlnet: Any, unet: Any, rank: int, moved: bool = False) -> None:
         whole = layer.weight
         up, down = fresh(whole, rank)
         if moved:
-            difference = whole.float().to(base[key].device) - base[key].float()  # taken apart on the card, if any
+            place = device or base[key].device  # taken apart on the card, if any
+            difference = whole.float().to(place) - base[key].float().to(place)
             up, down = nearest(difference.flatten(1), up.flatten(1), down.flatten(1))
         layer.__class__ = KINDS[type(layer)]  # its other settings stay: kernel, step, padding, bias
         layer.weight = base[key].requires_grad_(False)

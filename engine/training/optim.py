@@ -39,7 +39,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
         own_rate = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
         return Adafactor(groups, lr=config.learning_rate, **own_rate)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=device.type in ("cuda", "cpu"))
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
     kinds = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}
     paged = config.optimizer.startswith("paged")
     return getattr(_bitsandbytes(device, paged), kinds[config.optimizer])(groups, lr=config.learning_rate, betas=betas)

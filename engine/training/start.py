@@ -14,8 +14,13 @@ from engine.training.hint_start import he_start
 from engine.training.low_rank import slim
 
 
-def starting_controlnet(run_folder: Path, config: RunConfig, family: Family, base: str, unet: Any) -> Any:
+def starting_controlnet(
+    run_folder: Path, config: RunConfig, family: Family, base: str, unet: Any, device: torch.device | None = None
+) -> Any:
     """From the newest checkpoint, from a file, or a copy of the base; fp32, on the CPU but for what is the UNet's.
+
+    Args:
+        device: to compute on, where that is faster than where the UNet is.
 
     Raises:
         UserError: the file that it starts from is not there, broken, or for another base.
@@ -35,7 +40,7 @@ def starting_controlnet(run_folder: Path, config: RunConfig, family: Family, bas
             he_start(controlnet)
     if config.model.control_lora_rank:
         torch.manual_seed(config.train.seed + 1)
-        slim(controlnet, unet, config.model.control_lora_rank, moved)
+        slim(controlnet, unet, config.model.control_lora_rank, moved, device)
     return controlnet
 
 

@@ -33,7 +33,7 @@ from engine.training.checkpoint import load_training_state
 from engine.training.checkpoint_files import Checkpoint
 from engine.training.checks import Checks, Heard
 from engine.training.ema import build_average
-from engine.training.frozen import shrink
+from engine.training.frozen import keep_less, shrink
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
 from engine.training.promises import Promises
@@ -120,31 +120,7 @@ class Trainer:
             self.emit(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
         self.token.raise_if_cancelled()
         self.emit(Message("Loading the base model."))
-        locked = self.config.objective.sd_locked
-        if not locked:
-            self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
-        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32).to(self.device)
-        controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet)
-        divided = self._way_to_share.divided
-        at_home = self.config.optim.offload or divided
-        self.controlnet: Any = (controlnet if at_home else controlnet.to(self.device)).train()
-        if self.config.objective.only_mid_control:
-            keep_only_middle(self.controlnet)
-        self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
-        torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
-        computes_on = self.device if self.config.optim.offload else None
-        self.nets = WorkingNets(self.controlnet, torch.float32 if divided else self.dtype, computes_on)
-        if self.decoder is not None:
-            self.nets.couple(decoder_of(self.unet), self.decoder)
-        if train.base_storage == "fp8":
-            shrink(self.unet, self.controlnet, self.nets.controlnet)
-        checkpoint_gradients(self.nets.controlnet, self.unet, train.gradient_checkpointing)
-        speed.lay_out(self)
-        self.scheduler = self.family.load_scheduler(self.base)
-        self.scaling_factor = self._latent_scale()
-        self.learning = what_learns(self.controlnet, self.decoder)
-        self.optimizer = build_optimizer(self.learning, self.config.optim)
-        self.ema = build_average(self.controlnet, self.config.optim) if self.processes.main else None
+        self._build_nets()
         self.step = 0
         self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
@@ -164,6 +140,42 @@ class Trainer:
         )  # fmt: skip
         self.batches.split(train.batch_size, train.accumulation)
         self.checks = Checks(self)
+
+    def _build_nets(self) -> None:
+        """Base, ControlNet, optimizer and average, each where it stays; all of a run that memory has to hold."""
+        locked = self.config.objective.sd_locked
+        if not locked:
+            self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
+        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32)
+        small = self.config.train.base_storage == "fp8"
+        if not small:
+            self.unet.to(self.device)
+        controlnet = starting_controlnet(self.run_folder, self.config, self.family, self.base, self.unet, self.device)
+        if small:  # the net above is of the wide weights
+            shrink(self.unet, device=self.device)
+            self.unet.to(self.device)
+        divided = self._way_to_share.divided
+        at_home = self.config.optim.offload or divided
+        self.controlnet: Any = (controlnet if at_home else controlnet.to(self.device)).train()
+        if self.config.objective.only_mid_control:
+            keep_only_middle(self.controlnet)
+        self.decoder = None if locked else learning_decoder(self.unet, self.dtype, self.config.optim.offload)
+        if not locked:
+            torch.nn.Module.to(self.unet, self.dtype)  # diffusers' own warns of nets that keep some parts in fp32
+        computes_on = self.device if self.config.optim.offload else None
+        self.nets = WorkingNets(self.controlnet, torch.float32 if divided else self.dtype, computes_on)
+        if self.decoder is not None:
+            self.nets.couple(decoder_of(self.unet), self.decoder)
+        keep_less(self.unet)
+        if small:
+            shrink(self.unet, self.controlnet, self.nets.controlnet)  # their shares of it
+        checkpoint_gradients(self.nets.controlnet, self.unet, self.config.train.gradient_checkpointing)
+        speed.lay_out(self)
+        self.scheduler = self.family.load_scheduler(self.base)
+        self.scaling_factor = self._latent_scale()
+        self.learning = what_learns(self.controlnet, self.decoder)
+        self.optimizer = build_optimizer(self.learning, self.config.optim)
+        self.ema = build_average(self.controlnet, self.config.optim) if self.processes.main else None
 
     def _latent_scale(self) -> float:
         return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.browser.studio import Studio, find_chromium
+from tests.browser.studio import PATIENCE, Studio, find_chromium
 
 IN_A_BROWSER = [
     pytest.mark.browser,
     pytest.mark.slow,
+    pytest.mark.timeout(1800),  # the first of them trains the demo, which a busy machine may take long for
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
 ]
 BUSY = re.compile(r"step [\d,]+ of")
@@ -32,25 +33,25 @@ def open_page(page: Any, app: Studio) -> None:
     page.wait_for_selector("#status-line .status")
 
 
-def wait_for(page: Any, selector: str, text: str | re.Pattern[str], seconds: float = 60) -> None:
+def wait_for(page: Any, selector: str, text: str | re.Pattern[str], seconds: float = PATIENCE) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
 
 
-def wait_while(page: Any, selector: str, text: str, seconds: float = 60) -> None:
+def wait_while(page: Any, selector: str, text: str, seconds: float = PATIENCE) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).not_to_contain_text(text, timeout=seconds * 1000)
 
 
-def wait_for_count(page: Any, selector: str, count: int, seconds: float = 30) -> None:
+def wait_for_count(page: Any, selector: str, count: int, seconds: float = PATIENCE) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_have_count(count, timeout=seconds * 1000)
 
 
-def click(page: Any, selector: str, seconds: float = 30) -> None:
+def click(page: Any, selector: str, seconds: float = PATIENCE) -> None:
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_be_enabled(timeout=seconds * 1000)
@@ -96,7 +97,7 @@ def pick(page: Any, selector: str, entry: str | re.Pattern[str]) -> None:
 
 def wait_for_files(page: Any, app: Studio, pattern: str, count: int) -> list[Path]:
     """At least ``count`` files of the runs, by a pattern from the runs' folder on."""
-    for _ in range(900):
+    for _ in range(10 * PATIENCE):
         found = sorted((app.workspace / "runs").glob(pattern))
         if len(found) >= count:
             return found

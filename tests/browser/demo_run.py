@@ -65,7 +65,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     _cancel_while_it_prepares(page, seen)
     known = set((app.workspace / "runs").iterdir())
     click(page, "#first-2")
-    wait_for(page, "#status-line", BUSY, 120)
+    wait_for(page, "#status-line", BUSY)
     (seen.folder,) = set((app.workspace / "runs").iterdir()) - known
     click(page, "#train-save-now")
     wait_for_files(page, app, f"{seen.folder.name}/checkpoints/step-*/checkpoint.json", 1)
@@ -76,7 +76,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     _grid_while_it_trains(second, seen)
     _picture_of_the_live_weights(page, seen)
     second.close()
-    wait_for(page, "#train-status", "Finished", 900)
+    wait_for(page, "#train-status", "Finished", 1200)
     return seen
 
 
@@ -108,7 +108,7 @@ def _cancel_while_it_prepares(page: Any, seen: DemoRun) -> None:
     click(page, "#train-start")
     # Where preparing is over already, the button is another one: what was learnt is then saved.
     page.locator("#train-cancel:visible, #train-stop:visible").first.click()
-    wait_for(page, "#train-status", re.compile("Stopped"), 90)
+    wait_for(page, "#train-status", re.compile("Stopped"))
     shoot(page, "train-cancelled")
     seen.before = list((seen.app.workspace / "runs").glob("*/checkpoints/step-*"))
     click(page, "#train-new")
@@ -121,7 +121,7 @@ def _picture_of_the_live_weights(page: Any, seen: DemoRun) -> None:
     wait_for(page, "#try-progress", "lends its models")
     pick(page, "#try-checkpoint", re.compile("^live"))
     click(page, "#try-make")
-    page.wait_for_selector("#try-results img", timeout=120_000)
+    page.wait_for_selector("#try-results img")
     wait_for(page, "#try-words", "Live weights")
     seen.live_words = page.locator("#try-words").inner_text()
     wait_for_count(page, "#try-results .grid-wrap img", 3)  # the map, with and without the net
@@ -152,7 +152,7 @@ def _pause_and_look_from_two_pages(page: Any, seen: DemoRun) -> Any:
 
 def _grid_while_it_trains(second: Any, seen: DemoRun) -> None:
     click(second, "#compare-make")
-    wait_for(second, "#compare-grid", re.compile(r"now \(step [\d,]+\)"), 120)
+    wait_for(second, "#compare-grid", re.compile(r"now \(step [\d,]+\)"))
     second.wait_for_selector("#compare-cancel", state="hidden")
     # The button goes when the job ends; the last column comes with an answer of its own, a moment later.
     wait_while(second, "#compare-grid", "not drawn")

@@ -18,6 +18,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "chrome")
+PATIENCE = 240
+"""Seconds until something that a test waits for is given up: the machine may be busy with other tests."""
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -73,7 +75,7 @@ class Studio:
     def said(self) -> str:
         return self.output.read_text(encoding="utf-8")
 
-    def wait_until_open(self, seconds: float = 180) -> Studio:
+    def wait_until_open(self, seconds: float = PATIENCE) -> Studio:
         """Until the first page answers."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -88,7 +90,7 @@ class Studio:
             time.sleep(0.1)
         raise AssertionError(f"app.py did not answer within {seconds} s:\n{self.said()}")
 
-    def ask_to_end(self, seconds: float = 60) -> int:
+    def ask_to_end(self, seconds: float = PATIENCE) -> int:
         """Ctrl-C, and the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
@@ -126,7 +128,7 @@ def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> It
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
         )
-        context.set_default_timeout(90_000)  # the machine may be busy with other tests
+        context.set_default_timeout(1000 * PATIENCE)
         said: list[str] = []
         context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
         try:

@@ -16,9 +16,9 @@ def test_stop_saves(page: Any, demo: DemoRun) -> None:
     click(page, "#train-new")
     wait_for(page, "#train-status", "Ready to start")
     click(page, "#train-start")
-    wait_for(page, "#status-line", re.compile(r"step [1-9][\d,]* of"), 120)  # before it, nothing is saved
+    wait_for(page, "#status-line", re.compile(r"step [1-9][\d,]* of"))  # before it, nothing is saved
     click(page, "#train-stop")
-    wait_for(page, "#train-status", "Stopped", 90)
+    wait_for(page, "#train-status", "Stopped")
     wait_for(page, "#train-status", re.compile(r"Saved at step [\d,]+ of "))
     assert set(demo.app.workspace.glob("runs/*/checkpoints/step-*")) - before
     shoot(page, "train-stopped")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.browser.acting import IN_A_BROWSER, click, open_page, shoot, unfold, wait_for, wait_for_count
 from tests.browser.demo_run import STEPS, DemoRun
-from tests.browser.studio import open_tab
+from tests.browser.studio import PATIENCE, open_tab
 
 pytestmark = IN_A_BROWSER
 DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+) at (?P<step>[\d,]+)$")
@@ -74,7 +74,7 @@ def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
     open_tab(page, "Try it")
     page.wait_for_selector("#try-control img")
     click(page, "#try-make")
-    wait_for(page, "#try-words", re.compile(r"Step \d+, seed 0"), 90)
+    wait_for(page, "#try-words", re.compile(r"Step \d+, seed 0"))
     wait_for_count(page, "#try-results .grid-wrap img", 3)
     shoot(page, "try-it")
 
@@ -92,7 +92,7 @@ def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
 
 def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(window: Any, demo: DemoRun) -> None:
     page = window.context.browser.new_page(viewport={"width": 900, "height": 800})
-    page.set_default_timeout(90_000)
+    page.set_default_timeout(1000 * PATIENCE)
     open_page(page, demo.app)
     page.wait_for_selector("#dataset-read", state="hidden")  # there is a set: it folds a moment after opening
     page.click("#dataset-sources > button")

@@ -5,7 +5,6 @@ Reloading and a second page are part of the demo's run.
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,11 @@ import pytest
 from engine.demo.sets import make_demo_set
 from engine.runs import Run
 from engine.workspace import DEMO_BASE, Workspace
-from tests.browser import acting
-from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot
+from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot, wait_for
 from tests.browser.studio import ROOT, Studio, browser_page
 
 pytestmark = IN_A_BROWSER
 PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
-
-
-def wait_for(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
-    """Patiently: the training shares the machine's cores with the page."""
-    acting.wait_for(page, selector, text, 240)
 
 
 @pytest.fixture
@@ -86,7 +79,7 @@ def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
             wait_for(page, "#status-line", BUSY)
             assert seen.metrics()[-1]["step"] > before, "it went on while nobody looked"
             app.kill()  # and now the app itself, without a word to anybody
-            page.wait_for_selector("#app-gone:not([hidden])", timeout=240_000)
+            page.wait_for_selector("#app-gone:not([hidden])")
             wait_for(page, "#app-gone", "does not answer")
             shoot(page, "app-gone")
             assert seen.ending == "interrupted"

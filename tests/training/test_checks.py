@@ -28,6 +28,7 @@ from .conftest import RunFactory, Worker
 from .test_ladder import failing, warnings
 
 EACH_STEP = {"validation.check_every": 1}
+BOTH_ENDS = {"validation.check_every": 50}
 MODES = {
     "average": {"optim.ema_decay": 0.9},
     "bf16, several sizes": {
@@ -42,7 +43,7 @@ MODES = {
 
 @pytest.fixture
 def trainer(new_run: RunFactory, ready_workspace: Workspace) -> Trainer:
-    run = new_run(**{"data.held_out": 4})
+    run = new_run(**{"data.held_out": 4}, **BOTH_ENDS)
     return build_trainer(ready_workspace, run, Control().token, lambda event: None)
 
 
@@ -116,7 +117,7 @@ def test_checks_wait_until_they_cost_little() -> None:
 
 
 def test_the_curve_survives_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    run = new_run()
+    run = new_run(**BOTH_ENDS)
     Worker(ready_workspace, run, at_step={3: "pause"})
     worker = Worker(ready_workspace, run)
     history = Run(run.folder).history()
@@ -253,7 +254,7 @@ def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
     figures = iter(recorded(name)[first:])
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     monkeypatch.setattr(tier0, "check", lambda *_: next(figures))
-    run = new_run(**{"validation.stop_when_flat": True, "train.steps": 40, "train.batch_size": 1})
+    run = new_run(**{"validation.stop_when_flat": True, "train.steps": 40, "train.batch_size": 1}, **EACH_STEP)
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "stopped"
     assert worker.of(StepDone)[-1].step == worker.of(CheckpointSaved)[-1].step == run.checkpoints()[-1].step == ended
@@ -309,7 +310,7 @@ def test_the_best_checkpoint_is_never_removed(
 ) -> None:
     best = Verdict("improving", "Usable.", best=2)
     monkeypatch.setattr("engine.training.checks.judge", lambda *_: best)
-    run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2})
+    run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2}, **BOTH_ENDS)
     worker = Worker(ready_workspace, run)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 5, 6]
     assert worker.of(CheckpointSaved)[-1].kept == (2, 5, 6)

@@ -28,6 +28,7 @@ def test_a_run_of_each_family_from_start_to_export(
         "validation.every": 4,
         "validation.pictures": 2,
         "validation.sampling_steps": 2,
+        "validation.check_every": 50,
     }
     straight, paused = new_run(**settings, **{"optim.ema_decay": 0.9}), new_run(**settings, **{"optim.ema_decay": 0.9})
     worker = Worker(ready_workspace, straight)

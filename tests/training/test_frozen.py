@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from engine.errors import UserError
 from engine.families import detect
 from engine.presets import resolve
-from engine.training.frozen import FP8, narrowed, shrink, widened
+from engine.training.frozen import FP8, keep_less, narrowed, shrink, widened
 from engine.training.low_rank import merged, slim, thin_layers
 from engine.workspace import Workspace
 
@@ -61,6 +62,28 @@ def _settings(layer: nn.Module) -> dict:
     return {**{name: getattr(layer, name) for name in names}, "bias": layer.bias is not None}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_convolution_keeps_its_weight_alone_and_its_gradients_are_the_same_bits(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    usual = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 6, 3, 2, 1), nn.Conv2d(6, 6, 1)).to(dtype)
+    usual[2].weight.requires_grad_(True)  # this one learns
+    for layer in usual[:2]:
+        layer.requires_grad_(False)
+    lean = copy.deepcopy(usual)
+    keep_less(lean)
+    found = []
+    for net in (usual, lean):
+        kept: list[torch.Tensor] = []
+        x = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            answer = net(x)
+        answer.float().square().sum().backward()
+        shapes = [tensor.shape for tensor in kept]
+        found.append((answer, x.grad, net[2].weight.grad, (2, 4, 16, 16) in shapes, (2, 6, 8, 8) in shapes))
+    assert all(torch.equal(one, other) for one, other in zip(found[0][:3], found[1][:3], strict=True))
+    assert found[0][3:] == (True, True) and found[1][3:] == (False, True)
+
+
 def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path) -> None:
     family = detect(str(tiny_base))
     unet = family.load_unet(str(tiny_base), torch.float32)
@@ -86,7 +109,7 @@ def test_a_run_over_a_small_base_resumes_bit_for_bit(new_run: RunFactory, ready_
     settings = {
         "train.base_storage": "fp8", "train.gradient_checkpointing": "both", "train.steps": 4,
         "model.control_lora_rank": 4, "train.precision": "bf16",
-        "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2,
+        "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2, "validation.check_every": 50,
     }  # fmt: skip
     straight, paused = new_run(**settings), new_run(**settings)
     assert Worker(ready_workspace, straight).outcome == "completed"

@@ -36,7 +36,7 @@ def alive() -> Counter[str]:
 
 
 def test_a_pause_and_a_resume_leave_nothing_behind(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    run = new_run(**{"train.steps": 100})
+    run = new_run(**{"train.steps": 100, "validation.check_every": 50})
     kept = []
     for sitting in range(1, 5):
         assert Worker(ready_workspace, run, {2 * sitting: "pause"}).outcome == "paused"

@@ -135,6 +135,7 @@ def test_a_run_of_each_family_from_start_to_export(
         "validation.every": 4,
         "validation.pictures": 1,
         "validation.sampling_steps": 2,
+        "validation.check_every": 50,
     }
     straight, paused = new_run(**settings), new_run(**settings)
     worker = Worker(ready_workspace, straight)

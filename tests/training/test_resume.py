@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -148,11 +149,12 @@ def test_whatever_interrupts_a_run_it_ends_as_if_nothing_had(
     assert (torch.uint8 in memory) == mode.startswith("8-bit"), "the nets are large enough for 8 bits"
 
 
-@pytest.mark.parametrize("name", ["plain"])
+# Where processes can be forked, test_kills.py goes on in another one again and again.
+@pytest.mark.parametrize("mode", [pytest.param("plain", marks=[pytest.mark.long] if hasattr(os, "fork") else [])])
 def test_it_goes_on_in_another_process_as_after_a_reboot(
-    new_run: RunFactory, ready_workspace: Workspace, name: str
+    new_run: RunFactory, ready_workspace: Workspace, mode: str
 ) -> None:
-    straight, paused = new_run(**MODES[name]), new_run(**MODES[name])
+    straight, paused = new_run(**MODES[mode]), new_run(**MODES[mode])
     assert Worker(ready_workspace, straight).outcome == "completed"
     first = Worker(ready_workspace, paused, at_step={3: "pause"})
     assert (first.outcome, paused.last_step) == ("paused", 3)

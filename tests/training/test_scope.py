@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 from dataclasses import replace
@@ -18,9 +19,11 @@ from safetensors.torch import load_file
 
 from engine.config import OptimConfig, parse
 from engine.errors import UserError
+from engine.families import detect
 from engine.training import ema
 from engine.training.ema import Average, build_average
 from engine.training.optim import build_optimizer, set_learning_rate
+from engine.training.scope import checkpoint_gradients
 from engine.training.step import clip
 from engine.workspace import Workspace
 
@@ -34,6 +37,27 @@ def test_only_the_middle_speaks(new_run: RunFactory, ready_workspace: Workspace)
     outlets = [weight for name, weight in weights.items() if name.startswith("controlnet_down_blocks")]
     assert outlets and not any(weight.any() for weight in outlets)
     assert weights["controlnet_mid_block.weight"].any()
+
+
+def test_a_hint_encoder_computed_twice_keeps_the_map_alone_and_learns_the_same(tiny_base: Path) -> None:
+    family = detect(str(tiny_base))
+    unet = family.load_unet(str(tiny_base), torch.float32)
+    usual = family.new_controlnet(unet)
+    sparing = copy.deepcopy(usual)
+    checkpoint_gradients(sparing, unet, "controlnet")
+    found, hint = [], torch.rand(2, 3, 64, 64)
+    for net in (usual, sparing):
+        encoder = net.controlnet_cond_embedding
+        torch.nn.init.normal_(encoder.conv_out.weight, generator=torch.Generator().manual_seed(1))
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.nbytes) or t, lambda t: t):
+            answer = encoder(hint)
+        answer.square().mean().backward()
+        found.append((sum(kept), [parameter.grad for parameter in encoder.parameters()]))
+        with torch.no_grad():
+            assert torch.equal(encoder(hint), answer)
+    assert all(torch.equal(one, other) for one, other in zip(found[0][1], found[1][1], strict=True))
+    assert found[0][0] > 10 * hint.nbytes and found[1][0] <= hint.nbytes
 
 
 def test_offset_noise_shifts_whole_channels() -> None:
@@ -161,7 +185,9 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
 ) -> None:
     from engine.inference.session import TryRequest, TrySession
 
-    run = new_run(**{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05})
+    run = new_run(
+        **{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05, "validation.check_every": 50}
+    )
     Worker(ready_workspace, run)
     folder = run.checkpoints()[-1].folder
     learnt = load_file(folder / "base_decoder" / "decoder.safetensors")
