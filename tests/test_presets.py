@@ -24,7 +24,8 @@ def test_a_shipped_preset_loads_and_explains_itself(path: Path) -> None:
 def test_a_base_of_another_family_gets_its_own_settings_and_says_where_they_come_from() -> None:
     card = load_preset(PRESETS_FOLDER / "12gb.toml")
     plain, own = resolve(*card.layers("sd1")), resolve(*card.layers("sdxl"))
-    assert plain[0].train.batch_size == 2 and own[0].train.batch_size == 4
+    checkpointing = [found[0].train.gradient_checkpointing for found in (plain, own)]
+    assert checkpointing == ["controlnet", "both"]
     assert (own[0].data.resolution, own[0].model.control_lora_rank) == (1024, 64)
     assert own[1]["model.control_lora_rank"] == "preset 12gb, for sdxl"
     assert own[1]["train.precision"] == "preset 12gb"
