@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import PartialState
 
 from engine.config import parse
 from engine.errors import UserError
@@ -23,10 +25,12 @@ class Two:
 
 
 @pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> None:
+def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As one of two processes that accelerate has set up for DeepSpeed."""
     monkeypatch.setattr(acceleration.processes, "current", Two)
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    yield
+    PartialState._reset_state()  # it is this process's, and tests that come later are alone
 
 
 def ask(told: list[Any] | None = None, **changes: Any) -> Any:
