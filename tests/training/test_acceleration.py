@@ -26,6 +26,7 @@ class Two:
 def two(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one of two processes that accelerate has set up for DeepSpeed."""
     monkeypatch.setattr(acceleration.processes, "current", Two)
+    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))  # the real one outlives the test
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
 
 
@@ -77,7 +78,6 @@ def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
         raise Made
 
     monkeypatch.setattr(acceleration, "Accelerator", accelerator)  # DeepSpeed itself may not be installed
-    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))
     told: list[Any] = []
     with pytest.raises(Made):
         ask(told, train={"precision": "fp32", "batch_size": 3}, optim={"ema_decay": 0.0, "max_grad_norm": 0.5})
