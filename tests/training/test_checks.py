@@ -173,7 +173,7 @@ def test_pairs_that_do_not_fit_when_they_are_read_are_read_again(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tier0, "fix", failing(tier0.fix, 1))
-    worker = Worker(ready_workspace, new_run(**{"train.steps": 1}))
+    worker = Worker(ready_workspace, new_run(**{"train.steps": 1}, **BOTH_ENDS))
     assert [event.step for event in worker.of(Checked)] == [0, 1] and warnings(worker) == []
 
 
