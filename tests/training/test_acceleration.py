@@ -28,6 +28,7 @@ class Two:
 def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As one of two processes that accelerate has set up for DeepSpeed."""
     monkeypatch.setattr(acceleration.processes, "current", Two)
+    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))  # the real one outlives the test
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     yield
     PartialState._reset_state()  # it is this process's, and tests that come later are alone
@@ -81,7 +82,6 @@ def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
         raise Made
 
     monkeypatch.setattr(acceleration, "Accelerator", accelerator)  # DeepSpeed itself may not be installed
-    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))
     told: list[Any] = []
     with pytest.raises(Made):
         ask(told, train={"precision": "fp32", "batch_size": 3}, optim={"ema_decay": 0.0, "max_grad_norm": 0.5})
