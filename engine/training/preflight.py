@@ -21,7 +21,7 @@ from engine.jobs.events import Event, Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.measurements import Measured, write
-from engine.runs import write_run
+from engine.runs import Run, write_run
 from engine.training import ladder
 from engine.training.previews import preview_during_training
 from engine.training.step import Trouble, give_up_after, take_step
@@ -87,7 +87,6 @@ def _build(
 
 def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> Measured:
     seconds: list[float] = []
-    rungs: list[ladder.Rung] = []
     skipped = 0
     peak = memory_used(trainer.device)
     while len(seconds) < STEPS:
@@ -95,7 +94,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         began = time.perf_counter()
         loss = take_step(trainer)
         if loss is Trouble.MEMORY:
-            rungs.append(ladder.recover(trainer, "trial"))
+            ladder.recover(trainer, "trial")
             continue
         if loss is Trouble.OVERFLOW:
             give_up_after(trainer, skipped := skipped + 1)
@@ -113,14 +112,16 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         per_picture = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
         peak = max(peak, memory_used(trainer.device))
     emit(Progress(PARTS, PARTS, "Trial pictures"))
+    noted = Run(trainer.run_folder).about.get("memory_ladder", [])
+    rungs = [rung for rung in noted if rung["settings"]]  # of others only memory was freed
     settled = seconds[1:]  # the first step chooses kernels and makes the optimizer's memory
     return Measured(
         seconds_per_step=sum(settled) / len(settled),
         seconds_per_picture=per_picture,
         peak_bytes=peak,
         on_card=trainer.device.type == "cuda",
-        rungs=tuple(rung.words for rung in rungs),
-        settings={name: value for rung in rungs for name, value in rung.settings.items()},
+        rungs=tuple(rung["words"] for rung in rungs),
+        settings={name: value for rung in rungs for name, value in rung["settings"].items()},
     )
 
 

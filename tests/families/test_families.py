@@ -123,7 +123,7 @@ def test_nothing_blackens_pictures() -> None:
     assert len(asked) >= 5 and [where for where in asked if "torch.float32)" not in where[1]] == []
 
 
-@pytest.mark.parametrize("base", ["tiny_base", "tiny_sdxl"])
+@pytest.mark.parametrize("base", ["tiny_base", pytest.param("tiny_sdxl", marks=pytest.mark.long)])
 def test_a_base_of_the_hub_is_taken_by_its_id(
     base: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import PartialState
 
 from engine.config import parse
 from engine.errors import UserError
@@ -23,10 +25,13 @@ class Two:
 
 
 @pytest.fixture
-def two(monkeypatch: pytest.MonkeyPatch) -> None:
+def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As one of two processes that accelerate has set up for DeepSpeed."""
     monkeypatch.setattr(acceleration.processes, "current", Two)
+    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))  # the real one outlives the test
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    yield
+    PartialState._reset_state()  # it is this process's, and tests that come later are alone
 
 
 def ask(told: list[Any] | None = None, **changes: Any) -> Any:
@@ -77,7 +82,6 @@ def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
         raise Made
 
     monkeypatch.setattr(acceleration, "Accelerator", accelerator)  # DeepSpeed itself may not be installed
-    monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))
     told: list[Any] = []
     with pytest.raises(Made):
         ask(told, train={"precision": "fp32", "batch_size": 3}, optim={"ema_decay": 0.0, "max_grad_norm": 0.5})

@@ -161,7 +161,7 @@ def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
 ) -> None:
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     monkeypatch.setattr(tier0, "losses", failing(tier0.losses, 10_000))
-    worker = Worker(ready_workspace, new_run(**EACH_STEP))
+    worker = Worker(ready_workspace, new_run(**EACH_STEP, **{"train.steps": 3}))
     assert worker.outcome == "completed" and worker.of(Checked) == []
     assert [text.split(":")[0] for text in warnings(worker)] == [
         f"The check of step {step} was left out" for step in (0, 1, 2)
@@ -173,7 +173,7 @@ def test_pairs_that_do_not_fit_when_they_are_read_are_read_again(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tier0, "fix", failing(tier0.fix, 1))
-    worker = Worker(ready_workspace, new_run(**{"train.steps": 1}))
+    worker = Worker(ready_workspace, new_run(**{"train.steps": 1}, **BOTH_ENDS))
     assert [event.step for event in worker.of(Checked)] == [0, 1] and warnings(worker) == []
 
 

@@ -117,7 +117,11 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"train.base_storage": "fp8"}, {"optim.offload": True, "optim.optimizer": "adafactor"}]
+    "settings",
+    [
+        {"train.base_storage": "fp8"},
+        pytest.param({"optim.offload": True, "optim.optimizer": "adafactor"}, marks=pytest.mark.long),
+    ],
 )
 def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
@@ -300,7 +304,11 @@ def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
 
 
 @pytest.mark.parametrize(
-    "place", ["engine.evaluation.validate.to_pictures", "engine.evaluation.validate.obedience.measure"]
+    "place",
+    [
+        "engine.evaluation.validate.to_pictures",
+        pytest.param("engine.evaluation.validate.obedience.measure", marks=pytest.mark.long),
+    ],
 )
 def test_pictures_are_made_again_wherever_memory_ran_out(
     place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch

@@ -13,8 +13,12 @@ from engine.hardware import Hardware
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Event, Message, Progress
 from engine.measurements import FILE, read
+from engine.training import ladder
+from engine.training.ladder import average_rung
 from engine.training.preflight import preflight_job
 from engine.workspace import Workspace
+
+from .test_ladder import failing
 
 MACHINE = Hardware("cpu", "a processor", None, 16, 8, "2.13.0+cpu")
 
@@ -63,11 +67,13 @@ def test_a_trial_that_does_not_fit_says_with_what_it_did(
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Family, "predict", only_one)
-    config, events = make_config(), []
+    monkeypatch.setattr(torch, "_foreach_sub", failing(torch._foreach_sub, 1))  # the average's step
+    monkeypatch.setattr(ladder, "average_rung", lambda config, on_card: average_rung(config, True))
+    config, events = make_config(**{"optim.ema_decay": 0.9}), []
     preflight_job(ready_workspace, config, MACHINE)(Control().token, events.append)
     measured = read(ready_workspace, config, MACHINE.name)
     assert measured is not None
-    assert measured.settings == {"train.batch_size": 1, "train.accumulation": 2}
+    assert measured.settings == {"train.batch_size": 1, "train.accumulation": 2, "optim.ema_device": "cpu"}
     assert any("It fitted with 1 at a time" in event.text for event in events if isinstance(event, Message))
     assert "it fitted only with 1 at a time" in estimate(config, ready_workspace, MACHINE).summary
 

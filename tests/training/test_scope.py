@@ -102,16 +102,14 @@ def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch
     assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("device", "fused"), [("cuda", True), ("cpu", True), ("meta", False)])
-def test_adamw_is_one_kernel_where_the_device_has_one(
-    monkeypatch: pytest.MonkeyPatch, device: str, fused: bool
-) -> None:
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_adamw_is_one_kernel(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, **given: seen.update(given))
     one = SimpleNamespace(requires_grad=True, ndim=2, device=SimpleNamespace(type=device))
     net: Any = SimpleNamespace(parameters=lambda: iter([one]))
     build_optimizer(net, OptimConfig(learning_rate=3e-5, beta1=0.8, beta2=0.95))
-    assert seen == {"lr": 3e-5, "betas": (0.8, 0.95), "fused": fused}
+    assert seen == {"lr": 3e-5, "betas": (0.8, 0.95), "fused": True}
 
 
 def test_adafactor_goes_by_our_learning_rate_alone() -> None:
