@@ -36,13 +36,14 @@ def enter(form: RunForm, **changed: Any) -> None:
 def test_another_family_brings_its_settings_and_takes_them_along(form: RunForm) -> None:
     context = form._context
     enter(form, train__steps=123)
-    assert form._values()["train.batch_size"] == 2
+    assert form._values()["train.gradient_checkpointing"] == "controlnet"
     number = context.draft.number
     enter(form, model__base="xl")
     assert context.draft.changes == {"model": {"base": "xl"}, "train": {"steps": 123}}
     assert context.draft.number > number, "the boxes on the page follow"
     values = form._values()
-    assert (values["train.batch_size"], values["model.control_lora_rank"], values["train.steps"]) == (4, 64, 123)
+    assert (values["model.control_lora_rank"], values["train.steps"]) == (64, 123)
+    assert values["train.gradient_checkpointing"] == "both"
     config, origins = context.config_of(context.draft)
     assert config.data.resolution == 1024
     assert (origins["data.resolution"], origins["train.steps"]) == ("preset 12gb, for sdxl", "you")
