@@ -10,7 +10,7 @@ from tests.browser.demo_run import STEPS, DemoRun
 from tests.browser.studio import PATIENCE, open_tab
 
 pytestmark = IN_A_BROWSER
-DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+) at (?P<step>[\d,]+)$")
+DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+(e[+−]?\d+)?) at (?P<step>[\d,]+)$")
 
 
 def on_the_chart(page: Any, chart: str) -> dict[str, list[tuple[int, float]]]:
