@@ -43,7 +43,7 @@ class Divided(Sharing):
         net = copy.deepcopy(trainer.controlnet).to(trainer.device)
         with self._group.listening():
             model, prepared = trainer.accelerator.prepare(net, build_optimizer(net, trainer.config.optim))
-            self._divide_state(prepared.optimizer)
+            self._divide_state(model, prepared.optimizer)
         trainer.learning, trainer.optimizer = model, prepared.optimizer
         return model, prepared
 
@@ -122,7 +122,7 @@ class Divided(Sharing):
                 if keep:
                     self._whole.state[whole] = {name: value.cpu() for name, value in state.items()}
 
-    def _divide_state(self, optimizer: torch.optim.Optimizer) -> None:
+    def _divide_state(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
         """Give the divided optimizer what the whole one was given by a checkpoint; its own memory is freed."""
         for group, parts in zip(self._whole.param_groups, optimizer.param_groups, strict=True):
             for whole, part in zip(group["params"], parts["params"], strict=True):

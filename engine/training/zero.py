@@ -27,15 +27,6 @@ class Zero(Divided):
         self._parts: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # of each weight of the whole net that learns
         self._began = trainer.step  # nothing is to be gathered until a step was taken
 
-    def prepare(self) -> tuple[Any, Any]:
-        """DeepSpeed's engine, which computes as the net does, and its optimizer."""
-        engine, prepared = super().prepare()
-        whole, parts = self._trainer.controlnet.parameters(), engine.module.parameters()
-        self._parts = {one: part for one, part in zip(whole, parts, strict=True) if one.requires_grad}
-        with self._group.listening(), torch.no_grad():
-            self._bring_memory(prepared.optimizer)
-        return engine, prepared
-
     @contextmanager
     def part(self, last: bool) -> Iterator[None]:
         """Around forward and backward of a micro-batch; the optimizer's step is taken in the ``last`` one's."""
@@ -43,15 +34,15 @@ class Zero(Divided):
         with super().part(last):
             yield
 
-    def _divide_state(self, optimizer: Any) -> None:
-        """Later, when the weights' parts are known."""
-
-    def _bring_memory(self, optimizer: Any) -> None:
+    @torch.no_grad()
+    def _divide_state(self, model: Any, optimizer: Any) -> None:
         """Give the optimizer what a checkpoint has given the whole one.
 
         DeepSpeed's functions for single weights reach the optimizer's memory after a first step only, and with two
         groups of weights not even then all of it. So each moment takes the weights' place for a while, here and below.
         """
+        pairs = zip(self._trainer.controlnet.parameters(), model.module.parameters(), strict=True)
+        self._parts = {one: part for one, part in pairs if one.requires_grad}
         state = self._whole.state
         if state:
             count = next(iter(state.values()))["step"]
