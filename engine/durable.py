@@ -69,7 +69,11 @@ class Sealing:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(wait=True)
+        self.close()
+
+    def close(self) -> None:
+        """Wait for what is being read or flushed just now."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, *paths: Path) -> None:
         """Files, or folders with all their files, that are written and not touched again."""

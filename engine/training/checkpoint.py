@@ -15,6 +15,8 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def bytes_needed(controlnet: torch.nn.Module, ema: bool) -> int:
     return weights * copies + factors + 2 * learning + FREE_SPACE_MARGIN
 
 
-def save_checkpoint(
+def stage_checkpoint(
     run_folder: Path,
     step: int,
     images_seen: int,
@@ -113,8 +115,10 @@ def save_checkpoint(
     scaler: dict[str, Any] | None,
     about: dict[str, Any],
     decoder: torch.nn.Module | None = None,
-) -> Checkpoint:
-    """Write a checkpoint and return it; one of the same step that is whole is left as it is.
+) -> Callable[[], Checkpoint]:
+    """Write the files of a checkpoint; one of the same step that is whole is left as it is.
+
+    What is saved may change from now on: the files hold it. That is as far as training has to wait.
 
     Args:
         controlnet: a diffusers ControlNetModel, fp32, or one that ``slim`` changed.
@@ -123,6 +127,10 @@ def save_checkpoint(
         about: plain facts that travel with it (condition, base, family ...).
         decoder: the UNet's, where it learns.
 
+    Returns:
+        What waits until the disk has all of it, gives it its name, and returns it. To be called once, in any thread;
+        it raises OSError where the disk did not take it.
+
     Raises:
         NoRoom: the disk has no room for it. OSError: the disk did not take it; nothing is left behind.
         UserError: the weights are not numbers any more.
@@ -130,20 +138,31 @@ def save_checkpoint(
     target = run_folder / "checkpoints" / f"step-{step:06d}"
     existing = read_checkpoint(target)
     if existing is not None and existing.resumable:
-        return existing
+        return lambda: existing
     _demand_numbers(controlnet, decoder, step)
     target.parent.mkdir(exist_ok=True)  # not the run's folder: where its disk is gone, the place is another disk's
     needed = bytes_needed(controlnet, ema is not None) + (bytes_needed(decoder, False) if decoder is not None else 0)
     demand_room(target.parent, needed, f"The checkpoint of step {step:,}")
     temporary = temporary_name(target)
     shutil.rmtree(temporary, ignore_errors=True)
+    sealing = Sealing()
     try:
-        with Sealing() as sealing:
-            _write(temporary, sealing, controlnet, ema, optimizer, scaler, decoder)
-            description = {
-                **about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION,
-                **describe_files(temporary, sealing.sums()),
-            }  # fmt: skip
+        _write(temporary, sealing, controlnet, ema, optimizer, scaler, decoder)
+    except BaseException as error:
+        sealing.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, SafetensorError):
+            raise as_disk_error(error) from error
+        raise
+    facts = {**about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION}
+    return partial(_finish, temporary, target, sealing, facts)
+
+
+def _finish(temporary: Path, target: Path, sealing: Sealing, about: dict[str, Any]) -> Checkpoint:
+    """Everything flushed first, checkpoint.json last, and then the name."""
+    try:
+        with sealing:
+            description = {**about, **describe_files(temporary, sealing.sums())}
         write_text(temporary / DESCRIPTION, json.dumps(description | {"seal": seal(description)}, indent=2))
         for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
             flush_folder(folder)
@@ -154,9 +173,6 @@ def save_checkpoint(
                 (temporary / STAR).touch()
         os.replace(temporary, target)
         flush_folder(target.parent)
-    except SafetensorError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise as_disk_error(error) from error
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -207,10 +223,9 @@ def _write(
 def _demand_numbers(controlnet: Any, decoder: torch.nn.Module | None, step: int) -> None:
     """Raises UserError where a weight is NaN or infinite: such a state is of no use to anybody."""
     nets = [net for net in (controlnet, decoder) if net is not None]
-    fine = [
-        p.detach().isfinite().all() for net in nets for p in net.parameters() if p.requires_grad
-    ]  # fp8 cannot be asked
-    if not torch.stack(fine).all():
+    learnt = [p.detach() for net in nets for p in net.parameters() if p.requires_grad]  # fp8 cannot be asked
+    # A sum is read ten times as fast as each number is asked, and is finite only where all are (it may overflow).
+    if not torch.stack([p.sum() for p in learnt]).isfinite().all() and not all(p.isfinite().all() for p in learnt):
         raise UserError(
             f"Training broke at step {step:,}: the weights are not numbers any more.",
             "The learning rate is too high for this set, or the precision too low. Nothing was saved over good work.",

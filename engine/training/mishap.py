@@ -23,6 +23,8 @@ def lost_card() -> str:
 def broke_off(run: Run, trainer: Trainer | None, recorder: Recorder, error: BaseException) -> UserError | None:
     """Save what is whole, note the failure, and return words that say more than ``error`` does, or None."""
     words = None
+    if trainer is not None:
+        trainer.promises.saving.settle()
     if any(device_lost(one) for one in chain(error)):
         words = _card_is_lost(run, error)
     elif trainer is not None and isinstance(error, DataGone):

@@ -9,14 +9,13 @@ from engine.errors import DataGone
 from engine.give_back import give_back_memory
 from engine.inference import lending
 from engine.jobs.control import Cancelled
-from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PhaseChanged
+from engine.jobs.events import DiskSeen, Message, PhaseChanged
 from engine.room import demand_room, free_bytes, in_words
 from engine.runs import read_preview
-from engine.training import ladder
-from engine.training.checkpoint import bytes_needed, save_checkpoint
-from engine.training.checkpoint_files import Checkpoint, list_checkpoints
-from engine.training.patience import Patience, Unsaved
-from engine.training.retention import prune, size_of, trim
+from engine.training.checkpoint import bytes_needed
+from engine.training.patience import Patience
+from engine.training.retention import size_of
+from engine.training.saving import Saving
 from engine.training.slow_disk import SlowDisk
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ class Promises:
         self._trainer = trainer
         self.patience = Patience(trainer.run_folder, trainer.token, trainer.emit)
         self.slow = SlowDisk(trainer.emit)
+        self.saving = Saving(trainer, self.patience, self.slow, self._look_at_disk)
         self._next_checkpoint = 0
 
     def begin(self) -> None:
@@ -52,7 +52,9 @@ class Promises:
         trainer, train = self._trainer, self._trainer.config.train
         last = trainer.step == train.steps
         if trainer.token.take_save_request() or (trainer.step % train.checkpoint_every == 0 and not last):
-            self.save()
+            self.saving.begin()
+        else:
+            self.saving.look()
         trainer.checks.make_if_due(always=last)
         asked = trainer.token.take_preview_request()
         if asked or self._pictures_due():
@@ -126,69 +128,6 @@ class Promises:
         give_back_memory()
         trainer.emit(PhaseChanged("running"))
 
-    def save(self) -> Checkpoint | None:
-        """Write a checkpoint of this step (main process only) and remove those that are too old.
-
-        While the disk cannot take it the run waits, with everything in memory.
-
-        Raises:
-            Unsaved: the owner did not want to wait. UserError: the weights are not numbers any more.
-        """
-        trainer = self._trainer
-        if not trainer.accelerator.is_main_process or trainer.step == 0:
-            return None
-        what = f"The checkpoint of step {trainer.step:,}"
-        checkpoint = self.patience.until_done(what, self._write, self._give_up)
-        self._tidy()
-        give_back_memory()
-        kept = tuple(saved.step for saved in list_checkpoints(trainer.run_folder))
-        trainer.emit(CheckpointSaved(trainer.step, checkpoint.folder, kept))
-        self._look_at_disk()
-        trainer.emit(PhaseChanged("running"))
-        return checkpoint
-
-    def _write(self) -> Checkpoint:
-        trainer, model = self._trainer, self._trainer.config.model
-        trainer.emit(PhaseChanged("saving"))  # at each try: whoever looks sees that it is no longer waited
-        about: dict[str, Any] = {**trainer.about, "base": model.base, "family": trainer.family.name}
-        about["optimizer"] = trainer.config.optim.optimizer
-        if model.control_lora_rank:
-            about["control_lora"] = {"rank": model.control_lora_rank, "precision": trainer.precision}
-        scaling = trainer.loss_scale.state_dict()
-        trainer.sharing.bring_home(with_optimizer=True)
-        with self.slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
-            return ladder.once_more(
-                trainer,
-                f"checkpoint of step {trainer.step:,}",
-                lambda: save_checkpoint(
-                    trainer.run_folder, trainer.step, trainer.step * trainer.images_per_step, trainer.controlnet,
-                    trainer.ema, trainer.sharing.whole_optimizer, scaling, about, trainer.decoder,
-                ),
-            )  # fmt: skip
-
-    def _give_up(self, problem: UserError) -> Checkpoint:
-        trainer = self._trainer
-        saved = list_checkpoints(trainer.run_folder)
-        last = saved[-1].step if saved else 0
-        where = f"the checkpoint of step {last:,}" if last else "the beginning"
-        raise Unsaved(
-            f"The run was ended at step {trainer.step:,}, which could not be saved.",
-            problem.why,
-            f"Free some space and resume: it goes on from {where} and does the {trainer.step - last:,} steps again.",
-        )
-
-    def _tidy(self) -> None:
-        """Remove what is too old. A disk that does not let go of it is no reason to stop."""
-        trainer, train = self._trainer, self._trainer.config.train
-        best = trainer.checks.verdict([saved.step for saved in list_checkpoints(trainer.run_folder)]).best
-        try:
-            with self.slow.watching("Removing old checkpoints"):
-                prune(trainer.run_folder, train.keep_checkpoints, best, train.keep_every)
-                if train.keep_resumable:
-                    trim(trainer.run_folder, train.keep_resumable)
-        except OSError as error:
-            trainer.emit(Message(f"An old checkpoint could not be removed: {error.strerror or error}.", "warning"))
-
     def _look_at_disk(self) -> None:
         """Tell how much room there is, and warn ahead of a checkpoint that will not fit."""
         trainer = self._trainer
@@ -224,4 +163,5 @@ class Promises:
         return self.patience.until_done("The cache of pictures and captions", build, stop)
 
     def close(self) -> None:
+        self.saving.close()
         self.slow.close()

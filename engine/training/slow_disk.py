@@ -16,7 +16,8 @@ PATIENCE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
 WINDOW_SECONDS = 600.0
 """Small writes are added up for so long."""
-ADVICE = "Training waits for it. Look whether it is connected, and what else is using it."
+ADVICE = "Look whether it is connected, and what else is using it."
+WAITS, GOES_ON = "Training waits for it.", "Training goes on meanwhile."
 
 
 @dataclass
@@ -24,6 +25,7 @@ class _Watch:
     what: str
     began: float
     due: float
+    waits: bool = True
 
 
 class SlowDisk:
@@ -43,13 +45,14 @@ class SlowDisk:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def watching(self, what: str, small: bool = False) -> Iterator[None]:
+    def watching(self, what: str, small: bool = False, waits: bool = True) -> Iterator[None]:
         """While the block runs, ``what`` (for people, as "Writing the checkpoint of step 500") is under watch.
 
-        ``small``: it is done often and ought to take no time at all, so that what it takes is added up.
+        ``small``: it is done often and ought to take no time at all, so that what it takes is added up. ``waits``:
+        training stands still meanwhile.
         """
         began = awake()
-        watch = _Watch(what, began, began + self._patience)
+        watch = _Watch(what, began, began + self._patience, waits)
         with self._lock:
             self._watched.append(watch)
             if self._thread is None:
@@ -71,9 +74,10 @@ class SlowDisk:
                 lasted = now - watch.began
                 if now >= watch.due:
                     watch.due = now + lasted  # the next time when it has taken twice as long
-                    told.append(f"{watch.what} has taken {lasted:.0f} s so far: the disk is slow or does not answer.")
+                    words = f"{watch.what} has taken {lasted:.0f} s so far: the disk is slow or does not answer."
+                    told.append(f"{words} {WAITS if watch.waits else GOES_ON} {ADVICE}")
         for words in told:
-            self._emit(Message(f"{words} {ADVICE}", "warning"))
+            self._emit(Message(words, "warning"))
         return bool(told)
 
     def add_up(self, what: str, began: float, ended: float) -> bool:
@@ -88,7 +92,7 @@ class SlowDisk:
             self._enough *= 2  # more and more seldom
             self._since, self._spent = ended, 0.0
         words = f"{what} took {spent:.0f} s of the last {within:.0f} s: the disk is slow."
-        self._emit(Message(f"{words} {ADVICE}", "warning"))
+        self._emit(Message(f"{words} {WAITS} {ADVICE}", "warning"))
         return True
 
     def _watch(self) -> None:

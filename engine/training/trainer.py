@@ -229,8 +229,8 @@ class Trainer:
         unread.clear()
 
     def save(self) -> Checkpoint | None:
-        """Write a checkpoint of this step, now; see ``Promises.save``."""
-        return self.sharing.attend(self.promises.save)
+        """Write a checkpoint of this step, now; see ``Saving.now``."""
+        return self.sharing.attend(self.promises.saving.now)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -233,7 +233,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
         place.mkdir(), save_file(net.state_dict(), place / "weights.safetensors")
     )  # fmt: skip
     optimizer = torch.optim.AdamW(net.parameters())
-    checkpoint_module.save_checkpoint(_empty_run(tmp_path), 1, 1, net, None, optimizer, None, {})
+    checkpoint_module.stage_checkpoint(_empty_run(tmp_path), 1, 1, net, None, optimizer, None, {})()
     named = order.index(("name", str(tmp_path / "run" / "checkpoints" / "step-000001")))
     flushed = {Path(path).name for kind, path in order[:named] if kind == "file"}
     assert flushed >= {"weights.safetensors", "optimizer.safetensors", "state.json"}
@@ -245,15 +245,24 @@ def _empty_run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", [(torch.nan, 1.0), (torch.inf, -torch.inf)])
+def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, wrong: tuple[float, float]) -> None:
     net = torch.nn.Linear(2, 2)
     with torch.no_grad():
-        net.weight[0, 0] = torch.nan
+        net.weight[0] = torch.tensor(wrong)
     with pytest.raises(UserError, match="Halve the learning rate"):
-        checkpoint_module.save_checkpoint(
+        checkpoint_module.stage_checkpoint(
             _empty_run(tmp_path), 7, 7, net, None, torch.optim.AdamW(net.parameters()), None, {}
         )
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_weights_whose_sum_is_too_large_for_a_number_are_numbers() -> None:
+    net = torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        net.weight[:] = 3e38
+    assert not net.weight.sum().isfinite()
+    checkpoint_module._demand_numbers(net, None, 7)
 
 
 def test_the_last_every_so_many_the_best_and_the_starred_stay(folder: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, PreviewMade, StepDone, Waiting
 from engine.jobs.runner import Emit
 from engine.runs import Run
-from engine.training import patience, slow_disk
+from engine.training import patience, saving, slow_disk
 from engine.training.patience import Unsaved
 from engine.training.run import create_run
 from engine.training.slow_disk import SlowDisk
@@ -123,14 +124,32 @@ def test_pictures_wait_for_room_before_they_are_drawn(
     assert_same_run(straight, run)
 
 
+class AtOnce:
+    """In the place of the thread that waits for the disk: it has no time of its own."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*arguments, **named))
+        except OSError as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self) -> None:
+        pass
+
+
 def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
-    new_run: RunFactory, ready_workspace: Workspace, disk: Disk
+    new_run: RunFactory, ready_workspace: Workspace, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk.full = False
-    run = new_run(**{"train.steps": 2, "train.checkpoint_every": 1})
+    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
+    run = new_run(**{"train.steps": 4, "train.checkpoint_every": 2})
     when = {
         CheckpointSaved: lambda worker: setattr(disk, "full", len(worker.of(CheckpointSaved)) == 1),
-        StepDone: lambda worker: setattr(disk, "full", False),
+        StepDone: lambda worker: setattr(disk, "full", disk.full and worker.of(StepDone)[-1].step < 4),
     }
     worker = Watched(ready_workspace, run, when)
     assert "free some space, or the run will wait there" in worker.warnings
@@ -333,8 +352,9 @@ def test_small_writes_that_take_long_together_are_told() -> None:
 
 
 PLACES = {
-    "Writing the checkpoint of step 3": "engine.training.promises.save_checkpoint",
-    "Removing old checkpoints": "engine.training.promises.prune",
+    "Writing the checkpoint of step 3": "engine.training.saving.stage_checkpoint",
+    "Bringing the checkpoint of step 3 to the disk": "engine.training.checkpoint.flush_folder",
+    "Removing old checkpoints": "engine.training.saving.prune",
     "Looking for room on the disk": "engine.training.promises.free_bytes",
     "Reading the next pictures": "engine.training.batches.Batches._read",
     "Reading the held-out pictures": "engine.evaluation.validate.read_pair",

@@ -327,16 +327,16 @@ def test_pictures_are_made_again_wherever_memory_ran_out(
 def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.training import promises
+    from engine.training import saving
 
     run = new_run(**{"train.steps": 2})
-    monkeypatch.setattr(promises, "save_checkpoint", failing(promises.save_checkpoint, 1))
+    monkeypatch.setattr(saving, "stage_checkpoint", failing(saving.stage_checkpoint, 1))
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "completed"
     assert [event.step for event in worker.of(CheckpointSaved)] == [2]
     assert any("checkpoint of step 2. Freed some and tried again" in text for text in warnings(worker))
 
-    monkeypatch.setattr(promises, "save_checkpoint", failing(promises.save_checkpoint, 10))
+    monkeypatch.setattr(saving, "stage_checkpoint", failing(saving.stage_checkpoint, 10))
     with pytest.raises(UserError, match="Memory ran out twice"):
         Worker(ready_workspace, new_run(**{"train.steps": 1}))
 

@@ -206,7 +206,7 @@ def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory,
         trainer.loss_scale.held()
     wanted = trainer.loss_scale.state_dict()
     trainer.step = 2
-    trainer.promises.save()
+    trainer.save()
     trainer.close()
     again = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     again.loss_scale = LossScale("fp16")
