@@ -30,6 +30,7 @@ from engine.training.checkpoint import bytes_needed
 from engine.training.checkpoint_files import FACTORS, seal
 from engine.training.low_rank import learnt, merged, put_back, slim, thin_layers
 from engine.workspace import Workspace
+from tests import tiny_bases
 
 from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker
@@ -163,6 +164,27 @@ def test_a_run_of_each_family_from_start_to_export(
     assert (found.metadata["control_lora_rank"], found.metadata["control_lora"]) == (str(RANK), "as trained")
     whole = read_controlnet(export(last, "ldm", tmp_path, "whole", "fp32", "plain").path, family, family_base)
     assert all(torch.equal(whole.tensors[name], weight) for name, weight in original.items())
+
+
+@pytest.mark.parametrize(("rank", "widths"), [(32, (64, 128)), pytest.param(256, (512, 1024), marks=pytest.mark.long)])
+def test_a_run_with_a_rank_as_the_real_families_have_it(
+    rank: int, widths: tuple[int, int], new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
+) -> None:
+    """The bases above are too narrow for it."""
+    unet = tiny_bases.UNET | {"block_out_channels": widths, "norm_num_groups": 32, "attention_head_dim": 8}
+    base = tiny_bases.build(tmp_path / "base", tmp_path / "tokenizer", unet, {})
+    run = new_run(**{"model.base": str(base), "model.control_lora_rank": rank, "train.steps": 2})
+    worker = Worker(ready_workspace, run)
+    assert [message.text for message in worker.of(Message) if message.level == "warning"] == []
+    last = run.checkpoints()[-1]
+    assert last.trained_rank == rank
+    factors = load_file(last.folder / FACTORS)
+    ups = {name: tensor for name, tensor in factors.items() if name.endswith(".up")}
+    assert len(ups) > 5 and {tensor.shape[1] for tensor in ups.values()} == {rank}
+    assert all(bool(tensor.any()) for tensor in ups.values()), "each has learnt: it begins as zeros"
+    made = export(last.folder, "control_lora", tmp_path, "mine", "fp32", base=str(base), rank=AS_TRAINED)
+    found = read_controlnet(made.path, detect(str(base)), str(base))
+    assert largest_difference(found.config, load_file(last.folder / "controlnet" / WEIGHTS), found.tensors) < 1e-5
 
 
 def test_the_average_leaves_as_trained_too(new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path) -> None:

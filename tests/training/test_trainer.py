@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,15 @@ from safetensors.torch import load_file
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
+from engine.families.base import Family
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
+from engine.jobs.faults import describe_crash
 from engine.jobs.runner import Busy, JobRunner
 from engine.runs import Run, read_preview
 from engine.training.run import create_run, missing, resume_training, start_training
 from engine.workspace import Workspace
 
+from .compare import tensors
 from .conftest import RunFactory, Worker
 
 ONE_EACH = {"num_images_per_prompt": 1, "device": "cpu"}
@@ -279,3 +283,39 @@ def test_pause_and_resume_through_the_runner(ready_workspace: Workspace, make_co
         json.loads(line).get("step") for line in (folder / "metrics.jsonl").read_text().splitlines() if '"loss"' in line
     ]
     assert steps == list(range(1, Run(folder).last_step + 1))
+
+
+def test_a_run_warms_up_goes_on_after_a_pause_and_comes_down(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    optim = {"optim.learning_rate": 4e-3, "optim.warmup_steps": 3, "optim.schedule": "linear"}
+    run = new_run(**optim, **{"train.steps": 7, "train.checkpoint_every": 1, "train.keep_checkpoints": 0})
+    first = Worker(ready_workspace, run, at_step={2: "pause"})
+    second = Worker(ready_workspace, run)
+    rates = [event.learning_rate for worker in (first, second) for event in worker.of(StepDone)]
+    assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 3e-3, 2e-3, 1e-3])
+    weights = [tensors(saved.folder / "controlnet") for saved in run.checkpoints()]
+    moves = [
+        float(torch.cat([(after[name] - before[name]).abs().flatten() for name in after]).quantile(0.99))
+        for before, after in pairwise(weights)
+    ]
+    # AdamW moves a weight by about the learning rate in its first steps, whatever the gradient (Kingma & Ba 2015).
+    assert all(0.5 * rate < moved < 1.3 * rate for rate, moved in zip(rates[1:], moves, strict=True)), (rates, moves)
+
+
+@pytest.mark.parametrize("part", ["load_unet", "load_vae", "load_text_encoder", "new_controlnet"])
+def test_a_base_that_does_not_fit_ends_the_run_in_words_and_it_can_be_resumed(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB.")
+
+    shutil.rmtree(ready_workspace.cache)
+    run = new_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(Family, part, too_large)
+        with pytest.raises((torch.OutOfMemoryError, UserError)) as caught:
+            Worker(ready_workspace, run)
+    told = describe_crash(caught.value)
+    words = str(caught.value) if isinstance(caught.value, UserError) else f"{told.what} {told.why} {told.try_this}"
+    assert "memory" in words.lower() and "Close other programs" in words
+    assert run.ending == "failed"
+    assert Worker(ready_workspace, run).outcome == "completed"
