@@ -45,7 +45,7 @@ def build_question(context: AppContext, live: Live, button: Any) -> None:
 
 def _key(view: View) -> Any:
     job = view.snapshot
-    return view.closing, job.alive, job.kind, job.title, job.waiting, job.step if job.alive else 0
+    return view.closing, job.alive, job.kind, job.title, job.waiting  # and no step: it would be sent anew with each
 
 
 def _render(view: View) -> list[Any]:
@@ -71,8 +71,7 @@ def question(job: JobSnapshot, closing: bool) -> str:
             "it at once, press Stop on the Train tab first; it then resumes from its last checkpoint."
         )
     elif job.alive and job.kind == "train":
-        step = f" at step {job.step:,} of {job.total_steps:,}" if job.total_steps else ""
-        words = f"{job.title} is running{step}. It will be saved, and the next start offers to resume it."
+        words = f"{job.title} is running. It will be saved, and the next start offers to resume it."
     elif job.alive:
         words = f"{job.title} is running and will be cancelled; what it has finished is kept."
     else:

@@ -57,6 +57,8 @@ class AppContext(ProblemPanel):
         self.errand: Errand | None = None
         """The drawing that a training does in between, the last one."""
         self._focus_run: str | None = None  # None: whatever is newest
+        self.beats: Callable[[], list[int]] = list
+        """What pages ask every second, once the window is built; see ui/live.py."""
         self._training: JobSnapshot | None = None
         self._readiness: tuple[Any, Readiness] = (None, Readiness())
         self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)

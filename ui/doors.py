@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ui.beat import PATH
+
 API = "/gradio_api"
 STREAM = f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}"
 GUARDED = "Host, Origin, Sec-Fetch-Site"
@@ -61,6 +63,7 @@ DOORS = (
     Door(f"{API}/user", "the user's name", GUARDED),
     Door(f"{API}/app_id", "tells the page that the app was started anew", GUARDED),
     Door(f"{API}/startup-events", "called once by the server itself", GUARDED),
+    Door(PATH, "whether something on the page has changed, as numbers", GUARDED),
     Door(f"{API}/heartbeat/{{session_hash}}", "tells that a page was closed", GUARDED),
     Door(
         f"{API}/queue/join",

@@ -185,6 +185,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     """
     from starlette.middleware import Middleware
 
+    from ui.beat import Beat
     from ui.guard import LOOPBACK_NAMES, Inside, LocalGuard, machine_names
     from ui.live import PAGES
     from ui.style import CSS, ON_LOAD, theme
@@ -195,6 +196,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     workspace = context.workspace
     inside = Inside((workspace.thumbnails, workspace.outputs), workspace.temporary, MAX_UPLOAD)
     guard = Middleware(LocalGuard, names=names, any_address=everywhere, inside=inside)  # type: ignore[arg-type]
+    beat = Middleware(Beat, beats=context.beats)  # type: ignore[arg-type]
     try:
         demo.launch(
             server_name=host,
@@ -211,7 +213,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
             # Only pictures that the app made: a dataset folder may hold web pages, which would be served as such.
             allowed_paths=[str(workspace.thumbnails), str(workspace.outputs)],
             blocked_paths=[str(workspace.datasets), str(workspace.models), str(workspace.cache)],
-            app_kwargs={"middleware": [guard]},
+            app_kwargs={"middleware": [guard, beat]},
             max_file_size=MAX_UPLOAD,
             state_session_capacity=PAGES,  # each page that was ever opened takes more than a megabyte until then
             enable_monitoring=False,

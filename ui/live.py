@@ -1,14 +1,14 @@
-"""The one timer: a view of the live job and the files goes to every page, and only what changed is sent.
+"""A view of the live job and the files goes to every page, and only what changed is sent.
 
 At the start and end of every event the browser notes its progress at each output and input of all events that there
-ever were, and searches the whole page for each of them. So the timer has no inputs, what a page has seen is kept here
-by its session, progress is noted in one place, and the timer's outputs are a few hidden marks at the top of the page:
-one for each group of parts, which beats when something of the group has changed.
+ever were, and searches the whole page for each of them. So there is no timer of gradio's: the page asks an address of
+our own (ui/beat.py) whether something of a group of parts has changed, and only then presses a hidden button, whose
+event fetches it (ui/beat.js). That event has no inputs; what a page has seen is kept here by its session; and progress
+is noted in one place.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -21,7 +21,6 @@ from engine.errors import UserError
 from ui.context import AppContext
 from ui.view import View
 
-SECONDS = 1.0
 PAGES = 64  # that are kept in mind; one that comes back after so many others is painted anew
 Pace = Literal["quick", "now and then", "form"]
 """quick: changes with every step; form: many fields that change together, and seldom."""
@@ -66,16 +65,18 @@ def changed_parts(
 
 
 class Live:
-    """Collects the parts while the tabs are built, then wires the timer, the first paint and the buttons."""
+    """Collects the parts while the tabs are built, then wires the first paint, what changes, and the buttons."""
 
     def __init__(self, context: AppContext, demo: gr.Blocks) -> None:
         self.context = context
         self.demo = demo
         self.parts: list[Part] = []
         self.clicks: list[Any] = []
-        # On the page and yet not to be seen: what gradio itself hides is not kept up to date.
-        self.marks = [gr.HTML("", elem_classes="mark", padding=False) for _ in PACES]
-        self._beats = itertools.count(1)
+        # On the page and yet not to be seen: what gradio itself hides is not there.
+        self.beaten = [gr.Button(pace, elem_classes="beat") for pace in PACES]
+        context.beats = self.beats
+        self._last: dict[Pace, list[Hashable]] = {}
+        self._beats = dict.fromkeys(PACES, 0)
         self._seen: OrderedDict[str, dict[Pace, dict[int, Hashable]]] = OrderedDict()
         self._lock = threading.Lock()
         self._faulty: set[int] = set()
@@ -105,7 +106,7 @@ class Live:
         self.parts.append(Part(tuple(outputs), key, render, pace))
 
     def after(self, event: Any) -> Any:
-        """The page is brought up to date at once after this event, without waiting for the timer."""
+        """The page looks at once after this event."""
         self.clicks.append(event)
         return event
 
@@ -125,22 +126,32 @@ class Live:
             "api_visibility": "private",
             "concurrency_limit": None,
         }
-        for pace, mark in zip(PACES, self.marks, strict=True):
+        for pace, button in zip(PACES, self.beaten, strict=True):
             outputs = [output for part in self.group(pace) for output in part.outputs]
-            mark.change(self._refresh(pace), None, outputs, **how)
-
-        def look(request: gr.Request) -> Any:
-            view, seen = self.context.view(), self.seen_by(request.session_hash)
-            late = [self._late(pace, view, seen[pace]) for pace in PACES]
-            beats = [f"<i data-beat='{next(self._beats)}'></i>" if due else gr.skip() for due in late]
-            return beats if any(late) else gr.skip()
-
-        timer = gr.Timer(SECONDS)
-        for event in (timer.tick, self.demo.load, *(event.then for event in self.clicks)):
-            event(look, None, self.marks, **how)
+            button.click(self._refresh(pace), None, outputs, trigger_mode="always_last", **how)
+        for event in self.clicks:
+            event.then(None, None, None, js="() => window.studioLook?.()", api_visibility="private")
         for function in self.demo.fns.values():
             if function.show_progress == "hidden":
-                function.show_progress_on = [self.marks[0]]
+                function.show_progress_on = [self.beaten[0]]
+
+    def beats(self) -> list[int]:
+        """For each pace a number, another one once something of the group has changed; the same for all pages."""
+        view = self.context.view()
+        with self._lock:
+            for pace in PACES:
+                keys = [self._key(part, view) for part in self.group(pace)]
+                if keys != self._last.get(pace):
+                    self._last[pace] = keys
+                    self._beats[pace] += 1
+            return list(self._beats.values())
+
+    def _key(self, part: Part, view: View) -> Hashable:
+        try:
+            return part.key(view)
+        except Exception as error:  # the others are looked at all the same
+            self.fault(self.parts.index(part), error)
+            return None
 
     def group(self, pace: Pace) -> list[Part]:
         """The parts of one pace, in their order."""
@@ -154,16 +165,6 @@ class Live:
             while len(self._seen) > PAGES:
                 self._seen.popitem(last=False)
             return seen
-
-    def _late(self, pace: Pace, view: View, seen: dict[int, Hashable]) -> bool:
-        """Whether a page shows something else than it should in this group."""
-        for number, part in enumerate(self.group(pace)):
-            try:
-                if number not in seen or seen[number] != part.key(view):
-                    return True
-            except Exception as error:  # the others are looked at all the same
-                self.fault(self.parts.index(part), error)
-        return False
 
     def _refresh(self, pace: Pace) -> Callable[..., Any]:
         def refresh(request: gr.Request) -> Any:

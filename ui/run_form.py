@@ -77,7 +77,7 @@ class RunForm:
         live.after(self.trial_cancel.click(live.asking("cancel"), api_visibility="private"))
         live.part(
             [self.trial, self.trial_progress, self.trial_cancel],
-            lambda view: (view.snapshot.version, view.train.buttons[Action.START].enabled),
+            lambda view: (_own_trial(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
             _trial_parts,
         )
         live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill, "form")
@@ -126,9 +126,13 @@ class RunForm:
         return [preset, values["name"], *filled]
 
 
+def _own_trial(view: View) -> bool:
+    return view.snapshot.kind == TRIAL and view.snapshot.alive
+
+
 def _trial_parts(view: View) -> list[Any]:
     """The button, what it is for or how far it is, and its cancel button."""
-    own = view.snapshot.kind == TRIAL and view.snapshot.alive
+    own = _own_trial(view)
     words = "Measures time and memory with your own pictures before you commit to hours: about a minute on a card."
     return [
         gr.Button(interactive=view.train.buttons[Action.START].enabled),

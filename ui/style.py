@@ -18,12 +18,18 @@ APPLY = """
 """
 CHOSEN_THEME = "() => localStorage.getItem('studio-colours') || 'system'"
 SET_THEME = f"(choice) => {{ localStorage.setItem('studio-colours', choice); ({APPLY.strip()})(choice); return []; }}"
-HEARTBEAT = "".join(
-    line
-    for line in (Path(__file__).parent / "heartbeat.js").read_text(encoding="utf-8").splitlines(keepends=True)
-    if not line.startswith("//")
+
+
+def script(name: str) -> str:
+    """A function in a file beside this one, without the remarks above it."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("//")).strip()
+
+
+ON_LOAD = (
+    f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); "
+    f"({script('heartbeat.js')})(); ({script('beat.js')})(); }}"
 )
-ON_LOAD = f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); ({HEARTBEAT.strip()})(); }}"
 
 
 def theme() -> Any:

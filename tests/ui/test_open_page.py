@@ -22,6 +22,7 @@ from engine.jobs.runner import Emit
 from engine.workspace import Workspace
 from tests.browser.studio import free_port
 from ui import launch
+from ui.beat import PATH
 from ui.context import AppContext
 from ui.live import PACES, PAGES, Live
 from ui.messages import status_line
@@ -30,12 +31,12 @@ SESSION = "a-page"
 
 
 class Page:
-    """What the browser's page does with the timer: it ticks, and fetches the groups whose marks have changed."""
+    """What the browser's page does: it asks for the beats, and fetches the groups that have another one."""
 
     def __init__(self, demo: gr.Blocks, live: Live, port: int) -> None:
         functions = list(demo.fns.values())
-        self.tick = next(f for f in functions if any(event == "tick" for _, event in f.targets))
-        self.groups = [next(f for f in functions if (mark._id, "change") in f.targets) for mark in live.marks]
+        self.groups = [next(f for f in functions if (button._id, "click") in f.targets) for button in live.beaten]
+        self.known = [0] * len(self.groups)
         self.server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask(self, function: Any) -> list[Any]:
@@ -54,8 +55,11 @@ class Page:
         return list(end["output"]["data"])
 
     def look(self) -> int:
-        """One tick; how many groups had changed."""
-        due = [isinstance(mark, str) for mark in self.ask(self.tick)]
+        """One look; how many groups had changed."""
+        self.server.request("GET", PATH)
+        beats = json.loads(self.server.getresponse().read())
+        due = [beat != known for beat, known in zip(beats, self.known, strict=True)]
+        self.known = beats
         for group, changed in zip(self.groups, due, strict=True):
             if changed:
                 self.ask(group)
@@ -112,7 +116,7 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
         )
         live.wire()
     demo.queue(api_open=False)
-    assert len(live.marks) == len(PACES)
+    assert len(live.beaten) == len(PACES)
     port = free_port()
     launch.serve(demo, context, "127.0.0.1", port, None)
     try:

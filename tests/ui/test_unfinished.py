@@ -119,7 +119,7 @@ def test_closing_asks_with_what_it_would_end(workspace: Workspace) -> None:
     assert "Nothing is running" in idle and "data-closing='asked' data-saved='yes'" in idle
     training: dict[str, Any] = {"alive": True, "kind": "train", "title": "Training <cats>", "total_steps": 400}
     words = closing.question(JobSnapshot(**training, start_step=3), closing=False)
-    assert "Training &lt;cats&gt; is running at step 3 of 400" in words and "saved" in words
+    assert "Training &lt;cats&gt; is running. It will be" in words and "saved" in words
     stuck = JobSnapshot(**training, phase="waiting", waiting="The checkpoint of step 3 waits for room.")
     for closes in (False, True):
         words = closing.question(stuck, closing=closes)
