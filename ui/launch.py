@@ -38,6 +38,10 @@ each it makes a pandas table of the last 10,000, for a dashboard that is shut he
 second: after 3,000 events a look cost 32 ms of processor time, at first 18. Bounded since gradio-app/gradio#13756, but
 not switched off together with the dashboard. So: remember one, and make the table after the thousand millionth."""
 
+QUEUE_SECONDS = 0.02
+"""gradio's queue (6.31: queueing.py, Queue.start_processing) looks every millisecond whether an event has come, except
+on Windows: a tenth of a processor core, for as long as the app is open, and in the way of training's own thread."""
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the app until it is ended; returns the exit status."""
@@ -191,6 +195,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     from ui.style import CSS, ON_LOAD, theme
 
     kept_ids.install()
+    demo._queue.sleep_when_free = QUEUE_SECONDS
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
     workspace = context.workspace

@@ -61,7 +61,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     """From the first start to "Finished"."""
     seen = DemoRun(app, foreign=watch_foreign_requests(page, app.address))
     page.on("pageerror", lambda error: seen.faults.append(str(error)))
-    _set_up(page, app)
+    set_up(page, app)
     _cancel_while_it_prepares(page, seen)
     known = set((app.workspace / "runs").iterdir())
     click(page, "#first-2")
@@ -80,7 +80,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     return seen
 
 
-def _set_up(page: Any, app: Studio) -> None:
+def set_up(page: Any, app: Studio) -> None:
     """The first click of the card, and fewer pictures and steps than it suggests."""
     open_page(page, app)
     wait_for(page, "#first-start", "Three clicks")

@@ -116,9 +116,10 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
         )
         live.wire()
     demo.queue(api_open=False)
-    assert len(live.beaten) == len(PACES)
+    assert len(live.beaten) == len(PACES) and demo._queue.sleep_when_free > 0, "what gradio calls it"
     port = free_port()
     launch.serve(demo, context, "127.0.0.1", port, None)
+    assert demo._queue.sleep_when_free == launch.QUEUE_SECONDS
     try:
         yield demo, Page(demo, live, port)
     finally:
