@@ -137,8 +137,8 @@ class Live:
 
     def beats(self) -> list[int]:
         """For each pace a number, another one once something of the group has changed; the same for all pages."""
-        view = self.context.view()
         with self._lock:
+            view = self.context.view()  # here: an older one must not come after a newer one
             for pace in PACES:
                 keys = [self._key(part, view) for part in self.group(pace)]
                 if keys != self._last.get(pace):

@@ -80,6 +80,8 @@ class Saving:
         on_its_way, self._on_its_way = self._on_its_way, None
         if on_its_way is None:
             return True
+        if not on_its_way.done():
+            self._trainer.emit(PhaseChanged("saving"))
         try:
             with self._slow.watching(f"Waiting for the checkpoint of step {self._step:,}"):
                 checkpoint = on_its_way.result()
