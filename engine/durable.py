@@ -72,8 +72,8 @@ class Sealing:
         self.close()
 
     def close(self) -> None:
-        """Wait for what is being read or flushed just now."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """Wait for all that was added; ``sums`` may be asked afterwards, too."""
+        self._pool.shutdown(wait=True)
 
     def add(self, *paths: Path) -> None:
         """Files, or folders with all their files, that are written and not touched again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -238,6 +239,18 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
     flushed = {Path(path).name for kind, path in order[:named] if kind == "file"}
     assert flushed >= {"weights.safetensors", "optimizer.safetensors", "state.json"}
     assert order[named + 1] == ("folder", str(tmp_path / "run" / "checkpoints"))
+
+
+def test_all_that_was_added_is_sealed_however_many_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, real = threading.Event(), durable._seal
+    monkeypatch.setattr(durable, "_seal", lambda path: (gate.wait(60), real(path))[1])
+    files = [tmp_path / str(number) for number in range(3 * durable.THREADS)]
+    for file in files:
+        file.write_text(file.name, encoding="utf-8")
+    with durable.Sealing() as sealing:
+        sealing.add(*files)
+        threading.Timer(0.1, gate.set).start()
+    assert sealing.sums() == {file: durable.checksum(file) for file in files}
 
 
 def _empty_run(tmp_path: Path) -> Path:

@@ -17,11 +17,13 @@ from engine.jobs.control import Control
 from engine.jobs.errand import Errand
 from engine.jobs.events import StepDone
 from engine.runs import Run
+from engine.training import saving
 from engine.training.run import training_job
 from engine.workspace import Workspace
 
 from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
+from .test_full_disk import AtOnce
 
 SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
 WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
@@ -37,6 +39,12 @@ def train(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], An
 
     assert training_job(workspace, run)(control.token, emit) == "completed"
     return errand
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint that is still on its way to the disk is in no grid."""
+    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
 
 
 def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
