@@ -65,7 +65,7 @@ def changed_parts(
 
 
 class Live:
-    """Collects the parts while the tabs are built, then wires the first paint, what changes, and the buttons."""
+    """Collects the parts while the tabs are built, then wires what fetches them and the buttons."""
 
     def __init__(self, context: AppContext, demo: gr.Blocks) -> None:
         self.context = context
