@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.conditions.batch import make_all
+from engine.config.presets import resolve
 from engine.data.crop_plan import CropPlan
+from engine.data.make_maps import make_all
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.likeness import likeness
 from engine.evaluation.obedience import Measured, obedience
 from engine.evaluation.pairs import read_pair
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, PreviewMade
-from engine.presets import resolve
 from engine.training.previews import DrawPreviews
 from engine.training.trainer import Trainer
-from engine.workspace import DEMO_BASE, Workspace
+from engine.workspace.paths import DEMO_BASE, Workspace
 
 PAIRS = 800
 

@@ -23,16 +23,16 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from engine.config import ValidationConfig
+from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.families import by_name
+from engine.families.files import LAYOUTS
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
-from engine.model_files import LAYOUTS
-from engine.presets import resolve
-from engine.training.checks import SHARE
+from engine.training.loss_checks import SHARE
 from engine.training.step import take_step
 from engine.training.trainer import Trainer
-from engine.workspace import DEMO_BASE, Workspace
+from engine.workspace.paths import DEMO_BASE, Workspace
 
 PASSES = 4  # held-out and training pairs, each with the right map and with another's
 

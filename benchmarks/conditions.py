@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from engine.conditions.batch import make_all
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 SIDE = 512
 NAMES = ("astronaut", "coffee", "chelsea", "rocket")

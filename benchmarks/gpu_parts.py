@@ -19,20 +19,20 @@ from benchmarks.precision import trained
 from benchmarks.step import ABLATIONS, GIB, THEIRS, measure, peak_rss
 from benchmarks.step_world import SHAPES, make_base, make_pictures
 from engine.config import RunConfig
+from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.dataset import Dataset
 from engine.demo.sets import make_demo_set
 from engine.errors import UserError
+from engine.estimate.memory import CONTEXT_BYTES, predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message, StepDone
-from engine.memory import CONTEXT_BYTES, predict
-from engine.presets import PRESETS_FOLDER, load_preset, resolve
-from engine.runs import Run
-from engine.training import ladder
+from engine.runs.run import Run
+from engine.training import oom
+from engine.training.job import create_run, training_job
 from engine.training.previews import preview_during_training
-from engine.training.run import create_run, training_job
 from engine.training.step import Trouble, take_step
 from engine.training.trainer import Trainer
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 TINY = {"sd15": "tiny", "sd21": "tiny21", "sdxl": "tinyxl"}
 CARDS = {"6gb": 6, "8gb": 8, "12gb": 12, "16gb": 16, "24gb": 24}
@@ -112,7 +112,7 @@ def memory(world: World, family: str, preset: str) -> Found:
         began = time.perf_counter()
         loss = take_step(trainer)
         if loss is Trouble.MEMORY:
-            rungs.append(ladder.recover(trainer, "step").words)
+            rungs.append(oom.recover(trainer, "step").words)
         elif loss is not Trouble.OVERFLOW:
             float(loss)
             trainer.step += 1

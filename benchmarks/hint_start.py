@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
+from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
-from engine.presets import resolve
 from engine.training.batches import Batches
 from engine.training.objective import denoising_loss, sample_latents
 from engine.training.trainer import Trainer
-from engine.workspace import DEMO_BASE, Workspace
+from engine.workspace.paths import DEMO_BASE, Workspace
 
 EVERY, PAIRS = 50, 32
 LEVELS = (700, 800, 900, 960)

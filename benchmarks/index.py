@@ -24,7 +24,7 @@ from PIL import Image  # noqa: E402
 from engine.data.dataset import Dataset  # noqa: E402
 from engine.data.importing import import_source  # noqa: E402
 from engine.data.scan import look_at  # noqa: E402
-from engine.workspace import Workspace  # noqa: E402
+from engine.workspace.paths import Workspace  # noqa: E402
 
 DIFFERENT, A_FOLDER = 50, 1000
 

@@ -35,7 +35,7 @@ from engine.families.sd1 import StableDiffusion1
 from engine.families.sdxl import StableDiffusionXL
 from engine.jobs.control import Control
 from engine.training.batches import Batches
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 BATCH = 4
 WIDTHS = {StableDiffusion1: {"text": 768}, StableDiffusionXL: {"text": 2048, "pooled": 1280}}

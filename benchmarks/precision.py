@@ -28,17 +28,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.obedience import Measured, obedience
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
-from engine.presets import resolve
-from engine.training.frozen import KINDS
+from engine.nets.fp8 import KINDS
+from engine.nets.master_weights import WorkingNets
 from engine.training.precision import DTYPES, LossScale
 from engine.training.previews import preview_during_training
 from engine.training.trainer import Trainer
-from engine.training.working import WorkingNets
-from engine.workspace import DEMO_BASE, Workspace
+from engine.workspace.paths import DEMO_BASE, Workspace
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp16+fp8")
 PAIRS = 40

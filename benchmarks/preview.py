@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from engine.conditions import registry
-from engine.conditions.preview import Shown, preview
+from engine.data.map_preview import Shown, preview
 
 AIM = 150.0  # milliseconds
 

@@ -18,8 +18,8 @@ import tempfile
 from pathlib import Path
 
 from engine.demo.sets import make_demo_set
-from engine.runs import Run
-from engine.workspace import APP_FOLDER, Workspace
+from engine.runs.run import Run
+from engine.workspace.paths import APP_FOLDER, Workspace
 
 PICTURES = 8
 SETTLED = 5

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from engine import durable
+from engine.disk import durable
+from engine.runs.checkpoints import check_whole
 from engine.training import checkpoint
-from engine.training.checkpoint_files import check_whole
 
 
 class Net(torch.nn.Module):

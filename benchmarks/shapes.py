@@ -25,11 +25,11 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.counting_card import CARD, Counter, counting
-from engine import processes
 from engine.config import RunConfig
-from engine.families import by_name
-from engine.families.parts import load_part
-from engine.memory import (
+from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
+from engine.distributed import group
+from engine.distributed.ddp import Sharing
+from engine.estimate.memory import (
     CAPTIONS_AT_ONCE,
     DECODED_SIDE,
     GIB,
@@ -38,12 +38,12 @@ from engine.memory import (
     pictures_encoded_together,
     predict_from,
 )
-from engine.model_files import LAYOUTS
-from engine.presets import PRESETS_FOLDER, load_preset, resolve
+from engine.families import by_name
+from engine.families.files import LAYOUTS
+from engine.families.parts import load_part
 from engine.training.batches import Batch
 from engine.training.objective import Draws
 from engine.training.precision import DTYPES, LossScale
-from engine.training.share import Sharing
 from engine.training.step import take_step
 from engine.training.trainer import Trainer
 
@@ -85,7 +85,7 @@ class OnPaper(Trainer):
         self.config, self.base, self.family = config, str(LAYOUTS / family), by_name(family)
         self.device, self.precision = CARD, config.train.precision
         self.dtype, self.loss_scale = DTYPES[self.precision], LossScale(self.precision)
-        self.processes, self._way_to_share, self.step, self._broke_off = processes.current(), Sharing, 0, False
+        self.processes, self._way_to_share, self.step, self._broke_off = group.current(), Sharing, 0, False
         self.accelerator = _alone()
         self.emit = lambda event: None  # type: ignore[assignment]
         with tempfile.TemporaryDirectory() as folder:

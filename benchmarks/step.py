@@ -31,17 +31,17 @@ import torch
 from benchmarks.step_recipe import BATCH, Encoders, their_step
 from benchmarks.step_world import SHAPES, make_base, make_pictures
 from engine.config import RunConfig
+from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.dataset import Dataset
+from engine.estimate.memory import predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message
-from engine.memory import predict
-from engine.presets import PRESETS_FOLDER, load_preset, resolve
-from engine.runs import write_run
+from engine.nets.master_weights import WorkingNets
+from engine.runs.run import write_run
 from engine.training.precision import DTYPES
 from engine.training.step import Trouble, take_step
 from engine.training.trainer import Trainer
-from engine.training.working import WorkingNets
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 GIB = 2**30
 THEIRS = "diffusers' recipe"

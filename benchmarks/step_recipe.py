@@ -17,7 +17,7 @@ from engine.data.images import load_rgb
 from engine.families import detect
 from engine.training.optim import build_optimizer
 from engine.training.precision import DTYPES
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 BATCH = 4
 

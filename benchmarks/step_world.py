@@ -22,9 +22,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
+from engine.families.files import LAYOUTS
 from engine.families.single_file import clip_tokenizer
-from engine.model_files import LAYOUTS
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 PICTURES = 48
 

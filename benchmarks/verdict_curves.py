@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, PreviewMade, StepDone
-from engine.presets import resolve
-from engine.training.checks import Pace
+from engine.training.loss_checks import Pace
 from engine.training.previews import preview_during_training
 from engine.training.trainer import Trainer
-from engine.workspace import DEMO_BASE, Workspace
+from engine.workspace.paths import DEMO_BASE, Workspace
 
 EVERY, PAIRS = 10, 800
 Spoil = Callable[[list[Image.Image]], list[Image.Image]]

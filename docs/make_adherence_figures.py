@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from engine.evaluation.causes import facts_of
 from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.snapshot import JobSnapshot
-from engine.runs import Run
+from engine.runs.run import Run
 
 OUT = Path(__file__).resolve().parent / "images" / "demo-adherence.svg"
 WIDTH, PANEL, LEFT, RIGHT, TOP, GAP = 720, 190, 56, 16, 26, 44

@@ -12,7 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.runs import Run
+from engine.runs.run import Run
 
 IMAGES = Path(__file__).resolve().parent / "images"
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 720, 260, 50, 40, 16

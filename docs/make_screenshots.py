@@ -19,7 +19,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from engine.workspace import DEMO_BASE  # noqa: E402
+from engine.workspace.paths import DEMO_BASE  # noqa: E402
 from tests.browser.studio import browser_page, open_tab, studio  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"

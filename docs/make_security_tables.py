@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ui import doors, fields
+from ui.server import inputs, routes
 
 PAGE = Path(__file__).with_name("security.md")
 
@@ -20,8 +20,8 @@ def between(text: str, mark: str, table: str) -> str:
 
 
 def main() -> None:
-    text = between(PAGE.read_text(encoding="utf-8"), "addresses", doors.table())
-    text = between(text, "fields", fields.table())
+    text = between(PAGE.read_text(encoding="utf-8"), "addresses", routes.table())
+    text = between(text, "fields", inputs.table())
     temporary = PAGE.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(PAGE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.workspace import APP_FOLDER
+from engine.workspace.paths import APP_FOLDER
 
 ANSWERS = APP_FOLDER / "docs" / "troubleshooting.md"
 

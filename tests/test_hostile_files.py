@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from engine.conditions import map_files, weights
+from engine.conditions import weights
+from engine.data import map_files
 from engine.data.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.data.import_config import ImportConfig
 from engine.data.scan import scan_folder
@@ -28,12 +29,12 @@ from engine.data.sources.parquet import PARQUET
 from engine.data.sources.store import Refused, Store
 from engine.data.sources.tars import TARS
 from engine.errors import UserError
-from engine.evaluation.picture_files import settings_in
-from engine.export.net_files import read_net_file, read_pickle
+from engine.evaluation.image_files import settings_in
 from engine.families import detect
-from engine.inference.picture_info import read_settings
+from engine.families.files import tensor_shapes
+from engine.inference.image_info import read_settings
 from engine.jobs.control import Control
-from engine.model_files import tensor_shapes
+from engine.nets.reading import read_net_file, read_pickle
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [path for name in ("engine", "ui") for path in sorted((ROOT / name).rglob("*.py"))] + [ROOT / "app.py"]
@@ -145,7 +146,7 @@ def test_pictures_are_opened_in_one_place() -> None:
     """Where size, kind and end are checked. The one other opens what the app itself wrote, in a program of its own."""
     opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
     places = {where.split(":")[0] for where in opens}
-    made_here = {"engine/conditions/external_child.py"}
+    made_here = {"engine/conditions/types/external_child.py"}
     assert places <= {"engine/data/images.py"} | made_here
 
 
@@ -338,6 +339,6 @@ def test_a_pickle_that_unpacks_to_more_than_any_net_is_not_opened(
 ) -> None:
     path = tmp_path / "net.pth"
     torch.save({"a": torch.zeros(1000)}, path)
-    monkeypatch.setattr("engine.export.net_files.MAX_PICKLE_BYTES", 1000)
+    monkeypatch.setattr("engine.nets.reading.MAX_PICKLE_BYTES", 1000)
     with pytest.raises(UserError, match="unpacks to"):
         read_pickle(path)

@@ -12,19 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 LIGHT = (
     "engine.config",
-    "engine.presets",
-    "engine.workspace",
+    "engine.config.presets",
+    "engine.workspace.paths",
     "engine.errors",
     "engine.jobs.runner",
     "engine.jobs.snapshot",
     "engine.conditions.registry",
     "engine.install.cli",
-    "engine.runs",
+    "engine.runs.run",
     "engine.demo.sets",
     "engine.data.scan",
     "engine.data.dataset",
-    "engine.hardware",
-    "engine.training.run",
+    "engine.machine.hardware",
+    "engine.training.job",
     "engine.evaluation.grid",
     "engine.evaluation.votes",
     "engine.evaluation.grid_sheet",
@@ -62,7 +62,7 @@ def test_the_window_does_not_import_the_app(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & {"app", "tests"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "ui").glob("*_tab.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "ui").rglob("*_tab.py")), ids=lambda path: path.name)
 def test_a_tab_imports_no_other_tab_and_stays_short(path: Path) -> None:
     assert [name for name in imported(path) if name.split(".")[0] == "ui" and "_tab" in name] == []
     assert len(path.read_text(encoding="utf-8").splitlines()) < 200
@@ -78,7 +78,7 @@ def test_light_modules_load_neither_torch_nor_gradio(module: str) -> None:
 @pytest.mark.slow
 def test_the_whole_window_is_built_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from engine.workspace import Workspace; from ui.context import AppContext;"
+        "import sys; from engine.workspace.paths import Workspace; from ui.page.context import AppContext;"
         "from ui.app import build_app;"
         f"context = AppContext(Workspace({str(tmp_path)!r})); build_app(context); context.view();"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"

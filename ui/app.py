@@ -6,22 +6,18 @@ from typing import Any
 
 import gradio as gr
 
-from ui import (
-    closing,
-    conditions_tab,
-    dataset_tab,
-    export_tab,
-    first_start,
-    settings_tab,
-    train_tab,
-    try_page,
-    unfinished,
-)
-from ui.context import AppContext
-from ui.live import Live
-from ui.messages import problem_panel, status_line
-from ui.reporter import Reporter
-from ui.view import View
+from ui.conditions import conditions_tab
+from ui.dataset import dataset_tab
+from ui.export import export_tab
+from ui.page import close_button, first_start, unfinished
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import problem_panel, status_line
+from ui.page.reporter import Reporter
+from ui.page.view import View
+from ui.settings import settings_tab
+from ui.train import train_tab
+from ui.try_it import try_page
 
 TITLE = "ControlNet Studio"
 TABS = (
@@ -57,8 +53,8 @@ def _header(context: AppContext, live: Live) -> None:
     with gr.Row(elem_id="header"):
         gr.HTML(f"<h1>{TITLE}</h1>")
         status = gr.HTML(elem_id="status-line")
-        close = closing.build_button()
-    closing.build_question(context, live, close)
+        close = close_button.build_button()
+    close_button.build_question(context, live, close)
     with gr.Column(visible=False, elem_id="problem-box") as box:
         problem = gr.HTML(elem_id="problem")
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.workspace import Workspace, write_text
+from engine.workspace.paths import Workspace, write_text
 
 __all__ = ["models", "use", "workspace", "write_text"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.conditions import external, weights
+from engine.conditions import weights
 from engine.conditions.declaration import ConditionType
+from engine.conditions.types import external
 
 
 def check(condition: ConditionType, values: Mapping[str, Any]) -> None:

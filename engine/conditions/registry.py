@@ -8,29 +8,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.conditions.anime_lineart import ANIME_LINEART
-from engine.conditions.canny import CANNY
-from engine.conditions.colour_grid import COLOUR_GRID
 from engine.conditions.declaration import ConditionType, Parameter, Value
-from engine.conditions.depth import DEPTH
-from engine.conditions.external import EXTERNAL
-from engine.conditions.face import FACE
-from engine.conditions.grey import GREY
-from engine.conditions.inpaint import INPAINT
-from engine.conditions.light_dark import LIGHT_DARK
-from engine.conditions.lineart import LINEART
-from engine.conditions.lineart_net import LINEART_NET
-from engine.conditions.lines import LINES
-from engine.conditions.luminance import LUMINANCE
-from engine.conditions.normal import NORMAL
-from engine.conditions.own import OWN
-from engine.conditions.pose import POSE
-from engine.conditions.qr_like import QR_LIKE
-from engine.conditions.scribble import SCRIBBLE
-from engine.conditions.segmentation import SEGMENTATION
-from engine.conditions.shuffle import SHUFFLE
-from engine.conditions.soft_edge import SOFT_EDGE
-from engine.conditions.tile import TILE
+from engine.conditions.types.anime_lineart import ANIME_LINEART
+from engine.conditions.types.canny import CANNY
+from engine.conditions.types.colour_grid import COLOUR_GRID
+from engine.conditions.types.depth import DEPTH
+from engine.conditions.types.external import EXTERNAL
+from engine.conditions.types.face import FACE
+from engine.conditions.types.grey import GREY
+from engine.conditions.types.inpaint import INPAINT
+from engine.conditions.types.light_dark import LIGHT_DARK
+from engine.conditions.types.lineart import LINEART
+from engine.conditions.types.lineart_net import LINEART_NET
+from engine.conditions.types.lines import LINES
+from engine.conditions.types.luminance import LUMINANCE
+from engine.conditions.types.normal import NORMAL
+from engine.conditions.types.own import OWN
+from engine.conditions.types.pose import POSE
+from engine.conditions.types.qr_like import QR_LIKE
+from engine.conditions.types.scribble import SCRIBBLE
+from engine.conditions.types.segmentation import SEGMENTATION
+from engine.conditions.types.shuffle import SHUFFLE
+from engine.conditions.types.soft_edge import SOFT_EDGE
+from engine.conditions.types.tile import TILE
 from engine.errors import UserError
 
 __all__ = ["REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all", "get", "resolve_parameters"]

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from engine import processes
 from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, ModelNeed, function_at
 from engine.data.samples import CancelToken
+from engine.distributed import group
 from engine.errors import UserError
-from engine.give_back import free_memory
+from engine.machine.free_memory import free_memory
 
 _held: dict[tuple[str, str, str], Any] = {}
 _lock = threading.RLock()
@@ -107,7 +107,7 @@ def device() -> str:
     """Where models run: "cuda" where there is a card (of several processes this one's, "cuda:1"), else "cpu"."""
     import torch
 
-    return processes.current().card if torch.cuda.is_available() else "cpu"
+    return group.current().card if torch.cuda.is_available() else "cpu"
 
 
 def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> None:

@@ -31,11 +31,11 @@ from engine.data.encode import Fitting, latents_of
 from engine.data.images import load_rgb
 from engine.data.rows import Rows, names_in
 from engine.data.samples import Progress, Sample
+from engine.disk.space import demand_room
+from engine.distributed.group import ALONE, Processes
+from engine.estimate.memory import CAPTIONS_AT_ONCE
 from engine.families.base import Family
 from engine.jobs.control import Token
-from engine.memory import CAPTIONS_AT_ONCE
-from engine.processes import ALONE, Processes
-from engine.room import demand_room
 
 SHARD = 512
 ROOM_TO_SPARE = 64 * 2**20

@@ -13,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from engine.data.samples import CancelToken, Progress
-from engine.durable import checksum, checksums, flush
-from engine.room import as_disk_error
-from engine.workspace import write_text
+from engine.disk.durable import checksum, checksums, flush
+from engine.disk.space import as_disk_error
+from engine.workspace.paths import write_text
 
 
 def whole(description: Path, token: CancelToken, progress: Progress) -> bool:

@@ -16,8 +16,8 @@ from engine.data.images import load_rgb
 from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.families.base import Family
-from engine.give_back import attempt, free_memory
 from engine.jobs.control import Token
+from engine.machine.free_memory import attempt, free_memory
 
 Box = tuple[int, int, int, int]
 S = TypeVar("S")

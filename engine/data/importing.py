@@ -25,7 +25,7 @@ from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
 from engine.errors import UserError
-from engine.workspace import Workspace, safe_name
+from engine.workspace.paths import Workspace, safe_name
 
 PICTURES = "pictures"
 ORIGIN = "import.json"

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.config.presets import Preset, load_preset
 from engine.data.dataset import Dataset
 from engine.data.samples import CancelToken, Progress
 from engine.data.scan import scan_folder
 from engine.demo.blobs import make_blobs
 from engine.demo.circles import make_circles
 from engine.errors import UserError
-from engine.presets import Preset, load_preset
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 SIDE = 128  # pixels; what the demo base was made for
 DEFAULT_COUNT = 2000

@@ -14,7 +14,7 @@ import numpy as np
 from engine.conditions import registry, strengths, weights
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
-from engine.demo.measure import exact_scorer
+from engine.evaluation.exact_score import exact_scorer
 
 Scorer = Callable[[Sample, np.ndarray, np.ndarray], dict[str, float]]
 """scorer(sample, map asked for, picture drawn), both uint8 RGB (h, w, 3) -> {name: score}, higher is better."""

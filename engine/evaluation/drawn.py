@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.data.images import digest, load_rgb, replace_bytes
 from engine.errors import UserError
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 MOST_FILES, MOST_BYTES = 4_000, 2**30
 WEBP_QUALITY = 92

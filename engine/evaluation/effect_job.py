@@ -17,12 +17,12 @@ from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation import effect, obedience
+from engine.evaluation.image_files import webp, write_folder
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.pairs import Pair, Wanted, read_pair, unnoticed
-from engine.evaluation.picture_files import webp, write_folder
-from engine.runs import Run
-from engine.training.checkpoint_files import Checkpoint
-from engine.workspace import Workspace
+from engine.runs.checkpoints import Checkpoint
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 PAIRS = 4
 JSON = "effect.json"

@@ -23,13 +23,13 @@ from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress, Sample
 from engine.errors import UserError
 from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, obedience, report
+from engine.evaluation.image_files import settings_text, webp, write_folder
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.obedience import Measured, Obedience
 from engine.evaluation.pairs import Pair, Wanted, read_pair, round_trip, unnoticed
-from engine.evaluation.picture_files import settings_text, webp, write_folder
-from engine.runs import Run
-from engine.training.checkpoint_files import Checkpoint
-from engine.workspace import Workspace
+from engine.runs.checkpoints import Checkpoint
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 PAIRS, MOST_PAIRS = 64, 512
 CLOSER = 8

@@ -16,8 +16,8 @@ from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.evaluation.causes import facts_of
 from engine.evaluation.verdict import judge
-from engine.runs import Run
-from engine.workspace import Workspace, write_text
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace, write_text
 
 T = TypeVar("T", int, float)
 

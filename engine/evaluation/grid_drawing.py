@@ -18,9 +18,9 @@ from engine.evaluation.grid_rows import Row, rows_of
 from engine.inference.parts import MAX_BATCH
 from engine.inference.request import LIVE
 from engine.inference.session import TryRequest, TrySession
-from engine.runs import Run
-from engine.training.checkpoint_files import DECODER, Checkpoint
-from engine.workspace import Workspace
+from engine.runs.checkpoints import DECODER, Checkpoint
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 MOST_PICTURES = 600
 LABEL = "Pictures of the grid, steps"

@@ -16,8 +16,8 @@ from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
 from engine.errors import UserError
 from engine.evaluation.grid import GridWish, held_out_pairs
-from engine.runs import Run
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from engine.config import ValidationConfig
-from engine.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.data.samples import CancelToken, Progress
 from engine.evaluation.pairs import Nets, Wanted, draw, to_pictures
 from engine.families import detect
 from engine.families.parts import read_component_config
-from engine.give_back import attempt, free_memory
 from engine.inference.parts import Thrift
-from engine.runs import Run
-from engine.training.checkpoint_files import DECODER, Checkpoint, demand_whole
-from engine.training.scope import decoder_of
-from engine.workspace import Workspace
+from engine.machine.free_memory import attempt, free_memory
+from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
+from engine.nets.trainable import decoder_of
+from engine.runs.checkpoints import DECODER, Checkpoint, demand_whole
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import CancelToken, Progress, Sample
 from engine.families import Family
-from engine.give_back import free_memory
 from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
+from engine.machine.free_memory import free_memory
 
 BATCH = 4
 DRAWING = "Drawing control pictures"

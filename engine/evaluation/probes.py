@@ -15,13 +15,13 @@ from typing import Literal
 import numpy as np
 
 from engine.conditions import registry, weights
-from engine.conditions.batch import read_picture
 from engine.config import ValidationConfig
 from engine.config.validation import MOST_OWN
 from engine.data.crop import apply_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
+from engine.data.make_maps import read_picture
 from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.evaluation.pairs import Pair

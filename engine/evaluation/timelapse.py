@@ -16,7 +16,7 @@ from engine.data.images import load_rgb, opened
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.lettering import font_of
-from engine.runs import Run
+from engine.runs.run import Run
 
 Format = Literal["webp", "gif"]
 MOST_FRAMES = 150

@@ -19,6 +19,7 @@ from engine.data.dataset import Dataset
 from engine.data.images import replace_bytes
 from engine.data.samples import CancelToken, Progress, Sample
 from engine.evaluation import adherence, colour, obedience
+from engine.evaluation.image_files import TEMPORARY, settings_text, webp, write_folder
 from engine.evaluation.pairs import (
     BATCH,
     Encode,
@@ -31,10 +32,9 @@ from engine.evaluation.pairs import (
     to_pictures,
     unnoticed,
 )
-from engine.evaluation.picture_files import TEMPORARY, settings_text, webp, write_folder
 from engine.evaluation.probes import Probe
 from engine.families import Family
-from engine.runs import PreviewRecord, read_preview
+from engine.runs.run import PreviewRecord, read_preview
 
 __all__ = ["TEMPORARY", "Known", "make_previews"]
 

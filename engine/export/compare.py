@@ -16,15 +16,15 @@ from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
-from engine.export.importing import read_controlnet
 from engine.export.out import export
 from engine.export.self_check import net_of
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
 from engine.families import detect
-from engine.runs import Run
-from engine.training.checkpoint_files import Checkpoint
-from engine.workspace import Workspace
+from engine.nets.importing import read_controlnet
+from engine.runs.checkpoints import Checkpoint
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 MAIN_SCORES = ("adherence", "iou")
 """The first of these that the run's pictures are scored by stands in the table."""

@@ -19,7 +19,7 @@ import torch
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export import single_file
-from engine.export.ldm_keys import rename_from_ldm, to_ldm
+from engine.nets.ldm_keys import rename_from_ldm, to_ldm
 
 if TYPE_CHECKING:
     from engine.export.source import Source

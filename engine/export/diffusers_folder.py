@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.controlnet_files import CONFIG, WEIGHTS
 from engine.export.source import Source
+from engine.nets.controlnet_files import CONFIG, WEIGHTS
 
 
 def write(path: Path, source: Source) -> None:

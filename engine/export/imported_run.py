@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import registry
+from engine.config.presets import resolve
 from engine.data.samples import CancelToken, Progress
-from engine.durable import Sealing
-from engine.export.importing import Imported, read_controlnet, store
+from engine.disk.durable import Sealing
 from engine.families import detect
-from engine.presets import resolve
-from engine.runs import Run, write_run
-from engine.training.checkpoint_files import DESCRIPTION, describe_files, seal
+from engine.nets.importing import Imported, read_controlnet, store
+from engine.runs.checkpoints import DESCRIPTION, describe_files, seal
+from engine.runs.run import Run, write_run
 from engine.version import VERSION
-from engine.workspace import Workspace, write_text
+from engine.workspace.paths import Workspace, write_text
 
 
 def import_as_run(

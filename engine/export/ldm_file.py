@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from engine.export import single_file
-from engine.export.ldm_keys import from_ldm, to_ldm
 from engine.export.source import Source
+from engine.nets.ldm_keys import from_ldm, to_ldm
 
 
 def write(path: Path, source: Source) -> None:

@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from engine.controlnet_files import CONFIG, WEIGHTS, read_config
 from engine.data.samples import CancelToken, Progress
-from engine.durable import Sealing
+from engine.disk.durable import Sealing
 from engine.errors import UserError
-from engine.export.net_files import read_safetensors
-from engine.training.checkpoint_files import (
+from engine.nets.controlnet_files import CONFIG, WEIGHTS, read_config
+from engine.nets.reading import read_safetensors
+from engine.runs.checkpoints import (
     DESCRIPTION,
     TEMPORARY,
     Checkpoint,
@@ -27,7 +27,7 @@ from engine.training.checkpoint_files import (
     seal,
 )
 from engine.version import VERSION
-from engine.workspace import safe_name, write_text
+from engine.workspace.paths import safe_name, write_text
 
 Kind = Literal["equal", "ema"]
 FOLDER = "merged"

@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import Preprocessor, preprocessor
 from engine.export.story import Story
-from engine.workspace import write_text
+from engine.workspace.paths import write_text
 
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
 MARK = "made_with: ControlNet Studio"

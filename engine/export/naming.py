@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import UserError
-from engine.workspace import safe_name
+from engine.workspace.paths import safe_name
 
 # In the order in which AUTOMATIC1111's ControlNet extension looks for them in the lower-cased name.
 VERSION_MARKS = ((("sd14", "sd15", "sd16"), "sd1"), (("sd21", "2.1"), "sd2"), (("xl",), "sdxl"))

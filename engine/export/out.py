@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
-from engine.model_files import at_hand
+from engine.families.files import at_hand
 
 if TYPE_CHECKING:
     from engine.export.source import Source
     from engine.families import Family
-    from engine.training.checkpoint_files import Checkpoint
+    from engine.runs.checkpoints import Checkpoint
 
 TEMPORARY = ".exporting-"
 CARD_ENDING = "_card"
@@ -53,7 +53,7 @@ def export(
         UserError: the checkpoint is not whole, the name is taken or misleading, the disk is full, or the check failed.
             Nothing is left behind.
     """
-    from engine.export import model_card, same_picture
+    from engine.export import model_card, same_image
     from engine.export.naming import export_stem
     from engine.export.source import DTYPES, read_source, whole_checkpoint
     from engine.export.story import story_of
@@ -99,7 +99,7 @@ def export(
         read = module.read(temporary)
         checked = _check(temporary, read, source, family, stem, target.name)
         stage(3, "Drawing the same picture with both")
-        checked += " " + same_picture.check(source, read[1], family, base, target.name, token)
+        checked += " " + same_image.check(source, read[1], family, base, target.name, token)
         del read
         stage(4, "Writing the model card")
         if way.ending:
@@ -140,7 +140,7 @@ def _local_base(base: str, needed: bool) -> str:
         needed: a hub id will do: where the run trained with it, it has been fetched before.
     """
     from engine.export.source import public_name
-    from engine.workspace import DEMO_BASE
+    from engine.workspace.paths import DEMO_BASE
 
     if base == "demo":
         return str(DEMO_BASE)
@@ -152,8 +152,8 @@ def _against_base(
     source: Source, whole: Checkpoint, weights: Weights, family: Family, base: str, rank: int, token: CancelToken | None
 ) -> Source:
     from engine.export.control_lora import against_base, as_trained
-    from engine.export.importing import base_weights
     from engine.export.source import read_factors
+    from engine.nets.importing import base_weights
 
     if not base:
         raise UserError(

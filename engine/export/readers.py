@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from engine.export.ldm_keys import PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
 from engine.export.naming import version_read_from
-from engine.export.net_files import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
+from engine.nets.ldm_keys import PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
+from engine.nets.reading import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
 
 Shapes = Mapping[str, tuple[int, ...]]
 BLOCKS_OF_SD1, BLOCKS_OF_SDXL = 12, 9

@@ -11,10 +11,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from engine.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.errors import UserError
 from engine.export.story import UNKNOWN, Story
-from engine.training.checkpoint_files import AVERAGED_FACTORS, FACTORS, Checkpoint, demand_whole, look
+from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
+from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, Checkpoint, demand_whole, look
 from engine.version import VERSION
 
 COARSENESS = ("fp32", "fp16", "bf16")

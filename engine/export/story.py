@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.config import ValidationConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
-from engine.runs import PreviewRecord, Run
+from engine.runs.run import PreviewRecord, Run
 
 
 @dataclass(frozen=True)

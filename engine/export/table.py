@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine.workspace import write_text
+from engine.workspace.paths import write_text
 
 FILE = "size_against_quality.json"
 

@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from engine.errors import UserError
-from engine.model_files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, tensor_shapes, text_width
+from engine.families.files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, tensor_shapes, text_width
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
 VAE = "first_stage_model."

@@ -13,17 +13,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from engine.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.data.samples import CancelToken, Progress
 from engine.families import Family, detect
 from engine.families.parts import read_component_config
-from engine.give_back import attempt, free_memory
 from engine.inference.parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
 from engine.inference.sampling import Beside, Drawing, decode, draw_latents, in_pieces, to_hint
-from engine.training.checkpoint_files import DECODER, demand_whole
-from engine.training.scope import decoder_of
-from engine.workspace import Workspace
+from engine.machine.free_memory import attempt, free_memory
+from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
+from engine.nets.trainable import decoder_of
+from engine.runs.checkpoints import DECODER, demand_whole
+from engine.workspace.paths import Workspace
 
 __all__ = ["TryRequest", "TrySession", "prepare", "to_hint"]
 
@@ -94,7 +94,7 @@ class TrySession:
         if path.is_dir():
             opened: Any = family.load_controlnet(path, self._dtype)
         else:
-            from engine.export.importing import open_controlnet
+            from engine.nets.importing import open_controlnet
 
             opened = open_controlnet(path, family, base, self._dtype)
         net = opened.to(self._device).eval().requires_grad_(False)

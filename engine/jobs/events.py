@@ -63,7 +63,7 @@ class PreviewMade:
 
 @dataclass(frozen=True)
 class Checked:
-    """Losses of a few fixed pairs at fixed noise, without drawing anything; see engine/evaluation/tier0.py."""
+    """Losses of a few fixed pairs at fixed noise, without drawing anything; see engine/training/fixed_losses.py."""
 
     step: int
     images_seen: int

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from engine.clock import awake
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control, Token
 from engine.jobs.errand import Errand, ended
 from engine.jobs.events import Event, Message
 from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import LOG_LINES, Failure, JobSnapshot, Outcome, fold
+from engine.machine.clock import awake
 
 Emit = Callable[[Event], None]
 Work = Callable[[Token, Emit], Outcome]

@@ -116,7 +116,7 @@ class Batches:
         Of several processes each gets the same share of the ``accumulation`` parts of a step, one after another, and
         counts only its own. The pictures, their order and their random numbers stay what they were.
         """
-        assert accumulation % self._world == 0, "see engine.training.share"
+        assert accumulation % self._world == 0, "see engine.distributed.ddp"
         if self._ahead is not None:
             self._ahead[1].cancel()
         self._part, self._ahead = batch_size, None

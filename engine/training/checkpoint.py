@@ -24,11 +24,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from engine.controlnet_files import WEIGHTS
-from engine.durable import Sealing, flush_folder
+from engine.disk.durable import Sealing, flush_folder
+from engine.disk.space import as_disk_error, demand_room
 from engine.errors import UserError
-from engine.room import as_disk_error, demand_room
-from engine.training.checkpoint_files import (
+from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.ema import averaged_names, averaged_weights
+from engine.nets.lora import put_back, save_factors, save_net, thin_layers
+from engine.runs.checkpoints import (
     AVERAGED_FACTORS,
     DECODER,
     DESCRIPTION,
@@ -42,10 +44,8 @@ from engine.training.checkpoint_files import (
     seal,
     temporary_name,
 )
-from engine.training.ema import averaged_names, averaged_weights
-from engine.training.low_rank import put_back, save_factors, save_net, thin_layers
 from engine.version import VERSION
-from engine.workspace import write_text
+from engine.workspace.paths import write_text
 
 FREE_SPACE_MARGIN = 64 * 2**20
 DEEPER = "|"  # between the levels of a nested state

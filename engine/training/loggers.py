@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
+from engine.disk.watchdog import SlowDisk
 from engine.jobs.events import Checked, Event, Message, PreviewMade, StepDone
 from engine.jobs.runner import Emit
 from engine.training.event_file import EventFile
-from engine.training.slow_disk import SlowDisk
 
 TENSORBOARD = "tensorboard"
 EVERY = 10  # steps: their figures are a week's file at a few megabytes

@@ -15,17 +15,17 @@ import torch
 
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
-from engine.hardware import Hardware
+from engine.estimate.trials import Measured, write
 from engine.jobs.control import Token
 from engine.jobs.events import Event, Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
-from engine.measurements import Measured, write
-from engine.runs import Run, write_run
-from engine.training import ladder
+from engine.machine.hardware import Hardware
+from engine.runs.run import Run, write_run
+from engine.training import oom
 from engine.training.previews import preview_during_training
 from engine.training.step import Trouble, give_up_after, take_step
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -94,7 +94,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         began = time.perf_counter()
         loss = take_step(trainer)
         if loss is Trouble.MEMORY:
-            ladder.recover(trainer, "trial")
+            oom.recover(trainer, "trial")
             continue
         if loss is Trouble.OVERFLOW:
             give_up_after(trainer, skipped := skipped + 1)
@@ -128,7 +128,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
 def memory_used(device: torch.device) -> float:
     """Most bytes so far of the card (with what its driver takes), or those of the process now."""
     if device.type == "cuda":
-        from engine.memory import CONTEXT_BYTES
+        from engine.estimate.memory import CONTEXT_BYTES
 
         return torch.cuda.max_memory_reserved(device) + CONTEXT_BYTES
     return float(psutil.Process().memory_info().rss)

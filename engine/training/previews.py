@@ -15,9 +15,9 @@ from engine.inference.sampling import Text, in_pieces
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
 from engine.jobs.faults import device_lost
-from engine.runs import PreviewRecord
-from engine.training import ladder
-from engine.training.working import as_exported
+from engine.nets.master_weights import as_exported
+from engine.runs.run import PreviewRecord
+from engine.training import oom
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -43,7 +43,7 @@ class DrawPreviews:
         try:
             record = self._draw(trainer, step)
             if record is None:  # out of memory: from now on one picture at a time
-                ladder.clear(trainer)
+                oom.clear(trainer)
                 trainer.pictures_at_once = 1
                 words = f"Memory ran out for the pictures of step {step:,}; from now on they are drawn one at a time."
                 trainer.emit(Message(words, "warning"))
@@ -90,7 +90,7 @@ class DrawPreviews:
                     watching=trainer.promises.slow.watching,
                 )
         except (RuntimeError, MemoryError) as error:
-            if not ladder.out_of_memory(error):
+            if not oom.out_of_memory(error):
                 raise
             return None
 

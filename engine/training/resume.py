@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from engine.errors import UserError
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit
-from engine.training.checkpoint_files import (
+from engine.runs.checkpoints import (
     Checkpoint,
     Damaged,
     broken_checkpoints,
@@ -19,7 +19,7 @@ from engine.training.checkpoint_files import (
     list_checkpoints,
     set_aside,
 )
-from engine.training.sweep import sweep
+from engine.runs.cleanup import sweep
 
 
 def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from engine.errors import UserError
-from engine.training import ladder, speed
+from engine.training import oom, speed
 from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
 
 if TYPE_CHECKING:
@@ -38,24 +38,24 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         loss = trainer.sharing.combine(lambda: accumulate(trainer))
         if not clip(trainer):
             trainer.loss_scale.overflowed()
-            ladder.forget_gradients(trainer)
+            oom.forget_gradients(trainer)
             return Trouble.OVERFLOW
         if trainer._broke_off:
-            ladder.drop_finished(trainer.optimizer)
+            oom.drop_finished(trainer.optimizer)
         trainer._broke_off = True
         trainer.prepared_optimizer.step()
         trainer._broke_off = False
         trainer.prepared_optimizer.zero_grad(set_to_none=True)
-        ladder.settle(trainer)
+        oom.settle(trainer)
         trainer.loss_scale.held()
         trainer.sharing.went_well()
         return loss
     except Exception as error:
-        if ladder.out_of_memory(error):
+        if oom.out_of_memory(error):
             return Trouble.MEMORY
         if not speed.gave_up(trainer, error):
             raise
-    ladder.clear(trainer)  # of what the compiler left
+    oom.clear(trainer)  # of what the compiler left
     return take_step(trainer)
 
 

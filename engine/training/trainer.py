@@ -9,40 +9,40 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState
 
-from engine import processes
-from engine.clock import awake
 from engine.config import RunConfig
 from engine.data import map_cache
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split as split_of
+from engine.distributed import group
+from engine.distributed.accelerator import accelerator_for
+from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
+from engine.estimate.memory import pictures_drawn_together, pictures_encoded_together
 from engine.families import detect
 from engine.families.parts import read_component_config
-from engine.give_back import give_back_memory
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
-from engine.memory import pictures_drawn_together, pictures_encoded_together
-from engine.training import ladder, speed
-from engine.training.acceleration import accelerator_for
+from engine.machine.clock import awake
+from engine.machine.free_memory import give_back_memory
+from engine.nets.ema import build_average
+from engine.nets.fp8 import keep_less, shrink
+from engine.nets.initial import starting_controlnet
+from engine.nets.master_weights import WorkingNets
+from engine.nets.trainable import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
+from engine.runs.checkpoints import Checkpoint
+from engine.training import oom, speed
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
-from engine.training.checkpoint_files import Checkpoint
-from engine.training.checks import Checks, Heard
-from engine.training.ema import build_average
-from engine.training.frozen import keep_less, shrink
+from engine.training.hooks import Promises
+from engine.training.loss_checks import Checks, Heard
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
 from engine.training.precision import DTYPES, LossScale, usable_precision
-from engine.training.promises import Promises
 from engine.training.resume import open_run
-from engine.training.scope import checkpoint_gradients, decoder_of, keep_only_middle, learning_decoder, what_learns
-from engine.training.share import align, dealt
-from engine.training.start import starting_controlnet
 from engine.training.step import Trouble, give_up_after, take_step
-from engine.training.working import WorkingNets
 
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
 
@@ -66,7 +66,7 @@ class Trainer:
         whole_batch: int | None = None,
         held_out: Sequence[str] | None = None,
     ) -> None:
-        self.processes = processes.current()
+        self.processes = group.current()
         self.run_folder, self.base, self.dataset = run_folder, base, dataset
         self.config, shares = dealt(config, self.processes.count)
         self.token, self.preview = token, preview
@@ -85,7 +85,7 @@ class Trainer:
         self.accelerator, self._way_to_share = accelerator_for(self.config, dtype, on_processor, emit)
         self.device, self.dtype, self.precision = self.accelerator.device, dtype, precision
         self.loss_scale = LossScale(precision)
-        ladder.cap_allocator(self.device)
+        oom.cap_allocator(self.device)
         self.images_per_step = config.images_per_step
         self._prepare(cache_folder, held_out)
 
@@ -205,7 +205,7 @@ class Trainer:
             set_learning_rate(self.optimizer, rate)
             loss = take_step(self)
             if loss is Trouble.MEMORY:  # the same step again, with settings that need less
-                ladder.recover(self, "step")
+                oom.recover(self, "step")
                 continue
             if loss is Trouble.OVERFLOW:  # the same step again, in fp16 with a smaller loss scale; nothing has moved
                 skipped += 1

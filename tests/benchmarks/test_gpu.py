@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import gpu, gpu_table
 from benchmarks.precision import interval, table
-from engine.workspace import APP_FOLDER
+from engine.workspace.paths import APP_FOLDER
 
 MEMORY: dict[str, Any] = {
     "reserved": {"preparing": 3.0, "training": 5.5, "pictures": 4.0},

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from engine.demo.sets import make_demo_set
-from engine.runs import Run
-from engine.workspace import DEMO_BASE, Workspace
+from engine.runs.run import Run
+from engine.workspace.paths import DEMO_BASE, Workspace
 from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot, wait_for
 from tests.browser.studio import ROOT, Studio, browser_page
 

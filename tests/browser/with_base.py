@@ -12,12 +12,12 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     if os.environ.get("STUDIO_CALLS"):
-        from tests.ui.watched import watch
+        from tests.ui.page.watched import watch
 
         sys.addaudithook(watch)
-    import engine.workspace
-    from ui.launch import main
+    import engine.workspace.paths
+    from ui.server.launch import main
 
     if os.environ.get("STUDIO_DEMO_BASE"):
-        engine.workspace.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])
+        engine.workspace.paths.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])
     sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.conditions import places, weights, wheels
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 @pytest.fixture(autouse=True)

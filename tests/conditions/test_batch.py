@@ -8,9 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.conditions import batch, external, map_files, registry, soft_edge, strengths, weights
-from engine.conditions.batch import make_all
+from engine.conditions import registry, strengths, weights
+from engine.conditions.types import external, soft_edge
+from engine.data import make_maps, map_files
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from tests.conditions import tiny_models
@@ -266,25 +268,25 @@ def test_missing_weights_stop_the_job_before_it_touches_the_dataset(dataset: Dat
 
 def test_a_program_that_never_works_is_not_tried_on_every_picture(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
-    for number in range(batch.HOPELESS + 30):
+    for number in range(make_maps.HOPELESS + 30):
         squares(tmp_path / "source" / f"{number:03}.png", number)
     dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(tmp_path / "source"))
     external.allow("no-such-tool {input} {output}")
     with pytest.raises(UserError) as caught:
         make_all(dataset, "external", {"program": "no-such-tool {input} {output}"}, workers=1)
-    assert "cannot be started" in caught.value.why and str(batch.HOPELESS) in caught.value.what
+    assert "cannot be started" in caught.value.why and str(make_maps.HOPELESS) in caught.value.what
 
 
 def test_large_pictures_go_in_smaller_packs(dataset: Dataset) -> None:
     large = [replace(sample, width=4000, height=3000) for sample in dataset.samples()]
-    assert [len(pack) for pack in batch._packs(iter(large), 8, None)] == [1] * 10
-    assert [len(pack) for pack in batch._packs(iter(large), 8, 512)] == [8, 2]
+    assert [len(pack) for pack in make_maps._packs(iter(large), 8, None)] == [1] * 10
+    assert [len(pack) for pack in make_maps._packs(iter(large), 8, 512)] == [8, 2]
 
 
 def test_large_photographs_are_read_small_and_mean_the_same(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     large = Image.fromarray(photos["astronaut"]).resize((2048, 2048), Image.Resampling.LANCZOS)
     large.save(tmp_path / "large.jpg", quality=95)
-    read = batch.read_picture(tmp_path / "large.jpg", 512)
+    read = make_maps.read_picture(tmp_path / "large.jpg", 512)
     assert read.shape == (512, 512, 3)
     assert np.abs(read.astype(int) - photos["astronaut"]).mean() < 3
-    assert batch.read_picture(tmp_path / "large.jpg", None).shape == (2048, 2048, 3)
+    assert make_maps.read_picture(tmp_path / "large.jpg", None).shape == (2048, 2048, 3)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from skimage import data
 
-from engine.conditions import depth, registry
-from engine.conditions.depth import depth_adherence, depth_batch, grey_map
+from engine.conditions import registry
+from engine.conditions.types import depth
+from engine.conditions.types.depth import depth_adherence, depth_batch, grey_map
 from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 

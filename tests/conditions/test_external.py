@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import external, registry
-from engine.conditions.external import allow, command_of, external_batch
+from engine.conditions import registry
+from engine.conditions.types import external
+from engine.conditions.types.external import allow, command_of, external_batch
 from engine.errors import UserError
 from tests.conditions.test_types import photographs
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.conditions import face as module
-from engine.conditions import face_parts, registry
-from engine.conditions.face import Frame, face, face_adherence, faces
+from engine.conditions import registry
+from engine.conditions.types import face as module
+from engine.conditions.types import face_parts
+from engine.conditions.types.face import Frame, face, face_adherence, faces
 from tests.conditions import tiny_models
 from tests.conditions.test_types import compressed, photographs
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from engine.conditions.inpaint import hole_of
+from engine.conditions.types.inpaint import hole_of
 from tests.conditions.test_more_types import made
 from tests.conditions.test_types import another, compressed, photographs, same, score, warped
 
@@ -32,7 +32,7 @@ def test_every_picture_has_a_hole_of_its_own_that_can_be_drawn_again() -> None:
 
 
 def test_what_is_in_the_hole_does_not_count() -> None:
-    from engine.conditions.inpaint import inpaint_adherence
+    from engine.conditions.types.inpaint import inpaint_adherence
 
     photo = photographs()[1]
     values = {"shape": "boxes", "share": 0.4, "seed": 0}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.conditions import registry
-from engine.conditions.lineart_net import build, lineart_net, lineart_net_batch, load
+from engine.conditions.types.lineart_net import build, lineart_net, lineart_net_batch, load
 from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import normal as module
 from engine.conditions import registry
-from engine.conditions.normal import normal_adherence, normals_of
+from engine.conditions.types import normal as module
+from engine.conditions.types.normal import normal_adherence, normals_of
 from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import pose as module
-from engine.conditions import registry, skeleton
-from engine.conditions.pose import decoded, frame, pose_adherence, pose_batch
+from engine.conditions import registry
+from engine.conditions.types import pose as module
+from engine.conditions.types import skeleton
+from engine.conditions.types.pose import decoded, frame, pose_adherence, pose_batch
 from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 

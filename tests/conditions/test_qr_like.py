@@ -23,7 +23,7 @@ def test_squares_are_whole_and_black_or_white() -> None:
 
 
 def test_squares_near_the_cut_may_stay_gray_and_do_not_count() -> None:
-    from engine.conditions.qr_like import qr_like_adherence
+    from engine.conditions.types.qr_like import qr_like_adherence
 
     photo = photographs()[2]
     map = made("qr_like", photo, unsure=10.0)

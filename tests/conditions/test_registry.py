@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine.conditions import registry
-from engine.conditions.canny import CANNY
 from engine.conditions.registry import ConditionType, Parameter, Registry
+from engine.conditions.types.canny import CANNY
 from engine.errors import UserError
 
 GAIN = Parameter("gain", "Gain", "float", 1.0, 0.0, 2.0)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from engine.conditions.scribble import scribble
+from engine.conditions.types.scribble import scribble
 from tests.conditions.test_more_types import made
 from tests.conditions.test_types import another, compressed, photographs, same, score, warped
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import registry, segmentation
-from engine.conditions.ade20k import PALETTE
-from engine.conditions.segmentation import coloured, segmentation_adherence, segmentation_batch, without_specks
+from engine.conditions import registry
+from engine.conditions.types import segmentation
+from engine.conditions.types.ade20k import PALETTE
+from engine.conditions.types.segmentation import coloured, segmentation_adherence, segmentation_batch, without_specks
 from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 

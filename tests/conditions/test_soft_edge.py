@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.conditions import registry
-from engine.conditions.soft_edge import DEPTHS, build, load, soft_edge, soft_edge_adherence, soft_edge_batch
+from engine.conditions.types.soft_edge import DEPTHS, build, load, soft_edge, soft_edge_adherence, soft_edge_batch
 from tests.conditions import tiny_models
 from tests.conditions.test_types import another, compressed, photographs, warped
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.conditions import places, registry, weights, wheels
-from engine.conditions.face import MODEL
+from engine.conditions.types.face import MODEL
 from engine.errors import UserError
 from tests.conditions import tiny_models
 from tests.data.test_scan import CancelAfter, Cancelled

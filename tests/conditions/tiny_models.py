@@ -90,7 +90,7 @@ def hed(path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from engine.conditions.soft_edge import build
+    from engine.conditions.types.soft_edge import build
 
     net = seeded(lambda: build((4, 4, 8, 8, 8), (2, 2, 3, 3, 3)))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def lineart(path: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from engine.conditions.lineart_net import build
+    from engine.conditions.types.lineart_net import build
 
     net = seeded(lambda: build(4, 2))
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.cli import main
+from engine.cli.main import main
 from engine.data import autocaption
 from engine.data import caption_edits as edits
 from engine.data.autocaption import Captioner, caption_all, load
@@ -19,7 +19,7 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .tiny_captioners import tiny_blip, tiny_florence
 

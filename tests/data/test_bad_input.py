@@ -18,7 +18,7 @@ from engine.data.dataset import Dataset
 from engine.data.importing import ImportResult, import_source
 from engine.data.index import Index
 from engine.errors import UserError
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_huge_pictures_are_read_one_at_a_time_and_bombs_not_at_all(workspace: Wo
         Image.new("RGB", (12_000, 6_000), (number, 100, 200)).save(folder / f"large{number}.png", compress_level=1)
     (folder / "bomb.png").write_bytes(png_of(50_000, 50_000))
     code = (
-        "import resource, sys; from engine.workspace import Workspace;"
+        "import resource, sys; from engine.workspace.paths import Workspace;"
         "from engine.data.importing import import_source;"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
         "r = import_source(Workspace(sys.argv[1]), sys.argv[2]);"

@@ -18,10 +18,10 @@ from engine.data.crop import shared_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.samples import Sample
 from engine.data.scan import scan_folder
+from engine.disk.space import NoRoom
 from engine.errors import UserError
 from engine.families import Family, detect
 from engine.jobs.control import Cancelled, Control
-from engine.room import NoRoom
 from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 CPU = torch.device("cpu")
@@ -178,7 +178,7 @@ def test_a_file_that_is_not_what_was_written_is_made_again(
 def test_a_full_disk_is_noticed_before_anything_is_encoded(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.room.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("engine.disk.space.free_bytes", lambda folder: 1000)
     monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("began"))
     with pytest.raises(NoRoom, match="The cache .* was not written"):
         build(tmp_path, tiny_base, samples)

@@ -17,7 +17,7 @@ from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 CAPTIONS = {
     "astronaut": "an astronaut, smiling",

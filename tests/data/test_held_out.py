@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.conditions.batch import make_all
 from engine.data.dataset import Dataset
 from engine.data.held_out import choose, describe, farthest, split
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 @pytest.fixture(scope="module")

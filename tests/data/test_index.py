@@ -15,7 +15,7 @@ from engine.data.dataset import Dataset
 from engine.data.importing import import_source
 from engine.data.index import Filling, Index
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 COUNT = 12
 

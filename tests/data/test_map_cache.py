@@ -20,7 +20,7 @@ from engine.data.map_cache import MapCache, map_key, smallest
 from engine.data.scan import scan_folder
 from engine.families import detect
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 PLAN = CropPlan(128, "random", 2, True, seed=3)
 Usage = namedtuple("Usage", "total used free")

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from engine.demo.score import read_scene
 from engine.demo.shapes import BLOB, PALETTE, SHAPES
 from engine.families import detect
-from engine.workspace import DEMO_BASE
+from engine.workspace.paths import DEMO_BASE
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.demo.run import DemoResult, run_demo
+from engine.cli.demo import DemoResult, run_demo
+from engine.config.presets import resolve
 from engine.demo.sets import DEMO_SETS, MAKERS, demo_preset, make_demo_set
 from engine.errors import UserError
 from engine.jobs.control import Control
-from engine.presets import resolve
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 def test_it_draws_trains_scores_exports_and_prints_a_table(workspace: Workspace, tiny_base: Path) -> None:

@@ -64,7 +64,7 @@ def test_generated_sets_have_an_exact_score(tmp_path: Any) -> None:
     from engine.data.dataset import Dataset
     from engine.data.scan import scan_folder
     from engine.demo.circles import make_circles
-    from engine.workspace import Workspace
+    from engine.workspace.paths import Workspace
 
     folder = make_circles(tmp_path / "circles", 3, size=64)
     dataset = Dataset.create(Workspace(tmp_path / "workspace"), "circles", scan_folder(folder))

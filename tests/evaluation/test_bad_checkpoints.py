@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from engine.cli import main
+from engine.cli.main import main
 from engine.config import ValidationConfig
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -25,8 +25,8 @@ from engine.evaluation.effect_job import measure_effect
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.pairs import Wanted, read_pair, unnoticed
 from engine.inference.parts import OFFLOAD, Thrift
-from engine.runs import Run
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 
 from .test_evaluate import own_workspace, prepared  # noqa: F401  (fixtures)
 

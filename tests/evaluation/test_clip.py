@@ -10,7 +10,7 @@ import pytest
 from engine.conditions import places
 from engine.errors import UserError
 from engine.evaluation import clip
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from . import tiny_clip
 

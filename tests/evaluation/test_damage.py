@@ -15,7 +15,7 @@ from engine.data.scan import scan_folder
 from engine.evaluation import colour, effect, nearest
 from engine.evaluation.obedience import Yardstick
 from engine.evaluation.pairs import Pair
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 @pytest.mark.parametrize(("how", "name"), [(ImageEnhance.Color, "saturation"), (ImageEnhance.Contrast, "contrast")])

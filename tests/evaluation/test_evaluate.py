@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.cli import main
+from engine.cli.main import main
 from engine.conditions import places
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.demo.circles import make_circles
@@ -20,10 +21,9 @@ from engine.evaluation import report
 from engine.evaluation.effect_job import effect_folder, measure_effect
 from engine.evaluation.evaluate import evaluate, report_folder
 from engine.jobs.control import Cancelled, Control
-from engine.presets import resolve
-from engine.runs import Run
-from engine.training.run import create_run
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.training.job import create_run
+from engine.workspace.paths import Workspace
 
 from . import tiny_clip
 

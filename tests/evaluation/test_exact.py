@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.adherence_exact import record, spearman
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 RECORDED = Path(__file__).with_name("curves") / "exact.json"
 

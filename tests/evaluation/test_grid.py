@@ -17,8 +17,9 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from engine.conditions.batch import make_all
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
@@ -28,9 +29,8 @@ from engine.evaluation.grid_sheet import format_of, save_sheet, sheet
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Checked
-from engine.presets import resolve
-from engine.runs import Run, write_run
-from engine.workspace import Workspace
+from engine.runs.run import Run, write_run
+from engine.workspace.paths import Workspace
 from tests.export.conftest import write_checkpoint
 
 SIDE = 64

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.conditions.batch import make_all
 from engine.config import ValidationConfig
 from engine.config.validation import MOST_OWN
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.evaluation import probes
 from engine.evaluation.pairs import Pair, read_pair
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 CAPTIONS = ["a red disc on a blue ground", "a red disc on a green ground", "a cat"]
 PLAN = CropPlan(64)

@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.evaluation.timelapse import Frame, frames_of, make_timelapse, pictures_of
 from engine.jobs.control import Cancelled, Control
-from engine.runs import Run, write_run
+from engine.runs.run import Run, write_run
 
 SIDE = 96
 

@@ -12,20 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.conditions.batch import make_all
 from engine.config import ValidationConfig
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.evaluation import probes
+from engine.evaluation.image_files import settings_in
 from engine.evaluation.pairs import read_pair
-from engine.evaluation.picture_files import settings_in
 from engine.evaluation.validate import Known, make_previews
 from engine.families import detect
 from engine.jobs.control import Cancelled, Control
-from engine.runs import read_preview
-from engine.workspace import Workspace
+from engine.runs.run import read_preview
+from engine.workspace.paths import Workspace
 
 SETTINGS = ValidationConfig(pictures=3, sampling_steps=2)
 

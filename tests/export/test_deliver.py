@@ -12,8 +12,8 @@ import pytest
 from engine.errors import UserError
 from engine.export.deliver import copy_to, models_folder, opening_command, program
 from engine.jobs.control import Cancelled, Control
-from engine.remembered import remember, remembered
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
+from engine.workspace.remembered import remember, remembered
 
 COMFY, A1111 = program("comfyui"), program("a1111")
 

@@ -17,15 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
-from engine.export import export, same_picture, self_check, single_file
+from engine.export import export, same_image, self_check, single_file
 from engine.export.formats import FORMATS, get
-from engine.export.ldm_keys import from_ldm
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.export.story import story_of
 from engine.families import by_name
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.nets.ldm_keys import from_ldm
+from engine.workspace.paths import Workspace
 from tests.export.conftest import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -281,12 +281,12 @@ def test_the_pictures_of_file_and_checkpoint_are_compared(
 def test_another_picture_fails_the_check(checkpoint: Path, tiny_base: Path) -> None:
     source = read_source(whole_checkpoint(checkpoint), "fp32", "plain", story_of(checkpoint))
     family = by_name("sd1")
-    assert "same picture" in same_picture.check(source, source.tensors, family, str(tiny_base), "file")
+    assert "same picture" in same_image.check(source, source.tensors, family, str(tiny_base), "file")
     wrong = {
         name: -weight if "zero" in name or "controlnet_" in name else weight for name, weight in source.tensors.items()
     }
     with pytest.raises(UserError, match="another picture"):
-        same_picture.check(source, wrong, family, str(tiny_base), "file")
+        same_image.check(source, wrong, family, str(tiny_base), "file")
 
 
 @pytest.mark.parametrize(

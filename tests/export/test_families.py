@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from engine.errors import UserError
 from engine.export import export, self_check
 from engine.export.formats import FORMATS, get
-from engine.export.importing import read_controlnet
 from engine.export.naming import version_read_from
 from engine.export.source import read_source, whole_checkpoint
 from engine.families import detect
+from engine.nets.importing import read_controlnet
 from tests.export.conftest import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from engine.errors import UserError
 from engine.export import export
 from engine.export.formats import FORMATS
-from engine.export.importing import open_controlnet, read_controlnet, store
-from engine.export.net_files import read_net_file
 from engine.families import detect
 from engine.inference.session import TryRequest, TrySession
-from engine.workspace import Workspace
+from engine.nets.importing import open_controlnet, read_controlnet, store
+from engine.nets.reading import read_net_file
+from engine.workspace.paths import Workspace
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 EXACT = [format.name for format in FORMATS if not format.ranks]
@@ -106,7 +106,7 @@ def test_an_archive_that_unpacks_to_too_much_is_not_opened(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = export(checkpoint, "pth", tmp_path, "mine").path
-    monkeypatch.setattr("engine.export.net_files.MAX_PICKLE_BYTES", 1000)
+    monkeypatch.setattr("engine.nets.reading.MAX_PICKLE_BYTES", 1000)
     with pytest.raises(UserError, match=r"was not opened.*unpacks to"):
         read_net_file(file)
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from engine.errors import UserError
 from engine.export import export
 from engine.export.merge import ema_shares, merge, merged_checkpoints
-from engine.training.checkpoint_files import Checkpoint, list_checkpoints, read_checkpoint
-from engine.training.retention import trim
+from engine.runs.checkpoints import Checkpoint, list_checkpoints, read_checkpoint
+from engine.runs.retention import trim
 from tests.export.conftest import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

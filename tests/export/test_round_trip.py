@@ -9,16 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.cli import main
-from engine.conditions.batch import make_all
+from engine.cli.main import main
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
 from engine.errors import UserError
 from engine.export import export
 from engine.export.compare import Variant, compare
 from engine.export.imported_run import import_as_run
 from engine.export.table import as_text, read_table
-from engine.runs import Run
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
 from tests.training.conftest import (
     RunFactory,
     Worker,

@@ -13,7 +13,7 @@ import torch
 from engine.errors import UserError
 from engine.families import FAMILIES, by_name, detect
 from engine.families.base import hint_channels
-from engine.workspace import APP_FOLDER
+from engine.workspace.paths import APP_FOLDER
 
 
 def test_the_tiny_base_is_sd1(tiny_base: Path) -> None:

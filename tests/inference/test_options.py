@@ -16,7 +16,7 @@ from engine.families import detect
 from engine.inference import samplers
 from engine.inference.parts import OFFLOAD, Thrift
 from engine.inference.session import TryRequest, TrySession, prepare
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 @pytest.fixture(scope="module")

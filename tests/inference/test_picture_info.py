@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from engine.errors import UserError
-from engine.inference.picture_info import THEIRS, a1111_text, newest, parse_a1111, read_settings, save_png
+from engine.inference.image_info import THEIRS, a1111_text, newest, parse_a1111, read_settings, save_png
 
 SETTINGS: dict[str, Any] = {
     "prompt": "red circle, (blue: background)\nsecond line",

@@ -19,7 +19,7 @@ from engine.families import detect
 from engine.inference.sampling import Drawing, draw_latents, to_hint
 from engine.inference.session import TryRequest, TrySession, prepare
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from PIL import Image
 
 from engine.errors import UserError
 from engine.families import detect
+from engine.families.files import bases_in
 from engine.inference.session import TryRequest, TrySession
 from engine.inference.transfer import transfer
-from engine.model_files import bases_in
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 
 def test_what_fits_is_drawn_and_what_does_not_is_told(

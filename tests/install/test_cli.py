@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import parse_arguments
+from engine.cli.main import parse_arguments
 from engine.install import cli
 from engine.install.hardware import Gpu, GpuReport
 from engine.install.job import run_steps

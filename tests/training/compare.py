@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from engine.runs import Run
+from engine.runs.run import Run
 
 CLOCKED = {"seconds", "memory_gib"}  # measured, not decided
 

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from engine.config import RunConfig
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.demo.shapes import draw, random_scene, shape_mask
 from engine.jobs.control import Control
 from engine.jobs.events import Event
-from engine.presets import resolve
-from engine.runs import Run
-from engine.training.run import create_run, training_job
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.training.job import create_run, training_job
+from engine.workspace.paths import Workspace
 
 RunFactory = Callable[..., Run]
 

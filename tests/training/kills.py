@@ -87,9 +87,9 @@ def serve(workspace: str) -> None:
 
     import engine.training.trainer  # noqa: F401  (what takes long to import)
     from engine.jobs.control import Control
-    from engine.runs import Run
-    from engine.training.run import training_job
-    from engine.workspace import Workspace
+    from engine.runs.run import Run
+    from engine.training.job import training_job
+    from engine.workspace.paths import Workspace
 
     torch.set_num_threads(1)
     child = 0
@@ -116,7 +116,7 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
     Raises:
         AssertionError: a claim of docs/reliability.md did not hold.
     """
-    from engine.runs import Run
+    from engine.runs.run import Run
 
     chance, report = random.Random(seed), Report()
     span, known = 0.02, 0  # seconds from the first sign of a save to its end, as far as known; newest step saved
@@ -145,8 +145,8 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
 
 def look_at(run: Any, known: int, report: Report) -> int:
     """The claims, as far as the files of a killed run show them; returns the newest step that is saved."""
-    from engine.training.checkpoint_files import broken_checkpoints, check_whole
-    from engine.training.sweep import sweep
+    from engine.runs.checkpoints import broken_checkpoints, check_whole
+    from engine.runs.cleanup import sweep
 
     folder, half = run.folder, _half_written(run.folder)
     sweep(folder, own=True)  # what opening the run does first of all
@@ -223,12 +223,12 @@ def _runs(process: int) -> bool:
 
 def prepare(root: Path, steps: int, every: int = 2) -> tuple[Path, Path, Path]:
     """A workspace with the demo's circles, and two runs of the same settings; returns it and their folders."""
+    from engine.config.presets import resolve
     from engine.data.dataset import Dataset
     from engine.data.scan import scan_folder
     from engine.demo.circles import make_circles
-    from engine.presets import resolve
-    from engine.training.run import create_run
-    from engine.workspace import Workspace
+    from engine.training.job import create_run
+    from engine.workspace.paths import Workspace
     from tests import tiny_bases
 
     base = tiny_bases.build(root / "base", root / "tokenizer", tiny_bases.UNET, {})
@@ -262,7 +262,7 @@ def main() -> None:
     if options.serve:
         serve(options.serve)
         return
-    from engine.runs import Run
+    from engine.runs.run import Run
     from tests.training.compare import assert_same_run
 
     with tempfile.TemporaryDirectory() as place:

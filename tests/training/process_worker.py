@@ -14,19 +14,19 @@ from typing import Any
 
 import torch
 
-from engine import launched, processes
-from engine.conditions.batch import make_all
 from engine.data import cache
 from engine.data.dataset import Dataset
+from engine.data.make_maps import make_all
+from engine.distributed import group, join
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message, PreviewMade
-from engine.runs import Run
+from engine.runs.run import Run
 from engine.training import step as step_module
 from engine.training import trainer as trainer_module
-from engine.training.run import training_job
+from engine.training.job import training_job
 from engine.training.trainer import Trainer
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 RANK = int(os.environ["RANK"])
 
@@ -78,7 +78,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             nonlocal own
             own += 1
 
-        report = make_all(dataset, kind, model, progress=count, among=processes.current())
+        report = make_all(dataset, kind, model, progress=count, among=group.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
     control, real, train = Control(), step_module.accumulate, Trainer.train
@@ -106,9 +106,9 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         answer["outcome"] = training_job(workspace, run)(control.token, events.append)
     except UserError as error:
         answer["error"] = f"{error.what} {error.why} {error.try_this}"
-        processes.current().farewell(error)
-        if isinstance(error, processes.OutOfReach):
-            print(processes.in_words(error), flush=True)
+        group.current().farewell(error)
+        if isinstance(error, group.OutOfReach):
+            print(group.in_words(error), flush=True)
             os._exit(1)
     finally:
         step_module.accumulate, Trainer.train = real, train  # type: ignore[method-assign]
@@ -125,7 +125,7 @@ def main() -> None:
     cache.SHARD = 4
     made, save = [], cache.save_tensors
     cache.save_tensors = lambda path, tensors: (made.append(path.name), save(path, tensors))[1]  # type: ignore[assignment]
-    told: dict[str, Any] = {"remarks": launched.join()}
+    told: dict[str, Any] = {"remarks": join.join()}
     for kind, name in json.loads(sys.argv[3]):
         told[kind] = do(kind, name, workspace)
     told["shards"] = made

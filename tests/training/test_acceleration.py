@@ -12,10 +12,10 @@ import torch
 from accelerate.state import PartialState
 
 from engine.config import parse
+from engine.distributed import accelerator as acceleration
+from engine.distributed.accelerator import accelerator_for
+from engine.distributed.ddp import Sharing
 from engine.errors import UserError
-from engine.training import acceleration
-from engine.training.acceleration import accelerator_for
-from engine.training.share import Sharing
 
 BASE = {"model": {"base": "x"}, "data": {"dataset": "x"}, "optim": {"ema_decay": 0.0}, "train": {"precision": "fp32"}}
 

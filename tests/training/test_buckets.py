@@ -11,10 +11,10 @@ from PIL import Image
 from engine.conditions import registry
 from engine.data.cache import cropped_hint
 from engine.jobs.control import Control
-from engine.runs import read_preview
+from engine.runs.run import read_preview
 from engine.training.batches import hint_tensor
-from engine.training.run import build_trainer
-from engine.workspace import Workspace
+from engine.training.job import build_trainer
+from engine.workspace.paths import Workspace
 
 from .conftest import RunFactory, Worker
 

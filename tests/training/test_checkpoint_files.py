@@ -13,17 +13,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine import durable
 from engine.config import RunConfig
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
+from engine.disk import durable
 from engine.errors import UserError
 from engine.export.source import read_source
 from engine.jobs.events import Event, Message
-from engine.presets import resolve
-from engine.runs import Run
-from engine.training import checkpoint as checkpoint_module
-from engine.training.checkpoint_files import (
+from engine.runs.checkpoints import (
     REMOVING,
     Damaged,
     broken_checkpoints,
@@ -32,11 +30,13 @@ from engine.training.checkpoint_files import (
     read_checkpoint,
     seal,
 )
+from engine.runs.cleanup import sweep
+from engine.runs.retention import kept, prune, star, trim
+from engine.runs.run import Run
+from engine.training import checkpoint as checkpoint_module
+from engine.training.job import create_run
 from engine.training.resume import open_run
-from engine.training.retention import kept, prune, star, trim
-from engine.training.run import create_run
-from engine.training.sweep import sweep
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .conftest import Worker
 
@@ -190,7 +190,7 @@ def test_a_disk_that_does_not_answer_is_no_damage(folder: Path, monkeypatch: pyt
     def gone(paths: object) -> list[str]:
         raise OSError(19, "No such device")
 
-    monkeypatch.setattr("engine.training.checkpoint_files.checksums", gone)
+    monkeypatch.setattr("engine.runs.checkpoints.checksums", gone)
     with pytest.raises(OSError, match="No such device"):
         open_run(folder, lambda event: None)
     assert steps(folder) == [1, 2, 3], "nothing was set aside"

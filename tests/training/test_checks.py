@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
+from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.demo.sets import demo_preset, make_demo_set
-from engine.evaluation import tier0
 from engine.evaluation.verdict import Verdict
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
-from engine.presets import resolve
-from engine.runs import Run, write_run
-from engine.training.checks import SHARE, Pace
-from engine.training.run import build_trainer, create_run
+from engine.nets.master_weights import WorkingNets
+from engine.runs.run import Run, write_run
+from engine.training import fixed_losses
+from engine.training.job import build_trainer, create_run
+from engine.training.loss_checks import SHARE, Pace
 from engine.training.trainer import Trainer
-from engine.training.working import WorkingNets
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
@@ -73,36 +73,36 @@ def test_the_random_state_and_the_mode_stay_as_they_were(trainer: Trainer) -> No
 
 def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> None:
     """A new net adds nothing to the base. Loud outputs make the answer depend on the map, better or worse."""
-    held_out = tier0.fix(trainer, range(8, 12))
-    new = tier0.check(trainer, held_out, held_out, 4)
+    held_out = fixed_losses.fix(trainer, range(8, 12))
+    new = fixed_losses.check(trainer, held_out, held_out, 4)
     assert (new.gain, new.share, new.share_error, new.training_share) == (0.0, 0.0, 0.0, 0.0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for name, weight in trainer.controlnet.named_parameters():
             if name.startswith(("controlnet_down_blocks", "controlnet_cond_embedding.conv_out")):
                 weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
-    loud = tier0.check(trainer, held_out, held_out, 4)
+    loud = fixed_losses.check(trainer, held_out, held_out, 4)
     assert (loud.held_out_loss, loud.share) == (loud.training_loss, loud.training_share)
     assert min(abs(loud.gain), abs(loud.share), loud.share_error) > 1e-6
-    assert tier0.event(trainer, loud, held_out, 1.0).memory_gib > 0
+    assert fixed_losses.event(trainer, loud, held_out, 1.0).memory_gib > 0
     trainer.close()
 
 
 def test_the_same_net_gets_the_same_figures_whatever_fits_in_memory(trainer: Trainer) -> None:
-    held_out = tier0.fix(trainer, range(8, 12))
-    together, alone = (tier0.losses(trainer, held_out, False, at_once) for at_once in (4, 1))
+    held_out = fixed_losses.fix(trainer, range(8, 12))
+    together, alone = (fixed_losses.losses(trainer, held_out, False, at_once) for at_once in (4, 1))
     assert together == pytest.approx(alone, rel=1e-5)
     assert len(together) == 4
     trainer.close()
 
 
 def test_maps_are_swapped_and_how_much_they_differ_is_known(trainer: Trainer) -> None:
-    (group,) = tier0.fix(trainer, range(8, 12))
+    (group,) = fixed_losses.fix(trainer, range(8, 12))
     assert (group.swapped[1:] == group.maps[:-1]).all()
-    assert tier0.difference([group]) > 0.01
-    assert 0 < tier0.level([group]) < 0.5, "white outlines on black"
+    assert fixed_losses.difference([group]) > 0.01
+    assert 0 < fixed_losses.level([group]) < 0.5, "white outlines on black"
     group.maps[:] = group.swapped[:] = 255
-    assert (tier0.difference([group]), tier0.level([group])) == (0, 1)
+    assert (fixed_losses.difference([group]), fixed_losses.level([group])) == (0, 1)
     trainer.close()
 
 
@@ -127,7 +127,7 @@ def test_the_curve_survives_a_pause(new_run: RunFactory, ready_workspace: Worksp
 
 
 def test_memory_that_runs_out_is_met_with_one_pair_at_a_time(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, seen = tier0.check, []
+    real, seen = fixed_losses.check, []
 
     def tight(a: Trainer, b: list, c: list, at_once: int) -> tuple:
         seen.append(at_once)
@@ -135,7 +135,7 @@ def test_memory_that_runs_out_is_met_with_one_pair_at_a_time(trainer: Trainer, m
             raise torch.OutOfMemoryError("out of memory")
         return real(a, b, c, at_once)
 
-    monkeypatch.setattr(tier0, "check", tight)
+    monkeypatch.setattr(fixed_losses, "check", tight)
     assert trainer.checks.make_if_due(always=True)
     assert trainer.checks.make_if_due(always=True)
     assert seen == [2, 1, 1]
@@ -148,7 +148,7 @@ def test_a_check_that_does_not_fit_is_left_out_and_the_next_one_is_made(
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     calm, short = (new_run(**EACH_STEP, **{"train.steps": 3}) for _ in range(2))
     Worker(ready_workspace, calm)
-    monkeypatch.setattr(tier0, "losses", failing(tier0.losses, 2, 1))  # the second of the first check, then the first
+    monkeypatch.setattr(fixed_losses, "losses", failing(fixed_losses.losses, 2, 1))
     worker = Worker(ready_workspace, short)
     assert worker.outcome == "completed"
     assert [event.step for event in worker.of(Checked)] == [1, 2, 3]
@@ -160,7 +160,7 @@ def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
-    monkeypatch.setattr(tier0, "losses", failing(tier0.losses, 10_000))
+    monkeypatch.setattr(fixed_losses, "losses", failing(fixed_losses.losses, 10_000))
     worker = Worker(ready_workspace, new_run(**EACH_STEP, **{"train.steps": 3}))
     assert worker.outcome == "completed" and worker.of(Checked) == []
     assert [text.split(":")[0] for text in warnings(worker)] == [
@@ -172,7 +172,7 @@ def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
 def test_pairs_that_do_not_fit_when_they_are_read_are_read_again(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tier0, "fix", failing(tier0.fix, 1))
+    monkeypatch.setattr(fixed_losses, "fix", failing(fixed_losses.fix, 1))
     worker = Worker(ready_workspace, new_run(**{"train.steps": 1}, **BOTH_ENDS))
     assert [event.step for event in worker.of(Checked)] == [0, 1] and warnings(worker) == []
 
@@ -206,7 +206,7 @@ def test_a_fault_in_a_check_does_not_end_the_training(
     def broken(*_: object) -> None:
         raise RuntimeError("the scales are broken")
 
-    monkeypatch.setattr(tier0, "check", broken)
+    monkeypatch.setattr(fixed_losses, "check", broken)
     worker = Worker(ready_workspace, new_run(**EACH_STEP))
     assert worker.outcome == "completed"
     assert sum("scales are broken" in message.text for message in worker.of(Message)) == 1
@@ -253,7 +253,7 @@ def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
     """The figures of recorded runs from their ``first`` check on, one a step, judged by the rules themselves."""
     figures = iter(recorded(name)[first:])
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
-    monkeypatch.setattr(tier0, "check", lambda *_: next(figures))
+    monkeypatch.setattr(fixed_losses, "check", lambda *_: next(figures))
     run = new_run(**{"validation.stop_when_flat": True, "train.steps": 40, "train.batch_size": 1}, **EACH_STEP)
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "stopped"
@@ -262,11 +262,11 @@ def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
     assert words in said
 
 
-def recorded(name: str) -> list[tier0.Figures]:
+def recorded(name: str) -> list[fixed_losses.Figures]:
     """What the checks of a recorded run have found."""
     text = (Path(__file__).parents[1] / "evaluation" / "curves" / f"{name}.json").read_text(encoding="utf-8")
     return [
-        tier0.Figures(
+        fixed_losses.Figures(
             one["held_out_loss"], one["training_loss"], one["control_gain"], one["gain_share"], one["share_error"],
             one["training_share"],
         )
@@ -281,7 +281,7 @@ def test_a_real_run_that_goes_on_from_a_finished_net_at_a_tiny_rate_is_flat_and_
     """On the bundled base, checked every 10 steps whatever it costs; nothing else is replaced."""
     workspace = Workspace(tmp_path / "workspace")
     dataset = make_demo_set(workspace, "circles", 200)
-    monkeypatch.setattr("engine.training.checks.SHARE", 1.0)
+    monkeypatch.setattr("engine.training.loss_checks.SHARE", 1.0)
     monkeypatch.setattr(Pace.__init__, "__defaults__", (1.0,))
 
     def run(name: str, **more: dict[str, Any]) -> Run:
@@ -309,7 +309,7 @@ def test_the_best_checkpoint_is_never_removed(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = Verdict("improving", "Usable.", best=2)
-    monkeypatch.setattr("engine.training.checks.judge", lambda *_: best)
+    monkeypatch.setattr("engine.training.loss_checks.judge", lambda *_: best)
     run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2}, **BOTH_ENDS)
     worker = Worker(ready_workspace, run)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 5, 6]

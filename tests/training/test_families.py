@@ -12,7 +12,7 @@ from engine.export.out import export
 from engine.families import detect
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker

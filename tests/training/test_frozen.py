@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from engine.config.presets import resolve
 from engine.errors import UserError
 from engine.families import detect
-from engine.presets import resolve
-from engine.training.frozen import FP8, keep_less, narrowed, shrink, widened
-from engine.training.low_rank import merged, slim, thin_layers
-from engine.workspace import Workspace
+from engine.nets.fp8 import FP8, keep_less, narrowed, shrink, widened
+from engine.nets.lora import merged, slim, thin_layers
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker

@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 
-from engine import room
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
+from engine.disk import retry, space, watchdog
+from engine.disk.retry import Unsaved
+from engine.disk.watchdog import SlowDisk
 from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, PreviewMade, StepDone, Waiting
 from engine.jobs.runner import Emit
-from engine.runs import Run
-from engine.training import patience, saving, slow_disk
-from engine.training.patience import Unsaved
-from engine.training.run import create_run
-from engine.training.slow_disk import SlowDisk
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.training import checkpointer
+from engine.training.job import create_run
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_run
 from .conftest import RunFactory, Worker
@@ -39,8 +39,8 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(patience, "FIRST_RETRY", 0.02)
+    monkeypatch.setattr(retry, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "FIRST_RETRY", 0.02)
 
 
 class Watched(Worker):
@@ -65,7 +65,7 @@ class Disk:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full, real = False, shutil.disk_usage
-        monkeypatch.setattr(room.shutil, "disk_usage", lambda path: Usage(1, 1, 1000) if self.full else real(path))
+        monkeypatch.setattr(space.shutil, "disk_usage", lambda path: Usage(1, 1, 1000) if self.full else real(path))
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ class AtOnce:
 def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
     run = new_run(**{"train.steps": 4, "train.checkpoint_every": 2})
     when = {
         CheckpointSaved: lambda worker: setattr(disk, "full", len(worker.of(CheckpointSaved)) == 1),
@@ -247,7 +247,7 @@ def test_a_real_small_disk_that_fills_up(
             with metrics.open("ab") as file:  # this file system counts in pages: none is begun, either
                 file.write(b" " * (mmap.PAGESIZE - 1 - metrics.stat().st_size % mmap.PAGESIZE) + b"\n")
             with ballast.open("wb") as file:
-                file.write(bytes(room.free_bytes(small_disk)))  # to the last byte: the metrics cannot grow
+                file.write(bytes(space.free_bytes(small_disk)))  # to the last byte: the metrics cannot grow
 
     worker = Watched(workspace, run, {StepDone: fill, Waiting: lambda worker: ballast.unlink(missing_ok=True)})
     assert worker.outcome == "completed" and worker.of(Waiting)
@@ -352,10 +352,10 @@ def test_small_writes_that_take_long_together_are_told() -> None:
 
 
 PLACES = {
-    "Writing the checkpoint of step 3": "engine.training.saving.stage_checkpoint",
+    "Writing the checkpoint of step 3": "engine.training.checkpointer.stage_checkpoint",
     "Bringing the checkpoint of step 3 to the disk": "engine.training.checkpoint.flush_folder",
-    "Removing old checkpoints": "engine.training.saving.prune",
-    "Looking for room on the disk": "engine.training.promises.free_bytes",
+    "Removing old checkpoints": "engine.training.checkpointer.prune",
+    "Looking for room on the disk": "engine.training.hooks.free_bytes",
     "Reading the next pictures": "engine.training.batches.Batches._read",
     "Reading the held-out pictures": "engine.evaluation.validate.read_pair",
     "Loading the base's VAE": "engine.families.base.Family.load_vae",
@@ -394,9 +394,9 @@ def test_whatever_hangs_is_told_while_it_hangs(
             if words.startswith(f"{what} has taken"):
                 event.set()
 
-    monkeypatch.setattr(slow_disk, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("engine.training.promises.SlowDisk", Impatient)
-    monkeypatch.setattr("engine.training.run.SlowDisk", Impatient)
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("engine.training.hooks.SlowDisk", Impatient)
+    monkeypatch.setattr("engine.training.job.SlowDisk", Impatient)
     for what, place in PLACES.items():
         hang(what, place)
     pictures = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1}
@@ -408,9 +408,9 @@ def test_whatever_hangs_is_told_while_it_hangs(
 
 
 def test_what_the_system_says_is_taken_out_of_the_library_s_words() -> None:
-    error = room.as_disk_error(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
-    assert room.is_full(error)
+    error = space.as_disk_error(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert space.is_full(error)
     other = Exception("something else")
-    assert room.as_disk_error(other) is other, "no reason to wait for the disk"
+    assert space.as_disk_error(other) is other, "no reason to wait for the disk"
     with pytest.raises(UserError, match="has .* left"):
-        room.demand_room(Path.cwd(), 2**62, "A thing")
+        space.demand_room(Path.cwd(), 2**62, "A thing")

@@ -11,15 +11,15 @@ import pytest
 from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, read_grid
 from engine.evaluation.grid_drawing import draw_grid
-from engine.inference.lending import borrowing
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.errand import Errand
 from engine.jobs.events import StepDone
-from engine.runs import Run
-from engine.training import saving
-from engine.training.run import training_job
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.training import checkpointer
+from engine.training.job import training_job
+from engine.training.lending import borrowing
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_checkpoint, losses
 from .conftest import RunFactory, Worker
@@ -44,7 +44,7 @@ def train(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], An
 @pytest.fixture(autouse=True)
 def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint that is still on its way to the disk is in no grid."""
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
 
 
 def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(

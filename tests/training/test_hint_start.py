@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from engine.demo.circles import circle_scene, outline
 from engine.families import detect
+from engine.nets.hint_init import he_start
 from engine.training.batches import hint_tensor
-from engine.training.hint_start import he_start
 
 
 def seen(controlnet: torch.nn.Module, hints: torch.Tensor) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.runs import Run
+from engine.runs.run import Run
 
 from .compare import assert_same_run
 from .kills import Stable, kill_often, prepare

@@ -16,12 +16,13 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families import detect
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
-from engine.runs import Run
-from engine.training import ema, ladder
-from engine.training.ladder import Rung, average_rung, cap_allocator, climbed, next_rung, out_of_memory
-from engine.training.low_rank import slim
-from engine.training.working import WorkingNets
-from engine.workspace import Workspace
+from engine.nets import ema
+from engine.nets.lora import slim
+from engine.nets.master_weights import WorkingNets
+from engine.runs.run import Run
+from engine.training import oom
+from engine.training.oom import Rung, average_rung, cap_allocator, climbed, next_rung, out_of_memory
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker
@@ -92,7 +93,7 @@ def test_what_learns_moves_to_ram_and_learns_on_as_it_did(
     calm, short = new_run(**settings), new_run(**settings)
     Worker(ready_workspace, calm)
     monkeypatch.setattr(Family, "predict", failing(Family.predict, 1, 3))
-    monkeypatch.setattr(ladder, "next_rung", lambda *given: Rung({"optim.offload": True}, "what learns kept in RAM"))
+    monkeypatch.setattr(oom, "next_rung", lambda *given: Rung({"optim.offload": True}, "what learns kept in RAM"))
     worker = Worker(ready_workspace, short)
     assert worker.outcome == "completed" and len(warnings(worker)) == 1
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
@@ -109,7 +110,7 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
     moved: set[int] = set()
     plain = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.add(tensor.data_ptr()) or plain(tensor))
-    ladder.to_ram(net)
+    oom.to_ram(net)
     learning = {p.data_ptr() for p in net.parameters() if p.requires_grad}
     of_base = {p.data_ptr() for p in unet.parameters()}
     assert of_base & {p.data_ptr() for p in net.parameters()}, "some are shared"
@@ -127,19 +128,19 @@ def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.base import Family
-    from engine.training import frozen
+    from engine.nets import fp8
 
     run, seen = new_run(**{"train.steps": 4, "validation.check_every": 0}), []
-    monkeypatch.setattr(ladder, "next_rung", lambda *given: Rung(settings, "less on the card"))
+    monkeypatch.setattr(oom, "next_rung", lambda *given: Rung(settings, "less on the card"))
     real = failing(Family.predict, 1, 2)
 
     def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
-        seen.append(sum(isinstance(module, frozen.SmallConv2d) for module in unet.modules()))
+        seen.append(sum(isinstance(module, fp8.SmallConv2d) for module in unet.modules()))
         return real(family, unet, net, *rest)
 
     monkeypatch.setattr(Family, "predict", predict)
-    monkeypatch.setattr(frozen, "narrowed", failing(frozen.narrowed, 1, 3))  # there is no room for the rung itself
-    monkeypatch.setattr(ladder, "to_ram", failing(ladder.to_ram, 1))
+    monkeypatch.setattr(fp8, "narrowed", failing(fp8.narrowed, 1, 3))  # there is no room for the rung itself
+    monkeypatch.setattr(oom, "to_ram", failing(oom.to_ram, 1))
     assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
     again = Worker(ready_workspace, Run(run.folder))
     assert again.outcome == "completed" and warnings(again) == []
@@ -208,7 +209,7 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
     after = parts + (parts // 2 if part == "one in the middle" else 0)
     monkeypatch.setattr(torch, "_foreach_sub", failing(real, 1, after))
     if to_ram:
-        monkeypatch.setattr(ladder, "average_rung", lambda config, on_card: average_rung(config, True))
+        monkeypatch.setattr(oom, "average_rung", lambda config, on_card: average_rung(config, True))
 
     worker = Worker(ready_workspace, short)
     assert worker.outcome == "completed"
@@ -327,16 +328,16 @@ def test_pictures_are_made_again_wherever_memory_ran_out(
 def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.training import saving
+    from engine.training import checkpointer
 
     run = new_run(**{"train.steps": 2})
-    monkeypatch.setattr(saving, "stage_checkpoint", failing(saving.stage_checkpoint, 1))
+    monkeypatch.setattr(checkpointer, "stage_checkpoint", failing(checkpointer.stage_checkpoint, 1))
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "completed"
     assert [event.step for event in worker.of(CheckpointSaved)] == [2]
     assert any("checkpoint of step 2. Freed some and tried again" in text for text in warnings(worker))
 
-    monkeypatch.setattr(saving, "stage_checkpoint", failing(saving.stage_checkpoint, 10))
+    monkeypatch.setattr(checkpointer, "stage_checkpoint", failing(checkpointer.stage_checkpoint, 10))
     with pytest.raises(UserError, match="Memory ran out twice"):
         Worker(ready_workspace, new_run(**{"train.steps": 1}))
 
@@ -348,7 +349,7 @@ def test_parameters_that_moved_before_it_broke_off_do_not_move_twice() -> None:
         parameter.grad = torch.ones(3)
     optimizer.step()
     optimizer.state[first]["step"] += 1  # as if only the first had come to its second step
-    ladder.drop_finished(optimizer)
+    oom.drop_finished(optimizer)
     assert first.grad is None and second.grad is not None
 
 
@@ -365,7 +366,7 @@ def test_windows_is_kept_from_spilling_into_shared_memory(
 ) -> None:
     caps: list[float] = []
     gib = 2**30
-    monkeypatch.setattr(ladder.platform, "system", lambda: system)
+    monkeypatch.setattr(oom.platform, "system", lambda: system)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * gib, 8 * gib))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: caps.append(share))

@@ -13,16 +13,16 @@ from PIL import Image
 
 from engine.errors import UserError
 from engine.families import detect
-from engine.inference.lending import borrowing
 from engine.inference.request import LIVE
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.errand import Errand
 from engine.jobs.events import StepDone
 from engine.jobs.runner import JobRunner
-from engine.runs import Run
-from engine.training.run import training_job
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.training.job import training_job
+from engine.training.lending import borrowing
+from engine.workspace.paths import Workspace
 from tests.training.compare import assert_same_checkpoint, losses
 from tests.training.conftest import RunFactory, Worker
 

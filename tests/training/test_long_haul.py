@@ -18,11 +18,11 @@ from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.scan import scan_folder
 from engine.families import detect
-from engine.give_back import _glibc, give_back_memory
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, Message, StepDone
 from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold
-from engine.workspace import APP_FOLDER, Workspace
+from engine.machine.free_memory import _glibc, give_back_memory
+from engine.workspace.paths import APP_FOLDER, Workspace
 
 from .conftest import RunFactory, Worker
 
@@ -100,7 +100,7 @@ def test_giving_back_is_no_error_where_nobody_can(monkeypatch: pytest.MonkeyPatc
 
 ROOM_OF_THREADS = """
 import sys, threading, psutil
-from engine.give_back import use_few_arenas
+from engine.machine.free_memory import use_few_arenas
 done = use_few_arenas() if sys.argv[1] == "few" else None
 before, met = psutil.Process().memory_info().vms, threading.Barrier(13)
 def work():

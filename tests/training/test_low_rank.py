@@ -14,22 +14,22 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from engine.controlnet_files import WEIGHTS
 from engine.errors import UserError
+from engine.estimate.layer_sizes import count
 from engine.export import AS_TRAINED, export, readers
-from engine.export.importing import read_controlnet
-from engine.export.ldm_keys import to_ldm
-from engine.export.net_files import LORA_MARK
 from engine.export.self_check import _more_inputs, answers, largest_difference
 from engine.families import by_name, detect
+from engine.families.files import LAYOUTS
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
-from engine.model_files import LAYOUTS
-from engine.net_sizes import count
+from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.importing import read_controlnet
+from engine.nets.ldm_keys import to_ldm
+from engine.nets.lora import learnt, merged, put_back, slim, thin_layers
+from engine.nets.reading import LORA_MARK
+from engine.runs.checkpoints import FACTORS, seal
 from engine.training.checkpoint import bytes_needed
-from engine.training.checkpoint_files import FACTORS, seal
-from engine.training.low_rank import learnt, merged, put_back, slim, thin_layers
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 from tests import tiny_bases
 
 from .compare import assert_same_checkpoint

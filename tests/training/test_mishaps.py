@@ -19,10 +19,10 @@ from engine.data.scan import scan_folder
 from engine.errors import DataGone, UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.runner import JobRunner
-from engine.runs import Run
-from engine.training import mishap, promises, step, trainer
-from engine.training.run import create_run, missing, resume_training
-from engine.workspace import Workspace
+from engine.runs.run import Run
+from engine.training import failure, hooks, step, trainer
+from engine.training.job import create_run, missing, resume_training
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_run
 from .conftest import RunFactory, Worker
@@ -33,7 +33,7 @@ LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asyn
 @pytest.fixture(autouse=True)
 def card_back() -> Iterator[None]:
     yield
-    mishap._lost.clear()
+    failure._lost.clear()
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     assert any("close the app and start it again" in sentence for sentence in refused), "this process has lost its card"
     with pytest.raises(UserError, match="cannot go on"):
         resume_training(JobRunner(), ready_workspace, run.folder)
-    mishap._lost.clear()  # started again
+    failure._lost.clear()  # started again
     monkeypatch.undo()
     assert Worker(ready_workspace, run).outcome == "completed"
 
@@ -117,7 +117,7 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
 
 def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
     """``action()`` once the run has done this many steps."""
-    real, done = promises.Promises.keep, []
+    real, done = hooks.Promises.keep, []
 
     def keep(self: Any) -> None:
         real(self)
@@ -125,7 +125,7 @@ def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[]
             done.append(number)
             action()
 
-    monkeypatch.setattr(promises.Promises, "keep", keep)
+    monkeypatch.setattr(hooks.Promises, "keep", keep)
 
 
 def spoiled_run(
@@ -242,7 +242,7 @@ def test_a_verdict_that_breaks_does_not_end_the_run(
     def broken(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("no figures")
 
-    monkeypatch.setattr("engine.training.checks.judge", broken)
+    monkeypatch.setattr("engine.training.loss_checks.judge", broken)
     run = new_run(**{"train.checkpoint_every": 2})
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "completed" and run.completed

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from engine.config import RunConfig
-from engine.estimate import estimate
-from engine.hardware import Hardware
+from engine.estimate.estimate import estimate
+from engine.estimate.trials import FILE, read
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Event, Message, Progress
-from engine.measurements import FILE, read
-from engine.training import ladder
-from engine.training.ladder import average_rung
+from engine.machine.hardware import Hardware
+from engine.training import oom
+from engine.training.oom import average_rung
 from engine.training.preflight import preflight_job
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .test_ladder import failing
 
@@ -68,7 +68,7 @@ def test_a_trial_that_does_not_fit_says_with_what_it_did(
 
     monkeypatch.setattr(Family, "predict", only_one)
     monkeypatch.setattr(torch, "_foreach_sub", failing(torch._foreach_sub, 1))  # the average's step
-    monkeypatch.setattr(ladder, "average_rung", lambda config, on_card: average_rung(config, True))
+    monkeypatch.setattr(oom, "average_rung", lambda config, on_card: average_rung(config, True))
     config, events = make_config(**{"optim.ema_decay": 0.9}), []
     preflight_job(ready_workspace, config, MACHINE)(Control().token, events.append)
     measured = read(ready_workspace, config, MACHINE.name)

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from engine.evaluation import pairs
-from engine.evaluation.picture_files import settings_in
+from engine.evaluation.image_files import settings_in
 from engine.families.sd1 import StableDiffusion1
 from engine.jobs.events import Message, PreviewMade
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .conftest import RunFactory, Worker
 

@@ -16,20 +16,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.conditions.batch import make_all
 from engine.config import RunConfig, parse
 from engine.data import cache
 from engine.data.dataset import Dataset
 from engine.data.images import load_array
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
+from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
 from engine.families import detect
-from engine.runs import Run
-from engine.training.frozen import shrink
-from engine.training.low_rank import slim
-from engine.training.run import create_run
-from engine.training.share import align, dealt
-from engine.workspace import APP_FOLDER, Workspace
+from engine.nets.fp8 import shrink
+from engine.nets.lora import slim
+from engine.runs.run import Run
+from engine.training.job import create_run
+from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.conditions import tiny_models
 
 from .conftest import Worker

@@ -20,11 +20,11 @@ from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Event, Message, PhaseChanged, Progress, StepDone
 from engine.jobs.runner import JobRunner
-from engine.runs import Run
+from engine.runs.run import Run
 from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimizer
+from engine.training.job import build_trainer, create_run, resume_training
 from engine.training.precision import LossScale
-from engine.training.run import build_trainer, create_run, resume_training
-from engine.workspace import APP_FOLDER, Workspace
+from engine.workspace.paths import APP_FOLDER, Workspace
 
 from .compare import assert_same_checkpoint, assert_same_run, tensors
 from .conftest import RunFactory, Worker
@@ -162,9 +162,9 @@ def test_it_goes_on_in_another_process_as_after_a_reboot(
         "import sys, torch\n"
         "torch.set_num_threads(1)\n"
         "from engine.jobs.control import Control\n"
-        "from engine.runs import Run\n"
-        "from engine.training.run import training_job\n"
-        "from engine.workspace import Workspace\n"
+        "from engine.runs.run import Run\n"
+        "from engine.training.job import training_job\n"
+        "from engine.workspace.paths import Workspace\n"
         "work = training_job(Workspace(sys.argv[1]), Run(sys.argv[2]))\n"
         "print(work(Control().token, lambda event: None))\n"
     )

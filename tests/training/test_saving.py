@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from engine import durable
+from engine.disk import durable, retry
 from engine.jobs.events import CheckpointSaved, PhaseChanged, StepDone, Waiting
-from engine.training import checkpoint, patience, saving, trainer
-from engine.workspace import Workspace
+from engine.training import checkpoint, checkpointer, trainer
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_run
 from .conftest import RunFactory, Worker
@@ -70,7 +70,7 @@ def test_what_the_disk_loses_on_the_way_is_saved_with_a_later_step(
     settings = {"train.steps": 6, "train.checkpoint_every": 2}
     straight, run = new_run(**settings), new_run(**settings)
     Worker(ready_workspace, straight)
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
     real = durable.flush
 
     def flush(path: Path) -> None:
@@ -89,9 +89,9 @@ def test_what_the_disk_loses_on_the_way_is_saved_with_a_later_step(
 def test_a_disk_that_stays_broken_halts_the_run_at_a_later_step(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
-    monkeypatch.setattr(patience, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(patience, "FIRST_RETRY", 0.02)
+    monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(retry, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(retry, "FIRST_RETRY", 0.02)
     real, mended = durable.flush, threading.Event()
 
     def flush(path: Path) -> None:
@@ -139,7 +139,7 @@ def test_a_run_that_breaks_off_takes_the_checkpoint_on_its_way_along(
 def test_a_run_that_breaks_off_says_so_where_the_checkpoint_on_its_way_is_lost(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(saving, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
 
     def flush(path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")

@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 from engine.config import OptimConfig, parse
 from engine.errors import UserError
 from engine.families import detect
-from engine.training import ema
-from engine.training.ema import Average, build_average
+from engine.nets import ema
+from engine.nets.ema import Average, build_average
+from engine.nets.trainable import checkpoint_gradients
 from engine.training.optim import build_optimizer, set_learning_rate
-from engine.training.scope import checkpoint_gradients
 from engine.training.step import clip
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .conftest import RunFactory, Worker
 
@@ -204,7 +204,7 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
 
 
 def test_an_average_needs_a_locked_base() -> None:
-    from engine.presets import resolve
+    from engine.config.presets import resolve
 
     with pytest.raises(UserError, match="holds only the ControlNet"):
         resolve(("test", {"objective": {"sd_locked": False}, "optim": {"ema_decay": 0.9}}))

@@ -12,10 +12,10 @@ from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
 from engine.training import speed
-from engine.training.run import build_trainer
+from engine.training.job import build_trainer
 from engine.training.step import accumulate, clip, take_step
 from engine.training.trainer import Trainer
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .conftest import RunFactory
 

@@ -23,9 +23,9 @@ from engine.families.base import Family
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.jobs.faults import describe_crash
 from engine.jobs.runner import Busy, JobRunner
-from engine.runs import Run, read_preview
-from engine.training.run import create_run, missing, resume_training, start_training
-from engine.workspace import Workspace
+from engine.runs.run import Run, read_preview
+from engine.training.job import create_run, missing, resume_training, start_training
+from engine.workspace.paths import Workspace
 
 from .compare import tensors
 from .conftest import RunFactory, Worker
@@ -89,7 +89,7 @@ def test_the_step_equals_a_plain_diffusers_step(
     diffusers' own scripts have it. ``offset``: of the noise, as there.
     """
     from engine.jobs.control import Control
-    from engine.training.run import build_trainer
+    from engine.training.job import build_trainer
     from engine.training.step import accumulate
 
     settings = {"train.gradient_checkpointing": checkpointing, "optim.offload": apart, "train.batch_size": 3}

@@ -11,14 +11,14 @@ import torch
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
-from engine.runs import Run
+from engine.nets.lora import thin_layers
+from engine.runs.run import Run
 from engine.training import precision, step, trainer
-from engine.training.low_rank import thin_layers
+from engine.training.job import build_trainer
 from engine.training.precision import LossScale
-from engine.training.run import build_trainer
 from engine.training.step import Trouble, accumulate, clip, take_step
 from engine.training.trainer import Trainer
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 
 from .compare import assert_same_checkpoint
 from .conftest import RunFactory, Worker

@@ -18,7 +18,7 @@ from engine.data.layouts.model import CAPTION_EXTENSIONS
 from engine.data.samples import CancelToken, Progress
 from engine.data.sources.model import Fetched, Source, files_of
 from engine.errors import UserError
-from engine.workspace import RESERVED
+from engine.workspace.paths import RESERVED
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (*CAPTION_EXTENSIONS, ".json")

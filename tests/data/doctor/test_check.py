@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.conditions.batch import make_all
 from engine.data import see
 from engine.data.dataset import Dataset
 from engine.data.doctor import fix
@@ -16,10 +15,11 @@ from engine.data.doctor.catalogue import ALL, BY_NAME
 from engine.data.doctor.check import check
 from engine.data.doctor.store import Store
 from engine.data.images import digest, load_rgb
+from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 from tests.data.doctor import planted
 
 

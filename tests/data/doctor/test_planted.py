@@ -8,7 +8,7 @@ from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
 from engine.data.doctor.store import Store
 from engine.data.scan import scan_folder
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 from tests.data.doctor import planted
 
 

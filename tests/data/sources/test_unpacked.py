@@ -20,7 +20,7 @@ from engine.data.sources.hub import explain, hub_id
 from engine.data.sources.tars import safe_member
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 from tests.data.sources.server import Server, serving
 from tests.data.sources.test_urls import png
 from tests.test_hostile_files import bomb

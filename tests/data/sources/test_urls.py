@@ -22,7 +22,7 @@ from engine.data.sources.download import Fetcher, Pace, is_public, robots_marks
 from engine.data.sources.store import Refused
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.workspace import Workspace
+from engine.workspace.paths import Workspace
 from tests.data.sources.server import Server, serving
 
 FAST = {"per_host": 1000.0, "timeout": 10.0, "threads": 4}

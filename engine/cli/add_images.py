@@ -1,0 +1,68 @@
+"""The command ``import`` (also ``scan``): from pictures, wherever they are, to a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from engine.jobs.control import Control
+from engine.workspace.paths import Workspace
+
+PROBLEMS_SHOWN = 100
+
+
+def add_parser(commands: Any) -> None:
+    """The command's own arguments, and one option for each setting of an import."""
+    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of pictures, wherever they are")
+    bring.add_argument(
+        "source", help="a folder, a list of addresses (parquet, CSV), .tar archives, parquet files, a Hugging Face id"
+    )
+    bring.add_argument("--name", help="default: the source's name")
+    bring.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    _add_settings(bring)
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option a setting of engine/data/import_config.py, with its own words."""
+    from engine.data.import_config import ImportConfig
+
+    shorter = {"max_pictures": "--max"}
+    for name, field in ImportConfig.model_fields.items():
+        option = shorter.get(name, "--" + name.replace("_", "-"))
+        about = f"{field.description} Default: {field.default!r}.".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=about)
+        else:
+            kind: Any = field.annotation
+            parser.add_argument(option, dest=name, type=kind, metavar="VALUE", help=about)
+
+
+def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Import, and tell what was found. Raises UserError or Cancelled."""
+    from engine.cli.output import Console
+    from engine.data.dataset import Dataset
+    from engine.data.import_config import ImportConfig, parse_import
+    from engine.data.importing import import_source
+
+    console = Console(sys.stderr if options.json else sys.stdout)
+    given = {name: value for name in ImportConfig.model_fields if (value := getattr(options, name)) is not None}
+    place = options.source
+    if Path(place).expanduser().exists():
+        place = str(Path(place).expanduser().resolve())
+    result = import_source(
+        workspace, place, options.name or "", parse_import(given), console.progress, control.token
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
+        return 0
+    console.say(f"{result.name}: {result.pictures:,} pictures ({result.found}), {result.captioned:,} captions")
+    for sentence in result.notes:
+        console.say(f"  {sentence}")
+    for problem in Dataset.open(result.folder).problems(0, PROBLEMS_SHOWN):
+        console.say(f"  {problem.what} {problem.why} {problem.try_this}")
+    if result.problems > PROBLEMS_SHOWN:
+        console.say(f"  And {result.problems - PROBLEMS_SHOWN:,} more.")
+    return 0

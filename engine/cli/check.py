@@ -1,0 +1,87 @@
+"""The commands that check a dataset and act on what was found.
+
+python -m engine.cli check birds
+python -m engine.cli check birds --fix exclude --finding blurred
+python -m engine.cli check birds --fix correct --finding map_shifted
+python -m engine.cli check birds --fix undo --finding blurred
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from engine.errors import UserError
+from engine.jobs.control import Control
+from engine.workspace.paths import Workspace
+
+SIGNS = {"serious": "!!", "warning": "! ", "note": "- "}
+WIDTH = 100
+
+
+def add_command(commands: Any) -> None:
+    """Adds "check" to the command line's parsers."""
+    check = commands.add_parser("check", help="look for faults in a dataset: files, pictures, captions, maps")
+    check.add_argument("dataset")
+    check.add_argument("--resolution", type=int, help="side in pixels of the training; default: the setting's")
+    check.add_argument("--fix", choices=["exclude", "correct", "undo"], help="act on a finding instead of checking")
+    check.add_argument("--finding", action="append", default=[], metavar="NAME", help="the finding to act on")
+    check.add_argument("--examples", type=int, default=3, help="files named for each finding")
+
+
+def check(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Checks, or acts on findings and checks again; exit status 0."""
+    from engine.cli.output import Console
+    from engine.config import RunConfig
+    from engine.data.dataset import Dataset
+    from engine.data.doctor.check import check as check_dataset
+
+    console = Console()
+    settings = RunConfig().data
+    dataset = Dataset.open(workspace.dataset_folder(options.dataset))
+    if options.fix:
+        _act(dataset, options.fix, options.finding, console, control)
+    elif options.finding:
+        raise UserError("Nothing was done.", "--finding names what to act on.", "Add --fix exclude, correct or undo.")
+    done = check_dataset(
+        dataset, options.resolution or settings.resolution, settings.held_out, control.token, console.progress
+    )
+    console.say(f"{done.pictures:,} pictures checked ({done.measured:,} read) in {done.seconds:.0f} s")
+    _print(dataset, options.examples, console)
+    return 0
+
+
+def _act(dataset: Any, what: str, names: list[str], console: Any, control: Control) -> None:
+    from engine.data.doctor import fix
+    from engine.data.doctor.catalogue import BY_NAME
+
+    if not names:
+        raise UserError("Nothing was done.", "--fix needs a finding to act on.", "Add --finding NAME.")
+    for name in names:
+        finding = BY_NAME.get(name)
+        if finding is None:
+            raise UserError(f"There is no finding named {name}.", f"Known are: {', '.join(BY_NAME)}.", "Choose one.")
+        if what == "correct":
+            console.say(
+                f"{finding.title}: {fix.correct(dataset, finding, control.token, console.progress):,} corrected"
+            )
+        elif what == "exclude":
+            console.say(f"{finding.title}: {fix.exclude(dataset, finding):,} left out")
+        else:
+            console.say(f"{finding.title}: {fix.undo(dataset, finding):,} taken back")
+
+
+def _print(dataset: Any, examples: int, console: Any) -> None:
+    from engine.data.doctor import fix
+
+    states = fix.states(dataset)
+    if not any(state.open for state in states):
+        console.say("Nothing was found.")
+    for state in states:
+        finding = state.finding
+        settled = f" ({state.excluded:,} left out, {state.corrected:,} corrected)" if state.total > state.open else ""
+        console.say(f"\n{SIGNS[finding.severity]} {finding.title}: {state.open:,}{settled}   [{finding.name}]")
+        if state.open:
+            console.say(f"   {finding.why}\n   {finding.what_to_do}")
+            for hit in fix.open_hits(dataset, finding)[: max(0, examples)]:
+                console.say(f"     {hit.key}{': ' + hit.detail if hit.detail else ''}"[:WIDTH])

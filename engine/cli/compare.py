@@ -1,0 +1,90 @@
+"""The commands that compare the checkpoints of a run.
+
+python -m engine.cli grid RUN --steps 100,300,500 --pictures 1-4 --strengths 0.5,1 --out grid.png
+python -m engine.cli timelapse RUN --picture 2 --format gif
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from engine.jobs.control import Control
+from engine.workspace.paths import Workspace
+
+
+def add_commands(commands: Any) -> None:
+    """Adds "grid" and "timelapse" to the command line's parsers."""
+    grid = commands.add_parser("grid", help="pictures of several checkpoints beside each other, as one picture")
+    grid.add_argument("run", help="the run's folder name")
+    grid.add_argument("--steps", help="checkpoints, for example 100,300,500; default: six, spread over the run")
+    grid.add_argument("--pictures", default="1-2", help="held-out pictures, for example 1-4 or 1,3; 0: none")
+    grid.add_argument("--control", action="append", default=[], type=Path, metavar="MAP", help="a map of yours")
+    grid.add_argument("--prompt", action="append", default=[], help="instead of the pictures' own captions")
+    grid.add_argument("--negative", default="", help="what the pictures should not show")
+    grid.add_argument("--seeds", default="0")
+    grid.add_argument("--strengths", help="of the control, for example 0.5,1,1.5; default: as in the run")
+    grid.add_argument("--sampling-steps", type=int, default=0, help="default: as in the run")
+    grid.add_argument("--guidance", type=float, default=0.0, help="default: as in the run")
+    grid.add_argument("--no-plain", action="store_true", help="no column without ControlNet")
+    grid.add_argument("--out", type=Path, help="a .png or .webp file; default: in the run's folder")
+    lapse = commands.add_parser("timelapse", help="one control picture over all steps, as a moving picture")
+    lapse.add_argument("run", help="the run's folder name")
+    lapse.add_argument("--picture", type=int, default=1, help="which of the control pictures; the first is 1")
+    lapse.add_argument("--alone", action="store_true", help="without the map and the original beside it")
+    lapse.add_argument("--seconds", type=float, default=0.4, help="how long each step is shown")
+    lapse.add_argument("--format", choices=["webp", "gif"], default="webp")
+    lapse.add_argument("--out", type=Path, help="default: in the run's folder")
+
+
+def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Draws what is missing of a grid and writes it; exit status 0."""
+    from engine.cli.output import Console
+    from engine.evaluation.drawn import Drawn
+    from engine.evaluation.grid import GridWish, numbers
+    from engine.evaluation.grid_drawing import draw_grid
+    from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path
+    from engine.inference.session import TrySession
+    from engine.runs.run import Run
+
+    console, run = Console(), Run(workspace.run_folder(options.run))
+    kind = format_of(options.out) if options.out else "png"
+    wish = GridWish(
+        steps=None if options.steps is None else numbers(options.steps, int),
+        without=not options.no_plain,
+        pictures=tuple(number - 1 for number in numbers(options.pictures, int) if number),
+        controls=tuple(options.control),
+        prompts=tuple(options.prompt),
+        seeds=numbers(options.seeds, int),
+        strengths=numbers(options.strengths or "", float),
+        negative=options.negative,
+        sampling_steps=options.sampling_steps,
+        guidance=options.guidance,
+    )
+    drawn = draw_grid(workspace, run, wish, TrySession(workspace), control.token, console.progress)
+    for note in drawn.notes:
+        console.say(f"     {note}")
+    path = save_sheet(drawn, Drawn(workspace), options.out or sheet_path(run.folder, kind), kind)
+    if drawn.best is not None:
+        console.say(f"Best checkpoint by the verdict: step {drawn.best:,}.")
+    console.say(f"Written: {path}")
+    return 0
+
+
+def timelapse(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Writes a time-lapse; exit status 0."""
+    from engine.cli.output import Console
+    from engine.evaluation.timelapse import frames_of, make_timelapse, timelapse_path
+    from engine.runs.run import Run
+
+    console, run = Console(), Run(workspace.run_folder(options.run))
+    frames = frames_of(run, options.picture - 1, beside=not options.alone)
+    target = options.out or timelapse_path(run.folder, options.picture - 1, options.format)
+    make_timelapse(frames, target, options.format, options.seconds, control.token, console.progress)
+    console.say(f"{len(frames):,} steps, from {frames[0].step:,} to {frames[-1].step:,}.")
+    console.say(f"Written: {target}")
+    return 0
+
+
+COMMANDS = {"grid": grid, "timelapse": timelapse}

@@ -1,0 +1,154 @@
+"""The command line's way in and out: export, import-net, merge, trim. The engine is loaded only when a command runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from engine.errors import UserError
+from engine.export.formats import AS_TRAINED, FORMATS
+from engine.families.files import at_hand
+from engine.jobs.control import Control
+from engine.workspace.paths import Workspace
+
+MEGABYTE = 2**20
+
+
+def add_commands(commands: Any) -> None:
+    """Declare the commands."""
+    export = commands.add_parser("export", help="write a checkpoint in a form that other programs load")
+    export.add_argument("run", help="the run's folder name")
+    export.add_argument("--step", type=int, help="default: the newest checkpoint")
+    export.add_argument("--merged", help="instead of a step: the name of an average that merge made")
+    export.add_argument("--compare", action="store_true", help="measure size against quality, export nothing")
+    add_how(export)
+
+    bring = commands.add_parser("import-net", help="bring in a ControlNet from a file or folder, as a run of its own")
+    bring.add_argument("file", type=Path)
+    bring.add_argument("--base", default="demo", help="the base it was made for, as in the settings")
+    bring.add_argument("--type", default="", help="the condition type it reads; default: what the file says")
+    bring.add_argument("--name", default="", help="default: the file's")
+
+    merge = commands.add_parser("merge", help="average several checkpoints of a run, and export the average")
+    merge.add_argument("run", help="the run's folder name")
+    merge.add_argument("--steps", type=int, nargs="+", help="default: all checkpoints that were kept")
+    merge.add_argument("--kind", choices=["equal", "ema"], default="equal", help="ema: later ones count more")
+    merge.add_argument("--decay", type=float, default=0.999, help="of the average, for one step (with --kind ema)")
+    add_how(merge)
+
+    trim = commands.add_parser("trim", help="drop from old checkpoints what only a resume needs")
+    trim.add_argument("run", help="the run's folder name")
+    trim.add_argument("--keep", type=int, default=1, help="newest checkpoints that stay resumable")
+
+
+def add_how(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", default="single_file", help=", ".join(way.name for way in FORMATS))
+    parser.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
+    parser.add_argument("--weights", choices=["plain", "ema"], help="default: the averaged ones where there are some")
+    parser.add_argument(
+        "--rank", type=int, default=AS_TRAINED, help="of a Control-LoRA; default: as it was trained, else 128"
+    )
+    parser.add_argument("--name", help="default: the run's name")
+    parser.add_argument("--out", type=Path, help="default: the run's exports folder")
+    parser.add_argument("--overwrite", action="store_true")
+
+
+def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.export.merge import merged_checkpoints
+    from engine.runs.run import Run
+
+    run = Run(workspace.run_folder(options.run))
+    if options.merged:
+        names = {c.folder.name: c for c in merged_checkpoints(run.folder)}
+        if options.merged not in names:
+            known = ", ".join(names) or "none"
+            raise UserError(f"{run.name} has no average {options.merged}.", f"There are: {known}.", "Choose one.")
+        return _write(options, workspace, control, run, names[options.merged])
+    chosen = [c for c in run.checkpoints() if options.step in (None, c.step)]
+    if not chosen:
+        steps = ", ".join(f"{c.step:,}" for c in run.checkpoints()) or "none"
+        raise UserError(f"{run.name} has no such checkpoint.", f"There are: {steps}.", "Choose one of these steps.")
+    if options.compare:
+        return _compare(options, workspace, control, run, chosen[-1])
+    return _write(options, workspace, control, run, chosen[-1])
+
+
+def _write(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
+    from engine.export import export
+
+    try:
+        base = workspace.locate_base(run.config.model.base)
+        base = base if at_hand(base) else ""  # on the hub: not fetched for a comparison
+    except UserError:
+        base = ""  # gone since: only a Control-LoRA needs it, and says so
+    result = export(
+        checkpoint.folder, options.format, options.out or run.exports, options.name or run.config.name,
+        precision=options.precision, weights=options.weights, overwrite=options.overwrite, token=control.token,
+        base=base, rank=options.rank,
+    )  # fmt: skip
+    print(f"{result.path} ({result.bytes / MEGABYTE:.1f} MB; {result.checked})")
+    return 0
+
+
+def _compare(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
+    from engine.cli.output import Console
+    from engine.export.compare import compare
+    from engine.export.table import as_text
+
+    console = Console()
+    table = compare(workspace, run, checkpoint, options.weights, token=control.token, progress=console.progress)
+    console.say(as_text(table))
+    return 0
+
+
+def _import(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.export.imported_run import import_as_run
+
+    run = import_as_run(workspace, options.file, options.base, options.type, options.name, control.token)
+    print(
+        f"{run.name}: {run.condition['type']}, ready to try, to export, and to train on: {run.checkpoints()[0].folder}"
+    )
+    return 0
+
+
+def _merge(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.cli.output import Console
+    from engine.export.merge import FOLDER, merge
+    from engine.runs.checkpoints import read_checkpoint
+    from engine.runs.run import Run
+
+    console = Console()
+    run = Run(workspace.run_folder(options.run))
+    chosen = [c for c in run.checkpoints() if options.steps is None or c.step in options.steps]
+    missing = set(options.steps or ()) - {c.step for c in chosen}
+    if missing:
+        raise UserError(
+            f"{run.name} has no checkpoint at step {min(missing):,}.",
+            f"There are: {', '.join(f'{c.step:,}' for c in run.checkpoints()) or 'none'}.",
+            "Choose some of these steps.",
+        )
+    folder = merge(
+        chosen, run.folder / FOLDER, options.name or "", options.kind, options.decay, control.token, console.progress
+    )
+    console.say(f"The average of steps {', '.join(f'{c.step:,}' for c in chosen)}: {folder}")
+    options.name = options.name or f"{run.config.name}-{folder.name}"
+    checkpoint = read_checkpoint(folder)
+    return _write(options, workspace, control, run, checkpoint)
+
+
+def _trim(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.runs.retention import trim
+
+    count, freed = trim(workspace.run_folder(options.run), options.keep)
+    print(f"{count} checkpoints trimmed, {freed / MEGABYTE:,.1f} MB freed; their weights are as they were.")
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace, Workspace, Control], int]] = {
+    "export": _export,
+    "import-net": _import,
+    "merge": _merge,
+    "trim": _trim,
+}

@@ -1,0 +1,281 @@
+"""The same engine without a window.
+
+python -m engine.cli demo
+python -m engine.cli import ~/pictures --name birds      (or a list of addresses, archives, a Hugging Face id)
+python -m engine.cli check birds
+python -m engine.cli captions birds --prefix "a photo of"
+python -m engine.cli extract birds --type canny --set low=80
+python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
+python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
+python -m engine.cli sample RUN --control map.png --prompt "red circle with blue background"
+python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
+python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
+python -m engine.cli import-net net.safetensors --base owner/name
+python -m engine.cli merge RUN --kind ema
+python -m engine.cli trim RUN
+python -m engine.cli grid RUN --steps 100,300,500
+python -m engine.cli timelapse RUN
+python -m engine.cli doctor
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tomllib
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from engine.cli import add_images, captions, check, compare, evaluate, export, sample
+from engine.cli import processes as cli_processes
+from engine.distributed import group
+from engine.distributed.launch import start_together
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Control
+from engine.workspace.lock import WorkspaceLock
+from engine.workspace.paths import Workspace
+
+EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="engine.cli", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workspace", type=Path, help="folder for datasets, runs and models")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="make a set, train, score and export: proves the installation")
+    demo.add_argument("--count", type=int, default=None, help="pairs to draw")
+    add_settings(demo)
+
+    add_images.add_parser(commands)
+
+    check.add_command(commands)
+
+    captions.add_parser(commands)
+
+    extract = commands.add_parser("extract", help="make the condition maps of a dataset")
+    extract.add_argument("dataset")
+    extract.add_argument("--type", required=True, help="condition type, for example canny")
+    extract.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the type")
+    extract.add_argument("--side", type=int, help="shrink pictures to this shorter side first, in pixels")
+    extract.add_argument("--vary", type=int, metavar="SEED", help="several strengths: draw parameters for each picture")
+    extract.add_argument("--download", action="store_true", help="fetch weights that are missing")
+
+    train = commands.add_parser("train", help="train a ControlNet")
+    train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
+    train.add_argument("--preset", help="the app's or one of yours; default: the one for this machine")
+    train.add_argument("--dataset")
+    train.add_argument("--base")
+    train.add_argument("--write", type=Path, metavar="FILE", help="only write all settings to a TOML file")
+    add_settings(train)
+
+    resume = commands.add_parser("resume", help="go on with a run")
+    resume.add_argument("run", help="the run's folder name")
+
+    for shared in (extract, train, resume):
+        cli_processes.add_option(shared)
+    sample.add_command(commands)
+    compare.add_commands(commands)
+    evaluate.add_command(commands)
+    export.add_commands(commands)
+    commands.add_parser("doctor", help="what this machine has, and what is wrong")
+    return parser.parse_args(arguments)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for example train.steps=500"
+    )
+
+
+def settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """["train.steps=500"] -> {"train": {"steps": 500}}; values are read as TOML, else as text.
+
+    Raises:
+        UserError: no equals sign.
+    """
+    from engine.config.presets import unflatten
+
+    flat: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--set {pair} was not understood.", "It has no '='.", "Write NAME=VALUE.")
+        try:
+            flat[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            flat[name.strip()] = value
+    return unflatten(flat)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 well, 1 fell short, 2 a problem, 130 interrupted)."""
+    options = parse_arguments(arguments)
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if getattr(options, "processes", 1) > group.started():
+        return start_together(sys.argv[1:] if arguments is None else arguments, options.processes)
+    control = Control()
+    interrupts = _pause_on_signals(control)
+    try:
+        return cli_processes.together(options, lambda: _do(options, control))
+    except UserError as error:
+        if cli_processes.speaks(error):
+            print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
+        return EXIT_PROBLEM
+    except Cancelled as error:
+        if cli_processes.speaks(error):
+            print("\nInterrupted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        for number, handler in interrupts.items():
+            signal.signal(number, handler)
+
+
+def _do(options: argparse.Namespace, control: Control) -> int:
+    workspace = Workspace(options.workspace)
+    alone = options.command in ALONE and cli_processes.first()
+    with WorkspaceLock(workspace, f"the command {options.command}") if alone else nullcontext():
+        return COMMANDS[options.command](options, workspace, control)
+
+
+def _pause_on_signals(control: Control) -> dict[int, Any]:
+    """Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
+
+    Returns the handlers that were there before.
+    """
+    times = 0
+
+    def handle(number: int, _frame: Any) -> None:
+        nonlocal times
+        control.pause()
+        times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may be told of several times
+        if times > 1:
+            raise KeyboardInterrupt
+        if cli_processes.first():
+            with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
+                print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
+
+    known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
+    return {number: signal.signal(number, handle) for number in known}
+
+
+def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.cli.demo import run_demo
+    from engine.cli.output import Console
+    from engine.demo.sets import DEFAULT_COUNT
+
+    console = Console()
+    result = run_demo(
+        workspace, control.token, console.event, console.progress, console.say, options.count or DEFAULT_COUNT,
+        settings(options.set),
+    )  # fmt: skip
+    for sentence in result.shortfalls:
+        console.say("Fell short: " + sentence)
+    if not result.shortfalls:
+        console.say("The installation works: the net draws where the outline says, in the colours that the words say.")
+    return EXIT_FELL_SHORT if result.shortfalls else 0
+
+
+def _extract(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.conditions import places, ready, registry, weights
+    from engine.data.dataset import Dataset
+    from engine.data.make_maps import make_all
+
+    console, among = cli_processes.console(), group.current()
+    places.use(workspace)
+    dataset = Dataset.open(workspace.dataset_folder(options.dataset))
+    kind, given = registry.get(options.type), settings(options.set)
+    values = registry.resolve_parameters(kind.name, given)
+    ready.allow(kind, values)
+    if options.download and (missing := among.tell(lambda: weights.missing(kind, values))):
+        console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
+        among.tell(lambda: weights.download(missing, control.token))
+    report = make_all(
+        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary,
+        among=among,
+    )  # fmt: skip
+    console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
+    for problem in [*report.failures, *report.warnings]:
+        console.say(f"  {problem.what} {problem.why}")
+    return 0
+
+
+def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.config.presets import all_presets, read_toml, resolve, suggest
+    from engine.config.toml import write_run_file
+    from engine.config.user_presets import UserPresets
+    from engine.demo.sets import demo_preset
+    from engine.families.files import family_of
+    from engine.machine.hardware import detect
+    from engine.training.job import create_run
+
+    def create() -> str:
+        if options.preset:
+            preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
+        else:
+            preset = suggest(detect().vram_gib)
+        layers = [(options.file.name, read_toml(options.file))] if options.file else []
+        named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+        given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
+        layers += [("you", given), ("you", settings(options.set))]
+        base = resolve(*preset.layers(), *layers)[0].model.base
+        config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
+        if options.write:
+            write_run_file(options.write, config)
+            cli_processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
+            return ""
+        return create_run(workspace, config, origins).name
+
+    name = group.current().tell(create)
+    if not name:
+        return 0
+    return _work_on(name, workspace, control)
+
+
+def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    return _work_on(options.run, workspace, control)
+
+
+def _work_on(name: str, workspace: Workspace, control: Control) -> int:
+    from engine.jobs.keep_awake import keep_awake
+    from engine.runs.run import Run
+    from engine.training.job import training_job
+
+    run, console = Run(workspace.run_folder(name)), cli_processes.console()
+    console.say(f"Run {run.folder}")
+    with keep_awake(console.say):
+        outcome = training_job(workspace, run)(control.token, console.event)
+    return 0 if outcome == "completed" else EXIT_INTERRUPTED
+
+
+def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    from engine.support.doctor import report
+
+    print(report(workspace))
+    return 0
+
+
+COMMANDS = {
+    "demo": _demo,
+    "import": add_images.run,
+    "scan": add_images.run,
+    "check": check.check,
+    "captions": captions.run,
+    "extract": _extract,
+    "train": _train,
+    "resume": _resume,
+    "sample": sample.run,
+    "doctor": _doctor,
+    **compare.COMMANDS,
+    "evaluate": evaluate.run,
+    **export.COMMANDS,
+}
+
+ALONE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
+"""Commands that write into the workspace: they do not run beside an open window."""

@@ -1,0 +1,76 @@
+"""What the command line prints: one line that is rewritten on a terminal, now and then a line in a log."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from engine.estimate.estimate import in_words
+from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
+from engine.jobs.snapshot import JobSnapshot, fold
+from engine.machine.clock import awake
+
+SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten five times a second
+
+
+class Console:
+    """Prints events with progress and time left."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty()
+        self._snapshot = JobSnapshot()
+        self._last = 0.0
+        self._open_line = False
+
+    def say(self, text: str) -> None:
+        self._end_line()
+        self._print(text)
+
+    def progress(self, done: int, total: int, label: str) -> None:
+        self.event(Progress(done, total, label))
+
+    def event(self, event: Event) -> None:
+        self._snapshot = fold(self._snapshot, event, awake())
+        if isinstance(event, Message):
+            self.say(f"     {event.text}")
+        elif isinstance(event, CheckpointSaved):
+            self.say(f"     Step {event.step:,} saved.")
+        elif isinstance(event, PreviewMade):
+            scores = ", ".join(f"{name} {value:.2f}" for name, value in event.scores.items())
+            self.say(f"     Step {event.step:,}: {scores}")
+        else:
+            self._status()
+
+    def _status(self) -> None:
+        now = awake()
+        if now - self._last < (0.2 if self._terminal else SECONDS_BETWEEN_LINES):
+            return
+        self._last = now
+        s = self._snapshot
+        if s.progress is not None:
+            text = f"     {s.progress.label}: {s.progress.done:,} of {s.progress.total:,}"
+        elif s.last_step is not None:
+            text = f"     Step {s.step:,} of {s.total_steps:,}, loss {s.last_step.loss:.4f}"
+        else:
+            return
+        if s.seconds_left is not None:
+            text += f", about {in_words(s.seconds_left)} left"
+        if self._terminal:
+            self._print(f"\r{text:<78}", end="")
+            self._open_line = True
+        else:
+            self._print(text)
+
+    def _end_line(self) -> None:
+        if self._open_line:
+            self._print("")
+            self._open_line = False
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        """A terminal that was closed does not end the work that it told of."""
+        try:
+            print(text, end=end, flush=True, file=self._stream)
+        except OSError:
+            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123

@@ -1,0 +1,191 @@
+"""Maps made by a program or a Python file of the user's own. It runs with the user's rights, like anything they start.
+
+Never inside the app's process, never through a shell, and only after a person at this machine allowed it: a run.json
+from elsewhere may name any program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from engine.conditions import places
+from engine.conditions.declaration import ConditionType, Parameter
+from engine.errors import UserError
+
+EXTERNAL = ConditionType(
+    name="external",
+    title="My own program",
+    teaches="Whatever your program draws. It runs your own code, with all your rights: use only what you trust.",
+    parameters=(
+        Parameter(
+            "program", "Program", "text", "",
+            hint="A Python file with extract(image) -> image (arrays of bytes, RGB), or a command with {input} and "
+            "{output}, the two pictures' paths.",
+        ),
+        Parameter("seconds", "Time limit", "int", 60, 1, 3600, 1, hint="Seconds for one picture."),
+    ),
+    extract="engine.conditions.types.external:external",
+    batch="engine.conditions.types.external:external_batch",
+    program="program",
+)  # fmt: skip
+ALLOWED = "allowed_programs.json"
+_RUNNER = Path(__file__).with_name("external_child.py")
+_TOLD_LINES = 8  # of what the program printed last
+
+
+def external(image: np.ndarray, *, program: str, seconds: int) -> np.ndarray:
+    """The map that the user's program makes. RGB uint8 (h, w, 3) in and out. Raises UserError with what it printed."""
+    return external_batch([image], program=program, seconds=seconds)[0]
+
+
+def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> list[np.ndarray]:
+    """Like ``external``; a Python file is started once for all of them and has ``seconds`` for each."""
+    from PIL import Image
+
+    arguments = command_of(program)
+    require(program)
+    with tempfile.TemporaryDirectory(prefix="maps-") as folder:
+        pairs = [(Path(folder) / f"{n}-in.png", Path(folder) / f"{n}-out.png") for n in range(len(images))]
+        for image, (source, _) in zip(images, pairs, strict=True):
+            Image.fromarray(image).save(source, compress_level=1)
+        if arguments is None:
+            told = [str(path) for pair in pairs for path in pair]
+            _run([sys.executable, "-P", str(_RUNNER), program, *told], seconds * len(images), program)
+        else:
+            for source, target in pairs:
+                given = [a.replace("{input}", str(source)).replace("{output}", str(target)) for a in arguments]
+                _run(given, seconds, program)
+        return [_read(target, image.shape[:2], program) for image, (_, target) in zip(images, pairs, strict=True)]
+
+
+def command_of(program: str) -> list[str] | None:
+    """The command's parts; None for a Python file. Raises UserError for what is neither."""
+    if not program:
+        raise UserError(
+            "No program is given yet.",
+            "This kind of map is drawn by a program or Python file of your own.",
+            "Give the path of a Python file with extract(image), or a command with {input} and {output}.",
+        )
+    if Path(program).suffix.lower() == ".py" and "{" not in program:
+        if not Path(program).expanduser().is_file():
+            raise UserError(
+                f"{program} was not found.", "There is no such Python file.", "Give its full path, or choose another."
+            )
+        return None
+    if "{input}" not in program or "{output}" not in program:
+        raise UserError(
+            "The command does not say where the pictures are.",
+            "It needs both {input} and {output}.",
+            "For example: my_tool --from {input} --to {output}",
+        )
+    try:
+        parts = shlex.split(program, posix=os.name != "nt")
+    except ValueError as error:
+        raise UserError(
+            "The command cannot be read.", f"{error}.", "Put paths with spaces between double quotes."
+        ) from error
+    return [part[1:-1] if len(part) > 1 and part[0] == part[-1] == '"' else part for part in parts]
+
+
+def allow(program: str) -> None:
+    """Notes that a person at this machine wants this very program, or this content of a Python file, to run."""
+    known = _allowed() | {_mark(program)}
+    places.write_text(places.workspace() / ALLOWED, json.dumps(sorted(known), indent=1))
+
+
+def require(program: str) -> None:
+    """Raises UserError unless the program was allowed on this machine, in its present form."""
+    if _mark(program) not in _allowed():
+        raise UserError(
+            "This program has not been allowed on this machine.",
+            f"The maps are made by running: {program}",
+            "If you know and trust it, choose My own program on the Conditions tab, give it there, and press "
+            "Show the map.",
+        )
+
+
+def _mark(program: str) -> str:
+    """Changes with the command, and with the content of a Python file."""
+    path = Path(program).expanduser()
+    content = path.read_bytes() if path.suffix.lower() == ".py" and path.is_file() else b""
+    return hashlib.blake2b(program.encode() + b"\0" + content, digest_size=16).hexdigest()
+
+
+def _allowed() -> set[str]:
+    try:
+        return set(json.loads((places.workspace() / ALLOWED).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return set()
+    except ValueError as error:
+        raise UserError(
+            f"{ALLOWED} is damaged.", f"It cannot be read ({error}).", "Delete it and allow your programs again."
+        ) from error
+
+
+def _run(arguments: list[str], seconds: int, program: str) -> None:
+    name = Path(program).name if program.endswith(".py") else Path(arguments[0]).name
+    try:
+        done = subprocess.run(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=seconds,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            f"{name} took too long.",
+            f"It was stopped after {seconds} s.{_last_lines(error.output)}",
+            "Raise the time limit, or make the program faster.",
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be started.",
+            f"The system says: {error.strerror or error}.",
+            "Give the program's full path.",
+        ) from error
+    if done.returncode:
+        raise UserError(
+            f"{name} failed.",
+            f"It ended with code {done.returncode}.{_last_lines(done.stdout)}",
+            "Try the program by itself on one picture.",
+        )
+
+
+def _last_lines(printed: str | bytes | None) -> str:
+    text = printed.decode("utf-8", "replace") if isinstance(printed, bytes) else printed or ""
+    lines = text.strip().splitlines()[-_TOLD_LINES:]
+    return f" It printed: {' / '.join(lines)}" if lines else ""
+
+
+def _read(path: Path, shape: tuple[int, int], program: str) -> np.ndarray:
+    from PIL import Image
+
+    from engine.data.images import load_rgb
+
+    if not path.exists():
+        raise UserError(
+            "The program made no map.", f"{program} ended well, but wrote no {{output}}.", "Let it write a PNG there."
+        )
+    made = load_rgb(path)
+    size = (shape[1], shape[0])
+    if abs(made.width * shape[0] - made.height * shape[1]) > max(made.size) * max(shape) * 0.02:
+        raise UserError(
+            "The program's map has another shape than the picture.",
+            f"The map is {made.width} x {made.height}, the picture {shape[1]} x {shape[0]}.",
+            "Let it keep the picture's size.",
+        )
+    return np.asarray(made if made.size == size else made.resize(size, Image.Resampling.NEAREST))

@@ -1,0 +1,128 @@
+"""Line art as a net learned it from drawings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.conditions import weights
+from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.metrics import fit, ms_ssim
+
+MODEL = ModelNeed(
+    id="lllyasviel/Annotators",
+    megabytes=17,
+    licence="MIT (informative-drawings, the file sk_model.pth)",
+    load="engine.conditions.types.lineart_net:load",
+    file="sk_model.pth",
+)
+LINEART_NET = ConditionType(
+    name="lineart_net",
+    title="Line art (by a net)",
+    teaches="A drawing as a person would make it: contours and folds as clean strokes, grain and texture left out.",
+    parameters=(
+        Parameter(
+            "model", "Weights", "text", "",
+            hint="Empty: sk_model of lllyasviel/Annotators. Or a file of that layout: sk_model2.pth draws coarser.",
+        ),
+        Parameter("strength", "Strength", "float", 1.0, 0.2, 4.0, 0.1, hint="Higher makes faint strokes white."),
+    ),
+    extract="engine.conditions.types.lineart_net:lineart_net",
+    batch="engine.conditions.types.lineart_net:lineart_net_batch",
+    metric="engine.conditions.types.lineart_net:lineart_net_adherence",
+    models=(MODEL,),
+)  # fmt: skip
+BLOCKS = 3  # of the published weights
+_MULTIPLE = 4  # the net halves the picture twice
+
+
+def build(width: int = 64, blocks: int = BLOCKS) -> Any:
+    """The generator of informative-drawings (Chan, Durand, Isola 2022): down twice, residual blocks, up twice.
+
+    Takes RGB 0..1 (n, 3, h, w), sides multiples of 4; returns (n, 1, h, w), 1 is paper and 0 is ink. Parameters are
+    named model0.1, model1.0, ... model4.1, as in sk_model.pth.
+    """
+    from torch import nn
+
+    def normed(*layers: Any) -> list[Any]:
+        return [*layers, nn.InstanceNorm2d(layers[-1].out_channels), nn.ReLU()]
+
+    def down(before: int) -> list[Any]:
+        return normed(nn.Conv2d(before, 2 * before, 3, stride=2, padding=1))
+
+    def up(before: int) -> list[Any]:
+        return normed(nn.ConvTranspose2d(before, before // 2, 3, stride=2, padding=1, output_padding=1))
+
+    class Residual(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            first, second = (nn.Conv2d(width, width, 3) for _ in range(2))
+            norm = nn.InstanceNorm2d(width)
+            self.conv_block = nn.Sequential(*normed(nn.ReflectionPad2d(1), first), nn.ReflectionPad2d(1), second, norm)
+
+        def forward(self, features: Any) -> Any:
+            return features + self.conv_block(features)
+
+    class Generator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model0 = nn.Sequential(*normed(nn.ReflectionPad2d(3), nn.Conv2d(3, width, 7)))
+            self.model1 = nn.Sequential(*down(width), *down(2 * width))
+            self.model2 = nn.Sequential(*(Residual(4 * width) for _ in range(blocks)))
+            self.model3 = nn.Sequential(*up(4 * width), *up(2 * width))
+            self.model4 = nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(width, 1, 7), nn.Sigmoid())
+
+        def forward(self, pixels: Any) -> Any:
+            for part in (self.model0, self.model1, self.model2, self.model3, self.model4):
+                pixels = part(pixels)
+            return pixels
+
+    return Generator()
+
+
+def load(place: Path, device: str) -> Any:
+    """The net with the file's weights; its width and number of blocks are read from them. Only tensors are read."""
+    state = weights.tensors(place)
+    if "model0.1.weight" not in state:
+        raise ValueError("it has no model0.1.weight as line-art weights have")
+    blocks = {name.split(".")[1] for name in state if name.startswith("model2.")}
+    net = build(state["model0.1.weight"].shape[0], len(blocks))
+    net.load_state_dict(state)
+    return net.to(device).eval()
+
+
+def lineart_net(image: np.ndarray, *, model: str, strength: float) -> np.ndarray:
+    """White strokes on black. RGB uint8 (h, w, 3) in and out."""
+    return lineart_net_batch([image], model=model, strength=strength)[0]
+
+
+def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) -> list[np.ndarray]:
+    """Like ``lineart_net`` for many pictures; those of one size go through the net together."""
+    import cv2
+    import torch
+
+    net = weights.held(MODEL, model)
+    sizes: dict[tuple[int, ...], list[int]] = {}
+    for place, image in enumerate(images):
+        sizes.setdefault(image.shape, []).append(place)
+    found: list[Any] = [None] * len(images)
+    with torch.inference_mode():
+        for (height, width, _), members in sizes.items():
+            below, right = -height % _MULTIPLE, -width % _MULTIPLE
+            whole = [
+                cv2.copyMakeBorder(images[place], 0, below, 0, right, cv2.BORDER_REPLICATE) for place in members
+            ]  # fmt: skip
+            pixels = torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255
+            paper = net(pixels.to(weights.device()))[:, 0, :height, :width].float().cpu().numpy()
+            for place, sheet in zip(members, paper, strict=True):
+                ink = np.clip((1 - sheet) * (255 * strength), 0, 255)
+                found[place] = cv2.cvtColor(np.round(ink).astype(np.uint8), cv2.COLOR_GRAY2RGB)
+    return found
+
+
+def lineart_net_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, strength: float) -> float:
+    """MS-SSIM of the picture's own strokes with the wanted ones, 1 is perfect."""
+    got = lineart_net(fit(got_image, wanted.shape[:2]), model=model, strength=strength)
+    return ms_ssim(wanted[..., 0], got[..., 0])

@@ -1,0 +1,112 @@
+"""What is where: one colour for every kind of thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.conditions import weights
+from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.metrics import fit
+from engine.conditions.types.ade20k import PALETTE
+
+MODEL = ModelNeed(
+    id="openmmlab/upernet-convnext-small",
+    megabytes=328,
+    licence="MIT",
+    load="engine.conditions.types.segmentation:load",
+)
+SEGMENTATION = ConditionType(
+    name="segmentation",
+    title="Segmentation",
+    teaches="Kinds of things by place: one colour for sky, one for tree, one for wall, and the net paints each there.",
+    parameters=(
+        Parameter(
+            "model", "Segmentation model", "text", "",
+            hint="Empty: UperNet ConvNeXt Small. Or a folder, or a Hugging Face id of a semantic segmentation model.",
+        ),
+        Parameter("smallest", "Smallest area", "float", 0.1, 0.0, 5.0, 0.1, hint="Percent of the picture; smaller ones "
+                  "join their surroundings."),
+    ),
+    categorical=True,
+    extract="engine.conditions.types.segmentation:segmentation",
+    batch="engine.conditions.types.segmentation:segmentation_batch",
+    metric="engine.conditions.types.segmentation:segmentation_adherence",
+    models=(MODEL,),
+)  # fmt: skip
+_FALLBACK = 512  # pixels, where a model's folder does not say
+
+
+def load(place: Path, device: str) -> Any:
+    """(model, preparation) of any semantic segmentation model that transformers knows."""
+    from transformers import AutoModelForSemanticSegmentation
+
+    model = AutoModelForSemanticSegmentation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    model = model.to(device).eval()
+    return model, weights.preparation(place, _FALLBACK)
+
+
+def segmentation(image: np.ndarray, *, model: str, smallest: float) -> np.ndarray:
+    """The ADE20K colour of every pixel's class. RGB uint8 (h, w, 3) in and out."""
+    return segmentation_batch([image], model=model, smallest=smallest)[0]
+
+
+def segmentation_batch(images: list[np.ndarray], *, model: str, smallest: float) -> list[np.ndarray]:
+    """Like ``segmentation`` for many pictures; they go through the model together."""
+    return [coloured(without_specks(labels, smallest)) for labels in labels_of(images, model)]
+
+
+def labels_of(images: list[np.ndarray], model: str) -> list[np.ndarray]:
+    """The likeliest class of every pixel, int (h, w), 0 to classes - 1."""
+    import torch
+
+    net, how = weights.held(MODEL, model)
+    found: list[Any] = [None] * len(images)
+    with torch.inference_mode():
+        for members, pixels in weights.prepared(images, how):
+            logits = net(pixel_values=pixels).logits.float()
+            for place, one in zip(members, logits, strict=True):
+                full = torch.nn.functional.interpolate(one[None], images[place].shape[:2], mode="bilinear")
+                found[place] = full[0].argmax(0).cpu().numpy().astype(np.int32)
+    return found
+
+
+def without_specks(labels: np.ndarray, smallest: float) -> np.ndarray:
+    """Connected areas below ``smallest`` percent take the class that most of their rim has."""
+    import cv2
+
+    least = labels.size * smallest / 100
+    made = labels.copy()
+    for label in np.unique(labels):
+        areas, numbered, about, _ = cv2.connectedComponentsWithStats((labels == label).astype(np.uint8), connectivity=4)
+        for area in range(1, areas):
+            x, y, width, height, size = about[area]
+            if size >= least:
+                continue
+            window = np.s_[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1]
+            inside = (numbered[window] == area).astype(np.uint8)
+            rim = (cv2.dilate(inside, np.ones((3, 3), np.uint8)) > 0) & (inside == 0)
+            if rim.any():
+                made[window][inside > 0] = np.bincount(labels[window][rim]).argmax()
+    return made
+
+
+def coloured(labels: np.ndarray) -> np.ndarray:
+    """Colours of the classes; beyond ADE20K's 150 they begin anew."""
+    return np.array(PALETTE, np.uint8)[labels % len(PALETTE)]
+
+
+def segmentation_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, smallest: float) -> float:
+    """Mean over the wanted classes of intersection / union (mIoU) with those seen in the picture: 1 is perfect."""
+    got = segmentation(fit(got_image, wanted.shape[:2]), model=model, smallest=smallest)
+    first, second = _packed(wanted), _packed(got)
+    classes = np.unique(first)
+    return float(
+        np.mean([((first == c) & (second == c)).sum() / ((first == c) | (second == c)).sum() for c in classes])
+    )
+
+
+def _packed(map: np.ndarray) -> np.ndarray:
+    return map.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])

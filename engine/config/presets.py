@@ -1,0 +1,152 @@
+"""Presets: sparse settings in presets/*.toml, laid over one another, each value remembering where it came from."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig, parse
+from engine.errors import UserError
+from engine.families.files import TEXT_WIDTHS
+
+PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "presets"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One file: a title and a hint for people, the smallest card it is for, and sparse settings."""
+
+    name: str
+    title: str
+    hint: str
+    min_vram_gib: float
+    values: dict[str, Any]
+    families: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is otherwise for bases of a family, by its name."""
+    stands_on: Preset | None = None
+    """Whose settings lie below these; of the user's own presets (engine/config/user_presets.py)."""
+
+    def layers(self, family: str = "") -> list[tuple[str, dict[str, Any]]]:
+        """For ``resolve``: the settings, and over them those for a family of bases."""
+        below = [] if self.stands_on is None else self.stands_on.layers(family)
+        own = self.families.get(family)
+        plain = [*below, (f"preset {self.name}", self.values)]
+        return plain if own is None else [*plain, (f"preset {self.name}, for {family}", own)]
+
+    def base(self) -> str:
+        """The base model of these settings, before any choice."""
+        chosen = [values["model"]["base"] for _, values in self.layers() if "base" in values.get("model", {})]
+        return str(chosen[-1]) if chosen else RunConfig().model.base
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} cannot be read.", "The file does not exist.", "Check the path.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path} cannot be read.", f"It is not valid TOML: {error}.", "Correct that line.") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read.", f"It is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read.", f"{error.strerror or error}.", "Look at its permissions.") from error
+
+
+def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset:
+    """A preset from its file.
+
+    Args:
+        known: the presets that it may stand on (``based_on``), by their names.
+
+    Raises:
+        UserError: not TOML, a setting that does not exist, or it stands on a preset that is not there.
+    """
+    values = read_toml(path)
+    about = values.pop("preset", {})
+    families = {name: values.pop(name) for name in TEXT_WIDTHS.values() if name in values}
+    if not all(isinstance(table, dict) for table in (about, *families.values())):
+        raise UserError(
+            f"{path} cannot be used.", "preset, sd1, sd2 and sdxl are sections.", "Write [preset], or [sdxl.train]."
+        )
+    below, smallest = about.get("based_on"), about.get("min_vram_gib", 0)
+    if below is not None and below not in (known or {}):
+        raise UserError(
+            f"{path} cannot be used.",
+            f"It is based on the preset {below}, which is not there.",
+            f"Write one of these as based_on: {', '.join(known or {})}.",
+        )
+    if not isinstance(smallest, int | float):
+        raise UserError(f"{path} cannot be used.", f"min_vram_gib is {smallest!r}.", "Write a number.")
+    preset = Preset(
+        name=path.stem,
+        title=str(about.get("title", path.stem)),
+        hint=str(about.get("hint", "")),
+        min_vram_gib=float(smallest),
+        values=values,
+        families=families,
+        stands_on=(known or {})[below] if below is not None else None,
+    )
+    for family in ("", *TEXT_WIDTHS.values()):
+        merged: dict[str, Any] = {}
+        for _, layer in preset.layers(family):
+            merged |= flatten(layer)
+        parse(unflatten(merged), f"The preset {path.name}")
+    return preset
+
+
+def all_presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
+    """Every preset, smallest card first."""
+    return sorted((load_preset(path) for path in folder.glob("*.toml")), key=lambda p: (p.min_vram_gib, p.name))
+
+
+def suggest(vram_gib: float | None, folder: Path = PRESETS_FOLDER) -> Preset:
+    """The largest preset that fits a card with ``vram_gib`` GiB (None: no card)."""
+    # Cards report a little less than their name says (an "8 GB" card has 7.6 to 8.0 GiB).
+    room = 0.0 if vram_gib is None else vram_gib * 1.08
+    fitting = [p for p in all_presets(folder) if p.min_vram_gib <= room]
+    return fitting[-1]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"train": {"steps": 5}} -> {"train.steps": 5}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"train.steps": 5} -> {"train": {"steps": 5}}."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *parents, last = dotted.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested
+
+
+def resolve(*layers: tuple[str, dict[str, Any]]) -> tuple[RunConfig, dict[str, str]]:
+    """Lay sparse settings over the defaults, later layers winning.
+
+    Args:
+        layers: (where from, nested values), for example ``("preset 8gb", {...}), ("you", {...})``.
+
+    Returns:
+        The config, and for each dotted name where its value came from ("default" where no layer names it).
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = dict.fromkeys(flatten(RunConfig().model_dump()), "default")
+    for origin, values in layers:
+        for dotted, value in flatten(values).items():
+            merged[dotted] = value
+            origins[dotted] = origin
+    return parse(unflatten(merged)), origins

@@ -1,0 +1,69 @@
+"""The settings of a run as a TOML file for ``engine.cli train``, and the command that uses several cards."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from engine.config import SECTIONS, RunConfig, fields
+from engine.config.presets import flatten
+from engine.workspace.paths import APP_FOLDER, Workspace, write_text
+
+
+def to_toml(config: RunConfig) -> str:
+    """Every setting, those that are at their default too, with its title: no preset shows through."""
+    values = flatten(config.model_dump(include={"name", *SECTIONS}))
+    return "\n".join(lines_of(values)) + "\n"
+
+
+def lines_of(values: Mapping[str, Any]) -> list[str]:
+    """Values by dotted name as lines of TOML, those of a section together; settings with their titles."""
+    lines = [f"{name} = {_value(value)}" for name, value in values.items() if "." not in name]
+    for section in dict.fromkeys(dotted.split(".")[0] for dotted in values if "." in dotted):
+        lines += ["", f"[{section}]"]
+        titles = fields(section) if section in SECTIONS else {}
+        for dotted, value in values.items():
+            name = dotted.removeprefix(f"{section}.")
+            if name != dotted:
+                lines.append(f"{name} = {_value(value)}" + (f"  # {titles[name].title}" if name in titles else ""))
+    return lines
+
+
+def write_run_file(path: Path, config: RunConfig) -> None:
+    write_text(path, to_toml(config))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    return json.dumps(str(value), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # JSON's strings are TOML's but for DEL
+
+
+def launch_command(count: int, *arguments: str, workspace: Workspace | None = None) -> str:
+    """One line for the terminal, to be given in the app's folder: this Python, a process for each of ``count`` cards.
+
+    Args:
+        arguments: of ``engine.cli``, such as ``"train", "run.toml"``.
+    """
+    words = [sys.executable, "-m", "engine.cli"]
+    if workspace is not None and workspace.root != APP_FOLDER / "workspace":
+        words += ["--workspace", str(workspace.root)]
+    return join_words([*words, *arguments, "--processes", str(count)])
+
+
+def join_words(words: list[str]) -> str:
+    """Words as this system's terminal takes them in one line."""
+    if os.name == "nt":
+        return subprocess.list2cmdline(words)
+    import shlex
+
+    return shlex.join(words)

@@ -1,0 +1,114 @@
+"""Presets of the user's: files in the workspace that hold only what differs from the app's preset they stand on.
+
+So a value that was never touched follows the app's preset when a later version knows better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.config import RunConfig
+from engine.config.presets import Preset, flatten, load_preset, resolve
+from engine.config.toml import lines_of
+from engine.errors import UserError
+from engine.workspace.paths import safe_name, write_text
+
+OF_ONE_RUN = ("name", "data.dataset")
+"""Not kept: they belong to a run, not to a way to train."""
+
+
+class UserPresets:
+    """The app's presets and the user's, as one list; ``problems``: files that cannot be used."""
+
+    def __init__(self, folder: Path, shipped: Iterable[Preset]) -> None:
+        self.folder = folder
+        self._shipped = {preset.name: preset for preset in shipped}
+        self.all: dict[str, Preset] = {}
+        self.problems: list[UserError] = []
+        self.read()
+
+    def read(self) -> None:
+        """Look at the folder again. A file that is broken is left out, and its problem kept."""
+        found, problems = dict(self._shipped), []
+        for path in sorted(self.folder.glob("*.toml")):
+            try:
+                self._demand_free(path.stem)
+                found[path.stem] = load_preset(path, self._shipped)
+            except UserError as error:
+                problems.append(error)
+        self.all, self.problems = found, problems
+
+    def get(self, name: str) -> Preset:
+        """The preset of that name.
+
+        Raises:
+            UserError: there is none, or its file cannot be used.
+        """
+        if name not in self.all:
+            words = " ".join(f"{problem.what} {problem.why}" for problem in self.problems)
+            raise UserError(
+                f"There is no preset called {name}.", words or f"{self.folder} holds no such file.",
+                f"Choose one of these: {', '.join(self.all)}.",
+            )  # fmt: skip
+        return self.all[name]
+
+    def own(self, name: str) -> bool:
+        """Whether it is the user's."""
+        return name in self.all and name not in self._shipped
+
+    def keep(self, title: str, over: str, family: str, config: RunConfig) -> str:
+        """Write a preset; one of the same title is replaced. Returns its name.
+
+        Args:
+            over: the preset that ``config`` was made from. Where it is the user's, the new one stands on the app's
+                preset below it, and holds the differences of both.
+            family: of the base of ``config``, for which a preset may have settings of its own.
+
+        Raises:
+            UserError: no title, one that is taken, or nothing differs.
+        """
+        title = " ".join(title.split())
+        if not title:
+            raise UserError("The preset was not kept.", "It has no name.", "Give it one.")
+        name = self._demand_free(safe_name(title))
+        for other, preset in self.all.items():
+            if other.casefold() != name.casefold():  # Windows does not tell them apart
+                continue
+            if preset.title.casefold() != title.casefold():
+                raise UserError(
+                    "The preset was not kept.", f"Its file would be that of {preset.title}.", "Give it another name."
+                )
+            name = other
+        below = self.all[over].stands_on or self.all[over]
+        usual = flatten(resolve(*below.layers(family))[0].model_dump())
+        values = flatten(config.model_dump())
+        changes = {dotted: value for dotted, value in values.items() if value != usual[dotted]}
+        changes = {dotted: value for dotted, value in changes.items() if dotted not in OF_ONE_RUN}
+        if not changes:
+            raise UserError(
+                "The preset was not kept.",
+                f"These settings are those of the preset {below.title}.",
+                "Choose that one, or change a setting first.",
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = {"preset.title": title, "preset.based_on": below.name}
+        text = "# What differs from the preset that it is based on; everything else follows that one.\n"
+        write_text(self.folder / f"{name}.toml", text + "\n".join(lines_of({**about, **changes})) + "\n")
+        self.read()
+        return name
+
+    def forget(self, name: str) -> None:
+        """Delete one of the user's."""
+        if self.own(name):
+            (self.folder / f"{name}.toml").unlink(missing_ok=True)
+            self.read()
+
+    def _demand_free(self, name: str) -> str:
+        if name.casefold() in self._shipped:
+            raise UserError(
+                f"The preset {self.folder / name}.toml is not used.",
+                f"The app has a preset of its own that is called {name}.",
+                "Give it another name.",
+            )
+        return name

@@ -1,0 +1,285 @@
+"""Makes all condition maps of a dataset: a background job over all cores that can be stopped and taken up again."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from engine.conditions import ready, registry, strengths, weights
+from engine.conditions.coverage import coverage
+from engine.conditions.declaration import ConditionType
+from engine.data import map_files
+from engine.data.dataset import ConditionSpec, Dataset
+from engine.data.images import digest, load_array
+from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.distributed.group import ALONE, Processes
+from engine.errors import UserError
+from engine.jobs.faults import out_of_memory
+from engine.machine.free_memory import free_memory
+
+SAVE_EVERY = 64  # finished maps between two entries in the index
+SAVE_SECONDS = 2.0
+TOGETHER = 8  # pictures that a model sees in one pass
+TOGETHER_PIXELS = 16_000_000  # and no more than these, so that large pictures do not fill the memory
+HOPELESS = 25  # failures without a single map, after which the rest is not tried
+
+
+@dataclass(frozen=True)
+class BatchReport:
+    """How a run ended. ``warnings`` name maps that were made but look nearly empty or nearly full."""
+
+    made: int
+    kept: int
+    failures: list[Problem]
+    warnings: list[Problem]
+
+
+@dataclass(frozen=True)
+class _Made:
+    key: str
+    digest: str
+    warning: str
+
+
+_Outcome = _Made | Problem | None  # None: the map was there already
+
+
+def make_all(
+    dataset: Dataset,
+    type: str,
+    parameters: Mapping[str, Any] | None = None,
+    token: CancelToken | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+    resolution: int | None = None,
+    varied: int | None = None,
+    among: Processes = ALONE,
+) -> BatchReport:
+    """Writes every sample's map to ``dataset.condition_path`` and makes the type the dataset's own.
+
+    A map is kept when it was made by the same type, parameters and resolution from the same picture; so a second call
+    does only what changed, and a call after a stop goes on where it stopped. ``resolution``: pictures whose shorter
+    side is larger, in pixels, are shrunk to it first (edges are as wide as the net will see them). ``varied``: a seed
+    with which parameters are drawn for each picture (see ``strengths``). Files that fail are reported and passed over.
+    Several processes, ``among`` which this one is, take packs of pictures in turn and report together.
+    Raises what the token raises; UserError for bad parameters, missing weights, a full disk, or where nothing works.
+    """
+    condition = registry.get(type)
+    ready.check(condition, registry.resolve_parameters(type, parameters))
+    resolution = resolution if condition.extract else None
+    spec = among.tell(lambda: dataset.set_condition(type, parameters, resolution=resolution, varied=varied))
+    dataset = dataset if among.main else Dataset.open(dataset.folder)
+    total = dataset.count()
+    if spec.provided:
+        return BatchReport(0, total, [], [])
+    failures: list[Problem] = []
+    warnings: list[Problem] = []
+    made = kept = done = 0
+    work = _Worker(dataset, condition, spec)
+    workers = workers or os.cpu_count() or 1
+    finished: list[tuple[str, str, str]] = []
+    saved = time.monotonic()
+    waiting: deque[tuple[list[Sample], Future[list[_Outcome]]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="maps")  # Pillow and OpenCV work outside Python's lock
+    try:
+        packs = enumerate(_packs(_paged(dataset), TOGETHER if condition.batch else 1, resolution))
+        todo = (pack for number, pack in packs if among.mine(number))
+        while True:
+            while len(waiting) < 4 * workers and (pack := next(todo, None)):
+                waiting.append((pack, pool.submit(work, pack)))
+            if not waiting:
+                break
+            pack, future = waiting.popleft()
+            for sample, result in zip(pack, future.result(), strict=True):
+                if token:
+                    token.raise_if_cancelled()
+                done += 1
+                if isinstance(result, _Made):
+                    made += 1
+                    finished.append((result.key, spec.fingerprint, result.digest))
+                    if result.warning:
+                        warnings.append(Problem(sample.image, result.warning, "", "Look at it on the Conditions tab."))
+                elif isinstance(result, Problem):
+                    failures.append(result)
+                    if len(failures) == done == HOPELESS:
+                        raise UserError(
+                            f"None of the first {HOPELESS} pictures gave a map.", f"{result.what} {result.why}",
+                            result.try_this,
+                        )  # fmt: skip
+                else:
+                    kept += 1
+                if progress:
+                    progress(min(total, done * among.count), total, sample.key)  # the others are as far as this one
+            if len(finished) >= SAVE_EVERY or time.monotonic() - saved > SAVE_SECONDS:
+                dataset.index.mark_maps(finished)
+                finished.clear()
+                saved = time.monotonic()
+    except OSError as error:
+        raise UserError(
+            f"The maps cannot be written to {dataset.folder}.",
+            f"The system says: {error.strerror or error}.",
+            "Free some space or check the folder's permissions, then make all maps again: it goes on from here.",
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        dataset.index.mark_maps(finished)
+        weights.free()
+    return _together(among.gather(BatchReport(made, kept, failures, warnings)))
+
+
+def _together(reports: Sequence[BatchReport]) -> BatchReport:
+    """What several processes have done."""
+    made, kept = sum(report.made for report in reports), sum(report.kept for report in reports)
+    failures = [problem for report in reports for problem in report.failures]
+    return BatchReport(made, kept, failures, [problem for report in reports for problem in report.warnings])
+
+
+class _Worker:
+    """Makes and writes the maps of some samples; called from several threads at once."""
+
+    def __init__(self, dataset: Dataset, condition: ConditionType, spec: ConditionSpec) -> None:
+        self._dataset, self._condition, self._spec = dataset, condition, spec
+        self._states = dataset.index.map_states()
+        self._at_once = TOGETHER
+        self._model = threading.Lock()  # one pass at a time; the other threads read and write files meanwhile
+
+    def __call__(self, samples: Sequence[Sample]) -> list[_Outcome]:
+        outcomes: dict[str, _Outcome] = {}
+        pictures: list[tuple[Sample, str, np.ndarray]] = []
+        for sample in samples:
+            outcomes[sample.key] = self._guarded(sample, partial(self._read, sample, pictures))
+        for sample, content, map in self._maps(pictures, outcomes):
+            outcomes[sample.key] = self._guarded(sample, partial(self._write, sample, content, map))
+        return [outcomes[sample.key] for sample in samples]
+
+    def _read(self, sample: Sample, into: list[tuple[Sample, str, np.ndarray]]) -> None:
+        content = _digest_now(self._dataset, sample)
+        known = self._states.get(sample.key) == (self._spec.fingerprint, content)
+        if not known or not self._dataset.condition_path(sample).exists():
+            into.append((sample, content, read_picture(sample.image, self._spec.resolution)))
+
+    def _maps(
+        self, pictures: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
+    ) -> Iterator[tuple[Sample, str, np.ndarray]]:
+        """The maps, in one call where the type can; where that fails, one by one, to tell which picture it is."""
+        together = self._condition.batcher if self._spec.varied is None else None
+        while together is not None and len(pictures) > 1 and self._at_once > 1:
+            size = min(self._at_once, len(pictures))
+            try:
+                maps: list[np.ndarray] = []
+                for first in range(0, len(pictures), size):
+                    images = [image for _, _, image in pictures[first : first + size]]
+                    self._call(together, images, self._spec.parameters, maps.extend)
+            except _FAILURES as error:
+                if not out_of_memory(error):
+                    break  # the passes below say which picture it was, and why
+            else:
+                yield from ((sample, content, map) for (sample, content, _), map in zip(pictures, maps, strict=True))
+                return
+            free_memory()
+            self._at_once = size // 2  # from now on
+        for sample, content, image in pictures:
+            values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
+            maps = []  # stays empty where it fails
+            make = partial(self._call, self._condition.extractor, image, values, maps.append)
+            outcomes[sample.key] = self._guarded(sample, make)
+            yield from ((sample, content, map) for map in maps)
+
+    def _call(
+        self, function: Callable[..., Any], images: Any, values: Mapping[str, Any], take: Callable[[Any], None]
+    ) -> None:
+        if self._condition.models:
+            with self._model:
+                take(function(images, **values))
+        else:
+            take(function(images, **values))
+
+    def _write(self, sample: Sample, content: str, map: np.ndarray) -> _Made:
+        values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
+        two_level = self._condition.two_level
+        path = self._dataset.map_path(sample, self._condition.name)
+        map_files.write(path, map, self._condition.name, values, two_level)
+        path.with_suffix(".png" if path.suffix == ".webp" else ".webp").unlink(missing_ok=True)  # another type's map
+        return _Made(sample.key, content, coverage(map[::2, :, 0] if two_level else map[::2])["warning"])
+
+    def _guarded(self, sample: Sample, work: Callable[[], _Made | None]) -> _Outcome:
+        try:
+            return work()
+        except UserError as error:
+            return Problem(sample.image, error.what, error.why, error.try_this)
+        except OSError:
+            raise  # the disk: no picture's fault
+        except _FAILURES as error:
+            what, short = f"No map could be made of {sample.image.name}.", out_of_memory(error)
+            why, advice = f"{self._condition.title} failed: {error}.", "Look at the picture, or leave it out."
+        if short:
+            free_memory()
+            why = f"{self._condition.title}: the memory is not enough, even for one picture at a time."
+            advice = "Close other programs that use the graphics card, then make all maps again: what is done is kept."
+        return Problem(sample.image, what, why, advice)
+
+
+_FAILURES = (UserError, cv2.error, ValueError, MemoryError, RuntimeError)  # RuntimeError: torch's, also of memory
+
+
+def read_picture(path: Path, resolution: int | None) -> np.ndarray:
+    """A picture as extractors get it, RGB uint8 (h, w, 3), its shorter side brought down to ``resolution`` pixels."""
+    picture = load_array(path, at_least=resolution)
+    height, width = picture.shape[:2]
+    if resolution is None or min(height, width) <= resolution:
+        return picture
+    scale = resolution / min(height, width)
+    size = (round(width * scale), round(height * scale))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _packs(samples: Iterator[Sample], most: int, resolution: int | None) -> Iterator[list[Sample]]:
+    """Samples in packs of ``most``, fewer where they are large."""
+    pack: list[Sample] = []
+    pixels = 0.0
+    for sample in samples:
+        scale = min(1.0, resolution / max(1, min(sample.width, sample.height))) if resolution else 1.0
+        size = sample.width * sample.height * scale**2
+        if pack and (len(pack) == most or pixels + size > TOGETHER_PIXELS):
+            yield pack
+            pack, pixels = [], 0.0
+        pack.append(sample)
+        pixels += size
+    if pack:
+        yield pack
+
+
+def _paged(dataset: Dataset, size: int = 256) -> Iterator[Sample]:
+    """All samples, a page in memory at a time."""
+    offset = 0
+    while page := dataset.samples(offset, size):
+        yield from page
+        offset += size
+
+
+def _digest_now(dataset: Dataset, sample: Sample) -> str:
+    """The picture's digest; read anew, and noted, only where size or time of the file differ from the index."""
+    try:
+        state = sample.image.stat()
+    except OSError as error:
+        raise UserError(
+            f"{sample.image.name} is not there any more.",
+            f"The system says: {error.strerror}.",
+            "Scan the folder again on the Dataset tab.",
+        ) from error
+    if (state.st_size, state.st_mtime_ns) == (sample.bytes, sample.mtime_ns) and sample.digest:
+        return sample.digest
+    content = digest(sample.image)
+    dataset.index.update_file(sample.key, content, state.st_size, state.st_mtime_ns)
+    return content

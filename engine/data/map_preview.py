@@ -1,0 +1,89 @@
+"""What the Conditions tab shows of a type before all maps are made: one picture, or a sheet of random ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.conditions import strengths
+from engine.conditions.coverage import Coverage, coverage
+from engine.conditions.declaration import ConditionType
+from engine.data.dataset import Dataset
+from engine.data.images import load_rgb
+from engine.data.make_maps import read_picture
+from engine.data.samples import Sample
+from engine.errors import UserError
+
+SHEET = 12
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture beside its map, both RGB uint8 (h, w, 3) of one size."""
+
+    name: str
+    picture: np.ndarray
+    map: np.ndarray
+    measured: Coverage
+    values: dict[str, Any]
+    """The parameters that were used: with several strengths the picture's own."""
+
+
+def preview(condition: ConditionType, picture: np.ndarray, values: Mapping[str, Any], name: str = "") -> Shown:
+    """The map of one picture, RGB uint8 (h, w, 3). Raises UserError where weights or a program are missing."""
+    made = condition.extractor(picture, **values)
+    return Shown(name, picture, made, coverage(made), dict(values))
+
+
+def of_file(condition: ConditionType, path: Path, values: Mapping[str, Any], side: int | None) -> Shown:
+    """The map of any picture file, at the size at which all maps will be made."""
+    return preview(condition, read_picture(path, side), values, path.name)
+
+
+def of_sample(
+    dataset: Dataset,
+    sample: Sample,
+    condition: ConditionType,
+    values: Mapping[str, Any],
+    side: int | None = None,
+    varied: int | None = None,
+) -> Shown:
+    """The map that "make all" would make of a sample, or the one that came with it. Raises UserError for neither."""
+    if condition.extract is None:
+        if sample.condition is None:
+            raise UserError(
+                "This dataset came without maps of its own.",
+                "Only pictures were found in its folder.",
+                "Choose a type that makes maps.",
+            )
+        picture = read_picture(sample.image, side)
+        made = np.asarray(load_rgb(sample.condition).resize(picture.shape[1::-1]))
+        return Shown(sample.key, picture, made, coverage(made), {})
+    own = strengths.drawn(condition, values, varied, sample.key)
+    return preview(condition, read_picture(sample.image, side), own, sample.key)
+
+
+def sheet(
+    dataset: Dataset,
+    condition: ConditionType,
+    values: Mapping[str, Any],
+    side: int | None = None,
+    varied: int | None = None,
+    seed: int = 0,
+) -> list[Shown]:
+    """Twelve pictures at random (fewer in a small set) with their maps; ones that cannot be read are left out."""
+    total = dataset.count()
+    found = []
+    for place in sorted(random.Random(seed).sample(range(total), min(SHEET, total))):
+        for sample in dataset.samples(place, 1):
+            try:
+                found.append(of_sample(dataset, sample, condition, values, side, varied))
+            except UserError:
+                if condition.models or condition.program or condition.extract is None:
+                    raise  # the type's own trouble, the same for every picture
+    return found

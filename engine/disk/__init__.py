@@ -1,0 +1,1 @@
+"""Durable writes, free space, retries, and the watchdog for slow disks."""

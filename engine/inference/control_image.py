@@ -1,0 +1,85 @@
+"""The control picture of a run's net: pairs that it never saw, the map of a photograph, and whether it looks right."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.conditions import registry
+from engine.errors import UserError
+from engine.runs.run import Run
+from engine.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+LOOKS = 16
+"""Held-out maps that a picture is compared with."""
+
+
+def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
+    """Maps and captions of the pairs that the run never saw; none where its dataset was removed."""
+    from engine.data.dataset import Dataset
+    from engine.data.held_out import split
+
+    try:
+        dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+        samples = split(dataset, run.config.data.held_out, run.held_out).held_out
+        return [(dataset.condition_path(sample), sample.caption) for sample in samples]
+    except UserError:
+        return []  # an own picture can still be tried
+
+
+def map_of(run: Run, picture: Image.Image) -> Image.Image:
+    """The map of a photograph, made as those of the training were.
+
+    Raises:
+        UserError: the run's maps came with its pictures, and the app cannot make such.
+    """
+    import numpy as np
+    from PIL import Image
+
+    kind = registry.get(str(run.condition["type"]))
+    if kind.extract is None:
+        raise UserError(
+            "A map cannot be made of this picture.",
+            f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
+            "Give a map, and say that it is one already.",
+        )
+    parameters = registry.resolve_parameters(kind.name, dict(run.condition["parameters"]))
+    return Image.fromarray(kind.extractor(np.asarray(picture.convert("RGB")), **parameters))
+
+
+def look_warning(workspace: Workspace, run: Run, picture: Image.Image) -> str:
+    """A sentence where a picture does not look like the maps that the run was trained on; else empty."""
+    from engine.conditions.look import warning
+
+    return warning(picture, _looks_of(workspace, run))
+
+
+def advice(workspace: Workspace, run: Run, picture: Image.Image, is_map: bool) -> str:
+    """What to say of an uploaded picture before anything is drawn; empty where it is as it is said to be."""
+    from engine.conditions.look import differences, look_at
+
+    if is_map:
+        return look_warning(workspace, run, picture)
+    kind, looks = registry.get(str(run.condition["type"])), _looks_of(workspace, run)
+    if looks and not differences(look_at(picture), looks):
+        return "This looks like a map already: if it is one, tick the box."
+    if kind.extract is None:
+        return f"The app cannot make maps of the kind “{kind.title}”: give a map, and tick the box."
+    return ""
+
+
+def _looks_of(workspace: Workspace, run: Run) -> tuple[Any, ...]:
+    paths = [path for path, _ in held_out_maps(workspace, run)[:LOOKS]]
+    return _looks(tuple((path, path.stat().st_mtime_ns) for path in paths if path.is_file()))
+
+
+@lru_cache(maxsize=8)
+def _looks(files: tuple[tuple[Path, int], ...]) -> tuple[Any, ...]:
+    from engine.conditions.look import look_at
+    from engine.data.images import load_rgb
+
+    return tuple(look_at(load_rgb(path)) for path, _ in files)

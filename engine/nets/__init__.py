@@ -1,0 +1,1 @@
+"""The networks that learn, and the forms in which weights are kept, read and named."""

@@ -1,0 +1,159 @@
+"""The way in: a ControlNet from any of the formats, checked against the base that it is to work on.
+
+What a file does not say (attention heads, norm groups) is taken from the base; what its shapes say has to fit it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import ControlNetModel, UNet2DConditionModel
+from safetensors.torch import save_file
+
+from engine.errors import UserError
+from engine.export import control_lora
+from engine.families import Family
+from engine.families.base import read_component_config
+from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
+from engine.nets.reading import NetFile, read_net_file
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A net that was read and fits its base."""
+
+    config: dict[str, Any]
+    tensors: Tensors
+    """Under diffusers names, in the precision of the file (a Control-LoRA: fp32)."""
+    format: str
+    metadata: dict[str, str]
+    """The file's own words about itself."""
+
+
+def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
+    """Read a net and check it.
+
+    Args:
+        path: a folder or file of any kind that ``read_net_file`` knows.
+        base: a located base of that family, for which the net is meant.
+
+    Raises:
+        UserError: not there, damaged, not a ControlNet, of another family or channel count, or not finite.
+    """
+    file = read_net_file(path)
+    unet_config = read_component_config(base, "unet", "config.json")
+    expected = expected_config(family, unet_config)
+    tensors, config = file.tensors, file.config
+    if file.needs_base:
+        trunk = base_weights(family, base)
+        if file.format == "control_lora":
+            tensors = control_lora.restore(tensors, expected, trunk, file.path.name)
+        else:
+            tensors = {n: t + trunk[n].to(t.dtype) if n in trunk else t for n, t in tensors.items()}
+    said = config_from_shapes(tensors, file.path.name)
+    check_fits(said, unet_config, file.path.name, base)
+    hint = {"conditioning_embedding_out_channels": said["conditioning_embedding_out_channels"]}
+    config = config or expected | hint
+    check_tensors(config, tensors, file)
+    return Imported(config, tensors, file.format, file.metadata)
+
+
+def open_controlnet(path: Path | str, family: Family, base: str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
+    """A net of any format, ready to train from or to draw with.
+
+    Raises:
+        UserError: as ``read_controlnet``.
+    """
+    found = read_controlnet(path, family, base)
+    with init_empty_weights():
+        net = ControlNetModel.from_config(found.config)
+    net.load_state_dict({name: tensor.to(dtype) for name, tensor in found.tensors.items()}, assign=True)
+    return net
+
+
+def store(found: Imported, folder: Path) -> None:
+    """Write a net as a diffusers folder in fp32, as checkpoints are."""
+    folder.mkdir(parents=True)
+    (folder / CONFIG).write_text(json.dumps(found.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    tensors = {name: tensor.float().contiguous() for name, tensor in found.tensors.items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def expected_config(family: Family, unet: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a new net for a base with this UNet config. No memory for weights is taken."""
+    with init_empty_weights():
+        trunk = UNet2DConditionModel.from_config(dict(unet))
+        net = family.new_controlnet(trunk)
+    return {name: value for name, value in dict(net.config).items() if name != "_name_or_path"} | {
+        "_class_name": "ControlNetModel"
+    }
+
+
+def base_weights(family: Family, base: str) -> Tensors:
+    """The UNet's weights in fp32, by their diffusers names."""
+    return dict(family.load_unet(base, torch.float32).state_dict())
+
+
+def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
+    """As much of a ControlNet's config as the shapes of its tensors tell.
+
+    Raises:
+        UserError: parts are missing.
+    """
+    try:
+        blocks = _count(tensors, "down_blocks.{}.resnets.0.conv1.weight")
+        attention = [f"down_blocks.{n}.attentions.0.proj_in.weight" in tensors for n in range(blocks)]
+        with_text = [key for key in tensors if key.endswith("attn2.to_k.weight")]
+        pairs = _count(tensors, "controlnet_cond_embedding.blocks.{}.weight") // 2
+        widths = [tensors[f"controlnet_cond_embedding.blocks.{2 * n + 1}.weight"].shape[0] for n in range(pairs)]
+        first = tensors["controlnet_cond_embedding.conv_in.weight"]
+        return {
+            "in_channels": tensors["conv_in.weight"].shape[1],
+            "conditioning_channels": first.shape[1],
+            "conditioning_embedding_out_channels": [first.shape[0], *widths],
+            "block_out_channels": [tensors[f"down_blocks.{n}.resnets.0.conv1.weight"].shape[0] for n in range(blocks)],
+            "down_block_types": ["CrossAttnDownBlock2D" if has else "DownBlock2D" for has in attention],
+            "layers_per_block": _count(tensors, "down_blocks.0.resnets.{}.conv1.weight"),
+            "cross_attention_dim": tensors[with_text[0]].shape[1],
+        }
+    except (KeyError, IndexError) as error:
+        raise UserError(
+            f"{name} is incomplete.", f"It lacks parts of a ControlNet ({error}).", "Copy or download it again."
+        ) from error
+
+
+def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], file: NetFile) -> None:
+    """Names, shapes and numbers against the net of a config.
+
+    Raises:
+        UserError: the first difference.
+    """
+    with init_empty_weights():
+        shapes = {name: tuple(w.shape) for name, w in ControlNetModel.from_config(dict(config)).state_dict().items()}
+    missing, extra = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
+    misshapen = [name for name in shapes.keys() & tensors.keys() if tuple(tensors[name].shape) != shapes[name]]
+    for words, names in (("lacks", missing), ("has also", extra), ("has in another shape", misshapen)):
+        if names:
+            raise UserError(
+                f"{file.path.name} does not fit this base.",
+                f"It {words} {min(names)} ({len(names)} of {len(shapes)} tensors).",
+                "Choose the base that it was made for.",
+            )
+    broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if broken:
+        raise UserError(
+            f"{file.path.name} is broken.", f"Some of its weights are no numbers (first in {broken}).", "Get it again."
+        )
+
+
+def _count(names: Mapping[str, Any], pattern: str) -> int:
+    return next(number for number in itertools.count() if pattern.format(number) not in names)

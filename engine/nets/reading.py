@@ -1,0 +1,199 @@
+"""A ControlNet from any file: which kind it is, told by its tensors' names, and what it holds. Runs no code from it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engine.errors import UserError
+from engine.export.single_file import CONFIG_KEY
+from engine.nets import ldm_keys
+from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
+from engine.runs.checkpoints import demand_whole
+
+LORA_MARK = "lora_controlnet"
+DIFFERENCE_MARK = "difference"
+"""In files of the oldest trainers: the trunk's weights are to be added to the base's."""
+DIFFUSERS_TRIGGER = "controlnet_cond_embedding.conv_in.weight"
+PICKLES = (".pth", ".pt", ".ckpt", ".bin")
+ENDINGS = (".safetensors", *PICKLES)
+MAX_PICKLE_BYTES = 16 * 2**30
+OTHER_THINGS = (  # a beginning of a name, and what a file with such names is
+    ("model.diffusion_model.", "a whole Stable Diffusion model"),
+    ("lora_unet_", "a LoRA"),
+    ("adapter.", "a T2I adapter"),
+    ("ip_adapter", "an IP-Adapter"),
+    ("image_proj", "an IP-Adapter"),
+    ("up_blocks.", "the UNet of a base model"),
+    ("first_stage_model.", "a Stable Diffusion model"),
+    ("encoder.", "a VAE"),
+)
+
+
+@dataclass(frozen=True)
+class NetFile:
+    """A ControlNet as a file holds it."""
+
+    path: Path
+    format: str
+    """Name of an export format."""
+    tensors: dict[str, torch.Tensor]
+    """Under diffusers names; for a Control-LoRA under those of the file."""
+    config: dict[str, Any] | None
+    """The net's config, where the file carries it."""
+    metadata: dict[str, str]
+    needs_base: bool = False
+    """The file holds only what differs from the base."""
+
+
+def read_net_file(path: Path | str) -> NetFile:
+    """Read a diffusers folder, a checkpoint's folder, a .safetensors file, or a .pth / .ckpt file of tensors alone.
+
+    Raises:
+        UserError: it is not there, half-written, holds program code, or is something else than a ControlNet.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise UserError(
+            f"The ControlNet {path.name} was not found.",
+            f"{path} does not exist.",
+            "Check the path, or choose it anew.",
+        )
+    if path.suffix.lower() == ".safetensors":
+        tensors, metadata = read_safetensors(path)
+    elif path.suffix.lower() in PICKLES:
+        tensors, metadata = read_pickle(path), {}
+    else:
+        raise UserError(
+            f"{path.name} cannot be read as a ControlNet.",
+            f"Its ending is none of {', '.join(ENDINGS)}.",
+            "Choose a file with one of these endings, or a folder in diffusers layout.",
+        )
+    config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
+    format = recognise(tensors, path.name)
+    difference = DIFFERENCE_MARK in tensors or f"{ldm_keys.PREFIX}{DIFFERENCE_MARK}" in tensors
+    named = READERS[format](tensors)
+    return NetFile(path, format, named, config, metadata, format == "control_lora" or difference)
+
+
+def recognise(names: Collection[str], file: str) -> str:
+    """The export format that tensors of these names belong to.
+
+    Raises:
+        UserError: they are not those of a ControlNet; says what they look like.
+    """
+    if LORA_MARK in names:
+        return "control_lora"
+    if DIFFUSERS_TRIGGER in names:
+        return "single_file"
+    if ldm_keys.PREFIX + ldm_keys.TRIGGER in names:
+        return "pth"
+    if ldm_keys.TRIGGER in names:
+        return "ldm"
+    looks = next((words for start, words in OTHER_THINGS if any(name.startswith(start) for name in names)), "")
+    raise UserError(
+        f"{file} is not a ControlNet.",
+        f"It looks like {looks}." if looks else "Its tensors have none of the names by which a ControlNet is known.",
+        "Choose the file of a ControlNet for Stable Diffusion 1.x, 2.x or SDXL.",
+    )
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if name != DIFFERENCE_MARK}
+
+
+def _behind_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    # The first published files held the whole base beside the net.
+    ours = {name: tensor for name, tensor in tensors.items() if name.startswith(ldm_keys.PREFIX)}
+    ours.pop(f"{ldm_keys.PREFIX}{DIFFERENCE_MARK}", None)
+    return ldm_keys.from_ldm(ours)
+
+
+READERS: dict[str, Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]] = {
+    "single_file": _plain,
+    "ldm": lambda tensors: ldm_keys.from_ldm(_plain(tensors)),
+    "pth": _behind_prefix,
+    "control_lora": lambda tensors: {name: tensor for name, tensor in tensors.items() if name != LORA_MARK},
+}
+
+
+def _read_folder(path: Path) -> NetFile:
+    weights = sorted(path.glob("*.bin")) if not list(path.glob("*.safetensors")) else []
+    folder = path if weights and (path / "config.json").is_file() else locate_controlnet(path)
+    config = {name: value for name, value in read_config(folder).items() if name != "_name_or_path"}
+    if weights:
+        tensors = {name: tensor for file in weights for name, tensor in read_pickle(file).items()}
+        return NetFile(path, "diffusers", tensors, config, {})
+    demand_whole(folder.parent, f"{folder.name}/")  # of a checkpoint; any other folder has no checksums
+    whole = folder / WEIGHTS
+    files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    parts: dict[str, torch.Tensor] = {}
+    metadata: dict[str, str] = {}
+    for file in files:  # several: a large net in parts
+        part, metadata = read_safetensors(file)
+        parts |= part
+    return NetFile(path, "diffusers", parts, config, metadata)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and header of a file.
+
+    Raises:
+        UserError: it is damaged or half-written.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def read_pickle(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a file that torch.save wrote, by name. Nothing in it is ever run.
+
+    Raises:
+        UserError: it holds more than numbers, is too large, or damaged.
+    """
+    size = path.stat().st_size
+    try:
+        if zipfile.is_zipfile(path):  # a small archive may unpack into a huge one
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(entry.file_size for entry in archive.infolist()))
+        if size > MAX_PICKLE_BYTES:
+            raise UserError(
+                f"{path.name} was not opened.",
+                f"It unpacks to {size / 2**30:.1f} GiB, more than a ControlNet has.",
+                "Choose another file.",
+            )
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path.name} was not opened.",
+            "It holds more than numbers: program code that would run on your computer, or it is damaged.",
+            "Get the same net as a .safetensors file; they cannot hold code.",
+        ) from error
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise _damaged(path, str(error)) from error
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    if not isinstance(found, dict):
+        raise _damaged(path, "it holds no tensors with names")
+    return {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    reason = why.splitlines()[0][:200] if why else "it ends too early"
+    return UserError(
+        f"{path.name} cannot be read.", f"It is damaged or half-written: {reason}.", "Copy or download it again."
+    )

@@ -1,0 +1,1 @@
+"""A run as its folder tells it: settings, metrics, checkpoints."""

@@ -1,0 +1,230 @@
+"""Reading checkpoints on disk, without torch: pages list them long before anything is loaded.
+
+Sizes are looked at every time; checksums when a checkpoint is used (``check_whole``). One that is not what was written
+is never offered again: it is set aside under a name that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.disk.durable import checksums
+from engine.errors import UserError
+
+FORMAT = 2
+"""Of checkpoint.json; 1 had sizes and no checksums, and said nothing of a format."""
+DESCRIPTION = "checkpoint.json"
+TEMPORARY, REMOVING, BROKEN = ".writing-", ".removing-", "broken-"
+STATE = "training_state"
+WHY = "why.txt"
+STAR = "starred"
+"""An empty file in a checkpoint's folder: its owner wants to keep it."""
+DECODER = "base_decoder/decoder.safetensors"
+"""Beside the ControlNet's folder, where the base's decoder has learnt, too."""
+FACTORS, AVERAGED_FACTORS = "control_lora/factors.safetensors", "control_lora/factors_ema.safetensors"
+"""There, too, of a run that trains a Control-LoRA: what has learnt, under diffusers names with .up and .down."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One whole checkpoint on disk."""
+
+    folder: Path
+    step: int
+    images_seen: int
+    has_ema: bool
+    resumable: bool
+    about: dict[str, Any]
+
+    @property
+    def trained_rank(self) -> int:
+        """Of a Control-LoRA that was trained as one; 0: the whole net was, or this is an average of several."""
+        there = (self.folder / FACTORS).is_file()
+        return int((self.about.get("control_lora") or {}).get("rank", 0)) if there else 0
+
+    @property
+    def controlnet(self) -> Path:
+        """The weights to use: the averaged ones where the run keeps an average."""
+        return self.folder / ("controlnet_ema" if self.has_ema else "controlnet")
+
+    @property
+    def starred(self) -> bool:
+        """Its owner wants to keep it."""
+        return (self.folder / STAR).is_file()
+
+
+class Damaged(UserError):
+    """A checkpoint whose files are not what was written."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        self.names = names
+        super().__init__(
+            f"The checkpoint {folder.name} is damaged.",
+            f"{names[0]} is not what was written (its checksum differs).",
+            "Choose another checkpoint; this one is not offered any more. Have the disk checked if it happens again.",
+        )
+
+
+def seal(description: Mapping[str, Any]) -> str:
+    """Checksum of checkpoint.json itself, but for the seal."""
+    rest = {key: value for key, value in description.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def describe_files(folder: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
+    """What checkpoint.json says of the files of a checkpoint in ``folder``: sizes and checksums."""
+    names = {path.relative_to(folder).as_posix(): path for path in sorted(sums)}
+    return {
+        "format": FORMAT,
+        "files": {name: path.stat().st_size for name, path in names.items()},
+        "checksums": {name: sums[path] for name, path in names.items()},
+    }
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint in a folder, or None where it is not whole or was written by a newer version of this app."""
+    found = look(folder)
+    return found if isinstance(found, Checkpoint) else None
+
+
+def look(folder: Path) -> Checkpoint | str:
+    """The checkpoint in a folder, or why it cannot be used, as the rest of a sentence. Looks at names and sizes."""
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        written_as = int(about.get("format", 1))
+        if written_as > FORMAT:
+            return f"it was written by a newer version of this app (format {written_as}; this one reads {FORMAT})"
+        step, images_seen, files = int(about["step"]), int(about["images_seen"]), dict(about["files"])
+    except FileNotFoundError:
+        return f"{DESCRIPTION} is missing: it was not written to its end"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{DESCRIPTION} cannot be read"
+    if "seal" in about and about["seal"] != seal(about):
+        return f"{DESCRIPTION} is not what was written"
+    weights = [name for name in files if not name.startswith(f"{STATE}/")]
+    state = [name for name in files if name.startswith(f"{STATE}/")]
+    wrong = next((name for name in weights if _size(folder / name) != files[name]), "")
+    if wrong:
+        return f"{wrong} is missing or shorter than it was written"
+    return Checkpoint(
+        folder=folder,
+        step=step,
+        images_seen=images_seen,
+        has_ema=bool(about.get("has_ema")),
+        resumable=bool(state) and all(_size(folder / name) == files[name] for name in state),
+        about=about,
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else -1
+    except OSError:
+        return -1
+
+
+def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """Whole checkpoints of a run, oldest first; half-written ones are never among them."""
+    found = (read_checkpoint(folder) for folder in (run_folder / "checkpoints").glob("step-*"))
+    return sorted((c for c in found if c is not None), key=lambda c: c.step)
+
+
+def broken_checkpoints(run_folder: Path) -> list[str]:
+    """A sentence for each checkpoint that is there and not offered."""
+    sentences = []
+    for folder in sorted((run_folder / "checkpoints").glob("*step-*")):
+        if folder.name.startswith(BROKEN):
+            why = "its files were not what was written"
+            with contextlib.suppress(OSError):
+                why = (folder / WHY).read_text(encoding="utf-8").strip()
+            sentences.append(f"{folder.name.removeprefix(BROKEN)} was set aside: {why}.")
+        elif folder.name.startswith("step-") and isinstance(found := look(folder), str):
+            sentences.append(f"{folder.name} cannot be used: {found}.")
+    return sentences
+
+
+def from_the_future(run_folder: Path) -> list[str]:
+    """Names of checkpoints that a newer version of this app has written."""
+    names = []
+    for folder in sorted((run_folder / "checkpoints").glob("step-*")):
+        found = look(folder)
+        if isinstance(found, str) and "newer version" in found:
+            names.append(folder.name)
+    return names
+
+
+def check_whole(folder: Path, part: str = "") -> None:
+    """Compare files with their checksums; those of older versions have none, and pass.
+
+    Args:
+        folder: of a checkpoint.
+        part: only files whose name begins so, for example "controlnet_ema/".
+
+    Raises:
+        Damaged: naming the files. OSError: the disk does not answer.
+    """
+    try:
+        about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        sums = {name: str(known) for name, known in dict(about.get("checksums", {})).items() if name.startswith(part)}
+    except (FileNotFoundError, ValueError, TypeError, AttributeError):
+        return  # no checkpoint of ours, or one that is not offered anyway
+    present = [name for name in sums if (folder / name).is_file()]  # a resume state may have been dropped
+    try:
+        found = checksums([folder / name for name in present])
+    except OSError as error:
+        if error.errno != errno.EIO:  # a bad sector is damage; a disk that is gone is not
+            raise
+        raise Damaged(folder, ["A file"]) from error
+    wrong = [name for name, now in zip(present, found, strict=True) if now != sums[name]]
+    if wrong:
+        raise Damaged(folder, wrong)
+
+
+def demand_whole(folder: Path, part: str = "") -> None:
+    """``check_whole``, and a checkpoint that is damaged is set aside so that nobody is offered it again.
+
+    Raises:
+        Damaged: as above. OSError: the disk does not answer.
+    """
+    try:
+        check_whole(folder, part)
+    except Damaged as error:
+        set_aside(folder, error.why.rstrip("."), error.names)
+        raise
+
+
+def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
+    """Rename a broken checkpoint, or only its resume state where nothing else is broken; returns the new name."""
+    target = folder
+    only_state = bool(names) and all(name.startswith(f"{STATE}/") for name in names or ())
+    old = folder / STATE if only_state else folder
+    target = old.with_name(BROKEN + old.name)
+    number = 1
+    while target.exists():
+        number += 1
+        target = old.with_name(f"{BROKEN}{old.name}-{number}")
+    with contextlib.suppress(OSError):  # Windows keeps files that somebody has open; the caller says what is wrong
+        os.replace(old, target)
+        (target / WHY).write_text(why[:1].lower() + why[1:], encoding="utf-8")
+    return target
+
+
+def temporary_name(target: Path) -> Path:
+    """Where a checkpoint is written; the name tells whose it is."""
+    return target.with_name(f"{TEMPORARY}{target.name}.{os.getpid()}")
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder of a checkpoint. Renamed first: half of it must not look like the whole."""
+    doomed = folder.with_name(REMOVING + folder.name)
+    os.replace(folder, doomed)
+    shutil.rmtree(doomed)

@@ -1,0 +1,72 @@
+"""What this machine has and what is wrong, in words, for the window and the command line."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+from engine.estimate.estimate import size_in_words
+from engine.machine.hardware import detect
+from engine.version import VERSION
+from engine.workspace.paths import DEMO_BASE, Workspace
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "gradio",
+    "safetensors",
+    "opencv-python-headless",
+    "pillow",
+)
+OPTIONAL = {"bitsandbytes": "8-bit optimizers", "xformers": "another attention; torch's own is used without it"}
+LOW_DISK_BYTES = 10 * 2**30
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, "not installed" where it is missing."""
+    found = {"ControlNet Studio": VERSION, "Python": platform.python_version()}
+    for name in (*PACKAGES, *OPTIONAL):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def problems(workspace: Workspace) -> list[str]:
+    """What is wrong, with what to do about it; empty where all is well."""
+    found = []
+    hardware = detect()
+    if hardware.banner:
+        found.append(hardware.banner)
+    elif hardware.device == "cpu":
+        found.append("No NVIDIA card was found: the demo trains here, Stable Diffusion 1.5 would take weeks.")
+    if workspace.free_bytes() < LOW_DISK_BYTES:
+        found.append(f"Only {size_in_words(workspace.free_bytes())} are free on the workspace's disk; runs need more.")
+    if not (DEMO_BASE / "model_index.json").exists():
+        found.append(f"The demo base is missing from {DEMO_BASE}: install the app again.")
+    found += [
+        f"{name} is not installed: run the installer again." for name in PACKAGES if versions()[name] == "not installed"
+    ]
+    return found
+
+
+def report(workspace: Workspace) -> str:
+    """The whole report as text."""
+    hardware = detect()
+    lines = [
+        f"System      {platform.system()} {platform.release()}",
+        f"Device      {hardware.sentence}",
+        f"Memory      {hardware.ram_gib:.0f} GB",
+        f"Workspace   {workspace.root}",
+        f"Free disk   {size_in_words(workspace.free_bytes())}",
+        "",
+    ]
+    for name, version in versions().items():
+        note = f"  (optional: {OPTIONAL[name]})" if name in OPTIONAL else ""
+        lines.append(f"{name:<24}{version}{note}")
+    found = problems(workspace)
+    lines += ["", *(f"! {sentence}" for sentence in found)] if found else ["", "Nothing is wrong."]
+    return "\n".join(lines)

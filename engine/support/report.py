@@ -1,0 +1,109 @@
+"""The report of a problem, to be copied: versions, card, settings, the log's end; with private words or without."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.config import RunConfig
+from engine.config.presets import flatten
+from engine.data.dataset import Dataset
+from engine.errors import UserError
+from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.machine.hardware import detect
+from engine.runs.run import Run
+from engine.support.doctor import versions
+from engine.support.scrub import caption_in, private_words, scrub
+from engine.workspace.paths import Workspace
+
+LOG_LINES = 30
+UNTOLD = ("name", "data.dataset", "version")
+"""Settings that only say what the user calls things."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Both as plain text."""
+
+    public: str
+    """Without folders, file names, captions and names."""
+    whole: str
+    """With them."""
+
+
+def compose(failure: Failure, workspace: Workspace, snapshot: JobSnapshot, run_name: str = "") -> Report:
+    """The report of a failure, with the settings and the log of a run where there is one."""
+    run = _open(workspace, run_name)
+    whole = "\n".join(_lines(failure, snapshot, run)).rstrip()
+    return Report(scrub(whole, _known(workspace, snapshot, run, whole)), whole)
+
+
+def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str]:
+    hardware = detect()
+    found = ", ".join(f"{name} {version}" for name, version in versions().items() if version != "not installed")
+    lines = [
+        f"What happened: {failure.what}",
+        f"Why: {failure.why}",
+        f"What to try: {failure.try_this}",
+        "",
+        f"System: {platform.system()} {platform.release()} ({platform.machine()})",
+        f"Card: {hardware.sentence}; {hardware.ram_gib:.0f} GB RAM",
+        f"Versions: {found}",
+    ]
+    if run is not None:
+        step = f"saved at step {run.last_step:,} of {run.config.train.steps:,}, {run.ending}"
+        lines += [f"Run: {step}", f"Settings that are not the default: {_settings(run.config)}"]
+    log = snapshot.log or (tuple(run.log_tail(LOG_LINES)) if run is not None else ())
+    if log:
+        lines += ["", "The log's end:", *log[-LOG_LINES:]]
+    if failure.details:
+        lines += ["", failure.details]
+    return lines
+
+
+def _settings(config: RunConfig) -> str:
+    """``train.steps=500, ...``."""
+    default: dict[str, Any] = flatten(RunConfig().model_dump(mode="json"))
+    changed = {
+        key: value
+        for key, value in flatten(config.model_dump(mode="json")).items()
+        if key not in UNTOLD and value != default.get(key)
+    }
+    return ", ".join(f"{key}={value}" for key, value in changed.items()) or "none"
+
+
+def _open(workspace: Workspace, run_name: str) -> Run | None:
+    if not run_name:
+        return None
+    try:
+        return Run(workspace.runs / run_name)
+    except UserError:
+        return None  # damaged: the rest of the report says so
+
+
+def _known(workspace: Workspace, snapshot: JobSnapshot, run: Run | None, text: str) -> list[tuple[str, str]]:
+    """Private words that can be told apart only by knowing them."""
+    known = [(platform.node(), "<computer>")]
+    known += [(name, "<dataset>") for name in workspace.dataset_names()]
+    known += [(folder.name, "<run>") for folder in workspace.run_folders()]
+    if run is not None:
+        known += [(run.config.name, "<run>"), (run.config.model.controlnet, "<path>")]
+        base = run.config.model.base
+        if (workspace.models / base).exists() or Path(base).expanduser().exists():
+            known.append((base, "<a model of the user's>"))
+    for picture in snapshot.preview.captions if snapshot.preview else ():
+        known += caption_in(picture, text)
+    return known + list(private_words(_datasets(workspace), text))
+
+
+def _datasets(workspace: Workspace) -> list[Dataset]:
+    """Those that can be opened; a damaged one may be what the report is about."""
+    found = []
+    for name in workspace.dataset_names():
+        try:
+            found.append(Dataset.open(workspace.datasets / name))
+        except UserError:
+            continue
+    return found

@@ -1,0 +1,65 @@
+"""When a run breaks off: what can still be saved is saved, and the words name the checkpoint that is left."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from engine.errors import DataGone, UserError
+from engine.jobs.faults import chain, device_lost
+from engine.runs.run import Recorder, Run
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+_lost: list[str] = []
+
+
+def lost_card() -> str:
+    """Why nothing can be computed until the app is started again; empty while the card answers."""
+    return _lost[0] if _lost else ""
+
+
+def broke_off(run: Run, trainer: Trainer | None, recorder: Recorder, error: BaseException) -> UserError | None:
+    """Save what is whole, note the failure, and return words that say more than ``error`` does, or None."""
+    words = None
+    if trainer is not None:
+        trainer.promises.saving.settle()
+    if any(device_lost(one) for one in chain(error)):
+        words = _card_is_lost(run, error)
+    elif trainer is not None and isinstance(error, DataGone):
+        _save(trainer)
+    try:
+        recorder.note("failed", run.last_step)
+    except OSError as unwritten:  # the disk is gone, too: the run will be found as interrupted
+        print(f"{run.folder}: {unwritten}", file=sys.stderr)
+    return words
+
+
+def close(trainer: Trainer) -> None:
+    """Free what the trainer holds; a card that is lost refuses even that, and must not hide why."""
+    try:
+        trainer.close()
+    except RuntimeError as error:
+        if not device_lost(error):
+            raise
+
+
+def _card_is_lost(run: Run, error: BaseException) -> UserError:
+    _lost[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
+    saved = run.last_step
+    left = f"the checkpoint of step {saved:,} is whole" if saved else "nothing had been saved yet"
+    first = next(str(one) for one in chain(error) if device_lost(one)).split("\n")[0][:200]
+    return UserError(
+        "The graphics card stopped answering.",
+        f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. What it held cannot be "
+        f"read any more, so that nothing could be saved now; {left}.",
+        f"Close the app and start it again, then {'resume' if saved else 'start the run anew'}. If it comes back: "
+        "update the driver, undo overclocking, let the card cool, and lower the settings that fill its memory.",
+    )
+
+
+def _save(trainer: Trainer) -> None:
+    """The weights of the last finished step, unless an optimizer broke off in mid-step, or the others have parts."""
+    if trainer.step and not trainer._broke_off and not trainer.sharing.divided:
+        trainer.save()

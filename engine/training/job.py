@@ -1,0 +1,213 @@
+"""Starting and resuming a run as a background job. Imports torch only inside the job."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.config import RunConfig
+from engine.data.changed import changed_since_read
+from engine.data.dataset import Dataset
+from engine.data.held_out import choose
+from engine.data.moved import missing_source
+from engine.disk.watchdog import SlowDisk
+from engine.distributed import group
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, JobRunner, Work
+from engine.jobs.snapshot import Outcome
+from engine.runs.metrics import forget_after
+from engine.runs.run import Recorder, Run, write_run
+from engine.training import failure
+from engine.training.loggers import Loggers
+from engine.version import VERSION
+from engine.workspace.paths import Workspace
+
+if TYPE_CHECKING:
+    from engine.training.trainer import Trainer
+
+MIN_FREE_BYTES = 256 * 2**20
+VERSIONS = ("torch", "diffusers", "transformers", "accelerate")
+
+
+def missing(workspace: Workspace, config: RunConfig) -> list[str]:
+    """What is not ready yet, in sentences; empty when a run can start. Looks at files only."""
+    sentences = []
+    names = workspace.dataset_names()
+    if not config.data.dataset:
+        sentences.append("Choose a dataset.")
+    elif config.data.dataset not in names:
+        sentences.append(f"There is no dataset called {config.data.dataset} in this workspace.")
+    else:
+        dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+        if dataset.condition is None:
+            sentences.append("Make the condition maps on the Conditions tab.")
+        elif gone := missing_source(dataset):
+            sentences.append(gone)
+        elif (ready := dataset.count(ready=True)) < 2:
+            sentences.append(f"{ready} of {dataset.count()} pictures have a condition map; at least 2 are needed.")
+    try:
+        workspace.locate_base(config.model.base)
+    except UserError as error:
+        sentences.append(f"{error.what} {error.try_this}")
+    start = config.model.controlnet
+    if start and not Path(start).expanduser().exists():
+        sentences.append(f"The ControlNet to start from, {start}, is not there.")
+    if lost := failure.lost_card():
+        sentences.append(lost)
+    if workspace.free_bytes() < MIN_FREE_BYTES:
+        sentences.append(f"The disk of {workspace.root} is full: free some space.")
+    return sentences
+
+
+def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Run:
+    """The run's folder with its run.json; nothing is trained yet.
+
+    Raises:
+        UserError: something is missing (see ``missing``).
+    """
+    sentences = missing(workspace, config)
+    if sentences:
+        raise UserError("Training cannot start.", " ".join(sentences), "Then press Start again.")
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+    spec = dataset.condition
+    assert spec is not None, "checked by missing()"
+    config = config.model_copy(update={"name": config.name or config.data.dataset})
+    folder = workspace.new_run(config.name)
+    about = {
+        "config": config.model_dump(mode="json"),
+        "origins": origins,
+        "condition": {"type": spec.type, "parameters": spec.parameters},
+        "dataset_fingerprint": dataset.fingerprint,
+        "versions": {"app": VERSION, "python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS}},
+    }
+    write_run(folder, about)
+    return Run(folder)
+
+
+def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Path:
+    """Create a run and train it in the background; returns its folder.
+
+    Raises:
+        UserError: something is missing. Busy: another job is running (no folder is left behind).
+    """
+    if runner.alive:
+        runner.start("train", "Training", lambda token, emit: "failed")  # says who is busy
+    run = create_run(workspace, config, origins)
+    runner.start("train", f"Training {run.config.name}", training_job(workspace, run))
+    return run.folder
+
+
+def resume_training(runner: JobRunner, workspace: Workspace, folder: Path) -> Path:
+    """Go on from the newest checkpoint of a run, in the background.
+
+    Raises:
+        UserError: the run is complete, or its dataset is gone. Busy: another job is running.
+    """
+    run = Run(folder)
+    if run.completed:
+        raise UserError(
+            f"{run.name} is complete.", f"It has done all {run.config.train.steps:,} steps.", "Start a new run."
+        )
+    sentences = missing(workspace, run.config)
+    if sentences:
+        raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then press Resume again.")
+    runner.start("train", f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
+    return run.folder
+
+
+def training_job(workspace: Workspace, run: Run) -> Work:
+    """The work that the runner does: train until the end or the owner's word, and note how it ended."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        if not group.current().main:
+            return _help(workspace, run, token)
+        slow = SlowDisk(emit)  # told past the recorder, which may be what waits
+        logged = Loggers(run.folder, run.config, emit, slow)
+        recorder = Recorder(run.folder, logged, slow)
+        forget_after(run.folder, run.last_step)
+        recorder.note("resumed" if run.last_step else "started", run.last_step, group.current().count)
+        trainer: Trainer | None = None
+        try:
+            recorder(Message("Loading torch and diffusers."))
+            trainer = build_trainer(workspace, run, token, recorder)
+            outcome = trainer.train()
+            group.current().wait()
+        except Cancelled:
+            recorder.note(token.stop_outcome if token.stop else "stopped", run.last_step)
+            raise
+        except BaseException as error:
+            words = failure.broke_off(run, trainer, recorder, error)
+            if words is not None:
+                raise words from error
+            raise
+        finally:
+            if trainer is not None:
+                failure.close(trainer)
+            logged.close()
+            slow.close()
+        recorder.note(outcome, run.last_step)
+        recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
+        return outcome
+
+    return work
+
+
+def _help(workspace: Workspace, run: Run, token: Token) -> Outcome:
+    """The same work in a process that is not main: it computes its share, and neither tells nor writes anything."""
+    trainer = build_trainer(workspace, run, token, lambda event: None)
+    try:
+        outcome = trainer.train()
+        group.current().wait()
+        return outcome
+    finally:
+        trainer.close()
+
+
+SENTENCES = {
+    "completed": "Training is complete after {step:,} steps.",
+    "paused": "Paused. Saved at step {step:,}; it is safe to close the app.",
+    "stopped": "Stopped. Saved at step {step:,}; you can resume later.",
+}
+
+
+def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
+    """Everything loaded and put back to the newest checkpoint, ready to train."""
+    from engine.training.oom import climbed
+    from engine.training.previews import DrawPreviews
+    from engine.training.trainer import Trainer
+
+    dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
+    held_out = group.current().tell(lambda: _held_out(run, dataset, token))
+    warn_of_changes(run, dataset, emit)
+    about: dict[str, Any] = {"condition": run.condition, "dataset_fingerprint": dataset.fingerprint, "run": run.name}
+    config = climbed(run.config, run.about)  # with what an earlier lack of memory has changed
+    return Trainer(
+        run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
+        DrawPreviews(), about, run.config.train.batch_size, held_out,
+    )  # fmt: skip
+
+
+def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
+    """The pairs that this run holds out: chosen when it begins, then as run.json says; None: a run of before that."""
+    if run.held_out is None and not run.last_step:
+        count = run.config.data.held_out
+        diverse = run.config.data.held_out_choice == "diverse"
+        keys = choose(dataset, count, token=token) if diverse else [s.key for s in dataset.held_out(count).held_out]
+        run.about["held_out"] = keys
+        write_run(run.folder, run.about)
+    return run.held_out
+
+
+def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
+    """Say so where the pictures are no longer those that the run began with."""
+    if run.about.get("dataset_fingerprint") != dataset.fingerprint:
+        emit(Message("The dataset has changed since this run began; it goes on with the new pictures.", "warning"))
+    if changed := changed_since_read(dataset).sentence:
+        emit(Message(changed, "warning"))
+    spec = dataset.condition
+    if spec is not None and {"type": spec.type, "parameters": spec.parameters} != run.condition:
+        emit(Message(f"The condition maps are now {spec.type}; the run began with {run.condition['type']}.", "warning"))

@@ -1,0 +1,1 @@
+"""Where datasets, runs, caches and models live."""

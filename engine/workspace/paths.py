@@ -1,0 +1,163 @@
+"""Where datasets, runs, caches and models live. The only owner of paths."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.disk.durable import flush, flush_folder
+from engine.errors import UserError
+
+APP_FOLDER = Path(__file__).resolve().parents[2]
+DEMO_BASE = APP_FOLDER / "engine" / "demo" / "base"
+RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+
+
+class Workspace:
+    """A folder of the user's that the app fills.
+
+    Raises:
+        UserError: the folder cannot be made or written.
+    """
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(root or os.environ.get("CONTROLNET_STUDIO_WORKSPACE") or APP_FOLDER / "workspace").resolve()
+        try:
+            for folder in (self.datasets, self.cache, self.runs, self.models, self.thumbnails, self.outputs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The workspace {self.root} cannot be used.",
+                f"{error.strerror or error}.",
+                "Choose another folder with --workspace.",
+            ) from error
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def models(self) -> Path:
+        return self.root / "models"
+
+    @property
+    def presets(self) -> Path:
+        """The user's own, made when there is one."""
+        return self.root / "presets"
+
+    @property
+    def thumbnails(self) -> Path:
+        return self.root / "thumbnails"
+
+    @property
+    def outputs(self) -> Path:
+        """Pictures made in Try it."""
+        return self.root / "outputs"
+
+    @property
+    def temporary(self) -> Path:
+        """Uploads, and copies of pictures that the page was shown."""
+        return self.root / "temporary"
+
+    def dataset_folder(self, name: str) -> Path:
+        return self.datasets / safe_name(name)
+
+    def dataset_names(self) -> list[str]:
+        """Datasets of this workspace, by name."""
+        return sorted(p.parent.name for p in self.datasets.glob("*/dataset.json"))
+
+    def new_run(self, name: str) -> Path:
+        """A fresh folder runs/DATE_NAME, never one that exists."""
+        stem = f"{time.strftime('%Y-%m-%d')}_{safe_name(name or 'run')}"
+        for number in range(1, 10_000):
+            folder = self.runs / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return folder
+        raise AssertionError("ten thousand runs of one name in one day")
+
+    def run_folders(self) -> list[Path]:
+        """Folders of runs, newest first."""
+        return sorted((p.parent for p in self.runs.glob("*/run.json")), key=lambda p: p.stat().st_mtime, reverse=True)
+
+    def run_folder(self, name: str) -> Path:
+        """The run of that folder name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for folder in self.run_folders():
+            if folder.name == name:
+                return folder
+        raise UserError(
+            f"There is no run called {name}.", f"{self.runs} holds no such folder.", "Choose one from the list."
+        )
+
+    def locate_base(self, base: str) -> str:
+        """What the families load: the folder of the demo base, of a model of the user's, or a hub id as it is.
+
+        Raises:
+            UserError: it looks like a folder or file and is not there.
+        """
+        if base == "demo":
+            if not (DEMO_BASE / "model_index.json").exists():
+                raise UserError(
+                    "The demo base is missing.",
+                    f"{DEMO_BASE} is not complete.",
+                    "Install the app again from its source.",
+                )
+            return str(DEMO_BASE)
+        for candidate in (Path(base).expanduser(), self.models / base):
+            if base and candidate.exists():
+                return str(candidate.resolve())
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith("."):
+            return base
+        raise UserError(
+            f"The base model {base or '(none given)'} was not found.",
+            f"It is neither a folder nor a name in {self.models}, nor a Hugging Face id such as owner/name.",
+            "Put the model's folder there, or give its full path.",
+        )
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+
+def safe_name(name: str) -> str:
+    """A file name that every system takes, from what a person typed. Never empty, at most 60 characters."""
+    cleaned = re.sub(r"[^\w.-]+", "-", name.strip(), flags=re.UNICODE).strip(". -")[:60].strip(". -")
+    if not cleaned or cleaned.split(".")[0].lower() in RESERVED:
+        cleaned = f"my-{cleaned}" if cleaned else "unnamed"
+    return cleaned
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader sees the old file or the new one, also after a power cut."""
+    write_pieces(path, [text.encode("utf-8")])
+
+
+def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
+    """As ``write_text``, of a file that is not in memory as a whole."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(pieces)
+        flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)

@@ -1,0 +1,39 @@
+"""What the window remembers between two starts, such as the folder of the user's ComfyUI. Never a token."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from engine.errors import UserError
+from engine.workspace.paths import Workspace, write_text
+
+FILE = "remembered.json"
+KEYS = ("comfyui", "a1111", "hub_repository")
+
+
+def remembered(workspace: Workspace) -> dict[str, str]:
+    """Everything remembered; empty where nothing is, or the file is damaged."""
+    try:
+        found: Any = json.loads((workspace.root / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # nothing here is worth an error: it is typed again
+    return {key: str(found[key]) for key in KEYS if key in found} if isinstance(found, dict) else {}
+
+
+def remember(workspace: Workspace, **values: str) -> None:
+    """Keep these values beside the earlier ones.
+
+    Raises:
+        UserError: the workspace cannot be written.
+    """
+    unknown = set(values) - set(KEYS)
+    assert not unknown, f"not to be remembered: {unknown}"
+    try:
+        write_text(workspace.root / FILE, json.dumps(remembered(workspace) | values, indent=2, ensure_ascii=False))
+    except OSError as error:
+        raise UserError(
+            "The folder could not be remembered.",
+            f"{workspace.root / FILE}: {error.strerror or error}.",
+            "Check that the workspace can be written.",
+        ) from error

@@ -1,0 +1,172 @@
+"""The command line: the same engine, exit codes, and words for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, main, settings
+from engine.errors import UserError
+from engine.runs.run import Run
+from engine.training import step as step_module
+from engine.training.trainer import Trainer
+from engine.workspace.paths import APP_FOLDER, Workspace
+from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "ws"
+
+
+def train_settings(tiny_base: Path, steps: int = 3) -> list[str]:
+    pairs = {
+        "train.steps": steps,
+        "train.batch_size": 2,
+        "data.resolution": 64,
+        "data.held_out": 2,
+        "validation.every": 0,
+        "train.precision": "fp32",
+    }
+    return ["--base", str(tiny_base), *(word for name, value in pairs.items() for word in ("--set", f"{name}={value}"))]
+
+
+def test_from_a_folder_to_a_file(root: Path, paired_folder: Path, tiny_base: Path, capsys) -> None:  # noqa: F811
+    start = ["--workspace", str(root)]
+    assert main([*start, "scan", str(paired_folder), "--name", "pairs"]) == 0
+    assert main([*start, "extract", "pairs", "--type", "canny", "--set", "low=50"]) == 0
+    assert main([*start, "train", "--dataset", "pairs", "--preset", "cpu", *train_settings(tiny_base)]) == 0
+    run = Run(Workspace(root).run_folders()[0])
+    assert run.completed
+    assert run.condition == {"type": "canny", "parameters": {**run.condition["parameters"], "low": 50}}
+    assert run.origins["train.steps"] == "you"
+    assert main([*start, "export", run.name, "--name", "mine"]) == 0
+    files = [path for path in run.exports.iterdir() if path.suffix == ".safetensors"]
+    assert len(files) == 1
+    assert str(files[0]) in capsys.readouterr().out
+
+
+def test_the_doctor_reports(root: Path, capsys) -> None:
+    assert main(["--workspace", str(root), "doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "torch" in text and "Free disk" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["scan", "/no/such/folder"], "/no/such/folder"),
+        (["resume", "nothing"], "no run called nothing"),
+        (["train", "--dataset", "nothing", "--preset", "cpu"], "no dataset called nothing"),
+        (["train", "missing.toml", "--preset", "cpu"], "missing.toml"),
+        (["train", "--preset", "cpu", "--set", "train.stepz=1"], "train.stepz is not a setting"),
+        (["train", "--preset", "cpu", "--set", "train.steps"], "Write NAME=VALUE"),
+    ],
+)
+def test_a_mistake_is_named_with_what_to_try(root: Path, arguments: list[str], words: str, capsys) -> None:
+    assert main(["--workspace", str(root), *arguments]) == EXIT_PROBLEM
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Try:" in error
+    assert "Traceback" not in error
+
+
+def test_an_empty_folder_is_named(root: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["--workspace", str(root), "scan", str(tmp_path / "empty")]) == EXIT_PROBLEM
+    assert "empty" in capsys.readouterr().err
+
+
+def test_import_tells_what_it_found_to_people_and_to_programs(root: Path, tmp_path: Path, photos, capsys) -> None:
+    for name in ("coffee", "rocket"):
+        Image.fromarray(photos[name]).resize((64, 64)).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "metadata.csv").write_text("file_name,text\ncoffee.jpg,a cup\nrocket.jpg,\ngone.jpg,x\n", "utf-8")
+    start = ["--workspace", str(root), "import", str(tmp_path), "--name", "two"]
+    assert main(start) == 0
+    told = capsys.readouterr().out
+    assert "two: 2 pictures (pictures listed in metadata.csv), 1 captions" in told and "gone.jpg" in told
+    assert main([*start, "--json", "--max", "5", "--min-width", "10", "--no-respect-robots"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["pictures"], result["captioned"], result["problems"], result["layout"]) == (2, 1, 1, "metadata_csv")
+    assert main([*start, "--max", "-1"]) == EXIT_PROBLEM
+    assert "max_pictures" in capsys.readouterr().err
+
+
+def test_a_workspace_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="Choose another folder"):
+        Workspace(tmp_path / "file" / "ws")
+
+
+def test_settings_are_read_as_toml_or_text() -> None:
+    assert settings(["train.steps=5", "train.precision=bf16", "optim.learning_rate=1e-4"]) == {
+        "train": {"steps": 5, "precision": "bf16"},
+        "optim": {"learning_rate": 1e-4},
+    }
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_saves_and_ends(
+    root: Path,
+    paired_folder: Path,  # noqa: F811
+    tiny_base: Path,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys,
+) -> None:
+    """In this process, which spares another one the loading of the libraries."""
+    if not hasattr(signal, name):
+        pytest.skip("Windows has no such signal")
+    number, accumulate = getattr(signal, name), step_module.accumulate
+
+    def signalled(trainer: Trainer) -> Any:
+        if trainer.step == 3:
+            signal.raise_signal(number)
+        return accumulate(trainer)
+
+    monkeypatch.setattr(step_module, "accumulate", signalled)
+    main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
+    before = signal.signal(number, signal.SIG_IGN)  # unheard, it would end the tests
+    try:
+        words = ["--workspace", str(root), "train", "--dataset", "pairs", "--preset", "cpu"]
+        assert main([*words, *train_settings(tiny_base, steps=20)]) == EXIT_INTERRUPTED
+        assert signal.getsignal(number) == signal.SIG_IGN, "as it was before"
+    finally:
+        signal.signal(number, before)
+    assert "then saving" in capsys.readouterr().err
+    run = Run(Workspace(root).run_folders()[0])
+    assert run.ending == "paused"
+    assert run.last_step == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one child")
+def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path) -> None:  # noqa: F811
+    main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
+    command = [sys.executable, "-m", "engine.cli", "--workspace", str(root), "train", "--dataset", "pairs"]
+    command += ["--preset", "cpu", *train_settings(tiny_base, steps=100_000)]
+    child = subprocess.Popen(command, cwd=APP_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            folders = Workspace(root).run_folders()
+            if folders and len(Run(folders[0]).metrics()) >= 3:
+                break
+            assert child.poll() is None, child.stderr.read()
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        _, error = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == EXIT_INTERRUPTED
+    assert "then saving" in error and "Traceback" not in error
+    run = Run(Workspace(root).run_folders()[0])
+    assert run.ending == "paused"
+    assert run.last_step == max(entry["step"] for entry in run.metrics())

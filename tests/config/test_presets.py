@@ -1,0 +1,101 @@
+"""Shipped presets load, and layers remember where each value came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.config import SECTIONS, RunConfig
+from engine.config.presets import PRESETS_FOLDER, all_presets, flatten, load_preset, resolve, suggest, unflatten
+from engine.errors import UserError
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS_FOLDER.glob("*.toml")), ids=lambda p: p.stem)
+def test_a_shipped_preset_loads_and_explains_itself(path: Path) -> None:
+    preset = load_preset(path)
+    assert preset.title and preset.hint
+    assert preset.values, "a preset that sets nothing"
+    assert "#" in path.read_text(encoding="utf-8"), "each choice has its reason as a comment"
+    resolve((preset.name, preset.values))
+
+
+def test_a_base_of_another_family_gets_its_own_settings_and_says_where_they_come_from() -> None:
+    card = load_preset(PRESETS_FOLDER / "12gb.toml")
+    plain, own = resolve(*card.layers("sd1")), resolve(*card.layers("sdxl"))
+    assert (plain[0].train.gradient_checkpointing, own[0].train.gradient_checkpointing) == ("controlnet", "both")
+    assert (own[0].data.resolution, own[0].model.control_lora_rank) == (1024, 64)
+    assert own[1]["model.control_lora_rank"] == "preset 12gb, for sdxl"
+    assert own[1]["train.precision"] == "preset 12gb"
+    assert resolve(*card.layers("")) == plain
+
+
+@pytest.mark.parametrize("text", ["[sdxl.train]\nstpes = 5", "[sd7.train]\nsteps = 5"])
+def test_a_wrong_setting_for_a_family_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is not a setting"):
+        load_preset(tmp_path / "mine.toml")
+
+
+def test_the_six_sizes_are_there() -> None:
+    assert [preset.name for preset in all_presets()] == ["cpu", "6gb", "8gb", "12gb", "16gb", "24gb"]
+
+
+@pytest.mark.parametrize(
+    ("vram", "name"),
+    [
+        (None, "cpu"),
+        (3.9, "cpu"),
+        (5.8, "6gb"),
+        (7.6, "8gb"),
+        (11.6, "12gb"),
+        (15.6, "16gb"),
+        (23.5, "24gb"),
+        (47, "24gb"),
+    ],
+)
+def test_a_card_gets_the_largest_preset_that_fits(vram: float | None, name: str) -> None:
+    assert suggest(vram).name == name
+
+
+@pytest.mark.parametrize("family", ["", "sd1", "sd2", "sdxl"])
+def test_every_setting_has_a_place_in_a_preset_and_says_where_it_came_from(tmp_path: Path, family: str) -> None:
+    """One with all of them, some with other values than the defaults."""
+    asked = flatten(RunConfig().model_dump(include=set(SECTIONS)))
+    asked |= {"objective.offset_noise": 0.05, "optim.ema_device": "cpu", "optim.schedule": "cosine"}
+    asked |= {"objective.sd_locked": False, "objective.min_snr_gamma": 5.0, "optim.warmup_steps": 7}
+    lines = [f"{'.'.join(filter(None, [family, name]))} = {json.dumps(value)}" for name, value in asked.items()]
+    (tmp_path / "all.toml").write_text("\n".join(lines), encoding="utf-8")
+    config, origins = resolve(*load_preset(tmp_path / "all.toml").layers(family))
+    got = flatten(config.model_dump())
+    assert {name: got[name] for name in asked} == asked
+    assert {origins[name] for name in asked} == {f"preset all, for {family}" if family else "preset all"}
+
+
+def test_later_layers_win_and_origins_are_kept() -> None:
+    config, origins = resolve(
+        ("preset 8gb", {"train": {"batch_size": 1, "steps": 100}}), ("you", {"train": {"steps": 7}})
+    )
+    assert (config.train.batch_size, config.train.steps) == (1, 7)
+    assert origins["train.batch_size"] == "preset 8gb"
+    assert origins["train.steps"] == "you"
+    assert origins["optim.learning_rate"] == "default"
+
+
+def test_flatten_and_back() -> None:
+    nested = {"train": {"steps": 5}, "name": "x"}
+    assert unflatten(flatten(nested)) == nested
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [("[train]\nstpes = 5", "train.stpes"), ("[train]\nsteps = 0", "train.steps"), ("[train\n", "TOML")],
+)
+def test_a_wrong_preset_is_refused_with_the_place(tmp_path: Path, text: str, word: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_preset(path)
+    assert "mine.toml" in str(caught.value)
+    assert word in str(caught.value)

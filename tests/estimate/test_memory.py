@@ -1,0 +1,198 @@
+"""Predictions against counted bytes: parameters and optimizers exactly, activations as autograd keeps them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config import OptimConfig, RunConfig
+from engine.config.presets import all_presets, resolve
+from engine.estimate.estimate import estimate, memory_in_words
+from engine.estimate.layer_sizes import count
+from engine.estimate.memory import GIB, optimizer_bytes, pictures_encoded_together, predict, predict_from
+from engine.families import detect
+from engine.families.files import LAYOUTS
+from engine.machine.hardware import Hardware
+from engine.nets.lora import slim
+from engine.nets.master_weights import WorkingNets
+from engine.training.optim import build_optimizer
+from engine.workspace.paths import APP_FOLDER, Workspace
+
+DOCS = APP_FOLDER / "docs" / "memory.md"
+CARDS = {"6gb": 6, "8gb": 8, "12gb": 12, "16gb": 16, "24gb": 24}
+SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
+
+
+def unet_config(layout: str) -> dict:
+    return json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "unet", "controlnet"),
+    [
+        ("sd1", 859_520_964, 361_279_120),
+        ("sd2", 865_910_724, 364_228_240),
+        ("sdxl", 2_567_463_684, 1_251_014_160),
+    ],
+)
+def test_parameters_of_the_real_models(layout: str, unet: int, controlnet: int) -> None:
+    net = count(unet_config(layout), 512)
+    assert (net.unet.weights, net.controlnet.weights) == (unet, controlnet)
+
+
+def nets(base: Path, rank: int = 0) -> tuple:
+    family = detect(str(base))
+    unet = family.load_unet(str(base), torch.float32)
+    controlnet = family.new_controlnet(unet).train()
+    if rank:
+        slim(controlnet, unet, rank)
+    return family, unet, controlnet
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank: int) -> None:
+    _, unet, controlnet = nets(any_base, rank)
+    counted = count(dict(unet.config), 64, control_lora_rank=rank)
+    assert counted.unet.weights == sum(p.numel() for p in unet.parameters())
+    learning = [p for p in controlnet.parameters() if p.requires_grad]
+    assert counted.controlnet.learning == sum(p.numel() for p in learning)
+    rule = build_optimizer(controlnet, OptimConfig(optimizer=optimizer))
+    for parameter in learning:
+        parameter.grad = torch.ones_like(parameter)
+    rule.step()
+    held = [value for state in rule.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
+    assert sum(value.nbytes for value in held if value.ndim) == optimizer_bytes(counted.controlnet, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("batch", "side", "rank", "dtype"),
+    [(2, 64, 0, torch.float32), (1, 128, 0, torch.float32), (1, 128, 4, torch.float32), (1, 128, 0, torch.bfloat16)],
+)
+def test_activations_as_autograd_keeps_them(
+    any_base: Path, batch: int, side: int, rank: int, dtype: torch.dtype
+) -> None:
+    base = str(any_base)
+    family, unet, learning = nets(any_base, rank)
+    unet, controlnet = unet.to(dtype), WorkingNets(learning, dtype).controlnet
+    encoder = family.load_text_encoder(base, torch.float32)
+    text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"] * batch)
+    text = {name: rows.detach().to(dtype) for name, rows in text.items()}
+    text |= family.size_conditions(torch.full((batch, 6), 64.0))
+    weights = {p.untyped_storage().data_ptr() for net in (unet, controlnet) for p in net.parameters()}
+    kept: dict[int, torch.Tensor] = {}  # held, so that no address is used twice
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        noisy, hint = torch.randn(batch, 4, side // 8, side // 8).to(dtype), torch.rand(batch, 3, side, side).to(dtype)
+        predicted = family.predict(unet, controlnet, noisy, torch.full((batch,), 500), text, hint)
+        loss = predicted.float().square().mean()
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert loss.requires_grad
+    net = count(dict(unet.config), side, words=text["hidden"].shape[1], control_lora_rank=rank)
+    counted = dtype.itemsize * batch * sum(t.normal + t.plain for t in (net.unet, net.controlnet))
+    assert counted == pytest.approx(measured, rel=0.1)
+
+
+def config(base: str = "owner/model", **settings: dict) -> RunConfig:
+    model = {"base": base, **settings.pop("model", {})}
+    return resolve(("test", {**settings, "model": model}))[0]
+
+
+def foreseen(preset: str, family: str) -> float:
+    """GiB of graphics memory for the real base of a family, at the size that it was made for."""
+    layers = next(p for p in all_presets() if p.name == preset).layers(family)
+    values = resolve(*layers, ("test", {"data": {"resolution": SIDES[family]}}))[0]
+    folder = LAYOUTS / family
+    parts = [name for name in ("text_encoder", "text_encoder_2") if (folder / name).is_dir()]
+    unet, vae, *texts = (
+        json.loads((folder / name / "config.json").read_text(encoding="utf-8")) for name in ("unet", "vae", *parts)
+    )
+    return predict_from(values, unet, texts, vae).needs / GIB
+
+
+@pytest.mark.parametrize("family", SIDES)
+@pytest.mark.parametrize("preset", CARDS)
+def test_every_preset_is_foreseen_to_fit_its_card(preset: str, family: str) -> None:
+    assert foreseen(preset, family) < CARDS[preset] * 0.93  # the desktop takes its share
+
+
+@pytest.mark.parametrize(("preset", "most"), [("8gb", 7), ("12gb", 10)])
+def test_sd15_leaves_room_on_the_usual_cards(preset: str, most: float) -> None:
+    assert foreseen(preset, "sd1") < most
+
+
+@pytest.mark.parametrize("preset", CARDS)
+def test_the_figures_in_presets_and_docs_are_those_that_are_foreseen(preset: str) -> None:
+    text = f"{foreseen(preset, 'sd1'):.1f} GB"
+    assert text in next(p for p in all_presets() if p.name == preset).hint
+    row = next(
+        line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(f"| {CARDS[preset]} GB")
+    )
+    assert all(f"{foreseen(preset, family):.1f} GB" in row for family in SIDES), row
+
+
+def test_what_saves_memory_is_foreseen_to_save_memory(workspace: Workspace) -> None:
+    def needs(**settings: dict) -> float:
+        return predict(workspace, config(**settings)).needs
+
+    plain = needs(train={"batch_size": 4})
+    for settings in (
+        {"train": {"batch_size": 2}},
+        {"train": {"batch_size": 4, "gradient_checkpointing": "controlnet"}},
+        {"train": {"batch_size": 4}, "optim": {"optimizer": "adamw8bit"}},
+        {"train": {"batch_size": 4}, "optim": {"optimizer": "adafactor"}},
+        {"train": {"batch_size": 4}, "model": {"control_lora_rank": 128}},
+        {"train": {"batch_size": 4, "base_storage": "fp8"}},
+        {"train": {"batch_size": 4}, "optim": {"offload": True}},
+    ):
+        assert needs(**settings) < 0.97 * plain
+    average = {"ema_decay": 0.99}
+    assert needs(optim={**average, "ema_device": "cpu"}) < needs(optim=average)
+    offloaded = predict(workspace, config(optim={"offload": True}))
+    assert offloaded.ram > predict(workspace, config()).ram + 4 * GIB, "it goes somewhere"
+    assert needs(train={"batch_size": 4, "precision": "fp32"}) > plain
+    assert needs(train={"batch_size": 4}, objective={"sd_locked": False}) > 1.4 * plain
+
+
+def test_a_single_file_is_foreseen_as_its_own_family(workspace: Workspace) -> None:
+    from safetensors.torch import save_file
+
+    reader = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+    save_file({reader: torch.zeros(640, 2048, dtype=torch.uint8)}, workspace.models / "xl.safetensors")
+    small, large = (predict(workspace, config(base)).peak for base in ("owner/sd15", "xl.safetensors"))
+    assert large > 2.5 * small
+
+
+def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
+    card = Hardware("cuda", "RTX 3050", 8.0, 16, 8, "2.13.0+cu126")
+    needed = predict(workspace, config(train={"batch_size": 16}))
+    assert "more than there is" in memory_in_words(needed, card)
+    offloaded = predict(workspace, config(optim={"offload": True}))
+    assert "of the computer's memory, and 8 GB are there" in memory_in_words(offloaded, replace(card, ram_gib=8))
+    assert "computer's memory" not in memory_in_words(offloaded, card)
+    thrifty = next(p.values for p in all_presets() if p.name == "8gb")
+    summary = estimate(config(**thrifty), workspace, card).summary
+    assert "of graphics memory by prediction (8 GB there)" in summary and "more than there is" not in summary
+
+
+def test_the_demo_base_needs_little(workspace: Workspace) -> None:
+    assert predict(workspace, config("demo", data={"resolution": 128}, train={"batch_size": 8})).peak < GIB
+
+
+def test_the_cache_grows_with_the_pictures(workspace: Workspace) -> None:
+    """Mean and log-variance in fp16: 64 KiB a picture at 512 px; a caption of SD 1.5: 116 KiB; a map 768 at most."""
+    assert predict(workspace, config(), pictures=10).cache == 10 * (64 * 1024 + 77 * 768 * 2 + 768 * 1024)
+
+
+@pytest.mark.parametrize(("resolution", "expected"), [(128, 8), (512, 4), (768, 1), (1024, 1), (2048, 1)])
+def test_the_vae_sees_fewer_large_pictures_at_once(resolution: int, expected: int) -> None:
+    assert pictures_encoded_together(resolution) == expected

@@ -1,0 +1,80 @@
+"""The Dataset tab: one box for whatever people have, and a look at it a page at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.data.import_config import ImportConfig
+from engine.workspace.paths import Workspace
+from ui.dataset import contents_panel, import_panel
+from ui.page import tasks
+from ui.page.context import AppContext
+
+
+@pytest.fixture
+def context(workspace: Workspace) -> AppContext:
+    return AppContext(workspace)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
+    source = tmp_path / "my pictures"
+    source.mkdir()
+    for name, photo in photos.items():
+        for number in range(7):
+            Image.fromarray(photo).resize((64, 48 + number)).save(source / f"{name} {number}.jpg")
+        (source / f"{name} 0.txt").write_text("<b>bold</b>", encoding="utf-8")
+    (source / "broken.jpg").write_bytes(b"")
+    return source
+
+
+def finish(context: AppContext, work: Any) -> Any:
+    context.start_job("dataset", "A job", work)
+    assert context.runner.wait(60)
+    return context.view()
+
+
+def test_before_it_is_read_the_box_says_what_lies_there(folder: Path) -> None:
+    assert "a folder of pictures, 29 found" in import_panel._found(str(folder))
+    assert "does not exist" in import_panel._found(str(folder / "nowhere"))
+    assert "How a folder may look" in import_panel._found(" ")
+    assert "Hugging Face" in import_panel._found("owner/name")
+
+
+def test_a_folder_too_large_to_look_through_is_not_looked_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.data.importing.PATIENCE_SECONDS", -1.0)
+    assert "a large folder" in import_panel._found(str(folder))
+
+
+def test_the_result_tells_what_was_found_and_every_tab_shows_it(context: AppContext, folder: Path) -> None:
+    view = finish(context, tasks.import_pictures(context, str(folder), "", ImportConfig()))
+    assert view.problem is None and view.focus_dataset == "my-pictures"
+    told = import_panel._outcome(view.results["dataset"])
+    assert "28 pictures" in told and "a folder of pictures" in told and "28 pictures are few" in told
+
+
+def test_a_page_shows_pictures_a_table_and_the_problems(context: AppContext, folder: Path) -> None:
+    finish(context, tasks.import_pictures(context, str(folder), "set"))
+    summary, gallery, table, problems, number, *pagers = contents_panel._page(context, "set", 1, 2)
+    assert "28 pictures" in summary and "1 file could not be used" in summary
+    assert len(gallery.value) == 28 - contents_panel.PAGE and number == 1
+    assert table.count("<tr>") == 1 + 28 - contents_panel.PAGE and "your file" in table and "ready" in table
+    assert "broken.jpg" in problems and "page 2 of 2" in pagers[1]
+    first = contents_panel._page(context, "set", 0, 2)[2]
+    assert "&lt;b&gt;bold" in first and "<b>bold" not in first
+
+
+def test_settings_of_an_import_come_from_their_declaration() -> None:
+    assert import_panel._value("max_pictures", 5.0) == 5 and import_panel._value("split", "test") == "test"
+    import gradio as gr
+
+    with gr.Blocks():
+        made = import_panel._options()
+    assert made.keys() == ImportConfig.model_fields.keys()

@@ -1,0 +1,50 @@
+"""The lists of checkpoints: there is always a choice, and it means what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from engine.runs.checkpoints import list_checkpoints
+from engine.workspace.paths import Workspace
+from ui.page.choices import NEWEST, checkpoints_of, pick_checkpoint
+from ui.page.context import AppContext
+
+
+def add_checkpoint(run: Path, step: int) -> None:
+    folder = run / "checkpoints" / f"step-{step:06d}"
+    (folder / "controlnet").mkdir(parents=True)
+    (folder / "controlnet" / "config.json").write_text("{}", encoding="utf-8")
+    about = {"step": step, "images_seen": 4 * step, "files": {"controlnet/config.json": 2}}
+    (folder / "checkpoint.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+@pytest.fixture
+def context(workspace: Workspace) -> AppContext:
+    return AppContext(workspace)
+
+
+def test_a_run_that_began_a_moment_ago_is_found_with_its_checkpoints(context: AppContext) -> None:
+    assert context.files()[1] == ()  # the pages' list is made, and good for two seconds
+    run = context.workspace.runs / "new"
+    run.mkdir()
+    (run / "run.json").write_text("{}", encoding="utf-8")
+    add_checkpoint(run, 5)
+    add_checkpoint(run, 10)
+    assert [c.step for c in list_checkpoints(run)] == [5, 10]
+    assert [c.step for c in checkpoints_of(context, "new")] == [10, 5]
+    assert pick_checkpoint(context, "new", None).step == pick_checkpoint(context, "new", NEWEST).step == 10
+    assert pick_checkpoint(context, "new", 5).step == 5
+    with pytest.raises(UserError, match="no such checkpoint") as gone:
+        pick_checkpoint(context, "new", 7)
+    assert "at step 7" in gone.value.why
+
+
+@pytest.mark.parametrize("name", [None, "", "nothing", "../runs/new", ".."])
+def test_what_is_no_run_has_none(context: AppContext, name: str | None) -> None:
+    assert checkpoints_of(context, name) == []
+    with pytest.raises(UserError):
+        pick_checkpoint(context, name, NEWEST)

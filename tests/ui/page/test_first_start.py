@@ -1,0 +1,74 @@
+"""The card's three steps follow what is on disk and what runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from engine.jobs.snapshot import JobSnapshot
+from engine.workspace.paths import Workspace
+from ui.page.context import AppContext
+from ui.page.demo_job import DEMO, DEMO_STEPS, choose_demo
+from ui.page.first_start import _state
+from ui.page.states import Readiness, RunFacts, train_view
+from ui.page.view import Draft, View
+
+TRAINING = JobSnapshot(kind="train", alive=True, phase="running", total_steps=10)
+DONE = RunFacts(Path("run"), "run", 10, 10, 10, "completed")
+
+
+@pytest.fixture
+def fresh(workspace: Workspace) -> View:
+    return AppContext(workspace).view()
+
+
+def test_at_first_only_the_first_step_can_be_pressed(fresh: View) -> None:
+    assert _state(fresh) == (True, ("next", "", ""))
+
+
+def test_each_step_opens_the_next(fresh: View) -> None:
+    drawing = replace(fresh, snapshot=JobSnapshot(kind="dataset", alive=True))
+    assert _state(drawing)[1] == ("now", "", "")
+    drawn = replace(fresh, datasets=("demo-circles-8",))
+    assert _state(drawn)[1] == ("done", "next", "")
+    training = replace(drawn, snapshot=TRAINING, train=train_view(TRAINING, None, Readiness()))
+    assert _state(training)[1] == ("done", "now", "")
+    trained = replace(drawn, runs=("run",), shown_run="run", train=train_view(None, DONE, Readiness()))
+    assert _state(trained)[1] == ("done", "done", "next")
+
+
+def test_an_unfinished_run_is_resumed_on_the_train_tab(fresh: View) -> None:
+    paused = train_view(None, replace(DONE, ending="paused"), Readiness())
+    view = replace(fresh, datasets=("demo-circles-8",), runs=("run",), shown_run="run", train=paused)
+    assert _state(view)[1] == ("done", "held", "")
+
+
+def test_pictures_of_the_users_own_are_no_demo(fresh: View) -> None:
+    assert _state(replace(fresh, datasets=("cats",)))[1] == ("next", "", "")
+
+
+def test_the_card_can_be_hidden(fresh: View) -> None:
+    assert not _state(replace(fresh, card_hidden=True))[0]
+
+
+def test_the_demo_is_chosen_with_its_settings_and_the_users_changes_to_them(workspace: Workspace) -> None:
+    context = AppContext(workspace)
+    context.draft = Draft(DEMO, {"validation": {"pictures": 2}, "data": {"dataset": "demo-circles-8"}})
+    choose_demo(context, 20)
+    config, origins = context.config_of(context.draft)
+    assert (config.model.base, config.data.dataset, config.train.steps) == ("demo", "demo-circles-8", 20)
+    assert config.validation.pictures == 2
+    assert config.optim.warmup_steps < 20
+    choose_demo(context, DEMO_STEPS)
+    assert context.draft.preset == DEMO
+
+
+def test_settings_of_another_preset_do_not_slip_into_the_demo(workspace: Workspace) -> None:
+    context = AppContext(workspace)
+    context.draft = Draft("8gb", {"train": {"batch_size": 3}, "model": {"base": "/models/mine"}})
+    choose_demo(context, DEMO_STEPS)
+    config, _ = context.config_of(context.draft)
+    assert config.model.base == "demo"
+    assert config.train.batch_size != 3

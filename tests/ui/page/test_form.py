@@ -1,0 +1,80 @@
+"""Forms come from the config: every field has a widget, and what is not changed is not written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from engine import config
+from engine.conditions import registry
+from engine.config.presets import flatten, resolve
+from ui.page import form
+
+DEFAULTS = config.RunConfig()
+FIELDS = {f"{section}.{name}": field for section in config.SECTIONS for name, field in config.fields(section).items()}
+CHANGED: dict[str, Any] = {"text": "something", "whole": 64, "number": 0.05, "share": 0.5}
+
+
+def widgets() -> dict[str, Any]:
+    values = flatten(DEFAULTS.model_dump())
+    with gr.Blocks():
+        plain = form.section_widgets(config.SECTIONS, values, advanced=False)
+        return plain | form.section_widgets(config.SECTIONS, values, advanced=True)
+
+
+def other_value(dotted: str) -> Any:
+    """Another allowed value of a field, as its widget would hand it over."""
+    about = form.describe(FIELDS[dotted])
+    present = flatten(DEFAULTS.model_dump())[dotted]
+    if about.kind == "choice":
+        return next(choice for choice in about.choices if choice != present)
+    if about.kind == "switch":
+        return not present
+    if about.kind == "whole":
+        return present + 64.0 if dotted == "data.resolution" else present + 1.0  # a browser sends 5.0 for 5
+    if about.kind in ("number", "share"):
+        return present / 2 if present else 0.5
+    return CHANGED[about.kind]
+
+
+def test_every_field_of_the_config_has_a_widget() -> None:
+    assert set(widgets()) == set(FIELDS)
+
+
+@pytest.mark.parametrize("dotted", list(FIELDS))
+def test_labels_carry_title_and_unit_and_there_is_a_hint(dotted: str) -> None:
+    about, field = form.describe(FIELDS[dotted]), FIELDS[dotted]
+    unit = field.json_schema_extra["unit"]
+    assert field.title in about.label
+    assert unit.lower() in about.label.lower()
+    assert about.hint
+
+
+@pytest.mark.parametrize("dotted", list(FIELDS))
+def test_one_changed_field_comes_back_alone_and_is_accepted(dotted: str) -> None:
+    given = flatten(DEFAULTS.model_dump(include=set(config.SECTIONS)))
+    given[dotted] = other_value(dotted)
+    changes = form.sparse(given, DEFAULTS)
+    assert list(flatten(changes)) == [dotted]
+    result, origins = resolve(("you", changes))
+    assert flatten(result.model_dump())[dotted] == given[dotted]
+    assert [name for name, origin in origins.items() if origin == "you"] == [dotted]
+
+
+def test_an_untouched_form_changes_nothing() -> None:
+    assert form.sparse(flatten(DEFAULTS.model_dump(include=set(config.SECTIONS))), DEFAULTS) == {}
+
+
+def test_an_emptied_number_is_refused_in_words() -> None:
+    changes = form.sparse({"train.steps": None}, DEFAULTS)
+    with pytest.raises(config.UserError, match=r"train\.steps"):
+        resolve(("you", changes))
+
+
+@pytest.mark.parametrize("condition", registry.all(), ids=lambda condition: condition.name)
+def test_parameters_of_every_condition_become_widgets(condition: Any) -> None:
+    with gr.Blocks():
+        made = {p.name: form.parameter_widget(p, p.name).value for p in condition.parameters}
+    assert registry.resolve_parameters(condition.name, made) == registry.resolve_parameters(condition.name)

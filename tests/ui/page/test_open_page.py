@@ -1,0 +1,164 @@
+"""A page that stays open for days costs the app no more after a while than at first. See docs/reliability.md."""
+
+from __future__ import annotations
+
+import gc
+import http.client
+import json
+import os
+import queue
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio.queueing import Queue
+
+from engine.jobs.events import Progress
+from engine.jobs.runner import Emit
+from engine.workspace.paths import Workspace
+from tests.browser.studio import free_port
+from ui.page.context import AppContext
+from ui.page.live import PACES, PAGES, Live
+from ui.page.messages import status_line
+from ui.server import launch
+from ui.server.poll import PATH
+
+SESSION = "a-page"
+
+
+class Page:
+    """What the browser's page does: it asks for the beats, and fetches the groups that have another one."""
+
+    def __init__(self, demo: gr.Blocks, live: Live, port: int) -> None:
+        functions = list(demo.fns.values())
+        self.groups = [next(f for f in functions if (button._id, "click") in f.targets) for button in live.beaten]
+        self.known = [0] * len(self.groups)
+        self.server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+
+    def ask(self, function: Any) -> list[Any]:
+        """One event through gradio's queue; what it sends to the page."""
+        body = {"data": [], "fn_index": function._id, "session_hash": SESSION, "trigger_id": function.targets[0][0]}
+        self.server.request(
+            "POST", "/gradio_api/queue/join", json.dumps(body), headers={"Content-Type": "application/json"}
+        )
+        answer = self.server.getresponse()
+        assert answer.status == 200, answer.read()
+        answer.read()
+        self.server.request("GET", f"/gradio_api/queue/data?session_hash={SESSION}")
+        told = [json.loads(line[6:]) for line in self.server.getresponse().read().splitlines() if line[:6] == b"data: "]
+        (end,) = [message for message in told if message["msg"] == "process_completed"]
+        assert end["success"], end
+        return list(end["output"]["data"])
+
+    def look(self) -> int:
+        """One look; how many groups had changed."""
+        self.server.request("GET", PATH)
+        beats = json.loads(self.server.getresponse().read())
+        due = [beat != known for beat, known in zip(beats, self.known, strict=True)]
+        self.known = beats
+        for group, changed in zip(self.groups, due, strict=True):
+            if changed:
+                self.ask(group)
+        return sum(due)
+
+
+class Job:
+    """Gets on when it is told to. (Progress, not steps: curves are kept, and grow until they are thinned out.)"""
+
+    def __init__(self, context: AppContext) -> None:
+        self.context = context
+        self.wanted: queue.Queue[int] = queue.Queue()
+        self.done = 0
+        context.runner.start("train", "Training", self.work)
+
+    def work(self, token: object, emit: Emit) -> Any:
+        while done := self.wanted.get():
+            emit(Progress("pictures", done, 1000))
+            self.wanted.task_done()
+        return "completed"
+
+    def get_on(self) -> None:
+        self.done += 1
+        self.wanted.put(self.done)
+        self.wanted.join()
+
+    def end(self) -> None:
+        self.wanted.put(0)
+        assert self.context.runner.wait(60)
+
+
+@pytest.fixture
+def surroundings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment that the window is built in; afterwards it is as before."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    launch.prepare_environment(workspace)
+
+
+@contextmanager
+def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
+    """A window of a few parts that change each time, and one that does not, served as the real one is."""
+    with gr.Blocks(analytics_enabled=False) as demo:
+        live = Live(context, demo)
+        line, picture, row = gr.HTML(), gr.HTML(), gr.Row(visible=False)
+        live.part(
+            [line, row, picture],
+            lambda view: view.snapshot.version,
+            lambda view: [status_line(view.snapshot, False), gr.Row(visible=True), gr.HTML(f"{view.snapshot.version}")],
+            "quick",
+        )
+        # Now a value, now none: what is drawn every few seconds, beside what changes each time.
+        live.part(
+            [gr.HTML()], lambda view: view.snapshot.version // 2, lambda view: [f"{view.snapshot.version}"], "quick"
+        )
+        live.wire()
+    demo.queue(api_open=False)
+    assert len(live.beaten) == len(PACES) and demo._queue.sleep_when_free > 0, "what gradio calls it"
+    port = free_port()
+    launch.serve(demo, context, "127.0.0.1", port, None)
+    assert demo._queue.sleep_when_free == launch.QUEUE_SECONDS
+    try:
+        yield demo, Page(demo, live, port)
+    finally:
+        demo.close(verbose=False)
+
+
+def alive() -> tuple[int, Counter[str]]:
+    """Blocks of memory that Python holds, and how many parts of pages there are of each kind."""
+    gc.collect()
+    kinds = Counter(type(thing).__name__ for thing in gc.get_objects() if issubclass(type(thing), gr.blocks.Block))
+    return sys.getallocatedblocks(), kinds
+
+
+def test_an_open_page_leaves_nothing_behind(
+    workspace: Workspace, surroundings: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables: list[int] = []
+    table = Queue._get_df
+    monkeypatch.setattr(
+        Queue, "_get_df", staticmethod(lambda records: (tables.append(len(records)), table(records))[1])
+    )
+    context = AppContext(workspace)
+    job, seen = Job(context), []
+    with open_page(context) as (demo, page):
+        for ticks in (100, 200):
+            for _ in range(ticks):
+                job.get_on()
+                assert page.look() >= 1
+            seen.append(alive())
+        job.end()
+    (blocks, parts), (blocks_later, parts_later) = seen
+    assert parts_later == parts
+    assert blocks_later - blocks < 600, "three blocks of memory or more are lost with each tick"
+    assert len(demo._queue.event_analytics) <= 1 and not tables, "gradio makes statistics of its events"
+
+
+def test_pages_that_were_closed_are_forgotten(workspace: Workspace, surroundings: None) -> None:
+    with open_page(AppContext(workspace)) as (demo, page):
+        page.look()
+        for number in range(PAGES):
+            demo.state_holder[f"page-{number}"]
+        assert len(demo.state_holder.session_data) == PAGES and SESSION not in demo.state_holder

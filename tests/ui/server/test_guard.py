@@ -1,0 +1,77 @@
+"""Foreign pages get 403: by name (DNS rebinding) and by origin (cross-site requests)."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from ui.server.guard import LocalGuard
+
+
+async def hello(request: object) -> PlainTextResponse:
+    return PlainTextResponse("hello")
+
+
+async def talk(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text("hello")
+    await socket.close()
+
+
+def client(**options: object) -> TestClient:
+    routes = [Route("/", hello, methods=["GET", "POST"]), WebSocketRoute("/talk", talk)]
+    app = Starlette(routes=routes, middleware=[Middleware(LocalGuard, **options)])  # type: ignore[arg-type]
+    return TestClient(app, base_url="http://127.0.0.1:7860")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost:7860", "LOCALHOST", "[::1]:7860"])
+def test_its_own_names_are_answered(host: str) -> None:
+    assert client().get("/", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.1.7:7860",
+        "127.0.0.1:7860@evil.example", "evil.example/127.0.0.1", "127.0.0.1:no", "",
+    ],
+)  # fmt: skip
+def test_a_foreign_host_is_refused(host: str) -> None:
+    assert client().get("/", headers={"host": host}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:3000", "file://", "http://localhost:7860"]
+)
+def test_a_foreign_origin_is_refused(origin: str) -> None:
+    assert client().post("/", headers={"origin": origin}).status_code == 403
+
+
+def test_its_own_origin_is_answered() -> None:
+    assert client().post("/", headers={"origin": "http://127.0.0.1:7860"}).status_code == 200
+
+
+def test_websockets_are_guarded_too() -> None:
+    own = {"host": "127.0.0.1:7860", "origin": "http://127.0.0.1:7860"}
+    with client().websocket_connect("/talk", headers=own) as socket:
+        assert socket.receive_text() == "hello"
+    for foreign in ({"origin": "http://evil.example"}, {"host": "evil.example"}):
+        with pytest.raises(WebSocketDisconnect), client().websocket_connect("/talk", headers=own | foreign):
+            pass
+
+
+def test_in_the_network_addresses_are_answered_and_foreign_names_are_not() -> None:
+    open_client = client(any_address=True)
+    assert open_client.get("/", headers={"host": "192.168.1.7:7860"}).status_code == 200
+    assert open_client.get("/", headers={"host": "evil.example"}).status_code == 403
+
+
+def test_pages_may_load_nothing_from_elsewhere() -> None:
+    policy = client().get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy
+    assert "http" not in policy

@@ -1,0 +1,156 @@
+"""Names, captions and errors that hold HTML are shown as what they are, by everything that makes HTML for the page."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.jobs.events import Checked, PreviewMade, Progress
+from engine.jobs.snapshot import Curve, Failure, JobSnapshot
+from engine.workspace.paths import Workspace
+from ui import app as page
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.view import Result, View
+
+EVIL = "<img src=x onerror=\"parent.fired=1\">'\"><script>parent.fired=2</script><a href='javascript:fired=3'>&lt;b&gt;"
+IN_A_NAME = "<img src=x onerror=parent.fired=1>&amp;'\""
+ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting")  # the panel: copy, tick, go to the answers
+
+
+class Harm(HTMLParser):
+    """Collects what a browser would run or load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "img", "iframe", "object", "embed", "a", "style", "link", "base", "form"):
+            self.found.append(tag)
+        for name, value in attributes:
+            own = any(word in (value or "") for word in ALLOWED)
+            leads = name in ("href", "src", "action", "formaction", "data", "xlink:href")
+            if (name.startswith("on") and not own) or leads:
+                self.found.append(f"{tag} {name}={value}")
+
+
+def harm(html: str) -> list[str]:
+    parser = Harm()
+    parser.feed(html)
+    parser.close()
+    return parser.found
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Words of an update for a field that shows HTML."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from texts(value.get("value"))
+    elif hasattr(value, "value"):
+        yield from texts(value.value)
+
+
+def test_the_parser_sees_harm() -> None:
+    assert harm(EVIL) and harm(IN_A_NAME) and harm("<p onmouseover='x()'>") and not harm("<p class='x'>&lt;img&gt;</p>")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> tuple[AppContext, Live, Any]:
+    """The whole page over a workspace whose names, captions and settings are all evil."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("evil") / "pictures"
+    folder.mkdir()
+    for number, photo in enumerate(photos.values()):
+        try:
+            path = folder / f"{number}{IN_A_NAME}.png"
+            path.touch()
+        except OSError:  # Windows takes no such names
+            path = folder / f"{number}.png"
+        Image.fromarray(photo).resize((96, 64)).save(path)
+        path.with_suffix(".txt").write_text(EVIL, encoding="utf-8")
+    with contextlib.suppress(OSError):
+        (folder / f"bad{IN_A_NAME}.png").write_bytes(b"no picture")
+    workspace = Workspace(tmp_path_factory.mktemp("work") / "workspace")
+    Dataset.create(workspace, "evil", scan_folder(folder), folder)
+    context = AppContext(workspace)
+    made: list[Live] = []
+
+    class Kept(Live):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(self)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(page, "Live", Kept)
+    demo = page.build_app(context)
+    patch.undo()
+    return context, made[0], demo
+
+
+def evil_view(context: AppContext, alive: bool) -> View:
+    """A view in which every word that comes from outside is evil."""
+    failure = Failure(EVIL, EVIL, EVIL, EVIL)
+    checks = tuple(Checked(step, step, 0.5, 0.5, 0.1, 0.2, 0.01, 0.5, 0.1) for step in (0, 50, 100))
+    snapshot = JobSnapshot(
+        version=7, kind="train", title=EVIL, alive=alive, outcome=None if alive else "failed", failure=failure,
+        phase="running", progress=Progress(1, 2, EVIL), run_name=EVIL, total_steps=100, log=(EVIL, EVIL),
+        loss=Curve(((1, 0.5), (2, 0.25))), scores=((1, {EVIL: 0.5}), (2, {EVIL: 0.6})), checks=checks,
+        preview=PreviewMade(1, Path("x"), (Path(IN_A_NAME),), (EVIL,), {EVIL: 0.5}),
+    )  # fmt: skip
+    view = context.view()
+    results = {
+        kind: Result(3, facts=((EVIL, EVIL),), note=EVIL, where=f"/x/{EVIL}")
+        for kind in ("dataset", "captions", "conditions", "doctor", "export", "average", "import", "compare", "try",
+                     "deliver", "hub", "trial", "demo")
+    }  # fmt: skip
+    train = replace(view.train, headline=EVIL, hint=EVIL)
+    return replace(
+        view, snapshot=snapshot, history=snapshot, problem=failure, results=results, train=train, shown_run=EVIL,
+        datasets=(EVIL, "evil"), runs=(EVIL,), focus_dataset="evil",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_no_part_of_the_page_lets_it_through(built: tuple[AppContext, Live, Any], alive: bool) -> None:
+    context, live, _ = built
+    view, seen = evil_view(context, alive), 0
+    for part in live.parts:
+        for output, update in zip(part.outputs, part.render(view), strict=True):
+            if type(output).__name__ in ("HTML", "Markdown"):
+                for html in texts(update):
+                    assert harm(html) == [], (output.elem_id, html)
+                    seen += "&lt;img" in html or "&lt;script" in html
+    assert seen >= 5, "the evil words were not among what was looked at"
+
+
+def test_no_function_of_the_page_lets_it_through(built: tuple[AppContext, Live, Any]) -> None:
+    """Those that show a dataset or a folder, called as the page calls them."""
+    context, _, demo = built
+    seen: set[str] = set()
+    given = {"dataset-list": "evil", "conditions-dataset": "evil", "State": 0, "dataset-folder": f"/x/{EVIL}"}
+    for function in {(f.fn.__module__, f.fn.__qualname__): f for f in demo.fns.values() if f.fn}.values():
+        names = [c.elem_id or type(c).__name__ for c in function.inputs]
+        shown = [o for o in function.outputs if type(o).__name__ in ("HTML", "Markdown")]
+        changes = function.fn.__qualname__.endswith(("handler", "start", "pick", "act"))
+        if not shown or changes or not set(given) & set(names) - {"State"} or len(names) > 12:
+            continue
+        answer = function.fn(*(given.get(n, c.value) for n, c in zip(names, function.inputs, strict=True)))
+        answer = answer if isinstance(answer, list | tuple) else [answer]
+        for output, update in zip(function.outputs, answer, strict=True):
+            if output in shown:
+                for html in texts(update):
+                    assert harm(html) == [], (output.elem_id, html)
+                    seen |= {str(output.elem_id)} if "&lt;" in html else set()
+    assert {"dataset-table", "dataset-problems"} <= seen, "the evil words were not among what was looked at"
+    assert context.view().problem is None

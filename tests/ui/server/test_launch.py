@@ -1,0 +1,130 @@
+"""Starting and ending: ports, options, silence towards the network, Ctrl-C."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.errors import UserError
+from tests.browser.studio import ROOT, Studio, free_port, studio
+from ui.dataset import folders
+from ui.server import launch
+
+SLOWEST_START = 60  # seconds on a busy machine; about three on an idle one
+
+
+@pytest.fixture
+def taken_port() -> object:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_wanted_port_in_use_is_told(taken_port: int) -> None:
+    with pytest.raises(UserError, match=f"Port {taken_port} is in use"):
+        launch.choose_port("127.0.0.1", taken_port)
+
+
+def test_without_a_wish_the_next_free_port_is_taken(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "FIRST_PORT", taken_port)
+    assert launch.choose_port("127.0.0.1", None) > taken_port
+
+
+def test_no_free_port_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "is_free", lambda host, port: False)
+    with pytest.raises(UserError, match="No free port"):
+        launch.choose_port("127.0.0.1", None)
+
+
+def test_listening_needs_a_password(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        launch.parse_arguments(["--listen"])
+    assert ended.value.code == 2
+    assert "--password" in capsys.readouterr().err
+
+
+def test_a_workspace_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    assert (
+        launch.main(["--workspace", str(tmp_path / "file" / "workspace"), "--no-browser"]) == launch.EXIT_CANNOT_START
+    )
+    assert "--workspace" in capsys.readouterr().err
+
+
+def test_settings_of_other_gradio_apps_are_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.workspace.paths import Workspace
+
+    monkeypatch.setattr(launch.os, "environ", {"GRADIO_SHARE": "True", "PATH": "x"})
+    launch.prepare_environment(Workspace(tmp_path))
+    assert "GRADIO_SHARE" not in launch.os.environ
+    assert launch.os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert launch.os.environ["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
+
+
+def test_without_a_display_the_folder_dialog_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not folders.has_display({}, "linux") and folders.has_display({}, "win32")
+    assert folders.has_display({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
+    monkeypatch.setattr(folders, "has_display", lambda: False)
+    with pytest.raises(UserError) as caught:
+        folders.ask_folder()
+    assert "no screen" in caught.value.why and "paste" in caught.value.try_this
+
+
+def test_of_several_folder_dialogs_the_first_that_opens_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "has_display", lambda: True)
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
+    fails = [sys.executable, "-c", "raise SystemExit(1)"]
+    answers = [sys.executable, "-c", "print('/home/me/pictures ü')"]
+    hangs = [sys.executable, "-c", "import threading; threading.Event().wait(30)"]
+    monkeypatch.setattr(folders, "dialogs", lambda: [["/no/such/program"], fails, answers, fails])
+    assert folders.ask_folder() == "/home/me/pictures ü"
+    monkeypatch.setattr(folders, "dialogs", lambda: [fails])
+    with pytest.raises(UserError, match="cannot open here"):
+        folders.ask_folder()
+    monkeypatch.setattr(folders, "dialogs", lambda: [hangs, answers])
+    assert folders.ask_folder(timeout=0.3) == "", "nobody answered; a second dialog would only puzzle"
+
+
+def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:
+    """Status of a request with exactly these headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.putrequest(method, path, skip_host="host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    return connection.getresponse().status
+
+
+@pytest.mark.slow
+def test_start_is_quick_and_silent_and_guarded_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    program = (str(ROOT / "tests" / "ui" / "watched.py"),)
+    started = time.monotonic()
+    with studio(tmp_path / "workspace", program=program, STUDIO_CALLS=str(calls), DISPLAY="") as app:
+        assert time.monotonic() - started < SLOWEST_START
+        assert app.said().strip() == f"ControlNet Studio is open at {app.address}"
+
+        assert ask(app.port) == 200
+        assert ask(app.port, host="evil.example") == 403
+        assert ask(app.port, method="POST", path="/gradio_api/upload", origin="http://evil.example") == 403
+        (app.workspace / "datasets" / "page.html").write_text("<script>1</script>", encoding="utf-8")
+        assert ask(app.port, f"/gradio_api/file={app.workspace}/datasets/page.html") in (403, 404)
+
+        second = Studio(tmp_path / "other", port=app.port)
+        assert second.process.wait(60) == launch.EXIT_CANNOT_START
+        assert f"Port {app.port} is in use" in second.said()
+
+        if sys.platform != "win32":
+            assert app.ask_to_end() == 0
+            assert "ControlNet Studio is closed." in app.said()
+    assert not calls.exists(), calls.read_text(encoding="utf-8")
+
+
+def test_free_ports_are_free() -> None:
+    assert launch.is_free("127.0.0.1", free_port())

@@ -1,0 +1,297 @@
+"""Every address and every function of the running app, asked for what it must not give: a file outside its folders."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from tests.browser.studio import ROOT, Studio, studio
+from ui.server import inputs, temporary
+from ui.server import routes as doors
+from ui.server.poll import PATH
+from ui.server.routes import DOORS, door_of, file_allowed, forged_files
+
+SECRET = "canary-7f1e9c"
+COLD = (str(ROOT / "tests" / "ui" / "cold.py"),)
+
+
+def gradio_routes() -> set[tuple[str, str]]:
+    """(method, path) of everything that gradio's server has, whatever it is made of."""
+    import gradio as gr
+    from gradio.routes import App
+
+    with gr.Blocks(analytics_enabled=False) as demo:
+        gr.Textbox()
+    found: set[tuple[str, str]] = set()
+
+    def walk(routes: Any) -> None:
+        for route in routes:
+            inner = getattr(route, "original_router", route)
+            if getattr(inner, "routes", None):
+                walk(inner.routes)
+            else:
+                found.update((method, route.path.rstrip("/") or "/") for method in route.methods)
+
+    walk(App.create_app(demo).routes)
+    return found
+
+
+def test_every_address_of_gradio_is_in_the_list() -> None:
+    listed = {(method, door.path) for door in DOORS for method in door.methods}
+    here = gradio_routes()
+    # An OPTIONS or HEAD that a route answers beside its GET says no more than the GET.
+    missing = {(m, p) for m, p in here if m not in ("HEAD", "OPTIONS")} - listed
+    assert missing == set(), "enter them in ui/server/routes.py, shut unless the page needs them"
+    gone = {(m, p) for m, p in listed if m != "HEAD"} - here
+    ours = {("GET", PATH)}
+    assert gone - ours <= {("POST", "/login"), ("GET", "/logout")}, "gradio has these no more"
+
+
+def test_the_documentation_shows_the_list() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    assert doors.table() in page and inputs.table() in page, "python -m docs.make_security_tables writes them"
+
+
+def test_every_field_that_takes_words_or_files_is_in_the_list(tmp_path: Path) -> None:
+    from engine.workspace.paths import Workspace
+    from ui.app import build_app
+    from ui.page.context import AppContext
+
+    functions = build_app(AppContext(Workspace(tmp_path))).fns.values()
+    assert [function.api_name for function in functions if function.api_visibility != "private"] == []
+    found = {inputs.name_of(c) for function in functions for c in function.inputs if inputs.takes_anything(c)}
+    assert {name for name in found if inputs.guard_of(name) is None} == set(), "enter them in ui/server/inputs.py"
+    chosen = [c for function in functions for c in function.inputs if hasattr(c, "choices")]
+    for component in {c._id: c for c in chosen if not inputs.takes_anything(c)}.values():
+        several = type(component).__name__ == "CheckboxGroup" or getattr(component, "multiselect", False)
+        forged = ["../../x"] if several else "../../x"
+        with pytest.raises(Exception, match="not in the list of choices"):
+            component.preprocess(forged)
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if not door.open], ids=lambda door: door.path)
+def test_a_shut_door_is_shut_with_anything_in_its_place(door: doors.Door) -> None:
+    path = re.sub(r"\{[^}]+\}", "x", door.path)
+    for method in door.methods:
+        assert door_of(method, path) is None and door_of(method, path + "/") is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets/../../etc/passwd", "/assets/..\\..\\x", "/static/x\0.png", "/nothing", "/gradio_api", "/gradio_api/",
+        "/gradio_api/queue", "/gradio_api/queue/join/../../x", "//etc/passwd", "", "*", "/gradio_api/FILE=/etc/passwd",
+    ],
+)  # fmt: skip
+def test_what_is_no_door_is_not_answered(path: str) -> None:
+    assert door_of("GET", path) is None
+    assert door_of("DELETE", "/") is None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder that is shown, with a picture and traps in it, and a secret outside."""
+
+    shown: Path
+    picture: Path
+    secret: Path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("place")
+    shown = folder / "shown"
+    shown.mkdir()
+    picture, secret = shown / "picture.png", folder / "shown-too" / "secret.png"
+    secret.parent.mkdir()
+    note = PngImagePlugin.PngInfo()
+    note.add_text("note", SECRET)
+    Image.new("RGB", (40, 40), "teal").save(picture)
+    Image.new("RGB", (40, 40), "red").save(secret, pnginfo=note)
+    if hasattr(os, "symlink") and os.name != "nt":
+        (shown / "link.png").symlink_to(secret)
+        (shown / "folder").symlink_to(secret.parent)
+        (shown / "ring.png").symlink_to(shown / "ring.png")
+        (shown / "inside.png").symlink_to(picture)
+    return Place(shown, picture, secret)
+
+
+def traps(place: Place) -> list[str]:
+    """Paths that lead to the secret, or would on some system."""
+    secret, shown = str(place.secret), str(place.shown)
+    back = f"{shown}/../{place.secret.parent.name}/{place.secret.name}"
+    return [
+        secret, back, f"{shown}/./../{place.secret.parent.name}//{place.secret.name}", f"{shown}/link.png",
+        f"{shown}/folder/{place.secret.name}", f"{shown}/ring.png", f"{secret}\0.png", f"{shown}/picture.png\0{secret}",
+        f"file://{secret}", f"file:{secret}", f"http://127.0.0.1:1/{place.secret.name}", "http://example.com/x.png",
+        f"//host/share/{place.secret.name}", f"\\\\host\\share\\{place.secret.name}", f"\\\\?\\{secret}",
+        f"\\\\.\\{secret}", f"/\\host\\share\\{place.secret.name}", f"\\/host/share/{place.secret.name}",
+        f"//{secret}", f"{shown}\\..\\{place.secret.parent.name}\\{place.secret.name}",
+        quote(secret), quote(secret, safe=""), quote(quote(secret, safe=""), safe=""), back.replace("..", "%2e%2e"),
+        back.replace("..", "%252e%252e"), back.replace("..", "..;"), back.replace("/", "%2f"), "/etc/passwd",
+        "../../../../../../etc/passwd", "..", ".", "", "/", shown, "~/.ssh/id_rsa", "C:\\Windows\\win.ini",
+        "C:/Windows/win.ini", "picture.png", "\ud800", "a" * 5000, f"{shown}/picture.png:stream",
+        "data:image/png;base64,AAAA", f"{shown.upper()}/../{secret}", "/proc/self/environ", "/dev/zero",
+    ]  # fmt: skip
+
+
+def test_only_files_that_lie_in_the_folders_are_allowed(place: Place) -> None:
+    assert file_allowed(str(place.picture), [place.shown])
+    assert [trap for trap in traps(place) if file_allowed(trap, [place.shown])] == []
+    if os.name != "nt":
+        assert file_allowed(str(place.shown / "inside.png"), [place.shown]), "a link that stays inside"
+
+
+def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
+    uploaded = {"path": str(place.picture), "meta": {"_type": "gradio.FileData"}}
+    assert not forged_files([uploaded, "words", 3, None, {"image": uploaded, "caption": "x"}], place.shown)
+    for trap in [*traps(place), 7, ["x"], {"path": "x"}]:
+        forged = {"path": trap, "meta": {"_type": "gradio.FileData"}}
+        for data in (
+            [forged],
+            [[{"image": forged}]],
+            [{"background": uploaded, "layers": [forged]}],
+            [forged | uploaded],
+        ):
+            wanted = data != [forged | uploaded]  # the last one's path is the uploaded picture
+            assert forged_files(data, place.shown) is wanted, (trap, data)
+
+
+def test_old_temporary_files_make_room_and_new_ones_stay(tmp_path: Path) -> None:
+    for number in range(6):
+        path = tmp_path / f"folder{number}" / "picture.png"
+        path.parent.mkdir()
+        path.write_bytes(b"x" * 100)
+        os.utime(path, (1000.0 + number, 1000.0 + number))
+    assert temporary.tidy(tmp_path, 1000, 10, now=5000.0)
+    assert len(list(tmp_path.rglob("*.png"))) == 6
+    assert temporary.tidy(tmp_path, 350, 10, now=5000.0)
+    assert sorted(p.parent.name for p in tmp_path.rglob("*.png")) == ["folder3", "folder4", "folder5"]
+    assert not (tmp_path / "folder0").exists()
+    assert temporary.tidy(tmp_path, 1000, 1, now=5000.0)
+    assert not temporary.tidy(tmp_path, 50, 1, now=1100.0), "the newest is in use: the folder is full"
+    assert len(list(tmp_path.rglob("*.png"))) == 1
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    with studio(tmp_path_factory.mktemp("doors") / "workspace", DISPLAY="") as opened:
+        yield opened
+
+
+def ask(app: Studio, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body of a request whose path is sent as it stands."""
+    connection = http.client.HTTPConnection("127.0.0.1", app.port, timeout=30)
+    try:
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        if body is not None:
+            headers = {"content-type": "application/json", "content-length": str(len(body))} | headers
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def sendable(path: str) -> str:
+    """A path that fits on a request's line, as little changed as may be."""
+    return quote(path, safe="/\\:%?=~.;", errors="surrogatepass").replace("?", "%3F")
+
+
+@pytest.mark.slow
+def test_no_address_gives_the_secret_away(app: Studio, place: Place) -> None:
+    inside = app.workspace / "thumbnails" / "picture.png"
+    inside.write_bytes(place.picture.read_bytes())
+    if os.name != "nt":
+        (app.workspace / "thumbnails" / "link.png").symlink_to(place.secret)
+    there = Place(app.workspace / "thumbnails", inside, place.secret)
+    assert ask(app, "GET", f"/gradio_api/file={inside}")[0] == 200
+    tried = [*traps(place), *traps(there), str(app.workspace / "datasets" / "x.png"), str(ROOT / "app.py")]
+    for trap in tried:
+        if trap == str(inside):
+            continue
+        status, said = ask(app, "GET", f"/gradio_api/file={sendable(trap)}")
+        assert status in (400, 403, 404) and SECRET.encode() not in said, (trap, status)
+    for door in DOORS:
+        if door.path.startswith(doors.FILE) or "{" not in door.path or "heartbeat" in door.path:
+            continue
+        for trap in (str(place.secret), f"..%2f..%2f{place.secret}", f"%2e%2e/%2e%2e/{place.secret}", "\\\\host\\x"):
+            path = re.sub(r"\{[^}]+\}", lambda _, trap=trap: trap, door.path)  # type: ignore[misc]
+            status, said = ask(app, door.methods[0], path, b"{}" if "POST" in door.methods else None)
+            assert status in (400, 403, 404, 422) and SECRET.encode() not in said, (path, status)
+
+
+@pytest.mark.slow
+def test_no_function_takes_a_file_that_was_not_uploaded(app: Studio, place: Place) -> None:
+    _, said = ask(app, "GET", "/config")
+    functions = json.loads(said)["dependencies"]
+    assert len(functions) > 50
+    some = [str(place.secret), f"\\\\host\\share\\{place.secret.name}", "http://example.com/x.png"]
+    for function in functions:
+        for trap in some:
+            forged = {"path": trap, "url": trap, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
+            values: list[Any] = [forged] * max(1, len(function["inputs"]))
+            body = json.dumps({"data": values, "fn_index": function["id"], "session_hash": "fuzz"}).encode()
+            status, said = ask(app, "POST", "/gradio_api/queue/join", body)
+            assert status == 403, (function["id"], trap, status, said)
+    for body in (b"{", b"[]", b"[" * 100_000, b'{"data": [' + b"[" * 5000 + b"]" * 5000 + b"]}", b"\xff\xfe", b"3"):
+        assert ask(app, "POST", "/gradio_api/queue/join", body)[0] == 403
+
+
+@pytest.mark.slow
+def test_uploads_and_words_have_a_largest_size(app: Studio) -> None:
+    for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/component_server", "/gradio_api/cancel"):
+        assert ask(app, "POST", path, b"", **{"content-length": str(10**9)})[0] == 413
+        assert ask(app, "POST", path, b"", **{"content-length": "-1"})[0] in (400, 413)
+    # A body that hides its length is counted as it comes.
+    with socket.create_connection(("127.0.0.1", app.port), timeout=30) as line:
+        head = (
+            f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        line.sendall(head.encode())
+        chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
+        answer = b""
+        with contextlib.suppress(OSError):  # it stops listening, as it should
+            for _ in range(40):
+                line.sendall(chunk)
+        with contextlib.suppress(OSError):
+            answer = line.recv(1000)
+        assert not answer or b" 413 " in answer.split(b"\r\n")[0]
+    assert ask(app, "GET", "/")[0] == 200
+
+
+@pytest.mark.slow
+def test_pictures_of_the_app_do_not_show_on_other_pages(app: Studio) -> None:
+    elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    for path in ("/theme.css", "/gradio_api/heartbeat/x", "/config", "/gradio_api/queue/data?session_hash=x"):
+        assert ask(app, "GET", path, **elsewhere)[0] == 403
+        assert ask(app, "GET", path, **elsewhere | {"sec-fetch-site": "same-site"})[0] == 403
+    clicked = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+    assert ask(app, "GET", "/", **clicked)[0] == 200, "a link to the app may be followed"
+    assert ask(app, "GET", "/config", **clicked)[0] == 403
+    assert ask(app, "GET", "/", **{"sec-fetch-site": "none", "sec-fetch-mode": "navigate"})[0] == 200
+
+
+@pytest.mark.slow
+def test_the_password_cannot_be_guessed_quickly(tmp_path: Path) -> None:
+    with studio(tmp_path / "workspace", "--password", "right", program=COLD, DISPLAY="") as app:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        assert ask(app, "GET", "/config")[0] == 401
+        assert ask(app, "POST", "/gradio_api/upload", b"")[0] == 401
+        answers = [ask(app, "POST", "/login", f"username=studio&password={n}".encode(), **form)[0] for n in range(12)]
+        assert 200 not in answers and answers[-1] == 429
+        assert ask(app, "POST", "/login", b"username=studio&password=right", **form)[0] == 429

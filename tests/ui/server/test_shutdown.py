@@ -1,0 +1,192 @@
+"""However the app is asked to end, the run is saved first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.jobs.control import Token
+from engine.runs.run import Run
+from engine.workspace.lock import FILE
+from engine.workspace.paths import Workspace
+from tests.browser.studio import ROOT, Studio, free_port
+from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
+from ui.page.context import AppContext
+from ui.server import launch, shutdown
+from ui.server.shutdown import CONSOLE_ENDS, Ending
+
+PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
+
+
+class Demo:
+    def close(self, verbose: bool) -> None:
+        pass
+
+
+@pytest.fixture
+def signals() -> Any:
+    """The handlers as they were."""
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    yield
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_every_signal_asks_and_only_ctrl_c_hurries(signals: None, name: str) -> None:
+    asked = Ending()
+    asked.listen()
+    for _ in range(2):
+        os.kill(os.getpid(), getattr(signal, name))
+    assert asked.wait(5)
+    assert asked.hurried == (name == "SIGINT")
+
+
+def test_a_closed_windows_console_waits_for_the_saving() -> None:
+    called: list[Any] = []
+    kernel32 = SimpleNamespace(SetConsoleCtrlHandler=lambda handler, add: called.append((handler, add)))
+    asked = Ending()
+    asked._listen_to_console(kernel32, lambda function: function)
+    (handler, add) = called[0]
+    assert add == 1
+    assert handler(0) == 0 and not asked.asked, "Ctrl-C is Python's"
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(handler(CONSOLE_ENDS[0])))
+    thread.start()
+    assert asked.wait(5)
+    assert not answers, "Windows would end the process now"
+    asked.finished()
+    thread.join(10)
+    assert answers == [1]
+
+
+def test_a_second_ctrl_c_does_not_wait(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    context, release = AppContext(workspace), threading.Event()
+
+    def hangs(token: Token, emit: Any) -> str:
+        release.wait(60)
+        return "paused"
+
+    context.runner.start("train", "Training", hangs)  # type: ignore[arg-type]
+    context.ending._hurry.set()
+    assert launch.end(Demo(), context) == 1
+    assert "last checkpoint is whole" in capsys.readouterr().out
+    release.set()
+
+
+def test_a_run_that_fails_while_it_saves_is_not_called_saved(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = AppContext(workspace)
+
+    def fails(token: Token, emit: Any) -> str:
+        while token.stop is None:
+            pass
+        raise OSError(28, "No space left on device")
+
+    context.runner.start("train", "Training", fails)  # type: ignore[arg-type]
+    assert launch.end(Demo(), context) == 1
+    said = capsys.readouterr().out
+    assert "disk is full" in said and "is saved" not in said
+
+
+def test_words_for_a_terminal_that_is_gone_harm_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone:
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+        def flush(self) -> None:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    shutdown.say("Saving")
+    shutdown.say("Saved")
+    sys.stdout.close()
+
+
+def until(condition: Any, app: Studio | None = None, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        if app is not None and app.process.poll() is not None:
+            break
+        time.sleep(0.05)
+    raise AssertionError(app.said() if app is not None else "it did not come about in time")
+
+
+def trained(root: Path, beyond: int = 0) -> bool:
+    folders = list((root / "runs").glob("*/metrics.jsonl"))
+    return bool(folders) and any(entry.get("step", 0) > beyond for entry in Run(folders[0].parent).metrics())
+
+
+@pytest.fixture
+def ready(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> tuple[Path, dict[str, str]]:  # noqa: F811
+    root = tmp_path / "workspace"
+    Dataset.create(Workspace(root), "pairs", scan_folder(paired_folder))
+    return root, {"STUDIO_DATASET": "pairs", "STUDIO_BASE": str(tiny_base)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+def test_sigterm_saves_and_so_does_a_closed_terminal(ready: tuple[Path, dict[str, str]]) -> None:
+    root, environment = ready
+    app = Studio(root, program=PROGRAM, **environment)
+    try:
+        until(lambda: trained(root), app)
+        second = Studio(root, port=free_port())
+        assert second.process.wait(60) == launch.EXIT_CANNOT_START
+        assert "open already" in second.said() and app.address in second.said()
+        app.process.send_signal(signal.SIGTERM)
+        assert app.process.wait(60) == 0, app.said()
+    finally:
+        app.kill()
+    (folder,) = Workspace(root).run_folders()
+    run, saved = Run(folder), Run(folder).last_step
+    assert (run.ending, saved > 0) == ("paused", True)
+    assert f"The run is saved at step {saved:,}" in app.said()
+    assert not (root / FILE).exists()
+
+    import pty
+
+    master, terminal = pty.openpty()  # closed below, as a terminal window is: the app gets SIGHUP, and cannot print
+    code = (
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", code, *PROGRAM, "--no-browser", "--port", str(free_port())]
+    child = subprocess.Popen(
+        [*command, "--workspace", str(root)], cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    os.close(terminal)
+    os.set_blocking(master, False)
+    try:
+        until(lambda: _drain(master) or trained(root, beyond=saved))
+        os.close(master)
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+        child.wait(10)
+    assert (run.ending, run.last_step > saved) == ("paused", True)
+
+
+def _drain(descriptor: int) -> None:
+    """Read what is there, or a terminal that is full holds its writer up."""
+    with suppress(BlockingIOError):
+        while os.read(descriptor, 4096):
+            pass

@@ -1,0 +1,52 @@
+"""The page of common problems is whole, true to the window's words, and shown where the panel points."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from engine.workspace.paths import APP_FOLDER
+from ui.page.messages import TROUBLE
+from ui.settings import help as help_page
+
+PAGE = help_page.TROUBLESHOOTING.read_text(encoding="utf-8")
+
+
+def test_every_heading_has_an_answer() -> None:
+    parts = re.split(r"^### (.+)$", PAGE, flags=re.MULTILINE)[1:]
+    answers = {heading: re.split(r"^## ", body, flags=re.MULTILINE)[0].strip() for heading, body in
+               zip(parts[::2], parts[1::2], strict=True)}  # fmt: skip
+    assert len(answers) > 30
+    assert [heading for heading, answer in answers.items() if len(answer) < 60] == []
+
+
+def test_its_links_lead_to_pages_that_are_there() -> None:
+    for name in re.findall(r"\]\(([\w./-]+)\)", PAGE):
+        assert (APP_FOLDER / "docs" / name).is_file(), name
+    assert "(docs/troubleshooting.md)" in (APP_FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ("Close the app", "closing.py"), ("Look at it", "unfinished.py"), ("Set aside", "unfinished.py"),
+        ("Sample now", "states.py"), ("Try three steps", "*.py"), ("Remove strange", "*.py"),
+        ("Size against quality", "*.py"),
+    ],
+)  # fmt: skip
+def test_buttons_are_called_what_the_window_calls_them(words: str, where: str) -> None:
+    assert words in PAGE
+    assert any(words in path.read_text(encoding="utf-8") for path in (APP_FOLDER / "ui").glob(where))
+
+
+def test_the_window_shows_it_without_dead_links() -> None:
+    shown = help_page.troubleshooting()
+    assert "](" not in shown and "(docs/memory.md)" in shown and not shown.startswith("# ")
+    assert "#troubleshooting" in TROUBLE
+
+
+def test_a_page_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(help_page, "TROUBLESHOOTING", tmp_path / "gone.md")
+    assert "cannot be read" in help_page.troubleshooting()

@@ -1,0 +1,47 @@
+"""The list of checkpoints: stars, what they take, and what cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.jobs.events import DiskSeen
+from engine.runs.checkpoints import broken_checkpoints, list_checkpoints
+from tests.export.conftest import write_checkpoint
+from ui.train.checkpoints_panel import describe, disk_words, label, mark_starred, stamp
+
+
+@pytest.fixture
+def run(tmp_path: Path, loud_controlnet: Path) -> Path:
+    for step in (5, 10):
+        write_checkpoint(tmp_path / "run" / "checkpoints" / f"step-{step:06d}", loud_controlnet, step=step)
+    return tmp_path / "run"
+
+
+def test_ticks_become_stars_and_every_page_notices(run: Path) -> None:
+    before = stamp(run)
+    mark_starred(run, [5])
+    assert [checkpoint.starred for checkpoint in list_checkpoints(run)] == [True, False]
+    assert stamp(run) != before
+    first, second = map(label, list_checkpoints(run))
+    assert first.startswith("★ step 5 · ") and second.startswith("step 10 · ") and second.endswith("weights only")
+    mark_starred(run, [])
+    assert not any(checkpoint.starred for checkpoint in list_checkpoints(run))
+
+
+def test_what_cannot_be_used_is_named(run: Path) -> None:
+    (run / "checkpoints" / "step-000010" / "controlnet" / "config.json").unlink()
+    words = describe(run, list_checkpoints(run), broken_checkpoints(run))
+    assert "1 checkpoint." in words and "the disk has" in words
+    assert "step-000010 cannot be used: controlnet/config.json is missing" in words
+
+
+def test_a_run_without_a_folder_has_no_checkpoints(tmp_path: Path) -> None:
+    assert stamp(tmp_path / "gone") == ()
+
+
+def test_the_disk_in_a_line() -> None:
+    assert disk_words(None) == ""
+    seen = DiskSeen(free=3 * 2**30, run=2**30, next_checkpoint=2**20)
+    assert disk_words(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint at most 1.0 MB"

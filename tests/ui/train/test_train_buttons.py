@@ -1,0 +1,61 @@
+"""Each button asks the runner for its own thing, and the words above them are true."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+
+from engine.jobs.events import DiskSeen, Event, Message, PhaseChanged, StepDone, Waiting
+from engine.jobs.snapshot import JobSnapshot, fold
+from engine.workspace.paths import Workspace
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.states import Action, Readiness, train_view
+from ui.train.train_tab import ASKS, _handler, _status
+
+
+class Recorder:
+    """A runner that only writes down what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda: self.asked.append(name) or True
+
+
+@pytest.mark.parametrize(("action", "asked"), list(ASKS.items()))
+def test_buttons_of_a_running_training(workspace: Workspace, action: Action, asked: str) -> None:
+    context = AppContext(workspace, runner=cast(Any, Recorder()))
+    handler = _handler(context, Live(context, cast(Any, None)), cast(Any, None), action)
+    assert handler("run") is None
+    assert cast(Any, context.runner).asked == [asked]
+
+
+def test_every_button_does_something(workspace: Workspace) -> None:
+    context = AppContext(workspace, runner=cast(Any, Recorder()))
+    live = Live(context, cast(Any, None))
+    assert all(callable(_handler(context, live, cast(Any, None), action)) for action in Action)
+
+
+def test_a_disk_that_is_slow_or_full_is_told_above_the_buttons(workspace: Workspace) -> None:
+    page, seen = AppContext(workspace).view(), DiskSeen(62 * 2**30, 2**20, 2**30)
+    snapshot = replace(JobSnapshot(), alive=True, kind="train", title="Training", total_steps=100)
+
+    def words(*events: Event) -> str:
+        nonlocal snapshot
+        for event in events:
+            snapshot = fold(snapshot, event, 0.0)
+        told = train_view(snapshot, None, Readiness())
+        return _status(replace(page, snapshot=snapshot, history=snapshot, train=told))
+
+    slow = "Writing the checkpoint of step 5 has taken 31 s so far."
+    assert "62.0 GB free" in words(seen, PhaseChanged("saving")) and slow not in words()
+    assert slow in words(Message(slow, "warning")), "the log may be folded"
+    full = words(Waiting("The disk has 9 MB left."))
+    assert "9 MB left" in full and "62.0 GB" not in full and slow not in full, "what was true before"
+    assert "9 MB left" not in words(PhaseChanged("saving")), "it is being tried again"
+    again = words(Message(slow, "warning"), PhaseChanged("running"), Message(slow, "warning"), StepDone(6, 6, 1, 1, 1))
+    assert slow not in again, "it is done"

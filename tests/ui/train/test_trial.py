@@ -1,0 +1,36 @@
+"""The trial on the Train tab: a job of its own, and its figures in the line of the Start button."""
+
+from __future__ import annotations
+
+from engine.config.presets import resolve
+from engine.estimate.trials import Measured, read, write
+from engine.machine.hardware import Hardware
+from engine.workspace.paths import Workspace
+from ui.page import tasks
+from ui.page.context import AppContext
+from ui.train.run_form import TRIAL, _trial_parts
+
+
+def test_the_trial_button_tells_what_it_is_for_and_stays_off_until_a_run_could_start(workspace: Workspace) -> None:
+    context = AppContext(workspace)
+    button, words, cancel = _trial_parts(context.view())
+    assert button.interactive is False and cancel.visible is False
+    assert "Measures time and memory" in words
+
+
+def test_what_a_trial_measured_is_told_where_the_prediction_was(workspace: Workspace, monkeypatch) -> None:
+    context = AppContext(workspace)
+    config = resolve(("test", {"model": {"base": "demo"}, "data": {"resolution": 128}}))[0]
+
+    def measure(workspace: Workspace, config: object, hardware: Hardware):
+        def work(token: object, emit: object) -> str:
+            write(workspace, config, hardware.name, Measured(0.5, 1.0, 2.0 * 2**30, False))
+            return "completed"
+
+        return work
+
+    monkeypatch.setattr("engine.training.preflight.preflight_job", measure)
+    context.start_job(TRIAL, "Trying three steps", tasks.try_out(context, config))
+    assert context.runner.wait(30)
+    assert context.runner.snapshot.outcome == "completed"
+    assert read(workspace, config, context.hardware.name).seconds_per_step == 0.5

@@ -1,0 +1,64 @@
+"""A picture that is dropped on the page: a bomb and a file that is none are refused in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio.components.image_editor import EditorData, EditorDataBlobs
+from gradio.data_classes import FileData, ImageData
+from gradio.exceptions import Error
+from PIL import Image
+from skimage import data
+
+from tests.test_hostile_files import bomb
+from ui.try_it.dropped_image import UserDrawing, UserPicture
+
+
+def test_an_image_bomb_dropped_on_the_page_is_refused_in_words(tmp_path: Path) -> None:
+    field = UserPicture(label="Any picture")
+    path = bomb(tmp_path / "bomb.png", 60_000, 60_000)
+    with pytest.raises(Error, match="far too large"):
+        field.preprocess(ImageData(path=str(path), orig_name="bomb.png"))
+    (tmp_path / "words.png").write_text("no picture", encoding="utf-8")
+    with pytest.raises(Error, match=r"drawing.png cannot be read"):
+        field.preprocess(ImageData(path=str(tmp_path / "words.png"), orig_name="drawing.png"))
+    assert field.get_block_name() == "image", "the page draws it as gradio's own"
+
+
+@pytest.mark.parametrize("place", ["background", "layers", "composite"])
+@pytest.mark.parametrize("sent", ["as an upload", "by the canvas"])
+def test_an_image_bomb_in_a_drawing_is_refused_in_words(tmp_path: Path, place: str, sent: str) -> None:
+    field = UserDrawing(type="pil")
+    path = bomb(tmp_path / "upload.png", 60_000, 60_000)
+    (tmp_path / "words.png").write_text("no picture", encoding="utf-8")
+    for name, words in ((path, "far too large"), (tmp_path / "words.png", "cannot be read")):
+        file = FileData(path=str(name), orig_name="mine.png") if sent == "as an upload" else name.read_bytes()
+        parts = {"background": None, "composite": None, "layers": []} | {place: [file] if place == "layers" else file}
+        payload = EditorData(**parts) if sent == "as an upload" else EditorData(
+            background=None, layers=[], composite=None, id="drawing"
+        )  # fmt: skip
+        if payload.id:
+            field.blob_storage["drawing"] = EditorDataBlobs(**parts)
+        with pytest.raises(Error, match=words) as caught:
+            field.preprocess(payload)
+        assert ("mine.png" if sent == "as an upload" else "The drawing") in str(caught.value)
+        field.blob_storage.clear()
+    assert field.get_block_name() == "imageeditor", "the page draws it as gradio's own"
+
+
+def test_a_drawing_that_is_one_arrives(tmp_path: Path) -> None:
+    coffee = Image.fromarray(data.coffee())
+    coffee.save(tmp_path / "coffee.png")
+    file = FileData(path=str(tmp_path / "coffee.png"), orig_name="coffee.png")
+    value = UserDrawing(type="pil").preprocess(EditorData(background=file, layers=[], composite=None))
+    assert value is not None and value["background"].size == coffee.size
+
+
+def test_the_page_is_told_all_that_gradio_tells_of_its_own_field() -> None:
+    given = {"label": "Any picture", "height": 180, "buttons": [], "elem_id": "any"}
+    own, plain = UserPicture(**given).get_config(), gr.Image(type="filepath", image_mode=None, **given).get_config()
+    assert set(own) == set(plain)
+    assert {name: own[name] for name in given} == given, "without them the page fails when it draws the field"
+    assert own["sources"] == ["upload", "clipboard"]

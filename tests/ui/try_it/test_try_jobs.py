@@ -1,0 +1,230 @@
+"""Try it behind its widgets: what a wish becomes, where it is drawn, what is kept and found again."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.config import RunConfig
+from engine.config.presets import resolve
+from engine.data.dataset import Dataset
+from engine.data.scan import scan_folder
+from engine.errors import UserError
+from engine.inference.image_info import read_settings
+from engine.jobs.control import Control as Control_
+from engine.jobs.events import StepDone
+from engine.runs.run import Run
+from engine.training.job import create_run, training_job
+from engine.workspace.paths import Workspace
+from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
+from ui.page.choices import NEWEST
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.try_it import try_history, try_jobs, try_nets
+from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, Control, advice, as_in_run, drawn, held_out
+from ui.try_it.try_jobs import BORROWED, KIND, LOOK, Wish
+from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
+
+SETTINGS: dict[str, Any] = {
+    "prompt": "red circle", "negative": "", "seed": 5, "steps": 2, "guidance": 2.0, "strength": 1.0, "width": 64,
+    "height": 64, "sampler": "euler", "start": 0.0, "end": 1.0, "guess": False, "balance": "balanced", "change": 0.5,
+    "second_strength": 1.0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path) -> Path:  # noqa: F811
+    """A workspace with one short run that has ended; one for all tests of this module."""
+    workspace = Workspace(tmp_path_factory.mktemp("trying") / "workspace")
+    Dataset.create(workspace, "pairs", scan_folder(paired_folder))
+    run = create_run(workspace, config(tiny_base), {})
+    assert training_job(workspace, run)(Control_().token, lambda event: None) == "completed"
+    return workspace.root
+
+
+def config(base: Path, steps: int = 2) -> RunConfig:
+    values: dict[str, Any] = {
+        "model": {"base": str(base)},
+        "data": {"dataset": "pairs", "resolution": 64, "held_out": 2},
+        "train": {"steps": steps, "batch_size": 2, "precision": "fp32"},
+        "validation": {"every": 0, "check_every": 0},
+    }
+    return resolve(("test", values))[0]
+
+
+@pytest.fixture
+def context(folder: Path) -> AppContext:
+    return AppContext(Workspace(folder))
+
+
+def wish(context: AppContext, **changes: Any) -> Wish:
+    run = context.files()[1][-1]
+    net = changes.pop("net", None) or pick_net(context, run, NEWEST)
+    return replace(Wish(run, net, Control(HELD_OUT), SETTINGS), **changes)
+
+
+def drawn_by(context: AppContext, asked: Wish) -> Any:
+    try_jobs.start(context, asked)
+    assert context.runner.wait(120)
+    assert context.runner.snapshot.failure is None, context.runner.snapshot.failure
+    return context.results[KIND]
+
+
+def test_pictures_are_kept_with_their_settings_and_found_again(context: AppContext) -> None:
+    result = drawn_by(context, wish(context, count=2))
+    assert [title for _, title in result.pictures] == ["Control picture", "Seed 5", "Seed 6", "Without it"]
+    assert LOOK not in context.results
+    settings = read_settings(result.pictures[2][0])
+    assert (settings["seed"], settings["sampler"], settings["net"]) == (6, "euler", "Step 2")
+    assert [path.name for path in try_history.earlier(context)[:2]] == [
+        Path(path).name for path, _ in (result.pictures[2], result.pictures[1])
+    ]
+    control = context.workspace.outputs / settings["control"]
+    again = drawn_by(
+        context, wish(context, control=Control(UPLOAD, upload=str(control), is_map=True), compare=False,
+                      settings={name: settings[name] for name in SETTINGS if name != "change"})
+    )  # fmt: skip
+    one, other = (np.asarray(Image.open(path)).astype(int) for path in (again.pictures[1][0], result.pictures[2][0]))
+    assert np.abs(one - other).max() <= 1  # alone and in a batch of two
+
+
+def test_a_picture_is_drawn_over_where_it_was_painted(context: AppContext, photos: dict[str, np.ndarray]) -> None:
+    photo = Image.fromarray(photos["coffee"]).resize((64, 64)).convert("RGBA")
+    stroke = Image.new("RGBA", (64, 64))
+    stroke.paste((255, 255, 255, 255), (40, 0, 64, 64))
+    picture, mask = try_jobs.painted({"background": photo, "layers": [stroke], "composite": None})
+    result = drawn_by(context, wish(context, picture=picture, mask=mask, any_seed=True))
+    kept = np.asarray(Image.open(result.pictures[1][0]))[:, :24]
+    assert np.array_equal(kept, np.asarray(photo.convert("RGB"))[:, :24])
+    assert read_settings(result.pictures[1][0])["inpainted"] is True
+    assert try_jobs.painted({"background": photo, "layers": [Image.new("RGBA", (64, 64))]})[1] is None
+    assert try_jobs.painted(None) == (None, None)
+
+
+def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
+    context: AppContext, photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    sheet = Image.new("RGBA", (64, 64))
+    sheet.paste((255, 255, 255, 255), (10, 10, 50, 12))
+    control = Control(DRAW, drawing={"background": Image.new("RGB", (64, 64)), "layers": [sheet]})
+    result = drawn_by(context, wish(context, control=control))
+    assert np.asarray(Image.open(result.pictures[0][0]))[11, 20].tolist() == [255, 255, 255]
+    assert drawn({"layers": [Image.new("RGBA", (64, 64))]}) is None
+
+    Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
+    run = context.files()[1][-1]
+    assert "does not look like" in advice(context, run, str(tmp_path / "photo.png"), True)
+    result = drawn_by(context, wish(context, control=Control(UPLOAD, upload=str(tmp_path / "photo.png"), is_map=True)))
+    assert "does not look like the maps" in result.note
+    sample = held_out(context, run, 0)
+    assert sample is not None
+    assert advice(context, run, str(sample.condition), True) == ""
+    assert "looks like a map already" in advice(context, run, str(sample.condition), False)
+
+
+def test_only_pairs_that_the_run_never_saw_are_offered(context: AppContext) -> None:
+    run = Run(context.workspace.runs / context.files()[1][-1])
+    offered = {held_out(context, run.name, at).condition.stem for at in range(6)}  # type: ignore[union-attr]
+    assert run.held_out is not None and offered == {Path(key).stem for key in run.held_out}
+    assert as_in_run(context, run.name)["width"] == 64
+    assert as_in_run(context, "gone") == {}
+
+
+def test_nothing_to_draw_from_is_said(context: AppContext) -> None:
+    try_jobs.start(context, wish(context, control=Control(UPLOAD)))
+    assert context.runner.wait(60)
+    failure = context.runner.snapshot.failure
+    assert failure is not None and "no control picture" in failure.what
+
+
+def test_every_kind_of_net_is_offered_and_found(context: AppContext, loud_controlnet: Path, tmp_path: Path) -> None:
+    run = context.files()[1][-1]
+    exports = context.workspace.runs / run / "exports"
+    exports.mkdir(exist_ok=True)
+    (exports / "mine.safetensors").write_bytes(b"x")
+    (exports / "mine.json").write_text("{}", encoding="utf-8")
+    values = [value for _, value in try_nets.entries(context, run)]
+    assert values == [NEWEST, 2, EXPORT + "mine.safetensors"]
+    assert pick_net(context, run, EXPORT + "mine.safetensors") == Net(exports / "mine.safetensors", "mine")
+    assert pick_net(context, run, 2).name == "step-2"
+    assert pick_net(context, run, 2, f'"{loud_controlnet}"').path == loud_controlnet
+    for chosen, own, words in (
+        (EXPORT + "gone.pth", "", "no such export"),
+        (LIVE_NET, "", "not training now"),
+        (2, str(tmp_path / "gone"), "was not found"),
+    ):
+        with pytest.raises(UserError, match=words):
+            pick_net(context, run, chosen, own)
+
+
+def test_other_bases_are_drawn_in_one_row(context: AppContext, tiny_base: Path, tiny_sd2: Path) -> None:
+    shutil.copytree(tiny_base, context.workspace.models / "fine")
+    shutil.copytree(tiny_sd2, context.workspace.models / "foreign")
+    result = drawn_by(context, wish(context, bases_folder=str(context.workspace.models)))
+    assert [title for _, title in result.pictures] == [tiny_base.name, "fine"]
+    assert "foreign" in result.note and "does not fit" in result.note
+
+
+def test_live_weights_are_drawn_while_the_training_goes_on(context: AppContext, tiny_base: Path) -> None:
+    """The training waits at a step until the picture has been asked for; nobody has to be fast."""
+    run = create_run(context.workspace, config(tiny_base, steps=3), {})
+    sent, send = threading.Event(), context.runner.send
+    context.runner.send = lambda errand: (send(errand), sent.set())[0]  # type: ignore[method-assign]
+    work = training_job(context.workspace, run)
+    asked: list[str] = []
+
+    def held(token: Any, emit: Any) -> Any:
+        def watched(event: Any) -> None:
+            emit(event)
+            if isinstance(event, StepDone) and event.step == 2:
+                context.files_changed()
+                chosen = wish(context, net=pick_net(context, run.name, LIVE_NET), run=run.name)
+                try_jobs.start(context, chosen)
+                with pytest.raises(UserError, match="Other bases cannot be tried"):
+                    context.errand = None
+                    try_jobs.start(context, replace(chosen, bases_folder="x"))
+                assert sent.wait(60)  # the map is made in between
+                asked.append(context.results[BORROWED].note)
+
+        return work(token, watched)
+
+    context.runner.start("train", "Training", held)
+    assert context.runner.wait(120)
+    assert context.runner.snapshot.failure is None and context.runner.snapshot.outcome == "completed"
+    assert asked == ["Waiting for the training's next step."]
+    for thread in threading.enumerate():
+        if thread.name == "try-borrowed":
+            thread.join(60)
+    assert BORROWED not in context.results
+    assert context.view().problem is None
+    settings = read_settings(context.results[KIND].pictures[1][0])
+    assert settings["net"] == "Live weights" and settings["run"] == run.name
+
+
+def test_a_cancel_never_reaches_the_training(context: AppContext) -> None:
+    asked: list[str] = []
+    context.runner.cancel = lambda: asked.append("cancel") or True  # type: ignore[method-assign,func-returns-value]
+    try_jobs.cancel(context)
+    assert asked == []
+
+
+def test_a_picture_brings_its_settings_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = drawn_by(context, wish(context))
+    with gr.Blocks() as demo:
+        from ui.try_it import try_tab
+
+        try_tab.build(context, Live(context, demo))
+    handler = next(fn for fn in demo.fns.values() if fn.name == "restore")
+    values = handler.fn(result.pictures[1][0])
+    assert values[: len(try_history.RESTORED)][:4] == ["red circle", "", 5, 2]
+    run, source, upload, is_map, words = values[len(try_history.RESTORED) :]
+    assert (run, source, is_map) == (context.files()[1][-1], UPLOAD, True) and Path(upload).is_file()
+    assert "are back" in words

@@ -1,0 +1,216 @@
+"""What the doctor's panel does: its jobs, and findings in words and pictures. The engine is imported when needed."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from engine.jobs.control import Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import Outcome
+from ui.page.choices import open_dataset
+from ui.page.context import AppContext
+from ui.page.messages import counted, note
+from ui.page.tasks import counting
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from engine.data.crop_plan import CropPlan
+    from engine.data.dataset import Dataset
+    from engine.data.doctor.finding import Finding, Hit
+    from engine.data.doctor.fix import State
+
+KIND = "doctor"
+EVERY = ""
+"""Stands for all pictures in the list of findings."""
+EXAMPLES = 12
+ON_MAPS = "map_"
+"""How the names of the findings begin that are about a map: their examples are shown beside it."""
+FILES_LISTED = 50
+SIGNS = {"serious": "‼", "warning": "!", "note": "·"}
+SEVERITY_WORDS = {
+    "serious": "Serious: it spoils the training, or the score.",
+    "warning": "It costs quality.",
+    "note": "Worth knowing.",
+}
+
+
+def check(context: AppContext, name: str) -> Work:
+    """Look at all pictures and maps; those that are known from an earlier check are not read again."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        _check(context, open_dataset(context, name), token, emit)
+        return "completed"
+
+    return work
+
+
+def correct(context: AppContext, name: str, finding: str) -> Work:
+    """Write corrected copies of what a finding names, then look at these once more."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.data.doctor import fix
+
+        dataset = open_dataset(context, name)
+        made = fix.correct(dataset, finding_named(finding), token, counting(emit, "Copies written"))
+        emit(Message(f"{counted(made, 'corrected copy', 'corrected copies')} written to {dataset.folder}."))
+        _check(context, dataset, token, emit)
+        return "completed"
+
+    return work
+
+
+def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> None:
+    from engine.data.doctor.check import check
+
+    data = context.config_of(context.draft)[0].data
+    done = check(dataset, data.resolution, data.held_out, token, counting(emit, "Pictures checked"))
+    emit(Message(f"{dataset.name}: {done.pictures:,} pictures checked, {done.measured:,} of them read."))
+
+
+def exclude(context: AppContext, name: str, finding: str) -> None:
+    """Leave out what a finding names."""
+    from engine.data.doctor import fix
+
+    number = fix.exclude(open_dataset(context, name), finding_named(finding))
+    context.result(KIND, note=f"{number:,} left out.")  # tells the other tabs to look again
+    context.files_changed()
+
+
+def undo(context: AppContext, name: str, finding: str) -> None:
+    """Take back what was decided because of a finding."""
+    from engine.data.doctor import fix
+
+    number = fix.undo(open_dataset(context, name), finding_named(finding))
+    context.result(KIND, note=f"{number:,} taken back.")
+    context.files_changed()
+
+
+def finding_named(name: str) -> Finding:
+    from engine.data.doctor.catalogue import BY_NAME
+
+    return BY_NAME[name]
+
+
+def choices(states: list[State], pictures: int) -> list[tuple[str, str]]:
+    """The list of findings: a sign for how serious, the title, how many."""
+    entries = [(f"All pictures ({pictures:,})", EVERY)]
+    for state in states:
+        settled = f", {state.total - state.open:,} settled" if state.total > state.open else ""
+        title = f"{SIGNS[state.finding.severity]}  {state.finding.title} ({state.open:,}{settled})"
+        entries.append((title, state.finding.name))
+    return entries
+
+
+def summary(dataset: Dataset, states: list[State]) -> str:
+    """When the set was checked and how it stands."""
+    from engine.data.doctor.store import Store
+
+    store = Store(dataset.folder)
+    about = store.about() if store.exists else {}
+    if "when" not in about:
+        return note("Not checked yet. The check only reads your files.")
+    words = f"Checked {about['when']} for training at {about['resolution']} px."
+    outdated = about.get("fingerprint") != dataset.fingerprint
+    serious = sum(1 for state in states if state.open and state.finding.severity == "serious")
+    left = sum(1 for state in states if state.open)
+    if outdated:
+        words += " The set has changed since."
+    if not left:
+        return note(f"{words} Nothing is wrong.", "good")
+    found = f"{counted(left, 'kind of fault', 'kinds of faults')}, {serious:,} of them serious."
+    return note(f"{words} {found}", "warning" if serious else "hint")
+
+
+def details(state: State | None) -> str:
+    """A finding in words."""
+    if state is None:
+        return note("Choose a finding to see examples, or look through all pictures below.")
+    finding = state.finding
+    settled = [f"{number:,} {word}" for number, word in ((state.excluded, "left out"), (state.corrected, "corrected"))
+               if number]  # fmt: skip
+    rows = [
+        ("Found", f"{state.open:,}" + (f" ({', '.join(settled)})" if settled else "")),
+        ("How serious", SEVERITY_WORDS[finding.severity]),
+        ("Why it matters", finding.why),
+        ("What to do", finding.what_to_do),
+    ]
+    cells = "".join(f"<tr><th>{escape(head)}</th><td>{escape(text)}</td></tr>" for head, text in rows)
+    return f"<h3>{escape(finding.title)}</h3><table class='facts'>{cells}</table>"
+
+
+def files_listed(hits: list[Hit]) -> str:
+    """Files that cannot be shown because they are no pictures."""
+    from pathlib import Path
+
+    items = "".join(f"<li><b>{escape(Path(h.key).name)}</b> {escape(h.detail)}</li>" for h in hits[:FILES_LISTED])
+    more = f"<p class='hint'>And {len(hits) - FILES_LISTED:,} more.</p>" if len(hits) > FILES_LISTED else ""
+    return f"<ul class='problems'>{items}</ul>{more}"
+
+
+def to_look_at(dataset: Dataset, finding: Finding) -> list[Hit]:
+    """What a finding names; where everything is settled, what became of it."""
+    from engine.data.doctor import fix
+
+    if finding.unusable:
+        return []
+    return fix.open_hits(dataset, finding) or fix.settled_hits(dataset, finding)
+
+
+def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list[Hit]) -> list[tuple[Any, str]]:
+    """Pictures for the gallery; those of a map's fault beside their map and with it laid over."""
+    from engine.data import see
+    from engine.data.crop_plan import CropPlan
+    from engine.data.images import thumbnail
+    from engine.errors import UserError
+
+    shown: list[tuple[Any, str]] = []
+    for hit in hits[:EXAMPLES]:
+        for key in (hit.key, hit.other):
+            if not key:
+                continue
+            try:
+                sample = dataset.sample(key)
+                if finding.name.startswith(ON_MAPS):
+                    picture: Any = see.strip(dataset, sample, CropPlan(256), 160)
+                else:
+                    picture = str(thumbnail(sample.image, context.workspace.thumbnails, 256, _content(sample)))
+            except (KeyError, UserError):
+                continue  # gone since the check
+            shown.append((picture, f"{key}: {hit.detail}" if key == hit.key else key))
+    return shown
+
+
+def _content(sample: Any) -> str | None:
+    return sample.digest or None
+
+
+def looked_at(dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan) -> tuple[Image.Image | None, str, int]:
+    """What the net sees of one picture, words about it, and its number; ``hits`` None: of all pictures."""
+    from engine.data import see
+    from engine.errors import UserError
+
+    total = dataset.count() if hits is None else len(hits)
+    if not total:
+        return None, "", 0
+    at %= total
+    detail = ""
+    try:
+        if hits is None:
+            sample = dataset.samples(at, 1)[0]
+        else:
+            sample, detail = dataset.sample(hits[at].key), hits[at].detail
+        picture = see.strip(dataset, sample, plan)
+    except (KeyError, IndexError):
+        return None, note("This picture is gone since the check.", "warning"), at
+    except UserError as error:
+        return None, note(f"{error.what} {error.why}", "warning"), at
+    width, height = plan.size(sample)
+    parts = "picture, map, and the map laid over the picture" if see.map_path(dataset, sample) else "no map yet"
+    words = f"{at + 1:,} of {total:,} · <b>{escape(sample.key)}</b>"
+    if detail:
+        words += f" · {escape(detail)}"
+    caption = f"<br>“{escape(sample.caption[:300])}”" if sample.caption else ""
+    return picture, f"<p class='hint'>{words} · {width} x {height} px: {parts}{caption}</p>", at

@@ -1,0 +1,146 @@
+"""Crops and buckets: what is cut off, how many pictures each size has, and what the net sees; on the Dataset tab."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine import config
+from engine.errors import UserError
+from ui.page.choices import open_dataset, pick_dataset
+from ui.page.context import AppContext
+from ui.page.form import widget
+from ui.page.live import Live
+from ui.page.messages import counted, note
+
+EXAMPLES = 6
+EXAMPLE_SIDE = 320  # pixels of the longer side in the gallery
+NAMES = ("resolution", "crop", "buckets")
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build(context: AppContext, live: Live, chosen: Any) -> None:
+    """The whole panel, for the dataset that ``chosen`` names."""
+    fields = config.fields("data")
+    with gr.Row(equal_height=False, elem_id="crops"):
+        with gr.Column(scale=2, min_width=300):
+            boxes = [widget(fields[name], fields[name].default, f"crops-{name}") for name in NAMES]
+            keep = gr.Button("Use this for the next run", elem_id="crops-keep")
+        with gr.Column(scale=3, min_width=420):
+            table = gr.HTML(elem_id="crops-table")
+            with gr.Row(elem_classes="buttons"):
+                look = gr.Button("Show what the net sees", variant="primary", elem_id="crops-look")
+                more = gr.Button("Other pictures", visible=False, elem_id="crops-more")
+            gallery = gr.Gallery(
+                columns=3, height="auto", object_fit="contain", interactive=False, show_label=False, visible=False,
+                buttons=["fullscreen"], elem_id="crops-seen",
+            )  # fmt: skip
+    turn = gr.State(0)
+    inputs = [chosen, *boxes]
+    live.part([*boxes], lambda view: view.draft.number, lambda view: _draft(context), "form")
+    count = context.guarded(lambda name, *raw: _table(context, name, raw))
+    gr.on([chosen.change, *(box.change for box in boxes)], count, inputs, [table], trigger_mode="always_last", **QUIET)
+    hidden = [gr.Gallery(visible=False), gr.Button(visible=False), 0]
+    gr.on([chosen.change, *(box.change for box in boxes)], lambda: hidden, None, [gallery, more, turn], **QUIET)
+    see = context.guarded(lambda at, name, *raw: _seen(context, name, raw, at))
+    gr.on([look.click, more.click], see, [turn, *inputs], [gallery, more, turn], api_visibility="private")
+    use = context.guarded(lambda name, *raw: _keep(context, raw), fills=False)
+    live.after(keep.click(use, inputs, None, **QUIET))
+
+
+def _draft(context: AppContext) -> list[Any]:
+    """The next run's settings; the defaults where the form on the Train tab is not right."""
+    try:
+        data = context.config_of(context.draft)[0].data
+    except UserError:
+        data = config.DataConfig()
+    return [getattr(data, name) for name in NAMES]
+
+
+def _data(raw: tuple[Any, ...]) -> config.DataConfig:
+    """Raises UserError for a value out of bounds."""
+    return config.parse({"data": dict(zip(NAMES, raw, strict=True))}, "These crop settings").data
+
+
+def _keep(context: AppContext, raw: tuple[Any, ...]) -> None:
+    data, draft = _data(raw), context.draft
+    mine = {name: getattr(data, name) for name in NAMES}
+    changes = {**draft.changes, "data": {**draft.changes.get("data", {}), **mine}}
+    context.set_draft(draft.preset, changes, tell_pages=True)
+    gr.Info("The next run is set so; see the Train tab.")
+
+
+def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
+    """How many pictures each size has, and what is cut off."""
+    from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets
+
+    if not pick_dataset(context, name):
+        return note("No dataset yet: read a folder of yours above.")
+    dataset = open_dataset(context, name)
+    plan = CropPlan.of(_data(raw))
+    counts = count_buckets((sample for page in _pages(dataset) for sample in page), plan)
+    total = sum(entry.pictures for entry in counts)
+    if not total:
+        return note("This dataset has no pictures.")
+    rows = "".join(
+        f"<tr><td>{entry.size[0]} x {entry.size[1]}</td><td>{entry.pictures:,}</td><td>{entry.lost:.0%}</td></tr>"
+        for entry in counts
+    )
+    lost = sum(entry.lost * entry.pictures for entry in counts) / total
+    words = f"<b>{counted(total, 'picture', 'pictures')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
+    rare = sum(1 for entry in counts if entry.pictures == 1)
+    few = note(f"{counted(rare, 'size has', 'sizes have')} a single picture.") if rare and len(counts) > 1 else ""
+    if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:
+        few = note(f"At {plan.resolution} px there is no size but the square: choose a higher resolution.", "warning")
+    head = "<tr><th>Size in pixels</th><th>Pictures</th><th>Cut off</th></tr>"
+    return f"<p class='facts'>{words} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
+
+
+def _pages(dataset: Any, size: int = 2000) -> Any:
+    offset = 0
+    while page := dataset.index.samples(offset, size):
+        yield page
+        offset += size
+
+
+def _seen(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
+    """Pictures as they are cut, with their map beside and over them where there is one."""
+    from engine.data.crop_plan import CropPlan
+
+    if not pick_dataset(context, name):
+        return gr.Gallery(visible=False), gr.Button(visible=False), 0
+    dataset, plan = open_dataset(context, name), CropPlan.of(_data(raw))
+    total = dataset.count()
+    step = max(1, total // EXAMPLES)
+    places = [(place * step + turn) % total for place in range(min(EXAMPLES, total))]
+    shown = []
+    for sample in [dataset.samples(place, 1)[0] for place in places]:
+        try:
+            shown.append(_example(dataset, sample, plan, turn))
+        except UserError as error:
+            gr.Warning(escape(error.what))
+    return gr.Gallery(shown, visible=True), gr.Button(visible=total > EXAMPLES or plan.variants > 1), turn + 1
+
+
+def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]:
+    """One picture as the net sees it, and a line about it."""
+    import numpy as np
+    from PIL import Image
+
+    from engine.conditions import registry
+    from engine.data.crop import apply_crop, lost_share
+    from engine.data.images import load_rgb
+
+    picture = load_rgb(sample.image)
+    crop = plan.crop(sample, turn % plan.variants_of(sample), picture)
+    parts = [apply_crop(picture, crop)]
+    if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
+        nearest = registry.get(dataset.condition.type).categorical
+        made = apply_crop(load_rgb(path), crop, nearest=nearest)
+        parts += [made, Image.blend(parts[0], made, 0.5)]
+    for part in parts:
+        part.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    row = Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1))
+    return row, f"{lost_share(crop):.0%} cut off · {crop.size[0]} x {crop.size[1]} · {sample.key}"

@@ -1,0 +1,117 @@
+"""Where pictures come from: one box for a folder, a list, an archive or a Hugging Face id, and what it was."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine.data.import_config import ImportConfig, parse_import
+from engine.errors import UserError
+from ui.dataset import folders
+from ui.page import tasks
+from ui.page.context import AppContext
+from ui.page.form import describe, widget
+from ui.page.live import Live
+from ui.page.messages import note
+
+KIND = "dataset"
+INFO = (
+    "A folder of pictures or of pairs; a list of addresses (.parquet, .csv); .tar archives; parquet files; a Hugging "
+    "Face id such as owner/name. Paste it, or drop a path here."
+)
+FOLDERS = (
+    "<details class='hint'><summary>How a folder may look</summary><ul>"
+    "<li>pictures, with captions in text files of the same names (<code>cat.jpg</code>, <code>cat.txt</code>)</li>"
+    "<li>pairs: <code>images</code> and <code>conditioning_images</code> (or <code>target</code> and "
+    "<code>source</code>) with files of the same names</li>"
+    "<li>a list beside them: <code>metadata.jsonl</code>, <code>metadata.csv</code>, <code>train.jsonl</code>, "
+    "<code>prompt.json</code></li>"
+    "<li>what kohya's scripts, img2dataset and the datasets library leave on disk</li></ul></details>"
+)
+
+
+def build(context: AppContext, live: Live) -> None:
+    """The card with the box, its options and the button."""
+    with gr.Column(elem_classes="card"):
+        gr.Markdown("### Your pictures\nYour files are only read, never changed.")
+        with gr.Row(elem_classes="beside"):
+            place = gr.Textbox(
+                label="Folder, list or Hugging Face id",
+                placeholder="/home/me/pictures",
+                info=INFO,
+                max_lines=1,
+                scale=4,
+                elem_id="dataset-folder",
+            )
+            browse = gr.Button("Browse …", scale=0, min_width=110, visible=context.local, elem_id="browse")
+        found = gr.HTML(FOLDERS, elem_id="dataset-found")
+        with gr.Row(elem_classes="beside"):
+            name = gr.Textbox(label="Name of the dataset", max_lines=1, scale=3, elem_id="dataset-name")
+            read = gr.Button("Read the pictures", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
+        with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
+            settings = _options()
+
+    def start(place: str, name: str, *values: Any) -> None:
+        config = parse_import(
+            {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
+        )
+        title = f"Reading {name.strip() or tasks.dataset_name_for(place) or 'pictures'}"
+        context.start_job(KIND, title, tasks.import_pictures(context, place, name, config))
+
+    def pick(current: str) -> str:
+        return folders.ask_folder() or current
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    picked = browse.click(context.guarded(pick), [place], [place], api_visibility="private")
+    for event in (place.blur, place.submit, picked.then):
+        event(context.guarded(_found), [place], [found], **quiet)
+    place.change(tasks.dataset_name_for, [place], [name], **quiet)
+    live.after(
+        read.click(context.guarded(start, fills=False), [place, name, *settings.values()], api_visibility="private")
+    )
+
+
+def outcome(live: Live) -> None:
+    """What the last import had to tell; it stays when the card is folded."""
+    told = gr.HTML(elem_id="dataset-outcome")
+    live.part([told], lambda view: view.results.get(KIND), lambda view: [_outcome(view.results.get(KIND))])
+
+
+def _options() -> dict[str, Any]:
+    """Widgets of an import's settings by name; those that few people need are folded away."""
+    fields = ImportConfig.model_fields
+    made = {name: _widget(name) for name, field in fields.items() if not describe(field).advanced}
+    with gr.Accordion("More", open=False):
+        return made | {name: _widget(name) for name, field in fields.items() if describe(field).advanced}
+
+
+def _widget(name: str) -> Any:
+    field = ImportConfig.model_fields[name]
+    return widget(field, field.default, f"import-{name.replace('_', '-')}")
+
+
+def _value(name: str, raw: Any) -> Any:
+    kind = describe(ImportConfig.model_fields[name]).kind
+    return int(raw) if kind == "whole" and float(raw).is_integer() else raw
+
+
+def _found(place: str) -> str:
+    """What lies there, in words, before it is read."""
+    if not (place or "").strip():
+        return FOLDERS
+    from engine.data.importing import recognised
+
+    try:
+        return note(f"Found: {recognised(place)}.", "good")
+    except UserError as error:
+        return note(f"{error.what} {error.try_this}", "warning")
+
+
+def _outcome(result: Any) -> str:
+    """The sentences of the last import."""
+    if result is None or not (result.note or result.facts):
+        return ""
+    items = "".join(f"<li>{escape(sentence)}</li>" for _, sentence in result.facts)
+    return note(result.note, "good") + (f"<ul class='problems'>{items}</ul>" if items else "")

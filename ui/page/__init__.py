@@ -1,0 +1,1 @@
+"""The page: context, live updates, forms, messages."""

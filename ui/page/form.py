@@ -1,0 +1,119 @@
+"""Widgets from a config section's fields, and the values back as a sparse dict. No setting is named here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import gradio as gr
+
+from engine import config
+from engine.conditions.declaration import Parameter
+from engine.config.presets import flatten, unflatten
+
+Kind = Literal["text", "whole", "number", "share", "choice", "switch"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """How a field shows itself; ``share`` is a number between two close bounds and becomes a slider."""
+
+    kind: Kind
+    label: str
+    hint: str
+    advanced: bool
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    lines: int = 1
+    """Height of a text box."""
+
+
+def describe(field: Any) -> Description:
+    """What a pydantic field of the config says about itself."""
+    extra = field.json_schema_extra or {}
+    unit = extra.get("unit", "")
+    label = f"{field.title} ({unit})" if unit and unit not in field.title.lower() else field.title
+    common = (label, field.description or "", bool(extra.get("advanced", False)))
+    if get_origin(field.annotation) is Literal:
+        return Description("choice", *common, choices=tuple(get_args(field.annotation)))
+    if field.annotation is bool:
+        return Description("switch", *common)
+    if field.annotation is str:
+        return Description("text", *common, lines=int(extra.get("lines", 1)))
+    low, high = _bound(field, "ge", "gt"), _bound(field, "le", "lt")
+    if field.annotation is int:
+        return Description("whole", *common, low=low, high=high)
+    # Only inclusive, close bounds make a slider: 0 to 1 for a share, but no slider for a learning rate.
+    closed = _bound(field, "ge") is not None and _bound(field, "le") is not None
+    close = low is not None and high is not None and high - low <= 2
+    return Description("share" if closed and close else "number", *common, low=low, high=high)
+
+
+def _bound(field: Any, *names: str) -> float | None:
+    for constraint in field.metadata:
+        for name in names:
+            if getattr(constraint, name, None) is not None:
+                return float(getattr(constraint, name))
+    return None
+
+
+def widget(field: Any, value: Any, elem_id: str) -> Any:
+    """The gradio component of one field. Bounds are checked by the config, so that all problems are told at once."""
+    about = describe(field)
+    common = {"label": about.label, "info": about.hint, "elem_id": elem_id, "interactive": True}
+    if about.kind == "choice":
+        return gr.Dropdown(list(about.choices), value=value, **common)
+    if about.kind == "switch":
+        return gr.Checkbox(value=value, **common)
+    if about.kind == "text":
+        return gr.Textbox(value=value, lines=about.lines, max_lines=about.lines, **common)
+    if about.kind == "share":
+        return gr.Slider(about.low, about.high, value=value, step=0.05, **common)
+    return gr.Number(value=value, precision=0 if about.kind == "whole" else None, **common)
+
+
+def section_widgets(
+    sections: Collection[str], values: Mapping[str, Any], advanced: bool, skip: Collection[str] = ()
+) -> dict[str, Any]:
+    """Widgets of the advanced, or of the other, fields of some sections, by dotted name, in the config's order."""
+    made = {}
+    for section in sections:
+        for name, field in config.fields(section).items():
+            dotted = f"{section}.{name}"
+            if dotted not in skip and describe(field).advanced == advanced:
+                made[dotted] = widget(field, values[dotted], elem_id="set-" + dotted.replace(".", "-"))
+    return made
+
+
+def read(dotted: str, raw: Any) -> Any:
+    """A widget's value in the field's own type; None (an emptied box) stays None and is refused by the config."""
+    section, name = dotted.split(".")
+    kind = describe(config.fields(section)[name]).kind
+    if raw is None:
+        return "" if kind == "text" else None
+    if kind == "whole":
+        return int(raw) if float(raw).is_integer() else raw
+    if kind in ("number", "share"):
+        return float(raw)
+    return str(raw).strip() if kind == "text" else raw
+
+
+def sparse(given: Mapping[str, Any], base: config.RunConfig) -> dict[str, Any]:
+    """The values that differ from ``base``, nested as in a preset file. ``given``: raw values by dotted name."""
+    known = flatten(base.model_dump())
+    values = {dotted: read(dotted, raw) for dotted, raw in given.items()}
+    return unflatten({dotted: value for dotted, value in values.items() if value != known[dotted]})
+
+
+def parameter_widget(parameter: Parameter, elem_id: str) -> Any:
+    """The widget of one declared parameter of a condition type."""
+    common = {"label": parameter.title, "info": parameter.hint, "elem_id": elem_id, "interactive": True}
+    if parameter.kind == "bool":
+        return gr.Checkbox(value=bool(parameter.default), **common)
+    if parameter.kind == "choice":
+        return gr.Radio(list(parameter.choices), value=str(parameter.default), **common)
+    if parameter.kind == "text":
+        return gr.Textbox(value=str(parameter.default), max_lines=1, **common)
+    return gr.Slider(parameter.low, parameter.high, value=parameter.default, step=parameter.step or 0.1, **common)

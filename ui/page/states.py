@@ -1,0 +1,248 @@
+"""What the Train tab shows: one enum of states and one pure function from facts to state, words and buttons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from engine.jobs.snapshot import JobSnapshot, Outcome
+from engine.runs.run import Ending
+
+
+class TrainState(Enum):
+    NOT_READY = "Not ready"
+    READY = "Ready"
+    PREPARING = "Preparing"
+    RUNNING = "Training"
+    VALIDATING = "Making pictures"
+    SAVING = "Saving"
+    WAITING = "Waiting for the disk"
+    PAUSING = "Pausing"
+    STOPPING = "Stopping"
+    PAUSED = "Paused"
+    STOPPED = "Stopped"
+    COMPLETED = "Finished"
+    FAILED = "Failed"
+    INTERRUPTED = "Interrupted"
+
+
+class Action(Enum):
+    """The buttons, in the order in which they stand."""
+
+    START = "Start"
+    RESUME = "Resume"
+    PAUSE = "Pause"
+    STOP = "Stop"
+    CANCEL = "Cancel"
+    SAVE_NOW = "Save now"
+    SAMPLE_NOW = "Sample now"
+    NEW = "Start a new run"
+    DISCARD = "Discard"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run's files say."""
+
+    folder: Path
+    name: str
+    saved_step: int
+    """Step of the newest whole checkpoint; 0: none."""
+    last_step: int
+    """Newest step in the metrics; later than ``saved_step`` where work was lost."""
+    total_steps: int
+    ending: Ending
+    """How it ended: "completed" only where the last checkpoint is there and whole."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether a new run could start: ``missing`` names the item that is not there, or is empty."""
+
+    missing: str = ""
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class ButtonView:
+    visible: bool
+    enabled: bool = True
+    reason: str = ""
+    """Why it is disabled, in a few words."""
+
+
+@dataclass(frozen=True)
+class TrainView:
+    state: TrainState
+    headline: str
+    hint: str
+    buttons: dict[Action, ButtonView]
+
+    @property
+    def active(self) -> bool:
+        """A training thread is alive."""
+        return self.state in ACTIVE
+
+
+ACTIVE = frozenset(
+    {
+        TrainState.PREPARING,
+        TrainState.RUNNING,
+        TrainState.VALIDATING,
+        TrainState.SAVING,
+        TrainState.WAITING,
+        TrainState.PAUSING,
+        TrainState.STOPPING,
+    }
+)
+AFTER_ENDING: dict[Ending, TrainState] = {
+    "completed": TrainState.COMPLETED,
+    "paused": TrainState.PAUSED,
+    "stopped": TrainState.STOPPED,
+    "failed": TrainState.FAILED,
+    "interrupted": TrainState.INTERRUPTED,
+}
+# A run that ended before its first step leaves no word of it in its files.
+AFTER_OUTCOME: dict[Outcome | None, TrainState] = {
+    "cancelled": TrainState.STOPPED,
+    "stopped": TrainState.STOPPED,
+    "paused": TrainState.PAUSED,
+    "failed": TrainState.FAILED,
+}
+WORKING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
+SHOWN: dict[TrainState, tuple[Action, ...]] = {
+    TrainState.NOT_READY: (Action.START,),
+    TrainState.READY: (Action.START,),
+    TrainState.PREPARING: (Action.CANCEL,),
+    TrainState.RUNNING: WORKING,
+    TrainState.VALIDATING: WORKING,
+    TrainState.SAVING: WORKING,
+    TrainState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW),
+    TrainState.PAUSING: WORKING,
+    TrainState.STOPPING: WORKING,
+    TrainState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
+    TrainState.STOPPED: (Action.RESUME, Action.NEW),
+    TrainState.COMPLETED: (Action.NEW,),
+    TrainState.FAILED: (Action.RESUME, Action.NEW),
+    TrainState.INTERRUPTED: (Action.RESUME, Action.NEW, Action.DISCARD),
+}
+
+
+def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness) -> TrainState:
+    """The state, from the live job and the run's files; never from a stored flag.
+
+    Args:
+        training: the newest training job of this process, or None where there was none for the run that is shown.
+        facts: the files of the run that is shown, or None: a new run is being set up.
+    """
+    if training is not None and training.alive:
+        if training.phase == "waiting":  # whatever was asked for: it cannot be done before the disk is there
+            return TrainState.WAITING
+        if training.asked == "pause":
+            return TrainState.PAUSING
+        if training.asked in ("stop", "cancel"):
+            return TrainState.STOPPING
+        phases = {
+            "preparing": TrainState.PREPARING,
+            "validating": TrainState.VALIDATING,
+            "saving": TrainState.SAVING,
+        }
+        return phases.get(training.phase, TrainState.RUNNING)
+    outcome = training.outcome if training is not None else None
+    if facts is None:
+        if outcome == "failed":
+            return TrainState.FAILED
+        return TrainState.NOT_READY if readiness.missing else TrainState.READY
+    if facts.ending == "interrupted" and outcome in AFTER_OUTCOME:
+        return AFTER_OUTCOME[outcome]
+    return AFTER_ENDING[facts.ending]
+
+
+def train_view(
+    training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness, busy_with: str = ""
+) -> TrainView:
+    """State, words and buttons. ``busy_with``: title of another job that is running now, or empty."""
+    state = find_state(training, facts, readiness)
+    asked = training.asked if training is not None else ""
+    headline, hint = _words(state, training, facts, readiness)
+    shown = SHOWN[state]
+    buttons = {}
+    for action in Action:
+        reason = _reason(action, state, facts, readiness, busy_with, asked) if action in shown else ""
+        buttons[action] = ButtonView(action in shown, not reason, reason)
+    return TrainView(state, headline, hint, buttons)
+
+
+def _reason(
+    action: Action, state: TrainState, facts: RunFacts | None, readiness: Readiness, busy_with: str, asked: str = ""
+) -> str:
+    """Why a visible button is disabled; empty where it is not."""
+    if action in (Action.START, Action.RESUME) and busy_with:
+        return f"“{busy_with}” is running; wait for it or cancel it"
+    if action is Action.START and state is TrainState.NOT_READY:
+        return readiness.missing
+    if action is Action.RESUME and facts is None:
+        return "the run ended before anything was saved"
+    if state is TrainState.WAITING and action is Action.PAUSE and asked == "pause":
+        return "it pauses as soon as it is saved"
+    if state in (TrainState.PAUSING, TrainState.STOPPING):
+        return "finishing this step, then saving"
+    if state in (TrainState.VALIDATING, TrainState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
+        return "pictures are being made" if state is TrainState.VALIDATING else "the run is being saved"
+    if state is TrainState.PAUSED and action is Action.SAVE_NOW:
+        return "everything is saved"
+    if state is TrainState.PAUSED and action is Action.SAMPLE_NOW:
+        return "resume first, or use Try it"
+    return ""
+
+
+def _waiting_words(training: JobSnapshot | None) -> str:
+    """What it waits for, and what the buttons would do."""
+    if training is None:
+        return ""
+    saved = training.kept[-1] if training.kept else 0
+    lost = training.step - saved
+    pause = "It pauses as soon as it is saved." if training.asked == "pause" else "Pause ends it once it is saved."
+    at_once = f"Stop ends it at once: the last {lost:,} steps would be lost and trained again." if lost > 0 else ""
+    return f"{training.waiting} Save now tries at once. {pause} {at_once}".strip()
+
+
+def _words(
+    state: TrainState, training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness
+) -> tuple[str, str]:
+    """Headline and hint of a state."""
+    step = f"{training.step:,} of {training.total_steps:,}" if training and training.total_steps else ""
+    saved = facts.saved_step if facts else 0
+    total = facts.total_steps if facts else 0
+    where = f"Saved at step {saved:,} of {total:,}" if saved else "Nothing was saved yet"
+    lost = max(0, facts.last_step - saved) if facts else 0
+    if state is TrainState.NOT_READY:
+        return "Not ready yet", ""  # the reason stands beside Start
+    if state is TrainState.READY:
+        return "Ready to start", readiness.summary
+    if state is TrainState.PREPARING:
+        return "Preparing", "Reading the base model and encoding the pictures. What is finished is kept if you cancel."
+    if state is TrainState.RUNNING:
+        return f"Training: step {step}", "You may close this page: training goes on, and the page finds it again."
+    if state is TrainState.VALIDATING:
+        return f"Making control pictures at step {step}", "Training goes on by itself afterwards."
+    if state is TrainState.SAVING:
+        return f"Saving at step {step}", "Training goes on by itself afterwards."
+    if state is TrainState.WAITING:
+        return f"Waiting for the disk at step {step}", _waiting_words(training)
+    if state is TrainState.PAUSING:
+        return "Pausing", "Finishing this step, then saving. This takes a few seconds."
+    if state is TrainState.STOPPING:
+        return "Stopping", "Finishing this step, then saving. You can resume later."
+    if state is TrainState.PAUSED:
+        return "Paused", f"{where}: it is safe to close the app, and Resume goes on exactly from there."
+    if state is TrainState.STOPPED:
+        return "Stopped", f"{where}. You can resume it later."
+    if state is TrainState.COMPLETED:
+        return "Finished", f"All {total:,} steps are done. Look at it in Try it, or take it away in Export."
+    if state is TrainState.FAILED:
+        hint = "The panel above says why, and what to try."
+        return "Ended with an error", f"{where}. {hint}" if facts else hint
+    again = f" The last {lost:,} steps were not saved and are trained again." if lost else ""
+    return "An unfinished run was found", f"{where}.{again} Resume it, or set it aside with Discard."

@@ -1,0 +1,60 @@
+"""The look: one accent colour, the system's own fonts, light and dark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+
+# The choice lives in the browser. "system" follows the system's setting, as gradio itself does.
+APPLY = """
+(choice) => {
+  const dark = choice === 'dark' || (choice !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches);
+  document.body.classList.toggle('dark', dark);
+}
+"""
+CHOSEN_THEME = "() => localStorage.getItem('studio-colours') || 'system'"
+SET_THEME = f"(choice) => {{ localStorage.setItem('studio-colours', choice); ({APPLY.strip()})(choice); return []; }}"
+
+
+def script(name: str) -> str:
+    """A function in a file beside this one, without the remarks above it."""
+    text = (Path(__file__).parent / name).read_text(encoding="utf-8")
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("//")).strip()
+
+
+ON_LOAD = (
+    f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); "
+    f"({script('heartbeat.js')})(); ({script('poll.js')})(); }}"
+)
+
+
+def theme() -> Any:
+    """Gradio's plain theme with our accent; no fonts are fetched from anywhere."""
+    system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+    mono = ["ui-monospace", "Cascadia Mono", "Consolas", "DejaVu Sans Mono", "monospace"]
+    return gr.themes.Base(
+        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=system, font_mono=mono, radius_size="md",
+        text_size="md", spacing_size="md",
+    ).set(
+        body_background_fill="*neutral_50",
+        body_background_fill_dark="*neutral_950",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_400",
+        block_border_width="1px",
+        block_shadow="none",
+        block_label_text_size="*text_sm",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color="white",
+        button_primary_text_color_dark="white",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_500",
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The server: launch, guard, routes, shutdown."""

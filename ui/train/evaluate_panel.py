@@ -1,0 +1,185 @@
+"""Evaluate a checkpoint: the thorough look, and the control-effect meter, on the Train tab. It shows nothing of a run
+that has no checkpoint yet."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.evaluation import report
+from engine.jobs.control import Token
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import Outcome
+from engine.runs.checkpoints import Checkpoint
+from engine.runs.run import Run
+from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import job_progress, note
+from ui.page.tasks import counting
+from ui.page.view import View
+from ui.train.verdict import verdict_of
+
+KIND = "evaluate"
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+WORDS = (
+    "Draws 64 pairs with and without control, with other seeds and with wrong maps, and says whether the checkpoint "
+    "obeys, whether it is damaged, and whether it has learnt pictures by heart. Minutes on a card."
+)
+
+
+def build_evaluate(context: AppContext, live: Live) -> None:
+    """The folded form, and the report below it."""
+    with gr.Accordion("Evaluate a checkpoint", open=False, visible=False, elem_id="evaluate-box") as box:
+        gr.HTML(note(WORDS))
+        with gr.Row(elem_classes="buttons"):
+            checkpoint = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id="evaluate-checkpoint")
+            pairs = gr.Number(64, label="Pairs", precision=0, minimum=2, maximum=512, elem_id="evaluate-pairs")
+        with gr.Row(elem_classes="buttons"):
+            start = gr.Button("Evaluate this checkpoint", elem_id="evaluate-start", min_width=200)
+            only = gr.Button("Control-effect meter only", elem_id="evaluate-effect-only", min_width=200)
+            cancel = gr.Button("Cancel", visible=False, elem_id="evaluate-cancel", min_width=120)
+        progress = gr.HTML(elem_id="evaluate-progress")
+        found = gr.HTML(elem_id="evaluate-report")
+        said = gr.HTML(elem_id="evaluate-effect-words")
+        meter = gr.Gallery(
+            show_label=False, columns=1, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
+            interactive=False, visible=False, elem_id="evaluate-effect",
+        )  # fmt: skip
+
+    def begin(step: int | None, count: float) -> None:
+        name = context.view().shown_run
+        chosen = pick_checkpoint(context, name, step)
+        context.free_try_session()
+        context.start_job(KIND, f"Evaluating step {chosen.step:,}", evaluation(context, name, chosen, int(count or 64)))
+
+    def begin_meter(step: int | None) -> None:
+        name = context.view().shown_run
+        chosen = pick_checkpoint(context, name, step)
+        context.free_try_session()
+        context.start_job(
+            KIND, f"Measuring the control effect of step {chosen.step:,}", metering(context, name, chosen)
+        )
+
+    live.after(only.click(context.guarded(begin_meter, fills=False), [checkpoint], None, **QUIET))
+    live.after(start.click(context.guarded(begin, fills=False), [checkpoint, pairs], None, **QUIET))
+    live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
+    live.part([box, checkpoint], lambda view: (view.shown_run, view.history.kept, view.train.active), _choices)
+    live.part([start, only, cancel, progress], _job_key, _job)
+    live.part(
+        [found, said, meter],
+        lambda view: (view.shown_run, view.results.get(KIND)),
+        lambda view: _report(context, view),
+    )
+
+
+def evaluation(context: AppContext, run_name: str, checkpoint: Checkpoint, pairs: int) -> Work:
+    """The job: evaluate, and show the report."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.evaluation.evaluate import evaluate, report_folder
+
+        run = Run(context.workspace.runs / run_name)
+        found = evaluate(context.workspace, run, checkpoint, pairs, token=token, progress=labelled(emit))
+        context.result(KIND, note=report.headline(found), where=str(report_folder(run, checkpoint.step)))
+        return "completed"
+
+    return work
+
+
+def metering(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work:
+    """The job: the control-effect meter alone."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.evaluation.effect_job import effect_folder, measure_effect
+
+        run = Run(context.workspace.runs / run_name)
+        found = measure_effect(context.workspace, run, checkpoint, token, labelled(emit))
+        where = str(effect_folder(run.folder, checkpoint.step))
+        context.result(KIND, note=f"Control effect {report.effect_words(found)}.", where=where)
+        return "completed"
+
+    return work
+
+
+def labelled(emit: Emit) -> Any:
+    """Progress under the engine's own labels, one after the other."""
+    return lambda done, total, label: counting(emit, label)(done, total)
+
+
+def _choices(view: View) -> list[Any]:
+    """Shown where there is a checkpoint and nothing trains; the best one is marked."""
+    history = view.history
+    verdict = verdict_of(history)
+    best = verdict.best if verdict else None
+    entries = [(f"step {step:,}{' (the best)' if step == best else ''}", step) for step in reversed(history.kept)]
+    chosen = best if best in history.kept else NEWEST
+    return [
+        gr.Accordion(visible=bool(view.shown_run and history.kept) and not view.train.active),
+        gr.Dropdown([NEWEST_ENTRY, *entries], value=chosen),
+    ]
+
+
+def _job_key(view: View) -> Any:
+    return view.snapshot.version if view.snapshot.kind == KIND else view.snapshot.alive
+
+
+def _job(view: View) -> list[Any]:
+    own = view.snapshot.kind == KIND and view.snapshot.alive
+    words = job_progress(view.snapshot) if own else ""
+    free = gr.Button(interactive=not view.snapshot.alive)
+    return [free, free, gr.Button(visible=own), words]
+
+
+def _report(context: AppContext, view: View) -> list[Any]:
+    """The newest report of the shown run, whenever it was made, and the newest words of the meter with its pictures."""
+    folder = context.workspace.runs / view.shown_run / "evaluation"
+    if not view.shown_run or not folder.is_dir():
+        return ["", "", gr.Gallery([], visible=False)]
+    known = sorted(report.reports(folder), key=lambda r: _made(folder, r))
+    html = report_html(known[-1], folder / f"full-{known[-1]['step']:06d}") if known else ""
+    meter = _newest_meter(folder)
+    if meter is None:
+        return [html, "", gr.Gallery([], visible=False)]
+    place, found = meter
+    pictures = [(str(place / name), caption) for name, caption in found["effect_pictures"][:4]]
+    shown = [(path, caption) for path, caption in pictures if Path(path).is_file()]
+    return [html, meter_html(found), gr.Gallery(shown, visible=bool(shown))]
+
+
+def _newest_meter(folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Of the meter alone or of a whole evaluation, whichever was made last."""
+    paths = [*folder.glob(f"full-*/{report.JSON}"), *folder.glob("effect-*/effect.json")]
+    for path in sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            found = about.get("control_effect", about)
+            return path.parent, {**found, "step": about["step"], "effect_pictures": about["effect_pictures"]}
+        except (OSError, ValueError, KeyError):
+            continue  # of another version, or damaged
+    return None
+
+
+def meter_html(found: dict[str, Any]) -> str:
+    words = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_words(found)}."
+    legend = "Same seed: the map; drawn with it, with a blank one, with the other map; the other map."
+    return f"<h3>Control-effect meter</h3><p>{escape(words)}</p>{note(legend)}"
+
+
+def _made(folder: Path, found: dict[str, Any]) -> float:
+    return (folder / f"full-{found['step']:06d}" / report.JSON).stat().st_mtime
+
+
+def report_html(found: dict[str, Any], place: Path) -> str:
+    """The report in the window: the sentence, what looks damaged, the table, the meter's legend."""
+    said = "".join(note(words, "warning") for words in report.warnings(found))
+    rows = report.facts(found)
+    cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
+    return (
+        f"<p class='sentence'><b>{escape(report.headline(found))}</b></p>{said}<table class='facts'>{cells}</table>"
+        f"{note(f'The whole report, with pictures: {place / report.HTML}')}"
+    )

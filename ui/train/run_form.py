@@ -1,0 +1,141 @@
+"""The settings of the next run: a preset, the few things that everybody chooses, and the rest folded away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from engine import config
+from engine.config import RunConfig
+from engine.config.presets import flatten
+from ui.page import tasks
+from ui.page.context import AppContext
+from ui.page.form import describe, section_widgets, sparse, widget
+from ui.page.live import Live
+from ui.page.messages import job_progress, note
+from ui.page.states import Action
+from ui.page.view import Draft, View
+
+FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
+OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
+"""What the user brings to the control pictures: a small form of its own."""
+TRIAL = "trial"
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+class RunForm:
+    """Widgets that follow the context's draft, and the draft that follows the widgets."""
+
+    def __init__(self, context: AppContext, live: Live) -> None:
+        self._context = context
+        values = self._values()
+        self.preset = gr.Dropdown(
+            self._presets(),
+            value=context.suggested_preset,
+            label="Preset",
+            info=f"Chosen for this computer: {context.hardware.sentence}.",
+            elem_id="train-preset",
+        )
+        self.settings = {"data.dataset": self._dataset(), "model.base": self._base(str(values["model.base"]))}
+        steps = config.fields("train")["steps"]
+        self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
+        self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
+        with gr.Accordion("Your own test pictures and prompts", open=False, elem_id="own-tests"):
+            gr.HTML(note("Drawn at every set of control pictures, beside the held-out pairs, and scored apart."))
+            fields = config.fields("validation")
+            names = {dotted: dotted.split(".")[1] for dotted in OWN}
+            self.settings |= {d: widget(fields[n], values[d], f"set-validation-{n}") for d, n in names.items()}
+        with gr.Accordion("More settings", open=False, elem_id="more-settings"):
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=(*FIRST, *OWN))
+        with gr.Accordion("For experts", open=False, elem_id="expert-settings"):
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
+        self.trial = gr.Button("Try three steps", elem_id="train-trial")
+        self.trial_progress = gr.HTML(elem_id="train-trial-progress")
+        self.trial_cancel = gr.Button("Cancel the trial", visible=False, elem_id="train-trial-cancel")
+        self.inputs = [self.preset, self.name, *self.settings.values()]
+        self._wire(live)
+
+    def _dataset(self) -> Any:
+        hint = "Pictures with their condition maps."
+        return gr.Dropdown([], label="Dataset", info=hint, allow_custom_value=True, elem_id="set-data-dataset")
+
+    def _base(self, value: str) -> Any:
+        about = describe(config.fields("model")["base"])
+        folder = self._context.workspace.models
+        names = ["demo", *sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))]
+        return gr.Dropdown(
+            names, value=value, allow_custom_value=True, label=about.label, info=about.hint, elem_id="set-model-base"
+        )
+
+    def _wire(self, live: Live) -> None:
+        for box in (self.name, *self.settings.values()):
+            live.after(box.input(self._context.guarded(self.remember, fills=False), self.inputs, None, **QUIET))
+        kept = [self.preset, self.name, self.settings["data.dataset"]]
+        live.after(self.preset.input(self._context.guarded(self._other_preset, fills=False), kept, None, **QUIET))
+        live.after(self.trial.click(self._context.guarded(self._try_out, fills=False), self.inputs, None, **QUIET))
+        live.after(self.trial_cancel.click(live.asking("cancel"), api_visibility="private"))
+        live.part(
+            [self.trial, self.trial_progress, self.trial_cancel],
+            lambda view: (_own_trial(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
+            _trial_parts,
+        )
+        live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill, "form")
+
+    def remember(self, preset: str, name: str, *raw: Any) -> None:
+        """Take the form over into the draft."""
+        given = dict(zip(self.settings, raw, strict=True))
+        shown = self._context.base_of(self._context.draft)  # the form's values are the preset's for this base
+        base, usual = str(given["model.base"] or ""), self._context.base_of(Draft(preset))
+        reference = self._of_preset(preset, shown)
+        reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
+        changes = sparse(given, reference)
+        named = {"name": name.strip()} if name.strip() else {}
+        self._context.set_draft(preset, {**changes, **named}, tell_pages=base != shown)
+
+    def _of_preset(self, preset: str, base: str) -> RunConfig:
+        """A preset's settings for a base."""
+        return self._context.config_of(Draft(preset, {"model": {"base": base}}))[0]
+
+    def _try_out(self, *values: Any) -> None:
+        """Measure time and memory of the settings as they stand; the line under the buttons then tells them."""
+        self.remember(*values)
+        config, _ = self._context.config_of(self._context.draft)
+        self._context.free_try_session()
+        self._context.start_job(TRIAL, "Trying three steps", tasks.try_out(self._context, config))
+
+    def _other_preset(self, preset: str, name: str, dataset: str | None) -> None:
+        """Another preset: its values throughout; name and dataset stay."""
+        changes: dict[str, Any] = {"data": {"dataset": dataset}} if dataset else {}
+        self._context.set_draft(preset, {**changes, **({"name": name} if name else {})}, tell_pages=True)
+
+    def _values(self) -> dict[str, Any]:
+        """All values by dotted name: the preset's, and over them what the draft changes, checked or not."""
+        draft = self._context.draft
+        plain = flatten(self._of_preset(draft.preset, self._context.base_of(draft)).model_dump())
+        return plain | flatten(draft.changes)
+
+    def _presets(self) -> list[tuple[str, str]]:
+        return [(preset.title, name) for name, preset in self._context.user_presets.all.items()]
+
+    def _fill(self, view: View) -> list[Any]:
+        values = self._values()
+        filled = [values[dotted] for dotted in self.settings]
+        filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
+        preset = gr.Dropdown(self._presets(), value=self._context.preset_of(view.draft).name)
+        return [preset, values["name"], *filled]
+
+
+def _own_trial(view: View) -> bool:
+    return view.snapshot.kind == TRIAL and view.snapshot.alive
+
+
+def _trial_parts(view: View) -> list[Any]:
+    """The button, what it is for or how far it is, and its cancel button."""
+    own = _own_trial(view)
+    words = "Measures time and memory with your own pictures before you commit to hours: about a minute on a card."
+    return [
+        gr.Button(interactive=view.train.buttons[Action.START].enabled),
+        job_progress(view.snapshot) if own else note(words),
+        gr.Button(visible=own),
+    ]

@@ -1,0 +1,190 @@
+"""Train: set a run up, start it, watch it learn."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from engine.conditions import registry
+from engine.config.toml import launch_command
+from engine.errors import UserError
+from engine.runs.run import Run
+from engine.training.job import resume_training, start_training
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import duration, note, progress_bar
+from ui.page.states import Action, TrainState
+from ui.page.view import View
+from ui.train.checkpoints_panel import build_checkpoints, disk_words
+from ui.train.evaluate_panel import build_evaluate
+from ui.train.own_presets import build_own_presets
+from ui.train.run_form import QUIET, RunForm
+from ui.train.several_cards import build_several_cards
+from ui.train.verdict import build_verdict
+from ui.train.watch import build_watch
+
+NEW_RUN = "A new run"
+STYLE = {Action.START: "primary", Action.RESUME: "primary", Action.STOP: "stop", Action.DISCARD: "stop"}
+SIGNS = {
+    TrainState.NOT_READY: "○", TrainState.READY: "○", TrainState.PAUSED: "Ⅱ", TrainState.STOPPED: "■",
+    TrainState.COMPLETED: "✓", TrainState.FAILED: "!", TrainState.INTERRUPTED: "!",
+}  # fmt: skip
+ASKS = {
+    Action.PAUSE: "pause", Action.STOP: "stop", Action.CANCEL: "cancel", Action.SAVE_NOW: "save_now",
+    Action.SAMPLE_NOW: "sample_now",
+}  # fmt: skip
+
+
+def build(context: AppContext, live: Live) -> None:
+    """Everything on the tab."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=340):
+            run = gr.Dropdown([NEW_RUN], value=NEW_RUN, label="Run", elem_id="train-run", interactive=True)
+            with gr.Column(elem_id="setup") as setup:
+                form = RunForm(context, live)
+                build_own_presets(context, live, form)
+                build_several_cards(context, form)
+            about = gr.HTML(elem_id="run-about")
+        with gr.Column(scale=3, min_width=420):
+            status = gr.HTML(elem_id="train-status")
+            with gr.Row(elem_classes="buttons"):
+                buttons = {action: _button(action) for action in Action}
+            reasons = gr.HTML(elem_id="train-reasons")
+            build_verdict(context, live)
+            build_watch(context, live)
+            build_checkpoints(context, live, run)
+            build_evaluate(context, live)
+
+    for action, button in buttons.items():
+        inputs = form.inputs if action is Action.START else [run]
+        live.after(
+            button.click(context.guarded(_handler(context, live, form, action), fills=False), inputs, None, **QUIET)
+        )
+    live.after(run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **QUIET))
+    live.part([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)], "quick")
+    live.part([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
+    live.part([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
+    live.part(
+        [setup, about],
+        lambda view: (view.shown_run, view.train.state),
+        lambda view: [gr.Column(visible=not view.shown_run and not view.train.active), _about(context, view)],
+    )
+
+
+def _button(action: Action) -> Any:
+    return gr.Button(
+        action.value,
+        variant=STYLE.get(action, "secondary"),  # type: ignore[arg-type]
+        visible=False,
+        min_width=120,
+        elem_id="train-" + action.name.lower().replace("_", "-"),
+    )
+
+
+def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> Any:
+    """What a button does."""
+    if action is Action.START:
+
+        def start(*values: Any) -> None:
+            form.remember(*values)
+            context.free_try_session()
+            start_training(context.runner, context.workspace, *context.config_of(context.draft))
+            context.training_began()
+
+        return start
+    if action is Action.RESUME:
+
+        def resume(name: str) -> None:
+            context.free_try_session()
+            resume_training(context.runner, context.workspace, context.workspace.run_folder(name))
+            context.training_began()
+
+        return resume
+    if action is Action.NEW:
+        return lambda name: context.show_run("")
+    if action is Action.DISCARD:
+
+        def discard(name: str) -> None:
+            gr.Info(f"The run was moved to {context.discard_run(name)}.")
+
+        return discard
+    return live.asking(ASKS[action])
+
+
+def _status(view: View) -> str:
+    """Headline, hint and progress."""
+    train, history = view.train, view.history
+    sign = SIGNS.get(train.state, "●")
+    kind = "busy" if train.active else train.state.name.lower()
+    parts = [f"<h3 class='headline {kind}'><span aria-hidden='true'>{sign}</span> {escape(train.headline)}</h3>"]
+    if train.active and history.progress is not None:
+        shown = history.progress
+        parts.append(progress_bar(shown.done, shown.total, shown.label, duration(history.seconds_left)))
+    elif history.total_steps and (train.active or view.shown_run):
+        left = duration(history.seconds_left) if train.active else ""
+        parts.append(progress_bar(history.step, history.total_steps, "Steps", left))
+    waiting = train.state is TrainState.WAITING
+    parts.append(note(train.hint, "warning" if waiting else "hint"))
+    if train.active and not waiting:
+        parts.append(note(view.snapshot.warned, "warning"))  # a slow disk, say: the log may be folded
+    if train.active and history.last_step is not None:
+        step = history.last_step
+        pace = f"{step.images_seen:,} pictures seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
+        parts.append(note(pace))
+    if train.active:
+        parts.append(note("" if waiting else disk_words(history.disk)))  # what was free at the last checkpoint
+        parts.append(note(view.snapshot.awake))
+    return "".join(parts)
+
+
+def _buttons(view: View) -> list[Any]:
+    """The reasons line, then each button."""
+    shown = view.train.buttons
+    reasons = [
+        f"<li><b>{escape(action.value)}</b>: {escape(shown[action].reason)}</li>"
+        for action in Action
+        if shown[action].visible and not shown[action].enabled
+    ]
+    words = f"<ul class='reasons'>{''.join(reasons)}</ul>" if reasons else ""
+    return [words, *(gr.Button(visible=shown[a].visible, interactive=shown[a].enabled) for a in Action)]
+
+
+def _runs(view: View) -> list[Any]:
+    names = [NEW_RUN, *view.runs]
+    chosen = view.shown_run if view.shown_run in view.runs else NEW_RUN
+    return [gr.Dropdown(names, value=chosen, interactive=not view.train.active)]
+
+
+def _condition_title(run: Run) -> str:
+    try:
+        return registry.get(str(run.condition.get("type"))).title
+    except UserError:
+        return str(run.condition.get("type"))  # made by a newer app
+
+
+def _about(context: AppContext, view: View) -> str:
+    """The settings of the run that is shown, in plain words."""
+    if not view.shown_run:
+        return ""
+    try:
+        run = Run(context.workspace.runs / view.shown_run)
+    except UserError as error:
+        return note(f"{error.what} {error.why}", "warning")
+    settings, train = run.config, run.config.train
+    rows = {
+        "Base model": settings.model.base,
+        "Dataset": settings.data.dataset,
+        "The net obeys": _condition_title(run),
+        "Steps": f"{train.steps:,}, {settings.images_per_step} pictures each",
+        "Resolution": f"{settings.data.resolution} px",
+        "Learning rate": f"{settings.optim.learning_rate:g}",
+        "Saved every": f"{train.checkpoint_every:,} steps",
+        "Folder": str(run.folder),
+    }
+    if context.hardware.cards > 1 and not run.completed:
+        resume = launch_command(context.hardware.cards, "resume", run.name, workspace=context.workspace)
+        rows[f"On {context.hardware.cards} cards"] = f"Close the app, then in a terminal: {resume}"
+    cells = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
+    return f"<table class='facts'>{cells}</table>"

@@ -1,0 +1,139 @@
+"""Watching a run: progress, charts, control pictures and the log. Used by the Train tab."""
+
+from __future__ import annotations
+
+import time
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.data.images import thumbnail
+from engine.jobs.events import PreviewMade
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import note
+from ui.page.view import View
+from ui.train.chart import PAUSED, SAVED, line_chart
+from ui.train.curves import EACH, OBEYS, SMOOTH, STAND_IN, TITLES, likely_range, loss_rows, one_line, score_rows
+
+CHART_SECONDS = 4.0
+PICTURE_SIDE = 512
+SCORE_COLOURS = {  # ui/page/style.css has one for light pages and one for dark
+    OBEYS: "var(--first)",
+    STAND_IN: "var(--first)",
+    TITLES["iou"]: "var(--second)",
+    TITLES["colours"]: "var(--third)",
+}
+COLOURS = {EACH: "#94a3b8", SMOOTH: "var(--first)"}
+
+
+def build_watch(context: AppContext, live: Live) -> None:
+    """Charts beside each other, pictures and the log below."""
+    with gr.Row(visible=False) as charts:
+        loss = gr.HTML(elem_id="chart-loss", min_width=340)
+        scores = gr.HTML(elem_id="chart-score", min_width=340)
+    with gr.Accordion("Learning rate, speed, memory", open=False, visible=False, elem_id="more-charts") as folded:
+        with gr.Row():
+            rate = gr.HTML(elem_id="chart-rate", min_width=300)
+            pace = gr.HTML(elem_id="chart-pace", min_width=300)
+        memory = gr.HTML(elem_id="chart-memory", min_width=300)
+    heading = gr.HTML(elem_id="train-pictures-head")
+    pictures = _gallery("train-pictures")
+    odd_heading = gr.HTML(elem_id="train-probes-head")
+    odd = _gallery("train-probes")
+    with gr.Accordion("Log", open=False, elem_id="train-log-box"):
+        log = gr.HTML(elem_id="train-log")
+
+    live.part([charts, loss], _loss_key, _loss)
+    live.part([folded, rate, pace, memory], _loss_key, _more)
+    live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
+    live.part(
+        [heading, pictures, odd_heading, odd],
+        lambda view: (view.shown_run, view.history.preview),
+        lambda view: [
+            *_pictures(context.workspace.thumbnails, view.history.preview),
+            *_odd(context.workspace.thumbnails, view.history.preview),
+        ],
+    )
+    live.part([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
+
+
+def _gallery(elem_id: str) -> Any:
+    return gr.Gallery(
+        show_label=False, columns=2, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
+        visible=False, elem_id=elem_id, interactive=False,
+    )  # fmt: skip
+
+
+def _loss_key(view: View) -> Any:
+    """Every few seconds while steps come in; at once when they have ended or another run is shown."""
+    points = view.history.loss.points
+    if not view.history.alive:
+        return view.shown_run, len(points), points[-1:]
+    return view.shown_run, bool(points), int(time.monotonic() / CHART_SECONDS) if points else 0
+
+
+def _loss(view: View) -> list[Any]:
+    points = view.history.loss.points
+    title = "Loss (lower is better; it stays noisy)"
+    chart = line_chart(loss_rows(points), "step", "loss", "line", COLOURS, title, "Loss", **_axis(view))
+    return [gr.Row(visible=bool(points)), chart]
+
+
+def _axis(view: View) -> dict[str, Any]:
+    """What all charts over the steps share."""
+    return {"marks": {SAVED: view.history.kept, PAUSED: view.history.pauses}, "pictures": view.history.images_per_step}
+
+
+def _more(view: View) -> list[Any]:
+    """Learning rate, pictures a second, memory."""
+    history = view.history
+    memory = [(check.step, check.memory_gib) for check in history.checks if check.memory_gib]
+    curves = (
+        (history.rate.points, "learning rate", "Learning rate"),
+        (history.pace.points, "pictures a second", "Pictures a second"),
+        (memory, "GiB", "Memory in use, GiB (of the card, where there is one)"),
+    )
+    charts = [
+        line_chart(one_line(points, name), "step", "value", "line", {name: "var(--first)"}, title, name, **_axis(view))
+        for points, name, title in curves
+    ]
+    return [gr.Accordion(visible=bool(history.rate.points)), *charts]
+
+
+def _scores(view: View) -> list[Any]:
+    history = view.history
+    rows = score_rows(history.scores) if len(history.scores) > 1 else {}
+    title = "Score on held-out pictures (0 blind, 1 as well as can be)"
+    band = likely_range(history.figures)
+    return [line_chart(rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **_axis(view))]
+
+
+def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
+    if preview is None or not preview.pictures:
+        return ["", gr.Gallery([], visible=False)]
+    captions = [*preview.captions, *[""] * len(preview.pictures)]
+    shown = [
+        (str(thumbnail(path, folder, PICTURE_SIDE)), f"{caption}".strip())
+        for path, caption in zip(preview.pictures, captions, strict=False)
+        if path.is_file()
+    ]
+    words = f"<h3>Control pictures at step {preview.step:,}</h3>" + note("Each: control picture, drawn, original.")
+    return [words, gr.Gallery(shown, visible=True)]
+
+
+def _odd(folder: Path, preview: PreviewMade | None) -> list[Any]:
+    """Pictures with odd prompts and of the user's own, each with its title."""
+    known = [(path, title) for path, title in preview.probes if path.is_file()] if preview else []
+    if not known:
+        return ["", gr.Gallery([], visible=False)]
+    shown = [(str(thumbnail(path, folder, PICTURE_SIDE)), title) for path, title in known]
+    words = note("Scored apart: without a prompt, with one that contradicts the picture, and what you brought.")
+    return [words, gr.Gallery(shown, visible=True)]
+
+
+def _log(lines: tuple[str, ...]) -> str:
+    text = escape("\n".join(lines[-60:])) if lines else "Nothing yet."
+    return f"<pre class='log' tabindex='0'>{text}</pre>"

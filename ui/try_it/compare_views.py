@@ -1,0 +1,224 @@
+"""More ways to look at a grid: two pictures under one slider, a blind vote, and a run as a moving picture."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import UserError
+from engine.evaluation.drawn import Drawn
+from engine.evaluation.grid import Grid
+from engine.evaluation.votes import Pair, Tally, keep_vote, next_pair, read_votes, tally, vote_on
+from ui.page.choices import run_of
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import note
+from ui.page.view import View
+from ui.try_it import compare_jobs
+from ui.try_it.compare_jobs import LAPSE, Comparing
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+CONTROL = -1
+NO_GRID = "Draw a grid first."
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A part of the page that follows the grid: its widgets, and their updates for a grid."""
+
+    outputs: list[Any]
+    show: Callable[..., list[Any]]
+
+
+def build_slider(context: AppContext, run: Any) -> Shown:
+    """Two pictures of one row, one over the other, with a handle between them."""
+    words = gr.HTML(note(NO_GRID))
+    with gr.Row(visible=False) as choice:
+        row = gr.Dropdown([], label="Row", elem_id="two-row", scale=3)
+        left = gr.Dropdown([], label="Left", elem_id="two-left", scale=2, min_width=120)
+        right = gr.Dropdown([], label="Right", elem_id="two-right", scale=2, min_width=120)
+    slider = gr.ImageSlider(
+        show_label=False, type="filepath", visible=False, max_height=640, buttons=["fullscreen"], elem_id="two-slider"
+    )
+
+    def pictures(grid: Grid | None, at: Any, one: Any, other: Any) -> Any:
+        if grid is None or at is None or at >= len(grid.rows):
+            return gr.ImageSlider(visible=False)
+        drawn = Drawn(context.workspace)
+        keys = [_key(grid, at, one), _key(grid, at, other)]
+        if any(key is None or not drawn.has(key) for key in keys):
+            return gr.ImageSlider(visible=False)
+        return gr.ImageSlider((str(drawn.path(str(keys[0]))), str(drawn.path(str(keys[1])))), visible=True)
+
+    def show(grid: Grid | None) -> list[Any]:
+        if grid is None:
+            return [
+                note(NO_GRID),
+                gr.Row(visible=False),
+                gr.skip(),
+                gr.skip(),
+                gr.skip(),
+                gr.ImageSlider(visible=False),
+            ]
+        columns = [("control picture", CONTROL), *((c.title, n) for n, c in enumerate(grid.columns))]
+        rows = [(f"{n + 1}: {r.prompt} · seed {r.seed} · {r.strength:g}", n) for n, r in enumerate(grid.rows)]
+        one, other = 0, _place_of_best(grid)
+        return [
+            note("Move the handle: the left picture lies over the right one."),
+            gr.Row(visible=True),
+            gr.Dropdown(rows, value=0),
+            gr.Dropdown(columns, value=one),
+            gr.Dropdown(columns, value=other),
+            pictures(grid, 0, one, other),
+        ]
+
+    def changed(name: str | None, at: Any, one: Any, other: Any) -> Any:
+        return pictures(compare_jobs.grid_of(context, name), at, one, other)
+
+    for box in (row, left, right):
+        box.input(context.guarded(changed), [run, row, left, right], [slider], **QUIET)
+    return Shown([words, choice, row, left, right, slider], show)
+
+
+def _key(grid: Grid, row: int, column: int) -> str | None:
+    if column == CONTROL:
+        return grid.rows[row].control
+    return grid.cells[row][column] if 0 <= column < len(grid.columns) else None
+
+
+def _place_of_best(grid: Grid) -> int:
+    """Of the best checkpoint, else of the last column."""
+    places = [n for n, column in enumerate(grid.columns) if column.step is not None and column.step == grid.best]
+    return places[0] if places else len(grid.columns) - 1
+
+
+def build_vote(context: AppContext, run: Any) -> Shown:
+    """Two pictures without names; which is better? The names are told after the vote."""
+    words = gr.HTML(note(NO_GRID), elem_id="vote-words")
+    with gr.Column(visible=False) as booth:
+        with gr.Row():
+            look: dict[str, Any] = {"interactive": False, "type": "filepath", "height": 300, "buttons": ["fullscreen"]}
+            left = gr.Image(label="A", elem_id="vote-left", min_width=100, **look)
+            control = gr.Image(label="Control picture", elem_id="vote-control", min_width=100, **look)
+            right = gr.Image(label="B", elem_id="vote-right", min_width=100, **look)
+        with gr.Row(elem_classes="buttons"):
+            buttons = {
+                "left": gr.Button("A is better", elem_id="vote-a"),
+                "same": gr.Button("No difference", elem_id="vote-same"),
+                "right": gr.Button("B is better", elem_id="vote-b"),
+                "skip": gr.Button("Skip", elem_id="vote-skip"),
+            }
+    counted = gr.HTML(elem_id="vote-tally")
+    pair, skipped = gr.State(None), gr.State([])
+
+    def offer(name: str | None, grid: Grid | None, passed: list[Pair], told: str = "") -> list[Any]:
+        opened = run_of(context, name)
+        if grid is None or opened is None:
+            return [note(NO_GRID), gr.Column(visible=False), None, None, None, None, passed, ""]
+        votes, drawn = read_votes(opened.folder), Drawn(context.workspace)
+        found = next_pair(grid, votes, random.Random(), passed)
+        standing = _tally_html(tally(grid, votes))
+        if found is None:
+            done = "Every pair of this grid was compared. Draw one with more pictures or seeds to go on."
+            few = "There is nothing to compare: the grid needs two checkpoints that draw differently."
+            end = note(done if votes or passed else few)
+            return [told + end, gr.Column(visible=False), None, None, None, None, passed, standing]
+        keys = grid.cells[found.row][found.left], grid.rows[found.row].control, grid.cells[found.row][found.right]
+        shown = [str(drawn.path(key)) if key and drawn.has(key) else None for key in keys]
+        asked = f"Which one is better? “{grid.rows[found.row].prompt or 'no prompt'}”"
+        head = f"{told}<p class='headline'>{escape(asked)}</p>"
+        return [head, gr.Column(visible=True), *shown, (found, grid.made), passed, standing]
+
+    def show(name: str | None, grid: Grid | None) -> list[Any]:
+        return offer(name, grid, [])
+
+    def press(choice: str) -> Callable[..., list[Any]]:
+        def pressed(name: str | None, now: Any, passed: list[Pair]) -> list[Any]:
+            grid, opened = compare_jobs.grid_of(context, name), run_of(context, name)
+            if grid is None or opened is None or now is None or now[1] != grid.made:
+                return offer(name, grid, [], note("The grid has changed meanwhile: this vote was not counted."))
+            if choice == "skip":
+                return offer(name, grid, [*passed, now[0]])
+            keep_vote(opened.folder, vote_on(grid, now[0], choice))  # type: ignore[arg-type]
+            one, other = grid.columns[now[0].left].title, grid.columns[now[0].right].title
+            return offer(name, grid, passed, note(f"Counted. A was {one}, B was {other}.", "good"))
+
+        return pressed
+
+    outputs = [words, booth, left, control, right, pair, skipped, counted]
+    for choice, button in buttons.items():
+        button.click(context.guarded(press(choice)), [run, pair, skipped], outputs, **QUIET)
+    return Shown(outputs, show)
+
+
+def _tally_html(count: Tally) -> str:
+    """The sentence, and a row for each checkpoint."""
+    if not count.votes:
+        return note("Nothing was voted on yet.")
+    rows = "".join(
+        f"<tr><td>{escape(s.title)}</td><td>{s.votes:,}</td>"
+        + (
+            f"<td>{s.share:.0%}</td><td>{s.low:.0%} to {s.high:.0%}</td></tr>"
+            if s.votes
+            else "<td>–</td><td>–</td></tr>"
+        )
+        for s in count.standings
+    )
+    head = "<tr><th>Checkpoint</th><th>Comparisons</th><th>Preferred</th><th>95 % interval</th></tr>"
+    return f"<p class='note'>{escape(count.sentence)}</p><table class='figures'>{head}{rows}</table>"
+
+
+def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> None:
+    """One control picture of the run over all its steps."""
+    gr.HTML(note("One control picture over the whole run, from the pictures that it drew while it trained."))
+    with gr.Row(elem_classes="deliver"):
+        picture = gr.Dropdown([], label="Control picture", elem_id="lapse-picture", scale=3)
+        kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=190)
+        beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=210)
+        make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1, min_width=210)
+    shown = gr.Image(
+        visible=False, interactive=False, type="filepath", show_label=False, elem_id="lapse-shown", buttons=[]
+    )
+    file = gr.File(visible=False, label="The time-lapse", height=90, elem_id="lapse-file")
+    words = gr.HTML(elem_id="lapse-words")
+
+    def pictures(name: str | None) -> Any:
+        from engine.evaluation.timelapse import pictures_of
+
+        opened = run_of(context, name)
+        captions = pictures_of(opened) if opened else []
+        return gr.Dropdown([(f"{n + 1}: {c[:60]}", n) for n, c in enumerate(captions)], value=0 if captions else None)
+
+    def start(name: str | None, at: int | None, chosen: str, both: bool) -> None:
+        from engine.evaluation.timelapse import pictures_of
+
+        opened = run_of(context, name)
+        if not name or opened is None or not pictures_of(opened):
+            raise UserError(
+                "There is no time-lapse to make.", "The run has drawn no control pictures.", "Let it train further."
+            )
+        # Nothing is chosen where the run had drawn nothing yet when the page opened.
+        job = compare_jobs.timelapse_job(work, name, at or 0, both, chosen)  # type: ignore[arg-type]
+        work.start_beside(LAPSE, "Making the time-lapse", job)
+
+    run.change(context.guarded(pictures), [run], [picture], **QUIET)
+    live.part(
+        [picture],
+        lambda view: (view.runs, view.shown_run, bool(view.history.preview)),
+        lambda view: [pictures(view.shown_run or next(iter(view.runs), None))],
+    )
+    live.after(make.click(context.guarded(start, fills=False), [run, picture, kind, beside], None, **QUIET))
+
+    def made(view: View) -> list[Any]:
+        result = view.results.get(LAPSE)
+        if result is None or not Path(result.where).is_file():
+            return [gr.Image(visible=False), gr.File(visible=False), ""]
+        return [gr.Image(result.where, visible=True), gr.File(result.where, visible=True), note(result.note, "good")]
+
+    live.part([shown, file, words], lambda view: view.results.get(LAPSE), made)

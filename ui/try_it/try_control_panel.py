@@ -1,0 +1,96 @@
+"""The control picture's place on Try it, and what follows the chosen run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.messages import note
+from ui.try_it.dropped_image import UserDrawing, UserPicture
+from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
+from ui.try_it.try_panels import Fields
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+OF_RUN = ("steps", "guidance", "strength", "width", "height")
+SHEET = (512, 512)
+
+
+def black_sheet() -> dict[str, Any]:
+    """What the editor shows first: most maps are light on black."""
+    return {"background": Image.new("RGB", SHEET), "layers": [], "composite": None}
+
+
+class ControlPanel:
+    """Widgets at once; ``wire`` when all fields of the tab are there."""
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+        fields["source"] = gr.Radio(
+            [HELD_OUT, UPLOAD, DRAW], value=HELD_OUT, label="Control picture", elem_id="try-source"
+        )
+        fields["at"] = gr.State(0)
+        with gr.Column(elem_classes="snug") as self.dataset:
+            self.control = gr.Image(
+                label="Its map", interactive=False, type="filepath", height=190, buttons=["fullscreen"],
+                elem_id="try-control",
+            )  # fmt: skip
+            with gr.Row(elem_classes="pager"):
+                self.back = gr.Button("‹ Earlier", size="sm")
+                self.forth = gr.Button("Another ›", size="sm", elem_id="try-another")
+        with gr.Column(visible=False, elem_classes="snug") as self.own:
+            fields["upload"] = UserPicture(
+                label="Your picture", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
+            )
+            fields["is_map"] = gr.Checkbox(
+                label="It is a condition map already",
+                info="Otherwise its map is made as it was made for the training pictures.",
+                elem_id="try-is-map",
+            )
+            self.advice = gr.HTML(elem_id="try-advice")
+        with gr.Column(visible=False, elem_classes="snug") as self.sheet:
+            fields["drawing"] = UserDrawing(
+                type="pil", sources=(), label="Draw the map",
+                canvas_size=SHEET, fixed_canvas=True, layers=False, transforms=(),
+                brush=gr.Brush(colors=["#ffffff", "#ff0000", "#00ff00", "#0000ff", "#000000"], default_size=6),
+                height=400, buttons=[], elem_id="try-drawing", value=black_sheet(),
+            )  # fmt: skip
+            gr.HTML(note("What you draw is the map itself; where you draw nothing it is black."))
+
+    def wire(self, context: AppContext, live: Live) -> None:
+        """What happens on a change of run, of source, of the picture."""
+        fields = self._fields
+        run, source, at = fields["run"], fields["source"], fields["at"]
+
+        def show(name: str | None, number: int) -> tuple[Any, ...]:
+            sample = held_out(context, name, number)
+            return (str(sample.thumbnail), sample.caption, number) if sample else (None, "", 0)
+
+        def show_run(name: str | None) -> list[Any]:
+            values = as_in_run(context, name)
+            return [*show(name, 0), *(values.get(field, gr.skip()) for field in OF_RUN)]
+
+        def advise(name: str | None, path: str | None, ticked: bool) -> str:
+            sentence = advice(context, name, path, ticked)
+            return note(sentence, "warning") if sentence else ""
+
+        held = [self.control, fields["prompt"], at]
+        with_run = [*held, *(fields[name] for name in OF_RUN)]
+        run.change(context.guarded(show_run), [run], with_run, **QUIET)
+        self.back.click(context.guarded(lambda name, number: show(name, number - 1)), [run, at], held, **QUIET)
+        self.forth.click(context.guarded(lambda name, number: show(name, number + 1)), [run, at], held, **QUIET)
+        source.change(
+            lambda kind: [gr.Column(visible=kind == one) for one in (HELD_OUT, UPLOAD, DRAW)],
+            [source], [self.dataset, self.own, self.sheet], **QUIET,
+        )  # fmt: skip
+        for widget in (fields["upload"], fields["is_map"], run):
+            looked_at = [run, fields["upload"], fields["is_map"]]
+            widget.change(context.guarded(advise), looked_at, [self.advice], **QUIET)
+        live.part(
+            with_run,
+            lambda view: (view.runs, view.shown_run),
+            lambda view: show_run(view.shown_run or next(iter(view.runs), None)),
+        )

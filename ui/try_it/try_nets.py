@@ -1,0 +1,109 @@
+"""The ControlNets that Try it offers for a run: live weights, checkpoints, finished exports, or any file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import UserError
+from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.page.view import View
+
+LIVE_NET = "live"
+LIVE_ENTRY = ("live: the weights as they are now", LIVE_NET)
+EXPORT = "export:"
+EXPORT_ENDINGS = (".safetensors", ".pth")
+
+
+@dataclass(frozen=True)
+class Net:
+    """What to draw with. ``path``: of a folder or file; ``name``: for people and file names."""
+
+    path: Path
+    name: str
+    live: bool = False
+
+
+def training_run(view_or_snapshot: Any) -> str:
+    """Folder name of the run that is training now, or empty."""
+    snapshot = view_or_snapshot
+    if snapshot.kind == "train" and snapshot.alive and snapshot.run_folder is not None:
+        return str(snapshot.run_folder.name)
+    return ""
+
+
+def exports_of(context: AppContext, run: str | None) -> list[Path]:
+    """Finished exports of a run that can be drawn with, newest first."""
+    folder = context.workspace.runs / (run or "") / "exports"
+    if not run or not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.suffix in EXPORT_ENDINGS or (p / "config.json").is_file()]
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
+    """The list for a run. The newest stands first but for live weights, and is always there."""
+    live = [LIVE_ENTRY] if run and training_run(context.runner.snapshot) == run else []
+    saved = [(f"step {c.step:,} · {c.images_seen:,} pictures seen", c.step) for c in checkpoints_of(context, run)]
+    exports = [(f"export {path.name}", EXPORT + path.name) for path in exports_of(context, run)]
+    return [NEWEST_ENTRY, *live, *saved, *exports]
+
+
+def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any:
+    """A list of the chosen run's nets, kept up to date while it trains; what was picked stays picked."""
+    box = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id=elem_id, interactive=True)
+
+    def of_run(run: str | None) -> Any:
+        return gr.Dropdown(entries(context, run), value=NEWEST)
+
+    def refreshed(run: str | None, chosen: Any) -> Any:
+        found = entries(context, run)
+        if chosen == LIVE_NET and LIVE_ENTRY not in found:  # its training has ended: the newest is what it was
+            return gr.Dropdown(found, value=NEWEST)
+        return gr.Dropdown(found)
+
+    def key(view: View) -> Any:
+        made = view.results.get("export")
+        return view.runs, view.shown_run, view.history.checkpoint, training_run(view.snapshot), made and made.number
+
+    saved = gr.State("")
+    how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    run_box.change(of_run, [run_box], [box], **how)
+    saved.change(refreshed, [run_box, box], [box], **how)
+    live.part([saved], key, lambda view: [repr(key(view))])
+    return box
+
+
+def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -> Net:
+    """The chosen net; ``own`` is the path of any file or folder and goes before the list.
+
+    Raises:
+        UserError: there is none, or it is gone.
+    """
+    from engine.inference.request import LIVE
+
+    if own.strip():
+        path = Path(own.strip().strip('"')).expanduser()
+        if not path.exists():
+            raise UserError(f"{path} was not found.", "There is no such file or folder.", "Check the path.")
+        return Net(path, path.stem)
+    if chosen == LIVE_NET:
+        if training_run(context.runner.snapshot) != run:
+            raise UserError(
+                "There are no live weights.", f"{run} is not training now.", "Choose a checkpoint from the list."
+            )
+        return Net(LIVE, "live", live=True)
+    if isinstance(chosen, str) and chosen.startswith(EXPORT):
+        for path in exports_of(context, run):
+            if path.name == chosen.removeprefix(EXPORT):
+                return Net(path, path.stem)
+        raise UserError(
+            "There is no such export.", f"{chosen.removeprefix(EXPORT)} is gone.", "Choose from the list again."
+        )
+    checkpoint = pick_checkpoint(context, run, chosen)
+    return Net(checkpoint.controlnet, f"step-{checkpoint.step}")
