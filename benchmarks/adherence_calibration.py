@@ -2,7 +2,7 @@
 
     python -m benchmarks.adherence_calibration [--side 512] [--count 16]
 
-Photographs stand for drawn pictures: through JPEG, in another texture, shifted, and another photograph in its place.
+Photographs stand for drawn images: through JPEG, in another texture, shifted, and another photograph in its place.
 Each type's metric should put them in this order, with room between. The stand-in for maps without an extractor is
 listed, too. "normalised" is A = (m - m_none) / (m_ref - m_none) with m_ref of the photograph itself.
 """
@@ -22,22 +22,22 @@ TYPES = ("canny", "scribble", "lineart", "lines", "grey", "luminance", "light_da
 ANOTHER = "another image"
 
 
-def calibrate(name: str, pictures: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Scores of every picture by the degree of its degradation, for a condition type or "likeness"."""
+def calibrate(name: str, images: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Scores of every image by the degree of its degradation, for a condition type or "likeness"."""
     if name == "likeness":
-        scores = [lambda drawn, own=picture: likeness(own, drawn) for picture in pictures]
+        scores = [lambda drawn, own=image: likeness(own, drawn) for image in images]
     else:
         condition = registry.get(name)
         values = registry.resolve_parameters(name, {})
-        maps = [condition.extractor(picture, **values) for picture in pictures]
+        maps = [condition.extractor(image, **values) for image in images]
         metric = condition.scorer
         assert metric is not None, f"{name} has a metric"
         scores = [lambda drawn, map=map: float(metric(map, drawn, **values)) for map in maps]
-    found = {"itself": np.array([score(picture) for score, picture in zip(scores, pictures, strict=True)])}
+    found = {"itself": np.array([score(image) for score, image in zip(scores, images, strict=True)])}
     for degree, spoil in DEGREES.items():
-        spoilt = [spoil(picture, number) for number, picture in enumerate(pictures)]
+        spoilt = [spoil(image, number) for number, image in enumerate(images)]
         found[degree] = np.array([score(drawn) for score, drawn in zip(scores, spoilt, strict=True)])
-    others = [another(pictures, number) for number in range(len(pictures))]
+    others = [another(images, number) for number in range(len(images))]
     found[ANOTHER] = np.array([score(drawn) for score, drawn in zip(scores, others, strict=True)])
     return found
 
@@ -54,11 +54,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=16)
     options = parser.parse_args()
     cv2.setNumThreads(1)
-    pictures = photographs(options.side, options.count)
+    images = photographs(options.side, options.count)
     degrees = [*DEGREES, ANOTHER]
     print(f"| type | {' | '.join(degrees)} | normalised: {', '.join(DEGREES)} |\n|{'---|' * (len(degrees) + 2)}")
     for name in (*TYPES, "likeness"):
-        found = calibrate(name, pictures)
+        found = calibrate(name, images)
         share = normalised(found)
         cells = " | ".join(f"{found[degree].mean():.2f}" for degree in degrees)
         print(f"| {name} | {cells} | {', '.join(f'{share[degree]:.2f}' for degree in DEGREES)} |", flush=True)

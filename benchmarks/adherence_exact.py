@@ -2,9 +2,9 @@
 
     python -m benchmarks.adherence_exact OUT.json [--steps 400] [--every 50] [--pictures 24]
 
-One run on the bundled base with the demo's settings and Canny maps. At every set of control pictures: the exact score
+One run on the bundled base with the demo's settings and Canny maps. At every set of control images: the exact score
 (does the disc lie where it should, IoU), adherence with its interval, and the stand-in for maps without an extractor,
-all on the same pictures. Spearman's rank correlation over the sets, and over single pictures, is printed and kept.
+all on the same images. Spearman's rank correlation over the sets, and over single images, is printed and kept.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def spearman(first: Any, second: Any) -> float:
 
 
 def rows_of(folder: Path, dataset: Any, plan: CropPlan) -> list[dict[str, float]]:
-    """Each picture of one set: exact IoU, adherence, stand-in; its own, and against the next pair's true picture."""
+    """Each image of one set: exact IoU, adherence, stand-in; its own, and against the next pair's true image."""
     about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     pairs = [read_pair(dataset.sample(one["key"]), dataset, plan) for one in about["samples"]]
     found = []
     for number, one in enumerate(about["samples"]):
-        with Image.open(folder / one["picture"]) as picture:
-            drawn = np.asarray(picture.convert("RGB"))
+        with Image.open(folder / one["picture"]) as image:
+            drawn = np.asarray(image.convert("RGB"))
         like = likeness(pairs[number].original, drawn)
         unlike = likeness(pairs[(number + 1) % len(pairs)].original, drawn)
         scores = {"iou": one["scores"]["iou"], "adherence": one["scores"]["adherence"]}
@@ -57,14 +57,14 @@ def rows_of(folder: Path, dataset: Any, plan: CropPlan) -> list[dict[str, float]
     return found
 
 
-def record(workspace: Workspace, steps: int, every: int, pictures: int) -> dict[str, Any]:
+def record(workspace: Workspace, steps: int, every: int, images: int) -> dict[str, Any]:
     """The run, as plain figures."""
     dataset = make_demo_set(workspace, "circles", PAIRS)
     make_all(dataset, "canny", workers=1)
     asked = {
         "data": {"dataset": dataset.name},
         "train": {"steps": steps},
-        "validation": {"every": every, "pictures": pictures, "probes": 0, "tensorboard": False},
+        "validation": {"every": every, "pictures": images, "probes": 0, "tensorboard": False},
     }
     config = resolve(("demo", demo_preset().values), ("benchmark", asked))[0]
     plan = CropPlan.of(config.data, config.train.seed)
@@ -89,7 +89,7 @@ def record(workspace: Workspace, steps: int, every: int, pictures: int) -> dict[
     trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, Control().token, watch, DrawPreviews())
     trainer.train()
     trainer.close()
-    each = [picture for one in sets for picture in one["pictures"]]
+    each = [image for one in sets for image in one["pictures"]]
     found: dict[str, Any] = {"settings": config.model_dump(mode="json"), "sets": sets, "gains": gains}
     found["over_sets"] = {
         name: spearman([one[name] for one in sets], [one["iou"] for one in sets]) for name in ("obeys", "stand_in")

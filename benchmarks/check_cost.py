@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from engine.config import ValidationConfig
 from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
-from engine.families import by_name
 from engine.families.files import LAYOUTS
+from engine.families.registry import by_name
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.training.loss_checks import SHARE
@@ -38,7 +38,7 @@ PASSES = 4  # held-out and training pairs, each with the right map and with anot
 
 
 def predicted(family: Any, config: dict[str, Any], side: int, tokens: int, batch: int) -> float:
-    """Cost of a check in steps of ``batch`` pictures, by floating-point operations."""
+    """Cost of a check in steps of ``batch`` images, by floating-point operations."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(config).requires_grad_(False)
         net = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
@@ -120,7 +120,7 @@ def main() -> None:
         steps = predicted(family, config, side, tokens, batch)
         apart = every * -(-max(every, steps / SHARE) // every)
         print(
-            f"{title}, {batch} pictures a step: a check costs {steps:.2f} steps by operations; "
+            f"{title}, {batch} images a step: a check costs {steps:.2f} steps by operations; "
             f"at the default of {every} one is made every {apart:.0f} steps: {steps / (apart + steps):.1%} of the time"
         )
     with tempfile.TemporaryDirectory() as folder_name:

@@ -1,4 +1,4 @@
-"""Canny at 512 px: "make all maps" beside a bare cv2 loop, in pictures a second and core.
+"""Canny at 512 px: "make all maps" beside a bare cv2 loop, in images a second and core.
 
     python -m benchmarks.conditions
 
@@ -69,7 +69,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 
 
 def compare(count: int, rounds: int, size: tuple[int, int], root: Path) -> list[str]:
-    """Medians of pictures a second, of ours and both loops, and how ours stands to each loop by the processor."""
+    """Medians of images a second, of ours and both loops, and how ours stands to each loop by the processor."""
     photographs(root / "photos", count, size)
     dataset = Dataset.create(Workspace(root / "workspace"), "set", scan_folder(root / "photos"))
 
@@ -96,7 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     load = f"; load {os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else ""
-    print(f"{options.count} pictures, {options.rounds} rounds, {os.cpu_count()} cores{load}")
+    print(f"{options.count} images, {options.rounds} rounds, {os.cpu_count()} cores{load}")
     print("| photographs | make all, /s | cv2 loop, 8-bit PNG, /s | ratio | cv2 loop, 1-bit PNG, /s | ratio |")
     print("|---|---|---|---|---|---|")
     for size in ((768, 576), (1024, 768), (3000, 2000)):

@@ -8,7 +8,7 @@ values. Each item is a process of its own and leaves OUT/<item>.json; what is th
 OUT/table.md holds what was found.
 
 memory     peak of each preset and family, the process capped at that card's size, beside what was foreseen
-speed      pictures a second beside the recipe of diffusers, in turn A B A B; waits for data; what a checkpoint costs
+speed      images a second beside the recipe of diffusers, in turn A B A B; waits for data; what a checkpoint costs
 ablation   ours without, or with, one technique
 precision  the demo in fp32, bf16, fp16 and over a base in eight bits: the adherence reached
 resume     with each optimizer: a run that was paused ends as one that was not
@@ -33,7 +33,7 @@ FAMILIES, PRESETS = ("sd15", "sdxl", "sd21"), ("8gb", "12gb", "6gb", "16gb", "24
 SPEED = ("theirs", "ours", "ours/12gb", "ours/8gb")
 ROUNDS = 3
 ABLATIONS = (
-    "checkpointing in the ControlNet", "checkpointing in both", "one picture at a time, four added up",
+    "checkpointing in the ControlNet", "checkpointing in both", "one image at a time, four added up",
     "VAE and text encoder at each step", "condition maps decoded at each step", "autocast over fp32 weights",
     "base in eight bits", "what learns in RAM", "Control-LoRA of rank 64", "channels last", "compiled",
     "compiled, with CUDA graphs", "attention by xformers",
@@ -94,7 +94,7 @@ def take(item: str, options: argparse.Namespace, seconds: float) -> dict[str, An
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where results are kept")
-    parser.add_argument("--work", type=Path, help="where bases and pictures are kept for the next time")
+    parser.add_argument("--work", type=Path, help="where bases and images are kept for the next time")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="a rehearsal")
     parser.add_argument("--minutes", type=float, default=0, help="begin nothing that would not end in them; 0: all")

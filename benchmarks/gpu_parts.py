@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.precision import trained
 from benchmarks.step import ABLATIONS, GIB, THEIRS, measure, peak_rss
-from benchmarks.step_world import SHAPES, make_base, make_pictures
+from benchmarks.step_world import SHAPES, make_base, make_images
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.dataset import Dataset
@@ -42,7 +42,7 @@ Found = dict[str, Any]
 
 
 class World:
-    """The workspace, and a base and pictures of given shapes in it; what is there already is kept."""
+    """The workspace, and a base and images of given shapes in it; what is there already is kept."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.on_card = options, options.device == "cuda"
@@ -56,15 +56,15 @@ class World:
         kept = torch.float16 if self.on_card else torch.float32
         return str(make_base(self.options.work / f"base-{name}", SHAPES[name], kept, self.options.device))
 
-    def pictures(self, family: str) -> Dataset:
-        return make_pictures(self.workspace, SHAPES[self.shapes(family)].resolution)
+    def images(self, family: str) -> Dataset:
+        return make_images(self.workspace, SHAPES[self.shapes(family)].resolution)
 
     def config(self, family: str, preset: str, settings: Found) -> RunConfig:
-        """A preset's settings for a family, with pictures of its size and what the item changes."""
+        """A preset's settings for a family, with images of its size and what the item changes."""
         shapes = SHAPES[self.shapes(family)]
         own: Found = {
             "model": {"base": self.base(family)},
-            "data": {"dataset": self.pictures(family).name, "resolution": shapes.resolution},
+            "data": {"dataset": self.images(family).name, "resolution": shapes.resolution},
             "validation": {"every": 0, "check_every": 0, "sampling_steps": 2, "probes": 0},
         }
         layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers(shapes.layout)
@@ -96,7 +96,7 @@ def memory(world: World, family: str, preset: str) -> Found:
     world.cap(CARDS[preset])
     config = world.config(family, preset, {})
     shutil.rmtree(world.workspace.cache, ignore_errors=True)  # so that the VAE and the text encoder are used, too
-    dataset, said = world.pictures(family), []
+    dataset, said = world.images(family), []
     foreseen = predict(world.workspace, config, len(dataset.samples()))
     run = create_run(world.workspace, config, {})
     most()
@@ -119,7 +119,7 @@ def memory(world: World, family: str, preset: str) -> Found:
             seconds.append(time.perf_counter() - began)
     training = most()
     preview_during_training(trainer, trainer.step)
-    pictures = most(reset=False)
+    images = most(reset=False)
     context = None
     if world.on_card:
         free, total = torch.cuda.mem_get_info()
@@ -130,7 +130,7 @@ def memory(world: World, family: str, preset: str) -> Found:
     trainer.close()
     assert checkpoint is not None
     step = sorted(seconds[1:])[len(seconds[1:]) // 2]
-    phases = {"preparing": preparing, "training": training, "pictures": pictures}
+    phases = {"preparing": preparing, "training": training, "pictures": images}
     return {
         "reserved": {name: peak[0] for name, peak in phases.items()},
         "allocated": {name: peak[1] for name, peak in phases.items()},
@@ -194,7 +194,7 @@ def speed(world: World, variant: str, preset: str = "") -> Found:
         steps=2 if tiny else 60, warm_up=1 if tiny else 10, optimizer="" if preset else eight_bit(world),
     )  # fmt: skip
     base = world.base("sd15")
-    world.pictures("sd15")
+    world.images("sd15")
     return measure(options, world.workspace, base, name)
 
 

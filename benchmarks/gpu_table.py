@@ -44,9 +44,7 @@ def peak(one: Mapping[str, Any]) -> float | None:
 def memory(rows: Found) -> str:
     if not rows:
         return ""
-    head = (
-        "| base, preset | measured | foreseen | off by | preparing / training / pictures | foreseen | RAM (foreseen) "
-    )
+    head = "| base, preset | measured | foreseen | off by | preparing / training / images | foreseen | RAM (foreseen) "
     head += "| checkpoint (foreseen) | s a step | save stall | changed to fit |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|---|---|"]
     for name, one in rows.items():
@@ -117,7 +115,7 @@ def resumed(rows: Found) -> str:
 
 def climbed(rows: Found) -> str:
     lines = [
-        f"- {name} in 6 GB: {one['outcome']} after {len(one['steps'])} steps of {one['images']:.0f} pictures "
+        f"- {name} in 6 GB: {one['outcome']} after {len(one['steps'])} steps of {one['images']:.0f} images "
         f"(wanted {one['wanted']}), with {'; '.join(one['rungs']) or 'nothing changed'}; "
         f"peak {_number(one['reserved'])} GiB"
         for name, one in rows.items()

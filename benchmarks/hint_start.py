@@ -3,7 +3,7 @@
     python -m benchmarks.hint_start [--until 300] [--seeds 1 2 4]
 
 On the bundled base and the demo's circles, with the demo's settings. Every 50 steps: the control gain on 32 held-out
-pairs at timesteps 700 to 960, that is the loss with another picture's map minus the loss with the right one, in units
+pairs at timesteps 700 to 960, that is the loss with another image's map minus the loss with the right one, in units
 of 0.0001. Nothing learnt: 0. About 75 when the net follows the outlines.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/index.py [--count 100000] [--folder FOLDER]
 
-Makes the folder of small JPEG files first (50 different pictures under many names, a thousand to a folder).
+Makes the folder of small JPEG files first (50 different images under many names, a thousand to a folder).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
     options = parser.parse_args()
     print(
-        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {options.count:,} pictures"
+        f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {options.count:,} images"
     )
     with tempfile.TemporaryDirectory(dir=options.folder) as place:
         source = Path(place) / "pictures"

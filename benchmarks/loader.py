@@ -1,10 +1,10 @@
-"""Can a card wait for its pictures? How many a second the loader hands out, and how long a card of a given speed waits.
+"""Can a card wait for its images? How many a second the loader hands out, and how long a card of a given speed waits.
 
     python -m benchmarks.loader [--batches 200] [--busy]
 
 Latents, embeddings and condition maps of the shapes of SD 1.5 at 512 px and XL at 1024 px, through the run's own cache
-and ``Batches``: batch size 4, four random crops of each picture. Latents and embeddings hold noise, since their values
-do not matter to a reader; pictures and maps are pieces of photographs. "Most" is a card that takes no time at all. A
+and ``Batches``: batch size 4, four random crops of each image. Latents and embeddings hold noise, since their values
+do not matter to a reader; images and maps are pieces of photographs. "Most" is a card that takes no time at all. A
 card is stood in for by as long a rest as its step takes, in which the processor is free, as it is beside a real one.
 Before each measurement the system is asked to forget the files (Linux), so that they come from the disk.
 """
@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_world import make_pictures
+from benchmarks.step_world import make_images
 from engine.config import DataConfig
 from engine.data import map_cache
 from engine.data.cache import TrainingCache, open_or_build
@@ -40,7 +40,7 @@ from engine.workspace.paths import Workspace
 BATCH = 4
 WIDTHS = {StableDiffusion1: {"text": 768}, StableDiffusionXL: {"text": 2048, "pooled": 1280}}
 CARDS = {StableDiffusion1: {"RTX 3060": 6.3, "RTX 4090": 35.0}, StableDiffusionXL: {"RTX 4090": 8.0}}
-"""Pictures a second: for SD 1.5 what each could reach at best by its arithmetic (roofline), for XL a guess above it."""
+"""Images a second: for SD 1.5 what each could reach at best by its arithmetic (roofline), for XL a guess above it."""
 
 
 def noisy(kind: type[Any]) -> Any:
@@ -92,7 +92,7 @@ def forget(folder: Path) -> None:
 
 
 def most(batches: Batches, count: int) -> float:
-    """Pictures a second, of a card that takes no time."""
+    """Images a second, of a card that takes no time."""
     began = time.perf_counter()
     for number in range(count):
         batches.get(number)
@@ -127,7 +127,7 @@ def main() -> None:
 def measure(kind: type[Any], side: int, folder: Path, count: int) -> None:
     """Print two rows: maps from the cache, and maps decoded from their files."""
     workspace = Workspace(folder)
-    dataset = make_pictures(workspace, side)
+    dataset = make_images(workspace, side)
     samples = list(dataset.samples())
     plan = CropPlan.of(DataConfig(resolution=side, crop="random"), 0)
     caches, token = workspace.cache, Control().token

@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=list(PRECISIONS[:4]), choices=PRECISIONS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--work", type=Path, help="where pictures and cache are kept for the next time")
+    parser.add_argument("--work", type=Path, help="where images and cache are kept for the next time")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)

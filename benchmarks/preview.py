@@ -27,26 +27,26 @@ def photograph() -> np.ndarray:
     return np.asarray(Image.fromarray(data.coffee()).resize((512, 512), Image.Resampling.LANCZOS))
 
 
-def milliseconds(name: str, picture: np.ndarray, rounds: int) -> tuple[float, float]:
+def milliseconds(name: str, image: np.ndarray, rounds: int) -> tuple[float, float]:
     """Median of ``rounds`` previews with default parameters: of the clock, of the processor."""
     kind = registry.get(name)
     values, times = kind.resolve({}), []
     for _ in range(rounds):
         start = time.perf_counter(), time.process_time()
-        shown: Shown = preview(kind, picture, values)
-        assert shown.map.shape == picture.shape
+        shown: Shown = preview(kind, image, values)
+        assert shown.map.shape == image.shape
         times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     clock, processor = (statistics.median(column) * 1000 for column in zip(*times, strict=True))
     return clock, processor
 
 
 def main() -> None:
-    picture = photograph()
+    image = photograph()
     print(f"| type | ms (aim: under {AIM:.0f}) | of the processor |\n|---|---|---|")
     for kind in registry.all():
         if kind.live and kind.extract:
-            milliseconds(kind.name, picture, 1)  # libraries are loaded
-            clock, processor = milliseconds(kind.name, picture, 9)
+            milliseconds(kind.name, image, 1)  # libraries are loaded
+            clock, processor = milliseconds(kind.name, image, 9)
             print(f"| {kind.title} | {clock:.0f} | {processor:.0f} |", flush=True)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.processes [--processes 2] [--steps 30] [--rounds 3]
 
-The demo's base and circles, 8 pictures a step. The rounds alternate, so that other work on the machine hits all alike.
+The demo's base and circles, 8 images a step. The rounds alternate, so that other work on the machine hits all alike.
 Told are the medians of all steps but the first five of each run. Foreseen is what several would take if gradients
-travelled in no time: the step of one process that has only its share of the pictures.
+travelled in no time: the step of one process that has only its share of the images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.demo.sets import make_demo_set
 from engine.runs.run import Run
 from engine.workspace.paths import APP_FOLDER, Workspace
 
-PICTURES = 8
+IMAGES = 8
 SETTLED = 5
 SETTINGS = {
     "train.accumulation": 1, "train.precision": "fp32", "train.checkpoint_every": 1000,
@@ -29,9 +29,9 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def seconds(workspace: Workspace, dataset: str, processes: int, pictures: int, steps: int) -> list[float]:
-    """Of each settled step of a new run with so many pictures a step in all."""
-    values = {**SETTINGS, "train.batch_size": pictures, "train.steps": steps}
+def seconds(workspace: Workspace, dataset: str, processes: int, images: int, steps: int) -> list[float]:
+    """Of each settled step of a new run with so many images a step in all."""
+    values = {**SETTINGS, "train.batch_size": images, "train.steps": steps}
     pairs = [word for name, value in values.items() for word in ("--set", f"{name}={value}")]
     command = [sys.executable, "-m", "engine.cli", "--workspace", str(workspace.root), "train", "--preset", "demo"]
     command += ["--dataset", dataset, *pairs, "--processes", str(processes)]
@@ -48,21 +48,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     count = options.processes
-    if PICTURES % count:
-        parser.error(f"{count} processes cannot share {PICTURES} pictures")
+    if IMAGES % count:
+        parser.error(f"{count} processes cannot share {IMAGES} images")
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder) / "workspace")
         dataset = make_demo_set(workspace, count=64)
-        ways = {"alone": (1, PICTURES), "share": (1, PICTURES // count), "together": (count, PICTURES)}
+        ways = {"alone": (1, IMAGES), "share": (1, IMAGES // count), "together": (count, IMAGES)}
         taken: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(options.rounds):
-            for way, (processes, pictures) in ways.items():
-                taken[way] += seconds(workspace, dataset.name, processes, pictures, options.steps)
+            for way, (processes, images) in ways.items():
+                taken[way] += seconds(workspace, dataset.name, processes, images, options.steps)
     alone, share, together = (statistics.median(found) for found in taken.values())
     if hasattr(os, "getloadavg"):
         print(f"load of the machine: {os.getloadavg()[1]:.1f} on {os.cpu_count()} cores")
-    print(f"1 process: {alone:.3f} s a step, {PICTURES / alone:.1f} pictures a second")
-    print(f"{count} processes: {together:.3f} s a step, {PICTURES / together:.1f} pictures a second")
+    print(f"1 process: {alone:.3f} s a step, {IMAGES / alone:.1f} images a second")
+    print(f"{count} processes: {together:.3f} s a step, {IMAGES / together:.1f} images a second")
     print(f"{alone / together:.2f} times as fast; foreseen {alone / share:.2f} ({share:.3f} s with its share alone)")
 
 

@@ -5,7 +5,7 @@
 
 No card is needed, and no weights: nets are made from the configs of the real bases on a card that only counts
 (benchmarks/counting_card.py). The trainer builds them as for a run, its optimizer has its memory, and one step is taken
-(of batches that are added up, two: from the second on all are alike). Then pictures are drawn and decoded, and pictures
+(of batches that are added up, two: from the second on all are alike). Then images are drawn and decoded, and images
 and captions encoded, with the calls that the app makes.
 """
 
@@ -34,13 +34,13 @@ from engine.estimate.memory import (
     DECODED_SIDE,
     GIB,
     Prediction,
-    pictures_drawn_together,
-    pictures_encoded_together,
+    images_drawn_together,
+    images_encoded_together,
     predict_from,
 )
-from engine.families import by_name
 from engine.families.files import LAYOUTS
 from engine.families.parts import load_part
+from engine.families.registry import by_name
 from engine.training.batches import Batch
 from engine.training.objective import Draws
 from engine.training.precision import DTYPES, LossScale
@@ -139,7 +139,7 @@ class OnPaper(Trainer):
 
 
 def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
-    """A step, and pictures, with a preset's settings."""
+    """A step, and images, with a preset's settings."""
     config = settings(preset, family, **changes)
     with world(config.optim.offload) as counter:
         with nullcontext() if config.optim.offload else CARD:
@@ -153,15 +153,15 @@ def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
         training, parts, at = counter.peak, counter.parts, counter.at
         counter.begin()
         draw(trainer)
-        pictures = counter.peak
-    return Counted(training, parts, at, pictures, foreseen(config, family))
+        images = counter.peak
+    return Counted(training, parts, at, images, foreseen(config, family))
 
 
 @torch.no_grad()
 def draw(trainer: OnPaper) -> None:
-    """One sampling step of as many pictures as a preview draws together, with and without prompt; then decode one."""
+    """One sampling step of as many images as a preview draws together, with and without prompt; then decode one."""
     side = trainer.config.data.resolution
-    rows = 2 * pictures_drawn_together(side)
+    rows = 2 * images_drawn_together(side)
     place = {"device": CARD, "dtype": trainer.dtype}
     text = {name: table.to(**place) for name, table in trainer.text(rows).items()}
     text |= trainer.family.size_conditions(torch.zeros(rows, 6, device=CARD))
@@ -175,12 +175,12 @@ def draw(trainer: OnPaper) -> None:
 
 @torch.no_grad()
 def prepare(family: str) -> dict[str, int]:
-    """Bytes at the fullest moment of encoding pictures, and captions."""
+    """Bytes at the fullest moment of encoding images, and captions."""
     base, model, side, found = str(LAYOUTS / family), by_name(family), SIDES[family], {}
     with world(beside=False) as counter, CARD:
         vae = model.load_vae(base, torch.float32)
         counter.begin()
-        model.encode_images(vae, torch.zeros(pictures_encoded_together(side), 3, side, side))
+        model.encode_images(vae, torch.zeros(images_encoded_together(side), 3, side, side))
         found["pictures"] = counter.peak
         del vae
         encoder = model.load_text_encoder(base, torch.float32)
@@ -238,10 +238,10 @@ def gb(value: float) -> str:
 
 
 def row(preset: str, family: str, counted: Counted) -> str:
-    step, pictures = sum(counted.foreseen.training.values()), sum(counted.foreseen.pictures.values())
+    step, images = sum(counted.foreseen.training.values()), sum(counted.foreseen.pictures.values())
     parts = " + ".join(f"{gb(size)} {name}" for name, size in counted.parts.items() if size > 0.005 * GIB)
     off = f"{step / counted.training - 1:+.1%}"
-    drawn = f"{gb(pictures)} | {gb(counted.pictures)}"
+    drawn = f"{gb(images)} | {gb(counted.pictures)}"
     return f"| {preset} | {TITLES[family]} | {gb(step)} | {gb(counted.training)} | {off} | {parts} | {drawn} |"
 
 
@@ -252,12 +252,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print("GB on the card, counted at real shapes; without the driver's share and the allocator's.\n")
-    print("| preset | base | step, foreseen | counted | off by | what is there | pictures, foreseen | counted |")
+    print("| preset | base | step, foreseen | counted | off by | what is there | images, foreseen | counted |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for family in options.families:
         for preset in options.presets:
             print(row(preset, family, count(preset, family)), flush=True)
-    print("\n| encoding | foreseen | pictures, counted | captions, counted |\n|---|---|---|---|")
+    print("\n| encoding | foreseen | images, counted | captions, counted |\n|---|---|---|---|")
     for family in options.families:
         found, expected = prepare(family), foreseen(settings("12gb", family), family)
         print(f"| {TITLES[family]} | {gb(sum(expected.preparing.values()))} | {gb(found['pictures'])} "

@@ -4,7 +4,7 @@
     python -m benchmarks.soak --figures /tmp/soak/samples.csv  # the table again, from what was written down
 
 The real app in a process of its own, a real Chromium with the Train tab open, a run on a tiny random base with
-pictures, checks, checkpoints and a pause with a resume every few minutes. Every few seconds a line goes to samples.csv:
+images, checks, checkpoints and a pause with a resume every few minutes. Every few seconds a line goes to samples.csv:
 memory, open files and threads of the app; memory, page objects and processor time of the browser; the step. At the end
 straight lines are fitted, with intervals that allow for neighbouring samples being alike (means of blocks are fitted).
 """
@@ -33,7 +33,7 @@ from engine.workspace.paths import Workspace
 from tests import tiny_bases
 from tests.browser.studio import Studio, browser_page, open_tab, studio
 
-PICTURES = 64
+IMAGES = 64
 EVERY = 3.0  # seconds between two samples
 BLOCKS = 24
 WARM_UP = 0.15  # of the samples at the start: libraries load, caches fill
@@ -63,7 +63,7 @@ COLUMNS = {
 
 
 def soak_config(base: Path, dataset: str, steps: int) -> RunConfig:
-    """The demo's settings at the smallest size, with pictures and checks as often as a long run has them."""
+    """The demo's settings at the smallest size, with images and checks as often as a long run has them."""
     config, _ = resolve(
         ("demo", demo_preset().values),
         (
@@ -87,7 +87,7 @@ def prepare(folder: Path, steps: int) -> tuple[Workspace, Run]:
     work.mkdir()
     tiny_bases.build(base, work, SMALL, {})
     workspace = Workspace(folder / "workspace")
-    dataset = make_demo_set(workspace, count=PICTURES)
+    dataset = make_demo_set(workspace, count=IMAGES)
     return workspace, create_run(workspace, soak_config(base, dataset.name, steps), {})
 
 

@@ -1,12 +1,12 @@
-"""Our step beside that of diffusers' documented recipe: pictures a second, peak memory, and what each technique gives.
+"""Our step beside that of diffusers' documented recipe: images a second, peak memory, and what each technique gives.
 
     python -m benchmarks.step                                                 (a processor: a small base)
     python -m benchmarks.step --shapes sd15 --device cuda --preset 12gb       (a card: real shapes, random weights)
     python -m benchmarks.step --shapes sd15 --device cuda --preset 8gb --cap 7 --variants ours
 
-Both train a ControlNet on the same pictures, captions, base, precision, optimizer and effective batch of 4. The recipe
-is that of the guide to diffusers' train_controlnet.py for small cards, written with diffusers' parts: pictures decoded,
-VAE and text encoder at each step, autocast where the precision is not fp32, one picture at a time and four added up,
+Both train a ControlNet on the same images, captions, base, precision, optimizer and effective batch of 4. The recipe
+is that of the guide to diffusers' train_controlnet.py for small cards, written with diffusers' parts: images decoded,
+VAE and text encoder at each step, autocast where the precision is not fp32, one image at a time and four added up,
 gradient checkpointing. Each measurement is a process of its own (so that its peak memory is its own), in turn A B A B.
 Without a card, seconds are those that the process computed, so that other work on the machine does not count.
 """
@@ -29,7 +29,7 @@ import psutil
 import torch
 
 from benchmarks.step_recipe import BATCH, Encoders, their_step
-from benchmarks.step_world import SHAPES, make_base, make_pictures
+from benchmarks.step_world import SHAPES, make_base, make_images
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.dataset import Dataset
@@ -48,7 +48,7 @@ THEIRS = "diffusers' recipe"
 ABLATIONS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, VAE and text encoder at each step": {"also": "encode"},
-    "ours, one picture at a time, four added up": {"train.batch_size": 1, "train.accumulation": BATCH},
+    "ours, one image at a time, four added up": {"train.batch_size": 1, "train.accumulation": BATCH},
     "ours, checkpointing in the ControlNet": {"train.gradient_checkpointing": "controlnet"},
     "ours, checkpointing in both": {"train.gradient_checkpointing": "both"},
     "ours, condition maps decoded at each step": {"also": "decode"},
@@ -135,7 +135,7 @@ def _autocast(trainer: Trainer) -> Any:
 
 
 def _encoder(trainer: Trainer) -> Callable[[], None]:
-    """What the cache spares, with its answers thrown away: decode pictures, encode them and their captions."""
+    """What the cache spares, with its answers thrown away: decode images, encode them and their captions."""
     encode = Encoders(trainer.family, trainer.base, trainer.device, trainer.dtype)
     size = trainer.config.data.resolution
 
@@ -249,7 +249,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", help="part of a name; default: all")
-    parser.add_argument("--work", type=Path, help="where base, pictures and cache are kept for the next time")
+    parser.add_argument("--work", type=Path, help="where base, images and cache are kept for the next time")
     parser.add_argument("--only", help=argparse.SUPPRESS)
     options = parser.parse_args()
     on_card = options.device == "cuda"
@@ -266,7 +266,7 @@ def main() -> None:
         workspace, shapes = Workspace(work), SHAPES[options.shapes]
         kept = torch.float16 if on_card else torch.float32
         base = make_base(work / f"base-{options.shapes}", shapes, kept, options.device)
-        make_pictures(workspace, shapes.resolution)
+        make_images(workspace, shapes.resolution)
         if options.only:
             print(json.dumps(measure(options, workspace, str(base), options.only)), flush=True)
             return

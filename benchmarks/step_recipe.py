@@ -14,7 +14,7 @@ from PIL import Image
 from engine.config import OptimConfig
 from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
-from engine.families import detect
+from engine.families.registry import detect
 from engine.training.optim import build_optimizer
 from engine.training.precision import DTYPES
 from engine.workspace.paths import Workspace
@@ -32,12 +32,12 @@ class Encoders:
 
     @torch.no_grad()
     def __call__(self, samples: list[Any], size: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        pixels = torch.stack([picture(sample.image, size) for sample in samples]).to(self.device, self.dtype)
+        pixels = torch.stack([image(sample.image, size) for sample in samples]).to(self.device, self.dtype)
         latents = self.vae.encode(pixels * 2 - 1).latent_dist.sample() * self.vae.config.scaling_factor
         return latents, self.family.encode_text(self.tokenizer, self.text, [sample.caption for sample in samples])
 
 
-def picture(path: Path, size: int) -> torch.Tensor:
+def image(path: Path, size: int) -> torch.Tensor:
     """Decoded, resized: RGB 0..1 (3, size, size)."""
     resized = load_rgb(path).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float() / 255
@@ -46,7 +46,7 @@ def picture(path: Path, size: int) -> torch.Tensor:
 def their_step(
     options: argparse.Namespace, workspace: Workspace, base: str, size: int, optim: OptimConfig
 ) -> SimpleNamespace:
-    """A step of the documented recipe: pictures decoded and encoded, one at a time, four added up."""
+    """A step of the documented recipe: images decoded and encoded, one at a time, four added up."""
     device, dtype, family = torch.device(options.device), DTYPES[options.precision], detect(base)
     encode = Encoders(family, base, device, dtype)
     unet: Any = family.load_unet(base, dtype).to(device)
@@ -66,7 +66,7 @@ def their_step(
             sample, seen = samples[seen % len(samples)], seen + 1
             latents, text = encode([sample], size)
             text |= family.size_conditions(torch.tensor([[size, size, 0, 0, size, size]], device=device).float())
-            hint = picture(sample.condition, size)[None].to(device, dtype)
+            hint = image(sample.condition, size)[None].to(device, dtype)
             noise = torch.randn_like(latents)
             timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (1,), device=device)
             noisy = scheduler.add_noise(latents.float(), noise.float(), timesteps).to(dtype)

@@ -1,4 +1,4 @@
-"""What benchmarks/step.py trains on: a base of random weights at real or reduced shapes, and pictures with edges."""
+"""What benchmarks/step.py trains on: a base of random weights at real or reduced shapes, and images with edges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from engine.families.files import LAYOUTS
 from engine.families.single_file import clip_tokenizer
 from engine.workspace.paths import Workspace
 
-PICTURES = 48
+IMAGES = 48
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype, device: str = "c
     return folder
 
 
-def make_pictures(workspace: Workspace, resolution: int) -> Dataset:
+def make_images(workspace: Workspace, resolution: int) -> Dataset:
     """Pieces of photographs, a little larger than is trained with, with Canny edges and captions, as PNG."""
     name = f"pictures-{resolution}"
     if name in workspace.dataset_names():
@@ -95,14 +95,14 @@ def make_pictures(workspace: Workspace, resolution: int) -> Dataset:
     for part in ("images", "conditions"):
         (source / part).mkdir(parents=True, exist_ok=True)
     photos = [getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")]
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         photo = photos[number % 4]
         smaller = min(photo.shape[:2])
         piece = int(rng.integers(smaller // 2, smaller))
         top, left = (int(rng.integers(0, size - piece + 1)) for size in photo.shape[:2])
-        picture = cv2.resize(photo[top : top + piece, left : left + piece], (side, side))
-        Image.fromarray(picture).save(source / "images" / f"{number:02d}.png")
-        edges = cv2.Canny(picture, 80, 160)
+        image = cv2.resize(photo[top : top + piece, left : left + piece], (side, side))
+        Image.fromarray(image).save(source / "images" / f"{number:02d}.png")
+        edges = cv2.Canny(image, 80, 160)
         Image.fromarray(edges).convert("RGB").save(source / "conditions" / f"{number:02d}.png")
         caption = f"piece {number} of a photograph, in natural colours"
         (source / "images" / f"{number:02d}.txt").write_text(caption, encoding="utf-8")

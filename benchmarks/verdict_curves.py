@@ -60,7 +60,7 @@ def half_black(maps: list[Image.Image]) -> list[Image.Image]:
 
 
 def strangers(maps: list[Image.Image]) -> list[Image.Image]:
-    """Each picture has the map of another one, as after a sorting that went wrong."""
+    """Each image has the map of another one, as after a sorting that went wrong."""
     return [*maps[1:], maps[0]]
 
 
@@ -71,10 +71,10 @@ class Planned:
     until: int
     settings: dict[str, Any] = field(default_factory=dict)
     spoil: Spoil | None = None
-    pictures: int = 4
+    images: int = 4
     pairs: int = PAIRS
     fade: bool = False
-    """The pictures that it trains on lose most of their colour, the held-out ones do not."""
+    """The images that it trains on lose most of their colour, the held-out ones do not."""
 
 
 SMALL: dict[str, Any] = {"data": {"resolution": 64}, "optim": {"schedule": "constant"}, "train": {"steps": 20_000}}
@@ -88,26 +88,26 @@ def small(**optim: Any) -> dict[str, Any]:
 
 RUNS = {
     "circles": Planned(300),
-    "blank": Planned(120, spoil=black, pictures=0),
-    "dim": Planned(120, SMALL | IMPATIENT, dim, pictures=0),
-    "strangers": Planned(120, SMALL | IMPATIENT, strangers, pictures=0),
-    "slow": Planned(120, small(learning_rate=1e-7) | IMPATIENT, pictures=0),
+    "blank": Planned(120, spoil=black, images=0),
+    "dim": Planned(120, SMALL | IMPATIENT, dim, images=0),
+    "strangers": Planned(120, SMALL | IMPATIENT, strangers, images=0),
+    "slow": Planned(120, small(learning_rate=1e-7) | IMPATIENT, images=0),
     "hot": Planned(100, {"optim": {"learning_rate": 0.02, "schedule": "constant"}}),
     "few": Planned(
-        400, SMALL | {"data": {"resolution": 64, "held_out": 16}, "train": {"steps": 400}}, pictures=0, pairs=32
+        400, SMALL | {"data": {"resolution": 64, "held_out": 16}, "train": {"steps": 400}}, images=0, pairs=32
     ),
-    "rest": Planned(900, SMALL, pictures=0),
-    "inverted": Planned(120, SMALL | IMPATIENT, inverted, pictures=0),
-    "quarter": Planned(120, SMALL | IMPATIENT, quarter_inverted, pictures=0),
-    "gaps": Planned(120, SMALL | IMPATIENT, half_black, pictures=0),
-    "meek": Planned(120, small(learning_rate=1e-5) | IMPATIENT, pictures=0),
-    "four": Planned(160, SMALL | IMPATIENT | {"data": {"resolution": 64, "held_out": 16}}, pictures=0, pairs=20),
+    "rest": Planned(900, SMALL, images=0),
+    "inverted": Planned(120, SMALL | IMPATIENT, inverted, images=0),
+    "quarter": Planned(120, SMALL | IMPATIENT, quarter_inverted, images=0),
+    "gaps": Planned(120, SMALL | IMPATIENT, half_black, images=0),
+    "meek": Planned(120, small(learning_rate=1e-5) | IMPATIENT, images=0),
+    "four": Planned(160, SMALL | IMPATIENT | {"data": {"resolution": 64, "held_out": 16}}, images=0, pairs=20),
     "faded": Planned(200, SMALL, pairs=400, fade=True),
     "warm": Planned(240, small(learning_rate=0.008)),
 }
 """Learns; black maps; maps of a wrong range; others' maps; rates far too small and too large; 16 pairs; a long run; all
 maps inverted; every fourth inverted; every second black; a rate that is usual for larger nets; 4 pairs;
-pale training pictures; a rate somewhat too large."""
+pale training images; a rate somewhat too large."""
 
 
 def spoilt(dataset: Dataset, spoil: Spoil) -> None:
@@ -115,19 +115,19 @@ def spoilt(dataset: Dataset, spoil: Spoil) -> None:
     paths = [dataset.condition_path(sample) for sample in dataset.samples()]
     maps = []
     for path in paths:
-        with Image.open(path) as picture:
-            maps.append(picture.convert("RGB"))
+        with Image.open(path) as image:
+            maps.append(image.convert("RGB"))
     for path, made in zip(paths, spoil(maps), strict=True):
         made.save(path)
 
 
 def fade(dataset: Dataset, held_out: int) -> None:
-    """A fifth of the colour for all but the held-out pictures, as if worse scans had been added to a set."""
+    """A fifth of the colour for all but the held-out images, as if worse scans had been added to a set."""
     kept = {sample.key for sample in dataset.held_out(held_out).held_out}
     for sample in dataset.samples():
         if sample.key not in kept:
-            with Image.open(sample.image) as picture:
-                pale = ImageEnhance.Color(picture.convert("RGB")).enhance(0.2)
+            with Image.open(sample.image) as image:
+                pale = ImageEnhance.Color(image.convert("RGB")).enhance(0.2)
             pale.save(sample.image)
 
 
@@ -139,7 +139,7 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
     asked = {
         "data": {"dataset": dataset.name},
         "train": {"steps": 300, "checkpoint_every": 1000},
-        "validation": {"every": 50 if planned.pictures else 0, "pictures": planned.pictures or 1, "probes": 0},
+        "validation": {"every": 50 if planned.images else 0, "pictures": planned.images or 1, "probes": 0},
     }
     layers = (("demo", demo_preset().values), ("benchmark", asked), (name, planned.settings))
     config = resolve(*layers)[0]
@@ -162,7 +162,7 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
         elif isinstance(event, StepDone) and event.step == planned.until:
             control.stop()
 
-    preview = preview_during_training if planned.pictures else None
+    preview = preview_during_training if planned.images else None
     run = workspace.new_run(name)
     trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, control.token, watch, preview)
     trainer.checks.pace = Pace(EVERY, share=1.0)

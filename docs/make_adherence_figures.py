@@ -75,7 +75,7 @@ def chart(history: JobSnapshot, verdict: Verdict) -> str:
         return [(step, values[name]) for step, values in sets if name in values]
 
     parts = [
-        *above.grid("Pictures", (0, 0.25, 0.5, 0.75, 1), ""),
+        *above.grid("Images", (0, 0.25, 0.5, 0.75, 1), ""),
         above.area(of("obeys_low"), of("obeys_high"), OBEYS), above.line(of("obeys"), OBEYS),
         above.line(of("iou"), EXACT, "6 4"),
         *below.grid("Checks", (-100, 0, most / 2, most), "%"), below.line(gain, GAIN), below.line(loss, LOSS, "6 4"),
@@ -101,7 +101,7 @@ def chart(history: JobSnapshot, verdict: Verdict) -> str:
 
 
 def table(history: JobSnapshot) -> str:
-    """Markdown: a column a set of pictures, with the check nearest to it."""
+    """Markdown: a column a set of images, with the check nearest to it."""
     rows: dict[str, list[str]] = {
         "step": [],
         "obeys": [],

@@ -55,16 +55,16 @@ def curve(run: Run) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def pictures(run: Run, count: int = 5) -> Image.Image:
-    """A row a set of pictures: control | drawn | original of the first ``count`` held-out pairs; later steps below."""
+def images(run: Run, count: int = 5) -> Image.Image:
+    """A row a set of images: control | drawn | original of the first ``count`` held-out pairs; later steps below."""
     rows = []
     for record in run.previews():
         opened = [Image.open(path).convert("RGB") for path in record.pictures[:count]]
         row = Image.new("RGB", (sum(p.width for p in opened) + 6 * (count - 1), opened[0].height), "white")
         x = 0
-        for picture in opened:
-            row.paste(picture, (x, 0))
-            x += picture.width + 6
+        for image in opened:
+            row.paste(image, (x, 0))
+            x += image.width + 6
         rows.append(row)
     sheet = Image.new("RGB", (rows[0].width, sum(row.height + 4 for row in rows)), "white")
     for number, row in enumerate(rows):
@@ -76,7 +76,7 @@ def main() -> None:
     run, name = Run(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "demo"
     IMAGES.mkdir(exist_ok=True)
     (IMAGES / f"{name}-curve.svg").write_text(curve(run), encoding="utf-8")
-    pictures(run).save(IMAGES / f"{name}-pictures.webp", quality=85)
+    images(run).save(IMAGES / f"{name}-pictures.webp", quality=85)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Makes the pictures of the window in docs/images: the real app, the real demo, a real browser.
+"""Makes the images of the window in docs/images: the real app, the real demo, a real browser.
 
     python docs/make_screenshots.py [--steps 500] [--pictures 2000] [--base FOLDER]
 
@@ -41,17 +41,17 @@ def wait_for(page: Any, selector: str, text: str, seconds: float) -> None:
     expect(page.locator(selector)).to_contain_text(text, timeout=seconds * 1000)
 
 
-def walk(page: Any, address: str, pictures: int, steps: int) -> None:
-    """The way of the first-start card, a picture at each stop."""
+def walk(page: Any, address: str, images: int, steps: int) -> None:
+    """The way of the first-start card, an image at each stop."""
     page.goto(address)
     wait_for(page, "#first-start", "Three clicks", 30)
     shoot(page, "first-start")
     page.get_by_text("Small print").click()
-    page.fill("#first-count input", str(pictures))
+    page.fill("#first-count input", str(images))
     page.fill("#first-steps input", str(steps))
     page.get_by_text("Small print").click()
     page.click("#first-1")
-    wait_for(page, "#dataset-summary", f"{pictures:,} pictures", 600)
+    wait_for(page, "#dataset-summary", f"{images:,} images", 600)
     shoot(page, "dataset")
     open_tab(page, "Conditions")
     page.click("#condition-type input")

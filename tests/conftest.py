@@ -22,7 +22,7 @@ from engine.workspace.paths import Workspace
 def one_thread() -> None:
     """Sums over several threads may differ in the last bit from one run to the next.
 
-    OpenCV's threads wait for each other by spinning, which on a busy machine makes small pictures twenty times slower.
+    OpenCV's threads wait for each other by spinning, which on a busy machine makes small images twenty times slower.
     """
     try:
         import cv2
@@ -96,7 +96,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Stable-Diffusion-1-shaped pipeline folder (fp32) with random, seeded weights, for pictures of 64 px."""
+    """A Stable-Diffusion-1-shaped pipeline folder (fp32) with random, seeded weights, for images of 64 px."""
     from tests import tiny_bases
 
     folder, work = tmp_path_factory.mktemp("tiny_base"), tmp_path_factory.mktemp("tokenizer")
@@ -142,7 +142,7 @@ def loud_controlnet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A ControlNet folder (fp32) for ``tiny_base`` whose outputs are not zero: as if trained, though on nothing."""
     import torch
 
-    from engine.families import detect
+    from engine.families.registry import detect
 
     family = detect(str(tiny_base))
     folder = tmp_path_factory.mktemp("controlnet")
@@ -160,7 +160,7 @@ def loud_controlnet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def edges() -> Image.Image:
-    """A control picture of 64 px: a white ring on black."""
+    """A control image of 64 px: a white ring on black."""
     ys, xs = np.mgrid[:64, :64]
     ring = np.abs(np.hypot(xs - 32, ys - 32) - 20) < 2
     return Image.fromarray(np.repeat(ring[..., None] * np.uint8(255), 3, axis=2))

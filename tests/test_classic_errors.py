@@ -45,9 +45,9 @@ CLASSICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ),
     ),
     "validation shows nothing": (
-        "No validation pictures",
+        "No validation images",
         "previews",
-        ("test_pictures_appear_and_change_nothing", "test_it_writes_pictures_rows_and_scores"),
+        ("test_images_appear_and_change_nothing", "test_it_writes_images_rows_and_scores"),
     ),
     "does the setup work at all": (
         "first checkpoint",
@@ -109,10 +109,10 @@ CLASSICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
             "test_every_operation_changes_what_it_says_and_is_undone",
         ),
     ),
-    "pictures that are none, twice, grey": (
+    "images that are none, twice, grey": (
         "web pages, copies, or grey",
         "Check",
-        ("test_every_planted_fault_of_the_pictures_is_found_and_nothing_else",),
+        ("test_every_planted_fault_of_the_images_is_found_and_nothing_else",),
     ),
     "heads cut off": (
         "Heads are cut off",
@@ -123,7 +123,7 @@ CLASSICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "dataset script",
         "Point at the folder",
         (
-            "test_a_folder_of_pictures_with_captions_beside_them",
+            "test_a_folder_of_images_with_captions_beside_them",
             "test_a_set_that_is_a_script_is_refused_with_a_way_out",
         ),
     ),
@@ -138,7 +138,7 @@ CLASSICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "read back",
         ("test_each_broken_promise_is_named", "test_at_the_real_size_of_sd15_the_readers_find_their_340_tensors"),
     ),
-    "black pictures, invalid value in cast": ("Black pictures", "fp32", ("test_nothing_blackens_pictures",)),
+    "black images, invalid value in cast": ("Black images", "fp32", ("test_nothing_blackens_images",)),
     "the base as one file": (
         ".safetensors or .ckpt",
         "as one file",
@@ -162,7 +162,7 @@ CLASSICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "nothing, and then suddenly": (
         "suddenly works",
         "marks",
-        ("test_the_recorded_run_begins_to_listen_where_its_pictures_do",),
+        ("test_the_recorded_run_begins_to_listen_where_its_images_do",),
     ),
     "small batches early, or large ones late": (
         "Earlier with small batches",
@@ -172,17 +172,17 @@ CLASSICS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "dropping captions, guess mode": (
         "Guess mode",
         "Prompt dropout",
-        ("test_prompts_are_hidden_as_often_as_asked", "test_every_plain_setting_reaches_the_picture"),
+        ("test_prompts_are_hidden_as_often_as_asked", "test_every_plain_setting_reaches_the_image"),
     ),
     "only the middle, base locked": (
         "only mid control",
         "Keep the base",
         ("test_only_the_middle_speaks", "test_an_unlocked_base_learns_and_goes_along_into_try_it"),
     ),
-    "pictures while it trains": (
+    "images while it trains": (
         "while it trains",
         "live weights",
-        ("test_pictures_of_the_live_weights_change_nothing_in_the_run",),
+        ("test_images_of_the_live_weights_change_nothing_in_the_run",),
     ),
     "TensorBoard, Weights & Biases": (
         "TensorBoard",

@@ -30,8 +30,8 @@ from engine.data.sources.store import Refused, Store
 from engine.data.sources.tars import TARS
 from engine.errors import UserError
 from engine.evaluation.image_files import settings_in
-from engine.families import detect
 from engine.families.files import tensor_shapes
+from engine.families.registry import detect
 from engine.inference.image_info import read_settings
 from engine.jobs.control import Control
 from engine.nets.reading import read_net_file, read_pickle
@@ -142,7 +142,7 @@ def test_models_of_any_kind_are_told_to_bring_no_code() -> None:
     assert [where for where, call in auto if keyword(call, "trust_remote_code") is not False] == []
 
 
-def test_pictures_are_opened_in_one_place() -> None:
+def test_images_are_opened_in_one_place() -> None:
     """Where size, kind and end are checked. The one other opens what the app itself wrote, in a program of its own."""
     opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
     places = {where.split(":")[0] for where in opens}
@@ -190,7 +190,7 @@ def write_table(path: Path, cells: list[bytes], maps: list[bytes] | None = None)
 def test_an_image_bomb_in_a_parquet_cell_is_left_out_in_words(
     tmp_path: Path, photos: dict[str, Any], column: str
 ) -> None:
-    good, evil = picture_bytes(photos), bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()
+    good, evil = image_bytes(photos), bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()
     cells = {"image": [good, good], "conditioning_image": [good, good]}
     cells[column][1] = evil
     table = write_table(tmp_path / "set.parquet", cells["image"], cells["conditioning_image"])
@@ -203,14 +203,14 @@ def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_not_opened(
     tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.data.sources.parquet._FREE", 100_000)
-    table = write_table(tmp_path / "set.parquet", [bytes(20_000_000), picture_bytes(photos)])
+    table = write_table(tmp_path / "set.parquet", [bytes(20_000_000), image_bytes(photos)])
     with pytest.raises(UserError, match=r"set\.parquet is not opened"):
         PARQUET.fetch(str(table), tmp_path / "out", ImportConfig(), lambda *_: None, Control().token)
 
 
 def test_a_cell_larger_than_the_limit_is_left_out(tmp_path: Path, photos: dict[str, Any]) -> None:
-    large = picture_bytes(photos) + os.urandom(2_000_000)
-    table = write_table(tmp_path / "set.parquet", [large, picture_bytes(photos)])
+    large = image_bytes(photos) + os.urandom(2_000_000)
+    table = write_table(tmp_path / "set.parquet", [large, image_bytes(photos)])
     config = ImportConfig(max_megabytes=1)
     fetched = PARQUET.fetch(str(table), tmp_path / "out", config, lambda *_: None, Control().token)
     assert fetched.new == 1 and "larger than the limit" in fetched.left_out
@@ -219,7 +219,7 @@ def test_a_cell_larger_than_the_limit_is_left_out(tmp_path: Path, photos: dict[s
 def test_an_image_bomb_in_an_archive_is_named_when_it_is_read(tmp_path: Path, photos: dict[str, Any]) -> None:
     evil = bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        add(tar, "good.png", picture_bytes(photos))
+        add(tar, "good.png", image_bytes(photos))
         add(tar, "evil.png", evil)
     unpack(tmp_path / "set.tar", tmp_path / "out")
     found = scan_folder(tmp_path / "out")
@@ -231,7 +231,7 @@ def unpack(place: Path, folder: Path) -> Any:
     return TARS.fetch(str(place), folder, ImportConfig(), lambda *_: None, Control().token)
 
 
-def picture_bytes(photos: dict[str, Any]) -> bytes:
+def image_bytes(photos: dict[str, Any]) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -248,7 +248,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes = b"", **fields: Any) -> No
 
 
 def test_members_that_lead_elsewhere_are_left_out(tmp_path: Path, photos: dict[str, Any]) -> None:
-    good, outside = picture_bytes(photos), tmp_path / "outside.png"
+    good, outside = image_bytes(photos), tmp_path / "outside.png"
     evil = (
         "../outside.png", "../../outside.png", str(outside), "a/../../outside.png", "..\\outside.png",
         "C:\\outside.png", "C:outside.png", "\\\\host\\share\\x.png", "//host/share/x.png", "x.png:stream.png",
@@ -281,7 +281,7 @@ def test_a_link_that_lies_in_the_folder_is_not_written_through(tmp_path: Path, p
     except OSError:
         pytest.skip("links are not allowed here")
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
-        add(tar, "a.png", picture_bytes(photos))
+        add(tar, "a.png", image_bytes(photos))
     unpack(tmp_path / "set.tar", tmp_path / "unpacked")
     assert target.read_bytes() == b"mine"
 
@@ -291,7 +291,7 @@ def test_an_archive_that_unpacks_to_far_more_than_it_holds_ends_early(
 ) -> None:
     monkeypatch.setattr("engine.data.sources.tars._FREE", 4_000_000)
     with tarfile.open(tmp_path / "set.tar.gz", "w:gz", compresslevel=9) as tar:
-        add(tar, "good.png", picture_bytes(photos))
+        add(tar, "good.png", image_bytes(photos))
         for number in range(100):
             add(tar, f"{number}.bmp", bytes(1_000_000))
     fetched = unpack(tmp_path / "set.tar.gz", tmp_path / "unpacked")

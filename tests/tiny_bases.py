@@ -1,5 +1,5 @@
 """Tiny random pipelines of each family, made in a second. Their autoencoder passes colours through, the rest knows
-nothing. Made for pictures of 64 px."""
+nothing. Made for images of 64 px."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ TABS = (
     ("Export", "export", export_tab.build),
     ("Settings & help", "settings", settings_tab.build),
 )
-CACHE_SECONDS = 24 * 3600  # pictures that pages were shown are dropped from gradio's own cache after a day
+CACHE_SECONDS = 24 * 3600  # images that pages were shown are dropped from gradio's own cache after a day
 
 
 def build_app(context: AppContext) -> gr.Blocks:

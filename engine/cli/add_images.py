@@ -1,4 +1,4 @@
-"""The command ``import`` (also ``scan``): from pictures, wherever they are, to a dataset."""
+"""The command ``import`` (also ``scan``): from images, wherever they are, to a dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PROBLEMS_SHOWN = 100
 
 def add_parser(commands: Any) -> None:
     """The command's own arguments, and one option for each setting of an import."""
-    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of pictures, wherever they are")
+    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of images, wherever they are")
     bring.add_argument(
         "source", help="a folder, a list of addresses (parquet, CSV), .tar archives, parquet files, a Hugging Face id"
     )
@@ -58,7 +58,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     if options.json:
         print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
         return 0
-    console.say(f"{result.name}: {result.pictures:,} pictures ({result.found}), {result.captioned:,} captions")
+    console.say(f"{result.name}: {result.pictures:,} images ({result.found}), {result.captioned:,} captions")
     for sentence in result.notes:
         console.say(f"  {sentence}")
     for problem in Dataset.open(result.folder).problems(0, PROBLEMS_SHOWN):

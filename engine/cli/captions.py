@@ -1,4 +1,4 @@
-"""The command ``captions``: edit the captions of a dataset, or have them written. The pictures' .txt files stay."""
+"""The command ``captions``: edit the captions of a dataset, or have them written. The images' .txt files stay."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def add_parser(commands: Any) -> None:
     what.add_argument("--clean", action="store_true", help="take HTML, addresses and strange characters away")
     what.add_argument("--template", help="one caption for all, for example 'a photo of {name}'")
     what.add_argument("--names", action="store_true", help="captions from file names")
-    what.add_argument("--set", nargs=2, metavar=("KEY", "CAPTION"), help="the caption of one picture")
+    what.add_argument("--set", nargs=2, metavar=("KEY", "CAPTION"), help="the caption of one image")
     what.add_argument("--auto", metavar="MODEL", help="written by BLIP or Florence-2: a folder or a Hugging Face id")
     what.add_argument("--undo", action="store_true", help="take the last operation back")
     parser.add_argument("--regex", action="store_true", help="with --replace: OLD is a regular expression")
     parser.add_argument("--ignore-case", action="store_true", help="with --replace")
     parser.add_argument("--whole-words", action="store_true", help="with --replace")
-    parser.add_argument("--only-empty", action="store_true", help="leave pictures alone that have a caption")
+    parser.add_argument("--only-empty", action="store_true", help="leave images alone that have a caption")
     parser.add_argument("--length", choices=["short", "detailed", "long"], default="short", help="with --auto")
-    parser.add_argument("--batch", type=int, default=8, help="with --auto: pictures at a time")
+    parser.add_argument("--batch", type=int, default=8, help="with --auto: images at a time")
     parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
 
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
             console.say(f"{edits.set_captions(dataset, dict([options.set])):,} caption changed")
         except KeyError as error:
             raise UserError(
-                f"{dataset.name} has no picture {options.set[0]}.", "Pictures are named by their path in the folder.",
+                f"{dataset.name} has no image {options.set[0]}.", "Images are named by their path in the folder.",
                 "Give the path as it is below the dataset's folder, with forward slashes.",
             ) from error  # fmt: skip
     elif (chosen := _change(options)) is not None:
@@ -112,7 +112,7 @@ def _auto(
         dataset, captioner, control.token, progress,
         only_empty=options.only_empty, length=options.length, batch=max(1, options.batch),
     )  # fmt: skip
-    say(f"{report.written:,} captions written, {report.kept:,} kept, {len(report.failures):,} pictures failed")
+    say(f"{report.written:,} captions written, {report.kept:,} kept, {len(report.failures):,} images failed")
     for problem in report.failures:
         say(f"  {problem.what} {problem.why}")
 

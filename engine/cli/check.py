@@ -21,7 +21,7 @@ WIDTH = 100
 
 def add_command(commands: Any) -> None:
     """Adds "check" to the command line's parsers."""
-    check = commands.add_parser("check", help="look for faults in a dataset: files, pictures, captions, maps")
+    check = commands.add_parser("check", help="look for faults in a dataset: files, images, captions, maps")
     check.add_argument("dataset")
     check.add_argument("--resolution", type=int, help="side in pixels of the training; default: the setting's")
     check.add_argument("--fix", choices=["exclude", "correct", "undo"], help="act on a finding instead of checking")
@@ -46,7 +46,7 @@ def check(options: argparse.Namespace, workspace: Workspace, control: Control) -
     done = check_dataset(
         dataset, options.resolution or settings.resolution, settings.held_out, control.token, console.progress
     )
-    console.say(f"{done.pictures:,} pictures checked ({done.measured:,} read) in {done.seconds:.0f} s")
+    console.say(f"{done.pictures:,} images checked ({done.measured:,} read) in {done.seconds:.0f} s")
     _print(dataset, options.examples, console)
     return 0
 

@@ -19,7 +19,7 @@ from engine.demo.sets import DEFAULT_COUNT, demo_preset, make_demo_set
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
 from engine.export import export
-from engine.families import detect
+from engine.families.registry import detect
 from engine.jobs.control import Token
 from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
@@ -84,7 +84,7 @@ def run_demo(
     layers = [("demo", preset.values), ("dataset", {"name": "demo", "data": {"dataset": dataset.name}})]
     config, origins = resolve(*layers, ("you", overrides or {}))
     run = create_run(workspace, config, origins)
-    say(f"2/4  Training {config.train.steps:,} steps of {config.images_per_step} pictures")
+    say(f"2/4  Training {config.train.steps:,} steps of {config.images_per_step} images")
     began = time.perf_counter()
     outcome = training_job(workspace, run)(token, emit)
     seconds = time.perf_counter() - began
@@ -105,7 +105,7 @@ def run_demo(
     scores = final.scores
     for line in table(run, config, final):
         say(line)
-    say(f"Training took {seconds:.0f} s. Pictures: {run.folder / 'previews'} and {final.folder}")
+    say(f"Training took {seconds:.0f} s. Images: {run.folder / 'previews'} and {final.folder}")
     say(f"Your ControlNet: {exported[0]}")
     return DemoResult(
         scores["iou"], scores["colours"], scores["iou_without_control"], scores["colours_without_control"],
@@ -141,7 +141,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
 
 
 def table(run: Run, config: RunConfig, final: PreviewRecord) -> list[str]:
-    """Lines of a table: a row for each set of pictures, then the score over all held-out pairs."""
+    """Lines of a table: a row for each set of images, then the score over all held-out pairs."""
     losses = {entry["step"]: entry["loss"] for entry in run.metrics() if "loss" in entry}
     head = f"{'step':>7} {'images':>8} {'loss':>7} {'disc IoU':>9} {'colours right':>14}"
     lines = ["", head, "-" * len(head)]

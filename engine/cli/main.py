@@ -63,8 +63,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     extract.add_argument("dataset")
     extract.add_argument("--type", required=True, help="condition type, for example canny")
     extract.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the type")
-    extract.add_argument("--side", type=int, help="shrink pictures to this shorter side first, in pixels")
-    extract.add_argument("--vary", type=int, metavar="SEED", help="several strengths: draw parameters for each picture")
+    extract.add_argument("--side", type=int, help="shrink images to this shorter side first, in pixels")
+    extract.add_argument("--vary", type=int, metavar="SEED", help="several strengths: draw parameters for each image")
     extract.add_argument("--download", action="store_true", help="fetch weights that are missing")
 
     train = commands.add_parser("train", help="train a ControlNet")

@@ -1,4 +1,4 @@
-"""The command line's Try it: pictures from a run's net, saved as PNGs with their settings inside."""
+"""The command line's Try it: images from a run's net, saved as PNGs with their settings inside."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from engine.workspace.paths import Workspace
 
 def add_command(commands: Any) -> None:
     """Declare it."""
-    sample = commands.add_parser("sample", help="draw pictures with a run's ControlNet")
+    sample = commands.add_parser("sample", help="draw images with a run's ControlNet")
     sample.add_argument("run", help="the run's folder name")
     sample.add_argument("--control", type=Path, help="a condition map; default: a held-out one, with its caption")
-    sample.add_argument("--photo", type=Path, help="a picture whose map is made as in training, in place of --control")
-    sample.add_argument("--prompt", help="default: the caption of the held-out picture, or none")
+    sample.add_argument("--photo", type=Path, help="an image whose map is made as in training, in place of --control")
+    sample.add_argument("--prompt", help="default: the caption of the held-out image, or none")
     sample.add_argument("--negative", default="")
     sample.add_argument("--step", type=int, help="checkpoint; default: the newest")
     sample.add_argument("--net", type=Path, help="another ControlNet, file or folder, in place of a checkpoint")
     sample.add_argument("--base", help="another base of the same family; default: the run's")
     sample.add_argument("--bases", type=Path, metavar="FOLDER", help="draw on every base in there: does it transfer?")
     sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--count", type=int, default=1, help="pictures, each with the next seed")
-    sample.add_argument("--steps", type=int, help="default: as the run draws its own pictures")
+    sample.add_argument("--count", type=int, default=1, help="images, each with the next seed")
+    sample.add_argument("--steps", type=int, help="default: as the run draws its own images")
     sample.add_argument("--guidance", type=float)
     sample.add_argument("--strength", type=float, help="of the control; 0 is off, 1 as trained")
     sample.add_argument("--start", type=float, default=0.0, help="share of the steps at which the control begins")
@@ -38,7 +38,7 @@ def add_command(commands: Any) -> None:
     sample.add_argument("--sampler", default=samplers.DEFAULT, choices=[one.name for one in samplers.SAMPLERS])
     sample.add_argument("--width", type=int, help="pixels; default: as trained")
     sample.add_argument("--height", type=int)
-    sample.add_argument("--over", type=Path, metavar="PICTURE", help="draw over this picture (img2img)")
+    sample.add_argument("--over", type=Path, metavar="PICTURE", help="draw over this image (img2img)")
     sample.add_argument("--mask", type=Path, help="white where --over is drawn anew (inpainting)")
     sample.add_argument("--change", type=float, default=0.75, help="how much of --over is drawn anew")
     sample.add_argument("--second", type=Path, metavar="NET", help="a second ControlNet beside it")
@@ -73,25 +73,25 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         requests = [replace(request, seed=request.seed + number) for number in range(max(1, options.count))]
         requests += [replace(request, without_control=True)] if options.without else []
         drawn = session.generate(requests, control.token, console.progress, categorical)
-        results = [Transferred(one.base, picture) for one, picture in zip(requests, drawn, strict=True)]
+        results = [Transferred(one.base, image) for one, image in zip(requests, drawn, strict=True)]
     for sentence in dict.fromkeys([*words, *session.warnings]):
         console.say(sentence)
     folder = options.out or workspace.outputs
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{trained.name}_{name}"
     for one, result in zip(requests, results, strict=True):
-        if result.picture is None:
+        if result.image is None:
             console.say(f"{result.name}: {result.problem}")
             continue
         where = f"_{result.name}" if options.bases else ""
         ending = "without" if one.without_control else "with"
-        path = _save(folder / f"{stem}{where}_seed-{one.seed}_{ending}.png", result.picture, one, trained.name, name)
+        path = _save(folder / f"{stem}{where}_seed-{one.seed}_{ending}.png", result.image, one, trained.name, name)
         console.say(str(path))
     return 0
 
 
 def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) -> tuple[Any, str, list[str]]:
-    """What was asked for, the net's name, and sentences about the control picture."""
+    """What was asked for, the net's name, and sentences about the control image."""
     from engine.data.images import load_rgb
     from engine.inference.control_image import held_out_maps, look_warning, map_of
     from engine.inference.request import TryRequest
@@ -105,7 +105,7 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
     else:
         pairs = held_out_maps(workspace, trained)
         if not pairs:
-            raise UserError("There is no control picture.", "The run's dataset is gone.", "Give one with --control.")
+            raise UserError("There is no control image.", "The run's dataset is gone.", "Give one with --control.")
         control, caption = load_rgb(pairs[0][0]), pairs[0][1]
     net, name = _net(options, trained)
     side = trained.config.data.resolution
@@ -126,7 +126,7 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
         end=options.end,
         guess=options.guess,
         balance=options.balance,
-        picture=load_rgb(options.over) if options.over else None,
+        image=load_rgb(options.over) if options.over else None,
         change=options.change,
         mask=load_rgb(options.mask) if options.mask else None,
         second=options.second,
@@ -148,9 +148,9 @@ def _net(options: argparse.Namespace, trained: Any) -> tuple[Path, str]:
     )
 
 
-def _save(path: Path, picture: Any, request: Any, run_name: str, net: str) -> Path:
+def _save(path: Path, image: Any, request: Any, run_name: str, net: str) -> Path:
     from engine.inference.image_info import request_settings, save_png
 
     settings = request_settings(request) | {"run": run_name, "net": net}
-    settings |= {"width": picture.width, "height": picture.height}
-    return save_png(path, picture, settings)
+    settings |= {"width": image.width, "height": image.height}
+    return save_png(path, image, settings)

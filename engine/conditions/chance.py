@@ -1,4 +1,4 @@
-"""Randomness of extractors: from the picture and a seed alone, so that a map can be made again, bit for bit."""
+"""Randomness of extractors: from the image and a seed alone, so that a map can be made again, bit for bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def rng_of(image: np.ndarray, seed: int) -> np.random.Generator:
-    """Another stream for every picture (uint8, any shape) and every seed; the same ones give the same stream."""
+    """Another stream for every image (uint8, any shape) and every seed; the same ones give the same stream."""
     return np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data)])
 
 

@@ -30,7 +30,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     hint: str = ""
     vary: tuple[float, float] | None = None
-    """Range from which "several strengths" draws a number for each picture; None: it always stays as set."""
+    """Range from which "several strengths" draws a number for each image; None: it always stays as set."""
 
     def __post_init__(self) -> None:
         if self.kind not in _ANNOTATIONS:
@@ -97,7 +97,7 @@ class ConditionType:
     ``extract`` and ``metric`` name functions as "module:function", so that a list of types loads nothing heavy:
 
         extract(image: uint8 RGB (h, w, 3), *, PARAMETERS) -> uint8 RGB (h, w, 3)
-        metric(wanted: uint8 RGB map, got_image: uint8 RGB picture, *, PARAMETERS) -> float, 1 where it follows fully
+        metric(wanted: uint8 RGB map, got_image: uint8 RGB image, *, PARAMETERS) -> float, 1 where it follows fully
 
     Modules that hold declarations import cv2 and torch inside their functions.
     """
@@ -112,10 +112,10 @@ class ConditionType:
     two_level: bool = False
     """Maps are black and white and nothing between, and kept as one bit a pixel."""
     extract: str | None = None
-    """None: the maps come with the pictures."""
+    """None: the maps come with the images."""
     metric: str | None = None
     batch: str | None = None
-    """``batch(images: list of arrays, *, PARAMETERS) -> list of maps``: one call for many pictures, where that pays."""
+    """``batch(images: list of arrays, *, PARAMETERS) -> list of maps``: one call for many images, where that pays."""
     models: tuple[ModelNeed, ...] = ()
     program: str = ""
     """Text parameter that names a program of the user's, which runs only after it was allowed on this machine."""
@@ -134,7 +134,7 @@ class ConditionType:
     def extractor(self) -> Callable[..., Any]:
         """The function that makes maps. Raises ValueError for a type without one."""
         if self.extract is None:
-            raise ValueError(f"{self.name} has no extractor: its maps come with the pictures")
+            raise ValueError(f"{self.name} has no extractor: its maps come with the images")
         return function_at(self.extract)
 
     @property

@@ -1,4 +1,4 @@
-"""Does a picture look like the maps that a net was trained on? A few plain figures of both are compared."""
+"""Does an image look like the maps that a net was trained on? A few plain figures of both are compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLACK = 0.5
 
 @dataclass(frozen=True)
 class Look:
-    """Figures of one picture, all 0..1."""
+    """Figures of one image, all 0..1."""
 
     black: float
     """Share of nearly black pixels."""
@@ -45,7 +45,7 @@ WORDS = {
 
 
 def look_at(image: Image.Image | np.ndarray) -> Look:
-    """The figures of a picture of any size."""
+    """The figures of an image of any size."""
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     picture = picture.convert("RGB")
     shrink = max(1.0, max(picture.size) / SIDE)
@@ -83,7 +83,7 @@ def differences(found: Look, trained: Sequence[Look]) -> list[str]:
 
 
 def warning(image: Image.Image, trained: Sequence[Look]) -> str:
-    """A sentence for people where a picture is not like the maps; empty where it is."""
+    """A sentence for people where an image is not like the maps; empty where it is."""
     words = differences(look_at(image), trained)
     if not words:
         return ""
@@ -91,5 +91,5 @@ def warning(image: Image.Image, trained: Sequence[Look]) -> str:
     sentence = f"This does not look like the maps that the net was trained on: it is {said}."
     inverted = Image.fromarray(255 - np.asarray(image.convert("RGB")))
     if not differences(look_at(inverted), trained):
-        return f"{sentence} Black and white seem to be swapped: invert the picture."
-    return f"{sentence} If it is an ordinary picture, let its map be made instead of giving it as one."
+        return f"{sentence} Black and white seem to be swapped: invert the image."
+    return f"{sentence} If it is an ordinary image, let its map be made instead of giving it as one."

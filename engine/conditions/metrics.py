@@ -11,7 +11,7 @@ import numpy as np
 
 
 def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The picture, RGB uint8 (h, w, 3), brought to (height, width)."""
+    """The image, RGB uint8 (h, w, 3), brought to (height, width)."""
     import cv2
 
     if image.shape[:2] == shape:

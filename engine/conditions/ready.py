@@ -11,7 +11,7 @@ from engine.conditions.types import external
 
 
 def check(condition: ConditionType, values: Mapping[str, Any]) -> None:
-    """Loads the weights, or looks at the program. Raises UserError, so that not every picture fails with the same."""
+    """Loads the weights, or looks at the program. Raises UserError, so that not every image fails with the same."""
     for need in condition.models:
         weights.held(need, str(values[need.parameter]))
     if condition.program:

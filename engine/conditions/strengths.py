@@ -1,4 +1,4 @@
-"""Several strengths: parameters drawn anew for every picture, so that the net learns to read all of them."""
+"""Several strengths: parameters drawn anew for every image, so that the net learns to read all of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from engine.conditions.declaration import ConditionType, Value
 
 
 def drawn(condition: ConditionType, values: Mapping[str, Any], seed: int | None, key: str) -> dict[str, Value]:
-    """A picture's own parameters: those with a ``vary`` range are even draws from (seed, key, name); the rest as given.
+    """An image's own parameters: those with a ``vary`` range are even draws from (seed, key, name); the rest as given.
 
-    The same seed and key give the same values, whatever other pictures there are. ``seed`` None: all as given.
+    The same seed and key give the same values, whatever other images there are. ``seed`` None: all as given.
     """
     found = dict(values)
     for parameter in condition.parameters:

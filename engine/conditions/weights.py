@@ -15,9 +15,9 @@ import numpy as np
 
 from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, ModelNeed, function_at
-from engine.data.samples import CancelToken
 from engine.distributed import group
 from engine.errors import UserError
+from engine.jobs.control import CancelToken
 from engine.machine.free_memory import free_memory
 
 _held: dict[tuple[str, str, str], Any] = {}
@@ -204,10 +204,10 @@ def _not_here(entry: Missing) -> UserError:
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a model wants its pictures, from the preprocessor_config.json beside its weights."""
+    """How a model wants its images, from the preprocessor_config.json beside its weights."""
 
     size: tuple[int, int]
-    """(height, width) in pixels; with ``keep_aspect`` what the picture comes close to."""
+    """(height, width) in pixels; with ``keep_aspect`` what the image comes close to."""
     keep_aspect: bool
     multiple: int
     mean: tuple[float, ...]
@@ -238,7 +238,7 @@ def preparation(folder: Path, fallback: int) -> Preparation:
 
 
 def prepared(images: Sequence[np.ndarray], how: Preparation) -> list[tuple[list[int], Any]]:
-    """Pictures as float tensors (n, 3, h, w), together where they have one size: [(places in the list, tensor)]."""
+    """Images as float tensors (n, 3, h, w), together where they have one size: [(places in the list, tensor)]."""
     import cv2
     import torch
 
@@ -255,7 +255,7 @@ def prepared(images: Sequence[np.ndarray], how: Preparation) -> list[tuple[list[
 
 
 def _fitted(shape: tuple[int, int], how: Preparation) -> tuple[int, int]:
-    """The size that a picture (height, width) is brought to."""
+    """The size that an image (height, width) is brought to."""
     size = how.size
     if how.keep_aspect:
         scale = min((how.size[0] / shape[0], how.size[1] / shape[1]), key=lambda s: abs(1 - s))

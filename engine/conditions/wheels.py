@@ -12,8 +12,8 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from engine.conditions.declaration import ModelNeed
-from engine.data.samples import CancelToken
 from engine.errors import UserError
+from engine.jobs.control import CancelToken
 
 _TARGET = (
     "--platform",

@@ -67,7 +67,7 @@ class RunConfig(Section):
 
     @property
     def images_per_step(self) -> int:
-        """Pictures per correction of the weights (the effective batch), of all processes together."""
+        """Images per correction of the weights (the effective batch), of all processes together."""
         return self.train.batch_size * self.train.accumulation
 
 

@@ -1,4 +1,4 @@
-"""Which pictures a run sees, and how they are cut."""
+"""Which images a run sees, and how they are cut."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.config.setting import Section, setting
 
 
 class DataConfig(Section):
-    """Which pictures, and how they are cut."""
+    """Which images, and how they are cut."""
 
     dataset: str = setting("", "Dataset", "Name of a dataset of this workspace, with its condition maps made.")
     resolution: int = setting(
@@ -23,12 +23,12 @@ class DataConfig(Section):
     crop: Literal["centre", "random", "smart"] = setting(
         "centre",
         "Crop",
-        "Which part of a picture is kept where its shape does not fit. centre: the middle. random: several places, "
+        "Which part of an image is kept where its shape does not fit. centre: the middle. random: several places, "
         "another in each round. smart: where most happens, for subjects that are seldom in the middle.",
     )
     crop_variants: int = setting(
         4,
-        "Crops of each picture",
+        "Crops of each image",
         "With random crops: how many places are prepared, the middle among them. Each needs its disk space and "
         "preparation once.",
         unit="crops",
@@ -38,15 +38,15 @@ class DataConfig(Section):
     )
     buckets: bool = setting(
         False,
-        "Keep the pictures' shapes",
-        "Sorts wide and tall pictures into sizes of their own (multiples of 64 px with about the same area), so that "
+        "Keep the images' shapes",
+        "Sorts wide and tall images into sizes of their own (multiples of 64 px with about the same area), so that "
         "little is cut off. Each batch has one shape.",
     )
     held_out: int = setting(
         16,
-        "Held-out pictures",
+        "Held-out images",
         "Pairs that are never trained on; the score is measured on them.",
-        unit="pictures",
+        unit="images",
         ge=1,
         le=1024,
     )
@@ -54,6 +54,6 @@ class DataConfig(Section):
         "diverse",
         "Which are held out",
         "diverse: few pairs that differ much, so that they stand for the whole set. random: as they come; the score is "
-        "then that of an average picture, if there are enough of them.",
+        "then that of an average image, if there are enough of them.",
         advanced=True,
     )

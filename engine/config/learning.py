@@ -13,7 +13,7 @@ class ObjectiveConfig(Section):
     prompt_dropout: float = setting(
         0.1,
         "Prompt dropout",
-        "Share of steps at which the caption is hidden, so that the net learns to read the picture itself. Drawn "
+        "Share of steps at which the caption is hidden, so that the net learns to read the image itself. Drawn "
         "afresh at each step. 0.5 makes a net that also works with an empty prompt.",
         ge=0,
         le=1,
@@ -30,14 +30,14 @@ class ObjectiveConfig(Section):
         "uniform",
         "Noise levels",
         "Which noise levels are trained: 'uniform' takes all alike, as the ControlNet paper does; 'cubic' takes mostly "
-        "the noisy ones, in which a picture's layout is decided (T2I-Adapter, Mou et al. 2023): the net obeys sooner, "
+        "the noisy ones, in which an image's layout is decided (T2I-Adapter, Mou et al. 2023): the net obeys sooner, "
         "and learns less about fine detail.",
         advanced=True,
     )
     offset_noise: float = setting(
         0.0,
         "Offset noise",
-        "Shifts the noise of each picture up or down as a whole, so that very dark and very bright ones are learnt; "
+        "Shifts the noise of each image up or down as a whole, so that very dark and very bright ones are learnt; "
         "0.05 is usual, 0 switches it off. Bases that predict velocity with zero terminal SNR can do so anyway.",
         ge=0,
         le=1,
@@ -46,8 +46,8 @@ class ObjectiveConfig(Section):
     sd_locked: bool = setting(
         True,
         "Keep the base as it is",
-        "Off: the base's second half learns, too, for pictures far from what it knows. Needs twice the memory, a small "
-        "learning rate, and thousands of pictures; Try it uses what was learnt, but exports hold only the ControlNet.",
+        "Off: the base's second half learns, too, for images far from what it knows. Needs twice the memory, a small "
+        "learning rate, and thousands of images; Try it uses what was learnt, but exports hold only the ControlNet.",
         advanced=True,
     )
     only_mid_control: bool = setting(
@@ -94,7 +94,7 @@ class OptimConfig(Section):
     ema_decay: float = setting(
         0.0,
         "EMA decay",
-        "Keeps a running average of the weights, which draws calmer pictures. 0 switches it off; 0.999 averages about "
+        "Keeps a running average of the weights, which draws calmer images. 0 switches it off; 0.999 averages about "
         "1,000 steps.",
         ge=0,
         lt=1,

@@ -18,9 +18,9 @@ class TrainConfig(Section):
     batch_size: int = setting(
         4,
         "Batch size",
-        "Pictures looked at together; more is steadier and needs more memory. Several cards share them: their number "
+        "Images looked at together; more is steadier and needs more memory. Several cards share them: their number "
         "changes how long a run takes, not what it learns.",
-        unit="pictures",
+        unit="images",
         ge=1,
         le=512,
     )
@@ -65,7 +65,7 @@ class TrainConfig(Section):
     channels_last: bool = setting(
         False,
         "Channels last",
-        "Keeps pictures in memory with a pixel's channels side by side, which some cards convolve faster. It learns "
+        "Keeps images in memory with a pixel's channels side by side, which some cards convolve faster. It learns "
         "the same, but for rounding. Not measured on cards yet: compare the seconds a step of two trials.",
         advanced=True,
     )

@@ -1,57 +1,57 @@
-"""Pictures, scores and checks while training."""
+"""Images, scores and checks while training."""
 
 from __future__ import annotations
 
 from engine.config.setting import Section, setting
 
 MOST_OWN = 16
-"""Pictures of the user's own in one set."""
+"""Images of the user's own in one set."""
 
 
 class ValidationConfig(Section):
-    """Pictures and scores while training."""
+    """Images and scores while training."""
 
-    every: int = setting(500, "Pictures every", "How often pictures are made and scored; 0: never.", unit="steps", ge=0)
-    pictures: int = setting(4, "Pictures", "How many held-out pairs are drawn each time.", unit="pictures", ge=1, le=64)
-    sampling_steps: int = setting(20, "Sampling steps", "Denoising steps for each picture.", unit="steps", ge=1, le=200)
+    every: int = setting(500, "Images every", "How often images are made and scored; 0: never.", unit="steps", ge=0)
+    pictures: int = setting(4, "Images", "How many held-out pairs are drawn each time.", unit="images", ge=1, le=64)
+    sampling_steps: int = setting(20, "Sampling steps", "Denoising steps for each image.", unit="steps", ge=1, le=200)
     guidance_scale: float = setting(
-        7.5, "Guidance scale", "How strictly pictures follow the prompt.", ge=1, le=30, advanced=True
+        7.5, "Guidance scale", "How strictly images follow the prompt.", ge=1, le=30, advanced=True
     )
     strength: float = setting(
-        1.0, "Control strength", "How strictly pictures follow the control picture.", ge=0, le=2, advanced=True
+        1.0, "Control strength", "How strictly images follow the control image.", ge=0, le=2, advanced=True
     )
     probes: int = setting(
         2,
         "Odd prompts",
-        "As many pictures are also drawn without a prompt, and with a prompt that contradicts the picture: they show "
+        "As many images are also drawn without a prompt, and with a prompt that contradicts the image: they show "
         "what the map does alone, and against the words. Scored apart.",
-        unit="pictures each",
+        unit="images each",
         ge=0,
         le=8,
     )
     prompts: str = setting(
         "",
         "Your prompts",
-        "One a line. Each is drawn with one of your pictures' maps, or a held-out one; scored apart.",
+        "One a line. Each is drawn with one of your images' maps, or a held-out one; scored apart.",
         max_length=8_000,
         lines=3,
     )
     pictures_folder: str = setting(
         "",
-        "Your pictures",
-        "A folder with up to 16 pictures of your own; their maps are made as for the training. A prompt may lie beside "
+        "Your images",
+        "A folder with up to 16 images of your own; their maps are made as for the training. A prompt may lie beside "
         "each as a text file of its name.",
         max_length=1_000,
     )
     pictures_are_maps: bool = setting(
         False,
         "They are maps already",
-        "Your pictures are finished control pictures: nothing is extracted from them.",
+        "Your images are finished control images: nothing is extracted from them.",
     )
     clip_model: str = setting(
         "",
         "CLIP model",
-        "For the thorough evaluation's CLIP score and distance of picture sets: a folder, or a name in the models "
+        "For the thorough evaluation's CLIP score and distance of image sets: a folder, or a name in the models "
         "folder or on Hugging Face (used only if it is on this disk). Empty: clip, if there is one.",
         max_length=1_000,
         advanced=True,
@@ -77,8 +77,8 @@ class ValidationConfig(Section):
     listens_by: int = setting(
         40_000,
         "Patience",
-        "A net begins to listen suddenly. After this many pictures without that, something is taken to be wrong.",
-        unit="pictures",
+        "A net begins to listen suddenly. After this many images without that, something is taken to be wrong.",
+        unit="images",
         ge=100,
         advanced=True,
     )
@@ -109,6 +109,6 @@ class ValidationConfig(Section):
         return tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
 
     @property
-    def pictures_each_time(self) -> int:
+    def images_each_time(self) -> int:
         """How many are drawn in one set, but for those of the user's folder, which is not looked into."""
         return self.pictures + 2 * min(self.probes, self.pictures) + min(MOST_OWN, len(self.own_prompts))

@@ -22,8 +22,9 @@ from engine.data.captions import clean
 from engine.data.dataset import Dataset
 from engine.data.encode import Fitting
 from engine.data.images import load_rgb
-from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.data.samples import Problem, Sample
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # it says at each start that it does without torchvision
 
@@ -44,20 +45,20 @@ class Report:
 
 
 class Captioner:
-    """A loaded model. ``describe`` takes RGB pictures and returns one sentence each."""
+    """A loaded model. ``describe`` takes RGB images and returns one sentence each."""
 
     def __init__(self, name: str, architecture: str, processor: Any, model: Any, device: torch.device) -> None:
         self.name, self.architecture = name, architecture
         self._processor, self._model, self._device = processor, model, device
 
     @torch.no_grad()
-    def describe(self, pictures: Sequence[Image.Image], length: str = "short") -> list[str]:
+    def describe(self, images: Sequence[Image.Image], length: str = "short") -> list[str]:
         """``length``: short, detailed or long; BLIP knows short alone, so the others only let it go on for longer."""
         task = _ARCHITECTURES[self.architecture].task(length)
-        words: dict[str, Any] = {"text": [task] * len(pictures), "padding": True} if task else {}
-        inputs = self._processor(images=list(pictures), return_tensors="pt", **words).to(self._device)
+        words: dict[str, Any] = {"text": [task] * len(images), "padding": True} if task else {}
+        inputs = self._processor(images=list(images), return_tensors="pt", **words).to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        # Greedy: the same picture has the same caption at every try.
+        # Greedy: the same image has the same caption at every try.
         tokens = self._model.generate(**inputs, max_new_tokens=MOST_TOKENS[length], num_beams=1, do_sample=False)
         told = self._processor.batch_decode(tokens, skip_special_tokens=True)
         return [clean(_RUBBISH.sub(" ", text), markup=False, urls=False, backslashes=False) for text in told]
@@ -140,7 +141,7 @@ def caption_all(
     dataset: Dataset,
     captioner: Captioner,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     *,
     only_empty: bool = True,
     length: str = "short",
@@ -148,10 +149,10 @@ def caption_all(
 ) -> Report:
     """Writes captions as one operation that can be undone.
 
-    ``only_empty``: pictures that have a caption keep it; otherwise all are written anew. A cancelled run keeps what is
-    done, and the same call goes on from there. Pictures that cannot be read are reported and passed over.
+    ``only_empty``: images that have a caption keep it; otherwise all are written anew. A cancelled run keeps what is
+    done, and the same call goes on from there. Images that cannot be read are reported and passed over.
     """
-    extent = "pictures without a caption" if only_empty else "all pictures"
+    extent = "images without a caption" if only_empty else "all images"
     what = f"Captions by {Path(captioner.name).name} ({length}) for {extent}"
     total, written, seen = dataset.count(), 0, 0
     failures: list[Problem] = []
@@ -166,11 +167,11 @@ def caption_all(
                     token.raise_if_cancelled()
                 some = todo[first : first + batch]
                 readable = [
-                    (original, sample, picture) for original, sample in some if (picture := _read(sample, failures))
+                    (original, sample, image) for original, sample in some if (image := _read(sample, failures))
                 ]
-                pictures = [picture for _, _, picture in readable]
+                images = [image for _, _, image in readable]
                 describe = partial(captioner.describe, length=length)
-                told = [text for texts in fitting.over(pictures, describe) for text in texts]
+                told = [text for texts in fitting.over(images, describe) for text in texts]
                 pairs = zip(readable, told, strict=True)
                 written += writing.put((sample.key, original, text) for (original, sample, _), text in pairs)
                 writing.save()

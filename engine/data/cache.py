@@ -1,6 +1,6 @@
 """Latents and text embeddings, computed once before training and read by memory map.
 
-    cache/KEY/latents-WxH-00000.safetensors   mean, logvar: (n, 4, h, w) fp16; box: (n, 4), the crop in the picture's
+    cache/KEY/latents-WxH-00000.safetensors   mean, logvar: (n, 4, h, w) fp16; box: (n, 4), the crop in the image's
                                               pixels; SHARD crops of one size a file, in the samples' order
     cache/KEY/cache.json                      written when all latents are there, with size and checksum of each file
     cache/KEY/text-TEXT.safetensors           one row a caption, and one for the empty prompt
@@ -30,12 +30,12 @@ from engine.data.crop_plan import CropPlan, Size
 from engine.data.encode import Fitting, latents_of
 from engine.data.images import load_rgb
 from engine.data.rows import Rows, names_in
-from engine.data.samples import Progress, Sample
+from engine.data.samples import Sample
 from engine.disk.space import demand_room
 from engine.distributed.group import ALONE, Processes
 from engine.estimate.memory import CAPTIONS_AT_ONCE
 from engine.families.base import Family
-from engine.jobs.control import Token
+from engine.jobs.control import OnProgress, Token
 
 SHARD = 512
 ROOM_TO_SPARE = 64 * 2**20
@@ -46,7 +46,7 @@ Entries = dict[Size, list[tuple[int, int]]]
 
 
 def cropped_image(sample: Sample, crop: Crop) -> Image.Image:
-    """The picture as the net sees it: RGB, of the crop's size."""
+    """The image as the net sees it: RGB, of the crop's size."""
     return apply_crop(load_rgb(sample.image), crop)
 
 
@@ -56,7 +56,7 @@ def cropped_hint(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
 
 
 def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
-    """Hash of the pictures, their crops and the base's VAE."""
+    """Hash of the images, their crops and the base's VAE."""
     state = hashlib.blake2b(digest_size=12)
     crops = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
     state.update(json.dumps([2, _files(base, ("vae",)), crops]).encode())
@@ -165,7 +165,7 @@ def open_or_build(
     plan: CropPlan,
     device: torch.device,
     token: Token,
-    progress: Progress,
+    progress: OnProgress,
     batch: int = 8,
     among: Processes = ALONE,
     tell: Callable[[str], None] = lambda words: None,
@@ -175,17 +175,17 @@ def open_or_build(
     Several processes, ``among`` which this one is, make the shards of latents in turn; main makes the rest.
 
     Args:
-        batch: pictures encoded together, fewer where memory runs out; then ``tell`` hears of it.
+        batch: images encoded together, fewer where memory runs out; then ``tell`` hears of it.
 
     Raises:
-        UserError: a picture cannot be read any more, or memory does not suffice for one. NoRoom, OSError: the disk is
+        UserError: an image cannot be read any more, or memory does not suffice for one. NoRoom, OSError: the disk is
         full or gone; finished parts are kept. Cancelled: asked for by the owner.
     """
     folder = cache_folder / cache_key(base, samples, plan)
     if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan)
-        fitting = Fitting(batch, "pictures", tell)
+        fitting = Fitting(batch, "images", tell)
         _encode_latents(folder, family, base, samples, plan, device, token, progress, fitting, among)
         among.wait()
         if among.main:
@@ -219,7 +219,7 @@ def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> Non
             if not _shard(folder, size, number).exists():
                 latent = 4 * (size[0] // 8) * (size[1] // 8)
                 missing += len(stored[first : first + SHARD]) * (2 * latent * 2 + 16)
-    demand_room(folder, missing + ROOM_TO_SPARE, "The cache of pictures and captions")
+    demand_room(folder, missing + ROOM_TO_SPARE, "The cache of images and captions")
 
 
 def _forget_texts(folder: Path) -> None:
@@ -237,11 +237,11 @@ def _encode_latents(
     plan: CropPlan,
     device: torch.device,
     token: Token,
-    progress: Progress,
+    progress: OnProgress,
     fitting: Fitting,
     among: Processes,
 ) -> None:
-    # fp32: the SD VAE's activations overflow fp16 on some pictures, and this is done once.
+    # fp32: the SD VAE's activations overflow fp16 on some images, and this is done once.
     vae: Any = fitting.load(lambda: family.load_vae(base, torch.float32).to(device))
     encode = partial(latents_of, family, vae, samples, plan, device, token)
     by_size = entries(samples, plan)
@@ -257,7 +257,7 @@ def _encode_latents(
                 means.append(mean)
                 logvars.append(logvar)
                 boxes += cut
-                progress(before + len(boxes), total, "Encoding pictures")
+                progress(before + len(boxes), total, "Encoding images")
             tensors = {"mean": torch.cat(means), "logvar": torch.cat(logvars)}
             save_tensors(path, {**tensors, "box": torch.tensor(boxes, dtype=torch.int32)})
     del vae, encode
@@ -273,7 +273,7 @@ def _encode_text(
     captions: Sequence[str],
     device: torch.device,
     token: Token,
-    progress: Progress,
+    progress: OnProgress,
     fitting: Fitting,
 ) -> None:
     tokenizer = family.load_tokenizer(base)

@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from engine.data.samples import CancelToken, Progress
 from engine.disk.durable import checksum, checksums, flush
 from engine.disk.space import as_disk_error
+from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import write_text
 
 
-def whole(description: Path, token: CancelToken, progress: Progress) -> bool:
+def whole(description: Path, token: CancelToken, progress: OnProgress) -> bool:
     """Whether a part of the cache is as it was written; files that are not are removed, to be made again.
 
     A file is read once anyway, and from then on lies in the system's memory: looking costs little. Caches of older

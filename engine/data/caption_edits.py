@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from engine.data import captions
 from engine.data.dataset import Dataset
-from engine.data.samples import CancelToken, Progress, Sample
+from engine.data.samples import Sample
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 PAGE = 2000
 EXAMPLES = 5
@@ -78,7 +79,7 @@ def naming(only_empty: bool = False) -> Change:
 
 
 def preview(
-    dataset: Dataset, change: Change, token: CancelToken | None = None, progress: Progress | None = None
+    dataset: Dataset, change: Change, token: CancelToken | None = None, progress: OnProgress | None = None
 ) -> Preview:
     """Tries a change on all captions and writes nothing."""
     total = changed = 0
@@ -94,7 +95,7 @@ def preview(
 
 
 def apply(
-    dataset: Dataset, what: str, change: Change, token: CancelToken | None = None, progress: Progress | None = None
+    dataset: Dataset, what: str, change: Change, token: CancelToken | None = None, progress: OnProgress | None = None
 ) -> int:
     """Changes all captions as one operation that can be undone; ``what`` is its name in the history.
 
@@ -123,7 +124,7 @@ def empty(dataset: Dataset) -> Empty:
 
 
 def _pages(
-    dataset: Dataset, token: CancelToken | None, progress: Progress | None, label: str
+    dataset: Dataset, token: CancelToken | None, progress: OnProgress | None, label: str
 ) -> Iterator[list[tuple[str, Sample]]]:
     """Pages of (caption as the scan read it, sample with its present caption)."""
     total, offset = dataset.count(), 0

@@ -145,7 +145,7 @@ def empty_share(captions: Iterable[str]) -> float:
 def meaning(share: float) -> str:
     """What a share of empty captions does to training, in a sentence for the window."""
     if share == 0:
-        return "Every picture has a caption. Prompt dropout hides some in training, so that the map alone counts too."
+        return "Every image has a caption. Prompt dropout hides some in training, so that the map alone counts too."
     words = f"{max(share, 0.01):.0%} of the captions are empty"
     if share == 1:
         return f"{words}: the net learns to read the map alone, and prompts keep what the base makes of them."

@@ -1,4 +1,4 @@
-"""Whether the pictures on the disk are still those that were read: deleted and changed files are found and named."""
+"""Whether the images on the disk are still those that were read: deleted and changed files are found and named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.data.images import digest
 from engine.data.samples import Sample
 
 MOST = 2000
-"""Pictures looked at, evenly from all: a set of 100,000 on a slow disk must not hold a start up."""
+"""Images looked at, evenly from all: a set of 100,000 on a slow disk must not hold a start up."""
 PAGE = 500
 
 
@@ -18,7 +18,7 @@ PAGE = 500
 class Changed:
     looked_at: int
     files: tuple[Path, ...]
-    """Pictures that are gone or hold something else than when they were read."""
+    """Images that are gone or hold something else than when they were read."""
 
     @property
     def sentence(self) -> str:
@@ -26,14 +26,14 @@ class Changed:
         if not self.files:
             return ""
         return (
-            f"{len(self.files):,} of {self.looked_at:,} pictures looked at have changed or are gone since the folder "
+            f"{len(self.files):,} of {self.looked_at:,} images looked at have changed or are gone since the folder "
             f"was read ({self.files[0].name} is the first). The run goes on with what was prepared of them. To train "
             "on the new ones, read the folder again on the Dataset tab and start a new run."
         )
 
 
 def changed_since_read(dataset: Dataset, most: int = MOST) -> Changed:
-    """Look at up to ``most`` pictures, evenly from all; a file is read only where its size or date is another."""
+    """Look at up to ``most`` images, evenly from all; a file is read only where its size or date is another."""
     total = dataset.index.count()
     stride = max(1, -(-total // most))
     looked, files = 0, []

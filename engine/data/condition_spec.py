@@ -19,11 +19,11 @@ class ConditionSpec:
     parameters: dict[str, Any]
     fingerprint: str
     provided: bool = False
-    """The maps came with the pictures; otherwise they are in the dataset's own folder."""
+    """The maps came with the images; otherwise they are in the dataset's own folder."""
     resolution: int | None = None
-    """Shorter side, in pixels, that pictures were shrunk to before extraction; None: their own size."""
+    """Shorter side, in pixels, that images were shrunk to before extraction; None: their own size."""
     varied: int | None = None
-    """Seed of parameters that were drawn for each picture (see engine.conditions.strengths); None: they are as set."""
+    """Seed of parameters that were drawn for each image (see engine.conditions.strengths); None: they are as set."""
 
 
 def specify(

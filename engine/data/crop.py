@@ -1,4 +1,4 @@
-"""One crop shared by a picture and its condition map, so that the two never drift apart."""
+"""One crop shared by an image and its condition map, so that the two never drift apart."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crop:
-    """A box in the picture's pixels (left, top, right, bottom) and the size (width, height) it is brought to."""
+    """A box in the image's pixels (left, top, right, bottom) and the size (width, height) it is brought to."""
 
     box: tuple[int, int, int, int]
     size: tuple[int, int]
     source: tuple[int, int]
-    """Width and height of the picture that ``box`` belongs to."""
+    """Width and height of the image that ``box`` belongs to."""
 
 
 MODES = ("centre", "random", "smart")
-SMART_SIDE = 256  # pixels of the longer side; where the picture is busy shows at this size already
+SMART_SIDE = 256  # pixels of the longer side; where the image is busy shows at this size already
 CENTRE_PULL = 0.02  # a box has to hold this much more of the busy places to move all the way to the border
 
 
@@ -35,12 +35,12 @@ def shared_crop(
     """The largest box with the target's aspect. ``resolution``: side of a square, or (width, height), in pixels.
 
     ``mode`` "centre"; "random": the box's place comes from ``seed`` alone, so that a resumed run crops alike; "smart":
-    it goes to where most happens in ``picture`` (see ``busy_places``).
+    it goes to where most happens in ``image`` (see ``busy_places``).
     """
     if mode not in MODES:
         raise ValueError(f"no crop mode {mode!r}; known: {', '.join(MODES)}")
     if min(width, height) < 1:
-        raise ValueError(f"a picture of {width} x {height} pixels cannot be cropped")
+        raise ValueError(f"an image of {width} x {height} pixels cannot be cropped")
     size = (resolution, resolution) if isinstance(resolution, int) else resolution
     scale = min(width / size[0], height / size[1])
     box_width = min(width, max(1, round(size[0] * scale)))
@@ -55,16 +55,16 @@ def shared_crop(
         left, top = (int(rng.integers(0, s + 1)) for s in spare)
     else:
         if picture is None:
-            raise ValueError("a smart crop needs the picture")
+            raise ValueError("a smart crop needs the image")
         box = (box_width, box_height)
         left, top = _busiest(busy_places(picture), (width, height), box) if max(spare) else (0, 0)
     return Crop((left, top, left + box_width, top + box_height), size, (width, height))
 
 
 def size_numbers(crop: Crop) -> tuple[int, int, int, int, int, int]:
-    """Height and width of the picture, top and left of the crop after resizing, height and width of the result.
+    """Height and width of the image, top and left of the crop after resizing, height and width of the result.
 
-    What SDXL is told of a picture; Podell et al. 2023, arXiv 2307.01952, section 2.2.
+    What SDXL is told of an image; Podell et al. 2023, arXiv 2307.01952, section 2.2.
     """
     left, top, right, bottom = crop.box
     width, height = crop.size
@@ -73,7 +73,7 @@ def size_numbers(crop: Crop) -> tuple[int, int, int, int, int, int]:
 
 
 def lost_share(crop: Crop) -> float:
-    """Share of the picture that the crop leaves out, 0 to 1."""
+    """Share of the image that the crop leaves out, 0 to 1."""
     left, top, right, bottom = crop.box
     return 1 - (right - left) * (bottom - top) / (crop.source[0] * crop.source[1])
 
@@ -119,7 +119,7 @@ def _busiest(busy: np.ndarray, source: tuple[int, int], box: tuple[int, int]) ->
 def apply_crop(image: Image.Image, crop: Crop, nearest: bool = False) -> Image.Image:
     """Crops and resizes in one step. ``nearest`` for maps whose values are labels and must not be mixed.
 
-    A map may have another resolution than its picture: the box is scaled to it.
+    A map may have another resolution than its image: the box is scaled to it.
     """
     across, down = image.width / crop.source[0], image.height / crop.source[1]
     left, top, right, bottom = crop.box

@@ -1,4 +1,4 @@
-"""How the pictures of a run are cut: the size of each (its bucket), and the place of each crop."""
+"""How the images of a run are cut: the size of each (its bucket), and the place of each crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.data.crop import Crop, lost_share, shared_crop
 from engine.data.images import load_rgb
 from engine.data.samples import Sample
 
-STEP = 64  # pixels; the UNet halves the latents three times, and latents are an eighth of the picture
+STEP = 64  # pixels; the UNet halves the latents three times, and latents are an eighth of the image
 LONGEST = 3.0  # longer side by shorter side of the longest bucket
 LEAST_AREA = 0.8  # of resolution squared
 
@@ -39,7 +39,7 @@ def bucket_sizes(resolution: int) -> tuple[Size, ...]:
 
 @lru_cache(maxsize=65_536)
 def nearest_bucket(width: int, height: int, resolution: int) -> Size:
-    """The size that keeps most of a picture; of two that keep as much the larger."""
+    """The size that keeps most of an image; of two that keep as much the larger."""
 
     def kept(size: Size) -> tuple[float, int]:
         return -round(lost_share(shared_crop(width, height, size)), 6), size[0] * size[1]
@@ -49,7 +49,7 @@ def nearest_bucket(width: int, height: int, resolution: int) -> Size:
 
 @dataclass(frozen=True)
 class CropPlan:
-    """The crops of a run. The same plan cuts the same picture alike, always and everywhere."""
+    """The crops of a run. The same plan cuts the same image alike, always and everywhere."""
 
     resolution: int
     mode: str = "centre"
@@ -70,32 +70,32 @@ class CropPlan:
         return nearest_bucket(sample.width, sample.height, self.resolution)
 
     def variants_of(self, sample: Sample) -> int:
-        """How many crops of this picture differ: one where its shape fits and there is no room to move."""
+        """How many crops of this image differ: one where its shape fits and there is no room to move."""
         if self.variants == 1 or lost_share(shared_crop(sample.width, sample.height, self.size(sample))) == 0:
             return 1
         return self.variants
 
-    def crop(self, sample: Sample, variant: int = 0, picture: Image.Image | None = None) -> Crop:
-        """One crop for the picture and its map. Variant 0 of random crops is the centre.
+    def crop(self, sample: Sample, variant: int = 0, image: Image.Image | None = None) -> Crop:
+        """One crop for the image and its map. Variant 0 of random crops is the centre.
 
-        ``picture``: for smart crops, which read it from disk where it is not given. Raises UserError where that fails.
+        ``image``: for smart crops, which read it from disk where it is not given. Raises UserError where that fails.
         """
         size, mode, seed = self.size(sample), self.mode, None
         if mode == "random":
             mode = "random" if variant else "centre"
             seed = _number(f"{self.seed}:{variant}:{sample.key}")
-        if mode == "smart" and picture is None:
-            picture = load_rgb(sample.image)
-        return shared_crop(sample.width, sample.height, size, mode, seed, picture)
+        if mode == "smart" and image is None:
+            image = load_rgb(sample.image)
+        return shared_crop(sample.width, sample.height, size, mode, seed, image)
 
     def variant_at(self, sample: Sample, epoch: int) -> int:
-        """Which crop the net sees in this round through the pictures."""
+        """Which crop the net sees in this round through the images."""
         return _number(f"{self.seed}:epoch {epoch}:{sample.key}") % self.variants_of(sample)
 
 
 @dataclass(frozen=True)
 class BucketCount:
-    """Pictures of one size, and the mean share of them that is cut off."""
+    """Images of one size, and the mean share of them that is cut off."""
 
     size: Size
     pictures: int
@@ -103,19 +103,19 @@ class BucketCount:
 
 
 def count_buckets(samples: Iterable[Sample], plan: CropPlan) -> list[BucketCount]:
-    """How many pictures each size has, the fullest first."""
-    pictures: Counter[Size] = Counter()
+    """How many images each size has, the fullest first."""
+    images: Counter[Size] = Counter()
     lost: Counter[Size] = Counter()
-    seen: dict[Size, tuple[Size, float]] = {}  # most pictures of a set have one of a few sizes
+    seen: dict[Size, tuple[Size, float]] = {}  # most images of a set have one of a few sizes
     for sample in samples:
         source = (sample.width, sample.height)
         if source not in seen:
             size = plan.size(sample)
             seen[source] = (size, lost_share(shared_crop(*source, size)))
         size, share = seen[source]
-        pictures[size] += 1
+        images[size] += 1
         lost[size] += share  # type: ignore[assignment]
-    return [BucketCount(size, count, lost[size] / count) for size, count in pictures.most_common()]
+    return [BucketCount(size, count, lost[size] / count) for size, count in images.most_common()]
 
 
 def _number(text: str) -> int:

@@ -1,4 +1,4 @@
-"""A dataset on disk: dataset.json (what it is) and index.sqlite (one row a picture), beside the maps made for it."""
+"""A dataset on disk: dataset.json (what it is) and index.sqlite (one row an image), beside the maps made for it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Dataset:
         Args:
             read: samples and problems, given the index's memory of what was read before.
             made_by: type and parameters of the maps that came along, told whether there are any.
-            origin: where the pictures in ``source`` were fetched from, in words; empty: they are the user's own.
+            origin: where the images in ``source`` were fetched from, in words; empty: they are the user's own.
 
         Raises:
             UserError: the name is taken, nothing can be used, or the workspace cannot be written.
@@ -102,7 +102,7 @@ class Dataset:
             if type and (condition is None or condition["provided"]):
                 condition = asdict(specify(type, parameters, provided=True))
             elif condition and condition["provided"]:
-                condition = None  # the maps that came with the pictures are gone
+                condition = None  # the maps that came with the images are gone
             now = datetime.now(UTC).isoformat(timespec="seconds")
             description = {
                 "name": name,
@@ -165,7 +165,7 @@ class Dataset:
 
     @property
     def origin(self) -> str:
-        """Where the pictures were fetched from, in words; empty: ``source`` is a folder of the user's."""
+        """Where the images were fetched from, in words; empty: ``source`` is a folder of the user's."""
         return str(self._description.get("origin", ""))
 
     @property
@@ -197,12 +197,12 @@ class Dataset:
         resolution: int | None = None,
         varied: int | None = None,
     ) -> ConditionSpec:
-        """Chooses the maps to train on; types without an extractor use those that came with the pictures."""
+        """Chooses the maps to train on; types without an extractor use those that came with the images."""
         provided = registry.get(type).extract is None
         if provided and not any(sample.condition for sample in self.samples(0, 1)):
             raise UserError(
                 "This dataset has no condition maps of its own.",
-                "Only pictures were found in its folder.",
+                "Only images were found in its folder.",
                 "Choose a condition type that makes maps, such as canny.",
             )
         spec = specify(type, parameters or {}, provided, resolution, fingerprint, varied)
@@ -272,7 +272,7 @@ class Dataset:
     def held_out(self, count: int, seed: int = 0) -> Split:
         """Samples that have a map (all, before a type is chosen), split by a hash of seed and key.
 
-        The choice depends neither on the order nor on the other pictures' presence. At most half is held out.
+        The choice depends neither on the order nor on the other images' presence. At most half is held out.
         """
         return split(self.samples(ready=self.condition is not None), count, seed)
 

@@ -25,13 +25,13 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} is not a dataset.",
             f"{DESCRIPTION} or {INDEX} is missing.",
-            "Scan the picture folder again on the Dataset tab.",
+            "Scan the image folder again on the Dataset tab.",
         ) from error
     except ValueError as error:
         raise UserError(
             f"The dataset in {folder} is damaged.",
             f"{DESCRIPTION} cannot be read ({error}).",
-            "Scan the picture folder again on the Dataset tab.",
+            "Scan the image folder again on the Dataset tab.",
         ) from error
     return description
 

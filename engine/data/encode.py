@@ -1,4 +1,4 @@
-"""Pictures and captions through the base's encoders, as many at once as memory allows."""
+"""Images and captions through the base's encoders, as many at once as memory allows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fitting:
         """
         Args:
             batch: how many to begin with.
-            what: in the plural, for people ("pictures").
+            what: in the plural, for people ("images").
             tell: hears a sentence where batches become smaller.
         """
         self.batch, self._what, self._tell = batch, what, tell
@@ -92,18 +92,18 @@ def latents_of(
     """Mean and log-variance of these crops (row of the sample, variant), fp16 (B, 4, h, w) on the CPU; their boxes."""
     token.raise_if_cancelled()
     crops = _read(samples, plan, some)
-    pictures = np.stack([np.asarray(picture) for picture, _ in crops])
+    pictures = np.stack([np.asarray(image) for image, _ in crops])
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
     mean, logvar = family.encode_images(vae, images)
     return mean.half().cpu(), logvar.half().cpu(), [crop.box for _, crop in crops]
 
 
 def _read(samples: Sequence[Sample], plan: CropPlan, some: Sequence[tuple[int, int]]) -> list[tuple[Image.Image, Crop]]:
-    """These crops of the pictures; a picture is read once for all its variants."""
-    crops, last, picture = [], -1, Image.new("RGB", (1, 1))
+    """These crops of the images; an image is read once for all its variants."""
+    crops, last, image = [], -1, Image.new("RGB", (1, 1))
     for row, variant in some:
         if row != last:
-            last, picture = row, load_rgb(samples[row].image)
-        crop = plan.crop(samples[row], variant, picture)
-        crops.append((apply_crop(picture, crop), crop))
+            last, image = row, load_rgb(samples[row].image)
+        crop = plan.crop(samples[row], variant, image)
+        crops.append((apply_crop(image, crop), crop))
     return crops

@@ -9,11 +9,12 @@ import numpy as np
 
 from engine.data.dataset import Dataset, Split
 from engine.data.images import load_array
-from engine.data.samples import CancelToken, Sample
+from engine.data.samples import Sample
 from engine.errors import UserError
+from engine.jobs.control import CancelToken
 
 POOL = 4
-"""Candidates for each pair that is wanted: a draw from the whole set, so that odd pictures do not make the choice."""
+"""Candidates for each pair that is wanted: a draw from the whole set, so that odd images do not make the choice."""
 GRID = 8
 SMALL = 64  # pixels; JPEGs are read at about this size
 
@@ -22,8 +23,8 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
     """Keys of ``count`` pairs (at most half of all), the most typical first, each next one farthest from those before.
 
     Drawn by a hash of seed and key like ``Dataset.held_out``, ``POOL`` times as many, then chosen by farthest points
-    (Gonzalez 1985) over coarse colours of the picture and coarse brightness of its map. Pictures that cannot be read
-    are not chosen. Reads ``POOL * count`` pictures: milliseconds each.
+    (Gonzalez 1985) over coarse colours of the image and coarse brightness of its map. Images that cannot be read
+    are not chosen. Reads ``POOL * count`` images: milliseconds each.
     """
     usable = dataset.samples(ready=dataset.condition is not None)
     ranked = sorted(usable, key=lambda s: hashlib.blake2b(f"{seed}:{s.key}".encode(), digest_size=8).digest())
@@ -43,9 +44,9 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
 
 
 def describe(dataset: Dataset, sample: Sample) -> np.ndarray:
-    """Coarse colours of the picture and brightness of its map, each part of about the same weight."""
-    picture = _grid(load_array(sample.image, SMALL))
-    parts = [picture.ravel()]
+    """Coarse colours of the image and brightness of its map, each part of about the same weight."""
+    image = _grid(load_array(sample.image, SMALL))
+    parts = [image.ravel()]
     if dataset.condition is not None:
         shown = _grid(load_array(dataset.condition_path(sample), SMALL)).mean(axis=2)
         parts.append(np.sqrt(3) * shown.ravel())
@@ -75,7 +76,7 @@ def farthest(points: np.ndarray, count: int) -> list[int]:
 def split(dataset: Dataset, count: int, keys: Sequence[str] | None) -> Split:
     """The split of a run: by the keys that it began with; by ``Dataset.held_out`` for runs that have none noted.
 
-    Keys whose pictures are gone are passed over; held-out samples come in the order of ``keys``.
+    Keys whose images are gone are passed over; held-out samples come in the order of ``keys``.
     """
     if keys:
         usable = dataset.samples(ready=dataset.condition is not None)

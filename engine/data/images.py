@@ -1,4 +1,4 @@
-"""Reading pictures safely, and writing files so that a half-written one is never seen."""
+"""Reading images safely, and writing files so that a half-written one is never seen."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from engine.errors import UserError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
-LARGE_PIXELS = 16_000_000  # from here on one picture at a time, so that several threads do not fill the memory
+LARGE_PIXELS = 16_000_000  # from here on one image at a time, so that several threads do not fill the memory
 _EXIF_ORIENTATION = 0x0112
 _one_large = threading.Lock()
-# Of every picture that anything in this process opens, gradio's own code among it: twice this is an error to Pillow.
+# Of every image that anything in this process opens, gradio's own code among it: twice this is an error to Pillow.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between half and all of it
 _JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write more behind the end
@@ -34,7 +34,7 @@ HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is known of a picture that was read to its end. Sizes are pixels after EXIF rotation."""
+    """What is known of an image that was read to its end. Sizes are pixels after EXIF rotation."""
 
     width: int
     height: int
@@ -44,7 +44,7 @@ class Inspected:
 
 
 def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
-    """The picture as the eye sees it, mode RGB: EXIF rotation applied, alpha over white, 16 bits brought to 8.
+    """The image as the eye sees it, mode RGB: EXIF rotation applied, alpha over white, 16 bits brought to 8.
 
     ``at_least``: a JPEG may be read at a half, a quarter or an eighth of its size, as long as its shorter side keeps
     this many pixels; that is several times faster. Raises UserError naming the file, the cause and what to try.
@@ -93,7 +93,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
-    """Reads a picture to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
+    """Reads an image to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
     with opened(path) as image:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
@@ -107,12 +107,12 @@ def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
 
 
 def check_side(path: Path, width: int, height: int, min_side: int) -> None:
-    """Raises UserError for a picture that is too small."""
+    """Raises UserError for an image that is too small."""
     if min(width, height) < min_side:
         raise UserError(
             f"{path.name} is too small ({width} x {height}).",
             f"The shorter side has to be at least {min_side} pixels.",
-            "Use a larger copy of the picture, or leave it out.",
+            "Use a larger copy of the image, or leave it out.",
         )
 
 
@@ -153,7 +153,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
 
 @contextmanager
 def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
-    """An opened picture; whatever goes wrong until the block ends becomes a UserError with the cause in plain words.
+    """An opened image; whatever goes wrong until the block ends becomes a UserError with the cause in plain words.
 
     ``data``: the file itself, where it came otherwise than from the disk; ``path`` is then only its name.
     """
@@ -169,7 +169,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
             raise UserError(
                 f"{path.name} leads nowhere.",
                 "It is a link to a file that is not there.",
-                "Put the picture itself into the folder, or delete the link.",
+                "Put the image itself into the folder, or delete the link.",
             ) from error
         raise UserError(
             f"{path.name} is not there any more.", "The file was moved or deleted.", "Scan the folder again."
@@ -182,7 +182,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
         raise UserError(
             f"{path.name} is far too large.",
             f"It has more than {MAX_PIXELS // 1_000_000} million pixels ({error}).",
-            "Scale the picture down with an image editor, or leave it out.",
+            "Scale the image down with an image editor, or leave it out.",
         ) from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
         raise UserError(
@@ -198,7 +198,7 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
             errno.EIO: "The disk could not read it; the disk may be failing.",
         }[error.errno]
     if isinstance(error, MemoryError):
-        return "The computer has not enough memory left for a picture of this size."
+        return "The computer has not enough memory left for an image of this size."
     try:
         with path.open("rb") if data is None else io.BytesIO(data) as file:
             start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -207,9 +207,9 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     if not start:
         return "The file is empty (zero bytes)."
     if start.startswith(HTML_STARTS):
-        return "It is a web page that was saved under a picture's name; the download failed."
+        return "It is a web page that was saved under an image's name; the download failed."
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
         return "The end of the file is missing; the download or copy was interrupted."
     if isinstance(error, UnidentifiedImageError):
-        return "It is not a picture in a format that is known here (PNG, JPEG, WebP, BMP, TIFF, GIF)."
+        return "It is not an image in a format that is known here (PNG, JPEG, WebP, BMP, TIFF, GIF)."
     return f"The file is damaged ({error})."

@@ -11,15 +11,15 @@ from engine.errors import UserError
 
 
 class ImportConfig(Section):
-    """What is taken from a source whose pictures have to be fetched or unpacked."""
+    """What is taken from a source whose images have to be fetched or unpacked."""
 
     max_pictures: int = setting(
-        0, "At most", "Stop after this many pictures; 0 takes all.", unit="pictures", ge=0, le=100_000_000
+        0, "At most", "Stop after this many images; 0 takes all.", unit="images", ge=0, le=100_000_000
     )
     min_width: int = setting(
         0,
         "Width at least",
-        "Smaller pictures are left out; of a list that tells sizes, before they are fetched.",
+        "Smaller images are left out; of a list that tells sizes, before they are fetched.",
         unit="px",
         ge=0,
         le=16_384,
@@ -35,8 +35,8 @@ class ImportConfig(Section):
     respect_robots: bool = setting(
         True,
         "Respect owners who say no to AI",
-        "Web servers can mark pictures as not meant for training (X-Robots-Tag: noai, noimageai or noindex). Such "
-        "pictures are left out and counted.",
+        "Web servers can mark images as not meant for training (X-Robots-Tag: noai, noimageai or noindex). Such "
+        "images are left out and counted.",
     )
     per_host: float = setting(
         4.0,
@@ -54,9 +54,9 @@ class ImportConfig(Section):
         30, "File size at most", "Larger files are left out.", unit="MB", ge=1, le=2000, advanced=True
     )
     timeout: float = setting(
-        20.0, "Give up after", "A picture that takes longer is left out.", unit="seconds", gt=0, le=600, advanced=True
+        20.0, "Give up after", "An image that takes longer is left out.", unit="seconds", gt=0, le=600, advanced=True
     )
-    image_column: str = setting("", "Picture column", "Empty: found by name and content.", advanced=True)
+    image_column: str = setting("", "Image column", "Empty: found by name and content.", advanced=True)
     caption_column: str = setting("", "Caption column", "Empty: text, caption or prompt.", advanced=True)
     condition_column: str = setting("", "Condition column", "Empty: conditioning_image and the like.", advanced=True)
     subset: str = setting(
@@ -65,7 +65,7 @@ class ImportConfig(Section):
     split: str = setting("train", "Split", "Of a Hugging Face dataset.", advanced=True)
 
     def unwanted(self, width: int, height: int) -> str:
-        """Why a picture of this size (pixels) is left out, as a sentence; empty for one that is taken."""
+        """Why an image of this size (pixels) is left out, as a sentence; empty for one that is taken."""
         if width < self.min_width or height < self.min_height:
             return f"It has {width} x {height} pixels; asked for were {self.min_width} x {self.min_height} at least."
         if self.max_aspect and max(width, height) > self.max_aspect * min(width, height):

@@ -1,6 +1,6 @@
 """From whatever a person points at to a dataset: recognised, fetched where it has to be, read, indexed.
 
-A folder of pictures is read where it lies. Everything else is unpacked or downloaded into ``datasets/NAME/pictures``
+A folder of images is read where it lies. Everything else is unpacked or downloaded into ``datasets/NAME/pictures``
 first. Each stage goes on where an earlier try has stopped.
 """
 
@@ -19,15 +19,16 @@ from engine.data.images import MIN_SIDE, replace_bytes
 from engine.data.import_config import ImportConfig
 from engine.data.index import Filling
 from engine.data.layouts.model import patience
-from engine.data.samples import CancelToken, Problem, Progress, Sample
-from engine.data.scan import look_at, read_pictures
+from engine.data.samples import Problem, Sample
+from engine.data.scan import look_at, read_images
 from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace, safe_name
 
-PICTURES = "pictures"
+IMAGES = "pictures"
 ORIGIN = "import.json"
 FEW = 50
 PATIENCE_SECONDS = 4.0
@@ -48,7 +49,7 @@ class ImportResult:
     paired: bool
     problems: int
     new: int
-    """Pictures that were fetched or unpacked this time; 0 for a folder that is read where it lies."""
+    """Images that were fetched or unpacked this time; 0 for a folder that is read where it lies."""
     present: int
     notes: list[str] = field(default_factory=list)
     failures: str = ""
@@ -98,7 +99,7 @@ def import_source(
     place: str,
     name: str = "",
     config: ImportConfig | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
 ) -> ImportResult:
@@ -118,7 +119,7 @@ def _bring(
     place: str,
     name: str,
     config: ImportConfig,
-    progress: Progress,
+    progress: OnProgress,
     token: CancelToken,
     min_side: int,
 ) -> ImportResult:
@@ -128,7 +129,7 @@ def _bring(
         _refuse_archive(place)
         return _index(workspace, name, Path(place).expanduser(), "", config, progress, token, min_side)
     origin = f"{hub_id(place)} on Hugging Face" if hub_id(place) else str(Path(place).expanduser().absolute())
-    folder = workspace.dataset_folder(name) / PICTURES
+    folder = workspace.dataset_folder(name) / IMAGES
     try:
         _claim(workspace.dataset_folder(name), folder, origin)
         fetched = source.fetch(place, folder, config, progress, token)
@@ -164,7 +165,7 @@ def _index(
     folder: Path,
     origin: str,
     config: ImportConfig,
-    progress: Progress,
+    progress: OnProgress,
     token: CancelToken,
     min_side: int,
 ) -> ImportResult:
@@ -173,7 +174,7 @@ def _index(
 
     def read(filling: Filling) -> Iterator[Sample | Problem]:
         nonlocal captioned, any_map
-        told = read_pictures(look, progress, token, min_side, memory=filling)
+        told = read_images(look, progress, token, min_side, memory=filling)
         for what in chain(look.problems, told):
             if isinstance(what, Sample) and (unwanted := config.unwanted(what.width, what.height)):
                 yield Problem(
@@ -204,9 +205,9 @@ def _index(
 
 def _advice(count: int) -> list[str]:
     if count == 1:
-        return ["One picture is enough to try the window, not to learn from: a ControlNet needs thousands of pairs."]
+        return ["One image is enough to try the window, not to learn from: a ControlNet needs thousands of pairs."]
     if count < FEW:
-        return [f"{count:,} pictures are few: a ControlNet needs thousands of pairs to work on new ones."]
+        return [f"{count:,} images are few: a ControlNet needs thousands of pairs to work on new ones."]
     return []
 
 
@@ -237,7 +238,7 @@ def _bare(place: str) -> str:
 
         bare = url2pathname(urlsplit(bare).path)
     if not bare:
-        raise UserError("Nothing was chosen.", "The box is empty.", "Give the folder or the list of your pictures.")
+        raise UserError("Nothing was chosen.", "The box is empty.", "Give the folder or the list of your images.")
     return bare
 
 
@@ -245,14 +246,14 @@ def _refuse_archive(place: str) -> None:
     path = Path(place).expanduser()
     if path.is_file() and path.name.lower().endswith(_ARCHIVES):
         raise UserError(
-            f"{path.name} is packed.", "The pictures in it cannot be read in place.", "Unpack it and choose its folder."
+            f"{path.name} is packed.", "The images in it cannot be read in place.", "Unpack it and choose its folder."
         )
     if path.is_file():
-        kinds = "a .parquet, .csv or .tsv list with a URL column, a .parquet file with pictures, or a .tar archive"
+        kinds = "a .parquet, .csv or .tsv list with a URL column, a .parquet file with images, or a .tar archive"
         raise UserError(
             f"{path.name} is not something that can be imported.",
             f"Of single files there can be {kinds}.",
-            "Choose the folder with your pictures, or such a file.",
+            "Choose the folder with your images, or such a file.",
         )
 
 

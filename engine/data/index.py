@@ -1,4 +1,4 @@
-"""The table behind a dataset: one row a picture in the standard library's SQLite."""
+"""The table behind a dataset: one row an image in the standard library's SQLite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WITH_OWN_MAP = ("WHERE condition IS NOT NULL", ())
 
 
 def with_map_by(fingerprint: str) -> tuple[str, tuple[str, ...]]:
-    """Only samples whose map was made by this spec from the picture as it is indexed."""
+    """Only samples whose map was made by this spec from the image as it is indexed."""
     return (
         "WHERE EXISTS (SELECT 1 FROM maps WHERE maps.key = samples.key AND made_by = ? "
         "AND maps.digest = samples.digest)",
@@ -105,18 +105,18 @@ class Index:
         return [Problem(Path(path), *rest) for path, *rest in rows]
 
     def map_states(self) -> dict[str, tuple[str, str]]:
-        """For every finished map: key -> (fingerprint of the spec that made it, digest of the picture)."""
+        """For every finished map: key -> (fingerprint of the spec that made it, digest of the image)."""
         with self._connection() as connection:
             rows = connection.execute("SELECT key, made_by, digest FROM maps").fetchall()
         return {key: (made_by, digest) for key, made_by, digest in rows}
 
     def mark_maps(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Notes finished maps: (key, fingerprint of the spec, digest of the picture)."""
+        """Notes finished maps: (key, fingerprint of the spec, digest of the image)."""
         with self._connection() as connection:
             connection.executemany("INSERT OR REPLACE INTO maps VALUES (?, ?, ?)", rows)
 
     def update_file(self, key: str, digest: str, size: int, mtime_ns: int) -> None:
-        """Notes that a picture's file has changed since the scan."""
+        """Notes that an image's file has changed since the scan."""
         with self._connection() as connection:
             connection.execute(
                 "UPDATE samples SET digest = ?, bytes = ?, mtime_ns = ? WHERE key = ?", (digest, size, mtime_ns, key)
@@ -207,7 +207,7 @@ class Filling:
             self.problems += 1
 
     def finish(self) -> None:
-        """The new rows take the place of the old ones in one transaction. A picture that was left out stays so."""
+        """The new rows take the place of the old ones in one transaction. An image that was left out stays so."""
         run = self._connection.execute
         self.save()
         run(

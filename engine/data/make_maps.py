@@ -22,16 +22,17 @@ from engine.conditions.declaration import ConditionType
 from engine.data import map_files
 from engine.data.dataset import ConditionSpec, Dataset
 from engine.data.images import digest, load_array
-from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.data.samples import Problem, Sample
 from engine.distributed.group import ALONE, Processes
 from engine.errors import UserError
-from engine.jobs.faults import out_of_memory
+from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.device_errors import out_of_memory
 from engine.machine.free_memory import free_memory
 
 SAVE_EVERY = 64  # finished maps between two entries in the index
 SAVE_SECONDS = 2.0
-TOGETHER = 8  # pictures that a model sees in one pass
-TOGETHER_PIXELS = 16_000_000  # and no more than these, so that large pictures do not fill the memory
+TOGETHER = 8  # images that a model sees in one pass
+TOGETHER_PIXELS = 16_000_000  # and no more than these, so that large images do not fill the memory
 HOPELESS = 25  # failures without a single map, after which the rest is not tried
 
 
@@ -60,7 +61,7 @@ def make_all(
     type: str,
     parameters: Mapping[str, Any] | None = None,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     workers: int | None = None,
     resolution: int | None = None,
     varied: int | None = None,
@@ -68,11 +69,11 @@ def make_all(
 ) -> BatchReport:
     """Writes every sample's map to ``dataset.condition_path`` and makes the type the dataset's own.
 
-    A map is kept when it was made by the same type, parameters and resolution from the same picture; so a second call
-    does only what changed, and a call after a stop goes on where it stopped. ``resolution``: pictures whose shorter
+    A map is kept when it was made by the same type, parameters and resolution from the same image; so a second call
+    does only what changed, and a call after a stop goes on where it stopped. ``resolution``: images whose shorter
     side is larger, in pixels, are shrunk to it first (edges are as wide as the net will see them). ``varied``: a seed
-    with which parameters are drawn for each picture (see ``strengths``). Files that fail are reported and passed over.
-    Several processes, ``among`` which this one is, take packs of pictures in turn and report together.
+    with which parameters are drawn for each image (see ``strengths``). Files that fail are reported and passed over.
+    Several processes, ``among`` which this one is, take packs of images in turn and report together.
     Raises what the token raises; UserError for bad parameters, missing weights, a full disk, or where nothing works.
     """
     condition = registry.get(type)
@@ -114,7 +115,7 @@ def make_all(
                     failures.append(result)
                     if len(failures) == done == HOPELESS:
                         raise UserError(
-                            f"None of the first {HOPELESS} pictures gave a map.", f"{result.what} {result.why}",
+                            f"None of the first {HOPELESS} images gave a map.", f"{result.what} {result.why}",
                             result.try_this,
                         )  # fmt: skip
                 else:
@@ -167,12 +168,12 @@ class _Worker:
         content = _digest_now(self._dataset, sample)
         known = self._states.get(sample.key) == (self._spec.fingerprint, content)
         if not known or not self._dataset.condition_path(sample).exists():
-            into.append((sample, content, read_picture(sample.image, self._spec.resolution)))
+            into.append((sample, content, read_image(sample.image, self._spec.resolution)))
 
     def _maps(
         self, pictures: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
     ) -> Iterator[tuple[Sample, str, np.ndarray]]:
-        """The maps, in one call where the type can; where that fails, one by one, to tell which picture it is."""
+        """The maps, in one call where the type can; where that fails, one by one, to tell which image it is."""
         together = self._condition.batcher if self._spec.varied is None else None
         while together is not None and len(pictures) > 1 and self._at_once > 1:
             size = min(self._at_once, len(pictures))
@@ -183,7 +184,7 @@ class _Worker:
                     self._call(together, images, self._spec.parameters, maps.extend)
             except _FAILURES as error:
                 if not out_of_memory(error):
-                    break  # the passes below say which picture it was, and why
+                    break  # the passes below say which image it was, and why
             else:
                 yield from ((sample, content, map) for (sample, content, _), map in zip(pictures, maps, strict=True))
                 return
@@ -219,13 +220,13 @@ class _Worker:
         except UserError as error:
             return Problem(sample.image, error.what, error.why, error.try_this)
         except OSError:
-            raise  # the disk: no picture's fault
+            raise  # the disk: no image's fault
         except _FAILURES as error:
             what, short = f"No map could be made of {sample.image.name}.", out_of_memory(error)
-            why, advice = f"{self._condition.title} failed: {error}.", "Look at the picture, or leave it out."
+            why, advice = f"{self._condition.title} failed: {error}.", "Look at the image, or leave it out."
         if short:
             free_memory()
-            why = f"{self._condition.title}: the memory is not enough, even for one picture at a time."
+            why = f"{self._condition.title}: the memory is not enough, even for one image at a time."
             advice = "Close other programs that use the graphics card, then make all maps again: what is done is kept."
         return Problem(sample.image, what, why, advice)
 
@@ -233,8 +234,8 @@ class _Worker:
 _FAILURES = (UserError, cv2.error, ValueError, MemoryError, RuntimeError)  # RuntimeError: torch's, also of memory
 
 
-def read_picture(path: Path, resolution: int | None) -> np.ndarray:
-    """A picture as extractors get it, RGB uint8 (h, w, 3), its shorter side brought down to ``resolution`` pixels."""
+def read_image(path: Path, resolution: int | None) -> np.ndarray:
+    """An image as extractors get it, RGB uint8 (h, w, 3), its shorter side brought down to ``resolution`` pixels."""
     picture = load_array(path, at_least=resolution)
     height, width = picture.shape[:2]
     if resolution is None or min(height, width) <= resolution:
@@ -269,7 +270,7 @@ def _paged(dataset: Dataset, size: int = 256) -> Iterator[Sample]:
 
 
 def _digest_now(dataset: Dataset, sample: Sample) -> str:
-    """The picture's digest; read anew, and noted, only where size or time of the file differ from the index."""
+    """The image's digest; read anew, and noted, only where size or time of the file differ from the index."""
     try:
         state = sample.image.stat()
     except OSError as error:

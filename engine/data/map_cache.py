@@ -1,10 +1,10 @@
-"""Condition maps as training reads them, cut and resized once: a step then decodes no picture file.
+"""Condition maps as training reads them, cut and resized once: a step then decodes no image file.
 
     cache/KEY/maps-MAPS-WxH-00000.safetensors   uint8, a crop a row, in the latents' order
     cache/KEY/maps-MAPS.json                    written when all are there, with the checksum of each file
 
-KEY is that of the latents, whose crops the maps share. MAPS hashes the content of the maps that came with the pictures;
-of those made here, what they were made of (the picture's content, type and parameters), and their files' size and time,
+KEY is that of the latents, whose crops the maps share. MAPS hashes the content of the maps that came with the images;
+of those made here, what they were made of (the image's content, type and parameters), and their files' size and time,
 so that one painted over by hand is read anew. A file keeps one channel where the three are equal, and one bit a pixel
 where there are only black and white: a canny map of 512 px takes 32 KiB, depth 256, colours 768.
 """
@@ -29,12 +29,12 @@ from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.rows import Rows
-from engine.data.samples import Progress, Sample
+from engine.data.samples import Sample
 from engine.errors import DataGone
-from engine.jobs.control import Token
+from engine.jobs.control import OnProgress, Token
 
 SHARD_BYTES = 64 * 2**20  # of pixels in colour, so that making a file needs little memory
-KEPT = 2  # sets of maps for the same pictures, as when two conditions are tried in turn
+KEPT = 2  # sets of maps for the same images, as when two conditions are tried in turn
 SPARE_DISK = 2 * 2**30
 READERS = 4
 
@@ -88,7 +88,7 @@ def open_or_build(
     samples: Sequence[Sample],
     plan: CropPlan,
     token: Token,
-    progress: Progress,
+    progress: OnProgress,
 ) -> MapCache | None:
     """The maps of these samples; what is missing is made, finished files of an earlier try are kept.
 
@@ -160,7 +160,7 @@ def _make(
     samples: Sequence[Sample],
     plan: CropPlan,
     token: Token,
-    progress: Progress,
+    progress: OnProgress,
 ) -> None:
     spec = dataset.condition
     assert spec is not None

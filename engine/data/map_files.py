@@ -52,7 +52,7 @@ def _one_bit(map: np.ndarray, exif: bytes) -> bytes:
 
 
 def made_by(path: Path) -> dict[str, Any] | None:
-    """{"condition": type, parameter: value, ...} of a map that the app made; None for any other picture."""
+    """{"condition": type, parameter: value, ...} of a map that the app made; None for any other image."""
     with opened(path) as image:
         text = image.getexif().get(_DESCRIPTION, "")
     try:

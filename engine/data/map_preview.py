@@ -1,4 +1,4 @@
-"""What the Conditions tab shows of a type before all maps are made: one picture, or a sheet of random ones."""
+"""What the Conditions tab shows of a type before all maps are made: one image, or a sheet of random ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.conditions.coverage import Coverage, coverage
 from engine.conditions.declaration import ConditionType
 from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
-from engine.data.make_maps import read_picture
+from engine.data.make_maps import read_image
 from engine.data.samples import Sample
 from engine.errors import UserError
 
@@ -24,25 +24,25 @@ SHEET = 12
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture beside its map, both RGB uint8 (h, w, 3) of one size."""
+    """An image beside its map, both RGB uint8 (h, w, 3) of one size."""
 
     name: str
-    picture: np.ndarray
+    image: np.ndarray
     map: np.ndarray
     measured: Coverage
     values: dict[str, Any]
-    """The parameters that were used: with several strengths the picture's own."""
+    """The parameters that were used: with several strengths the image's own."""
 
 
-def preview(condition: ConditionType, picture: np.ndarray, values: Mapping[str, Any], name: str = "") -> Shown:
-    """The map of one picture, RGB uint8 (h, w, 3). Raises UserError where weights or a program are missing."""
-    made = condition.extractor(picture, **values)
-    return Shown(name, picture, made, coverage(made), dict(values))
+def preview(condition: ConditionType, image: np.ndarray, values: Mapping[str, Any], name: str = "") -> Shown:
+    """The map of one image, RGB uint8 (h, w, 3). Raises UserError where weights or a program are missing."""
+    made = condition.extractor(image, **values)
+    return Shown(name, image, made, coverage(made), dict(values))
 
 
 def of_file(condition: ConditionType, path: Path, values: Mapping[str, Any], side: int | None) -> Shown:
-    """The map of any picture file, at the size at which all maps will be made."""
-    return preview(condition, read_picture(path, side), values, path.name)
+    """The map of any image file, at the size at which all maps will be made."""
+    return preview(condition, read_image(path, side), values, path.name)
 
 
 def of_sample(
@@ -58,14 +58,14 @@ def of_sample(
         if sample.condition is None:
             raise UserError(
                 "This dataset came without maps of its own.",
-                "Only pictures were found in its folder.",
+                "Only images were found in its folder.",
                 "Choose a type that makes maps.",
             )
-        picture = read_picture(sample.image, side)
-        made = np.asarray(load_rgb(sample.condition).resize(picture.shape[1::-1]))
-        return Shown(sample.key, picture, made, coverage(made), {})
+        image = read_image(sample.image, side)
+        made = np.asarray(load_rgb(sample.condition).resize(image.shape[1::-1]))
+        return Shown(sample.key, image, made, coverage(made), {})
     own = strengths.drawn(condition, values, varied, sample.key)
-    return preview(condition, read_picture(sample.image, side), own, sample.key)
+    return preview(condition, read_image(sample.image, side), own, sample.key)
 
 
 def sheet(
@@ -76,7 +76,7 @@ def sheet(
     varied: int | None = None,
     seed: int = 0,
 ) -> list[Shown]:
-    """Twelve pictures at random (fewer in a small set) with their maps; ones that cannot be read are left out."""
+    """Twelve images at random (fewer in a small set) with their maps; ones that cannot be read are left out."""
     total = dataset.count()
     found = []
     for place in sorted(random.Random(seed).sample(range(total), min(SHEET, total))):
@@ -85,5 +85,5 @@ def sheet(
                 found.append(of_sample(dataset, sample, condition, values, side, varied))
             except UserError:
                 if condition.models or condition.program or condition.extract is None:
-                    raise  # the type's own trouble, the same for every picture
+                    raise  # the type's own trouble, the same for every image
     return found

@@ -2,8 +2,8 @@
 
 Read, not mapped into memory: the system ends a process without a word (SIGBUS) that touches a mapped file whose disk
 was unplugged or fails, or which another program has cut short. A read fails with an OSError, which can be told. It also
-keeps no file open: a cache of 100,000 pictures has hundreds. The slices of the safetensors package are mapped, and
-those of 0.8.0 lose two integers for every row that is read, 64 bytes each: 200 MB over a run of a million pictures.
+keeps no file open: a cache of 100,000 images has hundreds. The slices of the safetensors package are mapped, and
+those of 0.8.0 lose two integers for every row that is read, 64 bytes each: 200 MB over a run of a million images.
 """
 
 from __future__ import annotations

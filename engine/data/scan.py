@@ -15,8 +15,9 @@ from engine.data.images import MIN_SIDE, Inspected, check_side, inspect
 from engine.data.layouts import ORDER, Found, Layout, recognise
 from engine.data.layouts.listed import METADATA
 from engine.data.layouts.model import caption_beside
-from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.data.samples import Problem, Sample
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 __all__ = ["CONDITION_NOTE", "LAYOUTS", "METADATA", "ScanReport", "scan_folder"]
 
@@ -61,7 +62,7 @@ class Memory(Protocol):
 
 @dataclass(frozen=True)
 class Look:
-    """A folder whose layout is known, and whose pictures are not read yet."""
+    """A folder whose layout is known, and whose images are not read yet."""
 
     folder: Path
     layout: Layout
@@ -69,7 +70,7 @@ class Look:
     problems: list[Problem]
 
     def condition(self, paired: bool) -> tuple[str | None, dict[str, Any]]:
-        """What made the maps that came with the pictures, if there are any; a damaged note becomes a problem."""
+        """What made the maps that came with the images, if there are any; a damaged note becomes a problem."""
         return _read_condition_note(self.folder, self.problems) if paired else (None, {})
 
 
@@ -88,28 +89,28 @@ def look_at(folder: Path | str) -> Look:
         ) from error
     if not found and not problems:
         raise UserError(
-            f"There are no pictures in {folder}.",
+            f"There are no images in {folder}.",
             "Neither the folder nor the folders in it hold a PNG, JPEG, WebP, BMP, TIFF or GIF file.",
-            "Choose the folder that holds your pictures.",
+            "Choose the folder that holds your images.",
         )
     return Look(folder, layout, found, problems)
 
 
 def scan_folder(
     folder: Path | str,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
     workers: int | None = None,
 ) -> ScanReport:
-    """Recognises the folder's layout and reads every picture to its end; everything is kept in memory.
+    """Recognises the folder's layout and reads every image to its end; everything is kept in memory.
 
     For sets of any size see ``engine.data.importing``. Unusable files become problems; UserError where the folder
     itself is the problem. Cancelling raises what the token raises.
     """
     look = look_at(folder)
     samples: list[Sample] = []
-    for what in read_pictures(look, progress, token, min_side, workers):
+    for what in read_images(look, progress, token, min_side, workers):
         if isinstance(what, Sample):
             samples.append(what)
         else:
@@ -121,9 +122,9 @@ def scan_folder(
 
 
 def nothing_usable(folder: Path, count: int, first: Problem) -> UserError:
-    """For a folder whose pictures are all unusable."""
+    """For a folder whose images are all unusable."""
     return UserError(
-        f"None of the pictures in {folder} can be used.",
+        f"None of the images in {folder} can be used.",
         f"The first of {count:,} problems: {first.path.name}: {first.what} {first.why}",
         first.try_this,
     )
@@ -135,7 +136,7 @@ def _check_folder(folder: Path) -> None:
             f"The folder {folder} does not exist.", "Nothing was found under this path.", "Check the spelling."
         )
     if not folder.is_dir():
-        raise UserError(f"{folder} is a file.", "A folder of pictures is needed.", "Choose the folder that holds it.")
+        raise UserError(f"{folder} is a file.", "A folder of images is needed.", "Choose the folder that holds it.")
     try:
         with os.scandir(folder):
             pass
@@ -163,9 +164,9 @@ def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, di
     return "own", {}
 
 
-def read_pictures(
+def read_images(
     look: Look,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
     workers: int | None = None,
@@ -173,7 +174,7 @@ def read_pictures(
 ) -> Iterator[Sample | Problem]:
     """Samples and problems in the order of ``look.found``, one at a time.
 
-    Reads in threads, a few pictures ahead and no more. Files that ``memory`` knows are not opened again.
+    Reads in threads, a few images ahead and no more. Files that ``memory`` knows are not opened again.
 
     Raises:
         UserError: the whole folder has vanished. Cancelled: whatever the token raises.
@@ -198,7 +199,7 @@ def read_pictures(
                 if isinstance(what, Problem) and not look.folder.exists():
                     raise UserError(
                         f"The folder {look.folder} is not there any more.",
-                        f"It vanished after {done:,} of {len(look.found):,} pictures.",
+                        f"It vanished after {done:,} of {len(look.found):,} images.",
                         "Connect its disk again and read it once more: what was read already is remembered.",
                     )
                 yield what
@@ -210,7 +211,7 @@ def read_pictures(
 
 @dataclass
 class _Read:
-    """What one picture gave: a sample or the reason against it, and what was read afresh."""
+    """What one image gave: a sample or the reason against it, and what was read afresh."""
 
     told: list[Sample | Problem]
     fresh: list[tuple[Path, Inspected]]
@@ -264,7 +265,7 @@ def _read(item: Found, min_side: int, image: Inspected | None, map: Inspected | 
                     item.image,
                     f"The caption of {item.image.name} cannot be read.",
                     f"The system says: {error.strerror or error}.",
-                    "Check the permissions of the text file beside it; the picture is used without a caption.",
+                    "Check the permissions of the text file beside it; the image is used without a caption.",
                 )
             )
     result.told.append(

@@ -1,4 +1,4 @@
-"""Exactly what the net sees of a pair: picture and map after the training's own crop, and one laid over the other."""
+"""Exactly what the net sees of a pair: image and map after the training's own crop, and one laid over the other."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _TINT = np.array([255, 0, 160], np.float32)  # rare in photographs
 
 
 def seen(dataset: Dataset, sample: Sample, plan: CropPlan) -> tuple[Image.Image, Image.Image | None]:
-    """Picture and map as training reads them, RGB, of the plan's size; None for a map that is not there yet.
+    """Image and map as training reads them, RGB, of the plan's size; None for a map that is not there yet.
 
     Raises UserError for a file that cannot be read.
     """
     whole = load_rgb(sample.image)
-    crop = plan.crop(sample, picture=whole)
-    picture = apply_crop(whole, crop)
+    crop = plan.crop(sample, image=whole)
+    image = apply_crop(whole, crop)
     path = map_path(dataset, sample)
     if path is None:
-        return picture, None
+        return image, None
     assert dataset.condition is not None  # map_path holds this
     nearest = registry.get(dataset.condition.type).categorical
-    return picture, apply_crop(load_rgb(path), crop, nearest=nearest)
+    return image, apply_crop(load_rgb(path), crop, nearest=nearest)
 
 
 def map_path(dataset: Dataset, sample: Sample) -> Path | None:
@@ -47,8 +47,8 @@ def map_path(dataset: Dataset, sample: Sample) -> Path | None:
     return path if path.exists() else None
 
 
-def overlay(picture: Image.Image, map: Image.Image) -> Image.Image:
-    """The map's lines, or the borders of its areas, in a colour of their own over the paled picture. RGB, one size."""
+def overlay(image: Image.Image, map: Image.Image) -> Image.Image:
+    """The map's lines, or the borders of its areas, in a colour of their own over the paled image. RGB, one size."""
     grey = cv2.cvtColor(np.asarray(map), cv2.COLOR_RGB2GRAY)
     counts = np.bincount(grey.ravel(), minlength=256)
     ground = int(counts.argmax())
@@ -56,16 +56,16 @@ def overlay(picture: Image.Image, map: Image.Image) -> Image.Image:
     if counts[ground] < 0.5 * grey.size:  # areas and tones: only where they change
         change = cv2.morphologyEx(grey, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).astype(np.float32)
         drawn = np.clip((change - 12) / 48, 0, 1)
-    paled = 0.65 * np.asarray(picture, np.float32) + 0.35 * 255
+    paled = 0.65 * np.asarray(image, np.float32) + 0.35 * 255
     share = drawn[..., None]
     return Image.fromarray((paled * (1 - share) + _TINT * share).astype(np.uint8))
 
 
 def strip(dataset: Dataset, sample: Sample, plan: CropPlan, side: int = 384) -> Image.Image:
-    """Picture, map and overlay in a row, ``side`` pixels high; the picture alone where there is no map."""
-    picture, map = seen(dataset, sample, plan)
-    parts = [picture] if map is None else [picture, map, overlay(picture, map)]
-    width = max(1, round(side * picture.width / picture.height))
+    """Image, map and overlay in a row, ``side`` pixels high; the image alone where there is no map."""
+    image, map = seen(dataset, sample, plan)
+    parts = [image] if map is None else [image, map, overlay(image, map)]
+    width = max(1, round(side * image.width / image.height))
     row = Image.new("RGB", (len(parts) * (width + GAP) - GAP, side), (128, 128, 128))
     for place, part in enumerate(parts):
         row.paste(part.resize((width, side), Image.Resampling.LANCZOS), (place * (width + GAP), 0))

@@ -1,4 +1,4 @@
-"""What was decided about single pictures: left out, or replaced by a corrected copy in the dataset's own folder.
+"""What was decided about single images: left out, or replaced by a corrected copy in the dataset's own folder.
 
     DATASET/treatment.sqlite   excluded: key, finding   corrections: key, part, original, value, width, height, finding
     DATASET/corrected/         the copies; the user's own files never change
@@ -111,16 +111,16 @@ class Treatment:
     def applied(self, sample: Sample) -> Sample:
         """The sample with its corrections.
 
-        A corrected picture keeps the original's digest: it holds the very pixels that reading the original gives, so
+        A corrected image keeps the original's digest: it holds the very pixels that reading the original gives, so
         maps and caches made of the original stay right.
         """
         corrections = self.decisions.corrections
         if not corrections:
             return sample
-        picture, map, words = (corrections.get((sample.key, part)) for part in ("picture", "map", "caption"))
-        if picture and picture.original == sample.digest:
-            path = self.folder / picture.value
-            sample = replace(sample, image=path, bytes=picture.bytes, mtime_ns=picture.mtime_ns)
+        image, map, words = (corrections.get((sample.key, part)) for part in ("picture", "map", "caption"))
+        if image and image.original == sample.digest:
+            path = self.folder / image.value
+            sample = replace(sample, image=path, bytes=image.bytes, mtime_ns=image.mtime_ns)
         if map and sample.condition is not None and map.original == sample.condition_digest:
             sample = replace(sample, condition=self.folder / map.value, condition_digest=map.digest)
         if words and words.original == sample.caption:

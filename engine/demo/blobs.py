@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.conditions import registry
-from engine.data.samples import CancelToken, Progress
 from engine.demo.generated import write_set
 from engine.demo.shapes import BLOB, PALETTE, Scene
+from engine.jobs.control import CancelToken, OnProgress
 
 CONDITION = "light_dark"
 PARAMETERS = registry.resolve_parameters(CONDITION, {"levels": 2, "cuts": "fixed"})
@@ -37,7 +37,7 @@ def make_blobs(
     count: int,
     size: int = 128,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     token: CancelToken | None = None,
 ) -> Path:
     """Writes the set (see ``write_set``); its maps come from the light-and-dark extractor. Returns the folder."""
@@ -46,7 +46,7 @@ def make_blobs(
         folder,
         "blobs",
         blob_scene,
-        lambda scene, picture: extract(picture, **PARAMETERS),
+        lambda scene, image: extract(image, **PARAMETERS),
         (CONDITION, PARAMETERS),
         count,
         size,

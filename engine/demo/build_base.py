@@ -1,4 +1,4 @@
-"""Train the bundled tiny base, a Stable-Diffusion-1-shaped pipeline for 128 x 128 pictures.
+"""Train the bundled tiny base, a Stable-Diffusion-1-shaped pipeline for 128 x 128 images.
 
     python -m engine.demo.build_base --work base_work --out engine/demo/base
 
@@ -36,13 +36,13 @@ VAE_CROPS = (
     (64, 12),
 )  # (side, batch): the autoencoder is convolutional, small crops teach colours fastest
 TEXT_LENGTH = 32
-POOL = 16_384  # pictures encoded once and drawn from again; at 6,800 steps of 16 each is seen about 7 times
+POOL = 16_384  # images encoded once and drawn from again; at 6,800 steps of 16 each is seen about 7 times
 SHARES = {"circle": 0.75, "square": 1.4, "triangle": 1.4, "star": 1.4, "blob": 0.4}  # how often each is drawn from it
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's format whose merges cover the caption words; other words are spelled out."""
-    words = " ".join([*PALETTE, *SHAPES, BLOB, "with background a an on the and of picture photo flat"]).split()
+    words = " ".join([*PALETTE, *SHAPES, BLOB, "with background a an on the and of image photo flat"]).split()
     model = Tokenizer(BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     model.pre_tokenizer = ByteLevel(add_prefix_space=False)
     alphabet = sorted(ByteLevel.alphabet())
@@ -127,7 +127,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def pictures(first: int, count: int) -> tuple[torch.Tensor, list[str]]:
-    """Pictures ``first`` to ``first + count``: (count, 3, 128, 128) in -1..1, and their captions."""
+    """Images ``first`` to ``first + count``: (count, 3, 128, 128) in -1..1, and their captions."""
     scenes = [random_scene(np.random.default_rng([SEED, i])) for i in range(first, first + count)]
     stack = np.stack([draw(scene, SIZE) for scene in scenes])
     return torch.from_numpy(stack).permute(0, 3, 1, 2).float() / 127.5 - 1, [scene.caption for scene in scenes]
@@ -239,7 +239,7 @@ def train_unet(work: Path, out: Path, vae: AutoencoderKL, steps: int, batch: int
         # Half of the timesteps come from the noisy end, where the colours are decided.
         uniform = torch.rand(batch, generator=generator)
         timesteps = torch.where(torch.arange(batch) % 2 == 0, uniform * 1000, 650 + uniform * 350).long()
-        # Offset noise: without it a prediction of noise learns the picture's mean colour very slowly.
+        # Offset noise: without it a prediction of noise learns the image's mean colour very slowly.
         offset = torch.randn((batch, 4, 1, 1), generator=generator)
         noise = torch.randn(latents.shape, generator=generator) + 0.1 * offset
         hidden = text_encoder(ids)[0]

@@ -1,7 +1,7 @@
 """Coloured circles after fill50k, the set of the ControlNet paper's tutorial (Zhang et al. 2023), at any size.
 
 As measured on fill50k: 512 x 512; the condition is a white outline of 5 px on black, without antialiasing, clipped at
-the border; radius uniform in 64..256 px, centre uniform in 96..416 px; a flat disc on a flat ground. Smaller pictures
+the border; radius uniform in 64..256 px, centre uniform in 96..416 px; a flat disc on a flat ground. Smaller images
 are the same in proportion, but for the outline: at 128 px it is rounded up from 1.25 to 2 px, since a line of one pixel
 is half lost at each stride of the hint encoder, and the demo would listen later for no reason of its own.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.data.samples import CancelToken, Progress
 from engine.demo.generated import write_set
 from engine.demo.shapes import Scene, random_colours
+from engine.jobs.control import CancelToken, OnProgress
 
 
 def circle_scene(rng: np.random.Generator) -> Scene:
@@ -40,7 +40,7 @@ def make_circles(
     count: int,
     size: int = 128,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     token: CancelToken | None = None,
 ) -> Path:
     """Writes the set (see ``write_set``); its condition type is "own". Returns the folder."""
@@ -48,7 +48,7 @@ def make_circles(
         folder,
         "circles",
         circle_scene,
-        lambda scene, picture: outline(scene, size),
+        lambda scene, image: outline(scene, size),
         ("own", {}),
         count,
         size,

@@ -59,7 +59,7 @@ def choose_prompts(count: int, seed: int) -> list[Prompt]:
 def paint(
     base: Path, prompts: list[Prompt], guidance: float, steps: int, scheduler: str, batch: int, seed: int
 ) -> list[np.ndarray]:
-    """One picture a prompt by the plain pipeline, RGB uint8; picture n starts from noise (seed, n)."""
+    """One image a prompt by the plain pipeline, RGB uint8; image n starts from noise (seed, n)."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
     pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -78,12 +78,12 @@ def paint(
             output_type="np",
         ).images
         pictures += list(np.round(images * 255).clip(0, 255).astype(np.uint8))
-        print(f"{len(pictures)}/{len(prompts)} pictures, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"{len(pictures)}/{len(prompts)} images, {time.monotonic() - began:.0f} s", flush=True)
     return pictures
 
 
 def measure(prompts: list[Prompt], read: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """Shares of pictures that are right, by shape and colour, and what was painted in place of what."""
+    """Shares of images that are right, by shape and colour, and what was painted in place of what."""
     shape = np.array([r[0] == p.shape for p, r in zip(prompts, read, strict=True)])
     colours = np.array([r[1:] == (p.foreground, p.background) for p, r in zip(prompts, read, strict=True)])
     mixed: dict[str, Counter[str]] = {"shape": Counter(), "colour": Counter()}
@@ -118,14 +118,14 @@ def measure(prompts: list[Prompt], read: list[tuple[str, str, str]]) -> dict[str
 def grid(
     prompts: list[Prompt], read: list[tuple[str, str, str]], pictures: list[np.ndarray], columns: int = 10
 ) -> Image.Image:
-    """All pictures under their captions; what was read is written in red where it differs."""
+    """All images under their captions; what was read is written in red where it differs."""
     side, line = pictures[0].shape[0], 12
     cell = (side + 6, side + 3 * line + 4)
     sheet = Image.new("RGB", (columns * cell[0], -(-len(pictures) // columns) * cell[1]), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    for number, (prompt, got, picture) in enumerate(zip(prompts, read, pictures, strict=True)):
+    for number, (prompt, got, image) in enumerate(zip(prompts, read, pictures, strict=True)):
         x, y = number % columns * cell[0] + 3, number // columns * cell[1] + 2
-        sheet.paste(Image.fromarray(picture), (x, y))
+        sheet.paste(Image.fromarray(image), (x, y))
         right = got == (prompt.shape, prompt.foreground, prompt.background)
         words = [f"{prompt.foreground} {prompt.shape}", f"on {prompt.background}"]
         words += [] if right else [f"{got[1]} {got[0]} on {got[2]}"]
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     pictures = paint(
         options.base, prompts, options.guidance, options.steps, options.scheduler, options.batch, options.seed
     )
-    read = [read_scene(picture) for picture in pictures]
+    read = [read_scene(image) for image in pictures]
     settings = {name: getattr(options, name) for name in ("guidance", "steps", "scheduler", "seed")}
     scores = measure(prompts, read) | {"needed": NEEDED, "settings": settings}
     buffer = io.BytesIO()

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from engine.data.images import replace_bytes
-from engine.data.samples import CancelToken, Progress
 from engine.data.scan import CONDITION_NOTE, METADATA
 from engine.demo.shapes import Scene, draw
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 SCENES = "scenes.json"
 
@@ -30,7 +30,7 @@ def write_set(
     count: int,
     size: int,
     seed: int,
-    progress: Progress | None,
+    progress: OnProgress | None,
     token: CancelToken | None,
 ) -> Path:
     """images/, conditions/ (PNG), metadata.jsonl, scenes.json and condition.json; returns the folder.
@@ -75,7 +75,7 @@ def load_scenes(folder: Path | str) -> dict[str, Scene]:
 
 
 def _clear(folder: Path, recipe: dict[str, Any]) -> None:
-    """Removes pictures of another recipe; a folder that holds anything else is not ours to write into."""
+    """Removes images of another recipe; a folder that holds anything else is not ours to write into."""
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:

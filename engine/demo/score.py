@@ -1,6 +1,6 @@
-"""Reads a picture of one flat shape on a flat ground back: where the shape lies, in which colours.
+"""Reads an image of one flat shape on a flat ground back: where the shape lies, in which colours.
 
-Exact on the drawn pictures, and steady under the noise and the soft edges of generated ones.
+Exact on the drawn images, and steady under the noise and the soft edges of generated ones.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from engine.demo.shapes import PALETTE, Scene, shape_mask
 from engine.demo.templates import GRID, best_fit
 
 SAME_COLOUR = 12.0  # delta E 1976 below which two clusters are one; palette colours differ by 33 and more
-SMALLEST = 0.005  # share of the picture below which a cluster is taken for specks
+SMALLEST = 0.005  # share of the image below which a cluster is taken for specks
 UNSURE_BORDER = 0.3  # share of the border from which the smaller cluster might be the ground after all
 NOTHING = "nothing"
-"""Stands for a shape or colour in pictures that show one flat colour."""
+"""Stands for a shape or colour in images that show one flat colour."""
 
 _NAMES = tuple(PALETTE)
 
@@ -33,7 +33,7 @@ class Region:
 
 @dataclass(frozen=True)
 class DiscScore:
-    """How well a picture follows its scene. ``iou`` 0 to 1."""
+    """How well an image follows its scene. ``iou`` 0 to 1."""
 
     iou: float
     colours_right: bool
@@ -55,7 +55,7 @@ def nearest_name(lab: np.ndarray) -> str:
     return _NAMES[int(np.linalg.norm(_PALETTE_LAB - lab, axis=1).argmin())]
 
 
-def read_picture(image: np.ndarray) -> tuple[Region, Region] | None:
+def read_image(image: np.ndarray) -> tuple[Region, Region] | None:
     """Splits RGB uint8 (h, w, 3) into two regions by colour; None where it shows one flat colour.
 
     Two-means in Lab after a 3 x 3 median, begun at the split along the widest direction, so nothing is random.
@@ -78,11 +78,11 @@ def read_picture(image: np.ndarray) -> tuple[Region, Region] | None:
 
 
 def score_disc(image: np.ndarray, scene: Scene) -> DiscScore:
-    """Compares a square picture, RGB uint8 (h, w, 3), with the scene that its control picture and caption asked for.
+    """Compares a square image, RGB uint8 (h, w, 3), with the scene that its control image and caption asked for.
 
     The foreground is the region that suits the caption's colours better; ``iou`` compares it with the true shape.
     """
-    regions = read_picture(image)
+    regions = read_image(image)
     if regions is None:
         return DiscScore(0.0, False, NOTHING, NOTHING)
     wanted = to_lab(np.array([PALETTE[scene.foreground], PALETTE[scene.background]], np.uint8))
@@ -98,12 +98,12 @@ def score_disc(image: np.ndarray, scene: Scene) -> DiscScore:
 
 
 def read_scene(image: np.ndarray) -> tuple[str, str, str]:
-    """(shape, foreground, background) of a picture made from a caption alone, RGB uint8 (h, w, 3) and square.
+    """(shape, foreground, background) of an image made from a caption alone, RGB uint8 (h, w, 3) and square.
 
     The ground is the region that holds most of the border. Where that is in doubt, as with large discs, the reading
     whose foreground fits a shape better is taken.
     """
-    regions = read_picture(image)
+    regions = read_image(image)
     if regions is None:
         return NOTHING, NOTHING, NOTHING
     on_border = [_border_share(region.mask) for region in regions]

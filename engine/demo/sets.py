@@ -8,11 +8,11 @@ from typing import Any
 
 from engine.config.presets import Preset, load_preset
 from engine.data.dataset import Dataset
-from engine.data.samples import CancelToken, Progress
 from engine.data.scan import scan_folder
 from engine.demo.blobs import make_blobs
 from engine.demo.circles import make_circles
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace
 
 SIDE = 128  # pixels; what the demo base was made for
@@ -44,7 +44,7 @@ def make_demo_set(
     workspace: Workspace,
     kind: str = "circles",
     count: int = DEFAULT_COUNT,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     token: CancelToken | None = None,
 ) -> Dataset:
     """Draw a demo set into the workspace and open it as a dataset; one that is there already is kept.
@@ -54,7 +54,7 @@ def make_demo_set(
     """
     if not 4 <= count <= 100_000:
         raise UserError(
-            "The demo set was not made.", f"{count:,} pictures were asked for.", "Choose between 4 and 100,000."
+            "The demo set was not made.", f"{count:,} images were asked for.", "Choose between 4 and 100,000."
         )
     name = f"demo-{kind}-{count}"
     folder = workspace.dataset_folder(name) / "pictures"

@@ -1,6 +1,6 @@
-"""Coloured shapes: the pictures that the bundled tiny base was trained on.
+"""Coloured shapes: the images that the bundled tiny base was trained on.
 
-Everything here is numpy and OpenCV; colours are exact CSS colours, edges are not smoothed, so a picture can be read
+Everything here is numpy and OpenCV; colours are exact CSS colours, edges are not smoothed, so an image can be read
 back without doubt (see ``engine.demo.score``).
 """
 
@@ -44,7 +44,7 @@ BLOB = "blob"
 
 @dataclass(frozen=True)
 class Scene:
-    """One flat shape on a flat ground. Lengths are fractions of the picture's side."""
+    """One flat shape on a flat ground. Lengths are fractions of the image's side."""
 
     shape: str
     foreground: str
@@ -87,7 +87,7 @@ def shape_mask(shape: str, centre: tuple[float, float], radius: float, size: int
 
 
 def blob_mask(seed: int, size: int) -> np.ndarray:
-    """A smooth random region covering 25 to 60 % of the picture: bool array (size, size)."""
+    """A smooth random region covering 25 to 60 % of the image: bool array (size, size)."""
     rng = np.random.default_rng([7, seed])
     field = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     return field > np.quantile(field, 1 - rng.uniform(0.25, 0.6))
@@ -127,6 +127,6 @@ def paint(mask: np.ndarray, foreground: str, background: str) -> np.ndarray:
 
 
 def draw(scene: Scene, size: int) -> np.ndarray:
-    """The picture of a scene, RGB uint8 (size, size, 3)."""
+    """The image of a scene, RGB uint8 (size, size, 3)."""
     mask = shape_mask(scene.shape, scene.centre, scene.radius, size, scene.seed)
     return paint(mask, scene.foreground, scene.background)

@@ -13,7 +13,7 @@ GRID = 64
 _PADDED = 2 * GRID  # keeps the correlation from wrapping round
 _RADII = 0.09 * 1.05 ** np.arange(40)  # fractions of the side, up to 0.60
 _AREA_RATIO = (0.8, 1.25)  # unclipped area over the mask's, within which a shape that lies inside is looked for
-_MARGIN = 0.12  # such a shape's centre keeps this far from the border; a disc's may lie anywhere in the picture
+_MARGIN = 0.12  # such a shape's centre keeps this far from the border; a disc's may lie anywhere in the image
 
 
 @cache
@@ -33,7 +33,7 @@ def _templates(shape: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _correlate(image: np.ndarray, spectra: np.ndarray) -> np.ndarray:
-    """Overlap with every template at every centre in the picture: (n, 64, 64)."""
+    """Overlap with every template at every centre in the image: (n, 64, 64)."""
     return np.fft.irfft2(np.fft.rfft2(image)[None] * spectra, s=(_PADDED, _PADDED))[:, :GRID, :GRID]
 
 

@@ -1,4 +1,4 @@
-"""A step shared by several processes: the same pictures, in the same order, whatever their number.
+"""A step shared by several processes: the same images, in the same order, whatever their number.
 
 accelerate wraps the net that computes in torch's DistributedDataParallel: gradients travel while the backward pass is
 still going on (Li et al. 2020, arXiv 2006.15704). Where one process runs out of memory in the middle of that, the
@@ -37,31 +37,31 @@ DDP_SETTINGS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
 def dealt(config: RunConfig, count: int) -> tuple[RunConfig, str]:
     """The settings with which ``count`` processes do together what one would do, and a sentence about it.
 
-    A step has ``batch_size`` x ``accumulation`` pictures in all. Batches that would have been added up one after
+    A step has ``batch_size`` x ``accumulation`` images in all. Batches that would have been added up one after
     another are dealt to the processes; where there are too few of them, each is cut into smaller ones. In the settings
     that come back ``batch_size`` is what one process sees at once, ``accumulation`` the batches of a whole step.
 
     Raises:
-        UserError: the pictures of a step cannot be dealt evenly.
+        UserError: the images of a step cannot be dealt evenly.
     """
     if count == 1:
         return config, ""
-    train, pictures = config.train, config.images_per_step
-    if pictures % count:
-        fitting = -(-pictures // count) * count
+    train, images = config.train, config.images_per_step
+    if images % count:
+        fitting = -(-images // count) * count
         raise UserError(
-            f"{count} processes cannot share a step of {pictures} pictures evenly.",
-            f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {pictures}, which "
+            f"{count} processes cannot share a step of {images} images evenly.",
+            f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which "
             f"{count} does not divide.",
             f"Choose a batch size and accumulation whose product it divides ({fitting}, say), or start another number "
             "of processes.",
         )
     sizes = range(train.batch_size, 0, -1)
-    size = next(s for s in sizes if train.batch_size % s == 0 and pictures // s % count == 0)
-    changes = {"batch_size": size, "accumulation": pictures // size}
+    size = next(s for s in sizes if train.batch_size % s == 0 and images // s % count == 0)
+    changes = {"batch_size": size, "accumulation": images // size}
     shared = config.model_copy(update={"train": train.model_copy(update=changes)})
-    times = f", {pictures // size // count} times" if pictures // size > count else ""
-    words = f"{count} processes share the {pictures} pictures of a step: {size} at a time on each{times}."
+    times = f", {images // size // count} times" if images // size > count else ""
+    words = f"{count} processes share the {images} images of a step: {size} at a time on each{times}."
     return shared, words
 
 

@@ -17,7 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.distributed.ddp import Sharing
-from engine.jobs.faults import out_of_memory
+from engine.machine.device_errors import out_of_memory
 from engine.nets.master_weights import copy_in
 from engine.training.optim import build_optimizer
 

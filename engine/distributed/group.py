@@ -5,7 +5,7 @@ first, called main, is the only one that writes, prints and answers. What travel
 DistributedDataParallel's (engine/distributed/ddp.py).
 
 One thing is our own, for accelerate has nothing like it: every exchange begins with a small message, over a line of its
-own, in which each says whether it is well. It may wait for hours (main draws pictures) where a gradient may not, gives
+own, in which each says whether it is well. It may wait for hours (main draws images) where a gradient may not, gives
 up early where somebody ends, and is free while gradients are stuck. So a fault on one of them ends all of them, at the
 same place and with its words, and one that was killed is missed at once.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=12)
-"""How long the others wait for main, which may draw pictures or encode captions meanwhile."""
+"""How long the others wait for main, which may draw images or encode captions meanwhile."""
 FAREWELL = timedelta(seconds=30)
 """How long one that has failed waits for the others to hear of it."""
 LINE_SIGNS = ("gloo", "NCCL", "Timed out", "Connection closed", "Connection reset")

@@ -49,15 +49,15 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
             seconds = work / speed
         else:
             seconds = 2.33 * work / (CPU_TERAFLOPS_PER_CORE * hardware.cores)
-    needed = predict(workspace, config, pictures_of(config, workspace))
+    needed = predict(workspace, config, images_of(config, workspace))
     disk = round(disk_of_checkpoints(config, needed) + needed.cache)
     total = seconds * images
     if trial is not None and config.validation.every:
         sets = 1 + -(-config.train.steps // config.validation.every)
-        total += sets * config.validation.pictures_each_time * trial.seconds_per_picture
+        total += sets * config.validation.images_each_time * trial.seconds_per_picture
     about = "about " if measured else "roughly "
     summary = (
-        f"{config.train.steps:,} steps of {config.images_per_step} pictures, {about}{in_words(total)}, "
+        f"{config.train.steps:,} steps of {config.images_per_step} images, {about}{in_words(total)}, "
         f"{size_in_words(disk)} of disk ({size_in_words(workspace.free_bytes())} free), "
         f"{memory_in_words(needed, hardware) if trial is None else trial_in_words(trial, hardware)}"
     )
@@ -100,7 +100,7 @@ def trial_in_words(trial: Measured, hardware: Hardware) -> str:
     return f"{words}; it fitted only with {', '.join(trial.rungs)}" if trial.rungs else words
 
 
-def pictures_of(config: RunConfig, workspace: Workspace) -> int:
+def images_of(config: RunConfig, workspace: Workspace) -> int:
     """In the dataset; 0 while none is chosen."""
     if config.data.dataset not in workspace.dataset_names():
         return 0

@@ -15,7 +15,7 @@ ORIGINAL_HINT, SMALL_HINT, ORIGINAL_TRUNK = (16, 32, 96, 256), (8, 16, 32, 64), 
 
 @dataclass(frozen=True)
 class Unit:
-    """Elements of one picture, of what is computed twice as one where gradients are checkpointed."""
+    """Elements of one image, of what is computed twice as one where gradients are checkpointed."""
 
     entry: int
     """Kept between, with checkpointing."""
@@ -33,7 +33,7 @@ class Unit:
 
 @dataclass
 class Tally:
-    """Counts of one net. The elements are those that autograd keeps of one picture until the backward pass."""
+    """Counts of one net. The elements are those that autograd keeps of one image until the backward pass."""
 
     weights: int = 0
     """Parameters."""
@@ -93,7 +93,7 @@ class Net:
     decoder: Tally
     """Of the UNet's weights those behind the middle; their activations are the UNet's."""
     residuals: int
-    """Elements of what the ControlNet hands to the UNet for one picture."""
+    """Elements of what the ControlNet hands to the UNet for one image."""
 
 
 def resnet(t: Tally, cin: int, cout: int, temb: int, area: int, learns: bool, skip: int = 0) -> None:
@@ -124,7 +124,7 @@ def transformer(
     for _ in range(depth):
         for _ in range(3):
             t.norm(c)
-        for width in (c, context):  # attention within the picture, then to the text
+        for width in (c, context):  # attention within the image, then to the text
             t.layer(c, c, bias=False)
             t.layer(c, width, bias=False)
             t.layer(c, width, bias=False)
@@ -147,7 +147,7 @@ def count(
 
     Args:
         unet: the UNet's config.json.
-        resolution: side of the pictures in pixels.
+        resolution: side of the images in pixels.
         words: tokens of a prompt.
         decoder_learns: the base is not locked.
         control_lora_rank: 0: the whole ControlNet learns.

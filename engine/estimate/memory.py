@@ -25,12 +25,12 @@ PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their librarie
 PROCESS_RAM_WITHOUT_CARD = 0.7 * GIB
 VAE_PARAMETERS, VAE_WIDEST = 83_653_863, 512  # of every Stable Diffusion
 FP8_BYTES = 1.01  # a weight of the frozen base; norms and both ends stay in half precision
-DECODED_SIDE = 512  # a larger picture is decoded in tiles of this where memory does not suffice
+DECODED_SIDE = 512  # a larger image is decoded in tiles of this where memory does not suffice
 LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
 FIRST_LAYER = 5  # where it encodes: also what the first convolution said, which diffusers holds on to, and a sum
-DRAWN_PIXELS = 4 * 512**2  # of a preview's pictures drawn together, each with and without its prompt
+DRAWN_PIXELS = 4 * 512**2  # of a preview's images drawn together, each with and without its prompt
 CAPTIONS_AT_ONCE = 32  # captions that the text encoders read together
-ENCODE_BATCH_PIXELS = 4 * 512**2  # pictures that the VAE encodes together, in pixels
+ENCODE_BATCH_PIXELS = 4 * 512**2  # images that the VAE encodes together, in pixels
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,21 @@ class Prediction:
         return self.peak * SLACK + CONTEXT_BYTES
 
 
-def pictures_encoded_together(resolution: int) -> int:
+def images_encoded_together(resolution: int) -> int:
     """So that the VAE needs no more at any resolution up to 1024 px than at 512 px (2.8 GB, for cards of 6)."""
     return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
 
 
-def pictures_drawn_together(resolution: int) -> int:
+def images_drawn_together(resolution: int) -> int:
     """Of a preview: four at 512 px, and fewer larger ones."""
     return max(1, min(4, DRAWN_PIXELS // resolution**2))
 
 
-def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Prediction:
+def predict(workspace: Workspace, config: RunConfig, images: int = 0) -> Prediction:
     """The prediction for a run; where the base is not on this disk, as for Stable Diffusion 1.5.
 
     Args:
-        pictures: in the dataset, for the cache.
+        images: in the dataset, for the cache.
     """
     folder = LAYOUTS / "sd1"
     try:
@@ -85,7 +85,7 @@ def predict(workspace: Workspace, config: RunConfig, pictures: int = 0) -> Predi
         unet = _read(folder, "unet")
     texts = [_read(folder, part) for part in ("text_encoder", "text_encoder_2") if (folder / part).is_dir()]
     vae = _read(folder, "vae") if (folder / "vae" / "config.json").is_file() else {}
-    return predict_from(config, unet, texts, vae, pictures)
+    return predict_from(config, unet, texts, vae, images)
 
 
 def predict_from(
@@ -93,7 +93,7 @@ def predict_from(
     unet: dict[str, Any],
     texts: list[dict[str, Any]],
     vae: dict[str, Any],
-    pictures: int = 0,
+    images: int = 0,
 ) -> Prediction:
     """``predict`` from the configs of the UNet, of the text encoders, and of the VAE."""
     resolution, train, optim = config.data.resolution, config.train, config.optim
@@ -117,11 +117,11 @@ def predict_from(
     }
     adds_up = train.accumulation > 1
     fullest = peak.fullest(net, train.batch_size, wide, train.gradient_checkpointing, adds_up, on_card)
-    drawing = peak.drawing(net, 2 * pictures_drawn_together(resolution), wide)
+    drawing = peak.drawing(net, 2 * images_drawn_together(resolution), wide)
     widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
     vae_bytes = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
     decoding = vae_bytes + 4 * LAYER * widths[1] * min(resolution, DECODED_SIDE) ** 2
-    encoding = vae_bytes + 4 * FIRST_LAYER * widths[0] * resolution**2 * pictures_encoded_together(resolution)
+    encoding = vae_bytes + 4 * FIRST_LAYER * widths[0] * resolution**2 * images_encoded_together(resolution)
     average_in_ram = average if optim.ema_device == "cpu" or not on_card else 0
     learning_in_ram = 0 if on_card else (learning + base_learning) * 8 + moments
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
@@ -135,7 +135,7 @@ def predict_from(
         pictures={**resident, "pictures": float(max(drawing, decoding))},
         ram=PROCESS_RAM + copies * whole * 4 + average_in_ram + learning_in_ram + moments,
         checkpoint=kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4 + moments,
-        cache=float(pictures * (latents + words * width * 2 + map)),
+        cache=float(images * (latents + words * width * 2 + map)),
         weights_of_checkpoint=float(kept_on_disk * (8 if config.optim.ema_decay > 0 else 4) + base_learning * 4),
     )
 

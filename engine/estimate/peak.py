@@ -25,7 +25,7 @@ def fullest(net: Net, batch: int, wide: int, checkpointing: str, adds_up: bool, 
     """The fullest moment of forward and backward.
 
     Args:
-        batch: pictures computed together.
+        batch: images computed together.
         wide: bytes of a number that computes.
         checkpointing: "none", "controlnet" or "both".
         adds_up: several batches make a step, so all gradients are there from the second on.
@@ -53,7 +53,7 @@ def fullest(net: Net, batch: int, wide: int, checkpointing: str, adds_up: bool, 
     return max(found, key=lambda moment: moment.activations + moment.gradients)
 
 
-def drawing(net: Net, pictures: int, wide: int) -> float:
+def drawing(net: Net, images: int, wide: int) -> float:
     """Bytes at the fullest moment without gradients: the residuals three times, and the largest unit."""
     largest = max(unit.working + unit.entry for unit in (*net.controlnet.units, *net.unet.units))
-    return float(pictures * wide * (3 * net.residuals + largest))
+    return float(images * wide * (3 * net.residuals + largest))

@@ -16,7 +16,7 @@ KEPT = 50
 
 @dataclass(frozen=True)
 class Measured:
-    """A trial of three steps and one set of pictures."""
+    """A trial of three steps and one set of images."""
 
     seconds_per_step: float
     seconds_per_picture: float

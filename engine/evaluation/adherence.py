@@ -1,4 +1,4 @@
-"""Does the picture follow its condition map? Scores of one picture, by every measure that its dataset allows.
+"""Does the image follow its condition map? Scores of one image, by every measure that its dataset allows.
 
 To add a measure: a function that looks at a dataset and returns a Scorer, or None where it does not apply, and a line
 in MEASURES.
@@ -17,11 +17,11 @@ from engine.data.samples import Sample
 from engine.evaluation.exact_score import exact_scorer
 
 Scorer = Callable[[Sample, np.ndarray, np.ndarray], dict[str, float]]
-"""scorer(sample, map asked for, picture drawn), both uint8 RGB (h, w, 3) -> {name: score}, higher is better."""
+"""scorer(sample, map asked for, image drawn), both uint8 RGB (h, w, 3) -> {name: score}, higher is better."""
 
 
 def own_metric(dataset: Dataset) -> Scorer | None:
-    """The condition type's own metric: makes the map anew from the drawn picture and compares the two."""
+    """The condition type's own metric: makes the map anew from the drawn image and compares the two."""
     spec = dataset.condition
     condition = registry.get(spec.type) if spec else None
     metric = condition.scorer if condition else None
@@ -51,7 +51,7 @@ def scorers(dataset: Dataset) -> list[Scorer]:
 def score(
     measures: Sequence[Scorer], sample: Sample, wanted: np.ndarray, drawn: np.ndarray, suffix: str = ""
 ) -> dict[str, float]:
-    """All scores of one picture, their names followed by ``suffix``."""
+    """All scores of one image, their names followed by ``suffix``."""
     scores: dict[str, float] = {}
     for measure in measures:
         scores |= {name + suffix: float(value) for name, value in measure(sample, wanted, drawn).items()}
@@ -59,6 +59,6 @@ def score(
 
 
 def mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of each score over the pictures that have it."""
+    """Mean of each score over the images that have it."""
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: statistics.fmean(row[name] for row in rows if name in row) for name in names}

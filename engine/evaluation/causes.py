@@ -24,7 +24,7 @@ STEADY = 0.005
 """Usual change of the held-out loss from one check to the next, below which the weights hardly move."""
 FAULTS = {
     "map_blank": "empty", "map_inverted": "inverted", "map_turned": "mirrored or rotated", "map_shifted": "shifted",
-    "map_repeated": "the map of several pictures",
+    "map_repeated": "the map of several images",
 }  # fmt: skip
 """The doctor's findings that can make a net ignore its maps, and what such a map is."""
 
@@ -36,7 +36,7 @@ class Facts:
     total_steps: int
     learning_rate: float
     listens_by: int
-    """Pictures after which a net that does not listen is said to ignore its maps."""
+    """Images after which a net that does not listen is said to ignore its maps."""
     training_pairs: int = 0
     """0: not known."""
     found: Mapping[str, int] | None = None
@@ -84,7 +84,7 @@ def unlike(checks: Sequence[Checked], facts: Facts) -> tuple[Cause, ...]:
         return ()
     if found := few(facts):
         return found
-    words = "It gets better on what it trains on, and worse than at its start on the held-out pictures:"
+    words = "It gets better on what it trains on, and worse than at its start on the held-out images:"
     return (Cause(f"{words} they may differ in colours or kind, as where others were added later.", "dataset"),)
 
 
@@ -107,7 +107,7 @@ def deaf(checks: Sequence[Checked], facts: Facts) -> tuple[Cause, ...]:
     causes += _faults(facts)
     causes += [cause for cause in few(facts) if cause not in causes]
     if facts.found is None:
-        causes.append(Cause("Many maps may be blank, inverted, or belong to other pictures: check the set.", "doctor"))
+        causes.append(Cause("Many maps may be blank, inverted, or belong to other images: check the set.", "doctor"))
     if facts.learning_rate >= LOW_RATE and moves >= STEADY:
         words = (
             f"The learning rate ({facts.learning_rate:g}) does not suit this net: try a third of it, and three times."

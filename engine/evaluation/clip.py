@@ -1,4 +1,4 @@
-"""What a CLIP model says of drawn pictures: how well they fit their prompts, how far they are from the true ones.
+"""What a CLIP model says of drawn images: how well they fit their prompts, how far they are from the true ones.
 
 Only with weights that are on this disk; nothing is fetched unless asked. Numbers of different CLIP models cannot be
 compared.
@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.conditions import weights
 from engine.conditions.declaration import ModelNeed
-from engine.data.samples import CancelToken
+from engine.jobs.control import CancelToken
 
 MODEL = ModelNeed("openai/clip-vit-large-patch14", 1710, "MIT", "engine.evaluation.clip:load", "clip_model")
 USUAL_PLACE = "clip"
@@ -61,7 +61,7 @@ def load(place: Path, device: str) -> Clip:
 
 
 class Clip:
-    """Embeddings of pictures and of words, of length 1."""
+    """Embeddings of images and of words, of length 1."""
 
     def __init__(self, place: Path, device: str) -> None:
         from transformers import AutoTokenizer, CLIPModel
@@ -76,15 +76,15 @@ class Clip:
         mean, spread = (found.mean, found.spread) if plain else (MEAN, SPREAD)
         self._how = weights.Preparation((side, side), False, 1, mean, spread)
 
-    def pictures(self, pictures: Sequence[np.ndarray], token: CancelToken | None = None) -> np.ndarray:
-        """RGB uint8 (h, w, 3) to float32 (n, d); a picture is cut to the square around its centre, as CLIP is used."""
+    def images(self, images: Sequence[np.ndarray], token: CancelToken | None = None) -> np.ndarray:
+        """RGB uint8 (h, w, 3) to float32 (n, d); an image is cut to the square around its centre, as CLIP is used."""
         import torch
 
         found = []
-        for first in range(0, len(pictures), TOGETHER):
+        for first in range(0, len(images), TOGETHER):
             if token:
                 token.raise_if_cancelled()
-            squares = [_square(picture) for picture in pictures[first : first + TOGETHER]]
+            squares = [_square(image) for image in images[first : first + TOGETHER]]
             ((_, pixels),) = weights.prepared(squares, self._how)
             with torch.no_grad():
                 seen = self._model.vision_model(pixel_values=pixels).pooler_output
@@ -106,13 +106,13 @@ class Clip:
             return _unit(self._model.text_projection(read).float().cpu().numpy())
 
 
-def score(pictures: np.ndarray, words: np.ndarray) -> float:
-    """CLIP score of embeddings (n, d) of pictures and their prompts: mean of 100 max(cos, 0) (Hessel et al. 2021)."""
-    return float(np.mean(100 * np.maximum((pictures * words).sum(axis=1), 0)))
+def score(images: np.ndarray, words: np.ndarray) -> float:
+    """CLIP score of embeddings (n, d) of images and their prompts: mean of 100 max(cos, 0) (Hessel et al. 2021)."""
+    return float(np.mean(100 * np.maximum((images * words).sum(axis=1), 0)))
 
 
 def cmmd(first: np.ndarray, second: np.ndarray) -> float:
-    """Distance of two sets of pictures by their embeddings (n, d) of length 1; 0: drawn from the same set.
+    """Distance of two sets of images by their embeddings (n, d) of length 1; 0: drawn from the same set.
 
     Squared maximum mean discrepancy with a Gaussian kernel of sigma 10, times 1000 (Jayasumana et al. 2024,
     arXiv 2401.09603). The unbiased estimate: sets of some dozens would else seem far apart. May be a little negative.
@@ -127,15 +127,15 @@ def cmmd(first: np.ndarray, second: np.ndarray) -> float:
         return float((values.sum() - np.trace(values)) / (len(a) * (len(a) - 1)))
 
     if min(len(first), len(second)) < 2:
-        raise ValueError("a set of pictures has at least two")
+        raise ValueError("a set of images has at least two")
     return SCALE * (within(first) + within(second) - 2 * float(kernel(first, second).mean()))
 
 
-def _square(picture: np.ndarray) -> np.ndarray:
-    height, width = picture.shape[:2]
+def _square(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return picture[top : top + side, left : left + side]
+    return image[top : top + side, left : left + side]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

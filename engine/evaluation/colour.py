@@ -1,4 +1,4 @@
-"""Do the colours drift, do seeds differ? Saturation and contrast of drawn pictures as ratios, and their distances."""
+"""Do the colours drift, do seeds differ? Saturation and contrast of drawn images as ratios, and their distances."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LEAST = 1.0  # Lab units: a flat grey picture has none of either, and a ratio to nothing says nothing
+LEAST = 1.0  # Lab units: a flat grey image has none of either, and a ratio to nothing says nothing
 
 
-def saturation(picture: np.ndarray) -> float:
+def saturation(image: np.ndarray) -> float:
     """Mean chroma in CIE Lab of RGB uint8 (h, w, 3)."""
-    lab = _lab(picture)
+    lab = _lab(image)
     return float(np.hypot(lab[..., 1], lab[..., 2]).mean())
 
 
-def contrast(picture: np.ndarray) -> float:
+def contrast(image: np.ndarray) -> float:
     """Standard deviation of CIE lightness of RGB uint8 (h, w, 3)."""
-    return float(_lab(picture)[..., 0].std())
+    return float(_lab(image)[..., 0].std())
 
 
 def drift(drawn: Sequence[np.ndarray], against: Sequence[np.ndarray]) -> dict[str, float]:
-    """{"saturation": ..., "contrast": ...}: ratios of the means over the pictures; 1 is no drift, 1.3 is 30 % more."""
+    """{"saturation": ..., "contrast": ...}: ratios of the means over the images; 1 is no drift, 1.3 is 30 % more."""
     found = {}
     for name, figure in (("saturation", saturation), ("contrast", contrast)):
-        now, then = (float(np.mean([figure(picture) for picture in pictures])) for pictures in (drawn, against))
+        now, then = (float(np.mean([figure(image) for image in images])) for images in (drawn, against))
         found[name] = (now + LEAST) / (then + LEAST)
     return found
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean distance of two pictures of one size in CIE Lab (delta E 1976); 0: equal, some 40: unrelated."""
+    """Mean distance of two images of one size in CIE Lab (delta E 1976); 0: equal, some 40: unrelated."""
     return float(np.linalg.norm(_lab(first) - _lab(second), axis=-1).mean())
 
 
 def spread(groups: Sequence[Sequence[np.ndarray]]) -> float:
-    """Mean ``difference`` between pictures of different seeds of one prompt and map; 0: all alike."""
+    """Mean ``difference`` between images of different seeds of one prompt and map; 0: all alike."""
     apart = [difference(group[a], group[b]) for group in groups for a in range(len(group)) for b in range(a)]
     return float(np.mean(apart)) if apart else 0.0
 
 
-def _lab(picture: np.ndarray) -> np.ndarray:
+def _lab(image: np.ndarray) -> np.ndarray:
     import cv2
 
-    return cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    return cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -1,4 +1,4 @@
-"""Pictures that were drawn before: found again by everything that made them, bounded, the longest unused go first."""
+"""Images that were drawn before: found again by everything that made them, bounded, the longest unused go first."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASE_WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
 
 class Drawn:
-    """Pictures in a folder of the workspace, named by their keys."""
+    """Images in a folder of the workspace, named by their keys."""
 
     def __init__(self, workspace: Workspace, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES) -> None:
         self.folder = workspace.outputs / "compared"
@@ -39,15 +39,15 @@ class Drawn:
             return False
         return True
 
-    def put(self, key: str, picture: Image.Image, lossless: bool = False) -> Path:
-        """Keep a picture."""
+    def put(self, key: str, image: Image.Image, lossless: bool = False) -> Path:
+        """Keep an image."""
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=WEBP_QUALITY, lossless=lossless)
+        image.save(buffer, "WEBP", quality=WEBP_QUALITY, lossless=lossless)
         replace_bytes(self.path(key), buffer.getvalue())
         return self.path(key)
 
     def open(self, key: str) -> Image.Image | None:
-        """The picture in RGB, or None where it is gone or damaged."""
+        """The image in RGB, or None where it is gone or damaged."""
         try:
             return load_rgb(self.path(key))
         except UserError:
@@ -75,15 +75,15 @@ class Drawn:
 
 
 def key_of(made_of: dict[str, Any]) -> str:
-    """A name for a picture that is made of these plain values."""
+    """A name for an image that is made of these plain values."""
     text = json.dumps(made_of, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def pixels_key(picture: Image.Image) -> str:
-    """By the pixels alone: a control picture that was moved or named otherwise is the same."""
-    state = hashlib.blake2b(f"{picture.size}{picture.mode}".encode(), digest_size=16)
-    state.update(picture.tobytes())
+def pixels_key(image: Image.Image) -> str:
+    """By the pixels alone: a control image that was moved or named otherwise is the same."""
+    state = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
+    state.update(image.tobytes())
     return state.hexdigest()
 
 

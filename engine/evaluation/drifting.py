@@ -1,4 +1,4 @@
-"""Do the colours of the control pictures drift? A rule of the verdict: docs/verdict.md. Pure functions."""
+"""Do the colours of the control images drift? A rule of the verdict: docs/verdict.md. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 NAMES = ("saturation", "contrast")
 DRIFT = 1.25
-"""Ratio to the true pictures, either way, from which colours are off."""
+"""Ratio to the true images, either way, from which colours are off."""
 FARTHER = 1.1
 """Factor by which they are farther off than at the start, when the net did not change anything yet."""
 SETS = 2
-"""Sets of pictures in a row that have to show it."""
+"""Sets of images in a row that have to show it."""
 
 Figures = Sequence[tuple[int, dict[str, float]]]
 
@@ -19,7 +19,7 @@ Figures = Sequence[tuple[int, dict[str, float]]]
 def drifting_since(figures: Figures) -> int | None:
     """Step of the first set of the last ones in a row, two at least, whose colours are off; None where they are not.
 
-    ``figures``: (step, ratios to the true pictures); the first set is what the base does alone.
+    ``figures``: (step, ratios to the true images); the first set is what the base does alone.
     """
     known = [(step, values) for step, values in figures if all(name in values for name in NAMES)]
     if len(known) <= SETS:
@@ -37,7 +37,7 @@ def drift_words(figures: Figures) -> str:
     known = [values for _, values in figures if all(name in values for name in NAMES)]
     start, values = known[0], known[-1]
     return " and ".join(
-        f"{name} is {values[name]:.0%} of the true pictures' (at the start {start[name]:.0%})"
+        f"{name} is {values[name]:.0%} of the true images' (at the start {start[name]:.0%})"
         for name in NAMES
         if _off(values[name], start[name])
     )

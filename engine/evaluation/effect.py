@@ -1,6 +1,6 @@
 """The control-effect meter: the same seed with the right map, a blank one and another pair's, side by side.
 
-A net that obeys draws three different pictures, and only the first fits its map. One that ignores its map draws three
+A net that obeys draws three different images, and only the first fits its map. One that ignores its map draws three
 times the same.
 """
 
@@ -24,11 +24,11 @@ class Effect:
     """Means over the pairs."""
 
     scores: dict[str, float]
-    """RIGHT, BLANK, SWAPPED -> the measure of the pictures drawn so, all against the right map."""
+    """RIGHT, BLANK, SWAPPED -> the measure of the images drawn so, all against the right map."""
     moved: float
-    """Colour distance (delta E 1976) of the picture with the right map from that with another: 0, no effect."""
+    """Colour distance (delta E 1976) of the image with the right map from that with another: 0, no effect."""
     moved_blank: float
-    """The same from the picture with a blank map."""
+    """The same from the image with a blank map."""
     pairs: int
 
     @property
@@ -44,7 +44,7 @@ class Effect:
 
 
 def variants(pairs: Sequence[Pair], seed: int, strength: float) -> list[Wanted]:
-    """What has to be drawn beside the ordinary pictures: each pair with a blank map, then each with the next one's.
+    """What has to be drawn beside the ordinary images: each pair with a blank map, then each with the next one's.
 
     A pair whose neighbour has another size, or has none, gets its own map upside down.
     """
@@ -74,11 +74,11 @@ def effect(
     blank: Sequence[np.ndarray],
     swapped: Sequence[np.ndarray],
 ) -> Effect:
-    """The meter's number, from pictures of the same seeds."""
+    """The meter's number, from images of the same seeds."""
     drawn = {RIGHT: right, BLANK: blank, SWAPPED: swapped}
     scores = {
-        name: float(np.mean([by.score(pair, picture) for pair, picture in zip(pairs, pictures, strict=True)]))
-        for name, pictures in drawn.items()
+        name: float(np.mean([by.score(pair, image) for pair, image in zip(pairs, images, strict=True)]))
+        for name, images in drawn.items()
     }
     moved = [colour.difference(a, b) for a, b in zip(right, swapped, strict=True)]
     emptied = [colour.difference(a, b) for a, b in zip(right, blank, strict=True)]

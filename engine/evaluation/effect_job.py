@@ -14,12 +14,12 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.data.images import replace_bytes
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation import effect, obedience
 from engine.evaluation.image_files import webp, write_folder
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.pairs import Pair, Wanted, read_pair, unnoticed
+from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -37,7 +37,7 @@ def measure_effect(
     run: Run,
     checkpoint: Checkpoint,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Draw PAIRS held-out pairs with the right map, a blank and a wrong one; writes and returns what is found.
 
@@ -48,7 +48,7 @@ def measure_effect(
     samples = split(dataset, run.config.data.held_out, run.held_out).held_out[:PAIRS]
     if not samples:
         raise UserError(
-            "The control effect cannot be measured.", f"{dataset.name} has no held-out pair.", "Add pictures."
+            "The control effect cannot be measured.", f"{dataset.name} has no held-out pair.", "Add images."
         )
     plan = CropPlan.of(run.config.data, run.config.train.seed)
     settings, seed = run.config.validation, run.config.train.seed
@@ -57,9 +57,9 @@ def measure_effect(
     right = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
     drawing, asked = Sparing(nets), [*right, *effect.variants(pairs, seed, settings.strength)]
     with unnoticed(nets):
-        pictures, _ = drawing.pictures(asked, settings, token, progress, lambda vae: None)
+        images, _ = drawing.images(asked, settings, token, progress, lambda vae: None)
     count = len(pairs)
-    drawn = [pictures[place : place + count] for place in (0, count, 2 * count)]
+    drawn = [images[place : place + count] for place in (0, count, 2 * count)]
     by = obedience.yardstick(dataset)
     found: dict[str, Any] = {"run": run.name, "step": checkpoint.step, "measure": by.name}
     found["remarks"] = drawing.words
@@ -81,7 +81,7 @@ def write_rows(
     blank: Sequence[np.ndarray],
     swapped: Sequence[np.ndarray],
 ) -> list[tuple[str, str]]:
-    """A picture a pair: the map; drawn with it, with a blank one, with the other map; the other. Names, captions."""
+    """An image a pair: the map; drawn with it, with a blank one, with the other map; the other. Names, captions."""
     rows = []
     for number, pair in enumerate(pairs):
         three = [right[number], blank[number], swapped[number]]

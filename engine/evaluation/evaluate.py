@@ -1,4 +1,4 @@
-"""The thorough look at one checkpoint: does it obey, is it damaged, has it learnt pictures by heart?
+"""The thorough look at one checkpoint: does it obey, is it damaged, has it learnt images by heart?
 
 64 pairs and more, each drawn with and without control, some with other seeds and with wrong maps. Takes minutes, so it
 is a job of its own. What it finds is kept in the run's folder: evaluation/full-N/report.json and report.html.
@@ -20,13 +20,14 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.data.images import replace_bytes
-from engine.data.samples import CancelToken, Progress, Sample
+from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, obedience, report
 from engine.evaluation.image_files import settings_text, webp, write_folder
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.obedience import Measured, Obedience
 from engine.evaluation.pairs import Pair, Wanted, read_pair, round_trip, unnoticed
+from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -41,7 +42,7 @@ FOLDER = "evaluation"
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Pictures of the pairs, uint8 RGB: with and without control; of the first CLOSER also what the rest says."""
+    """Images of the pairs, uint8 RGB: with and without control; of the first CLOSER also what the rest says."""
 
     right: list[np.ndarray]
     without: list[np.ndarray]
@@ -66,7 +67,7 @@ def evaluate(
     pairs: int = PAIRS,
     clip_model: str | None = None,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, Any]:
     """Draw, measure, and write the report; returns it.
 
@@ -89,7 +90,7 @@ def evaluate(
         raise UserError(
             "This checkpoint cannot be evaluated.",
             f"{dataset.name} has {len(chosen)} pairs with maps; two are needed at least.",
-            "Add pictures, or make their maps.",
+            "Add images, or make their maps.",
         )
     by = obedience.yardstick(dataset)
     drawn = _draw(workspace, run, checkpoint, chosen, by, token, progress)
@@ -149,7 +150,7 @@ def _draw(
     pairs: Sequence[Pair],
     by: obedience.Yardstick,
     token: CancelToken | None,
-    progress: Progress | None,
+    progress: OnProgress | None,
 ) -> _Drawn:
     settings, seed = run.config.validation, run.config.train.seed
     nets = load_nets(workspace, run, checkpoint)
@@ -168,9 +169,9 @@ def _draw(
         return [by.score(pair, round_trip(nets, vae, pair.original)) for pair in pairs]
 
     with unnoticed(nets):
-        pictures, best = drawing.pictures(asked, settings, token, progress, reached)
+        images, best = drawing.images(asked, settings, token, progress, reached)
     ends = np.cumsum([0, len(right), len(right), len(seeds), len(seeds), len(closer), len(closer)])
-    lists = [pictures[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    lists = [images[start:end] for start, end in zip(ends, ends[1:], strict=False)]
     return _Drawn(
         lists[0], lists[1], _with_first(lists[0], lists[2]), _with_first(lists[1], lists[3]), lists[4], lists[5], best,
         drawing.words,
@@ -207,8 +208,7 @@ def _clip(given: str, pairs: Sequence[Pair], drawn: _Drawn, token: CancelToken |
     try:
         model = weights.held(clip.MODEL, str(place))
         true, right, bare = (
-            model.pictures(pictures, token)
-            for pictures in ([pair.original for pair in pairs], drawn.right, drawn.without)
+            model.images(images, token) for images in ([pair.original for pair in pairs], drawn.right, drawn.without)
         )
         words = model.words([pair.sample.caption for pair in pairs])
     finally:
@@ -239,7 +239,7 @@ def _measured(row: dict[str, Any]) -> Measured:
 
 
 def _write(run: Run, found: dict[str, Any], pairs: Sequence[Pair], drawn: _Drawn) -> None:
-    """Pictures, report.json, report.html."""
+    """Images, report.json, report.html."""
     settings, seed = run.config.validation, run.config.train.seed
 
     def fill(folder: Path) -> None:
@@ -256,6 +256,6 @@ def _write(run: Run, found: dict[str, Any], pairs: Sequence[Pair], drawn: _Drawn
         kept = found | {"pictures": names, "effect_pictures": meters}
         replace_bytes(folder / report.JSON, json.dumps(kept, indent=1, ensure_ascii=False).encode("utf-8"))
         replace_bytes(folder / report.HTML, report.page(kept).encode("utf-8"))
-        found.update(pictures=names, effect_pictures=meters)
+        found.update(images=names, effect_pictures=meters)
 
     write_folder(report_folder(run, found["step"]), fill)

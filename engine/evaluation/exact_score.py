@@ -1,4 +1,4 @@
-"""The exact score of the generated sets, offered to the evaluation: scenes.json says what each picture should show."""
+"""The exact score of the generated sets, offered to the evaluation: scenes.json says what each image should show."""
 
 from __future__ import annotations
 

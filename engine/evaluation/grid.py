@@ -1,4 +1,4 @@
-"""The checkpoint grid: a column for each checkpoint (and one without ControlNet), a row for each control picture,
+"""The checkpoint grid: a column for each checkpoint (and one without ControlNet), a row for each control image,
 prompt, seed and strength. What was wished for, and what a drawn one is; grid_drawing.py draws it.
 """
 
@@ -27,7 +27,7 @@ MOST_COLUMNS = 6
 
 @dataclass(frozen=True)
 class GridWish:
-    """What to compare. Empty fields: as the run draws its own control pictures."""
+    """What to compare. Empty fields: as the run draws its own control images."""
 
     steps: tuple[int, ...] | None = None
     """Checkpoints; None: at most MOST_COLUMNS of them, spread over the run."""
@@ -36,7 +36,7 @@ class GridWish:
     without: bool = True
     """Also without ControlNet."""
     pictures: tuple[int, ...] = (0, 1)
-    """Held-out pairs, counted from 0, whose maps are the control pictures."""
+    """Held-out pairs, counted from 0, whose maps are the control images."""
     controls: tuple[Path, ...] = ()
     """Maps of the user's own, besides."""
     prompts: tuple[str, ...] = ()
@@ -68,14 +68,14 @@ class RowWords:
     seed: int
     strength: float
     control: str
-    """Key of the control picture."""
+    """Key of the control image."""
     width: int
     height: int
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A drawn grid. ``cells[row][column]``: keys of pictures; None where one could not be drawn or was not yet."""
+    """A drawn grid. ``cells[row][column]``: keys of images; None where one could not be drawn or was not yet."""
 
     run: str
     made: str
@@ -89,7 +89,7 @@ class Grid:
 
     @property
     def keys(self) -> frozenset[str]:
-        """Of all pictures in it, the control pictures included."""
+        """Of all images in it, the control images included."""
         return frozenset([key for row in self.cells for key in row if key] + [row.control for row in self.rows])
 
     @property
@@ -132,7 +132,7 @@ def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
         try:
             sample = dataset.sample(key)
         except KeyError:
-            continue  # its picture is gone
+            continue  # its image is gone
         if dataset.condition_path(sample).is_file():
             found.append(sample)
     return found or list(split(dataset, run.config.data.held_out, run.held_out).held_out)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import registry
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.drawn import Drawn, base_of, file_digest, key_of, pixels_key, weights_of
 from engine.evaluation.grid import Column, Grid, GridWish, RowWords, best_step, default_steps, write_grid
@@ -18,12 +17,13 @@ from engine.evaluation.grid_rows import Row, rows_of
 from engine.inference.parts import MAX_BATCH
 from engine.inference.request import LIVE
 from engine.inference.session import TryRequest, TrySession
+from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import DECODER, Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
-MOST_PICTURES = 600
-LABEL = "Pictures of the grid, steps"
+MOST_IMAGES = 600
+LABEL = "Images of the grid, steps"
 WITHOUT = "without ControlNet"
 
 
@@ -33,7 +33,7 @@ def draw_grid(
     wish: GridWish,
     session: TrySession,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     live_step: int | None = None,
     on_column: Callable[[Grid], None] | None = None,
 ) -> Grid:
@@ -47,18 +47,18 @@ def draw_grid(
 
     Raises:
         Cancelled: the token says so; what was drawn is kept, and the grid so far is noted.
-        UserError: nothing to compare, too many pictures, or no checkpoint could be used.
+        UserError: nothing to compare, too many images, or no checkpoint could be used.
     """
     rows = rows_of(workspace, run, wish)
     columns, places = _columns(run, wish, live_step)
     if not columns:
         raise UserError("There is nothing to compare.", "No checkpoint was chosen.", "Choose at least one.")
-    if len(columns) * len(rows) > MOST_PICTURES:
+    if len(columns) * len(rows) > MOST_IMAGES:
         raise UserError(
             "The grid was not drawn.",
-            f"{len(columns):,} columns by {len(rows):,} rows are {len(columns) * len(rows):,} pictures; "
-            f"at most {MOST_PICTURES:,} are drawn at once.",
-            "Choose fewer checkpoints, pictures, seeds or strengths.",
+            f"{len(columns):,} columns by {len(rows):,} rows are {len(columns) * len(rows):,} images; "
+            f"at most {MOST_IMAGES:,} are drawn at once.",
+            "Choose fewer checkpoints, images, seeds or strengths.",
         )
     work = _Work(workspace, run, wish, session, rows, columns, places)
     try:
@@ -68,7 +68,7 @@ def draw_grid(
             write_grid(run, work.grid)
         work.drawn.trim(work.grid.keys)
     if not work.any_drawn:
-        raise UserError("No picture of the grid was drawn.", " ".join(work.grid.notes), "Choose other checkpoints.")
+        raise UserError("No image of the grid was drawn.", " ".join(work.grid.notes), "Choose other checkpoints.")
     return work.grid
 
 
@@ -169,7 +169,7 @@ class _Work:
         )
 
     def _found(self) -> tuple[tuple[str | None, ...], ...]:
-        """Keys of the pictures that are there."""
+        """Keys of the images that are there."""
         there = {key: self.drawn.has(key) for key in set(itertools.chain(*self.keys))}
         return tuple(tuple(key if there[key] else None for key in row) for row in self.keys)
 
@@ -178,9 +178,9 @@ class _Work:
         return any(key for row in self.grid.cells for key in row)
 
     def draw(
-        self, token: CancelToken | None, progress: Progress | None, on_column: Callable[[Grid], None] | None
+        self, token: CancelToken | None, progress: OnProgress | None, on_column: Callable[[Grid], None] | None
     ) -> None:
-        """Every picture that is missing, column by column: the weights of each checkpoint are loaded once."""
+        """Every image that is missing, column by column: the weights of each checkpoint are loaded once."""
         missing = self._missing()
         total, done = sum(map(len, missing)) * self.steps, 0
         try:
@@ -208,7 +208,7 @@ class _Work:
             self.grid = replace(self.grid, cells=self._found())
 
     def _missing(self) -> list[list[int]]:
-        """Rows to draw for each column; pictures that several cells share are drawn once."""
+        """Rows to draw for each column; images that several cells share are drawn once."""
         seen = {key for row in self.grid.cells for key in row if key}
         missing: list[list[int]] = []
         for number in range(len(self.grid.columns)):
@@ -228,16 +228,16 @@ class _Work:
         return [same[at : at + MAX_BATCH] for same in alike.values() for at in range(0, len(same), MAX_BATCH)]
 
     def _draw(
-        self, column: Column, numbers: Sequence[int], token: CancelToken | None, progress: Progress | None
+        self, column: Column, numbers: Sequence[int], token: CancelToken | None, progress: OnProgress | None
     ) -> None:
-        """Draw and keep pictures of one column."""
+        """Draw and keep images of one column."""
         requests = [self._request(column, self.rows[number]) for number in numbers]
-        pictures = self.session.generate(requests, token, progress, self.categorical)
+        images = self.session.generate(requests, token, progress, self.categorical)
         new = [words for words in self.session.warnings if words not in self.grid.notes]
         self.grid = replace(self.grid, notes=(*self.grid.notes, *new))  # a long prompt, or a lack of memory
         place = self.grid.columns.index(column)
-        for number, picture in zip(numbers, pictures, strict=True):
-            self.drawn.put(self.keys[number][place], picture)
+        for number, image in zip(numbers, images, strict=True):
+            self.drawn.put(self.keys[number][place], image)
 
     def _request(self, column: Column, row: Row) -> TryRequest:
         return TryRequest(
@@ -256,7 +256,7 @@ class _Work:
         )
 
 
-def _from(progress: Progress | None, before: int, total: int) -> Progress | None:
+def _from(progress: OnProgress | None, before: int, total: int) -> OnProgress | None:
     """Progress of a batch as progress of the whole; steps of one batch are counted from ``before`` on."""
     if progress is None:
         return None

@@ -1,4 +1,4 @@
-"""The rows of a grid: control pictures by prompts by seeds by strengths."""
+"""The rows of a grid: control images by prompts by seeds by strengths."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Row:
 
 
 def rows_of(workspace: Workspace, run: Run, wish: GridWish) -> list[Row]:
-    """Every combination, pictures slowest, strengths fastest.
+    """Every combination, images slowest, strengths fastest.
 
     Raises:
-        UserError: no control picture, one that is not there, or a number out of its range.
+        UserError: no control image, one that is not there, or a number out of its range.
     """
     seeds, strengths = wish.seeds or (0,), wish.strengths or (run.config.validation.strength,)
     if any(not 0 <= strength <= 10 for strength in strengths):
@@ -46,8 +46,8 @@ def rows_of(workspace: Workspace, run: Run, wish: GridWish) -> list[Row]:
     if not shown:
         raise UserError(
             "The grid was not drawn.",
-            "There is no control picture: none was chosen, or the run's dataset is gone.",
-            "Choose held-out pictures, or give a map of your own.",
+            "There is no control image: none was chosen, or the run's dataset is gone.",
+            "Choose held-out images, or give a map of your own.",
         )
     return [
         Row(source, control, prompt, seed, strength)
@@ -69,12 +69,12 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
         if not 0 <= number < len(pairs):
             raise UserError(
                 "The grid was not drawn.",
-                f"There is no held-out picture {number + 1}: the run has {len(pairs)}.",
+                f"There is no held-out image {number + 1}: the run has {len(pairs)}.",
                 "Choose a smaller number.",
             )
         pair = pairs[number]
         hint = cropped_hint(dataset.condition_path(pair), plan.crop(pair), nearest)
-        found.append((f"held-out picture {number + 1}", Image.fromarray(hint), pair.caption))
+        found.append((f"held-out image {number + 1}", Image.fromarray(hint), pair.caption))
     return found
 
 

@@ -1,4 +1,4 @@
-"""A grid as one labelled picture."""
+"""A grid as one labelled image."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ WHITE, INK, QUIET, BEST = (255, 255, 255), (17, 24, 39), (75, 85, 99), (15, 118,
 
 
 def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
-    """Columns under their checkpoints, rows beside control picture, prompt, seed and strength; the best one is marked.
+    """Columns under their checkpoints, rows beside control image, prompt, seed and strength; the best one is marked.
 
-    Pictures are made smaller where the whole would be too large to open.
+    Images are made smaller where the whole would be too large to open.
     """
     scale = _scale(grid)
     width = max(1, round(max(row.width for row in grid.rows) * scale))
@@ -55,12 +55,12 @@ def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
     for row, cells, height in zip(grid.rows, grid.cells, heights, strict=True):
         _row_head(whole, pen, row, drawn.open(row.control), (GAP, top, width, height), aside, (font, small), text)
         for left, key in zip(left_of, cells, strict=True):
-            picture = drawn.open(key) if key else None
-            if picture is None:
+            image = drawn.open(key) if key else None
+            if image is None:
                 pen.rectangle((left, top, left + width - 1, top + height - 1), outline=(209, 213, 219))
                 pen.text((left + width // 2, top + height // 2), "not drawn", fill=QUIET, font=small, anchor="mm")
                 continue
-            shown = _fit(picture, width, height)
+            shown = _fit(image, width, height)
             whole.paste(shown, (left + (width - shown.width) // 2, top))
         top += height + GAP
     pen.text((GAP, size[1] - foot / 2), _foot(grid), fill=QUIET, font=small, anchor="lm")
@@ -68,7 +68,7 @@ def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
 
 
 def save_sheet(grid: Grid, drawn: Drawn, target: Path, kind: Format) -> Path:
-    """Write the picture; a PNG carries the settings in its text."""
+    """Write the image; a PNG carries the settings in its text."""
     whole, buffer = sheet(grid, drawn), io.BytesIO()
     options: dict[str, Any] = {"quality": 90}
     if kind == "png":
@@ -103,7 +103,7 @@ def format_of(path: Path) -> Format:
 
 
 def _scale(grid: Grid) -> float:
-    """Of the pictures, at most 1, so that the whole stays within its bounds."""
+    """Of the images, at most 1, so that the whole stays within its bounds."""
     width = max(row.width for row in grid.rows) * (len(grid.columns) + 2)
     height = sum(row.height for row in grid.rows) * 1.05
     most = min(MOST_SIDE * 0.9 / width, MOST_SIDE * 0.9 / height, (MOST_AREA / (width * height)) ** 0.5)
@@ -120,7 +120,7 @@ def _row_head(
     fonts: Sequence[Any],
     text: int,
 ) -> None:
-    """Words on the left, the control picture beside the first column."""
+    """Words on the left, the control image beside the first column."""
     left, top, width, height = box
     if control is not None:
         shown = _fit(control, width, height)
@@ -135,12 +135,12 @@ def _row_head(
         pen.text((left, top + number * text * 1.25), line, fill=colour, font=used)
 
 
-def _fit(picture: Image.Image, width: int, height: int) -> Image.Image:
-    if picture.width <= width and picture.height <= height:
-        return picture
-    share = min(width / picture.width, height / picture.height)
-    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
+def _fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.width <= width and image.height <= height:
+        return image
+    share = min(width / image.width, height / image.height)
+    size = (max(1, round(image.width * share)), max(1, round(image.height * share)))
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def _foot(grid: Grid) -> str:

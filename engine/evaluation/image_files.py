@@ -1,4 +1,4 @@
-"""Drawn pictures on disk: WebP files that carry how they were drawn, and folders that appear only when whole."""
+"""Drawn images on disk: WebP files that carry how they were drawn, and folders that appear only when whole."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _EXIF_FOLDER, _USER_COMMENT = 0x8769, 0x9286
 _UNICODE = b"UNICODE\x00"  # EXIF 2.32, 4.6.5: the first eight bytes name the text's coding
 
 
-def webp(picture: np.ndarray, settings: str = "") -> bytes:
+def webp(image: np.ndarray, settings: str = "") -> bytes:
     """RGB uint8 (h, w, 3) as WebP, with ``settings`` in its EXIF user comment, where AUTOMATIC1111 looks for them."""
     buffer, exif = io.BytesIO(), Image.Exif()
     if settings:
         exif.get_ifd(_EXIF_FOLDER)[_USER_COMMENT] = _UNICODE + settings.encode("utf-16-be")
-    Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY, exif=exif)
+    Image.fromarray(image).save(buffer, "WEBP", quality=WEBP_QUALITY, exif=exif)
     return buffer.getvalue()
 
 
 def settings_in(path: Path) -> str:
-    """How a picture was drawn, as its file says; empty where it does not. Raises UserError for what is no picture."""
-    with opened(path) as picture:
-        comment = picture.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
+    """How an image was drawn, as its file says; empty where it does not. Raises UserError for what is no image."""
+    with opened(path) as image:
+        comment = image.getexif().get_ifd(_EXIF_FOLDER).get(_USER_COMMENT, b"")
     if not isinstance(comment, bytes) or not comment.startswith(_UNICODE):
         return ""
     return comment.removeprefix(_UNICODE).decode("utf-16-be", errors="replace")

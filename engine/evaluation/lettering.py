@@ -1,4 +1,4 @@
-"""Words on pictures: a font that has the letters, and lines that fit."""
+"""Words on images: a font that has the letters, and lines that fit."""
 
 from __future__ import annotations
 

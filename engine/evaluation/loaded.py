@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from engine.config import ValidationConfig
-from engine.data.samples import CancelToken, Progress
-from engine.evaluation.pairs import Nets, Wanted, draw, to_pictures
-from engine.families import detect
+from engine.evaluation.pairs import Nets, Wanted, draw, to_images
 from engine.families.parts import read_component_config
+from engine.families.registry import detect
 from engine.inference.parts import Thrift
+from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.free_memory import attempt, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.trainable import decoder_of
@@ -61,18 +61,18 @@ class Sparing:
         self.thrift = thrift or Thrift(self._device)
         self.words: list[str] = []
 
-    def pictures(
+    def images(
         self,
         asked: Sequence[Wanted],
         settings: ValidationConfig,
         token: CancelToken | None,
-        progress: Progress | None,
+        progress: OnProgress | None,
         also: Callable[[Any], T],
     ) -> tuple[list[np.ndarray], T]:
-        """Pictures, uint8 RGB (h, w, 3), one for each that was asked for; and ``also(vae)``.
+        """Images, uint8 RGB (h, w, 3), one for each that was asked for; and ``also(vae)``.
 
         Raises:
-            UserError: memory is not enough for one picture at a time, in tiles and with offload.
+            UserError: memory is not enough for one image at a time, in tiles and with offload.
             Cancelled: the token says so.
         """
         nets, thrift = self._nets, self.thrift
@@ -86,7 +86,7 @@ class Sparing:
             if not thrift.offload:
                 vae.to(self._device)
             with thrift.on_device(vae), thrift.tiled(vae):
-                return to_pictures(nets, vae, latents, token), also(vae)
+                return to_images(nets, vae, latents, token), also(vae)
 
         latents = self._do(sample)
         return self._do(show)

@@ -1,4 +1,4 @@
-"""Has the net learnt pictures by heart? The training pictures nearest to the drawn ones, by perceptual hash."""
+"""Has the net learnt images by heart? The training images nearest to the drawn ones, by perceptual hash."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from engine.data.dataset import Dataset
 from engine.data.doctor.measure import perceptual_hash
 from engine.data.doctor.store import Store
 from engine.data.images import load_array
-from engine.data.samples import CancelToken, Progress, Sample
+from engine.data.samples import Sample
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
 MOST = 20_000
-"""Training pictures that are looked at where the doctor has not measured them before."""
+"""Training images that are looked at where the doctor has not measured them before."""
 SIDE = 128
 PAGE = 500
-LOOKING = "Training pictures compared"
+LOOKING = "Training images compared"
 
 
 @dataclass(frozen=True)
 class Near:
-    """A drawn picture and the training picture that it nearly is."""
+    """A drawn image and the training image that it nearly is."""
 
     number: int
     key: str
@@ -34,15 +35,15 @@ class Near:
 @dataclass(frozen=True)
 class Search:
     drawn: list[Near]
-    """Drawn pictures that are nearly a training picture."""
+    """Drawn images that are nearly a training image."""
     originals: int
-    """True pictures of the same pairs of which that can be said, too: so much is due to the set, not to the net."""
+    """True images of the same pairs of which that can be said, too: so much is due to the set, not to the net."""
     looked_at: int
     of: int
 
     @property
     def suspicious(self) -> bool:
-        """More drawn pictures than true ones have a twin among the training pictures."""
+        """More drawn images than true ones have a twin among the training images."""
         return len(self.drawn) > self.originals
 
 
@@ -52,13 +53,13 @@ def search(
     drawn: Sequence[np.ndarray],
     originals: Sequence[np.ndarray],
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Search:
-    """Compare drawn pictures and their true ones with the training pictures, a page at a time.
+    """Compare drawn images and their true ones with the training images, a page at a time.
 
-    Hashes that the doctor has are taken from it. A pair that was trained on is not told from its own picture.
+    Hashes that the doctor has are taken from it. A pair that was trained on is not told from its own image.
     """
-    mine, theirs = (np.array([_hash(picture) for picture in pictures], np.uint64) for pictures in (drawn, originals))
+    mine, theirs = (np.array([_hash(image) for image in images], np.uint64) for images in (drawn, originals))
     best: dict[int, tuple[int, str]] = {}
     copies: set[int] = set()
     looked = 0
@@ -82,7 +83,7 @@ def search(
 def _hashes(
     dataset: Dataset, samples: Sequence[Sample], token: CancelToken | None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(keys, uint64 hashes) a page at a time; pictures that cannot be read are passed over."""
+    """(keys, uint64 hashes) a page at a time; images that cannot be read are passed over."""
     store = Store(dataset.folder)
     for first in range(0, len(samples), PAGE):
         page = samples[first : first + PAGE]
@@ -102,7 +103,7 @@ def _hashes(
             yield keys, np.array(hashes, np.uint64)
 
 
-def _hash(picture: np.ndarray) -> int:
+def _hash(image: np.ndarray) -> int:
     import cv2
 
-    return int(perceptual_hash(cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)), 16)
+    return int(perceptual_hash(cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)), 16)

@@ -1,7 +1,7 @@
 """How far a net obeys its maps, as one number for every condition type: 0 as if it saw none, 1 as well as can be.
 
-A = (m - m_none) / (m_ref - m_none). m: the measure of the drawn picture against its own map. m_none: against other
-samples' maps, which is what a net that ignores its map would get. m_ref: of the true picture after the VAE's round
+A = (m - m_none) / (m_ref - m_none). m: the measure of the drawn image against its own map. m_none: against other
+samples' maps, which is what a net that ignores its map would get. m_ref: of the true image after the VAE's round
 trip, the best that this base can show. All three are means over the pairs; the interval is a bootstrap over them
 (Efron 1979, percentiles).
 """
@@ -21,9 +21,9 @@ from engine.evaluation.pairs import Pair
 ADHERENCE, LIKENESS = "adherence", "likeness"
 RESAMPLES = 1000
 LEAST_SPAN = 0.05
-"""m_ref - m_none below this says nothing: the true picture does not follow its map better than any other."""
+"""m_ref - m_none below this says nothing: the true image does not follow its map better than any other."""
 OTHERS, OTHERS_OF_MODELS = 3, 1
-"""Other samples' maps that a picture is held against; each costs one more pass of the extractor's model."""
+"""Other samples' maps that an image is held against; each costs one more pass of the extractor's model."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Yardstick:
     """The measure that a dataset allows, higher is better, 1 is perfect."""
 
     name: str
-    """ADHERENCE: the map made anew from the drawn picture. LIKENESS: the stand-in, for maps that cannot be made."""
+    """ADHERENCE: the map made anew from the drawn image. LIKENESS: the stand-in, for maps that cannot be made."""
     score: Callable[[Pair, np.ndarray], float]
     others: int = OTHERS
 
@@ -53,7 +53,7 @@ def yardstick(dataset: Dataset) -> Yardstick:
 
 @dataclass(frozen=True)
 class Measured:
-    """One drawn picture against its own map, against others', and what its true picture reaches."""
+    """One drawn image against its own map, against others', and what its true image reaches."""
 
     own: float
     other: float
@@ -75,18 +75,18 @@ class Obedience:
 
 
 def measure(by: Yardstick, pairs: Sequence[Pair], drawn: Sequence[np.ndarray], best: Sequence[float]) -> list[Measured]:
-    """Each picture against its own map and the next ones' of the list. ``best``: m_ref of each pair."""
+    """Each image against its own map and the next ones' of the list. ``best``: m_ref of each pair."""
     found = []
     count = len(pairs)
-    for number, (pair, picture) in enumerate(zip(pairs, drawn, strict=True)):
+    for number, (pair, image) in enumerate(zip(pairs, drawn, strict=True)):
         apart = [pairs[(number + step) % count] for step in range(1, min(by.others, count - 1) + 1)]
-        other = float(np.mean([by.score(one, picture) for one in apart])) if apart else 0.0
-        found.append(Measured(by.score(pair, picture), other, best[number]))
+        other = float(np.mean([by.score(one, image) for one in apart])) if apart else 0.0
+        found.append(Measured(by.score(pair, image), other, best[number]))
     return found
 
 
 def obedience(rows: Sequence[Measured], seed: int = 0) -> Obedience | None:
-    """A over these pictures; None for fewer than two, or where even the true pictures do not follow their maps."""
+    """A over these images; None for fewer than two, or where even the true images do not follow their maps."""
     if len(rows) < 2:
         return None
     table = _table(rows)
@@ -104,7 +104,7 @@ def compare(first: Sequence[Measured], second: Sequence[Measured], seed: int = 0
     Paired: both are resampled alike, so that what makes a pair hard for either of them cancels out.
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} pictures cannot be compared one by one")
+        raise ValueError(f"{len(first)} and {len(second)} images cannot be compared one by one")
     if len(first) < 2:
         return None
     tables = _table(first), _table(second)

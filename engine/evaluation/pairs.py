@@ -1,4 +1,4 @@
-"""Pairs as the net sees them, and pictures drawn from their maps at fixed seeds, with the nets that are in memory."""
+"""Pairs as the net sees them, and images drawn from their maps at fixed seeds, with the nets that are in memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from engine.config import ValidationConfig
 from engine.data.cache import cropped_hint, cropped_image
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.samples import CancelToken, Progress, Sample
-from engine.families import Family
+from engine.data.samples import Sample
+from engine.families.registry import Family
 from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
+from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.free_memory import free_memory
 
 BATCH = 4
-DRAWING = "Drawing control pictures"
+DRAWING = "Drawing control images"
 Encode = Callable[[Sequence[str]], list[Text]]
 """Prompts to embeddings, one each, without B; a prompt that was read in pieces has as many times the tokens."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair as the net sees it: its map and its picture, uint8 RGB (h, w, 3) of one size."""
+    """One pair as the net sees it: its map and its image, uint8 RGB (h, w, 3) of one size."""
 
     sample: Sample
     wanted: np.ndarray
@@ -37,7 +38,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One picture to draw: from this map, with this prompt, from the noise of this seed."""
+    """One image to draw: from this map, with this prompt, from the noise of this seed."""
 
     map: np.ndarray
     prompt: str
@@ -61,7 +62,7 @@ def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
     """The pair in its own bucket's size; of random crops the centre, so that every step shows the same.
 
     Raises:
-        UserError: the picture or its map is gone.
+        UserError: the image or its map is gone.
     """
     nearest = dataset.condition is not None and registry.get(dataset.condition.type).categorical
     crop = plan.crop(sample)
@@ -88,7 +89,7 @@ def draw(
     wanted: Sequence[Wanted],
     settings: ValidationConfig,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     batch: int = BATCH,
 ) -> list[torch.Tensor]:
     """Latents (4, h, w) on the CPU, one for each. Those of one size, strength and length of text are drawn together.
@@ -126,7 +127,7 @@ def draw(
 
 
 def _batches(wanted: Sequence[Wanted], texts: Sequence[Text], most: int) -> list[list[int]]:
-    """Numbers of the pictures, at most ``most`` together and all of one size, strength and length of text."""
+    """Numbers of the images, at most ``most`` together and all of one size, strength and length of text."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for number, (one, text) in enumerate(zip(wanted, texts, strict=True)):
         alike.setdefault((one.strength, one.map.shape, len(text["hidden"])), []).append(number)
@@ -157,14 +158,14 @@ def encoder(family: Family, base: str, device: torch.device | str, whole: bool =
     return encode
 
 
-def to_pictures(nets: Nets, vae: Any, latents: Sequence[torch.Tensor], token: CancelToken | None) -> list[np.ndarray]:
+def to_images(nets: Nets, vae: Any, latents: Sequence[torch.Tensor], token: CancelToken | None) -> list[np.ndarray]:
     """Latents to uint8 RGB (h, w, 3)."""
-    return [np.asarray(picture) for picture in decode(nets.family, vae, latents, token)]
+    return [np.asarray(image) for image in decode(nets.family, vae, latents, token)]
 
 
 @torch.no_grad()
-def round_trip(nets: Nets, vae: Any, picture: np.ndarray) -> np.ndarray:
-    """What the VAE makes of a picture, uint8 RGB (h, w, 3): the most that any drawing with this base can be like it."""
-    pixels = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+def round_trip(nets: Nets, vae: Any, image: np.ndarray) -> np.ndarray:
+    """What the VAE makes of an image, uint8 RGB (h, w, 3): the most that any drawing with this base can be like it."""
+    pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
     mean, _ = nets.family.encode_images(vae, pixels.to(vae.device, vae.dtype))
-    return to_pictures(nets, vae, [mean[0] * vae.config.scaling_factor], None)[0]
+    return to_images(nets, vae, [mean[0] * vae.config.scaling_factor], None)[0]

@@ -1,7 +1,7 @@
-"""Pictures that are drawn beside the held-out pairs and scored apart: what no mean should mix.
+"""Images that are drawn beside the held-out pairs and scored apart: what no mean should mix.
 
-Empty prompts: does the net draw from the map alone? Prompts that contradict the picture: which of the two wins? And
-pictures and prompts of the user's own.
+Empty prompts: does the net draw from the map alone? Prompts that contradict the image: which of the two wins? And
+images and prompts of the user's own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.data.crop import apply_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.images import load_rgb
-from engine.data.make_maps import read_picture
+from engine.data.make_maps import read_image
 from engine.data.samples import Sample
 from engine.errors import UserError
 from engine.evaluation.pairs import Pair
@@ -29,15 +29,15 @@ from engine.evaluation.pairs import Pair
 Kind = Literal["empty", "contradicting", "own"]
 TITLES: dict[Kind, str] = {
     "empty": "Without a prompt",
-    "contradicting": "Against the picture",
+    "contradicting": "Against the image",
     "own": "Your own",
 }
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One more picture: a pair's map with another prompt."""
+    """One more image: a pair's map with another prompt."""
 
     kind: Kind
     pair: Pair
@@ -75,18 +75,18 @@ def _words(caption: str) -> set[str]:
 
 
 def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Sequence[Pair]) -> list[Probe]:
-    """The user's pictures with their maps and prompts; prompts without pictures get held-out maps in turn.
+    """The user's images with their maps and prompts; prompts without images get held-out maps in turn.
 
-    A picture's prompt is the text file beside it (name.txt), else the user's prompts in turn, else none.
+    An image's prompt is the text file beside it (name.txt), else the user's prompts in turn, else none.
 
     Raises:
-        UserError: the folder is not there, a picture cannot be read, or its map cannot be made.
+        UserError: the folder is not there, an image cannot be read, or its map cannot be made.
     """
     prompts = settings.own_prompts
     if not settings.pictures_folder:
         return [Probe("own", pairs[n % len(pairs)], text) for n, text in enumerate(prompts[:MOST_OWN]) if pairs]
     found = []
-    for number, path in enumerate(_pictures(settings.pictures_folder)):
+    for number, path in enumerate(_images(settings.pictures_folder)):
         beside = path.with_suffix(".txt")
         prompt = prompts[number % len(prompts)] if prompts else ""
         if beside.is_file():
@@ -95,35 +95,35 @@ def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Seq
     return found
 
 
-def _pictures(folder: str) -> list[Path]:
+def _images(folder: str) -> list[Path]:
     place = Path(folder).expanduser()
     if not place.is_dir():
         raise UserError(
-            "Your own test pictures were not found.",
+            "Your own test images were not found.",
             f"{place} is not a folder.",
-            "Give a folder with a few pictures, or leave “Your pictures” empty.",
+            "Give a folder with a few images, or leave “Your images” empty.",
         )
-    paths = sorted(path for path in place.iterdir() if path.suffix.lower() in PICTURES)
+    paths = sorted(path for path in place.iterdir() if path.suffix.lower() in IMAGES)
     return paths[:MOST_OWN]
 
 
 def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Dataset, plan: CropPlan) -> Pair:
-    picture = load_rgb(path)
+    image = load_rgb(path)
     spec = dataset.condition
     condition = registry.get(spec.type) if spec else None
-    sample = Sample(f"own/{path.name}", path, prompt, None, picture.width, picture.height)
+    sample = Sample(f"own/{path.name}", path, prompt, None, image.width, image.height)
     if settings.pictures_are_maps or spec is None or condition is None or condition.extract is None:
-        map = picture
+        map = image
     elif weights.missing(condition, spec.parameters):
         raise UserError(
-            f"The map of your picture {path.name} cannot be made.",
+            f"The map of your image {path.name} cannot be made.",
             f"The weights of {condition.title} are not on this disk.",
             "Fetch them on the Conditions tab, or give finished maps and tick “They are maps already”.",
         )
     else:
         from PIL import Image
 
-        map = Image.fromarray(condition.extractor(read_picture(path, spec.resolution), **spec.parameters))
-    crop = plan.crop(sample, picture=picture)
+        map = Image.fromarray(condition.extractor(read_image(path, spec.resolution), **spec.parameters))
+    crop = plan.crop(sample, image=image)
     nearest = condition is not None and condition.categorical
-    return Pair(sample, np.asarray(apply_crop(map, crop, nearest=nearest)), np.asarray(apply_crop(picture, crop)))
+    return Pair(sample, np.asarray(apply_crop(map, crop, nearest=nearest)), np.asarray(apply_crop(image, crop)))

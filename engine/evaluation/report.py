@@ -15,7 +15,7 @@ BANDS = ((0.15, "it hardly listens"), (USABLE, "it listens a little"), (0.6, "us
 DRIFTED = 1.25
 """Ratio of saturation or contrast, either way, from which colours are said to drift."""
 LESS_VARIED = 0.1
-"""Share of the diversity without control below which pictures of different seeds are said to be too alike."""
+"""Share of the diversity without control below which images of different seeds are said to be too alike."""
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1f2937}"
     "table{border-collapse:collapse;margin:1rem 0}th,td{text-align:left;padding:.3rem .8rem;border-bottom:1px solid "
@@ -46,7 +46,7 @@ def headline(report: dict[str, Any]) -> str:
     """One sentence."""
     obeys = report["obeys"] or report["obeys_on_training_pairs"]
     if obeys is None:
-        return "Whether it obeys cannot be told: the true pictures do not fit their own maps better than others'."
+        return "Whether it obeys cannot be told: the true images do not fit their own maps better than others'."
     where = "" if report["obeys"] else ", on pairs that it was trained on"
     return f"Step {report['step']:,} obeys its map by {_interval(obeys)}{where}: {band(obeys['value'])}."
 
@@ -59,16 +59,16 @@ def warnings(report: dict[str, Any]) -> list[str]:
             said.append(f"The control changes the {name}: {ratio:.0%} of what it is without.")
     varied = report["seed_diversity"]
     if varied["with_control"] < LESS_VARIED * varied["without_control"]:
-        said.append("Other seeds hardly change the picture any more.")
+        said.append("Other seeds hardly change the image any more.")
     near = report["nearest"]
     if near["suspicious"]:
         said.append(
-            f"{len(near['drawn'])} pictures nearly equal a training picture ({near['true_pictures']} of the true ones "
+            f"{len(near['drawn'])} images nearly equal a training image ({near['true_pictures']} of the true ones "
             "do): it may have learnt them by heart."
         )
     clip = report["clip"]
     if clip.get("cmmd", 0) > 2 * max(clip.get("cmmd_without_control", 0), 0.1):
-        said.append("With control the pictures are farther from the true ones than without (CMMD).")
+        said.append("With control the images are farther from the true ones than without (CMMD).")
     return said
 
 
@@ -83,7 +83,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if report["obeys_on_training_pairs"]:
         rows.append(("… on training pairs", _interval(report["obeys_on_training_pairs"])))
     if report["measure"] == "likeness":
-        words = "These maps cannot be made from a picture: contours of the true picture stand in for them"
+        words = "These maps cannot be made from an image: contours of the true image stand in for them"
         rows.append(("Careful", words))
     for name, value in report["scores"].items():
         bare = report["scores_without_control"].get(name)
@@ -95,7 +95,7 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
             (f"Against step {gap['step']:,}", f"{gap['value']:+.2f} ({gap['low']:+.2f} to {gap['high']:+.2f}): {sure}")
         )
     rows.append(("Control effect", effect_words(meter)))
-    for against, title in (("against_without_control", "without control"), ("against_true_pictures", "true pictures")):
+    for against, title in (("against_without_control", "without control"), ("against_true_pictures", "true images")):
         ratios = report["colour"][against]
         rows.append((
             f"Colours against {title}", f"saturation {ratios['saturation']:.0%}, contrast {ratios['contrast']:.0%}"
@@ -106,16 +106,16 @@ def facts(report: dict[str, Any]) -> list[tuple[str, str]]:
     ))  # fmt: skip
     looked = f"{near['looked_at']:,}" + (f" of {near['of']:,}" if near["looked_at"] < near["of"] else "")
     rows.append((
-        "Near a training picture",
+        "Near a training image",
         f"{len(near['drawn'])} drawn ones, {near['true_pictures']} true ones; {looked} looked at",
     ))  # fmt: skip
     if "missing" in clip:
         rows.append(("CLIP", clip["missing"]))
     else:
         rows += [
-            ("CLIP score", f"{clip['score']:.1f} (without control {clip['score_without_control']:.1f}, true pictures "
+            ("CLIP score", f"{clip['score']:.1f} (without control {clip['score_without_control']:.1f}, true images "
              f"{clip['score_of_true_pictures']:.1f}); {clip['model']}"),
-            ("Distance from the true pictures", f"CMMD {clip['cmmd']:.2f} (without control "
+            ("Distance from the true images", f"CMMD {clip['cmmd']:.2f} (without control "
              f"{clip['cmmd_without_control']:.2f})"),
         ]  # fmt: skip
     return rows
@@ -129,12 +129,12 @@ def effect_words(meter: dict[str, Any]) -> str:
     )
     return (
         f"{value:.2f}: right map {right:.2f}, blank {blank:.2f}, another's {swapped:.2f}; "
-        f"the picture moves by {meter['moved']:.0f} colour steps"
+        f"the image moves by {meter['moved']:.0f} colour steps"
     )
 
 
 def page(report: dict[str, Any]) -> str:
-    """The report as a page of its own; its pictures lie beside it."""
+    """The report as a page of its own; its images lie beside it."""
     title = f"{report['run']}, step {report['step']:,}"
     said = "".join(f"<li class='bad'>{escape(words)}</li>" for words in warnings(report))
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in facts(report))
@@ -142,17 +142,17 @@ def page(report: dict[str, Any]) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
         f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f"<p>{escape(headline(report))}</p><ul>{said}</ul><table>{cells}</table>"
-        "<h2>Pictures</h2><p class='hint'>Map, drawn, drawn without control, true picture.</p>"
+        "<h2>Images</h2><p class='hint'>Map, drawn, drawn without control, true image.</p>"
         f"{_figures(report['pictures'])}"
         "<h2>Control effect</h2><p class='hint'>Map; the same seed with it, with a blank one, with the other map; the "
         f"other map.</p>{_figures(report['effect_pictures'])}</body></html>\n"
     )
 
 
-def _figures(pictures: Sequence[Sequence[str]]) -> str:
+def _figures(images: Sequence[Sequence[str]]) -> str:
     return "".join(
         f"<figure><img src='{escape(name)}' alt=''><figcaption>{escape(caption)}</figcaption></figure>"
-        for name, caption in pictures
+        for name, caption in images
     )
 
 

@@ -1,4 +1,4 @@
-"""One control picture of a run over all its steps, as a moving picture with the step written on it."""
+"""One control image of a run over all its steps, as a moving image with the step written on it."""
 
 from __future__ import annotations
 
@@ -13,60 +13,60 @@ from typing import Any, Literal
 from PIL import Image, ImageDraw
 
 from engine.data.images import load_rgb, opened
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.lettering import font_of
+from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.run import Run
 
 Format = Literal["webp", "gif"]
 MOST_FRAMES = 150
 SECONDS, LAST_SECONDS = 0.4, 2.0
 BAND = 0.09
-"""Height of the band with the step, as a share of the picture's; at least LEAST_BAND pixels."""
+"""Height of the band with the step, as a share of the image's; at least LEAST_BAND pixels."""
 LEAST_BAND = 22
 MOST_WIDTH = 1536
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture and the step that it was drawn at."""
+    """One image and the step that it was drawn at."""
 
     step: int
     path: Path
 
 
-def pictures_of(run: Run) -> list[str]:
-    """Captions of the control pictures of the run's last preview: what a time-lapse can be made of."""
+def images_of(run: Run) -> list[str]:
+    """Captions of the control images of the run's last preview: what a time-lapse can be made of."""
     records = run.previews()
     return list(records[-1].captions) if records else []
 
 
-def frames_of(run: Run, picture: int, beside: bool = True) -> list[Frame]:
-    """The pictures of one held-out pair, the first step first; at most MOST_FRAMES, evenly, first and last among them.
+def frames_of(run: Run, image: int, beside: bool = True) -> list[Frame]:
+    """The images of one held-out pair, the first step first; at most MOST_FRAMES, evenly, first and last among them.
 
-    A step at which another pair was in that place, or whose picture is of another size, is left out.
+    A step at which another pair was in that place, or whose image is of another size, is left out.
 
     Args:
-        picture: which of the control pictures, from 0.
+        image: which of the control images, from 0.
         beside: with the map on its left and the original on its right.
 
     Raises:
-        UserError: the run has no such pictures, or only one.
+        UserError: the run has no such images, or only one.
     """
     found = []
     for record in run.previews():
         about = _about(record.folder)
-        if about is not None and picture < len(about["samples"]):
-            sample = about["samples"][picture]
-            name = about["pictures"][picture] if beside else sample["picture"]
+        if about is not None and image < len(about["samples"]):
+            sample = about["samples"][image]
+            name = about["pictures"][image] if beside else sample["picture"]
             found.append((sample.get("key"), Frame(record.step, record.folder / name)))
     frames = [frame for key, frame in found if key == found[-1][0] and frame.path.is_file()]
     frames = [frame for frame in frames if _size(frame.path) == _size(frames[-1].path)]
     if len(frames) < 2:
         raise UserError(
             "There is no time-lapse to make.",
-            f"{run.name} has drawn control picture {picture + 1} {len(frames)} times; at least 2 are needed.",
-            "Let it train on until its next control pictures, or choose another picture.",
+            f"{run.name} has drawn control image {image + 1} {len(frames)} times; at least 2 are needed.",
+            "Let it train on until its next control images, or choose another image.",
         )
     if len(frames) <= MOST_FRAMES:
         return frames
@@ -83,13 +83,13 @@ def _about(folder: Path) -> dict[str, Any] | None:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    with opened(path) as picture:
-        return picture.size
+    with opened(path) as image:
+        return image.size
 
 
-def timelapse_path(run_folder: Path, picture: int, kind: Format) -> Path:
-    """Beside the grids of the run; a later one of the same picture takes its place."""
-    return run_folder / "comparisons" / f"timelapse-{picture + 1}.{kind}"
+def timelapse_path(run_folder: Path, image: int, kind: Format) -> Path:
+    """Beside the grids of the run; a later one of the same image takes its place."""
+    return run_folder / "comparisons" / f"timelapse-{image + 1}.{kind}"
 
 
 def make_timelapse(
@@ -98,16 +98,16 @@ def make_timelapse(
     kind: Format = "webp",
     seconds: float = SECONDS,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Path:
-    """Write the moving picture; only one frame is in memory at a time.
+    """Write the moving image; only one frame is in memory at a time.
 
     Args:
         seconds: each frame is shown; the last one for LAST_SECONDS at least. It begins anew for ever.
         progress: called as progress(frames done, in all, label).
 
     Raises:
-        Cancelled: the token says so; nothing is left behind. UserError: a picture is gone, or the disk is full.
+        Cancelled: the token says so; nothing is left behind. UserError: an image is gone, or the disk is full.
     """
     last = frames[-1].step
 
@@ -124,11 +124,11 @@ def make_timelapse(
     options: dict[str, Any] = {"quality": 88, "method": 4} if kind == "webp" else {"disposal": 1}
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    pictures = drawn()
+    images = drawn()
     try:
-        first = next(pictures)
+        first = next(images)
         with temporary.open("wb") as file:
-            first.save(file, kind.upper(), save_all=True, append_images=pictures, duration=durations, loop=0, **options)
+            first.save(file, kind.upper(), save_all=True, append_images=images, duration=durations, loop=0, **options)
         os.replace(temporary, target)
     except OSError as error:
         raise UserError(
@@ -142,21 +142,19 @@ def make_timelapse(
 
 
 def _frame(frame: Frame, last: int) -> Image.Image:
-    """The picture above a band that says its step, and how far the run was by then."""
+    """The image above a band that says its step, and how far the run was by then."""
     try:
-        picture = load_rgb(frame.path)
+        image = load_rgb(frame.path)
     except UserError as error:
         raise UserError("The time-lapse was not made.", f"{frame.path}: {error.why}", "Make it again.") from error
-    if picture.width > MOST_WIDTH:
-        height = round(picture.height * MOST_WIDTH / picture.width)
-        picture = picture.resize((MOST_WIDTH, height), Image.Resampling.LANCZOS)
-    band = max(LEAST_BAND, round(picture.height * BAND))
-    whole = Image.new("RGB", (picture.width, picture.height + band), (17, 24, 39))
-    whole.paste(picture, (0, 0))
+    if image.width > MOST_WIDTH:
+        height = round(image.height * MOST_WIDTH / image.width)
+        image = image.resize((MOST_WIDTH, height), Image.Resampling.LANCZOS)
+    band = max(LEAST_BAND, round(image.height * BAND))
+    whole = Image.new("RGB", (image.width, image.height + band), (17, 24, 39))
+    whole.paste(image, (0, 0))
     pen = ImageDraw.Draw(whole)
-    pen.rectangle(
-        (0, picture.height, round(picture.width * frame.step / max(1, last)), picture.height + 3), (45, 212, 191)
-    )
+    pen.rectangle((0, image.height, round(image.width * frame.step / max(1, last)), image.height + 3), (45, 212, 191))
     words, font = f"step {frame.step:,}", font_of(round(band * 0.6))
-    pen.text((band // 3, picture.height + band // 2 + 2), words, fill="white", font=font, anchor="lm")
+    pen.text((band // 3, image.height + band // 2 + 2), words, fill="white", font=font, anchor="lm")
     return whole

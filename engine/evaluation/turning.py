@@ -44,7 +44,7 @@ def broken_since(checks: Sequence[Checked]) -> int | None:
 
 def worse_since(checks: Sequence[Checked]) -> int | None:
     """First step of the last checks in a row on which both losses are above the untrained net's: whatever the net says,
-    pictures would be better without it."""
+    images would be better without it."""
     return _above(checks, WORSE, WORSE_CHECKS)
 
 

@@ -1,4 +1,4 @@
-"""Pictures and scores of held-out pairs while a run goes on. They change nothing in it: no weight, no random state."""
+"""Images and scores of held-out pairs while a run goes on. They change nothing in it: no weight, no random state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from engine.config import ValidationConfig
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.images import replace_bytes
-from engine.data.samples import CancelToken, Progress, Sample
+from engine.data.samples import Sample
 from engine.evaluation import adherence, colour, obedience
 from engine.evaluation.image_files import TEMPORARY, settings_text, webp, write_folder
 from engine.evaluation.pairs import (
@@ -29,11 +29,12 @@ from engine.evaluation.pairs import (
     draw,
     read_pair,
     round_trip,
-    to_pictures,
+    to_images,
     unnoticed,
 )
 from engine.evaluation.probes import Probe
-from engine.families import Family
+from engine.families.registry import Family
+from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.run import PreviewRecord, read_preview
 
 __all__ = ["TEMPORARY", "Known", "make_previews"]
@@ -45,10 +46,10 @@ OBEYS = "obeys"
 
 @dataclass
 class Known:
-    """What stays the same from one set of pictures to the next, so that it is found only once."""
+    """What stays the same from one set of images to the next, so that it is found only once."""
 
     best: dict[str, float] = field(default_factory=dict)
-    """m_ref of each pair by its key: what its true picture reaches after the VAE's round trip."""
+    """m_ref of each pair by its key: what its true image reaches after the VAE's round trip."""
 
 
 def make_previews(
@@ -67,7 +68,7 @@ def make_previews(
     encode: Encode | None = None,
     without_control: bool = False,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     batch: int = BATCH,
     probes: Sequence[Probe] = (),
     known: Known | None = None,
@@ -75,35 +76,35 @@ def make_previews(
 ) -> PreviewRecord:
     """Draw the first ``settings.pictures`` samples at fixed seeds and score them.
 
-    Writes out_folder/step-N: NN.webp (the picture, with its settings inside), NN-row.webp (map, picture, original side
-    by side; with ``without_control`` the picture without it, too), the same of each probe as pNN, and scores.json;
+    Writes out_folder/step-N: NN.webp (the image, with its settings inside), NN-row.webp (map, image, original side
+    by side; with ``without_control`` the image without it, too), the same of each probe as pNN, and scores.json;
     under a temporary name, then renamed.
 
     Args:
         unet, controlnet: the resident ones; no second copy is made. The ControlNet's mode is put back afterwards.
-        plan: how the pictures are cut; those of one size are drawn together.
+        plan: how the images are cut; those of one size are drawn together.
         out_folder: the run's previews folder.
         encode: prompts to text embeddings, "" included, for example the training cache's; without it the text encoder
             is loaded for this call.
         without_control: also draw the same noise with the ControlNet switched off, and score that.
         progress: called as progress(denoising steps done, in all, label).
-        batch: pictures drawn together.
+        batch: images drawn together.
         probes: drawn after the others, and scored apart.
         known: kept by the caller from one call to the next.
         watching: gives what is held while something is read or written, told what that is.
 
     Returns:
-        The record; its pictures are the rows.
+        The record; its images are the rows.
 
     Raises:
         Cancelled: the token says so; nothing is left behind.
-        UserError: a picture or map is gone, the disk is full, or the weights are broken.
+        UserError: an image or map is gone, the disk is full, or the weights are broken.
     """
     known, watch = known or Known(), watching or (lambda what: nullcontext())
     nets = Nets(family, base, unet, controlnet, encode)
     by = obedience.yardstick(dataset)
     with unnoticed(nets):
-        with watch("Reading the held-out pictures"):
+        with watch("Reading the held-out images"):
             pairs = [read_pair(sample, dataset, plan) for sample in samples[: settings.pictures]]
         asked = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
         without = [Wanted(one.map, one.prompt, one.seed, 0.0) for one in asked] if without_control else []
@@ -111,7 +112,7 @@ def make_previews(
         latents = draw(nets, [*asked, *without, *odd], settings, token, progress, batch)
         with watch("Loading the base's VAE"):
             vae = family.load_vae(base, torch.float32).to(unet.device)
-        drawn = to_pictures(nets, vae, latents, token)
+        drawn = to_images(nets, vae, latents, token)
         for pair in pairs:
             if pair.sample.key not in known.best:
                 known.best[pair.sample.key] = by.score(pair, round_trip(nets, vae, pair.original))
@@ -126,7 +127,7 @@ def make_previews(
         if without_control:
             scores |= adherence.score(measures, pair.sample, pair.wanted, others[number], WITHOUT)
         rows.append(scores)
-    apart = [_probe_scores(probe, picture, by, measures) for probe, picture in zip(probes, oddly, strict=True)]
+    apart = [_probe_scores(probe, image, by, measures) for probe, image in zip(probes, oddly, strict=True)]
     weights.free()  # a measure may have loaded a model of its own
     obeys = obedience.obedience(own)
     mean = adherence.mean(rows) | ({OBEYS: obeys.value} if obeys else {})
@@ -154,22 +155,22 @@ def make_previews(
     named = [(f"{number:02d}", pair) for number, pair in enumerate(pairs)]
     named += [(f"p{number:02d}", probe.pair) for number, probe in enumerate(probes)]
     shown = [[first, *rest] for first, *rest in zip(with_control, *([others] if without else []), strict=True)]
-    shown += [[picture] for picture in oddly]
+    shown += [[image] for image in oddly]
 
     def fill(folder: Path) -> None:
-        for (name, pair), one, pictures in zip(named, [*asked, *odd], shown, strict=True):
+        for (name, pair), one, images in zip(named, [*asked, *odd], shown, strict=True):
             text = _text(one, settings, step)
-            row = np.concatenate([pair.wanted, *pictures, pair.original], axis=1)
-            replace_bytes(folder / f"{name}.webp", webp(pictures[0], text))
+            row = np.concatenate([pair.wanted, *images, pair.original], axis=1)
+            replace_bytes(folder / f"{name}.webp", webp(images[0], text))
             replace_bytes(folder / f"{name}-row.webp", webp(row, text))
         text = json.dumps(about, indent=2, ensure_ascii=False)
         replace_bytes(folder / "scores.json", text.encode("utf-8"))
 
     target = out_folder / f"step-{step:06d}"
-    with watch(f"Writing the pictures of step {step:,}"):
+    with watch(f"Writing the images of step {step:,}"):
         write_folder(target, fill)
     record = read_preview(target)
-    assert record is not None, "pictures that were just written read back"
+    assert record is not None, "images that were just written read back"
     return record
 
 
@@ -179,13 +180,13 @@ def _split(drawn: Sequence[np.ndarray], with_control: int, without: int) -> tupl
 
 
 def _probe_scores(
-    probe: Probe, picture: np.ndarray, by: obedience.Yardstick, measures: Sequence[adherence.Scorer]
+    probe: Probe, image: np.ndarray, by: obedience.Yardstick, measures: Sequence[adherence.Scorer]
 ) -> dict[str, float]:
-    """A probe's scores. A picture of the user's own that is a map has no true picture for the stand-in to look at."""
+    """A probe's scores. An image of the user's own that is a map has no true image for the stand-in to look at."""
     pair: Pair = probe.pair
-    scores = adherence.score(measures, pair.sample, pair.wanted, picture)
+    scores = adherence.score(measures, pair.sample, pair.wanted, image)
     if not (probe.kind == "own" and np.array_equal(pair.wanted, pair.original)):
-        scores.setdefault(by.name, by.score(pair, picture))
+        scores.setdefault(by.name, by.score(pair, image))
     return scores
 
 

@@ -33,7 +33,7 @@ SIGNS_OF_LISTENING = 2.0
 LEAST_GAIN = 0.05
 """Share of the loss that the gain must reach."""
 USABLE = 0.3
-"""How far pictures have to obey their maps before a net is called usable; see docs/adherence.md."""
+"""How far images have to obey their maps before a net is called usable; see docs/adherence.md."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def judge(
 
     Args:
         checks: in the order of their steps, the first of an untrained net.
-        scores: (step, mean scores) of the pictures, for the evidence and between checkpoints of equal loss.
+        scores: (step, mean scores) of the images, for the evidence and between checkpoints of equal loss.
         checkpoints: steps of those on disk.
-        figures: (step, saturation and contrast of the pictures as ratios to the true ones, and the likely range of how
+        figures: (step, saturation and contrast of the images as ratios to the true ones, and the likely range of how
             far they obey), the first untrained.
     """
     if not checks:
@@ -108,7 +108,7 @@ def judge(
     if turned is None and apart(checks):
         turned = min(listening, key=lambda check: check.held_out_loss).step
     if turned is not None:
-        words = f"Overfitting since step {turned:,}: it gets better on its own pictures and worse on others."
+        words = f"Overfitting since step {turned:,}: it gets better on its own images and worse on others."
         return _closed("overfitting", words, evidence, since, turned, best, few(facts))
     if drift:
         words = f"{drift} An earlier checkpoint may look better."
@@ -118,7 +118,7 @@ def judge(
         words = f"Flat since step {still:,}: it listens, but has not improved since. Consider stopping."
         return _closed("flat", words, evidence, since, still, best)
     began = next(check for check in checks if check.step >= since)
-    words = f"It listens since step {since:,} ({began.images_seen:,} pictures)"
+    words = f"It listens since step {since:,} ({began.images_seen:,} images)"
     if faint := _faint_words(since, scores, figures):
         return _closed("listening", f"{words} and still improves. {faint}", evidence, since, None, best)
     return _closed("improving", f"{words}. Usable, still improving.", evidence, since, None, best)
@@ -152,7 +152,7 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None, drifts: int
         words = "The condition is ignored: the maps are blank."
         return Verdict("ignored", words, evidence, blank(last, facts), best=best)
     if last.images_seen >= facts.listens_by and not listens(last):
-        words = f"The condition is ignored: after {last.images_seen:,} pictures the net does not look at its map."
+        words = f"The condition is ignored: after {last.images_seen:,} images the net does not look at its map."
         told = (*evidence, drift) if drift else evidence
         return Verdict("ignored", words, told, deaf(checks, facts), best=best)
     if drift:
@@ -160,11 +160,11 @@ def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None, drifts: int
         return Verdict("drifting", words, evidence, unlike(checks, facts), None, drifts, best)
     words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
     if not listens(last):
-        seen = f"after {last.images_seen:,} pictures" if last.images_seen else "at the start"
+        seen = f"after {last.images_seen:,} images" if last.images_seen else "at the start"
         words = f"Not listening yet, which is normal {seen}: it begins suddenly, as a rule before {facts.listens_by:,}."
         if last.step >= facts.total_steps:
             words = (
-                f"Not listening at the end of the run. {last.images_seen:,} pictures are often too few; "
+                f"Not listening at the end of the run. {last.images_seen:,} images are often too few; "
                 f"plan for up to {facts.listens_by:,}."
             )
     return Verdict("not_listening", words, evidence, unlike(checks, facts), best=best)
@@ -178,7 +178,7 @@ def best_checkpoint(
 ) -> int | None:
     """The checkpoint with the lowest held-out loss nearby, of those that listen.
 
-    Where losses are within one percent of the lowest, the higher score of the pictures decides, then the later step.
+    Where losses are within one percent of the lowest, the higher score of the images decides, then the later step.
     Before the net listens it is the newest.
     """
     usable = [step for step in checkpoints if since is None or step >= since]
@@ -197,7 +197,7 @@ def best_checkpoint(
 def _gain_words(check: Checked) -> list[str]:
     share, error = check.gain_share, check.share_error
     trained = "" if check.training_share is None else f" On pairs that it trains on: {check.training_share:.1%}."
-    return [f"With another picture's map it does {share:.1%} worse (± {error:.1%}): the control gain.{trained}"]
+    return [f"With another image's map it does {share:.1%} worse (± {error:.1%}): the control gain.{trained}"]
 
 
 def _loss_words(checks: Sequence[Checked]) -> list[str]:
@@ -210,14 +210,14 @@ def _loss_words(checks: Sequence[Checked]) -> list[str]:
 def _faint_words(
     since: int, scores: Sequence[tuple[int, dict[str, float]]], figures: Sequence[tuple[int, dict[str, float]]]
 ) -> str:
-    """Where the newest pictures since the net listens do not show what its gain says: how far they obey."""
+    """Where the newest images since the net listens do not show what its gain says: how far they obey."""
     drawn = [(step, values["obeys"]) for step, values in scores if step >= since and "obeys" in values]
     if not drawn or drawn[-1][1] >= USABLE:
         return ""
     step, value = drawn[-1]
     likely = dict(figures).get(step, {})
     sure = f" ({likely['obeys_low']:.2f} to {likely['obeys_high']:.2f})" if "obeys_low" in likely else ""
-    return f"Not usable yet: the pictures of step {step:,} obey their maps by {value:.2f}{sure}; {USABLE} is usable."
+    return f"Not usable yet: the images of step {step:,} obey their maps by {value:.2f}{sure}; {USABLE} is usable."
 
 
 def _score_words(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
@@ -225,4 +225,4 @@ def _score_words(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
     drawn = [(step, values[name]) for step, values in scores if name in values]
     if len(drawn) < 2:
         return []
-    return [f"Pictures obey their map by {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]
+    return [f"Images obey their map by {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]

@@ -1,6 +1,6 @@
 """Blind comparison of checkpoints: which pair is shown next, what was preferred, and what that amounts to.
 
-Votes are lines of comparisons/votes.jsonl in the run's folder. Who votes sees two pictures of one row of the grid,
+Votes are lines of comparisons/votes.jsonl in the run's folder. Who votes sees two images of one row of the grid,
 in random order and without names.
 """
 
@@ -26,7 +26,7 @@ Choice = Literal["left", "right", "same"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one row, as they are shown: by the places of their columns in the grid."""
+    """Two images of one row, as they are shown: by the places of their columns in the grid."""
 
     row: int
     left: int
@@ -41,7 +41,7 @@ class Vote:
     second: str
     better: str
     pictures: tuple[str, str]
-    """Keys of the two pictures."""
+    """Keys of the two images."""
     titles: tuple[str, str]
     """What the two columns were called, for people who read the file."""
     at: str
@@ -86,7 +86,7 @@ def comparable(grid: Grid) -> list[tuple[int, Column]]:
 def next_pair(grid: Grid, votes: Sequence[Vote], chance: random.Random, skipped: Iterable[Pair] = ()) -> Pair | None:
     """What to compare next: of the two columns that were compared least, a row that was not voted on yet.
 
-    None where every pair of different pictures was compared, or passed over.
+    None where every pair of different images was compared, or passed over.
     """
     times = Counter(frozenset((vote.first, vote.second)) for vote in votes)
     seen = {frozenset(vote.pictures) for vote in votes}
@@ -110,7 +110,7 @@ def vote_on(grid: Grid, pair: Pair, choice: Choice) -> Vote:
     """The vote for a pair that was shown."""
     left, right = grid.columns[pair.left], grid.columns[pair.right]
     shown = grid.cells[pair.row][pair.left], grid.cells[pair.row][pair.right]
-    assert shown[0] is not None and shown[1] is not None, "only pictures that are there are shown"
+    assert shown[0] is not None and shown[1] is not None, "only images that are there are shown"
     better = {"left": left.weights, "right": right.weights, "same": ""}[choice]
     return Vote(
         left.weights, right.weights, better, (shown[0], shown[1]), (left.title, right.title),

@@ -12,7 +12,6 @@ import torch
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.evaluation.validate import make_previews
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
@@ -20,14 +19,15 @@ from engine.export.out import export
 from engine.export.self_check import net_of
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
-from engine.families import detect
+from engine.families.registry import detect
+from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import read_controlnet
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 MAIN_SCORES = ("adherence", "iou")
-"""The first of these that the run's pictures are scored by stands in the table."""
+"""The first of these that the run's images are scored by stands in the table."""
 WHOLE = "checkpoint"
 
 
@@ -64,16 +64,16 @@ def compare(
     checkpoint: Checkpoint,
     weights: Weights | None = None,
     chosen: Sequence[Variant] | None = None,
-    pictures: int = 0,
+    images: int = 0,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Table:
     """Write each variant, read it back, draw the run's held-out pairs with it at fixed seeds, and score them.
 
     The table is kept in the run's exports folder; the files are not.
 
     Args:
-        pictures: held-out pairs to draw; 0: as many as the run draws for its own scores.
+        images: held-out pairs to draw; 0: as many as the run draws for its own scores.
         progress: called as progress(variants done, in all, label).
 
     Raises:
@@ -85,7 +85,7 @@ def compare(
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     samples = split(dataset, run.config.data.held_out, run.held_out).held_out
     settings = run.config.validation
-    count = min(len(samples), pictures or settings.pictures)
+    count = min(len(samples), images or settings.pictures)
     settings = settings.model_copy(update={"pictures": count})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     unet: Any = family.load_unet(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
@@ -117,7 +117,7 @@ def compare(
         if not name:
             raise UserError(
                 "There is nothing to compare by.",
-                "This run's pictures have no score: its condition type knows none.",
+                "This run's images have no score: its condition type knows none.",
                 "Compare the files in Try it, by eye.",
             )
         reference = scores[name]

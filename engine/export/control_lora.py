@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export import single_file
+from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.ldm_keys import rename_from_ldm, to_ldm
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def factorise(
     rank: int,
     dtype: torch.dtype,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Factored:
     """Take a net apart against its base.
 
@@ -151,7 +151,7 @@ def _misfit(name: str, where: str) -> UserError:
 
 
 def against_base(
-    source: Source, base: Tensors, rank: int, token: CancelToken | None = None, progress: Progress | None = None
+    source: Source, base: Tensors, rank: int, token: CancelToken | None = None, progress: OnProgress | None = None
 ) -> Source:
     """The source with its net taken apart, in its precision, and with what was lost in the metadata.
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export.formats import ExportResult
 from engine.export.out import CARD_ENDING
+from engine.jobs.control import CancelToken, OnProgress
 
 TEMPORARY = ".copying-"
 CHUNK = 4 * 2**20
@@ -122,7 +122,7 @@ def copy_to(
     folder: Path,
     overwrite: bool = False,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Path:
     """Copy an exported file under its own name; the new file appears whole or not at all.
 
@@ -165,7 +165,7 @@ def copy_to(
     return target
 
 
-def _copy(source: Path, target: Path, total: int, token: CancelToken | None, progress: Progress | None) -> None:
+def _copy(source: Path, target: Path, total: int, token: CancelToken | None, progress: OnProgress | None) -> None:
     done = 0
     with source.open("rb") as read, target.open("wb") as write:
         while chunk := read.read(CHUNK):

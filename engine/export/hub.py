@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export.formats import ExportResult
+from engine.jobs.control import CancelToken, OnProgress
 
 ADDRESS = "https://huggingface.co"
 NOT_UPLOADED = (".tmp",)
@@ -47,7 +47,7 @@ def upload(
     private: bool = True,
     endpoint: str | None = None,
     cancel: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> str:
     """Put files into a model repository, made where there is none; small files first, each whole or not at all.
 

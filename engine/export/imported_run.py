@@ -11,9 +11,9 @@ from typing import Any
 
 from engine.conditions import registry
 from engine.config.presets import resolve
-from engine.data.samples import CancelToken, Progress
 from engine.disk.durable import Sealing
-from engine.families import detect
+from engine.families.registry import detect
+from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import Imported, read_controlnet, store
 from engine.runs.checkpoints import DESCRIPTION, describe_files, seal
 from engine.runs.run import Run, write_run
@@ -28,7 +28,7 @@ def import_as_run(
     condition: str = "",
     name: str = "",
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Run:
     """Read a ControlNet from a file or folder and keep it as a finished run with one checkpoint.
 

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from engine.data.samples import CancelToken, Progress
 from engine.disk.durable import Sealing
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, read_config
 from engine.nets.reading import read_safetensors
 from engine.runs.checkpoints import (
@@ -62,7 +62,7 @@ def merge(
     kind: Kind = "equal",
     decay: float = 0.999,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Path:
     """Write the average as a checkpoint of its own, which can be exported like any other.
 

@@ -1,4 +1,4 @@
-"""What lies beside an exported net: model card with pictures and code, ComfyUI workflow, note for AUTOMATIC1111."""
+"""What lies beside an exported net: model card with images and code, ComfyUI workflow, note for AUTOMATIC1111."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.workspace.paths import write_text
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
 MARK = "made_with: ControlNet Studio"
 """By which a folder is known as ours."""
-PICTURES = 4
+IMAGES = 4
 LIBRARY = {True: "StableDiffusionXLControlNetPipeline", False: "StableDiffusionControlNetPipeline"}
 
 
@@ -39,7 +39,7 @@ def write_card(
         kind: name of the export format.
         facts: the header's.
     """
-    examples = _pictures(folder, story)
+    examples = _images(folder, story)
     near = preprocessor(facts.get("condition_type", ""))
     parameters = json.loads(facts.get("condition_parameters") or "{}")
     if file:
@@ -51,7 +51,7 @@ def write_card(
 
 
 def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Settings:
-    """The workflow's numbers: those with which the run drew its own pictures."""
+    """The workflow's numbers: those with which the run drew its own images."""
     drawn = story.drawn
     return workflow.Settings(
         file=file,
@@ -88,7 +88,7 @@ def card(
         "",
     ]
     if examples:
-        lines += ["Control map and picture drawn from it, pairs that the net was not trained on:", ""]
+        lines += ["Control map and image drawn from it, pairs that the net was not trained on:", ""]
         lines += [f"![example]({name})" for name in examples] + [""]
     lines += ["## In diffusers", "", "```python", snippet(file, kind, base, config, story), "```", ""]
     if file:
@@ -112,8 +112,8 @@ ROWS = (
     ("base", "trained on"),
     ("family", "family"),
     ("steps", "steps"),
-    ("images_seen", "pictures seen"),
-    ("training_pictures", "pictures in the set"),
+    ("images_seen", "images seen"),
+    ("training_pictures", "images in the set"),
     ("resolution", "resolution, px"),
     ("precision", "precision"),
     ("control_lora_rank", "Control-LoRA rank"),
@@ -122,7 +122,7 @@ ROWS = (
 
 
 def snippet(file: str, kind: str, base: str, config: Mapping[str, Any], story: Story) -> str:
-    """Code that draws a picture; run beside the file (or inside the folder)."""
+    """Code that draws an image; run beside the file (or inside the folder)."""
     pipeline = LIBRARY[config.get("addition_embed_type") == "text_time"]
     side = story.resolution or 512
     strength = story.drawn.strength if story.drawn else 1.0
@@ -186,10 +186,10 @@ def automatic1111(file: str, facts: Mapping[str, str], near: Preprocessor, story
     )
 
 
-def _pictures(folder: Path, story: Story) -> list[str]:
-    """Map and drawn picture of the first rows; the originals are the user's own and stay here."""
+def _images(folder: Path, story: Story) -> list[str]:
+    """Map and drawn image of the first rows; the originals are the user's own and stay here."""
     names = []
-    for number, path in enumerate(story.pictures[:PICTURES]):
+    for number, path in enumerate(story.pictures[:IMAGES]):
         with opened(path) as row:
             pair = row.convert("RGB").crop((0, 0, 2 * row.height, row.height))
         buffer = io.BytesIO()

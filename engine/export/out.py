@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
 from engine.families.files import at_hand
+from engine.jobs.control import CancelToken, OnProgress
 
 if TYPE_CHECKING:
     from engine.export.source import Source
-    from engine.families import Family
+    from engine.families.registry import Family
     from engine.runs.checkpoints import Checkpoint
 
 TEMPORARY = ".exporting-"
@@ -34,7 +34,7 @@ def export(
     weights: Weights | None = None,
     overwrite: bool = False,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     base: str = "",
     rank: int = AS_TRAINED,
 ) -> ExportResult:
@@ -45,7 +45,7 @@ def export(
         name: of the file or folder, as typed; made safe, and marked with the base's version.
         weights: default: the averaged ones where the run keeps them.
         progress: called as progress(stages done, in all, label).
-        base: located; needed for a format that is taken against it, else for the comparison of pictures. Empty: where
+        base: located; needed for a format that is taken against it, else for the comparison of images. Empty: where
             the checkpoint says, if it is on this disk.
         rank: of a Control-LoRA, or AS_TRAINED.
 
@@ -57,7 +57,7 @@ def export(
     from engine.export.naming import export_stem
     from engine.export.source import DTYPES, read_source, whole_checkpoint
     from engine.export.story import story_of
-    from engine.families import by_name
+    from engine.families.registry import by_name
 
     def stage(done: int, label: str) -> None:
         if token:
@@ -98,7 +98,7 @@ def export(
         stage(2, "Checking")
         read = module.read(temporary)
         checked = _check(temporary, read, source, family, stem, target.name)
-        stage(3, "Drawing the same picture with both")
+        stage(3, "Drawing the same image with both")
         checked += " " + same_image.check(source, read[1], family, base, target.name, token)
         del read
         stage(4, "Writing the model card")

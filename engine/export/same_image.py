@@ -1,4 +1,4 @@
-"""The last check of an export: the picture from the file beside the picture from the checkpoint."""
+"""The last check of an export: the image from the file beside the image from the checkpoint."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import psutil
 import torch
 
-from engine.data.samples import CancelToken
 from engine.errors import UserError
 from engine.export.self_check import Tensors, failed, net_of
 from engine.export.source import Source
-from engine.families import Family
+from engine.families.registry import Family
 from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
+from engine.jobs.control import CancelToken
 from engine.machine.free_memory import free_memory
 
 STEPS = 4
@@ -21,7 +21,7 @@ SIDE = 128  # px; enough for a comparison, and seconds even for SD 1.5 on a proc
 # A ControlNet copies the encoder half of its UNet: 361 of 860 million parameters for SD 1.5, 1,251 of 2,568 for SDXL.
 UNET_TO_NET = 2.4
 BESIDES = 1.5 * 2**30  # bytes: VAE or text encoders, and what drawing needs
-# Mean difference of two pictures in grey levels of 255: what rounding the weights may do over the denoising steps.
+# Mean difference of two images in grey levels of 255: what rounding the weights may do over the denoising steps.
 TOLERANCE = {"fp32": 0.5, "fp16": 4.0, "bf16": 12.0}
 
 
@@ -43,32 +43,32 @@ def check(
         A sentence with the difference, or why nothing could be drawn.
 
     Raises:
-        UserError: the pictures differ by more than the precision explains.
+        UserError: the images differ by more than the precision explains.
         Cancelled: the token says so.
     """
     if not base:
-        return "No pictures were compared: the base is not on this computer."
+        return "No images were compared: the base is not on this computer."
     needed, free = bytes_needed(source.original), psutil.virtual_memory().available
     if needed > free:
         return (
-            f"No pictures were compared: that needs {needed / 2**30:.0f} GB of memory, and {free / 2**30:.0f} GB are "
+            f"No images were compared: that needs {needed / 2**30:.0f} GB of memory, and {free / 2**30:.0f} GB are "
             "free."
         )
     try:
         drawing = Comparison(family, base)
     except UserError as error:
-        return f"No pictures were compared: {error.what} {error.why}"
+        return f"No images were compared: {error.what} {error.why}"
     first = drawing.draw(net_of(source.config, source.original), token)
     second = drawing.draw(net_of(source.config, source.whole(tensors, name)), token)
     difference = float(np.abs(first.astype(int) - second).mean())
     exact = source.base is None or source.trained_thin
     if exact and difference > TOLERANCE[source.coarsest]:
-        raise failed(f"the file draws another picture than the checkpoint (by {difference:.1f} of 255 grey levels)")
-    return f"The same seed draws the same picture from both (mean difference {difference:.2f} of 255)."
+        raise failed(f"the file draws another image than the checkpoint (by {difference:.1f} of 255 grey levels)")
+    return f"The same seed draws the same image from both (mean difference {difference:.2f} of 255)."
 
 
 class Comparison:
-    """A base, ready to draw the same small picture with one net after another.
+    """A base, ready to draw the same small image with one net after another.
 
     Raises:
         UserError: the base cannot be loaded.
@@ -83,7 +83,7 @@ class Comparison:
 
     @torch.no_grad()
     def draw(self, net: Any, token: CancelToken | None = None) -> np.ndarray:
-        """The picture from a net (fp32) under a white ring, uint8 RGB (SIDE, SIDE, 3)."""
+        """The image from a net (fp32) under a white ring, uint8 RGB (SIDE, SIDE, 3)."""
         pipeline = self._family.pipeline(
             self._base, net, torch.float32, unet=self._unet, vae=None, text_encoder=None, tokenizer=None
         )

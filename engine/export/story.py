@@ -1,4 +1,4 @@
-"""What a run knows about one of its checkpoints beyond the weights: scores, example pictures, how they were drawn."""
+"""What a run knows about one of its checkpoints beyond the weights: scores, example images, how they were drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Story:
     scores: dict[str, float] = field(default_factory=dict)
     """Means over held-out pairs, for example {"adherence": 0.81}."""
     pictures: tuple[Path, ...] = ()
-    """Rows: the map, the picture drawn, the original."""
+    """Rows: the map, the image drawn, the original."""
     drawn: ValidationConfig | None = None
     """How they were drawn."""
     resolution: int = 0
@@ -31,7 +31,7 @@ UNKNOWN = Story()
 def story_of(checkpoint: Path) -> Story:
     """The story of a checkpoint's folder inside a run, as far as the run's files tell it.
 
-    Scores and pictures are those of the same step, else of the last one before it.
+    Scores and images are those of the same step, else of the last one before it.
     """
     folder = checkpoint.parent.parent
     try:

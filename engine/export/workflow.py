@@ -64,7 +64,7 @@ class Settings:
     file: str
     """The net's file name, as it lies in models/controlnet."""
     base: str
-    prompt: str = "describe your picture here"
+    prompt: str = "describe your image here"
     strength: float = 1.0
     steps: int = 20
     guidance: float = 7.5
@@ -73,11 +73,11 @@ class Settings:
 
 
 def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[str, Any]) -> dict[str, Node]:
-    """The workflow: a picture, its map, the net, the sampler."""
+    """The workflow: an image, its map, the net, the sampler."""
     side = settings.side
     made = {
         "base": Node("CheckpointLoaderSimple", (0, 0), widgets={"ckpt_name": settings.base}, title="Your base model"),
-        "picture": Node("LoadImage", (0, 3), widgets={"image": "example.png"}, title="Your control picture"),
+        "picture": Node("LoadImage", (0, 3), widgets={"image": "example.png"}, title="Your control image"),
         "net": Node("ControlNetLoader", (1, 2.2), widgets={"control_net_name": settings.file}, title="Your ControlNet"),
         "prompt": Node("CLIPTextEncode", (1, 0), {"clip": ("base", 1)}, {"text": settings.prompt}, "Prompt"),
         "negative": Node("CLIPTextEncode", (1, 1.1), {"clip": ("base", 1)}, {"text": ""}, "Negative prompt"),

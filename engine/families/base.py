@@ -1,4 +1,4 @@
-"""What a base model family must be able to do. Shapes: B pictures, H x W pixels, h = H / 8, w = W / 8.
+"""What a base model family must be able to do. Shapes: B images, H x W pixels, h = H / 8, w = W / 8.
 
 The Stable Diffusion families differ in little: this class does what they share, a subclass says what is its own.
 """
@@ -41,7 +41,7 @@ class Family(ABC):
     pipeline_class: Any
     """The diffusers pipeline that draws with a ControlNet."""
     image_pipeline_class: Any
-    """The one that draws over a picture."""
+    """The one that draws over an image."""
     pipeline_options: dict[str, Any]
     """What its constructor wants besides the parts."""
     latent_factor = 8
@@ -115,7 +115,7 @@ class Family(ABC):
         return {**read[0], "hidden": torch.cat([one["hidden"] for one in read], dim=1)}
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the UNet wants to know of the pictures' sizes, to be laid beside the text.
+        """What the UNet wants to know of the images' sizes, to be laid beside the text.
 
         Args:
             sizes: (B, 6), from ``engine.data.crop.size_numbers``.
@@ -169,7 +169,7 @@ class Family(ABC):
         return pipeline
 
     def image_pipeline(self, pipeline: Any) -> Any:
-        """The pipeline that draws over a picture, made of the same parts; nothing is copied."""
+        """The pipeline that draws over an image, made of the same parts; nothing is copied."""
         made = self.image_pipeline_class(**{**pipeline.components, **self.pipeline_options})
         made.set_progress_bar_config(disable=True)
         return made
@@ -185,14 +185,14 @@ class Family(ABC):
         return {"prompt_embeds": text["hidden"], "negative_prompt_embeds": negative["hidden"]}
 
     def encode_images(self, vae: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance of the latents of RGB pictures in -1..1 (B, 3, H, W), both (B, 4, h, w), unscaled."""
+        """Mean and log-variance of the latents of RGB images in -1..1 (B, 3, H, W), both (B, 4, h, w), unscaled."""
         posterior = vae.encode(images).latent_dist
         return posterior.mean, posterior.logvar
 
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """RGB pictures, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w).
+        """RGB images, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w).
 
-        Where memory does not suffice for a large picture, it is decoded in tiles of 512 px that overlap.
+        Where memory does not suffice for a large image, it is decoded in tiles of 512 px that overlap.
         """
         unscaled = latents.to(vae.dtype) / vae.config.scaling_factor
         try:

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, a pooled text vector, and numbers that tell of the picture's size and crop.
+"""Stable Diffusion XL: two text encoders, a pooled text vector, and numbers that tell of the image's size and crop.
 
 Podell et al. 2023, arXiv 2307.01952, section 2.2. Its VAE overflows in fp16, so here every VAE runs in fp32; one that
 was repaired for fp16 gives the same numbers.

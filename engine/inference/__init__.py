@@ -1,1 +1,1 @@
-"""Pictures from a prompt, a base and a checkpoint: Try it, the previews of a run, and what they share."""
+"""Images from a prompt, a base and a checkpoint: Try it, the previews of a run, and what they share."""

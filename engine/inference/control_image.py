@@ -1,4 +1,4 @@
-"""The control picture of a run's net: pairs that it never saw, the map of a photograph, and whether it looks right."""
+"""The control image of a run's net: pairs that it never saw, the map of a photograph, and whether it looks right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 LOOKS = 16
-"""Held-out maps that a picture is compared with."""
+"""Held-out maps that an image is compared with."""
 
 
 def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
@@ -28,14 +28,14 @@ def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
         samples = split(dataset, run.config.data.held_out, run.held_out).held_out
         return [(dataset.condition_path(sample), sample.caption) for sample in samples]
     except UserError:
-        return []  # an own picture can still be tried
+        return []  # an own image can still be tried
 
 
-def map_of(run: Run, picture: Image.Image) -> Image.Image:
+def map_of(run: Run, image: Image.Image) -> Image.Image:
     """The map of a photograph, made as those of the training were.
 
     Raises:
-        UserError: the run's maps came with its pictures, and the app cannot make such.
+        UserError: the run's maps came with its images, and the app cannot make such.
     """
     import numpy as np
     from PIL import Image
@@ -43,29 +43,29 @@ def map_of(run: Run, picture: Image.Image) -> Image.Image:
     kind = registry.get(str(run.condition["type"]))
     if kind.extract is None:
         raise UserError(
-            "A map cannot be made of this picture.",
+            "A map cannot be made of this image.",
             f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
             "Give a map, and say that it is one already.",
         )
     parameters = registry.resolve_parameters(kind.name, dict(run.condition["parameters"]))
-    return Image.fromarray(kind.extractor(np.asarray(picture.convert("RGB")), **parameters))
+    return Image.fromarray(kind.extractor(np.asarray(image.convert("RGB")), **parameters))
 
 
-def look_warning(workspace: Workspace, run: Run, picture: Image.Image) -> str:
-    """A sentence where a picture does not look like the maps that the run was trained on; else empty."""
+def look_warning(workspace: Workspace, run: Run, image: Image.Image) -> str:
+    """A sentence where an image does not look like the maps that the run was trained on; else empty."""
     from engine.conditions.look import warning
 
-    return warning(picture, _looks_of(workspace, run))
+    return warning(image, _looks_of(workspace, run))
 
 
-def advice(workspace: Workspace, run: Run, picture: Image.Image, is_map: bool) -> str:
-    """What to say of an uploaded picture before anything is drawn; empty where it is as it is said to be."""
+def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> str:
+    """What to say of an uploaded image before anything is drawn; empty where it is as it is said to be."""
     from engine.conditions.look import differences, look_at
 
     if is_map:
-        return look_warning(workspace, run, picture)
+        return look_warning(workspace, run, image)
     kind, looks = registry.get(str(run.condition["type"])), _looks_of(workspace, run)
-    if looks and not differences(look_at(picture), looks):
+    if looks and not differences(look_at(image), looks):
         return "This looks like a map already: if it is one, tick the box."
     if kind.extract is None:
         return f"The app cannot make maps of the kind “{kind.title}”: give a map, and tick the box."

@@ -33,8 +33,8 @@ _NUMBERS: dict[str, tuple[str, type]] = {
 }
 
 
-def save_png(path: Path, picture: Image.Image, settings: Mapping[str, Any]) -> Path:
-    """Write a picture with its settings inside, under a temporary name first.
+def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any]) -> Path:
+    """Write an image with its settings inside, under a temporary name first.
 
     Args:
         settings: plain values by name; those of ``a1111_text``, and whatever else is to be found again.
@@ -43,25 +43,25 @@ def save_png(path: Path, picture: Image.Image, settings: Mapping[str, Any]) -> P
     info.add_text(THEIRS, a1111_text(settings))
     info.add_text(OURS, json.dumps(dict(settings)))
     temporary = path.with_name(path.name + ".tmp")
-    picture.save(temporary, "PNG", pnginfo=info)
+    image.save(temporary, "PNG", pnginfo=info)
     os.replace(temporary, path)
     return path
 
 
 def request_settings(request: TryRequest) -> dict[str, Any]:
-    """What of a request is plain values, to be kept in the picture; its pictures and the net's path are not."""
+    """What of a request is plain values, to be kept in the image; its images and the net's path are not."""
     values = {field.name: getattr(request, field.name) for field in fields(request)}
     kept: dict[str, Any] = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
     kept |= {
         "second": str(request.second or ""),
-        "change": request.change if request.picture is not None else None,
+        "change": request.change if request.image is not None else None,
         "inpainted": request.mask is not None,
     }
     return kept
 
 
 def a1111_text(settings: Mapping[str, Any]) -> str:
-    """Prompt, negative prompt and one line of settings, as AUTOMATIC1111 and what reads its pictures expect."""
+    """Prompt, negative prompt and one line of settings, as AUTOMATIC1111 and what reads its images expect."""
     net = {
         "Module": "none",
         "Model": settings.get("net", ""),
@@ -125,14 +125,14 @@ def parse_a1111(text: str) -> dict[str, Any]:
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
-    """Settings that a picture carries: ours, or what AUTOMATIC1111's text tells.
+    """Settings that an image carries: ours, or what AUTOMATIC1111's text tells.
 
     Raises:
-        UserError: it is no picture, or carries none.
+        UserError: it is no image, or carries none.
     """
     name = Path(path).name
-    with opened(Path(path)) as picture:
-        texts = dict(getattr(picture, "text", {}) or picture.info)
+    with opened(Path(path)) as image:
+        texts = dict(getattr(image, "text", {}) or image.info)
     try:
         ours = json.loads(texts.get(OURS, "null"))
     except ValueError:
@@ -149,6 +149,6 @@ def read_settings(path: Path | str) -> dict[str, Any]:
 
 
 def newest(folder: Path, count: int, ending: str) -> list[Path]:
-    """The last ``count`` pictures of a folder whose names begin with their date and end so, newest first."""
+    """The last ``count`` images of a folder whose names begin with their date and end so, newest first."""
     names = sorted((entry.name for entry in os.scandir(folder) if entry.name.endswith(ending)), reverse=True)
     return [folder / name for name in names[:count]]

@@ -1,4 +1,4 @@
-"""What a drawing of Try it is made of besides the sampling: saving memory, the picture it begins with, looks at it."""
+"""What a drawing of Try it is made of besides the sampling: saving memory, the image it begins with, looks at it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from PIL import Image, ImageFilter
 
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
-from engine.families import Family
+from engine.families.registry import Family
 from engine.inference.request import TryRequest
 from engine.inference.sampling import Beginning, decode
 
 MAX_BATCH = 4
 TILES, OFFLOAD = 1, 2
 FEATHER = 3
-"""Blur of a mask's edge in the finished picture, in px."""
+"""Blur of a mask's edge in the finished image, in px."""
 LOOK_LATENTS = 32
 """Longest side of a sketch, in latents."""
 LOOK_SHARE = 0.1
@@ -28,7 +28,7 @@ LOOK_SHARE = 0.1
 
 
 class Thrift:
-    """How a session saves memory: not at all, the VAE in tiles and one picture at a time, or parts in RAM as well."""
+    """How a session saves memory: not at all, the VAE in tiles and one image at a time, or parts in RAM as well."""
 
     def __init__(self, device: torch.device, most: int | None = None) -> None:
         self._device = device
@@ -52,14 +52,14 @@ class Thrift:
         """
         if self.level >= self.most:
             raise UserError(
-                "The memory is not enough for this picture.",
-                "It ran out even with the picture decoded in tiles"
+                "The memory is not enough for this image.",
+                "It ran out even with the image decoded in tiles"
                 + (" and the parts of the model moved in one after the other." if self.offload else "."),
                 "Choose a smaller size, close other programs that use the graphics card, or pause the training.",
             )
         self.level += 1
         if self.level == TILES:
-            return "Memory ran out: the pictures were drawn one at a time and decoded in tiles."
+            return "Memory ran out: the images were drawn one at a time and decoded in tiles."
         return "Memory ran out: the parts of the model waited in the computer's memory until they were needed (slower)."
 
     @contextmanager
@@ -81,7 +81,7 @@ class Thrift:
 
     @contextmanager
     def tiled(self, vae: Any) -> Iterator[None]:
-        """Within the block the VAE decodes large pictures piece by piece."""
+        """Within the block the VAE decodes large images piece by piece."""
         if not self.level:
             yield
             return
@@ -93,18 +93,18 @@ class Thrift:
 
 
 def fitted(picture: Image.Image, request: TryRequest) -> Image.Image:
-    """A picture in the request's size, cut to its shape around the centre, in its own mode."""
+    """An image in the request's size, cut to its shape around the centre, in its own mode."""
     crop = shared_crop(picture.width, picture.height, (request.width, request.height))
     return apply_crop(picture, crop)
 
 
 @torch.no_grad()
 def beginning_of(family: Family, vae: Any, batch: Sequence[TryRequest]) -> Beginning:
-    """The pictures that are drawn over, as latents, one after the other: encoding peaks like decoding."""
+    """The images that are drawn over, as latents, one after the other: encoding peaks like decoding."""
     rows, masks = [], []
     for request in batch:
-        assert request.picture is not None, "a batch has pictures for all or for none"
-        pixels = np.asarray(fitted(request.picture.convert("RGB"), request))
+        assert request.image is not None, "a batch has images for all or for none"
+        pixels = np.asarray(fitted(request.image.convert("RGB"), request))
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         mean, _ = family.encode_images(vae, image.to(vae.device, vae.dtype))
         rows.append(mean[0] * vae.config.scaling_factor)
@@ -115,15 +115,15 @@ def beginning_of(family: Family, vae: Any, batch: Sequence[TryRequest]) -> Begin
 
 
 def keep_outside(request: TryRequest, drawn: Image.Image) -> Image.Image:
-    """Outside of the mask the picture itself, which the VAE has only nearly given back."""
-    if request.picture is None or request.mask is None:
+    """Outside of the mask the image itself, which the VAE has only nearly given back."""
+    if request.image is None or request.mask is None:
         return drawn
     mask = fitted(request.mask.convert("L"), request).filter(ImageFilter.GaussianBlur(FEATHER))
-    return Image.composite(drawn, fitted(request.picture.convert("RGB"), request), mask)
+    return Image.composite(drawn, fitted(request.image.convert("RGB"), request), mask)
 
 
-class LivePicture:
-    """Sketches of the first picture of a batch while it is drawn: its latents, made smaller, through the VAE.
+class LiveImage:
+    """Sketches of the first image of a batch while it is drawn: its latents, made smaller, through the VAE.
 
     As often as they take a tenth of the time at most.
     """

@@ -1,4 +1,4 @@
-"""What is asked of Try it: one picture, and the numbers it may have."""
+"""What is asked of Try it: one image, and the numbers it may have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from engine.errors import UserError
 from engine.inference import samplers
 
-SIZE_STEP = 64  # three halvings of the latents, an eighth of the picture's size
+SIZE_STEP = 64  # three halvings of the latents, an eighth of the image's size
 MAX_SIDE = 2048
 LIVE = Path("live weights")
 """In place of a checkpoint: the weights of the run that is training now."""
@@ -19,7 +19,7 @@ LIVE = Path("live weights")
 
 @dataclass(frozen=True)
 class TryRequest:
-    """One picture to draw. ``control`` is already a condition map, RGB of any size; ``width`` and ``height`` in px."""
+    """One image to draw. ``control`` is already a condition map, RGB of any size; ``width`` and ``height`` in px."""
 
     base: str
     """As in the settings: "demo", a folder, a name in the workspace's models, or a hub id."""
@@ -42,12 +42,12 @@ class TryRequest:
     """The control speaks between these shares of the steps."""
     guess: bool = False
     balance: str = "balanced"
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
     """Drawn over instead of beginning at noise (img2img)."""
     change: float = 0.75
-    """How much of ``picture`` is drawn anew: 0 leaves it, 1 forgets it."""
+    """How much of ``image`` is drawn anew: 0 leaves it, 1 forgets it."""
     mask: Image.Image | None = None
-    """White where ``picture`` is drawn anew (inpainting); None: everywhere."""
+    """White where ``image`` is drawn anew (inpainting); None: everywhere."""
     second: Path | None = None
     """Another ControlNet that speaks along, of any kind that ``controlnet`` may be."""
     second_control: Image.Image | None = None
@@ -75,40 +75,40 @@ def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
             (not 0 <= request.seed < 2**62, "the seed has to be a whole number from 0 on"),
             (not 0 <= request.start < request.end <= 1, "the control has to start before it ends, both within 0 and 1"),
             (not 0 < request.change <= 1, "how much is drawn anew has to lie above 0 and up to 1"),
-            (request.mask is not None and request.picture is None, "a mask needs a picture that it belongs to"),
+            (request.mask is not None and request.image is None, "a mask needs an image that it belongs to"),
         )
         if wrong
     ]
     if problems:
-        raise UserError("The picture cannot be drawn.", f"{'; '.join(problems).capitalize()}.", "Correct it.")
+        raise UserError("The image cannot be drawn.", f"{'; '.join(problems).capitalize()}.", "Correct it.")
     words = []
     size = (request.width, request.height)
     if any(side % 8 for side in size):
         width, height = (max(SIZE_STEP, round(side / SIZE_STEP) * SIZE_STEP) for side in size)
         words.append(f"The size was rounded from {size[0]} x {size[1]} to {width} x {height}.")
         size = (width, height)
-    for what, picture in (("control picture", request.control), ("picture to draw over", request.picture)):
-        if picture is not None and picture.size != size:
-            how = "resized" if picture.width * size[1] == picture.height * size[0] else "cut to the shape and resized"
-            words.append(f"The {what} was {how}: {picture.width} x {picture.height} to {size[0]} x {size[1]}.")
+    for what, image in (("control image", request.control), ("image to draw over", request.image)):
+        if image is not None and image.size != size:
+            how = "resized" if image.width * size[1] == image.height * size[0] else "cut to the shape and resized"
+            words.append(f"The {what} was {how}: {image.width} x {image.height} to {size[0]} x {size[1]}.")
     if request.guess and request.balance != "balanced":
         words.append("Guess mode has a balance of its own: the chosen one was not used.")
     return replace(request, width=size[0], height=size[1]), words
 
 
 def steps_drawn(request: TryRequest) -> int:
-    """Steps that are really done: over a picture only as many as it takes to draw its share anew."""
-    if request.picture is None:
+    """Steps that are really done: over an image only as many as it takes to draw its share anew."""
+    if request.image is None:
         return request.steps
     return max(1, int(request.steps * request.change))
 
 
 def shared(request: TryRequest) -> tuple[Any, ...]:
-    """What pictures of one batch have in common."""
+    """What images of one batch have in common."""
     return (
         request.base, request.controlnet, request.steps, request.guidance, request.width, request.height,
         strength_of(request), request.sampler, request.start, request.end, request.guess, request.balance,
-        request.picture is None, request.mask is None, request.change, request.second, request.second_strength,
+        request.image is None, request.mask is None, request.change, request.second, request.second_strength,
     )  # fmt: skip
 
 

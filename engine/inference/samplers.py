@@ -26,7 +26,7 @@ SAMPLERS = (
     Sampler("ddim", "DDIM", "DDIMScheduler", "The classic; wants about 50 steps.", {"clip_sample": False}),
     Sampler("euler", "Euler", "EulerDiscreteScheduler", "Simple and soft, 20 to 30 steps."),
     Sampler(
-        "euler_a", "Euler a", "EulerAncestralDiscreteScheduler", "Adds noise on the way: more steps, other pictures."
+        "euler_a", "Euler a", "EulerAncestralDiscreteScheduler", "Adds noise on the way: more steps, other images."
     ),
     Sampler(
         "dpmpp_2m_karras", "DPM++ 2M Karras", "DPMSolverMultistepScheduler", "Sharp from 20 steps on.",

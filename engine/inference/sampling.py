@@ -1,7 +1,7 @@
-"""From prompts and control pictures to pictures, one stage at a time. Shared by Try it and by the previews of a run.
+"""From prompts and control images to images, one stage at a time. Shared by Try it and by the previews of a run.
 
-Noise is drawn on the CPU in fp32, one generator a picture: the same seed gives the same picture in any batch, and very
-nearly the same one on any card. Pictures are decoded in fp32, one at a time: the VAE is where half precision breaks and
+Noise is drawn on the CPU in fp32, one generator an image: the same seed gives the same image in any batch, and very
+nearly the same one on any card. Images are decoded in fp32, one at a time: the VAE is where half precision breaks and
 where memory peaks.
 """
 
@@ -17,17 +17,17 @@ import torch
 from PIL import Image
 
 from engine.data.crop import apply_crop, shared_crop
-from engine.data.samples import CancelToken
 from engine.errors import UserError
-from engine.families import Family
+from engine.families.registry import Family
 from engine.inference import samplers
+from engine.jobs.control import CancelToken
 
 Text = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How pictures of one batch are drawn."""
+    """How images of one batch are drawn."""
 
     steps: int = 20
     guidance: float = 7.5
@@ -46,13 +46,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Beginning:
-    """Pictures that are drawn over. ``latents``: scaled, (B, 4, h, w)."""
+    """Images that are drawn over. ``latents``: scaled, (B, 4, h, w)."""
 
     latents: torch.Tensor
     change: float
     """How much is drawn anew, 0..1: the share of the steps that are done."""
     mask: torch.Tensor | None = None
-    """(B, 1, h, w): 1 where it is drawn anew, 0 where the picture stays. None: everywhere."""
+    """(B, 1, h, w): 1 where it is drawn anew, 0 where the image stays. None: everywhere."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def to_hint(image: Image.Image | np.ndarray, width: int, height: int, nearest: b
     A map of another size is cut to the aspect around its centre and resized, as in training.
 
     Args:
-        image: a picture, or uint8 RGB (h, w, 3).
+        image: an image, or uint8 RGB (h, w, 3).
         nearest: for maps whose values are labels and must not be mixed.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
@@ -88,7 +88,7 @@ def in_pieces(prompt: str, pieces: int) -> str:
 
 
 def seeded_noise(family: Family, seeds: Sequence[int], channels: int, width: int, height: int) -> torch.Tensor:
-    """Standard normal latents (B, channels, height / 8, width / 8) fp32 on the CPU; each picture has its own seed."""
+    """Standard normal latents (B, channels, height / 8, width / 8) fp32 on the CPU; each image has its own seed."""
     shape = (channels, height // family.latent_factor, width // family.latent_factor)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
@@ -158,7 +158,7 @@ def draw_latents(
             **start.arguments(images if beside else images[0]),
             width=width,
             height=height,
-            # Samplers that add noise on the way draw it from the picture's own seed, too.
+            # Samplers that add noise on the way draw it from the image's own seed, too.
             generator=[torch.Generator().manual_seed(seed + 1) for seed in seeds],
             num_inference_steps=how.steps,
             guidance_scale=how.guidance,
@@ -171,7 +171,7 @@ def draw_latents(
         ).images
     if not torch.isfinite(latents).all():
         raise UserError(
-            "The picture came out empty.",
+            "The image came out empty.",
             "The numbers overflowed while it was drawn.",
             "Choose an earlier checkpoint, a lower strength or guidance scale, or fp32.",
         )
@@ -179,7 +179,7 @@ def draw_latents(
 
 
 class _Start:
-    """Where sampling begins: at noise, or at a picture with as much noise on it as is to be drawn anew."""
+    """Where sampling begins: at noise, or at an image with as much noise on it as is to be drawn anew."""
 
     def __init__(
         self, family: Family, pipeline: Any, noise: torch.Tensor, steps: int, beginning: Beginning | None
@@ -204,7 +204,7 @@ class _Start:
         return {"image": self._clean, "control_image": images, "latents": self._latents, "strength": self._change}
 
     def keep_unmasked(self, scheduler: Any, latents: torch.Tensor, step: int) -> torch.Tensor:
-        """What is not to be drawn anew is the picture again, with the noise of the next step.
+        """What is not to be drawn anew is the image again, with the noise of the next step.
 
         As diffusers' ControlNet inpainting pipeline does it for bases without channels of their own for a mask.
         """
@@ -219,7 +219,7 @@ class _Start:
 def _of_unit_size(scheduler: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents of any scheduler, noisy, at the size that they have for a VAE.
 
-    Some count the noise on top of the picture (its deviation is sigma), others mix the two.
+    Some count the noise on top of the image (its deviation is sigma), others mix the two.
     """
     if float(scheduler.init_noise_sigma) <= 1.001 or getattr(scheduler, "step_index", None) is None:
         return latents
@@ -231,7 +231,7 @@ def _of_unit_size(scheduler: Any, latents: torch.Tensor) -> torch.Tensor:
 def decode(
     family: Family, vae: Any, latents: Iterable[torch.Tensor], token: CancelToken | None = None
 ) -> list[Image.Image]:
-    """Latents (B, 4, h, w), or several (4, h, w), to RGB pictures. The VAE should be in fp32."""
+    """Latents (B, 4, h, w), or several (4, h, w), to RGB images. The VAE should be in fp32."""
     pictures = []
     for one in latents:
         if token:

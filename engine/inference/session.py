@@ -1,4 +1,4 @@
-"""Try it: a pipeline from a base and a checkpoint, kept while the same one is asked for, and pictures from it."""
+"""Try it: a pipeline from a base and a checkpoint, kept while the same one is asked for, and images from it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from engine.data.samples import CancelToken, Progress
-from engine.families import Family, detect
 from engine.families.parts import read_component_config
-from engine.inference.parts import MAX_BATCH, LivePicture, Thrift, beginning_of, keep_outside
+from engine.families.registry import Family, detect
+from engine.inference.parts import MAX_BATCH, LiveImage, Thrift, beginning_of, keep_outside
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
 from engine.inference.sampling import Beside, Drawing, decode, draw_latents, in_pieces, to_hint
+from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.free_memory import attempt, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.trainable import decoder_of
@@ -35,7 +35,7 @@ class TrySession:
 
     Args:
         device: default: the graphics card where there is one.
-        dtype: default: fp16 on a card, fp32 without. Pictures are always decoded in fp32.
+        dtype: default: fp16 on a card, fp32 without. Images are always decoded in fp32.
     """
 
     def __init__(
@@ -146,16 +146,16 @@ class TrySession:
         self,
         requests: Sequence[TryRequest],
         token: CancelToken | None = None,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         categorical: bool = False,
-        on_picture: Callable[[Image.Image], None] | None = None,
+        on_image: Callable[[Image.Image], None] | None = None,
     ) -> list[Image.Image]:
-        """A picture for each request, in their order; neighbours that differ in prompt, control or seed share a batch.
+        """An image for each request, in their order; neighbours that differ in prompt, control or seed share a batch.
 
         Args:
             progress: called as progress(denoising steps done, in all, label).
             categorical: the control's values are labels and must not be mixed when it is resized.
-            on_picture: called now and then with a small sketch of the first picture of the batch that is being drawn.
+            on_picture: called now and then with a small sketch of the first image of the batch that is being drawn.
 
         Raises:
             Cancelled: the token says so.
@@ -168,7 +168,7 @@ class TrySession:
                 prepared.append(request)
                 words += said
             total = sum(map(steps_drawn, prepared))
-            pictures: list[Image.Image] = []
+            images: list[Image.Image] = []
             done = 0
 
             def on_step(step: int) -> None:
@@ -180,23 +180,23 @@ class TrySession:
                 batch = todo.pop(0)
                 if token:
                     token.raise_if_cancelled()
-                draw = partial(self._draw, batch, categorical, token, on_step, on_picture, words)
+                draw = partial(self._draw, batch, categorical, token, on_step, on_image, words)
                 drawn = attempt(draw)
                 if drawn is None:  # memory ran out: the same again with settings that need less
                     words.append(self.thrift.save_more())
                     todo = [[request] for request in batch] + todo
                     free_memory()
                     continue
-                pictures += drawn
+                images += drawn
                 done += sum(map(steps_drawn, batch))
             self.warnings = tuple(dict.fromkeys(words))
-            return pictures
+            return images
 
     def generate_pair(
         self,
         request: TryRequest,
         token: CancelToken | None = None,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         categorical: bool = False,
     ) -> tuple[Image.Image, Image.Image]:
         """The same seed with the ControlNet and without it."""
@@ -210,7 +210,7 @@ class TrySession:
         categorical: bool,
         token: CancelToken | None,
         on_step: Callable[[int], None],
-        on_picture: Callable[[Image.Image], None] | None,
+        on_image: Callable[[Image.Image], None] | None,
         words: list[str],
     ) -> list[Image.Image]:
         first = batch[0]
@@ -224,7 +224,7 @@ class TrySession:
             beside = Beside(second, torch.stack(maps), first.second_strength)
         text, negative = self._read(batch, words)
         beginning = None
-        if first.picture is not None:
+        if first.image is not None:
             with self.thrift.on_device(self._vae):
                 beginning = beginning_of(family, self._vae, batch)
         hints = torch.stack([to_hint(r.control, r.width, r.height, categorical) for r in batch])
@@ -232,9 +232,9 @@ class TrySession:
             first.steps, first.guidance, strength_of(first), first.sampler, first.start, first.end, first.guess,
             first.balance,
         )  # fmt: skip
-        # With offload the VAE is in RAM meanwhile, and a look at the picture is not worth fetching it.
-        looks = on_picture is not None and not self.thrift.offload
-        look = LivePicture(family, self._vae, on_picture) if looks and on_picture is not None else None
+        # With offload the VAE is in RAM meanwhile, and a look at the image is not worth fetching it.
+        looks = on_image is not None and not self.thrift.offload
+        look = LiveImage(family, self._vae, on_image) if looks and on_image is not None else None
         with self.thrift.on_device(pipeline.unet, pipeline.controlnet, second):
             latents = draw_latents(
                 family, pipeline, text, negative, hints, [r.seed for r in batch], how, token, on_step, beginning,
@@ -242,7 +242,7 @@ class TrySession:
             )  # fmt: skip
         with self.thrift.on_device(self._vae), self.thrift.tiled(self._vae):
             drawn = decode(family, self._vae, latents, token)
-        return [keep_outside(request, picture) for request, picture in zip(batch, drawn, strict=True)]
+        return [keep_outside(request, image) for request, image in zip(batch, drawn, strict=True)]
 
     def _read(self, batch: Sequence[TryRequest], words: list[str]) -> tuple[Any, Any]:
         """Prompts and negative prompts as the UNet takes them, all read in as many pieces as the longest needs."""

@@ -1,4 +1,4 @@
-"""Does a ControlNet transfer? The same picture drawn on several bases of its family, one after the other."""
+"""Does a ControlNet transfer? The same image drawn on several bases of its family, one after the other."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.data.samples import CancelToken, Progress
 from engine.errors import UserError
 from engine.inference.request import TryRequest, steps_drawn
 from engine.inference.session import TrySession
+from engine.jobs.control import CancelToken, OnProgress
 
 
 @dataclass(frozen=True)
 class Transferred:
-    """What came out on one base: a picture, or why there is none."""
+    """What came out on one base: an image, or why there is none."""
 
     base: str
-    picture: Image.Image | None
+    image: Image.Image | None
     problem: str = ""
 
     @property
@@ -32,7 +32,7 @@ def transfer(
     request: TryRequest,
     bases: Sequence[str],
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     categorical: bool = False,
 ) -> list[Transferred]:
     """The request drawn on each base; one that does not fit or does not load is told and passed over.
@@ -51,8 +51,8 @@ def transfer(
                 progress(before + done, len(bases) * each, label)
 
         try:
-            picture = session.generate([replace(request, base=base)], token, on_step, categorical)[0]
-            results.append(Transferred(base, picture))
+            image = session.generate([replace(request, base=base)], token, on_step, categorical)[0]
+            results.append(Transferred(base, image))
         except UserError as error:
             results.append(Transferred(base, None, f"{error.what} {error.why}"))
     return results

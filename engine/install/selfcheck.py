@@ -30,9 +30,9 @@ def check_torch(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(f"PyTorch {torch.__version__} sees no card (driver too old, or the card is in use)")
     kind = torch.float16 if device == "cuda" else torch.float32
-    picture = torch.ones(1, 4, 32, 32, device=device, dtype=kind)
+    image = torch.ones(1, 4, 32, 32, device=device, dtype=kind)
     weight = torch.full((8, 4, 3, 3), 0.5, device=device, dtype=kind)
-    inner = torch.nn.functional.conv2d(picture, weight)
+    inner = torch.nn.functional.conv2d(image, weight)
     if not torch.allclose(inner.float(), torch.full_like(inner, 18.0).float()):  # 4 channels * 9 taps * 0.5
         raise RuntimeError(f"a convolution on {device} gave a wrong result")
     return torch.cuda.get_device_name(0) if device == "cuda" else "the processor"

@@ -64,7 +64,7 @@ def desktop_entry(root: Path) -> str:
         "Type=Application",
         "Version=1.0",
         f"Name={TITLE}",
-        "Comment=Train a ControlNet on your own pictures",
+        "Comment=Train a ControlNet on your own images",
         f"Exec={command}",
         "Path=" + str(root).replace("\\", "\\\\"),
         "Terminal=true",

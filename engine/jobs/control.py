@@ -3,16 +3,83 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
 
-if TYPE_CHECKING:
-    from engine.jobs.errand import Errand
+from engine.errors import UserError
 
 StopKind = Literal["pause", "stop"]
+OnProgress = Callable[[int, int, str], None]
+"""Called as ``progress(done, total, label)``."""
+
+
+class CancelToken(Protocol):
+    """The part of a job's token that long loops need."""
+
+    def raise_if_cancelled(self) -> None: ...
 
 
 class Cancelled(Exception):
     """Raised in the worker by Token.raise_if_cancelled; the runner ends the job quietly."""
+
+
+class BorrowRequest:
+    """Both sides of it: whoever asked waits, may cancel, and gets the answer; the worker does it or refuses it.
+
+    Args:
+        work: called as work(lender, request) in the worker's thread. ``lender`` is whatever the worker lends; it is the
+            worker's again when ``work`` returns. ``request`` is the token to look at for a cancel.
+    """
+
+    def __init__(self, work: Callable[[Any, BorrowRequest], Any]) -> None:
+        self._work = work
+        self._over = threading.Event()
+        self._cancel = False
+        self._answer: Any = None
+        self._error: BaseException | None = None
+
+    @property
+    def over(self) -> bool:
+        return self._over.is_set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancel
+
+    def cancel(self) -> None:
+        self._cancel = True
+
+    def raise_if_cancelled(self) -> None:
+        if self._cancel:
+            raise Cancelled
+
+    def do(self, lender: Any) -> None:
+        """For the worker. Never raises an error of the work: that is the asker's affair."""
+        try:
+            self.raise_if_cancelled()
+            self._answer = self._work(lender, self)
+        except (Exception, Cancelled) as error:
+            self._error = error
+        finally:
+            self._over.set()
+
+    def refuse(self, error: BaseException) -> None:
+        """For the worker: it will not be done, and why."""
+        if not self.over:
+            self._error = error
+            self._over.set()
+
+    def wait(self, seconds: float | None = None) -> Any:
+        """The answer of the work.
+
+        Raises:
+            Cancelled: it was cancelled. TimeoutError: it is not over yet. Otherwise what the work raised.
+        """
+        if not self._over.wait(seconds):
+            raise TimeoutError
+        if self._error is not None:
+            raise self._error
+        return self._answer
 
 
 class Control:
@@ -26,7 +93,7 @@ class Control:
         self._preview = False
         self._stops = 0
         self._word = threading.Event()
-        self._errands: list[Errand] = []
+        self._borrow_requests: list[BorrowRequest] = []
         self._ended = False
         self.token = Token(self)
 
@@ -59,18 +126,18 @@ class Control:
         with self._lock:
             self._preview = True
 
-    def send(self, errand: Errand) -> bool:
+    def send(self, request: BorrowRequest) -> bool:
         """Have something done between two steps; False where the work has ended and nobody will do it."""
         with self._lock:
             if not self._ended:
-                self._errands.append(errand)
+                self._borrow_requests.append(request)
             return not self._ended
 
-    def end(self) -> list[Errand]:
+    def end(self) -> list[BorrowRequest]:
         """The work is over: nothing is taken any more. Returns what was not done."""
         with self._lock:
             self._ended = True
-            left, self._errands = self._errands, []
+            left, self._borrow_requests = self._borrow_requests, []
         return left
 
 
@@ -122,14 +189,23 @@ class Token:
             asked, self._control._save = self._control._save, False
         return asked
 
-    def take_errands(self) -> list[Errand]:
+    def take_borrow_requests(self) -> list[BorrowRequest]:
         """What others want done before the next step, each once, oldest first."""
         with self._control._lock:
-            errands, self._control._errands = self._control._errands, []
-        return errands
+            requests, self._control._borrow_requests = self._control._borrow_requests, []
+        return requests
 
     def take_preview_request(self) -> bool:
         """True once for each Sample now."""
         with self._control._lock:
             asked, self._control._preview = self._control._preview, False
         return asked
+
+
+def ended() -> UserError:
+    """Why a request is refused when the job ends before it was done."""
+    return UserError(
+        "The image was not drawn.",
+        "The training that would have lent its models ended before.",
+        "Try again: its last checkpoint is in the list.",
+    )

@@ -16,7 +16,7 @@ class PhaseChanged:
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` things, for example pictures encoded."""
+    """``done`` of ``total`` things, for example images encoded."""
 
     done: int
     total: int
@@ -36,7 +36,7 @@ class RunOpened:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One correction of the weights. ``loss`` is the mean over the step's pictures."""
+    """One correction of the weights. ``loss`` is the mean over the step's images."""
 
     step: int
     images_seen: int
@@ -47,7 +47,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class PreviewMade:
-    """One set of control pictures. ``scores`` are means over the set, for example {"adherence": 0.81}."""
+    """One set of control images. ``scores`` are means over the set, for example {"adherence": 0.81}."""
 
     step: int
     folder: Path
@@ -56,9 +56,9 @@ class PreviewMade:
     scores: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     """What is no score: "obeys_low" and "obeys_high", the interval of "obeys"; "saturation" and "contrast", as ratios
-    to the true pictures'."""
+    to the true images'."""
     probes: tuple[tuple[Path, str], ...] = ()
-    """Pictures that are scored apart (odd prompts, the user's own), with their titles."""
+    """Images that are scored apart (odd prompts, the user's own), with their titles."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Checked:
     held_out_loss: float
     training_loss: float
     control_gain: float
-    """Loss with another picture's map minus the loss with the right one; 0: the net does not look at it."""
+    """Loss with another image's map minus the loss with the right one; 0: the net does not look at it."""
     gain_share: float
     """The gain as a share of each pair's loss, mean over the pairs: 0.3 is 30 % worse with a wrong map."""
     share_error: float

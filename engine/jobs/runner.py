@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from engine.errors import UserError
-from engine.jobs.control import Cancelled, Control, Token
-from engine.jobs.errand import Errand, ended
+from engine.jobs.control import BorrowRequest, Cancelled, Control, Token, ended
 from engine.jobs.events import Event, Message
 from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import LOG_LINES, Failure, JobSnapshot, Outcome, fold
@@ -95,8 +94,8 @@ class JobRunner:
         except BaseException as error:  # the thread's last line of defence: whatever it is, people get to see it
             failure = describe_crash(error)
         finally:
-            for errand in control.end():
-                errand.refuse(ended())
+            for request in control.end():
+                request.refuse(ended())
             if failure is not None:
                 self._emit(Message(f"{failure.what} {failure.why}", "error"))
             with self._lock:
@@ -143,14 +142,14 @@ class JobRunner:
     def sample_now(self) -> bool:
         return self._ask("sample_now")
 
-    def send(self, errand: Errand) -> bool:
+    def send(self, request: BorrowRequest) -> bool:
         """Have the running job do something between two of its steps; False where nothing runs.
 
-        Whoever sends it knows that the job is one that runs errands: a training does.
+        Whoever sends it knows that the job is one that runs requests: a training does.
         """
         with self._lock:
             control = self._control
-        return control is not None and self.alive and control.send(errand)
+        return control is not None and self.alive and control.send(request)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for the job's end; True when nothing runs any more."""

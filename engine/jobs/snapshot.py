@@ -1,4 +1,4 @@
-"""One immutable picture of the job, folded from its events. Every page reads this and nothing else."""
+"""One immutable image of the job, folded from its events. Every page reads this and nothing else."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ class JobSnapshot:
     rate: Curve = field(default_factory=Curve)
     """Learning rate."""
     pace: Curve = field(default_factory=Curve)
-    """Pictures a second."""
+    """Images a second."""
     scores: tuple[tuple[int, dict[str, float]], ...] = ()
     figures: tuple[tuple[int, dict[str, float]], ...] = ()
-    """What control pictures tell beside their scores; see PreviewMade."""
+    """What control images tell beside their scores; see PreviewMade."""
     pauses: tuple[int, ...] = ()
     """Steps at which earlier sittings ended."""
     preview: PreviewMade | None = None
@@ -148,10 +148,10 @@ def fold_steps(snapshot: JobSnapshot, steps: Iterable[StepDone]) -> JobSnapshot:
     loss, rate, pace = snapshot.loss, snapshot.rate, snapshot.pace
     for last in steps:
         recent.append(last.seconds)
-        pictures = snapshot.images_per_step or last.images_seen / max(1, last.step)
+        images = snapshot.images_per_step or last.images_seen / max(1, last.step)
         loss = loss.add(last.step, last.loss)
         rate = rate.add(last.step, last.learning_rate)
-        pace = pace.add(last.step, pictures / max(last.seconds, 1e-9))
+        pace = pace.add(last.step, images / max(last.seconds, 1e-9))
     return replace(snapshot, last_step=last, recent_seconds=tuple(recent), loss=loss, rate=rate, pace=pace, warned="")
 
 

@@ -1,6 +1,6 @@
 """Freed memory goes back: to the graphics card, and to the system what the C library kept.
 
-A checkpoint, a set of pictures and the loading of a run fill many blocks of all sizes for a moment. What is freed
+A checkpoint, a set of images and the loading of a run fill many blocks of all sizes for a moment. What is freed
 again stays with glibc, cut up by the few small blocks in between that live on, and the next time finds no piece that
 is large enough: the process grows by a megabyte or two each time although it holds no more than before. So after such
 work the library is asked to let whole pages go.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
-from engine.jobs.faults import out_of_memory
+from engine.machine.device_errors import out_of_memory
 
 T = TypeVar("T")
 M_ARENA_MAX, ARENAS = -8, 2  # the first: malloc.h

@@ -78,7 +78,7 @@ def check_fits(controlnet: dict[str, Any], unet: dict[str, Any], name: str, base
     if channels != 3:
         raise UserError(
             f"The ControlNet {name} cannot be used here.",
-            f"It reads control pictures of {channels} channels; this app makes RGB ones (3).",
+            f"It reads control images of {channels} channels; this app makes RGB ones (3).",
             "Choose another ControlNet.",
         )
     differences = [

@@ -8,7 +8,7 @@ format's smallest, coarsest numbers. A layer widens its weight when it computes,
 autograd keeps neither the wide weight nor the layer's input. Norms, biases, and both ends of the net stay as they are.
 
 In any precision torch keeps what a convolution reads until the backward pass, even where its weight does not learn and
-nobody asks for it (0.08 GB a picture in the decoder of Stable Diffusion 1.5). Frozen ones keep their weight alone.
+nobody asks for it (0.08 GB an image in the decoder of Stable Diffusion 1.5). Frozen ones keep their weight alone.
 """
 
 from __future__ import annotations

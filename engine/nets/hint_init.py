@@ -2,7 +2,7 @@
 
 The hint encoder is the only part that is not copied from the base. PyTorch's own initialisation of convolutions lets
 what depends on the map shrink at each of its seven layers, while the random biases stay: at its end, on the demo's
-outlines, pictures differ by a thousandth of what all of them have in common, and the net has to climb out of that
+outlines, images differ by a thousandth of what all of them have in common, and the net has to climb out of that
 before it can listen. With He initialisation (He et al. 2015, arXiv 1502.01852) and biases of zero the map comes
 through: the demo listens after about 100 steps in place of 150 to 400 (benchmarks/hint_start.py, docs/demo.md). The
 last layer stays zero, as in the ControlNet paper (Zhang et al. 2023, arXiv 2302.05543): training starts from exactly

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 
 from engine.errors import UserError
 from engine.export import control_lora
-from engine.families import Family
 from engine.families.base import read_component_config
+from engine.families.registry import Family
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
 from engine.nets.reading import NetFile, read_net_file
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
-from engine.families import Family
+from engine.families.registry import Family
 from engine.nets.hint_init import he_start
 from engine.nets.lora import slim
 from engine.runs.checkpoints import list_checkpoints

@@ -34,7 +34,7 @@ def checkpoint_gradients(controlnet: Any, unet: Any, scope: str) -> None:
     """Keep only the inputs of layers for the backward pass: in no net, the ControlNet, or both.
 
     Chen et al. 2016, arXiv 1604.06174. Gradients are the same to the last bit. The hint encoder, which diffusers leaves
-    out, is one layer: it works at the picture's full size and costs next to nothing to compute again.
+    out, is one layer: it works at the image's full size and costs next to nothing to compute again.
     """
     if scope != "none":
         controlnet.enable_gradient_checkpointing()

@@ -29,7 +29,7 @@ Ending = Literal["completed", "paused", "stopped", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class PreviewRecord:
-    """Pictures of one step, as previews/step-N holds them."""
+    """Images of one step, as previews/step-N holds them."""
 
     step: int
     folder: Path
@@ -39,7 +39,7 @@ class PreviewRecord:
     figures: dict[str, float] = field(default_factory=dict)
     """See ``PreviewMade.figures``."""
     probes: tuple[tuple[Path, str], ...] = ()
-    """Pictures that are scored apart, with their titles."""
+    """Images that are scored apart, with their titles."""
 
     @property
     def event(self) -> PreviewMade:
@@ -121,7 +121,7 @@ class Run:
         return list(read_metrics(self.folder))
 
     def previews(self) -> list[PreviewRecord]:
-        """Every set of pictures, oldest first."""
+        """Every set of images, oldest first."""
         return [r for r in (read_preview(p) for p in sorted((self.folder / "previews").glob("step-*"))) if r]
 
     def log_tail(self, lines: int = 200) -> list[str]:
@@ -129,7 +129,7 @@ class Run:
         return last_lines(self.folder / "log.txt", lines)
 
     def history(self) -> JobSnapshot:
-        """The snapshot that the run's files amount to: curves, pictures, log."""
+        """The snapshot that the run's files amount to: curves, images, log."""
         snapshot = JobSnapshot(log=tuple(self.log_tail()))
         train = self.config.train
         saved = self.last_step

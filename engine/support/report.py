@@ -93,8 +93,8 @@ def _known(workspace: Workspace, snapshot: JobSnapshot, run: Run | None, text: s
         base = run.config.model.base
         if (workspace.models / base).exists() or Path(base).expanduser().exists():
             known.append((base, "<a model of the user's>"))
-    for picture in snapshot.preview.captions if snapshot.preview else ():
-        known += caption_in(picture, text)
+    for image in snapshot.preview.captions if snapshot.preview else ():
+        known += caption_in(image, text)
     return known + list(private_words(_datasets(workspace), text))
 
 

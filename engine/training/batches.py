@@ -25,7 +25,7 @@ from engine.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class Batch:
-    """B pictures of one size on the CPU."""
+    """B images of one size on the CPU."""
 
     mean: torch.Tensor
     """(B, 4, h, w) fp32, unscaled mean of the VAE's posterior."""
@@ -36,7 +36,7 @@ class Batch:
     """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the way to a card."""
     draws: Draws
     sizes: torch.Tensor
-    """(B, 6) fp32: size of the picture and place of its crop, see ``size_numbers``."""
+    """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
 
     @property
     def hint(self) -> torch.Tensor:
@@ -114,7 +114,7 @@ class Batches:
         """Hand each batch out in parts of this size, which divides it; from now on numbers count parts.
 
         Of several processes each gets the same share of the ``accumulation`` parts of a step, one after another, and
-        counts only its own. The pictures, their order and their random numbers stay what they were.
+        counts only its own. The images, their order and their random numbers stay what they were.
         """
         assert accumulation % self._world == 0, "see engine.distributed.ddp"
         if self._ahead is not None:
@@ -146,7 +146,7 @@ class Batches:
             if not self._cache.folder.exists():
                 raise  # its disk is gone, and may come back
             raise DataGone(
-                "The cache of pictures and captions was changed while the run used it.",
+                "The cache of images and captions was changed while the run used it.",
                 f"{error.filename}: {error.strerror}.",
                 "Resume: what is missing is made again, and nothing else is lost.",
             ) from error

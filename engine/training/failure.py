@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from engine.errors import DataGone, UserError
-from engine.jobs.faults import chain, device_lost
+from engine.jobs.faults import chain
+from engine.machine.device_errors import device_lost
 from engine.runs.run import Recorder, Run
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Does the net listen? Measured without drawing anything: losses of a few fixed pairs at fixed noise.
 
 Held-out loss: how well the net does on pairs that it never trains on. Control gain: how much worse it does when each
-picture gets another one's condition map. A net that does not look at its map has gain 0; the gain jumps when it
+image gets another one's condition map. A net that does not look at its map has gain 0; the gain jumps when it
 begins to. Training loss: the same loss on as many pairs that it does train on; a gap that opens is overfitting.
 """
 

@@ -1,4 +1,4 @@
-"""What a run owes its owner between two steps: checkpoints, checks, pictures. All in training's own thread."""
+"""What a run owes its owner between two steps: checkpoints, checks, images. All in training's own thread."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from engine.training.batches import Batch
     from engine.training.trainer import Trainer
 
-PICTURE_MARGIN = 16 * 2**20
+IMAGE_MARGIN = 16 * 2**20
 ASKED = ".asked"
 
 
@@ -38,17 +38,17 @@ class Promises:
         self._next_checkpoint = 0
 
     def begin(self) -> None:
-        """What is due before the next step: of a new run its first pictures, else what a crash or a pause left out."""
+        """What is due before the next step: of a new run its first images, else what a crash or a pause left out."""
         trainer = self._trainer
         self._look_at_disk()
         if all(check.step != trainer.step for check in trainer.heard.checks):
             trainer.checks.make_if_due(always=trainer.step == 0)
         asked = self._asked.exists()
-        if asked or (self._pictures_due() and not self._drawn()):
-            self.pictures(asked)
+        if asked or (self._images_due() and not self._drawn()):
+            self.images(asked)
 
     def keep(self) -> None:
-        """Checkpoints, checks and pictures that are due after this step, or were asked for."""
+        """Checkpoints, checks and images that are due after this step, or were asked for."""
         trainer, train = self._trainer, self._trainer.config.train
         last = trainer.step == train.steps
         if trainer.token.take_save_request() or (trainer.step % train.checkpoint_every == 0 and not last):
@@ -57,8 +57,8 @@ class Promises:
             self.saving.look()
         trainer.checks.make_if_due(always=last)
         asked = trainer.token.take_preview_request()
-        if asked or self._pictures_due():
-            self.pictures(asked)
+        if asked or self._images_due():
+            self.images(asked)
         lending.serve(trainer)
 
     def batch(self, number: int) -> Batch:
@@ -69,26 +69,26 @@ class Promises:
         """
 
         def read() -> Batch:
-            with self.slow.watching("Reading the next pictures"):
+            with self.slow.watching("Reading the next images"):
                 return self._trainer.batches.get(number)
 
         def give_up(problem: UserError) -> Batch:
-            raise DataGone("The next pictures could not be read.", problem.why, problem.try_this)
+            raise DataGone("The next images could not be read.", problem.why, problem.try_this)
 
         return self.patience.until_done(f"Step {self._trainer.step + 1:,}", read, give_up)
 
-    def _pictures_due(self) -> bool:
+    def _images_due(self) -> bool:
         config = self._trainer.config
         every, step = config.validation.every, self._trainer.step
         return bool(every) and (step % every == 0 or step == config.train.steps)
 
     @property
     def _asked(self) -> Path:
-        """There while pictures are owed: somebody asked for them, and a pause came before they were made."""
+        """There while images are owed: somebody asked for them, and a pause came before they were made."""
         return self._trainer.run_folder / "previews" / ASKED
 
     def _owe(self, owed: bool) -> None:
-        """Remember beyond this sitting that pictures were asked for, or that they are made."""
+        """Remember beyond this sitting that images were asked for, or that they are made."""
         try:
             if owed:
                 self._asked.parent.mkdir(exist_ok=True)
@@ -96,24 +96,24 @@ class Promises:
             else:
                 self._asked.unlink(missing_ok=True)
         except OSError as error:
-            words = f"A note of the pictures that you asked for could not be changed: {error.strerror or error}."
+            words = f"A note of the images that you asked for could not be changed: {error.strerror or error}."
             self._trainer.emit(Message(words, "warning"))
 
     def _drawn(self) -> bool:
-        """The pictures of this step are there, and their scores noted."""
+        """The images of this step are there, and their scores noted."""
         step = self._trainer.step
         folder = self._trainer.run_folder / "previews" / f"step-{step:06d}"
         return any(noted == step for noted, _ in self._trainer.heard.scores) and read_preview(folder) is not None
 
-    def pictures(self, asked: bool = False) -> None:
+    def images(self, asked: bool = False) -> None:
         """Draw and score the held-out pairs (main process only); ``asked`` for, they outlive a pause."""
         trainer = self._trainer
         if trainer.preview is None or not trainer.accelerator.is_main_process:
             return
         trainer.emit(PhaseChanged("validating"))
         settings, side = trainer.config.validation, trainer.config.data.resolution
-        needed = settings.pictures * 4 * side * side + PICTURE_MARGIN  # the picture, and a row of three
-        what = f"The set of pictures of step {trainer.step:,}"
+        needed = settings.pictures * 4 * side * side + IMAGE_MARGIN  # the image, and a row of three
+        what = f"The set of images of step {trainer.step:,}"
 
         def room() -> bool:
             with self.slow.watching("Looking for room on the disk"):
@@ -160,7 +160,7 @@ class Promises:
         def stop(problem: UserError) -> Any:
             raise Cancelled
 
-        return self.patience.until_done("The cache of pictures and captions", build, stop)
+        return self.patience.until_done("The cache of images and captions", build, stop)
 
     def close(self) -> None:
         self.saving.close()

@@ -48,7 +48,7 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         elif gone := missing_source(dataset):
             sentences.append(gone)
         elif (ready := dataset.count(ready=True)) < 2:
-            sentences.append(f"{ready} of {dataset.count()} pictures have a condition map; at least 2 are needed.")
+            sentences.append(f"{ready} of {dataset.count()} images have a condition map; at least 2 are needed.")
     try:
         workspace.locate_base(config.model.base)
     except UserError as error:
@@ -203,9 +203,9 @@ def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
 
 
 def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
-    """Say so where the pictures are no longer those that the run began with."""
+    """Say so where the images are no longer those that the run began with."""
     if run.about.get("dataset_fingerprint") != dataset.fingerprint:
-        emit(Message("The dataset has changed since this run began; it goes on with the new pictures.", "warning"))
+        emit(Message("The dataset has changed since this run began; it goes on with the new images.", "warning"))
     if changed := changed_since_read(dataset).sentence:
         emit(Message(changed, "warning"))
     spec = dataset.condition

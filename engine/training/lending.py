@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.data.samples import CancelToken
 from engine.errors import UserError
-from engine.families import Family
+from engine.families.registry import Family
 from engine.inference.parts import TILES, Thrift
 from engine.inference.request import LIVE
 from engine.inference.session import TrySession
-from engine.jobs.control import Cancelled
-from engine.jobs.errand import Errand
+from engine.jobs.control import BorrowRequest, Cancelled, CancelToken
 from engine.jobs.events import PhaseChanged
 from engine.machine.free_memory import free_memory
 from engine.nets.controlnet_files import check_finite
@@ -77,18 +75,18 @@ class BorrowedSession(TrySession):
 def serve(trainer: Trainer) -> None:
     """Do what was sent to the training since the last step. Nothing that happens here ends the training."""
     if trainer.token.stop is not None or not trainer.accelerator.is_main_process:
-        return  # whoever ends a training does not wait for pictures; the runner refuses them
-    for errand in trainer.token.take_errands():
+        return  # whoever ends a training does not wait for images; the runner refuses them
+    for request in trainer.token.take_borrow_requests():
         trainer.emit(PhaseChanged("validating"))
-        errand.do(trainer)
+        request.do(trainer)
         free_memory()
         trainer.emit(PhaseChanged("running"))
 
 
-def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], Any]) -> Errand:
-    """An errand for a training: ``draw(session, token)`` with its models, between two of its steps."""
+def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], Any]) -> BorrowRequest:
+    """An request for a training: ``draw(session, token)`` with its models, between two of its steps."""
 
-    def work(trainer: Trainer, errand: Errand) -> Any:
+    def work(trainer: Trainer, request: BorrowRequest) -> Any:
         devices = [trainer.device] if trainer.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), as_exported(trainer) as live:
             modes = {net: net.training for net in (trainer.unet, live)}
@@ -96,28 +94,28 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
             try:
                 for net in modes:
                     net.eval()
-                return draw(session, _Either(trainer, errand))
+                return draw(session, _Either(trainer, request))
             finally:
                 for net, mode in modes.items():
                     net.train(mode)
                 session.free()
 
-    return Errand(work)
+    return BorrowRequest(work)
 
 
 class _Either:
     """Ends the drawing when its owner cancels it, or when the training is to end."""
 
-    def __init__(self, trainer: Trainer, errand: Errand) -> None:
-        self._trainer, self._errand = trainer, errand
+    def __init__(self, trainer: Trainer, request: BorrowRequest) -> None:
+        self._trainer, self._request = trainer, request
 
     def raise_if_cancelled(self) -> None:
-        self._errand.raise_if_cancelled()
+        self._request.raise_if_cancelled()
         try:
             self._trainer.token.raise_if_cancelled()
         except Cancelled:
             raise UserError(
-                "The picture was not drawn to its end.",
+                "The image was not drawn to its end.",
                 "The training that lent its models was paused or ended meanwhile.",
                 "Try again: its last checkpoint is in the list.",
             ) from None

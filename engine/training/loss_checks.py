@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from engine.evaluation.causes import facts_of
 from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.events import Checked, Event, Message, PreviewMade
-from engine.jobs.faults import device_lost
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.machine.clock import awake
+from engine.machine.device_errors import device_lost
 from engine.machine.free_memory import attempt
 from engine.nets.master_weights import as_exported
 from engine.runs.metrics import read_metrics

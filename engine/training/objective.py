@@ -13,7 +13,7 @@ from engine.errors import UserError
 
 
 def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
-    """Rows of pictures number ``first`` to ``first + how_many`` of an endless stream of shuffled epochs.
+    """Rows of images number ``first`` to ``first + how_many`` of an endless stream of shuffled epochs.
 
     Each epoch of ``count`` rows is its own permutation, drawn from (seed, epoch): a resumed run goes on in mid-epoch.
     """
@@ -29,7 +29,7 @@ def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of a batch of B pictures, on the CPU, fp32."""
+    """The random numbers of a batch of B images, on the CPU, fp32."""
 
     noise: torch.Tensor
     """(B, 4, h, w), standard normal."""
@@ -44,9 +44,9 @@ class Draws:
 
 
 def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: int, prompt_dropout: float) -> Draws:
-    """Random numbers for pictures ``first`` to ``first + batch`` of the stream.
+    """Random numbers for images ``first`` to ``first + batch`` of the stream.
 
-    Each picture has a generator of its own, so the numbers depend neither on the batch size nor on how pictures are
+    Each image has a generator of its own, so the numbers depend neither on the batch size nor on how images are
     dealt to processes, and they are drawn on the CPU, so they are the same on every device.
     """
     noise, posterior, steps, hidden, offset = [], [], [], [], []
@@ -72,7 +72,7 @@ def sample_latents(
 def shape_timesteps(uniform: torch.Tensor, timesteps: int, sampling: str) -> torch.Tensor:
     """Evenly drawn timesteps (B,) in 0..timesteps - 1, as they are ("uniform") or bent to the noisy end ("cubic").
 
-    Cubic: t = (1 - (u / T)^3) T, so that half of the draws fall on the noisiest eighth, where a picture's layout is
+    Cubic: t = (1 - (u / T)^3) T, so that half of the draws fall on the noisiest eighth, where an image's layout is
     decided. Source: Mou et al. 2023, "T2I-Adapter", arXiv 2302.08453, section 3.3.
     """
     if sampling == "uniform":
@@ -123,5 +123,5 @@ def loss_weights(scheduler: Any, timesteps: torch.Tensor, min_snr_gamma: float) 
 
 def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Weighted mean squared error in fp32: (B, 4, h, w), (B, 4, h, w), (B,) -> scalar."""
-    per_picture = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
-    return (per_picture * weights.float()).mean()
+    per_image = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+    return (per_image * weights.float()).mean()

@@ -21,7 +21,7 @@ from engine.config import RunConfig, parse
 from engine.config.presets import flatten, unflatten
 from engine.errors import UserError
 from engine.jobs.events import Message
-from engine.jobs.faults import out_of_memory as out_of_memory
+from engine.machine.device_errors import out_of_memory as out_of_memory
 from engine.machine.free_memory import attempt, free_memory
 from engine.nets.ema import averaged_parameters
 from engine.nets.fp8 import shrink

@@ -1,4 +1,4 @@
-"""A trial before a run: three real steps and one set of pictures, measured. It leaves only figures and the cache.
+"""A trial before a run: three real steps and one set of images, measured. It leaves only figures and the cache.
 
 The cache of latents and text that it makes is the one that the run uses.
 """
@@ -51,13 +51,13 @@ def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -
 
 
 def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -> Measured:
-    """Take the steps and draw the pictures in a folder that is removed afterwards.
+    """Take the steps and draw the images in a folder that is removed afterwards.
 
     Raises:
         UserError: the run could not start with these settings. Cancelled: asked for by the owner.
     """
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-    plain = {"probes": 0, "prompts": "", "pictures_folder": ""}  # held-out pairs say what a picture costs
+    plain = {"probes": 0, "prompts": "", "pictures_folder": ""}  # held-out pairs say what an image costs
     few = config.validation.model_copy(update={"sampling_steps": SAMPLING_STEPS, **plain})
     with tempfile.TemporaryDirectory(prefix="trial-", dir=workspace.cache, ignore_cleanup_errors=True) as folder:
         about = {"config": config.model_dump(mode="json"), "condition": {}}
@@ -104,20 +104,20 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         seconds.append(time.perf_counter() - began)
         peak = max(peak, memory_used(trainer.device))
         emit(Progress(len(seconds), PARTS, "Trial steps"))
-    per_picture = 0.0
+    per_image = 0.0
     if config.validation.every:
         began = time.perf_counter()
         preview_during_training(trainer, trainer.step)
         drawn = min(config.validation.pictures, len(trainer.held_out)) or 1
-        per_picture = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
+        per_image = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
         peak = max(peak, memory_used(trainer.device))
-    emit(Progress(PARTS, PARTS, "Trial pictures"))
+    emit(Progress(PARTS, PARTS, "Trial images"))
     noted = Run(trainer.run_folder).about.get("memory_ladder", [])
     rungs = [rung for rung in noted if rung["settings"]]  # of others only memory was freed
     settled = seconds[1:]  # the first step chooses kernels and makes the optimizer's memory
     return Measured(
         seconds_per_step=sum(settled) / len(settled),
-        seconds_per_picture=per_picture,
+        seconds_per_picture=per_image,
         peak_bytes=peak,
         on_card=trainer.device.type == "cuda",
         rungs=tuple(rung["words"] for rung in rungs),

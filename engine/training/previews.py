@@ -1,4 +1,4 @@
-"""Pictures and scores of a run in progress, drawn with the weights that are in memory."""
+"""Images and scores of a run in progress, drawn with the weights that are in memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.evaluation.validate import Known, make_previews
 from engine.inference.sampling import Text, in_pieces
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
-from engine.jobs.faults import device_lost
+from engine.machine.device_errors import device_lost
 from engine.nets.master_weights import as_exported
 from engine.runs.run import PreviewRecord
 from engine.training import oom
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class DrawPreviews:
     """Called as (trainer, step): draws and scores the held-out pairs, and the odd ones beside them.
 
-    Keeps what stays the same over a run: the odd pairs, the user's prompts as embeddings, and what the true pictures
+    Keeps what stays the same over a run: the odd pairs, the user's prompts as embeddings, and what the true images
     reach.
     """
 
@@ -42,28 +42,28 @@ class DrawPreviews:
         """
         try:
             record = self._draw(trainer, step)
-            if record is None:  # out of memory: from now on one picture at a time
+            if record is None:  # out of memory: from now on one image at a time
                 oom.clear(trainer)
-                trainer.pictures_at_once = 1
-                words = f"Memory ran out for the pictures of step {step:,}; from now on they are drawn one at a time."
+                trainer.images_at_once = 1
+                words = f"Memory ran out for the images of step {step:,}; from now on they are drawn one at a time."
                 trainer.emit(Message(words, "warning"))
                 record = self._draw(trainer, step)
             if record is None:
-                raise MemoryError("memory ran out even for one picture at a time")
+                raise MemoryError("memory ran out even for one image at a time")
         except Cancelled:
             if trainer.token.stop is None:
                 raise
-            return  # a pause does not wait for pictures: the loop saves and ends
+            return  # a pause does not wait for images: the loop saves and ends
         except Exception as error:
             if device_lost(error):
                 raise  # nothing will work any more: the run ends with words of its own
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
-            trainer.emit(Message(f"The pictures of step {step:,} could not be made: {error} ({detail})", "warning"))
+            trainer.emit(Message(f"The images of step {step:,} could not be made: {error} ({detail})", "warning"))
             return
         trainer.emit(record.event)
 
     def _draw(self, trainer: Trainer, step: int) -> PreviewRecord | None:
-        """The pictures, or None where memory ran out."""
+        """The images, or None where memory ran out."""
         if self._probes is None:
             self._probes = self._choose(trainer)
         try:
@@ -84,7 +84,7 @@ class DrawPreviews:
                     # The last ones are waited for: nobody resumes a finished run to make them.
                     token=None if step == trainer.config.train.steps else trainer.token,
                     progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
-                    batch=trainer.pictures_at_once,
+                    batch=trainer.images_at_once,
                     probes=self._probes,
                     known=self._known,
                     watching=trainer.promises.slow.watching,
@@ -129,5 +129,5 @@ class DrawPreviews:
 
 
 def preview_during_training(trainer: Trainer, step: int) -> None:
-    """One set of pictures that knows nothing of earlier ones."""
+    """One set of images that knows nothing of earlier ones."""
     DrawPreviews()(trainer, step)

@@ -1,4 +1,4 @@
-"""Which pictures are in which batch, where every batch holds pictures of one size only."""
+"""Which images are in which batch, where every batch holds images of one size only."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from engine.training.objective import order
 class Schedule:
     """An endless list of batches; number n depends on (seed, n) alone, so that a resumed run goes on in the middle.
 
-    Each size has its own endless stream of shuffled rounds through its pictures. Which size comes next is drawn in
-    proportion to its pictures: in as many batches as there are pictures, each size has exactly one for each picture it
-    has, so that after these every picture of the set was seen ``batch_size`` times. None is left over or repeated.
+    Each size has its own endless stream of shuffled rounds through its images. Which size comes next is drawn in
+    proportion to its images: in as many batches as there are images, each size has exactly one for each image it
+    has, so that after these every image of the set was seen ``batch_size`` times. None is left over or repeated.
     With one size this is the plain order of shuffled epochs.
     """
 
@@ -23,11 +23,11 @@ class Schedule:
         self._seed, self._size = seed, batch_size
         self._total = sum(len(rows) for rows in self._rows)
         owners = np.concatenate([np.full(len(rows), owner) for owner, rows in enumerate(self._rows)])
-        self._owners = owners  # one place in the list for each picture
+        self._owners = owners  # one place in the list for each image
         self._drawn: tuple[int, np.ndarray] | None = None
 
     def batch(self, number: int) -> list[tuple[int, int]]:
-        """(row, how many rounds its size has been through) of each picture in batch ``number``, counted from 0."""
+        """(row, how many rounds its size has been through) of each image in batch ``number``, counted from 0."""
         block, place = divmod(number, self._total)
         drawn = self._block(block)
         owner = int(drawn[place])

@@ -13,7 +13,7 @@ import torch
 
 from engine.errors import UserError
 from engine.jobs.events import Message
-from engine.jobs.faults import device_lost, out_of_memory
+from engine.machine.device_errors import device_lost, out_of_memory
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -54,7 +54,7 @@ def _use_xformers(trainer: Trainer) -> None:
 
 
 def compile_nets(trainer: Trainer) -> None:
-    """What the step calls becomes compiled; pictures and checks go on with the plain nets, as their sizes differ."""
+    """What the step calls becomes compiled; images and checks go on with the plain nets, as their sizes differ."""
     wanted = trainer.config.train.compile
     if wanted == "none":
         return

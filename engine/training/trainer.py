@@ -19,9 +19,9 @@ from engine.distributed import group
 from engine.distributed.accelerator import accelerator_for
 from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
-from engine.estimate.memory import pictures_drawn_together, pictures_encoded_together
-from engine.families import detect
+from engine.estimate.memory import images_drawn_together, images_encoded_together
 from engine.families.parts import read_component_config
+from engine.families.registry import detect
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
 from engine.jobs.runner import Emit
@@ -101,14 +101,14 @@ class Trainer:
             raise UserError(
                 "Training cannot start.",
                 f"{self.dataset.name} has {len(samples)} pairs; at least 2 are needed (one is held out for the score).",
-                "Add pictures, or make their condition maps on the Conditions tab.",
+                "Add images, or make their condition maps on the Conditions tab.",
             )
         self.plan = CropPlan.of(self.config.data, train.seed)
         self.cache = self.promises.build_cache(
             lambda: open_or_build(
                 cache_folder, self.family, self.base, samples, self.plan, self.device, self.token,
                 lambda done, total, label: self.emit(Progress(done, total, label)),
-                batch=pictures_encoded_together(self.config.data.resolution), among=self.processes,
+                batch=images_encoded_together(self.config.data.resolution), among=self.processes,
                 tell=lambda words: self.emit(Message(words, "warning")),
             )
         )  # fmt: skip
@@ -122,7 +122,7 @@ class Trainer:
         self.emit(Message("Loading the base model."))
         self._build_nets()
         self.step = 0
-        self.pictures_at_once = pictures_drawn_together(self.config.data.resolution)
+        self.images_at_once = images_drawn_together(self.config.data.resolution)
         self._broke_off = False  # whether the optimizer ran out of memory in mid-step
         if checkpoint is not None:
             self._resume(checkpoint)

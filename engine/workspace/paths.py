@@ -63,12 +63,12 @@ class Workspace:
 
     @property
     def outputs(self) -> Path:
-        """Pictures made in Try it."""
+        """Images made in Try it."""
         return self.root / "outputs"
 
     @property
     def temporary(self) -> Path:
-        """Uploads, and copies of pictures that the page was shown."""
+        """Uploads, and copies of images that the page was shown."""
         return self.root / "temporary"
 
     def dataset_folder(self, name: str) -> Path:

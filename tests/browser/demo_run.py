@@ -45,11 +45,11 @@ class DemoRun:
     before: list[Path] = field(default_factory=list)
     """Checkpoints of the run that was cancelled while it was prepared: none, or one where training had begun."""
     live_words: str = ""
-    """Under the picture of the live weights."""
+    """Under the image of the live weights."""
     grid_columns: list[str] = field(default_factory=list)
     grid_cells: int = 0
     busy: list[str] = field(default_factory=list)
-    """The status line after the grid, and after the picture."""
+    """The status line after the grid, and after the image."""
     paused: str = ""
     foreign: list[str] = field(default_factory=list)
     """Addresses outside the app that the page asked for."""
@@ -74,14 +74,14 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     click(page, "#train-resume")
     wait_for(second, "#status-line", BUSY)
     _grid_while_it_trains(second, seen)
-    _picture_of_the_live_weights(page, seen)
+    _image_of_the_live_weights(page, seen)
     second.close()
     wait_for(page, "#train-status", "Finished", 1200)
     return seen
 
 
 def set_up(page: Any, app: Studio) -> None:
-    """The first click of the card, and fewer pictures and steps than it suggests."""
+    """The first click of the card, and fewer images and steps than it suggests."""
     open_page(page, app)
     wait_for(page, "#first-start", "Three clicks")
     shoot(page, "first-start")
@@ -89,7 +89,7 @@ def set_up(page: Any, app: Studio) -> None:
     fill(page, "#first-count input", str(PAIRS))
     fill(page, "#first-steps input", str(STEPS))
     click(page, "#first-1")
-    wait_for(page, "#dataset-summary", f"{PAIRS} pictures")
+    wait_for(page, "#dataset-summary", f"{PAIRS} images")
     shoot(page, "dataset")
     open_tab(page, "Conditions")
     page.wait_for_selector("#condition-preview img")
@@ -115,7 +115,7 @@ def _cancel_while_it_prepares(page: Any, seen: DemoRun) -> None:
     wait_for(page, "#train-status", "Ready to start")
 
 
-def _picture_of_the_live_weights(page: Any, seen: DemoRun) -> None:
+def _image_of_the_live_weights(page: Any, seen: DemoRun) -> None:
     open_tab(page, "Try it")
     page.wait_for_selector("#try-control img")
     wait_for(page, "#try-progress", "lends its models")

@@ -12,13 +12,13 @@ from skimage import data
 from sklearn.datasets import load_sample_images
 
 SIDE = 160
-NAME = "Größe – my pictures 写真"
+NAME = "Größe – my images 写真"
 WEB_PAGE = b"<!DOCTYPE html><html><title>404 Not found</title></html>"
 
 
 @dataclass(frozen=True)
 class Messy:
-    """``readable``: pictures that an import can use, ``clean`` of them without a planted fault of the picture."""
+    """``readable``: images that an import can use, ``clean`` of them without a planted fault of the image."""
 
     folder: Path
     clean: int
@@ -74,6 +74,6 @@ def make(parent: Path) -> Messy:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     write("turned.jpg", faulty[0][1], "a photograph from a telephone", exif=exif)
-    write("marked up.jpg", faulty[2][1], "a <b>nice</b> picture &amp; more", quality=92)
+    write("marked up.jpg", faulty[2][1], "a <b>nice</b> image &amp; more", quality=92)
     write("long.png", np.concatenate([photo[:40] for _, photo in faulty[3:] * 2], 1), "a long strip")
     return Messy(folder, clean, clean + 5, captions)

@@ -23,7 +23,7 @@ def open_grid(page: Any) -> None:
     click(page, "#compare-make")
     wait_for(page, "#compare-grid", "best by the verdict")
     wait_for_count(page, "#compare-grid tbody tr", 2)
-    for old in ("now (step", "not drawn"):  # an earlier grid, and the pictures that are still to come
+    for old in ("now (step", "not drawn"):  # an earlier grid, and the images that are still to come
         wait_while(page, "#compare-grid", old)
     page.wait_for_selector("#compare-cancel", state="hidden")
 
@@ -35,13 +35,13 @@ def test_a_grid_can_be_cancelled(page: Any, demo: DemoRun) -> None:
     fill(page, SEEDS, "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")
     wait_for(page, "#compare-plan", "20 rows")
     click(page, "#compare-make")
-    wait_for(page, "#compare-progress", "Pictures of the grid")
+    wait_for(page, "#compare-progress", "Images of the grid")
     shoot(page, "compare-drawing")
     click(page, "#compare-cancel")
     page.wait_for_selector("#compare-cancel", state="hidden")
     wait_for(page, "#status-line", "Nothing is running")
     click(page, "#compare-make")  # what was drawn is kept, and it can be gone on with
-    wait_for(page, "#compare-progress", "Pictures of the grid")
+    wait_for(page, "#compare-progress", "Images of the grid")
     click(page, "#compare-cancel")
     page.wait_for_selector("#compare-cancel", state="hidden")
     assert page.locator("#problem").is_hidden(), "nothing went wrong"

@@ -20,7 +20,7 @@ FOUND = (
     "Very long or very tall (1)",
     "HTML in the caption (1)",
     "Empty file (1)",
-    "Web page under a picture's name (1)",
+    "Web page under an image's name (1)",
     "End of the file is missing (1)",
     "Rotated by a camera's note (EXIF) (1)",
 )
@@ -41,7 +41,7 @@ def choose(page: Any, group: str, title: str) -> None:
     page.locator(group).get_by_text(title).first.click()
 
 
-def make_maps(page: Any, title: str, pictures: int) -> None:
+def make_maps(page: Any, title: str, images: int) -> None:
     """Conditions: choose a type, see its preview, make all."""
     open_tab(page, "Conditions")
     page.click("#condition-type input")
@@ -50,23 +50,23 @@ def make_maps(page: Any, title: str, pictures: int) -> None:
     wait_for(page, "#condition-about", "of the map is not black")
     shoot(page, f"messy-{title}")
     click(page, "#maps-make")
-    wait_for(page, "#maps-result", f"{pictures} maps are ready")
+    wait_for(page, "#maps-result", f"{images} maps are ready")
 
 
 def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_path: Path) -> None:
     messy = messy_folder.make(tmp_path)
     before = {path: path.read_bytes() for path in messy.folder.rglob("*") if path.is_file()}
-    pictures = messy.readable - len(LEFT_OUT)
+    images = messy.readable - len(LEFT_OUT)
     with browser_page() as page:
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         open_page(page, app)
         fill(page, "#dataset-folder textarea, #dataset-folder input", str(messy.folder))
-        wait_for(page, "#dataset-found", "a folder of pictures")
+        wait_for(page, "#dataset-found", "a folder of images")
         fill(page, "#dataset-name textarea, #dataset-name input", "Größe 1")
         click(page, "#dataset-read")
-        wait_for(page, "#dataset-outcome", f"{messy.readable} pictures, {messy.captions} captions")
-        wait_for(page, "#dataset-summary", f"{messy.readable} pictures")
+        wait_for(page, "#dataset-outcome", f"{messy.readable} images, {messy.captions} captions")
+        wait_for(page, "#dataset-summary", f"{messy.readable} images")
         wait_for(page, "#dataset-summary", "3 files could not be used")
         shoot(page, "messy-pictures")
         view(page, "Problems")
@@ -87,7 +87,7 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_
         click(page, "#doctor-correct")
         wait_for(page, "#doctor-details", "1 corrected")
         shoot(page, "messy-check")
-        wait_for(page, "#dataset-summary", f"{pictures} pictures")
+        wait_for(page, "#dataset-summary", f"{images} images")
 
         view(page, "Captions")
         choose(page, "#captions-view", "All at once")
@@ -104,11 +104,11 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_
         wait_for(page, "#captions-table", ", part")
         shoot(page, "messy-captions")
 
-        make_maps(page, "Canny edges", pictures)
+        make_maps(page, "Canny edges", images)
         open_tab(page, "Train")
         wait_for(page, "#train-status", "Ready to start")
         shoot(page, "messy-train")
-        make_maps(page, "Light and dark", pictures)
+        make_maps(page, "Light and dark", images)
         open_tab(page, "Train")
         wait_for(page, "#train-status", "Ready to start")
 

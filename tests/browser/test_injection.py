@@ -1,4 +1,4 @@
-"""Pictures whose names and captions are HTML, read through the window and looked at on every tab: nothing runs."""
+"""Images whose names and captions are HTML, read through the window and looked at on every tab: nothing runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ui.app import TABS
 
 pytestmark = IN_A_BROWSER
 EVIL = '<img src=x onerror="window.fired=1;alert(1)"><script>window.fired=2</script>\'">{{7*7}}'
-COLD = (str(ROOT / "tests" / "ui" / "cold.py"),)
+COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 IN_A_NAME = "<img src=x onerror=window.fired=3>"
 
 
@@ -40,7 +40,7 @@ def test_names_and_captions_run_nothing(tmp_path: Path, photos: dict[str, Any]) 
         page.locator("#problem").filter(has_text="{{7*7}}").wait_for()  # as text
         page.fill("#dataset-folder textarea, #dataset-folder input", str(folder))
         page.click("#dataset-read")
-        page.locator("#dataset-summary").filter(has_text="4 pictures").wait_for()
+        page.locator("#dataset-summary").filter(has_text="4 images").wait_for()
         page.get_by_role("tab", name="Table").click()
         page.locator("#dataset-table").filter(has_text="{{7*7}}").wait_for()
         page.get_by_role("tab", name="Problems").click()
@@ -50,6 +50,6 @@ def test_names_and_captions_run_nothing(tmp_path: Path, photos: dict[str, Any]) 
             page.wait_for_timeout(300)
             assert page.evaluate("document.querySelectorAll('img[src=\"x\"], img[onerror]').length") == 0, title
         page.reload()
-        page.locator("#dataset-summary").filter(has_text="4 pictures").wait_for(state="attached")
+        page.locator("#dataset-summary").filter(has_text="4 images").wait_for(state="attached")
         assert page.evaluate("window.fired") is None
         assert dialogs == []

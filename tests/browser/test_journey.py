@@ -27,14 +27,14 @@ def on_the_chart(page: Any, chart: str) -> dict[str, list[tuple[int, float]]]:
 
 def test_the_page_shows_that_adherence_rises(page: Any) -> None:
     lines = on_the_chart(page, "#chart-score")
-    for line in ("contours where the true picture has them", "right place"):
+    for line in ("contours where the true image has them", "right place"):
         (first, blind), (last, best) = lines[line][0], lines[line][-1]
         assert (first, last) == (0, STEPS)
         assert blind < 0.25, "a net that was not trained yet draws things anywhere"
         assert best > blind + 0.3
     gain = on_the_chart(page, "#chart-gain")["held-out pairs"]
     assert gain[0] == (0, 0) and gain[-1][1] > 50, "in percent of the loss"
-    wait_for(page, "#verdict", re.compile(r"Pictures obey their map by 0\.\d\d; at step 0 it was"))
+    wait_for(page, "#verdict", re.compile(r"Images obey their map by 0\.\d\d; at step 0 it was"))
     shoot(page, "train-finished")
 
 
@@ -54,11 +54,11 @@ def test_the_verdict_names_convergence_and_the_best_checkpoint(page: Any, demo: 
     page.get_by_role("option", name=f"step {best[1]} (the best)").wait_for()
 
 
-def test_pictures_and_a_grid_are_made_while_it_trains(demo: DemoRun) -> None:
+def test_images_and_a_grid_are_made_while_it_trains(demo: DemoRun) -> None:
     assert demo.live_words.startswith("Live weights")
     live = re.search(r"now \(step (\d+)\)", demo.grid_columns[-1])
     assert live and 0 < int(live[1]) < STEPS
-    assert demo.grid_columns[1:3] == ["control picture", "without ControlNet"]
+    assert demo.grid_columns[1:3] == ["control image", "without ControlNet"]
     assert demo.grid_cells == 2 * (len(demo.grid_columns) - 1), "but for the words of each row"
     assert all(re.search(r"step [\d,]+ of", line) for line in demo.busy), "it went on training"
 

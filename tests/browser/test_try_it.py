@@ -1,4 +1,4 @@
-"""A control picture of one's own: from the camera, from the clipboard; and the folded panels of the tab."""
+"""A control image of one's own: from the camera, from the clipboard; and the folded panels of the tab."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ COPY_A_RING = """async () => {
   pen.arc(64, 64, 30, 0, 7);
   pen.stroke();
   const picture = await new Promise(done => canvas.toBlob(done, 'image/png'));
-  await navigator.clipboard.write([new ClipboardItem({'image/png': picture})]);
+  await navigator.clipboard.write([new ClipboardItem({'image/png': image})]);
 }"""
 
 
-def test_a_picture_from_the_camera_and_one_from_the_clipboard(page: Any, demo: DemoRun) -> None:
+def test_an_image_from_the_camera_and_one_from_the_clipboard(page: Any, demo: DemoRun) -> None:
     page.context.grant_permissions(["camera", "clipboard-read", "clipboard-write"], origin=demo.app.address)
     open_tab(page, "Try it")
     page.wait_for_selector("#try-control img")
-    page.get_by_label("A picture of mine").check()
+    page.get_by_label("An image of mine").check()
     page.get_by_role("button", name="Capture from camera").click()
     page.get_by_text("Click to Access Webcam").click()
     page.wait_for_function("document.querySelector('#try-upload video')?.videoWidth > 0")

@@ -19,7 +19,7 @@ from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot, wa
 from tests.browser.studio import ROOT, Studio, browser_page
 
 pytestmark = IN_A_BROWSER
-PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
+PROGRAM = (str(ROOT / "tests" / "ui" / "train" / "training_window.py"),)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ def test_faults_are_told_left_out_and_taken_back(tmp_path: Path, capsys: pytest.
     assert "Nearly one colour: 1   [constant]" in said and "flat.png: 0 of 255 grey values" in said
     assert main([*check, "--fix", "exclude", "--finding", "constant"]) == 0
     said = capsys.readouterr().out
-    assert "1 left out" in said and "3 pictures checked (0 read)" in said
+    assert "1 left out" in said and "3 images checked (0 read)" in said
     assert main([*check, "--fix", "undo", "--finding", "constant"]) == 0
     assert "Nearly one colour: 1   [constant]" in capsys.readouterr().out
     for wrong in (["--fix", "exclude"], ["--finding", "constant"], ["--fix", "correct", "--finding", "nothing"]):

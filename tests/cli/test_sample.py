@@ -33,7 +33,7 @@ def sampled(
     return workspace.root, create_run(workspace, resolve(("test", values))[0], {}).name
 
 
-def test_pictures_are_drawn_and_carry_their_settings(
+def test_images_are_drawn_and_carry_their_settings(
     sampled: tuple[Path, str], loud_controlnet: Path, photos: dict[str, np.ndarray], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -45,7 +45,7 @@ def test_pictures_are_drawn_and_carry_their_settings(
     assert names == ["7_with.png", "7_without.png", "8_with.png"]
     settings = read_settings(next((tmp_path / "out").glob("*seed-8_with.png")))
     assert (settings["seed"], settings["sampler"], settings["run"], settings["width"]) == (8, "ddim", run, 64)
-    assert settings["prompt"]  # the held-out picture's caption
+    assert settings["prompt"]  # the held-out image's caption
     capsys.readouterr()
     assert main([*common, "--control", str(tmp_path / "photo.png"), "--prompt", "a cup"]) == 0
     assert "does not look like the maps" in capsys.readouterr().out

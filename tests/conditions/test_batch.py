@@ -50,7 +50,7 @@ def dates(dataset: Dataset) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("type", ["canny", "light_dark"])
-def test_every_picture_gets_its_lossless_map(dataset: Dataset, type: str) -> None:
+def test_every_image_gets_its_lossless_map(dataset: Dataset, type: str) -> None:
     told: list[tuple[int, int, str]] = []
     report = make_all(dataset, type, progress=lambda *p: told.append(p))
     assert (report.made, report.kept, report.failures) == (10, 0, [])
@@ -151,7 +151,7 @@ def test_nearly_empty_maps_are_named(tmp_path: Path) -> None:
     assert warning.path.name == "flat.png" and "nearly empty" in warning.what
 
 
-def test_the_pictures_are_never_touched(dataset: Dataset) -> None:
+def test_the_images_are_never_touched(dataset: Dataset) -> None:
     before = [(s.image.read_bytes(), s.image.stat().st_mtime_ns) for s in dataset.samples()]
     make_all(dataset, "light_dark", {"blur": 1.0})
     assert [(s.image.read_bytes(), s.image.stat().st_mtime_ns) for s in dataset.samples()] == before
@@ -185,7 +185,7 @@ def test_a_map_says_what_it_was_made_by_and_several_strengths_can_be_told_and_dr
     assert map_files.made_by(dataset.condition_path(dataset.samples()[0])) == {"condition": "canny", **kind.resolve({})}
 
 
-def test_a_model_sees_several_pictures_at_once_and_is_let_go_afterwards(
+def test_a_model_sees_several_images_at_once_and_is_let_go_afterwards(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
@@ -207,7 +207,7 @@ def test_a_model_sees_several_pictures_at_once_and_is_let_go_afterwards(
         assert np.abs(written - wanted).max() <= 1
 
 
-def test_a_pass_that_fails_is_done_again_one_by_one_and_tells_the_picture(
+def test_a_pass_that_fails_is_done_again_one_by_one_and_tells_the_image(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = np.asarray(Image.open(dataset.samples()[4].image))
@@ -243,7 +243,7 @@ def test_a_pass_that_does_not_fit_in_memory_is_made_smaller_once_and_for_all(
     assert passes[:2] == [8, 4] and max(passes[3:]) <= 2
 
 
-def test_a_picture_that_does_not_fit_alone_is_told_in_words(
+def test_an_image_that_does_not_fit_alone_is_told_in_words(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
@@ -252,7 +252,7 @@ def test_a_picture_that_does_not_fit_alone_is_told_in_words(
     monkeypatch.setattr(soft_edge, "soft_edge_batch", full)
     report = make_all(dataset, "soft_edge", {"model": str(tiny_models.hed(tmp_path / "hed.pth"))})
     assert report.made == 0 and len(report.failures) == 10
-    assert "memory is not enough, even for one picture" in report.failures[0].why
+    assert "memory is not enough, even for one image" in report.failures[0].why
     assert "Close other programs" in report.failures[0].try_this
 
 
@@ -266,7 +266,7 @@ def test_missing_weights_stop_the_job_before_it_touches_the_dataset(dataset: Dat
     assert spec is not None and spec.type == "canny" and dataset.count(ready=True) == 10
 
 
-def test_a_program_that_never_works_is_not_tried_on_every_picture(tmp_path: Path) -> None:
+def test_a_program_that_never_works_is_not_tried_on_every_image(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for number in range(make_maps.HOPELESS + 30):
         squares(tmp_path / "source" / f"{number:03}.png", number)
@@ -277,7 +277,7 @@ def test_a_program_that_never_works_is_not_tried_on_every_picture(tmp_path: Path
     assert "cannot be started" in caught.value.why and str(make_maps.HOPELESS) in caught.value.what
 
 
-def test_large_pictures_go_in_smaller_packs(dataset: Dataset) -> None:
+def test_large_images_go_in_smaller_packs(dataset: Dataset) -> None:
     large = [replace(sample, width=4000, height=3000) for sample in dataset.samples()]
     assert [len(pack) for pack in make_maps._packs(iter(large), 8, None)] == [1] * 10
     assert [len(pack) for pack in make_maps._packs(iter(large), 8, 512)] == [8, 2]
@@ -286,7 +286,7 @@ def test_large_pictures_go_in_smaller_packs(dataset: Dataset) -> None:
 def test_large_photographs_are_read_small_and_mean_the_same(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     large = Image.fromarray(photos["astronaut"]).resize((2048, 2048), Image.Resampling.LANCZOS)
     large.save(tmp_path / "large.jpg", quality=95)
-    read = make_maps.read_picture(tmp_path / "large.jpg", 512)
+    read = make_maps.read_image(tmp_path / "large.jpg", 512)
     assert read.shape == (512, 512, 3)
     assert np.abs(read.astype(int) - photos["astronaut"]).mean() < 3
-    assert make_maps.read_picture(tmp_path / "large.jpg", None).shape == (2048, 2048, 3)
+    assert make_maps.read_image(tmp_path / "large.jpg", None).shape == (2048, 2048, 3)

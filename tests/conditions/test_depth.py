@@ -13,13 +13,13 @@ from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 
 
-def test_any_depth_model_of_transformers_makes_maps_of_many_pictures_at_once(tmp_path: Path) -> None:
+def test_any_depth_model_of_transformers_makes_maps_of_many_images_at_once(tmp_path: Path) -> None:
     values = registry.resolve_parameters("depth", {"model": str(tiny_models.depth_anything(tmp_path / "model"))})
     pictures = [photographs()[0][:100, :160], photographs()[1][:160, :100], photographs()[2][:100, :160]]
     maps = depth_batch(pictures, **values)
-    assert [map.shape for map in maps] == [picture.shape for picture in pictures]
-    for picture, map in zip(pictures, maps, strict=True):
-        alone = registry.get("depth").extractor(picture, **values)
+    assert [map.shape for map in maps] == [image.shape for image in pictures]
+    for image, map in zip(pictures, maps, strict=True):
+        alone = registry.get("depth").extractor(image, **values)
         assert np.abs(alone.astype(int) - map).mean() < 1 and map.max() == 255 and map.min() == 0
     scorer = registry.get("depth").scorer
     assert scorer is not None and scorer(maps[0], pictures[0], **values) == pytest.approx(1, abs=1e-3)
@@ -48,9 +48,9 @@ def test_models_that_predict_metres_are_turned_around(tmp_path: Path, monkeypatc
     folder = str(tiny_models.depth_anything(tmp_path / "model"))
     from engine.conditions import weights
 
-    picture = photographs()[0][:70, :70]
+    image = photographs()[0][:70, :70]
     net, _ = weights.held(depth.MODEL, folder)
-    near = depth.nearness([picture], folder)[0]
+    near = depth.nearness([image], folder)[0]
     monkeypatch.setattr(depth, "_METRES", (net.config.model_type,))
-    far = depth.nearness([picture], folder)[0]
+    far = depth.nearness([image], folder)[0]
     assert np.corrcoef(near.ravel(), far.ravel())[0, 1] < 0

@@ -21,15 +21,15 @@ def script(folder: Path, text: str, name: str = "my map.py") -> str:
     return str(path)
 
 
-def pictures(count: int = 2) -> list[np.ndarray]:
+def images(count: int = 2) -> list[np.ndarray]:
     return [photo[:40, :60] for photo in photographs()[:count]]
 
 
-def test_a_python_file_draws_the_maps_of_many_pictures_in_one_process(tmp_path: Path) -> None:
+def test_a_python_file_draws_the_maps_of_many_images_in_one_process(tmp_path: Path) -> None:
     program = script(tmp_path, NEGATIVE + "print('loud')\n")
     allow(program)
-    made = external_batch(pictures(3), program=program, seconds=60)
-    assert all(np.array_equal(map, 255 - picture) for map, picture in zip(made, pictures(3), strict=True))
+    made = external_batch(images(3), program=program, seconds=60)
+    assert all(np.array_equal(map, 255 - image) for map, image in zip(made, images(3), strict=True))
     assert "own_condition" not in sys.modules
 
 
@@ -42,7 +42,7 @@ def test_a_command_with_placeholders_runs_without_a_shell(tmp_path: Path) -> Non
     )
     program = f'"{sys.executable}" "{tool}" {{input}} {{output}} "$(touch nothing); a b"'
     allow(program)
-    (map,) = external_batch(pictures(1), program=program, seconds=60)
+    (map,) = external_batch(images(1), program=program, seconds=60)
     assert map.shape == (40, 60, 3) and (map[..., 0] == map[..., 2]).all() and not Path("nothing").exists()
 
 
@@ -50,12 +50,12 @@ def test_nothing_runs_that_was_not_allowed_here_or_was_changed_since(tmp_path: P
     program = script(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\n" + NEGATIVE)
     kind = registry.get("external")
     with pytest.raises(UserError, match="not been allowed"):
-        kind.extractor(pictures(1)[0], program=program, seconds=5)
+        kind.extractor(images(1)[0], program=program, seconds=5)
     assert not (tmp_path / "ran").exists()
     allow(program)
     script(tmp_path, NEGATIVE + "# changed\n")
     with pytest.raises(UserError, match="not been allowed"):
-        kind.extractor(pictures(1)[0], program=program, seconds=5)
+        kind.extractor(images(1)[0], program=program, seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_went_wrong_is_told_with_what_the_program_printed(tmp_path: Path, t
     program = script(tmp_path, text)
     allow(program)
     with pytest.raises(UserError) as caught:
-        external.external(pictures(1)[0], program=program, seconds=1 if "sleep" in text else 60)
+        external.external(images(1)[0], program=program, seconds=1 if "sleep" in text else 60)
     assert told in f"{caught.value.what} {caught.value.why}"
 
 
@@ -88,4 +88,4 @@ def test_half_a_command_is_explained() -> None:
         assert told in f"{caught.value.what} {caught.value.why}"
     allow("no-such-tool-here {input} {output}")
     with pytest.raises(UserError, match="cannot be started"):
-        external.external(pictures(1)[0], program="no-such-tool-here {input} {output}", seconds=5)
+        external.external(images(1)[0], program="no-such-tool-here {input} {output}", seconds=5)

@@ -44,7 +44,7 @@ def test_a_frame_shows_what_it_says_and_tells_where_it_was(tmp_path: Path) -> No
     frame = Frame(140.0, 90.0, 100.0, 0.5)
     cut = frame.cut(image, 200)
     where = (np.argwhere(cut[..., 0] > 200).mean(0)[::-1] + 0.5) / 200
-    assert np.abs(frame.to_picture(where[None])[0] - (152, 82)).max() < 0.5
+    assert np.abs(frame.to_image(where[None])[0] - (152, 82)).max() < 0.5
     assert not Frame(-500.0, -500.0, 50.0, 0.0).cut(image, 64).any()
 
 
@@ -55,7 +55,7 @@ def test_the_square_around_a_mesh_turns_with_it() -> None:
     turned = points @ np.array([(cos, sin), (-sin, cos)]) + (200, 150)
     straight, tilted = module._around(points), module._around(turned)
     assert straight.angle == 0 and tilted.angle == pytest.approx(0.6) and tilted.side == pytest.approx(straight.side)
-    assert np.allclose(tilted.to_picture(np.array([(0.5, 0.5)])), (tilted.x, tilted.y))
+    assert np.allclose(tilted.to_image(np.array([(0.5, 0.5)])), (tilted.x, tilted.y))
     middle = np.array([(straight.x, straight.y)]) @ np.array([(cos, sin), (-sin, cos)]) + (200, 150)
     assert np.allclose(middle, (tilted.x, tilted.y))
 

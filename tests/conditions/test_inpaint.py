@@ -24,7 +24,7 @@ def test_about_the_share_asked_for_is_blotted_out_and_the_rest_is_kept(shape: st
         assert np.abs(map[~hole].astype(int) - photo[~hole]).max() <= 1  # black that is kept becomes (1, 1, 1)
 
 
-def test_every_picture_has_a_hole_of_its_own_that_can_be_drawn_again() -> None:
+def test_every_image_has_a_hole_of_its_own_that_can_be_drawn_again() -> None:
     first, second = photographs()[:2]
     assert np.array_equal(made("inpaint", first), made("inpaint", first.copy()))
     assert not np.array_equal(hole_of(made("inpaint", first)), hole_of(made("inpaint", second)))

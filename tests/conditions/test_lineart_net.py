@@ -13,16 +13,16 @@ from tests.conditions.test_types import photographs
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_weights_of_either_kind_draw_many_pictures_at_once(tmp_path: Path, ending: str) -> None:
+def test_weights_of_either_kind_draw_many_images_at_once(tmp_path: Path, ending: str) -> None:
     own = registry.resolve_parameters("lineart_net", {"model": str(tiny_models.lineart(tmp_path / f"net{ending}"))})
-    pictures = [photographs()[0][:100, :161], photographs()[1][:163, :99], photographs()[2][:100, :161]]
-    maps = lineart_net_batch(pictures, **own)
-    assert [map.shape for map in maps] == [picture.shape for picture in pictures]
-    for picture, map in zip(pictures, maps, strict=True):
-        assert np.abs(lineart_net(picture, **own).astype(int) - map).max() <= 1 and len(np.unique(map)) > 10
+    images = [photographs()[0][:100, :161], photographs()[1][:163, :99], photographs()[2][:100, :161]]
+    maps = lineart_net_batch(images, **own)
+    assert [map.shape for map in maps] == [image.shape for image in images]
+    for image, map in zip(images, maps, strict=True):
+        assert np.abs(lineart_net(image, **own).astype(int) - map).max() <= 1 and len(np.unique(map)) > 10
     scorer = registry.get("lineart_net").scorer
-    assert scorer is not None and scorer(maps[0], pictures[0], **own) == pytest.approx(1, abs=1e-3)
-    doubled = lineart_net(pictures[0], model=own["model"], strength=2.0)
+    assert scorer is not None and scorer(maps[0], images[0], **own) == pytest.approx(1, abs=1e-3)
+    doubled = lineart_net(images[0], model=own["model"], strength=2.0)
     assert np.abs(doubled.astype(int) - np.minimum(2 * maps[0].astype(int), 255)).max() <= 2
 
 

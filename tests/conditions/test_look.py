@@ -52,7 +52,7 @@ def test_without_maps_to_compare_with_nothing_is_said(tmp_path: Path) -> None:
     assert warning(Image.fromarray(photo("cat")), []) == ""
 
 
-def test_the_figures_of_plain_pictures() -> None:
+def test_the_figures_of_plain_images() -> None:
     black, half = look_at(np.zeros((300, 200, 3), np.uint8)), np.zeros((64, 64, 3), np.uint8)
     half[:, 32:] = (255, 0, 0)
     assert (black.black, black.white, black.mean, black.variety) == (1, 0, 0, 0)

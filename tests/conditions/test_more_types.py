@@ -45,13 +45,13 @@ def test_adherence_orders_real_photographs(name: str, parameters: dict, least_jp
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in registry.all() if kind.scorer and kind.live])
-def test_flat_tiny_and_oblong_pictures_are_no_trouble(name: str) -> None:
+def test_flat_tiny_and_oblong_images_are_no_trouble(name: str) -> None:
     scorer = registry.get(name).scorer
     assert scorer is not None
     for image in (flat(0), flat(255), flat(90, (32, 200)), photographs()[0][:33, :47]):
         map = made(name, image)
         assert map.shape == image.shape and map.dtype == np.uint8
-        least = 0.3 if name == "shuffle" else 0.98  # stirring keeps the colours of a small picture only roughly
+        least = 0.3 if name == "shuffle" else 0.98  # stirring keeps the colours of a small image only roughly
         assert least <= scorer(map, image, **registry.resolve_parameters(name)) <= 1.02
 
 

@@ -37,11 +37,11 @@ def test_what_is_far_away_is_flat_background() -> None:
 def test_adherence_is_one_for_the_same_relief_and_low_for_a_mirrored_one(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {"now": ball()}
     monkeypatch.setattr(module, "nearness", lambda images, model: [seen["now"]] * len(images))
-    picture = np.zeros((101, 101, 3), np.uint8)
-    map = module.normal(picture, **VALUES)
-    assert normal_adherence(map, picture, **VALUES) == pytest.approx(1, abs=0.02)
+    image = np.zeros((101, 101, 3), np.uint8)
+    map = module.normal(image, **VALUES)
+    assert normal_adherence(map, image, **VALUES) == pytest.approx(1, abs=0.02)
     seen["now"] = ball().max() - ball()
-    assert normal_adherence(map, picture, **VALUES) < 0.3
+    assert normal_adherence(map, image, **VALUES) < 0.3
 
 
 def test_maps_come_from_the_depth_models_own_code(tmp_path: Path) -> None:

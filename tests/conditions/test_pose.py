@@ -23,21 +23,21 @@ def body(shift: float = 0.0) -> np.ndarray:
     return skeleton.from_coco(COCO + (shift, 0), np.ones(17), 0.3)
 
 
-def test_detector_and_pose_model_of_transformers_draw_many_pictures_at_once(tmp_path: Path) -> None:
+def test_detector_and_pose_model_of_transformers_draw_many_images_at_once(tmp_path: Path) -> None:
     given = {
         "model": str(tiny_models.vitpose(tmp_path / "pose")),
         "detector": str(tiny_models.detector(tmp_path / "d")),
     }
     values = registry.resolve_parameters("pose", given | {"sure": 0.0, "people": 2})
-    pictures = [photographs()[0][:100, :160], photographs()[1][:160, :100]]
-    boxes = module.persons(pictures, values["detector"], 2)
+    images = [photographs()[0][:100, :160], photographs()[1][:160, :100]]
+    boxes = module.persons(images, values["detector"], 2)
     assert [found.shape for found in boxes] == [(2, 4), (2, 4)]
-    maps = pose_batch(pictures, **values)
-    assert [map.shape for map in maps] == [picture.shape for picture in pictures] and maps[0].any()
-    alone = registry.get("pose").extractor(pictures[1], **values)
+    maps = pose_batch(images, **values)
+    assert [map.shape for map in maps] == [picture.shape for picture in images] and maps[0].any()
+    alone = registry.get("pose").extractor(images[1], **values)
     assert np.mean(alone != maps[1]) < 0.01
     nobody = registry.resolve_parameters("pose", given | {"sure": 1.0})
-    assert not registry.get("pose").extractor(pictures[0], **nobody).any()
+    assert not registry.get("pose").extractor(images[0], **nobody).any()
 
 
 def test_points_are_found_where_a_heat_map_peaks_to_a_fraction_of_a_pixel() -> None:

@@ -13,11 +13,11 @@ from tests.conditions import tiny_models
 from tests.conditions.test_types import photographs
 
 
-def test_any_segmentation_model_of_transformers_colours_many_pictures_at_once(tmp_path: Path) -> None:
+def test_any_segmentation_model_of_transformers_colours_many_images_at_once(tmp_path: Path) -> None:
     values = registry.resolve_parameters("segmentation", {"model": str(tiny_models.segformer(tmp_path / "model"))})
     pictures = [photographs()[0][:100, :160], photographs()[1][:160, :100]]
     maps = segmentation_batch(pictures, **values)
-    assert [map.shape for map in maps] == [picture.shape for picture in pictures]
+    assert [map.shape for map in maps] == [image.shape for image in pictures]
     colours = {tuple(colour) for map in maps for colour in np.unique(map.reshape(-1, 3), axis=0).tolist()}
     assert colours <= set(PALETTE) and len(colours) > 1
     assert np.mean(registry.get("segmentation").extractor(pictures[1], **values) == maps[1]) > 0.99
@@ -45,6 +45,6 @@ def test_adherence_is_the_mean_overlap_of_the_wanted_classes(monkeypatch: pytest
     seen = wanted.copy()
     seen[:, 20:30] = 0
     monkeypatch.setattr(segmentation, "labels_of", lambda images, model: [seen] * len(images))
-    picture = np.zeros((40, 40, 3), np.uint8)
-    found = segmentation_adherence(coloured(wanted), picture, model="", smallest=0.0)
+    image = np.zeros((40, 40, 3), np.uint8)
+    found = segmentation_adherence(coloured(wanted), image, model="", smallest=0.0)
     assert found == pytest.approx((20 / 30 + 10 / 20) / 2)

@@ -23,7 +23,7 @@ def test_places_are_stirred_and_colours_kept() -> None:
         assert map.min() >= photo.min() and map.max() <= photo.max()
 
 
-def test_the_same_seed_stirs_the_same_way_and_another_picture_another_way() -> None:
+def test_the_same_seed_stirs_the_same_way_and_another_image_another_way() -> None:
     first = photographs()[0]
     assert np.array_equal(made("shuffle", first), made("shuffle", first.copy()))
     assert not np.array_equal(made("shuffle", first), made("shuffle", first, seed=1))

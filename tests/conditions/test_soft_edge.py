@@ -15,16 +15,16 @@ from tests.conditions.test_types import another, compressed, photographs, warped
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_weights_of_either_kind_draw_many_pictures_at_once(tmp_path: Path, ending: str) -> None:
+def test_weights_of_either_kind_draw_many_images_at_once(tmp_path: Path, ending: str) -> None:
     values = registry.resolve_parameters("soft_edge", {"model": str(tiny_models.hed(tmp_path / f"hed{ending}"))})
-    pictures = [photographs()[0][:100, :160], photographs()[1][:161, :99], photographs()[2][:100, :160]]
-    maps = soft_edge_batch(pictures, **values)
-    assert [map.shape for map in maps] == [picture.shape for picture in pictures]
-    for picture, map in zip(pictures, maps, strict=True):
+    images = [photographs()[0][:100, :160], photographs()[1][:161, :99], photographs()[2][:100, :160]]
+    maps = soft_edge_batch(images, **values)
+    assert [map.shape for map in maps] == [picture.shape for picture in images]
+    for picture, map in zip(images, maps, strict=True):
         assert np.abs(soft_edge(picture, **values).astype(int) - map).max() <= 1 and len(np.unique(map)) > 10
     scorer = registry.get("soft_edge").scorer
-    assert scorer is not None and scorer(maps[0], pictures[0], **values) == pytest.approx(1, abs=1e-3)
-    assert len(np.unique(soft_edge(pictures[0], model=values["model"], steps=2))) <= 3
+    assert scorer is not None and scorer(maps[0], images[0], **values) == pytest.approx(1, abs=1e-3)
+    assert len(np.unique(soft_edge(images[0], model=values["model"], steps=2))) <= 3
 
 
 def test_the_full_net_has_the_layout_of_the_published_file() -> None:

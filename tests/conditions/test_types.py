@@ -20,8 +20,8 @@ NAMES = ("astronaut", "coffee", "chelsea", "rocket", "camera", "coins")
 @cache
 def photographs() -> list[np.ndarray]:
     """Real photographs, 512 x 512."""
-    pictures = (Image.fromarray(getattr(data, name)()).convert("RGB") for name in NAMES)
-    return [np.asarray(picture.resize((512, 512), Image.Resampling.LANCZOS)) for picture in pictures]
+    images = (Image.fromarray(getattr(data, name)()).convert("RGB") for name in NAMES)
+    return [np.asarray(picture.resize((512, 512), Image.Resampling.LANCZOS)) for picture in images]
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
@@ -116,7 +116,7 @@ def test_light_and_dark_has_the_levels_asked_for_in_equal_shares() -> None:
     assert [(row == grey).sum() for grey in (0, 128, 255)] == [60, 140, 56]
 
 
-def test_a_picture_of_another_size_is_compared_all_the_same() -> None:
+def test_an_image_of_another_size_is_compared_all_the_same() -> None:
     for name in ("canny", "light_dark"):
         kind, values = registry.get(name), registry.resolve_parameters(name)
         half = cv2.resize(photographs()[1], (256, 256), interpolation=cv2.INTER_AREA)

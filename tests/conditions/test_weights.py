@@ -74,7 +74,7 @@ def test_a_model_is_loaded_once_and_let_go(tmp_path: Path) -> None:
     assert weights.held(need, file) is not first
 
 
-def test_pictures_of_one_size_go_together_and_keep_their_places() -> None:
+def test_images_of_one_size_go_together_and_keep_their_places() -> None:
     wide, high = np.zeros((30, 60, 3), np.uint8), np.full((60, 30, 3), 255, np.uint8)
     how = Preparation((56, 56), True, 14, (0.5,) * 3, (0.5,) * 3)
     groups = weights.prepared([wide, high, wide], how)

@@ -114,7 +114,7 @@ def lineart(path: Path) -> Path:
 
 
 def faces(folder: Path) -> Path:
-    """A detector that sees a face where the picture is bright, and a mesh whose points tell the picture's colours.
+    """A detector that sees a face where the image is bright, and a mesh whose points tell the image's colours.
 
     One cell in the middle of the 16 x 16 guesses first; the mesh lies on a circle that grows with the brightness.
     """

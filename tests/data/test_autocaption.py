@@ -36,8 +36,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def dataset(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> Dataset:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name, picture in photos.items():
-        Image.fromarray(picture).save(folder / f"{name}.jpg")
+    for name, image in photos.items():
+        Image.fromarray(image).save(folder / f"{name}.jpg")
     (folder / "rocket.txt").write_text("mine", encoding="utf-8")
     return Dataset.create(workspace, "photos", scan_folder(folder))
 
@@ -47,15 +47,15 @@ def captions(dataset: Dataset) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_model_is_told_by_its_config_and_says_something_of_every_picture(
+def test_a_model_is_told_by_its_config_and_says_something_of_every_image(
     kind: str, models: dict[str, Path], photos: dict[str, np.ndarray]
 ) -> None:
     captioner = load(str(models[kind]))
     assert captioner.architecture == kind
-    pictures = [Image.fromarray(photo) for photo in photos.values()]
-    told = captioner.describe(pictures)
-    assert len(told) == 4 and all(told) and len(set(told)) > 1, "it looks at the picture"
-    assert told == [captioner.describe([picture])[0] for picture in pictures], "alone as in a batch"
+    images = [Image.fromarray(photo) for photo in photos.values()]
+    told = captioner.describe(images)
+    assert len(told) == 4 and all(told) and len(set(told)) > 1, "it looks at the image"
+    assert told == [captioner.describe([image])[0] for image in images], "alone as in a batch"
     assert not any(mark in text for text in told for mark in ("<s>", "</s>", "[DEC]", "<pad>"))
 
 
@@ -89,14 +89,14 @@ def test_a_cancelled_run_keeps_what_is_done_and_goes_on(
         Captioner, "describe", lambda self, some, length: described.append(len(some)) or whole(self, some, length)
     )
     caption_all(Dataset.open(dataset.folder), captioner, only_empty=False, batch=2)
-    assert described == [2], "finished pictures are not looked at again"
+    assert described == [2], "finished images are not looked at again"
     assert captions(dataset)[:2] == half[:2] and captions(dataset)[3] != "mine"
     assert [(entry.changed, entry.unfinished) for entry in dataset.captions.history()] == [(4, False)]
     dataset.captions.undo()
     assert captions(dataset) == ["", "", "", "mine"]
 
 
-def test_pictures_that_do_not_fit_together_are_described_in_smaller_batches(
+def test_images_that_do_not_fit_together_are_described_in_smaller_batches(
     dataset: Dataset, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described: list[int] = []
@@ -114,7 +114,7 @@ def test_pictures_that_do_not_fit_together_are_described_in_smaller_batches(
     assert all(captions(dataset))
 
 
-def test_a_picture_that_is_gone_is_reported_and_passed_over(dataset: Dataset, models: dict[str, Path]) -> None:
+def test_an_image_that_is_gone_is_reported_and_passed_over(dataset: Dataset, models: dict[str, Path]) -> None:
     (dataset.source / "coffee.jpg").unlink()
     report = caption_all(dataset, load(str(models["blip"])))
     assert (report.written, report.kept) == (2, 1)

@@ -1,4 +1,4 @@
-"""What people really have: odd names, broken links, vanished disks, huge pictures. The rest goes on, in clear words."""
+"""What people really have: odd names, broken links, vanished disks, huge images. The rest goes on, in clear words."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_folder_that_vanishes_half_way(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="measures with the resource module")
-def test_huge_pictures_are_read_one_at_a_time_and_bombs_not_at_all(workspace: Workspace, folder: Path) -> None:
+def test_huge_images_are_read_one_at_a_time_and_bombs_not_at_all(workspace: Workspace, folder: Path) -> None:
     from tests.data.test_scan import png_of
 
     for number in range(3):  # 72 million pixels each: 216 MB decoded
@@ -182,14 +182,14 @@ def test_huge_pictures_are_read_one_at_a_time_and_bombs_not_at_all(workspace: Wo
     assert "far too large" in dataset.problems()[0].what
 
 
-def test_no_picture_and_one_picture(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
+def test_no_image_and_one_image(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match="no pictures in"):
+    with pytest.raises(UserError, match="no images in"):
         import_source(workspace, str(tmp_path / "none"))
     (tmp_path / "one").mkdir()
     shutil.copy(folder / "coffee.jpg", tmp_path / "one")
     result = import_source(workspace, str(tmp_path / "one"))
-    assert result.pictures == 1 and "One picture" in result.notes[0]
+    assert result.pictures == 1 and "One image" in result.notes[0]
     assert workspace.dataset_names() == ["one"]
 
 

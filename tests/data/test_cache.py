@@ -20,7 +20,7 @@ from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.disk.space import NoRoom
 from engine.errors import UserError
-from engine.families import Family, detect
+from engine.families.registry import Family, detect
 from engine.jobs.control import Cancelled, Control
 from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
@@ -56,13 +56,13 @@ def test_it_holds_what_the_encoders_say(tmp_path: Path, tiny_base: Path, samples
     cache = build(tmp_path, tiny_base, samples)
     family = detect(str(tiny_base))
     vae = family.load_vae(str(tiny_base), torch.float32)
-    picture = (
+    image = (
         torch.from_numpy(np.array(cropped_image(samples[7], shared_crop(64, 64, 64)))).permute(2, 0, 1)[None].float()
         / 127.5
         - 1
     )
     with torch.no_grad():
-        mean, logvar = family.encode_images(vae, picture)
+        mean, logvar = family.encode_images(vae, image)
         encoder = family.load_text_encoder(str(tiny_base), torch.float32)
         hidden = family.encode_text(family.load_tokenizer(str(tiny_base)), encoder, [samples[7].caption])["hidden"]
     assert cache.latent_shape(7) == (4, 8, 8)
@@ -129,8 +129,8 @@ def test_buckets_and_variants_lie_in_shards_of_their_own_size(
 ) -> None:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name, picture in photos.items():
-        Image.fromarray(picture).resize((picture.shape[1] // 2, picture.shape[0] // 2)).save(folder / f"{name}.png")
+    for name, image in photos.items():
+        Image.fromarray(image).resize((image.shape[1] // 2, image.shape[0] // 2)).save(folder / f"{name}.png")
     samples, plan = scan_folder(folder).samples, CropPlan(192, "random", 3, True, seed=5)
     cache = build(tmp_path / "cache", tiny_base, samples, plan=plan)
     assert (
@@ -147,9 +147,9 @@ def test_buckets_and_variants_lie_in_shards_of_their_own_size(
         width, height = crop.size
         assert cache.latent_shape(row) == (4, height // 8, width // 8)
     row = next(row for row, variant in stored if variant == 2)
-    picture = np.array(cropped_image(samples[row], cache.crop(row, 2)))
+    image = np.array(cropped_image(samples[row], cache.crop(row, 2)))
     with torch.no_grad():
-        wanted = vae.encode(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist.mean
+        wanted = vae.encode(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1).latent_dist.mean
     assert torch.allclose(cache.latents([row], [2])[0], wanted, rtol=2e-3, atol=2e-3)
     assert not torch.allclose(cache.latents([row], [0])[0], wanted, rtol=2e-2, atol=2e-2)
 
@@ -169,7 +169,7 @@ def test_a_file_that_is_not_what_was_written_is_made_again(
     labels: list[str] = []
     after = build(tmp_path, tiny_base, samples, progress=lambda done, total, label: labels.append(label))
     assert all(torch.equal(one, two) for one, two in zip(before, after.latents([0, 11]), strict=True))
-    assert {"Encoding pictures", "Encoding captions"} <= set(labels)
+    assert {"Encoding images", "Encoding captions"} <= set(labels)
     labels.clear()
     build(tmp_path, tiny_base, samples, progress=lambda done, total, label: labels.append(label))
     assert set(labels) == {"Checking the cache"}, "now it is whole"
@@ -224,11 +224,11 @@ def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
         assert torch.allclose(one, two, rtol=2e-3, atol=2e-2)
     captions = [sample.caption for sample in samples]
     assert torch.allclose(cache.text(captions)["hidden"], calm.text(captions)["hidden"], rtol=2e-3, atol=2e-3)
-    assert done == {"Encoding pictures": 12, "Encoding captions": 13}
+    assert done == {"Encoding images": 12, "Encoding captions": 13}
 
 
 @pytest.mark.parametrize(
-    ("method", "words"), [("encode_images", "one of the pictures"), ("encode_text", "one of the captions")]
+    ("method", "words"), [("encode_images", "one of the images"), ("encode_text", "one of the captions")]
 )
 def test_what_does_not_fit_alone_is_refused_in_words_and_what_is_finished_is_kept(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str, words: str
@@ -259,7 +259,7 @@ def test_an_encoder_that_does_not_fit_is_loaded_once_more(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(family, "load_vae", load)
-    with pytest.raises(UserError, match="The model that the pictures go through does not fit"):
+    with pytest.raises(UserError, match="The model that the images go through does not fit"):
         build(tmp_path, tiny_base, samples)
     assert len(tries) == 2
 

@@ -98,7 +98,7 @@ def test_templates() -> None:
         "photo of red fox, wild animals, asleep"
     )
     assert captions.from_template("{caption}, {name}", "IMG_1.jpg", "a cat") == "a cat"
-    assert captions.from_template("a picture", "x.jpg") == "a picture"
+    assert captions.from_template("an image", "x.jpg") == "an image"
     with pytest.raises(UserError) as caught:
         captions.from_template("{caption.__class__}", "x.jpg")
     assert "{folder}" in caught.value.why

@@ -1,4 +1,4 @@
-"""One crop for a picture and its map, in every mode."""
+"""One crop for an image and its map, in every mode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_a_random_crop_comes_from_its_seed_and_stays_inside() -> None:
     assert len(set(boxes)) > 20 and all(b[0] >= 0 and b[2] <= 300 and b[2] - b[0] == 200 for b in boxes)
 
 
-def test_a_picture_of_the_right_size_is_unchanged() -> None:
+def test_an_image_of_the_right_size_is_unchanged() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8))
     assert np.array_equal(apply_crop(image, shared_crop(128, 128, 128)), image)
 
@@ -45,17 +45,17 @@ def test_what_cannot_be_is_refused() -> None:
         shared_crop(10, 10, 8, "middle")
     with pytest.raises(ValueError, match="seed"):
         shared_crop(10, 10, 8, "random")
-    with pytest.raises(ValueError, match="needs the picture"):
+    with pytest.raises(ValueError, match="needs the image"):
         shared_crop(10, 20, 8, "smart")
 
 
 @pytest.mark.parametrize("size", [64, (96, 64), (64, 128)])
 @pytest.mark.parametrize("mode", MODES)
-def test_a_marker_lands_at_the_same_place_in_picture_and_map(
+def test_a_marker_lands_at_the_same_place_in_image_and_map(
     mode: str, size: int | tuple[int, int], photos: dict[str, np.ndarray]
 ) -> None:
     picture = photos["chelsea"].copy()
-    map = np.zeros((picture.shape[0] * 2, picture.shape[1] * 2, 3), np.uint8)  # a map may be larger than its picture
+    map = np.zeros((picture.shape[0] * 2, picture.shape[1] * 2, 3), np.uint8)  # a map may be larger than its image
     whole = shared_crop(picture.shape[1], picture.shape[0], size, mode, seed=3, picture=Image.fromarray(picture))
     left, top, right, bottom = whole.box
     x, y, side = (left + right) // 2 + 20, (top + bottom) // 2 - 30, 24

@@ -26,7 +26,7 @@ def test_buckets_are_multiples_of_64_with_about_the_same_area(resolution: int) -
         assert 0.8 * resolution**2 <= width * height <= resolution**2
 
 
-def test_a_picture_goes_where_it_loses_least() -> None:
+def test_an_image_goes_where_it_loses_least() -> None:
     assert nearest_bucket(1000, 1000, 512) == (512, 512)
     assert nearest_bucket(1500, 1000, 512) == (640, 384)
     assert nearest_bucket(1000, 1500, 512) == (384, 640)

@@ -99,7 +99,7 @@ def test_a_condition_is_kept_with_all_its_parameters(dataset: Dataset) -> None:
             dataset.set_condition(type, parameters)
 
 
-def test_held_out_samples_are_the_same_each_time_and_stay_when_pictures_are_added(tmp_path: Path) -> None:
+def test_held_out_samples_are_the_same_each_time_and_stay_when_images_are_added(tmp_path: Path) -> None:
     dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(fill(tmp_path / "source", 20)))
     split = dataset.held_out(5, seed=1)
     assert len(split.held_out) == 5 and len(split.train) == 15

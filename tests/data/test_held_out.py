@@ -49,7 +49,7 @@ def test_the_choice_is_fixed_by_its_seed(pieces: Dataset) -> None:
     assert len(set(choose(pieces, 100))) == 18, "at most half"
 
 
-def test_a_split_by_keys_outlives_pictures_that_are_gone(pieces: Dataset) -> None:
+def test_a_split_by_keys_outlives_images_that_are_gone(pieces: Dataset) -> None:
     keys = choose(pieces, 4)
     apart = split(pieces, 4, [*keys, "gone"])
     assert [sample.key for sample in apart.held_out] == keys

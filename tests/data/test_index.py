@@ -32,7 +32,7 @@ def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the pictures that are read, as they are."""
+    """Names of the images that are read, as they are."""
     names: list[str] = []
     real = scan.inspect
 

@@ -10,7 +10,7 @@ import pytest
 from engine.data.layouts import ORDER
 from engine.data.scan import LAYOUTS, ScanReport, scan_folder
 from engine.errors import UserError
-from tests.data.test_scan import picture
+from tests.data.test_scan import image
 
 
 def lines(path: Path, *rows: object) -> None:
@@ -29,10 +29,10 @@ def test_every_layout_has_its_own_name_and_says_it_in_words() -> None:
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 def test_metadata_csv(tmp_path: Path, separator: str) -> None:
-    picture(tmp_path / "images" / "1.png")
-    picture(tmp_path / "images" / "2.png")
-    picture(tmp_path / "maps" / "1.png")
-    picture(tmp_path / "maps" / "2.png")
+    image(tmp_path / "images" / "1.png")
+    image(tmp_path / "images" / "2.png")
+    image(tmp_path / "maps" / "1.png")
+    image(tmp_path / "maps" / "2.png")
     rows = [
         ("File_Name", "text", "conditioning_image"),
         ("images/1.png", '"a cat, a ""big"" one; grey"', "maps/1.png"),
@@ -49,8 +49,8 @@ def test_metadata_csv(tmp_path: Path, separator: str) -> None:
 
 
 def test_a_bad_line_of_a_csv_is_told_with_its_number(tmp_path: Path) -> None:
-    picture(tmp_path / "set" / "1.png")
-    picture(tmp_path / "secret.png")
+    image(tmp_path / "set" / "1.png")
+    image(tmp_path / "secret.png")
     (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n1.png,one\n\n../secret.png,x\n,y\n", "utf-8")
     report = scan_folder(tmp_path / "set")
     assert seen(report) == {"1.png": ("one", "")}
@@ -58,7 +58,7 @@ def test_a_bad_line_of_a_csv_is_told_with_its_number(tmp_path: Path) -> None:
 
 
 def test_a_csv_about_something_else_is_passed_over(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    image(tmp_path / "1.png")
     for content in ("camera,lens\nA,50\n", "", '"' + "x" * 200_000):
         (tmp_path / "metadata.csv").write_text(content, encoding="utf-8")
         assert scan_folder(tmp_path).layout == "plain"
@@ -68,7 +68,7 @@ def test_a_csv_about_something_else_is_passed_over(tmp_path: Path) -> None:
 def test_train_jsonl(tmp_path: Path, names: tuple[str, str]) -> None:
     for folder in ("images", "conditioning_images"):
         for number in "12":
-            picture(tmp_path / folder / f"{number}.png")
+            image(tmp_path / folder / f"{number}.png")
     lines(
         tmp_path / "train.jsonl",
         {names[0]: "images/1.png", names[1]: "conditioning_images/1.png", "text": ["one", "uno"]},
@@ -83,8 +83,8 @@ def test_train_jsonl(tmp_path: Path, names: tuple[str, str]) -> None:
 def test_prompt_json_of_the_original_controlnet(tmp_path: Path, as_list: bool) -> None:
     rows = [{"source": f"source/{n}.png", "target": f"target/{n}.png", "prompt": f"circle {n}"} for n in range(2)]
     for row in rows:
-        picture(tmp_path / row["source"])
-        picture(tmp_path / row["target"])
+        image(tmp_path / row["source"])
+        image(tmp_path / row["target"])
     lines(tmp_path / "prompt.json", *([rows] if as_list else rows))
     report = scan_folder(tmp_path)
     assert report.layout == "prompt_json" and "original ControlNet" in report.layout_title
@@ -93,7 +93,7 @@ def test_prompt_json_of_the_original_controlnet(tmp_path: Path, as_list: bool) -
 
 
 def test_lists_with_broken_lines_or_of_something_else_do_no_harm(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    image(tmp_path / "1.png")
     for content in ("[1, 2", "[[1], null, 3]", '{"steps": 20}', "3\nnull\n", ""):
         (tmp_path / "prompt.json").write_text(content, encoding="utf-8")
         (tmp_path / "train.jsonl").write_text(content, encoding="utf-8")
@@ -107,14 +107,14 @@ def test_lists_with_broken_lines_or_of_something_else_do_no_harm(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "train.jsonl"])
 def test_a_column_that_tells_the_origin_is_no_map(tmp_path: Path, name: str) -> None:
-    picture(tmp_path / "1.png")
+    image(tmp_path / "1.png")
     lines(tmp_path / name, {"file_name": "1.png", "source": "a web site", "condition": "good", "target": "x"})
     report = scan_folder(tmp_path)
     assert seen(report) == {"1.png": ("", "")} and not report.problems
 
 
 def test_of_several_lists_the_first_in_the_order_counts(tmp_path: Path) -> None:
-    picture(tmp_path / "1.png")
+    image(tmp_path / "1.png")
     lines(tmp_path / "train.jsonl", {"image": "1.png", "text": "train"})
     (tmp_path / "metadata.csv").write_text("file_name,text\n1.png,csv\n", encoding="utf-8")
     assert seen(scan_folder(tmp_path)) == {"1.png": ("csv", "")}
@@ -123,10 +123,10 @@ def test_of_several_lists_the_first_in_the_order_counts(tmp_path: Path) -> None:
 
 
 def test_kohya_folders_with_captions_in_files_or_in_their_names(tmp_path: Path) -> None:
-    picture(tmp_path / "10_sks cat" / "a.png")
-    picture(tmp_path / "10_sks cat" / "b.png")
-    picture(tmp_path / "10_sks cat" / "c.png")
-    picture(tmp_path / "5_dog" / "a.png")
+    image(tmp_path / "10_sks cat" / "a.png")
+    image(tmp_path / "10_sks cat" / "b.png")
+    image(tmp_path / "10_sks cat" / "c.png")
+    image(tmp_path / "5_dog" / "a.png")
     (tmp_path / "10_sks cat" / "a.txt").write_text("a cat", encoding="utf-8")
     (tmp_path / "10_sks cat" / "b.caption").write_text("two cats", encoding="utf-8")
     (tmp_path / "10_sks cat" / "c.txt").write_text("", encoding="utf-8")
@@ -144,44 +144,44 @@ def test_kohya_folders_with_captions_in_files_or_in_their_names(tmp_path: Path) 
 @pytest.mark.parametrize("conditions", ["conditioning_data", "conditioning", "Condition"])
 def test_kohya_folders_with_a_conditioning_folder(tmp_path: Path, base: str, conditions: str) -> None:
     for name in ("10_cat/a", "10_cat/b", "5_dog/a"):
-        picture(tmp_path / base / f"{name}.jpg")
-    picture(tmp_path / conditions / "10_cat" / "a.png")
-    picture(tmp_path / conditions / "b.png")
-    picture(tmp_path / conditions / "a.png")  # which of the two a?
-    picture(tmp_path / "reg" / "1_cat" / "r.png")
+        image(tmp_path / base / f"{name}.jpg")
+    image(tmp_path / conditions / "10_cat" / "a.png")
+    image(tmp_path / conditions / "b.png")
+    image(tmp_path / conditions / "a.png")  # which of the two a?
+    image(tmp_path / "reg" / "1_cat" / "r.png")
     report = scan_folder(tmp_path)
     prefix = "" if base == "." else "img/"
     assert report.layout == "kohya" and report.condition_type == "own"
     assert seen(report) == {f"{prefix}10_cat/a.jpg": ("cat", "a.png"), f"{prefix}10_cat/b.jpg": ("cat", "b.png")}
     assert report.samples[0].condition == tmp_path / conditions / "10_cat" / "a.png"
     assert sorted(problem.what for problem in report.problems) == [
-        "This condition map has no picture.",
-        "This picture has no condition map.",
+        "This condition map has no image.",
+        "This image has no condition map.",
     ]
 
 
 @pytest.mark.parametrize("name", ["2019_summer", "01_cats", "10_", "cats_10"])
 def test_folders_that_only_look_like_kohyas_stay_plain(tmp_path: Path, name: str) -> None:
-    picture(tmp_path / name / "a.png")
+    image(tmp_path / name / "a.png")
     assert scan_folder(tmp_path).layout == "plain"
 
 
-def test_no_picture_is_lost_beside_a_kohya_folder(tmp_path: Path) -> None:
-    picture(tmp_path / "10_cat" / "a.png")
-    picture(tmp_path / "10_cat" / "deeper" / "b.png")
+def test_no_image_is_lost_beside_a_kohya_folder(tmp_path: Path) -> None:
+    image(tmp_path / "10_cat" / "a.png")
+    image(tmp_path / "10_cat" / "deeper" / "b.png")
     assert len(scan_folder(tmp_path).samples) == 2
-    picture(tmp_path / "loose.png")
+    image(tmp_path / "loose.png")
     report = scan_folder(tmp_path)
     assert report.layout == "plain" and len(report.samples) == 3
 
 
 @pytest.mark.parametrize("conditions", ["conditioning_images", "control", "Hint"])
-def test_pictures_beside_a_folder_of_maps(tmp_path: Path, conditions: str) -> None:
+def test_images_beside_a_folder_of_maps(tmp_path: Path, conditions: str) -> None:
     for name in "12":
-        picture(tmp_path / f"{name}.jpg")
+        image(tmp_path / f"{name}.jpg")
         (tmp_path / f"{name}.txt").write_text(f"caption {name}", encoding="utf-8")
-        picture(tmp_path / conditions / f"{name}.png")
-    picture(tmp_path / "3.jpg")
+        image(tmp_path / conditions / f"{name}.png")
+    image(tmp_path / "3.jpg")
     report = scan_folder(tmp_path)
     assert report.layout == "paired" and seen(report) == {
         "1.jpg": ("caption 1", "1.png"),
@@ -191,8 +191,8 @@ def test_pictures_beside_a_folder_of_maps(tmp_path: Path, conditions: str) -> No
 
 
 def test_a_folder_that_is_only_called_source_is_no_folder_of_maps(tmp_path: Path) -> None:
-    picture(tmp_path / "cover.jpg")
-    picture(tmp_path / "source" / "1.jpg")
+    image(tmp_path / "cover.jpg")
+    image(tmp_path / "source" / "1.jpg")
     report = scan_folder(tmp_path)
     assert report.layout == "plain" and len(report.samples) == 2
 
@@ -200,7 +200,7 @@ def test_a_folder_that_is_only_called_source_is_no_folder_of_maps(tmp_path: Path
 def test_img2dataset_files(tmp_path: Path) -> None:
     facts = {"key": "000000000", "status": "success", "url": "http://localhost/a.jpg", "caption": "from the json"}
     for number in range(4):
-        picture(tmp_path / "00000" / f"{number:09}.jpg")
+        image(tmp_path / "00000" / f"{number:09}.jpg")
         lines(tmp_path / "00000" / f"{number:09}.json", facts)
     (tmp_path / "00000" / "000000001.txt").write_text("from the text", encoding="utf-8")
     lines(tmp_path / "00000" / "000000002.json", {**facts, "caption": None})
@@ -211,8 +211,8 @@ def test_img2dataset_files(tmp_path: Path) -> None:
     assert [sample.caption for sample in report.samples] == ["from the json", "from the text", "", ""]
 
 
-def test_numbered_pictures_with_other_json_stay_plain(tmp_path: Path) -> None:
-    picture(tmp_path / "000000001.jpg")
+def test_numbered_images_with_other_json_stay_plain(tmp_path: Path) -> None:
+    image(tmp_path / "000000001.jpg")
     assert scan_folder(tmp_path).layout == "plain"
     lines(tmp_path / "000000001.json", {"caption": "x"})
     assert scan_folder(tmp_path).layout == "plain"
@@ -220,5 +220,5 @@ def test_numbered_pictures_with_other_json_stay_plain(tmp_path: Path) -> None:
 
 def test_a_list_that_names_only_what_is_not_there_says_so(tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", {"image": "gone.png", "text": "x"})
-    with pytest.raises(UserError, match="None of the pictures"):
+    with pytest.raises(UserError, match="None of the images"):
         scan_folder(tmp_path)

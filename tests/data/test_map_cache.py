@@ -18,7 +18,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache, map_key, smallest
 from engine.data.scan import scan_folder
-from engine.families import detect
+from engine.families.registry import detect
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 

@@ -14,7 +14,7 @@ from engine.data.scan import scan_folder
 from engine.errors import UserError
 
 
-def picture(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
+def image(path: Path, size: tuple[int, int] = (64, 48), seed: int = 0) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)).save(path)
     return path
@@ -34,10 +34,10 @@ class CancelAfter:
             raise Cancelled
 
 
-def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path) -> None:
-    picture(tmp_path / "b.png")
-    picture(tmp_path / "a.jpg", (80, 64))
-    picture(tmp_path / "more" / "c ü.webp")
+def test_a_folder_of_images_with_captions_beside_them(tmp_path: Path) -> None:
+    image(tmp_path / "b.png")
+    image(tmp_path / "a.jpg", (80, 64))
+    image(tmp_path / "more" / "c ü.webp")
     (tmp_path / "a.txt").write_text(" a cat\n", encoding="utf-8")
     (tmp_path / "b.caption").write_text("ein Bär", encoding="utf-8")
     report = scan_folder(tmp_path)
@@ -53,10 +53,10 @@ def test_a_folder_of_pictures_with_captions_beside_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("conditions", ["condition", "conditioning_images", "source"])
 def test_paired_folders_are_matched_by_stem(tmp_path: Path, images: str, conditions: str) -> None:
     for name in ("1", "2"):
-        picture(tmp_path / images / f"{name}.jpg")
+        image(tmp_path / images / f"{name}.jpg")
     for name in ("1", "2", "9"):
-        picture(tmp_path / conditions / f"{name}.png")
-    picture(tmp_path / images / "3.jpg")
+        image(tmp_path / conditions / f"{name}.png")
+    image(tmp_path / images / "3.jpg")
     (tmp_path / images / "1.txt").write_text("one", encoding="utf-8")
     report = scan_folder(tmp_path)
     assert report.layout == "paired" and report.condition_type == "own"
@@ -68,10 +68,10 @@ def test_paired_folders_are_matched_by_stem(tmp_path: Path, images: str, conditi
 @pytest.mark.parametrize("word", ["text", "caption", "prompt"])
 @pytest.mark.parametrize("link", ["conditioning_image_file_name", "conditioning_image", None])
 def test_metadata_names_captions_and_maps(tmp_path: Path, word: str, link: str | None) -> None:
-    picture(tmp_path / "pictures" / "1.png")
+    image(tmp_path / "pictures" / "1.png")
     row = {"file_name": "pictures/1.png", word: "one"}
     if link:
-        picture(tmp_path / "maps" / "x.png")
+        image(tmp_path / "maps" / "x.png")
         row[link] = "maps/x.png"
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row) + "\n\nnot json\n", encoding="utf-8")
     report = scan_folder(tmp_path)
@@ -83,8 +83,8 @@ def test_metadata_names_captions_and_maps(tmp_path: Path, word: str, link: str |
 
 
 def test_metadata_may_not_reach_outside_the_folder(tmp_path: Path) -> None:
-    picture(tmp_path / "secret.png")
-    picture(tmp_path / "set" / "1.png")
+    image(tmp_path / "secret.png")
+    image(tmp_path / "set" / "1.png")
     rows = [{"file_name": "../secret.png"}, {"file_name": "1.png"}]
     (tmp_path / "set" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     report = scan_folder(tmp_path / "set")
@@ -101,14 +101,14 @@ def png_of(width: int, height: int) -> bytes:
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_each_unusable_file_is_told_with_its_cause_and_the_rest_goes_on(tmp_path: Path) -> None:
-    good = picture(tmp_path / "good.png")
-    whole = picture(tmp_path / "cut.jpg", (200, 200)).read_bytes()
+    good = image(tmp_path / "good.png")
+    whole = image(tmp_path / "cut.jpg", (200, 200)).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:2000])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "page.jpg").write_bytes(b"\n<!DOCTYPE html><html>404</html>")
-    (tmp_path / "text.png").write_bytes(b"this is no picture")
-    picture(tmp_path / "tiny.png", (20, 200))
+    (tmp_path / "text.png").write_bytes(b"this is no image")
+    image(tmp_path / "tiny.png", (20, 200))
     (tmp_path / "bomb.png").write_bytes(png_of(12_000, 10_000))
     (tmp_path / "bigger_bomb.png").write_bytes(png_of(30_000, 30_000))
     report = scan_folder(tmp_path)
@@ -119,7 +119,7 @@ def test_each_unusable_file_is_told_with_its_cause_and_the_rest_goes_on(tmp_path
         "cut.png": "interrupted",
         "empty.png": "zero bytes",
         "page.jpg": "web page",
-        "text.png": "not a picture",
+        "text.png": "not an image",
         "tiny.png": "too small (20 x 200)",
         "bomb.png": "100 million pixels",
         "bigger_bomb.png": "100 million pixels",
@@ -134,17 +134,17 @@ def test_the_folder_itself_may_be_the_problem(tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_text("x", encoding="utf-8")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "1.png").write_bytes(b"")
-    for name, words in {"nowhere": "does not exist", "file.txt": "is a file", "empty": "no pictures"}.items():
+    for name, words in {"nowhere": "does not exist", "file.txt": "is a file", "empty": "no images"}.items():
         with pytest.raises(UserError) as caught:
             scan_folder(tmp_path / name)
         assert words in caught.value.what and caught.value.try_this
-    with pytest.raises(UserError, match="None of the pictures"):
+    with pytest.raises(UserError, match="None of the images"):
         scan_folder(tmp_path / "bad")
 
 
 def test_progress_is_told_and_cancelling_raises(tmp_path: Path) -> None:
     for number in range(12):
-        picture(tmp_path / f"{number:02}.png", seed=number)
+        image(tmp_path / f"{number:02}.png", seed=number)
     seen: list[tuple[int, int, str]] = []
     scan_folder(tmp_path, lambda *told: seen.append(told))
     assert seen == [(n + 1, 12, f"{n:02}.png") for n in range(12)]
@@ -153,7 +153,7 @@ def test_progress_is_told_and_cancelling_raises(tmp_path: Path) -> None:
 
 
 def test_nothing_is_written_into_the_users_folder(tmp_path: Path) -> None:
-    paths = [picture(tmp_path / f"{n}.png", seed=n) for n in range(3)]
+    paths = [image(tmp_path / f"{n}.png", seed=n) for n in range(3)]
     before = [(p.read_bytes(), p.stat().st_mtime_ns) for p in paths]
     scan_folder(tmp_path)
     assert [(p.read_bytes(), p.stat().st_mtime_ns) for p in paths] == before

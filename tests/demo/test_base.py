@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 
 from engine.demo.score import read_scene
 from engine.demo.shapes import BLOB, PALETTE, SHAPES
-from engine.families import detect
+from engine.families.registry import detect
 from engine.workspace.paths import DEMO_BASE
 
 
@@ -46,9 +46,7 @@ def test_it_draws_the_colours_that_the_caption_says(pipeline: StableDiffusionPip
     pairs = [("red", "navy"), ("white", "green"), ("yellow", "purple"), ("teal", "pink")]
     prompts = [f"{fg} {shape} with {bg} background" for (fg, bg), shape in zip(pairs, SHAPES, strict=True)]
     generator = [torch.Generator().manual_seed(seed) for seed in range(4)]
-    pictures = pipeline(
-        prompts, num_inference_steps=20, guidance_scale=3.0, generator=generator, output_type="np"
-    ).images
-    read = [read_scene((picture * 255).round().astype("uint8")) for picture in pictures]
+    images = pipeline(prompts, num_inference_steps=20, guidance_scale=3.0, generator=generator, output_type="np").images
+    read = [read_scene((image * 255).round().astype("uint8")) for image in images]
     right = sum((fg, bg) == pair for (_, fg, bg), pair in zip(read, pairs, strict=True))
     assert right >= 3, read

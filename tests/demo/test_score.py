@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.demo.circles import circle_scene
-from engine.demo.score import NOTHING, nearest_name, read_picture, read_scene, score_disc, to_lab
+from engine.demo.score import NOTHING, nearest_name, read_image, read_scene, score_disc, to_lab
 from engine.demo.shapes import BLOB, PALETTE, Scene, draw, random_scene, shape_mask
 
 
@@ -31,7 +31,7 @@ def rough(image: np.ndarray, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [128, 96])
-def test_clean_pictures_are_read_without_error(size: int) -> None:
+def test_clean_images_are_read_without_error(size: int) -> None:
     drawn = scenes(400)
     read = [read_scene(draw(scene, size)) for scene in drawn]
     colours = np.mean([r[1:] == (s.foreground, s.background) for r, s in zip(read, drawn, strict=True)])
@@ -40,14 +40,14 @@ def test_clean_pictures_are_read_without_error(size: int) -> None:
     assert colours >= 0.99 and shapes >= 0.97
 
 
-def test_rough_pictures_are_read_nearly_without_error() -> None:
+def test_rough_images_are_read_nearly_without_error() -> None:
     drawn = scenes(400, seed=1)
     began = time.perf_counter()
     read = [read_scene(rough(draw(scene, 128), n)) for n, scene in enumerate(drawn)]
     spent = (time.perf_counter() - began) / len(drawn)
     colours = np.mean([r[1:] == (s.foreground, s.background) for r, s in zip(read, drawn, strict=True)])
     shapes = np.mean([r[0] == s.shape for r, s in zip(read, drawn, strict=True)])
-    print(f"rough: colours {colours:.4f} shapes {shapes:.4f}, {1000 * spent:.1f} ms a picture")
+    print(f"rough: colours {colours:.4f} shapes {shapes:.4f}, {1000 * spent:.1f} ms an image")
     assert colours >= 0.99 and shapes >= 0.97
 
 
@@ -89,14 +89,14 @@ def test_blobs_are_scored_by_their_own_mask() -> None:
 
 
 @pytest.mark.parametrize("value", [0, 77, 255])
-def test_a_picture_of_one_colour_scores_nothing(value: int) -> None:
+def test_an_image_of_one_colour_scores_nothing(value: int) -> None:
     flat = np.full((128, 128, 3), value, np.uint8)
     noisy = np.clip(flat + np.random.default_rng(0).normal(0, 8, flat.shape), 0, 255).astype(np.uint8)
     asked = Scene("circle", "teal", "brown", (0.5, 0.5), 0.3)
     for image in (flat, noisy):
         score = score_disc(image, asked)
         assert (score.iou, score.colours_right) == (0.0, False)
-        assert read_scene(image) == (NOTHING, NOTHING, NOTHING) and read_picture(image) is None
+        assert read_scene(image) == (NOTHING, NOTHING, NOTHING) and read_image(image) is None
 
 
 def test_pure_noise_and_gradients_do_not_crash() -> None:
@@ -109,7 +109,7 @@ def test_pure_noise_and_gradients_do_not_crash() -> None:
 
 def test_reading_is_the_same_each_time() -> None:
     image = rough(draw(scenes(1)[0], 128), 0)
-    first, second = read_picture(image), read_picture(image)
+    first, second = read_image(image), read_image(image)
     assert first is not None and second is not None
     assert all(np.array_equal(a.mask, b.mask) and a.name == b.name for a, b in zip(first, second, strict=True))
 

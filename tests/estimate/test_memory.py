@@ -13,9 +13,9 @@ from engine.config import OptimConfig, RunConfig
 from engine.config.presets import all_presets, resolve
 from engine.estimate.estimate import estimate, memory_in_words
 from engine.estimate.layer_sizes import count
-from engine.estimate.memory import GIB, optimizer_bytes, pictures_encoded_together, predict, predict_from
-from engine.families import detect
+from engine.estimate.memory import GIB, images_encoded_together, optimizer_bytes, predict, predict_from
 from engine.families.files import LAYOUTS
+from engine.families.registry import detect
 from engine.machine.hardware import Hardware
 from engine.nets.lora import slim
 from engine.nets.master_weights import WorkingNets
@@ -188,11 +188,11 @@ def test_the_demo_base_needs_little(workspace: Workspace) -> None:
     assert predict(workspace, config("demo", data={"resolution": 128}, train={"batch_size": 8})).peak < GIB
 
 
-def test_the_cache_grows_with_the_pictures(workspace: Workspace) -> None:
-    """Mean and log-variance in fp16: 64 KiB a picture at 512 px; a caption of SD 1.5: 116 KiB; a map 768 at most."""
-    assert predict(workspace, config(), pictures=10).cache == 10 * (64 * 1024 + 77 * 768 * 2 + 768 * 1024)
+def test_the_cache_grows_with_the_images(workspace: Workspace) -> None:
+    """Mean and log-variance in fp16: 64 KiB an image at 512 px; a caption of SD 1.5: 116 KiB; a map 768 at most."""
+    assert predict(workspace, config(), images=10).cache == 10 * (64 * 1024 + 77 * 768 * 2 + 768 * 1024)
 
 
 @pytest.mark.parametrize(("resolution", "expected"), [(128, 8), (512, 4), (768, 1), (1024, 1), (2048, 1)])
-def test_the_vae_sees_fewer_large_pictures_at_once(resolution: int, expected: int) -> None:
-    assert pictures_encoded_together(resolution) == expected
+def test_the_vae_sees_fewer_large_images_at_once(resolution: int, expected: int) -> None:
+    assert images_encoded_together(resolution) == expected

@@ -1,4 +1,4 @@
-"""Scores of one picture by every measure that its dataset allows."""
+"""Scores of one image by every measure that its dataset allows."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_maps_of_the_users_own_have_no_metric(tmp_path: Any) -> None:
     assert adherence.scorers(dataset) == []
 
 
-def test_the_mean_is_over_the_pictures_that_have_the_score() -> None:
+def test_the_mean_is_over_the_images_that_have_the_score() -> None:
     assert adherence.mean([{"a": 1.0, "b": 0.0}, {"a": 0.0}]) == {"a": 0.5, "b": 0.0}
     assert adherence.mean([]) == {}
 
@@ -60,7 +60,7 @@ def test_a_suffix_keeps_variants_apart(tmp_path: Any) -> None:
 
 
 def test_generated_sets_have_an_exact_score(tmp_path: Any) -> None:
-    """The true picture scores full marks, that of another scene does not, and other sets have no such score."""
+    """The true image scores full marks, that of another scene does not, and other sets have no such score."""
     from engine.data.dataset import Dataset
     from engine.data.scan import scan_folder
     from engine.demo.circles import make_circles

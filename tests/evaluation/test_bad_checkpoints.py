@@ -72,7 +72,7 @@ def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], 
     ("how", "words"),
     [
         (config(cross_attention_dim=1024), ("does not fit", "the width of its text (1024 instead of 64)")),
-        (config(conditioning_channels=1), ("control pictures of 1 channels",)),
+        (config(conditioning_channels=1), ("control images of 1 channels",)),
         (not_a_number, ("is broken", "conv_in.bias", "earlier checkpoint")),
         (cut_short, ("step 20", "Whole ones on disk: 10")),
     ],
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_cannot_be_used_is_told_by_the_command(
     assert not (copy.runs / prepared.name / "evaluation" / "full-000020").exists()
 
 
-def test_a_map_of_another_size_is_cut_like_its_picture(spoilt: Any, prepared: Run) -> None:  # noqa: F811
+def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run) -> None:  # noqa: F811
     copy = spoilt(lambda net: None)
     dataset = Dataset.open(copy.dataset_folder("circles"))
     sample = dataset.samples()[0]
@@ -109,7 +109,7 @@ def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
 ) -> None:  # fmt: skip
     nets = load_nets(own_workspace, prepared, prepared.checkpoints()[0])
     needed, asked, shown = [0], [], []
-    draw, to_pictures = loaded.draw, loaded.to_pictures
+    draw, to_images = loaded.draw, loaded.to_images
 
     def short_of_it(*given: Any) -> Any:
         asked.append((drawing.thrift.level, given[-1]))
@@ -119,16 +119,16 @@ def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
 
     def decode(nets: Any, vae: Any, latents: Any, token: Any) -> Any:
         shown.append(vae.use_tiling)
-        return to_pictures(nets, vae, latents, token)
+        return to_images(nets, vae, latents, token)
 
     monkeypatch.setattr(loaded, "draw", short_of_it)
-    monkeypatch.setattr(loaded, "to_pictures", decode)
+    monkeypatch.setattr(loaded, "to_images", decode)
     maps = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     wanted = [Wanted(map, "red circle", seed) for seed, map in enumerate(maps)]
 
     def drawn() -> list[np.ndarray]:
         with unnoticed(nets):
-            return drawing.pictures(wanted, ValidationConfig(sampling_steps=1), None, None, lambda vae: None)[0]
+            return drawing.images(wanted, ValidationConfig(sampling_steps=1), None, None, lambda vae: None)[0]
 
     drawing = Sparing(nets)
     plain = drawn()

@@ -16,13 +16,13 @@ ROOM = {"canny": 0.05, "lines": 0.1, "lineart": 0.1, "scribble": 0.05}
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[np.ndarray]:
+def images() -> list[np.ndarray]:
     return photographs(side=256, count=8)
 
 
 @pytest.mark.parametrize("name", [*TYPES, "likeness"])
-def test_worse_pictures_score_less_and_another_picture_far_less(pictures: list[np.ndarray], name: str) -> None:
-    found = calibrate(name, pictures)
+def test_worse_images_score_less_and_another_image_far_less(images: list[np.ndarray], name: str) -> None:
+    found = calibrate(name, images)
     share = normalised(found)
     assert found["itself"] == pytest.approx(np.ones(8), abs=0.01)
     assert share["jpeg90"] > 0.8
@@ -30,4 +30,4 @@ def test_worse_pictures_score_less_and_another_picture_far_less(pictures: list[n
     assert share["retexture"] - share["+ warp"] >= ROOM.get(name, -0.01)
     assert share["+ warp"] > 0.15, "a scene that is there is told from one that is not"
     told_apart = (found["+ warp"][:, None] > found[ANOTHER][None]).mean()
-    assert told_apart > 0.7, "of any two pictures, the one of the right scene"
+    assert told_apart > 0.7, "of any two images, the one of the right scene"

@@ -25,8 +25,8 @@ def unit(rows: np.ndarray) -> np.ndarray:
 
 
 def test_the_score_is_a_hundred_times_the_cosine_and_never_negative() -> None:
-    pictures = np.array([[1.0, 0.0], [1.0, 0.0]])
-    assert clip.score(pictures, np.array([[0.6, 0.8], [-1.0, 0.0]])) == pytest.approx(30)
+    images = np.array([[1.0, 0.0], [1.0, 0.0]])
+    assert clip.score(images, np.array([[0.6, 0.8], [-1.0, 0.0]])) == pytest.approx(30)
 
 
 def test_the_distance_is_nothing_for_one_set_and_grows_with_the_gap() -> None:
@@ -46,12 +46,12 @@ def test_the_distance_by_hand() -> None:
         clip.cmmd(first[:1], second)
 
 
-def test_a_model_of_the_real_shape_reads_pictures_and_words(
+def test_a_model_of_the_real_shape_reads_images_and_words(
     tiny_base: Path, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     model = clip.load(tiny_clip.write(tmp_path / "clip", tiny_base), "cpu")
-    pictures = [photos["coffee"], photos["coffee"], photos["chelsea"]]
-    seen = model.pictures(pictures)
+    images = [photos["coffee"], photos["coffee"], photos["chelsea"]]
+    seen = model.images(images)
     assert seen.shape == (3, 8)
     assert np.linalg.norm(seen, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
     assert seen[0] == pytest.approx(seen[1], abs=1e-5) and not np.allclose(seen[0], seen[2], atol=1e-3)
@@ -74,11 +74,11 @@ def test_sets_of_photographs_are_farther_apart_the_more_they_are_spoilt(
         return found
 
     model = clip.load(tiny_clip.write(tmp_path / "clip", tiny_base), "cpu")
-    true = model.pictures(pieces())
+    true = model.images(pieces())
     others = pieces()
     spoilt = {"others": 0, "a quarter": 16, "half": 32, "all": 64}  # as many of them as negatives
     sets = {name: [*(255 - one for one in others[:n]), *others[n:]] for name, n in spoilt.items()}
-    found = {name: clip.cmmd(true, model.pictures(pictures)) for name, pictures in sets.items()}
+    found = {name: clip.cmmd(true, model.images(images)) for name, images in sets.items()}
     assert abs(found["others"]) < found["a quarter"] < found["half"] < found["all"], found
     assert found["all"] > 10 * abs(found["others"]), found
 

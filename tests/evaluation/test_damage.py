@@ -1,4 +1,4 @@
-"""Signs of damage: colours that drift, wrong maps that change nothing, pictures that were learnt by heart."""
+"""Signs of damage: colours that drift, wrong maps that change nothing, images that were learnt by heart."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from engine.workspace.paths import Workspace
 @pytest.mark.parametrize("strength", [0.5, 1.4])
 def test_planted_drift_is_measured(photos: dict[str, np.ndarray], how: Any, name: str, strength: float) -> None:
     true = [pixels[:200, :200] for pixels in (photos["coffee"], photos["chelsea"])]
-    drawn = [np.asarray(how(Image.fromarray(picture)).enhance(strength)) for picture in true]
+    drawn = [np.asarray(how(Image.fromarray(image)).enhance(strength)) for image in true]
     ratio = colour.drift(drawn, true)[name]
     assert ratio == pytest.approx(strength, abs=0.15)
     assert colour.drift(true, true) == {"saturation": 1.0, "contrast": 1.0}
 
 
-def test_grey_pictures_give_no_absurd_ratio() -> None:
+def test_grey_images_give_no_absurd_ratio() -> None:
     flat = [np.full((8, 8, 3), 128, np.uint8)]
     assert colour.drift(flat, flat) == {"saturation": pytest.approx(1), "contrast": pytest.approx(1)}
 
 
 def test_seeds_that_differ_less_have_a_smaller_spread(photos: dict[str, np.ndarray]) -> None:
-    """Planted: pictures of one map that are more and more mixed with one and the same picture."""
+    """Planted: images of one map that are more and more mixed with one and the same image."""
     shown = [photos[name][:200, :200].astype(float) for name in ("coffee", "chelsea", "astronaut")]
 
     def alike(share: float) -> list[np.ndarray]:
@@ -60,7 +60,7 @@ def test_the_meter_draws_each_seed_with_a_blank_and_with_anothers_map() -> None:
 
 
 def test_the_meter_is_zero_for_a_net_that_ignores_its_map_and_not_for_one_that_obeys() -> None:
-    by = Yardstick("x", lambda one, picture: float((picture == one.wanted).all()))
+    by = Yardstick("x", lambda one, image: float((image == one.wanted).all()))
     pairs = [pair(1), pair(2)]
     right, other = [p.wanted for p in pairs], [p.wanted for p in pairs[::-1]]
     blank = [np.zeros((8, 8, 3), np.uint8)] * 2
@@ -79,8 +79,8 @@ def dataset(photos: dict[str, np.ndarray], tmp_path: Path) -> Dataset:
     return Dataset.create(Workspace(tmp_path / "workspace"), "photos", scan_folder(folder))
 
 
-def test_a_picture_learnt_by_heart_is_found(dataset: Dataset, photos: dict[str, np.ndarray]) -> None:
-    """A recompressed copy of a training picture is found, others are not; pictures that cannot be read are passed."""
+def test_an_image_learnt_by_heart_is_found(dataset: Dataset, photos: dict[str, np.ndarray]) -> None:
+    """A recompressed copy of a training image is found, others are not; images that cannot be read are passed."""
     trained = [sample for sample in dataset.samples() if "rocket" not in sample.key]
     copy = Image.fromarray(photos["coffee"][:300, :300]).resize((96, 96)).resize((256, 256))
     drawn = [np.asarray(copy), photos["rocket"][:256, :256]]
@@ -92,7 +92,7 @@ def test_a_picture_learnt_by_heart_is_found(dataset: Dataset, photos: dict[str, 
     assert (found.looked_at, found.of, found.originals, found.suspicious) == (3, 4, 0, True)
 
 
-def test_a_set_whose_pictures_are_alike_accuses_nobody(dataset: Dataset) -> None:
+def test_a_set_whose_images_are_alike_accuses_nobody(dataset: Dataset) -> None:
     trained = dataset.samples()
     true = [np.asarray(Image.open(sample.image)) for sample in trained]
     found = nearest.search(dataset, trained, true, true)

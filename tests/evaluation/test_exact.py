@@ -34,4 +34,4 @@ def test_the_recorded_run() -> None:
 
 @pytest.mark.long
 def test_a_run_of_today(tmp_path: Path) -> None:
-    check(record(Workspace(tmp_path / "workspace"), steps=400, every=50, pictures=24))
+    check(record(Workspace(tmp_path / "workspace"), steps=400, every=50, images=24))

@@ -1,4 +1,4 @@
-"""The checkpoint grid: what is drawn, what is found again, and the one picture that it becomes."""
+"""The checkpoint grid: what is drawn, what is found again, and the one image that it becomes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Painter(TrySession):
     def generate(self, requests: Sequence[TryRequest], token: Any = None, progress: Any = None, *_: Any) -> Any:
         if token:
             token.raise_if_cancelled()
-        pictures = []
+        images = []
         for request in requests:
             if not Path(request.controlnet).exists():
                 raise UserError("It is gone.", "Somebody removed it.", "Choose another one.")
@@ -55,10 +55,10 @@ class Painter(TrySession):
             text = f"{request.controlnet} {request.seed} {request.strength} {request.prompt} {request.without_control}"
             hue = hashlib.md5(text.encode()).digest()[0] / 255
             colour = tuple(round(255 * part) for part in colorsys.hsv_to_rgb(hue, 1, 1))
-            pictures.append(Image.new("RGB", (request.width, request.height), colour))
+            images.append(Image.new("RGB", (request.width, request.height), colour))
             if progress:
-                progress(len(pictures) * request.steps, len(requests) * request.steps, "Drawing")
-        return pictures
+                progress(len(images) * request.steps, len(requests) * request.steps, "Drawing")
+        return images
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def prepared(
 
 @pytest.fixture
 def workspace(prepared: tuple[Workspace, Path]) -> Workspace:
-    """The same one for all, without pictures that were drawn before."""
+    """The same one for all, without images that were drawn before."""
     shutil.rmtree(Drawn(prepared[0]).folder, ignore_errors=True)
     return prepared[0]
 
@@ -127,7 +127,7 @@ def test_a_grid_is_every_checkpoint_by_every_row(workspace: Workspace, run: Run)
     ]  # fmt: skip
     assert len(grid.rows) == 8 and grid.complete
     assert grid.best == best_step(run) in (200, 300)
-    # Without ControlNet the strength makes no difference: 4 pictures there, 8 in each other column.
+    # Without ControlNet the strength makes no difference: 4 images there, 8 in each other column.
     assert len(painter.asked) == 4 + 3 * 8
     assert told[-1] == (28 * 2, 28 * 2, LABEL)
     assert [done for done, *_ in told] == sorted(done for done, *_ in told)
@@ -147,7 +147,7 @@ def test_what_was_drawn_before_is_not_drawn_again(workspace: Workspace, run: Run
     for change in ({"sampling_steps": 3}, {"guidance": 3.0}, {"negative": "blur"}, {"prompts": ("a cat", "a dog")}):
         other = Painter(workspace)
         draw_grid(workspace, run, replace(WISH, seeds=(0,), strengths=(1.0,), **change), other)
-        # Two pictures in four columns; with prompts 2 x 2 in three, and one for each prompt without ControlNet.
+        # Two images in four columns; with prompts 2 x 2 in three, and one for each prompt without ControlNet.
         assert len(other.asked) == (2 * 2 * 3 + 2 if "prompts" in change else 2 * 4), change
 
 
@@ -188,7 +188,7 @@ def test_a_checkpoint_that_cannot_be_used_does_not_spoil_the_others(workspace: W
     assert [row.count(None) for row in grid.cells] == [1] * 8
     assert grid.notes == ("step 200: It is broken. NaN.",)
     alone = replace(WISH, steps=(200,), without=False)
-    with pytest.raises(UserError, match="No picture of the grid was drawn"):
+    with pytest.raises(UserError, match="No image of the grid was drawn"):
         draw_grid(workspace, run, alone, Careless(workspace))
     assert read_grid(run) == grid, "the last good one stays"
 
@@ -198,8 +198,8 @@ def test_a_checkpoint_that_cannot_be_used_does_not_spoil_the_others(workspace: W
     [
         ({"steps": (100, 150)}, "no whole checkpoint at step 150"),
         ({"steps": ()}, "No checkpoint was chosen"),
-        ({"pictures": ()}, "no control picture"),
-        ({"pictures": (5,)}, "no held-out picture 6"),
+        ({"pictures": ()}, "no control image"),
+        ({"pictures": (5,)}, "no held-out image 6"),
         ({"strengths": (11.0,)}, "not between 0 and 10"),
         ({"seeds": tuple(range(200))}, "at most 600"),
         ({"live": True}, "not in progress"),
@@ -227,7 +227,7 @@ def test_a_map_of_the_users_own_is_a_row(workspace: Workspace, run: Run, tmp_pat
     assert painter.asked[0].control.size == (SIDE, SIDE)
 
 
-def test_real_checkpoints_draw_different_pictures(workspace: Workspace, run: Run) -> None:
+def test_real_checkpoints_draw_different_images(workspace: Workspace, run: Run) -> None:
     wish = GridWish(pictures=(0,), steps=(100, 300), strengths=(1.0,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
     drawn = Drawn(workspace)
@@ -243,7 +243,7 @@ def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run
     assert len(grid.notes) == 1 and "read in 4 pieces" in grid.notes[0]
 
 
-def test_the_sheet_has_every_picture_under_its_checkpoint(workspace: Workspace, run: Run, tmp_path: Path) -> None:
+def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, run: Run, tmp_path: Path) -> None:
     grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
     grid = replace(grid, cells=(*grid.cells[:-1], (*grid.cells[-1][:-1], None)))
     drawn = Drawn(workspace)

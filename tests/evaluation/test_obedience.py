@@ -35,7 +35,7 @@ def pairs(photos: dict[str, np.ndarray]) -> list[Pair]:
 
 
 @pytest.mark.parametrize("type", ["canny", "own"])
-def test_the_true_pictures_have_1_and_the_wrong_ones_0(pairs: list[Pair], type: str) -> None:
+def test_the_true_images_have_1_and_the_wrong_ones_0(pairs: list[Pair], type: str) -> None:
     by = yardstick(Stub(type))  # type: ignore[arg-type]
     true = [pair.original for pair in pairs]
     rows = measure(by, pairs, true, [by.score(pair, pair.original) for pair in pairs])
@@ -52,15 +52,15 @@ def test_without_an_extractor_or_its_weights_the_stand_in_is_named(pairs: list[P
     assert yardstick(Stub("own")).name == "likeness"  # type: ignore[arg-type]
 
 
-def test_a_picture_is_held_against_others_maps_never_its_own(pairs: list[Pair]) -> None:
+def test_an_image_is_held_against_others_maps_never_its_own(pairs: list[Pair]) -> None:
     asked: list[tuple[str, int]] = []
 
     def score(pair: Pair, drawn: np.ndarray) -> float:
         asked.append((pair.sample.key, int(drawn[0, 0, 0])))
         return 0.0
 
-    pictures = [np.full((8, 8, 3), number, np.uint8) for number in range(4)]
-    measure(Yardstick("x", score, others=2), pairs, pictures, [1.0] * 4)
+    images = [np.full((8, 8, 3), number, np.uint8) for number in range(4)]
+    measure(Yardstick("x", score, others=2), pairs, images, [1.0] * 4)
     own = [(pair.sample.key, number) for number, pair in enumerate(pairs)]
     assert sorted(asked) == sorted(own + [(pairs[(n + by) % 4].sample.key, n) for n in range(4) for by in (1, 2)])
 
@@ -70,7 +70,7 @@ def rows(own: np.ndarray, other: float = 0.1, best: float = 0.9) -> list[Measure
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """200 draws of 16 pictures whose true A is 0.5 and whose spread is the 0.17 that real pictures have."""
+    """200 draws of 16 images whose true A is 0.5 and whose spread is the 0.17 that real images have."""
     rng = np.random.default_rng(1)
     found = [obedience(rows(0.5 + 0.136 * rng.standard_normal(16))) for _ in range(200)]
     held = np.mean([o is not None and o.low <= 0.5 <= o.high for o in found])

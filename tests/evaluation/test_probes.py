@@ -1,4 +1,4 @@
-"""Pictures that are drawn beside the held-out pairs: odd prompts, and what the user brings."""
+"""Images that are drawn beside the held-out pairs: odd prompts, and what the user brings."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def test_none_is_as_many_as_none(pairs: list[Pair]) -> None:
     assert len(probes.of_held_out(pairs, 8)) == 6, "no more than there are pairs"
 
 
-def test_own_pictures_get_maps_as_the_training_has_them(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
-    """The same picture through the user's folder has the map and the crop that it has in the dataset."""
+def test_own_images_get_maps_as_the_training_has_them(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
+    """The same image through the user's folder has the map and the crop that it has in the dataset."""
     first = dataset.samples()[0]
     Image.open(first.image).save(tmp_path / "mine.png")
     (tmp_path / "mine.txt").write_text("my own words\n", encoding="utf-8")
-    (tmp_path / "notes.doc").write_text("no picture", encoding="utf-8")
+    (tmp_path / "notes.doc").write_text("no image", encoding="utf-8")
     settings = ValidationConfig(pictures_folder=str(tmp_path), prompts="never asked for")
     (probe,) = probes.own(settings, dataset, PLAN, pairs)
     assert (probe.kind, probe.prompt) == ("own", "my own words")
@@ -66,7 +66,7 @@ def test_own_pictures_get_maps_as_the_training_has_them(dataset: Dataset, pairs:
     assert np.array_equal(as_map[0].pair.wanted, as_map[0].pair.original)
 
 
-def test_prompts_without_pictures_borrow_held_out_maps(dataset: Dataset, pairs: list[Pair]) -> None:
+def test_prompts_without_images_borrow_held_out_maps(dataset: Dataset, pairs: list[Pair]) -> None:
     settings = ValidationConfig(prompts="one\n\n two \nthree\nfour")
     found = probes.own(settings, dataset, PLAN, pairs)
     assert [probe.prompt for probe in found] == ["one", "two", "three", "four"]
@@ -74,7 +74,7 @@ def test_prompts_without_pictures_borrow_held_out_maps(dataset: Dataset, pairs: 
     assert probes.own(ValidationConfig(), dataset, PLAN, pairs) == []
 
 
-def test_pictures_take_the_prompts_in_turn_and_there_are_not_too_many(
+def test_images_take_the_prompts_in_turn_and_there_are_not_too_many(
     dataset: Dataset, pairs: list[Pair], tmp_path: Path
 ) -> None:
     for number in range(MOST_OWN + 3):
@@ -86,10 +86,10 @@ def test_pictures_take_the_prompts_in_turn_and_there_are_not_too_many(
 
 
 def test_the_time_left_counts_what_is_drawn() -> None:
-    assert ValidationConfig(pictures=4, probes=2).pictures_each_time == 8
-    assert ValidationConfig(pictures=1, probes=2, prompts="a\n\nb").pictures_each_time == 5
+    assert ValidationConfig(pictures=4, probes=2).images_each_time == 8
+    assert ValidationConfig(pictures=1, probes=2, prompts="a\n\nb").images_each_time == 5
 
 
 def test_a_folder_that_is_not_there_is_named(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="own test pictures were not found"):
+    with pytest.raises(UserError, match="own test images were not found"):
         probes.own(ValidationConfig(pictures_folder=str(tmp_path / "nowhere")), dataset, PLAN, pairs)

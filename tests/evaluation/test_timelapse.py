@@ -1,4 +1,4 @@
-"""A run as a moving picture: its frames are the run's own pictures, in the order of their steps."""
+"""A run as a moving image: its frames are the run's own images, in the order of their steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.evaluation.timelapse import Frame, frames_of, make_timelapse, pictures_of
+from engine.evaluation.timelapse import Frame, frames_of, images_of, make_timelapse
 from engine.jobs.control import Cancelled, Control
 from engine.runs.run import Run, write_run
 
@@ -21,14 +21,14 @@ SIDE = 96
 def add_preview(
     folder: Path, step: int, photo: np.ndarray, keys: tuple[str, ...] = ("a", "b"), side: int = SIDE
 ) -> None:
-    """As a run writes it: the picture alone, and between its map and the original. It brightens step by step."""
+    """As a run writes it: the image alone, and between its map and the original. It brightens step by step."""
     target = folder / "previews" / f"step-{step:06d}"
     target.mkdir(parents=True)
-    picture = Image.fromarray(photo).resize((side, side)).point(lambda value: value * min(step + 50, 500) // 500)
+    image = Image.fromarray(photo).resize((side, side)).point(lambda value: value * min(step + 50, 500) // 500)
     for number in range(len(keys)):
-        picture.save(target / f"{number:02d}.webp", quality=95)
+        image.save(target / f"{number:02d}.webp", quality=95)
         row = Image.new("RGB", (3 * side, side))
-        row.paste(picture, (side, 0))
+        row.paste(image, (side, 0))
         row.save(target / f"{number:02d}-row.webp", quality=95)
     about = {
         "step": step,
@@ -70,11 +70,11 @@ def test_every_step_is_a_frame_and_the_last_one_stays(run: Run, tmp_path: Path, 
     assert durations == [300, 300, 300, 2000]
 
 
-def test_the_picture_alone(run: Run, tmp_path: Path) -> None:
+def test_the_image_alone(run: Run, tmp_path: Path) -> None:
     target = make_timelapse(frames_of(run, 1, beside=False), tmp_path / "alone.webp")
     with Image.open(target) as moving:
         assert moving.width == SIDE
-    assert pictures_of(run) == ["caption a", "caption b"]
+    assert images_of(run) == ["caption a", "caption b"]
 
 
 def test_steps_that_show_another_pair_or_size_are_left_out(run: Run, photos: dict[str, np.ndarray]) -> None:
@@ -90,7 +90,7 @@ def test_a_long_run_is_thinned_and_keeps_its_ends(run: Run, monkeypatch: pytest.
     assert [frame.step for frame in frames_of(run, 0)] == [0, 200, 450]
 
 
-def test_one_picture_is_no_time_lapse(run: Run) -> None:
+def test_one_image_is_no_time_lapse(run: Run) -> None:
     with pytest.raises(UserError, match="no time-lapse"):
         frames_of(run, 7)
 
@@ -107,7 +107,7 @@ def test_a_cancelled_one_leaves_nothing_behind(run: Run, tmp_path: Path) -> None
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_picture_that_is_gone_is_named(run: Run, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_named(run: Run, tmp_path: Path) -> None:
     frames = [*frames_of(run, 0), Frame(500, tmp_path / "gone.webp")]
     with pytest.raises(UserError) as told:
         make_timelapse(frames, tmp_path / "x.gif", "gif")

@@ -22,7 +22,7 @@ from engine.evaluation import probes
 from engine.evaluation.image_files import settings_in
 from engine.evaluation.pairs import read_pair
 from engine.evaluation.validate import Known, make_previews
-from engine.families import detect
+from engine.families.registry import detect
 from engine.jobs.control import Cancelled, Control
 from engine.runs.run import read_preview
 from engine.workspace.paths import Workspace
@@ -62,7 +62,7 @@ def preview(parts: dict[str, Any], dataset: Dataset, folder: Path, **changes: An
     return make_previews(**parts, **(given | {"out_folder": folder} | changes))
 
 
-def test_it_writes_pictures_rows_and_scores(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_it_writes_images_rows_and_scores(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
     record = preview(parts, dataset, tmp_path)
     names = sorted(path.name for path in record.folder.iterdir())
     assert names == [*(f"0{i}{end}" for i in range(3) for end in ("-row.webp", ".webp")), "scores.json"]
@@ -105,7 +105,7 @@ def test_probes_are_drawn_but_never_mixed_into_the_mean(
 
 
 def test_memory_returns_to_where_it_was(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
-    """Tensors that are alive, and their bytes: the same after the third set of pictures as after the first."""
+    """Tensors that are alive, and their bytes: the same after the third set of images as after the first."""
 
     def alive() -> tuple[int, int]:
         gc.collect()
@@ -122,7 +122,7 @@ def test_memory_returns_to_where_it_was(parts: dict[str, Any], dataset: Dataset,
     assert len(known.best) == 2
 
 
-def test_the_row_shows_map_picture_and_original(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_the_row_shows_map_image_and_original(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
     record = preview(parts, dataset, tmp_path)
     row = np.asarray(Image.open(record.pictures[0]).convert("RGB")).astype(int)
     picture = np.asarray(Image.open(record.folder / "00.webp").convert("RGB")).astype(int)
@@ -195,7 +195,7 @@ def test_progress_counts_denoising_steps(parts: dict[str, Any], dataset: Dataset
     assert seen == [(0, 6), (3, 6), (6, 6)]
 
 
-def test_a_picture_that_is_gone_is_named(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_named(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
     from dataclasses import replace
 
     gone = replace(dataset.samples(0, 1)[0], image=tmp_path / "gone.png")

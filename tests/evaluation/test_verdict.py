@@ -96,7 +96,7 @@ def test_an_untrained_net_does_not_listen_and_that_is_normal(circles: Curve) -> 
 
 
 @pytest.mark.parametrize("every", [1, 2, 5], ids=["each 10 steps", "each 20", "each 50"])
-def test_the_recorded_run_begins_to_listen_where_its_pictures_do(circles: Curve, every: int) -> None:
+def test_the_recorded_run_begins_to_listen_where_its_images_do(circles: Curve, every: int) -> None:
     since = convergence(circles.upto(300, every))
     assert since is not None and 40 <= since <= 100
     before = [scores["iou"] for step, scores in circles.scores if step < since]
@@ -122,10 +122,10 @@ def test_while_it_improves_the_recorded_run_is_never_called_flat_or_deaf(circles
     ],
     ids=["straddles", "below", "above", "newest counts", "before it listened"],
 )
-def test_it_is_not_called_usable_where_its_pictures_do_not_show_it(
+def test_it_is_not_called_usable_where_its_images_do_not_show_it(
     circles: Curve, sets: list[tuple[int, float, float, float]], kind: str
 ) -> None:
-    """Made up: how far the recorded run's pictures obey."""
+    """Made up: how far the recorded run's images obey."""
     scores = [(step, {"obeys": value, "adherence": 0.9}) for step, value, _, _ in sets]
     figures = [(step, {"obeys_low": low, "obeys_high": high}) for step, _, low, high in sets]
     verdict = judge(circles.upto(150), circles.facts, scores, (100, 150), figures)
@@ -134,12 +134,12 @@ def test_it_is_not_called_usable_where_its_pictures_do_not_show_it(
     assert (verdict.listens_since, verdict.best) == (convergence(circles.upto(150)), 150)
     if kind == "listening":
         step, value, low, high = sets[-1]
-        words = f"Not usable yet: the pictures of step {step} obey their maps by {value} ({low:.2f} to {high:.2f})"
+        words = f"Not usable yet: the images of step {step} obey their maps by {value} ({low:.2f} to {high:.2f})"
         assert words in verdict.sentence and "still improves" in verdict.sentence
 
 
-def test_no_recorded_run_is_judged_otherwise_for_its_pictures() -> None:
-    """Those whose pictures were scored for obedience obey by 0.1 at most; none of them was ever called usable then."""
+def test_no_recorded_run_is_judged_otherwise_for_its_images() -> None:
+    """Those whose images were scored for obedience obey by 0.1 at most; none of them was ever called usable then."""
     for path in CURVES.glob("*.json"):
         if "checks" in (recorded := json.loads(path.read_text(encoding="utf-8"))) and recorded.get("scores"):
             said = Curve(path.stem).verdicts()
@@ -197,7 +197,7 @@ def test_maps_of_a_wrong_range_are_named(circles: Curve) -> None:
 
 
 def drawn(*ratios: tuple[float, float]) -> list[tuple[int, dict[str, float]]]:
-    """Made up: sets of pictures every 100 steps, with these saturations and contrasts."""
+    """Made up: sets of images every 100 steps, with these saturations and contrasts."""
     return [(100 * n, {"saturation": s, "contrast": c}) for n, (s, c) in enumerate(ratios)]
 
 
@@ -205,7 +205,7 @@ def test_colours_that_drift_are_told_with_the_step(circles: Curve) -> None:
     figures = drawn((0.95, 1.0), (1.0, 1.02), (1.34, 1.1), (1.5, 1.2))
     verdict = judge(circles.upto(300), circles.facts, (), (), figures)
     assert (verdict.kind, verdict.since) == ("drifting", 200)
-    assert "saturation is 150% of the true pictures' (at the start 95%)" in verdict.sentence
+    assert "saturation is 150% of the true images' (at the start 95%)" in verdict.sentence
     assert "contrast" not in verdict.sentence
 
 
@@ -233,17 +233,17 @@ def test_colours_of_a_net_that_does_not_listen_are_told_with_that(circles: Curve
 
 
 def test_a_recorded_run_whose_colours_fade_is_told_as_soon_as_two_sets_show_it_and_why() -> None:
-    """336 pairs that have lost most of their colour; the 64 held-out ones have not. The pictures fade, too."""
+    """336 pairs that have lost most of their colour; the 64 held-out ones have not. The images fade, too."""
     said = Curve("faded").verdicts()
     assert {said[step].kind for step in said if step < 100} == {"not_listening"}
     assert {(said[step].kind, said[step].since) for step in said if step >= 100} == {("drifting", 50)}
-    assert "saturation is 67% of the true pictures' (at the start 103%)" in said[190].sentence
+    assert "saturation is 67% of the true images' (at the start 103%)" in said[190].sentence
     (cause,) = said[190].causes
     assert "they may differ in colours or kind" in cause.words and cause.look == "dataset"
 
 
 @pytest.mark.parametrize("name", ["circles", "warm", "hot"])
-def test_no_other_recorded_run_with_pictures_is_said_to_drift(name: str) -> None:
+def test_no_other_recorded_run_with_images_is_said_to_drift(name: str) -> None:
     curve = Curve(name)
     assert curve.scores and "drifting" not in {verdict.kind for verdict in curve.verdicts().values()}
 
@@ -268,7 +268,7 @@ def test_a_curve_that_goes_on_falling_is_not_flat(circles: Curve) -> None:
 
 
 def test_a_gap_that_opens_is_overfitting(circles: Curve) -> None:
-    """Made up after step 300: better on its own pictures, worse on others."""
+    """Made up after step 300: better on its own images, worse on others."""
     verdict = judge(continued(at_rest(circles), 12, held_out_loss=1.01, training_loss=0.99), circles.facts)
     assert verdict.kind == "overfitting"
     assert verdict.since is not None and abs(verdict.since - 300) <= 30
@@ -282,7 +282,7 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
     assert {said[step].kind for step in said if step >= first} == {"overfitting"}
     assert (said[400].since, said[400].best) == (300, 300)
     assert said[400].sentence == (
-        "Overfitting since step 300: it gets better on its own pictures and worse on others. "
+        "Overfitting since step 300: it gets better on its own images and worse on others. "
         "Best checkpoint so far: step 300."
     )
 
@@ -310,7 +310,7 @@ def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_
     ("name", "first_cause", "look"),
     [
         ("slow", "The learning rate (1e-07) is very small", "settings"),
-        ("strangers", "Many maps may be blank, inverted, or belong to other pictures", "doctor"),
+        ("strangers", "Many maps may be blank, inverted, or belong to other images", "doctor"),
     ],
 )
 def test_recorded_runs_that_cannot_learn_are_told_after_their_patience(name: str, first_cause: str, look: str) -> None:
@@ -414,7 +414,7 @@ def test_the_best_checkpoint_has_the_lowest_held_out_loss(circles: Curve) -> Non
     assert "Best checkpoint so far: step 300" in verdict.sentence
 
 
-def test_between_equal_losses_the_pictures_decide(circles: Curve) -> None:
+def test_between_equal_losses_the_images_decide(circles: Curve) -> None:
     long = continued(at_rest(circles), 20)
     scores = [(400, {"adherence": 0.8}), (450, {"adherence": 0.5})]
     assert best_checkpoint(long, scores, [400, 450], 100) == 400

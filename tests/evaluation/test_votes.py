@@ -27,7 +27,7 @@ STEPS = (100, 200, 300)
 @pytest.fixture
 def grid() -> Grid:
     columns = [Column("without ControlNet", None, ""), *(Column(f"step {s}", s, f"w{s}") for s in STEPS)]
-    rows = [RowWords(f"picture {n}", "a cat", n, 1.0, f"control{n}", 64, 64) for n in range(4)]
+    rows = [RowWords(f"image {n}", "a cat", n, 1.0, f"control{n}", 64, 64) for n in range(4)]
     cells = tuple(tuple(f"{n}-{column.weights or 'plain'}" for column in columns) for n in range(4))
     return Grid("birds", "now", tuple(columns), tuple(rows), cells, {})
 
@@ -57,7 +57,7 @@ def test_every_pair_is_shown_once_evenly_and_on_both_sides(grid: Grid) -> None:
     assert len({vote.titles[0] > vote.titles[1] for vote in votes}) == 2
 
 
-def test_pictures_that_are_alike_or_missing_are_not_shown(grid: Grid) -> None:
+def test_images_that_are_alike_or_missing_are_not_shown(grid: Grid) -> None:
     cells = tuple((row[0], row[1], row[1], None) for row in grid.cells)
     assert next_pair(replace(grid, cells=cells), [], random.Random(0)) is None
 

@@ -1,4 +1,4 @@
-"""What travels with a net: facts, card, pictures, code that runs, a workflow whose links lead somewhere, a note."""
+"""What travels with a net: facts, card, images, code that runs, a workflow whose links lead somewhere, a note."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AUX_NODES = {
 
 @pytest.fixture
 def told(loud_controlnet: Path, tmp_path: Path) -> Path:
-    """A checkpoint in a run that has pictures and scores."""
+    """A checkpoint in a run that has images and scores."""
     run = tmp_path / "2026-01-01_secret-project"
     config = RunConfig().model_dump(mode="json")
     config["data"] |= {"resolution": 64, "dataset": "secret-set"}
@@ -62,7 +62,7 @@ def test_the_header_has_the_score_and_nothing_private(told: Path, tmp_path: Path
     assert not re.search("secret|somebody|private|/home", everything)
 
 
-def test_the_card_shows_the_drawn_pictures_but_not_the_users_own(told: Path, tmp_path: Path) -> None:
+def test_the_card_shows_the_drawn_images_but_not_the_users_own(told: Path, tmp_path: Path) -> None:
     made = export(told, "single_file", tmp_path / "out", "mine")
     with Image.open(made.card / "example-1.webp") as example:
         assert example.size == (128, 64)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.export import control_lora, export
-from engine.families import detect
+from engine.families.registry import detect
 from engine.nets.importing import read_controlnet
 from tests.export.conftest import write_checkpoint
 

@@ -21,7 +21,7 @@ from engine.export import export, same_image, self_check, single_file
 from engine.export.formats import FORMATS, get
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.export.story import story_of
-from engine.families import by_name
+from engine.families.registry import by_name
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.nets.ldm_keys import from_ldm
@@ -248,44 +248,44 @@ def test_unknown_words_are_answered_with_the_known_ones(checkpoint: Path, tmp_pa
         export(checkpoint, "diffusers", tmp_path, "mine", "int8")  # type: ignore[arg-type]
 
 
-def test_an_export_draws_the_picture_of_the_checkpoint(
+def test_an_export_draws_the_image_of_the_checkpoint(
     checkpoint: Path, tiny_base: Path, edges: Image.Image, tmp_path: Path, workspace: Workspace
 ) -> None:
     import numpy as np
 
     exported = export(checkpoint, "diffusers", tmp_path, "mine", "fp16", "plain").path
     session = TrySession(workspace, device="cpu")
-    pictures = [
+    images = [
         np.asarray(
             session.generate([TryRequest(str(tiny_base), net, "red circle", edges, steps=2, width=64, height=64)])[0]
         )
         for net in (checkpoint / "controlnet", exported)
     ]
-    assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 1
+    assert np.abs(images[0].astype(int) - images[1]).mean() < 1
 
 
-def test_the_pictures_of_file_and_checkpoint_are_compared(
+def test_the_images_of_file_and_checkpoint_are_compared(
     checkpoint: Path, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def checked(name: str, base: str) -> str:
         return export(checkpoint, "single_file", tmp_path, name, base=base).checked
 
-    assert "draws the same picture from both" in checked("with-base", str(tiny_base))
+    assert "draws the same image from both" in checked("with-base", str(tiny_base))
     assert "the base is not on this computer" in checked("without-base", "")
-    assert "No pictures were compared: The model" in checked("broken-base", str(tmp_path))
+    assert "No images were compared: The model" in checked("broken-base", str(tmp_path))
     little = psutil.virtual_memory()._replace(available=2**20)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
     assert "GB of memory, and 0 GB are free" in checked("no-memory", str(tiny_base))
 
 
-def test_another_picture_fails_the_check(checkpoint: Path, tiny_base: Path) -> None:
+def test_another_image_fails_the_check(checkpoint: Path, tiny_base: Path) -> None:
     source = read_source(whole_checkpoint(checkpoint), "fp32", "plain", story_of(checkpoint))
     family = by_name("sd1")
-    assert "same picture" in same_image.check(source, source.tensors, family, str(tiny_base), "file")
+    assert "same image" in same_image.check(source, source.tensors, family, str(tiny_base), "file")
     wrong = {
         name: -weight if "zero" in name or "controlnet_" in name else weight for name, weight in source.tensors.items()
     }
-    with pytest.raises(UserError, match="another picture"):
+    with pytest.raises(UserError, match="another image"):
         same_image.check(source, wrong, family, str(tiny_base), "file")
 
 
@@ -309,7 +309,7 @@ def test_at_the_real_size_of_sd15_the_readers_find_their_340_tensors() -> None:
     from accelerate import init_empty_weights
     from diffusers import UNet2DConditionModel
 
-    from engine.families import by_name
+    from engine.families.registry import by_name
 
     with init_empty_weights():
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)

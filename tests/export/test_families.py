@@ -16,7 +16,7 @@ from engine.export import export, self_check
 from engine.export.formats import FORMATS, get
 from engine.export.naming import version_read_from
 from engine.export.source import read_source, whole_checkpoint
-from engine.families import detect
+from engine.families.registry import detect
 from engine.nets.importing import read_controlnet
 from tests.export.conftest import write_checkpoint
 
@@ -52,7 +52,7 @@ def test_every_format_there_and_back(leave: Any, tmp_path: Path, name: str) -> N
         made = export(checkpoint, way.name, tmp_path / "out", way.name, "fp16", base=base)
         assert made.path.name == f"{way.name}_{TAGS[name]}{get(way.name).ending}"
         assert version_read_from(made.path.name) == family.name
-        assert "draws the same picture" in made.checked
+        assert "draws the same image" in made.checked
         assert ("ComfyUI, AUTOMATIC1111 and Forge take it" in made.checked) == bool(way.ending)
         found = read_controlnet(made.path, family, base)
         assert found.tensors.keys() == original.keys()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from engine.errors import UserError
 from engine.export import export
 from engine.export.formats import FORMATS
-from engine.families import detect
+from engine.families.registry import detect
 from engine.inference.session import TryRequest, TrySession
 from engine.nets.importing import open_controlnet, read_controlnet, store
 from engine.nets.reading import read_net_file
@@ -125,7 +125,7 @@ def test_another_family_or_channel_count_is_told(checkpoint: Path, tiny_base: Pa
     weights = load_file(checkpoint / "controlnet" / WEIGHTS)
     five = weights | {"controlnet_cond_embedding.conv_in.weight": torch.zeros(8, 5, 3, 3)}
     save_file(five, tmp_path / "five.safetensors")
-    with pytest.raises(UserError, match="reads control pictures of 5 channels"):
+    with pytest.raises(UserError, match="reads control images of 5 channels"):
         read_controlnet(tmp_path / "five.safetensors", family, base)
     other = tmp_path / "other"  # a base whose text is wider
     shutil.copytree(tiny_base, other)
@@ -164,7 +164,7 @@ def test_other_files_are_named(tmp_path: Path, names: list[str], words: str) -> 
         read_net_file(tmp_path / "other.safetensors")
 
 
-def test_a_path_that_leads_nowhere_or_to_a_picture(tmp_path: Path) -> None:
+def test_a_path_that_leads_nowhere_or_to_a_image(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was not found"):
         read_net_file(tmp_path / "gone.safetensors")
     Image.new("RGB", (4, 4)).save(tmp_path / "picture.png")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.families import FAMILIES, by_name, detect
 from engine.families.base import hint_channels
+from engine.families.registry import FAMILIES, by_name, detect
 from engine.workspace.paths import APP_FOLDER
 
 
@@ -107,7 +107,7 @@ def test_the_hint_encoder_is_the_original_one_or_a_smaller_one(trunk: int, expec
     assert hint_channels(trunk) == expected
 
 
-def test_nothing_blackens_pictures() -> None:
+def test_nothing_blackens_images() -> None:
     """No safety filter, and a VAE in fp32 wherever one is loaded: in half precision SDXL's overflows."""
     for family in FAMILIES:
         for made in (family.pipeline_class, family.image_pipeline_class):

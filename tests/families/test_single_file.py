@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.errors import UserError
-from engine.families import describe, detect
+from engine.families.registry import describe, detect
 from engine.families.single_file import LAYOUTS, clip_tokenizer, recognise
 from tests.families.ldm_file import write_single_file
 

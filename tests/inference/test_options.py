@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.inference import samplers
 from engine.inference.parts import OFFLOAD, Thrift
 from engine.inference.session import TryRequest, TrySession, prepare
@@ -39,7 +39,7 @@ def far(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(np.asarray(one).astype(int) - np.asarray(other)).mean())
 
 
-def test_every_sampler_draws_its_own_picture_and_leaves_no_trace(session: TrySession, request_: TryRequest) -> None:
+def test_every_sampler_draws_its_own_image_and_leaves_no_trace(session: TrySession, request_: TryRequest) -> None:
     names = [one.name for one in samplers.SAMPLERS]
     drawn = session.generate([replace(request_, sampler=name) for name in names])
     again = session.generate([replace(request_, sampler=name) for name in reversed(names)])[::-1]
@@ -67,8 +67,8 @@ def test_a_sampler_of_sigmas_on_a_base_with_no_signal_at_the_end_draws(
     family.new_controlnet(family.load_unet(str(tiny_sd2), torch.float32)).save_pretrained(tmp_path / "net")
     request = TryRequest(str(tiny_sd2), tmp_path / "net", "red circle", edges, steps=3, width=64, height=64)
     names = ("euler", "dpmpp_2m_karras", "ddim")
-    for picture in session.generate([replace(request, sampler=name) for name in names]):
-        assert np.asarray(picture).std() > 1
+    for image in session.generate([replace(request, sampler=name) for name in names]):
+        assert np.asarray(image).std() > 1
 
 
 def test_soft_weights_are_those_that_were_published() -> None:
@@ -93,7 +93,7 @@ def test_the_three_balances_and_guess_mode_differ_and_strength_zero_silences_the
     [{"negative": "a green star"}, {"guidance": 3.0}, {"strength": 0.4}, {"steps": 2}, {"prompt": "a blue star"}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_every_plain_setting_reaches_the_picture(
+def test_every_plain_setting_reaches_the_image(
     session: TrySession, request_: TryRequest, changes: dict[str, Any]
 ) -> None:
     plain, changed = session.generate([request_, replace(request_, **changes)])
@@ -109,34 +109,34 @@ def test_the_net_speaks_between_start_and_end_only(session: TrySession, request_
         prepare(replace(request_, start=0.5, end=0.5))
 
 
-def test_little_change_keeps_the_picture_that_is_drawn_over(
+def test_little_change_keeps_the_image_that_is_drawn_over(
     session: TrySession, request_: TryRequest, photo: Image.Image
 ) -> None:
     seen: list[int] = []
     little, much = session.generate(
-        [replace(request_, picture=photo, change=change) for change in (0.25, 1.0)],
+        [replace(request_, image=photo, change=change) for change in (0.25, 1.0)],
         progress=lambda done, total, _: seen.append(total),
     )
     assert set(seen) == {1 + 4}  # of four steps only the last one, then all
     assert far(little, much) > 1
 
 
-def test_outside_of_the_mask_the_picture_stays(session: TrySession, request_: TryRequest, photo: Image.Image) -> None:
+def test_outside_of_the_mask_the_image_stays(session: TrySession, request_: TryRequest, photo: Image.Image) -> None:
     mask = Image.new("L", (64, 64))
     mask.paste(255, (32, 0, 64, 64))
-    (drawn,) = session.generate([replace(request_, picture=photo, mask=mask, change=1.0)])
+    (drawn,) = session.generate([replace(request_, image=photo, mask=mask, change=1.0)])
     before, after = np.asarray(photo).astype(int), np.asarray(drawn).astype(int)
     assert np.abs(before - after)[:, :20].max() == 0
     assert np.abs(before - after)[:, 44:].mean() > 5
-    with pytest.raises(UserError, match="mask needs a picture"):
+    with pytest.raises(UserError, match="mask needs an image"):
         prepare(replace(request_, mask=mask))
 
 
 @pytest.mark.parametrize("sampler", ["euler_a", "lcm"])
-def test_pictures_are_drawn_over_with_any_sampler(
+def test_images_are_drawn_over_with_any_sampler(
     session: TrySession, request_: TryRequest, photo: Image.Image, sampler: str
 ) -> None:
-    one, again = session.generate([replace(request_, picture=photo, sampler=sampler)] * 2)
+    one, again = session.generate([replace(request_, image=photo, sampler=sampler)] * 2)
     assert np.array_equal(one, again)
 
 
@@ -145,24 +145,24 @@ def test_a_second_net_speaks_along_and_then_no_more(
 ) -> None:
     both = replace(request_, second=loud_controlnet, second_control=blank)
     alone, together, silent, after = session.generate(
-        [request_, both, replace(both, second_strength=0.0), request_], on_picture=lambda _: None
+        [request_, both, replace(both, second_strength=0.0), request_], on_image=lambda _: None
     )
     assert far(alone, together) > 0.5
     assert far(alone, silent) <= 1
     assert np.array_equal(alone, after)
 
 
-def test_sdxl_draws_over_a_picture_with_two_nets_and_a_long_prompt(
+def test_sdxl_draws_over_a_image_with_two_nets_and_a_long_prompt(
     session: TrySession, tiny_sdxl: Path, edges: Image.Image, photo: Image.Image, tmp_path: Path
 ) -> None:
     family = detect(str(tiny_sdxl))
     family.new_controlnet(family.load_unet(str(tiny_sdxl), torch.float32)).save_pretrained(tmp_path / "net")
     request = TryRequest(
         str(tiny_sdxl), tmp_path / "net", "red circle with blue background " * 12, edges, steps=2, width=64, height=64,
-        picture=photo, second=tmp_path / "net", balance="prompt", guess=False, sampler="euler",
+        image=photo, second=tmp_path / "net", balance="prompt", guess=False, sampler="euler",
     )  # fmt: skip
-    (picture,) = session.generate([request])
-    assert picture.size == (64, 64) and any("pieces" in words for words in session.warnings)
+    (image,) = session.generate([request])
+    assert image.size == (64, 64) and any("pieces" in words for words in session.warnings)
 
 
 def test_a_prompt_that_fits_is_read_as_ever(tiny_base: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_prompt_that_fits_is_read_as_ever(tiny_base: Path) -> None:
 def test_sketches_are_shown_while_it_is_drawn(session: TrySession, request_: TryRequest) -> None:
     seen: list[Image.Image] = []
     plain = session.generate([request_])[0]
-    looked_at = session.generate([request_], on_picture=seen.append)[0]
+    looked_at = session.generate([request_], on_image=seen.append)[0]
     assert seen and seen[0].size == (64, 64)
     assert np.array_equal(plain, looked_at)
 

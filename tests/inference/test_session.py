@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.inference.sampling import Drawing, draw_latents, to_hint
 from engine.inference.session import TryRequest, TrySession, prepare
 from engine.jobs.control import Cancelled, Control
@@ -42,14 +42,14 @@ def changed(request: TryRequest, **values: Any) -> TryRequest:
     return replace(request, **values)
 
 
-def test_the_same_seed_repeats_the_picture_and_another_one_does_not(session: TrySession, request_: TryRequest) -> None:
+def test_the_same_seed_repeats_the_image_and_another_one_does_not(session: TrySession, request_: TryRequest) -> None:
     first, again, other = session.generate([request_, request_, changed(request_, seed=4)])
     assert first.size == (64, 64)
     assert np.array_equal(first, again)
     assert np.abs(pixels(first) - pixels(other)).mean() > 2
 
 
-def test_a_picture_does_not_depend_on_its_batch(session: TrySession, request_: TryRequest) -> None:
+def test_an_image_does_not_depend_on_its_batch(session: TrySession, request_: TryRequest) -> None:
     alone = session.generate([request_])[0]
     third = session.generate([changed(request_, seed=9), changed(request_, prompt="a star"), request_])[2]
     assert np.abs(pixels(alone) - pixels(third)).max() <= 1
@@ -62,7 +62,7 @@ def test_without_control_the_net_says_nothing(session: TrySession, request_: Try
     assert np.array_equal(plain, other_control)
 
 
-def test_the_plain_picture_is_the_one_of_the_base_alone(session: TrySession, request_: TryRequest) -> None:
+def test_the_plain_image_is_the_one_of_the_base_alone(session: TrySession, request_: TryRequest) -> None:
     """Scale 0 is exactly the UNet without any ControlNet."""
     from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 
@@ -75,7 +75,7 @@ def test_the_plain_picture_is_the_one_of_the_base_alone(session: TrySession, req
     assert np.abs(pixels(plain) - pixels(expected)).max() <= 1
 
 
-def test_progress_counts_every_step_of_every_picture(session: TrySession, request_: TryRequest) -> None:
+def test_progress_counts_every_step_of_every_image(session: TrySession, request_: TryRequest) -> None:
     seen: list[tuple[int, int]] = []
     session.generate([request_, changed(request_, seed=1)], progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(2, 4), (4, 4)]
@@ -113,7 +113,7 @@ def test_sizes_are_rounded_and_controls_resized_with_a_word(session: TrySession,
     picture = session.generate([changed(request_, width=70, height=131)])[0]
     assert picture.size == (64, 128)
     assert any("70 x 131 to 64 x 128" in text for text in session.warnings)
-    assert any("control picture was cut to the shape and resized" in text for text in session.warnings)
+    assert any("control image was cut to the shape and resized" in text for text in session.warnings)
     assert prepare(changed(request_, width=72))[0].width == 72
 
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from engine.errors import UserError
-from engine.families import detect
 from engine.families.files import bases_in
+from engine.families.registry import detect
 from engine.inference.session import TryRequest, TrySession
 from engine.inference.transfer import transfer
 from engine.workspace.paths import Workspace
@@ -38,8 +38,8 @@ def test_what_fits_is_drawn_and_what_does_not_is_told(
         TrySession(workspace, device="cpu"), request, [str(tiny_base), *bases],
         progress=lambda done, total, _: seen.append((done, total)),
     )  # fmt: skip
-    assert [result.picture is not None for result in results] == [True, True, False, False]
-    assert not np.array_equal(results[0].picture, results[1].picture)
+    assert [result.image is not None for result in results] == [True, True, False, False]
+    assert not np.array_equal(results[0].image, results[1].image)
     assert "does not fit" in results[2].problem and "broken.safetensors" in results[3].problem
     assert seen == [(1, 8), (2, 8), (3, 8), (4, 8)]
 

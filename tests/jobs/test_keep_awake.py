@@ -88,7 +88,7 @@ def test_a_job_holds_the_lock_from_its_start_to_its_end(inhibitor: Path, fails: 
 @POSIX
 @pytest.mark.skipif(sys.platform != "linux", reason="it is Linux' program")
 def test_an_app_that_is_killed_leaves_no_lock_behind(inhibitor: Path) -> None:
-    code = "from engine import awake; awake._hold(); print('held', flush=True); input()"
+    code = "from engine.jobs import keep_awake; keep_awake._hold(); print('held', flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=APP_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -121,8 +121,8 @@ def test_the_eta_is_the_median_of_recent_steps() -> None:
 
 def test_the_eta_of_preparing_is_from_its_pace() -> None:
     snapshot = fold(JobSnapshot(), PhaseChanged("preparing"), 0.0)
-    snapshot = fold(snapshot, Progress(0, 100, "Encoding pictures"), 10.0)
-    snapshot = fold(snapshot, Progress(25, 100, "Encoding pictures"), 20.0)
+    snapshot = fold(snapshot, Progress(0, 100, "Encoding images"), 10.0)
+    snapshot = fold(snapshot, Progress(25, 100, "Encoding images"), 20.0)
     assert snapshot.seconds_left == pytest.approx(30.0)
 
 
@@ -197,7 +197,7 @@ def test_a_night_of_sleep_does_not_ruin_the_time_that_is_left() -> None:
 
     snapshot = JobSnapshot()
     for done, now in ((0, 0.0), (10, 20.0), (20, 40.0), (21, 42.0 + night), (22, 44.0 + night)):
-        snapshot = fold(snapshot, Progress(done, 100, "Pictures encoded"), now)
+        snapshot = fold(snapshot, Progress(done, 100, "Images encoded"), now)
         snapshot = fold(snapshot, Message("x"), now + 1)
     assert snapshot.seconds_left == pytest.approx(78 * 2.0, rel=0.02)
 
@@ -205,5 +205,5 @@ def test_a_night_of_sleep_does_not_ruin_the_time_that_is_left() -> None:
 def test_slow_work_is_not_taken_for_sleep() -> None:
     snapshot = JobSnapshot()
     for done in range(5):
-        snapshot = fold(snapshot, Progress(done, 10, "Pictures encoded"), 300.0 * done)
+        snapshot = fold(snapshot, Progress(done, 10, "Images encoded"), 300.0 * done)
     assert snapshot.seconds_left == 6 * 300.0

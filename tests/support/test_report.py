@@ -36,7 +36,7 @@ def run(
     make_config: Callable[..., RunConfig],  # noqa: F811
     tmp_path: Path,
 ) -> Run:
-    folder = tmp_path / "Erika's pictures"
+    folder = tmp_path / "Erika's images"
     shutil.copytree(paired_folder, folder)
     for kind in ("images", "conditions"):
         (folder / kind / "00.png").rename(folder / kind / "rex am see.png")
@@ -77,7 +77,7 @@ def test_nothing_private_is_in_the_public_report(run: Run, workspace: Workspace)
     failure, snapshot = failed(run)
     report = compose(failure, workspace, snapshot, run.name)
     for private in (
-        "rika", "mustermann", "Rex", "rex", "birthday", "secret prompt", "Herbert", "herbert", "Pictures", "Bilder",
+        "rika", "mustermann", "Rex", "rex", "birthday", "secret prompt", "Herbert", "herbert", "Images", "Bilder",
         "nas.", str(Path.home()), str(workspace.root), str(workspace.root.parent), run.name,
     ):  # fmt: skip
         assert private not in report.public, f"{private!r} in:\n{report.public}"

@@ -48,18 +48,18 @@ def checks(run: Run) -> dict[int, Any]:
     return {entry["step"]: {key: value for key, value in entry.items() if key not in CLOCKED} for entry in entries}
 
 
-def pictures(run: Run) -> dict[str, bytes]:
+def images(run: Run) -> dict[str, bytes]:
     found = sorted((run.folder / "previews").rglob("*.webp"))
     return {path.relative_to(run.folder).as_posix(): path.read_bytes() for path in found}
 
 
 def assert_same_run(straight: Run, other: Run) -> None:
-    """Final checkpoint, losses, scores, checks and pictures."""
+    """Final checkpoint, losses, scores, checks and images."""
     assert straight.checkpoints()[-1].step == other.checkpoints()[-1].step
     assert_same_checkpoint(straight.checkpoints()[-1].folder, other.checkpoints()[-1].folder)
     assert losses(straight) == losses(other), f"{losses(straight)} {losses(other)}"
     assert scores(straight) == scores(other), f"{scores(straight)} {scores(other)}"
-    assert pictures(straight) == pictures(other), "pictures differ"
+    assert images(straight) == images(other), "images differ"
     one, two = checks(straight), checks(other)
     for step in sorted(one.keys() & two.keys()):
         assert one[step] == two[step], f"the check of step {step}: {one[step]}, {two[step]}"

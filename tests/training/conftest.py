@@ -67,7 +67,7 @@ def ready_workspace(workspace: Workspace, paired_folder: Path, mixed_folder: Pat
 
 @pytest.fixture
 def make_config(tiny_base: Path) -> Callable[..., RunConfig]:
-    """A config for 6 steps of 2 pictures at 64 px, without pictures and checks on the way, which take longer than the
+    """A config for 6 steps of 2 images at 64 px, without images and checks on the way, which take longer than the
     steps; with dotted overrides such as ``**{"train.steps": 3}``."""
 
     def make(**overrides: Any) -> RunConfig:

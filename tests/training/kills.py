@@ -240,7 +240,7 @@ def prepare(root: Path, steps: int, every: int = 2) -> tuple[Path, Path, Path]:
 
 
 def settings_for(base: str, dataset: str, steps: int, every: int) -> dict[str, Any]:
-    """Small, with an average, pictures now and then, and a checkpoint every so many steps."""
+    """Small, with an average, images now and then, and a checkpoint every so many steps."""
     return {
         "model": {"base": base},
         "data": {"dataset": dataset, "resolution": 64, "held_out": 2},

@@ -1,4 +1,4 @@
-"""Training in buckets: one size a batch, every variant seen, maps under the pictures' own crops, previews in shape."""
+"""Training in buckets: one size a batch, every variant seen, maps under the images' own crops, previews in shape."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from .conftest import RunFactory, Worker
 BUCKETS = {"data.dataset": "mixed", "data.resolution": 192, "data.buckets": True, "data.crop": "random"}
 
 
-def test_batches_are_of_one_size_and_maps_lie_on_their_pictures(
-    new_run: RunFactory, ready_workspace: Workspace
-) -> None:
+def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**BUCKETS)
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     batches, cache, sizes, variants = trainer.batches, trainer.cache, Counter(), set()
@@ -42,7 +40,7 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_pictures(
             assert torch.equal(batch.hint[place], wanted)
             assert torch.equal(batch.mean[place], cache.latents([row], [variant])[0][0])
     assert set(sizes) == {(256, 128), (128, 256), (192, 192)}
-    assert len(variants) > 8, "more than one crop of a picture was seen"
+    assert len(variants) > 8, "more than one crop of an image was seen"
     trainer.close()
 
 
@@ -56,7 +54,7 @@ def test_previews_have_the_shape_of_their_bucket(new_run: RunFactory, ready_work
     record = read_preview(run.folder / "previews" / "step-000001")
     assert record is not None and len(record.pictures) == 5
     shapes = set()
-    for picture in record.pictures:
-        row = np.asarray(Image.open(picture))
+    for image in record.pictures:
+        row = np.asarray(Image.open(image))
         shapes.add((row.shape[1] // 3, row.shape[0]))
     assert len(shapes) >= 2 and shapes <= {(256, 128), (128, 256), (192, 192)}

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from engine.export.out import export
-from engine.families import detect
+from engine.families.registry import detect
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
@@ -42,8 +42,8 @@ def test_a_run_of_each_family_from_start_to_export(
     assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
 
     request = TryRequest(str(any_base), last, "red circle", edges, steps=2, width=64, height=64)
-    picture = TrySession(ready_workspace, device="cpu").generate([request])[0]
-    assert np.asarray(picture).std() > 1
+    image = TrySession(ready_workspace, device="cpu").generate([request])[0]
+    assert np.asarray(image).std() > 1
 
     name = f"net_{detect(str(any_base)).file_tag}"
     for kind in ("single_file", "diffusers"):

@@ -11,7 +11,7 @@ from torch import nn
 
 from engine.config.presets import resolve
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.nets.fp8 import FP8, keep_less, narrowed, shrink, widened
 from engine.nets.lora import merged, slim, thin_layers
 from engine.workspace.paths import Workspace

@@ -103,7 +103,7 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
     assert_same_run(straight, run)
 
 
-def test_pictures_wait_for_room_before_they_are_drawn(
+def test_images_wait_for_room_before_they_are_drawn(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk
 ) -> None:
     settings = {"train.steps": 3, "validation.every": 2, "validation.pictures": 1, "validation.sampling_steps": 1}
@@ -119,7 +119,7 @@ def test_pictures_wait_for_room_before_they_are_drawn(
     worker = Watched(ready_workspace, run, {**full, Waiting: make_room})
     assert worker.outcome == "completed"
     assert drawn == [[0]], "nothing is drawn that could not be kept"
-    assert "The set of pictures of step 2 waits for room" in worker.warnings
+    assert "The set of images of step 2 waits for room" in worker.warnings
     assert [event.step for event in worker.of(PreviewMade)] == [0, 2, 3]
     assert_same_run(straight, run)
 
@@ -317,7 +317,7 @@ def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
     with pytest.raises(Cancelled):
         Watched(ready_workspace, run, {Waiting: lambda worker: worker.control.cancel()})
     worker = Watched(ready_workspace, run, {Waiting: lambda worker: setattr(disk, "full", False)})
-    assert worker.outcome == "completed" and "The cache of pictures and captions waits for room" in worker.warnings
+    assert worker.outcome == "completed" and "The cache of images and captions waits for room" in worker.warnings
 
 
 def test_a_write_that_takes_long_is_told_by_another_thread() -> None:
@@ -356,10 +356,10 @@ PLACES = {
     "Bringing the checkpoint of step 3 to the disk": "engine.training.checkpoint.flush_folder",
     "Removing old checkpoints": "engine.training.checkpointer.prune",
     "Looking for room on the disk": "engine.training.hooks.free_bytes",
-    "Reading the next pictures": "engine.training.batches.Batches._read",
-    "Reading the held-out pictures": "engine.evaluation.validate.read_pair",
+    "Reading the next images": "engine.training.batches.Batches._read",
+    "Reading the held-out images": "engine.evaluation.validate.read_pair",
     "Loading the base's VAE": "engine.families.base.Family.load_vae",
-    "Writing the pictures of step 3": "engine.evaluation.validate.write_folder",
+    "Writing the images of step 3": "engine.evaluation.validate.write_folder",
     "Writing TensorBoard's files": "engine.training.event_file.EventFile.add",
     "Writing the log and the figures": "os.fsync",
 }
@@ -399,8 +399,8 @@ def test_whatever_hangs_is_told_while_it_hangs(
     monkeypatch.setattr("engine.training.job.SlowDisk", Impatient)
     for what, place in PLACES.items():
         hang(what, place)
-    pictures = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1}
-    run = new_run(**{"train.steps": 3, "train.checkpoint_every": 3, "train.keep_resumable": 1}, **pictures)
+    images = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1}
+    run = new_run(**{"train.steps": 3, "train.checkpoint_every": 3, "train.keep_resumable": 1}, **images)
     worker = Watched(ready_workspace, run, {Message: hear})
     assert worker.outcome == "completed"
     assert [what for what, event in told.items() if not event.is_set()] == []

@@ -12,8 +12,7 @@ from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, read_grid
 from engine.evaluation.grid_drawing import draw_grid
 from engine.inference.session import TrySession
-from engine.jobs.control import Control
-from engine.jobs.errand import Errand
+from engine.jobs.control import BorrowRequest, Control
 from engine.jobs.events import StepDone
 from engine.runs.run import Run
 from engine.training import checkpointer
@@ -29,16 +28,16 @@ SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoin
 WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
 
 
-def train(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> Errand:
+def train(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> BorrowRequest:
     """Train in this thread; after step ``at`` somebody asks for a drawing."""
-    control, errand = Control(), borrowing(workspace, draw)
+    control, request = Control(), borrowing(workspace, draw)
 
     def emit(event: Any) -> None:
         if isinstance(event, StepDone) and event.step == at:
-            assert control.send(errand)
+            assert control.send(request)
 
     assert training_job(workspace, run)(control.token, emit) == "completed"
-    return errand
+    return request
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +64,9 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
     assert_same_checkpoint(straight.checkpoints()[-1].folder, lending.checkpoints()[-1].folder)
 
     drawn = Drawn(ready_workspace)
-    pictures = [np.asarray(drawn.open(str(key))).astype(int) for key in grid.cells[0]]
-    assert np.array_equal(pictures[3], pictures[4]), "at its own step a checkpoint is what is live"
-    assert not np.array_equal(pictures[1], pictures[3])
+    images = [np.asarray(drawn.open(str(key))).astype(int) for key in grid.cells[0]]
+    assert np.array_equal(images[3], images[4]), "at its own step a checkpoint is what is live"
+    assert not np.array_equal(images[1], images[3])
     # Found again after the training; only the live weights of that moment are gone.
     asked: list[Any] = []
     monkeypatch.setattr(TrySession, "generate", lambda self, requests, *_: asked.extend(requests))

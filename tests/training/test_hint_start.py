@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional
 
 from engine.demo.circles import circle_scene, outline
-from engine.families import detect
+from engine.families.registry import detect
 from engine.nets.hint_init import he_start
 from engine.training.batches import hint_tensor
 
 
 def seen(controlnet: torch.nn.Module, hints: torch.Tensor) -> float:
-    """How far the features of pictures differ at a place, as a share of all that varies."""
+    """How far the features of images differ at a place, as a share of all that varies."""
     encoder = controlnet.controlnet_cond_embedding
     features = functional.silu(encoder.conv_in(hints))
     for layer in encoder.blocks:

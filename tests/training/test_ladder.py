@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from engine.config import RunConfig
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.nets import ema
 from engine.nets.lora import slim
@@ -181,7 +181,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert all(torch.allclose(ours[key], wanted[key], rtol=1e-4, atol=2e-5) for key in wanted)
 
 
-def test_a_run_whose_pictures_do_not_fit_the_encoder_is_prepared_in_smaller_batches(
+def test_a_run_whose_images_do_not_fit_the_encoder_is_prepared_in_smaller_batches(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.base import Family
@@ -189,7 +189,7 @@ def test_a_run_whose_pictures_do_not_fit_the_encoder_is_prepared_in_smaller_batc
     monkeypatch.setattr(Family, "encode_images", failing(Family.encode_images, 1, 1))
     worker = Worker(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
     assert worker.outcome == "completed"
-    assert warnings(worker) == ["Memory ran out with 4 pictures at a time; going on with 2."]
+    assert warnings(worker) == ["Memory ran out with 4 images at a time; going on with 2."]
 
 
 AVERAGED = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.check_every": 0}
@@ -280,7 +280,7 @@ def test_a_resumed_run_starts_at_the_rung_that_was_reached(
     assert run.checkpoints()[-1].about["optimizer"] == "adafactor"
 
 
-def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
+def test_images_that_do_not_fit_are_drawn_one_at_a_time(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.evaluation import pairs
@@ -307,11 +307,11 @@ def test_pictures_that_do_not_fit_are_drawn_one_at_a_time(
 @pytest.mark.parametrize(
     "place",
     [
-        "engine.evaluation.validate.to_pictures",
+        "engine.evaluation.validate.to_images",
         pytest.param("engine.evaluation.validate.obedience.measure", marks=pytest.mark.long),
     ],
 )
-def test_pictures_are_made_again_wherever_memory_ran_out(
+def test_images_are_made_again_wherever_memory_ran_out(
     place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While they are decoded, and while they are scored."""

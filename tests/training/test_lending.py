@@ -12,11 +12,10 @@ import pytest
 from PIL import Image
 
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.inference.request import LIVE
 from engine.inference.session import TryRequest, TrySession
-from engine.jobs.control import Cancelled, Control
-from engine.jobs.errand import Errand
+from engine.jobs.control import BorrowRequest, Cancelled, Control
 from engine.jobs.events import StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs.run import Run
@@ -36,19 +35,19 @@ def request_(tiny_base: Path, edges: Image.Image) -> TryRequest:
     return TryRequest(str(tiny_base), LIVE, "red circle", edges, sampler="euler_a", **how)
 
 
-def train(workspace: Workspace, run: Run, errands: dict[int, Errand]) -> str:
-    """Train in this thread; errands are sent after their steps."""
+def train(workspace: Workspace, run: Run, requests: dict[int, BorrowRequest]) -> str:
+    """Train in this thread; requests are sent after their steps."""
     control = Control()
 
     def emit(event: Any) -> None:
-        if isinstance(event, StepDone) and event.step in errands:
-            assert control.send(errands[event.step])
+        if isinstance(event, StepDone) and event.step in requests:
+            assert control.send(requests[event.step])
 
     return training_job(workspace, run)(control.token, emit)
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pictures_of_the_live_weights_change_nothing_in_the_run(
+def test_images_of_the_live_weights_change_nothing_in_the_run(
     new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     straight, lending = new_run(**MODES[mode]), new_run(**MODES[mode])
@@ -56,23 +55,23 @@ def test_pictures_of_the_live_weights_change_nothing_in_the_run(
     seen: list[Any] = []
 
     def draw(session: TrySession, token: Any) -> Image.Image:
-        picture = session.generate([request_], token)[0]
+        image = session.generate([request_], token)[0]
         seen.append((session._pipeline.unet, session._pipeline.controlnet))
-        return picture
+        return image
 
-    errands = {step: borrowing(ready_workspace, draw) for step in (1, 3, 6)}
+    requests = {step: borrowing(ready_workspace, draw) for step in (1, 3, 6)}
     loaded: list[str] = []
     family = type(detect(request_.base))
     load_unet = family.load_unet
     monkeypatch.setattr(family, "load_unet", lambda self, *a: loaded.append("unet") or load_unet(self, *a))
-    assert train(ready_workspace, lending, errands) == "completed"
+    assert train(ready_workspace, lending, requests) == "completed"
 
     assert loaded == ["unet"]  # the trainer's; trying loads none
     assert len({id(net) for pair in seen for net in pair}) == 2  # the same two each time
     assert_same_checkpoint(straight.checkpoints()[-1].folder, lending.checkpoints()[-1].folder)
     assert losses(straight) == losses(lending)
-    last = errands[6].wait(0)
-    assert np.abs(np.asarray(errands[1].wait(0)).astype(int) - np.asarray(last)).max() > 0  # it has learnt meanwhile
+    last = requests[6].wait(0)
+    assert np.abs(np.asarray(requests[1].wait(0)).astype(int) - np.asarray(last)).max() > 0  # it has learnt meanwhile
     if mode == "fp32":  # what was drawn at the last step is what its checkpoint (the average) draws
         saved = replace(request_, controlnet=lending.checkpoints()[-1].controlnet)
         assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], last)
@@ -82,16 +81,16 @@ def test_another_checkpoint_of_the_base_can_be_tried_and_another_base_is_refused
     new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, loud_controlnet: Path, tiny_sd2: Path
 ) -> None:
     other, foreign = replace(request_, controlnet=loud_controlnet), replace(request_, base=str(tiny_sd2))
-    errands = {
+    requests = {
         1: borrowing(ready_workspace, lambda session, token: session.generate([other, request_, other], token)),
         2: borrowing(ready_workspace, lambda session, token: session.generate([foreign], token)),
     }
-    assert train(ready_workspace, new_run(**{"train.steps": 3}), errands) == "completed"
-    first, live, again = errands[1].wait(0)
+    assert train(ready_workspace, new_run(**{"train.steps": 3}), requests) == "completed"
+    first, live, again = requests[1].wait(0)
     assert np.array_equal(first, again) and not np.array_equal(first, live)
     assert np.array_equal(first, TrySession(ready_workspace, device="cpu").generate([other])[0])
     with pytest.raises(UserError, match="cannot be tried while the training runs.*another base.*pause"):
-        errands[2].wait(0)
+        requests[2].wait(0)
 
 
 def test_a_fault_or_a_cancel_ends_the_drawing_and_not_the_training(
@@ -104,27 +103,27 @@ def test_a_fault_or_a_cancel_ends_the_drawing_and_not_the_training(
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
 
     cancelled = borrowing(ready_workspace, draw)
-    errands = {1: cancelled, 2: borrowing(ready_workspace, broken)}
-    assert train(ready_workspace, new_run(**{"train.steps": 3}), errands) == "completed"
+    requests = {1: cancelled, 2: borrowing(ready_workspace, broken)}
+    assert train(ready_workspace, new_run(**{"train.steps": 3}), requests) == "completed"
     with pytest.raises(Cancelled):
         cancelled.wait(0)
     with pytest.raises(RuntimeError):
-        errands[2].wait(0)
+        requests[2].wait(0)
 
 
 def test_a_base_that_learns_is_drawn_with_as_it_is(
     new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest
 ) -> None:
     run = new_run(**{"train.steps": 2, "objective.sd_locked": False})
-    errand = borrowing(ready_workspace, lambda session, token: session.generate([request_], token)[0])
-    assert train(ready_workspace, run, {2: errand}) == "completed"
+    request = borrowing(ready_workspace, lambda session, token: session.generate([request_], token)[0])
+    assert train(ready_workspace, run, {2: request}) == "completed"
     saved = replace(request_, controlnet=run.checkpoints()[-1].controlnet)
-    assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], errand.wait(0))
+    assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], request.wait(0))
 
 
 def test_a_job_that_ends_refuses_what_it_has_not_done() -> None:
     runner, gate = JobRunner(), threading.Event()
-    early, late = Errand(lambda lender, errand: 1), Errand(lambda lender, errand: 2)
+    early, late = BorrowRequest(lambda lender, request: 1), BorrowRequest(lambda lender, request: 2)
     assert not runner.send(early)  # nothing runs
     runner.start("train", "Training x", lambda token, emit: "completed" if gate.wait(10) else "failed")
     assert runner.send(early)

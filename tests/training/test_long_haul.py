@@ -17,7 +17,7 @@ import torch
 from engine.data.cache import open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.scan import scan_folder
-from engine.families import detect
+from engine.families.registry import detect
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, Message, StepDone
 from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold

@@ -18,8 +18,8 @@ from engine.errors import UserError
 from engine.estimate.layer_sizes import count
 from engine.export import AS_TRAINED, export, readers
 from engine.export.self_check import _more_inputs, answers, largest_difference
-from engine.families import by_name, detect
 from engine.families.files import LAYOUTS
+from engine.families.registry import by_name, detect
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.nets.controlnet_files import WEIGHTS

@@ -84,7 +84,7 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     assert Worker(ready_workspace, run).outcome == "completed"
 
 
-def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_pictures(
+def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_images(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lost(**_: Any) -> None:
@@ -210,21 +210,21 @@ def test_a_set_that_was_prepared_may_be_unplugged(
     assert Worker(workspace, run).outcome == "completed"
 
 
-def test_pictures_that_were_changed_are_told_when_the_run_goes_on(
+def test_images_that_were_changed_are_told_when_the_run_goes_on(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig]
 ) -> None:
     run = create_run(workspace, make_config(), {})
     assert Worker(workspace, run, at_step={3: "pause"}).outcome == "paused"
-    pictures = sorted((own_pairs / "images").glob("*.png"))
-    pictures[0].unlink()
-    pictures[1].write_bytes(pictures[2].read_bytes())
-    same_size = bytearray(pictures[3].read_bytes())
+    images = sorted((own_pairs / "images").glob("*.png"))
+    images[0].unlink()
+    images[1].write_bytes(images[2].read_bytes())
+    same_size = bytearray(images[3].read_bytes())
     same_size[-20] ^= 1
-    pictures[3].write_bytes(same_size)
+    images[3].write_bytes(same_size)
     worker = Worker(workspace, run)
     assert worker.outcome == "completed", "what was prepared is used; nothing is lost"
     (told,) = [m.text for m in worker.of(Message) if "since the folder was read" in m.text]
-    assert "3 of 12" in told and pictures[0].name in told and "Dataset tab" in told
+    assert "3 of 12" in told and images[0].name in told and "Dataset tab" in told
 
 
 def test_a_copied_or_touched_folder_is_not_a_changed_one(own_pairs: Path, workspace: Workspace) -> None:

@@ -23,7 +23,7 @@ SCHEDULER = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="sca
 SHAPE = (4, 8, 8)
 
 
-def test_every_epoch_sees_every_picture_once_in_its_own_order() -> None:
+def test_every_epoch_sees_every_image_once_in_its_own_order() -> None:
     first, second = order(3, 10, 0, 10), order(3, 10, 10, 10)
     assert sorted(first) == sorted(second) == list(range(10))
     assert first != second
@@ -83,8 +83,8 @@ def test_min_snr_weights_follow_the_paper() -> None:
     assert torch.equal(loss_weights(SCHEDULER, timesteps, 0.0), torch.ones(4))
 
 
-def test_min_snr_weights_of_velocity_are_those_of_the_same_picture_error() -> None:
-    """Weighting velocity by min(SNR, gamma) / (SNR + 1) weights the error of the picture by min(SNR, gamma)."""
+def test_min_snr_weights_of_velocity_are_those_of_the_same_image_error() -> None:
+    """Weighting velocity by min(SNR, gamma) / (SNR + 1) weights the error of the image by min(SNR, gamma)."""
     velocity = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="v_prediction"
     )
@@ -93,10 +93,10 @@ def test_min_snr_weights_of_velocity_are_those_of_the_same_picture_error() -> No
     latents, noise, error = (torch.randn(4, *SHAPE, generator=generator) for _ in range(3))
     noisy, wanted = velocity.add_noise(latents, noise, timesteps), target(velocity, latents, noise, timesteps)
     alpha = velocity.alphas_cumprod[timesteps][:, None, None, None]
-    picture = alpha.sqrt() * noisy - (1 - alpha).sqrt() * (wanted + error)  # the latents that the answer stands for
+    image = alpha.sqrt() * noisy - (1 - alpha).sqrt() * (wanted + error)  # the latents that the answer stands for
     of_velocity = loss_weights(velocity, timesteps, 5.0) * error.square().mean(dim=(1, 2, 3))
-    of_picture = signal_to_noise(velocity, timesteps).clamp(max=5.0) * (picture - latents).square().mean(dim=(1, 2, 3))
-    assert torch.allclose(of_velocity, of_picture, rtol=1e-4)
+    of_image = signal_to_noise(velocity, timesteps).clamp(max=5.0) * (image - latents).square().mean(dim=(1, 2, 3))
+    assert torch.allclose(of_velocity, of_image, rtol=1e-4)
 
 
 def test_the_loss_is_the_weighted_mean_in_fp32() -> None:

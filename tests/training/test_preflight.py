@@ -38,9 +38,9 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
     assert measured.peak_bytes > 100 * 2**20
     after = estimate(config, ready_workspace, MACHINE)
     each = 2 + 2 * 2  # the held-out ones, and as many without a prompt and with one that contradicts
-    pictures = 3 * each * measured.seconds_per_picture  # before the first step, in the middle, at the end
+    images = 3 * each * measured.seconds_per_picture  # before the first step, in the middle, at the end
     assert after.measured
-    assert after.seconds == pytest.approx(1000 * measured.seconds_per_step + pictures)
+    assert after.seconds == pytest.approx(1000 * measured.seconds_per_step + images)
     assert "as a trial measured" in after.summary
 
     assert ready_workspace.run_folders() == []

@@ -1,4 +1,4 @@
-"""Control pictures of a run: what the user brings is drawn, read once, and never in the way of the training."""
+"""Control images of a run: what the user brings is drawn, read once, and never in the way of the training."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_users_prompts_are_read_once_and_drawn_each_time(
     assert [event.step for event in made] == [0, 3, 6]
 
 
-def test_own_pictures_of_a_set_with_its_own_maps_are_maps(
+def test_own_images_of_a_set_with_its_own_maps_are_maps(
     new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
@@ -52,7 +52,7 @@ def test_a_folder_that_is_gone_is_told_once_and_the_rest_is_drawn(
     run = new_run(**SETS, **{"validation.pictures_folder": str(tmp_path / "gone"), "validation.probes": 1})
     worker = Worker(ready_workspace, run)
     assert worker.outcome == "completed"
-    told = [message for message in worker.of(Message) if "own test pictures were not found" in message.text]
+    told = [message for message in worker.of(Message) if "own test images were not found" in message.text]
     assert len(told) == 1 and told[0].level == "warning"
     assert all(event.pictures and event.probes for event in worker.of(PreviewMade))
 

@@ -1,4 +1,4 @@
-"""Two processes train as one does: the same pictures, the same curve, one voice, one end."""
+"""Two processes train as one does: the same images, the same curve, one voice, one end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.nets.fp8 import shrink
 from engine.nets.lora import slim
 from engine.runs.run import Run
@@ -271,7 +271,7 @@ def test_only_main_tells_and_draws(two: Two) -> None:
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 4, 5]
     log = run.log_tail()
     assert len(log) == len(set(log)), "a line was written twice"
-    assert "2 processes share the 4 pictures of a step: 2 at a time on each." in log
+    assert "2 processes share the 4 images of a step: 2 at a time on each." in log
     assert [entry["event"] for entry in run.metrics() if "event" in entry] == ["started", "completed"]
     assert "step" not in two.printed.lower().replace("process 2 of 2", "").split("the condition map")[0]
 
@@ -368,16 +368,16 @@ def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     ("size", "accumulation", "count", "shared"),
     [(4, 1, 2, (2, 2)), (4, 2, 2, (4, 2)), (1, 4, 2, (1, 4)), (6, 2, 4, (3, 4)), (4, 1, 4, (1, 4)), (4, 3, 3, (4, 3))],
 )
-def test_a_step_keeps_its_pictures(size: int, accumulation: int, count: int, shared: tuple[int, int]) -> None:
+def test_a_step_keeps_its_images(size: int, accumulation: int, count: int, shared: tuple[int, int]) -> None:
     config = RunConfig.model_validate({"train": {"batch_size": size, "accumulation": accumulation}})
     dealt_out, sentence = dealt(config, count)
     assert (dealt_out.train.batch_size, dealt_out.train.accumulation) == shared
     assert dealt_out.images_per_step == config.images_per_step
-    assert f"{count} processes share the {config.images_per_step} pictures" in sentence
+    assert f"{count} processes share the {config.images_per_step} images" in sentence
     assert dealt(config, 1) == (config, "")
 
 
 def test_a_step_that_cannot_be_shared_is_refused_with_a_way_out() -> None:
     config = RunConfig.model_validate({"train": {"batch_size": 4}})
-    with pytest.raises(UserError, match="3 processes cannot share a step of 4 pictures.*product it divides .6, say"):
+    with pytest.raises(UserError, match="3 processes cannot share a step of 4 images.*product it divides .6, say"):
         dealt(config, 3)

@@ -79,7 +79,7 @@ MODES = {
 }
 
 
-PICTURES = {
+IMAGES = {
     "train.steps": 8,
     "train.checkpoint_every": 3,
     "validation.every": 4,
@@ -128,14 +128,14 @@ FAST = ("accumulation, EMA, Min-SNR, warm-up", "8-bit AdamW")
 def test_whatever_interrupts_a_run_it_ends_as_if_nothing_had(
     new_run: RunFactory, ready_workspace: Workspace, mode: str
 ) -> None:
-    """Pauses, stops, Save now and crashes at random steps, and in the middle of pictures and of saving.
+    """Pauses, stops, Save now and crashes at random steps, and in the middle of images and of saving.
 
     bitsandbytes, which computes on processors from 0.50 on, comes with requirements-dev.txt where it has wheels.
     """
     if mode.startswith("8-bit"):
         pytest.importorskip("bitsandbytes", minversion="0.50")
     chance = random.Random(mode)
-    straight, other = new_run(**PICTURES, **MODES[mode]), new_run(**PICTURES, **MODES[mode])
+    straight, other = new_run(**IMAGES, **MODES[mode]), new_run(**IMAGES, **MODES[mode])
     Worker(ready_workspace, straight)
     for _ in range(3):
         how, kind = chance.choice(["pause", "stop", "crash"]), chance.choice([StepDone, StepDone, PhaseChanged])
@@ -175,19 +175,19 @@ def test_it_goes_on_in_another_process_as_after_a_reboot(
     assert_same_run(straight, paused)
 
 
-def test_pictures_that_a_pause_cut_off_are_made_on_resume(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    straight, other = new_run(**PICTURES), new_run(**PICTURES)
+def test_images_that_a_pause_cut_off_are_made_on_resume(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    straight, other = new_run(**IMAGES), new_run(**IMAGES)
     Worker(ready_workspace, straight)
     assert Worker(ready_workspace, other, at_step={4: "pause"}).outcome == "paused"
-    assert [record.step for record in other.previews()] == [0], "a pause does not wait for pictures"
+    assert [record.step for record in other.previews()] == [0], "a pause does not wait for images"
     Worker(ready_workspace, other)
     assert_same_run(straight, other)
 
 
-def test_pictures_that_were_asked_for_before_a_pause_are_made_on_resume(
+def test_images_that_were_asked_for_before_a_pause_are_made_on_resume(
     new_run: RunFactory, ready_workspace: Workspace
 ) -> None:
-    run = new_run(**PICTURES)
+    run = new_run(**IMAGES)
     assert Worker(ready_workspace, run, at_step={2: "sample_now pause"}).outcome == "paused"
     assert [record.step for record in run.previews()] == [0]
     assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
@@ -267,10 +267,10 @@ def test_a_run_that_was_moved_resumes(new_run: RunFactory, ready_workspace: Work
     assert [event.step for event in worker.of(StepDone)] == [3, 4, 5, 6]
 
 
-def test_a_whole_workspace_that_was_moved_resumes_with_its_base_and_its_pictures(
+def test_a_whole_workspace_that_was_moved_resumes_with_its_base_and_its_images(
     workspace: Workspace, make_config: Any, paired_folder: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    """Pictures that the app keeps itself and a base of the user's lie in the workspace: all paths change."""
+    """Images that the app keeps itself and a base of the user's lie in the workspace: all paths change."""
     shutil.copytree(tiny_base, workspace.models / "mine")
     kept = workspace.datasets / "pairs" / "pictures"
     shutil.copytree(paired_folder, kept)
@@ -285,11 +285,11 @@ def test_a_whole_workspace_that_was_moved_resumes_with_its_base_and_its_pictures
     worker = Worker(there, other)
     assert worker.outcome == "completed"
     assert not [event for event in worker.of(Message) if event.level == "warning"], "nothing has changed but the place"
-    assert not [event for event in worker.of(Progress) if event.label == "Encoding pictures"], "the cache holds"
+    assert not [event for event in worker.of(Progress) if event.label == "Encoding images"], "the cache holds"
     assert_same_run(straight, other)
 
 
-def test_pictures_that_were_moved_are_asked_for_and_found_again(
+def test_images_that_were_moved_are_asked_for_and_found_again(
     workspace: Workspace, make_config: Any, paired_folder: Path, tmp_path: Path
 ) -> None:
     here, there = tmp_path / "here", tmp_path / "there"

@@ -13,7 +13,7 @@ ROWS = {(64, 64): list(range(7)), (128, 64): [7, 8, 9], (64, 128): [10]}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_every_batch_has_one_size_and_every_picture_its_turn(batch_size: int) -> None:
+def test_every_batch_has_one_size_and_every_image_its_turn(batch_size: int) -> None:
     schedule = Schedule(ROWS, seed=3, batch_size=batch_size)
     seen: Counter[int] = Counter()
     for number in range(11):

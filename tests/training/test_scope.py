@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from engine.config import OptimConfig, parse
 from engine.errors import UserError
-from engine.families import detect
+from engine.families.registry import detect
 from engine.nets import ema
 from engine.nets.ema import Average, build_average
 from engine.nets.trainable import checkpoint_gradients

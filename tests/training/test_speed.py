@@ -117,7 +117,7 @@ def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[
     assert said == ["There is no graphics card to replay steps (CUDA graphs); the nets are compiled only."]
     take_step(made)
     assert Compiled.calls == 2 and speed.is_compiled(made)
-    assert not isinstance(made.unet, Compiled) and not isinstance(made.nets.controlnet, Compiled), "pictures are plain"
+    assert not isinstance(made.unet, Compiled) and not isinstance(made.nets.controlnet, Compiled), "images are plain"
 
 
 def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, pretended_compiler: list[str]) -> None:

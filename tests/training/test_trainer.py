@@ -1,4 +1,4 @@
-"""The loop keeps its promises: checkpoints, pictures, requests, and failures in words."""
+"""The loop keeps its promises: checkpoints, images, requests, and failures in words."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_weights_move_and_the_base_does_not(
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_training_on_a_few_pictures_lowers_the_loss(new_run: RunFactory, ready_workspace: Workspace) -> None:
+def test_training_on_a_few_images_lowers_the_loss(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.steps": 60, "optim.learning_rate": 3e-3, "objective.prompt_dropout": 0.0})
     Worker(ready_workspace, run)
     losses = [entry["loss"] for entry in run.metrics() if "loss" in entry]
@@ -109,11 +109,11 @@ def test_the_step_equals_a_plain_diffusers_step(
     trainer.controlnet.zero_grad()
 
     pipe = DiffusionPipeline.from_pretrained(any_base)
-    pictures = torch.stack([torch.from_numpy(np.array(Image.open(s.image).convert("RGB"))) for s in samples])
+    images = torch.stack([torch.from_numpy(np.array(Image.open(s.image).convert("RGB"))) for s in samples])
     hint = torch.stack([torch.from_numpy(np.array(Image.open(s.condition).convert("RGB"))) for s in samples])
     captions = ["" if hidden else s.caption for s, hidden in zip(samples, draws.hide_prompt, strict=True)]
     with torch.no_grad():
-        posterior = pipe.vae.encode(pictures.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
+        posterior = pipe.vae.encode(images.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
         hidden, _, *pooled = pipe.encode_prompt(captions, do_classifier_free_guidance=False, **ONE_EACH)
     mean, logvar, hidden = (tensor.half().float() for tensor in (posterior.mean, posterior.logvar, hidden))  # as kept
     latents = (mean + torch.exp(0.5 * logvar) * draws.posterior) * pipe.vae.config.scaling_factor
@@ -121,8 +121,8 @@ def test_the_step_equals_a_plain_diffusers_step(
     noisy = pipe.scheduler.add_noise(latents, noise, draws.timesteps)
     named = {"encoder_hidden_states": hidden}
     if pooled:
-        whole_picture = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
-        named["added_cond_kwargs"] = {"text_embeds": pooled[0].half().float(), "time_ids": whole_picture}
+        whole_image = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
+        named["added_cond_kwargs"] = {"text_embeds": pooled[0].half().float(), "time_ids": whole_image}
     hint = hint.permute(0, 3, 1, 2).float() / 255
     down, middle = trainer.controlnet(noisy, draws.timesteps, controlnet_cond=hint, return_dict=False, **named)
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
@@ -163,7 +163,7 @@ def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Works
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000005", "step-000006"]
 
 
-def test_pictures_appear_and_change_nothing(new_run: RunFactory, ready_workspace: Workspace) -> None:
+def test_images_appear_and_change_nothing(new_run: RunFactory, ready_workspace: Workspace) -> None:
     quiet = new_run()
     drawing = new_run(**{"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 2})
     Worker(ready_workspace, quiet)
@@ -175,7 +175,7 @@ def test_pictures_appear_and_change_nothing(new_run: RunFactory, ready_workspace
     assert [m["loss"] for m in quiet.metrics() if "loss" in m] == [m["loss"] for m in drawing.metrics() if "loss" in m]
 
 
-def test_a_fault_in_the_pictures_does_not_end_the_training(
+def test_a_fault_in_the_images_does_not_end_the_training(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(**_: object) -> None:
@@ -206,7 +206,7 @@ def test_fp16_on_a_processor_goes_on_in_fp32_and_says_so(new_run: RunFactory, re
     assert any("fp32" in message.text for message in worker.of(Message))
 
 
-def test_a_step_reads_no_picture_file(
+def test_a_step_reads_no_image_file(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.data import cache, map_cache
@@ -215,7 +215,7 @@ def test_a_step_reads_no_picture_file(
     run = new_run(**{"validation.check_every": 0})
     assert Worker(ready_workspace, run, at_step={2: "pause"}).outcome == "paused"
     for module, name in ((cache, "load_rgb"), (map_cache, "cropped_hint"), (batches, "cropped_hint")):
-        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a picture file was read"))
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an image file was read"))
     assert Worker(ready_workspace, run).outcome == "completed"
 
 

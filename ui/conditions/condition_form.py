@@ -11,7 +11,7 @@ from engine.conditions import registry, strengths
 from ui.page.form import parameter_widget
 from ui.page.messages import note
 
-SIZES = [("512 px", 512), ("768 px", 768), ("1024 px", 1024), ("As the pictures are", 0)]
+SIZES = [("512 px", 512), ("768 px", 768), ("1024 px", 1024), ("As the images are", 0)]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ConditionForm:
             self.several = gr.Checkbox(
                 value=False,
                 label="Several strengths",
-                info="Draws the settings anew for each picture, so that the net learns to read weak and strong maps.",
+                info="Draws the settings anew for each image, so that the net learns to read weak and strong maps.",
                 elem_id="condition-several",
                 interactive=True,
             )

@@ -1,4 +1,4 @@
-"""Conditions: what the net will obey. A live preview of one picture, then the maps of all."""
+"""Conditions: what the net will obey. A live preview of one image, then the maps of all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build(context: AppContext, live: Live) -> None:
     def live_preview(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
         wanted = form.read(*raw)
         if not wanted.kind.live:
-            return None, note("Press “Show the map” to see the one of this picture.")
+            return None, note("Press “Show the map” to see the one of this image.")
         return condition_preview.show(context, dataset, at, upload, wanted)
 
     def show(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:

@@ -85,11 +85,11 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         )  # fmt: skip
     with gr.Row(equal_height=False):
         table = gr.Dataframe(
-            headers=["Picture", "Caption"], datatype="str", type="array", interactive=True, static_columns=[0],
+            headers=["Image", "Caption"], datatype="str", type="array", interactive=True, static_columns=[0],
             column_widths=["28%", "72%"], wrap=True, show_label=False,
             buttons=[], scale=4, max_height=900, elem_id="captions-table",
         )  # fmt: skip
-        picture = gr.Image(
+        image = gr.Image(
             interactive=False, show_label=False, buttons=[], scale=1, min_width=130, height=150, type="filepath",
             elem_id="captions-picture", visible=False,
         )  # fmt: skip
@@ -132,7 +132,7 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         context.guarded(lambda name, which, words, at: show(name, which, words, at + 1)), inputs, shown, **QUIET
     )
     live.after(save.click(context.guarded(keep, fills=False), [chosen, table], None, **QUIET))
-    table.select(context.guarded(look), [chosen], [picture], **QUIET)
+    table.select(context.guarded(look), [chosen], [image], **QUIET)
 
 
 def _operations(context: AppContext, live: Live, chosen: Any) -> None:
@@ -165,7 +165,7 @@ def _operations(context: AppContext, live: Live, chosen: Any) -> None:
             "{name} becomes the words of the file's name, {folder} its folder's, {caption} the present one.",
         )
     with gr.Column(visible=False) as choosing:
-        made["only_empty"] = gr.Checkbox(True, label="Only pictures without a caption")
+        made["only_empty"] = gr.Checkbox(True, label="Only images without a caption")
     with gr.Row(elem_classes="buttons"):
         preview = gr.Button("Show what would change", elem_id="captions-preview")
         start = gr.Button("Change them", variant="primary", elem_id="captions-apply")
@@ -193,7 +193,7 @@ def _model(context: AppContext, live: Live, chosen: Any) -> None:
         ["florence-community/Florence-2-base", "Salesforce/blip-image-captioning-base"],
         value="florence-community/Florence-2-base", allow_custom_value=True, label="Model", elem_id="captions-model",
         info="Downloaded once (about 1 GB), or a folder of yours with BLIP or Florence-2. "
-        "No picture leaves this computer.",
+        "No image leaves this computer.",
     )  # fmt: skip
     with gr.Row():
         length = gr.Radio(
@@ -201,9 +201,9 @@ def _model(context: AppContext, live: Live, chosen: Any) -> None:
             info="BLIP is always short. The base reads about 50 words at most.",
         )  # fmt: skip
         batch = gr.Number(
-            8, label="Pictures at a time", info="Fewer need less memory.", precision=0, minimum=1, maximum=256
+            8, label="Images at a time", info="Fewer need less memory.", precision=0, minimum=1, maximum=256
         )
-    only_empty = gr.Checkbox(True, label="Only pictures without a caption")
+    only_empty = gr.Checkbox(True, label="Only images without a caption")
     start = gr.Button("Write captions", variant="primary", elem_id="captions-write")
     work = context.guarded(lambda *given: caption_jobs.write_by_model(context, *given), fills=False)
     live.after(start.click(work, [chosen, model, length, only_empty, batch], None, **QUIET))

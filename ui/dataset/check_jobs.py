@@ -1,4 +1,4 @@
-"""What the doctor's panel does: its jobs, and findings in words and pictures. The engine is imported when needed."""
+"""What the doctor's panel does: its jobs, and findings in words and images. The engine is imported when needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 KIND = "doctor"
 EVERY = ""
-"""Stands for all pictures in the list of findings."""
+"""Stands for all images in the list of findings."""
 EXAMPLES = 12
 ON_MAPS = "map_"
 """How the names of the findings begin that are about a map: their examples are shown beside it."""
@@ -38,7 +38,7 @@ SEVERITY_WORDS = {
 
 
 def check(context: AppContext, name: str) -> Work:
-    """Look at all pictures and maps; those that are known from an earlier check are not read again."""
+    """Look at all images and maps; those that are known from an earlier check are not read again."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         _check(context, open_dataset(context, name), token, emit)
@@ -66,8 +66,8 @@ def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> N
     from engine.data.doctor.check import check
 
     data = context.config_of(context.draft)[0].data
-    done = check(dataset, data.resolution, data.held_out, token, counting(emit, "Pictures checked"))
-    emit(Message(f"{dataset.name}: {done.pictures:,} pictures checked, {done.measured:,} of them read."))
+    done = check(dataset, data.resolution, data.held_out, token, counting(emit, "Images checked"))
+    emit(Message(f"{dataset.name}: {done.pictures:,} images checked, {done.measured:,} of them read."))
 
 
 def exclude(context: AppContext, name: str, finding: str) -> None:
@@ -94,9 +94,9 @@ def finding_named(name: str) -> Finding:
     return BY_NAME[name]
 
 
-def choices(states: list[State], pictures: int) -> list[tuple[str, str]]:
+def choices(states: list[State], images: int) -> list[tuple[str, str]]:
     """The list of findings: a sign for how serious, the title, how many."""
-    entries = [(f"All pictures ({pictures:,})", EVERY)]
+    entries = [(f"All images ({images:,})", EVERY)]
     for state in states:
         settled = f", {state.total - state.open:,} settled" if state.total > state.open else ""
         title = f"{SIGNS[state.finding.severity]}  {state.finding.title} ({state.open:,}{settled})"
@@ -127,7 +127,7 @@ def summary(dataset: Dataset, states: list[State]) -> str:
 def details(state: State | None) -> str:
     """A finding in words."""
     if state is None:
-        return note("Choose a finding to see examples, or look through all pictures below.")
+        return note("Choose a finding to see examples, or look through all images below.")
     finding = state.finding
     settled = [f"{number:,} {word}" for number, word in ((state.excluded, "left out"), (state.corrected, "corrected"))
                if number]  # fmt: skip
@@ -142,7 +142,7 @@ def details(state: State | None) -> str:
 
 
 def files_listed(hits: list[Hit]) -> str:
-    """Files that cannot be shown because they are no pictures."""
+    """Files that cannot be shown because they are no images."""
     from pathlib import Path
 
     items = "".join(f"<li><b>{escape(Path(h.key).name)}</b> {escape(h.detail)}</li>" for h in hits[:FILES_LISTED])
@@ -160,7 +160,7 @@ def to_look_at(dataset: Dataset, finding: Finding) -> list[Hit]:
 
 
 def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list[Hit]) -> list[tuple[Any, str]]:
-    """Pictures for the gallery; those of a map's fault beside their map and with it laid over."""
+    """Images for the gallery; those of a map's fault beside their map and with it laid over."""
     from engine.data import see
     from engine.data.crop_plan import CropPlan
     from engine.data.images import thumbnail
@@ -174,12 +174,12 @@ def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list
             try:
                 sample = dataset.sample(key)
                 if finding.name.startswith(ON_MAPS):
-                    picture: Any = see.strip(dataset, sample, CropPlan(256), 160)
+                    image: Any = see.strip(dataset, sample, CropPlan(256), 160)
                 else:
-                    picture = str(thumbnail(sample.image, context.workspace.thumbnails, 256, _content(sample)))
+                    image = str(thumbnail(sample.image, context.workspace.thumbnails, 256, _content(sample)))
             except (KeyError, UserError):
                 continue  # gone since the check
-            shown.append((picture, f"{key}: {hit.detail}" if key == hit.key else key))
+            shown.append((image, f"{key}: {hit.detail}" if key == hit.key else key))
     return shown
 
 
@@ -188,7 +188,7 @@ def _content(sample: Any) -> str | None:
 
 
 def looked_at(dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan) -> tuple[Image.Image | None, str, int]:
-    """What the net sees of one picture, words about it, and its number; ``hits`` None: of all pictures."""
+    """What the net sees of one image, words about it, and its number; ``hits`` None: of all images."""
     from engine.data import see
     from engine.errors import UserError
 
@@ -202,15 +202,15 @@ def looked_at(dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan)
             sample = dataset.samples(at, 1)[0]
         else:
             sample, detail = dataset.sample(hits[at].key), hits[at].detail
-        picture = see.strip(dataset, sample, plan)
+        image = see.strip(dataset, sample, plan)
     except (KeyError, IndexError):
-        return None, note("This picture is gone since the check.", "warning"), at
+        return None, note("This image is gone since the check.", "warning"), at
     except UserError as error:
         return None, note(f"{error.what} {error.why}", "warning"), at
     width, height = plan.size(sample)
-    parts = "picture, map, and the map laid over the picture" if see.map_path(dataset, sample) else "no map yet"
+    parts = "image, map, and the map laid over the image" if see.map_path(dataset, sample) else "no map yet"
     words = f"{at + 1:,} of {total:,} · <b>{escape(sample.key)}</b>"
     if detail:
         words += f" · {escape(detail)}"
     caption = f"<br>“{escape(sample.caption[:300])}”" if sample.caption else ""
-    return picture, f"<p class='hint'>{words} · {width} x {height} px: {parts}{caption}</p>", at
+    return image, f"<p class='hint'>{words} · {width} x {height} px: {parts}{caption}</p>", at

@@ -1,4 +1,4 @@
-"""What a dataset holds, a page at a time: pictures, a table, and what could not be used."""
+"""What a dataset holds, a page at a time: images, a table, and what could not be used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ui.page.view import View
 JOBS = ("dataset", "doctor", "captions", "conditions")  # what changes a dataset
 PAGE = 24
 PROBLEMS_SHOWN = 50
-EMPTY = "No dataset yet. Read pictures of yours, or make the demo set."
+EMPTY = "No dataset yet. Read images of yours, or make the demo set."
 
 
 def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: Any) -> None:
@@ -25,9 +25,9 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
     Args:
         summary: an HTML above them. number: the State of the page, outside the ``gr.Tabs``.
     """
-    with gr.Tab("Pictures", id="pictures"):
+    with gr.Tab("Images", id="pictures"):
         gallery = gr.Gallery(
-            label="Pictures",
+            label="Images",
             columns=6,
             height="auto",
             object_fit="contain",
@@ -95,19 +95,19 @@ def _page(context: AppContext, name: str, page: int, pagers: int) -> list[Any]:
 
     dataset = Dataset.open(context.workspace.dataset_folder(name))
     shown = dataset.page(page, PAGE)
-    pictures = []
+    images = []
     for sample in shown.samples:
         try:
             path = thumbnail(sample.image, context.workspace.thumbnails, 256, sample.digest or None)
         except UserError:
             continue  # deleted since the scan; the next scan lists it under the problems
-        pictures.append((str(path), sample.caption or sample.key))
+        images.append((str(path), sample.caption or sample.key))
     bad = dataset.problem_count()
     where = f"<p class='hint'>page {shown.number + 1:,} of {shown.pages:,}</p>"
     listed = problem_list(dataset.problems(0, PROBLEMS_SHOWN), bad) or note("Every file could be used.", "good")
     return [
         _facts(dataset, shown.total, bad),
-        gr.Gallery(pictures, visible=True),
+        gr.Gallery(images, visible=True),
         _table(shown.samples),
         listed,
         shown.number,
@@ -120,7 +120,7 @@ def _facts(dataset: Any, total: int, bad: int) -> str:
 
     maps = dataset.count(ready=True) if dataset.condition else 0
     facts = [
-        f"<b>{counted(total, 'picture', 'pictures')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
+        f"<b>{counted(total, 'image', 'images')}</b> ({escape(LAYOUTS.get(dataset.layout, dataset.layout))})",
         f"{maps:,} with a condition map" if maps else "no condition maps yet: make them on the Conditions tab",
         f"from {escape(dataset.origin or str(dataset.source))}",
     ]
@@ -129,7 +129,7 @@ def _facts(dataset: Any, total: int, bad: int) -> str:
 
 
 def _table(samples: list[Any]) -> str:
-    """One row a picture of the page."""
+    """One row an image of the page."""
     rows = [
         f"<tr><td>{escape(s.key)}</td><td class='number'>{s.width} × {s.height}</td>"
         f"<td>{escape(s.caption) or '<i>no caption</i>'}</td><td>{escape(s.source or 'your file')}</td>"

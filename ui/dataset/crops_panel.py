@@ -1,4 +1,4 @@
-"""Crops and buckets: what is cut off, how many pictures each size has, and what the net sees; on the Dataset tab."""
+"""Crops and buckets: what is cut off, how many images each size has, and what the net sees; on the Dataset tab."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
             table = gr.HTML(elem_id="crops-table")
             with gr.Row(elem_classes="buttons"):
                 look = gr.Button("Show what the net sees", variant="primary", elem_id="crops-look")
-                more = gr.Button("Other pictures", visible=False, elem_id="crops-more")
+                more = gr.Button("Other images", visible=False, elem_id="crops-more")
             gallery = gr.Gallery(
                 columns=3, height="auto", object_fit="contain", interactive=False, show_label=False, visible=False,
                 buttons=["fullscreen"], elem_id="crops-seen",
@@ -73,7 +73,7 @@ def _keep(context: AppContext, raw: tuple[Any, ...]) -> None:
 
 
 def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
-    """How many pictures each size has, and what is cut off."""
+    """How many images each size has, and what is cut off."""
     from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets
 
     if not pick_dataset(context, name):
@@ -83,7 +83,7 @@ def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
     counts = count_buckets((sample for page in _pages(dataset) for sample in page), plan)
     total = sum(entry.pictures for entry in counts)
     if not total:
-        return note("This dataset has no pictures.")
+        return note("This dataset has no images.")
     rows = "".join(
         f"<tr><td>{entry.size[0]} x {entry.size[1]}</td><td>{entry.pictures:,}</td><td>{entry.lost:.0%}</td></tr>"
         for entry in counts
@@ -91,10 +91,10 @@ def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
     lost = sum(entry.lost * entry.pictures for entry in counts) / total
     words = f"<b>{counted(total, 'picture', 'pictures')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
     rare = sum(1 for entry in counts if entry.pictures == 1)
-    few = note(f"{counted(rare, 'size has', 'sizes have')} a single picture.") if rare and len(counts) > 1 else ""
+    few = note(f"{counted(rare, 'size has', 'sizes have')} a single image.") if rare and len(counts) > 1 else ""
     if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:
         few = note(f"At {plan.resolution} px there is no size but the square: choose a higher resolution.", "warning")
-    head = "<tr><th>Size in pixels</th><th>Pictures</th><th>Cut off</th></tr>"
+    head = "<tr><th>Size in pixels</th><th>Images</th><th>Cut off</th></tr>"
     return f"<p class='facts'>{words} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
 
 
@@ -106,7 +106,7 @@ def _pages(dataset: Any, size: int = 2000) -> Any:
 
 
 def _seen(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
-    """Pictures as they are cut, with their map beside and over them where there is one."""
+    """Images as they are cut, with their map beside and over them where there is one."""
     from engine.data.crop_plan import CropPlan
 
     if not pick_dataset(context, name):
@@ -125,7 +125,7 @@ def _seen(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int
 
 
 def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]:
-    """One picture as the net sees it, and a line about it."""
+    """One image as the net sees it, and a line about it."""
     import numpy as np
     from PIL import Image
 
@@ -133,9 +133,9 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
     from engine.data.crop import apply_crop, lost_share
     from engine.data.images import load_rgb
 
-    picture = load_rgb(sample.image)
-    crop = plan.crop(sample, turn % plan.variants_of(sample), picture)
-    parts = [apply_crop(picture, crop)]
+    image = load_rgb(sample.image)
+    crop = plan.crop(sample, turn % plan.variants_of(sample), image)
+    parts = [apply_crop(image, crop)]
     if dataset.condition is not None and (path := dataset.condition_path(sample)).exists():
         nearest = registry.get(dataset.condition.type).categorical
         made = apply_crop(load_rgb(path), crop, nearest=nearest)

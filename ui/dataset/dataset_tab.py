@@ -1,4 +1,4 @@
-"""Dataset: which pictures. Whatever the user has, or a demo set that is drawn on the spot; and what it holds."""
+"""Dataset: which images. Whatever the user has, or a demo set that is drawn on the spot; and what it holds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _demo_sets(context: AppContext, live: Live) -> None:
             label="What is drawn",
             elem_id="demo-kind",
         )
-        count = gr.Number(DEFAULT_COUNT, label="Pictures", precision=0, elem_id="demo-count")
+        count = gr.Number(DEFAULT_COUNT, label="Images", precision=0, elem_id="demo-count")
         make = gr.Button("Make the demo set", elem_id="demo-make")
 
     def start(kind: str, count: int) -> None:

@@ -20,7 +20,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     with gr.Column(elem_id="doctor"):
         with gr.Row(elem_classes="tight"):
             with gr.Column(min_width=300):
-                gr.Markdown("Looks for what spoils a training: in files, pictures, captions and maps.")
+                gr.Markdown("Looks for what spoils a training: in files, images, captions and maps.")
                 summary = gr.HTML(elem_id="doctor-summary")
             start = gr.Button("Check this dataset", variant="primary", scale=0, min_width=220, elem_id="doctor-check")
             cancel = gr.Button("Cancel", visible=False, scale=0, min_width=96, elem_id="doctor-cancel")
@@ -45,8 +45,8 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         )  # fmt: skip
         about = gr.HTML(elem_id="doctor-about")
         with gr.Row(elem_classes="pager"):
-            earlier = gr.Button("‹ Earlier picture", size="sm", elem_id="doctor-back")
-            later = gr.Button("Next picture ›", size="sm", elem_id="doctor-next")
+            earlier = gr.Button("‹ Earlier image", size="sm", elem_id="doctor-back")
+            later = gr.Button("Next image ›", size="sm", elem_id="doctor-next")
         at = gr.State(0)
 
     listed = [summary, finding]
@@ -81,7 +81,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         kind = state.finding
         hits = fix.open_hits(dataset, kind)
         words = check_jobs.details(state) + (check_jobs.files_listed(hits) if kind.unusable else "")
-        pictures = [] if kind.unusable else check_jobs.examples(context, dataset, kind, hits)
+        images = [] if kind.unusable else check_jobs.examples(context, dataset, kind, hits)
         own_maps = dataset.condition is not None and dataset.condition.provided
         correctable = kind.correct is not None and (kind.correct != "map" or own_maps)
         return [
@@ -89,7 +89,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
             gr.Button(visible=bool(hits) and not kind.unusable),
             gr.Button(visible=bool(hits) and correctable),
             gr.Button(visible=state.total > state.open),
-            gr.Gallery(pictures, columns=2 if kind.name.startswith(check_jobs.ON_MAPS) else 4, visible=bool(pictures)),
+            gr.Gallery(images, columns=2 if kind.name.startswith(check_jobs.ON_MAPS) else 4, visible=bool(images)),
         ]
 
     def look(name: str | None, selected: str | None, number: int) -> list[Any]:
@@ -100,8 +100,8 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         from engine.data.crop_plan import CropPlan
 
         plan = CropPlan.of(context.config_of(context.draft)[0].data)
-        picture, words, number = check_jobs.looked_at(dataset, hits, number, plan)
-        return [gr.Image(picture, visible=picture is not None), words, number]
+        image, words, number = check_jobs.looked_at(dataset, hits, number, plan)
+        return [gr.Image(image, visible=image is not None), words, number]
 
     def turn(by: int) -> Any:
         return context.guarded(lambda name, selected, number: look(name, selected, number + by))
@@ -153,7 +153,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
 
 
 def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:
-    """Which finding a picture of the gallery belongs to: where two are compared, both are shown."""
+    """Which finding an image of the gallery belongs to: where two are compared, both are shown."""
     from engine.data.doctor import fix
 
     shown = 0

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from engine.errors import UserError
 
 TIMEOUT_SECONDS = 300
-TITLE = "The folder with your pictures"
+TITLE = "The folder with your images"
 DIALOG = f"""
 import sys, tkinter
 from tkinter import filedialog

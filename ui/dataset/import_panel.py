@@ -1,4 +1,4 @@
-"""Where pictures come from: one box for a folder, a list, an archive or a Hugging Face id, and what it was."""
+"""Where images come from: one box for a folder, a list, an archive or a Hugging Face id, and what it was."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ui.page.messages import note
 
 KIND = "dataset"
 INFO = (
-    "A folder of pictures or of pairs; a list of addresses (.parquet, .csv); .tar archives; parquet files; a Hugging "
+    "A folder of images or of pairs; a list of addresses (.parquet, .csv); .tar archives; parquet files; a Hugging "
     "Face id such as owner/name. Paste it, or drop a path here."
 )
 FOLDERS = (
     "<details class='hint'><summary>How a folder may look</summary><ul>"
-    "<li>pictures, with captions in text files of the same names (<code>cat.jpg</code>, <code>cat.txt</code>)</li>"
+    "<li>images, with captions in text files of the same names (<code>cat.jpg</code>, <code>cat.txt</code>)</li>"
     "<li>pairs: <code>images</code> and <code>conditioning_images</code> (or <code>target</code> and "
     "<code>source</code>) with files of the same names</li>"
     "<li>a list beside them: <code>metadata.jsonl</code>, <code>metadata.csv</code>, <code>train.jsonl</code>, "
@@ -35,7 +35,7 @@ FOLDERS = (
 def build(context: AppContext, live: Live) -> None:
     """The card with the box, its options and the button."""
     with gr.Column(elem_classes="card"):
-        gr.Markdown("### Your pictures\nYour files are only read, never changed.")
+        gr.Markdown("### Your images\nYour files are only read, never changed.")
         with gr.Row(elem_classes="beside"):
             place = gr.Textbox(
                 label="Folder, list or Hugging Face id",
@@ -49,7 +49,7 @@ def build(context: AppContext, live: Live) -> None:
         found = gr.HTML(FOLDERS, elem_id="dataset-found")
         with gr.Row(elem_classes="beside"):
             name = gr.Textbox(label="Name of the dataset", max_lines=1, scale=3, elem_id="dataset-name")
-            read = gr.Button("Read the pictures", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
+            read = gr.Button("Read the images", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
         with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
             settings = _options()
 
@@ -58,7 +58,7 @@ def build(context: AppContext, live: Live) -> None:
             {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
         )
         title = f"Reading {name.strip() or tasks.dataset_name_for(place) or 'pictures'}"
-        context.start_job(KIND, title, tasks.import_pictures(context, place, name, config))
+        context.start_job(KIND, title, tasks.import_images(context, place, name, config))
 
     def pick(current: str) -> str:
         return folders.ask_folder() or current

@@ -55,7 +55,7 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
             elem_id="hub-token",
         )
         private = gr.Checkbox(True, label="Only I can see it", elem_id="hub-private")
-        gr.HTML(note("The net goes up with its model card and example pictures. Your training pictures do not."))
+        gr.HTML(note("The net goes up with its model card and example images. Your training images do not."))
         upload = gr.Button("Upload", elem_id="hub-upload")
 
     def recall() -> list[str]:

@@ -128,7 +128,7 @@ def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, avera
         table = compare(
             context.workspace, run, checkpoint, weights, token=token, progress=counting(emit, "Measuring, ways")
         )
-        note = f"Step {table.step:,}, {counted(table.pictures, 'held-out picture', 'held-out pictures')} for each line."
+        note = f"Step {table.step:,}, {counted(table.pictures, 'held-out image', 'held-out images')} for each line."
         context.result("compare", note=note, where=str(run.exports))
         return "completed"
 

@@ -35,8 +35,8 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
     with gr.Accordion("Size against quality: how small can it be?", open=False, elem_id="compare"):
         gr.HTML(
             note(
-                "Writes the net in every precision and as Control-LoRA of every rank, draws the held-out pictures with "
-                "each, and scores them. The files are not kept. Takes as long as that many control pictures."
+                "Writes the net in every precision and as Control-LoRA of every rank, draws the held-out images with "
+                "each, and scores them. The files are not kept. Takes as long as that many control images."
             )
         )
         measure = gr.Button("Measure", elem_id="compare-measure")
@@ -76,7 +76,7 @@ def _average(context: AppContext, live: Live, run: Any, checkpoint: Any, how: li
             visible=False,
             elem_id="average-decay",
         )
-        gr.HTML(note("An average often draws calmer pictures. It is exported as chosen on the left."))
+        gr.HTML(note("An average often draws calmer images. It is exported as chosen on the left."))
         make = gr.Button("Average and export", elem_id="average-make")
         with gr.Row():
             trim = gr.Button("Free disk: shrink old checkpoints", elem_id="trim")
@@ -165,7 +165,7 @@ def _table(exports: Path) -> str:
         f"<table class='figures'><tr><th>Format</th><th>MB</th><th>Score ({escape(table.score)})</th>"
         f"<th>Lost</th></tr>{rows}</table>"
         + note(
-            f"{exports.parent.name}, step {table.step:,}, {table.pictures} held-out pictures for each line. "
+            f"{exports.parent.name}, step {table.step:,}, {table.pictures} held-out images for each line. "
             "Differences of a few hundredths are chance."
         )
     )

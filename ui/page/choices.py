@@ -45,7 +45,7 @@ def open_dataset(context: AppContext, name: str | None) -> Dataset:
 
     found = pick_dataset(context, name)
     if not found:
-        raise UserError("No dataset is chosen.", "The list is empty.", "Read a folder of pictures first.")
+        raise UserError("No dataset is chosen.", "The list is empty.", "Read a folder of images first.")
     return Dataset.open(context.workspace.dataset_folder(found))
 
 
@@ -91,7 +91,7 @@ def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str)
 
     def entries(run: str | None) -> list[tuple[str, int]]:
         found = checkpoints_of(context, run)
-        return [NEWEST_ENTRY, *((f"step {c.step:,} · {c.images_seen:,} pictures seen", c.step) for c in found)]
+        return [NEWEST_ENTRY, *((f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in found)]
 
     def of_run(run: str | None) -> Any:
         return gr.Dropdown(entries(run), value=NEWEST)

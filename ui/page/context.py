@@ -18,7 +18,7 @@ from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.estimate.estimate import estimate
 from engine.families.files import family_of
-from engine.jobs.errand import Errand
+from engine.jobs.control import BorrowRequest
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobSnapshot
 from engine.machine.hardware import Hardware, detect
@@ -54,7 +54,7 @@ class AppContext(ProblemPanel):
         """The large libraries are loaded; before that, nothing that needs them is done for a page."""
         self._lock = threading.RLock()
         self._try: Any = None
-        self.errand: Errand | None = None
+        self.request: BorrowRequest | None = None
         """The drawing that a training does in between, the last one."""
         self._focus_run: str | None = None  # None: whatever is newest
         self.beats: Callable[[], list[int]] = list
@@ -128,8 +128,8 @@ class AppContext(ProblemPanel):
         located = self.workspace.locate_base(config.model.base)
         if not Path(located).exists():
             return ""  # on the hub: nothing is fetched for a hint
-        from engine.families import describe
-        from engine.families import detect as detect_family
+        from engine.families.registry import describe
+        from engine.families.registry import detect as detect_family
 
         known = f"The base: {describe(located)}."
         side = detect_family(located).default_resolution(located)

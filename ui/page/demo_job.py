@@ -27,8 +27,8 @@ def draw_demo_set(context: AppContext, kind: str, count: int) -> Work:
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.demo.sets import make_demo_set
 
-        dataset = make_demo_set(context.workspace, kind, count, counting(emit, "Pictures drawn and read"), token)
-        emit(Message(f"The demo set {dataset.name} is ready: {dataset.count():,} pictures with their maps."))
+        dataset = make_demo_set(context.workspace, kind, count, counting(emit, "Images drawn and read"), token)
+        emit(Message(f"The demo set {dataset.name} is ready: {dataset.count():,} images with their maps."))
         with_focus(context, dataset.name)
         return "completed"
 

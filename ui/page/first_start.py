@@ -23,7 +23,7 @@ STEPS = (
         "Start training",
         "A tiny base that comes with the app learns to obey them. A few minutes, no graphics card.",
     ),
-    ("Try it", "Draw with your ControlNet, beside the same picture without it."),
+    ("Try it", "Draw with your ControlNet, beside the same image without it."),
 )
 
 
@@ -36,7 +36,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
         with gr.Row(equal_height=True):
             words, buttons = zip(*[_step(place, title) for place, (title, _) in enumerate(STEPS)], strict=True)
         with gr.Accordion("Small print", open=False), gr.Row():
-            count = gr.Number(DEFAULT_COUNT, label="Demo pictures", precision=0, elem_id="first-count")
+            count = gr.Number(DEFAULT_COUNT, label="Demo images", precision=0, elem_id="first-count")
             steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
 
     def make(count: float) -> Any:

@@ -28,7 +28,7 @@ class Unfinished:
 
 
 def read_run(folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
-    """Curves, pictures and log of a run, and how it ended."""
+    """Curves, images and log of a run, and how it ended."""
     try:
         run = Run(folder)
     except UserError as error:

@@ -15,7 +15,7 @@ class TrainState(Enum):
     READY = "Ready"
     PREPARING = "Preparing"
     RUNNING = "Training"
-    VALIDATING = "Making pictures"
+    VALIDATING = "Making images"
     SAVING = "Saving"
     WAITING = "Waiting for the disk"
     PAUSING = "Pausing"
@@ -189,7 +189,7 @@ def _reason(
     if state in (TrainState.PAUSING, TrainState.STOPPING):
         return "finishing this step, then saving"
     if state in (TrainState.VALIDATING, TrainState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
-        return "pictures are being made" if state is TrainState.VALIDATING else "the run is being saved"
+        return "images are being made" if state is TrainState.VALIDATING else "the run is being saved"
     if state is TrainState.PAUSED and action is Action.SAVE_NOW:
         return "everything is saved"
     if state is TrainState.PAUSED and action is Action.SAMPLE_NOW:
@@ -222,11 +222,11 @@ def _words(
     if state is TrainState.READY:
         return "Ready to start", readiness.summary
     if state is TrainState.PREPARING:
-        return "Preparing", "Reading the base model and encoding the pictures. What is finished is kept if you cancel."
+        return "Preparing", "Reading the base model and encoding the images. What is finished is kept if you cancel."
     if state is TrainState.RUNNING:
         return f"Training: step {step}", "You may close this page: training goes on, and the page finds it again."
     if state is TrainState.VALIDATING:
-        return f"Making control pictures at step {step}", "Training goes on by itself afterwards."
+        return f"Making control images at step {step}", "Training goes on by itself afterwards."
     if state is TrainState.SAVING:
         return f"Saving at step {step}", "Training goes on by itself afterwards."
     if state is TrainState.WAITING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.data.import_config import ImportConfig
     from engine.data.importing import ImportResult
 
-STAGES = ("Pictures downloaded", "Pictures unpacked", "Pictures fetched", "Megabytes unpacked")
+STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked")
 
 
 def counting(emit: Emit, label: str) -> Any:
@@ -25,7 +25,7 @@ def counting(emit: Emit, label: str) -> Any:
     return lambda done, total, _what="": emit(Progress(done, total, label))
 
 
-def import_pictures(context: AppContext, place: str, name: str, config: ImportConfig | None = None) -> Work:
+def import_images(context: AppContext, place: str, name: str, config: ImportConfig | None = None) -> Work:
     """Make a dataset of whatever the user pointed at; what an earlier try has fetched and read is kept."""
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -33,10 +33,10 @@ def import_pictures(context: AppContext, place: str, name: str, config: ImportCo
 
         def progress(done: int, total: int, label: str) -> None:
             # A scan names the file; one label for all of them, so that the time left can be told.
-            emit(Progress(done, total, label if label in STAGES else "Pictures read"))
+            emit(Progress(done, total, label if label in STAGES else "Images read"))
 
         result = import_source(context.workspace, place, name, config, progress, token)
-        emit(Message(f"{result.pictures:,} pictures, {result.problems:,} problems in {place}."))
+        emit(Message(f"{result.pictures:,} images, {result.problems:,} problems in {place}."))
         context.result(
             "dataset",
             note=f"{result.name}: {counted(result.pictures, 'picture', 'pictures')}, "
@@ -85,7 +85,7 @@ def make_maps(
 
 
 def try_out(context: AppContext, config: RunConfig) -> Work:
-    """Three steps and a set of pictures with these settings, measured."""
+    """Three steps and a set of images with these settings, measured."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.training.preflight import preflight_job

@@ -43,7 +43,7 @@ class View:
     shown_run: str
     """Folder name of the run on the Train tab; empty: a new one is being set up."""
     history: JobSnapshot
-    """Curves, pictures and log of the shown run, live or from its files."""
+    """Curves, images and log of the shown run, live or from its files."""
     train: TrainView
     problem: Failure | None
     draft: Draft

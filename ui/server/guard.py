@@ -1,7 +1,7 @@
 """Keeps other web sites out: requests that do not come from our own page are refused before the app sees them.
 
 A page on the internet may let its own name point at 127.0.0.1 (DNS rebinding: a foreign Host), post to this app from
-the user's browser (cross-site: a foreign Origin), or show our pictures as its own (Sec-Fetch-Site). All are answered by
+the user's browser (cross-site: a foreign Origin), or show our images as its own (Sec-Fetch-Site). All are answered by
 default; here they get 403. What is left is looked at closely: address, files, size (``Inside``, with routes.py).
 """
 
@@ -151,7 +151,7 @@ class LocalGuard:
             and all(origin_allowed(origin, hosts[0]) for origin in origins)
         ):
             raise Refusal(403, "this app answers only to its own page on this computer.")
-        # Pictures, scripts and frames of other pages come without an Origin; browsers mark them all the same. A link
+        # Images, scripts and frames of other pages come without an Origin; browsers mark them all the same. A link
         # that somebody clicked on may lead to our front page and nowhere else.
         if any(site not in ("same-origin", "none") for site in sites):
             front = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
@@ -163,7 +163,7 @@ class Inside:
     """What our own page, or a program that pretends to be it, may ask for.
 
     Args:
-        shown: folders whose files are served. uploads: the folder that pictures are uploaded to.
+        shown: folders whose files are served. uploads: the folder that images are uploaded to.
         most: bytes of one upload; other requests may have ``MOST_WORDS``.
     """
 

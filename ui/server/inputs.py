@@ -14,7 +14,7 @@ CLOSED = frozenset({"Number", "Slider", "Checkbox", "Radio", "CheckboxGroup", "S
 PLACE = "a place on this computer, read as the person at the keyboard could; UserError where it is something else"
 NAME = "becomes a file's name: only letters, digits and .-_ are left of it (`safe_name`)"
 TEXT = "stays text: kept in SQLite or JSON, escaped where it is shown"
-PICTURE = "an upload; opened by `engine.data.images.opened` (size, kind, end of the file)"
+IMAGE = "an upload; opened by `engine.data.images.opened` (size, kind, end of the file)"
 UPLOAD = "an upload: only files in `temporary/`, and not larger than an upload may be"
 FIELDS = (
     ("dataset-folder", f"{PLACE}; or a Hugging Face id, fetched when Read is pressed"),
@@ -29,11 +29,11 @@ FIELDS = (
     (r"captions-(containing|search|by|prefix|suffix|trigger|template|table)", TEXT),
     ("try-prompt|try-negative|Negative prompt|compare-(prompts|seeds|strengths)|set-validation-prompts", TEXT),
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),
-    ("set-validation-pictures_folder", f"{PLACE}; its pictures are only read"),
+    ("set-validation-pictures_folder", f"{PLACE}; its images are only read"),
     ("set-validation-clip_model", f"{PLACE}; or a Hugging Face id, fetched by its button"),
     ("Condition maps of yours", UPLOAD),
     ("hub-repository|hub-token", "handed to huggingface.co when Upload is pressed; the token is not kept"),
-    ("condition-upload|try-(upload|second-map|drawing|picture|restore)", PICTURE),
+    ("condition-upload|try-(upload|second-map|drawing|picture|restore)", IMAGE),
 )
 
 

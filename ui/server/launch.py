@@ -215,7 +215,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
             auth_message=f"User name: {USER}",
             footer_links=[],
             run_history=False,
-            # Only pictures that the app made: a dataset folder may hold web pages, which would be served as such.
+            # Only images that the app made: a dataset folder may hold web pages, which would be served as such.
             allowed_paths=[str(workspace.thumbnails), str(workspace.outputs)],
             blocked_paths=[str(workspace.datasets), str(workspace.models), str(workspace.cache)],
             app_kwargs={"middleware": [guard, beat]},
@@ -258,7 +258,7 @@ def warm_up(context: AppContext, loaded: threading.Event) -> None:
         import torch  # noqa: F401
 
         gc.collect()
-        gc.freeze()  # they stay: to look through them at each collection takes longer than to draw a small picture
+        gc.freeze()  # they stay: to look through them at each collection takes longer than to draw a small image
     except ImportError as error:  # the page works without them; the first job will say what is wrong
         print(f"A library cannot be loaded: {error}", file=sys.stderr, flush=True)
     finally:

@@ -55,7 +55,7 @@ DOORS = (
     Door("/favicon.ico", "the icon"),
     Door("/robots.txt", "a line for search engines"),
     Door("/assets/{path:path}", "scripts and styles", LIBRARY),
-    Door("/static/{path:path}", "pictures and fonts of the page", LIBRARY),
+    Door("/static/{path:path}", "images and fonts of the page", LIBRARY),
     Door("/svelte/{path:path}", "scripts of the page", LIBRARY),
     Door("/login", "asks for the password", f"{GUARDED}; few wrong tries a minute", ("POST",)),
     Door("/logout", "forgets the password's cookie", GUARDED),
@@ -76,7 +76,7 @@ DOORS = (
     Door(f"{API}/reset", "does nothing in this version", f"{GUARDED}; size", ("POST",)),
     Door(
         f"{API}/upload",
-        "pictures that are dropped on the page",
+        "images that are dropped on the page",
         f"{LOGIN}; size of each and of all; number and age of the files",
         ("POST",),
     ),
@@ -89,7 +89,7 @@ DOORS = (
     ),
     Door(
         f"{API}/file={{path_or_url:path}}",
-        "pictures that the app made or was given",
+        "images that the app made or was given",
         f"{LOGIN}; only files that lie, links followed, in thumbnails/, outputs/ or temporary/ of the workspace",
         ("GET", "HEAD"),
     ),

@@ -21,24 +21,24 @@ QUIET: dict[str, Any] = {"api_visibility": "private"}
 SHOWN_VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "pillow")
 HELP = """
 ### In five steps
-1. **Dataset**: choose a folder with pictures. A text file beside each picture (same name, `.txt`) is its caption.
+1. **Dataset**: choose a folder with images. A text file beside each image (same name, `.txt`) is its caption.
 2. **Conditions**: choose what the net will obey, look at a few maps, make all of them.
 3. **Train**: the preset for your computer is chosen already. Press Start; you may close or reload the page any time.
-4. **Try it**: draw with any checkpoint, beside the same picture without control.
+4. **Try it**: draw with any checkpoint, beside the same image without control.
 5. **Export**: take it to ComfyUI, AUTOMATIC1111 or diffusers.
 
 ### Words
-- **Control picture, condition map**: the picture that says *where* things are: edges, light and dark, …
+- **Control image, condition map**: the image that says *where* things are: edges, light and dark, …
 - **Step**: one correction of the net's weights. **Checkpoint**: the net as it was at one step, saved on disk.
-- **Loss**: how far the net's guess was off. It stays noisy; look at the control pictures and the score instead.
-- **Score**: how well pictures follow the control picture, on pairs that were not trained on: 0 is chance, 1 perfect.
+- **Loss**: how far the net's guess was off. It stays noisy; look at the control images and the score instead.
+- **Score**: how well images follow the control image, on pairs that were not trained on: 0 is chance, 1 perfect.
 - **Sudden convergence**: a ControlNet does nothing visible for a while, then obeys within a few hundred steps.
 
 ### If it does not obey
 Train longer, look at the maps on the Conditions tab (nearly black or white ones teach nothing), and check the captions.
 
 ### Good to know
-Nothing leaves this computer. Your pictures are only read. Pause saves everything: you may switch the computer off and
+Nothing leaves this computer. Your images are only read. Pause saves everything: you may switch the computer off and
 resume tomorrow, and the result is the same.
 """
 
@@ -81,7 +81,7 @@ def _folders(context: AppContext) -> dict[str, str]:
         "Workspace": str(workspace.root),
         "Runs": str(workspace.runs),
         "Your base models": str(workspace.models),
-        "Pictures from Try it": str(workspace.outputs),
+        "Images from Try it": str(workspace.outputs),
         "Free disk": size(workspace.free_bytes()),
     }
 

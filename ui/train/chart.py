@@ -32,7 +32,7 @@ def line_chart(
     y_title: str,
     y_range: tuple[float, float] | None = None,
     marks: Mapping[str, Sequence[float]] | None = None,
-    pictures: int = 0,
+    images: int = 0,
     band: Sequence[tuple[float, float, float]] = (),
 ) -> str:
     """HTML of a chart of columns ``x`` and ``y``, one line for each name in the column ``line``.
@@ -42,7 +42,7 @@ def line_chart(
         colours: colour by the line's name, in the order of the legend; lines without points are not listed.
         y_range: lower and upper end; default: from the data, zero always among it.
         marks: places on the x axis by what happened there, one of MARKS; the newest ones where there are many.
-        pictures: how many one step sees; the axis then says both.
+        images: how many one step sees; the axis then says both.
         band: (x, low, high) of the first line's likely range, drawn as an area.
 
     Returns:
@@ -83,13 +83,13 @@ def line_chart(
     drawn, legend = [*lines, *drawn], [*legend, *named]
     steps = _decimals(up)
     left = "".join(f"<i style='bottom:{place(0, v)[1]:.2%}'>{_beside(v, steps)}</i>" for v in up)
-    below = "".join(f"<i style='left:{place(a, 0)[0]:.2%}'>{_below(a, across, pictures)}</i>" for a in across)
-    unit = "<p class='unit'>step<br>pictures</p>" if pictures else ""
+    below = "".join(f"<i style='left:{place(a, 0)[0]:.2%}'>{_below(a, across, images)}</i>" for a in across)
+    unit = "<p class='unit'>step<br>images</p>" if images else ""
     said = "; ".join(f"{name}: {figure(found[-1][1])} at {x} {found[-1][0]:,g}" for name, found in shown.items())
     return (
         f"<figure class='chart' role='img' aria-label='{escape(f'{title}. {said}')}'>"
         f"<figcaption>{escape(title)}</figcaption><ul class='legend'>{''.join(legend)}</ul>"
-        f"<div class='plot{' two' if pictures else ''}'>"
+        f"<div class='plot{' two' if images else ''}'>"
         f"<div class='up' title='{escape(y_title)}'>{left}</div><div class='area'>"
         f"<svg viewBox='0 0 {UNIT:g} {UNIT:g}' preserveAspectRatio='none' aria-hidden='true'>"
         f"<g class='grid'>{grid}</g>{''.join(drawn)}</svg>{''.join(dots)}</div>"
@@ -107,10 +107,10 @@ def _beside(value: float, decimals: int) -> str:
     return f"{digits.removesuffix('.0')}e{int(power)}".replace("-", "−")
 
 
-def _below(at: float, across: Sequence[float], pictures: int) -> str:
-    """A label of the x axis: the step, and below it how many pictures that is."""
+def _below(at: float, across: Sequence[float], images: int) -> str:
+    """A label of the x axis: the step, and below it how many images that is."""
     step = _label(at, _decimals(across))
-    return f"{step}<br>{short(at * pictures)}" if pictures else step
+    return f"{step}<br>{short(at * images)}" if images else step
 
 
 def short(count: float) -> str:

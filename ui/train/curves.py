@@ -45,8 +45,8 @@ def loss_rows(points: Points) -> dict[str, list[Any]]:
 
 
 # The engine's names in plain words; others are shown as they are.
-OBEYS, STAND_IN = "obeys the control picture", "contours where the true picture has them"
-TITLES = {"obeys": OBEYS, "adherence": "control picture made anew, agreement", "iou": "right place"}
+OBEYS, STAND_IN = "obeys the control image", "contours where the true image has them"
+TITLES = {"obeys": OBEYS, "adherence": "control image made anew, agreement", "iou": "right place"}
 TITLES |= {"colours": "right colours", "likeness": "contours, agreement"}
 RAW = ("adherence", "likeness")
 """Measures that "obeys" is made from: shown only where it is missing."""
@@ -65,7 +65,7 @@ def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list
 
 
 def likely_range(figures: Sequence[tuple[int, dict[str, float]]]) -> list[tuple[float, float, float]]:
-    """(step, low, high): the 95 % interval of "obeys" at each set of pictures."""
+    """(step, low, high): the 95 % interval of "obeys" at each set of images."""
     known = [(step, values) for step, values in figures if "obeys_low" in values]
     return [(step, values["obeys_low"], values["obeys_high"]) for step, values in known]
 

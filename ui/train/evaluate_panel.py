@@ -28,7 +28,7 @@ KIND = "evaluate"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 WORDS = (
     "Draws 64 pairs with and without control, with other seeds and with wrong maps, and says whether the checkpoint "
-    "obeys, whether it is damaged, and whether it has learnt pictures by heart. Minutes on a card."
+    "obeys, whether it is damaged, and whether it has learnt images by heart. Minutes on a card."
 )
 
 
@@ -136,7 +136,7 @@ def _job(view: View) -> list[Any]:
 
 
 def _report(context: AppContext, view: View) -> list[Any]:
-    """The newest report of the shown run, whenever it was made, and the newest words of the meter with its pictures."""
+    """The newest report of the shown run, whenever it was made, and the newest words of the meter with its images."""
     folder = context.workspace.runs / view.shown_run / "evaluation"
     if not view.shown_run or not folder.is_dir():
         return ["", "", gr.Gallery([], visible=False)]
@@ -146,8 +146,8 @@ def _report(context: AppContext, view: View) -> list[Any]:
     if meter is None:
         return [html, "", gr.Gallery([], visible=False)]
     place, found = meter
-    pictures = [(str(place / name), caption) for name, caption in found["effect_pictures"][:4]]
-    shown = [(path, caption) for path, caption in pictures if Path(path).is_file()]
+    images = [(str(place / name), caption) for name, caption in found["effect_pictures"][:4]]
+    shown = [(path, caption) for path, caption in images if Path(path).is_file()]
     return [html, meter_html(found), gr.Gallery(shown, visible=bool(shown))]
 
 
@@ -181,5 +181,5 @@ def report_html(found: dict[str, Any], place: Path) -> str:
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return (
         f"<p class='sentence'><b>{escape(report.headline(found))}</b></p>{said}<table class='facts'>{cells}</table>"
-        f"{note(f'The whole report, with pictures: {place / report.HTML}')}"
+        f"{note(f'The whole report, with images: {place / report.HTML}')}"
     )

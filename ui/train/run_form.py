@@ -19,7 +19,7 @@ from ui.page.view import Draft, View
 
 FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
 OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
-"""What the user brings to the control pictures: a small form of its own."""
+"""What the user brings to the control images: a small form of its own."""
 TRIAL = "trial"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -41,8 +41,8 @@ class RunForm:
         steps = config.fields("train")["steps"]
         self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
         self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
-        with gr.Accordion("Your own test pictures and prompts", open=False, elem_id="own-tests"):
-            gr.HTML(note("Drawn at every set of control pictures, beside the held-out pairs, and scored apart."))
+        with gr.Accordion("Your own test images and prompts", open=False, elem_id="own-tests"):
+            gr.HTML(note("Drawn at every set of control images, beside the held-out pairs, and scored apart."))
             fields = config.fields("validation")
             names = {dotted: dotted.split(".")[1] for dotted in OWN}
             self.settings |= {d: widget(fields[n], values[d], f"set-validation-{n}") for d, n in names.items()}
@@ -57,7 +57,7 @@ class RunForm:
         self._wire(live)
 
     def _dataset(self) -> Any:
-        hint = "Pictures with their condition maps."
+        hint = "Images with their condition maps."
         return gr.Dropdown([], label="Dataset", info=hint, allow_custom_value=True, elem_id="set-data-dataset")
 
     def _base(self, value: str) -> Any:
@@ -133,7 +133,7 @@ def _own_trial(view: View) -> bool:
 def _trial_parts(view: View) -> list[Any]:
     """The button, what it is for or how far it is, and its cancel button."""
     own = _own_trial(view)
-    words = "Measures time and memory with your own pictures before you commit to hours: about a minute on a card."
+    words = "Measures time and memory with your own images before you commit to hours: about a minute on a card."
     return [
         gr.Button(interactive=view.train.buttons[Action.START].enabled),
         job_progress(view.snapshot) if own else note(words),

@@ -21,7 +21,7 @@ def build_several_cards(context: AppContext, form: RunForm) -> None:
     if count < 2:
         return
     words = (
-        f"This window trains on one card. Your {count} cards share the pictures of each step when the run is started "
+        f"This window trains on one card. Your {count} cards share the images of each step when the run is started "
         "from a terminal: the same run, in less time. Write the settings down, copy the command, close the app (two "
         f"programs at once would get in each other's way), open a terminal in {APP_FOLDER} and paste it there."
     )

@@ -131,7 +131,7 @@ def _status(view: View) -> str:
         parts.append(note(view.snapshot.warned, "warning"))  # a slow disk, say: the log may be folded
     if train.active and history.last_step is not None:
         step = history.last_step
-        pace = f"{step.images_seen:,} pictures seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
+        pace = f"{step.images_seen:,} images seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
         parts.append(note(pace))
     if train.active:
         parts.append(note("" if waiting else disk_words(history.disk)))  # what was free at the last checkpoint
@@ -177,7 +177,7 @@ def _about(context: AppContext, view: View) -> str:
         "Base model": settings.model.base,
         "Dataset": settings.data.dataset,
         "The net obeys": _condition_title(run),
-        "Steps": f"{train.steps:,}, {settings.images_per_step} pictures each",
+        "Steps": f"{train.steps:,}, {settings.images_per_step} images each",
         "Resolution": f"{settings.data.resolution} px",
         "Learning rate": f"{settings.optim.learning_rate:g}",
         "Saved every": f"{train.checkpoint_every:,} steps",

@@ -38,7 +38,7 @@ GAIN_TITLE = "Control gain: what the map is worth, in % of the loss"
 PLACES = {
     "doctor": ("Check the set", ("tab-dataset", "dataset-check")),
     "settings": ("Look at the settings", ("tab-train",)),
-    "dataset": ("Add pictures", ("tab-dataset",)),
+    "dataset": ("Add images", ("tab-dataset",)),
 }
 """Where a cause is looked at: the words on its button, and the ids of the tabs to open."""
 LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"
@@ -115,7 +115,7 @@ def _shown(context: AppContext, view: View) -> list[Any]:
     verdict = verdict_of(history, context.workspace.datasets)
     if verdict is None:
         return ["", gr.Row(visible=False), "", ""]
-    more: dict[str, Any] = {"marks": marks_of(history, verdict), "pictures": history.images_per_step}
+    more: dict[str, Any] = {"marks": marks_of(history, verdict), "images": history.images_per_step}
     gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
     return [
         verdict_html(verdict),

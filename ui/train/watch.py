@@ -1,4 +1,4 @@
-"""Watching a run: progress, charts, control pictures and the log. Used by the Train tab."""
+"""Watching a run: progress, charts, control images and the log. Used by the Train tab."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ui.train.chart import PAUSED, SAVED, line_chart
 from ui.train.curves import EACH, OBEYS, SMOOTH, STAND_IN, TITLES, likely_range, loss_rows, one_line, score_rows
 
 CHART_SECONDS = 4.0
-PICTURE_SIDE = 512
+IMAGE_SIDE = 512
 SCORE_COLOURS = {  # ui/page/style.css has one for light pages and one for dark
     OBEYS: "var(--first)",
     STAND_IN: "var(--first)",
@@ -30,7 +30,7 @@ COLOURS = {EACH: "#94a3b8", SMOOTH: "var(--first)"}
 
 
 def build_watch(context: AppContext, live: Live) -> None:
-    """Charts beside each other, pictures and the log below."""
+    """Charts beside each other, images and the log below."""
     with gr.Row(visible=False) as charts:
         loss = gr.HTML(elem_id="chart-loss", min_width=340)
         scores = gr.HTML(elem_id="chart-score", min_width=340)
@@ -40,7 +40,7 @@ def build_watch(context: AppContext, live: Live) -> None:
             pace = gr.HTML(elem_id="chart-pace", min_width=300)
         memory = gr.HTML(elem_id="chart-memory", min_width=300)
     heading = gr.HTML(elem_id="train-pictures-head")
-    pictures = _gallery("train-pictures")
+    images = _gallery("train-pictures")
     odd_heading = gr.HTML(elem_id="train-probes-head")
     odd = _gallery("train-probes")
     with gr.Accordion("Log", open=False, elem_id="train-log-box"):
@@ -50,10 +50,10 @@ def build_watch(context: AppContext, live: Live) -> None:
     live.part([folded, rate, pace, memory], _loss_key, _more)
     live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
     live.part(
-        [heading, pictures, odd_heading, odd],
+        [heading, images, odd_heading, odd],
         lambda view: (view.shown_run, view.history.preview),
         lambda view: [
-            *_pictures(context.workspace.thumbnails, view.history.preview),
+            *_images(context.workspace.thumbnails, view.history.preview),
             *_odd(context.workspace.thumbnails, view.history.preview),
         ],
     )
@@ -84,16 +84,16 @@ def _loss(view: View) -> list[Any]:
 
 def _axis(view: View) -> dict[str, Any]:
     """What all charts over the steps share."""
-    return {"marks": {SAVED: view.history.kept, PAUSED: view.history.pauses}, "pictures": view.history.images_per_step}
+    return {"marks": {SAVED: view.history.kept, PAUSED: view.history.pauses}, "images": view.history.images_per_step}
 
 
 def _more(view: View) -> list[Any]:
-    """Learning rate, pictures a second, memory."""
+    """Learning rate, images a second, memory."""
     history = view.history
     memory = [(check.step, check.memory_gib) for check in history.checks if check.memory_gib]
     curves = (
         (history.rate.points, "learning rate", "Learning rate"),
-        (history.pace.points, "pictures a second", "Pictures a second"),
+        (history.pace.points, "images a second", "Images a second"),
         (memory, "GiB", "Memory in use, GiB (of the card, where there is one)"),
     )
     charts = [
@@ -106,31 +106,31 @@ def _more(view: View) -> list[Any]:
 def _scores(view: View) -> list[Any]:
     history = view.history
     rows = score_rows(history.scores) if len(history.scores) > 1 else {}
-    title = "Score on held-out pictures (0 blind, 1 as well as can be)"
+    title = "Score on held-out images (0 blind, 1 as well as can be)"
     band = likely_range(history.figures)
     return [line_chart(rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **_axis(view))]
 
 
-def _pictures(folder: Path, preview: PreviewMade | None) -> list[Any]:
+def _images(folder: Path, preview: PreviewMade | None) -> list[Any]:
     if preview is None or not preview.pictures:
         return ["", gr.Gallery([], visible=False)]
     captions = [*preview.captions, *[""] * len(preview.pictures)]
     shown = [
-        (str(thumbnail(path, folder, PICTURE_SIDE)), f"{caption}".strip())
+        (str(thumbnail(path, folder, IMAGE_SIDE)), f"{caption}".strip())
         for path, caption in zip(preview.pictures, captions, strict=False)
         if path.is_file()
     ]
-    words = f"<h3>Control pictures at step {preview.step:,}</h3>" + note("Each: control picture, drawn, original.")
+    words = f"<h3>Control images at step {preview.step:,}</h3>" + note("Each: control image, drawn, original.")
     return [words, gr.Gallery(shown, visible=True)]
 
 
 def _odd(folder: Path, preview: PreviewMade | None) -> list[Any]:
-    """Pictures with odd prompts and of the user's own, each with its title."""
+    """Images with odd prompts and of the user's own, each with its title."""
     known = [(path, title) for path, title in preview.probes if path.is_file()] if preview else []
     if not known:
         return ["", gr.Gallery([], visible=False)]
-    shown = [(str(thumbnail(path, folder, PICTURE_SIDE)), title) for path, title in known]
-    words = note("Scored apart: without a prompt, with one that contradicts the picture, and what you brought.")
+    shown = [(str(thumbnail(path, folder, IMAGE_SIDE)), title) for path, title in known]
+    words = note("Scored apart: without a prompt, with one that contradicts the image, and what you brought.")
     return [words, gr.Gallery(shown, visible=True)]
 
 

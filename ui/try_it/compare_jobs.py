@@ -30,11 +30,11 @@ from ui.page.tasks import counting
 from ui.page.view import View
 
 if TYPE_CHECKING:
-    from engine.data.samples import CancelToken
     from engine.inference.session import TrySession
+    from engine.jobs.control import CancelToken
 
 KIND, LAPSE = "grid", "timelapse"
-LABEL = "Pictures of the grid, steps"
+LABEL = "Images of the grid, steps"
 PAIRS_LISTED = 64
 LOOK_SECONDS = 0.2
 
@@ -129,18 +129,18 @@ class Comparing:
                 assert isinstance(session, BorrowedSession)
                 return draw(session, both, emit, session.step)
 
-            errand = borrowing(self.context.workspace, do)
+            request = borrowing(self.context.workspace, do)
             emit(Message("Waiting for the next step of the training."))
-            if not self.context.runner.send(errand):
+            if not self.context.runner.send(request):
                 raise UserError("Nothing was drawn.", "The training has just ended.", "Start it again.")
             while True:
                 try:
-                    return errand.wait(LOOK_SECONDS)
+                    return request.wait(LOOK_SECONDS)
                 except TimeoutError:
-                    if errand.over:
+                    if request.over:
                         raise
                 if token.cancelled:
-                    errand.cancel()
+                    request.cancel()
                     if not begun:  # the training still prepares, and comes to it only then
                         raise Cancelled
 
@@ -170,7 +170,7 @@ def grid_job(comparing: Comparing, run_name: str, wish: GridWish) -> Draw:
     return draw
 
 
-def timelapse_job(comparing: Comparing, run_name: str, picture: int, beside: bool, kind: Literal["webp", "gif"]) -> Any:
+def timelapse_job(comparing: Comparing, run_name: str, image: int, beside: bool, kind: Literal["webp", "gif"]) -> Any:
     """Make a time-lapse and tell where it is."""
     context = comparing.context
 
@@ -178,8 +178,8 @@ def timelapse_job(comparing: Comparing, run_name: str, picture: int, beside: boo
         from engine.evaluation.timelapse import frames_of, make_timelapse, timelapse_path
 
         run = Run(context.workspace.runs / run_name)
-        frames = frames_of(run, picture, beside)
-        target = timelapse_path(run.folder, picture, kind)
+        frames = frames_of(run, image, beside)
+        target = timelapse_path(run.folder, image, kind)
         make_timelapse(frames, target, kind, token=token, progress=counting(emit, "Frames"))
         words = f"{len(frames):,} steps, from {frames[0].step:,} to {frames[-1].step:,}. Saved as {target}."
         context.result(LAPSE, where=str(target), note=words)
@@ -205,8 +205,8 @@ def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tupl
     return entries, default_steps(steps, best, 4)
 
 
-def picture_choices(context: AppContext, name: str | None) -> list[tuple[str, int]]:
-    """Entries for the list of held-out pictures."""
+def image_choices(context: AppContext, name: str | None) -> list[tuple[str, int]]:
+    """Entries for the list of held-out images."""
     run = run_of(context, name)
     pairs = held_out_pairs(context.workspace, run) if run else []
     return [(f"{number + 1}: {pair.caption[:60]}", number) for number, pair in enumerate(pairs[:PAIRS_LISTED])]
@@ -215,7 +215,7 @@ def picture_choices(context: AppContext, name: str | None) -> list[tuple[str, in
 def wish_of(
     steps: list[int],
     also: list[str],
-    pictures: list[int],
+    images: list[int],
     prompts: str,
     seeds: str,
     strengths: str,
@@ -229,7 +229,7 @@ def wish_of(
         steps=tuple(steps or ()),
         live=LIVE in (also or ()),
         without=WITHOUT in (also or ()),
-        pictures=tuple(pictures or ()),
+        pictures=tuple(images or ()),
         controls=tuple(Path(path) for path in own or ()),
         prompts=tuple(line.strip() for line in (prompts or "").splitlines() if line.strip()),
         seeds=numbers(seeds or "0", int),

@@ -1,4 +1,4 @@
-"""Compare checkpoints: the same pictures by several of them, in a grid. Used by the Try it page."""
+"""Compare checkpoints: the same images by several of them, in a grid. Used by the Try it page."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ui.try_it.compare_views import build_lapse, build_slider, build_vote
 from ui.try_it.grid_table import ON_LOAD, grid_html
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-EMPTY = "The grid appears here: a column for each checkpoint, a row for each picture, seed and strength."
+EMPTY = "The grid appears here: a column for each checkpoint, a row for each image, seed and strength."
 
 
 def build(context: AppContext, live: Live) -> None:
@@ -31,12 +31,12 @@ def build(context: AppContext, live: Live) -> None:
             run = run_list(live, "Run", "compare-run")
             steps = gr.CheckboxGroup([], label="Checkpoints", elem_id="compare-steps")
             also = gr.CheckboxGroup([WITHOUT, LIVE], value=[WITHOUT], label="Also", elem_id="compare-also")
-            pictures = gr.Dropdown(
+            images = gr.Dropdown(
                 [],
                 value=[],
                 multiselect=True,
-                label="Control pictures",
-                info="Held-out pictures: the run was not trained on them.",
+                label="Control images",
+                info="Held-out images: the run was not trained on them.",
                 elem_id="compare-pictures",
             )
             with gr.Row():
@@ -56,10 +56,10 @@ def build(context: AppContext, live: Live) -> None:
                 prompts = gr.Textbox(
                     label="Prompts",
                     lines=2,
-                    info="One a line. Empty: each picture's own caption.",
+                    info="One a line. Empty: each image's own caption.",
                     elem_id="compare-prompts",
                 )
-                negative = gr.Textbox(label="Negative prompt", max_lines=1, info="What the pictures should not show.")
+                negative = gr.Textbox(label="Negative prompt", max_lines=1, info="What the images should not show.")
                 own = gr.File(
                     label="Condition maps of yours",
                     file_count="multiple",
@@ -84,7 +84,7 @@ def build(context: AppContext, live: Live) -> None:
             with gr.Tab("Time-lapse", id="lapse"):
                 build_lapse(context, live, work, run)
 
-    form = [steps, also, pictures, prompts, seeds, strengths, own, negative, sampling, guidance]
+    form = [steps, also, images, prompts, seeds, strengths, own, negative, sampling, guidance]
     shown = [table, save, kind, saved, *slider.outputs, *vote.outputs]
 
     def show(name: str | None) -> list[Any]:
@@ -96,7 +96,7 @@ def build(context: AppContext, live: Live) -> None:
 
     def show_run(name: str | None) -> list[Any]:
         entries, chosen = compare_jobs.checkpoint_choices(context, name)
-        listed = compare_jobs.picture_choices(context, name)
+        listed = compare_jobs.image_choices(context, name)
         return [
             gr.CheckboxGroup(entries, value=chosen),
             gr.Dropdown(listed, value=[number for _, number in listed[:2]]),
@@ -123,7 +123,7 @@ def build(context: AppContext, live: Live) -> None:
             wish = replace(wish, live=False)
         work.start(KIND, "Drawing the grid", compare_jobs.grid_job(work, name, wish))
 
-    run.change(context.guarded(show_run), [run], [steps, pictures, *shown], **QUIET)
+    run.change(context.guarded(show_run), [run], [steps, images, *shown], **QUIET)
     gr.on([box.change for box in form], told, form, [plan], **QUIET)
     live.after(make.click(context.guarded(start, fills=False), [run, *form], None, **QUIET))
     live.after(cancel.click(lambda: work.cancel(), None, None, **QUIET))
@@ -138,13 +138,13 @@ def build(context: AppContext, live: Live) -> None:
 
 
 def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
-    """The grid as one picture."""
+    """The grid as one image."""
     with gr.Row(elem_classes="deliver"):
         kind = gr.Radio(
-            [("PNG", "png"), ("WebP (smaller)", "webp")], value="png", label="As one picture", visible=False, scale=1
+            [("PNG", "png"), ("WebP (smaller)", "webp")], value="png", label="As one image", visible=False, scale=1
         )
         save = gr.Button("Save the grid", visible=False, elem_id="compare-save", scale=1)
-    saved = gr.File(label="The grid as one picture", visible=False, elem_id="compare-saved", height=90)
+    saved = gr.File(label="The grid as one image", visible=False, elem_id="compare-saved", height=90)
 
     def export(name: str | None, chosen: str) -> Any:
         from engine.evaluation.grid_sheet import save_sheet, sheet_path

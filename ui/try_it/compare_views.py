@@ -1,4 +1,4 @@
-"""More ways to look at a grid: two pictures under one slider, a blind vote, and a run as a moving picture."""
+"""More ways to look at a grid: two images under one slider, a blind vote, and a run as a moving image."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Shown:
 
 
 def build_slider(context: AppContext, run: Any) -> Shown:
-    """Two pictures of one row, one over the other, with a handle between them."""
+    """Two images of one row, one over the other, with a handle between them."""
     words = gr.HTML(note(NO_GRID))
     with gr.Row(visible=False) as choice:
         row = gr.Dropdown([], label="Row", elem_id="two-row", scale=3)
@@ -47,7 +47,7 @@ def build_slider(context: AppContext, run: Any) -> Shown:
         show_label=False, type="filepath", visible=False, max_height=640, buttons=["fullscreen"], elem_id="two-slider"
     )
 
-    def pictures(grid: Grid | None, at: Any, one: Any, other: Any) -> Any:
+    def images(grid: Grid | None, at: Any, one: Any, other: Any) -> Any:
         if grid is None or at is None or at >= len(grid.rows):
             return gr.ImageSlider(visible=False)
         drawn = Drawn(context.workspace)
@@ -66,20 +66,20 @@ def build_slider(context: AppContext, run: Any) -> Shown:
                 gr.skip(),
                 gr.ImageSlider(visible=False),
             ]
-        columns = [("control picture", CONTROL), *((c.title, n) for n, c in enumerate(grid.columns))]
+        columns = [("control image", CONTROL), *((c.title, n) for n, c in enumerate(grid.columns))]
         rows = [(f"{n + 1}: {r.prompt} · seed {r.seed} · {r.strength:g}", n) for n, r in enumerate(grid.rows)]
         one, other = 0, _place_of_best(grid)
         return [
-            note("Move the handle: the left picture lies over the right one."),
+            note("Move the handle: the left image lies over the right one."),
             gr.Row(visible=True),
             gr.Dropdown(rows, value=0),
             gr.Dropdown(columns, value=one),
             gr.Dropdown(columns, value=other),
-            pictures(grid, 0, one, other),
+            images(grid, 0, one, other),
         ]
 
     def changed(name: str | None, at: Any, one: Any, other: Any) -> Any:
-        return pictures(compare_jobs.grid_of(context, name), at, one, other)
+        return images(compare_jobs.grid_of(context, name), at, one, other)
 
     for box in (row, left, right):
         box.input(context.guarded(changed), [run, row, left, right], [slider], **QUIET)
@@ -99,13 +99,13 @@ def _place_of_best(grid: Grid) -> int:
 
 
 def build_vote(context: AppContext, run: Any) -> Shown:
-    """Two pictures without names; which is better? The names are told after the vote."""
+    """Two images without names; which is better? The names are told after the vote."""
     words = gr.HTML(note(NO_GRID), elem_id="vote-words")
     with gr.Column(visible=False) as booth:
         with gr.Row():
             look: dict[str, Any] = {"interactive": False, "type": "filepath", "height": 300, "buttons": ["fullscreen"]}
             left = gr.Image(label="A", elem_id="vote-left", min_width=100, **look)
-            control = gr.Image(label="Control picture", elem_id="vote-control", min_width=100, **look)
+            control = gr.Image(label="Control image", elem_id="vote-control", min_width=100, **look)
             right = gr.Image(label="B", elem_id="vote-right", min_width=100, **look)
         with gr.Row(elem_classes="buttons"):
             buttons = {
@@ -125,7 +125,7 @@ def build_vote(context: AppContext, run: Any) -> Shown:
         found = next_pair(grid, votes, random.Random(), passed)
         standing = _tally_html(tally(grid, votes))
         if found is None:
-            done = "Every pair of this grid was compared. Draw one with more pictures or seeds to go on."
+            done = "Every pair of this grid was compared. Draw one with more images or seeds to go on."
             few = "There is nothing to compare: the grid needs two checkpoints that draw differently."
             end = note(done if votes or passed else few)
             return [told + end, gr.Column(visible=False), None, None, None, None, passed, standing]
@@ -175,10 +175,10 @@ def _tally_html(count: Tally) -> str:
 
 
 def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> None:
-    """One control picture of the run over all its steps."""
-    gr.HTML(note("One control picture over the whole run, from the pictures that it drew while it trained."))
+    """One control image of the run over all its steps."""
+    gr.HTML(note("One control image over the whole run, from the images that it drew while it trained."))
     with gr.Row(elem_classes="deliver"):
-        picture = gr.Dropdown([], label="Control picture", elem_id="lapse-picture", scale=3)
+        image = gr.Dropdown([], label="Control image", elem_id="lapse-picture", scale=3)
         kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=190)
         beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=210)
         make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1, min_width=210)
@@ -188,32 +188,32 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
     file = gr.File(visible=False, label="The time-lapse", height=90, elem_id="lapse-file")
     words = gr.HTML(elem_id="lapse-words")
 
-    def pictures(name: str | None) -> Any:
-        from engine.evaluation.timelapse import pictures_of
+    def images(name: str | None) -> Any:
+        from engine.evaluation.timelapse import images_of
 
         opened = run_of(context, name)
-        captions = pictures_of(opened) if opened else []
+        captions = images_of(opened) if opened else []
         return gr.Dropdown([(f"{n + 1}: {c[:60]}", n) for n, c in enumerate(captions)], value=0 if captions else None)
 
     def start(name: str | None, at: int | None, chosen: str, both: bool) -> None:
-        from engine.evaluation.timelapse import pictures_of
+        from engine.evaluation.timelapse import images_of
 
         opened = run_of(context, name)
-        if not name or opened is None or not pictures_of(opened):
+        if not name or opened is None or not images_of(opened):
             raise UserError(
-                "There is no time-lapse to make.", "The run has drawn no control pictures.", "Let it train further."
+                "There is no time-lapse to make.", "The run has drawn no control images.", "Let it train further."
             )
         # Nothing is chosen where the run had drawn nothing yet when the page opened.
         job = compare_jobs.timelapse_job(work, name, at or 0, both, chosen)  # type: ignore[arg-type]
         work.start_beside(LAPSE, "Making the time-lapse", job)
 
-    run.change(context.guarded(pictures), [run], [picture], **QUIET)
+    run.change(context.guarded(images), [run], [image], **QUIET)
     live.part(
-        [picture],
+        [image],
         lambda view: (view.runs, view.shown_run, bool(view.history.preview)),
-        lambda view: [pictures(view.shown_run or next(iter(view.runs), None))],
+        lambda view: [images(view.shown_run or next(iter(view.runs), None))],
     )
-    live.after(make.click(context.guarded(start, fills=False), [run, picture, kind, beside], None, **QUIET))
+    live.after(make.click(context.guarded(start, fills=False), [run, image, kind, beside], None, **QUIET))
 
     def made(view: View) -> list[Any]:
         result = view.results.get(LAPSE)

@@ -1,4 +1,4 @@
-"""Pictures of the user's, dropped on the page or drawn there: what cannot be opened is refused in words."""
+"""Images of the user's, dropped on the page or drawn there: what cannot be opened is refused in words."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ui.server.quick_gradio import write_no_stubs
 write_no_stubs()
 
 
-class UserPicture(gr.Image):
-    """gradio's picture field, which gives the path of a file that was opened and found to be a picture."""
+class UserImage(gr.Image):
+    """gradio's image field, which gives the path of a file that was opened and found to be an image."""
 
     is_template = True  # the page draws it as what it is made from
 
     def __init__(self, sources: Sequence[str] = ("upload", "clipboard"), **options: Any) -> None:
-        # No mode: gradio would decode and convert the picture before anybody looked at its size.
+        # No mode: gradio would decode and convert the image before anybody looked at its size.
         super().__init__(type="filepath", image_mode=None, sources=list(sources), **options)
 
     def get_config(self, cls: type[Any] | None = None) -> dict[str, Any]:
@@ -31,19 +31,19 @@ class UserPicture(gr.Image):
         return super().get_config(cls or gr.Image)
 
     def preprocess(self, payload: Any) -> str | None:
-        """The path of the upload; raises gr.Error, which the page shows, for what is no picture or far too large."""
+        """The path of the upload; raises gr.Error, which the page shows, for what is no image or far too large."""
         if payload is None:
             return None
         if payload.path is None:
             path = super().preprocess(payload)
         else:
             path = payload.path
-        look_at(Path(str(path)), payload.orig_name or "The picture")
+        look_at(Path(str(path)), payload.orig_name or "The image")
         return str(path)
 
 
 class UserDrawing(gr.ImageEditor):
-    """gradio's editor, which looks at every picture of a drawing before it is decoded: what is drawn on, and layers."""
+    """gradio's editor, which looks at every image of a drawing before it is decoded: what is drawn on, and layers."""
 
     is_template = True
 
@@ -51,16 +51,16 @@ class UserDrawing(gr.ImageEditor):
         """See gradio; ``file``: an upload, or what the page's own canvas sent."""
         if file is not None:
             drawn = isinstance(file, (bytes, bytearray, memoryview))
-            name = "The drawing" if drawn else file.orig_name or "The picture"
+            name = "The drawing" if drawn else file.orig_name or "The image"
             look_at(Path(name if drawn else file.path), name, bytes(file) if drawn else None)
         return super().convert_and_format_image(file, flatten_on_white)
 
 
 def look_at(path: Path, name: str, data: bytes | None = None) -> None:
-    """Raise gr.Error, which the page shows, for what is no picture or far too large. ``name``: as people know it."""
+    """Raise gr.Error, which the page shows, for what is no image or far too large. ``name``: as people know it."""
     try:
         with opened(path, data):
             pass
     except UserError as error:
         words = f"{error.what} {error.why} {error.try_this}".replace(path.name, name)
-        raise gr.Error(escape(words), print_exception=False, title="This picture cannot be used") from error
+        raise gr.Error(escape(words), print_exception=False, title="This image cannot be used") from error

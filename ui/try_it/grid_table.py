@@ -1,4 +1,4 @@
-"""A checkpoint grid on the page: a table whose pictures open large when they are clicked."""
+"""A checkpoint grid on the page: a table whose images open large when they are clicked."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from urllib.parse import quote
 from engine.evaluation.grid import Grid, RowWords
 
 LEAST, MOST, WIDE = 80, 512, 176
-"""Width of a picture in the table, px."""
+"""Width of an image in the table, px."""
 ROOM, HEAD = 700, 180
-"""Of the page, for the pictures of one row, and for the words beside them, px."""
+"""Of the page, for the images of one row, and for the words beside them, px."""
 
 ON_LOAD = """
 const dialog = () => element.querySelector('dialog');
@@ -28,8 +28,8 @@ const show = (number) => {
 };
 const zoom = (times) => {
   const picture = dialog().querySelector('img');
-  picture.style.width = times ? picture.naturalWidth * times + 'px' : '';
-  picture.classList.toggle('whole', !times);
+  image.style.width = times ? image.naturalWidth * times + 'px' : '';
+  image.classList.toggle('whole', !times);
 };
 element.addEventListener('click', (event) => {
   const cell = event.target.closest('button.cell');
@@ -55,9 +55,9 @@ element.addEventListener('input', (event) => {
 """For gr.HTML: one listener for the whole table, which stays when its content is replaced."""
 
 DIALOG = (
-    "<dialog aria-label='A picture of the grid'><div class='bar-above'><p></p><span>"
-    "<button type='button' data-do='before' aria-label='The picture before'>‹</button>"
-    "<button type='button' data-do='after' aria-label='The next picture'>›</button>"
+    "<dialog aria-label='An image of the grid'><div class='bar-above'><p></p><span>"
+    "<button type='button' data-do='before' aria-label='The image before'>‹</button>"
+    "<button type='button' data-do='after' aria-label='The next image'>›</button>"
     "<button type='button' data-do='0'>Fit</button><button type='button' data-do='1'>1 : 1</button>"
     "<button type='button' data-do='2'>2 x</button><button type='button' data-do='4'>4 x</button>"
     "<button type='button' data-do='close'>Close</button></span></div>"
@@ -66,10 +66,10 @@ DIALOG = (
 
 
 def grid_html(grid: Grid, folder: Path) -> str:
-    """The table with its column heads, the best checkpoint marked, and a slider for the size of the pictures.
+    """The table with its column heads, the best checkpoint marked, and a slider for the size of the images.
 
     Args:
-        folder: where the pictures of the grid's keys lie; the app has to serve it.
+        folder: where the images of the grid's keys lie; the app has to serve it.
     """
     heads = []
     for column in grid.columns:
@@ -78,24 +78,24 @@ def grid_html(grid: Grid, folder: Path) -> str:
         heads.append(f"<th scope='col' class='{'best' if best else ''}'>{escape(column.title)}{mark}</th>")
     rows = []
     for words, keys in zip(grid.rows, grid.cells, strict=True):
-        cells = [f"<td>{_picture(folder, words, words.control, f'Control picture: {words.source}')}</td>"]
+        cells = [f"<td>{_image(folder, words, words.control, f'Control image: {words.source}')}</td>"]
         for column, key in zip(grid.columns, keys, strict=True):
             best = column.step is not None and column.step == grid.best and not column.live
             told = f"{column.title} · {_row_words(words)}"
-            inside = _picture(folder, words, key, told) if key else "<span class='hint'>not drawn</span>"
+            inside = _image(folder, words, key, told) if key else "<span class='hint'>not drawn</span>"
             cells.append(f"<td class='{'best' if best else ''}'>{inside}</td>")
         rows.append(f"<tr><th scope='row'>{_row_head(words)}</th>{''.join(cells)}</tr>")
     width = max(LEAST, min(WIDE, ROOM // (len(grid.columns) + 1) // 8 * 8))
     # Where the page is narrower, so that all columns are seen; the slider then sets any width.
     narrow = f"clamp({LEAST}px, calc((100cqw - {HEAD}px) / {len(grid.columns) + 1} - 10px), {width}px)"
     slider = (
-        f"<label class='cell-size'>Size of the pictures <input type='range' min='{LEAST}' max='{MOST}' "
+        f"<label class='cell-size'>Size of the images <input type='range' min='{LEAST}' max='{MOST}' "
         f"value='{width}' step='8'></label>"
     )
     notes = "".join(f"<p class='note warning'>! {escape(note)}</p>" for note in grid.notes)
     return (
         f"<div class='comparison' style='--cell: {narrow}'>{notes}{slider}<div class='scroll' tabindex='0'><table>"
-        f"<thead><tr><th scope='col'>Row</th><th scope='col'>control picture</th>{''.join(heads)}</tr></thead>"
+        f"<thead><tr><th scope='col'>Row</th><th scope='col'>control image</th>{''.join(heads)}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>{DIALOG}</div>"
     )
 
@@ -109,7 +109,7 @@ def _row_words(row: RowWords) -> str:
     return f"{row.prompt or '(no prompt)'} · seed {row.seed:,} · strength {row.strength:g}"
 
 
-def _picture(folder: Path, row: RowWords, key: str, words: str) -> str:
+def _image(folder: Path, row: RowWords, key: str, words: str) -> str:
     address, told = served(folder / f"{key}.webp"), escape(words, quote=True)
     return (
         f"<button type='button' class='cell' data-full='{address}' data-words='{told}' aria-label='Enlarge: {told}'>"

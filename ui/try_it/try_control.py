@@ -1,4 +1,4 @@
-"""The control picture on Try it: from the dataset, from a file or camera, or drawn; and whether it looks right."""
+"""The control image on Try it: from the dataset, from a file or camera, or drawn; and whether it looks right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.runs.run import Run
 from ui.page.choices import run_of
 from ui.page.context import AppContext
 
-HELD_OUT, UPLOAD, DRAW = "A held-out picture", "A picture of mine", "Draw it"
+HELD_OUT, UPLOAD, DRAW = "A held-out image", "An image of mine", "Draw it"
 THUMBNAIL = 384
 
 
@@ -28,7 +28,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Control:
-    """What the control picture is made from, as the page has it."""
+    """What the control image is made from, as the page has it."""
 
     source: str
     at: int = 0
@@ -55,7 +55,7 @@ def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | No
 
 
 def as_in_run(context: AppContext, run_name: str | None) -> dict[str, Any]:
-    """Steps, guidance, strength and size with which the run draws its own control pictures; empty for no run."""
+    """Steps, guidance, strength and size with which the run draws its own control images; empty for no run."""
     run = run_of(context, run_name)
     if run is None:
         return {}
@@ -70,7 +70,7 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
     """The condition map, a Pillow image in RGB of any size, and what is to be said of it.
 
     Raises:
-        UserError: there is no picture, or its map cannot be made.
+        UserError: there is no image, or its map cannot be made.
     """
     from engine.data.images import load_rgb
 
@@ -78,15 +78,15 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
         sample = held_out(context, run.name, control.at)
         if sample is None:
             raise UserError(
-                "There is no held-out picture.",
-                "The run's dataset is gone or has too few pictures.",
-                "Upload a picture.",
+                "There is no held-out image.",
+                "The run's dataset is gone or has too few images.",
+                "Upload an image.",
             )
         return load_rgb(sample.condition), []
     image = drawn(control.drawing) if control.source == DRAW else load_rgb(control.upload) if control.upload else None
     if image is None:
         raise UserError(
-            "There is no control picture.", "None was uploaded or drawn.", "Give one, or use a held-out picture."
+            "There is no control image.", "None was uploaded or drawn.", "Give one, or use a held-out image."
         )
     if control.is_map or control.source == DRAW:
         return image, [words] if (words := look_warning(context.workspace, run, image)) else []
@@ -107,7 +107,7 @@ def drawn(value: Any) -> Any:
 
 
 def advice(context: AppContext, run_name: str | None, upload: str | None, is_map: bool) -> str:
-    """What to say under an uploaded picture, before anything is drawn."""
+    """What to say under an uploaded image, before anything is drawn."""
     from engine.data.images import load_rgb
 
     run = run_of(context, run_name)

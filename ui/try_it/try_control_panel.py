@@ -1,4 +1,4 @@
-"""The control picture's place on Try it, and what follows the chosen run."""
+"""The control image's place on Try it, and what follows the chosen run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
-from ui.try_it.dropped_image import UserDrawing, UserPicture
+from ui.try_it.dropped_image import UserDrawing, UserImage
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_it.try_panels import Fields
 
@@ -30,7 +30,7 @@ class ControlPanel:
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
         fields["source"] = gr.Radio(
-            [HELD_OUT, UPLOAD, DRAW], value=HELD_OUT, label="Control picture", elem_id="try-source"
+            [HELD_OUT, UPLOAD, DRAW], value=HELD_OUT, label="Control image", elem_id="try-source"
         )
         fields["at"] = gr.State(0)
         with gr.Column(elem_classes="snug") as self.dataset:
@@ -42,12 +42,12 @@ class ControlPanel:
                 self.back = gr.Button("‹ Earlier", size="sm")
                 self.forth = gr.Button("Another ›", size="sm", elem_id="try-another")
         with gr.Column(visible=False, elem_classes="snug") as self.own:
-            fields["upload"] = UserPicture(
-                label="Your picture", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
+            fields["upload"] = UserImage(
+                label="Your image", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
             )
             fields["is_map"] = gr.Checkbox(
                 label="It is a condition map already",
-                info="Otherwise its map is made as it was made for the training pictures.",
+                info="Otherwise its map is made as it was made for the training images.",
                 elem_id="try-is-map",
             )
             self.advice = gr.HTML(elem_id="try-advice")
@@ -61,7 +61,7 @@ class ControlPanel:
             gr.HTML(note("What you draw is the map itself; where you draw nothing it is black."))
 
     def wire(self, context: AppContext, live: Live) -> None:
-        """What happens on a change of run, of source, of the picture."""
+        """What happens on a change of run, of source, of the image."""
         fields = self._fields
         run, source, at = fields["run"], fields["source"], fields["at"]
 

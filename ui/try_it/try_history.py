@@ -1,4 +1,4 @@
-"""What was drawn before, and settings found again from a picture."""
+"""What was drawn before, and settings found again from an image."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ RESTORED = (
 def build(context: AppContext, live: Live, fields: Fields) -> None:
     """The panel; ``fields`` also has "run", "source", "upload", "is_map"."""
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    with gr.Accordion("Earlier pictures", open=False, elem_id="try-history"):
+    with gr.Accordion("Earlier images", open=False, elem_id="try-history"):
         gr.HTML(note("Choose one, or drop any PNG that this app or AUTOMATIC1111 has made: its settings come back."))
         gallery = gr.Gallery(
             show_label=False, columns=6, height="auto", object_fit="cover", interactive=False, allow_preview=False,
             buttons=[], elem_id="try-earlier",
         )  # fmt: skip
-        dropped = gr.File(label="A picture with settings", file_types=["image"], height=132, elem_id="try-restore")
+        dropped = gr.File(label="An image with settings", file_types=["image"], height=132, elem_id="try-restore")
         said = gr.HTML(elem_id="try-restored")
     targets = [fields[name] for name in RESTORED] + [fields[name] for name in ("run", "source", "upload", "is_map")]
 
@@ -46,7 +46,7 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
         control = context.workspace.outputs / Path(str(settings.get("control") or "-")).name
         mine = [UPLOAD, str(control), True] if control.is_file() else [gr.skip()] * 3
         if settings.get("inpainted") or settings.get("change") is not None:
-            extra = " The picture that was drawn over is not kept: choose it again."
+            extra = " The image that was drawn over is not kept: choose it again."
         else:
             extra = ""
         words = note(f"The settings of {Path(path).name} are back.{extra}", "good")
@@ -62,7 +62,7 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
 
 
 def earlier(context: AppContext) -> list[Path]:
-    """The newest pictures that were drawn with a net."""
+    """The newest images that were drawn with a net."""
     return image_info.newest(context.workspace.outputs, SHOWN, f"_{WITH}.png")
 
 

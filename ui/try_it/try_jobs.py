@@ -22,15 +22,15 @@ from ui.try_it.try_control import Control, make_map
 from ui.try_it.try_nets import Net
 
 if TYPE_CHECKING:
-    from engine.data.samples import CancelToken, Progress
     from engine.inference.request import TryRequest
     from engine.inference.session import TrySession
+    from engine.jobs.control import CancelToken, OnProgress
 
 KIND = "try"
 BORROWED = "try-borrowed"
 """The result under which pages see a drawing that a training does in between: its words, until it is over."""
 LOOK = "try-look"
-"""The result under which pages see a sketch of the picture that is being drawn."""
+"""The result under which pages see a sketch of the image that is being drawn."""
 WITH, WITHOUT, MAP = "with", "without", "control"
 
 
@@ -51,7 +51,7 @@ class Wish:
     """Empty: the one that the run was trained on."""
     bases_folder: str = ""
     """Draw on every base in this folder instead."""
-    picture: Any = None
+    image: Any = None
     mask: Any = None
     second: str = ""
     second_control: str | None = None
@@ -60,14 +60,14 @@ class Wish:
 
 @dataclass
 class _Made:
-    """The drawn pictures with their titles, and what was said."""
+    """The drawn images with their titles, and what was said."""
 
     pictures: list[tuple[str, str]] = field(default_factory=list)
     words: list[str] = field(default_factory=list)
 
 
 def painted(value: Any) -> tuple[Any, Any]:
-    """Picture and mask (white where it was painted) from gradio's editor; None for what there is not."""
+    """Image and mask (white where it was painted) from gradio's editor; None for what there is not."""
     background = (value or {}).get("background")
     if background is None or not background.getbbox():
         return None, None
@@ -85,10 +85,10 @@ def start(context: AppContext, wish: Wish) -> None:
     """
     snapshot = context.runner.snapshot
     if not (snapshot.alive and snapshot.kind == "train"):
-        context.start_job(KIND, "Drawing a picture", try_it(context, wish))
+        context.start_job(KIND, "Drawing an image", try_it(context, wish))
         return
-    if context.errand is not None and not context.errand.over:
-        raise UserError("A picture is being drawn.", "One at a time.", "Wait for it, or cancel it.")
+    if context.request is not None and not context.request.over:
+        raise UserError("An image is being drawn.", "One at a time.", "Wait for it, or cancel it.")
     if wish.bases_folder:
         raise UserError(
             "Other bases cannot be tried while a training runs.",
@@ -102,8 +102,8 @@ def start(context: AppContext, wish: Wish) -> None:
 
 def cancel(context: AppContext) -> None:
     """End the drawing, never the training that lends its models."""
-    if context.errand is not None and not context.errand.over:
-        context.errand.cancel()
+    if context.request is not None and not context.request.over:
+        context.request.cancel()
     elif context.runner.snapshot.kind == KIND:
         context.runner.cancel()
 
@@ -131,10 +131,10 @@ def _borrow(context: AppContext, wish: Wish) -> None:
 
     try:
         draw = _drawing(context, wish, Run(context.workspace.runs / wish.run))
-        context.errand = borrowing(context.workspace, lambda session, token: draw(session, token, progress))
-        if not context.runner.send(context.errand):
-            raise UserError("The picture was not drawn.", "The training has just ended.", "Try again.")
-        context.errand.wait()
+        context.request = borrowing(context.workspace, lambda session, token: draw(session, token, progress))
+        if not context.runner.send(context.request):
+            raise UserError("The image was not drawn.", "The training has just ended.", "Try again.")
+        context.request.wait()
     except Cancelled:
         pass  # as was asked
     except Exception as error:  # a thread of ours: its end is told on the panel, whatever it is
@@ -144,7 +144,7 @@ def _borrow(context: AppContext, wish: Wish) -> None:
         context.forget_result(BORROWED)
 
 
-def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession, CancelToken, Progress], None]:
+def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession, CancelToken, OnProgress], None]:
     """All that can be done before the models are there, and the rest as a function of them."""
     from engine.conditions import registry
 
@@ -155,7 +155,7 @@ def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession,
     request = _request(context, wish, run, settings, control)
     categorical = registry.get(str(run.condition["type"])).categorical
 
-    def draw(session: TrySession, token: CancelToken, progress: Progress) -> None:
+    def draw(session: TrySession, token: CancelToken, progress: OnProgress) -> None:
         began = time.monotonic()
         session.thrift.level = max(session.thrift.level, min(wish.thrift, session.thrift.most))
         if wish.bases_folder:
@@ -174,14 +174,14 @@ def _request(context: AppContext, wish: Wish, run: Run, settings: dict[str, Any]
     from engine.inference.request import TryRequest
 
     values = dict(settings)
-    if wish.picture is None:
+    if wish.image is None:
         values.pop("change", None)
     second = Path(wish.second.strip().strip('"')).expanduser() if wish.second.strip() else None
     return TryRequest(
         base=wish.base or run.config.model.base,
         controlnet=wish.net.path,
         control=control,
-        picture=wish.picture,
+        image=wish.image,
         mask=wish.mask,
         second=second,
         second_control=load_rgb(wish.second_control) if wish.second_control else None,
@@ -206,9 +206,9 @@ def _seeds(
     from PIL import Image
 
     control = _save(context, f"{stem}_seed-{first.seed}_{MAP}", Image.fromarray(hint), wish, first, "")
-    made = _Made([(str(control), "Control picture")])
-    for request, picture in zip(requests, drawn, strict=False):
-        path = _save(context, f"{stem}_seed-{request.seed}_{WITH}", picture, wish, request, control.name)
+    made = _Made([(str(control), "Control image")])
+    for request, image in zip(requests, drawn, strict=False):
+        path = _save(context, f"{stem}_seed-{request.seed}_{WITH}", image, wish, request, control.name)
         title = "With the ControlNet" if wish.count == 1 else f"Seed {request.seed}"
         made.pictures.append((str(path), title))
     if plain:
@@ -220,7 +220,7 @@ def _seeds(
 def _on_all_bases(
     context: AppContext, wish: Wish, request: TryRequest, session: Any, token: Any, progress: Any, categorical: bool
 ) -> _Made:
-    """One picture on each base of a folder; does the net transfer?"""
+    """One image on each base of a folder; does the net transfer?"""
     from dataclasses import replace
 
     from engine.families.files import bases_in
@@ -230,11 +230,11 @@ def _on_all_bases(
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{wish.run}_{wish.net.name}"
     made = _Made()
     for result in transfer(session, request, list(dict.fromkeys(bases)), token, progress, categorical):
-        if result.picture is None:
+        if result.image is None:
             made.words.append(f"{result.name}: {result.problem}")
             continue
         one = replace(request, base=result.base)
-        path = _save(context, f"{stem}_{result.name}_seed-{request.seed}_{WITH}", result.picture, wish, one, "")
+        path = _save(context, f"{stem}_{result.name}_seed-{request.seed}_{WITH}", result.image, wish, one, "")
         made.pictures.append((str(path), result.name))
     return made
 
@@ -243,25 +243,25 @@ def _sketches(context: AppContext) -> Callable[[Any], None]:
     """Sketches of what is being drawn, for the pages: two files in turn, so that a page never reads half of one."""
     number = 0
 
-    def show(picture: Any) -> None:
+    def show(image: Any) -> None:
         nonlocal number
         number += 1
         path = context.workspace.thumbnails / f"try-look-{number % 2}.webp"
         temporary = path.with_suffix(".tmp")
-        picture.save(temporary, "WEBP", quality=80)
+        image.save(temporary, "WEBP", quality=80)
         temporary.replace(path)
         context.result(LOOK, where=str(path), note=f"{time.monotonic()}")  # every one is new to the pages
 
     return show
 
 
-def _save(context: AppContext, name: str, picture: Any, wish: Wish, request: TryRequest, control: str) -> Path:
+def _save(context: AppContext, name: str, image: Any, wish: Wish, request: TryRequest, control: str) -> Path:
     """A PNG in workspace/outputs with all its settings inside."""
     from engine.inference.image_info import request_settings, save_png
 
     settings = request_settings(request) | {"run": wish.run, "net": _net_words(wish), "control": control}
-    settings |= {"width": picture.width, "height": picture.height}
-    return save_png(context.workspace.outputs / f"{name}.png", picture, settings)
+    settings |= {"width": image.width, "height": image.height}
+    return save_png(context.workspace.outputs / f"{name}.png", image, settings)
 
 
 def _net_words(wish: Wish) -> str:

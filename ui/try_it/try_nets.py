@@ -49,7 +49,7 @@ def exports_of(context: AppContext, run: str | None) -> list[Path]:
 def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
     """The list for a run. The newest stands first but for live weights, and is always there."""
     live = [LIVE_ENTRY] if run and training_run(context.runner.snapshot) == run else []
-    saved = [(f"step {c.step:,} · {c.images_seen:,} pictures seen", c.step) for c in checkpoints_of(context, run)]
+    saved = [(f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in checkpoints_of(context, run)]
     exports = [(f"export {path.name}", EXPORT + path.name) for path in exports_of(context, run)]
     return [NEWEST_ENTRY, *live, *saved, *exports]
 

@@ -1,4 +1,4 @@
-"""The Try it page: one picture at a time, and checkpoints beside each other."""
+"""The Try it page: one image at a time, and checkpoints beside each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ui.try_it import compare_panel, try_tab
 def build(context: AppContext, live: Live) -> None:
     """Both sections, each on a tab of its own."""
     with gr.Tabs(elem_id="try-tabs"):
-        with gr.Tab("One picture", id="one"):
+        with gr.Tab("One image", id="one"):
             try_tab.build(context, live)
         with gr.Tab("Compare checkpoints", id="compare", elem_id="tab-compare"):
             compare_panel.build(context, live)

@@ -1,4 +1,4 @@
-"""The folded panels of Try it: everything that the first picture can do without."""
+"""The folded panels of Try it: everything that the first image can do without."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
-from ui.try_it.dropped_image import UserDrawing, UserPicture
+from ui.try_it.dropped_image import UserDrawing, UserImage
 
 Fields = dict[str, Any]
 """Widgets by the names of ``TryRequest``, or of ``Wish`` where it has no such name."""
@@ -19,10 +19,10 @@ AS_TRAINED = ""
 
 
 def drawing_panel(fields: Fields) -> None:
-    """Sampler, steps, guidance, size, number of pictures."""
-    with gr.Accordion("Sampler, size, number of pictures", open=False, elem_id="try-more"):
+    """Sampler, steps, guidance, size, number of images."""
+    with gr.Accordion("Sampler, size, number of images", open=False, elem_id="try-more"):
         fields["negative"] = gr.Textbox(
-            label="Negative prompt", max_lines=3, info="What the picture should not show.", elem_id="try-negative"
+            label="Negative prompt", max_lines=3, info="What the image should not show.", elem_id="try-negative"
         )
         with gr.Row():
             fields["sampler"] = gr.Dropdown(
@@ -40,7 +40,7 @@ def drawing_panel(fields: Fields) -> None:
             fields["width"] = gr.Slider(64, 2048, value=512, step=64, label="Width (px)")
             fields["height"] = gr.Slider(64, 2048, value=512, step=64, label="Height (px)")
         fields["count"] = gr.Slider(
-            1, 8, value=1, step=1, label="Pictures", info="Each with the next seed.", elem_id="try-count"
+            1, 8, value=1, step=1, label="Images", info="Each with the next seed.", elem_id="try-count"
         )
         fields["any_seed"] = gr.Checkbox(label="A new seed each time", elem_id="try-any-seed")
         fields["compare"] = gr.Checkbox(value=True, label="Also without the ControlNet", elem_id="try-compare")
@@ -64,7 +64,7 @@ def say_panel(fields: Fields) -> None:
             [(one.title, one.name) for one in samplers.BALANCES],
             value="balanced",
             label="Balance",
-            info="If prompt and control picture contradict each other: who gives way?",
+            info="If prompt and control image contradict each other: who gives way?",
             elem_id="try-balance",
         )
         with gr.Row():
@@ -76,17 +76,17 @@ def say_panel(fields: Fields) -> None:
             )
         fields["guess"] = gr.Checkbox(
             label="Guess mode",
-            info="The picture is guessed from the control alone: leave the prompt empty, guidance 3 to 5.",
+            info="The image is guessed from the control alone: leave the prompt empty, guidance 3 to 5.",
             elem_id="try-guess",
         )
 
 
 def over_panel(fields: Fields) -> None:
-    """Draw over a picture, or over a part of it."""
-    with gr.Accordion("Draw over a picture (img2img, inpainting)", open=False, elem_id="try-over"):
+    """Draw over an image, or over a part of it."""
+    with gr.Accordion("Draw over an image (img2img, inpainting)", open=False, elem_id="try-over"):
         fields["editor"] = UserDrawing(
             type="pil",
-            label="Picture",
+            label="Image",
             sources=["upload", "clipboard"],
             brush=gr.Brush(colors=["#ffffff"], color_mode="fixed"),
             layers=False,
@@ -95,9 +95,9 @@ def over_panel(fields: Fields) -> None:
             buttons=[],
             elem_id="try-picture",
         )
-        gr.HTML(note("Paint over a part, and only that part is drawn anew. Unpainted, the whole picture changes."))
+        gr.HTML(note("Paint over a part, and only that part is drawn anew. Unpainted, the whole image changes."))
         fields["change"] = gr.Slider(
-            0.05, 1, value=0.75, step=0.05, label="How much changes", info="Little keeps the picture, 1 forgets it."
+            0.05, 1, value=0.75, step=0.05, label="How much changes", info="Little keeps the image, 1 forgets it."
         )
 
 
@@ -118,7 +118,7 @@ def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
             info="Another run, or the path of a file or folder.",
             elem_id="try-second-net",
         )
-        fields["second_control"] = UserPicture(
+        fields["second_control"] = UserImage(
             label="Its map (empty: the same)", height=160, buttons=[], elem_id="try-second-map"
         )
         fields["second_strength"] = gr.Slider(0, 2, value=1, step=0.05, label="Its strength")

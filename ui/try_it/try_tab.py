@@ -1,4 +1,4 @@
-"""Try it: a picture from a checkpoint and a control picture, beside the same picture without control."""
+"""Try it: an image from a checkpoint and a control image, beside the same image without control."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def build(context: AppContext, live: Live) -> None:
             fields["net"] = net_list(context, live, fields["run"], "try-checkpoint")
             control = ControlPanel(fields)
             fields["prompt"] = gr.Textbox(
-                label="Prompt", lines=2, elem_id="try-prompt", info="What the picture should show."
+                label="Prompt", lines=2, elem_id="try-prompt", info="What the image should show."
             )
             with gr.Row():
-                fields["seed"] = gr.Number(0, label="Seed", precision=0, info="The same seed draws the same picture.")
+                fields["seed"] = gr.Number(0, label="Seed", precision=0, info="The same seed draws the same image.")
                 fields["strength"] = gr.Slider(
                     0, 2, value=1, step=0.05, label="Control strength", info="0: off, 1: as trained."
                 )
-            make = gr.Button("Make the picture", variant="primary", elem_id="try-make")
+            make = gr.Button("Make the image", variant="primary", elem_id="try-make")
             cancel = gr.Button("Cancel", visible=False, elem_id="try-cancel")
             progress = gr.HTML(elem_id="try-progress")
             try_panels.drawing_panel(fields)
@@ -59,7 +59,7 @@ def build(context: AppContext, live: Live) -> None:
                 show_label=False, columns=3, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
                 interactive=False, visible=False, elem_id="try-results",
             )  # fmt: skip
-            words = gr.HTML(note("The picture appears here, beside the one without control."), elem_id="try-words")
+            words = gr.HTML(note("The image appears here, beside the one without control."), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live)
     inputs = set(fields.values())  # gradio then hands them over by widget, not by position
@@ -83,7 +83,7 @@ def _wish(context: AppContext, values: dict[str, Any], on_all: bool) -> Wish:
     settings = {name: values[name] for name in SETTINGS}
     settings |= {name: int(values[name] or 0) for name in WHOLE}
     settings |= {name: values[name] or "" for name in ("prompt", "negative")}
-    picture, mask = try_jobs.painted(values["editor"])
+    image, mask = try_jobs.painted(values["editor"])
     return Wish(
         run=values["run"] or "",
         net=pick_net(context, values["run"], values["net"], values["own"] or ""),
@@ -94,7 +94,7 @@ def _wish(context: AppContext, values: dict[str, Any], on_all: bool) -> Wish:
         compare=bool(values["compare"]),
         base=values["base"] or "",
         bases_folder=(values["bases_folder"] or "").strip() if on_all else "",
-        picture=picture,
+        image=image,
         mask=mask,
         second=values["second"] or "",
         second_control=values["second_control"],

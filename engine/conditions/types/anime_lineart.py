@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit, ms_ssim
 ANIME_LINEART = ConditionType(
     name="anime_lineart",
     title="Anime line art",
-    teaches="Ink: clean strokes of even strength and solid shadows, which the picture colours in.",
+    teaches="Ink: clean strokes of even strength and solid shadows, which the image colours in.",
     parameters=(
         Parameter("width", "Stroke width", "float", 1.2, 0.5, 6.0, 0.1, hint="Pixels.", vary=(0.8, 2.0)),
         Parameter(
@@ -60,7 +60,7 @@ def _light_around(grey: np.ndarray) -> np.ndarray:
 def anime_lineart_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, width: float, ink: float, sharpness: float, hardness: float
 ) -> float:
-    """MS-SSIM of the picture's own ink with the wanted one, 1 is perfect."""
+    """MS-SSIM of the image's own ink with the wanted one, 1 is perfect."""
     picture = fit(got_image, wanted.shape[:2])
     got = anime_lineart(picture, width=width, ink=ink, sharpness=sharpness, hardness=hardness)
     return ms_ssim(wanted[..., 0], got[..., 0])

@@ -10,7 +10,7 @@ from engine.conditions.metrics import edge_f1, fit
 CANNY = ConditionType(
     name="canny",
     title="Canny edges",
-    teaches="Outlines: white lines mark where shapes end, and the picture puts its edges there.",
+    teaches="Outlines: white lines mark where shapes end, and the image puts its edges there.",
     parameters=(
         Parameter(
             "low",
@@ -64,6 +64,6 @@ def canny(image: np.ndarray, *, low: int, high: int, blur: float) -> np.ndarray:
 
 
 def canny_adherence(wanted: np.ndarray, got_image: np.ndarray, *, low: int, high: int, blur: float) -> float:
-    """F1 of the picture's own edges with the wanted ones, 2 px tolerance: 0 is chance, 1 perfect."""
+    """F1 of the image's own edges with the wanted ones, 2 px tolerance: 0 is chance, 1 perfect."""
     got = canny(fit(got_image, wanted.shape[:2]), low=low, high=high, blur=blur)
     return edge_f1(wanted[..., 0] > 127, got[..., 0] > 127, TOLERANCE)

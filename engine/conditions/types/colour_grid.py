@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit
 COLOUR_GRID = ConditionType(
     name="colour_grid",
     title="Colour grid",
-    teaches="Colours by place: each square gives the mean colour of its part of the picture, shapes are left free.",
+    teaches="Colours by place: each square gives the mean colour of its part of the image, shapes are left free.",
     parameters=(
         Parameter(
             "cells",

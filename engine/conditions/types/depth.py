@@ -24,7 +24,7 @@ MODEL_PARAMETER = Parameter(
 DEPTH = ConditionType(
     name="depth",
     title="Depth",
-    teaches="Space: near is white and far is black, and the picture keeps that layout in any style.",
+    teaches="Space: near is white and far is black, and the image keeps that layout in any style.",
     parameters=(
         MODEL_PARAMETER,
         Parameter("cut_off", "Ignore extremes", "float", 1.0, 0.0, 10.0, 0.5, hint="Percent of pixels at either end."),
@@ -48,17 +48,17 @@ def load(place: Path, device: str) -> Any:
 
 
 def depth(image: np.ndarray, *, model: str, cut_off: float) -> np.ndarray:
-    """Near white, far black, each picture over its own range. RGB uint8 (h, w, 3) in and out."""
+    """Near white, far black, each image over its own range. RGB uint8 (h, w, 3) in and out."""
     return depth_batch([image], model=model, cut_off=cut_off)[0]
 
 
 def depth_batch(images: list[np.ndarray], *, model: str, cut_off: float) -> list[np.ndarray]:
-    """Like ``depth`` for many pictures; those of one size go through the model together."""
+    """Like ``depth`` for many images; those of one size go through the model together."""
     return [grey_map(near, cut_off) for near in nearness(images, model)]
 
 
 def nearness(images: list[np.ndarray], model: str) -> list[np.ndarray]:
-    """The model's own values, larger is nearer, float32 (h, w) in each picture's size; scale and offset are free."""
+    """The model's own values, larger is nearer, float32 (h, w) in each image's size; scale and offset are free."""
     import cv2
     import torch
 
@@ -83,6 +83,6 @@ def grey_map(values: np.ndarray, cut_off: float) -> np.ndarray:
 
 
 def depth_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, cut_off: float) -> float:
-    """Pearson's r of the picture's own depth with the wanted one, blind to scale and offset: 0 is chance, 1 perfect."""
+    """Pearson's r of the image's own depth with the wanted one, blind to scale and offset: 0 is chance, 1 perfect."""
     got = depth(fit(got_image, wanted.shape[:2]), model=model, cut_off=cut_off)
     return correlation(wanted[..., 0], got[..., 0])

@@ -29,9 +29,9 @@ EXTERNAL = ConditionType(
         Parameter(
             "program", "Program", "text", "",
             hint="A Python file with extract(image) -> image (arrays of bytes, RGB), or a command with {input} and "
-            "{output}, the two pictures' paths.",
+            "{output}, the two images' paths.",
         ),
-        Parameter("seconds", "Time limit", "int", 60, 1, 3600, 1, hint="Seconds for one picture."),
+        Parameter("seconds", "Time limit", "int", 60, 1, 3600, 1, hint="Seconds for one image."),
     ),
     extract="engine.conditions.types.external:external",
     batch="engine.conditions.types.external:external_batch",
@@ -83,7 +83,7 @@ def command_of(program: str) -> list[str] | None:
         return None
     if "{input}" not in program or "{output}" not in program:
         raise UserError(
-            "The command does not say where the pictures are.",
+            "The command does not say where the images are.",
             "It needs both {input} and {output}.",
             "For example: my_tool --from {input} --to {output}",
         )
@@ -161,7 +161,7 @@ def _run(arguments: list[str], seconds: int, program: str) -> None:
         raise UserError(
             f"{name} failed.",
             f"It ended with code {done.returncode}.{_last_lines(done.stdout)}",
-            "Try the program by itself on one picture.",
+            "Try the program by itself on one image.",
         )
 
 
@@ -184,8 +184,8 @@ def _read(path: Path, shape: tuple[int, int], program: str) -> np.ndarray:
     size = (shape[1], shape[0])
     if abs(made.width * shape[0] - made.height * shape[1]) > max(made.size) * max(shape) * 0.02:
         raise UserError(
-            "The program's map has another shape than the picture.",
-            f"The map is {made.width} x {made.height}, the picture {shape[1]} x {shape[0]}.",
-            "Let it keep the picture's size.",
+            "The program's map has another shape than the image.",
+            f"The map is {made.width} x {made.height}, the image {shape[1]} x {shape[0]}.",
+            "Let it keep the image's size.",
         )
     return np.asarray(made if made.size == size else made.resize(size, Image.Resampling.NEAREST))

@@ -1,4 +1,4 @@
-"""Runs extract(image) of a user's Python file on some pictures. Started as a program of its own, never imported:
+"""Runs extract(image) of a user's Python file on some images. Started as a program of its own, never imported:
 
 external_child.py FILE INPUT OUTPUT [INPUT OUTPUT ...]
 """
@@ -14,7 +14,7 @@ from PIL import Image
 
 
 def main(file: str, *paths: str) -> None:
-    """Pictures go in as uint8 RGB (h, w, 3); a grey (h, w) array, or one of 0..1 floats, may come back as well."""
+    """Images go in as uint8 RGB (h, w, 3); a grey (h, w) array, or one of 0..1 floats, may come back as well."""
     path = Path(file).expanduser().resolve()
     sys.path.insert(0, str(path.parent))  # the file finds its neighbours; the app's own folder is not on the list (-P)
     spec = importlib.util.spec_from_file_location("own_condition", path)

@@ -36,7 +36,7 @@ FACE = ConditionType(
             f"{DETECTOR_FILE} and {MESH_FILE}, .tflite or .onnx.",
         ),
         Parameter("sure", "Draw from certainty", "float", 0.5, 0.0, 1.0, 0.05, hint="Higher leaves doubtful ones out."),
-        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="Faces in a picture; the surest are drawn."),
+        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="Faces in an image; the surest are drawn."),
     ),
     extract="engine.conditions.types.face:face",
     metric="engine.conditions.types.face:face_adherence",
@@ -60,24 +60,24 @@ class Nets:
 
 @dataclass(frozen=True)
 class Frame:
-    """A turned square of a picture: its centre and side in pixels, and its angle in radians."""
+    """A turned square of an image: its centre and side in pixels, and its angle in radians."""
 
     x: float
     y: float
     side: float
     angle: float
 
-    def to_picture(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2), 0..1 across the frame, as pixels of the picture."""
+    def to_image(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 2), 0..1 across the frame, as pixels of the image."""
         across, down = ((points - 0.5) * self.side).T
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return np.stack([self.x + across * cos - down * sin, self.y + across * sin + down * cos], 1)
 
     def cut(self, image: np.ndarray, side: int) -> np.ndarray:
-        """What the frame shows, uint8 (side, side, 3), black beyond the picture."""
+        """What the frame shows, uint8 (side, side, 3), black beyond the image."""
         import cv2
 
-        corners = self.to_picture(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])).astype(np.float32)
+        corners = self.to_image(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])).astype(np.float32)
         there = np.array([(0, 0), (side, 0), (0, side)], np.float32)
         shrunk = cv2.getAffineTransform(corners - 0.5, there - 0.5)  # pixels are counted by their centres
         return cv2.warpAffine(image, shrunk, (side, side), flags=cv2.INTER_LINEAR)
@@ -94,7 +94,7 @@ def face(image: np.ndarray, *, model: str, sure: float, people: int) -> np.ndarr
 
 
 def faces(image: np.ndarray, model: str, sure: float, people: int) -> list[np.ndarray]:
-    """The mesh of every face, (468, 2) x and y in pixels of the picture, the surest first."""
+    """The mesh of every face, (468, 2) x and y in pixels of the image, the surest first."""
     nets = weights.held(MODEL, model)
     found = []
     for frame in detected(nets.detector, image, sure)[:people]:
@@ -105,7 +105,7 @@ def faces(image: np.ndarray, model: str, sure: float, people: int) -> list[np.nd
 
 
 def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
-    """Upright squares around the faces, the surest first. Small ones are looked for in parts of the picture too."""
+    """Upright squares around the faces, the surest first. Small ones are looked for in parts of the image too."""
     height, width = image.shape[:2]
     part = _TILE * min(height, width)
     views = [Frame(width / 2, height / 2, float(max(height, width)), 0.0)]
@@ -119,8 +119,8 @@ def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
     for view in views:
         for box, points, score in zip(*_raw(detector, view.cut(image, _SEES)), strict=True):
             if score >= max(sure, 0.05):  # below it is noise, in hundreds
-                boxes.append(view.to_picture(box.reshape(2, 2)).ravel())
-                eyes.append(view.to_picture(points))
+                boxes.append(view.to_image(box.reshape(2, 2)).ravel())
+                eyes.append(view.to_image(points))
                 scores.append(float(score))
     kept: list[int] = []
     for place in np.argsort(scores)[::-1]:
@@ -130,7 +130,7 @@ def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
 
 
 def face_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, sure: float, people: int) -> float:
-    """F1 of the lines of the picture's faces with the wanted, part by part, within 1% of the side: 1 is perfect."""
+    """F1 of the lines of the image's faces with the wanted, part by part, within 1% of the side: 1 is perfect."""
     got = face(fit(got_image, wanted.shape[:2]), model=model, sure=sure, people=people)
     return edge_f1_by_colour(wanted, got, face_parts.COLOURS, max(2, round(0.01 * min(wanted.shape[:2]))))
 
@@ -163,11 +163,11 @@ def _raw(detector: Any, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
 
 
 def _mesh(net: Any, image: np.ndarray, frame: Frame) -> tuple[np.ndarray, float]:
-    """The mesh (468, 2) in pixels of the picture, and how sure the net is that there is a face."""
+    """The mesh (468, 2) in pixels of the image, and how sure the net is that there is a face."""
     net.setInput(frame.cut(image, _MESH_SEES).astype(np.float32).transpose(2, 0, 1)[None] / 255)
     points, logit = (net.forward(name) for name in ("conv2d_21", "conv2d_31"))
     flat = points.reshape(face_parts.POINTS, 3)[:, :2] / _MESH_SEES
-    return frame.to_picture(flat), float(_chance(logit.ravel())[0])
+    return frame.to_image(flat), float(_chance(logit.ravel())[0])
 
 
 def _upright(box: np.ndarray, right_eye: np.ndarray, left_eye: np.ndarray) -> Frame:

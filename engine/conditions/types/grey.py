@@ -1,4 +1,4 @@
-"""Black-and-white pictures to be coloured."""
+"""Black-and-white images to be coloured."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit, ssim
 GREY = ConditionType(
     name="grey",
     title="Grey (recolor)",
-    teaches="Every detail but the colours: the net colours a black-and-white picture.",
+    teaches="Every detail but the colours: the net colours a black-and-white image.",
     parameters=(
         Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels; takes away grain.", vary=(0.0, 1.5)),
     ),
@@ -30,5 +30,5 @@ def grey(image: np.ndarray, *, blur: float) -> np.ndarray:
 
 
 def grey_adherence(wanted: np.ndarray, got_image: np.ndarray, *, blur: float) -> float:
-    """SSIM of the drawn picture's lightness with the wanted one, 1 is perfect."""
+    """SSIM of the drawn image's lightness with the wanted one, 1 is perfect."""
     return ssim(wanted[..., 0], grey(fit(got_image, wanted.shape[:2]), blur=blur)[..., 0])

@@ -1,4 +1,4 @@
-"""The picture with a part blotted out."""
+"""The image with a part blotted out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from engine.conditions.metrics import concordance, fit
 INPAINT = ConditionType(
     name="inpaint",
     title="Inpaint mask",
-    teaches="Filling in: what is left of the picture stays as it is, and the net invents the black part to match.",
+    teaches="Filling in: what is left of the image stays as it is, and the net invents the black part to match.",
     parameters=(
         Parameter(
             "shape", "Shape of the hole", "choice", "mixed", choices=("mixed", "strokes", "boxes", "border"),
-            hint="border: outside of a window, for widening pictures. mixed: one of the three for each picture.",
+            hint="border: outside of a window, for widening images. mixed: one of the three for each image.",
         ),
         Parameter(
-            "share", "Share blotted out", "float", 0.35, 0.05, 0.9, 0.05, hint="Of the picture; at least this much.",
+            "share", "Share blotted out", "float", 0.35, 0.05, 0.9, 0.05, hint="Of the image; at least this much.",
             vary=(0.1, 0.7),
         ),
         Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="Another number blots out other parts."),
@@ -30,7 +30,7 @@ _MOST_SHAPES = 200  # no hole needs more; a bound on the work
 
 
 def inpaint(image: np.ndarray, *, shape: str, share: float, seed: int) -> np.ndarray:
-    """The picture with a hole of pure black; black pixels that are kept become (1, 1, 1), so the hole can be told.
+    """The image with a hole of pure black; black pixels that are kept become (1, 1, 1), so the hole can be told.
 
     RGB uint8 (h, w, 3) in and out.
     """
@@ -55,7 +55,7 @@ def inpaint_adherence(wanted: np.ndarray, got_image: np.ndarray, *, shape: str, 
 
 
 def _border(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
-    """All but a window of 1 - share of the area, with about the picture's aspect."""
+    """All but a window of 1 - share of the area, with about the image's aspect."""
     hole = np.ones(shape, bool)
     stretch = float(np.exp(rng.uniform(-0.3, 0.3)))
     sides = [min(1.0, float(np.sqrt(1 - share)) * by) for by in (stretch, 1 / stretch)]

@@ -1,4 +1,4 @@
-"""White, gray and black: where a picture is light and where it is dark."""
+"""White, gray and black: where an image is light and where it is dark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIGHT_DARK = ConditionType(
             "choice",
             "equal",
             choices=("equal", "fixed"),
-            hint="equal: every level covers the same share of the picture. fixed: at the brightnesses below.",
+            hint="equal: every level covers the same share of the image. fixed: at the brightnesses below.",
         ),
         Parameter(
             "dark_below",
@@ -82,7 +82,7 @@ def light_dark(
 def light_dark_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, levels: int, cuts: str, dark_below: int, light_above: int, blur: float
 ) -> float:
-    """Cohen's kappa of the picture's own levels with the wanted ones: 0 is chance, 1 perfect."""
+    """Cohen's kappa of the image's own levels with the wanted ones: 0 is chance, 1 perfect."""
     picture = fit(got_image, wanted.shape[:2])
     got = light_dark(picture, levels=levels, cuts=cuts, dark_below=dark_below, light_above=light_above, blur=blur)
     return cohen_kappa(_labels(wanted), _labels(got))

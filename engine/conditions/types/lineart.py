@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit, ms_ssim
 LINEART = ConditionType(
     name="lineart",
     title="Line art",
-    teaches="A drawing: strokes, strong or faint, mark contours and folds, and the picture fills in the rest.",
+    teaches="A drawing: strokes, strong or faint, mark contours and folds, and the image fills in the rest.",
     parameters=(
         Parameter(
             "width",
@@ -44,7 +44,7 @@ _FAINTEST = 8.0  # grey values that the white point never goes below, or grain o
 
 
 def lineart(image: np.ndarray, *, width: float, threshold: float, strength: float) -> np.ndarray:
-    """White strokes on black where the picture is darker than around (difference of Gaussians, Marr & Hildreth 1980).
+    """White strokes on black where the image is darker than around (difference of Gaussians, Marr & Hildreth 1980).
 
     The strongest twentieth of the strokes is white at strength 1. RGB uint8 (h, w, 3) in and out.
     """
@@ -62,6 +62,6 @@ def lineart(image: np.ndarray, *, width: float, threshold: float, strength: floa
 def lineart_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, width: float, threshold: float, strength: float
 ) -> float:
-    """MS-SSIM of the picture's own strokes with the wanted ones, 1 is perfect."""
+    """MS-SSIM of the image's own strokes with the wanted ones, 1 is perfect."""
     got = lineart(fit(got_image, wanted.shape[:2]), width=width, threshold=threshold, strength=strength)
     return ms_ssim(wanted[..., 0], got[..., 0])

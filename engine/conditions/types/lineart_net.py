@@ -35,7 +35,7 @@ LINEART_NET = ConditionType(
     models=(MODEL,),
 )  # fmt: skip
 BLOCKS = 3  # of the published weights
-_MULTIPLE = 4  # the net halves the picture twice
+_MULTIPLE = 4  # the net halves the image twice
 
 
 def build(width: int = 64, blocks: int = BLOCKS) -> Any:
@@ -99,7 +99,7 @@ def lineart_net(image: np.ndarray, *, model: str, strength: float) -> np.ndarray
 
 
 def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) -> list[np.ndarray]:
-    """Like ``lineart_net`` for many pictures; those of one size go through the net together."""
+    """Like ``lineart_net`` for many images; those of one size go through the net together."""
     import cv2
     import torch
 
@@ -123,6 +123,6 @@ def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) 
 
 
 def lineart_net_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, strength: float) -> float:
-    """MS-SSIM of the picture's own strokes with the wanted ones, 1 is perfect."""
+    """MS-SSIM of the image's own strokes with the wanted ones, 1 is perfect."""
     got = lineart_net(fit(got_image, wanted.shape[:2]), model=model, strength=strength)
     return ms_ssim(wanted[..., 0], got[..., 0])

@@ -49,6 +49,6 @@ def lines(image: np.ndarray, *, shortest: float, width: int, blur: float) -> np.
 
 
 def lines_adherence(wanted: np.ndarray, got_image: np.ndarray, *, shortest: float, width: int, blur: float) -> float:
-    """F1 of the picture's own lines with the wanted ones, 3 px tolerance: 0 is chance, 1 perfect."""
+    """F1 of the image's own lines with the wanted ones, 3 px tolerance: 0 is chance, 1 perfect."""
     got = lines(fit(got_image, wanted.shape[:2]), shortest=shortest, width=width, blur=blur)
     return edge_f1(wanted[..., 0] > 127, got[..., 0] > 127, TOLERANCE)

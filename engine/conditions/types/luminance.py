@@ -38,5 +38,5 @@ def luminance(image: np.ndarray, *, blur: float) -> np.ndarray:
 
 
 def luminance_adherence(wanted: np.ndarray, got_image: np.ndarray, *, blur: float) -> float:
-    """Pearson's r of the drawn picture's soft brightness with the wanted one: 0 is chance, 1 perfect."""
+    """Pearson's r of the drawn image's soft brightness with the wanted one: 0 is chance, 1 perfect."""
     return correlation(wanted[..., 0], luminance(fit(got_image, wanted.shape[:2]), blur=blur)[..., 0])

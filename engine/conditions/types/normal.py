@@ -38,14 +38,14 @@ def normal(image: np.ndarray, *, model: str, relief: float, blur: float, backgro
 def normal_batch(
     images: list[np.ndarray], *, model: str, relief: float, blur: float, background: float
 ) -> list[np.ndarray]:
-    """Like ``normal`` for many pictures, with one pass of the depth model."""
+    """Like ``normal`` for many images, with one pass of the depth model."""
     return [_colours(normals_of(near, relief, blur, background)) for near in nearness(images, model)]
 
 
 def normals_of(near: np.ndarray, relief: float, blur: float, background: float) -> np.ndarray:
     """Unit vectors (h, w, 3), x left, y up, z to the viewer, from nearness (h, w) by its gradients.
 
-    Nearness is brought to 0..1 over the picture; ``relief`` is the slope that a change of 1 over the shorter side has.
+    Nearness is brought to 0..1 over the image; ``relief`` is the slope that a change of 1 over the shorter side has.
     """
     import cv2
 
@@ -64,7 +64,7 @@ def normals_of(near: np.ndarray, relief: float, blur: float, background: float) 
 def normal_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, model: str, relief: float, blur: float, background: float
 ) -> float:
-    """From the mean angle between the picture's own directions and the wanted: 1 is none, about 0 that of strangers."""
+    """From the mean angle between the image's own directions and the wanted: 1 is none, about 0 that of strangers."""
     got = normal(fit(got_image, wanted.shape[:2]), model=model, relief=relief, blur=blur, background=background)
     cosine = np.clip((_vectors(wanted) * _vectors(got)).sum(-1), -1, 1)
     agreement = 1 - float(np.degrees(np.arccos(cosine)).mean()) / 90

@@ -7,5 +7,5 @@ from engine.conditions.declaration import ConditionType
 OWN = ConditionType(
     name="own",
     title="My own maps",
-    teaches="Whatever your maps show: the net learns the link between each map and its picture.",
+    teaches="Whatever your maps show: the net learns the link between each map and its image.",
 )

@@ -39,7 +39,7 @@ POSE = ConditionType(
             hint="Empty: RT-DETR R50. Or another object detector that knows persons.",
         ),
         Parameter("sure", "Draw from certainty", "float", 0.3, 0.0, 1.0, 0.05, hint="Higher leaves doubtful ones out."),
-        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="People in a picture; the surest are drawn."),
+        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="People in an image; the surest are drawn."),
     ),
     extract="engine.conditions.types.pose:pose",
     batch="engine.conditions.types.pose:pose_batch",
@@ -75,7 +75,7 @@ def pose(image: np.ndarray, *, model: str, detector: str, sure: float, people: i
 
 
 def pose_batch(images: list[np.ndarray], *, model: str, detector: str, sure: float, people: int) -> list[np.ndarray]:
-    """Like ``pose`` for many pictures: one pass of the detector, then all people of all pictures together."""
+    """Like ``pose`` for many images: one pass of the detector, then all people of all images together."""
     boxes = persons(images, detector, people)
     crops = [(place, box) for place, found in enumerate(boxes) for box in found]
     bodies: list[list[np.ndarray]] = [[] for _ in images]
@@ -88,7 +88,7 @@ def pose_batch(images: list[np.ndarray], *, model: str, detector: str, sure: flo
 
 
 def persons(images: list[np.ndarray], detector: str, most: int) -> list[np.ndarray]:
-    """For every picture the boxes of people, (n, 4) x0, y0, x1, y1 in its pixels, the surest first."""
+    """For every image the boxes of people, (n, 4) x0, y0, x1, y1 in its pixels, the surest first."""
     import torch
 
     net, how, person = weights.held(DETECTOR, detector)
@@ -111,7 +111,7 @@ def persons(images: list[np.ndarray], detector: str, most: int) -> list[np.ndarr
 
 
 def frame(box: np.ndarray) -> tuple[float, float, float, float]:
-    """Left, top, width, height, in the picture's pixels, of what ViTPose sees of a person: padded, 3 : 4 wide."""
+    """Left, top, width, height, in the image's pixels, of what ViTPose sees of a person: padded, 3 : 4 wide."""
     width, height = float(box[2] - box[0]), float(box[3] - box[1])
     aspect = _CROP[1] / _CROP[0]
     width, height = max(width, height * aspect) * _PADDING, max(height, width / aspect) * _PADDING
@@ -119,7 +119,7 @@ def frame(box: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def decoded(maps: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Heat maps (17, h, w) as points (17, 2), x and y in the picture's pixels, and their certainty (17,).
+    """Heat maps (17, h, w) as points (17, 2), x and y in the image's pixels, and their certainty (17,).
 
     The peak is refined by a parabola through the logarithms of its neighbours, exact for a Gaussian (as DARK, Zhang et
     al. 2020, along each axis). The frame's first and last pixels are the heat map's (unbiased, Huang et al. 2020).
@@ -138,7 +138,7 @@ def decoded(maps: np.ndarray, box: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def pose_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, model: str, detector: str, sure: float, people: int
 ) -> float:
-    """F1 of the picture's limbs with the wanted, colour by colour, within 2% of the side: 0 is chance, 1 perfect."""
+    """F1 of the image's limbs with the wanted, colour by colour, within 2% of the side: 0 is chance, 1 perfect."""
     picture = fit(got_image, wanted.shape[:2])
     got = pose(picture, model=model, detector=detector, sure=sure, people=people)
     palette = skeleton.JOINTS[: len(skeleton.LIMBS)]

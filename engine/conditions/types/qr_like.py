@@ -11,12 +11,12 @@ from engine.conditions.types.colour_grid import starts
 QR_LIKE = ConditionType(
     name="qr_like",
     title="QR-like squares",
-    teaches="Light and dark squares: the picture is light on white ones and dark on black ones, as hidden codes need.",
+    teaches="Light and dark squares: the image is light on white ones and dark on black ones, as hidden codes need.",
     parameters=(
         Parameter("cells", "Squares", "int", 32, 8, 96, 1, hint="Along the shorter side.", vary=(21, 57)),
         Parameter(
             "cut", "Where to cut", "choice", "local", choices=("local", "whole"),
-            hint="local: light or dark beside its surroundings. whole: half of the picture's squares become light.",
+            hint="local: light or dark beside its surroundings. whole: half of the image's squares become light.",
         ),
         Parameter(
             "unsure", "Leave gray", "float", 0.0, 0.0, 40.0, 1.0,
@@ -33,7 +33,7 @@ _AROUND = 4.0  # squares, spread of the Gaussian that says how bright the surrou
 def qr_like(image: np.ndarray, *, cells: int, cut: str, unsure: float) -> np.ndarray:
     """Squares of 0, 255 or (unsure) 128 by their mean luma (Rec. 601). RGB uint8 (h, w, 3) in and out.
 
-    Made of photographs, so that a picture for every map exists; these are no codes that a phone could read. The grid is
+    Made of photographs, so that an image for every map exists; these are no codes that a phone could read. The grid is
     laid out from the middle.
     """
     rows, columns = starts(image.shape[:2], cells)

@@ -80,7 +80,7 @@ def scribble_adherence(
     shortest: int,
     wobble: float,
 ) -> float:
-    """F1 of the picture's own strokes with the wanted ones, 3 px tolerance and what the hand strays: 1 is perfect."""
+    """F1 of the image's own strokes with the wanted ones, 3 px tolerance and what the hand strays: 1 is perfect."""
     picture = fit(got_image, wanted.shape[:2])
     got = scribble(picture, detail=detail, faintest=faintest, width=width, shortest=shortest, wobble=0.0)
     return edge_f1(wanted[..., 0] > 127, got[..., 0] > 127, TOLERANCE + round(wobble))

@@ -27,7 +27,7 @@ SEGMENTATION = ConditionType(
             "model", "Segmentation model", "text", "",
             hint="Empty: UperNet ConvNeXt Small. Or a folder, or a Hugging Face id of a semantic segmentation model.",
         ),
-        Parameter("smallest", "Smallest area", "float", 0.1, 0.0, 5.0, 0.1, hint="Percent of the picture; smaller ones "
+        Parameter("smallest", "Smallest area", "float", 0.1, 0.0, 5.0, 0.1, hint="Percent of the image; smaller ones "
                   "join their surroundings."),
     ),
     categorical=True,
@@ -54,7 +54,7 @@ def segmentation(image: np.ndarray, *, model: str, smallest: float) -> np.ndarra
 
 
 def segmentation_batch(images: list[np.ndarray], *, model: str, smallest: float) -> list[np.ndarray]:
-    """Like ``segmentation`` for many pictures; they go through the model together."""
+    """Like ``segmentation`` for many images; they go through the model together."""
     return [coloured(without_specks(labels, smallest)) for labels in labels_of(images, model)]
 
 
@@ -99,7 +99,7 @@ def coloured(labels: np.ndarray) -> np.ndarray:
 
 
 def segmentation_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, smallest: float) -> float:
-    """Mean over the wanted classes of intersection / union (mIoU) with those seen in the picture: 1 is perfect."""
+    """Mean over the wanted classes of intersection / union (mIoU) with those seen in the image: 1 is perfect."""
     got = segmentation(fit(got_image, wanted.shape[:2]), model=model, smallest=smallest)
     first, second = _packed(wanted), _packed(got)
     classes = np.unique(first)

@@ -1,4 +1,4 @@
-"""The picture's colours and textures, stirred."""
+"""The image's colours and textures, stirred."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.conditions.metrics import fit
 SHUFFLE = ConditionType(
     name="shuffle",
     title="Shuffle",
-    teaches="Palette and texture: the picture takes the colours of the stirred map, whatever is where in it.",
+    teaches="Palette and texture: the image takes the colours of the stirred map, whatever is where in it.",
     parameters=(
         Parameter(
             "size",
@@ -36,7 +36,7 @@ _STRANGERS = 0.25  # histogram intersection of two unrelated photographs, about
 def shuffle(image: np.ndarray, *, size: int, seed: int) -> np.ndarray:
     """Every pixel is fetched from where smooth noise says. RGB uint8 (h, w, 3) in and out.
 
-    The two coordinates are noise that was levelled out over the whole picture, so that each part of it is seen.
+    The two coordinates are noise that was levelled out over the whole image, so that each part of it is seen.
     """
     import cv2
 

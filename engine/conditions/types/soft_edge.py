@@ -94,7 +94,7 @@ def soft_edge(image: np.ndarray, *, model: str, steps: int) -> np.ndarray:
 
 
 def soft_edge_batch(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
-    """Like ``soft_edge`` for many pictures; those of one size go through the net together."""
+    """Like ``soft_edge`` for many images; those of one size go through the net together."""
     import cv2
     import torch
 
@@ -114,7 +114,7 @@ def soft_edge_batch(images: list[np.ndarray], *, model: str, steps: int) -> list
 
 
 def soft_edge_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, steps: int) -> float:
-    """MS-SSIM of the picture's own soft edges with the wanted ones, 1 is perfect."""
+    """MS-SSIM of the image's own soft edges with the wanted ones, 1 is perfect."""
     got = soft_edge(fit(got_image, wanted.shape[:2]), model=model, steps=steps)
     return ms_ssim(wanted[..., 0], got[..., 0])
 

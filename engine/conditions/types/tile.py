@@ -1,4 +1,4 @@
-"""A small or blurred copy of the picture, whose details the net invents."""
+"""A small or blurred copy of the image, whose details the net invents."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TILE = ConditionType(
 
 
 def tile(image: np.ndarray, *, way: str, amount: float) -> np.ndarray:
-    """The picture without details finer than about ``amount`` pixels. RGB uint8 (h, w, 3) in and out."""
+    """The image without details finer than about ``amount`` pixels. RGB uint8 (h, w, 3) in and out."""
     import cv2
 
     if way == "blur":
@@ -51,5 +51,5 @@ def tile(image: np.ndarray, *, way: str, amount: float) -> np.ndarray:
 
 
 def tile_adherence(wanted: np.ndarray, got_image: np.ndarray, *, way: str, amount: float) -> float:
-    """Lin's concordance of the drawn picture, blurred alike, with the wanted one: 0 is chance, 1 perfect."""
+    """Lin's concordance of the drawn image, blurred alike, with the wanted one: 0 is chance, 1 perfect."""
     return concordance(wanted, tile(fit(got_image, wanted.shape[:2]), way=way, amount=amount))

@@ -1,6 +1,6 @@
-"""How a map lies on its picture: mirrored, turned or shifted. Found by correlating where both have structure.
+"""How a map lies on its image: mirrored, turned or shifted. Found by correlating where both have structure.
 
-The reference is the map made anew where the type has an extractor, otherwise the picture's own lightness.
+The reference is the map made anew where the type has an extractor, otherwise the image's own lightness.
 """
 
 from __future__ import annotations

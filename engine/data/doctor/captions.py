@@ -9,23 +9,23 @@ from engine.data import captions
 from engine.data.doctor.finding import Finding, Hit, Row, Rules, Summary
 from engine.data.layouts.model import caption_file
 
-OFTEN, OFTEN_SHARE = 10, 0.03  # a caption that this many pictures, and this share of the set, have in common
+OFTEN, OFTEN_SHARE = 10, 0.03  # a caption that this many images, and this share of the set, have in common
 _MOJIBAKE = re.compile("[ÂÃâÐÑð][\u0080-\u00bf\u0152-\u0178\u2013-\u2122ˆ˜ƒ]")
 _CLEAN = "Correct: the caption is cleaned for this dataset; your caption file stays as it is."
 
 MISSING = Finding(
     "caption_missing", "No caption",
-    "Pictures without words teach the net to follow the map alone. Some of these are useful, all of them make it deaf "
+    "Images without words teach the net to follow the map alone. Some of these are useful, all of them make it deaf "
     "to prompts.",
-    "Write or generate captions on this tab, or leave the picture out.", "note",
+    "Write or generate captions on this tab, or leave the image out.", "note",
 )  # fmt: skip
 EMPTY = Finding(
     "caption_empty", "Empty caption file", "The file is there and says nothing: a captioning program failed on it.",
-    "Caption it again, or leave the picture out.", "warning",
+    "Caption it again, or leave the image out.", "warning",
 )  # fmt: skip
 REPEATED = Finding(
     "caption_repeated", "The same caption many times",
-    "Words that stand for very different pictures mean nothing: \"image\", \"untitled\", a shop's name. The net "
+    "Words that stand for very different images mean nothing: \"image\", \"untitled\", a shop's name. The net "
     "ignores the prompt where it reads them.",
     "Replace them on this tab, by a better caption or by none.", "warning",
 )  # fmt: skip
@@ -94,5 +94,5 @@ def _byte(character: str) -> bytes:
 
 
 def often(count: int, total: int) -> bool:
-    """Whether a caption that ``count`` of ``total`` pictures share is a finding."""
+    """Whether a caption that ``count`` of ``total`` images share is a finding."""
     return count >= max(OFTEN, OFTEN_SHARE * total)

@@ -6,13 +6,13 @@ example in tests/data/doctor/planted.py.
 
 from __future__ import annotations
 
-from engine.data.doctor import captions, duplicates, files, names, pairs, pictures
+from engine.data.doctor import captions, duplicates, files, images, names, pairs
 from engine.data.doctor.finding import Finding
 
 ALL: tuple[Finding, ...] = (
     *pairs.FINDINGS,
     *duplicates.FINDINGS,
-    *pictures.FINDINGS,
+    *images.FINDINGS,
     *captions.FINDINGS,
     *names.FINDINGS,
     *files.FINDINGS,

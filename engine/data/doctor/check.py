@@ -17,18 +17,19 @@ import cv2
 
 from engine.conditions import registry
 from engine.data.dataset import ConditionSpec, Dataset
-from engine.data.doctor import captions, duplicates, files, names, pairs, pictures
+from engine.data.doctor import captions, duplicates, files, images, names, pairs
 from engine.data.doctor.facts import VERSION
 from engine.data.doctor.finding import Hit, Row, Rules, Summary
-from engine.data.doctor.measure import Extract, measure_map, measure_picture
+from engine.data.doctor.measure import Extract, measure_image, measure_map
 from engine.data.doctor.store import Measured, Store
 from engine.data.held_out import choose
-from engine.data.samples import CancelToken, Problem, Progress, Sample
+from engine.data.samples import Problem, Sample
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 PAGE = 256
 SAVE_SECONDS = 2.0
-_JUDGES = (files.judge, pictures.judge, captions.judge, pairs.judge)
+_JUDGES = (files.judge, images.judge, captions.judge, pairs.judge)
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ def check(
     resolution: int = 512,
     held_out: int = 0,
     token: CancelToken | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
     workers: int | None = None,
 ) -> Checked:
-    """Measures what is new or has changed, then judges everything. Memory: some hundred bytes a picture.
+    """Measures what is new or has changed, then judges everything. Memory: some hundred bytes an image.
 
     ``resolution``: side in pixels of the training. ``held_out``: how many pairs will be kept for testing. Raises what
     the token raises (what was measured by then is kept); UserError where the dataset's folder cannot be written.
@@ -84,7 +85,7 @@ def pages(dataset: Dataset, token: CancelToken | None = None) -> Iterator[list[S
 
 
 def _measure_all(
-    dataset: Dataset, store: Store, token: CancelToken | None, progress: Progress | None, workers: int
+    dataset: Dataset, store: Store, token: CancelToken | None, progress: OnProgress | None, workers: int
 ) -> int:
     total, done, read = dataset.count(), 0, 0
     spec = dataset.condition
@@ -136,13 +137,13 @@ def extractor(spec: ConditionSpec | None) -> Extract | None:
     if condition.extract is None or not getattr(condition, "live", True) or getattr(spec, "varied", None) is not None:
         return None  # maps of models and programs take as long to make again as to make; drawn parameters are unknown
     function, parameters = condition.extractor, spec.parameters
-    return lambda picture: function(picture, **parameters)
+    return lambda image: function(image, **parameters)
 
 
 def _map_of(
     dataset: Dataset, spec: ConditionSpec | None, ready: dict[str, tuple[str, str]], sample: Sample
 ) -> Path | None:
-    """The sample's map, if it is there and was made of the picture as it is."""
+    """The sample's map, if it is there and was made of the image as it is."""
     if spec is None or (spec.provided and sample.condition is None):
         return None
     if not spec.provided and ready.get(sample.key) != (spec.fingerprint, sample.digest):
@@ -164,17 +165,17 @@ def _state(sample: Sample, map: Path | None, spec: ConditionSpec | None) -> str:
 
 def _measure(sample: Sample, map: Path | None, extract: Extract | None) -> Measured:
     try:
-        facts, picture = measure_picture(sample.image)
+        facts, image = measure_image(sample.image)
     except UserError:
         return None, None, str(sample.image)
     if map is None:
         return facts, None, ""
     try:
-        return facts, measure_map(map, picture, extract), ""
+        return facts, measure_map(map, image, extract), ""
     except UserError:
         return facts, None, str(map)
-    except (cv2.error, ValueError):  # the type cannot make a map of this picture: compare with the picture instead
-        return facts, measure_map(map, picture, None), ""
+    except (cv2.error, ValueError):  # the type cannot make a map of this image: compare with the image instead
+        return facts, measure_map(map, image, None), ""
 
 
 def _rows(dataset: Dataset, store: Store, token: CancelToken | None) -> Iterator[tuple[Row, str]]:
@@ -182,8 +183,8 @@ def _rows(dataset: Dataset, store: Store, token: CancelToken | None) -> Iterator
     for page in pages(dataset, token):
         known = store.measured(sample.key for sample in page)
         for sample in page:
-            picture, map, trouble = known.get(sample.key, (None, None, ""))
-            yield Row(sample, picture, map), trouble
+            image, map, trouble = known.get(sample.key, (None, None, ""))
+            yield Row(sample, image, map), trouble
 
 
 def _judge_all(dataset: Dataset, store: Store, rules: Rules, token: CancelToken | None) -> list[Hit]:
@@ -209,10 +210,10 @@ def _judge_all(dataset: Dataset, store: Store, rules: Rules, token: CancelToken 
 
 
 def _count(row: Row, summary: Summary) -> None:
-    if row.picture is None:
+    if row.image is None:
         return
     summary.pictures += 1
-    summary.grey += row.picture.grey
+    summary.grey += row.image.grey
     if row.map and not row.map.known and not pairs.blank(row.map):
         summary.maps += 1
         if row.map.polarity:
@@ -235,7 +236,7 @@ def _of_problem(problem: Problem) -> Hit | None:
 
 
 class _Seen:
-    """The little of every picture that comparing them all needs; kept in memory."""
+    """The little of every image that comparing them all needs; kept in memory."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -244,27 +245,27 @@ class _Seen:
         self.maps: dict[str, tuple[str, bytes]] = {}
 
     def add(self, row: Row) -> None:
-        key, picture, map = row.sample.key, row.picture, row.map
+        key, image, map = row.sample.key, row.image, row.map
         self.keys.append(key)
-        if picture is None or picture.spread < pictures.MIN_SPREAD:
+        if image is None or image.spread < images.MIN_SPREAD:
             return
         self.digests[key] = row.sample.digest or key
         area = row.sample.width * row.sample.height
-        value = (float(not picture.grey), float(area), -max(0.0, picture.blur), float(row.sample.bytes),
+        value = (float(not image.grey), float(area), -max(0.0, image.blur), float(row.sample.bytes),
                  float(bool(row.sample.caption.strip())))  # fmt: skip
-        self.pictures[key] = (picture.phash, bytes.fromhex(picture.thumb), picture.grey, value)
+        self.pictures[key] = (image.phash, bytes.fromhex(image.thumb), image.grey, value)
         if map and not pairs.blank(map):
             self.maps[key] = (map.phash, bytes.fromhex(map.thumb))
 
     def compare(self, rules: Rules) -> list[Hit]:
-        def same_picture(one: str, other: str) -> bool:
+        def same_image(one: str, other: str) -> bool:
             a, b = self.pictures[one], self.pictures[other]
             return duplicates.alike(a[1], b[1], a[2] != b[2])
 
         def same_map(one: str, other: str) -> bool:
             return duplicates.same_map(self.maps[one][1], self.maps[other][1])
 
-        groups = duplicates.near_groups(((k, p[0]) for k, p in self.pictures.items()), same_picture)
+        groups = duplicates.near_groups(((k, p[0]) for k, p in self.pictures.items()), same_image)
         found = list(names.clashes(self.keys))
         found += duplicates.hits(groups.members(), self.digests, rules.held_out, lambda k: self.pictures[k][3])
         maps = duplicates.near_groups(((k, m[0]) for k, m in self.maps.items()), same_map, duplicates.NEAR_MAP)

@@ -1,4 +1,4 @@
-"""The same picture more than once: equal files by their hash, near ones by a perceptual hash (pHash)."""
+"""The same image more than once: equal files by their hash, near ones by a perceptual hash (pHash)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.data.doctor.pairs import REPEATED
 NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
 NEAR_MAP = 2  # maps of lines are mostly black and alike, so only the same map counts
 BANDS = NEAR + 1
-TONE, COLOUR = 0.9, 14.0  # two 8 x 8 thumbnails of one picture: least correlation, greatest distance in Lab steps
+TONE, COLOUR = 0.9, 14.0  # two 8 x 8 thumbnails of one image: least correlation, greatest distance in Lab steps
 SAME_MAP = 0.99  # correlation of two 16 x 16 maps; circles drawn 10 px (of 512) apart have less
 CHUNK = 2048
 
@@ -22,12 +22,12 @@ COPY = Finding(
     "It counts twice in every epoch, and the net leans towards it.", "Leave out all but one of them.", "warning",
 )  # fmt: skip
 NEAR_COPY = Finding(
-    "near_copy", "Nearly the same picture",
+    "near_copy", "Nearly the same image",
     "Smaller, recompressed or slightly edited copies count several times, and the net memorises them first.",
     "Look at the pairs, then leave these out: the largest, sharpest copy in colour stays.", "warning",
 )  # fmt: skip
 LEAK = Finding(
-    "held_out_copy", "Also among the test pictures",
+    "held_out_copy", "Also among the test images",
     "A copy of it is held out for the score. The score then praises what was learned by heart.",
     "Leave these out of the training; their twins stay for the test.", "serious",
 )  # fmt: skip
@@ -97,7 +97,7 @@ def near_groups(hashes: Iterable[tuple[str, str]], same: Callable[[str, str], bo
 
 
 def alike(first: bytes, second: bytes, either_grey: bool) -> bool:
-    """Whether two 8 x 8 thumbnails (RGB bytes) show one picture; one of them may have lost its colours."""
+    """Whether two 8 x 8 thumbnails (RGB bytes) show one image; one of them may have lost its colours."""
     import cv2
 
     a, b = (
@@ -124,7 +124,7 @@ def hits(
     held_out: frozenset[str],
     value: Callable[[str], tuple[float, ...]],
 ) -> Iterator[Hit]:
-    """For every group of one picture: which to leave out. ``value(key)``: of several the highest is kept."""
+    """For every group of one image: which to leave out. ``value(key)``: of several the highest is kept."""
     for keys in groups:
         tested = sorted(key for key in keys if key in held_out)
         trained = sorted(key for key in keys if key not in held_out)
@@ -141,11 +141,11 @@ def hits(
                     yield Hit(NEAR_COPY.name, key, f"nearly {best}, which is larger or sharper", best)
 
 
-def repeated_maps(groups: Iterable[list[str]], pictures: Groups) -> Iterator[Hit]:
-    """Maps that are the same beside different pictures; copies of one picture share theirs rightly."""
+def repeated_maps(groups: Iterable[list[str]], images: Groups) -> Iterator[Hit]:
+    """Maps that are the same beside different images; copies of one image share theirs rightly."""
     for keys in groups:
-        by_picture = {pictures.find(key): key for key in sorted(keys, reverse=True)}
-        if len(by_picture) > 1:
+        by_image = {images.find(key): key for key in sorted(keys, reverse=True)}
+        if len(by_image) > 1:
             for key in sorted(keys):
-                other = next(one for picture, one in by_picture.items() if picture != pictures.find(key))
+                other = next(one for image, one in by_image.items() if image != images.find(key))
                 yield Hit(REPEATED.name, key, f"the same map as {other}", other)

@@ -1,4 +1,4 @@
-"""What is measured of a picture and its map: figures only, judged later, so that rules can change without reading."""
+"""What is measured of an image and its map: figures only, judged later, so that rules can change without reading."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _Stored:
 
 
 @dataclass(frozen=True)
-class PictureFacts(_Stored):
-    """Of a picture that could be read."""
+class ImageFacts(_Stored):
+    """Of an image that could be read."""
 
     mode: str
     """Pillow's mode of the file itself."""
@@ -39,7 +39,7 @@ class PictureFacts(_Stored):
     phash: str
     """Perceptual hash, 16 hexadecimal digits."""
     thumb: str
-    """The picture at 8 x 8, RGB, hexadecimal."""
+    """The image at 8 x 8, RGB, hexadecimal."""
 
     @property
     def grey(self) -> bool:
@@ -66,9 +66,9 @@ class MapFacts(_Stored):
     grid: float
     """Of the steps between background and not: share at every eighth column and row, where JPEG's blocks meet."""
     tonal: float
-    """Correlation of its lightness with the picture's, no play."""
+    """Correlation of its lightness with the image's, no play."""
     known: bool
-    """It was compared with a map made anew by the dataset's own type, not with the picture."""
+    """It was compared with a map made anew by the dataset's own type, not with the image."""
     alignment: dict[str, Any]
     phash: str
     thumb: str
@@ -76,7 +76,7 @@ class MapFacts(_Stored):
 
     @property
     def lines(self) -> bool:
-        """Lines on a plain ground: most of it is one pure value, and it is no copy of the picture's lightness."""
+        """Lines on a plain ground: most of it is one pure value, and it is no copy of the image's lightness."""
         return self.background_share >= 0.55 and self.pure_share >= 0.35 and abs(self.tonal) < 0.9
 
     @property
@@ -85,4 +85,4 @@ class MapFacts(_Stored):
         if self.lines:
             return "lines on dark" if self.background < 128 else "lines on light"
         tone = self.alignment["tone"]
-        return "" if abs(tone) < 0.8 else "as light as the picture" if tone > 0 else "dark where the picture is light"
+        return "" if abs(tone) < 0.8 else "as light as the image" if tone > 0 else "dark where the image is light"

@@ -13,28 +13,28 @@ _LEFT_OUT = "It is left out already. Fetch the file again, or delete it, and rea
 _WRITES = "Nothing has to be done here; a corrected copy helps only other programs that read this dataset's folder."
 
 EMPTY = Finding(
-    "empty_file", "Empty file", "A file of zero bytes holds no picture: a download or copy broke off at its start.",
+    "empty_file", "Empty file", "A file of zero bytes holds no image: a download or copy broke off at its start.",
     _LEFT_OUT, "warning", unusable=True,
 )  # fmt: skip
 WEB_PAGE = Finding(
-    "web_page", "Web page under a picture's name",
+    "web_page", "Web page under an image's name",
     "The server sent an error page and it was saved as .jpg. Many training scripts stop at the first of these.",
     _LEFT_OUT, "warning", unusable=True,
 )  # fmt: skip
 TRUNCATED = Finding(
     "truncated", "End of the file is missing",
-    "Such a picture opens and is grey from some line on; the net would learn the grey part as well.",
+    "Such an image opens and is grey from some line on; the net would learn the grey part as well.",
     _LEFT_OUT, "warning", unusable=True,
 )  # fmt: skip
 DAMAGED = Finding(
-    "damaged", "Damaged or unknown file", "Its bytes are no picture in a format that is known here.",
+    "damaged", "Damaged or unknown file", "Its bytes are no image in a format that is known here.",
     _LEFT_OUT, "warning", unusable=True,
 )  # fmt: skip
 CMYK = Finding(
     "cmyk", "Print colours (CMYK)",
     "The file holds ink, not light: programs turn it into RGB each in its own way, and colours come out wrong or "
     "inverted. Here it is brought to RGB the same way each time.",
-    "Look at the colours. Where they are wrong, leave the picture out or export it as sRGB from an image editor.",
+    "Look at the colours. Where they are wrong, leave the image out or export it as sRGB from an image editor.",
     "warning", "picture",
 )  # fmt: skip
 DEEP = Finding(
@@ -43,7 +43,7 @@ DEEP = Finding(
     _WRITES, "note", "picture",
 )  # fmt: skip
 PALETTE = Finding(
-    "palette", "Palette picture",
+    "palette", "Palette image",
     "At most 256 colours: smooth skies have steps and dots in them, and the net learns to draw those.",
     "Look at a few. Leave them out where photographs are wanted; drawings are mostly fine.", "note", "picture",
 )  # fmt: skip
@@ -83,7 +83,7 @@ def classify(path: Path) -> Finding | None:
 
 
 def _ends_early(path: Path, start: bytes, error: UserError) -> bool:
-    """Whether it begins as a picture and its end is missing. WebP tells its own length at its start."""
+    """Whether it begins as an image and its end is missing. WebP tells its own length at its start."""
     if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
         return int.from_bytes(start[4:8], "little") + 8 > path.stat().st_size
     try:
@@ -94,7 +94,7 @@ def _ends_early(path: Path, start: bytes, error: UserError) -> bool:
 
 
 def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
-    facts, key = row.picture, row.sample.key
+    facts, key = row.image, row.sample.key
     if facts is None:
         return
     if facts.mode == "CMYK":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from engine.data.doctor.facts import MapFacts, PictureFacts
+from engine.data.doctor.facts import ImageFacts, MapFacts
 from engine.data.samples import Sample
 
 Severity = Literal["serious", "warning", "note"]
@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture with one fault. ``key``: of the sample, or the path of a file that is in no sample."""
+    """One image with one fault. ``key``: of the sample, or the path of a file that is in no sample."""
 
     finding: str
     key: str
@@ -46,13 +46,13 @@ class Row:
     """A sample with what was measured of it."""
 
     sample: Sample
-    picture: PictureFacts | None
+    image: ImageFacts | None
     map: MapFacts | None
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the findings depend on beside the pictures."""
+    """What the findings depend on beside the images."""
 
     resolution: int = 512
     """Side in pixels at which the set will be trained."""
@@ -62,7 +62,7 @@ class Rules:
 
 @dataclass
 class Summary:
-    """Counts over the set that single pictures are judged against."""
+    """Counts over the set that single images are judged against."""
 
     pictures: int = 0
     grey: int = 0

@@ -1,4 +1,4 @@
-"""Acts on findings: leaves pictures out, writes corrected copies into the dataset's folder, takes both back.
+"""Acts on findings: leaves images out, writes corrected copies into the dataset's folder, takes both back.
 
 The user's own files are only read.
 """
@@ -22,9 +22,10 @@ from engine.data.doctor.facts import MapFacts
 from engine.data.doctor.finding import Finding, Hit
 from engine.data.doctor.store import Store
 from engine.data.images import digest, load_rgb, replace_bytes
-from engine.data.samples import CancelToken, Progress, Sample
+from engine.data.samples import Sample
 from engine.data.treatment import Correction
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 FOLDER = "corrected"
 BATCH = 64
@@ -95,7 +96,7 @@ def undo(dataset: Dataset, finding: Finding) -> int:
 
 
 def correct(
-    dataset: Dataset, finding: Finding, token: CancelToken | None = None, progress: Progress | None = None
+    dataset: Dataset, finding: Finding, token: CancelToken | None = None, progress: OnProgress | None = None
 ) -> int:
     """Writes corrected copies of what a finding names; returns how many.
 

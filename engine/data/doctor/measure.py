@@ -1,4 +1,4 @@
-"""Measures one picture and its map. Every file is decoded once; the threads that do it hold Python's lock briefly."""
+"""Measures one image and its map. Every file is decoded once; the threads that do it hold Python's lock briefly."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from engine.data.doctor.alignment import align
-from engine.data.doctor.facts import MapFacts, PictureFacts
+from engine.data.doctor.facts import ImageFacts, MapFacts
 from engine.data.images import digest, opened, to_rgb
 
 SIDE = 512  # shorter side at which blur is measured
-REFERENCE_SIDE = 1024  # a picture is shrunk to this before its map is made anew for comparison
+REFERENCE_SIDE = 1024  # an image is shrunk to this before its map is made anew for comparison
 THUMB, MAP_THUMB = 8, 16
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258  # TIFF tag
 
 Extract = Callable[[np.ndarray], np.ndarray]
-"""A map of a picture, RGB uint8 (h, w, 3) in and out."""
+"""A map of an image, RGB uint8 (h, w, 3) in and out."""
 
 
-def measure_picture(path: Path) -> tuple[PictureFacts, Image.Image]:
-    """What can be told of a picture, and the picture itself: RGB, shorter side at least SIDE unless it is smaller.
+def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
+    """What can be told of an image, and the image itself: RGB, shorter side at least SIDE unless it is smaller.
 
     Raises UserError for a file that cannot be used.
     """
@@ -41,7 +41,7 @@ def measure_picture(path: Path) -> tuple[PictureFacts, Image.Image]:
     small = cv2.resize(pixels, (128, 128), interpolation=cv2.INTER_AREA)
     low, high = np.quantile(small.reshape(-1, 3), [0.005, 0.995], axis=0)
     lab = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float32) - 128
-    facts = PictureFacts(
+    facts = ImageFacts(
         mode=mode,
         bits=bits,
         orientation=int(orientation),
@@ -56,9 +56,9 @@ def measure_picture(path: Path) -> tuple[PictureFacts, Image.Image]:
 
 
 def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> MapFacts:
-    """What can be told of a map beside its picture.
+    """What can be told of a map beside its image.
 
-    ``extract`` makes a map anew for comparison; without it the picture's own lightness is the reference.
+    ``extract`` makes a map anew for comparison; without it the image's own lightness is the reference.
 
     Raises UserError for a file that cannot be used.
     """
@@ -131,7 +131,7 @@ def _thumb(small: np.ndarray) -> str:
 
 
 def _likeness(light: np.ndarray, map: np.ndarray) -> float:
-    """Pearson's r of two grey pictures at 64 x 64."""
+    """Pearson's r of two grey images at 64 x 64."""
     a, b = (cv2.resize(x, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float64).ravel() for x in (light, map))
     a, b = a - a.mean(), b - b.mean()
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -163,7 +163,7 @@ def _lossy(image: Image.Image, path: Path) -> bool:
 
 
 def _holds_vp8l(path: Path) -> bool:
-    """Whether a WebP file's picture is lossless: its chunks are named in the RIFF container."""
+    """Whether a WebP file's image is lossless: its chunks are named in the RIFF container."""
     with path.open("rb") as file:
         file.seek(12)
         while len(head := file.read(8)) == 8:

@@ -1,4 +1,4 @@
-"""Faults of a condition map beside its picture."""
+"""Faults of a condition map beside its image."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ MAJORITY = 3  # times as many maps of the other polarity
 GRID, GRID_NOISE = 0.2, 0.4  # drawn lines have 1/8 of their steps on JPEG's grid
 
 MISSING = Finding(
-    "map_missing", "Picture without a map", "There is nothing that the net could be told to follow.",
-    "It is left out already. Add the map under the picture's name, or have all maps made on the next tab.",
+    "map_missing", "Image without a map", "There is nothing that the net could be told to follow.",
+    "It is left out already. Add the map under the image's name, or have all maps made on the next tab.",
     "warning", unusable=True,
 )  # fmt: skip
 ORPHANED = Finding(
-    "map_orphaned", "Map without a picture", "Its picture is missing or has another name: a copy may have broken off.",
-    "It is left out already. Add the picture under the map's name, or delete the map.", "warning", unusable=True,
+    "map_orphaned", "Map without an image", "Its image is missing or has another name: a copy may have broken off.",
+    "It is left out already. Add the image under the map's name, or delete the map.", "warning", unusable=True,
 )  # fmt: skip
 SIZE = Finding(
     "map_size", "Map of another size",
-    "It is scaled to the picture: thin lines become grey or jagged, areas get soft borders.",
-    "Make the maps from the pictures at their own size, or leave it out.", "note",
+    "It is scaled to the image: thin lines become grey or jagged, areas get soft borders.",
+    "Make the maps from the images at their own size, or leave it out.", "note",
 )  # fmt: skip
 ASPECT = Finding(
     "map_aspect", "Map of another shape",
-    "Picture and map were cut differently, so their parts lie at different places; stretching the map does not help. "
+    "Image and map were cut differently, so their parts lie at different places; stretching the map does not help. "
     "The net learns to follow it loosely or not at all.",
-    "Make the map anew from this very picture, or leave it out.", "serious",
+    "Make the map anew from this very image, or leave it out.", "serious",
 )  # fmt: skip
 BLANK = Finding(
     "map_blank", "Empty map",
-    "It tells the net nothing, so the net learns that an empty map may mean any picture.",
+    "It tells the net nothing, so the net learns that an empty map may mean any image.",
     "Make it with lower thresholds, or leave it out.", "serious",
 )  # fmt: skip
 INVERTED = Finding(
@@ -65,8 +65,8 @@ LOSSY = Finding(
     "Save maps as PNG. Correct: the dots are taken out of a copy; what they covered stays lost.", "warning", "map",
 )  # fmt: skip
 REPEATED = Finding(
-    "map_repeated", "One map for several pictures",
-    "The same map stands beside different pictures: at most one of them can fit.",
+    "map_repeated", "One map for several images",
+    "The same map stands beside different images: at most one of them can fit.",
     "Look at both. Make the maps anew, or leave the wrong ones out.", "serious",
 )  # fmt: skip
 FINDINGS = (MISSING, ORPHANED, ASPECT, SIZE, BLANK, INVERTED, TURNED, SHIFTED, LOSSY, REPEATED)
@@ -106,7 +106,7 @@ def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
 
 
 def _swapped(row: Row) -> bool:
-    """The map has the picture's shape on its side."""
+    """The map has the image's shape on its side."""
     assert row.map is not None
     wide, map_wide = row.sample.width / row.sample.height, row.map.width / row.map.height
     return abs(wide - 1) > 0.05 and abs(wide * map_wide - 1) < 0.05
@@ -121,7 +121,7 @@ def _same_shape(row: Row) -> bool:
 def _sizes(row: Row) -> Iterator[Hit]:
     sample, map = row.sample, row.map
     assert map is not None
-    sizes = f"picture {sample.width} x {sample.height}, map {map.width} x {map.height}"
+    sizes = f"image {sample.width} x {sample.height}, map {map.width} x {map.height}"
     if not _same_shape(row):
         yield Hit(ASPECT.name, sample.key, sizes)
     elif sample.condition is not None and abs(map.width - sample.width) > 0.01 * sample.width:
@@ -165,7 +165,7 @@ def _inverted(map: MapFacts, summary: Summary) -> bool:
 
 def _minority(summary: Summary) -> set[str]:
     """Polarities that a clear majority of the set has the other way round."""
-    names = ("lines on dark", "lines on light"), ("as light as the picture", "dark where the picture is light")
+    names = ("lines on dark", "lines on light"), ("as light as the image", "dark where the image is light")
     counts = summary.polarity
     few = set()
     for one, other in (*names, *(pair[::-1] for pair in names)):

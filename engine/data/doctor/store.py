@@ -1,4 +1,4 @@
-"""What the doctor knows of a dataset, beside it in doctor.sqlite: figures of every picture, and the last findings.
+"""What the doctor knows of a dataset, beside it in doctor.sqlite: figures of every image, and the last findings.
 
 Only a cache: deleting the file costs one check. Decisions are in treatment.sqlite.
 """
@@ -10,19 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.data.doctor.facts import MapFacts, PictureFacts
+from engine.data.doctor.facts import ImageFacts, MapFacts
 from engine.data.doctor.finding import Hit
 
 STORE = "doctor.sqlite"
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS facts (
-        key TEXT PRIMARY KEY, state TEXT NOT NULL, picture TEXT, map TEXT, trouble TEXT NOT NULL)""",
+        key TEXT PRIMARY KEY, state TEXT NOT NULL, image TEXT, map TEXT, trouble TEXT NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS hits (
         finding TEXT, key TEXT, detail TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (finding, key))""",
     "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
-Measured = tuple[PictureFacts | None, MapFacts | None, str]
-"""Picture, map, and the path of a file that cannot be read ("" where both can)."""
+Measured = tuple[ImageFacts | None, MapFacts | None, str]
+"""Image, map, and the path of a file that cannot be read ("" where both can)."""
 
 
 class Store:
@@ -48,8 +48,8 @@ class Store:
             connection.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
                 (
-                    (key, state, picture.to_json() if picture else None, map.to_json() if map else None, trouble)
-                    for key, state, (picture, map, trouble) in rows
+                    (key, state, image.to_json() if image else None, map.to_json() if map else None, trouble)
+                    for key, state, (image, map, trouble) in rows
                 ),
             )
 
@@ -58,10 +58,10 @@ class Store:
         wanted = list(keys)
         marks = ",".join("?" * len(wanted))
         with self._connection() as connection:
-            rows = connection.execute(f"SELECT key, picture, map, trouble FROM facts WHERE key IN ({marks})", wanted)
+            rows = connection.execute(f"SELECT key, image, map, trouble FROM facts WHERE key IN ({marks})", wanted)
             return {
-                key: (PictureFacts.from_json(picture), MapFacts.from_json(map), trouble)
-                for key, picture, map, trouble in rows
+                key: (ImageFacts.from_json(image), MapFacts.from_json(map), trouble)
+                for key, image, map, trouble in rows
             }
 
     def replace_hits(self, hits: Iterable[Hit], about: dict[str, str]) -> None:
@@ -88,7 +88,7 @@ class Store:
         return [Hit(*row) for row in rows]
 
     def about(self) -> dict[str, str]:
-        """Of the last finished check: when, resolution, pictures."""
+        """Of the last finished check: when, resolution, images."""
         with self._connection() as connection:
             return dict(connection.execute("SELECT name, value FROM about"))
 

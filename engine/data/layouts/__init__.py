@@ -1,4 +1,4 @@
-"""How people keep their pictures: one module a layout, and the one list that says in which order they are tried.
+"""How people keep their images: one module a layout, and the one list that says in which order they are tried.
 
 To add one: a module with a ``find`` function and its ``Layout`` (see ``plain.py``), a line in the list, and a test.
 """
@@ -30,7 +30,7 @@ ORDER: tuple[Layout, ...] = (
 
 
 def recognise(folder: Path, problems: list[Problem]) -> tuple[Layout, list[Found]]:
-    """The first layout that the folder fits, and its pictures, not read yet. Adds what cannot be used to problems."""
+    """The first layout that the folder fits, and its images, not read yet. Adds what cannot be used to problems."""
     for layout in ORDER:
         met: list[Problem] = []
         found = layout.find(folder, met)

@@ -12,10 +12,10 @@ from engine.data.layouts.model import (
     Found,
     Layout,
     caption_file,
+    image_files,
     key,
     map_without_picture,
     picture_without_map,
-    pictures,
     stem,
     subfolder,
 )
@@ -35,9 +35,9 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
         (path, subset)
         for subset in sorted(base.iterdir())
         if subset.is_dir() and _REPEATS.fullmatch(subset.name)
-        for path in pictures(subset, problems)
+        for path in image_files(subset, problems)
     ]
-    maps = {stem(path, conditions): path for path in pictures(conditions)} if conditions else {}
+    maps = {stem(path, conditions): path for path in image_files(conditions)} if conditions else {}
     names = Counter(path.stem for path, _ in images)
     found, used = [], set()
     for path, subset in images:
@@ -62,11 +62,11 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
 
 
 def _fits(base: Path | None) -> bool:
-    """Every picture lies in a repeats folder, so that none is lost by reading it this way."""
+    """Every image lies in a repeats folder, so that none is lost by reading it this way."""
     if base is None:
         return False
     some = False
-    for path in pictures(base):
+    for path in image_files(base):
         parts = path.relative_to(base).parts
         if parts[0].lower() in (*CONDITIONS, *REGULARISATION) and len(parts) > 1:
             continue
@@ -82,4 +82,4 @@ def _words(subset: Path) -> str:
     return match[1].strip()
 
 
-KOHYA = Layout("kohya", "kohya folders such as 10_name (each picture counts once, whatever the number)", find)
+KOHYA = Layout("kohya", "kohya folders such as 10_name (each image counts once, whatever the number)", find)

@@ -1,4 +1,4 @@
-"""Pictures named in a list: metadata.jsonl or .csv (Hugging Face), train.jsonl, prompt.json (first ControlNet)."""
+"""Images named in a list: metadata.jsonl or .csv (Hugging Face), train.jsonl, prompt.json (first ControlNet)."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _MAPS = ("conditioning_image_file_name", "conditioning_image", "conditioning_ima
 
 
 def _listing(folder: Path, name: str) -> Path | None:
-    """The list in the folder itself or in its folder of pictures."""
+    """The list in the folder itself or in its folder of images."""
     places = (folder, subfolder(folder, IMAGE_FOLDERS))
     return next((place / name for place in places if place and (place / name).is_file()), None)
 
 
 def _layout(name: str, title: str, file: str, form: Form, sure: bool = False) -> Layout:
-    """``sure``: the file's name alone tells; otherwise some line has to name a picture."""
+    """``sure``: the file's name alone tells; otherwise some line has to name an image."""
 
-    def names_picture(row: Any) -> bool:
+    def names_image(row: Any) -> bool:
         return isinstance(row, dict) and any(column in row for column in form.images)
 
     def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
         listing = _listing(folder, file)
-        if listing is None or not (sure or any(names_picture(row) for _, row in form.read(listing))):
+        if listing is None or not (sure or any(names_image(row) for _, row in form.read(listing))):
             return None
         return from_listing(folder, listing, form, problems)
 
@@ -35,17 +35,17 @@ def _layout(name: str, title: str, file: str, form: Form, sure: bool = False) ->
 
 
 METADATA_JSONL = _layout(
-    "metadata", f"pictures listed in {METADATA}", METADATA, Form("JSON", json_rows, ("file_name",), _MAPS), sure=True
+    "metadata", f"images listed in {METADATA}", METADATA, Form("JSON", json_rows, ("file_name",), _MAPS), sure=True
 )
 METADATA_CSV = _layout(
     "metadata_csv",
-    "pictures listed in metadata.csv",
+    "images listed in metadata.csv",
     "metadata.csv",
     Form("CSV", csv_rows, ("file_name", "image", "image_path"), _MAPS),
 )
 TRAIN_JSONL = _layout(
     "train_jsonl",
-    "pictures listed in train.jsonl",
+    "images listed in train.jsonl",
     "train.jsonl",
     Form("JSON", json_rows, ("image", "image_path", "file_name"), _MAPS),
 )

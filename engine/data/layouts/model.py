@@ -22,12 +22,12 @@ CAPTION_EXTENSIONS = (".txt", ".caption")
 
 @dataclass(frozen=True)
 class Found:
-    """A picture that was found but not read yet."""
+    """An image that was found but not read yet."""
 
     key: str
     image: Path
     caption: str | None = None
-    """None: the text file beside the picture, if there is one, has it; it is read with the picture."""
+    """None: the text file beside the image, if there is one, has it; it is read with the image."""
     condition: Path | None = None
     source: str = ""
     """Where it came from, if its layout tells."""
@@ -35,13 +35,13 @@ class Found:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way of keeping pictures."""
+    """One way of keeping images."""
 
     name: str
     title: str
     """What was found, in words for the window."""
     find: Callable[[Path, list[Problem]], list[Found] | None]
-    """find(folder, problems) -> pictures, or None where the folder is of another layout."""
+    """find(folder, problems) -> images, or None where the folder is of another layout."""
 
 
 def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -75,8 +75,8 @@ def patience(ask: Callable[[], None]) -> Iterator[None]:
         _PATIENCE.reset(before)
 
 
-def pictures(folder: Path, problems: list[Problem] | None = None) -> Iterator[Path]:
-    """All pictures below a folder in a stable order; hidden files are passed over. See ``files_below``."""
+def image_files(folder: Path, problems: list[Problem] | None = None) -> Iterator[Path]:
+    """All images below a folder in a stable order; hidden files are passed over. See ``files_below``."""
     return files_below(folder, lambda name: Path(name).suffix.lower() in EXTENSIONS, problems)
 
 
@@ -94,7 +94,7 @@ def files_below(folder: Path, wanted: Callable[[str], bool], problems: list[Prob
                     Path(error.filename or folder),
                     f"The folder {Path(error.filename or folder).name} cannot be opened.",
                     f"The system says: {error.strerror}.",
-                    "Check its permissions; the pictures in it were passed over.",
+                    "Check its permissions; the images in it were passed over.",
                 )
             )
 
@@ -114,7 +114,7 @@ def _link(path: Path) -> Problem:
         path,
         f"The folder {path.name} is a link and was passed over.",
         "A linked folder may lead round in a circle.",
-        "Choose the folder that it leads to as a dataset of its own, or move the pictures here.",
+        "Choose the folder that it leads to as a dataset of its own, or move the images here.",
     )
 
 
@@ -124,17 +124,17 @@ def key(path: Path, folder: Path) -> str:
 
 
 def stem(path: Path, folder: Path) -> str:
-    """The key without its extension: what a picture and its map have in common."""
+    """The key without its extension: what an image and its map have in common."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def caption_file(path: Path) -> Path | None:
-    """The caption file beside a picture."""
+    """The caption file beside an image."""
     return next((file for end in CAPTION_EXTENSIONS if (file := path.with_suffix(end)).is_file()), None)
 
 
 def caption_beside(path: Path) -> str:
-    """What the caption file beside a picture says; empty where there is none. Raises OSError: it cannot be read."""
+    """What the caption file beside an image says; empty where there is none. Raises OSError: it cannot be read."""
     for end in CAPTION_EXTENSIONS:
         try:
             return path.with_suffix(end).read_text(encoding="utf-8-sig", errors="replace").strip()
@@ -144,13 +144,13 @@ def caption_beside(path: Path) -> str:
 
 
 def picture_without_map(path: Path, why: str, try_this: str) -> Problem:
-    return Problem(path, "This picture has no condition map.", why, try_this)
+    return Problem(path, "This image has no condition map.", why, try_this)
 
 
 def map_without_picture(path: Path, images: str) -> Problem:
     return Problem(
         path,
-        "This condition map has no picture.",
+        "This condition map has no image.",
         f"There is no file named {path.stem} in {images}.",
-        "Add the picture under the map's name, or delete the map.",
+        "Add the image under the map's name, or delete the map.",
     )

@@ -1,4 +1,4 @@
-"""Pictures, and condition maps under the same names: in two folders, or the maps in a folder beside the pictures."""
+"""Images, and condition maps under the same names: in two folders, or the maps in a folder beside the images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from engine.data.layouts.model import (
     IMAGE_FOLDERS,
     Found,
     Layout,
+    image_files,
     key,
     map_without_picture,
     picture_without_map,
-    pictures,
     stem,
     subfolder,
 )
@@ -26,11 +26,11 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
     images, conditions = subfolder(folder, IMAGE_FOLDERS), subfolder(folder, CONDITION_FOLDERS)
     if not conditions:
         return None
-    maps = {stem(path, conditions): path for path in pictures(conditions, problems)}
+    maps = {stem(path, conditions): path for path in image_files(conditions, problems)}
     if images is None and not _loose_partners(folder, maps):
         return None
     found, used = [], set()
-    for path in pictures(images or folder, problems):
+    for path in image_files(images or folder, problems):
         if images is None and path.is_relative_to(conditions):
             continue
         name = stem(path, images or folder)
@@ -42,7 +42,7 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
                 picture_without_map(
                     path,
                     f"There is no file named {Path(name).name} in {conditions.name}.",
-                    "Add the map under the picture's name, or choose the picture folder alone and make all maps here.",
+                    "Add the map under the image's name, or choose the image folder alone and make all maps here.",
                 )
             )
     problems += [map_without_picture(path, (images or folder).name) for name, path in maps.items() if name not in used]
@@ -50,7 +50,7 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
 
 
 def _loose_partners(folder: Path, maps: Collection[str]) -> bool:
-    """Whether pictures beside the folder of maps have the maps' names: maps must never be taken for pictures."""
+    """Whether images beside the folder of maps have the maps' names: maps must never be taken for images."""
     with os.scandir(folder) as entries:
         return any(
             entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS and Path(entry.name).stem in maps
@@ -58,4 +58,4 @@ def _loose_partners(folder: Path, maps: Collection[str]) -> bool:
         )
 
 
-PAIRED = Layout("paired", "pictures and condition maps in two folders", find)
+PAIRED = Layout("paired", "images and condition maps in two folders", find)

@@ -1,4 +1,4 @@
-"""Lists of pictures: from rows that name a picture, a caption and perhaps a condition map to what was found."""
+"""Lists of images: from rows that name an image, a caption and perhaps a condition map to what was found."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 
 def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem]) -> list[Found]:
-    """``folder``: what the user chose, and pictures may not lie outside it. Names are relative to the listing's place.
+    """``folder``: what the user chose, and images may not lie outside it. Names are relative to the listing's place.
 
-    Of two rows for one picture the later one counts.
+    Of two rows for one image the later one counts.
     """
     found: dict[str, Found] = {}
     place = listing.parent
@@ -83,7 +83,7 @@ def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem
             name = _first(row, form.images)
             if not name:
                 raise KeyError(form.images[0])
-            picture = key(_path(place, name).resolve(), folder.resolve())
+            image = key(_path(place, name).resolve(), folder.resolve())
             condition = _first(row, form.conditions)
             map = _path(place, condition) if condition else None
             caption = _words(_first(row, CAPTION_COLUMNS))
@@ -98,7 +98,7 @@ def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem
                 )
             )
             continue
-        found[picture] = Found(picture, folder / picture, caption or None, map, _source(row))
+        found[image] = Found(image, folder / image, caption or None, map, _source(row))
     return _all_or_none(found, listing, problems)
 
 
@@ -119,7 +119,7 @@ def _path(place: Path, name: str) -> Path:
 
 
 def _words(caption: Any) -> str:
-    """A caption; of several for one picture the first."""
+    """A caption; of several for one image the first."""
     return str(caption[0] if isinstance(caption, list) else caption or "").strip()
 
 

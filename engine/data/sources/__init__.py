@@ -1,6 +1,6 @@
-"""Where pictures can come from: one module a kind of source, and the one list that says in which order they are tried.
+"""Where images can come from: one module a kind of source, and the one list that says in which order they are tried.
 
-To add one: a module with a ``Source`` (see ``tars.py``), a line in the list, and a test. A folder of pictures is none
+To add one: a module with a ``Source`` (see ``tars.py``), a line in the list, and a test. A folder of images is none
 of these: it is read where it lies, see ``engine.data.layouts``.
 """
 

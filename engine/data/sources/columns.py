@@ -51,7 +51,7 @@ def number(value: Any) -> float:
     return found if 0 < found < 1e9 else 0.0
 
 
-def told(image: str | None, caption: str | None, condition: str | None = None, kind: str = "pictures") -> str:
+def told(image: str | None, caption: str | None, condition: str | None = None, kind: str = "images") -> str:
     """The choice in words."""
     parts = [f"{kind} from the column {image}", f"captions from {caption}" if caption else "no column of captions"]
     if condition:

@@ -1,4 +1,4 @@
-"""Downloads pictures: several at a time, politely, and only what is a picture on a public server.
+"""Downloads images: several at a time, politely, and only what is an image on a public server.
 
 Redirects are followed by hand, so that each address on the way is checked; the address that was checked is the one that
 is connected to, so that a name cannot point elsewhere in between (DNS rebinding). Proxies of the environment are not
@@ -22,9 +22,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 from engine.data.import_config import ImportConfig
-from engine.data.samples import CancelToken, Progress
 from engine.data.sources.model import Fetched, need
 from engine.data.sources.store import Refused, Store
+from engine.jobs.control import CancelToken, OnProgress
 from engine.version import VERSION
 
 REDIRECTS = 5
@@ -72,7 +72,7 @@ class Fetcher:
     """
 
     def __init__(self, config: ImportConfig, stop: threading.Event, private: bool = False) -> None:
-        httpx = need("httpx", "to download pictures")
+        httpx = need("httpx", "to download images")
         self._errors = httpx.HTTPError, httpx.InvalidURL
         self._url = httpx.URL
         self._config = config
@@ -130,7 +130,7 @@ class Fetcher:
             if marks and self._config.respect_robots:
                 raise Refused(f"its owner does not want it used (X-Robots-Tag: {', '.join(sorted(marks))})")
             if answer.headers.get("content-type", "").startswith(("text/", "application/json")):
-                raise Refused("a web page instead of a picture")
+                raise Refused("a web page instead of an image")
             return self._body(answer, deadline)
         finally:
             answer.close()
@@ -198,7 +198,7 @@ def download_all(
     config: ImportConfig,
     fetched: Fetched,
     failures: Path,
-    progress: Progress,
+    progress: OnProgress,
     token: CancelToken,
     private: bool = False,
 ) -> None:
@@ -244,7 +244,7 @@ def download_all(
                     except Refused as refused:
                         fetched.leave_out(str(refused))
                         listing.writerow([row.url, str(refused)])
-                progress(done, total, "Pictures downloaded")
+                progress(done, total, "Images downloaded")
         finally:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)

@@ -12,12 +12,12 @@ from typing import Any
 from zipfile import BadZipFile
 
 from engine.data.import_config import ImportConfig
-from engine.data.samples import CancelToken, Progress
 from engine.data.sources import columns
 from engine.data.sources.model import Fetched, Source, need
 from engine.data.sources.parquet import choose, keep
 from engine.data.sources.store import Store, name_for
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _MOST_BYTES = 2_000_000_000  # the largest that the settings allow (max_megabytes)
@@ -39,11 +39,11 @@ def is_saved(place: str) -> bool:
     )
 
 
-def fetch_saved(place: str, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken) -> Fetched:
-    """Writes out the pictures of a saved dataset.
+def fetch_saved(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
+    """Writes out the images of a saved dataset.
 
     Raises:
-        UserError: it cannot be read, or has no pictures. Cancelled: the token says so.
+        UserError: it cannot be read, or has no images. Cancelled: the token says so.
     """
     datasets = need("datasets", "to read a dataset of Hugging Face")
     path = Path(place).expanduser()
@@ -60,11 +60,11 @@ def fetch_saved(place: str, folder: Path, config: ImportConfig, progress: Progre
     return _write(loaded, len(loaded), folder, config, progress, token, local=True)
 
 
-def fetch_hub(place: str, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken) -> Fetched:
-    """Streams a dataset of the Hub: nothing is downloaded beyond the pictures that are asked for.
+def fetch_hub(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
+    """Streams a dataset of the Hub: nothing is downloaded beyond the images that are asked for.
 
     Raises:
-        UserError: there is none of this name, it is a script, or has no pictures. Cancelled: the token says so.
+        UserError: there is none of this name, it is a script, or has no images. Cancelled: the token says so.
     """
     datasets = need("datasets", "to read a dataset of Hugging Face")
     name = hub_id(place)
@@ -86,7 +86,7 @@ def explain(name: str, error: Exception) -> UserError:
     if "script" in text.lower():
         return UserError(
             f"{name} is a script, not a set of files.",
-            "Its pictures are made or fetched by a Python program of its owner, which could do anything on this "
+            "Its images are made or fetched by a Python program of its owner, which could do anything on this "
             "computer; neither this app nor the datasets library runs such programs.",
             "Look for a copy in parquet form (on its page: branch refs/convert/parquet), or download its files and "
             "choose their folder.",
@@ -117,7 +117,7 @@ def _split(loaded: Any, split: str) -> Any:
 
 
 def _write(
-    rows: Any, total: int, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken, local: bool
+    rows: Any, total: int, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken, local: bool
 ) -> Fetched:
     import datasets
 
@@ -126,8 +126,8 @@ def _write(
     image, caption, condition = choose(list(kinds), files, config)
     if image is None:
         raise UserError(
-            "This dataset holds no pictures.",
-            f"None of its columns is one of pictures: {', '.join(kinds) or 'they are not known'}.",
+            "This dataset holds no images.",
+            f"None of its columns is one of images: {', '.join(kinds) or 'they are not known'}.",
             "Choose a dataset with an image column; a list of addresses can be imported from its parquet files.",
         )
     for name in filter(None, (image, condition)):
@@ -140,7 +140,7 @@ def _write(
             pair = _content(row[image], local), _content(row[condition], local) if condition else None
             text = columns.words(row.get(caption)) if caption else ""
             keep(store, name_for(f"row {number}"), pair, text, condition is not None, config, fetched, row)
-            progress(number + 1, limit if limit < 10**9 else number + 2, "Pictures fetched")
+            progress(number + 1, limit if limit < 10**9 else number + 2, "Images fetched")
     return fetched
 
 

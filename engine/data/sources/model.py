@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.model import files_below, pictures
-from engine.data.samples import CancelToken, Progress
+from engine.data.layouts.model import files_below, image_files
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 
 @dataclass
@@ -38,22 +38,22 @@ class Source:
     """A kind of source.
 
     ``fits(place)`` looks at names and headers only; ``fetch(place, folder, config, progress, token)`` fills a folder
-    with pictures and can be called again to go on where it stopped.
+    with images and can be called again to go on where it stopped.
     """
 
     name: str
     title: str
     """What was found, in words for the window."""
     fits: Callable[[str], bool]
-    fetch: Callable[[str, Path, ImportConfig, Progress, CancelToken], Fetched]
+    fetch: Callable[[str, Path, ImportConfig, OnProgress, CancelToken], Fetched]
 
 
 def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
-    """The file itself, or the files with these endings below a folder without pictures; sorted."""
+    """The file itself, or the files with these endings below a folder without images; sorted."""
     path = Path(place).expanduser()
     if path.is_file():
         return [path] if path.name.lower().endswith(endings) else []
-    if not path.is_dir() or next(pictures(path), None) is not None:
+    if not path.is_dir() or next(image_files(path), None) is not None:
         return []
     return sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
 

@@ -1,4 +1,4 @@
-"""Parquet files that hold the pictures themselves: img2dataset's parquet output, and data sets of the Hub as files."""
+"""Parquet files that hold the images themselves: img2dataset's parquet output, and data sets of the Hub as files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.samples import CancelToken, Progress
 from engine.data.sources import columns
 from engine.data.sources.model import Fetched, Source, files_of, need
 from engine.data.sources.store import Refused, Store, name_for
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
-_ROWS = 32  # pictures at a time in memory
+_ROWS = 32  # images at a time in memory
 _RATIO, _FREE = 200, 256_000_000  # unpacked to packed, of a column that unpacks to so many bytes; as in tars.py
 
 
@@ -33,7 +33,7 @@ def open_parquet(path: Path) -> Any:
 
 
 def refuse_bombs(path: Path, table: Any) -> None:
-    """Raises UserError for a file whose cells unpack to far more than it holds: pictures hardly shrink."""
+    """Raises UserError for a file whose cells unpack to far more than it holds: images hardly shrink."""
     about = table.metadata
     for group in range(about.num_row_groups):
         for column in range(about.num_columns):
@@ -41,12 +41,12 @@ def refuse_bombs(path: Path, table: Any) -> None:
             if one.total_uncompressed_size > max(_FREE, _RATIO * one.total_compressed_size):
                 raise UserError(
                     f"{path.name} is not opened.",
-                    f"Its column {one.path_in_schema} unpacks to more than {_RATIO} times its size: no picture does.",
+                    f"Its column {one.path_in_schema} unpacks to more than {_RATIO} times its size: no image does.",
                     "Leave the file out, or ask its owner what is in it.",
                 )
 
 
-def picture_columns(schema: Any) -> list[str]:
+def image_columns(schema: Any) -> list[str]:
     """Names of the columns that hold files: bytes, or the Hub's struct of bytes and path."""
     import pyarrow as arrow
 
@@ -66,7 +66,7 @@ def content(value: Any) -> bytes | None:
 
 
 def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[str | None, str | None, str | None]:
-    """Columns of the picture, the caption and the condition map."""
+    """Columns of the image, the caption and the condition map."""
     condition = columns.column(files, columns.CONDITIONS, config.condition_column, "condition")
     others = [name for name in files if name != condition]
     image = columns.column(others, columns.IMAGES, config.image_column, "picture") or next(iter(others), None)
@@ -74,23 +74,23 @@ def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[st
     return image, columns.column(texts, columns.CAPTIONS, config.caption_column, "caption"), condition
 
 
-def fetch(place: str, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken) -> Fetched:
-    """Writes out the pictures of all files, some rows at a time.
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
+    """Writes out the images of all files, some rows at a time.
 
     Raises:
-        UserError: there is no column of pictures. Cancelled: the token says so.
+        UserError: there is no column of images. Cancelled: the token says so.
     """
     files = files_of(place, (".parquet",))
     tables = [open_parquet(path) for path in files]
     for path, table in zip(files, tables, strict=True):
         refuse_bombs(path, table)
     schema = tables[0].schema_arrow
-    image, caption, condition = choose(schema.names, picture_columns(schema), config)
+    image, caption, condition = choose(schema.names, image_columns(schema), config)
     if image is None:
         raise UserError(
-            f"{files[0].name} holds neither pictures nor addresses of pictures.",
+            f"{files[0].name} holds neither images nor addresses of images.",
             f"Its columns are: {', '.join(schema.names)}.",
-            "Choose a list with a URL column, or a file with a column of pictures.",
+            "Choose a list with a URL column, or a file with a column of images.",
         )
     total = sum(table.metadata.num_rows for table in tables)
     rows = _rows(files, tables, [name for name in (image, caption, condition, "url") if name and name in schema.names])
@@ -103,7 +103,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: Progress, to
                 break
             pair = content(row[image]), content(row[condition]) if condition else None
             keep(store, name, pair, columns.words(row.get(caption or "")), condition is not None, config, fetched, row)
-            progress(done + 1, total, "Pictures unpacked")
+            progress(done + 1, total, "Images unpacked")
     return fetched
 
 
@@ -117,13 +117,13 @@ def keep(
     fetched: Fetched,
     row: dict[str, Any],
 ) -> None:
-    """One row's picture, and its map, into the store; a reason counted where it cannot be."""
+    """One row's image, and its map, into the store; a reason counted where it cannot be."""
     image, condition = pair
     if store.has(name):
         fetched.present += 1
         return
     if image is None or (paired and condition is None):
-        fetched.leave_out("rows without a picture" if image is None else "rows without a condition map")
+        fetched.leave_out("rows without an image" if image is None else "rows without a condition map")
         return
     if max(len(image), len(condition or b"")) > config.max_megabytes * 1_000_000:
         fetched.leave_out("larger than the limit")
@@ -147,4 +147,4 @@ def _rows(files: list[Path], tables: list[Any], names: list[str]) -> Iterator[tu
                 number += 1
 
 
-PARQUET = Source("parquet", "pictures in parquet files", fits, fetch)
+PARQUET = Source("parquet", "images in parquet files", fits, fetch)

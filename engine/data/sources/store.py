@@ -1,4 +1,4 @@
-"""The folder that fetched pictures go into: files that were read to their end, and one line about each.
+"""The folder that fetched images go into: files that were read to their end, and one line about each.
 
     pictures/ab/abcdef0123456789.jpg       named after what it was asked by, so that it is found again
     pictures/ab/abcdef0123456789.map.png   its condition map, where the source has one
@@ -25,7 +25,7 @@ assert set(ENDINGS.values()) <= EXTENSIONS
 
 
 class Refused(Exception):
-    """A picture that was not kept; the text is the reason in words."""
+    """An image that was not kept; the text is the reason in words."""
 
 
 def name_for(asked_by: str) -> str:
@@ -82,7 +82,7 @@ class Store:
         """Put a file in place once it was read to its end; returns its name in the list. Any thread may call it.
 
         Raises:
-            Refused: it is no usable picture. OSError: it cannot be written.
+            Refused: it is no usable image. OSError: it cannot be written.
         """
         place = self.folder / name[:2]
         place.mkdir(exist_ok=True)
@@ -96,7 +96,7 @@ class Store:
             except UserError as error:
                 raise Refused(error.why.rstrip(".")) from error
             if ending is None:
-                raise Refused("a kind of picture that is not known here")
+                raise Refused("a kind of image that is not known here")
             if seen.width < min_size[0] or seen.height < min_size[1]:
                 raise Refused("smaller than asked for")
             target = place / f"{name}{suffix}{ending}"
@@ -106,7 +106,7 @@ class Store:
         return target.relative_to(self.folder).as_posix()
 
     def note(self, name: str, file_name: str, caption: str, address: str = "", condition: str = "") -> None:
-        """The line of a picture whose files are in place."""
+        """The line of an image whose files are in place."""
         row: dict[str, Any] = {"file_name": file_name, "text": caption}
         if address:
             row["url"] = address

@@ -15,9 +15,9 @@ from typing import Any
 from engine.data.images import EXTENSIONS
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.model import CAPTION_EXTENSIONS
-from engine.data.samples import CancelToken, Progress
 from engine.data.sources.model import Fetched, Source, files_of
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import RESERVED
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -26,7 +26,7 @@ _TEXT_BYTES = 1_000_000
 _PIECE = 1 << 20
 _HEADER_BYTES = 1_000_000  # of a name or a note before a member; tarfile itself would read any size into memory
 _MOST_MEMBERS = 20_000_000
-_RATIO, _FREE = 200, 256_000_000  # unpacked to packed, once so many bytes are out; pictures hardly shrink
+_RATIO, _FREE = 200, 256_000_000  # unpacked to packed, once so many bytes are out; images hardly shrink
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
 
 
@@ -43,7 +43,7 @@ def fits(place: str) -> bool:
     return bool(files_of(place, ENDINGS))
 
 
-def fetch(place: str, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken) -> Fetched:
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
     """Unpacks every archive into a folder of its own; what is there already is passed over.
 
     Raises:
@@ -86,7 +86,7 @@ def _unpack(
     config: ImportConfig,
     fetched: Fetched,
     part: tuple[int, int],
-    progress: Progress,
+    progress: OnProgress,
     token: CancelToken,
 ) -> None:
     last = ""
@@ -101,13 +101,13 @@ def _unpack(
                 if not member.isdir():
                     fetched.leave_out("entries that are no plain files, or whose names lead out of the folder")
                 continue
-            picture = relative.suffix.lower() in EXTENSIONS
-            if not picture and relative.suffix.lower() not in _TEXTS:
+            image = relative.suffix.lower() in EXTENSIONS
+            if not image and relative.suffix.lower() not in _TEXTS:
                 continue
             stem = str(relative.with_suffix(""))
-            if _full(fetched, config) and stem != last:  # the texts of the last picture still belong to it
+            if _full(fetched, config) and stem != last:  # the texts of the last image still belong to it
                 return
-            if member.size > (config.max_megabytes * 1_000_000 if picture else _TEXT_BYTES):
+            if member.size > (config.max_megabytes * 1_000_000 if image else _TEXT_BYTES):
                 fetched.leave_out("larger than the limit")
                 continue
             try:
@@ -117,7 +117,7 @@ def _unpack(
                     raise
                 fetched.leave_out("entries whose names this system does not take")
                 continue
-            if picture:
+            if image:
                 last = stem
                 if new:
                     fetched.new += 1

@@ -10,13 +10,13 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.rows import csv_rows
-from engine.data.samples import CancelToken, Progress
 from engine.data.sources import columns
 from engine.data.sources.download import Wanted, download_all
 from engine.data.sources.model import Fetched, Source, files_of
 from engine.data.sources.parquet import open_parquet
 from engine.data.sources.store import Store, name_for
 from engine.errors import UserError
+from engine.jobs.control import CancelToken, OnProgress
 
 ENDINGS = (".parquet", ".csv", ".tsv")
 FAILURES = "failures.csv"
@@ -37,11 +37,11 @@ def fits(place: str) -> bool:
     try:
         return bool(files) and columns.column(_names(files[0]), columns.URLS) is not None
     except (UserError, OSError):
-        return False  # told when it is opened for its pictures
+        return False  # told when it is opened for its images
 
 
-def fetch(place: str, folder: Path, config: ImportConfig, progress: Progress, token: CancelToken) -> Fetched:
-    """Downloads what the filters leave; failures are listed in failures.csv beside the folder of pictures.
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
+    """Downloads what the filters leave; failures are listed in failures.csv beside the folder of images.
 
     Raises:
         UserError: the list cannot be read. Cancelled: the token says so; what is there stays.

@@ -61,8 +61,8 @@ def _named(stem: str, ending: str, late: bool) -> str:
     return next(n for i in range(999) if (_rank(n := f"{stem}-{i}{ending}") >= _LATE) == late)
 
 
-def plant_pictures(folder: Path) -> Planted:
-    """One folder of pictures with captions beside them."""
+def plant_images(folder: Path) -> Planted:
+    """One folder of images with captions beside them."""
     planted, photos = Planted(folder), photographs()
     expected = planted.expected
     count = 0
@@ -162,7 +162,7 @@ def _grey(path: Path, pixels: np.ndarray) -> None:
 
 
 def _edited(source: Path, target: Path, how: int) -> None:
-    """Recompressed, smaller or brighter: still the same picture, and worth less than its source."""
+    """Recompressed, smaller or brighter: still the same image, and worth less than its source."""
     with Image.open(source) as image:
         pixels = np.asarray(image.convert("RGB"))
     if how == 1:
@@ -200,7 +200,7 @@ LINES = ("canny", "lineart")
 
 
 def plant_pairs(folder: Path, name: str) -> Planted:
-    """Pictures and maps of one type in two folders."""
+    """Images and maps of one type in two folders."""
     extract, told = PAIR_TYPES[name][0](), PAIR_TYPES[name][1]
     planted, photos = Planted(folder), photographs()
     expected = planted.expected

@@ -128,7 +128,7 @@ def test_a_second_correction_waits_for_a_check_of_the_first(dataset: Dataset, fa
     assert dataset.sample(key).condition_digest == copy
 
 
-def test_corrected_pictures_and_captions(workspace: Workspace, tmp_path: Path) -> None:
+def test_corrected_images_and_captions(workspace: Workspace, tmp_path: Path) -> None:
     photo = next(planted.photographs())
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -158,10 +158,10 @@ def test_what_the_net_sees_is_what_training_reads(dataset: Dataset) -> None:
     sample = dataset.sample("images/clean03.png")
     plan = CropPlan(128, "smart")
     crop = plan.crop(sample)
-    picture, map = see.seen(dataset, sample, plan)
-    assert np.array_equal(picture, cropped_image(sample, crop))
+    image, map = see.seen(dataset, sample, plan)
+    assert np.array_equal(image, cropped_image(sample, crop))
     assert map is not None and np.array_equal(map, cropped_hint(dataset.condition_path(sample), crop, False))
-    laid = np.asarray(see.overlay(picture, map)).astype(int)
+    laid = np.asarray(see.overlay(image, map)).astype(int)
     lines = np.asarray(map)[..., 0] > 200
     assert (laid[..., 0] - laid[..., 1])[lines].mean() > 150 > (laid[..., 0] - laid[..., 1])[~lines].mean()
     assert see.strip(dataset, sample, plan, 64).size == (3 * 72 - 8, 64)

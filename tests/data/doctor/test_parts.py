@@ -10,7 +10,7 @@ from skimage import data
 
 from engine.data.doctor import captions, duplicates, names
 from engine.data.doctor.alignment import TURNS, UNDO, align
-from engine.data.doctor.measure import blur, measure_picture
+from engine.data.doctor.measure import blur, measure_image
 
 
 def test_near_pairs_are_those_of_comparing_all_with_all() -> None:
@@ -55,7 +55,7 @@ def test_every_turn_has_its_way_back() -> None:
     assert all(np.array_equal(TURNS[UNDO[name]](turn(map)), map) for name, turn in TURNS.items())
 
 
-def test_a_true_depth_map_fits_its_picture_and_its_shift_is_told_in_pixels() -> None:
+def test_a_true_depth_map_fits_its_image_and_its_shift_is_told_in_pixels() -> None:
     left, _, disparity = data.stereo_motorcycle()
     grey = cv2.cvtColor(left, cv2.COLOR_RGB2GRAY)
     depth = np.nan_to_num(disparity, posinf=0)
@@ -79,8 +79,8 @@ def test_the_hash_is_that_of_the_library(photos: dict[str, np.ndarray], tmp_path
     import imagehash
 
     Image.fromarray(photos["coffee"]).save(tmp_path / "a.png")
-    facts, picture = measure_picture(tmp_path / "a.png")
-    assert imagehash.hex_to_hash(facts.phash) - imagehash.phash(picture) <= 2
+    facts, image = measure_image(tmp_path / "a.png")
+    assert imagehash.hex_to_hash(facts.phash) - imagehash.phash(image) <= 2
     assert len(np.unique([len(facts.phash), 16])) == 1
 
 

@@ -24,15 +24,15 @@ def compare(found: dict[str, set[str]], expected: dict[str, set[str]]) -> None:
     assert all(len(keys) >= 3 for keys in expected.values())
 
 
-def test_every_planted_fault_of_the_pictures_is_found_and_nothing_else(
+def test_every_planted_fault_of_the_images_is_found_and_nothing_else(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def by_hash(dataset: Dataset, count: int, **_: object) -> list[str]:
-        """The faults are planted on pictures that this draw holds out."""
+        """The faults are planted on images that this draw holds out."""
         return [sample.key for sample in dataset.held_out(count).held_out]
 
     monkeypatch.setattr("engine.data.doctor.check.choose", by_hash)
-    faults = planted.plant_pictures(tmp_path / "pictures")
+    faults = planted.plant_images(tmp_path / "pictures")
     dataset = Dataset.create(workspace, "pictures", scan_folder(faults.folder))
     check(dataset, planted.SIDE, planted.HELD_OUT, workers=1)
     compare(found(dataset), faults.expected)

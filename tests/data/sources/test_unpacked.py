@@ -1,4 +1,4 @@
-"""Archives, parquet files with pictures, and saved or streamed Hugging Face datasets."""
+"""Archives, parquet files with images, and saved or streamed Hugging Face datasets."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_cut_archive_gives_what_is_whole_and_an_import_can_be_cancelled(
         import_source(workspace, str(path), "other")
 
 
-def test_parquet_files_with_pictures(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+def test_parquet_files_with_images(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     import pyarrow
     from pyarrow import parquet
 
@@ -160,8 +160,8 @@ def test_parquet_files_with_pictures(workspace: Workspace, tmp_path: Path, photo
     parquet.write_table(plain, tmp_path / "00000.parquet")
     result = import_source(workspace, str(tmp_path / "00000.parquet"), "files")
     assert (result.pictures, result.captioned, result.paired) == (2, 2, False)
-    assert result.notes[0] == "Took pictures from the column jpg, captions from caption."
-    assert "1 left out: It is not a picture" in " ".join(result.notes)
+    assert result.notes[0] == "Took images from the column jpg, captions from caption."
+    assert "1 left out: It is not an image" in " ".join(result.notes)
 
     folder = tmp_path / "hub" / "data"
     folder.mkdir(parents=True)
@@ -172,7 +172,7 @@ def test_parquet_files_with_pictures(workspace: Workspace, tmp_path: Path, photo
     assert "condition maps from conditioning_image" in result.notes[0]
 
     parquet.write_table(pyarrow.table({"number": [1]}), tmp_path / "numbers.parquet")
-    with pytest.raises(UserError, match="neither pictures nor addresses"):
+    with pytest.raises(UserError, match="neither images nor addresses"):
         import_source(workspace, str(tmp_path / "numbers.parquet"))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match="bad.parquet cannot be read"):
@@ -255,7 +255,7 @@ def hub_file(hub: Server, name: str, content: bytes) -> str:
 def test_only_files_of_the_hub_are_streamed_and_as_they_are(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row may hold a path in place of a picture, and whoever made the set wrote it."""
+    """A row may hold a path in place of an image, and whoever made the set wrote it."""
     datasets = pytest.importorskip("datasets")
     photo, private, packed = png(photos["coffee"]), tmp_path / "private.png", io.BytesIO()
     private.write_bytes(photo)
@@ -278,7 +278,7 @@ def test_only_files_of_the_hub_are_streamed_and_as_they_are(
         result = import_source(workspace, "owner/set")
         assert not hub.asked["/of%20the%20own%20network.png"] and not hub.asked["/of the own network.png"]
     told = " ".join(result.notes)
-    assert result.new == 2 and "rows without a picture" in told and "million pixels" in told, told
+    assert result.new == 2 and "rows without an image" in told and "million pixels" in told, told
     kept = {sample.image.read_bytes() for sample in Dataset.open(result.folder).samples()}
     assert kept == {photo, png(photos["rocket"])}, "byte for byte"
 

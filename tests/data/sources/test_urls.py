@@ -90,8 +90,8 @@ def test_what_cannot_be_had_is_listed_with_its_reason_and_the_rest_goes_on(
         server.page("/good.png", good): None,
         server.page("/moved", b"", 302, Location="/good.png"): None,
         server.address + "/gone.png": "not there any more",
-        server.page("/page.png", b"<html>", Content_Type="text/html; charset=utf-8"): "a web page instead of a picture",
-        server.page("/liar.png", b"<!doctype html><p>no"): "saved under a picture's name",
+        server.page("/page.png", b"<html>", Content_Type="text/html; charset=utf-8"): "a web page instead of an image",
+        server.page("/liar.png", b"<!doctype html><p>no"): "saved under an image's name",
         server.page("/cut.png", good[: len(good) // 2]): "interrupted",
         server.page("/noai.png", good, X_Robots_Tag="noai, noimageai"): "X-Robots-Tag: noai, noimageai",
         server.page("/noindex.png", good, X_Robots_Tag="noindex"): "X-Robots-Tag: noindex",
@@ -140,10 +140,10 @@ def test_cancelling_ends_slow_downloads_and_keeps_what_is_there(
     control = Control()
 
     def progress(done: int, total: int, label: str) -> None:
-        if label == "Pictures downloaded":
+        if label == "Images downloaded":
             assert (done, total) == (1, 2)
             control.cancel()
-            server.release.set()  # a half answer is no picture either
+            server.release.set()  # a half answer is no image either
 
     with pytest.raises(Cancelled):
         import_source(workspace, str(path), config=ImportConfig(**FAST), progress=progress, token=control.token)
@@ -159,7 +159,7 @@ def test_a_server_that_takes_too_long_is_given_up(server: Server) -> None:
     fetcher.close()
 
 
-def test_the_setting_lets_marked_pictures_in(server: Server, photos: dict[str, np.ndarray]) -> None:
+def test_the_setting_lets_marked_images_in(server: Server, photos: dict[str, np.ndarray]) -> None:
     url = server.page("/noai.png", png(photos["coffee"]), X_Robots_Tag="noai")
     fetcher = Fetcher(ImportConfig(respect_robots=False), threading.Event())
     assert fetcher.get(url) == server.pages["/noai.png"][2]

@@ -47,12 +47,12 @@ def test_the_form_gives_the_chosen_types_own_settings() -> None:
 
 
 def test_a_sample_or_any_upload_is_shown_beside_its_map(context: AppContext, tmp_path: Path) -> None:
-    (picture, map), words = condition_preview.show(context, "set", 0, None, wanted("canny"))
-    assert picture.shape == map.shape and min(map.shape[:2]) == 128
+    (image, map), words = condition_preview.show(context, "set", 0, None, wanted("canny"))
+    assert image.shape == map.shape and min(map.shape[:2]) == 128
     assert "not black" in words and "black and white" in words
     upload = tmp_path / "photos" / "coffee.jpg"
-    (picture, _), words = condition_preview.show(context, "", 0, str(upload), wanted("grey"))
-    assert picture.shape == (128, 192, 3) and "Your picture" in words and "gray levels" in words
+    (image, _), words = condition_preview.show(context, "", 0, str(upload), wanted("grey"))
+    assert image.shape == (128, 192, 3) and "Your image" in words and "gray levels" in words
     nothing_yet = AppContext(Workspace(tmp_path / "nothing yet"))
     assert condition_preview.show(nothing_yet, "", 0, None, wanted("grey"))[0] is None
 
@@ -87,5 +87,5 @@ def test_a_program_is_allowed_by_a_press_at_this_machine_only(context: AppContex
     with pytest.raises(UserError, match="another computer"):
         conditions_tab._allowed(context, asked)
     context.local = True
-    (picture, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab._allowed(context, asked))
-    assert np.array_equal(map, 255 - picture)
+    (image, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab._allowed(context, asked))
+    assert np.array_equal(map, 255 - image)

@@ -26,8 +26,8 @@ NO_FIELDS: dict[str, Any] = {
 def context(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> AppContext:
     folder = tmp_path / "photos"
     folder.mkdir()
-    for name, picture in photos.items():
-        Image.fromarray(picture).resize((192, 128)).save(folder / f"{name}.png")
+    for name, image in photos.items():
+        Image.fromarray(image).resize((192, 128)).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text("" if name == "coffee" else f"a {name} & more", encoding="utf-8")
     Dataset.create(workspace, "photos", scan_folder(folder))
     return AppContext(workspace)

@@ -23,7 +23,7 @@ def context(workspace: Workspace) -> AppContext:
 
 @pytest.fixture
 def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
-    source = tmp_path / "my pictures"
+    source = tmp_path / "my images"
     source.mkdir()
     for name, photo in photos.items():
         for number in range(7):
@@ -40,7 +40,7 @@ def finish(context: AppContext, work: Any) -> Any:
 
 
 def test_before_it_is_read_the_box_says_what_lies_there(folder: Path) -> None:
-    assert "a folder of pictures, 29 found" in import_panel._found(str(folder))
+    assert "a folder of images, 29 found" in import_panel._found(str(folder))
     assert "does not exist" in import_panel._found(str(folder / "nowhere"))
     assert "How a folder may look" in import_panel._found(" ")
     assert "Hugging Face" in import_panel._found("owner/name")
@@ -54,16 +54,16 @@ def test_a_folder_too_large_to_look_through_is_not_looked_through(
 
 
 def test_the_result_tells_what_was_found_and_every_tab_shows_it(context: AppContext, folder: Path) -> None:
-    view = finish(context, tasks.import_pictures(context, str(folder), "", ImportConfig()))
-    assert view.problem is None and view.focus_dataset == "my-pictures"
+    view = finish(context, tasks.import_images(context, str(folder), "", ImportConfig()))
+    assert view.problem is None and view.focus_dataset == "my-images"
     told = import_panel._outcome(view.results["dataset"])
-    assert "28 pictures" in told and "a folder of pictures" in told and "28 pictures are few" in told
+    assert "28 images" in told and "a folder of images" in told and "28 images are few" in told
 
 
-def test_a_page_shows_pictures_a_table_and_the_problems(context: AppContext, folder: Path) -> None:
-    finish(context, tasks.import_pictures(context, str(folder), "set"))
+def test_a_page_shows_images_a_table_and_the_problems(context: AppContext, folder: Path) -> None:
+    finish(context, tasks.import_images(context, str(folder), "set"))
     summary, gallery, table, problems, number, *pagers = contents_panel._page(context, "set", 1, 2)
-    assert "28 pictures" in summary and "1 file could not be used" in summary
+    assert "28 images" in summary and "1 file could not be used" in summary
     assert len(gallery.value) == 28 - contents_panel.PAGE and number == 1
     assert table.count("<tr>") == 1 + 28 - contents_panel.PAGE and "your file" in table and "ready" in table
     assert "broken.jpg" in problems and "page 2 of 2" in pagers[1]

@@ -57,7 +57,7 @@ def test_an_export_tells_where_it_is_and_what_was_checked(context: AppContext) -
     assert file == context.workspace.runs / RUN / "exports" / "birds_sd15.safetensors" and file.is_file()
     facts = context.results[KIND].facts
     checked = [value for key, value in facts if key == "Checked"]
-    assert any("ComfyUI" in sentence for sentence in checked) and any("same picture" in s for s in checked)
+    assert any("ComfyUI" in sentence for sentence in checked) and any("same image" in s for s in checked)
     assert ("From", f"{RUN}, step 20") in facts
 
 

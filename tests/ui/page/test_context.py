@@ -47,29 +47,29 @@ def finish(context: AppContext, work: Any) -> Any:
     return context.view()
 
 
-def picture(path: Path) -> None:
+def image(path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)).save(path)
 
 
 def test_a_missing_folder_is_told(context: AppContext, tmp_path: Path) -> None:
-    view = finish(context, tasks.import_pictures(context, str(tmp_path / "nowhere"), "mine"))
+    view = finish(context, tasks.import_images(context, str(tmp_path / "nowhere"), "mine"))
     assert view.problem is not None
     assert "does not exist" in view.problem.what
 
 
 def test_an_empty_folder_is_told(context: AppContext, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    view = finish(context, tasks.import_pictures(context, str(tmp_path / "empty"), "mine"))
+    view = finish(context, tasks.import_images(context, str(tmp_path / "empty"), "mine"))
     assert view.problem is not None
-    assert "no pictures" in view.problem.what
+    assert "no images" in view.problem.what
 
 
-def test_an_unreadable_picture_is_listed_and_the_others_are_used(context: AppContext, tmp_path: Path) -> None:
+def test_an_unreadable_image_is_listed_and_the_others_are_used(context: AppContext, tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
-    picture(folder / "good.png")
-    (folder / "bad.png").write_bytes(b"no picture")
-    view = finish(context, tasks.import_pictures(context, str(folder), "mine"))
+    image(folder / "good.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    view = finish(context, tasks.import_images(context, str(folder), "mine"))
     assert view.problem is None
     assert view.datasets == ("mine",)
     assert view.focus_dataset == "mine"

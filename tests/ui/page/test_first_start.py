@@ -45,7 +45,7 @@ def test_an_unfinished_run_is_resumed_on_the_train_tab(fresh: View) -> None:
     assert _state(view)[1] == ("done", "held", "")
 
 
-def test_pictures_of_the_users_own_are_no_demo(fresh: View) -> None:
+def test_images_of_the_users_own_are_no_demo(fresh: View) -> None:
     assert _state(replace(fresh, datasets=("cats",)))[1] == ("next", "", "")
 
 

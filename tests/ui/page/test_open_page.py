@@ -103,9 +103,9 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
     """A window of a few parts that change each time, and one that does not, served as the real one is."""
     with gr.Blocks(analytics_enabled=False) as demo:
         live = Live(context, demo)
-        line, picture, row = gr.HTML(), gr.HTML(), gr.Row(visible=False)
+        line, image, row = gr.HTML(), gr.HTML(), gr.Row(visible=False)
         live.part(
-            [line, row, picture],
+            [line, row, image],
             lambda view: view.snapshot.version,
             lambda view: [status_line(view.snapshot, False), gr.Row(visible=True), gr.HTML(f"{view.snapshot.version}")],
             "quick",

@@ -80,7 +80,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> t
         Image.fromarray(photo).resize((96, 64)).save(path)
         path.with_suffix(".txt").write_text(EVIL, encoding="utf-8")
     with contextlib.suppress(OSError):
-        (folder / f"bad{IN_A_NAME}.png").write_bytes(b"no picture")
+        (folder / f"bad{IN_A_NAME}.png").write_bytes(b"no image")
     workspace = Workspace(tmp_path_factory.mktemp("work") / "workspace")
     Dataset.create(workspace, "evil", scan_folder(folder), folder)
     context = AppContext(workspace)

@@ -104,7 +104,7 @@ def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:
 @pytest.mark.slow
 def test_start_is_quick_and_silent_and_guarded_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     calls = tmp_path / "calls.txt"
-    program = (str(ROOT / "tests" / "ui" / "watched.py"),)
+    program = (str(ROOT / "tests" / "ui" / "page" / "watched.py"),)
     started = time.monotonic()
     with studio(tmp_path / "workspace", program=program, STUDIO_CALLS=str(calls), DISPLAY="") as app:
         assert time.monotonic() - started < SLOWEST_START

@@ -24,7 +24,7 @@ from ui.server.poll import PATH
 from ui.server.routes import DOORS, door_of, file_allowed, forged_files
 
 SECRET = "canary-7f1e9c"
-COLD = (str(ROOT / "tests" / "ui" / "cold.py"),)
+COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 
 
 def gradio_routes() -> set[tuple[str, str]]:
@@ -102,10 +102,10 @@ def test_what_is_no_door_is_not_answered(path: str) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that is shown, with a picture and traps in it, and a secret outside."""
+    """A folder that is shown, with an image and traps in it, and a secret outside."""
 
     shown: Path
-    picture: Path
+    image: Path
     secret: Path
 
 
@@ -114,18 +114,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("place")
     shown = folder / "shown"
     shown.mkdir()
-    picture, secret = shown / "picture.png", folder / "shown-too" / "secret.png"
+    image, secret = shown / "picture.png", folder / "shown-too" / "secret.png"
     secret.parent.mkdir()
     note = PngImagePlugin.PngInfo()
     note.add_text("note", SECRET)
-    Image.new("RGB", (40, 40), "teal").save(picture)
+    Image.new("RGB", (40, 40), "teal").save(image)
     Image.new("RGB", (40, 40), "red").save(secret, pnginfo=note)
     if hasattr(os, "symlink") and os.name != "nt":
         (shown / "link.png").symlink_to(secret)
         (shown / "folder").symlink_to(secret.parent)
         (shown / "ring.png").symlink_to(shown / "ring.png")
-        (shown / "inside.png").symlink_to(picture)
-    return Place(shown, picture, secret)
+        (shown / "inside.png").symlink_to(image)
+    return Place(shown, image, secret)
 
 
 def traps(place: Place) -> list[str]:
@@ -148,14 +148,14 @@ def traps(place: Place) -> list[str]:
 
 
 def test_only_files_that_lie_in_the_folders_are_allowed(place: Place) -> None:
-    assert file_allowed(str(place.picture), [place.shown])
+    assert file_allowed(str(place.image), [place.shown])
     assert [trap for trap in traps(place) if file_allowed(trap, [place.shown])] == []
     if os.name != "nt":
         assert file_allowed(str(place.shown / "inside.png"), [place.shown]), "a link that stays inside"
 
 
 def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
-    uploaded = {"path": str(place.picture), "meta": {"_type": "gradio.FileData"}}
+    uploaded = {"path": str(place.image), "meta": {"_type": "gradio.FileData"}}
     assert not forged_files([uploaded, "words", 3, None, {"image": uploaded, "caption": "x"}], place.shown)
     for trap in [*traps(place), 7, ["x"], {"path": "x"}]:
         forged = {"path": trap, "meta": {"_type": "gradio.FileData"}}
@@ -165,7 +165,7 @@ def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
             [{"background": uploaded, "layers": [forged]}],
             [forged | uploaded],
         ):
-            wanted = data != [forged | uploaded]  # the last one's path is the uploaded picture
+            wanted = data != [forged | uploaded]  # the last one's path is the uploaded image
             assert forged_files(data, place.shown) is wanted, (trap, data)
 
 
@@ -215,7 +215,7 @@ def sendable(path: str) -> str:
 @pytest.mark.slow
 def test_no_address_gives_the_secret_away(app: Studio, place: Place) -> None:
     inside = app.workspace / "thumbnails" / "picture.png"
-    inside.write_bytes(place.picture.read_bytes())
+    inside.write_bytes(place.image.read_bytes())
     if os.name != "nt":
         (app.workspace / "thumbnails" / "link.png").symlink_to(place.secret)
     there = Place(app.workspace / "thumbnails", inside, place.secret)
@@ -275,7 +275,7 @@ def test_uploads_and_words_have_a_largest_size(app: Studio) -> None:
 
 
 @pytest.mark.slow
-def test_pictures_of_the_app_do_not_show_on_other_pages(app: Studio) -> None:
+def test_images_of_the_app_do_not_show_on_other_pages(app: Studio) -> None:
     elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
     for path in ("/theme.css", "/gradio_api/heartbeat/x", "/config", "/gradio_api/queue/data?session_hash=x"):
         assert ask(app, "GET", path, **elsewhere)[0] == 403

@@ -27,7 +27,7 @@ from ui.page.context import AppContext
 from ui.server import launch, shutdown
 from ui.server.shutdown import CONSOLE_ENDS, Ending
 
-PROGRAM = (str(ROOT / "tests" / "ui" / "training_window.py"),)
+PROGRAM = (str(ROOT / "tests" / "ui" / "train" / "training_window.py"),)
 
 
 class Demo:

@@ -99,9 +99,9 @@ def test_labels_of_tiny_figures_fit_beside_the_chart(top: float, labels: list[st
     assert all(len(label) <= 7 for label in labels)
 
 
-def test_marks_and_pictures_are_on_the_axis() -> None:
+def test_marks_and_images_are_on_the_axis() -> None:
     rows = {"x": [0, 100], "y": [0.0, 1.0], "line": ["a", "a"]}
-    more = {"marks": {SAVED: (50, 100, 999), BEGINS: (25,), PAUSED: ()}, "pictures": 48}
+    more = {"marks": {SAVED: (50, 100, 999), BEGINS: (25,), PAUSED: ()}, "images": 48}
     html = line_chart(rows, "x", "y", "line", {"a": "#000"}, "T", "Y", **more)  # type: ignore[arg-type]
     assert html.count("class='mark saved'") == html.count("class='mark begins'") == 2, "in the drawing and the legend"
     assert "paused" not in html

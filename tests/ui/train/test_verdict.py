@@ -60,7 +60,7 @@ def test_the_doctor_is_asked_first_and_what_it_really_finds_is_named_then(worksp
     before = verdict_of(history, workspace.datasets)
     assert before is not None and before.kind == "ignored"
     assert "16 pairs are few" in before.causes[0].words, "they are; the recorded run had more"
-    assert "blank, inverted, or belong to other pictures: check the set" in before.causes[1].words
+    assert "blank, inverted, or belong to other images: check the set" in before.causes[1].words
     assert "dataset-check-button" in verdict_html(before)
     check_set(dataset, config["data"]["resolution"])
     after = verdict_of(history, workspace.datasets)

@@ -22,7 +22,7 @@ from ui.try_it.compare_jobs import KIND, LAPSE, WITHOUT, Comparing, plan_words, 
 from ui.try_it.grid_table import grid_html, served
 
 FORM: dict[str, Any] = {
-    "steps": [100, 300], "also": [WITHOUT], "pictures": [0, 2], "prompts": " a cat \n\na dog", "seeds": "0, 4-5",
+    "steps": [100, 300], "also": [WITHOUT], "images": [0, 2], "prompts": " a cat \n\na dog", "seeds": "0, 4-5",
     "strengths": "0.5; 1", "own": None, "negative": "", "sampling": 0, "guidance": 0,
 }  # fmt: skip
 
@@ -45,11 +45,12 @@ class Lent(BorrowedSession):
 
 @pytest.fixture
 def between_steps(work: Comparing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[threading.Event]:
-    """A training that serves errands as long as the event is set, until it is paused."""
-    from engine.jobs.errand import Errand
+    """A training that serves requests as long as the event is set, until it is paused."""
+    from engine.jobs.control import BorrowRequest
     from engine.training import lending
 
-    monkeypatch.setattr(lending, "borrowing", lambda _workspace, draw: Errand(lambda _, errand: draw(Lent(), errand)))
+    answer = lambda _workspace, draw: BorrowRequest(lambda _, request: draw(Lent(), request))  # noqa: E731
+    monkeypatch.setattr(lending, "borrowing", answer)
     serving, ready = threading.Event(), threading.Event()
 
     def train(token: Token, emit: Emit) -> str:
@@ -57,8 +58,8 @@ def between_steps(work: Comparing, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         ready.set()
         while token.stop is None:
             if serving.wait(0.01):
-                for errand in token.take_errands():
-                    errand.do(None)
+                for request in token.take_borrow_requests():
+                    request.do(None)
         return "paused"
 
     work.context.runner.start("train", "Training birds", train)
@@ -82,7 +83,7 @@ def test_the_form_is_a_wish_and_its_size_is_told() -> None:
     wish = wish_of(**FORM)
     assert (wish.steps, wish.without, wish.live, wish.prompts) == ((100, 300), True, False, ("a cat", "a dog"))
     assert (wish.seeds, wish.strengths) == ((0, 4, 5), (0.5, 1.0))
-    assert plan_words(wish).startswith("3 columns by 24 rows: 72 pictures")
+    assert plan_words(wish).startswith("3 columns by 24 rows: 72 images")
     assert plan_words(wish_of(**{**FORM, "prompts": "", "strengths": "", "seeds": ""})).startswith(
         "3 columns by 2 rows"
     )
@@ -152,7 +153,7 @@ def test_without_a_training_it_is_a_job_like_any_other(work: Comparing, monkeypa
 @pytest.fixture
 def grid() -> Grid:
     columns = (Column("without ControlNet", None, ""), Column("step 100", 100, "a"), Column("step 200", 200, "b"))
-    rows = (RowWords("held-out picture 1", "a <b>cat</b>", 3, 0.5, "control", 64, 48),)
+    rows = (RowWords("held-out image 1", "a <b>cat</b>", 3, 0.5, "control", 64, 48),)
     return Grid("birds", "now", columns, rows, (("k1", "k2", None),), {}, ("step 200: <gone>",), best=100)
 
 
@@ -172,4 +173,4 @@ def test_addresses_of_odd_folders_are_quoted() -> None:
 def test_a_run_that_is_gone_has_no_grid(work: Comparing) -> None:
     assert compare_jobs.grid_of(work.context, "gone") is None
     assert compare_jobs.checkpoint_choices(work.context, None) == ([], [])
-    assert compare_jobs.picture_choices(work.context, "gone") == []
+    assert compare_jobs.image_choices(work.context, "gone") == []

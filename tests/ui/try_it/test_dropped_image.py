@@ -1,4 +1,4 @@
-"""A picture that is dropped on the page: a bomb and a file that is none are refused in words."""
+"""An image that is dropped on the page: a bomb and a file that is none are refused in words."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image
 from skimage import data
 
 from tests.test_hostile_files import bomb
-from ui.try_it.dropped_image import UserDrawing, UserPicture
+from ui.try_it.dropped_image import UserDrawing, UserImage
 
 
 def test_an_image_bomb_dropped_on_the_page_is_refused_in_words(tmp_path: Path) -> None:
-    field = UserPicture(label="Any picture")
+    field = UserImage(label="Any image")
     path = bomb(tmp_path / "bomb.png", 60_000, 60_000)
     with pytest.raises(Error, match="far too large"):
         field.preprocess(ImageData(path=str(path), orig_name="bomb.png"))
-    (tmp_path / "words.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "words.png").write_text("no image", encoding="utf-8")
     with pytest.raises(Error, match=r"drawing.png cannot be read"):
         field.preprocess(ImageData(path=str(tmp_path / "words.png"), orig_name="drawing.png"))
     assert field.get_block_name() == "image", "the page draws it as gradio's own"
@@ -32,7 +32,7 @@ def test_an_image_bomb_dropped_on_the_page_is_refused_in_words(tmp_path: Path) -
 def test_an_image_bomb_in_a_drawing_is_refused_in_words(tmp_path: Path, place: str, sent: str) -> None:
     field = UserDrawing(type="pil")
     path = bomb(tmp_path / "upload.png", 60_000, 60_000)
-    (tmp_path / "words.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "words.png").write_text("no image", encoding="utf-8")
     for name, words in ((path, "far too large"), (tmp_path / "words.png", "cannot be read")):
         file = FileData(path=str(name), orig_name="mine.png") if sent == "as an upload" else name.read_bytes()
         parts = {"background": None, "composite": None, "layers": []} | {place: [file] if place == "layers" else file}
@@ -57,8 +57,8 @@ def test_a_drawing_that_is_one_arrives(tmp_path: Path) -> None:
 
 
 def test_the_page_is_told_all_that_gradio_tells_of_its_own_field() -> None:
-    given = {"label": "Any picture", "height": 180, "buttons": [], "elem_id": "any"}
-    own, plain = UserPicture(**given).get_config(), gr.Image(type="filepath", image_mode=None, **given).get_config()
+    given = {"label": "Any image", "height": 180, "buttons": [], "elem_id": "any"}
+    own, plain = UserImage(**given).get_config(), gr.Image(type="filepath", image_mode=None, **given).get_config()
     assert set(own) == set(plain)
     assert {name: own[name] for name in given} == given, "without them the page fails when it draws the field"
     assert own["sources"] == ["upload", "clipboard"]

@@ -78,9 +78,9 @@ def drawn_by(context: AppContext, asked: Wish) -> Any:
     return context.results[KIND]
 
 
-def test_pictures_are_kept_with_their_settings_and_found_again(context: AppContext) -> None:
+def test_images_are_kept_with_their_settings_and_found_again(context: AppContext) -> None:
     result = drawn_by(context, wish(context, count=2))
-    assert [title for _, title in result.pictures] == ["Control picture", "Seed 5", "Seed 6", "Without it"]
+    assert [title for _, title in result.pictures] == ["Control image", "Seed 5", "Seed 6", "Without it"]
     assert LOOK not in context.results
     settings = read_settings(result.pictures[2][0])
     assert (settings["seed"], settings["sampler"], settings["net"]) == (6, "euler", "Step 2")
@@ -96,12 +96,12 @@ def test_pictures_are_kept_with_their_settings_and_found_again(context: AppConte
     assert np.abs(one - other).max() <= 1  # alone and in a batch of two
 
 
-def test_a_picture_is_drawn_over_where_it_was_painted(context: AppContext, photos: dict[str, np.ndarray]) -> None:
+def test_an_image_is_drawn_over_where_it_was_painted(context: AppContext, photos: dict[str, np.ndarray]) -> None:
     photo = Image.fromarray(photos["coffee"]).resize((64, 64)).convert("RGBA")
     stroke = Image.new("RGBA", (64, 64))
     stroke.paste((255, 255, 255, 255), (40, 0, 64, 64))
-    picture, mask = try_jobs.painted({"background": photo, "layers": [stroke], "composite": None})
-    result = drawn_by(context, wish(context, picture=picture, mask=mask, any_seed=True))
+    image, mask = try_jobs.painted({"background": photo, "layers": [stroke], "composite": None})
+    result = drawn_by(context, wish(context, image=image, mask=mask, any_seed=True))
     kept = np.asarray(Image.open(result.pictures[1][0]))[:, :24]
     assert np.array_equal(kept, np.asarray(photo.convert("RGB"))[:, :24])
     assert read_settings(result.pictures[1][0])["inpainted"] is True
@@ -142,7 +142,7 @@ def test_nothing_to_draw_from_is_said(context: AppContext) -> None:
     try_jobs.start(context, wish(context, control=Control(UPLOAD)))
     assert context.runner.wait(60)
     failure = context.runner.snapshot.failure
-    assert failure is not None and "no control picture" in failure.what
+    assert failure is not None and "no control image" in failure.what
 
 
 def test_every_kind_of_net_is_offered_and_found(context: AppContext, loud_controlnet: Path, tmp_path: Path) -> None:
@@ -174,10 +174,10 @@ def test_other_bases_are_drawn_in_one_row(context: AppContext, tiny_base: Path, 
 
 
 def test_live_weights_are_drawn_while_the_training_goes_on(context: AppContext, tiny_base: Path) -> None:
-    """The training waits at a step until the picture has been asked for; nobody has to be fast."""
+    """The training waits at a step until the image has been asked for; nobody has to be fast."""
     run = create_run(context.workspace, config(tiny_base, steps=3), {})
     sent, send = threading.Event(), context.runner.send
-    context.runner.send = lambda errand: (send(errand), sent.set())[0]  # type: ignore[method-assign]
+    context.runner.send = lambda request: (send(request), sent.set())[0]  # type: ignore[method-assign]
     work = training_job(context.workspace, run)
     asked: list[str] = []
 
@@ -189,7 +189,7 @@ def test_live_weights_are_drawn_while_the_training_goes_on(context: AppContext, 
                 chosen = wish(context, net=pick_net(context, run.name, LIVE_NET), run=run.name)
                 try_jobs.start(context, chosen)
                 with pytest.raises(UserError, match="Other bases cannot be tried"):
-                    context.errand = None
+                    context.request = None
                     try_jobs.start(context, replace(chosen, bases_folder="x"))
                 assert sent.wait(60)  # the map is made in between
                 asked.append(context.results[BORROWED].note)
@@ -216,7 +216,7 @@ def test_a_cancel_never_reaches_the_training(context: AppContext) -> None:
     assert asked == []
 
 
-def test_a_picture_brings_its_settings_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_brings_its_settings_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     result = drawn_by(context, wish(context))
     with gr.Blocks() as demo:
         from ui.try_it import try_tab

@@ -32,11 +32,11 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def test_what_is_written_comes_back_whole_and_the_picture_is_untouched(
+def test_what_is_written_comes_back_whole_and_the_image_is_untouched(
     tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:
-    picture = Image.fromarray(photos["coffee"])
-    path = save_png(tmp_path / "one.png", picture, SETTINGS)
+    image = Image.fromarray(photos["coffee"])
+    path = save_png(tmp_path / "one.png", image, SETTINGS)
     assert read_settings(path) == SETTINGS
     assert np.array_equal(Image.open(path), photos["coffee"])
     assert [p.name for p in tmp_path.iterdir()] == ["one.png"]
@@ -80,11 +80,11 @@ def test_their_text_is_read(tmp_path: Path) -> None:
     assert parse_a1111("only a prompt: with a colon") == {"prompt": "only a prompt: with a colon", "negative": ""}
 
 
-def test_a_picture_without_settings_says_so(tmp_path: Path) -> None:
+def test_an_image_without_settings_says_so(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
     with pytest.raises(UserError, match=r"bare.png carries no settings"):
         read_settings(tmp_path / "bare.png")
-    (tmp_path / "text.png").write_text("no picture", encoding="utf-8")
+    (tmp_path / "text.png").write_text("no image", encoding="utf-8")
     with pytest.raises(UserError, match=r"text.png cannot be read"):
         read_settings(tmp_path / "text.png")
 

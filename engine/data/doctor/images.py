@@ -1,4 +1,4 @@
-"""Faults of what the pictures show."""
+"""Faults of what the images show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAMED_GREY = re.compile(r"\b(?:black|white|gr[ae]y|silver|monochrome|greyscale|
 
 TOO_SMALL = Finding(
     "too_small", "Smaller than the training size",
-    "It has to be enlarged, and the net learns that pictures are soft.",
+    "It has to be enlarged, and the net learns that images are soft.",
     "Train at a smaller size, find a larger copy, or leave it out.", "warning",
 )  # fmt: skip
 ASPECT = Finding(
@@ -25,12 +25,12 @@ ASPECT = Finding(
 )  # fmt: skip
 CONSTANT = Finding(
     "constant", "Nearly one colour",
-    "There is nothing in it that a map could follow: placeholders for missing pictures look like this.",
+    "There is nothing in it that a map could follow: placeholders for missing images look like this.",
     "Leave it out.", "serious",
 )  # fmt: skip
 GREY = Finding(
     "grey_in_colour", "Black and white among colour",
-    "The net learns that some prompts lead to pictures without colour, and colours fade a little everywhere.",
+    "The net learns that some prompts lead to images without colour, and colours fade a little everywhere.",
     "Leave it out, or say in its caption that it is black and white.", "warning",
 )  # fmt: skip
 BLURRED = Finding(
@@ -42,7 +42,7 @@ FINDINGS = (TOO_SMALL, ASPECT, CONSTANT, GREY, BLURRED)
 
 
 def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
-    sample, facts = row.sample, row.picture
+    sample, facts = row.sample, row.image
     if facts is None:
         return
     short, long = sorted((sample.width, sample.height))

@@ -1,0 +1,62 @@
+"""Base model families. One list; everything that differs between them lives in their modules and nowhere else."""
+
+from __future__ import annotations
+
+from engine.errors import UserError
+from engine.families.base import Family
+from engine.families.parts import read_component_config
+from engine.families.sd1 import StableDiffusion1
+from engine.families.sd2 import StableDiffusion2
+from engine.families.sdxl import StableDiffusionXL
+
+FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
+
+
+def detect(base: str) -> Family:
+    """The family of a base model, from its configs alone (no weights are read).
+
+    Args:
+        base: a folder in diffusers layout, a single file, or a Hugging Face id.
+
+    Raises:
+        UserError: not a diffusers pipeline, or of a family that is not supported.
+    """
+    index = read_component_config(base, "", "model_index.json")
+    unet = read_component_config(base, "unet", "config.json") if "unet" in index else {}
+    for family in FAMILIES:
+        if family.matches(index, unet):
+            return family
+    known = ", ".join(family.title for family in FAMILIES)
+    raise UserError(
+        f"The base model {base} cannot be used.",
+        f"It is a {index.get('_class_name', 'model of an unknown kind')}, and this version trains for: {known}.",
+        "Choose a base of one of these families.",
+    )
+
+
+def describe(base: str) -> str:
+    """A base in words: "Stable Diffusion 2.x, predicts velocity, made for 768 px".
+
+    Raises:
+        UserError: as ``detect``.
+    """
+    family = detect(base)
+    schedule = family.load_scheduler(base).config
+    words = {"epsilon": "noise", "v_prediction": "velocity"}
+    predicts = words.get(schedule.prediction_type, schedule.prediction_type)
+    zero_snr = ", zero terminal SNR" if schedule.get("rescale_betas_zero_snr") else ""
+    return f"{family.title}, predicts {predicts}{zero_snr}, made for {family.default_resolution(base)} px"
+
+
+def by_name(name: str) -> Family:
+    """The family that a run or checkpoint names.
+
+    Raises:
+        UserError: this version does not know it.
+    """
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise UserError(
+        f"The model family {name} is not known.", "It was written by another version of the app.", "Update the app."
+    )
