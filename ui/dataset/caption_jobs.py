@@ -98,7 +98,7 @@ def write_by_model(
             only_empty=only_empty, length=length, batch=max(1, int(batch or 1)),
         )  # fmt: skip
         failed = (
-            f", {counted(len(report.failures), 'picture', 'pictures')} could not be read" if report.failures else ""
+            f", {counted(len(report.failures), 'image', 'images')} could not be read" if report.failures else ""
         )
         return f"{counted(report.written, 'caption', 'captions')} written, {report.kept:,} kept{failed}.", ()
 

@@ -89,7 +89,7 @@ def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
         for entry in counts
     )
     lost = sum(entry.lost * entry.pictures for entry in counts) / total
-    words = f"<b>{counted(total, 'picture', 'pictures')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
+    words = f"<b>{counted(total, 'image', 'images')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
     rare = sum(1 for entry in counts if entry.pictures == 1)
     few = note(f"{counted(rare, 'size has', 'sizes have')} a single image.") if rare and len(counts) > 1 else ""
     if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:

@@ -39,7 +39,7 @@ def import_images(context: AppContext, place: str, name: str, config: ImportConf
         emit(Message(f"{result.pictures:,} images, {result.problems:,} problems in {place}."))
         context.result(
             "dataset",
-            note=f"{result.name}: {counted(result.pictures, 'picture', 'pictures')}, "
+            note=f"{result.name}: {counted(result.pictures, 'image', 'images')}, "
             f"{counted(result.captioned, 'caption', 'captions')}. Found: {result.found}.",
             facts=tuple(("", sentence) for sentence in _sentences(result)),
         )

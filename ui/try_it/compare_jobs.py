@@ -250,5 +250,5 @@ def plan_words(wish: GridWish) -> str:
     rows *= max(1, len(wish.seeds)) * max(1, len(wish.strengths))
     return (
         f"{counted(columns, 'column', 'columns')} by {counted(rows, 'row', 'rows')}: "
-        f"{counted(columns * rows, 'picture', 'pictures')}. Those that were drawn before are kept."
+        f"{counted(columns * rows, 'image', 'images')}. Those that were drawn before are kept."
     )
