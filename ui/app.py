@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gradio as gr
 
 from ui.conditions import conditions_tab
@@ -11,7 +9,7 @@ from ui.dataset import dataset_tab
 from ui.export import export_tab
 from ui.page import close_button, first_start, unfinished
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import problem_panel, status_line
 from ui.page.reporter import Reporter
 from ui.page.view import View
@@ -59,8 +57,7 @@ def _header(context: AppContext, live: Live) -> None:
         problem = gr.HTML(elem_id="problem")
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
     reporter = Reporter(context.workspace)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    live.after(dismiss.click(context.dismiss, None, None, **quiet))
+    live.after(dismiss.click(context.dismiss, None, None, **QUIET))
     live.part([status], _status, lambda view: [_status(view)], "quick")
     live.part(
         [box, problem],

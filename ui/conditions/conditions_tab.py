@@ -15,7 +15,7 @@ from ui.conditions.condition_preview import ConditionPreview
 from ui.page import tasks
 from ui.page.choices import dataset_list, open_dataset
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 
@@ -70,14 +70,13 @@ def build(context: AppContext, live: Live) -> None:
     def need(*raw: Any) -> list[Any]:
         return _lacking(form.read(*raw))
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     inputs = [chosen, panel.number, panel.upload, *form.inputs]
     shown = [panel.slider, panel.about]
     form.kind.change(
         lambda name: [_make_title(name), gr.Button(visible=not registry.get(name).live), *form.follow(name)],
         [form.kind],
         [make, panel.show, form.teaches, *form.groups],
-        **quiet,
+        **QUIET,
     )
     texts = [widget for widget in form.widgets if isinstance(widget, gr.Textbox)]
     gr.on(
@@ -85,20 +84,20 @@ def build(context: AppContext, live: Live) -> None:
         context.guarded(need),
         form.inputs,
         [lacking, fetch],
-        **quiet,
+        **QUIET,
     )
-    chosen.change(context.guarded(lambda name: _own_type(context, name)), [chosen], [form.kind], **quiet)
+    chosen.change(context.guarded(lambda name: _own_type(context, name)), [chosen], [form.kind], **QUIET)
     changes = [chosen.change, panel.upload.change, *(widget.change for widget in form.inputs)]
-    gr.on(changes, context.guarded(live_preview), inputs, shown, trigger_mode="always_last", **quiet)
-    panel.back.click(turn(-1), inputs, [*shown, panel.number, panel.upload], **quiet)
-    panel.forth.click(turn(1), inputs, [*shown, panel.number, panel.upload], **quiet)
+    gr.on(changes, context.guarded(live_preview), inputs, shown, trigger_mode="always_last", **QUIET)
+    panel.back.click(turn(-1), inputs, [*shown, panel.number, panel.upload], **QUIET)
+    panel.forth.click(turn(1), inputs, [*shown, panel.number, panel.upload], **QUIET)
     panel.show.click(context.guarded(show), inputs, shown, api_visibility="private")
     panel.random.click(
         context.guarded(sheet), [chosen, *form.inputs], [panel.sheet, panel.about], api_visibility="private"
     )
-    live.after(make.click(context.guarded(start, fills=False), [chosen, *form.inputs], **quiet))
-    live.after(fetch.click(context.guarded(download, fills=False), form.inputs, **quiet))
-    live.after(cancel.click(live.asking("cancel"), **quiet))
+    live.after(make.click(context.guarded(start, fills=False), [chosen, *form.inputs], **QUIET))
+    live.after(fetch.click(context.guarded(download, fills=False), form.inputs, **QUIET))
+    live.after(cancel.click(live.asking("cancel"), **QUIET))
     live.part([make, cancel, progress], _job_key, _job)
     live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 

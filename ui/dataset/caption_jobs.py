@@ -97,9 +97,7 @@ def write_by_model(
             dataset, captioner, token, counting(emit, "Captions written"),
             only_empty=only_empty, length=length, batch=max(1, int(batch or 1)),
         )  # fmt: skip
-        failed = (
-            f", {counted(len(report.failures), 'image', 'images')} could not be read" if report.failures else ""
-        )
+        failed = f", {counted(len(report.failures), 'image', 'images')} could not be read" if report.failures else ""
         return f"{counted(report.written, 'caption', 'captions')} written, {report.kept:,} kept{failed}.", ()
 
     _do(context, name, "Writing captions", work, always_job=True)

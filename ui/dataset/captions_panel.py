@@ -10,12 +10,11 @@ from ui.dataset import caption_jobs
 from ui.dataset.caption_jobs import ADD, KIND, NAMES, REPLACE, TEMPLATE
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress
 from ui.page.view import View
 
 ROWS = 8
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 VIEWS = ("One by one", "All at once", "By a model", "History")
 FIELDS = ("search", "by", "regex", "case", "words", "prefix", "suffix", "trigger", "template", "only_empty")
 

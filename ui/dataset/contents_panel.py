@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.page.choices import pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import counted, note, problem_list
 from ui.page.view import View
 
@@ -60,12 +60,11 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
         number,
         *(part for row, where, *_ in pagers for part in (row, where)),
     ]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    chosen.change(context.guarded(lambda name: show(name, 0)), [chosen], shown, **quiet)
+    chosen.change(context.guarded(lambda name: show(name, 0)), [chosen], shown, **QUIET)
     for _, _, back, forth in pagers:
-        back.click(context.guarded(lambda name, page: show(name, page - 1)), [chosen, number], shown, **quiet)
-        forth.click(context.guarded(lambda name, page: show(name, page + 1)), [chosen, number], shown, **quiet)
-    changed.change(context.guarded(show), [chosen, number], shown, **quiet)
+        back.click(context.guarded(lambda name, page: show(name, page - 1)), [chosen, number], shown, **QUIET)
+        forth.click(context.guarded(lambda name, page: show(name, page + 1)), [chosen, number], shown, **QUIET)
+    changed.change(context.guarded(show), [chosen, number], shown, **QUIET)
     live.part([changed], _changes, lambda view: [_changes(view)])
     live.part(
         shown,

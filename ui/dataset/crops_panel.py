@@ -12,13 +12,12 @@ from engine.errors import UserError
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.form import widget
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import counted, note
 
 EXAMPLES = 6
 EXAMPLE_SIDE = 320  # pixels of the longer side in the gallery
 NAMES = ("resolution", "crop", "buckets")
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:

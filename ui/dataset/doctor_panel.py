@@ -10,7 +10,7 @@ from ui.dataset import check_jobs
 from ui.dataset.check_jobs import KIND
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress
 from ui.page.view import View
 
@@ -52,7 +52,6 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     listed = [summary, finding]
     told = [details, leave, repair, back, gallery]
     looked = [seen, about, at]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def list_findings(name: str | None, selected: str | None = None, keep: bool = False) -> list[Any]:
         """Summary and list; ``keep``: whatever is chosen on the page by now stays chosen."""
@@ -116,7 +115,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     def pick(name: str, selected: str, event: gr.SelectData) -> list[Any]:
         return look(name, selected, _hit_of(context, name, selected, int(event.index)))
 
-    chosen.change(context.guarded(list_findings), [chosen], listed, **quiet)
+    chosen.change(context.guarded(list_findings), [chosen], listed, **QUIET)
     retell = context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)])
     gr.on(
         [chosen.change, finding.change],
@@ -124,14 +123,14 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         [chosen, finding],
         [*told, *looked],
         trigger_mode="always_last",
-        **quiet,
+        **QUIET,
     )
-    earlier.click(turn(-1), [chosen, finding, at], looked, **quiet)
-    later.click(turn(1), [chosen, finding, at], looked, **quiet)
-    gallery.select(context.guarded(pick), [chosen, finding], looked, **quiet)
+    earlier.click(turn(-1), [chosen, finding, at], looked, **QUIET)
+    later.click(turn(1), [chosen, finding, at], looked, **QUIET)
+    gallery.select(context.guarded(pick), [chosen, finding], looked, **QUIET)
     everything = [*listed, *told, *looked]
-    live.after(leave.click(act(check_jobs.exclude), [chosen, finding], everything, **quiet))
-    live.after(back.click(act(check_jobs.undo), [chosen, finding], everything, **quiet))
+    live.after(leave.click(act(check_jobs.exclude), [chosen, finding], everything, **QUIET))
+    live.after(back.click(act(check_jobs.undo), [chosen, finding], everything, **QUIET))
 
     def begin(name: str | None) -> None:
         found = open_dataset(context, name).name
@@ -141,15 +140,15 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         found = open_dataset(context, name).name
         context.start_job(KIND, f"Correcting {found}", check_jobs.correct(context, found, selected))
 
-    live.after(start.click(context.guarded(begin, fills=False), [chosen], **quiet))
-    live.after(repair.click(context.guarded(begin_correcting, fills=False), [chosen, finding], **quiet))
-    live.after(cancel.click(live.asking("cancel"), **quiet))
+    live.after(start.click(context.guarded(begin, fills=False), [chosen], **QUIET))
+    live.after(repair.click(context.guarded(begin_correcting, fills=False), [chosen, finding], **QUIET))
+    live.after(cancel.click(live.asking("cancel"), **QUIET))
     live.part([start, cancel, progress], _job_key, _job)
     ended = gr.State(0)
     live.part([ended], lambda view: _ended(view), lambda view: [_ended(view)])
     # Two steps: who chooses a finding while the list is on its way keeps it, and sees that one.
-    listing = ended.change(context.guarded(lambda name: list_findings(name, keep=True)), [chosen], listed, **quiet)
-    listing.then(retell, [chosen, finding], [*told, *looked], **quiet)
+    listing = ended.change(context.guarded(lambda name: list_findings(name, keep=True)), [chosen], listed, **QUIET)
+    listing.then(retell, [chosen, finding], [*told, *looked], **QUIET)
 
 
 def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:

@@ -13,7 +13,7 @@ from ui.dataset import folders
 from ui.page import tasks
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 
 KIND = "dataset"
@@ -63,11 +63,10 @@ def build(context: AppContext, live: Live) -> None:
     def pick(current: str) -> str:
         return folders.ask_folder() or current
 
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     picked = browse.click(context.guarded(pick), [place], [place], api_visibility="private")
     for event in (place.blur, place.submit, picked.then):
-        event(context.guarded(_found), [place], [found], **quiet)
-    place.change(tasks.dataset_name_for, [place], [name], **quiet)
+        event(context.guarded(_found), [place], [found], **QUIET)
+    place.change(tasks.dataset_name_for, [place], [name], **QUIET)
     live.after(
         read.click(context.guarded(start, fills=False), [place, name, *settings.values()], api_visibility="private")
     )

@@ -13,11 +13,9 @@ from engine.workspace.remembered import remembered
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note, size
 from ui.page.view import View
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build(context: AppContext, live: Live, run: Any) -> list[Any]:

@@ -15,11 +15,10 @@ from ui.export import export_jobs
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 from ui.page.view import View
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 KINDS = [("All count the same", "equal"), ("Later ones count more (EMA made afterwards)", "ema")]
 
 

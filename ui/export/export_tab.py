@@ -13,11 +13,10 @@ from ui.export import export_delivery, export_jobs, export_more
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 RANKS = next(way.ranks for way in FORMATS if way.ranks)
 
 

@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.run import Run
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.view import View
 
 if TYPE_CHECKING:
@@ -100,9 +100,8 @@ def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str)
         return gr.Dropdown(entries(run))
 
     saved = gr.State("")
-    how: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    run_box.change(of_run, [run_box], [box], **how)
-    saved.change(refreshed, [run_box], [box], **how)
+    run_box.change(of_run, [run_box], [box], **QUIET)
+    saved.change(refreshed, [run_box], [box], **QUIET)
     live.part([saved], _saved, lambda view: [repr(_saved(view))])
     return box
 

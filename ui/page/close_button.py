@@ -9,11 +9,10 @@ import gradio as gr
 
 from engine.jobs.snapshot import JobSnapshot
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 from ui.page.view import View
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 MARK = "() => { window.studioClosing = true; return []; }"
 """The app may be gone before the page is told that it is closing."""
 

@@ -21,6 +21,8 @@ from engine.errors import UserError
 from ui.page.context import AppContext
 from ui.page.view import View
 
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of an event handler that shows no progress overlay. Like every handler of the app it is no public API."""
 PAGES = 64  # that are kept in mind; one that comes back after so many others is painted anew
 Pace = Literal["quick", "now and then", "form"]
 """quick: changes with every step; form: many fields that change together, and seldom."""
@@ -121,14 +123,11 @@ class Live:
 
     def wire(self) -> None:
         """Call once, inside the Blocks, when every tab is built."""
-        how: dict[str, Any] = {
-            "show_progress": "hidden",
-            "api_visibility": "private",
-            "concurrency_limit": None,
-        }
         for pace, button in zip(PACES, self.beaten, strict=True):
             outputs = [output for part in self.group(pace) for output in part.outputs]
-            button.click(self._refresh(pace), None, outputs, trigger_mode="always_last", **how)
+            button.click(
+                self._refresh(pace), None, outputs, trigger_mode="always_last", concurrency_limit=None, **QUIET
+            )
         for event in self.clicks:
             event.then(None, None, None, js="() => window.studioLook?.()", api_visibility="private")
         for function in self.demo.fns.values():

@@ -9,12 +9,11 @@ import gradio as gr
 
 from engine.training.job import resume_training
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import counted
 from ui.page.shown_run import Unfinished
 from ui.page.view import View
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 ROWS = 3
 ENDED = {
     "interrupted": "It ended without a word: the computer was switched off, the app was ended, or memory ran out.",

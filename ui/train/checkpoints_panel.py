@@ -12,11 +12,9 @@ from engine.jobs.events import DiskSeen
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
 from engine.runs.retention import size_of, star, trim
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import counted, note
 from ui.page.view import View
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:

@@ -18,14 +18,13 @@ from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
 from ui.page.tasks import counting
 from ui.page.view import View
 from ui.train.verdict import verdict_of
 
 KIND = "evaluate"
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 WORDS = (
     "Draws 64 pairs with and without control, with other seeds and with wrong maps, and says whether the checkpoint "
     "obeys, whether it is damaged, and whether it has learnt images by heart. Minutes on a card."

@@ -12,7 +12,7 @@ from engine.config.presets import flatten
 from ui.page import tasks
 from ui.page.context import AppContext
 from ui.page.form import describe, section_widgets, sparse, widget
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
 from ui.page.states import Action
 from ui.page.view import Draft, View
@@ -21,7 +21,6 @@ FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
 OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
 """What the user brings to the control images: a small form of its own."""
 TRIAL = "trial"
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class RunForm:

@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
 from ui.page.choices import run_list, run_of
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 from ui.try_it import compare_jobs
@@ -19,7 +19,6 @@ from ui.try_it.compare_jobs import KIND, LIVE, WITHOUT, Comparing
 from ui.try_it.compare_views import build_lapse, build_slider, build_vote
 from ui.try_it.grid_table import ON_LOAD, grid_html
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 EMPTY = "The grid appears here: a column for each checkpoint, a row for each image, seed and strength."
 
 

@@ -17,13 +17,12 @@ from engine.evaluation.grid import Grid
 from engine.evaluation.votes import Pair, Tally, keep_vote, next_pair, read_votes, tally, vote_on
 from ui.page.choices import run_of
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it import compare_jobs
 from ui.try_it.compare_jobs import LAPSE, Comparing
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 CONTROL = -1
 NO_GRID = "Draw a grid first."
 

@@ -8,13 +8,12 @@ import gradio as gr
 from PIL import Image
 
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 from ui.try_it.dropped_image import UserDrawing, UserImage
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_it.try_panels import Fields
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 OF_RUN = ("steps", "guidance", "strength", "width", "height")
 SHEET = (512, 512)
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.inference import image_info
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it.try_control import UPLOAD
@@ -25,7 +25,6 @@ RESTORED = (
 
 def build(context: AppContext, live: Live, fields: Fields) -> None:
     """The panel; ``fields`` also has "run", "source", "upload", "is_map"."""
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     with gr.Accordion("Earlier images", open=False, elem_id="try-history"):
         gr.HTML(note("Choose one, or drop any PNG that this app or AUTOMATIC1111 has made: its settings come back."))
         gallery = gr.Gallery(
@@ -56,8 +55,8 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
         found = earlier(context)
         return restore(found[event.index] if event.index < len(found) else None)
 
-    gallery.select(context.guarded(chosen), None, [*targets, said], **quiet)
-    dropped.upload(context.guarded(restore), [dropped], [*targets, said], **quiet)
+    gallery.select(context.guarded(chosen), None, [*targets, said], **QUIET)
+    dropped.upload(context.guarded(restore), [dropped], [*targets, said], **QUIET)
     live.part([gallery], lambda view: _number(view), lambda view: [_thumbnails(context)])
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.inference import samplers
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it.dropped_image import UserDrawing, UserImage
@@ -53,7 +53,7 @@ def drawing_panel(fields: Fields) -> None:
         )
     fields["sampler"].change(
         lambda name: gr.Dropdown(info=samplers.sampler(name).hint),
-        [fields["sampler"]], [fields["sampler"]], show_progress="hidden", api_visibility="private",
+        [fields["sampler"]], [fields["sampler"]], **QUIET,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ui.page.choices import run_list
 from ui.page.context import AppContext
-from ui.page.live import Live
+from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 from ui.try_it import try_history, try_jobs, try_panels
@@ -18,7 +18,6 @@ from ui.try_it.try_jobs import BORROWED, KIND, LOOK, Wish
 from ui.try_it.try_nets import net_list, pick_net
 from ui.try_it.try_panels import Fields
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 SETTINGS = (
     "prompt", "negative", "seed", "steps", "guidance", "strength", "width", "height", "sampler", "start", "end",
     "guess", "balance", "change", "second_strength",
