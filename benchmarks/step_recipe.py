@@ -13,7 +13,7 @@ from PIL import Image
 
 from engine.config import OptimConfig
 from engine.data.dataset import Dataset
-from engine.data.images import load_rgb
+from engine.disk.images import load_rgb
 from engine.families.registry import detect
 from engine.training.optim import build_optimizer
 from engine.training.precision import DTYPES

@@ -22,12 +22,12 @@ import torch
 
 from engine.conditions import weights
 from engine.data import map_files
-from engine.data.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.data.import_config import ImportConfig
 from engine.data.scan import scan_folder
 from engine.data.sources.parquet import PARQUET
 from engine.data.sources.store import Refused, Store
 from engine.data.sources.tars import TARS
+from engine.disk.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.errors import UserError
 from engine.evaluation.image_files import settings_in
 from engine.families.files import tensor_shapes
@@ -147,7 +147,7 @@ def test_images_are_opened_in_one_place() -> None:
     opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
     places = {where.split(":")[0] for where in opens}
     made_here = {"engine/conditions/types/external_child.py"}
-    assert places <= {"engine/data/images.py"} | made_here
+    assert places <= {"engine/disk/images.py"} | made_here
 
 
 def bomb(path: Path, width: int, height: int) -> Path:

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) -> tuple[Any, str, list[str]]:
     """What was asked for, the net's name, and sentences about the control image."""
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
     from engine.inference.control_image import held_out_maps, look_warning, map_of
     from engine.inference.request import TryRequest
 

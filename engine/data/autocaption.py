@@ -21,8 +21,8 @@ from PIL import Image
 from engine.data.captions import clean
 from engine.data.dataset import Dataset
 from engine.data.encode import Fitting
-from engine.data.images import load_rgb
 from engine.data.samples import Problem, Sample
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 

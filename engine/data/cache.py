@@ -28,9 +28,9 @@ from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.encode import Fitting, latents_of
-from engine.data.images import load_rgb
 from engine.data.rows import Rows, names_in
 from engine.data.samples import Sample
+from engine.disk.images import load_rgb
 from engine.disk.space import demand_room
 from engine.distributed.group import ALONE, Processes
 from engine.estimate.memory import CAPTIONS_AT_ONCE

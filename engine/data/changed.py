@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.data.dataset import Dataset
-from engine.data.images import digest
 from engine.data.samples import Sample
+from engine.disk.images import digest
 
 MOST = 2000
 """Images looked at, evenly from all: a set of 100,000 on a slow disk must not hold a start up."""

@@ -12,8 +12,8 @@ from PIL import Image
 
 from engine.config import DataConfig
 from engine.data.crop import Crop, lost_share, shared_crop
-from engine.data.images import load_rgb
 from engine.data.samples import Sample
+from engine.disk.images import load_rgb
 
 STEP = 64  # pixels; the UNet halves the latents three times, and latents are an eighth of the image
 LONGEST = 3.0  # longer side by shorter side of the longest bucket

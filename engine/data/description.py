@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.data.images import replace_bytes
+from engine.disk.images import replace_bytes
 from engine.errors import UserError
 
 DESCRIPTION = "dataset.json"

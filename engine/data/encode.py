@@ -12,8 +12,8 @@ from PIL import Image
 
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan
-from engine.data.images import load_rgb
 from engine.data.samples import Sample
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.jobs.control import Token

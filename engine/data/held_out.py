@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine.data.dataset import Dataset, Split
-from engine.data.images import load_array
 from engine.data.samples import Sample
+from engine.disk.images import load_array
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
 

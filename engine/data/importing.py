@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.dataset import Dataset
-from engine.data.images import MIN_SIDE, replace_bytes
 from engine.data.import_config import ImportConfig
 from engine.data.index import Filling
 from engine.data.layouts.model import patience
@@ -24,6 +23,7 @@ from engine.data.scan import look_at, read_images
 from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
+from engine.disk.images import MIN_SIDE, replace_bytes
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace, safe_name

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.data.images import Inspected
 from engine.data.samples import Problem, Sample
+from engine.disk.images import Inspected
 
 VERSION = 2  # of the tables, in SQLite's user_version; 0 and 1 had neither source nor status nor read_files
 _SAMPLES = """

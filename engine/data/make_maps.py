@@ -21,8 +21,8 @@ from engine.conditions.coverage import coverage
 from engine.conditions.declaration import ConditionType
 from engine.data import map_files
 from engine.data.dataset import ConditionSpec, Dataset
-from engine.data.images import digest, load_array
 from engine.data.samples import Problem, Sample
+from engine.disk.images import digest, load_array
 from engine.distributed.group import ALONE, Processes
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from engine.data.images import opened, replace_bytes
+from engine.disk.images import opened, replace_bytes
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _EFFORT = {"method": 0, "quality": 25}  # of WebP; more takes twice the time for a seventh of the size

@@ -14,9 +14,9 @@ from engine.conditions import strengths
 from engine.conditions.coverage import Coverage, coverage
 from engine.conditions.declaration import ConditionType
 from engine.data.dataset import Dataset
-from engine.data.images import load_rgb
 from engine.data.make_maps import read_image
 from engine.data.samples import Sample
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 
 SHEET = 12

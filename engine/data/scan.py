@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.data.images import MIN_SIDE, Inspected, check_side, inspect
 from engine.data.layouts import ORDER, Found, Layout, recognise
 from engine.data.layouts.listed import METADATA
 from engine.data.layouts.model import caption_beside
 from engine.data.samples import Problem, Sample
+from engine.disk.images import MIN_SIDE, Inspected, check_side, inspect
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 

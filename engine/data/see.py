@@ -12,8 +12,8 @@ from engine.conditions import registry
 from engine.data.crop import apply_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.images import load_rgb
 from engine.data.samples import Sample
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 
 GAP = 8  # pixels between the parts of a strip

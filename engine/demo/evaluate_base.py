@@ -21,9 +21,9 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image, ImageDraw, ImageFont
 
-from engine.data.images import replace_bytes
 from engine.demo.score import read_scene
 from engine.demo.shapes import PALETTE, SHAPES, contrast
+from engine.disk.images import replace_bytes
 
 SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
 NEEDED = {"colours": 0.90, "shape": 0.85}

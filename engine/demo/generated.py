@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from engine.data.images import replace_bytes
 from engine.data.scan import CONDITION_NOTE, METADATA
 from engine.demo.shapes import Scene, draw
+from engine.disk.images import replace_bytes
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from engine.data.images import digest, load_rgb, replace_bytes
+from engine.disk.images import digest, load_rgb, replace_bytes
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 

@@ -13,7 +13,7 @@ from engine.conditions import weights
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
-from engine.data.images import replace_bytes
+from engine.disk.images import replace_bytes
 from engine.errors import UserError
 from engine.evaluation import effect, obedience
 from engine.evaluation.image_files import webp, write_folder

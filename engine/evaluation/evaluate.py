@@ -19,8 +19,8 @@ from engine.conditions import weights
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
-from engine.data.images import replace_bytes
 from engine.data.samples import Sample
+from engine.disk.images import replace_bytes
 from engine.errors import UserError
 from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, obedience, report
 from engine.evaluation.image_files import settings_text, webp, write_folder

@@ -13,7 +13,7 @@ from engine.data.cache import cropped_hint
 from engine.data.crop import apply_crop, shared_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.images import load_rgb
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.evaluation.grid import GridWish, held_out_pairs
 from engine.runs.run import Run

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from engine.data.images import replace_bytes
+from engine.disk.images import replace_bytes
 from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, RowWords

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from engine.data.images import opened
+from engine.disk.images import opened
 from engine.errors import UserError
 
 TEMPORARY = ".drawing-"

@@ -10,8 +10,8 @@ import numpy as np
 from engine.data.dataset import Dataset
 from engine.data.doctor.measure import perceptual_hash
 from engine.data.doctor.store import Store
-from engine.data.images import load_array
 from engine.data.samples import Sample
+from engine.disk.images import load_array
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 

@@ -20,9 +20,9 @@ from engine.config.validation import MOST_OWN
 from engine.data.crop import apply_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.images import load_rgb
 from engine.data.make_maps import read_image
 from engine.data.samples import Sample
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.evaluation.pairs import Pair
 

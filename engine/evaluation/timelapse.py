@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image, ImageDraw
 
-from engine.data.images import load_rgb, opened
+from engine.disk.images import load_rgb, opened
 from engine.errors import UserError
 from engine.evaluation.lettering import font_of
 from engine.jobs.control import CancelToken, OnProgress

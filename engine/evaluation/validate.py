@@ -16,8 +16,8 @@ from engine.conditions import weights
 from engine.config import ValidationConfig
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
-from engine.data.images import replace_bytes
 from engine.data.samples import Sample
+from engine.disk.images import replace_bytes
 from engine.evaluation import adherence, colour, obedience
 from engine.evaluation.image_files import TEMPORARY, settings_text, webp, write_folder
 from engine.evaluation.pairs import (

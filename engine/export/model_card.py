@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import registry
-from engine.data.images import opened
+from engine.disk.images import opened
 from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import Preprocessor, preprocessor

@@ -80,6 +80,6 @@ def _looks_of(workspace: Workspace, run: Run) -> tuple[Any, ...]:
 @lru_cache(maxsize=8)
 def _looks(files: tuple[tuple[Path, int], ...]) -> tuple[Any, ...]:
     from engine.conditions.look import look_at
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
 
     return tuple(look_at(load_rgb(path)) for path, _ in files)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from engine.data.images import opened
+from engine.disk.images import opened
 from engine.errors import UserError
 from engine.inference import samplers
 from engine.version import VERSION

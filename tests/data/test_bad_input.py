@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data import images, scan
+from engine.data import scan
 from engine.data.dataset import Dataset
 from engine.data.importing import ImportResult, import_source
 from engine.data.index import Index
+from engine.disk import images
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 

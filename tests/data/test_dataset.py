@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from engine.data.dataset import Dataset
-from engine.data.images import thumbnail
 from engine.data.scan import scan_folder
+from engine.disk.images import thumbnail
 from engine.errors import UserError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.images import load_rgb
 from engine.data.scan import scan_folder
+from engine.disk.images import load_rgb
 from engine.errors import UserError
 
 

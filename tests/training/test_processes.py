@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from engine.config import RunConfig, parse
 from engine.data import cache
 from engine.data.dataset import Dataset
-from engine.data.images import load_array
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
+from engine.disk.images import load_array
 from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
 from engine.families.registry import detect

@@ -115,7 +115,7 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         caption_jobs.save_by_hand(context, name, {key: text or "" for key, text in rows if key})
 
     def look(name: str | None, event: gr.SelectData) -> Any:
-        from engine.data.images import thumbnail
+        from engine.disk.images import thumbnail
 
         sample = open_dataset(context, name).sample(str(event.row_value[0]))
         path = thumbnail(sample.image, context.workspace.thumbnails, 256, sample.digest or None)

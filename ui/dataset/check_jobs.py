@@ -163,7 +163,7 @@ def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list
     """Images for the gallery; those of a map's fault beside their map and with it laid over."""
     from engine.data import see
     from engine.data.crop_plan import CropPlan
-    from engine.data.images import thumbnail
+    from engine.disk.images import thumbnail
     from engine.errors import UserError
 
     shown: list[tuple[Any, str]] = []

@@ -89,7 +89,7 @@ def _changes(view: View) -> str:
 
 def _page(context: AppContext, name: str, page: int, pagers: int) -> list[Any]:
     from engine.data.dataset import Dataset
-    from engine.data.images import thumbnail
+    from engine.disk.images import thumbnail
     from engine.errors import UserError
 
     dataset = Dataset.open(context.workspace.dataset_folder(name))

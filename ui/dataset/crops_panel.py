@@ -130,7 +130,7 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
 
     from engine.conditions import registry
     from engine.data.crop import apply_crop, lost_share
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
 
     image = load_rgb(sample.image)
     crop = plan.crop(sample, turn % plan.variants_of(sample), image)

@@ -14,7 +14,7 @@ CLOSED = frozenset({"Number", "Slider", "Checkbox", "Radio", "CheckboxGroup", "S
 PLACE = "a place on this computer, read as the person at the keyboard could; UserError where it is something else"
 NAME = "becomes a file's name: only letters, digits and .-_ are left of it (`safe_name`)"
 TEXT = "stays text: kept in SQLite or JSON, escaped where it is shown"
-IMAGE = "an upload; opened by `engine.data.images.opened` (size, kind, end of the file)"
+IMAGE = "an upload; opened by `engine.disk.images.opened` (size, kind, end of the file)"
 UPLOAD = "an upload: only files in `temporary/`, and not larger than an upload may be"
 FIELDS = (
     ("dataset-folder", f"{PLACE}; or a Hugging Face id, fetched when Read is pressed"),

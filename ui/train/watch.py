@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.data.images import thumbnail
+from engine.disk.images import thumbnail
 from engine.jobs.events import PreviewMade
 from ui.page.context import AppContext
 from ui.page.live import Live

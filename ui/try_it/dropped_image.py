@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.data.images import opened
+from engine.disk.images import opened
 from engine.errors import UserError
 from ui.server.quick_gradio import write_no_stubs
 

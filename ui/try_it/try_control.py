@@ -41,7 +41,7 @@ class Control:
 
 def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | None:
     """A held-out pair of the run's dataset (``at`` wraps around), or None where there is none any more."""
-    from engine.data.images import thumbnail
+    from engine.disk.images import thumbnail
 
     run = run_of(context, run_name)
     pairs = held_out_maps(context.workspace, run) if run else []
@@ -72,7 +72,7 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
     Raises:
         UserError: there is no image, or its map cannot be made.
     """
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
 
     if control.source == HELD_OUT:
         sample = held_out(context, run.name, control.at)
@@ -108,7 +108,7 @@ def drawn(value: Any) -> Any:
 
 def advice(context: AppContext, run_name: str | None, upload: str | None, is_map: bool) -> str:
     """What to say under an uploaded image, before anything is drawn."""
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
 
     run = run_of(context, run_name)
     return control_image.advice(context.workspace, run, load_rgb(upload), is_map) if run and upload else ""

@@ -66,7 +66,7 @@ def earlier(context: AppContext) -> list[Path]:
 
 
 def _thumbnails(context: AppContext) -> list[str]:
-    from engine.data.images import thumbnail
+    from engine.disk.images import thumbnail
 
     return [str(thumbnail(path, context.workspace.thumbnails, SIDE)) for path in earlier(context)]
 

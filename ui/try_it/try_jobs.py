@@ -170,7 +170,7 @@ def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession,
 
 
 def _request(context: AppContext, wish: Wish, run: Run, settings: dict[str, Any], control: Any) -> TryRequest:
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
     from engine.inference.request import TryRequest
 
     values = dict(settings)

@@ -174,7 +174,7 @@ def _last_lines(printed: str | bytes | None) -> str:
 def _read(path: Path, shape: tuple[int, int], program: str) -> np.ndarray:
     from PIL import Image
 
-    from engine.data.images import load_rgb
+    from engine.disk.images import load_rgb
 
     if not path.exists():
         raise UserError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engine.data.doctor.finding import Finding, Hit, Row, Rules, Summary
-from engine.data.images import HTML_STARTS, opened
+from engine.disk.images import HTML_STARTS, opened
 from engine.errors import UserError
 
 _LEFT_OUT = "It is left out already. Fetch the file again, or delete it, and read the folder once more."

@@ -21,9 +21,9 @@ from engine.data.doctor.catalogue import BY_NAME, SEVERITIES
 from engine.data.doctor.facts import MapFacts
 from engine.data.doctor.finding import Finding, Hit
 from engine.data.doctor.store import Store
-from engine.data.images import digest, load_rgb, replace_bytes
 from engine.data.samples import Sample
 from engine.data.treatment import Correction
+from engine.disk.images import digest, load_rgb, replace_bytes
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from engine.data.doctor.alignment import align
 from engine.data.doctor.facts import ImageFacts, MapFacts
-from engine.data.images import digest, opened, to_rgb
+from engine.disk.images import digest, opened, to_rgb
 
 SIDE = 512  # shorter side at which blur is measured
 REFERENCE_SIDE = 1024  # an image is shrunk to this before its map is made anew for comparison

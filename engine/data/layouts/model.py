@@ -9,8 +9,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.data.images import EXTENSIONS
 from engine.data.samples import Problem
+from engine.disk.images import EXTENSIONS
 
 IMAGE_FOLDERS = ("image", "images", "target", "targets", "ground_truth")
 CONDITION_FOLDERS = (

@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from engine.data.images import EXTENSIONS
 from engine.data.layouts.model import (
     CONDITION_FOLDERS,
     IMAGE_FOLDERS,
@@ -20,6 +19,7 @@ from engine.data.layouts.model import (
     subfolder,
 )
 from engine.data.samples import Problem
+from engine.disk.images import EXTENSIONS
 
 
 def find(folder: Path, problems: list[Problem]) -> list[Found] | None:

@@ -16,8 +16,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from engine.data.images import EXTENSIONS, inspect, opened
 from engine.data.layouts.listed import METADATA
+from engine.disk.images import EXTENSIONS, inspect, opened
 from engine.errors import UserError
 
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "MPO": ".jpg"}

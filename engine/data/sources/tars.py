@@ -12,10 +12,10 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from engine.data.images import EXTENSIONS
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.model import CAPTION_EXTENSIONS
 from engine.data.sources.model import Fetched, Source, files_of
+from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import RESERVED

@@ -14,9 +14,9 @@ from engine.data.doctor import fix
 from engine.data.doctor.catalogue import ALL, BY_NAME
 from engine.data.doctor.check import check
 from engine.data.doctor.store import Store
-from engine.data.images import digest, load_rgb
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
+from engine.disk.images import digest, load_rgb
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace

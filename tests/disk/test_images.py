@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.images import load_array, load_rgb
+from engine.disk.images import load_array, load_rgb
 from engine.errors import UserError
 
 
