@@ -79,8 +79,8 @@ def timelapse(options: argparse.Namespace, workspace: Workspace, control: Contro
     from engine.runs.run import Run
 
     console, run = Console(), Run(workspace.run_folder(options.run))
-    frames = frames_of(run, options.image - 1, beside=not options.alone)
-    target = options.out or timelapse_path(run.folder, options.image - 1, options.format)
+    frames = frames_of(run, options.picture - 1, beside=not options.alone)
+    target = options.out or timelapse_path(run.folder, options.picture - 1, options.format)
     make_timelapse(frames, target, options.format, options.seconds, control.token, console.progress)
     console.say(f"{len(frames):,} steps, from {frames[0].step:,} to {frames[-1].step:,}.")
     console.say(f"Written: {target}")

@@ -18,7 +18,7 @@ COPY_A_RING = """async () => {
   pen.lineWidth = 2;
   pen.arc(64, 64, 30, 0, 7);
   pen.stroke();
-  const picture = await new Promise(done => canvas.toBlob(done, 'image/png'));
+  const image = await new Promise(done => canvas.toBlob(done, 'image/png'));
   await navigator.clipboard.write([new ClipboardItem({'image/png': image})]);
 }"""
 

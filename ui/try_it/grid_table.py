@@ -27,7 +27,7 @@ const show = (number) => {
   if (!box.open) box.showModal();
 };
 const zoom = (times) => {
-  const picture = dialog().querySelector('img');
+  const image = dialog().querySelector('img');
   image.style.width = times ? image.naturalWidth * times + 'px' : '';
   image.classList.toggle('whole', !times);
 };
