@@ -27,10 +27,10 @@ import torch
 from benchmarks.counting_card import CARD, Counter, counting
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
+from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.distributed import group
 from engine.distributed.ddp import Sharing
 from engine.estimate.memory import (
-    CAPTIONS_AT_ONCE,
     DECODED_SIDE,
     GIB,
     Prediction,

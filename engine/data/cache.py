@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from engine.data.cache_files import describe, save_tensors, whole
+from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.encode import Fitting, latents_of
@@ -33,7 +34,6 @@ from engine.data.samples import Sample
 from engine.disk.images import load_rgb
 from engine.disk.space import demand_room
 from engine.distributed.group import ALONE, Processes
-from engine.estimate.memory import CAPTIONS_AT_ONCE
 from engine.families.base import Family
 from engine.jobs.control import OnProgress, Token
 

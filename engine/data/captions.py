@@ -10,6 +10,9 @@ from pathlib import PurePosixPath
 
 from engine.errors import UserError
 
+CAPTIONS_AT_ONCE = 32
+"""Number of captions that the text encoders process in one batch."""
+
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}']", re.IGNORECASE)
 _TAG = re.compile(  # by name: <sks> and <lora:x:1> are words that somebody put there on purpose
     r"</?(?:a|b|blockquote|br|center|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|small|span|strong|sub|sup|table|td|tr"

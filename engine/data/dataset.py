@@ -14,10 +14,15 @@ from typing import Any, Protocol
 from engine.conditions import registry
 from engine.data import index, moved
 from engine.data.caption_store import CaptionStore
-from engine.data.condition_spec import ConditionSpec, specify
-from engine.data.description import DESCRIPTION, INDEX, read_description, write_description
-from engine.data.parts import Page, Split, add_to_fingerprint, split
-from engine.data.samples import Problem, Sample
+from engine.data.description import (
+    DESCRIPTION,
+    INDEX,
+    ConditionSpec,
+    read_description,
+    specify,
+    write_description,
+)
+from engine.data.samples import Page, Problem, Sample, Split, add_to_fingerprint, split
 from engine.data.scan import ScanReport, nothing_usable
 from engine.data.treatment import Treatment
 from engine.errors import UserError
@@ -135,7 +140,7 @@ class Dataset:
             return {}
         dataset = cls.open(folder)
         before = dataset._description
-        if before.get("origin", "") == origin and moved.lies_at(dataset, source):
+        if before.get("origin", "") == origin and moved.lies_at(dataset.source, dataset.index, source):
             return before
         if Path(before["source"]) != source or before.get("origin", "") != origin:
             raise UserError(

@@ -1,11 +1,15 @@
-"""The description of a dataset on disk, dataset.json: what it was made of, and the type of its maps."""
+"""dataset.json, the description of a dataset: where its images came from and which condition maps it has."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine.conditions import registry
 from engine.disk.images import replace_bytes
 from engine.errors import UserError
 
@@ -37,5 +41,36 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
-    """In one go: whoever reads meanwhile finds the old one or the new one."""
+    """Replaces the file atomically, so a reader sees either the old description or the new one."""
     replace_bytes(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False).encode("utf-8"))
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """The condition maps of a dataset."""
+
+    type: str
+    parameters: dict[str, Any]
+    fingerprint: str
+    """A hash of the type, its parameters and the resolution."""
+    provided: bool = False
+    """True: the maps came with the images. False: the app makes them and stores them in the dataset's folder."""
+    resolution: int | None = None
+    """Images are shrunk to this shorter side, in pixels, before extraction. None: they keep their size."""
+    varied: int | None = None
+    """Seed of the random parameters of each image (see engine.conditions.strengths). None: fixed parameters."""
+
+
+def specify(
+    type: str,
+    parameters: Mapping[str, Any],
+    provided: bool,
+    resolution: int | None = None,
+    fingerprint: str | None = None,
+    varied: int | None = None,
+) -> ConditionSpec:
+    """Builds a spec, with defaults for the parameters that are not given. Raises UserError for unknown ones."""
+    resolved = registry.resolve_parameters(type, parameters)
+    made_of = json.dumps([type, resolved, provided, resolution, *([] if varied is None else [varied])], sort_keys=True)
+    fingerprint = fingerprint or hashlib.blake2b(made_of.encode(), digest_size=16).hexdigest()
+    return ConditionSpec(type, resolved, fingerprint, provided, resolution, varied)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from engine.data.dataset import Dataset, Split
-from engine.data.samples import Sample
+from engine.data.dataset import Dataset
+from engine.data.samples import Sample, Split, by_hash
 from engine.disk.images import load_array
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
@@ -27,7 +26,7 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
     are not chosen. Reads ``POOL * count`` images: milliseconds each.
     """
     usable = dataset.samples(ready=dataset.condition is not None)
-    ranked = sorted(usable, key=lambda s: hashlib.blake2b(f"{seed}:{s.key}".encode(), digest_size=8).digest())
+    ranked = by_hash(usable, seed)
     wanted = min(count, len(usable) // 2)
     pool, features = [], []
     for sample in ranked[: wanted * POOL]:

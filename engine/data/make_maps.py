@@ -20,7 +20,8 @@ from engine.conditions import ready, registry, strengths, weights
 from engine.conditions.coverage import coverage
 from engine.conditions.declaration import ConditionType
 from engine.data import map_files
-from engine.data.dataset import ConditionSpec, Dataset
+from engine.data.dataset import Dataset
+from engine.data.description import ConditionSpec
 from engine.data.samples import Problem, Sample
 from engine.disk.images import digest, load_array
 from engine.distributed.group import ALONE, Processes

@@ -1,28 +1,25 @@
-"""Datasets whose images lie elsewhere now: found again inside a workspace that was moved, or told by their owner."""
+"""Finds the images of a dataset after their folder has moved: inside a moved workspace, or where the user points."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.data.index import Index
 
-if TYPE_CHECKING:
-    from engine.data.dataset import Dataset
-
-LOOKED_AT = 3
-"""Images that have to lie in a new place before it is believed to be the old one."""
+IMAGES_TO_COMPARE = 3
+"""A folder counts as the new place of a dataset if it holds this many of its first images."""
 
 
 def found_again(folder: Path, source: Path) -> Path | None:
-    """Where images that the app itself had put into the workspace lie after that was moved; None: not there.
+    """Finds images that the app stored inside a workspace which has since moved. None if they are not there.
 
     Args:
-        folder: the dataset's own, in the workspace where it is now.
-        source: where the images were.
+        folder: the dataset's folder, in the workspace's new place.
+        source: where the images were before.
     """
     workspace = folder.parent.parent
-    for length in range(len(source.parts) - 1, 1, -1):  # the longest way that both places share
+    for length in range(len(source.parts) - 1, 1, -1):  # longest common end of both paths first
         candidate = workspace.joinpath(*source.parts[-length:])
         if candidate.exists():
             return candidate
@@ -30,7 +27,7 @@ def found_again(folder: Path, source: Path) -> Path | None:
 
 
 def follow(folder: Path, description: dict[str, Any], index: Index) -> bool:
-    """Where the images have moved with their workspace, change ``description`` and the index; whether it was done."""
+    """If the images moved with the workspace, updates ``description`` and the index. Returns whether they did."""
     source = Path(description["source"])
     place = None if source.exists() else found_again(folder, source)
     if place is None or place == source:
@@ -41,20 +38,20 @@ def follow(folder: Path, description: dict[str, Any], index: Index) -> bool:
     return True
 
 
-def lies_at(dataset: Dataset, place: Path) -> bool:
-    """Whether a dataset's images are gone from where they were and lie, under their old names, in another folder."""
-    if dataset.source.exists():
+def lies_at(source: Path, index: Index, place: Path) -> bool:
+    """Whether the images of ``index`` have gone from ``source`` and lie under the same names in ``place``."""
+    if source.exists():
         return False
-    samples = dataset.index.samples(limit=LOOKED_AT)
+    samples = index.samples(limit=IMAGES_TO_COMPARE)
     return bool(samples) and all((place / sample.key).is_file() for sample in samples)
 
 
-def missing_source(dataset: Dataset) -> str:
-    """A sentence where the images are not at their place any more, with what to do; empty where they are."""
-    if dataset.source.exists():
+def missing_source(name: str, source: Path) -> str:
+    """Tells the user what to do when the source folder of a dataset is gone. Empty if it is there."""
+    if source.exists():
         return ""
     return (
-        f"The images of {dataset.name} were in {dataset.source}, which is not there any more. Put them back (or plug "
-        f"the disk in); or, where they were moved, read their new folder on the Dataset tab under the same name, "
-        f"{dataset.name}: captions, maps and runs are kept."
+        f"The images of {name} were in {source}, which is not there any more. Put them back or plug the disk in. "
+        f"If you moved them, read the new folder on the Dataset tab under the same name, {name}: captions, maps and "
+        f"runs are kept."
     )

@@ -1,9 +1,13 @@
-"""What a dataset is made of: samples, and the problems found on the way to them."""
+"""The rows of a dataset: samples, problems of files that cannot be used, and selections of samples."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,30 +15,65 @@ class Sample:
     """One training image with its caption and, in paired sets, its condition map."""
 
     key: str
-    """Path of the image relative to the source folder, with forward slashes; unique in a dataset."""
+    """Path of the image relative to the source folder, with forward slashes. Unique in a dataset."""
     image: Path
     caption: str
     condition: Path | None
-    """The map that came with the image; maps that the app makes are found by ``Dataset.condition_path``."""
+    """The map that came with the image. ``Dataset.condition_path`` finds the maps that the app makes."""
     width: int
     """Pixels, after EXIF rotation."""
     height: int
     digest: str = ""
-    """Hash of the image's file."""
+    """Hash of the image file."""
     condition_digest: str = ""
     bytes: int = 0
     mtime_ns: int = 0
     source: str = ""
-    """Where the image came from (an address, a row of a dataset); empty: it is a file of the user's own."""
+    """Where the image was fetched from (a URL, or a row of a published dataset). Empty for the user's own files."""
     status: str = "ready"
-    """``ready`` for training; other words are of those who set them, and images so marked are still listed."""
+    """``ready`` for training. Anything else is listed but not used."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A file that cannot be used. The sentences are shown to the user as they are."""
+    """A file that cannot be used. The page shows the sentences unchanged."""
 
     path: Path
     what: str
     why: str
     try_this: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of samples. ``number`` counts from 0."""
+
+    samples: list[Sample]
+    number: int
+    pages: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint samples for training and for testing."""
+
+    train: list[Sample]
+    held_out: list[Sample]
+
+
+def split(usable: Sequence[Sample], count: int, seed: int = 0) -> Split:
+    """Holds out the first ``count`` samples in the order of ``by_hash``, at most half of all."""
+    chosen = {sample.key for sample in by_hash(usable, seed)[: min(count, len(usable) // 2)]}
+    train = [sample for sample in usable if sample.key not in chosen]
+    return Split(train, [sample for sample in usable if sample.key in chosen])
+
+
+def by_hash(samples: Iterable[Sample], seed: int) -> list[Sample]:
+    """Samples in a random order that depends on the seed and on each sample's key alone."""
+    return sorted(samples, key=lambda s: hashlib.blake2b(f"{seed}:{s.key}".encode(), digest_size=8).digest())
+
+
+def add_to_fingerprint(state: Any, sample: Sample) -> None:
+    """Adds everything that training depends on to a hash: the key, the contents of both files, the caption."""
+    state.update(json.dumps([sample.key, sample.digest, sample.condition_digest, sample.caption]).encode())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
+from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.errors import UserError
 from engine.estimate import peak
 from engine.estimate.layer_sizes import Tally, count
@@ -29,7 +30,6 @@ DECODED_SIDE = 512  # a larger image is decoded in tiles of this where memory do
 LAYER = 3  # tensors at the VAE's widest layer: what goes in, what comes out, and the norm's answer between
 FIRST_LAYER = 5  # where it encodes: also what the first convolution said, which diffusers holds on to, and a sum
 DRAWN_PIXELS = 4 * 512**2  # of a preview's images drawn together, each with and without its prompt
-CAPTIONS_AT_ONCE = 32  # captions that the text encoders read together
 ENCODE_BATCH_PIXELS = 4 * 512**2  # images that the VAE encodes together, in pixels
 
 

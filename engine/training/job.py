@@ -45,7 +45,7 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
         if dataset.condition is None:
             sentences.append("Make the condition maps on the Conditions tab.")
-        elif gone := missing_source(dataset):
+        elif gone := missing_source(dataset.name, dataset.source):
             sentences.append(gone)
         elif (ready := dataset.count(ready=True)) < 2:
             sentences.append(f"{ready} of {dataset.count()} images have a condition map; at least 2 are needed.")

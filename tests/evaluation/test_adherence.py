@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.dataset import ConditionSpec
+from engine.data.description import ConditionSpec
 from engine.data.samples import Sample
 from engine.evaluation import adherence
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engine.conditions import registry
-from engine.data.dataset import ConditionSpec
+from engine.data.description import ConditionSpec
 from engine.data.samples import Sample
 from engine.evaluation.obedience import Measured, Yardstick, compare, measure, obedience, yardstick
 from engine.evaluation.pairs import Pair

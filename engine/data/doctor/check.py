@@ -16,7 +16,8 @@ from pathlib import Path
 import cv2
 
 from engine.conditions import registry
-from engine.data.dataset import ConditionSpec, Dataset
+from engine.data.dataset import Dataset
+from engine.data.description import ConditionSpec
 from engine.data.doctor import captions, duplicates, files, images, names, pairs
 from engine.data.doctor.facts import VERSION
 from engine.data.doctor.finding import Hit, Row, Rules, Summary
