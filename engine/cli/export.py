@@ -11,9 +11,8 @@ from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS
 from engine.families.files import at_hand
 from engine.jobs.control import Control
+from engine.machine.units import format_bytes
 from engine.workspace.paths import Workspace
-
-MEGABYTE = 2**20
 
 
 def add_commands(commands: Any) -> None:
@@ -88,7 +87,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
         precision=options.precision, weights=options.weights, overwrite=options.overwrite, token=control.token,
         base=base, rank=options.rank,
     )  # fmt: skip
-    print(f"{result.path} ({result.bytes / MEGABYTE:.1f} MB; {result.checked})")
+    print(f"{result.path} ({format_bytes(result.bytes)}; {result.checked})")
     return 0
 
 
@@ -142,7 +141,7 @@ def _trim(options: argparse.Namespace, workspace: Workspace, control: Control) -
     from engine.runs.retention import trim
 
     count, freed = trim(workspace.run_folder(options.run), options.keep)
-    print(f"{count} checkpoints trimmed, {freed / MEGABYTE:,.1f} MB freed; their weights are as they were.")
+    print(f"{count} checkpoints trimmed, {format_bytes(freed)} freed; their weights are as they were.")
     return 0
 
 

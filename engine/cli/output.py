@@ -6,10 +6,10 @@ import os
 import sys
 from typing import TextIO
 
-from engine.estimate.estimate import in_words
 from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.machine.clock import awake
+from engine.machine.units import format_duration
 
 SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten five times a second
 
@@ -56,7 +56,7 @@ class Console:
         else:
             return
         if s.seconds_left is not None:
-            text += f", about {in_words(s.seconds_left)} left"
+            text += f", about {format_duration(s.seconds_left)} left"
         if self._terminal:
             self._print(f"\r{text:<78}", end="")
             self._open_line = True

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from engine.disk.space import NoRoom, free_bytes, in_words, is_full
+from engine.disk.space import NoRoom, free_bytes, is_full
 from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Waiting
 from engine.jobs.runner import Emit
+from engine.machine.units import format_bytes
 
 LOOK_SECONDS = 3.0
 """Between two looks at the free space; one look costs a system call."""
@@ -99,7 +100,7 @@ def describe_cause(problem: Exception, folder: Path) -> str:
         return problem.why
     if is_full(problem):
         try:
-            return f"The disk of {folder.name} is full ({in_words(free_bytes(folder))} left)."
+            return f"The disk of {folder.name} is full ({format_bytes(free_bytes(folder))} left)."
         except OSError:
             return "The disk is full."
     words = getattr(problem, "strerror", None) or str(problem)

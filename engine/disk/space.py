@@ -1,4 +1,4 @@
-"""Room on the disk, asked for before it is needed, and what a disk's refusals mean. Standard library only."""
+"""Room on the disk, asked for before it is needed, and what a disk's refusals mean."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.machine.units import format_bytes
 
 FULL = {errno.ENOSPC, errno.EFBIG, *({errno.EDQUOT} if hasattr(errno, "EDQUOT") else ())}
 WINDOWS_FULL = (39, 112)
@@ -22,7 +23,7 @@ class NoRoom(UserError):
         self.folder, self.needed = folder, needed
         super().__init__(
             f"{what} was not written.",
-            f"It needs {in_words(needed)} and the disk has {in_words(free)} left.",
+            f"It needs {format_bytes(needed)} and the disk has {format_bytes(free)} left.",
             "Free some space and resume; the last checkpoint is whole.",
         )
 
@@ -58,12 +59,3 @@ def as_disk_error(error: Exception) -> Exception:
     if os.name == "nt" and code in WINDOWS_FULL:
         code = errno.ENOSPC
     return OSError(code, str(error)[:200])
-
-
-def in_words(count: float) -> str:
-    """Bytes for people: 1500000 -> "1.4 MB" (in powers of 1024)."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit in ("B", "KB") else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TB"

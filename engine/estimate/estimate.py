@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
-from engine.disk.space import in_words as size_in_words
 from engine.errors import UserError
 from engine.estimate import trials
-from engine.estimate.memory import GIB, PROCESS_RAM_WITHOUT_CARD, Prediction, predict
+from engine.estimate.memory import PROCESS_RAM_WITHOUT_CARD, Prediction, predict
 from engine.estimate.trials import Measured
 from engine.families.files import base_facts
 from engine.machine.hardware import Hardware
+from engine.machine.units import GIB, format_bytes, format_duration
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -57,8 +57,8 @@ def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Est
         total += sets * config.validation.images_each_time * trial.seconds_per_picture
     about = "about " if measured else "roughly "
     summary = (
-        f"{config.train.steps:,} steps of {config.images_per_step} images, {about}{in_words(total)}, "
-        f"{size_in_words(disk)} of disk ({size_in_words(workspace.free_bytes())} free), "
+        f"{config.train.steps:,} steps of {config.images_per_step} images, {about}{format_duration(total)}, "
+        f"{format_bytes(disk)} of disk ({format_bytes(workspace.free_bytes())} free), "
         f"{memory_in_words(needed, hardware) if trial is None else trial_in_words(trial, hardware)}"
     )
     return Estimate(total, disk, images, summary, measured)
@@ -81,12 +81,12 @@ def memory_in_words(needed: Prediction, hardware: Hardware) -> str:
     bytes_needed = needed.needs if on_card else needed.peak + PROCESS_RAM_WITHOUT_CARD
     there = hardware.vram_gib if hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if on_card else "memory"
-    words = f"{size_in_words(bytes_needed)} of {kind} by prediction ({there:.0f} GB there)"
+    words = f"{format_bytes(bytes_needed)} of {kind} by prediction ({there:.0f} GB there)"
     if bytes_needed > there * GIB:
         words += ". That is more than there is: take a preset for a smaller card, or the run will shrink its batches"
     if on_card and needed.ram > hardware.ram_gib * GIB:
         words += (
-            f". It also needs {size_in_words(needed.ram)} of the computer's memory, and {hardware.ram_gib:.0f} GB are "
+            f". It also needs {format_bytes(needed.ram)} of the computer's memory, and {hardware.ram_gib:.0f} GB are "
             "there: close other programs, or train a Control-LoRA"
         )
     return words
@@ -96,7 +96,7 @@ def trial_in_words(trial: Measured, hardware: Hardware) -> str:
     """The memory that a trial measured, and what it had to change."""
     there = hardware.vram_gib if trial.on_card and hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if trial.on_card else "memory"
-    words = f"{size_in_words(trial.peak_bytes)} of {kind} as a trial measured ({there:.0f} GB there)"
+    words = f"{format_bytes(trial.peak_bytes)} of {kind} as a trial measured ({there:.0f} GB there)"
     return f"{words}; it fitted only with {', '.join(trial.rungs)}" if trial.rungs else words
 
 
@@ -130,14 +130,3 @@ def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float
         if len(seconds) >= 5:
             return sorted(seconds)[len(seconds) // 2] / run.config.images_per_step
     return None
-
-
-def in_words(seconds: float) -> str:
-    """90 -> "2 min", 10000 -> "2 h 47 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours / 24:.1f} days"

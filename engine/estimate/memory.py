@@ -17,9 +17,9 @@ from engine.errors import UserError
 from engine.estimate import peak
 from engine.estimate.layer_sizes import Tally, count
 from engine.families.files import LAYOUTS, configs_of
+from engine.machine.units import GIB
 from engine.workspace.paths import Workspace
 
-GIB = 2**30
 CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
 SLACK = 1.05  # of the allocator's blocks, some room cannot be used
 PROCESS_RAM = 1.5 * GIB  # Python with torch, diffusers, CUDA and their libraries

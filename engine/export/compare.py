@@ -21,6 +21,7 @@ from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
 from engine.nets.importing import read_controlnet
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
@@ -122,7 +123,7 @@ def compare(
             )
         reference = scores[name]
         size = sum(tensor.numel() * 4 for tensor in source.original.values())
-        rows = [Row(WHOLE, size / 1e6, reference, 0.0)]
+        rows = [Row(WHOLE, size / MIB, reference, 0.0)]
         for number, variant in enumerate(todo, start=1):
             tell(number, f"Measuring {variant.title}")
             made = export(
@@ -131,7 +132,7 @@ def compare(
             )  # fmt: skip
             back = read_controlnet(made.path, family, base)
             score = measure(back.config, back.tensors, number)[name]
-            rows.append(Row(variant.title, made.bytes / 1e6, score, reference - score))
+            rows.append(Row(variant.title, made.bytes / MIB, score, reference - score))
             made.path.unlink()
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

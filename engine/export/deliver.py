@@ -15,6 +15,7 @@ from engine.errors import UserError
 from engine.export.formats import ExportResult
 from engine.export.out import CARD_ENDING
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
 
 TEMPORARY = ".copying-"
 CHUNK = 4 * 2**20
@@ -174,7 +175,7 @@ def _copy(source: Path, target: Path, total: int, token: CancelToken | None, pro
             write.write(chunk)
             done += len(chunk)
             if progress:
-                progress(done // 2**20, total // 2**20, "Copying, MB")
+                progress(done // MIB, total // MIB, "Copying, MB")
 
 
 def _disk_full(name: str) -> UserError:

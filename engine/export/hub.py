@@ -10,7 +10,8 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.export.formats import ExportResult
-from engine.jobs.control import CancelToken, OnProgress
+from engine.jobs.control import Cancelled, CancelToken, OnProgress
+from engine.machine.units import MIB
 
 ADDRESS = "https://huggingface.co"
 NOT_UPLOADED = (".tmp",)
@@ -86,7 +87,7 @@ def upload(
 
     def told(position: int) -> None:
         if progress:
-            progress((done + position) // 2**20, max(1, total // 2**20), "Uploading, MB")
+            progress((done + position) // MIB, max(1, total // MIB), "Uploading, MB")
 
     try:
         api.create_repo(repository, private=private, exist_ok=True)
@@ -106,8 +107,6 @@ def upload(
 
 def _in_words(error: Exception, repository: str) -> Exception:
     from huggingface_hub.errors import HfHubHTTPError
-
-    from engine.jobs.control import Cancelled
 
     if isinstance(error, Cancelled | UserError):
         return error

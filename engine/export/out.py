@@ -13,6 +13,7 @@ from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
 from engine.families.files import at_hand
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import format_bytes
 
 if TYPE_CHECKING:
     from engine.export.source import Source
@@ -194,7 +195,7 @@ def _make_room(target: Path, needed: int) -> None:
             f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
         ) from error
     if free < needed + SPARE_BYTES:
-        raise _disk_full(target, f"It needs {needed / 2**20:,.0f} MB and the disk has {free / 2**20:,.0f} MB left.")
+        raise _disk_full(target, f"It needs {format_bytes(needed)} and the disk has {format_bytes(free)} left.")
 
 
 def _write(write: Callable[[], None], target: Path) -> None:

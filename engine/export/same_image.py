@@ -15,12 +15,13 @@ from engine.families.registry import Family
 from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
 from engine.jobs.control import CancelToken
 from engine.machine.free_memory import free_memory
+from engine.machine.units import GIB, format_bytes
 
 STEPS = 4
 SIDE = 128  # px; enough for a comparison, and seconds even for SD 1.5 on a processor
 # A ControlNet copies the encoder half of its UNet: 361 of 860 million parameters for SD 1.5, 1,251 of 2,568 for SDXL.
 UNET_TO_NET = 2.4
-BESIDES = 1.5 * 2**30  # bytes: VAE or text encoders, and what drawing needs
+BESIDES = 1.5 * GIB  # bytes: VAE or text encoders, and what drawing needs
 # Mean difference of two images in grey levels of 255: what rounding the weights may do over the denoising steps.
 TOLERANCE = {"fp32": 0.5, "fp16": 4.0, "bf16": 12.0}
 
@@ -51,8 +52,7 @@ def check(
     needed, free = bytes_needed(source.original), psutil.virtual_memory().available
     if needed > free:
         return (
-            f"No images were compared: that needs {needed / 2**30:.0f} GB of memory, and {free / 2**30:.0f} GB are "
-            "free."
+            f"No images were compared: that needs {format_bytes(needed)} of memory, and {format_bytes(free)} are free."
         )
     try:
         drawing = Comparison(family, base)

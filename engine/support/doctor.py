@@ -5,8 +5,8 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
-from engine.estimate.estimate import size_in_words
 from engine.machine.hardware import detect
+from engine.machine.units import GIB, format_bytes
 from engine.version import VERSION
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -21,7 +21,7 @@ PACKAGES = (
     "pillow",
 )
 OPTIONAL = {"bitsandbytes": "8-bit optimizers", "xformers": "another attention; torch's own is used without it"}
-LOW_DISK_BYTES = 10 * 2**30
+LOW_DISK_BYTES = 10 * GIB
 
 
 def versions() -> dict[str, str]:
@@ -44,7 +44,7 @@ def problems(workspace: Workspace) -> list[str]:
     elif hardware.device == "cpu":
         found.append("No NVIDIA card was found: the demo trains here, Stable Diffusion 1.5 would take weeks.")
     if workspace.free_bytes() < LOW_DISK_BYTES:
-        found.append(f"Only {size_in_words(workspace.free_bytes())} are free on the workspace's disk; runs need more.")
+        found.append(f"Only {format_bytes(workspace.free_bytes())} are free on the workspace's disk; runs need more.")
     if not (DEMO_BASE / "model_index.json").exists():
         found.append(f"The demo base is missing from {DEMO_BASE}: install the app again.")
     found += [
@@ -61,7 +61,7 @@ def report(workspace: Workspace) -> str:
         f"Device      {hardware.sentence}",
         f"Memory      {hardware.ram_gib:.0f} GB",
         f"Workspace   {workspace.root}",
-        f"Free disk   {size_in_words(workspace.free_bytes())}",
+        f"Free disk   {format_bytes(workspace.free_bytes())}",
         "",
     ]
     for name, version in versions().items():

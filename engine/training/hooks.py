@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.disk.retry import Patience
-from engine.disk.space import demand_room, free_bytes, in_words
+from engine.disk.space import demand_room, free_bytes
 from engine.disk.watchdog import SlowDisk
 from engine.errors import DataGone
 from engine.jobs.control import Cancelled
 from engine.jobs.events import DiskSeen, Message, PhaseChanged
 from engine.machine.free_memory import give_back_memory
+from engine.machine.units import format_bytes
 from engine.runs.retention import size_of
 from engine.runs.run import read_preview
 from engine.training import lending
@@ -144,8 +145,8 @@ class Promises:
         trainer.emit(seen)
         if seen.free < seen.next_checkpoint:
             words = (
-                f"The disk has {in_words(seen.free)} left and the next checkpoint needs up to "
-                f"{in_words(seen.next_checkpoint)}: free some space, or the run will wait there."
+                f"The disk has {format_bytes(seen.free)} left and the next checkpoint needs up to "
+                f"{format_bytes(seen.next_checkpoint)}: free some space, or the run will wait there."
             )
             trainer.emit(Message(words, "warning"))
 

@@ -21,6 +21,7 @@ from engine.jobs.events import Event, Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.machine.hardware import Hardware
+from engine.machine.units import format_bytes
 from engine.runs.run import Run, write_run
 from engine.training import oom
 from engine.training.previews import preview_during_training
@@ -42,7 +43,7 @@ def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -
         measured = measure(workspace, config, token, emit)
         write(workspace, config, hardware.name, measured)
         kind = "graphics memory" if measured.on_card else "memory"
-        words = f"{measured.seconds_per_step:.2f} s a step, {measured.peak_bytes / 2**30:.1f} GB of {kind} at most."
+        words = f"{measured.seconds_per_step:.2f} s a step, {format_bytes(measured.peak_bytes)} of {kind} at most."
         fitted = f" It fitted with {', '.join(measured.rungs)}." if measured.rungs else ""
         emit(Message(f"Trial: {words}{fitted}"))
         return "completed"

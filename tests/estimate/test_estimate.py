@@ -8,7 +8,7 @@ import pytest
 
 from engine.config import RunConfig
 from engine.config.presets import resolve
-from engine.estimate.estimate import estimate, in_words, size_in_words
+from engine.estimate.estimate import estimate
 from engine.families.files import SD15_CONTROLNET_PARAMETERS, base_facts
 from engine.jobs.events import StepDone
 from engine.machine.hardware import Hardware
@@ -69,15 +69,3 @@ def test_sizes_come_from_the_file_of_a_local_base(workspace: Workspace, tiny_bas
     facts = base_facts(workspace, str(tiny_base))
     assert facts.local
     assert 10_000 < facts.controlnet_parameters < facts.parameters < 3_000_000
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(0.2, "1 s"), (75, "75 s"), (150, "2 min"), (10_000, "2 h 47 min"), (200_000, "2.3 days")]
-)
-def test_time_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
-
-
-@pytest.mark.parametrize(("count", "words"), [(10, "10 B"), (2048, "2 KB"), (5.5 * 2**20, "5.5 MB"), (2**31, "2.0 GB")])
-def test_size_in_words(count: float, words: str) -> None:
-    assert size_in_words(count) == words

@@ -132,7 +132,7 @@ def test_a_full_disk_is_said_before_anything_is_written(
 ) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 9, 1))
-    with pytest.raises(UserError, match="was not exported.*the disk has 0 MB left"):
+    with pytest.raises(UserError, match="was not exported.*the disk has 1 B left"):
         export(checkpoint, format, tmp_path / "out", "mine")
     assert not list((tmp_path / "out").iterdir())
 
@@ -275,7 +275,7 @@ def test_the_images_of_file_and_checkpoint_are_compared(
     assert "No images were compared: The model" in checked("broken-base", str(tmp_path))
     little = psutil.virtual_memory()._replace(available=2**20)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
-    assert "GB of memory, and 0 GB are free" in checked("no-memory", str(tiny_base))
+    assert "GB of memory, and 1.0 MB are free" in checked("no-memory", str(tiny_base))
 
 
 def test_another_image_fails_the_check(checkpoint: Path, tiny_base: Path) -> None:

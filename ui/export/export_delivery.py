@@ -9,12 +9,13 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.export.deliver import PROGRAMS, exports_in, open_folder
+from engine.machine.units import format_bytes
 from engine.workspace.remembered import remembered
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
 from ui.page.context import AppContext
 from ui.page.live import QUIET, Live
-from ui.page.messages import note, size
+from ui.page.messages import note
 from ui.page.view import View
 
 
@@ -108,7 +109,7 @@ def _need(file: str | None) -> None:
 def _choices(folder: Path, chosen: str = "") -> Any:
     """The exports of a folder; without a choice the newest single file, which is what the programs load."""
     made = sorted(exports_in(folder), key=lambda made: made.path.is_dir())
-    found = [(f"{one.path.name} · {size(one.bytes)}", str(one.path)) for one in made]
+    found = [(f"{one.path.name} · {format_bytes(one.bytes)}", str(one.path)) for one in made]
     values = [value for _, value in found]
     return gr.Dropdown(found, value=chosen if chosen in values else next(iter(values), None))
 

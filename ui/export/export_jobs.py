@@ -14,11 +14,12 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import safe_name
 from ui.page.context import AppContext
-from ui.page.messages import counted, size
+from ui.page.messages import counted
 from ui.page.tasks import counting
 
 KIND = "export"
@@ -100,7 +101,7 @@ def _write(
         way.precision, way.weights(checkpoint), way.overwrite, token, counting(emit, "Exporting, stages"),
         local_base(context, run), way.rank,
     )  # fmt: skip
-    facts = [("Where", str(made.path)), ("Size", size(made.bytes))]
+    facts = [("Where", str(made.path)), ("Size", format_bytes(made.bytes))]
     facts += [("Checked", sentence.strip() + ".") for sentence in made.checked.rstrip(".").split(". ")]
     if made.card is not None and made.card != made.path:
         facts.append(("Beside it", f"{made.card.name}: model card, ComfyUI workflow, note for AUTOMATIC1111"))
@@ -206,7 +207,8 @@ def trim_it(context: AppContext, run_name: str) -> str:
     count, freed = trim(context.workspace.runs / run_name)
     if not count:
         return "There is nothing to remove: only the newest checkpoint can be resumed from."
-    return f"{counted(count, 'checkpoint', 'checkpoints')} made smaller, {size(freed)} freed. Their weights are kept."
+    made_smaller = f"{counted(count, 'checkpoint', 'checkpoints')} made smaller"
+    return f"{made_smaller}, {format_bytes(freed)} freed. Their weights are kept."
 
 
 def train_on(context: AppContext, run_name: str, checkpoint: Checkpoint) -> str:

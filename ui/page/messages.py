@@ -10,6 +10,7 @@ from typing import Protocol
 from engine.errors import UserError
 from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.machine.units import format_duration
 from engine.support.report import Report
 
 # The page of common problems lies on the last tab; it is unfolded if it is not.
@@ -97,29 +98,7 @@ def counted(number: int, one: str, many: str) -> str:
 
 def duration(seconds: float | None) -> str:
     """``about 3 h 20 min``; empty where nothing is known."""
-    if seconds is None or seconds < 0:
-        return ""
-    if seconds < 60:
-        return f"about {max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"about {minutes} min"
-    if minutes < 10 * 60:
-        hours, rest = divmod(minutes, 60)
-        return f"about {hours} h {rest} min" if rest else f"about {hours} h"
-    hours = round(seconds / 3600)
-    if hours < 48:
-        return f"about {hours} h"
-    return f"about {round(hours / 24)} days"
-
-
-def size(number: float) -> str:
-    """Bytes in words: ``45.3 MB``."""
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"
+    return "" if seconds is None or seconds < 0 else f"about {format_duration(seconds)}"
 
 
 def progress_bar(done: float, total: float, label: str, left: str = "") -> str:

@@ -9,11 +9,12 @@ from typing import Any
 
 import gradio as gr
 
+from engine.machine.units import format_bytes
 from engine.version import VERSION
 from engine.workspace.paths import APP_FOLDER
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import note, size
+from ui.page.messages import note
 from ui.page.style import CHOSEN_THEME, SET_THEME
 from ui.settings.help import troubleshooting
 
@@ -82,7 +83,7 @@ def _folders(context: AppContext) -> dict[str, str]:
         "Runs": str(workspace.runs),
         "Your base models": str(workspace.models),
         "Images from Try it": str(workspace.outputs),
-        "Free disk": size(workspace.free_bytes()),
+        "Free disk": format_bytes(workspace.free_bytes()),
     }
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from engine.disk.space import free_bytes, in_words
+from engine.disk.space import free_bytes
 from engine.jobs.events import DiskSeen
+from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
 from engine.runs.retention import size_of, star, trim
 from ui.page.context import AppContext
@@ -39,7 +40,7 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
 
     def make_smaller(name: str) -> str:
         count, freed = trim(context.workspace.run_folder(name), keep=2)
-        words = f"{counted(count, 'checkpoint', 'checkpoints')} shrunk, {in_words(freed)} freed."
+        words = f"{counted(count, 'checkpoint', 'checkpoints')} shrunk, {format_bytes(freed)} freed."
         return note(words if count else "There was nothing to shrink.", "good")
 
     live.after(starred.input(context.guarded(mark, fills=False), [run, starred], None, **QUIET))
@@ -81,12 +82,12 @@ def label(checkpoint: Checkpoint) -> str:
     """One line of the list."""
     star_sign = "★ " if checkpoint.starred else ""
     kind = "" if checkpoint.resumable else ", weights only"
-    return f"{star_sign}step {checkpoint.step:,} · {in_words(size_of(checkpoint.folder))}{kind}"
+    return f"{star_sign}step {checkpoint.step:,} · {format_bytes(size_of(checkpoint.folder))}{kind}"
 
 
 def describe(folder: Path, found: list[Checkpoint], broken: list[str]) -> str:
     """What the run takes and what is left, and a sentence for each checkpoint that cannot be used."""
-    words = f"This run takes {in_words(size_of(folder))}; the disk has {in_words(free_bytes(folder))} left."
+    words = f"This run takes {format_bytes(size_of(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
     lines = [note(f"{counted(len(found), 'checkpoint', 'checkpoints')}. {words}")]
     return "".join([*lines, *(note(sentence, "warning") for sentence in broken)])
 
@@ -95,5 +96,5 @@ def disk_words(seen: DiskSeen | None) -> str:
     """The disk of a run that is going on, in a line."""
     if seen is None:
         return ""
-    upcoming = f" · next checkpoint at most {in_words(seen.next_checkpoint)}" if seen.next_checkpoint else ""
-    return f"Disk: {in_words(seen.free)} free · this run {in_words(seen.run)}{upcoming}"
+    upcoming = f" · next checkpoint at most {format_bytes(seen.next_checkpoint)}" if seen.next_checkpoint else ""
+    return f"Disk: {format_bytes(seen.free)} free · this run {format_bytes(seen.run)}{upcoming}"

@@ -63,13 +63,8 @@ def test_a_user_error_keeps_its_sentences_and_a_crash_gets_some() -> None:
     ("seconds", "words"),
     [
         (None, ""), (0.2, "about 1 s"), (59, "about 59 s"), (200, "about 3 min"), (12_000, "about 3 h 20 min"),
-        (40_000, "about 11 h"), (400_000, "about 5 days"),
+        (40_000, "about 11 h"), (400_000, "about 4.6 days"),
     ],
 )  # fmt: skip
 def test_duration(seconds: float | None, words: str) -> None:
     assert messages.duration(seconds) == words
-
-
-@pytest.mark.parametrize(("number", "words"), [(12, "12 bytes"), (45_300_000, "45.3 MB"), (7_200_000_000, "7.2 GB")])
-def test_size(number: int, words: str) -> None:
-    assert messages.size(number) == words

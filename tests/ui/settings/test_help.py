@@ -31,14 +31,14 @@ def test_its_links_lead_to_pages_that_are_there() -> None:
 @pytest.mark.parametrize(
     ("words", "where"),
     [
-        ("Close the app", "closing.py"), ("Look at it", "unfinished.py"), ("Set aside", "unfinished.py"),
+        ("Close the app", "close_button.py"), ("Look at it", "unfinished.py"), ("Set aside", "unfinished.py"),
         ("Sample now", "states.py"), ("Try three steps", "*.py"), ("Remove strange", "*.py"),
         ("Size against quality", "*.py"),
     ],
 )  # fmt: skip
 def test_buttons_are_called_what_the_window_calls_them(words: str, where: str) -> None:
     assert words in PAGE
-    assert any(words in path.read_text(encoding="utf-8") for path in (APP_FOLDER / "ui").glob(where))
+    assert any(words in path.read_text(encoding="utf-8") for path in (APP_FOLDER / "ui").rglob(where))
 
 
 def test_the_window_shows_it_without_dead_links() -> None:
