@@ -19,7 +19,6 @@ from engine.runs.run import Run
 from engine.training import step as step_module
 from engine.training.trainer import Trainer
 from engine.workspace.paths import APP_FOLDER, Workspace
-from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def train_settings(tiny_base: Path, steps: int = 3) -> list[str]:
     return ["--base", str(tiny_base), *(word for name, value in pairs.items() for word in ("--set", f"{name}={value}"))]
 
 
-def test_from_a_folder_to_a_file(root: Path, paired_folder: Path, tiny_base: Path, capsys) -> None:  # noqa: F811
+def test_from_a_folder_to_a_file(root: Path, paired_folder: Path, tiny_base: Path, capsys) -> None:
     start = ["--workspace", str(root)]
     assert main([*start, "scan", str(paired_folder), "--name", "pairs"]) == 0
     assert main([*start, "extract", "pairs", "--type", "canny", "--set", "low=50"]) == 0
@@ -116,7 +115,7 @@ def test_settings_are_read_as_toml_or_text() -> None:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_ends(
     root: Path,
-    paired_folder: Path,  # noqa: F811
+    paired_folder: Path,
     tiny_base: Path,
     name: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +147,7 @@ def test_a_signal_saves_and_ends(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one child")
-def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path) -> None:  # noqa: F811
+def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path) -> None:
     main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
     command = [sys.executable, "-m", "engine.cli", "--workspace", str(root), "train", "--dataset", "pairs"]
     command += ["--preset", "cpu", *train_settings(tiny_base, steps=100_000)]

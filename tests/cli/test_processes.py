@@ -19,7 +19,6 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.runs.run import Run
 from engine.workspace.paths import APP_FOLDER, Workspace
-from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 
 def test_commands_for_one_process_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -66,7 +65,7 @@ def test_a_way_to_share_that_cannot_be_is_refused_before_anything_is_done(
 
 
 @pytest.fixture
-def command(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> list[str]:  # noqa: F811
+def command(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> list[str]:
     """Trains on the tiny base, in a workspace of its own; how many steps is to be added."""
     Dataset.create(Workspace(tmp_path / "ws"), "pairs", scan_folder(paired_folder))
     values = {"data.resolution": 64, "data.held_out": 2, "train.batch_size": 2, "validation.every": 0}

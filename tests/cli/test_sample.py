@@ -16,13 +16,12 @@ from engine.data.scan import scan_folder
 from engine.inference.image_info import read_settings
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
-from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
 def sampled(
     tmp_path_factory: pytest.TempPathFactory,
-    paired_folder: Path,  # noqa: F811
+    paired_folder: Path,
     tiny_base: Path,
 ) -> tuple[Path, str]:
     """A workspace and a run in it that has not been trained: the net is given."""

@@ -22,14 +22,13 @@ from engine.disk.space import NoRoom
 from engine.errors import UserError
 from engine.families.registry import Family, detect
 from engine.jobs.control import Cancelled, Control
-from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 
 CPU = torch.device("cpu")
 SQUARE = CropPlan(64)
 
 
 @pytest.fixture
-def samples(paired_folder: Path) -> list[Sample]:  # noqa: F811
+def samples(paired_folder: Path) -> list[Sample]:
     return scan_folder(paired_folder).samples
 
 

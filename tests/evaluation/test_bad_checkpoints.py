@@ -28,8 +28,6 @@ from engine.inference.parts import OFFLOAD, Thrift
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
-from .test_evaluate import own_workspace, prepared  # noqa: F401  (fixtures)
-
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -52,7 +50,7 @@ def cut_short(net: Path) -> None:
 
 
 @pytest.fixture
-def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], Workspace]:  # noqa: F811
+def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], Workspace]:
     """A copy of the workspace whose newest checkpoint is spoilt."""
 
     def spoil(how: Callable[[Path], None]) -> Workspace:
@@ -79,7 +77,7 @@ def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], 
     ids=["another family", "channels", "NaN", "cut short"],
 )
 def test_a_checkpoint_that_cannot_be_used_is_told_by_the_command(
-    spoilt: Any, prepared: Run, how: Any, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]  # noqa: F811
+    spoilt: Any, prepared: Run, how: Any, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     copy = spoilt(how)
     assert main(["--workspace", str(copy.root), "evaluate", prepared.name, "--checkpoint", "20", "--pairs", "2"]) == 2
@@ -91,7 +89,7 @@ def test_a_checkpoint_that_cannot_be_used_is_told_by_the_command(
     assert not (copy.runs / prepared.name / "evaluation" / "full-000020").exists()
 
 
-def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run) -> None:  # noqa: F811
+def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run) -> None:
     copy = spoilt(lambda net: None)
     dataset = Dataset.open(copy.dataset_folder("circles"))
     sample = dataset.samples()[0]
@@ -105,7 +103,7 @@ def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run)
 
 
 def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
-    prepared: Run, own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    prepared: Run, own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     nets = load_nets(own_workspace, prepared, prepared.checkpoints()[0])
     needed, asked, shown = [0], [], []

@@ -1,6 +1,5 @@
 """A real short run: the table of sizes, the net brought in again as a run and as a start, and all of it by command."""
 
-# ruff: noqa: F401, F811  (fixtures of the training tests)
 from __future__ import annotations
 
 from pathlib import Path
@@ -19,15 +18,7 @@ from engine.export.imported_run import import_as_run
 from engine.export.table import as_text, read_table
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
-from tests.training.conftest import (
-    RunFactory,
-    Worker,
-    make_config,
-    mixed_folder,
-    new_run,
-    paired_folder,
-    ready_workspace,
-)
+from tests.short_runs import RunFactory, train
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -38,7 +29,7 @@ def trained(ready_workspace: Workspace, new_run: RunFactory) -> Run:
     make_all(Dataset.open(ready_workspace.dataset_folder("pairs")), "canny", {})
     settings = {"validation.sampling_steps": 2, "validation.pictures": 2, "train.checkpoint_every": 2}
     run = new_run(**{"train.steps": 4, **settings})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     return run
 
 
@@ -86,12 +77,12 @@ def test_a_training_starts_from_a_file(
     made = export(trained.checkpoints()[-1].folder, format, trained.exports, "mine", "fp32")
     overrides = {"model.controlnet": str(made.path), "optim.learning_rate": 1e-12, "train.steps": 2}
     run = new_run(**overrides)
-    Worker(ready_workspace, run, at_step={1: "pause"})
+    train(ready_workspace, run, at_step={1: "pause"})
     assert run.last_step == 1
     made.path.unlink()  # a resume needs it no more
     with pytest.raises(UserError, match="is not there"):
         new_run(**overrides)
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     assert run.completed
     first, last = (load_file(r.checkpoints()[-1].folder / "controlnet" / WEIGHTS) for r in (trained, run))
     assert all(torch.allclose(weight, last[name], atol=1e-6) for name, weight in first.items())

@@ -23,7 +23,6 @@ from engine.support.report import compose
 from engine.support.scrub import caption_in, scrub
 from engine.training.job import create_run
 from engine.workspace.paths import APP_FOLDER, Workspace
-from tests.training.conftest import make_config, paired_folder  # noqa: F401  (fixtures)
 
 HOME = "/home/erika.mustermann"
 CAPTION = "Erika's dog Rex at the lake in summer, with the red ball that he got for his birthday"
@@ -32,8 +31,8 @@ CAPTION = "Erika's dog Rex at the lake in summer, with the red ball that he got 
 @pytest.fixture
 def run(
     workspace: Workspace,
-    paired_folder: Path,  # noqa: F811
-    make_config: Callable[..., RunConfig],  # noqa: F811
+    paired_folder: Path,
+    make_config: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> Run:
     folder = tmp_path / "Erika's images"

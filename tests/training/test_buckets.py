@@ -15,8 +15,7 @@ from engine.runs.run import read_preview
 from engine.training.batches import hint_tensor
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
-
-from .conftest import RunFactory, Worker
+from tests.short_runs import RunFactory, train
 
 BUCKETS = {"data.dataset": "mixed", "data.resolution": 192, "data.buckets": True, "data.crop": "random"}
 
@@ -49,8 +48,8 @@ def test_previews_have_the_shape_of_their_bucket(new_run: RunFactory, ready_work
         "data.held_out": 5, "train.steps": 1, "validation.every": 1, "validation.pictures": 5,
         "validation.sampling_steps": 1,
     })  # fmt: skip
-    worker = Worker(ready_workspace, run)
-    assert worker.outcome == "completed", worker.events[-3:]
+    trained = train(ready_workspace, run)
+    assert trained.outcome == "completed", trained.events[-3:]
     record = read_preview(run.folder / "previews" / "step-000001")
     assert record is not None and len(record.pictures) == 5
     shapes = set()

@@ -37,8 +37,7 @@ from engine.training import checkpoint as checkpoint_module
 from engine.training.job import create_run
 from engine.training.resume import open_run
 from engine.workspace.paths import Workspace
-
-from .conftest import Worker
+from tests.short_runs import train
 
 WEIGHTS = "controlnet/diffusion_pytorch_model.safetensors"
 OPTIMIZER = "training_state/optimizer.safetensors"
@@ -56,7 +55,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_
         "validation": {"every": 0, "check_every": 0},
     }
     run = create_run(workspace, resolve(("test", settings))[0], {})
-    Worker(workspace, run)
+    train(workspace, run)
     return run.folder
 
 

@@ -22,10 +22,10 @@ from engine.training.job import build_trainer, create_run
 from engine.training.loss_checks import SHARE, Pace
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint, losses
-from .conftest import RunFactory, Worker
-from .test_ladder import failing, warnings
+from .test_ladder import failing
 
 EACH_STEP = {"validation.check_every": 1}
 BOTH_ENDS = {"validation.check_every": 50}
@@ -55,8 +55,8 @@ def test_a_run_with_checks_ends_with_the_same_weights(
 ) -> None:
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     checked, quiet = (new_run(**{**MODES[mode], "validation.check_every": every}) for every in (1, 0))
-    worker, other = Worker(ready_workspace, checked), Worker(ready_workspace, quiet)
-    assert [event.step for event in worker.of(Checked)] == [0, 1, 2, 3, 4, 5, 6]
+    trained, other = train(ready_workspace, checked), train(ready_workspace, quiet)
+    assert [event.step for event in trained.of(Checked)] == [0, 1, 2, 3, 4, 5, 6]
     assert other.of(Checked) == []
     assert_same_checkpoint(checked.checkpoints()[-1].folder, quiet.checkpoints()[-1].folder)
     assert losses(checked) == losses(quiet)
@@ -118,11 +118,11 @@ def test_checks_wait_until_they_cost_little() -> None:
 
 def test_the_curve_survives_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**BOTH_ENDS)
-    Worker(ready_workspace, run, at_step={3: "pause"})
-    worker = Worker(ready_workspace, run)
+    train(ready_workspace, run, at_step={3: "pause"})
+    trained = train(ready_workspace, run)
     history = Run(run.folder).history()
     assert [check.step for check in history.checks] == [0, 6]
-    assert history.checks[-1] == worker.of(Checked)[-1]
+    assert history.checks[-1] == trained.of(Checked)[-1]
     assert history.kept == (3, 6)
 
 
@@ -147,12 +147,12 @@ def test_a_check_that_does_not_fit_is_left_out_and_the_next_one_is_made(
 ) -> None:
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     calm, short = (new_run(**EACH_STEP, **{"train.steps": 3}) for _ in range(2))
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     monkeypatch.setattr(fixed_losses, "losses", failing(fixed_losses.losses, 2, 1))
-    worker = Worker(ready_workspace, short)
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(Checked)] == [1, 2, 3]
-    assert warnings(worker) == ["The check of step 0 was left out: memory ran out even for one pair at a time."]
+    trained = train(ready_workspace, short)
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(Checked)] == [1, 2, 3]
+    assert trained.warnings == ["The check of step 0 was left out: memory ran out even for one pair at a time."]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
@@ -161,20 +161,20 @@ def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
 ) -> None:
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     monkeypatch.setattr(fixed_losses, "losses", failing(fixed_losses.losses, 10_000))
-    worker = Worker(ready_workspace, new_run(**EACH_STEP, **{"train.steps": 3}))
-    assert worker.outcome == "completed" and worker.of(Checked) == []
-    assert [text.split(":")[0] for text in warnings(worker)] == [
+    trained = train(ready_workspace, new_run(**EACH_STEP, **{"train.steps": 3}))
+    assert trained.outcome == "completed" and trained.of(Checked) == []
+    assert [text.split(":")[0] for text in trained.warnings] == [
         f"The check of step {step} was left out" for step in (0, 1, 2)
     ]
-    assert warnings(worker)[-1].endswith("3 in a row, and this run is no longer checked.")
+    assert trained.warnings[-1].endswith("3 in a row, and this run is no longer checked.")
 
 
 def test_pairs_that_do_not_fit_when_they_are_read_are_read_again(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fixed_losses, "fix", failing(fixed_losses.fix, 1))
-    worker = Worker(ready_workspace, new_run(**{"train.steps": 1}, **BOTH_ENDS))
-    assert [event.step for event in worker.of(Checked)] == [0, 1] and warnings(worker) == []
+    trained = train(ready_workspace, new_run(**{"train.steps": 1}, **BOTH_ENDS))
+    assert [event.step for event in trained.of(Checked)] == [0, 1] and trained.warnings == []
 
 
 def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_step(
@@ -183,7 +183,7 @@ def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_st
     """The check computes with the average; memory runs out whenever the copies are to be the net's own again."""
     settings = {"train.steps": 3, "optim.offload": True, "optim.ema_decay": 0.9, "validation.check_every": 2}
     calm, short = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     real, calls = WorkingNets.refresh, []
 
     def refresh(nets: WorkingNets) -> None:
@@ -194,9 +194,9 @@ def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_st
 
     monkeypatch.setattr(WorkingNets, "refresh", refresh)
     monkeypatch.setattr(Pace, "due", lambda self, step, now: step == 2)
-    worker = Worker(ready_workspace, short)
-    assert worker.outcome == "completed" and calls.count(True) > 4
-    assert [text.split(":")[0] for text in warnings(worker)] == ["The check of step 2 was left out"]
+    trained = train(ready_workspace, short)
+    assert trained.outcome == "completed" and calls.count(True) > 4
+    assert [text.split(":")[0] for text in trained.warnings] == ["The check of step 2 was left out"]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
@@ -207,14 +207,14 @@ def test_a_fault_in_a_check_does_not_end_the_training(
         raise RuntimeError("the scales are broken")
 
     monkeypatch.setattr(fixed_losses, "check", broken)
-    worker = Worker(ready_workspace, new_run(**EACH_STEP))
-    assert worker.outcome == "completed"
-    assert sum("scales are broken" in message.text for message in worker.of(Message)) == 1
+    trained = train(ready_workspace, new_run(**EACH_STEP))
+    assert trained.outcome == "completed"
+    assert sum("scales are broken" in message.text for message in trained.of(Message)) == 1
 
 
 def test_a_run_keeps_the_pairs_that_it_began_to_hold_out(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run()
-    Worker(ready_workspace, run, at_step={2: "pause"})
+    train(ready_workspace, run, at_step={2: "pause"})
     keys = Run(run.folder).held_out
     assert keys is not None and len(keys) == 2
     run.about["held_out"] = keys[::-1]
@@ -226,14 +226,14 @@ def test_a_run_keeps_the_pairs_that_it_began_to_hold_out(new_run: RunFactory, re
 
 def test_the_pairs_can_be_drawn_at_random(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"data.held_out_choice": "random", "train.steps": 1})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     drawn = Dataset.open(ready_workspace.dataset_folder("pairs")).held_out(2)
     assert Run(run.folder).held_out == [sample.key for sample in drawn.held_out]
 
 
 def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run()
-    Worker(ready_workspace, run, at_step={2: "pause"})
+    train(ready_workspace, run, at_step={2: "pause"})
     del run.about["held_out"]
     write_run(run.folder, run.about)
     trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
@@ -255,10 +255,10 @@ def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
     monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
     monkeypatch.setattr(fixed_losses, "check", lambda *_: next(figures))
     run = new_run(**{"validation.stop_when_flat": True, "train.steps": 40, "train.batch_size": 1}, **EACH_STEP)
-    worker = Worker(ready_workspace, run)
-    assert worker.outcome == "stopped"
-    assert worker.of(StepDone)[-1].step == worker.of(CheckpointSaved)[-1].step == run.checkpoints()[-1].step == ended
-    (said,) = [message.text for message in worker.of(Message) if "ends by itself" in message.text]
+    trained = train(ready_workspace, run)
+    assert trained.outcome == "stopped"
+    assert trained.of(StepDone)[-1].step == trained.of(CheckpointSaved)[-1].step == run.checkpoints()[-1].step == ended
+    (said,) = [message.text for message in trained.of(Message) if "ends by itself" in message.text]
     assert words in said
 
 
@@ -294,15 +294,15 @@ def test_a_real_run_that_goes_on_from_a_finished_net_at_a_tiny_rate_is_flat_and_
         return create_run(workspace, resolve(("demo", demo_preset().values), ("test", asked), ("more", more))[0], {})
 
     first = run("first")
-    assert Worker(workspace, first).outcome == "completed"
+    assert train(workspace, first).outcome == "completed"
     net = first.checkpoints()[-1].folder / "controlnet"
     again = run(
         "again", model={"controlnet": str(net)}, optim={"learning_rate": 1e-7}, validation={"stop_when_flat": True}
     )
-    worker = Worker(workspace, again)
-    said = [message.text for message in worker.of(Message) if "ends by itself" in message.text]
-    assert worker.outcome == "stopped" and len(said) == 1 and "Flat since step" in said[0]
-    assert worker.of(StepDone)[-1].step == again.checkpoints()[-1].step < 240
+    trained = train(workspace, again)
+    said = [message.text for message in trained.of(Message) if "ends by itself" in message.text]
+    assert trained.outcome == "stopped" and len(said) == 1 and "Flat since step" in said[0]
+    assert trained.of(StepDone)[-1].step == again.checkpoints()[-1].step < 240
 
 
 def test_the_best_checkpoint_is_never_removed(
@@ -311,6 +311,6 @@ def test_the_best_checkpoint_is_never_removed(
     best = Verdict("improving", "Usable.", best=2)
     monkeypatch.setattr("engine.training.loss_checks.judge", lambda *_: best)
     run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2}, **BOTH_ENDS)
-    worker = Worker(ready_workspace, run)
+    trained = train(ready_workspace, run)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 5, 6]
-    assert worker.of(CheckpointSaved)[-1].kept == (2, 5, 6)
+    assert trained.of(CheckpointSaved)[-1].kept == (2, 5, 6)

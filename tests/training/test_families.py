@@ -13,9 +13,9 @@ from engine.families.registry import detect
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint
-from .conftest import RunFactory, Worker
 
 
 def test_a_run_of_each_family_from_start_to_export(
@@ -31,13 +31,13 @@ def test_a_run_of_each_family_from_start_to_export(
         "validation.check_every": 50,
     }
     straight, paused = new_run(**settings, **{"optim.ema_decay": 0.9}), new_run(**settings, **{"optim.ema_decay": 0.9})
-    worker = Worker(ready_workspace, straight)
-    assert worker.outcome == "completed"
-    assert [message.text for message in worker.of(Message) if message.level == "warning"] == []
-    assert [event.step for event in worker.of(PreviewMade)] == [0, 4]
+    trained = train(ready_workspace, straight)
+    assert trained.outcome == "completed"
+    assert [message.text for message in trained.of(Message) if message.level == "warning"] == []
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 4]
 
-    assert Worker(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
-    assert Worker(ready_workspace, paused).outcome == "completed"
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
     last = straight.checkpoints()[-1].folder
     assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
 

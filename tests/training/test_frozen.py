@@ -15,9 +15,9 @@ from engine.families.registry import detect
 from engine.nets.fp8 import FP8, keep_less, narrowed, shrink, widened
 from engine.nets.lora import merged, slim, thin_layers
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint, losses
-from .conftest import RunFactory, Worker
 
 
 @pytest.mark.parametrize("size", [1e-3, 0.03, 40.0])
@@ -112,9 +112,9 @@ def test_a_run_over_a_small_base_resumes_bit_for_bit(new_run: RunFactory, ready_
         "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2, "validation.check_every": 50,
     }  # fmt: skip
     straight, paused = new_run(**settings), new_run(**settings)
-    assert Worker(ready_workspace, straight).outcome == "completed"
-    assert Worker(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
-    assert Worker(ready_workspace, paused).outcome == "completed"
+    assert train(ready_workspace, straight).outcome == "completed"
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
 
 
@@ -123,7 +123,7 @@ def test_learning_in_ram_is_the_same_learning(new_run: RunFactory, ready_workspa
     settings = {"train.steps": 3, "train.accumulation": 2, **more}
     beside, apart = new_run(**settings), new_run(**settings, **{"optim.offload": True})
     for run in (beside, apart):
-        assert Worker(ready_workspace, run).outcome == "completed"
+        assert train(ready_workspace, run).outcome == "completed"
     assert [loss for _, loss in losses(apart)] == pytest.approx([loss for _, loss in losses(beside)], rel=1e-5)
 
 

@@ -24,15 +24,14 @@ from engine.disk import retry, space, watchdog
 from engine.disk.retry import Unsaved
 from engine.disk.watchdog import SlowDisk
 from engine.errors import UserError
-from engine.jobs.events import CheckpointSaved, DiskSeen, Event, Message, PreviewMade, StepDone, Waiting
+from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PreviewMade, StepDone, Waiting
 from engine.jobs.runner import Emit
-from engine.runs.run import Run
 from engine.training import checkpointer
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, Trained, train
 
 from .compare import assert_same_run
-from .conftest import RunFactory, Worker
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -41,23 +40,6 @@ Usage = namedtuple("Usage", "total used free")
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(retry, "FIRST_RETRY", 0.02)
-
-
-class Watched(Worker):
-    """A worker that calls ``when[kind](worker)`` at every event of a kind."""
-
-    def __init__(self, workspace: Workspace, run: Run, when: dict[type, Callable[[Any], None]]) -> None:
-        self._when, self.folder = when, run.folder
-        super().__init__(workspace, run)
-
-    def _emit(self, event: Event) -> None:
-        super()._emit(event)
-        if type(event) in self._when:
-            self._when[type(event)](self)
-
-    @property
-    def warnings(self) -> str:
-        return " ".join(message.text for message in self.of(Message) if message.level == "warning")
 
 
 class Disk:
@@ -78,28 +60,29 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
 ) -> None:
     settings = {"train.checkpoint_every": 2}
     straight, run = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     saved: list[list[int]] = []
 
-    def fill(worker: Any) -> None:
-        disk.full = worker.of(StepDone)[-1].step == 3
+    def fill(trained: Trained) -> None:
+        disk.full = trained.of(StepDone)[-1].step == 3
 
-    def make_room(worker: Any) -> None:
+    def make_room(trained: Trained) -> None:
         saved.append([checkpoint.step for checkpoint in run.checkpoints()])
         assert not list((run.folder / "checkpoints").glob(".*")), "nothing half-written takes the room that is left"
         disk.full = False
 
-    worker = Watched(ready_workspace, run, {StepDone: fill, Waiting: make_room})
-    assert worker.outcome == "completed"
+    trained = train(ready_workspace, run, when={StepDone: fill, Waiting: make_room})
+    assert trained.outcome == "completed"
     assert saved == [], "step 3 needs no disk"
 
     run = new_run(**settings)
-    full_from = {CheckpointSaved: lambda worker: setattr(disk, "full", len(worker.of(CheckpointSaved)) == 1)}
-    worker = Watched(ready_workspace, run, {**full_from, Waiting: make_room})
-    assert worker.outcome == "completed"
+    full_from = {CheckpointSaved: lambda trained: setattr(disk, "full", len(trained.of(CheckpointSaved)) == 1)}
+    trained = train(ready_workspace, run, when={**full_from, Waiting: make_room})
+    assert trained.outcome == "completed"
     assert saved == [[2]], "the last good checkpoint is there while it waits"
-    assert "The checkpoint of step 4 waits for room" in worker.warnings and "goes on by itself" in worker.warnings
-    assert "the disk answers again" in " ".join(message.text for message in worker.of(Message))
+    said = " ".join(trained.warnings)
+    assert "The checkpoint of step 4 waits for room" in said and "goes on by itself" in said
+    assert "the disk answers again" in " ".join(message.text for message in trained.of(Message))
     assert_same_run(straight, run)
 
 
@@ -108,19 +91,19 @@ def test_images_wait_for_room_before_they_are_drawn(
 ) -> None:
     settings = {"train.steps": 3, "validation.every": 2, "validation.pictures": 1, "validation.sampling_steps": 1}
     straight, run = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     drawn: list[list[int]] = []
 
-    def make_room(worker: Any) -> None:
-        drawn.append([event.step for event in worker.of(PreviewMade)])
+    def make_room(trained: Trained) -> None:
+        drawn.append([event.step for event in trained.of(PreviewMade)])
         disk.full = False
 
-    full = {StepDone: lambda worker: setattr(disk, "full", worker.of(StepDone)[-1].step == 2)}
-    worker = Watched(ready_workspace, run, {**full, Waiting: make_room})
-    assert worker.outcome == "completed"
+    full = {StepDone: lambda trained: setattr(disk, "full", trained.of(StepDone)[-1].step == 2)}
+    trained = train(ready_workspace, run, when={**full, Waiting: make_room})
+    assert trained.outcome == "completed"
     assert drawn == [[0]], "nothing is drawn that could not be kept"
-    assert "The set of images of step 2 waits for room" in worker.warnings
-    assert [event.step for event in worker.of(PreviewMade)] == [0, 2, 3]
+    assert "The set of images of step 2 waits for room" in " ".join(trained.warnings)
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 2, 3]
     assert_same_run(straight, run)
 
 
@@ -148,34 +131,33 @@ def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
     monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
     run = new_run(**{"train.steps": 4, "train.checkpoint_every": 2})
     when = {
-        CheckpointSaved: lambda worker: setattr(disk, "full", len(worker.of(CheckpointSaved)) == 1),
-        StepDone: lambda worker: setattr(disk, "full", disk.full and worker.of(StepDone)[-1].step < 4),
+        CheckpointSaved: lambda trained: setattr(disk, "full", len(trained.of(CheckpointSaved)) == 1),
+        StepDone: lambda trained: setattr(disk, "full", disk.full and trained.of(StepDone)[-1].step < 4),
     }
-    worker = Watched(ready_workspace, run, when)
-    assert "free some space, or the run will wait there" in worker.warnings
-    seen = worker.of(DiskSeen)
+    trained = train(ready_workspace, run, when=when)
+    assert "free some space, or the run will wait there" in " ".join(trained.warnings)
+    seen = trained.of(DiskSeen)
     assert seen[0].next_checkpoint > 0 and seen[-1].run > seen[0].run
-    assert not worker.of(Waiting)
+    assert not trained.of(Waiting)
 
 
 @pytest.mark.parametrize(("ask", "outcome"), [("pause", "paused"), ("save_now", "completed")])
 def test_a_pause_while_it_waits_ends_the_run_once_it_is_saved(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk, ask: str, outcome: str
 ) -> None:
-    def wait(worker: Any) -> None:
-        if len(worker.of(Waiting)) == 1:
-            getattr(worker.control, ask)()
+    def wait(trained: Trained) -> None:
+        if len(trained.of(Waiting)) == 1:
+            getattr(trained.control, ask)()
         else:
             disk.full = False  # it has tried once more, and still waits
 
     run = new_run(**{"train.checkpoint_every": 2})
-    worker = Watched(
-        ready_workspace, run, {StepDone: lambda w: setattr(disk, "full", len(w.of(StepDone)) == 2), Waiting: wait}
-    )
-    assert worker.outcome == outcome
+    fill = {StepDone: lambda trained: setattr(disk, "full", len(trained.of(StepDone)) == 2)}
+    trained = train(ready_workspace, run, when={**fill, Waiting: wait})
+    assert trained.outcome == outcome
     assert run.last_step == (2 if outcome == "paused" else 6)
     # Save now means "try now" here, and not one more checkpoint later.
-    assert {saved.step for saved in worker.of(CheckpointSaved)} <= {2, 4, 6}
+    assert {saved.step for saved in trained.of(CheckpointSaved)} <= {2, 4, 6}
 
 
 def test_a_stop_while_it_waits_ends_it_and_says_what_is_lost(
@@ -183,14 +165,14 @@ def test_a_stop_while_it_waits_ends_it_and_says_what_is_lost(
 ) -> None:
     run = new_run(**{"train.checkpoint_every": 2})
     when = {
-        CheckpointSaved: lambda worker: setattr(disk, "full", True),
-        Waiting: lambda worker: worker.control.stop(),
+        CheckpointSaved: lambda trained: setattr(disk, "full", True),
+        Waiting: lambda trained: trained.control.stop(),
     }
     with pytest.raises(Unsaved, match="ended at step 4, which could not be saved.*step 2 and does the 2 steps again"):
-        Watched(ready_workspace, run, when)
+        train(ready_workspace, run, when=when)
     assert run.last_step == 2 and run.ending == "failed"
     disk.full = False
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
 
 
 def test_a_write_that_the_system_refuses_in_the_middle_is_tried_again(
@@ -200,21 +182,21 @@ def test_a_write_that_the_system_refuses_in_the_middle_is_tried_again(
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     straight, run = new_run(), new_run()
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
 
-    def limit(worker: Any) -> None:
-        if worker.of(StepDone)[-1].step == 6:
+    def limit(trained: Trained) -> None:
+        if trained.of(StepDone)[-1].step == 6:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
 
-    def lift(worker: Any) -> None:
+    def lift(trained: Trained) -> None:
         assert not list((run.folder / "checkpoints").glob(".*"))
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     try:
-        worker = Watched(ready_workspace, run, {StepDone: limit, Waiting: lift})
+        trained = train(ready_workspace, run, when={StepDone: limit, Waiting: lift})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert worker.outcome == "completed" and len(worker.of(Waiting)) == 1
+    assert trained.outcome == "completed" and len(trained.of(Waiting)) == 1
     assert_same_run(straight, run)
 
 
@@ -241,35 +223,35 @@ def test_a_real_small_disk_that_fills_up(
     run = create_run(workspace, make_config(**{"train.checkpoint_every": 3}), {})
     ballast = small_disk / "a game"
 
-    def fill(worker: Any) -> None:
-        if worker.of(StepDone)[-1].step == 4:
+    def fill(trained: Trained) -> None:
+        if trained.of(StepDone)[-1].step == 4:
             metrics = run.folder / "metrics.jsonl"
             with metrics.open("ab") as file:  # this file system counts in pages: none is begun, either
                 file.write(b" " * (mmap.PAGESIZE - 1 - metrics.stat().st_size % mmap.PAGESIZE) + b"\n")
             with ballast.open("wb") as file:
                 file.write(bytes(space.free_bytes(small_disk)))  # to the last byte: the metrics cannot grow
 
-    worker = Watched(workspace, run, {StepDone: fill, Waiting: lambda worker: ballast.unlink(missing_ok=True)})
-    assert worker.outcome == "completed" and worker.of(Waiting)
+    trained = train(workspace, run, when={StepDone: fill, Waiting: lambda trained: ballast.unlink(missing_ok=True)})
+    assert trained.outcome == "completed" and trained.of(Waiting)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [3, 6]
     assert [entry["step"] for entry in run.metrics() if "loss" in entry] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_disk_that_vanishes_and_comes_back(new_run: RunFactory, ready_workspace: Workspace) -> None:
     straight, run = new_run(), new_run()
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     away = run.folder.with_name("unplugged")
 
-    def unplug(worker: Any) -> None:
-        if worker.of(StepDone)[-1].step == 4:
+    def unplug(trained: Trained) -> None:
+        if trained.of(StepDone)[-1].step == 4:
             run.folder.rename(away)
 
-    def plug_in(worker: Any) -> None:
+    def plug_in(trained: Trained) -> None:
         assert not run.folder.exists(), "nothing is written in the place where the disk was"
         away.rename(run.folder)
 
-    worker = Watched(ready_workspace, run, {StepDone: unplug, Waiting: plug_in})
-    assert worker.outcome == "completed" and "waits for the disk" in worker.warnings
+    trained = train(ready_workspace, run, when={StepDone: unplug, Waiting: plug_in})
+    assert trained.outcome == "completed" and "waits for the disk" in " ".join(trained.warnings)
     assert_same_run(straight, run)
 
 
@@ -278,15 +260,15 @@ def test_a_cache_on_a_disk_that_vanishes_is_waited_for_in_mid_step(
 ) -> None:
     """Read, not mapped into memory: the system would end the whole process (SIGBUS)."""
     straight, run = new_run(), new_run()
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     cache, away = ready_workspace.cache, ready_workspace.cache.with_name("unplugged")
 
-    def unplug(worker: Any) -> None:
-        if worker.of(StepDone)[-1].step == 3:
+    def unplug(trained: Trained) -> None:
+        if trained.of(StepDone)[-1].step == 3:
             cache.rename(away)
 
-    worker = Watched(ready_workspace, run, {StepDone: unplug, Waiting: lambda worker: away.rename(cache)})
-    assert worker.outcome == "completed" and "waits for the disk" in worker.warnings
+    trained = train(ready_workspace, run, when={StepDone: unplug, Waiting: lambda trained: away.rename(cache)})
+    assert trained.outcome == "completed" and "waits for the disk" in " ".join(trained.warnings)
     assert_same_run(straight, run)
 
 
@@ -296,15 +278,15 @@ def test_who_does_not_want_to_wait_for_the_cache_keeps_what_was_learnt(
     run, cache = new_run(), ready_workspace.cache
     away = cache.with_name("unplugged")
 
-    def unplug(worker: Any) -> None:
-        if worker.of(StepDone)[-1].step == 3:
+    def unplug(trained: Trained) -> None:
+        if trained.of(StepDone)[-1].step == 3:
             cache.rename(away)
 
     with pytest.raises(UserError, match="could not be read"):
-        Watched(ready_workspace, run, {StepDone: unplug, Waiting: lambda worker: worker.control.stop()})
+        train(ready_workspace, run, when={StepDone: unplug, Waiting: lambda trained: trained.control.stop()})
     assert run.last_step in (3, 4), "the batch after was read ahead"
     away.rename(cache)
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
 
 
 def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
@@ -315,9 +297,10 @@ def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
     run = new_run()
     disk.full = True
     with pytest.raises(Cancelled):
-        Watched(ready_workspace, run, {Waiting: lambda worker: worker.control.cancel()})
-    worker = Watched(ready_workspace, run, {Waiting: lambda worker: setattr(disk, "full", False)})
-    assert worker.outcome == "completed" and "The cache of images and captions waits for room" in worker.warnings
+        train(ready_workspace, run, when={Waiting: lambda trained: trained.control.cancel()})
+    trained = train(ready_workspace, run, when={Waiting: lambda trained: setattr(disk, "full", False)})
+    assert trained.outcome == "completed"
+    assert "The cache of images and captions waits for room" in " ".join(trained.warnings)
 
 
 def test_a_write_that_takes_long_is_told_by_another_thread() -> None:
@@ -388,8 +371,8 @@ def test_whatever_hangs_is_told_while_it_hangs(
 
         monkeypatch.setattr(pkgutil.resolve_name(owner), name, slowly)
 
-    def hear(worker: Any) -> None:
-        words = worker.of(Message)[-1].text
+    def hear(trained: Trained) -> None:
+        words = trained.of(Message)[-1].text
         for what, event in told.items():
             if words.startswith(f"{what} has taken"):
                 event.set()
@@ -401,8 +384,8 @@ def test_whatever_hangs_is_told_while_it_hangs(
         hang(what, place)
     images = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1}
     run = new_run(**{"train.steps": 3, "train.checkpoint_every": 3, "train.keep_resumable": 1}, **images)
-    worker = Watched(ready_workspace, run, {Message: hear})
-    assert worker.outcome == "completed"
+    trained = train(ready_workspace, run, when={Message: hear})
+    assert trained.outcome == "completed"
     assert [what for what, event in told.items() if not event.is_set()] == []
     assert len(run.previews()) == 2 and run.last_step == 3
 

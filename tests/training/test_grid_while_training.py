@@ -12,31 +12,24 @@ from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, read_grid
 from engine.evaluation.grid_drawing import draw_grid
 from engine.inference.session import TrySession
-from engine.jobs.control import BorrowRequest, Control
-from engine.jobs.events import StepDone
+from engine.jobs.control import BorrowRequest
 from engine.runs.run import Run
 from engine.training import checkpointer
-from engine.training.job import training_job
 from engine.training.lending import borrowing
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint, losses
-from .conftest import RunFactory, Worker
 from .test_full_disk import AtOnce
 
 SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
 WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
 
 
-def train(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> BorrowRequest:
-    """Train in this thread; after step ``at`` somebody asks for a drawing."""
-    control, request = Control(), borrowing(workspace, draw)
-
-    def emit(event: Any) -> None:
-        if isinstance(event, StepDone) and event.step == at:
-            assert control.send(request)
-
-    assert training_job(workspace, run)(control.token, emit) == "completed"
+def train_and_draw(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> BorrowRequest:
+    """Train in this thread; after step ``at`` the user asks for a drawing."""
+    request = borrowing(workspace, draw)
+    assert train(workspace, run, requests={at: request}).outcome == "completed"
     return request
 
 
@@ -50,12 +43,12 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     straight, lending = new_run(**SETTINGS), new_run(**SETTINGS)
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
 
     def draw(session: Any, token: Any) -> Grid:
         return draw_grid(ready_workspace, lending, WISH, session, token, live_step=session.step)
 
-    grid = train(ready_workspace, lending, 3, draw).wait(0)
+    grid = train_and_draw(ready_workspace, lending, 3, draw).wait(0)
     assert [column.title for column in grid.columns] == [
         "without ControlNet", "step 1", "step 2", "step 3", "now (step 3)",
     ]  # fmt: skip
@@ -83,7 +76,7 @@ def test_of_a_base_that_learns_only_what_is_live_can_be_drawn(new_run: RunFactor
     def draw(session: Any, token: Any) -> Grid:
         return draw_grid(ready_workspace, run, WISH, session, token, live_step=session.step)
 
-    grid = train(ready_workspace, run, 2, draw).wait(0)
+    grid = train_and_draw(ready_workspace, run, 2, draw).wait(0)
     titles = {column.title: key for column, key in zip(grid.columns, grid.cells[0], strict=True)}
     assert titles["without ControlNet"] and titles["now (step 2)"] and titles["step 1"] is None
     assert any("pause the training" in note or "base learns" in note for note in grid.notes)

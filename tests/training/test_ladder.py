@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
+from engine.jobs.events import CheckpointSaved, PreviewMade, StepDone
 from engine.nets import ema
 from engine.nets.lora import slim
 from engine.nets.master_weights import WorkingNets
@@ -23,9 +23,9 @@ from engine.runs.run import Run
 from engine.training import oom
 from engine.training.oom import Rung, average_rung, cap_allocator, climbed, next_rung, out_of_memory
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint
-from .conftest import RunFactory, Worker
 
 
 def failing(real: Callable[..., Any], times: int, after: int = 0) -> Callable[..., Any]:
@@ -43,10 +43,6 @@ def failing(real: Callable[..., Any], times: int, after: int = 0) -> Callable[..
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoints()[-1].folder / "controlnet" / "diffusion_pytorch_model.safetensors")
-
-
-def warnings(worker: Worker) -> list[str]:
-    return [message.text for message in worker.of(Message) if message.level == "warning"]
 
 
 def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Callable[..., RunConfig]) -> None:
@@ -91,11 +87,11 @@ def test_what_learns_moves_to_ram_and_learns_on_as_it_did(
     settings = {"train.precision": "bf16", "model.control_lora_rank": 4, "optim.ema_decay": 0.9}
     settings |= {"objective.sd_locked": True, "validation.check_every": 0}
     calm, short = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     monkeypatch.setattr(Family, "predict", failing(Family.predict, 1, 3))
     monkeypatch.setattr(oom, "next_rung", lambda *given: Rung({"optim.offload": True}, "what learns kept in RAM"))
-    worker = Worker(ready_workspace, short)
-    assert worker.outcome == "completed" and len(warnings(worker)) == 1
+    trained = train(ready_workspace, short)
+    assert trained.outcome == "completed" and len(trained.warnings) == 1
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
     assert Run(short.folder).about["memory_ladder"][0]["settings"] == {"optim.offload": True}
 
@@ -141,9 +137,9 @@ def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     monkeypatch.setattr(Family, "predict", predict)
     monkeypatch.setattr(fp8, "narrowed", failing(fp8.narrowed, 1, 3))  # there is no room for the rung itself
     monkeypatch.setattr(oom, "to_ram", failing(oom.to_ram, 1))
-    assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
-    again = Worker(ready_workspace, Run(run.folder))
-    assert again.outcome == "completed" and warnings(again) == []
+    assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
+    again = train(ready_workspace, Run(run.folder))
+    assert again.outcome == "completed" and again.warnings == []
     assert [event.step for event in again.of(StepDone)] == [4]
     shrunk = "train.base_storage" in settings
     assert [count > 0 for count in seen] == [False, False, False, shrunk, shrunk]
@@ -163,18 +159,18 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
 ) -> None:
     settings = {"train.steps": 4, "train.batch_size": 4, "validation.check_every": 0}  # the faults count calls
     calm, short = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     target, after = PLACES[place]
     owner, name = target.rsplit(".", 1)
     module, kind = owner.rsplit(".", 1)
     cls = getattr(__import__(module, fromlist=[kind]), kind)
     monkeypatch.setattr(cls, name, failing(getattr(cls, name), 1, after))
 
-    worker = Worker(ready_workspace, short)
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(StepDone)] == [1, 2, 3, 4]
-    assert [event.images_seen for event in worker.of(StepDone)] == [4, 8, 12, 16]
-    assert any("Memory ran out at step 3" in text and "2 at a time instead of 4" in text for text in warnings(worker))
+    trained = train(ready_workspace, short)
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(StepDone)] == [1, 2, 3, 4]
+    assert [event.images_seen for event in trained.of(StepDone)] == [4, 8, 12, 16]
+    assert any("Memory ran out at step 3" in text and "2 at a time instead of 4" in text for text in trained.warnings)
     (rung,) = Run(short.folder).about["memory_ladder"]
     assert rung["settings"] == {"train.batch_size": 2, "train.accumulation": 2} and rung["step"] == 2
     ours, wanted = weights(short), weights(calm)
@@ -187,9 +183,9 @@ def test_a_run_whose_images_do_not_fit_the_encoder_is_prepared_in_smaller_batche
     from engine.families.base import Family
 
     monkeypatch.setattr(Family, "encode_images", failing(Family.encode_images, 1, 1))
-    worker = Worker(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
-    assert worker.outcome == "completed"
-    assert warnings(worker) == ["Memory ran out with 4 images at a time; going on with 2."]
+    trained = train(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
+    assert trained.outcome == "completed"
+    assert trained.warnings == ["Memory ran out with 4 images at a time; going on with 2."]
 
 
 AVERAGED = {"train.steps": 3, "optim.ema_decay": 0.9, "validation.check_every": 0}
@@ -203,7 +199,7 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
     calm, short = new_run(**AVERAGED), new_run(**AVERAGED)
     real, calls = torch._foreach_sub, []
     monkeypatch.setattr(torch, "_foreach_sub", lambda *given: calls.append(1) or real(*given))
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     parts = len(calls) // 3
     assert parts > 4, "a step of the average has many parts"
     after = parts + (parts // 2 if part == "one in the middle" else 0)
@@ -211,11 +207,11 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
     if to_ram:
         monkeypatch.setattr(oom, "average_rung", lambda config, on_card: average_rung(config, True))
 
-    worker = Worker(ready_workspace, short)
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(StepDone)] == [1, 2, 3]
+    trained = train(ready_workspace, short)
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(StepDone)] == [1, 2, 3]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
-    (said,) = warnings(worker)
+    (said,) = trained.warnings
     assert said.startswith("Memory ran out at the average of step 2. ")
     (rung,) = Run(short.folder).about["memory_ladder"]
     assert rung["settings"] == ({"optim.ema_device": "cpu"} if to_ram else {})
@@ -227,10 +223,10 @@ def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
 ) -> None:
     settings = {"train.steps": 3, "optim.offload": True, "validation.check_every": 0}
     calm, short = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     monkeypatch.setattr(WorkingNets, "refresh", failing(WorkingNets.refresh, 1, 2))  # one is made at the start
-    worker = Worker(ready_workspace, short)
-    assert warnings(worker) == ["Memory ran out at the copy of the weights of step 2. Freed some and tried again."]
+    trained = train(ready_workspace, short)
+    assert trained.warnings == ["Memory ran out at the copy of the weights of step 2. Freed some and tried again."]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
@@ -238,12 +234,12 @@ def test_a_run_whose_average_never_fits_ends_in_words_and_resumes_as_if_nothing_
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm, short = (new_run(**AVERAGED, **{"train.checkpoint_every": 2}) for _ in range(2))
-    Worker(ready_workspace, calm)
+    train(ready_workspace, calm)
     with monkeypatch.context() as patched, pytest.raises(UserError, match="average of step 3 could not be made"):
         patched.setattr(torch, "_foreach_sub", failing(torch._foreach_sub, 2, 2))
-        Worker(ready_workspace, short)
+        train(ready_workspace, short)
     assert [checkpoint.step for checkpoint in short.checkpoints()] == [2]
-    assert Worker(ready_workspace, Run(short.folder)).outcome == "completed"
+    assert train(ready_workspace, Run(short.folder)).outcome == "completed"
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
@@ -255,7 +251,7 @@ def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
     run = new_run()
     monkeypatch.setattr(Family, "predict", failing(Family.predict, 10_000))
     with pytest.raises(UserError, match="lower resolution"):
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
     taken = [sorted(rung["settings"]) for rung in Run(run.folder).about["memory_ladder"]]
     assert taken == [
         ["train.accumulation", "train.batch_size"],
@@ -273,10 +269,10 @@ def test_a_resumed_run_starts_at_the_rung_that_was_reached(
     run = new_run(**{"train.batch_size": 1, "validation.check_every": 0})
     with monkeypatch.context() as patched:
         patched.setattr(Family, "predict", failing(Family.predict, 3, 2))
-        assert Worker(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
-    again = Worker(ready_workspace, Run(run.folder))
+        assert train(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
+    again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed"
-    assert warnings(again) == []
+    assert again.warnings == []
     assert run.checkpoints()[-1].about["optimizer"] == "adafactor"
 
 
@@ -297,11 +293,11 @@ def test_images_that_do_not_fit_are_drawn_one_at_a_time(
     monkeypatch.setattr(pairs, "draw_latents", draw)
     settings = {"validation.every": 2, "validation.pictures": 2, "validation.sampling_steps": 1, "train.steps": 2}
     settings |= {"validation.probes": 0}
-    worker = Worker(ready_workspace, new_run(**settings, **{"optim.ema_decay": 0.9}))
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(PreviewMade)] == [0, 2]
+    trained = train(ready_workspace, new_run(**settings, **{"optim.ema_decay": 0.9}))
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 2]
     assert sizes == [2, 1, 1, 1, 1]
-    assert any("one at a time" in text for text in warnings(worker))
+    assert any("one at a time" in text for text in trained.warnings)
 
 
 @pytest.mark.parametrize(
@@ -318,10 +314,10 @@ def test_images_are_made_again_wherever_memory_ran_out(
     settings = {"validation.every": 1, "validation.pictures": 2, "validation.sampling_steps": 1, "train.steps": 1}
     settings |= {"validation.probes": 0, "validation.check_every": 0}
     monkeypatch.setattr(place, failing(pkgutil.resolve_name(place), 1))
-    worker = Worker(ready_workspace, new_run(**settings))
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(PreviewMade)] == [0, 1]
-    (said,) = warnings(worker)
+    trained = train(ready_workspace, new_run(**settings))
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 1]
+    (said,) = trained.warnings
     assert "one at a time" in said
 
 
@@ -332,14 +328,14 @@ def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
 
     run = new_run(**{"train.steps": 2})
     monkeypatch.setattr(checkpointer, "stage_checkpoint", failing(checkpointer.stage_checkpoint, 1))
-    worker = Worker(ready_workspace, run)
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(CheckpointSaved)] == [2]
-    assert any("checkpoint of step 2. Freed some and tried again" in text for text in warnings(worker))
+    trained = train(ready_workspace, run)
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(CheckpointSaved)] == [2]
+    assert any("checkpoint of step 2. Freed some and tried again" in text for text in trained.warnings)
 
     monkeypatch.setattr(checkpointer, "stage_checkpoint", failing(checkpointer.stage_checkpoint, 10))
     with pytest.raises(UserError, match="Memory ran out twice"):
-        Worker(ready_workspace, new_run(**{"train.steps": 1}))
+        train(ready_workspace, new_run(**{"train.steps": 1}))
 
 
 def test_parameters_that_moved_before_it_broke_off_do_not_move_twice() -> None:

@@ -15,15 +15,12 @@ from engine.errors import UserError
 from engine.families.registry import detect
 from engine.inference.request import LIVE
 from engine.inference.session import TryRequest, TrySession
-from engine.jobs.control import BorrowRequest, Cancelled, Control
-from engine.jobs.events import StepDone
+from engine.jobs.control import BorrowRequest, Cancelled
 from engine.jobs.runner import JobRunner
-from engine.runs.run import Run
-from engine.training.job import training_job
 from engine.training.lending import borrowing
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 from tests.training.compare import assert_same_checkpoint, losses
-from tests.training.conftest import RunFactory, Worker
 
 AVERAGED = {"optim.ema_decay": 0.5, "validation.check_every": 0}
 MODES = {"fp32": AVERAGED, "bf16, offload": {**AVERAGED, "train.precision": "bf16", "optim.offload": True}}
@@ -35,23 +32,12 @@ def request_(tiny_base: Path, edges: Image.Image) -> TryRequest:
     return TryRequest(str(tiny_base), LIVE, "red circle", edges, sampler="euler_a", **how)
 
 
-def train(workspace: Workspace, run: Run, requests: dict[int, BorrowRequest]) -> str:
-    """Train in this thread; requests are sent after their steps."""
-    control = Control()
-
-    def emit(event: Any) -> None:
-        if isinstance(event, StepDone) and event.step in requests:
-            assert control.send(requests[event.step])
-
-    return training_job(workspace, run)(control.token, emit)
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_images_of_the_live_weights_change_nothing_in_the_run(
     new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:
     straight, lending = new_run(**MODES[mode]), new_run(**MODES[mode])
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     seen: list[Any] = []
 
     def draw(session: TrySession, token: Any) -> Image.Image:
@@ -64,7 +50,7 @@ def test_images_of_the_live_weights_change_nothing_in_the_run(
     family = type(detect(request_.base))
     load_unet = family.load_unet
     monkeypatch.setattr(family, "load_unet", lambda self, *a: loaded.append("unet") or load_unet(self, *a))
-    assert train(ready_workspace, lending, requests) == "completed"
+    assert train(ready_workspace, lending, requests=requests).outcome == "completed"
 
     assert loaded == ["unet"]  # the trainer's; trying loads none
     assert len({id(net) for pair in seen for net in pair}) == 2  # the same two each time
@@ -85,7 +71,7 @@ def test_another_checkpoint_of_the_base_can_be_tried_and_another_base_is_refused
         1: borrowing(ready_workspace, lambda session, token: session.generate([other, request_, other], token)),
         2: borrowing(ready_workspace, lambda session, token: session.generate([foreign], token)),
     }
-    assert train(ready_workspace, new_run(**{"train.steps": 3}), requests) == "completed"
+    assert train(ready_workspace, new_run(**{"train.steps": 3}), requests=requests).outcome == "completed"
     first, live, again = requests[1].wait(0)
     assert np.array_equal(first, again) and not np.array_equal(first, live)
     assert np.array_equal(first, TrySession(ready_workspace, device="cpu").generate([other])[0])
@@ -104,7 +90,7 @@ def test_a_fault_or_a_cancel_ends_the_drawing_and_not_the_training(
 
     cancelled = borrowing(ready_workspace, draw)
     requests = {1: cancelled, 2: borrowing(ready_workspace, broken)}
-    assert train(ready_workspace, new_run(**{"train.steps": 3}), requests) == "completed"
+    assert train(ready_workspace, new_run(**{"train.steps": 3}), requests=requests).outcome == "completed"
     with pytest.raises(Cancelled):
         cancelled.wait(0)
     with pytest.raises(RuntimeError):
@@ -116,7 +102,7 @@ def test_a_base_that_learns_is_drawn_with_as_it_is(
 ) -> None:
     run = new_run(**{"train.steps": 2, "objective.sd_locked": False})
     request = borrowing(ready_workspace, lambda session, token: session.generate([request_], token)[0])
-    assert train(ready_workspace, run, {2: request}) == "completed"
+    assert train(ready_workspace, run, requests={2: request}).outcome == "completed"
     saved = replace(request_, controlnet=run.checkpoints()[-1].controlnet)
     assert np.array_equal(TrySession(ready_workspace, device="cpu").generate([saved])[0], request.wait(0))
 

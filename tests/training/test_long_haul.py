@@ -23,8 +23,7 @@ from engine.jobs.events import Checked, Message, StepDone
 from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold
 from engine.machine.free_memory import _glibc, give_back_memory
 from engine.workspace.paths import APP_FOLDER, Workspace
-
-from .conftest import RunFactory, Worker
+from tests.short_runs import RunFactory, train
 
 
 def alive() -> Counter[str]:
@@ -43,7 +42,7 @@ def test_a_pause_and_a_resume_leave_nothing_behind(new_run: RunFactory, ready_wo
     run = new_run(**{"train.steps": 100, "validation.check_every": 50})
     kept = []
     for sitting in range(1, 5):
-        assert Worker(ready_workspace, run, {2 * sitting: "pause"}).outcome == "paused"
+        assert train(ready_workspace, run, {2 * sitting: "pause"}).outcome == "paused"
         kept.append(alive())
     grown = {kind: count - kept[1][kind] for kind, count in kept[3].items() if count > kept[1][kind] + 1}
     assert not grown

@@ -31,9 +31,9 @@ from engine.runs.checkpoints import FACTORS, seal
 from engine.training.checkpoint import bytes_needed
 from engine.workspace.paths import Workspace
 from tests import tiny_bases
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint
-from .conftest import RunFactory, Worker
 
 RANK = 4
 FAMILIES = ["tiny_base", "tiny_sd2", "tiny_sdxl"]
@@ -139,12 +139,12 @@ def test_a_run_of_each_family_from_start_to_export(
         "validation.check_every": 50,
     }
     straight, paused = new_run(**settings), new_run(**settings)
-    worker = Worker(ready_workspace, straight)
-    assert worker.outcome == "completed"
-    assert [message.text for message in worker.of(Message) if message.level == "warning"] == []
-    assert [event.step for event in worker.of(PreviewMade)] == [0, 4]
-    assert Worker(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
-    assert Worker(ready_workspace, paused).outcome == "completed"
+    trained = train(ready_workspace, straight)
+    assert trained.outcome == "completed"
+    assert [message.text for message in trained.of(Message) if message.level == "warning"] == []
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 4]
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
     checkpoint = straight.checkpoints()[-1]
     last = checkpoint.folder
     assert checkpoint.trained_rank == RANK
@@ -174,8 +174,8 @@ def test_a_run_with_a_rank_as_the_real_families_have_it(
     unet = tiny_bases.UNET | {"block_out_channels": widths, "norm_num_groups": 32, "attention_head_dim": 8}
     base = tiny_bases.build(tmp_path / "base", tmp_path / "tokenizer", unet, {})
     run = new_run(**{"model.base": str(base), "model.control_lora_rank": rank, "train.steps": 2})
-    worker = Worker(ready_workspace, run)
-    assert [message.text for message in worker.of(Message) if message.level == "warning"] == []
+    trained = train(ready_workspace, run)
+    assert [message.text for message in trained.of(Message) if message.level == "warning"] == []
     last = run.checkpoints()[-1]
     assert last.trained_rank == rank
     factors = load_file(last.folder / FACTORS)
@@ -190,7 +190,7 @@ def test_a_run_with_a_rank_as_the_real_families_have_it(
 def test_the_average_leaves_as_trained_too(new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path) -> None:
     settings = {"model.control_lora_rank": RANK, "optim.ema_decay": 0.5, "train.precision": "bf16"}
     run = new_run(**settings)
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     last, base = run.checkpoints()[-1].folder, str(run.config.model.base)
     made = [
         load_file(export(last, "control_lora", tmp_path, kind, "fp32", kind, base=base).path)  # type: ignore[arg-type]
@@ -203,7 +203,7 @@ def test_the_average_leaves_as_trained_too(new_run: RunFactory, ready_workspace:
 def test_the_loss_falls(new_run: RunFactory, ready_workspace: Workspace) -> None:
     settings = {"model.control_lora_rank": RANK, "train.steps": 40, "optim.learning_rate": 5e-3}
     run = new_run(**settings, **{"train.batch_size": 4, "objective.prompt_dropout": 0.0})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     losses = [entry["loss"] for entry in run.metrics() if "loss" in entry]
     assert np.mean(losses[-10:]) < 0.98 * np.mean(losses[:10])
 
@@ -213,7 +213,7 @@ def test_a_training_starts_from_a_control_lora(
     rank: int, new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
     first = new_run(**{"model.control_lora_rank": RANK, "train.steps": 3})
-    Worker(ready_workspace, first)
+    train(ready_workspace, first)
     last, base = first.checkpoints()[-1].folder, str(first.config.model.base)
     file = export(last, "control_lora", tmp_path, "mine", "fp32", base=base, rank=AS_TRAINED).path
     second = new_run(
@@ -224,7 +224,7 @@ def test_a_training_starts_from_a_control_lora(
             "train.steps": 1,
         }
     )
-    Worker(ready_workspace, second)
+    train(ready_workspace, second)
     assert second.checkpoints()[-1].trained_rank == rank
     one, two = (load_file(run.checkpoints()[-1].folder / "controlnet" / WEIGHTS) for run in (first, second))
     assert all(torch.allclose(weight, two[name], atol=1e-5) for name, weight in one.items())
@@ -232,7 +232,7 @@ def test_a_training_starts_from_a_control_lora(
 
 def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path) -> None:
     run = new_run(**{"model.control_lora_rank": RANK, "train.steps": 1})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     description = run.checkpoints()[-1].folder / "checkpoint.json"
     about = json.loads(description.read_text(encoding="utf-8")) | {"base": "/gone"}
     description.write_text(json.dumps(about | {"seal": seal(about)}), encoding="utf-8")

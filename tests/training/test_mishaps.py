@@ -23,9 +23,9 @@ from engine.runs.run import Run
 from engine.training import failure, hooks, step, trainer
 from engine.training.job import create_run, missing, resume_training
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_run
-from .conftest import RunFactory, Worker
 
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
 
@@ -69,7 +69,7 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     run = new_run(**{"train.checkpoint_every": 2 if saved else 100})
     break_at(monkeypatch, 3, torch.AcceleratorError(LOST))
     with pytest.raises(UserError, match="stopped answering") as caught:
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
     said = str(caught.value)
     assert "unspecified launch failure" in said and "start it again" in said
     assert ("step 2 is whole" if saved else "nothing had been saved") in said
@@ -81,7 +81,7 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
         resume_training(JobRunner(), ready_workspace, run.folder)
     failure._lost.clear()  # started again
     monkeypatch.undo()
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
 
 
 def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_images(
@@ -92,7 +92,7 @@ def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_imag
 
     monkeypatch.setattr("engine.training.previews.make_previews", lost)
     with pytest.raises(UserError, match="stopped answering"):
-        Worker(ready_workspace, new_run(**{"validation.every": 3}))
+        train(ready_workspace, new_run(**{"validation.every": 3}))
 
 
 def test_a_computer_without_memory_says_so_and_its_run_goes_on(
@@ -109,10 +109,10 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
 
     monkeypatch.setattr(step, "accumulate", accumulate)
     with pytest.raises(UserError, match="memory is not enough"):
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
     assert (run.ending, run.last_step) == ("failed", 2)
     monkeypatch.undo()
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
 
 
 def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
@@ -139,7 +139,7 @@ def spoiled_run(
     run = create_run(workspace, make_config(**{"train.steps": 40}), {})
     spoil_from(monkeypatch, 3, action)
     with pytest.raises(DataGone) as caught:
-        Worker(workspace, run)
+        train(workspace, run)
     monkeypatch.undo()
     steps = [entry["step"] for entry in run.metrics() if "loss" in entry]
     assert (run.ending, run.last_step) == ("failed", steps[-1]), "what was learnt is saved"
@@ -155,8 +155,8 @@ def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
     assert str(own_pairs) in error.why and "Plug its disk in" in error.try_this
     away.rename(own_pairs)
     saved = run.last_step
-    worker = Worker(workspace, run)
-    assert worker.outcome == "completed" and worker.of(StepDone)[0].step == saved + 1
+    trained = train(workspace, run)
+    assert trained.outcome == "completed" and trained.of(StepDone)[0].step == saved + 1
 
 
 @pytest.mark.parametrize("spoil", ["cut short", "deleted"])
@@ -164,7 +164,7 @@ def test_a_cache_that_changed_under_way_is_named_and_made_again(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, spoil: str
 ) -> None:
     straight, run = new_run(), new_run()
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     files = sorted(ready_workspace.cache.rglob("latents-*.safetensors"))
 
     def change() -> None:
@@ -173,10 +173,10 @@ def test_a_cache_that_changed_under_way_is_named_and_made_again(
 
     spoil_from(monkeypatch, 3, change)
     with pytest.raises(DataGone, match="was changed while the run used it") as caught:
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
     monkeypatch.undo()
     assert files[0].name in caught.value.why and run.last_step >= 3, "what was learnt is saved"
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
     assert_same_run(straight, run)
 
 
@@ -207,23 +207,23 @@ def test_a_set_that_was_prepared_may_be_unplugged(
 ) -> None:
     run = create_run(workspace, make_config(), {})
     spoil_from(monkeypatch, 3, lambda: shutil.rmtree(own_pairs))
-    assert Worker(workspace, run).outcome == "completed"
+    assert train(workspace, run).outcome == "completed"
 
 
 def test_images_that_were_changed_are_told_when_the_run_goes_on(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig]
 ) -> None:
     run = create_run(workspace, make_config(), {})
-    assert Worker(workspace, run, at_step={3: "pause"}).outcome == "paused"
+    assert train(workspace, run, at_step={3: "pause"}).outcome == "paused"
     images = sorted((own_pairs / "images").glob("*.png"))
     images[0].unlink()
     images[1].write_bytes(images[2].read_bytes())
     same_size = bytearray(images[3].read_bytes())
     same_size[-20] ^= 1
     images[3].write_bytes(same_size)
-    worker = Worker(workspace, run)
-    assert worker.outcome == "completed", "what was prepared is used; nothing is lost"
-    (told,) = [m.text for m in worker.of(Message) if "since the folder was read" in m.text]
+    trained = train(workspace, run)
+    assert trained.outcome == "completed", "what was prepared is used; nothing is lost"
+    (told,) = [m.text for m in trained.of(Message) if "since the folder was read" in m.text]
     assert "3 of 12" in told and images[0].name in told and "Dataset tab" in told
 
 
@@ -244,9 +244,9 @@ def test_a_verdict_that_breaks_does_not_end_the_run(
 
     monkeypatch.setattr("engine.training.loss_checks.judge", broken)
     run = new_run(**{"train.checkpoint_every": 2})
-    worker = Worker(ready_workspace, run)
-    assert worker.outcome == "completed" and run.completed
-    assert any("No verdict" in message.text for message in worker.of(Message))
+    trained = train(ready_workspace, run)
+    assert trained.outcome == "completed" and run.completed
+    assert any("No verdict" in message.text for message in trained.of(Message))
 
 
 @pytest.mark.parametrize("jump", [-400 * 86_400.0, 400 * 86_400.0])
@@ -255,7 +255,7 @@ def test_a_clock_that_is_set_in_mid_run_changes_nothing(
 ) -> None:
     """Back by more than a year, or on: the run ends as it would have, nothing took a negative time, none is swept."""
     straight, run = new_run(**{"train.checkpoint_every": 2}), new_run(**{"train.checkpoint_every": 2})
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     now, compute = time.time, step.accumulate
 
     def accumulate(trainer: Any) -> torch.Tensor:
@@ -264,8 +264,8 @@ def test_a_clock_that_is_set_in_mid_run_changes_nothing(
         return compute(trainer)
 
     monkeypatch.setattr(step, "accumulate", accumulate)
-    assert Worker(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
+    assert train(ready_workspace, run).outcome == "completed"
     assert_same_run(straight, run)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 4, 6]
     assert all(0 <= entry["seconds"] < 3600 for entry in run.metrics() if "seconds" in entry)

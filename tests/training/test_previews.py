@@ -14,8 +14,7 @@ from engine.evaluation.image_files import settings_in
 from engine.families.sd1 import StableDiffusion1
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
-
-from .conftest import RunFactory, Worker
+from tests.short_runs import RunFactory, train
 
 SETS = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1, "validation.check_every": 0}
 
@@ -27,7 +26,7 @@ def test_the_users_prompts_are_read_once_and_drawn_each_time(
     real = StableDiffusion1.load_text_encoder
     run = new_run(**SETS, **{"validation.prompts": "my own prompt\nanother", "validation.probes": 1})
     monkeypatch.setattr(StableDiffusion1, "load_text_encoder", lambda self, *a: loads.append(a) or real(self, *a))
-    made = Worker(ready_workspace, run).of(PreviewMade)
+    made = train(ready_workspace, run).of(PreviewMade)
     assert len(loads) == 2, "once for the captions of the set, once for the two prompts"
     for event in made:
         assert [title.split(":")[0] for _, title in event.probes][-2:] == ["Your own"] * 2
@@ -42,7 +41,7 @@ def test_own_images_of_a_set_with_its_own_maps_are_maps(
     (tmp_path / "mine").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "mine" / "a.png")
     run = new_run(**SETS, **{"validation.pictures_folder": str(tmp_path / "mine"), "validation.probes": 0})
-    made = Worker(ready_workspace, run).of(PreviewMade)
+    made = train(ready_workspace, run).of(PreviewMade)
     assert [len(event.probes) for event in made] == [1, 1, 1]
 
 
@@ -50,11 +49,11 @@ def test_a_folder_that_is_gone_is_told_once_and_the_rest_is_drawn(
     new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
     run = new_run(**SETS, **{"validation.pictures_folder": str(tmp_path / "gone"), "validation.probes": 1})
-    worker = Worker(ready_workspace, run)
-    assert worker.outcome == "completed"
-    told = [message for message in worker.of(Message) if "own test images were not found" in message.text]
+    trained = train(ready_workspace, run)
+    assert trained.outcome == "completed"
+    told = [message for message in trained.of(Message) if "own test images were not found" in message.text]
     assert len(told) == 1 and told[0].level == "warning"
-    assert all(event.pictures and event.probes for event in worker.of(PreviewMade))
+    assert all(event.pictures and event.probes for event in trained.of(PreviewMade))
 
 
 def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
@@ -72,11 +71,11 @@ def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
     long = "a red circle on a blue ground " * 6
     prompts = f"a short one\n{long}and green\n{long}and white"
     settings = {"validation.prompts": prompts, "validation.probes": 0, "train.steps": 3}
-    worker = Worker(ready_workspace, new_run(**SETS, **settings))
-    told = [message for message in worker.of(Message) if "longer than the base reads" in message.text]
+    trained = train(ready_workspace, new_run(**SETS, **settings))
+    told = [message for message in trained.of(Message) if "longer than the base reads" in message.text]
     assert len(told) == 2, "one of each, though they are drawn twice"
     assert all("a red circle" in message.text and "read in 2 pieces" in message.text for message in told)
-    assert [len(event.probes) for event in worker.of(PreviewMade)] == [3, 3]
+    assert [len(event.probes) for event in trained.of(PreviewMade)] == [3, 3]
     short, whole = read[:2]
     assert [text.shape[:2] for text, _ in (short, whole)] == [(3, 32), (2, 64)], "captions as in training, apart"
     green, white = whole[0]

@@ -31,8 +31,7 @@ from engine.runs.run import Run
 from engine.training.job import create_run
 from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.conditions import tiny_models
-
-from .conftest import Worker
+from tests.short_runs import train
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"dataset": "mixed", "resolution": 64, "held_out": 2, "buckets": True},
@@ -116,7 +115,7 @@ def weights(run: Run, folder: str = "controlnet") -> dict[str, Any]:
 @pytest.mark.slow
 def test_two_processes_learn_what_one_learns(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "SHARD", 4)  # as in the others
-    Worker(two.workspace, two.runs["alone"])
+    train(two.workspace, two.runs["alone"])
     ours, wanted = curve(two.runs["well"]), curve(two.runs["alone"])
     assert len(ours) == 5
     assert two.main["well"]["model"] == "DistributedDataParallel"
@@ -155,7 +154,7 @@ def test_every_way_to_learn_is_the_same_with_two(
     for kind, way in ways.items():
         assert main[kind].get("error") is None
         alone = run(way)
-        Worker(workspace, alone)
+        train(workspace, alone)
         together, wanted = weights(shared[kind]), weights(alone)
         worst = max(float((together[key] - wanted[key]).abs().max()) for key in wanted)
         print(kind, curve(shared[kind]), curve(alone), worst)
@@ -194,8 +193,8 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
     assert [checkpoint.step for checkpoint in shared["well"].checkpoints()] == [3, 6]
 
     alone, half = run("fp32"), run("bf16")
-    Worker(workspace, alone)
-    Worker(workspace, half)
+    train(workspace, alone)
+    train(workspace, half)
     wanted = curve(alone)
     print(curve(shared["well"]), wanted, curve(shared["half"]), curve(half), sep="\n")
     assert curve(shared["well"]) == pytest.approx(wanted, rel=1e-5)
@@ -206,7 +205,7 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
     assert main["nan"]["skipped"] == 1, "infinite on one is infinite for all"
     assert curve(shared["nan"]) == pytest.approx(wanted, rel=1e-5)
     assert Run(shared["pause"].folder).last_step == 3
-    assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
+    assert train(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
     assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
     assert (main["pause"]["outcome"], main["further"]["outcome"]) == ("paused", "completed")
     assert main["further"]["model"].startswith("FSDP")
@@ -244,8 +243,8 @@ def test_deepspeed_learns_what_a_whole_net_learns(
     assert [checkpoint.step for checkpoint in shared["well"].checkpoints()] == [3, 6]
 
     alone, half = run(), run("bf16")
-    Worker(workspace, alone)
-    Worker(workspace, half)
+    train(workspace, alone)
+    train(workspace, half)
     wanted = curve(alone)
     print(curve(shared["well"]), wanted, curve(shared["half"]), curve(half), sep="\n")
     assert curve(shared["well"]) == pytest.approx(wanted, rel=1e-5)
@@ -256,7 +255,7 @@ def test_deepspeed_learns_what_a_whole_net_learns(
 
     assert main["nan"]["skipped"] == 1, "infinite on one is infinite for all"
     assert curve(shared["nan"]) == pytest.approx(wanted, rel=1e-5), "a step that was skipped was taken again"
-    assert Worker(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
+    assert train(workspace, Run(shared["pause"].folder)).outcome == "completed"  # one process, the whole net
     assert curve(shared["pause"]) == pytest.approx(wanted, rel=1e-5)
     assert (main["pause"]["outcome"], main["further"]["outcome"]) == ("paused", "completed")
     assert curve(again) == pytest.approx(wanted, rel=1e-5), "divided again, with the optimizer's memory"
@@ -313,7 +312,7 @@ def test_a_pause_of_one_is_a_pause_of_all_and_one_process_can_resume(two: Two, m
     assert two.main["pause"]["outcome"] == "paused"
     assert run.last_step == 3
     monkeypatch.setattr(cache, "SHARD", 4)
-    assert Worker(two.workspace, run).outcome == "completed"
+    assert train(two.workspace, run).outcome == "completed"
     assert curve(run) == pytest.approx(curve(two.runs["well"]), rel=1e-5)
 
 
@@ -335,7 +334,7 @@ def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
     (rung,) = run.about["memory_ladder"]
     assert rung["settings"] == {"train.batch_size": 1, "train.accumulation": 4}
     monkeypatch.setattr(cache, "SHARD", 4)
-    assert Worker(two.workspace, run).outcome == "completed"
+    assert train(two.workspace, run).outcome == "completed"
     assert curve(run) == pytest.approx(curve(two.runs["well"]), rel=1e-5)
 
 

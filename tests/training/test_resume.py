@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,16 +19,16 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
-from engine.jobs.events import Event, Message, PhaseChanged, Progress, StepDone
+from engine.jobs.events import Message, PhaseChanged, Progress, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs.run import Run
 from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimizer
 from engine.training.job import build_trainer, create_run, resume_training
 from engine.training.precision import LossScale
 from engine.workspace.paths import APP_FOLDER, Workspace
+from tests.short_runs import RunFactory, Trained, train
 
 from .compare import assert_same_checkpoint, assert_same_run, tensors
-from .conftest import RunFactory, Worker
 
 MODES = {
     "plain": {},
@@ -93,30 +94,27 @@ class Crash(BaseException):
     """What no part of the app foresees: the thread ends on the spot, with whatever was in memory."""
 
 
-class Interrupted(Worker):
-    """A sitting that ends at the ``nth`` event of a kind: by a press of Pause or Stop, or by a crash.
+def train_until(workspace: Workspace, run: Run, how: str, kind: type, nth: int) -> None:
+    """Train until the ``nth`` event of a kind: then Pause or Stop is pressed, or the thread crashes.
 
     Save now is pressed at the first event.
     """
+    seen = 0
 
-    def __init__(self, workspace: Workspace, run: Run, how: str, kind: type, nth: int) -> None:
-        self._how, self._kind, self._left = how, kind, nth
-        try:
-            super().__init__(workspace, run)
-        except Crash:
-            self.outcome = "failed"
-        except Cancelled:
-            self.outcome = "cancelled"  # while it was still preparing: there was no step to save
+    def look(trained: Trained) -> None:
+        nonlocal seen
+        if len(trained.events) == 1:
+            trained.control.save_now()
+        if isinstance(trained.events[-1], kind):
+            seen += 1
+            if seen == nth:
+                if how == "crash":
+                    raise Crash
+                getattr(trained.control, how)()
 
-    def _emit(self, event: Event) -> None:
-        if not self.events:
-            self.control.save_now()
-        super()._emit(event)
-        self._left -= isinstance(event, self._kind)
-        if self._left == 0 and isinstance(event, self._kind):
-            if self._how == "crash":
-                raise Crash
-            getattr(self.control, self._how)()
+    # Cancelled while it was still preparing: there was no step to save.
+    with contextlib.suppress(Crash, Cancelled):
+        train(workspace, run, when={object: look})
 
 
 FAST = ("accumulation, EMA, Min-SNR, warm-up", "8-bit AdamW")
@@ -136,14 +134,14 @@ def test_whatever_interrupts_a_run_it_ends_as_if_nothing_had(
         pytest.importorskip("bitsandbytes", minversion="0.50")
     chance = random.Random(mode)
     straight, other = new_run(**IMAGES, **MODES[mode]), new_run(**IMAGES, **MODES[mode])
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     for _ in range(3):
         how, kind = chance.choice(["pause", "stop", "crash"]), chance.choice([StepDone, StepDone, PhaseChanged])
-        Interrupted(ready_workspace, other, how, kind, chance.randint(1, 4))
+        train_until(ready_workspace, other, how, kind, chance.randint(1, 4))
         if other.completed:
             break
     if not other.completed:
-        assert Worker(ready_workspace, other).outcome == "completed"
+        assert train(ready_workspace, other).outcome == "completed"
     assert_same_run(straight, other)
     memory = {tensor.dtype for name, tensor in tensors(other.checkpoints()[-1].folder).items() if "optimizer" in name}
     assert (torch.uint8 in memory) == mode.startswith("8-bit"), "the nets are large enough for 8 bits"
@@ -155,8 +153,8 @@ def test_it_goes_on_in_another_process_as_after_a_reboot(
     new_run: RunFactory, ready_workspace: Workspace, mode: str
 ) -> None:
     straight, paused = new_run(**MODES[mode]), new_run(**MODES[mode])
-    assert Worker(ready_workspace, straight).outcome == "completed"
-    first = Worker(ready_workspace, paused, at_step={3: "pause"})
+    assert train(ready_workspace, straight).outcome == "completed"
+    first = train(ready_workspace, paused, at_step={3: "pause"})
     assert (first.outcome, paused.last_step) == ("paused", 3)
     code = (
         "import sys, torch\n"
@@ -177,10 +175,10 @@ def test_it_goes_on_in_another_process_as_after_a_reboot(
 
 def test_images_that_a_pause_cut_off_are_made_on_resume(new_run: RunFactory, ready_workspace: Workspace) -> None:
     straight, other = new_run(**IMAGES), new_run(**IMAGES)
-    Worker(ready_workspace, straight)
-    assert Worker(ready_workspace, other, at_step={4: "pause"}).outcome == "paused"
+    train(ready_workspace, straight)
+    assert train(ready_workspace, other, at_step={4: "pause"}).outcome == "paused"
     assert [record.step for record in other.previews()] == [0], "a pause does not wait for images"
-    Worker(ready_workspace, other)
+    train(ready_workspace, other)
     assert_same_run(straight, other)
 
 
@@ -188,11 +186,11 @@ def test_images_that_were_asked_for_before_a_pause_are_made_on_resume(
     new_run: RunFactory, ready_workspace: Workspace
 ) -> None:
     run = new_run(**IMAGES)
-    assert Worker(ready_workspace, run, at_step={2: "sample_now pause"}).outcome == "paused"
+    assert train(ready_workspace, run, at_step={2: "sample_now pause"}).outcome == "paused"
     assert [record.step for record in run.previews()] == [0]
-    assert Worker(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
+    assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
     assert [record.step for record in run.previews()] == [0, 2]
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     assert [record.step for record in run.previews()] == [0, 2, 4, 8], "once, not at each resume"
 
 
@@ -236,7 +234,7 @@ def test_a_nested_state_of_an_optimizer_comes_back_as_it_was() -> None:
 def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, ready_workspace: Workspace) -> None:
     """A checkpoint's file is not in use once it was read, and no kernel adds up in another order than before it."""
     run = new_run(**{"optim.ema_decay": 0.9})
-    Worker(ready_workspace, run, at_step={2: "pause"})
+    train(ready_workspace, run, at_step={2: "pause"})
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     state = trainer.optimizer.state_dict()["state"].values()
     held = [*trainer.controlnet.parameters(), *trainer.ema.shadow_params]
@@ -249,22 +247,22 @@ def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, 
 
 def test_every_step_can_be_the_last_before_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
     straight, paused = new_run(), new_run()
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     for step in range(1, 6):
-        assert Worker(ready_workspace, paused, at_step={step: "pause"}).outcome == "paused"
+        assert train(ready_workspace, paused, at_step={step: "pause"}).outcome == "paused"
         assert paused.last_step == step
-    assert Worker(ready_workspace, paused).outcome == "completed"
+    assert train(ready_workspace, paused).outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
 
 
 def test_a_run_that_was_moved_resumes(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run()
-    Worker(ready_workspace, run, at_step={2: "pause"})
+    train(ready_workspace, run, at_step={2: "pause"})
     moved = run.folder.with_name("moved to another disk")
     run.folder.rename(moved)
-    worker = Worker(ready_workspace, Run(moved))
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(StepDone)] == [3, 4, 5, 6]
+    trained = train(ready_workspace, Run(moved))
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(StepDone)] == [3, 4, 5, 6]
 
 
 def test_a_whole_workspace_that_was_moved_resumes_with_its_base_and_its_images(
@@ -277,15 +275,15 @@ def test_a_whole_workspace_that_was_moved_resumes_with_its_base_and_its_images(
     Dataset.create(workspace, "pairs", scan_folder(kept))
     config = make_config(**{"model.base": "mine"})
     straight, other = create_run(workspace, config, {}), create_run(workspace, config, {})
-    Worker(workspace, straight)
-    Worker(workspace, other, at_step={2: "pause"})
+    train(workspace, straight)
+    train(workspace, other, at_step={2: "pause"})
     workspace.root.rename(tmp_path / "another disk")
     there = Workspace(tmp_path / "another disk")
     straight, other = (Run(there.runs / run.folder.name) for run in (straight, other))
-    worker = Worker(there, other)
-    assert worker.outcome == "completed"
-    assert not [event for event in worker.of(Message) if event.level == "warning"], "nothing has changed but the place"
-    assert not [event for event in worker.of(Progress) if event.label == "Encoding images"], "the cache holds"
+    trained = train(there, other)
+    assert trained.outcome == "completed"
+    assert not [event for event in trained.of(Message) if event.level == "warning"], "nothing has changed but the place"
+    assert not [event for event in trained.of(Progress) if event.label == "Encoding images"], "the cache holds"
     assert_same_run(straight, other)
 
 
@@ -296,7 +294,7 @@ def test_images_that_were_moved_are_asked_for_and_found_again(
     shutil.copytree(paired_folder, here)
     Dataset.create(workspace, "pairs", scan_folder(here))
     run = create_run(workspace, make_config(), {})
-    Worker(workspace, run, at_step={2: "pause"})
+    train(workspace, run, at_step={2: "pause"})
     here.rename(there)
     runner = JobRunner()
     with pytest.raises(UserError, match="which is not there any more.*under the same name, pairs"):
@@ -307,6 +305,6 @@ def test_images_that_were_moved_are_asked_for_and_found_again(
         shutil.copy(there / "images" / "00.png", stranger / "other.png")
         Dataset.create(workspace, "pairs", scan_folder(stranger))
     Dataset.create(workspace, "pairs", scan_folder(there))
-    worker = Worker(workspace, Run(run.folder))
-    assert worker.outcome == "completed"
-    assert not [event for event in worker.of(Message) if "changed" in event.text]
+    trained = train(workspace, Run(run.folder))
+    assert trained.outcome == "completed"
+    assert not [event for event in trained.of(Message) if "changed" in event.text]

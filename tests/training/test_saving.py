@@ -15,10 +15,10 @@ from engine.disk import durable, retry
 from engine.jobs.events import CheckpointSaved, PhaseChanged, StepDone, Waiting
 from engine.training import checkpoint, checkpointer, trainer
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, Trained, train
 
 from .compare import assert_same_run
-from .conftest import RunFactory, Worker
-from .test_full_disk import AtOnce, Watched
+from .test_full_disk import AtOnce
 
 
 class SlowToFinish:
@@ -36,8 +36,8 @@ class SlowToFinish:
         monkeypatch.setattr(checkpoint, "_finish", finish)
 
 
-def steps_saved(worker: Worker) -> list[int]:
-    return [event.step for event in worker.of(CheckpointSaved)]
+def steps_saved(trained: Trained) -> list[int]:
+    return [event.step for event in trained.of(CheckpointSaved)]
 
 
 def test_steps_are_made_while_the_disk_takes_a_checkpoint(
@@ -45,21 +45,21 @@ def test_steps_are_made_while_the_disk_takes_a_checkpoint(
 ) -> None:
     settings = {"train.steps": 6, "train.checkpoint_every": 2}
     straight, run = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     disk = SlowToFinish(monkeypatch)
     seen: list[tuple[int, list[int]]] = []
 
-    def look(worker: Any) -> None:
-        step = worker.of(StepDone)[-1].step
+    def look(trained: Trained) -> None:
+        step = trained.of(StepDone)[-1].step
         seen.append((step, [saved.step for saved in run.checkpoints()]))
         if step == 4:
             disk.let.set()
 
-    worker = Watched(ready_workspace, run, {StepDone: look})
+    trained = train(ready_workspace, run, when={StepDone: look})
     assert (4, []) in seen, "two steps were made, and the disk did not have the checkpoint yet"
-    assert steps_saved(worker) == [2, 4, 6], "the next one waits for it; the last one is there when the run ends"
+    assert steps_saved(trained) == [2, 4, 6], "the next one waits for it; the last one is there when the run ends"
     assert {name.split("_")[0] for name in disk.threads} == {"checkpoint", "MainThread"}
-    phases = [phase for phase, _ in groupby(event.phase for event in worker.of(PhaseChanged))]
+    phases = [phase for phase, _ in groupby(event.phase for event in trained.of(PhaseChanged))]
     assert phases[-6:] == ["saving", "running"] * 3
     assert_same_run(straight, run)
 
@@ -69,7 +69,7 @@ def test_what_the_disk_loses_on_the_way_is_saved_with_a_later_step(
 ) -> None:
     settings = {"train.steps": 6, "train.checkpoint_every": 2}
     straight, run = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
     real = durable.flush
 
@@ -79,9 +79,10 @@ def test_what_the_disk_loses_on_the_way_is_saved_with_a_later_step(
         real(path)
 
     monkeypatch.setattr(durable, "flush", flush)
-    worker = Watched(ready_workspace, run, {})
-    assert steps_saved(worker) == [3, 4, 6] and not worker.of(Waiting)
-    assert "The checkpoint of step 2 did not reach the disk. The system says: Input/output error." in worker.warnings
+    trained = train(ready_workspace, run)
+    assert steps_saved(trained) == [3, 4, 6] and not trained.of(Waiting)
+    said = " ".join(trained.warnings)
+    assert "The checkpoint of step 2 did not reach the disk. The system says: Input/output error." in said
     assert not list((run.folder / "checkpoints").glob(".*"))
     assert_same_run(straight, run)
 
@@ -101,9 +102,9 @@ def test_a_disk_that_stays_broken_halts_the_run_at_a_later_step(
 
     monkeypatch.setattr(durable, "flush", flush)
     run = new_run(**{"train.steps": 6, "train.checkpoint_every": 2})
-    worker = Watched(ready_workspace, run, {Waiting: lambda worker: mended.set()})
-    assert worker.outcome == "completed" and steps_saved(worker) == [3, 4, 6]
-    assert "The checkpoint of step 3 waits for the disk" in worker.warnings
+    trained = train(ready_workspace, run, when={Waiting: lambda trained: mended.set()})
+    assert trained.outcome == "completed" and steps_saved(trained) == [3, 4, 6]
+    assert "The checkpoint of step 3 waits for the disk" in " ".join(trained.warnings)
 
 
 def break_at(monkeypatch: pytest.MonkeyPatch, step: int, first: Callable[[], Any]) -> None:
@@ -131,7 +132,7 @@ def test_a_run_that_breaks_off_takes_the_checkpoint_on_its_way_along(
 
     break_at(monkeypatch, 3, soon)
     with pytest.raises(RuntimeError, match="something else"):
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
     assert run.last_step == 2 and run.ending == "failed"
     assert not list((run.folder / "checkpoints").glob(".*"))
 
@@ -148,7 +149,7 @@ def test_a_run_that_breaks_off_says_so_where_the_checkpoint_on_its_way_is_lost(
     break_at(monkeypatch, 2, lambda: None)  # before anybody looked
     monkeypatch.setattr(durable, "flush", flush)
     with pytest.raises(RuntimeError, match="something else"):
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
     assert "The checkpoint of step 2 did not reach the disk" in (run.folder / "log.txt").read_text(encoding="utf-8")
     assert not run.checkpoints() and not list((run.folder / "checkpoints").glob(".*"))
 
@@ -160,10 +161,10 @@ def test_whoever_asks_meanwhile_is_heard(
     disk = SlowToFinish(monkeypatch)
     run = new_run(**{"train.steps": 6, "train.checkpoint_every": 2})
 
-    def at_three(worker: Any) -> None:
-        if worker.of(StepDone)[-1].step == 3:
-            getattr(worker.control, ask)()
+    def at_three(trained: Trained) -> None:
+        if trained.of(StepDone)[-1].step == 3:
+            getattr(trained.control, ask)()
             threading.Timer(0.1, disk.let.set).start()
 
-    worker = Watched(ready_workspace, run, {StepDone: at_three})
-    assert steps_saved(worker) == ([2, 3, 4, 6] if ask == "save_now" else [2, 3])
+    trained = train(ready_workspace, run, when={StepDone: at_three})
+    assert steps_saved(trained) == ([2, 3, 4, 6] if ask == "save_now" else [2, 3])

@@ -26,13 +26,12 @@ from engine.nets.trainable import checkpoint_gradients
 from engine.training.optim import build_optimizer, set_learning_rate
 from engine.training.step import clip
 from engine.workspace.paths import Workspace
-
-from .conftest import RunFactory, Worker
+from tests.short_runs import RunFactory, train
 
 
 def test_only_the_middle_speaks(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"objective.only_mid_control": True, "train.steps": 2})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     weights = load_file(run.checkpoints()[-1].controlnet / "diffusion_pytorch_model.safetensors")
     outlets = [weight for name, weight in weights.items() if name.startswith("controlnet_down_blocks")]
     assert outlets and not any(weight.any() for weight in outlets)
@@ -186,7 +185,7 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
     run = new_run(
         **{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05, "validation.check_every": 50}
     )
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     folder = run.checkpoints()[-1].folder
     learnt = load_file(folder / "base_decoder" / "decoder.safetensors")
     before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")

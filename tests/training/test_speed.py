@@ -16,8 +16,7 @@ from engine.training.job import build_trainer
 from engine.training.step import accumulate, clip, take_step
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
-
-from .conftest import RunFactory
+from tests.short_runs import RunFactory
 
 
 class Compiled(torch.nn.Module):

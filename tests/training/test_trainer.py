@@ -26,17 +26,17 @@ from engine.jobs.runner import Busy, JobRunner
 from engine.runs.run import Run, read_preview
 from engine.training.job import create_run, missing, resume_training, start_training
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import tensors
-from .conftest import RunFactory, Worker
 
 ONE_EACH = {"num_images_per_prompt": 1, "device": "cpu"}
 
 
 def test_a_run_leaves_exactly_these_files(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.checkpoint_every": 3, "optim.ema_decay": 0.9})
-    worker = Worker(ready_workspace, run)
-    assert worker.outcome == "completed"
+    trained = train(ready_workspace, run)
+    assert trained.outcome == "completed"
     files = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
     curves = {name for name in files if name.startswith("tensorboard/events.out.tfevents.")}
     assert len(curves) == 1
@@ -51,8 +51,8 @@ def test_a_run_leaves_exactly_these_files(new_run: RunFactory, ready_workspace: 
     }
     expected = {f"checkpoints/step-{step:06d}/{name}" for step in (3, 6) for name in checkpoint}
     assert files - curves == expected | {"run.json", "metrics.jsonl", "log.txt"}
-    assert [event.step for event in worker.of(CheckpointSaved)] == [3, 6]
-    assert [event.images_seen for event in worker.of(StepDone)] == [2, 4, 6, 8, 10, 12]
+    assert [event.step for event in trained.of(CheckpointSaved)] == [3, 6]
+    assert [event.images_seen for event in trained.of(StepDone)] == [2, 4, 6, 8, 10, 12]
 
 
 def test_the_weights_move_and_the_base_does_not(
@@ -60,7 +60,7 @@ def test_the_weights_move_and_the_base_does_not(
 ) -> None:
     before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
     run = new_run(**{"train.checkpoint_every": 2})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     name = "controlnet/diffusion_pytorch_model.safetensors"
     first, last = (load_file(c.folder / name) for c in (run.checkpoints()[0], run.checkpoints()[-1]))
     assert not torch.equal(first["controlnet_down_blocks.0.weight"], last["controlnet_down_blocks.0.weight"])
@@ -70,7 +70,7 @@ def test_the_weights_move_and_the_base_does_not(
 
 def test_training_on_a_few_images_lowers_the_loss(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.steps": 60, "optim.learning_rate": 3e-3, "objective.prompt_dropout": 0.0})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     losses = [entry["loss"] for entry in run.metrics() if "loss" in entry]
     assert sum(losses[-15:]) < 0.97 * sum(losses[:15])
 
@@ -144,21 +144,21 @@ def test_the_step_equals_a_plain_diffusers_step(
 
 def test_save_now_saves_now(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run()
-    Worker(ready_workspace, run, at_step={2: "save_now"})
+    train(ready_workspace, run, at_step={2: "save_now"})
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 6]
 
 
 def test_stop_saves_and_can_be_resumed(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run()
-    assert Worker(ready_workspace, run, at_step={4: "stop"}).outcome == "stopped"
+    assert train(ready_workspace, run, at_step={4: "stop"}).outcome == "stopped"
     assert (run.ending, run.last_step) == ("stopped", 4)
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
     assert run.ending == "completed"
 
 
 def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [5, 6]
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000005", "step-000006"]
 
@@ -166,9 +166,9 @@ def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Works
 def test_images_appear_and_change_nothing(new_run: RunFactory, ready_workspace: Workspace) -> None:
     quiet = new_run()
     drawing = new_run(**{"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 2})
-    Worker(ready_workspace, quiet)
-    worker = Worker(ready_workspace, drawing)
-    made = worker.of(PreviewMade)
+    train(ready_workspace, quiet)
+    trained = train(ready_workspace, drawing)
+    made = trained.of(PreviewMade)
     assert [event.step for event in made] == [0, 3, 6]
     assert all(path.is_file() for event in made for path in event.pictures)
     assert read_preview(made[-1].folder).pictures == made[-1].pictures
@@ -182,28 +182,28 @@ def test_a_fault_in_the_images_does_not_end_the_training(
         raise RuntimeError("the printer is on fire")
 
     monkeypatch.setattr("engine.training.previews.make_previews", broken)
-    worker = Worker(ready_workspace, new_run(**{"validation.every": 3}))
-    assert worker.outcome == "completed"
-    assert any("printer is on fire" in message.text for message in worker.of(Message))
+    trained = train(ready_workspace, new_run(**{"validation.every": 3}))
+    assert trained.outcome == "completed"
+    assert any("printer is on fire" in message.text for message in trained.of(Message))
 
 
 def test_a_half_written_checkpoint_is_never_offered(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.checkpoint_every": 3})
-    Worker(ready_workspace, run)
+    train(ready_workspace, run)
     weights = run.checkpoints()[-1].folder / "controlnet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     (run.folder / "checkpoints" / ".writing-step-000009").mkdir()
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [3]
     assert not run.completed
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [3, 6]
     assert not list((run.folder / "checkpoints").glob(".writing-*"))
 
 
 def test_fp16_on_a_processor_goes_on_in_fp32_and_says_so(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    worker = Worker(ready_workspace, new_run(**{"train.precision": "fp16", "train.steps": 1}))
-    assert worker.outcome == "completed"
-    assert any("fp32" in message.text for message in worker.of(Message))
+    trained = train(ready_workspace, new_run(**{"train.precision": "fp16", "train.steps": 1}))
+    assert trained.outcome == "completed"
+    assert any("fp32" in message.text for message in trained.of(Message))
 
 
 def test_a_step_reads_no_image_file(
@@ -213,10 +213,10 @@ def test_a_step_reads_no_image_file(
     from engine.training import batches
 
     run = new_run(**{"validation.check_every": 0})
-    assert Worker(ready_workspace, run, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, run, at_step={2: "pause"}).outcome == "paused"
     for module, name in ((cache, "load_rgb"), (map_cache, "cropped_hint"), (batches, "cropped_hint")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an image file was read"))
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"
 
 
 def test_a_run_with_a_lost_map_says_which(
@@ -230,7 +230,7 @@ def test_a_run_with_a_lost_map_says_which(
     run = new_run(**{"data.dataset": "copy"})
     shutil.rmtree(copy / "conditions")
     with pytest.raises(UserError, match="condition map of .* is gone"):
-        Worker(ready_workspace, run)
+        train(ready_workspace, run)
 
 
 def test_what_is_missing_is_named(workspace: Workspace, make_config: Callable[..., RunConfig]) -> None:
@@ -257,8 +257,8 @@ def test_a_second_start_is_refused_and_leaves_no_folder(
 def test_a_cancel_that_comes_late_stops_the_training_and_saves(new_run: RunFactory, ready_workspace: Workspace) -> None:
     """Pressed while preparing, it can reach the worker when the first step is already being made."""
     run = new_run()
-    worker = Worker(ready_workspace, run, at_step={2: "cancel"})
-    assert worker.outcome == "stopped"
+    trained = train(ready_workspace, run, at_step={2: "cancel"})
+    assert trained.outcome == "stopped"
     assert run.last_step == 2
 
 
@@ -288,9 +288,9 @@ def test_pause_and_resume_through_the_runner(ready_workspace: Workspace, make_co
 def test_a_run_warms_up_goes_on_after_a_pause_and_comes_down(new_run: RunFactory, ready_workspace: Workspace) -> None:
     optim = {"optim.learning_rate": 4e-3, "optim.warmup_steps": 3, "optim.schedule": "linear"}
     run = new_run(**optim, **{"train.steps": 7, "train.checkpoint_every": 1, "train.keep_checkpoints": 0})
-    first = Worker(ready_workspace, run, at_step={2: "pause"})
-    second = Worker(ready_workspace, run)
-    rates = [event.learning_rate for worker in (first, second) for event in worker.of(StepDone)]
+    first = train(ready_workspace, run, at_step={2: "pause"})
+    second = train(ready_workspace, run)
+    rates = [event.learning_rate for trained in (first, second) for event in trained.of(StepDone)]
     assert rates == pytest.approx([1e-3, 2e-3, 3e-3, 4e-3, 3e-3, 2e-3, 1e-3])
     weights = [tensors(saved.folder / "controlnet") for saved in run.checkpoints()]
     moves = [
@@ -313,9 +313,9 @@ def test_a_base_that_does_not_fit_ends_the_run_in_words_and_it_can_be_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(Family, part, too_large)
         with pytest.raises((torch.OutOfMemoryError, UserError)) as caught:
-            Worker(ready_workspace, run)
+            train(ready_workspace, run)
     told = describe_crash(caught.value)
     words = str(caught.value) if isinstance(caught.value, UserError) else f"{told.what} {told.why} {told.try_this}"
     assert "memory" in words.lower() and "Close other programs" in words
     assert run.ending == "failed"
-    assert Worker(ready_workspace, run).outcome == "completed"
+    assert train(ready_workspace, run).outcome == "completed"

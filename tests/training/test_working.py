@@ -19,9 +19,9 @@ from engine.training.precision import LossScale
 from engine.training.step import Trouble, accumulate, clip, take_step
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory, train
 
 from .compare import assert_same_checkpoint
-from .conftest import RunFactory, Worker
 
 TRUE_SHARE = {"bf16": 0.995, "fp16": 0.9998}
 """Least cosine between a gradient and the one in fp32: of eight and eleven bits."""
@@ -127,14 +127,14 @@ def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
     monkeypatch.setattr(precision.LossScale, "START", 2.0**40)  # overflows for real, many times
     settings = {"train.precision": "fp16", "optim.schedule": "linear", "optim.ema_decay": 0.9, "train.steps": 4}
     straight, paused = new_run(**settings), new_run(**settings)
-    worker = Worker(ready_workspace, straight)
-    assert worker.outcome == "completed"
-    assert [event.step for event in worker.of(StepDone)] == [1, 2, 3, 4]
-    rates = [event.learning_rate for event in worker.of(StepDone)]
+    trained = train(ready_workspace, straight)
+    assert trained.outcome == "completed"
+    assert [event.step for event in trained.of(StepDone)] == [1, 2, 3, 4]
+    rates = [event.learning_rate for event in trained.of(StepDone)]
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
-    assert Worker(ready_workspace, paused, at_step={1: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused, at_step={1: "pause"}).outcome == "paused"
     monkeypatch.setattr(precision.LossScale, "START", 2.0**50)  # what it had found is remembered
-    assert Worker(ready_workspace, paused).outcome == "completed"
+    assert train(ready_workspace, paused).outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
 
 
@@ -155,7 +155,7 @@ def test_a_run_that_breaks_stops_at_its_last_good_state_and_can_go_on(
 ) -> None:
     settings = {"train.precision": "bf16", "train.steps": 4}
     straight, broken = new_run(**settings), new_run(**settings)
-    Worker(ready_workspace, straight)
+    train(ready_workspace, straight)
     real, calls = step.denoising_loss, {"count": 0}
 
     def breaks(*arguments: torch.Tensor) -> torch.Tensor:
@@ -165,8 +165,8 @@ def test_a_run_that_breaks_stops_at_its_last_good_state_and_can_go_on(
     with monkeypatch.context() as patched:
         patched.setattr(step, "denoising_loss", breaks)
         with pytest.raises(UserError, match="The state of step 2 is good and saved.*\n?.*Halve the learning rate"):
-            Worker(ready_workspace, broken)
+            train(ready_workspace, broken)
     assert calls["count"] == 5, "tried three times"
     assert (broken.last_step, Run(broken.folder).ending) == (2, "failed")
-    assert Worker(ready_workspace, broken).outcome == "completed"
+    assert train(ready_workspace, broken).outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, broken.checkpoints()[-1].folder)

@@ -22,7 +22,6 @@ from engine.runs.run import Run
 from engine.workspace.lock import FILE
 from engine.workspace.paths import Workspace
 from tests.browser.studio import ROOT, Studio, free_port
-from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 from ui.page.context import AppContext
 from ui.server import launch, shutdown
 from ui.server.shutdown import CONSOLE_ENDS, Ending
@@ -135,7 +134,7 @@ def trained(root: Path, beyond: int = 0) -> bool:
 
 
 @pytest.fixture
-def ready(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> tuple[Path, dict[str, str]]:  # noqa: F811
+def ready(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> tuple[Path, dict[str, str]]:
     root = tmp_path / "workspace"
     Dataset.create(Workspace(root), "pairs", scan_folder(paired_folder))
     return root, {"STUDIO_DATASET": "pairs", "STUDIO_BASE": str(tiny_base)}

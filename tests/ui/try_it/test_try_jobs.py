@@ -24,7 +24,6 @@ from engine.jobs.events import StepDone
 from engine.runs.run import Run
 from engine.training.job import create_run, training_job
 from engine.workspace.paths import Workspace
-from tests.training.conftest import paired_folder  # noqa: F401  (a fixture)
 from ui.page.choices import NEWEST
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -41,7 +40,7 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path) -> Path:  # noqa: F811
+def folder(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, tiny_base: Path) -> Path:
     """A workspace with one short run that has ended; one for all tests of this module."""
     workspace = Workspace(tmp_path_factory.mktemp("trying") / "workspace")
     Dataset.create(workspace, "pairs", scan_folder(paired_folder))

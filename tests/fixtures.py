@@ -1,4 +1,4 @@
-"""A small paired dataset and short runs on the tiny random base."""
+"""Fixtures that several folders use: images, tiny bases, datasets, runs. conftest.py registers them as a plugin."""
 
 from __future__ import annotations
 
@@ -16,13 +16,100 @@ from engine.config.presets import resolve
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.demo.shapes import draw, random_scene, shape_mask
-from engine.jobs.control import Control
-from engine.jobs.events import Event
 from engine.runs.run import Run
-from engine.training.job import create_run, training_job
+from engine.training.job import create_run
 from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory
 
-RunFactory = Callable[..., Run]
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, np.ndarray]:
+    """Photographs that come with scikit-image, RGB uint8 (h, w, 3)."""
+    from skimage import data
+
+    return {name: getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket")}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Stable-Diffusion-1-shaped pipeline folder (fp32) with random, seeded weights, for images of 64 px."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_base"), tmp_path_factory.mktemp("tokenizer")
+    return tiny_bases.build(folder, work, tiny_bases.UNET, {})
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion 2.1: velocity, and noise alone at the last step."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_sd2"), tmp_path_factory.mktemp("tokenizer")
+    schedule = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    return tiny_bases.build(folder, work, tiny_bases.SD2_UNET, schedule)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion 2-base: noise prediction."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_sd2_base"), tmp_path_factory.mktemp("tokenizer")
+    return tiny_bases.build(folder, work, tiny_bases.SD2_UNET, {})
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shaped like Stable Diffusion XL: two text encoders, size conditions."""
+    from tests import tiny_bases
+
+    folder, work = tmp_path_factory.mktemp("tiny_sdxl"), tmp_path_factory.mktemp("tokenizer")
+    return tiny_bases.build(folder, work, tiny_bases.SDXL_UNET, {}, two_encoders=True)
+
+
+@pytest.fixture(params=["tiny_base", "tiny_sd2", "tiny_sd2_base", "tiny_sdxl"])
+def any_base(request: pytest.FixtureRequest) -> Path:
+    """A tiny base of each family in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def loud_controlnet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ControlNet folder (fp32) for ``tiny_base`` whose outputs are not zero: as if trained, though on nothing."""
+    import torch
+
+    from engine.families.registry import detect
+
+    family = detect(str(tiny_base))
+    folder = tmp_path_factory.mktemp("controlnet")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        controlnet = family.new_controlnet(family.load_unet(str(tiny_base), torch.float32))
+        for name, weight in controlnet.named_parameters():
+            if name.startswith(
+                ("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")
+            ):
+                torch.nn.init.normal_(weight, std=0.2)
+    controlnet.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def edges() -> Image.Image:
+    """A control image of 64 px: a white ring on black."""
+    ys, xs = np.mgrid[:64, :64]
+    ring = np.abs(np.hypot(xs - 32, ys - 32) - 20) < 2
+    return Image.fromarray(np.repeat(ring[..., None] * np.uint8(255), 3, axis=2))
+
+
+@pytest.fixture(scope="session")
+def blank() -> Image.Image:
+    return Image.new("RGB", (64, 64))
 
 
 @pytest.fixture(scope="session")
@@ -84,26 +171,6 @@ def make_config(tiny_base: Path) -> Callable[..., RunConfig]:
         return resolve(("test", nested))[0]
 
     return make
-
-
-class Worker:
-    """Runs a job in this thread, keeping its events; ``at_step`` maps a step to what the owner asks then,
-    one word or several."""
-
-    def __init__(self, workspace: Workspace, run: Run, at_step: dict[int, str] | None = None) -> None:
-        self.control, self._at = Control(), at_step or {}
-        self.events: list[Event] = []
-        self.outcome = training_job(workspace, run)(self.control.token, self._emit)
-
-    def _emit(self, event: Event) -> None:
-        self.events.append(event)
-        step = getattr(event, "step", None)
-        if type(event).__name__ == "StepDone" and step in self._at:
-            for what in self._at[step].split():
-                getattr(self.control, what)()
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
 
 
 @pytest.fixture
