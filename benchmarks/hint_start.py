@@ -21,7 +21,7 @@ from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.training.batches import Batches
-from engine.training.objective import denoising_loss, sample_latents
+from engine.training.objective import denoising_loss
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -46,14 +46,16 @@ class Gain:
         batch = batches.get(0)
         batches.close()
         timesteps = torch.tensor(LEVELS).repeat(PAIRS // len(LEVELS))
-        latents = sample_latents(batch.mean, batch.logvar, batch.draws.posterior, trainer.scaling_factor)
-        noisy = trainer.scheduler.add_noise(latents, batch.draws.noise, timesteps)
+        latents = trainer.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
+        noisy = trainer.noise_process.add_noise(latents, batch.draws.noise, timesteps)
 
-        def loss(hint: torch.Tensor) -> float:
-            predicted = trainer.family.predict(trainer.unet, trainer.controlnet, noisy, timesteps, batch.text, hint)
+        control = trainer.family.encode_control(batch.maps)
+
+        def loss(control: torch.Tensor) -> float:
+            predicted = trainer.family.predict(trainer.unet, trainer.controlnet, noisy, timesteps, batch.text, control)
             return float(denoising_loss(predicted, batch.draws.noise, torch.ones(PAIRS)))
 
-        self.measured.append(round((loss(batch.hint.roll(1, 0)) - loss(batch.hint)) * 1e4))
+        self.measured.append(round((loss(control.roll(1, 0)) - loss(control)) * 1e4))
 
 
 def gains(workspace: Workspace, dataset: Any, start: str, seed: int, until: int) -> list[int]:

@@ -49,7 +49,7 @@ def their_step(
     """A step of the documented recipe: images decoded and encoded, one at a time, four added up."""
     device, dtype, family = torch.device(options.device), DTYPES[options.precision], detect(base)
     encode = Encoders(family, base, device, dtype)
-    unet: Any = family.load_unet(base, dtype).to(device)
+    unet: Any = family.load_denoiser(base, dtype).to(device)
     controlnet: Any = family.new_controlnet(unet).to(device).train()
     controlnet.enable_gradient_checkpointing()
     optimizer = build_optimizer(controlnet, optim)

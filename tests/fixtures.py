@@ -89,7 +89,7 @@ def loud_controlnet(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("controlnet")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        controlnet = family.new_controlnet(family.load_unet(str(tiny_base), torch.float32))
+        controlnet = family.new_controlnet(family.load_denoiser(str(tiny_base), torch.float32))
         for name, weight in controlnet.named_parameters():
             if name.startswith(
                 ("controlnet_down_blocks", "controlnet_mid_block", "controlnet_cond_embedding.conv_out")

@@ -125,7 +125,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
     return make_previews(
         family=family,
         base=base,
-        unet=family.load_unet(base, torch.float32).to(device),
+        denoiser=family.load_denoiser(base, torch.float32).to(device),
         controlnet=family.load_controlnet(checkpoint.controlnet).to(device),
         samples=held_out,
         dataset=dataset,

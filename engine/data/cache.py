@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,6 +36,7 @@ from engine.disk.images import load_rgb
 from engine.disk.space import demand_room
 from engine.distributed.group import ALONE, Processes
 from engine.families.base import Family
+from engine.families.latents import LatentSpace
 from engine.jobs.control import OnProgress, Token
 
 SHARD = 512
@@ -184,7 +186,7 @@ def open_or_build(
     folder = cache_folder / cache_key(base, samples, plan)
     if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
-        _demand_room(folder, samples, plan)
+        _demand_room(folder, samples, plan, family.latent_space(base))
         fitting = Fitting(batch, "images", tell)
         _encode_latents(folder, family, base, samples, plan, device, token, progress, fitting, among)
         among.wait()
@@ -211,13 +213,13 @@ def _shards(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> list[Pat
     ]
 
 
-def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> None:
+def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan, space: LatentSpace) -> None:
     """Raises NoRoom where the latents that are still to be made will not fit: fp16, mean and log-variance."""
     missing = 0
     for size, stored in entries(samples, plan).items():
         for number, first in enumerate(range(0, len(stored), SHARD)):
             if not _shard(folder, size, number).exists():
-                latent = 4 * (size[0] // 8) * (size[1] // 8)
+                latent = math.prod(space.shape(*size))
                 missing += len(stored[first : first + SHARD]) * (2 * latent * 2 + 16)
     demand_room(folder, missing + ROOM_TO_SPARE, "The cache of images and captions")
 

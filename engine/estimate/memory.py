@@ -6,6 +6,7 @@ Nothing is loaded. These are predictions; a preflight measures (engine/training/
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine.errors import UserError
 from engine.estimate import peak
 from engine.estimate.layer_sizes import Tally, count
 from engine.families.files import LAYOUTS, configs_of
+from engine.families.latents import LatentSpace
 from engine.machine.units import GIB
 from engine.workspace.paths import Workspace
 
@@ -125,7 +127,8 @@ def predict_from(
     average_in_ram = average if optim.ema_device == "cpu" or not on_card else 0
     learning_in_ram = 0 if on_card else (learning + base_learning) * 8 + moments
     copies = 3 if config.optim.ema_decay > 0 else 1  # weights, average, and the weights put aside meanwhile
-    latents = 2 * 4 * (resolution // 8) ** 2 * 2  # mean and log-variance in fp16
+    space = LatentSpace.from_config(vae)
+    latents = 2 * math.prod(space.shape(resolution, resolution)) * 2  # mean and log-variance in fp16
     map = 3 * resolution**2  # at most: in colour
     width = int(unet["cross_attention_dim"])
     kept_on_disk = whole + (learning if config.model.control_lora_rank else 0)  # the thin matrices, and put together

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from engine.config import ValidationConfig
 from engine.evaluation.pairs import Nets, Wanted, draw, to_images
-from engine.families.parts import read_component_config
 from engine.families.registry import detect
 from engine.inference.parts import Thrift
 from engine.jobs.control import CancelToken, OnProgress
@@ -35,18 +34,18 @@ def load_nets(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Nets:
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
     name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
-    check_fits(read_config(folder), read_component_config(base, "unet", "config.json"), name, run.config.model.base)
+    check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base)
     demand_whole(checkpoint.folder, f"{folder.name}/")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    unet: Any = family.load_unet(base, dtype).to(device)
+    denoiser: Any = family.load_denoiser(base, dtype).to(device)
     decoder = checkpoint.folder / DECODER
     if decoder.is_file():  # of a run whose base was not locked
         demand_whole(checkpoint.folder, DECODER)
-        decoder_of(unet).load_state_dict(load_file(decoder))
+        decoder_of(denoiser).load_state_dict(load_file(decoder))
     net: Any = family.load_controlnet(folder, dtype).to(device)
     check_finite(net, name)
-    return Nets(family, base, unet, net)
+    return Nets(family, base, denoiser, net)
 
 
 class Sparing:
@@ -57,7 +56,7 @@ class Sparing:
 
     def __init__(self, nets: Nets, thrift: Thrift | None = None) -> None:
         self._nets = nets
-        self._device = nets.unet.device
+        self._device = nets.denoiser.device
         self.thrift = thrift or Thrift(self._device)
         self.words: list[str] = []
 
@@ -78,7 +77,7 @@ class Sparing:
         nets, thrift = self._nets, self.thrift
 
         def sample() -> list[torch.Tensor]:
-            with thrift.on_device(nets.unet, nets.controlnet):
+            with thrift.on_device(nets.denoiser, nets.controlnet):
                 return draw(nets, asked, settings, token, progress, thrift.at_once)
 
         def show() -> tuple[list[np.ndarray], T]:
@@ -98,6 +97,6 @@ class Sparing:
                 return found
             self.words.append(self.thrift.save_more())
             if self.thrift.offload:
-                for part in (self._nets.unet, self._nets.controlnet):
+                for part in (self._nets.denoiser, self._nets.controlnet):
                     part.to("cpu")
             free_memory()

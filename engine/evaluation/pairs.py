@@ -17,7 +17,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.families.registry import Family
-from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
+from engine.inference.sampling import Drawing, Text, decode, draw_latents
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.free_memory import free_memory
 
@@ -52,7 +52,7 @@ class Nets:
 
     family: Family
     base: str
-    unet: Any
+    denoiser: Any
     controlnet: Any
     encode: Encode | None = None
     """None: the text encoder is loaded for the call."""
@@ -73,7 +73,7 @@ def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
 @contextmanager
 def unnoticed(nets: Nets) -> Iterator[None]:
     """Whatever is drawn inside: no weight learns, and random state and the net's mode are put back afterwards."""
-    devices = [nets.unet.device] if nets.unet.device.type == "cuda" else []
+    devices = [nets.denoiser.device] if nets.denoiser.device.type == "cuda" else []
     training = nets.controlnet.training
     nets.controlnet.eval()
     try:
@@ -99,16 +99,16 @@ def draw(
     Raises:
         Cancelled: the token says so. UserError: the result is not finite.
     """
-    encode = nets.encode or encoder(nets.family, nets.base, nets.unet.device)
+    encode = nets.encode or encoder(nets.family, nets.base, nets.denoiser.device)
     *texts, empty = encode([*(one.prompt for one in wanted), ""])
     del encode  # and with it a text encoder that was loaded for this
-    resident = {"unet": nets.unet, "vae": None, "text_encoder": None, "tokenizer": None}
-    pipeline = nets.family.pipeline(nets.base, nets.controlnet, nets.unet.dtype, **resident)
+    resident = {"denoiser": nets.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
+    pipeline = nets.family.pipeline(nets.base, nets.controlnet, nets.denoiser.dtype, **resident)
     total, done = settings.sampling_steps * len(wanted), 0
     if progress:
         progress(done, total, DRAWING)
     drawn: dict[int, torch.Tensor] = {}
-    for numbers in _batches(wanted, texts, batch):
+    for numbers in _batches(nets.family, wanted, texts, batch):
 
         def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
             if progress:
@@ -116,28 +116,22 @@ def draw(
 
         how = Drawing(settings.sampling_steps, settings.guidance_scale, wanted[numbers[0]].strength)
         rows = {name: torch.stack([texts[number][name] for number in numbers]) for name in empty}
-        negative = _as_long(empty, rows["hidden"].shape[1])
-        maps = [wanted[number].map for number in numbers]
-        hints = torch.stack([to_hint(map, *map.shape[1::-1]) for map in maps])
+        unconditional = {name: row[None] for name, row in empty.items()}
+        negative = nets.family.repeated_text(unconditional, nets.family.text_length(rows))
+        control = torch.stack([torch.from_numpy(wanted[number].map.copy()) for number in numbers])
         seeds = [wanted[number].seed for number in numbers]
-        latents = draw_latents(nets.family, pipeline, rows, negative, hints, seeds, how, token, on_step).cpu()
+        latents = draw_latents(nets.family, pipeline, rows, negative, control, seeds, how, token, on_step).cpu()
         drawn.update(zip(numbers, latents, strict=True))
         done += settings.sampling_steps * len(numbers)
     return [drawn[number] for number in range(len(wanted))]
 
 
-def _batches(wanted: Sequence[Wanted], texts: Sequence[Text], most: int) -> list[list[int]]:
+def _batches(family: Family, wanted: Sequence[Wanted], texts: Sequence[Text], most: int) -> list[list[int]]:
     """Numbers of the images, at most ``most`` together and all of one size, strength and length of text."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for number, (one, text) in enumerate(zip(wanted, texts, strict=True)):
-        alike.setdefault((one.strength, one.map.shape, len(text["hidden"])), []).append(number)
+        alike.setdefault((one.strength, one.map.shape, family.text_length(text)), []).append(number)
     return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
-
-
-def _as_long(empty: Text, tokens: int) -> Text:
-    """The empty prompt, (1, ...) each, read as often as a prompt in pieces: both have to be of one length."""
-    rows = {name: row[None] for name, row in empty.items()}
-    return rows | {"hidden": rows["hidden"].repeat(1, tokens // len(empty["hidden"]), 1)}
 
 
 def encoder(family: Family, base: str, device: torch.device | str, whole: bool = False) -> Encode:
@@ -167,5 +161,5 @@ def to_images(nets: Nets, vae: Any, latents: Sequence[torch.Tensor], token: Canc
 def round_trip(nets: Nets, vae: Any, image: np.ndarray) -> np.ndarray:
     """What the VAE makes of an image, uint8 RGB (h, w, 3): the most that any drawing with this base can be like it."""
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    mean, _ = nets.family.encode_images(vae, pixels.to(vae.device, vae.dtype))
-    return to_images(nets, vae, [mean[0] * vae.config.scaling_factor], None)[0]
+    latents = nets.family.encode_mean(vae, pixels.to(vae.device, vae.dtype))
+    return to_images(nets, vae, list(latents), None)[0]

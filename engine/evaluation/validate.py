@@ -56,7 +56,7 @@ def make_previews(
     *,
     family: Family,
     base: str,
-    unet: Any,
+    denoiser: Any,
     controlnet: Any,
     samples: Sequence[Sample],
     dataset: Dataset,
@@ -81,7 +81,7 @@ def make_previews(
     under a temporary name, then renamed.
 
     Args:
-        unet, controlnet: the resident ones; no second copy is made. The ControlNet's mode is put back afterwards.
+        denoiser, controlnet: the resident ones; no second copy is made. The ControlNet's mode is put back afterwards.
         plan: how the images are cut; those of one size are drawn together.
         out_folder: the run's previews folder.
         encode: prompts to text embeddings, "" included, for example the training cache's; without it the text encoder
@@ -101,7 +101,7 @@ def make_previews(
         UserError: an image or map is gone, the disk is full, or the weights are broken.
     """
     known, watch = known or Known(), watching or (lambda what: nullcontext())
-    nets = Nets(family, base, unet, controlnet, encode)
+    nets = Nets(family, base, denoiser, controlnet, encode)
     by = obedience.yardstick(dataset)
     with unnoticed(nets):
         with watch("Reading the held-out images"):
@@ -111,7 +111,7 @@ def make_previews(
         odd = [Wanted(p.pair.wanted, p.prompt, seed + n, settings.strength) for n, p in enumerate(probes)]
         latents = draw(nets, [*asked, *without, *odd], settings, token, progress, batch)
         with watch("Loading the base's VAE"):
-            vae = family.load_vae(base, torch.float32).to(unet.device)
+            vae = family.load_vae(base, torch.float32).to(denoiser.device)
         drawn = to_images(nets, vae, latents, token)
         for pair in pairs:
             if pair.sample.key not in known.best:

@@ -89,7 +89,7 @@ def compare(
     count = min(len(samples), images or settings.pictures)
     settings = settings.model_copy(update={"pictures": count})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    unet: Any = family.load_unet(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
+    denoiser: Any = family.load_denoiser(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
     plan = CropPlan.of(run.config.data, run.config.train.seed)
     scratch = run.exports / ".comparing"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -100,9 +100,18 @@ def compare(
     def measure(config: dict[str, Any], tensors: dict[str, torch.Tensor], number: int) -> dict[str, float]:
         net = net_of(config, tensors).to(device)
         record = make_previews(
-            family=family, base=base, unet=unet, controlnet=net, samples=samples, dataset=dataset, settings=settings,
-            plan=plan, out_folder=scratch / "pictures", step=number, token=token,
-        )  # fmt: skip
+            family=family,
+            base=base,
+            denoiser=denoiser,
+            controlnet=net,
+            samples=samples,
+            dataset=dataset,
+            settings=settings,
+            plan=plan,
+            out_folder=scratch / "pictures",
+            step=number,
+            token=token,
+        )
         return record.scores
 
     def tell(done: int, label: str) -> None:

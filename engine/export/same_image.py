@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.export.self_check import Tensors, failed, net_of
 from engine.export.source import Source
 from engine.families.registry import Family
-from engine.inference.sampling import Drawing, Text, decode, draw_latents, to_hint
+from engine.inference.sampling import Drawing, Text, decode, draw_latents, fit_control
 from engine.jobs.control import CancelToken
 from engine.machine.free_memory import free_memory
 from engine.machine.units import GIB, format_bytes
@@ -78,18 +78,18 @@ class Comparison:
         self._family, self._base = family, base
         self._text, self._negative = _encode(family, base)
         free_memory()
-        self._unet = family.load_unet(base, torch.float32)
+        self._denoiser = family.load_denoiser(base, torch.float32)
         self._vae = family.load_vae(base, torch.float32)
 
     @torch.no_grad()
     def draw(self, net: Any, token: CancelToken | None = None) -> np.ndarray:
         """The image from a net (fp32) under a white ring, uint8 RGB (SIDE, SIDE, 3)."""
         pipeline = self._family.pipeline(
-            self._base, net, torch.float32, unet=self._unet, vae=None, text_encoder=None, tokenizer=None
+            self._base, net, torch.float32, denoiser=self._denoiser, vae=None, text_encoder=None, tokenizer=None
         )
-        hints = to_hint(ring(SIDE), SIDE, SIDE)[None]
+        control = fit_control(ring(SIDE), SIDE, SIDE)[None]
         how = Drawing(STEPS, 3.0, 1.0)
-        latents = draw_latents(self._family, pipeline, self._text, self._negative, hints, [0], how, token)
+        latents = draw_latents(self._family, pipeline, self._text, self._negative, control, [0], how, token)
         return np.asarray(decode(self._family, self._vae, latents, token)[0])
 
 

@@ -6,7 +6,7 @@ The Stable Diffusion families differ in little: this class does what they share,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from engine.families.latents import LatentSpace
+from engine.families.layers import UNET, Layers
+from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part, read_component_config
 
 __all__ = ["Family", "hint_channels", "load_part", "read_component_config"]
@@ -44,7 +47,12 @@ class Family(ABC):
     """The one that draws over an image."""
     pipeline_options: dict[str, Any]
     """What its constructor wants besides the parts."""
-    latent_factor = 8
+    latents = LatentSpace()
+    """Channels and size of the latents of every base of this family; the scale is the base's own: ``latent_space``."""
+    layers: Layers = UNET
+    """Where the layers of the denoiser and of its control net lie."""
+    denoiser = "unet"
+    """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
 
     @abstractmethod
     def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:
@@ -61,21 +69,38 @@ class Family(ABC):
     def load_vae(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
         return load_part(AutoencoderKL, base, "vae", dtype).eval().requires_grad_(False)
 
-    def load_unet(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
-        return load_part(UNet2DConditionModel, base, "unet", dtype).eval().requires_grad_(False)
+    def latent_space(self, base: str) -> LatentSpace:
+        """The latents of a base's VAE, from its config."""
+        return LatentSpace.from_config(read_component_config(base, "vae", "config.json"))
+
+    def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        """The net that predicts noise or velocity, frozen."""
+        return load_part(UNet2DConditionModel, base, self.denoiser, dtype).eval().requires_grad_(False)
+
+    def denoiser_config(self, base: str) -> dict[str, Any]:
+        """The denoiser's config.json."""
+        return read_component_config(base, self.denoiser, "config.json")
+
+    def denoiser_of(self, pipeline: Any) -> Any:
+        """The denoiser of a pipeline from ``pipeline``."""
+        return getattr(pipeline, self.denoiser)
 
     def load_scheduler(self, base: str) -> Any:
         """The training noise schedule: what it predicts, and a zero terminal SNR, are as the base's config says."""
         return load_part(DDPMScheduler, base, "scheduler", None)
 
+    def noise_process(self, base: str) -> NoiseProcess:
+        """How training adds noise to latents and what the denoiser predicts, from the base's scheduler config."""
+        return DiffusionNoise(self.load_scheduler(base))
+
     def default_resolution(self, base: str) -> int:
         """Side in pixels that the base was made for."""
-        return int(read_component_config(base, "unet", "config.json").get("sample_size", 64)) * self.latent_factor
+        return int(self.denoiser_config(base).get("sample_size", 64)) * self.latents.factor
 
-    def new_controlnet(self, unet: Any) -> ControlNetModel:
+    def new_controlnet(self, denoiser: Any) -> ControlNetModel:
         """A ControlNet whose trunk is a copy of the UNet's encoder and whose outputs are zero, in fp32."""
-        trunk = unet.config["block_out_channels"][0]
-        controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=hint_channels(trunk))
+        trunk = denoiser.config["block_out_channels"][0]
+        controlnet = ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=hint_channels(trunk))
         return controlnet.float()
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
@@ -87,7 +112,7 @@ class Family(ABC):
         return load_part(ControlNetModel, str(folder), "", dtype)
 
     def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """What the UNet needs of the captions, each tensor with B in front."""
+        """What the denoiser reads of the captions: tensors (B, ...) by name. Only the family knows the names."""
         return self.encode_tokens(text_encoder, [tokenize(words, captions) for words in listed(tokenizer)])
 
     def encode_tokens(self, text_encoder: Any, tokens: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -114,6 +139,38 @@ class Family(ABC):
         read = [self.encode_tokens(text_encoder, tokens) for tokens in split]
         return {**read[0], "hidden": torch.cat([one["hidden"] for one in read], dim=1)}
 
+    def text_length(self, text: Mapping[str, torch.Tensor]) -> int:
+        """Tokens of an encoded text, with or without B in front."""
+        return int(text["hidden"].shape[-2])
+
+    def repeated_text(self, text: Mapping[str, torch.Tensor], tokens: int) -> dict[str, torch.Tensor]:
+        """An encoded text (B, ...) repeated up to ``tokens`` tokens, a multiple of its length.
+
+        The negative prompt has to be as long as a prompt that was read in pieces.
+        """
+        return {**text, "hidden": text["hidden"].repeat(1, tokens // self.text_length(text), 1)}
+
+    def conditioning(
+        self, text: Mapping[str, torch.Tensor], sizes: torch.Tensor, dtype: torch.dtype
+    ) -> dict[str, torch.Tensor]:
+        """What ``predict`` takes as ``text``: the encoded captions in ``dtype``, and the images' sizes.
+
+        Args:
+            sizes: (B, 6), from ``engine.data.crop.size_numbers``, on the device of ``text``.
+        """
+        return {name: rows.to(dtype) for name, rows in text.items()} | self.size_conditions(sizes)
+
+    def encode_control(self, maps: torch.Tensor) -> torch.Tensor:
+        """Control images as the control net reads them.
+
+        Args:
+            maps: uint8 RGB (B, H, W, 3).
+
+        Returns:
+            RGB in 0..1, fp32 (B, 3, H, W), on the same device.
+        """
+        return maps.permute(0, 3, 1, 2).contiguous().float() / 255
+
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the UNet wants to know of the images' sizes, to be laid beside the text.
 
@@ -128,18 +185,26 @@ class Family(ABC):
 
     def predict(
         self,
-        unet: Any,
-        controlnet: Any,
+        denoiser: Any,
+        net: Any,
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: dict[str, torch.Tensor],
-        hint: torch.Tensor,
+        control: torch.Tensor,
     ) -> torch.Tensor:
-        """The UNet's output (B, 4, h, w) under control. ``hint``: RGB in 0..1, (B, 3, H, W)."""
+        """The denoiser's prediction under control, of the shape of ``noisy``.
+
+        Args:
+            net: the control net.
+            noisy: noisy latents (B, C, h, w).
+            timesteps: (B,), from the base's ``NoiseProcess``.
+            text: from ``conditioning``.
+            control: from ``encode_control``.
+        """
         added = self.added_conditions(text)
-        down, middle = controlnet(noisy, timesteps, text["hidden"], controlnet_cond=hint, return_dict=False, **added)
-        dtype = unet.dtype  # diffusers walks over the whole net for the answer
-        return unet(
+        down, middle = net(noisy, timesteps, text["hidden"], controlnet_cond=control, return_dict=False, **added)
+        dtype = denoiser.dtype  # diffusers walks over the whole net for the answer
+        return denoiser(
             noisy,
             timesteps,
             text["hidden"],
@@ -153,17 +218,18 @@ class Family(ABC):
         """A diffusers ControlNet pipeline without safety checker.
 
         Args:
-            resident: parts that are loaded already (unet=, vae=, text_encoder=, tokenizer=, scheduler=), used as they
-                are; None leaves a part out (text encoder and VAE are not needed between the two ends).
+            resident: loaded parts to use as they are (denoiser=, vae=, text_encoder=, tokenizer=, scheduler=). None
+                leaves a part out: sampling itself needs neither text encoder nor VAE.
         """
         load: dict[str, Callable[[], Any]] = {
             "vae": lambda: self.load_vae(base, dtype),
-            "unet": lambda: self.load_unet(base, dtype),
+            "denoiser": lambda: self.load_denoiser(base, dtype),
             "text_encoder": lambda: self.load_text_encoder(base, dtype),
             "tokenizer": lambda: self.load_tokenizer(base),
             "scheduler": lambda: UniPCMultistepScheduler.from_config(self.load_scheduler(base).config),
         }
         parts = {name: resident[name] if name in resident else loader() for name, loader in load.items()}
+        parts[self.denoiser] = parts.pop("denoiser")
         pipeline = self.pipeline_class(**self.pipeline_parts(parts), controlnet=controlnet, **self.pipeline_options)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
@@ -189,19 +255,24 @@ class Family(ABC):
         posterior = vae.encode(images).latent_dist
         return posterior.mean, posterior.logvar
 
+    def encode_mean(self, vae: Any, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents (B, C, h, w) of RGB images in -1..1 (B, 3, H, W): the mean of the VAE's posterior."""
+        return LatentSpace.from_config(vae.config).scaled(self.encode_images(vae, images)[0])
+
     def decode_latents(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
         """RGB images, about -1..1, (B, 3, H, W), from scaled latents (B, 4, h, w).
 
         Where memory does not suffice for a large image, it is decoded in tiles of 512 px that overlap.
         """
-        unscaled = latents.to(vae.dtype) / vae.config.scaling_factor
+        space = LatentSpace.from_config(vae.config)
+        unscaled = space.unscaled(latents.to(vae.dtype))
         try:
             return vae.decode(unscaled).sample
         except torch.OutOfMemoryError:
-            if max(latents.shape[-2:]) * self.latent_factor <= TILE:
+            if max(latents.shape[-2:]) * space.factor <= TILE:
                 raise
         torch.cuda.empty_cache()
-        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // self.latent_factor
+        vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // space.factor
         vae.enable_tiling()
         return vae.decode(unscaled).sample
 

@@ -41,11 +41,7 @@ def describe(base: str) -> str:
         UserError: as ``detect``.
     """
     family = detect(base)
-    schedule = family.load_scheduler(base).config
-    words = {"epsilon": "noise", "v_prediction": "velocity"}
-    predicts = words.get(schedule.prediction_type, schedule.prediction_type)
-    zero_snr = ", zero terminal SNR" if schedule.get("rescale_betas_zero_snr") else ""
-    return f"{family.title}, predicts {predicts}{zero_snr}, made for {family.default_resolution(base)} px"
+    return f"{family.title}, {family.noise_process(base).description}, made for {family.default_resolution(base)} px"
 
 
 def by_name(name: str) -> Family:

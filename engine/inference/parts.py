@@ -106,11 +106,10 @@ def beginning_of(family: Family, vae: Any, batch: Sequence[TryRequest]) -> Begin
         assert request.image is not None, "a batch has images for all or for none"
         pixels = np.asarray(fitted(request.image.convert("RGB"), request))
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-        mean, _ = family.encode_images(vae, image.to(vae.device, vae.dtype))
-        rows.append(mean[0] * vae.config.scaling_factor)
+        rows.append(family.encode_mean(vae, image.to(vae.device, vae.dtype))[0])
         if request.mask is not None:
             white = torch.from_numpy(np.asarray(fitted(request.mask.convert("L"), request)).copy()).float() / 255
-            masks.append(torch.nn.functional.max_pool2d((white[None] > 0.5).float(), family.latent_factor))
+            masks.append(torch.nn.functional.max_pool2d((white[None] > 0.5).float(), family.latents.factor))
     return Beginning(torch.stack(rows), batch[0].change, torch.stack(masks) if masks else None)
 
 

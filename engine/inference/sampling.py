@@ -57,17 +57,17 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Beside:
-    """A second ControlNet that speaks along. ``hints``: RGB in 0..1, (B, 3, H, W)."""
+    """A second ControlNet. ``control``: its control images, uint8 RGB (B, H, W, 3)."""
 
     net: Any
-    hints: torch.Tensor
+    control: torch.Tensor
     strength: float = 1.0
 
 
-def to_hint(image: Image.Image | np.ndarray, width: int, height: int, nearest: bool = False) -> torch.Tensor:
-    """A condition map as the net reads it: RGB in 0..1, (3, height, width) fp32.
+def fit_control(image: Image.Image | np.ndarray, width: int, height: int, nearest: bool = False) -> torch.Tensor:
+    """A control image in the size of the drawing: uint8 RGB (height, width, 3).
 
-    A map of another size is cut to the aspect around its centre and resized, as in training.
+    One of another size is cropped to the aspect ratio around its centre and resized, as in training.
 
     Args:
         image: an image, or uint8 RGB (h, w, 3).
@@ -76,7 +76,7 @@ def to_hint(image: Image.Image | np.ndarray, width: int, height: int, nearest: b
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     crop = shared_crop(picture.width, picture.height, (width, height))
     pixels = np.asarray(apply_crop(picture.convert("RGB"), crop, nearest))
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous().float() / 255
+    return torch.from_numpy(pixels.copy())
 
 
 def in_pieces(prompt: str, pieces: int) -> str:
@@ -87,9 +87,9 @@ def in_pieces(prompt: str, pieces: int) -> str:
     )
 
 
-def seeded_noise(family: Family, seeds: Sequence[int], channels: int, width: int, height: int) -> torch.Tensor:
-    """Standard normal latents (B, channels, height / 8, width / 8) fp32 on the CPU; each image has its own seed."""
-    shape = (channels, height // family.latent_factor, width // family.latent_factor)
+def seeded_noise(family: Family, seeds: Sequence[int], width: int, height: int) -> torch.Tensor:
+    """Standard normal latents (B, C, h, w) fp32 on the CPU; each image has its own seed."""
+    shape = family.latents.shape(width, height)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
@@ -99,7 +99,7 @@ def draw_latents(
     pipeline: Any,
     text: Text,
     negative: Text,
-    hints: torch.Tensor,
+    control: torch.Tensor,
     seeds: Sequence[int],
     how: Drawing,
     token: CancelToken | None = None,
@@ -113,7 +113,7 @@ def draw_latents(
     Args:
         pipeline: from ``family.pipeline``; VAE and text encoder may be left out of it. It is put back as it was.
         text, negative: from ``family.encode_text``, B rows each (``negative`` may have one row for all).
-        hints: RGB in 0..1, (B, 3, H, W).
+        control: control images, uint8 RGB (B, H, W, 3).
         on_step: called with the number of finished steps.
         on_latents: called after each step with what is there so far, noisy, (B, 4, h, w).
 
@@ -121,24 +121,24 @@ def draw_latents(
         Cancelled: the token says so; between two steps.
         UserError: the result is not finite, or there is no such sampler.
     """
-    unet, ours = pipeline.unet, pipeline.controlnet
-    device, count = unet.device, len(seeds)
-    height, width = hints.shape[-2:]
-    place = {"device": device, "dtype": unet.dtype}
+    denoiser, ours = family.denoiser_of(pipeline), pipeline.controlnet
+    device, count = denoiser.device, len(seeds)
+    height, width = control.shape[1:3]
+    place = {"device": device, "dtype": denoiser.dtype}
     arguments = family.prompt_arguments(
         {name: rows.expand(count, *rows.shape[1:]).to(**place) for name, rows in text.items()},
         {name: rows.expand(count, *rows.shape[1:]).to(**place) for name, rows in negative.items()},
     )
-    noise = seeded_noise(family, seeds, unet.config.in_channels, width, height).to(**place)
+    noise = seeded_noise(family, seeds, width, height).to(**place)
     balance = samplers.balance(how.balance)
     nets = [ours, beside.net] if beside else [ours]
-    maps = [hints, beside.hints] if beside else [hints]
+    maps = [family.encode_control(one) for one in ([control, beside.control] if beside else [control])]
     strengths = [float(how.strength), *([float(beside.strength)] if beside else [])]
     images = [one.to(device=device, dtype=net.dtype) for one, net in zip(maps, nets, strict=True)]
     with contextlib.ExitStack() as stack:
         stack.enter_context(samplers.scheduled(pipeline, how.sampler, how.steps))
         for net in nets:
-            stack.enter_context(_adapted(net, unet, balance.soft and not how.guess))
+            stack.enter_context(_adapted(net, denoiser, balance.soft and not how.guess))
         if beside:
             stack.enter_context(_together(pipeline, nets))
         start = _Start(family, pipeline, noise, how.steps, beginning)
@@ -256,13 +256,13 @@ def _together(pipeline: Any, nets: Sequence[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _adapted(controlnet: Any, unet: Any, soft: bool) -> Iterator[None]:
+def _adapted(controlnet: Any, denoiser: Any, soft: bool) -> Iterator[None]:
     """The net as this drawing wants it: in the UNet's precision, and with soft weights.
 
     While training, fp32 master weights meet a UNet in half precision: then the ControlNet alone runs under autocast,
     the scheduler and the UNet outside of it.
     """
-    mixed = {weight.dtype for weight in controlnet.parameters()} != {unet.dtype}
+    mixed = {weight.dtype for weight in controlnet.parameters()} != {denoiser.dtype}
     if not mixed and not soft:
         yield
         return
@@ -270,11 +270,11 @@ def _adapted(controlnet: Any, unet: Any, soft: bool) -> Iterator[None]:
 
     def forward(*arguments: Any, **named: Any) -> Any:
         options = {**named, "return_dict": False, **({"guess_mode": False} if soft else {})}
-        with torch.autocast(unet.device.type, dtype=unet.dtype, enabled=mixed):
+        with torch.autocast(denoiser.device.type, dtype=denoiser.dtype, enabled=mixed):
             down, middle = original(*arguments, **options)
         outputs = [*down, middle]
         weights = samplers.soft_weights(len(outputs)) if soft else [1.0] * len(outputs)
-        *down, middle = [(one * weight).to(unet.dtype) for one, weight in zip(outputs, weights, strict=True)]
+        *down, middle = [(one * weight).to(denoiser.dtype) for one, weight in zip(outputs, weights, strict=True)]
         return down, middle
 
     controlnet.forward = forward

@@ -13,11 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from engine.families.parts import read_component_config
 from engine.families.registry import Family, detect
 from engine.inference.parts import MAX_BATCH, LiveImage, Thrift, beginning_of, keep_outside
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
-from engine.inference.sampling import Beside, Drawing, decode, draw_latents, in_pieces, to_hint
+from engine.inference.sampling import Beside, Drawing, decode, draw_latents, fit_control, in_pieces
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.free_memory import attempt, free_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
@@ -25,7 +24,7 @@ from engine.nets.trainable import decoder_of
 from engine.runs.checkpoints import DECODER, demand_whole
 from engine.workspace.paths import Workspace
 
-__all__ = ["TryRequest", "TrySession", "prepare", "to_hint"]
+__all__ = ["TryRequest", "TrySession", "fit_control", "prepare"]
 
 Key = tuple[Path, int]
 
@@ -73,7 +72,7 @@ class TrySession:
             if self.loaded and (located, wanted) == (self._base, self._controlnet):
                 return
             family = detect(located)
-            self._check(located, base, folder, Path(controlnet))
+            self._check(family, located, base, folder, Path(controlnet))
             if located != self._base or self._decoder_learnt:
                 self.free()
             net = self._open(family, folder, located, _display_name(Path(controlnet)))
@@ -83,10 +82,9 @@ class TrySession:
                 self._take_decoder(decoder)
             self._controlnet = wanted
 
-    def _check(self, located: str, base: str, folder: Path, controlnet: Path) -> None:
+    def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
         if folder.is_dir():  # of a file, the reading itself checks that it fits
-            unet = read_component_config(located, "unet", "config.json")
-            check_fits(read_config(folder), unet, _display_name(controlnet), base)
+            check_fits(read_config(folder), family.denoiser_config(located), _display_name(controlnet), base)
             demand_whole(folder.parent, f"{folder.name}/")
 
     def _open(self, family: Family, path: Path, base: str, name: str) -> Any:
@@ -104,10 +102,10 @@ class TrySession:
     def _use(self, family: Family, located: str, net: Any) -> None:
         """Draw with this net from now on, on this base."""
         if self._pipeline is None:
-            unet = self._unet(family, located)
+            denoiser = self._denoiser(family, located)
             # Not a part of the pipeline: text encoder and VAE may be elsewhere while it draws.
-            alone = {"unet": unet, "vae": None, "text_encoder": None, "tokenizer": None}
-            pipeline = family.pipeline(located, net, unet.dtype, **alone)
+            alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
+            pipeline = family.pipeline(located, net, denoiser.dtype, **alone)
             encoder: Any = family.load_text_encoder(located, self._dtype)
             self._words = (family.load_tokenizer(located), encoder.to(self._device))
             self._vae = family.load_vae(located, torch.float32).to(self._device)
@@ -115,13 +113,14 @@ class TrySession:
         else:
             self._pipeline.register_modules(controlnet=net)
 
-    def _unet(self, family: Family, located: str) -> Any:
-        unet: Any = family.load_unet(located, self._dtype)
-        return unet.to(self._device)
+    def _denoiser(self, family: Family, located: str) -> Any:
+        denoiser: Any = family.load_denoiser(located, self._dtype)
+        return denoiser.to(self._device)
 
     def _take_decoder(self, path: Path) -> None:
+        assert self._family is not None, "it is set with the pipeline"
         demand_whole(path.parent.parent, DECODER)
-        decoder_of(self._pipeline.unet).load_state_dict(load_file(path))
+        decoder_of(self._family.denoiser_of(self._pipeline)).load_state_dict(load_file(path))
         self._decoder_learnt = True
 
     def _second_net(self, path: Path) -> Any:
@@ -130,7 +129,7 @@ class TrySession:
         folder, wanted = _stamped(path)
         if self._second is None or self._second[0] != wanted:
             self._second = None
-            self._check(self._base, self._base, folder, path)
+            self._check(self._family, self._base, self._base, folder, path)
             self._second = (wanted, self._open(self._family, folder, self._base, _display_name(path)))
         return self._second[1]
 
@@ -220,14 +219,14 @@ class TrySession:
         second = self._second_net(first.second) if first.second else None
         beside = None
         if second is not None:
-            maps = [to_hint(r.second_control or r.control, r.width, r.height, categorical) for r in batch]
+            maps = [fit_control(r.second_control or r.control, r.width, r.height, categorical) for r in batch]
             beside = Beside(second, torch.stack(maps), first.second_strength)
         text, negative = self._read(batch, words)
         beginning = None
         if first.image is not None:
             with self.thrift.on_device(self._vae):
                 beginning = beginning_of(family, self._vae, batch)
-        hints = torch.stack([to_hint(r.control, r.width, r.height, categorical) for r in batch])
+        control = torch.stack([fit_control(r.control, r.width, r.height, categorical) for r in batch])
         how = Drawing(
             first.steps, first.guidance, strength_of(first), first.sampler, first.start, first.end, first.guess,
             first.balance,
@@ -235,9 +234,9 @@ class TrySession:
         # With offload the VAE is in RAM meanwhile, and a look at the image is not worth fetching it.
         looks = on_image is not None and not self.thrift.offload
         look = LiveImage(family, self._vae, on_image) if looks and on_image is not None else None
-        with self.thrift.on_device(pipeline.unet, pipeline.controlnet, second):
+        with self.thrift.on_device(family.denoiser_of(pipeline), pipeline.controlnet, second):
             latents = draw_latents(
-                family, pipeline, text, negative, hints, [r.seed for r in batch], how, token, on_step, beginning,
+                family, pipeline, text, negative, control, [r.seed for r in batch], how, token, on_step, beginning,
                 beside, look,
             )  # fmt: skip
         with self.thrift.on_device(self._vae), self.thrift.tiled(self._vae):

@@ -100,7 +100,7 @@ def expected_config(family: Family, unet: Mapping[str, Any]) -> dict[str, Any]:
 
 def base_weights(family: Family, base: str) -> Tensors:
     """The UNet's weights in fp32, by their diffusers names."""
-    return dict(family.load_unet(base, torch.float32).state_dict())
+    return dict(family.load_denoiser(base, torch.float32).state_dict())
 
 
 def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:

@@ -38,11 +38,6 @@ class Batch:
     sizes: torch.Tensor
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
 
-    @property
-    def hint(self) -> torch.Tensor:
-        """Condition maps as the net reads them: RGB in 0..1, (B, 3, H, W) fp32."""
-        return self.maps.permute(0, 3, 1, 2).contiguous().float() / 255
-
     def to(self, device: torch.device) -> Batch:
         """The same on a device; a card copies while the processor goes on."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -55,11 +50,6 @@ class Batch:
         draws = Draws(**{field.name: change(getattr(self.draws, field.name)) for field in fields(Draws)})
         text = {name: change(rows) for name, rows in self.text.items()}
         return Batch(change(self.mean), change(self.logvar), text, change(self.maps), draws, change(self.sizes))
-
-
-def hint_tensor(maps: Sequence[np.ndarray]) -> torch.Tensor:
-    """uint8 RGB maps (H, W, 3) -> RGB in 0..1, (B, 3, H, W) fp32."""
-    return torch.from_numpy(np.stack(maps)).permute(0, 3, 1, 2).contiguous().float() / 255
 
 
 class Batches:

@@ -20,7 +20,7 @@ from engine.conditions import registry
 from engine.data.cache import cropped_hint
 from engine.data.crop import size_numbers
 from engine.jobs.events import Checked
-from engine.training.objective import draw, target
+from engine.training.objective import draw
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -63,18 +63,18 @@ def _fix(trainer: Trainer, numbered: Sequence[tuple[int, int]]) -> Fixed:
     rows = [row for _, row in numbered]
     cache, dataset, spec = trainer.cache, trainer.dataset, trainer.dataset.condition
     nearest = spec is not None and registry.get(spec.type).categorical
-    count = trainer.scheduler.config.num_train_timesteps
+    count = trainer.noise_process.timesteps
     noise = [draw(NOISE_SEED, number, 1, cache.latent_shape(row), count, 0.0).noise for number, row in numbered]
-    levels = [int(LEVELS[number % len(LEVELS)] * (count - 1)) for number, _ in numbered]
+    levels = [LEVELS[number % len(LEVELS)] for number, _ in numbered]
     samples = [trainer.samples[row] for row in rows]
     crops = [cache.crop(row) for row in rows]
     pairs = zip(samples, crops, strict=True)
     maps = np.stack([cropped_hint(dataset.condition_path(sample), crop, nearest) for sample, crop in pairs])
     swapped = np.roll(maps, 1, axis=0) if len(maps) > 1 else maps[:, :, ::-1]
     return Fixed(
-        latents=cache.latents(rows)[0] * trainer.scaling_factor,
+        latents=trainer.latent_space.scaled(cache.latents(rows)[0]),
         noise=torch.cat(noise),
-        timesteps=torch.tensor(levels),
+        timesteps=trainer.noise_process.timesteps_at(levels),
         text=cache.text([sample.caption for sample in samples]),
         sizes=torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32),
         maps=maps,
@@ -98,14 +98,14 @@ def _some(trainer: Trainer, group: Fixed, part: slice, swapped: bool) -> torch.T
     to: Any = trainer.device
     latents, noise, timesteps = (t[part].to(to) for t in (group.latents, group.noise, group.timesteps))
     maps = (group.swapped if swapped else group.maps)[part]
-    hint = torch.from_numpy(maps).to(to).permute(0, 3, 1, 2).contiguous().float() / 255
-    text = {name: rows[part].to(to, trainer.dtype) for name, rows in group.text.items()}
-    text |= trainer.family.size_conditions(group.sizes[part].to(to))
-    noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
-    hint, noisy, net = hint.to(trainer.dtype), noisy.to(trainer.dtype), trainer.nets.controlnet
+    family, process, net = trainer.family, trainer.noise_process, trainer.nets.controlnet
+    control = family.encode_control(torch.from_numpy(maps).to(to)).to(trainer.dtype)
+    text = {name: rows[part].to(to) for name, rows in group.text.items()}
+    text = family.conditioning(text, group.sizes[part].to(to), trainer.dtype)
+    noisy = process.add_noise(latents, noise, timesteps).to(trainer.dtype)
     with torch.no_grad():
-        predicted = trainer.family.predict(trainer.unet, net, noisy, timesteps, text, hint)
-    wanted = target(trainer.scheduler, latents, noise, timesteps)
+        predicted = family.predict(trainer.unet, net, noisy, timesteps, text, control)
+    wanted = process.target(latents, noise, timesteps)
     return (predicted.float() - wanted.float()).square().mean(dim=(1, 2, 3)).cpu()
 
 

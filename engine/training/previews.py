@@ -71,7 +71,7 @@ class DrawPreviews:
                 return make_previews(
                     family=trainer.family,
                     base=trainer.base,
-                    unet=trainer.unet,
+                    denoiser=trainer.unet,
                     controlnet=controlnet,
                     samples=trainer.held_out,
                     dataset=trainer.dataset,
@@ -112,11 +112,12 @@ class DrawPreviews:
         foreign = [prompt for prompt, row in rows.items() if row is None]
         if foreign:
             texts = encoder(trainer.family, trainer.base, "cpu", whole=True)(foreign)
-            once = len(trainer.cache.text([""])["hidden"][0])
+            once = trainer.family.text_length(trainer.cache.text([""]))
             for prompt, text in zip(foreign, texts, strict=True):
                 self._own_text[prompt] = {name: row.float().clone() for name, row in text.items()}
-                if len(text["hidden"]) > once:
-                    trainer.emit(Message(in_pieces(f"Your prompt “{prompt[:40]}…”", len(text["hidden"]) // once)))
+                pieces = trainer.family.text_length(text) // once
+                if pieces > 1:
+                    trainer.emit(Message(in_pieces(f"Your prompt “{prompt[:40]}…”", pieces)))
         return [rows[prompt] or self._own_text[prompt] for prompt in prompts]
 
     def _known_text(self, trainer: Trainer, prompt: str) -> Text | None:

@@ -10,7 +10,7 @@ import torch
 
 from engine.errors import UserError
 from engine.training import oom, speed
-from engine.training.objective import denoising_loss, loss_weights, sample_latents, shape_timesteps, target
+from engine.training.objective import denoising_loss
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -64,27 +64,24 @@ def accumulate(trainer: Trainer) -> torch.Tensor:
 
     Afterwards the weights that learn have fp32 gradients, ``loss_scale`` times too large.
     """
-    objective, to = trainer.config.objective, trainer.device
+    objective, process, to = trainer.config.objective, trainer.noise_process, trainer.device
     count = trainer.config.train.accumulation // trainer.processes.count
     total = torch.zeros((), device=to)
     for micro in range(count):
         batch = trainer.promises.batch(trainer.step * count + micro).to(to)
         draws = batch.draws
         noise = draws.noise + objective.offset_noise * draws.offset
-        timesteps = shape_timesteps(
-            draws.timesteps, trainer.scheduler.config.num_train_timesteps, objective.timestep_sampling
-        )
-        latents = sample_latents(batch.mean, batch.logvar, draws.posterior, trainer.scaling_factor)
-        noisy = trainer.scheduler.add_noise(latents, noise, timesteps)
-        text = {name: rows.to(trainer.dtype) for name, rows in batch.text.items()}
-        text |= trainer.family.size_conditions(batch.sizes)
-        hint = batch.hint.to(trainer.dtype)
-        weights = loss_weights(trainer.scheduler, timesteps, objective.min_snr_gamma)
-        wanted = target(trainer.scheduler, latents, noise, timesteps)
+        timesteps = process.shape_timesteps(draws.timesteps, objective.timestep_sampling)
+        latents = trainer.latent_space.sample(batch.mean, batch.logvar, draws.posterior)
+        noisy = process.add_noise(latents, noise, timesteps)
+        text = trainer.family.conditioning(batch.text, batch.sizes, trainer.dtype)
+        control = trainer.family.encode_control(batch.maps).to(trainer.dtype)
+        weights = process.loss_weights(timesteps, objective.min_snr_gamma)
+        wanted = process.target(latents, noise, timesteps)
         with trainer.sharing.part(last=micro + 1 == count):
             speed.begin_step(trainer)
             unet, net = trainer.stepping_unet, trainer.model
-            predicted = trainer.family.predict(unet, net, noisy.to(trainer.dtype), timesteps, text, hint)
+            predicted = trainer.family.predict(unet, net, noisy.to(trainer.dtype), timesteps, text, control)
             loss = denoising_loss(predicted, wanted, weights) / count
             trainer.accelerator.backward(loss * trainer.loss_scale.value)
         total += loss.detach()

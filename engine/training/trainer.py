@@ -20,7 +20,6 @@ from engine.distributed.accelerator import accelerator_for
 from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
 from engine.estimate.memory import images_drawn_together, images_encoded_together
-from engine.families.parts import read_component_config
 from engine.families.registry import detect
 from engine.jobs.control import Token
 from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepDone
@@ -134,7 +133,7 @@ class Trainer:
         self.batches = Batches(
             self.dataset, samples, range(len(split.train)), self.cache,
             plan=self.plan, seed=train.seed, batch_size=self.whole_batch,
-            timesteps=self.scheduler.config.num_train_timesteps, prompt_dropout=self.config.objective.prompt_dropout,
+            timesteps=self.noise_process.timesteps, prompt_dropout=self.config.objective.prompt_dropout,
             maps=self.maps,
             rank=self.processes.rank, world=self.processes.count,
         )  # fmt: skip
@@ -146,7 +145,7 @@ class Trainer:
         locked = self.config.objective.sd_locked
         if not locked:
             self.emit(Message("The base learns, too: Try it uses what it learnt; exports hold only the ControlNet."))
-        self.unet: Any = self.family.load_unet(self.base, self.dtype if locked else torch.float32)
+        self.unet: Any = self.family.load_denoiser(self.base, self.dtype if locked else torch.float32)
         small = self.config.train.base_storage == "fp8"
         if not small:
             self.unet.to(self.device)
@@ -171,14 +170,11 @@ class Trainer:
             shrink(self.unet, self.controlnet, self.nets.controlnet)  # their shares of it
         checkpoint_gradients(self.nets.controlnet, self.unet, self.config.train.gradient_checkpointing)
         speed.lay_out(self)
-        self.scheduler = self.family.load_scheduler(self.base)
-        self.scaling_factor = self._latent_scale()
+        self.noise_process = self.family.noise_process(self.base)
+        self.latent_space = self.family.latent_space(self.base)
         self.learning = what_learns(self.controlnet, self.decoder)
         self.optimizer = build_optimizer(self.learning, self.config.optim)
         self.ema = build_average(self.controlnet, self.config.optim) if self.processes.main else None
-
-    def _latent_scale(self) -> float:
-        return float(read_component_config(self.base, "vae", "config.json").get("scaling_factor", 0.18215))
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         optimizer: Any = self.optimizer

@@ -46,7 +46,7 @@ def test_parameters_of_the_real_models(layout: str, unet: int, controlnet: int) 
 
 def nets(base: Path, rank: int = 0) -> tuple:
     family = detect(str(base))
-    unet = family.load_unet(str(base), torch.float32)
+    unet = family.load_denoiser(str(base), torch.float32)
     controlnet = family.new_controlnet(unet).train()
     if rank:
         slim(controlnet, unet, rank)

@@ -52,7 +52,7 @@ def parts(tiny_base: Path, loud_controlnet: Path) -> dict[str, Any]:
     return {
         "family": family,
         "base": str(tiny_base),
-        "unet": family.load_unet(str(tiny_base), torch.float32),
+        "denoiser": family.load_denoiser(str(tiny_base), torch.float32),
         "controlnet": family.load_controlnet(loud_controlnet).train(),
     }
 
@@ -148,7 +148,7 @@ def test_the_run_does_not_notice(parts: dict[str, Any], dataset: Dataset, tmp_pa
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
     assert net.training and "forward" not in vars(net)
-    assert not parts["unet"].training
+    assert not parts["denoiser"].training
     assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
     assert [weight.requires_grad for weight in net.parameters()] == wants and all(wants)
     assert all(weight.grad is None for weight in net.parameters())

@@ -77,7 +77,7 @@ def test_names_marker_and_facts(taught: Path, tiny_base: Path, tmp_path: Path) -
 
 def test_a_higher_rank_is_larger_and_nearer(taught: Path, tiny_base: Path) -> None:
     weights = load_file(taught / "controlnet" / WEIGHTS)
-    trunk = dict(detect(str(tiny_base)).load_unet(str(tiny_base), torch.float32).state_dict())
+    trunk = dict(detect(str(tiny_base)).load_denoiser(str(tiny_base), torch.float32).state_dict())
     made = [control_lora.factorise(weights, trunk, rank, torch.float16) for rank in (2, 4, 8)]
     assert [m.error for m in made] == sorted((m.error for m in made), reverse=True)
     sizes = [sum(tensor.numel() for tensor in m.tensors.values()) for m in made]
@@ -92,7 +92,7 @@ def test_back_again_with_its_base(taught: Path, tiny_base: Path, tmp_path: Path)
     assert found.format == "control_lora" and found.tensors.keys() == original.keys()
     error = float(found.metadata["approximation_error"])
     lost = sum(float((found.tensors[name] - weight).square().sum()) for name, weight in original.items())
-    trunk = detect(str(tiny_base)).load_unet(str(tiny_base), torch.float32).state_dict()
+    trunk = detect(str(tiny_base)).load_denoiser(str(tiny_base), torch.float32).state_dict()
     taught_much = sum(float((w - trunk[n]).square().sum()) for n, w in original.items() if n in trunk)
     assert (lost / taught_much) ** 0.5 <= error + 1e-3
     assert torch.equal(found.tensors["controlnet_mid_block.weight"], original["controlnet_mid_block.weight"])

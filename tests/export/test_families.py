@@ -33,7 +33,7 @@ def leave(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], tup
         family = detect(base)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(1)
-            net = family.new_controlnet(family.load_unet(base, torch.float32))
+            net = family.new_controlnet(family.load_denoiser(base, torch.float32))
             for key, weight in net.named_parameters():
                 if key.startswith(("controlnet_down", "controlnet_mid", "controlnet_cond_embedding.conv_out")):
                     torch.nn.init.normal_(weight, std=0.2)

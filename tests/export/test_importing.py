@@ -80,7 +80,7 @@ def test_a_whole_model_with_the_net_inside_gives_the_net(checkpoint: Path, tiny_
 def test_a_difference_is_added_to_the_base(checkpoint: Path, tiny_base: Path, tmp_path: Path) -> None:
     family, base = detect(str(tiny_base)), str(tiny_base)
     original = load_file(checkpoint / "controlnet" / WEIGHTS)
-    trunk = family.load_unet(base, torch.float32).state_dict()
+    trunk = family.load_denoiser(base, torch.float32).state_dict()
     apart = {name: weight - trunk[name] if name in trunk else weight for name, weight in original.items()}
     save_file(apart | {"difference": torch.zeros(1)}, tmp_path / "difference.safetensors")
     found = read_controlnet(tmp_path / "difference.safetensors", family, base)

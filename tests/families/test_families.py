@@ -89,7 +89,7 @@ def test_a_hub_that_cannot_be_reached_says_where_to_put_the_model(monkeypatch: p
 def test_a_new_controlnet_adds_nothing_at_first(any_base: Path) -> None:
     base = str(any_base)
     family = detect(base)
-    unet = family.load_unet(base, torch.float32)
+    unet = family.load_denoiser(base, torch.float32)
     controlnet = family.new_controlnet(unet)
     assert all(p.dtype == torch.float32 for p in controlnet.parameters())
     noisy, timesteps = torch.randn(1, 4, 8, 8), torch.tensor([500])
@@ -138,7 +138,7 @@ def test_a_base_of_the_hub_is_taken_by_its_id(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     family = detect(name)
     assert family is detect(str(folder))
-    for load in ("load_unet", "load_vae", "load_text_encoder"):
+    for load in ("load_denoiser", "load_vae", "load_text_encoder"):
         ours, theirs = (getattr(family, load)(which, torch.float32) for which in (name, str(folder)))
         ours, theirs = (parts if isinstance(parts, list | tuple) else [parts] for parts in (ours, theirs))
         for one, two in zip(ours, theirs, strict=True):

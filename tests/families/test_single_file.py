@@ -105,13 +105,13 @@ def test_every_part_of_a_file_equals_that_of_the_folder(tiny_base: Path, tmp_pat
     path = str(write_single_file(tiny_base, tmp_path / f"tiny{ending}"))
     family = detect(path)
     assert family.name == "sd1" and family.default_resolution(path) == 64
-    for load in (family.load_unet, family.load_vae, family.load_text_encoder):
+    for load in (family.load_denoiser, family.load_vae, family.load_text_encoder):
         ours, folders = (load(base, torch.float32).state_dict() for base in (path, str(tiny_base)))
         assert ours.keys() == folders.keys()
         assert all(torch.equal(ours[name], folders[name]) for name in ours)
     first, second = (family.load_tokenizer(base)("a red circle").input_ids for base in (path, str(tiny_base)))
     assert first == second
-    pipeline = family.pipeline(path, family.new_controlnet(family.load_unet(path, torch.float32)), torch.float32)
+    pipeline = family.pipeline(path, family.new_controlnet(family.load_denoiser(path, torch.float32)), torch.float32)
     assert pipeline.scheduler.config.prediction_type == "epsilon"
 
 

@@ -64,7 +64,7 @@ def test_a_sampler_of_sigmas_on_a_base_with_no_signal_at_the_end_draws(
     session: TrySession, tiny_sd2: Path, edges: Image.Image, tmp_path: Path
 ) -> None:
     family = detect(str(tiny_sd2))
-    family.new_controlnet(family.load_unet(str(tiny_sd2), torch.float32)).save_pretrained(tmp_path / "net")
+    family.new_controlnet(family.load_denoiser(str(tiny_sd2), torch.float32)).save_pretrained(tmp_path / "net")
     request = TryRequest(str(tiny_sd2), tmp_path / "net", "red circle", edges, steps=3, width=64, height=64)
     names = ("euler", "dpmpp_2m_karras", "ddim")
     for image in session.generate([replace(request, sampler=name) for name in names]):
@@ -156,7 +156,7 @@ def test_sdxl_draws_over_a_image_with_two_nets_and_a_long_prompt(
     session: TrySession, tiny_sdxl: Path, edges: Image.Image, photo: Image.Image, tmp_path: Path
 ) -> None:
     family = detect(str(tiny_sdxl))
-    family.new_controlnet(family.load_unet(str(tiny_sdxl), torch.float32)).save_pretrained(tmp_path / "net")
+    family.new_controlnet(family.load_denoiser(str(tiny_sdxl), torch.float32)).save_pretrained(tmp_path / "net")
     request = TryRequest(
         str(tiny_sdxl), tmp_path / "net", "red circle with blue background " * 12, edges, steps=2, width=64, height=64,
         image=photo, second=tmp_path / "net", balance="prompt", guess=False, sampler="euler",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.inference.sampling import Drawing, draw_latents, to_hint
+from engine.inference.sampling import Drawing, draw_latents, fit_control
 from engine.inference.session import TryRequest, TrySession, prepare
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
@@ -184,28 +184,28 @@ def test_a_checkpoint_folder_stands_for_its_net(
     assert np.array_equal(direct, through)
 
 
-def test_a_hint_is_cut_like_a_training_map(photos: dict[str, np.ndarray]) -> None:
+def test_a_control_image_is_cropped_like_a_training_map(photos: dict[str, np.ndarray]) -> None:
     photo = Image.fromarray(photos["coffee"])
-    hint = to_hint(photo, 64, 64)
+    control = fit_control(photo, 64, 64)
     expected = apply_crop(photo, shared_crop(photo.width, photo.height, 64))
-    assert hint.shape == (3, 64, 64) and hint.dtype == torch.float32
-    assert np.array_equal((hint * 255).round().byte().permute(1, 2, 0).numpy(), np.asarray(expected))
+    assert control.shape == (64, 64, 3) and control.dtype == torch.uint8
+    assert np.array_equal(control.numpy(), np.asarray(expected))
 
 
 def test_labels_are_never_mixed() -> None:
     labels = np.kron(np.array([[0, 255], [128, 0]], np.uint8), np.ones((33, 33), np.uint8))
-    hint = to_hint(np.stack([labels] * 3, axis=2), 64, 64, nearest=True)
-    assert set((hint * 255).round().int().unique().tolist()) == {0, 128, 255}
+    control = fit_control(np.stack([labels] * 3, axis=2), 64, 64, nearest=True)
+    assert set(control.unique().tolist()) == {0, 128, 255}
 
 
 def test_a_master_in_fp32_draws_with_a_unet_in_half_precision(tiny_base: Path, loud_controlnet: Path) -> None:
     """As in the previews of a run in bf16; the ControlNet's own weights stay as they are."""
     family = detect(str(tiny_base))
     net = family.load_controlnet(loud_controlnet).train()
-    unet = family.load_unet(str(tiny_base), torch.bfloat16)
-    pipeline = family.pipeline(str(tiny_base), net, torch.bfloat16, unet=unet, vae=None, text_encoder=None)
+    unet = family.load_denoiser(str(tiny_base), torch.bfloat16)
+    pipeline = family.pipeline(str(tiny_base), net, torch.bfloat16, denoiser=unet, vae=None, text_encoder=None)
     text = {"hidden": torch.randn((1, 32, 64), generator=torch.Generator().manual_seed(0))}
-    hints = torch.zeros((1, 3, 64, 64))
-    latents = draw_latents(family, pipeline, text, text, hints, [0], Drawing(steps=2))
+    control = torch.zeros((1, 64, 64, 3), dtype=torch.uint8)
+    latents = draw_latents(family, pipeline, text, text, control, [0], Drawing(steps=2))
     assert latents.shape == (1, 4, 8, 8)
     assert net.dtype == torch.float32 and "forward" not in vars(net)

@@ -22,7 +22,7 @@ def test_what_fits_is_drawn_and_what_does_not_is_told(
     workspace: Workspace, tiny_base: Path, tiny_sd2: Path, loud_controlnet: Path, edges: Image.Image
 ) -> None:
     other = shutil.copytree(tiny_base, workspace.models / "a finetune")
-    unet = detect(str(other)).load_unet(str(other), torch.float32)
+    unet = detect(str(other)).load_denoiser(str(other), torch.float32)
     with torch.no_grad():
         unet.conv_out.weight.mul_(1.5)
     unet.save_pretrained(other / "unet")

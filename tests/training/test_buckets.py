@@ -12,7 +12,6 @@ from engine.conditions import registry
 from engine.data.cache import cropped_hint
 from engine.jobs.control import Control
 from engine.runs.run import read_preview
-from engine.training.batches import hint_tensor
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
@@ -27,7 +26,7 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
     nearest = registry.get(trainer.dataset.condition.type).categorical
     for number in range(16):
         batch = batches.get(number)
-        height, width = batch.hint.shape[-2:]
+        height, width = batch.maps.shape[1:3]
         assert batch.mean.shape == batch.draws.noise.shape == (2, 4, height // 8, width // 8)
         sizes[width, height] += 1
         for place, (row, epoch) in enumerate(batches._schedule.batch(number)):
@@ -35,8 +34,8 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
             variant = trainer.plan.variant_at(sample, epoch)
             crop = trainer.plan.crop(sample, variant)
             variants.add((row, variant))
-            wanted = hint_tensor([cropped_hint(trainer.dataset.condition_path(sample), crop, nearest)])[0]
-            assert torch.equal(batch.hint[place], wanted)
+            wanted = cropped_hint(trainer.dataset.condition_path(sample), crop, nearest)
+            assert np.array_equal(batch.maps[place].numpy(), wanted)
             assert torch.equal(batch.mean[place], cache.latents([row], [variant])[0][0])
     assert set(sizes) == {(256, 128), (128, 256), (192, 192)}
     assert len(variants) > 8, "more than one crop of an image was seen"

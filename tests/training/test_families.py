@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from engine.export.out import export
@@ -56,17 +55,3 @@ def test_sdxl_is_told_of_size_and_crop(tiny_sdxl: Path, photos: dict[str, np.nda
     height, width = photos["coffee"].shape[:2]
     assert (width, height) == (600, 400)
     assert size_numbers(shared_crop(width, height, 64)) == (400, 600, 0, 16, 64, 64)
-
-
-@pytest.mark.parametrize("kind", ["sample", "flow_prediction"])
-def test_a_base_that_predicts_something_else_is_refused(kind: str) -> None:
-    import torch
-    from diffusers import DDPMScheduler
-
-    from engine.errors import UserError
-    from engine.training.objective import target
-
-    scheduler = DDPMScheduler()
-    scheduler.register_to_config(prediction_type=kind)
-    with pytest.raises(UserError, match=kind):
-        target(scheduler, torch.zeros(1), torch.zeros(1), torch.zeros(1))

@@ -86,7 +86,7 @@ def test_a_frozen_convolution_keeps_its_weight_alone_and_its_gradients_are_the_s
 
 def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path) -> None:
     family = detect(str(tiny_base))
-    unet = family.load_unet(str(tiny_base), torch.float32)
+    unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
     slim(net, unet, 4)
     before = merged(net)

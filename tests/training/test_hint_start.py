@@ -10,7 +10,6 @@ from torch.nn import functional
 from engine.demo.circles import circle_scene, outline
 from engine.families.registry import detect
 from engine.nets.hint_init import he_start
-from engine.training.batches import hint_tensor
 
 
 def seen(controlnet: torch.nn.Module, hints: torch.Tensor) -> float:
@@ -27,9 +26,10 @@ def test_the_map_comes_through_to_the_last_layer(tiny_base: Path) -> None:
     import numpy as np
 
     family = detect(str(tiny_base))
-    hints = hint_tensor([outline(circle_scene(np.random.default_rng([7, n])), 128) for n in range(8)])
+    maps = np.stack([outline(circle_scene(np.random.default_rng([7, n])), 128) for n in range(8)])
+    hints = family.encode_control(torch.from_numpy(maps))
     torch.manual_seed(0)
-    controlnet = family.new_controlnet(family.load_unet(str(tiny_base), torch.float32))
+    controlnet = family.new_controlnet(family.load_denoiser(str(tiny_base), torch.float32))
     assert seen(controlnet, hints) < 0.02
     he_start(controlnet)
     assert seen(controlnet, hints) > 0.3

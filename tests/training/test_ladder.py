@@ -100,7 +100,7 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = detect(str(tiny_base))
-    unet = family.load_unet(str(tiny_base), torch.float32)
+    unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
     slim(net, unet, 4)
     moved: set[int] = set()

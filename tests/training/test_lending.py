@@ -48,8 +48,8 @@ def test_images_of_the_live_weights_change_nothing_in_the_run(
     requests = {step: borrowing(ready_workspace, draw) for step in (1, 3, 6)}
     loaded: list[str] = []
     family = type(detect(request_.base))
-    load_unet = family.load_unet
-    monkeypatch.setattr(family, "load_unet", lambda self, *a: loaded.append("unet") or load_unet(self, *a))
+    load_denoiser = family.load_denoiser
+    monkeypatch.setattr(family, "load_denoiser", lambda self, *a: loaded.append("unet") or load_denoiser(self, *a))
     assert train(ready_workspace, lending, requests=requests).outcome == "completed"
 
     assert loaded == ["unet"]  # the trainer's; trying loads none

@@ -47,7 +47,7 @@ def family_base(request: pytest.FixtureRequest) -> str:
 def nets(base: str, rank: int = RANK) -> tuple[Any, Any, Any]:
     """UNet, a new ControlNet, and the same as a Control-LoRA."""
     family = detect(base)
-    unet = family.load_unet(base, torch.float32)
+    unet = family.load_denoiser(base, torch.float32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         whole = family.new_controlnet(unet)

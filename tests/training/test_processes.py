@@ -352,7 +352,7 @@ def test_nothing_that_torch_or_accelerate_will_drop_is_asked_for(two: Two) -> No
 def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     """gloo and NCCL cannot send them: a Control-LoRA over such a base shares them, and all have read the same file."""
     family = detect(str(tiny_base))
-    unet = family.load_unet(str(tiny_base), torch.float32)
+    unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
     slim(net, unet, 4)
     shrink(unet, net)

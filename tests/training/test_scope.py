@@ -40,7 +40,7 @@ def test_only_the_middle_speaks(new_run: RunFactory, ready_workspace: Workspace)
 
 def test_a_hint_encoder_computed_twice_keeps_the_map_alone_and_learns_the_same(tiny_base: Path) -> None:
     family = detect(str(tiny_base))
-    unet = family.load_unet(str(tiny_base), torch.float32)
+    unet = family.load_denoiser(str(tiny_base), torch.float32)
     usual = family.new_controlnet(unet)
     sparing = copy.deepcopy(usual)
     checkpoint_gradients(sparing, unet, "controlnet")

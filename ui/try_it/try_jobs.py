@@ -195,17 +195,17 @@ def _seeds(
     """The wish at as many seeds as were asked for, and the first of them without the net."""
     from dataclasses import replace
 
-    from engine.inference.sampling import to_hint
+    from engine.inference.sampling import fit_control
 
     requests = [replace(first, seed=first.seed + number) for number in range(wish.count)]
     plain = [replace(first, without_control=True)] if wish.compare else []
     drawn = session.generate([*requests, *plain], token, progress, categorical, _sketches(context))
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{wish.run}_{wish.net.name}"
     width, height = drawn[0].size
-    hint = (to_hint(first.control, width, height, categorical) * 255).byte().permute(1, 2, 0).numpy()
+    map = fit_control(first.control, width, height, categorical).numpy()
     from PIL import Image
 
-    control = _save(context, f"{stem}_seed-{first.seed}_{MAP}", Image.fromarray(hint), wish, first, "")
+    control = _save(context, f"{stem}_seed-{first.seed}_{MAP}", Image.fromarray(map), wish, first, "")
     made = _Made([(str(control), "Control image")])
     for request, image in zip(requests, drawn, strict=False):
         path = _save(context, f"{stem}_seed-{request.seed}_{WITH}", image, wish, request, control.name)

@@ -1,0 +1,31 @@
+"""Where the layers of a denoiser and of its control net lie, by module name. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Module names, relative to the net. Code that freezes, quantizes, shares or checkpoints layers reads them here."""
+
+    quantized: tuple[str, ...]
+    """Prefixes of the denoiser's layers that are stored in fp8; its first and last layers keep their precision."""
+    copied: tuple[str, ...]
+    """Prefixes of the control net's layers that begin as copies of the denoiser's, under the same names there."""
+    after_control: tuple[str, ...]
+    """The denoiser's modules behind the control ("decoder"): they train, too, if the base is not locked."""
+    outer_outputs: tuple[str, ...]
+    """The control net's output modules except the one into the denoiser's middle (``only_mid_control``)."""
+    control_encoder: str
+    """The control net's module that reads the control image at full size."""
+
+
+UNET = Layers(
+    quantized=("down_blocks.", "mid_block.", "up_blocks."),
+    copied=("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block."),
+    after_control=("up_blocks", "conv_norm_out", "conv_out"),
+    outer_outputs=("controlnet_down_blocks",),
+    control_encoder="controlnet_cond_embedding",
+)
+"""diffusers' UNet2DConditionModel and ControlNetModel."""
