@@ -68,7 +68,7 @@ class BorrowedSession(TrySession):
             self._use(trainer.family, trainer.base, self._live)
             self._controlnet = (LIVE, trainer.step)
 
-    def _unet(self, family: Family, located: str) -> Any:
+    def _denoiser(self, family: Family, located: str) -> Any:
         return self._trainer.unet
 
 
