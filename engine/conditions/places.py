@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.workspace.paths import Workspace, write_text
+from engine.workspace.paths import Workspace
 
-__all__ = ["models", "use", "workspace", "write_text"]
+__all__ = ["models", "use", "workspace"]
 
 _current: list[Workspace] = []
 

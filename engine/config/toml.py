@@ -12,7 +12,8 @@ from typing import Any
 
 from engine.config import SECTIONS, RunConfig, fields
 from engine.config.presets import flatten
-from engine.workspace.paths import APP_FOLDER, Workspace, write_text
+from engine.disk.durable import atomic_write_text
+from engine.workspace.paths import APP_FOLDER, Workspace
 
 
 def to_toml(config: RunConfig) -> str:
@@ -35,7 +36,7 @@ def lines_of(values: Mapping[str, Any]) -> list[str]:
 
 
 def write_run_file(path: Path, config: RunConfig) -> None:
-    write_text(path, to_toml(config))
+    atomic_write_text(path, to_toml(config))
 
 
 def _value(value: Any) -> str:

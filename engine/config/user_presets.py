@@ -11,8 +11,9 @@ from pathlib import Path
 from engine.config import RunConfig
 from engine.config.presets import Preset, flatten, load_preset, resolve
 from engine.config.toml import lines_of
+from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
-from engine.workspace.paths import safe_name, write_text
+from engine.workspace.paths import safe_name
 
 OF_ONE_RUN = ("name", "data.dataset")
 """Not kept: they belong to a run, not to a way to train."""
@@ -94,7 +95,7 @@ class UserPresets:
         self.folder.mkdir(parents=True, exist_ok=True)
         about = {"preset.title": title, "preset.based_on": below.name}
         text = "# What differs from the preset that it is based on; everything else follows that one.\n"
-        write_text(self.folder / f"{name}.toml", text + "\n".join(lines_of({**about, **changes})) + "\n")
+        atomic_write_text(self.folder / f"{name}.toml", text + "\n".join(lines_of({**about, **changes})) + "\n")
         self.read()
         return name
 

@@ -33,7 +33,7 @@ from engine.data.encode import Fitting, latents_of
 from engine.data.rows import Rows, names_in
 from engine.data.samples import Sample
 from engine.disk.images import load_rgb
-from engine.disk.space import demand_room
+from engine.disk.space import require_space
 from engine.distributed.group import ALONE, Processes
 from engine.families.base import Family
 from engine.families.latents import LatentSpace
@@ -180,7 +180,7 @@ def open_or_build(
         batch: images encoded together, fewer where memory runs out; then ``tell`` hears of it.
 
     Raises:
-        UserError: an image cannot be read any more, or memory does not suffice for one. NoRoom, OSError: the disk is
+        UserError: an image cannot be read any more, or memory does not suffice for one. DiskFull, OSError: the disk is
         full or gone; finished parts are kept. Cancelled: asked for by the owner.
     """
     folder = cache_folder / cache_key(base, samples, plan)
@@ -214,14 +214,14 @@ def _shards(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> list[Pat
 
 
 def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan, space: LatentSpace) -> None:
-    """Raises NoRoom where the latents that are still to be made will not fit: fp16, mean and log-variance."""
+    """Raises DiskFull where the latents that are still to be made will not fit: fp16, mean and log-variance."""
     missing = 0
     for size, stored in entries(samples, plan).items():
         for number, first in enumerate(range(0, len(stored), SHARD)):
             if not _shard(folder, size, number).exists():
                 latent = math.prod(space.shape(*size))
                 missing += len(stored[first : first + SHARD]) * (2 * latent * 2 + 16)
-    demand_room(folder, missing + ROOM_TO_SPARE, "The cache of images and captions")
+    require_space(folder, missing + ROOM_TO_SPARE, "The cache of images and captions")
 
 
 def _forget_texts(folder: Path) -> None:

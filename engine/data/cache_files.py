@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from engine.disk.durable import checksum, checksums, flush
-from engine.disk.space import as_disk_error
+from engine.disk.durable import atomic_write, atomic_write_text, checksum, checksums
 from engine.jobs.control import CancelToken, OnProgress
-from engine.workspace.paths import write_text
+from engine.machine.errors import as_os_error
 
 
 def whole(description: Path, token: CancelToken, progress: OnProgress) -> bool:
@@ -49,19 +47,13 @@ def whole(description: Path, token: CancelToken, progress: OnProgress) -> bool:
 def describe(path: Path, about: dict[str, Any], files: Sequence[Path]) -> None:
     """The part's description, last of all."""
     about["checksums"] = {file.name: known for file, known in zip(files, checksums(files), strict=True)}
-    write_text(path, json.dumps(about, ensure_ascii=False))
+    atomic_write_text(path, json.dumps(about, ensure_ascii=False))
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Raises OSError where the disk does not take it; nothing is left behind."""
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-        flush(temporary)
+        with atomic_write(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
     except SafetensorError as error:
-        temporary.unlink(missing_ok=True)
-        raise as_disk_error(error) from error
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    os.replace(temporary, path)
+        raise as_os_error(error) from error

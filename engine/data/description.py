@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import registry
-from engine.disk.images import replace_bytes
+from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
 
 DESCRIPTION = "dataset.json"
@@ -42,7 +42,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Replaces the file atomically, so a reader sees either the old description or the new one."""
-    replace_bytes(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False).encode("utf-8"))
+    atomic_write_text(folder / DESCRIPTION, json.dumps(description, indent=2, ensure_ascii=False))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from engine.data.scan import look_at, read_images
 from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
-from engine.disk.images import MIN_SIDE, replace_bytes
+from engine.disk.durable import atomic_write_text
+from engine.disk.images import MIN_SIDE
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace, safe_name
@@ -226,7 +227,7 @@ def _claim(dataset_folder: Path, folder: Path, origin: str) -> None:
                 f"It was begun from {before}.",
                 f"Choose another name, or delete {dataset_folder}.",
             )
-    replace_bytes(note, json.dumps({"origin": origin}, ensure_ascii=False).encode("utf-8"))
+    atomic_write_text(note, json.dumps({"origin": origin}, ensure_ascii=False))
 
 
 def _bare(place: str) -> str:

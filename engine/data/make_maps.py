@@ -27,7 +27,7 @@ from engine.disk.images import digest, load_array
 from engine.distributed.group import ALONE, Processes
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.device_errors import out_of_memory
+from engine.machine.errors import is_out_of_memory
 from engine.machine.free_memory import free_memory
 
 SAVE_EVERY = 64  # finished maps between two entries in the index
@@ -184,7 +184,7 @@ class _Worker:
                     images = [image for _, _, image in pictures[first : first + size]]
                     self._call(together, images, self._spec.parameters, maps.extend)
             except _FAILURES as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     break  # the passes below say which image it was, and why
             else:
                 yield from ((sample, content, map) for (sample, content, _), map in zip(pictures, maps, strict=True))
@@ -223,7 +223,7 @@ class _Worker:
         except OSError:
             raise  # the disk: no image's fault
         except _FAILURES as error:
-            what, short = f"No map could be made of {sample.image.name}.", out_of_memory(error)
+            what, short = f"No map could be made of {sample.image.name}.", is_out_of_memory(error)
             why, advice = f"{self._condition.title} failed: {error}.", "Look at the image, or leave it out."
         if short:
             free_memory()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.rows import Rows
 from engine.data.samples import Sample
+from engine.disk.space import free_bytes
 from engine.errors import DataGone
 from engine.jobs.control import OnProgress, Token
 
@@ -101,7 +101,7 @@ def open_or_build(
     folder, key = cache.folder, map_key(dataset, samples)
     done = folder / f"maps-{key}.json"
     if not whole(done, token, progress):
-        if shutil.disk_usage(folder).free < most_bytes(samples, plan) + SPARE_DISK:
+        if free_bytes(folder) < most_bytes(samples, plan) + SPARE_DISK:
             return None
         _forget(folder, key)
         _make(cache, key, dataset, samples, plan, token, progress)

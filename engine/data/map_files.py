@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from engine.disk.images import opened, replace_bytes
+from engine.disk.durable import atomic_write_bytes
+from engine.disk.images import opened
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
 _EFFORT = {"method": 0, "quality": 25}  # of WebP; more takes twice the time for a seventh of the size
@@ -31,14 +32,14 @@ def write(path: Path, map: np.ndarray, type: str, parameters: dict[str, Any], tw
     exif = Image.Exif()
     exif[_DESCRIPTION] = json.dumps({"condition": type, **parameters})
     if two_level and path.suffix == ".png":
-        replace_bytes(path, _one_bit(map, exif.tobytes().removeprefix(_EXIF_START)))
+        atomic_write_bytes(path, _one_bit(map, exif.tobytes().removeprefix(_EXIF_START)), unique=True, flushed=False)
         return
     buffer = io.BytesIO()
     if path.suffix == ".webp":
         Image.fromarray(map).save(buffer, "WEBP", lossless=True, exif=exif, **_EFFORT)
     else:
         Image.fromarray(map).save(buffer, "PNG", compress_level=1, exif=exif)
-    replace_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, buffer.getvalue(), unique=True, flushed=False)
 
 
 def _one_bit(map: np.ndarray, exif: bytes) -> bytes:

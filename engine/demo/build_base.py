@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from engine.demo.shapes import BLOB, PALETTE, SHAPES, draw, random_scene
+from engine.disk.durable import atomic_write
 
 SEED = 20
 SIZE = 128
@@ -140,9 +140,8 @@ def cosine_lr(step: int, total: int, peak: float, warmup: int = 200) -> float:
 
 
 def save_state(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        torch.save(state, temporary)
 
 
 def train_vae(work: Path, steps: int) -> AutoencoderKL:

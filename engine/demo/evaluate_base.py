@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from engine.demo.score import read_scene
 from engine.demo.shapes import PALETTE, SHAPES, contrast
-from engine.disk.images import replace_bytes
+from engine.disk.durable import atomic_write_bytes, atomic_write_text
 
 SCHEDULERS = {"unipc": UniPCMultistepScheduler, "ddim": DDIMScheduler}
 NEEDED = {"colours": 0.90, "shape": 0.85}
@@ -160,9 +160,9 @@ def main(arguments: list[str] | None = None) -> int:
     scores = measure(prompts, read) | {"needed": NEEDED, "settings": settings}
     buffer = io.BytesIO()
     grid(prompts, read, pictures).save(buffer, "WEBP", quality=90)
-    replace_bytes(options.out / "base_grid.webp", buffer.getvalue())
+    atomic_write_bytes(options.out / "base_grid.webp", buffer.getvalue())
     text = json.dumps(scores, indent=2)
-    replace_bytes(options.out / "base_scores.json", (text + "\n").encode("utf-8"))
+    atomic_write_text(options.out / "base_scores.json", text + "\n")
     print(text)
     enough = scores["colours_right"] >= NEEDED["colours"] and scores["shape_right"] >= NEEDED["shape"]
     return 0 if enough else 1

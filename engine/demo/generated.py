@@ -14,7 +14,7 @@ from PIL import Image
 
 from engine.data.scan import CONDITION_NOTE, METADATA
 from engine.demo.shapes import Scene, draw
-from engine.disk.images import replace_bytes
+from engine.disk.durable import atomic_write_bytes, atomic_write_text
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -48,7 +48,7 @@ def write_set(
     ]
     listing = {"recipe": recipe, "scenes": {key: asdict(scene) for key, scene in scenes.items()}}
     note = {"type": condition[0], "parameters": condition[1]}
-    _write_text(folder / SCENES, json.dumps(listing, indent=1))
+    atomic_write_text(folder / SCENES, json.dumps(listing, indent=1))
     for done, (key, scene) in enumerate(scenes.items(), 1):
         if token:
             token.raise_if_cancelled()
@@ -58,8 +58,8 @@ def write_set(
             _write_png(folder / key, picture)
         if progress:
             progress(done, count, key)
-    _write_text(folder / CONDITION_NOTE, json.dumps(note, indent=1))
-    _write_text(folder / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
+    atomic_write_text(folder / CONDITION_NOTE, json.dumps(note, indent=1))
+    atomic_write_text(folder / METADATA, "".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
 
@@ -96,11 +96,7 @@ def _condition_key(key: str) -> str:
     return key.replace("images/", "conditions/", 1)
 
 
-def _write_text(path: Path, text: str) -> None:
-    replace_bytes(path, text.encode("utf-8"))
-
-
 def _write_png(path: Path, image: np.ndarray) -> None:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
-    replace_bytes(path, buffer.getvalue())
+    atomic_write_bytes(path, buffer.getvalue(), flushed=False)

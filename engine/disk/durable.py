@@ -1,7 +1,8 @@
-"""Files that outlive a power cut, and checksums that tell whether they are what was written. Standard library only.
+"""Writes that survive a power cut, and checksums that show whether a file is what was written.
 
-A rename may reach the disk before the bytes of the file that it names: what is renamed into place is flushed first,
-and the folder that holds the new name afterwards.
+A rename may reach the disk before the bytes of the file it names. So a file is written under a temporary name, flushed,
+renamed, and then the folder that holds the new name is flushed. A reader sees the old file or the new one, never half.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -9,27 +10,77 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 THREADS = 4
-"""Hashing and flushing give the interpreter free: the next file is written meanwhile."""
+"""Hashing and flushing release the interpreter lock, so that the next file can be written meanwhile."""
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's bytes, 64 hexadecimal digits: what ``sha256sum`` prints.
+@contextmanager
+def atomic_write(target: Path, *, unique: bool = False, flushed: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; rename it to ``target`` when the block ends without an error.
 
-    It is the fastest cryptographic hash here: processors since about 2018 have instructions for it.
+    After an error the temporary file is removed and ``target`` is as it was.
+
+    Args:
+        unique: give the temporary file a name of its own. Needed where several threads may write ``target``, or where
+            its name is so long that nothing can be appended. Otherwise the name is fixed, so that what a killed process
+            left behind is overwritten by the next write.
+        flushed: False skips the flushes. Only for files that can be made again and whose readers notice a broken one:
+            a flush takes milliseconds, too long for each of a million images.
     """
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp" if unique else f"{target.name}.tmp")
+    try:
+        yield temporary
+        if flushed:
+            move_into_place(temporary, target)
+        else:
+            os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
-def checksums(paths: Sequence[Path]) -> list[str]:
-    """Of several files, some at a time. Raises OSError where one cannot be read."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(checksum, paths))
+def atomic_write_bytes(
+    target: Path, data: bytes | Iterable[bytes], *, unique: bool = False, flushed: bool = True
+) -> None:
+    """Write a file with `atomic_write`, and make its folder if it is missing.
+
+    Args:
+        data: the bytes, or an iterable of pieces that do not fit into memory together.
+    """
+
+    def write() -> None:
+        with atomic_write(target, unique=unique, flushed=flushed) as temporary, temporary.open("wb") as file:
+            file.writelines([data] if isinstance(data, bytes) else data)
+
+    try:
+        write()
+    except FileNotFoundError:  # a look beforehand would cost time, and most folders exist
+        if target.parent.is_dir():
+            raise
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write()
+
+
+def atomic_write_text(target: Path, text: str) -> None:
+    """Write a UTF-8 text file with `atomic_write`."""
+    atomic_write_bytes(target, text.encode("utf-8"))
+
+
+def move_into_place(temporary: Path, target: Path) -> None:
+    """Flush a finished file, or a folder with all its files, then rename it to ``target``.
+
+    A file replaces an existing ``target``. A folder can only take the place of an empty folder or of nothing.
+    """
+    for path in [*sorted(temporary.rglob("*")), temporary]:
+        flush_folder(path) if path.is_dir() else flush(path)
+    os.replace(temporary, target)
+    flush_folder(target.parent)
 
 
 def flush(path: Path) -> None:
@@ -42,49 +93,64 @@ def flush(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk. Windows writes them through by itself and has no such call."""
+    """Wait until the names in a folder are on the disk. Windows has no such call and does not need one."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # some network file systems cannot; the rename is then theirs to keep
+        with contextlib.suppress(OSError):  # some network file systems refuse it
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-class Sealing:
-    """Checksums and flushes of files while the next ones are being written.
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes as 64 hexadecimal digits, as ``sha256sum`` prints it.
 
-    with Sealing() as sealing:
-        write(path); sealing.add(path)
-    sealing.sums()
+    It is the fastest cryptographic hash here: processors since about 2018 have instructions for it.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(paths: Sequence[Path]) -> list[str]:
+    """Checksums of several files, read in parallel. Raises OSError if one cannot be read."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(checksum, paths))
+
+
+class ChecksumPool:
+    """Computes checksums of finished files and flushes them in the background, while the next files are written.
+
+    with ChecksumPool() as pool:
+        write(path); pool.add(path)
+    pool.checksums()
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(THREADS)
-        self._waiting: dict[Path, Future[str]] = {}
+        self._pending: dict[Path, Future[str]] = {}
 
-    def __enter__(self) -> Sealing:
+    def __enter__(self) -> ChecksumPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Wait for all that was added; ``sums`` may be asked afterwards, too."""
+        """Wait until everything that was added is done. ``checksums`` still works afterwards."""
         self._pool.shutdown(wait=True)
 
     def add(self, *paths: Path) -> None:
-        """Files, or folders with all their files, that are written and not touched again."""
+        """Add files, or folders with all their files. They must not change any more."""
         for path in paths:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
-                    self._waiting[file] = self._pool.submit(_seal, file)
+                    self._pending[file] = self._pool.submit(_seal, file)
 
-    def sums(self) -> dict[Path, str]:
-        """Waits for all. Raises OSError where the disk could not take one."""
-        return {path: future.result() for path, future in self._waiting.items()}
+    def checksums(self) -> dict[Path, str]:
+        """Wait for all files and return their checksums. Raises OSError if the disk did not take one."""
+        return {path: future.result() for path, future in self._pending.items()}
 
 
 def _seal(path: Path) -> str:

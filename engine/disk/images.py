@@ -6,7 +6,6 @@ import errno
 import hashlib
 import io
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from engine.disk.durable import atomic_write_bytes
 from engine.errors import UserError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -122,21 +122,6 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name beside ``path`` and renames it; makes the folder."""
-    temporary = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        try:
-            temporary.write_bytes(data)
-        except FileNotFoundError:  # the folder is made where it lacks, not looked for every time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None = None) -> Path:
     """A WebP copy no larger than ``side``, made once per content. ``content``: the file's digest where it is known."""
     target = cache_dir / f"{content or digest(path)}-{side}.webp"
@@ -147,7 +132,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=85)
-        replace_bytes(target, buffer.getvalue())
+        atomic_write_bytes(target, buffer.getvalue(), unique=True, flushed=False)
     return target
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from engine.disk.space import NoRoom, free_bytes, is_full
+from engine.disk.space import DiskFull, free_bytes
 from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Waiting
 from engine.jobs.runner import Emit
+from engine.machine.errors import is_disk_full
 from engine.machine.units import format_bytes
 
 LOOK_SECONDS = 3.0
@@ -36,7 +37,7 @@ class Patience:
         self._folder, self._token, self._emit = folder, token, emit
 
     def until_done(self, what: str, action: Callable[[], T], at_stop: Callable[[UserError], T]) -> T:
-        """``action()``, again and again while it raises NoRoom or OSError.
+        """``action()``, again and again while it raises DiskFull or OSError.
 
         Args:
             what: for people, for example "The checkpoint of step 500".
@@ -46,7 +47,7 @@ class Patience:
         while True:
             try:
                 done = action()
-            except (NoRoom, OSError) as error:
+            except (DiskFull, OSError) as error:
                 problem = error
             else:
                 if told:
@@ -70,7 +71,7 @@ class Patience:
                 self._token.take_save_request()  # Save now means: try now
                 return False
             waited += LOOK_SECONDS
-            if isinstance(problem, NoRoom):
+            if isinstance(problem, DiskFull):
                 if self._free() >= problem.needed:
                     return False
             elif waited >= retry:
@@ -89,16 +90,16 @@ TRY_THIS = "Free some space, or bring the disk back, and resume: the run goes on
 def describe(what: str, problem: Exception, folder: Path) -> str:
     """What stands in the window while the run waits."""
     cause = describe_cause(problem, folder)
-    if is_full(problem):
+    if isinstance(problem, DiskFull) or is_disk_full(problem):
         return f"{what} waits for room on the disk. {cause} Free some space: the run goes on by itself."
     return f"{what} waits for the disk. {cause} The run tries again by itself and keeps everything in memory."
 
 
 def describe_cause(problem: Exception, folder: Path) -> str:
     """Why it was not written, in a sentence."""
-    if isinstance(problem, NoRoom):
+    if isinstance(problem, DiskFull):
         return problem.why
-    if is_full(problem):
+    if is_disk_full(problem):
         try:
             return f"The disk of {folder.name} is full ({format_bytes(free_bytes(folder))} left)."
         except OSError:

@@ -133,7 +133,7 @@ class Sharing:
         except Short:
             raise
         except (RuntimeError, MemoryError) as error:
-            if not oom.out_of_memory(error):
+            if not oom.is_out_of_memory(error):
                 raise
             words = str(error) or "out of memory"  # not the error itself: it holds the tensors of the try
         if self._on_their_way:

@@ -17,7 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from engine.distributed.ddp import Sharing
-from engine.machine.device_errors import out_of_memory
+from engine.machine.errors import is_out_of_memory
 from engine.nets.master_weights import copy_in
 from engine.training.optim import build_optimizer
 
@@ -59,7 +59,7 @@ class Divided(Sharing):
         try:
             return self._mean(work())
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             words = str(error)
         self._end(words)

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from engine.config import RunConfig
-from engine.workspace.paths import Workspace, write_text
+from engine.disk.durable import atomic_write_text
+from engine.workspace.paths import Workspace
 
 FILE = "measurements.json"
 KEPT = 50
@@ -56,7 +57,7 @@ def write(workspace: Workspace, config: RunConfig, machine: str, measured: Measu
     key = key_of(config, machine)
     entries = {name: entry for name, entry in _entries(workspace).items() if name != key}
     entries = dict([*entries.items(), (key, asdict(measured))][-KEPT:])
-    write_text(workspace.cache / FILE, json.dumps(entries, indent=1))
+    atomic_write_text(workspace.cache / FILE, json.dumps(entries, indent=1))
 
 
 def _entries(workspace: Workspace) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from engine.disk.images import digest, load_rgb, replace_bytes
+from engine.disk.durable import atomic_write_bytes
+from engine.disk.images import digest, load_rgb
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 
@@ -43,7 +44,7 @@ class Drawn:
         """Keep an image."""
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=WEBP_QUALITY, lossless=lossless)
-        replace_bytes(self.path(key), buffer.getvalue())
+        atomic_write_bytes(self.path(key), buffer.getvalue(), unique=True, flushed=False)
         return self.path(key)
 
     def open(self, key: str) -> Image.Image | None:

@@ -13,7 +13,6 @@ from engine.conditions import weights
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
-from engine.disk.images import replace_bytes
 from engine.errors import UserError
 from engine.evaluation import effect, obedience
 from engine.evaluation.image_files import webp, write_folder
@@ -68,7 +67,7 @@ def measure_effect(
 
     def fill(folder: Path) -> None:
         found["effect_pictures"] = write_rows(folder, pairs, *drawn)
-        replace_bytes(folder / JSON, json.dumps(found, indent=1, ensure_ascii=False).encode("utf-8"))
+        (folder / JSON).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
 
     write_folder(effect_folder(run.folder, checkpoint.step), fill)
     return found
@@ -87,5 +86,5 @@ def write_rows(
         three = [right[number], blank[number], swapped[number]]
         row = np.concatenate([pair.wanted, *three, effect.other_map(pairs, number)], axis=1)
         rows.append((f"effect-{number:02d}.webp", pair.sample.caption))
-        replace_bytes(folder / rows[-1][0], webp(row))
+        (folder / rows[-1][0]).write_bytes(webp(row))
     return rows

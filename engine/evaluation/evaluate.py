@@ -20,7 +20,6 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.data.samples import Sample
-from engine.disk.images import replace_bytes
 from engine.errors import UserError
 from engine.evaluation import adherence, clip, colour, effect, effect_job, nearest, obedience, report
 from engine.evaluation.image_files import settings_text, webp, write_folder
@@ -251,11 +250,11 @@ def _write(run: Run, found: dict[str, Any], pairs: Sequence[Pair], drawn: _Drawn
                 cfg_scale=settings.guidance_scale, seed=seed + number, checkpoint_step=found["step"],
             )  # fmt: skip
             names.append((f"{number:02d}-row.webp", pair.sample.caption))
-            replace_bytes(folder / names[-1][0], webp(row, text))
+            (folder / names[-1][0]).write_bytes(webp(row, text))
         meters = effect_job.write_rows(folder, pairs[:CLOSER], drawn.right, drawn.blank, drawn.swapped)
         kept = found | {"pictures": names, "effect_pictures": meters}
-        replace_bytes(folder / report.JSON, json.dumps(kept, indent=1, ensure_ascii=False).encode("utf-8"))
-        replace_bytes(folder / report.HTML, report.page(kept).encode("utf-8"))
-        found.update(images=names, effect_pictures=meters)
+        (folder / report.JSON).write_text(json.dumps(kept, indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / report.HTML).write_text(report.page(kept), encoding="utf-8")
+        found.update(pictures=names, effect_pictures=meters)
 
     write_folder(report_folder(run, found["step"]), fill)

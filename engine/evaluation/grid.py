@@ -13,11 +13,12 @@ from typing import Any, TypeVar
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.data.samples import Sample
+from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
 from engine.evaluation.causes import facts_of
 from engine.evaluation.verdict import judge
 from engine.runs.run import Run
-from engine.workspace.paths import Workspace, write_text
+from engine.workspace.paths import Workspace
 
 T = TypeVar("T", int, float)
 
@@ -147,7 +148,7 @@ def grid_file(run: Run) -> Path:
 
 def write_grid(run: Run, grid: Grid) -> None:
     """Note it as the run's last one."""
-    write_text(grid_file(run), json.dumps(asdict(grid), indent=1, ensure_ascii=False))
+    atomic_write_text(grid_file(run), json.dumps(asdict(grid), indent=1, ensure_ascii=False))
 
 
 def read_grid(run: Run) -> Grid | None:

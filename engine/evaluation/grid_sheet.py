@@ -11,7 +11,7 @@ from typing import Any, Literal
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
-from engine.disk.images import replace_bytes
+from engine.disk.durable import atomic_write_bytes
 from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, RowWords
@@ -76,7 +76,7 @@ def save_sheet(grid: Grid, drawn: Drawn, target: Path, kind: Format) -> Path:
         about.add_itxt("Description", _foot(grid))
         options = {"pnginfo": about}
     whole.save(buffer, kind.upper(), **options)
-    replace_bytes(target, buffer.getvalue())
+    atomic_write_bytes(target, buffer.getvalue())
     return target
 
 

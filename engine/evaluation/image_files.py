@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from engine.disk.durable import move_into_place
 from engine.disk.images import opened
 from engine.errors import UserError
 
@@ -60,7 +61,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(old, ignore_errors=True)
             target.replace(old)
             shutil.rmtree(old)
-        temporary.replace(target)
+        move_into_place(temporary, target)
     except OSError as error:
         raise UserError(
             f"{target.name} could not be written.",

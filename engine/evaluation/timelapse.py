@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, Literal
 
 from PIL import Image, ImageDraw
 
+from engine.disk.durable import atomic_write
 from engine.disk.images import load_rgb, opened
 from engine.errors import UserError
 from engine.evaluation.lettering import font_of
@@ -123,19 +122,15 @@ def make_timelapse(
     durations = [each] * (len(frames) - 1) + [max(each, round(LAST_SECONDS * 1000))]
     options: dict[str, Any] = {"quality": 88, "method": 4} if kind == "webp" else {"disposal": 1}
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
     images = drawn()
     try:
         first = next(images)
-        with temporary.open("wb") as file:
+        with atomic_write(target, unique=True) as temporary, temporary.open("wb") as file:
             first.save(file, kind.upper(), save_all=True, append_images=images, duration=durations, loop=0, **options)
-        os.replace(temporary, target)
     except OSError as error:
         raise UserError(
             "The time-lapse was not made.", f"{type(error).__name__}: {error}.", "Free some space, and try again."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     if progress:
         progress(len(frames), len(frames), "Frames")
     return target

@@ -17,7 +17,6 @@ from engine.config import ValidationConfig
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
-from engine.disk.images import replace_bytes
 from engine.evaluation import adherence, colour, obedience
 from engine.evaluation.image_files import TEMPORARY, settings_text, webp, write_folder
 from engine.evaluation.pairs import (
@@ -161,10 +160,10 @@ def make_previews(
         for (name, pair), one, images in zip(named, [*asked, *odd], shown, strict=True):
             text = _text(one, settings, step)
             row = np.concatenate([pair.wanted, *images, pair.original], axis=1)
-            replace_bytes(folder / f"{name}.webp", webp(images[0], text))
-            replace_bytes(folder / f"{name}-row.webp", webp(row, text))
+            (folder / f"{name}.webp").write_bytes(webp(images[0], text))
+            (folder / f"{name}-row.webp").write_bytes(webp(row, text))
         text = json.dumps(about, indent=2, ensure_ascii=False)
-        replace_bytes(folder / "scores.json", text.encode("utf-8"))
+        (folder / "scores.json").write_text(text, encoding="utf-8")
 
     target = out_folder / f"step-{step:06d}"
     with watch(f"Writing the images of step {step:,}"):

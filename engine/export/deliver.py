@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.disk.durable import move_into_place
+from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import ExportResult
 from engine.export.out import CARD_ENDING
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.errors import is_disk_full
 from engine.machine.units import MIB
 
 TEMPORARY = ".copying-"
@@ -151,12 +152,12 @@ def copy_to(
     total = file.stat().st_size
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < total + SPARE_BYTES:
+        if free_bytes(folder) < total + SPARE_BYTES:
             raise _disk_full(file.name)
         _copy(file, temporary, total, token, progress)
-        os.replace(temporary, target)
+        move_into_place(temporary, target)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if is_disk_full(error):
             raise _disk_full(file.name) from error
         raise UserError(
             f"{file.name} could not be copied.", f"{folder}: {error.strerror or error}.", "Choose another folder."

@@ -11,14 +11,14 @@ from typing import Any
 
 from engine.conditions import registry
 from engine.config.presets import resolve
-from engine.disk.durable import Sealing
+from engine.disk.durable import ChecksumPool, atomic_write_text
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import Imported, read_controlnet, store
 from engine.runs.checkpoints import DESCRIPTION, describe_files, seal
 from engine.runs.run import Run, write_run
 from engine.version import VERSION
-from engine.workspace.paths import Workspace, write_text
+from engine.workspace.paths import Workspace
 
 
 def import_as_run(
@@ -71,8 +71,8 @@ def import_as_run(
     try:
         checkpoint = folder / "checkpoints" / f"step-{steps:06d}"
         store(found, checkpoint / "controlnet")
-        with Sealing() as sealing:
-            sealing.add(checkpoint / "controlnet")
+        with ChecksumPool() as pool:
+            pool.add(checkpoint / "controlnet")
         stage(2, "Writing")
         facts = {
             "condition": about,
@@ -83,9 +83,9 @@ def import_as_run(
             "images_seen": int(found.metadata.get("images_seen") or 0),
             "has_ema": False,
             "app": VERSION,
-            **describe_files(checkpoint, sealing.sums()),
+            **describe_files(checkpoint, pool.checksums()),
         }
-        write_text(checkpoint / DESCRIPTION, json.dumps(facts | {"seal": seal(facts)}, indent=2))
+        atomic_write_text(checkpoint / DESCRIPTION, json.dumps(facts | {"seal": seal(facts)}, indent=2))
         run = {
             "config": config.model_dump(mode="json"),
             "origins": {},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Literal
 import torch
 from safetensors.torch import save_file
 
-from engine.disk.durable import Sealing
+from engine.disk.durable import ChecksumPool, atomic_write_text, move_into_place
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, read_config
@@ -27,7 +26,7 @@ from engine.runs.checkpoints import (
     seal,
 )
 from engine.version import VERSION
-from engine.workspace.paths import safe_name, write_text
+from engine.workspace.paths import safe_name
 
 Kind = Literal["equal", "ema"]
 FOLDER = "merged"
@@ -108,17 +107,17 @@ def merge(
         net.mkdir(parents=True)
         shutil.copyfile(newest.folder / "controlnet" / CONFIG, net / CONFIG)
         save_file({key: tensor.float().contiguous() for key, tensor in total.items()}, net / WEIGHTS, {"format": "pt"})
-        with Sealing() as sealing:
-            sealing.add(net)
+        with ChecksumPool() as pool:
+            pool.add(net)
         about = {
             **newest.about,
             "has_ema": False,
             "app": VERSION,
             "merged": {"kind": kind, "steps": [c.step for c in ordered], "shares": [round(s, 6) for s in shares]},
-            **describe_files(temporary, sealing.sums()),
+            **describe_files(temporary, pool.checksums()),
         }
-        write_text(temporary / DESCRIPTION, json.dumps(about | {"seal": seal(about)}, indent=2))
-        os.replace(temporary, target)
+        atomic_write_text(temporary / DESCRIPTION, json.dumps(about | {"seal": seal(about)}, indent=2))
+        move_into_place(temporary, target)
     except OSError as error:
         raise _cannot(f"{error.strerror or error}", "Free some space and try again.") from error
     finally:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.conditions import registry
+from engine.disk.durable import atomic_write_text
 from engine.disk.images import opened
 from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import Preprocessor, preprocessor
 from engine.export.story import Story
-from engine.workspace.paths import write_text
 
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
 MARK = "made_with: ControlNet Studio"
@@ -45,9 +45,9 @@ def write_card(
     if file:
         nodes = workflow.nodes(settings(file, facts, story), near, parameters)
         for name, form in ((EDITOR, workflow.for_editor), (SERVER, workflow.for_server)):
-            write_text(folder / name, json.dumps(form(nodes), indent=2))
-        write_text(folder / NOTE, automatic1111(file, facts, near, story))
-    write_text(folder / README, card(file, kind, facts, config, story, examples))
+            atomic_write_text(folder / name, json.dumps(form(nodes), indent=2))
+        atomic_write_text(folder / NOTE, automatic1111(file, facts, near, story))
+    atomic_write_text(folder / README, card(file, kind, facts, config, story, examples))
 
 
 def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Settings:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.disk.durable import move_into_place
+from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
 from engine.families.files import at_hand
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.errors import as_os_error, is_disk_full
 from engine.machine.units import format_bytes
 
 if TYPE_CHECKING:
@@ -112,10 +114,10 @@ def export(
         _refuse_taken(target, way, overwrite)
         if way.ending:
             _remove(card)
-            temporary_card.replace(card)
+            move_into_place(temporary_card, card)
         if overwrite and target.is_dir():
             shutil.rmtree(target)
-        temporary.replace(target)
+        move_into_place(temporary, target)
     finally:
         _remove(temporary)
         _remove(temporary_card)
@@ -189,7 +191,7 @@ def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:
 def _make_room(target: Path, needed: int) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target.parent).free
+        free = free_bytes(target.parent)
     except OSError as error:
         raise UserError(
             f"{target.parent} cannot be used.", f"{error.strerror or error}.", "Choose another folder."
@@ -204,8 +206,7 @@ def _write(write: Callable[[], None], target: Path) -> None:
     try:
         write()
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error) or "os error 112" in str(error)
-        if full:
+        if is_disk_full(as_os_error(error)):
             raise _disk_full(target, "The disk filled up while it was written.") from error
         raise UserError(
             f"{target.name} could not be written.", f"The system says: {error}.", "Choose another folder."

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from engine.workspace.paths import write_text
+from engine.disk.durable import atomic_write_text
 
 FILE = "size_against_quality.json"
 
@@ -34,7 +34,7 @@ class Table:
 def write_table(table: Table, exports: Path) -> None:
     """Keep it in a run's exports folder."""
     exports.mkdir(parents=True, exist_ok=True)
-    write_text(exports / FILE, json.dumps(asdict(table), indent=2))
+    atomic_write_text(exports / FILE, json.dumps(asdict(table), indent=2))
 
 
 def read_table(exports: Path) -> Table | None:

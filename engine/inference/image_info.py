@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from engine.disk.durable import atomic_write
 from engine.disk.images import opened
 from engine.errors import UserError
 from engine.inference import samplers
@@ -42,9 +43,8 @@ def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any]) -> Pat
     info = PngInfo()
     info.add_text(THEIRS, a1111_text(settings))
     info.add_text(OURS, json.dumps(dict(settings)))
-    temporary = path.with_name(path.name + ".tmp")
-    image.save(temporary, "PNG", pnginfo=info)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        image.save(temporary, "PNG", pnginfo=info)
     return path
 
 

@@ -9,7 +9,7 @@ import errno
 import traceback
 
 from engine.jobs.snapshot import Failure
-from engine.machine.device_errors import device_lost, out_of_memory
+from engine.machine.errors import is_device_lost, is_disk_full, is_out_of_memory
 
 LAST_RESORT = (
     "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to the "
@@ -32,7 +32,7 @@ def describe_crash(error: BaseException) -> Failure:
     details = "".join(traceback.format_exception(error))
     text = str(error)
     first = text.split("\n")[0][:300]
-    if any(device_lost(one) for one in chain(error)):
+    if any(is_device_lost(one) for one in chain(error)):
         return Failure(
             "The graphics card stopped answering.",
             f"{first} The driver was reset or updated, the card was unplugged or overheated, or it hung.",
@@ -40,7 +40,7 @@ def describe_crash(error: BaseException) -> Failure:
             "driver, undo overclocking, and let the card cool.",
             details,
         )
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return Failure(
             "The work ended because memory ran out.",
             first or "The computer has no memory left.",
@@ -68,7 +68,7 @@ def describe_crash(error: BaseException) -> Failure:
 def _of_files(error: OSError, details: str) -> Failure:
     """Words for what the disk refuses."""
     which = f"{error.filename}" if error.filename else "A file"
-    if error.errno == errno.ENOSPC or getattr(error, "winerror", None) in (39, 112):
+    if is_disk_full(error):
         return Failure(
             "The work ended because the disk is full.",
             f"{which} could not be written.",

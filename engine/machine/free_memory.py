@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
-from engine.machine.device_errors import out_of_memory
+from engine.machine.errors import is_out_of_memory
 
 T = TypeVar("T")
 M_ARENA_MAX, ARENAS = -8, 2  # the first: malloc.h
@@ -55,7 +55,7 @@ def attempt(action: Callable[[], T]) -> T | None:
     try:
         return action()
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
     return None
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.workspace.paths import write_pieces
+from engine.disk.durable import atomic_write_bytes
 
 BLOCK = 2**18
 TAIL = 2**16
@@ -94,4 +94,4 @@ def forget_after(folder: Path, step: int) -> None:
 
     # After a pause there is nothing to drop, and the file of a long run is not written anew.
     if path.exists() and sum(map(len, kept())) != path.stat().st_size:
-        write_pieces(path, kept())
+        atomic_write_bytes(path, kept())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import RunConfig, parse
+from engine.disk.durable import atomic_write_text
 from engine.disk.watchdog import SlowDisk
 from engine.errors import UserError
 from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseChanged, PreviewMade, RunOpened, StepDone
@@ -19,7 +20,6 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, add_check, fold, fold_steps
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.metrics import last_turn, read_metrics
-from engine.workspace.paths import write_text
 
 LOG_BLOCK = 2**14
 """Bytes at the end of the log that are read at once: some 200 lines."""
@@ -182,7 +182,7 @@ def read_preview(folder: Path) -> PreviewRecord | None:
 
 def write_run(folder: Path, about: dict[str, Any]) -> None:
     """Write run.json."""
-    write_text(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False))
+    atomic_write_text(folder / "run.json", json.dumps(about, indent=2, ensure_ascii=False))
 
 
 def last_lines(path: Path, count: int, block: int = LOG_BLOCK) -> list[str]:

@@ -24,9 +24,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from engine.disk.durable import Sealing, flush_folder
-from engine.disk.space import as_disk_error, demand_room
+from engine.disk.durable import ChecksumPool, atomic_write_text, flush_folder
+from engine.disk.space import require_space
 from engine.errors import UserError
+from engine.machine.errors import as_os_error
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.ema import averaged_names, averaged_weights
 from engine.nets.lora import put_back, save_factors, save_net, thin_layers
@@ -45,7 +46,6 @@ from engine.runs.checkpoints import (
     temporary_name,
 )
 from engine.version import VERSION
-from engine.workspace.paths import write_text
 
 FREE_SPACE_MARGIN = 64 * 2**20
 DEEPER = "|"  # between the levels of a nested state
@@ -132,7 +132,7 @@ def stage_checkpoint(
         it raises OSError where the disk did not take it.
 
     Raises:
-        NoRoom: the disk has no room for it. OSError: the disk did not take it; nothing is left behind.
+        DiskFull: the disk has no room for it. OSError: the disk did not take it; nothing is left behind.
         UserError: the weights are not numbers any more.
     """
     target = run_folder / "checkpoints" / f"step-{step:06d}"
@@ -142,28 +142,28 @@ def stage_checkpoint(
     _demand_numbers(controlnet, decoder, step)
     target.parent.mkdir(exist_ok=True)  # not the run's folder: where its disk is gone, the place is another disk's
     needed = bytes_needed(controlnet, ema is not None) + (bytes_needed(decoder, False) if decoder is not None else 0)
-    demand_room(target.parent, needed, f"The checkpoint of step {step:,}")
+    require_space(target.parent, needed, f"The checkpoint of step {step:,}")
     temporary = temporary_name(target)
     shutil.rmtree(temporary, ignore_errors=True)
-    sealing = Sealing()
+    pool = ChecksumPool()
     try:
-        _write(temporary, sealing, controlnet, ema, optimizer, scaler, decoder)
+        _write(temporary, pool, controlnet, ema, optimizer, scaler, decoder)
     except BaseException as error:
-        sealing.close()
+        pool.close()
         shutil.rmtree(temporary, ignore_errors=True)
         if isinstance(error, SafetensorError):
-            raise as_disk_error(error) from error
+            raise as_os_error(error) from error
         raise
     facts = {**about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION}
-    return partial(_finish, temporary, target, sealing, facts)
+    return partial(_finish, temporary, target, pool, facts)
 
 
-def _finish(temporary: Path, target: Path, sealing: Sealing, about: dict[str, Any]) -> Checkpoint:
+def _finish(temporary: Path, target: Path, pool: ChecksumPool, about: dict[str, Any]) -> Checkpoint:
     """Everything flushed first, checkpoint.json last, and then the name."""
     try:
-        with sealing:
-            description = {**about, **describe_files(temporary, sealing.sums())}
-        write_text(temporary / DESCRIPTION, json.dumps(description | {"seal": seal(description)}, indent=2))
+        with pool:
+            description = {**about, **describe_files(temporary, pool.checksums())}
+        atomic_write_text(temporary / DESCRIPTION, json.dumps(description | {"seal": seal(description)}, indent=2))
         for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
             flush_folder(folder)
         if target.exists():
@@ -184,7 +184,7 @@ def _finish(temporary: Path, target: Path, sealing: Sealing, about: dict[str, An
 
 def _write(
     folder: Path,
-    sealing: Sealing,
+    pool: ChecksumPool,
     controlnet: Any,
     ema: Any | None,
     optimizer: torch.optim.Optimizer,
@@ -200,24 +200,24 @@ def _write(
     del tensors
     state = {"optimizer": plain, "scaler": scaler, "ema_step": ema.optimization_step if ema is not None else None}
     (state_folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    sealing.add(state_folder)
+    pool.add(state_folder)
     thin = bool(thin_layers(controlnet))
     save_net(controlnet, folder / "controlnet")
-    sealing.add(folder / "controlnet")
+    pool.add(folder / "controlnet")
     if thin:
         save_factors(controlnet, folder / FACTORS)
-        sealing.add(folder / FACTORS)
+        pool.add(folder / FACTORS)
     if decoder is not None:
         (folder / DECODER).parent.mkdir()
         save_file({name: weight.contiguous() for name, weight in decoder.state_dict().items()}, folder / DECODER)
-        sealing.add(folder / DECODER)
+        pool.add(folder / DECODER)
     if ema is not None:
         with averaged_weights(ema, controlnet):
             save_net(controlnet, folder / "controlnet_ema")
-            sealing.add(folder / "controlnet_ema")
+            pool.add(folder / "controlnet_ema")
             if thin:
                 save_factors(controlnet, folder / AVERAGED_FACTORS)
-                sealing.add(folder / AVERAGED_FACTORS)
+                pool.add(folder / AVERAGED_FACTORS)
 
 
 def _demand_numbers(controlnet: Any, decoder: torch.nn.Module | None, step: int) -> None:

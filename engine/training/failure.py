@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import DataGone, UserError
 from engine.jobs.faults import chain
-from engine.machine.device_errors import device_lost
+from engine.machine.errors import is_device_lost
 from engine.runs.run import Recorder, Run
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def broke_off(run: Run, trainer: Trainer | None, recorder: Recorder, error: Base
     words = None
     if trainer is not None:
         trainer.promises.saving.settle()
-    if any(device_lost(one) for one in chain(error)):
+    if any(is_device_lost(one) for one in chain(error)):
         words = _card_is_lost(run, error)
     elif trainer is not None and isinstance(error, DataGone):
         _save(trainer)
@@ -42,7 +42,7 @@ def close(trainer: Trainer) -> None:
     try:
         trainer.close()
     except RuntimeError as error:
-        if not device_lost(error):
+        if not is_device_lost(error):
             raise
 
 
@@ -50,7 +50,7 @@ def _card_is_lost(run: Run, error: BaseException) -> UserError:
     _lost[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
     saved = run.last_step
     left = f"the checkpoint of step {saved:,} is whole" if saved else "nothing had been saved yet"
-    first = next(str(one) for one in chain(error) if device_lost(one)).split("\n")[0][:200]
+    first = next(str(one) for one in chain(error) if is_device_lost(one)).split("\n")[0][:200]
     return UserError(
         "The graphics card stopped answering.",
         f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. What it held cannot be "

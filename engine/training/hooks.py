@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.disk.retry import Patience
-from engine.disk.space import demand_room, free_bytes
+from engine.disk.space import free_bytes, require_space
 from engine.disk.watchdog import SlowDisk
 from engine.errors import DataGone
 from engine.jobs.control import Cancelled
@@ -119,7 +119,7 @@ class Promises:
         def room() -> bool:
             with self.slow.watching("Looking for room on the disk"):
                 trainer.run_folder.stat()  # where its disk is gone, the place is another disk's
-                demand_room(trainer.run_folder, needed, what)
+                require_space(trainer.run_folder, needed, what)
             return True
 
         if self.patience.until_done(what, room, lambda problem: False):

@@ -13,7 +13,7 @@ from engine.jobs.events import Checked, Event, Message, PreviewMade
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.machine.clock import awake
-from engine.machine.device_errors import device_lost
+from engine.machine.errors import is_device_lost
 from engine.machine.free_memory import attempt
 from engine.nets.master_weights import as_exported
 from engine.runs.metrics import read_metrics
@@ -113,7 +113,7 @@ class Checks:
                 self._leave_out()
             return bool(made)
         except Exception as error:
-            if device_lost(error):
+            if is_device_lost(error):
                 raise  # nothing will work any more: the run ends with words of its own
             self._off = True
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]

@@ -21,7 +21,7 @@ from engine.config import RunConfig, parse
 from engine.config.presets import flatten, unflatten
 from engine.errors import UserError
 from engine.jobs.events import Message
-from engine.machine.device_errors import out_of_memory as out_of_memory
+from engine.machine.errors import is_out_of_memory as is_out_of_memory
 from engine.machine.free_memory import attempt, free_memory
 from engine.nets.ema import averaged_parameters
 from engine.nets.fp8 import shrink
@@ -179,7 +179,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T], rung: Rung |
     try:
         return action()
     except (RuntimeError, MemoryError) as first:
-        if not out_of_memory(first):
+        if not is_out_of_memory(first):
             raise
     clear(trainer)
     settings, words = (rung.settings, rung.words) if rung is not None else ({}, "memory was freed")
@@ -192,7 +192,7 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T], rung: Rung |
             apply(trainer, rung)
         return action()
     except (RuntimeError, MemoryError) as second:
-        if not out_of_memory(second):
+        if not is_out_of_memory(second):
             raise
         error = second
     raise UserError(

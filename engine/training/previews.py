@@ -14,7 +14,7 @@ from engine.evaluation.validate import Known, make_previews
 from engine.inference.sampling import Text, in_pieces
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
-from engine.machine.device_errors import device_lost
+from engine.machine.errors import is_device_lost
 from engine.nets.master_weights import as_exported
 from engine.runs.run import PreviewRecord
 from engine.training import oom
@@ -55,7 +55,7 @@ class DrawPreviews:
                 raise
             return  # a pause does not wait for images: the loop saves and ends
         except Exception as error:
-            if device_lost(error):
+            if is_device_lost(error):
                 raise  # nothing will work any more: the run ends with words of its own
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
             trainer.emit(Message(f"The images of step {step:,} could not be made: {error} ({detail})", "warning"))
@@ -90,7 +90,7 @@ class DrawPreviews:
                     watching=trainer.promises.slow.watching,
                 )
         except (RuntimeError, MemoryError) as error:
-            if not oom.out_of_memory(error):
+            if not oom.is_out_of_memory(error):
                 raise
             return None
 

@@ -13,7 +13,7 @@ import torch
 
 from engine.errors import UserError
 from engine.jobs.events import Message
-from engine.machine.device_errors import device_lost, out_of_memory
+from engine.machine.errors import is_device_lost, is_out_of_memory
 
 if TYPE_CHECKING:
     from engine.training.trainer import Trainer
@@ -84,7 +84,7 @@ def is_compiled(trainer: Trainer) -> bool:
 
 def gave_up(trainer: Trainer, error: BaseException) -> bool:
     """Whether a fault of a step may be the compiler's: then the nets are plain from now on, and the step is retried."""
-    if not is_compiled(trainer) or isinstance(error, UserError) or device_lost(error) or out_of_memory(error):
+    if not is_compiled(trainer) or isinstance(error, UserError) or is_device_lost(error) or is_out_of_memory(error):
         return False
     _go_on_plain(trainer, error)
     return True

@@ -51,7 +51,7 @@ def take_step(trainer: Trainer) -> torch.Tensor | Trouble:
         trainer.sharing.went_well()
         return loss
     except Exception as error:
-        if oom.out_of_memory(error):
+        if oom.is_out_of_memory(error):
             return Trouble.MEMORY
         if not speed.gave_up(trainer, error):
             raise

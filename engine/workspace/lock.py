@@ -22,8 +22,9 @@ from types import TracebackType
 import psutil
 from filelock import FileLock, Timeout
 
+from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
-from engine.workspace.paths import Workspace, write_text
+from engine.workspace.paths import Workspace
 
 FILE = "in-use.json"
 SAME_START_SECONDS = 2.0
@@ -114,7 +115,7 @@ class WorkspaceLock:
                 owner = self._read()
                 if owner is not None and owner.alive:
                     raise InUse(owner, self._root)
-                write_text(self._path, self._text())
+                atomic_write_text(self._path, self._text())
         except Timeout as error:
             raise UserError(
                 "This workspace could not be opened.", "Several apps are being started on it at once.", "Start again."
@@ -148,7 +149,7 @@ class WorkspaceLock:
     def tell(self, address: str) -> None:
         """Add where the window answers, for whoever comes second."""
         self._owner = Owner(**{**asdict(self._owner), "address": address})
-        write_text(self._path, self._text())
+        atomic_write_text(self._path, self._text())
 
     def release(self) -> None:
         """Give the workspace back, if it is still held by this app. A disk that is gone is no fault here."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
-from engine.disk.durable import flush, flush_folder
+from engine.disk.space import free_bytes
 from engine.errors import UserError
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
@@ -133,7 +131,7 @@ class Workspace:
         )
 
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
+        return free_bytes(self.root)
 
 
 def safe_name(name: str) -> str:
@@ -142,22 +140,3 @@ def safe_name(name: str) -> str:
     if not cleaned or cleaned.split(".")[0].lower() in RESERVED:
         cleaned = f"my-{cleaned}" if cleaned else "unnamed"
     return cleaned
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new one, also after a power cut."""
-    write_pieces(path, [text.encode("utf-8")])
-
-
-def write_pieces(path: Path, pieces: Iterable[bytes]) -> None:
-    """As ``write_text``, of a file that is not in memory as a whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.writelines(pieces)
-        flush(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
-from engine.workspace.paths import Workspace, write_text
+from engine.workspace.paths import Workspace
 
 FILE = "remembered.json"
 KEYS = ("comfyui", "a1111", "hub_repository")
@@ -30,7 +31,9 @@ def remember(workspace: Workspace, **values: str) -> None:
     unknown = set(values) - set(KEYS)
     assert not unknown, f"not to be remembered: {unknown}"
     try:
-        write_text(workspace.root / FILE, json.dumps(remembered(workspace) | values, indent=2, ensure_ascii=False))
+        atomic_write_text(
+            workspace.root / FILE, json.dumps(remembered(workspace) | values, indent=2, ensure_ascii=False)
+        )
     except OSError as error:
         raise UserError(
             "The folder could not be remembered.",

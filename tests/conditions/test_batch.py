@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,10 +136,14 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(dataset: Dataset, monkeypat
 
 
 def test_a_full_disk_ends_the_run_with_a_sentence(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
+    real = os.replace
 
-    monkeypatch.setattr(map_files, "replace_bytes", full)
+    def full(old: Path, new: Path) -> None:
+        if new.suffix == ".png":
+            raise OSError(28, "No space left on device")
+        real(old, new)
+
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="No space left on device"):
         make_all(dataset, "canny")
 

@@ -18,6 +18,7 @@ from engine.data.dataset import Dataset
 from engine.data.importing import ImportResult, import_source
 from engine.data.index import Index
 from engine.disk import images
+from engine.disk.durable import atomic_write_bytes
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 
@@ -67,7 +68,7 @@ def test_very_long_names(workspace: Workspace, folder: Path) -> None:
     dataset = Dataset.open(result.folder)
     dataset.set_condition("canny")
     path = dataset.condition_path(dataset.sample(name))
-    images.replace_bytes(path, b"a map")
+    atomic_write_bytes(path, b"a map")
     assert path.parent == dataset.folder / "conditions" and path.name.startswith("ä" * 40)
     assert dataset.condition_path(dataset.sample("coffee.jpg")).name == "coffee.jpg.png"
 
@@ -198,10 +199,8 @@ def test_a_folder_that_may_only_be_read_is_enough_and_a_closed_workspace_is_told
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
-    real = images.replace_bytes
-    monkeypatch.setattr(
-        "engine.data.description.replace_bytes", lambda path, data: written.append(path) or real(path, data)
-    )
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: written.append(Path(new)) or real(old, new))
     before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
     folder.chmod(0o555)
     import_source(workspace, str(folder))

@@ -18,7 +18,7 @@ from engine.data.crop import shared_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.samples import Sample
 from engine.data.scan import scan_folder
-from engine.disk.space import NoRoom
+from engine.disk.space import DiskFull
 from engine.errors import UserError
 from engine.families.registry import Family, detect
 from engine.jobs.control import Cancelled, Control
@@ -179,7 +179,7 @@ def test_a_full_disk_is_noticed_before_anything_is_encoded(
 ) -> None:
     monkeypatch.setattr("engine.disk.space.free_bytes", lambda folder: 1000)
     monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("began"))
-    with pytest.raises(NoRoom, match="The cache .* was not written"):
+    with pytest.raises(DiskFull, match="The cache .* was not written"):
         build(tmp_path, tiny_base, samples)
 
 

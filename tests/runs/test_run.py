@@ -84,7 +84,7 @@ def test_what_has_nothing_to_forget_is_not_written_anew(folder: Path, monkeypatc
     recorder = Recorder(folder, lambda event: None)
     recorder(step(1))
     recorder.note("paused", 1)
-    monkeypatch.setattr("engine.runs.metrics.write_pieces", lambda *_: pytest.fail("it was written anew"))
+    monkeypatch.setattr("engine.runs.metrics.atomic_write_bytes", lambda *_: pytest.fail("it was written anew"))
     forget_after(folder, 1)
     forget_after(folder.with_name("nothing here"), 1)
 

@@ -246,10 +246,10 @@ def test_all_that_was_added_is_sealed_however_many_wait(tmp_path: Path, monkeypa
     files = [tmp_path / str(number) for number in range(3 * durable.THREADS)]
     for file in files:
         file.write_text(file.name, encoding="utf-8")
-    with durable.Sealing() as sealing:
-        sealing.add(*files)
+    with durable.ChecksumPool() as pool:
+        pool.add(*files)
         threading.Timer(0.1, gate.set).start()
-    assert sealing.sums() == {file: durable.checksum(file) for file in files}
+    assert pool.checksums() == {file: durable.checksum(file) for file in files}
 
 
 def _empty_run(tmp_path: Path) -> Path:

@@ -26,6 +26,7 @@ from engine.disk.watchdog import SlowDisk
 from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PreviewMade, StepDone, Waiting
 from engine.jobs.runner import Emit
+from engine.machine.errors import as_os_error, is_disk_full
 from engine.training import checkpointer
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
@@ -391,9 +392,9 @@ def test_whatever_hangs_is_told_while_it_hangs(
 
 
 def test_what_the_system_says_is_taken_out_of_the_library_s_words() -> None:
-    error = space.as_disk_error(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
-    assert space.is_full(error)
+    error = as_os_error(Exception("Error while serializing: I/O error: No space left on device (os error 28)"))
+    assert is_disk_full(error)
     other = Exception("something else")
-    assert space.as_disk_error(other) is other, "no reason to wait for the disk"
+    assert as_os_error(other) is other, "no reason to wait for the disk"
     with pytest.raises(UserError, match="has .* left"):
-        space.demand_room(Path.cwd(), 2**62, "A thing")
+        space.require_space(Path.cwd(), 2**62, "A thing")

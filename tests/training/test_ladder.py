@@ -16,12 +16,13 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.jobs.events import CheckpointSaved, PreviewMade, StepDone
+from engine.machine.errors import is_out_of_memory
 from engine.nets import ema
 from engine.nets.lora import slim
 from engine.nets.master_weights import WorkingNets
 from engine.runs.run import Run
 from engine.training import oom
-from engine.training.oom import Rung, average_rung, cap_allocator, climbed, next_rung, out_of_memory
+from engine.training.oom import Rung, average_rung, cap_allocator, climbed, next_rung
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
 
@@ -350,10 +351,10 @@ def test_parameters_that_moved_before_it_broke_off_do_not_move_twice() -> None:
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
-    assert out_of_memory(torch.OutOfMemoryError("x")) and out_of_memory(MemoryError())
-    assert out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
-    assert not out_of_memory(RuntimeError("shapes cannot be multiplied"))
-    assert not out_of_memory(ValueError("out of memory"))
+    assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 @pytest.mark.parametrize(("system", "expected"), [("Windows", [(8 - 2 - 0.25) / 8]), ("Linux", [])])

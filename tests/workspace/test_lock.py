@@ -145,7 +145,7 @@ def test_a_folder_that_cannot_be_written_is_told(workspace: Workspace, monkeypat
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("engine.workspace.lock.write_text", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(UserError, match="Permission denied"):
         WorkspaceLock(workspace, "the window").take()
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.disk.durable import atomic_write
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.runner import Emit, Work
@@ -247,9 +248,8 @@ def _sketches(context: AppContext) -> Callable[[Any], None]:
         nonlocal number
         number += 1
         path = context.workspace.thumbnails / f"try-look-{number % 2}.webp"
-        temporary = path.with_suffix(".tmp")
-        image.save(temporary, "WEBP", quality=80)
-        temporary.replace(path)
+        with atomic_write(path, flushed=False) as temporary:
+            image.save(temporary, "WEBP", quality=80)
         context.result(LOOK, where=str(path), note=f"{time.monotonic()}")  # every one is new to the pages
 
     return show

@@ -19,6 +19,7 @@ import numpy as np
 
 from engine.conditions import places
 from engine.conditions.declaration import ConditionType, Parameter
+from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
 
 EXTERNAL = ConditionType(
@@ -99,7 +100,7 @@ def command_of(program: str) -> list[str] | None:
 def allow(program: str) -> None:
     """Notes that a person at this machine wants this very program, or this content of a Python file, to run."""
     known = _allowed() | {_mark(program)}
-    places.write_text(places.workspace() / ALLOWED, json.dumps(sorted(known), indent=1))
+    atomic_write_text(places.workspace() / ALLOWED, json.dumps(sorted(known), indent=1))
 
 
 def require(program: str) -> None:

@@ -23,7 +23,8 @@ from engine.data.doctor.finding import Finding, Hit
 from engine.data.doctor.store import Store
 from engine.data.samples import Sample
 from engine.data.treatment import Correction
-from engine.disk.images import digest, load_rgb, replace_bytes
+from engine.disk.durable import atomic_write_bytes
+from engine.disk.images import digest, load_rgb
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -164,7 +165,7 @@ def _write(
     relative = Path(FOLDER) / f"{part}s" / f"{sample.key}{ending}"
     target = dataset.folder / relative
     try:
-        replace_bytes(target, buffer.getvalue())
+        atomic_write_bytes(target, buffer.getvalue(), unique=True)
         facts = target.stat()
     except OSError as error:
         raise UserError(

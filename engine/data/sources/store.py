@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.layouts.listed import METADATA
+from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS, inspect, opened
 from engine.errors import UserError
 
@@ -66,8 +67,11 @@ class Store:
         if not path.exists():
             return set()
         present: set[str] = set()
-        temporary = path.with_name(METADATA + ".tmp")
-        with path.open(encoding="utf-8") as old, temporary.open("w", encoding="utf-8") as new:
+        with (
+            atomic_write(path) as temporary,
+            path.open(encoding="utf-8") as old,
+            temporary.open("w", encoding="utf-8") as new,
+        ):
             for line in old:
                 try:
                     row = json.loads(line)
@@ -75,7 +79,6 @@ class Store:
                     continue
                 present.add(Path(row["file_name"]).stem)
                 new.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(temporary, path)
         return present
 
     def check(self, name: str, data: bytes, suffix: str = "", min_size: tuple[int, int] = (0, 0)) -> str:

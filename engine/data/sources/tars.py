@@ -6,15 +6,14 @@ Members are taken out one at a time into the dataset's own folder, and only plai
 from __future__ import annotations
 
 import errno
-import os
 import tarfile
-import uuid
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.model import CAPTION_EXTENSIONS
 from engine.data.sources.model import Fetched, Source, files_of
+from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
@@ -154,16 +153,12 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> boo
     source = tar.extractfile(member)
     assert source is not None  # a plain file
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
+    with atomic_write(target, unique=True, flushed=False) as temporary:
         with temporary.open("xb") as file:
             while piece := source.read(_PIECE):
                 file.write(piece)
         if temporary.stat().st_size != member.size:
             raise tarfile.ReadError("the end of the archive is missing")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
     return True
 
 
