@@ -42,7 +42,7 @@ SHARES = {"circle": 0.75, "square": 1.4, "triangle": 1.4, "star": 1.4, "blob": 0
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """A byte-pair tokenizer in CLIP's format whose merges cover the caption words; other words are spelled out."""
-    words = " ".join([*PALETTE, *SHAPES, BLOB, "with background a an on the and of image photo flat"]).split()
+    words = " ".join([*PALETTE, *SHAPES, BLOB, "with background a an on the and of picture photo flat"]).split()
     model = Tokenizer(BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     model.pre_tokenizer = ByteLevel(add_prefix_space=False)
     alphabet = sorted(ByteLevel.alphabet())
