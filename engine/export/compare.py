@@ -16,13 +16,13 @@ from engine.errors import UserError
 from engine.evaluation.validate import make_previews
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
 from engine.export.out import export
-from engine.export.self_check import net_of
 from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
 from engine.nets.importing import read_controlnet
+from engine.nets.outputs import net_of
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace

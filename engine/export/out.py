@@ -156,7 +156,7 @@ def _against_base(
 ) -> Source:
     from engine.export.control_lora import against_base, as_trained
     from engine.export.source import read_factors
-    from engine.nets.importing import base_weights
+    from engine.nets.importing import copied_weights
 
     if not base:
         raise UserError(
@@ -164,11 +164,11 @@ def _against_base(
             f"It is the difference to the base {source.metadata.get('base', '')}, and that was not found here.",
             "Put the base back into the models folder, or choose another format.",
         )
-    trunk, trained = base_weights(family, base), whole.trained_rank
+    copied, trained = copied_weights(family, base), whole.trained_rank
     if trained and rank in (AS_TRAINED, trained):
         precision = str(whole.about["control_lora"].get("precision", "fp32"))
-        return as_trained(source, read_factors(whole, weights), trunk, trained, precision)
-    return against_base(source, trunk, rank or DEFAULT_RANK, token)
+        return as_trained(source, read_factors(whole, weights), copied, trained, precision)
+    return against_base(source, copied, rank or DEFAULT_RANK, token)
 
 
 def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:

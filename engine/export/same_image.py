@@ -9,13 +9,14 @@ import psutil
 import torch
 
 from engine.errors import UserError
-from engine.export.self_check import Tensors, failed, net_of
+from engine.export.self_check import Tensors, failed
 from engine.export.source import Source
 from engine.families.registry import Family
 from engine.inference.sampling import Drawing, Text, decode, draw_latents, fit_control
 from engine.jobs.control import CancelToken
 from engine.machine.free_memory import free_memory
 from engine.machine.units import GIB, format_bytes
+from engine.nets.outputs import net_of
 
 STEPS = 4
 SIDE = 128  # px; enough for a comparison, and seconds even for SD 1.5 on a processor
@@ -61,7 +62,7 @@ def check(
     first = drawing.draw(net_of(source.config, source.original), token)
     second = drawing.draw(net_of(source.config, source.whole(tensors, name)), token)
     difference = float(np.abs(first.astype(int) - second).mean())
-    exact = source.base is None or source.trained_thin
+    exact = source.base is None or source.trained_as_lora
     if exact and difference > TOLERANCE[source.coarsest]:
         raise failed(f"the file draws another image than the checkpoint (by {difference:.1f} of 255 grey levels)")
     return f"The same seed draws the same image from both (mean difference {difference:.2f} of 255)."

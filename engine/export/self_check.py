@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
-from diffusers import ControlNetModel
 
 from engine.errors import UserError
 from engine.export import readers
 from engine.export.source import Source
+from engine.nets.outputs import empty_net, largest_difference
+from engine.nets.reading import DIFFUSERS_TRIGGER
 
-TRIGGER = "controlnet_cond_embedding.conv_in.weight"  # by which ComfyUI and AUTOMATIC1111 know the names of diffusers
 # Of the strongest output: rounding to 11 (8) significant bits, a little of it added up through the layers.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 
@@ -39,7 +38,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     for words, names in (
         ("lacks", expected - tensors.keys()),
         ("has, and the net does not know,", tensors.keys() - expected),
-        ("lacks what ComfyUI looks for:", {TRIGGER} - tensors.keys()),
+        ("lacks what ComfyUI looks for:", {DIFFUSERS_TRIGGER} - tensors.keys()),
     ):
         if names:
             raise failed(f"the file {words} {min(names)} ({len(names)} of {len(expected)} tensors)")
@@ -57,7 +56,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     if source.base is not None:
         if difference != difference:
             raise failed("the net answers with no numbers")
-        if source.trained_thin:
+        if source.trained_as_lora:
             _same_answers(source, difference)
             return (
                 f"Read back: {len(tensors)} tensors, all finite and as they were trained, in {source.precision}; with "
@@ -95,51 +94,6 @@ def check_readers(path: Path, source: Source, stem: str, file_tag: str) -> str:
     except readers.Misread as error:
         raise failed(str(error)) from error
     return f"By their rules ComfyUI, AUTOMATIC1111 and Forge take it for {kind}."
-
-
-def empty_net(config: dict[str, Any]) -> Any:
-    """The net of a config on the meta device: names and shapes, no memory."""
-    with init_empty_weights():
-        return ControlNetModel.from_config(config)
-
-
-def largest_difference(config: dict[str, Any], first: Tensors, second: Tensors) -> float:
-    """Of the outputs for one fixed input, both computed in fp32; a share of the strongest output."""
-    one, other = answers(config, first), answers(config, second)
-    strongest = max(float(output.abs().max()) for output in one)
-    apart = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
-    return apart / strongest if strongest > 0 else apart
-
-
-@torch.no_grad()
-def answers(config: dict[str, Any], tensors: Tensors) -> list[torch.Tensor]:
-    """The residuals that the net adds to the UNet, for 8 x 8 latents of fixed noise under a fixed map."""
-    net = net_of(config, tensors)
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn((1, net.config.in_channels, 8, 8), generator=generator)
-    text = torch.randn((1, 8, net.config.cross_attention_dim), generator=generator)
-    hint = torch.rand((1, net.config.conditioning_channels, 64, 64), generator=generator)
-    more = _more_inputs(net.config, generator)
-    down, middle = net(
-        latents, torch.tensor([500]), text, controlnet_cond=hint, added_cond_kwargs=more, return_dict=False
-    )
-    return [*down, middle]
-
-
-def net_of(config: dict[str, Any], tensors: Tensors) -> Any:
-    """A net for drawing with these weights, in fp32."""
-    net = empty_net(config)
-    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    return net.eval().requires_grad_(False)
-
-
-def _more_inputs(config: Any, generator: torch.Generator) -> dict[str, torch.Tensor] | None:
-    """The pooled text and the six sizes that some nets read besides (SDXL, Podell et al. 2023)."""
-    if config.addition_embed_type != "text_time":
-        return None
-    width = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    sizes = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]])
-    return {"text_embeds": torch.randn((1, width), generator=generator), "time_ids": sizes}
 
 
 def failed(why: str) -> UserError:

@@ -11,8 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from engine.export.source import Source
-
-CONFIG_KEY = "controlnet_config"  # lets diffusers users, and us, build the net without guessing
+from engine.nets.controlnet_files import CONFIG_KEY
 
 
 def write(path: Path, source: Source) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from engine.errors import UserError
 from engine.export.story import UNKNOWN, Story
+from engine.nets import low_rank_math
 from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, Checkpoint, demand_whole, look
 from engine.version import VERSION
@@ -26,35 +27,31 @@ class Source:
     """One net, ready to be written."""
 
     config: dict[str, Any]
-    """The net's config.json without paths of this computer."""
+    """The net's config.json without this computer's paths."""
     original: dict[str, torch.Tensor]
     """The checkpoint's own weights (fp32)."""
     tensors: dict[str, torch.Tensor]
-    """The same, in the precision that is written."""
+    """What is written, in the export's precision: whole weights, or low-rank factors."""
     precision: str
     metadata: dict[str, str]
-    """For the file's header: no private path, no caption."""
+    """For the file's header. Holds no private path and no caption."""
     base: dict[str, torch.Tensor] | None = None
-    """The base's UNet (fp32), where ``tensors`` hold only what differs from it."""
+    """The base's weights that the net copies (fp32), if ``tensors`` are low-rank factors; else None."""
     error: float = 0.0
-    """What was lost of that difference, 0 to 1."""
-    trained_thin: bool = False
-    """``tensors`` are the thin matrices that the run trained, not an approximation."""
-    trained_in: str = "fp32"
-    """Precision in which the base stood while such matrices were trained."""
+    """Share of the difference to the base that the factors lost, 0 to 1."""
+    trained_as_lora: bool = False
+    """``tensors`` are the factors that the run trained, not an approximation."""
+    base_precision: str = "fp32"
+    """Precision of the base while such factors were trained."""
 
     def whole(self, tensors: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:
-        """The net that a reader has in the end: ``tensors`` as they are, or put back together with the base."""
-        if self.base is None:
-            return tensors
-        from engine.export import control_lora
-
-        return control_lora.rebuild(tensors, self.base, name)
+        """The whole weights that a reader ends up with. ``name``: of the file, for the error."""
+        return tensors if self.base is None else low_rank_math.restore(tensors, self.base, name)
 
     @property
     def coarsest(self) -> str:
-        """Of the precisions that stand between the checkpoint's answers and the file's."""
-        return max(self.precision, self.trained_in, key=COARSENESS.index)
+        """The coarsest precision on the way from the checkpoint's outputs to the file's."""
+        return max(self.precision, self.base_precision, key=COARSENESS.index)
 
     @property
     def bytes(self) -> int:

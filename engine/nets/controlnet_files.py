@@ -10,6 +10,8 @@ from engine.errors import UserError
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG_KEY = "controlnet_config"
+"""Header entry of a single file that holds the net's config, so that readers need not guess it."""
 LIKE_THE_BASE = {
     "cross_attention_dim": "the width of its text",
     "block_out_channels": "the widths of its blocks",

@@ -18,10 +18,11 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from engine.errors import UserError
-from engine.export import control_lora
 from engine.families.base import read_component_config
 from engine.families.registry import Family
+from engine.nets import low_rank_math
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
+from engine.nets.ldm_keys import rename_from_ldm
 from engine.nets.reading import NetFile, read_net_file
 
 Tensors = dict[str, torch.Tensor]
@@ -54,11 +55,11 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
     expected = expected_config(family, unet_config)
     tensors, config = file.tensors, file.config
     if file.needs_base:
-        trunk = base_weights(family, base)
+        copied = copied_weights(family, base)
         if file.format == "control_lora":
-            tensors = control_lora.restore(tensors, expected, trunk, file.path.name)
+            tensors = restore_control_lora(tensors, expected, copied, file.path.name)
         else:
-            tensors = {n: t + trunk[n].to(t.dtype) if n in trunk else t for n, t in tensors.items()}
+            tensors = {n: t + copied[n].to(t.dtype) if n in copied else t for n, t in tensors.items()}
     said = config_from_shapes(tensors, file.path.name)
     check_fits(said, unet_config, file.path.name, base)
     hint = {"conditioning_embedding_out_channels": said["conditioning_embedding_out_channels"]}
@@ -98,9 +99,28 @@ def expected_config(family: Family, unet: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def base_weights(family: Family, base: str) -> Tensors:
-    """The UNet's weights in fp32, by their diffusers names."""
-    return dict(family.load_denoiser(base, torch.float32).state_dict())
+def copied_weights(family: Family, base: str) -> Tensors:
+    """The base's weights that a control net begins as a copy of: fp32, by diffusers names."""
+    weights = family.load_denoiser(base, torch.float32).state_dict()
+    return {name: weight for name, weight in weights.items() if name.startswith(family.layers.copied)}
+
+
+def restore_control_lora(tensors: Tensors, config: Mapping[str, Any], copied: Tensors, file: str) -> Tensors:
+    """The whole net, fp32 under diffusers names, from a Control-LoRA under LDM names.
+
+    Args:
+        config: of a net for the base.
+        copied: from ``copied_weights``.
+        file: the file's name, for the error.
+
+    Raises:
+        UserError: it was made for a base of another shape.
+    """
+    try:
+        named = rename_from_ldm(tensors, config)
+    except UserError as error:
+        raise low_rank_math.wrong_base(file, "its parts have other names") from error
+    return low_rank_math.restore(named, copied, file)
 
 
 def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.export.control_lora import TRUNK, thin_product, worth_it
+from engine.families.layers import UNET
 from engine.nets import fp8
 from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.low_rank_math import factorize, is_smaller
 
 DEAD = 1e-6  # of a layer's strongest direction: a weaker one holds rounding alone
 
@@ -63,7 +64,7 @@ def slim(controlnet: Any, unet: Any, rank: int, moved: bool = False, device: tor
     base = dict(unet.named_parameters())
     for name, layer in list(controlnet.named_modules()):
         key = f"{name}.weight"
-        if type(layer) not in KINDS or not key.startswith(TRUNK) or not worth_it(key, layer.weight, base, rank):
+        if type(layer) not in KINDS or not key.startswith(UNET.copied) or not is_smaller(key, layer.weight, base, rank):
             continue
         whole = layer.weight
         up, down = fresh(whole, rank)
@@ -89,7 +90,7 @@ def nearest(difference: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> t
 
     Were both sides of such a direction zero, no gradient would ever move them.
     """
-    strong_up, strong_down = (side.to(up.device) for side in thin_product(difference, down.shape[0]))
+    strong_up, strong_down = (side.to(up.device) for side in factorize(difference, down.shape[0]))
     strength = strong_up.norm(dim=0)
     alive = (strength > DEAD**0.5 * strength.max()).nonzero().flatten()
     up, down = up.clone(), down.clone()

@@ -14,9 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
-from engine.export.single_file import CONFIG_KEY
 from engine.nets import ldm_keys
-from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
+from engine.nets.controlnet_files import CONFIG_KEY, WEIGHTS, locate_controlnet, read_config
 from engine.runs.checkpoints import demand_whole
 
 LORA_MARK = "lora_controlnet"

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from engine.errors import UserError
 from engine.export import control_lora, export
+from engine.families.layers import UNET
 from engine.families.registry import detect
-from engine.nets.importing import read_controlnet
+from engine.nets.importing import copied_weights, read_controlnet
+from engine.nets.low_rank_math import factorize
 from tests.export.conftest import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -25,7 +27,7 @@ def taught(loud_controlnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     weights = load_file(folder / "controlnet" / WEIGHTS)
     generator = torch.Generator().manual_seed(3)
     for name, weight in weights.items():
-        if name.startswith(control_lora.TRUNK) and weight.ndim > 1:
+        if name.startswith(UNET.copied) and weight.ndim > 1:
             flat = weight.flatten(1)
             few = torch.randn(flat.shape[0], 4, generator=generator) @ torch.randn(
                 4, flat.shape[1], generator=generator
@@ -42,7 +44,7 @@ def test_the_product_is_the_nearest_of_its_rank() -> None:
     generator = torch.Generator().manual_seed(0)
     for shape in ((60, 90), (400, 700)):
         matrix = torch.randn(shape, generator=generator) * torch.linspace(3, 0.01, shape[1])
-        up, down = control_lora.thin_product(matrix, 32)
+        up, down = factorize(matrix, 32)
         assert (up.shape, down.shape) == ((shape[0], 32), (32, shape[1]))
         best = torch.linalg.svdvals(matrix)[32:].square().sum().sqrt()
         assert (matrix - up @ down).norm() <= 1.01 * best
@@ -52,7 +54,7 @@ def test_the_factorising_leaves_the_random_numbers_of_others_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    control_lora.thin_product(torch.ones(600, 600), 32)
+    factorize(torch.ones(600, 600), 32)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -77,8 +79,8 @@ def test_names_marker_and_facts(taught: Path, tiny_base: Path, tmp_path: Path) -
 
 def test_a_higher_rank_is_larger_and_nearer(taught: Path, tiny_base: Path) -> None:
     weights = load_file(taught / "controlnet" / WEIGHTS)
-    trunk = dict(detect(str(tiny_base)).load_denoiser(str(tiny_base), torch.float32).state_dict())
-    made = [control_lora.factorise(weights, trunk, rank, torch.float16) for rank in (2, 4, 8)]
+    trunk = copied_weights(detect(str(tiny_base)), str(tiny_base))
+    made = [control_lora.factorize(weights, trunk, rank, torch.float16) for rank in (2, 4, 8)]
     assert [m.error for m in made] == sorted((m.error for m in made), reverse=True)
     sizes = [sum(tensor.numel() for tensor in m.tensors.values()) for m in made]
     assert sizes == sorted(sizes) and sizes[-1] < sum(tensor.numel() for tensor in weights.values())

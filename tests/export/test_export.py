@@ -25,6 +25,8 @@ from engine.families.registry import by_name
 from engine.inference.session import TryRequest, TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.nets.ldm_keys import from_ldm
+from engine.nets.outputs import empty_net
+from engine.nets.reading import DIFFUSERS_TRIGGER
 from engine.workspace.paths import Workspace
 from tests.export.conftest import write_checkpoint
 
@@ -314,9 +316,9 @@ def test_at_the_real_size_of_sd15_the_readers_find_their_340_tensors() -> None:
     with init_empty_weights():
         unet = UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
         net = by_name("sd1").new_controlnet(unet)
-    shapes = {name: tuple(weight.shape) for name, weight in self_check.empty_net(dict(net.config)).state_dict().items()}
+    shapes = {name: tuple(weight.shape) for name, weight in empty_net(dict(net.config)).state_dict().items()}
     assert len(shapes) == 340
-    assert shapes[self_check.TRIGGER] == (16, 3, 3, 3)
+    assert shapes[DIFFUSERS_TRIGGER] == (16, 3, 3, 3)
     assert sum(torch.Size(shape).numel() for shape in shapes.values()) == 361_279_120
     assert len(shapes["down_blocks.0.attentions.0.proj_in.weight"]) == 4
     assert shapes["down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight"] == (320, 768)

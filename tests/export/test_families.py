@@ -18,6 +18,7 @@ from engine.export.naming import version_read_from
 from engine.export.source import read_source, whole_checkpoint
 from engine.families.registry import detect
 from engine.nets.importing import read_controlnet
+from engine.nets.outputs import largest_difference
 from tests.export.conftest import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -67,7 +68,7 @@ def test_the_check_of_an_xl_net_reads_sizes_and_pooled_text(leave: Any) -> None:
     source = read_source(whole_checkpoint(checkpoint), "fp32", "plain")
     assert "add_embedding.linear_1.weight" in source.tensors
     deaf = {key: weight * 0 if key.startswith("add_embedding.") else weight for key, weight in source.tensors.items()}
-    assert self_check.largest_difference(source.config, source.original, deaf) > 1e-3
+    assert largest_difference(source.config, source.original, deaf) > 1e-3
     with pytest.raises(UserError, match="answers otherwise"):
         self_check.check(replace(source, tensors=deaf), source.config, deaf)
 

@@ -10,8 +10,9 @@ import pytest
 from engine.errors import UserError
 from engine.export import export
 from engine.export.readers import Misread, check, raw_shapes
-from engine.export.self_check import check_readers, empty_net
+from engine.export.self_check import check_readers
 from engine.export.source import read_source, whole_checkpoint
+from engine.nets.outputs import empty_net
 
 Facts = tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, Any]]
 

@@ -14,8 +14,10 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from engine.export import control_lora, readers
 from engine.export.formats import FORMATS
 from engine.export.naming import export_stem
-from engine.export.self_check import empty_net
 from engine.export.source import Source
+from engine.families.layers import UNET
+from engine.nets import low_rank_math
+from engine.nets.outputs import empty_net
 
 SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8}
 SDXL: dict[str, Any] = {
@@ -89,11 +91,11 @@ def test_at_the_real_size_a_control_lora_is_read_for_its_version(
 ) -> None:
     """Names and shapes of the factors; their numbers are made up, to spare the hours of 300 factorisations."""
     monkeypatch.setattr(
-        control_lora, "thin_product", lambda m, rank: (torch.zeros(m.shape[0], rank), torch.zeros(rank, m.shape[1]))
+        low_rank_math, "factorize", lambda m, rank: (torch.zeros(m.shape[0], rank), torch.zeros(rank, m.shape[1]))
     )
     config, tensors = random_net(unet)
-    trunk = {name: weight for name, weight in tensors.items() if name.startswith(control_lora.TRUNK)}
-    made = control_lora.factorise(tensors, trunk, 64, torch.float16)
+    trunk = {name: weight for name, weight in tensors.items() if name.startswith(UNET.copied)}
+    made = control_lora.factorize(tensors, trunk, 64, torch.float16)
     source = Source(config, tensors, made.tensors, "fp16", {"format": "pt"}, base=trunk)
     path = tmp_path / f"{export_stem('real', tag)}.safetensors"
     back = through(path, "engine.export.control_lora", source)

@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from engine.errors import UserError
 from engine.estimate.layer_sizes import count
 from engine.export import AS_TRAINED, export, readers
-from engine.export.self_check import _more_inputs, answers, largest_difference
 from engine.families.files import LAYOUTS
 from engine.families.registry import by_name, detect
 from engine.inference.session import TryRequest, TrySession
@@ -26,6 +25,7 @@ from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.importing import read_controlnet
 from engine.nets.ldm_keys import to_ldm
 from engine.nets.lora import learnt, merged, put_back, slim, thin_layers
+from engine.nets.outputs import added_conditions, fixed_outputs, largest_difference
 from engine.nets.reading import LORA_MARK
 from engine.runs.checkpoints import FACTORS, seal
 from engine.training.checkpoint import bytes_needed
@@ -82,12 +82,12 @@ def test_it_begins_as_the_whole_net_and_shares_the_bases_weights(family_base: st
 def test_its_answers_are_those_of_the_merged_net(family_base: str) -> None:
     _, whole, thin = nets(family_base)
     stir(thin)
-    given = answers(dict(whole.config), merged(thin))
+    given = fixed_outputs(dict(whole.config), merged(thin))
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((1, 4, 8, 8), generator=generator)
     text = torch.randn((1, 8, whole.config.cross_attention_dim), generator=generator)
     hint = torch.rand((1, 3, 64, 64), generator=generator)
-    added = _more_inputs(whole.config, generator)
+    added = added_conditions(whole.config, generator)
     with torch.no_grad():
         down, middle = thin(
             latents, torch.tensor([500]), text, controlnet_cond=hint, added_cond_kwargs=added, return_dict=False
