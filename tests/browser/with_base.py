@@ -16,7 +16,7 @@ if __name__ == "__main__":
 
         sys.addaudithook(watch)
     import engine.workspace.paths
-    from ui.server.launch import main
+    from ui.launch import main
 
     if os.environ.get("STUDIO_DEMO_BASE"):
         engine.workspace.paths.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])

@@ -14,7 +14,7 @@ from ui.conditions.condition_form import Wanted
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.messages import note
-from ui.try_it.dropped_image import UserImage
+from ui.page.user_image import UserImage
 
 
 class ConditionPreview:

@@ -12,7 +12,7 @@ from engine.errors import UserError
 from ui.conditions import condition_preview
 from ui.conditions.condition_form import ConditionForm, Wanted
 from ui.conditions.condition_preview import ConditionPreview
-from ui.page import tasks
+from ui.dataset import import_jobs as tasks
 from ui.page.choices import dataset_list, open_dataset
 from ui.page.context import AppContext
 from ui.page.live import QUIET, Live

@@ -11,10 +11,10 @@ from engine.jobs.control import Control, Token
 from engine.jobs.events import Event
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
+from ui.dataset.import_jobs import counting
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.messages import counted, note
-from ui.page.tasks import counting
 
 if TYPE_CHECKING:
     from engine.data.caption_edits import Change

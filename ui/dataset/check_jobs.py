@@ -9,10 +9,10 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from ui.dataset.import_jobs import counting
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
 from ui.page.messages import counted, note
-from ui.page.tasks import counting
 
 if TYPE_CHECKING:
     from PIL import Image

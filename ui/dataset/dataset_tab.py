@@ -11,7 +11,7 @@ from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
 from ui.dataset import captions_panel, contents_panel, crops_panel, doctor_panel, import_panel
 from ui.page.choices import dataset_list
 from ui.page.context import AppContext
-from ui.page.demo_job import draw_demo_set
+from ui.page.jobs import draw_demo_set
 from ui.page.live import Live
 from ui.page.messages import job_progress
 

@@ -10,7 +10,7 @@ import gradio as gr
 from engine.data.import_config import ImportConfig, parse_import
 from engine.errors import UserError
 from ui.dataset import folders
-from ui.page import tasks
+from ui.dataset import import_jobs as tasks
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
 from ui.page.live import QUIET, Live

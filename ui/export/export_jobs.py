@@ -18,9 +18,9 @@ from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import safe_name
+from ui.dataset.import_jobs import counting
 from ui.page.context import AppContext
 from ui.page.messages import counted
-from ui.page.tasks import counting
 
 KIND = "export"
 """Of every job of the tab: they share its progress bar."""

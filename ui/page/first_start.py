@@ -10,7 +10,7 @@ import gradio as gr
 from engine.demo.sets import DEFAULT_COUNT
 from engine.training.job import start_training
 from ui.page.context import AppContext
-from ui.page.demo_job import DEMO_STEPS, choose_demo, draw_demo_set, is_demo_set
+from ui.page.jobs import DEMO_STEPS, choose_demo, draw_demo_set, is_demo_set
 from ui.page.live import QUIET, Live
 from ui.page.states import TrainState
 from ui.page.view import View

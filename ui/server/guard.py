@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from anyio import to_thread
 
+from ui.server.files import tidy
 from ui.server.routes import API, FILE, door_of, file_allowed, forged_files
-from ui.server.temporary import tidy
 
 MOST_WORDS = 32 * 2**20  # bytes of a request that is no upload; a drawing's layers are the largest
 TRIES, TRIES_SECONDS = 10, 60.0  # of the password

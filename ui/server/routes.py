@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ui.server.poll import PATH
+from ui.server.serve import PATH
 
 API = "/gradio_api"
 STREAM = f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}"

@@ -16,11 +16,11 @@ from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
+from ui.dataset.import_jobs import counting
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import QUIET, Live
 from ui.page.messages import job_progress, note
-from ui.page.tasks import counting
 from ui.page.view import View
 from ui.train.verdict import verdict_of
 

@@ -9,7 +9,7 @@ import gradio as gr
 from engine import config
 from engine.config import RunConfig
 from engine.config.presets import flatten
-from ui.page import tasks
+from ui.dataset import import_jobs as tasks
 from ui.page.context import AppContext
 from ui.page.form import describe, section_widgets, sparse, widget
 from ui.page.live import QUIET, Live

@@ -23,10 +23,10 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner
 from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.runs.run import Run
+from ui.dataset.import_jobs import counting
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
 from ui.page.messages import counted
-from ui.page.tasks import counting
 from ui.page.view import View
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from PIL import Image
 from ui.page.context import AppContext
 from ui.page.live import QUIET, Live
 from ui.page.messages import note
-from ui.try_it.dropped_image import UserDrawing, UserImage
+from ui.page.user_image import UserDrawing, UserImage
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_it.try_panels import Fields
 

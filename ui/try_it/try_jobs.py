@@ -16,9 +16,9 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs.run import Run
+from ui.dataset.import_jobs import counting
 from ui.page.context import AppContext
 from ui.page.messages import progress_bar
-from ui.page.tasks import counting
 from ui.try_it.try_control import Control, make_map
 from ui.try_it.try_nets import Net
 

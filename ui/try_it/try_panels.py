@@ -10,8 +10,8 @@ from engine.inference import samplers
 from ui.page.context import AppContext
 from ui.page.live import QUIET, Live
 from ui.page.messages import note
+from ui.page.user_image import UserDrawing, UserImage
 from ui.page.view import View
-from ui.try_it.dropped_image import UserDrawing, UserImage
 
 Fields = dict[str, Any]
 """Widgets by the names of ``TryRequest``, or of ``Wish`` where it has no such name."""

@@ -12,7 +12,7 @@ from PIL import Image
 from engine.data.import_config import ImportConfig
 from engine.workspace.paths import Workspace
 from ui.dataset import contents_panel, import_panel
-from ui.page import tasks
+from ui.dataset import import_jobs as tasks
 from ui.page.context import AppContext
 
 

@@ -19,11 +19,11 @@ from engine.errors import UserError
 from engine.jobs.runner import Busy
 from engine.training.job import create_run, start_training
 from engine.workspace.paths import Workspace
-from ui.page import tasks
+from ui import launch
+from ui.dataset import import_jobs as tasks
 from ui.page.context import AppContext, with_focus
 from ui.page.live import Part, changed_parts
 from ui.page.states import TrainState
-from ui.server import launch
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from engine.jobs.snapshot import JobSnapshot
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.page.demo_job import DEMO, DEMO_STEPS, choose_demo
 from ui.page.first_start import _state
+from ui.page.jobs import DEMO, DEMO_STEPS, choose_demo
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, View
 

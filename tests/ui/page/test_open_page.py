@@ -21,11 +21,11 @@ from engine.jobs.events import Progress
 from engine.jobs.runner import Emit
 from engine.workspace.paths import Workspace
 from tests.browser.studio import free_port
+from ui import launch
 from ui.page.context import AppContext
 from ui.page.live import PACES, PAGES, Live
 from ui.page.messages import status_line
-from ui.server import launch
-from ui.server.poll import PATH
+from ui.server.serve import PATH
 
 SESSION = "a-page"
 

@@ -29,6 +29,6 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 if __name__ == "__main__":
     sys.addaudithook(watch)
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    from ui.server.launch import main
+    from ui.launch import main
 
     sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ def stay_cold(context: Any, loaded: threading.Event) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    from ui.server import launch
+    from ui import launch
 
     launch.warm_up = stay_cold
     sys.exit(launch.main(sys.argv[1:]))

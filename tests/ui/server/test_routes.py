@@ -18,10 +18,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from tests.browser.studio import ROOT, Studio, studio
-from ui.server import inputs, temporary
+from ui.server import files as temporary
+from ui.server import inputs
 from ui.server import routes as doors
-from ui.server.poll import PATH
 from ui.server.routes import DOORS, door_of, file_allowed, forged_files
+from ui.server.serve import PATH
 
 SECRET = "canary-7f1e9c"
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)

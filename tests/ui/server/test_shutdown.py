@@ -22,8 +22,9 @@ from engine.runs.run import Run
 from engine.workspace.lock import FILE
 from engine.workspace.paths import Workspace
 from tests.browser.studio import ROOT, Studio, free_port
+from ui import launch
 from ui.page.context import AppContext
-from ui.server import launch, shutdown
+from ui.server import shutdown
 from ui.server.shutdown import CONSOLE_ENDS, Ending
 
 PROGRAM = (str(ROOT / "tests" / "ui" / "train" / "training_window.py"),)

@@ -6,7 +6,7 @@ from engine.config.presets import resolve
 from engine.estimate.trials import Measured, read, write
 from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
-from ui.page import tasks
+from ui.dataset import import_jobs as tasks
 from ui.page.context import AppContext
 from ui.train.run_form import TRIAL, _trial_parts
 

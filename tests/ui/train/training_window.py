@@ -37,7 +37,7 @@ def begin(context: Any, loaded: threading.Event) -> None:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    from ui.server import launch
+    from ui import launch
 
     launch.warm_up = begin
     sys.exit(launch.main(sys.argv[1:]))

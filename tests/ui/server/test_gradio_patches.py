@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 CODE = """
-from ui.server import quick_gradio
+from ui.server import gradio_patches as quick_gradio
 quick_gradio.install()
 import gradio
 from gradio import component_meta

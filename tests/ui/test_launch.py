@@ -12,8 +12,8 @@ import pytest
 
 from engine.errors import UserError
 from tests.browser.studio import ROOT, Studio, free_port, studio
+from ui import launch
 from ui.dataset import folders
-from ui.server import launch
 
 SLOWEST_START = 60  # seconds on a busy machine; about three on an idle one
 

@@ -8,8 +8,8 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
+from ui.dataset.import_jobs import counting
 from ui.page.context import AppContext, with_focus
-from ui.page.tasks import counting
 from ui.page.view import Draft
 
 DEMO = demo_preset().name

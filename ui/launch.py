@@ -17,9 +17,10 @@ from engine.errors import UserError
 from engine.machine.free_memory import use_few_arenas
 from engine.workspace.lock import InUse, WorkspaceLock
 from engine.workspace.paths import Workspace
-from ui.server import kept_ids, quick_gradio
+from ui.server import gradio_patches as quick_gradio
+from ui.server import kept_ids
+from ui.server.files import tidy
 from ui.server.shutdown import end, say
-from ui.server.temporary import tidy
 
 if TYPE_CHECKING:
     from engine.jobs.runner import Emit
@@ -192,7 +193,7 @@ def serve(demo: Any, context: AppContext, host: str, port: int, password: str | 
     from ui.page.live import PAGES
     from ui.page.style import CSS, ON_LOAD, theme
     from ui.server.guard import LOOPBACK_NAMES, Inside, LocalGuard, machine_names
-    from ui.server.poll import Beat
+    from ui.server.serve import Beat
 
     kept_ids.install()
     demo._queue.sleep_when_free = QUEUE_SECONDS

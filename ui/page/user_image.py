@@ -11,7 +11,7 @@ import gradio as gr
 
 from engine.disk.images import opened
 from engine.errors import UserError
-from ui.server.quick_gradio import write_no_stubs
+from ui.server.gradio_patches import write_no_stubs
 
 write_no_stubs()
 

@@ -13,7 +13,7 @@ from PIL import Image
 from skimage import data
 
 from tests.test_hostile_files import bomb
-from ui.try_it.dropped_image import UserDrawing, UserImage
+from ui.page.user_image import UserDrawing, UserImage
 
 
 def test_an_image_bomb_dropped_on_the_page_is_refused_in_words(tmp_path: Path) -> None:
