@@ -1,4 +1,4 @@
-"""ControlNet Studio: parse arguments, build the context, launch."""
+"""Starts ControlNet Studio: `python app.py --help` lists the options."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from ui.dataset import dataset_tab
 from ui.export import export_tab
 from ui.page import close_button, first_start, unfinished
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
-from ui.page.messages import problem_panel, status_line
-from ui.page.reporter import Reporter
+from ui.page.live import NO_PROGRESS, Live
+from ui.page.messages import status_line
+from ui.page.problems import ReportCache, problem_html
 from ui.page.view import View
 from ui.settings import settings_tab
 from ui.train import train_tab
@@ -29,7 +29,7 @@ TABS = (
 CACHE_SECONDS = 24 * 3600  # images that pages were shown are dropped from gradio's own cache after a day
 
 
-def build_app(context: AppContext) -> gr.Blocks:
+def build_app(context: AppContext) -> tuple[gr.Blocks, Live]:
     """The whole window around one context."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True) as demo:
         live = Live(context, demo)
@@ -44,7 +44,7 @@ def build_app(context: AppContext) -> gr.Blocks:
             first_start.build(context, live, tabs)
         live.wire()
     demo.queue(api_open=False, default_concurrency_limit=8)
-    return demo
+    return demo, live
 
 
 def _header(context: AppContext, live: Live) -> None:
@@ -56,13 +56,13 @@ def _header(context: AppContext, live: Live) -> None:
     with gr.Column(visible=False, elem_id="problem-box") as box:
         problem = gr.HTML(elem_id="problem")
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
-    reporter = Reporter(context.workspace)
-    live.after(dismiss.click(context.dismiss, None, None, **QUIET))
-    live.part([status], _status, lambda view: [_status(view)], "quick")
-    live.part(
+    reports = ReportCache(context.workspace)
+    live.refresh_after(dismiss.click(context.dismiss_problem, None, None, **NO_PROGRESS))
+    live.outputs([status], _status, lambda view: [_status(view)], "fast")
+    live.outputs(
         [box, problem],
         lambda view: view.problem,
-        lambda view: [gr.Column(visible=view.problem is not None), problem_panel(view.problem, reporter(view))],
+        lambda view: [gr.Column(visible=view.problem is not None), problem_html(view.problem, reports.get(view))],
     )
 
 

@@ -14,6 +14,7 @@ from engine.errors import UserError
 from tests.browser.studio import ROOT, Studio, free_port, studio
 from ui import launch
 from ui.dataset import folders
+from ui.server import serve
 
 SLOWEST_START = 60  # seconds on a busy machine; about three on an idle one
 
@@ -28,18 +29,18 @@ def taken_port() -> object:
 
 def test_a_wanted_port_in_use_is_told(taken_port: int) -> None:
     with pytest.raises(UserError, match=f"Port {taken_port} is in use"):
-        launch.choose_port("127.0.0.1", taken_port)
+        serve.choose_port("127.0.0.1", taken_port)
 
 
 def test_without_a_wish_the_next_free_port_is_taken(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "FIRST_PORT", taken_port)
-    assert launch.choose_port("127.0.0.1", None) > taken_port
+    monkeypatch.setattr(serve, "FIRST_PORT", taken_port)
+    assert serve.choose_port("127.0.0.1", None) > taken_port
 
 
 def test_no_free_port_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "is_free", lambda host, port: False)
+    monkeypatch.setattr(serve, "is_free", lambda host, port: False)
     with pytest.raises(UserError, match="No free port"):
-        launch.choose_port("127.0.0.1", None)
+        serve.choose_port("127.0.0.1", None)
 
 
 def test_listening_needs_a_password(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,11 +61,11 @@ def test_a_workspace_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.
 def test_settings_of_other_gradio_apps_are_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.workspace.paths import Workspace
 
-    monkeypatch.setattr(launch.os, "environ", {"GRADIO_SHARE": "True", "PATH": "x"})
-    launch.prepare_environment(Workspace(tmp_path))
-    assert "GRADIO_SHARE" not in launch.os.environ
-    assert launch.os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
-    assert launch.os.environ["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
+    monkeypatch.setattr(serve.os, "environ", {"GRADIO_SHARE": "True", "PATH": "x"})
+    serve.prepare_environment(Workspace(tmp_path))
+    assert "GRADIO_SHARE" not in serve.os.environ
+    assert serve.os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert serve.os.environ["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
 
 
 def test_without_a_display_the_folder_dialog_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,4 +128,4 @@ def test_start_is_quick_and_silent_and_guarded_and_ctrl_c_ends_it(tmp_path: Path
 
 
 def test_free_ports_are_free() -> None:
-    assert launch.is_free("127.0.0.1", free_port())
+    assert serve.is_free("127.0.0.1", free_port())

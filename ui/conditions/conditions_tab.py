@@ -9,17 +9,15 @@ import gradio as gr
 
 from engine.conditions import registry
 from engine.errors import UserError
-from ui.conditions import condition_preview
+from ui.conditions import condition_jobs, condition_preview
 from ui.conditions.condition_form import ConditionForm, Wanted
+from ui.conditions.condition_jobs import KIND
 from ui.conditions.condition_preview import ConditionPreview
-from ui.dataset import import_jobs as tasks
 from ui.page.choices import dataset_list, open_dataset
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
-
-KIND = "conditions"
 
 
 def build(context: AppContext, live: Live) -> None:
@@ -51,7 +49,7 @@ def build(context: AppContext, live: Live) -> None:
             place = max(0, at + by)
             return *live_preview(dataset, place, None, *raw), place, None
 
-        return context.guarded(turned)
+        return context.catch_errors(turned)
 
     def sheet(dataset: str | None, *raw: Any) -> tuple[Any, str]:
         return condition_preview.contact_sheet(context, dataset, _allowed(context, form.read(*raw)))
@@ -59,12 +57,12 @@ def build(context: AppContext, live: Live) -> None:
     def start(dataset: str | None, *raw: Any) -> None:
         wanted = _allowed(context, form.read(*raw))
         found = open_dataset(context, dataset).name
-        work = tasks.make_maps(context, found, wanted.kind.name, wanted.values, wanted.side, wanted.varied)
+        work = condition_jobs.make_maps(context, found, wanted.kind.name, wanted.values, wanted.side, wanted.varied)
         context.start_job(KIND, f"Making maps of {found}", work)
 
     def download(*raw: Any) -> None:
         wanted = form.read(*raw)
-        work = tasks.fetch_weights(context, wanted.kind.name, wanted.resolved())
+        work = condition_jobs.download_weights(context, wanted.kind.name, wanted.resolved())
         context.start_job(KIND, f"Downloading the weights of {wanted.kind.title}", work)
 
     def need(*raw: Any) -> list[Any]:
@@ -76,30 +74,32 @@ def build(context: AppContext, live: Live) -> None:
         lambda name: [_make_title(name), gr.Button(visible=not registry.get(name).live), *form.follow(name)],
         [form.kind],
         [make, panel.show, form.teaches, *form.groups],
-        **QUIET,
+        **NO_PROGRESS,
     )
     texts = [widget for widget in form.widgets if isinstance(widget, gr.Textbox)]
     gr.on(
         [form.kind.change, *(box.change for box in texts)],
-        context.guarded(need),
+        context.catch_errors(need),
         form.inputs,
         [lacking, fetch],
-        **QUIET,
+        **NO_PROGRESS,
     )
-    chosen.change(context.guarded(lambda name: _own_type(context, name)), [chosen], [form.kind], **QUIET)
+    chosen.change(context.catch_errors(lambda name: _own_type(context, name)), [chosen], [form.kind], **NO_PROGRESS)
     changes = [chosen.change, panel.upload.change, *(widget.change for widget in form.inputs)]
-    gr.on(changes, context.guarded(live_preview), inputs, shown, trigger_mode="always_last", **QUIET)
-    panel.back.click(turn(-1), inputs, [*shown, panel.number, panel.upload], **QUIET)
-    panel.forth.click(turn(1), inputs, [*shown, panel.number, panel.upload], **QUIET)
-    panel.show.click(context.guarded(show), inputs, shown, api_visibility="private")
+    gr.on(changes, context.catch_errors(live_preview), inputs, shown, trigger_mode="always_last", **NO_PROGRESS)
+    panel.back.click(turn(-1), inputs, [*shown, panel.number, panel.upload], **NO_PROGRESS)
+    panel.forth.click(turn(1), inputs, [*shown, panel.number, panel.upload], **NO_PROGRESS)
+    panel.show.click(context.catch_errors(show), inputs, shown, api_visibility="private")
     panel.random.click(
-        context.guarded(sheet), [chosen, *form.inputs], [panel.sheet, panel.about], api_visibility="private"
+        context.catch_errors(sheet), [chosen, *form.inputs], [panel.sheet, panel.about], api_visibility="private"
     )
-    live.after(make.click(context.guarded(start, fills=False), [chosen, *form.inputs], **QUIET))
-    live.after(fetch.click(context.guarded(download, fills=False), form.inputs, **QUIET))
-    live.after(cancel.click(live.asking("cancel"), **QUIET))
-    live.part([make, cancel, progress], _job_key, _job)
-    live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
+    live.refresh_after(
+        make.click(context.catch_errors(start, has_outputs=False), [chosen, *form.inputs], **NO_PROGRESS)
+    )
+    live.refresh_after(fetch.click(context.catch_errors(download, has_outputs=False), form.inputs, **NO_PROGRESS))
+    live.refresh_after(cancel.click(live.job_command("cancel"), **NO_PROGRESS))
+    live.outputs([make, cancel, progress], _job_key, _job)
+    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 
 def _allowed(context: AppContext, wanted: Wanted) -> Wanted:

@@ -11,9 +11,9 @@ from engine.jobs.control import Control, Token
 from engine.jobs.events import Event
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
-from ui.dataset.import_jobs import counting
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
+from ui.page.jobs import progress_events
 from ui.page.messages import counted, note
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def try_out(context: AppContext, name: str | None, operation: str, fields: dict[
         from engine.data import caption_edits as edits
 
         _, change = change_of(operation, fields)
-        seen = edits.preview(dataset, change, token, counting(emit, "Captions looked at"))
+        seen = edits.preview(dataset, change, token, progress_events(emit, "Captions looked at"))
         told = f"{seen.changed:,} of {counted(seen.total, 'caption', 'captions')} would change."
         return told, tuple((before, after) for _, before, after in seen.examples)
 
@@ -77,7 +77,7 @@ def carry_out(context: AppContext, name: str | None, operation: str, fields: dic
         from engine.data import caption_edits as edits
 
         what, change = change_of(operation, fields)
-        changed = edits.apply(dataset, what, change, token, counting(emit, "Captions changed"))
+        changed = edits.apply(dataset, what, change, token, progress_events(emit, "Captions changed"))
         return f"{what}: {counted(changed, 'caption', 'captions')} changed.", ()
 
     change_of(operation, fields)
@@ -94,7 +94,7 @@ def write_by_model(
 
         captioner = load(model.strip(), context.workspace.models)
         report = caption_all(
-            dataset, captioner, token, counting(emit, "Captions written"),
+            dataset, captioner, token, progress_events(emit, "Captions written"),
             only_empty=only_empty, length=length, batch=max(1, int(batch or 1)),
         )  # fmt: skip
         failed = f", {counted(len(report.failures), 'image', 'images')} could not be read" if report.failures else ""
@@ -108,14 +108,14 @@ def save_by_hand(context: AppContext, name: str | None, typed: dict[str, str]) -
     from engine.data import caption_edits as edits
 
     changed = edits.set_captions(open_dataset(context, name), typed) if typed else 0
-    context.result(KIND, note=f"{counted(changed, 'caption', 'captions')} changed.")
+    context.set_result(KIND, note=f"{counted(changed, 'caption', 'captions')} changed.")
 
 
 def undo(context: AppContext, name: str | None) -> None:
     """Take the newest operation back."""
     undone = open_dataset(context, name).captions.undo()
     words = f"Undone: {undone.what} ({counted(undone.changed, 'caption', 'captions')})." if undone else ""
-    context.result(KIND, note=words or "There is nothing to undo.")
+    context.set_result(KIND, note=words or "There is nothing to undo.")
 
 
 def _do(
@@ -129,7 +129,7 @@ def _do(
 
     def job(token: Token, emit: Emit) -> Outcome:
         told, examples = work(dataset, token, emit)
-        context.result(KIND, note=told, facts=examples)
+        context.set_result(KIND, note=told, facts=examples)
         return "completed"
 
     if always_job or dataset.count() > AT_ONCE:

@@ -10,7 +10,7 @@ from ui.dataset import caption_jobs
 from ui.dataset.caption_jobs import ADD, KIND, NAMES, REPLACE, TEMPLATE
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress
 from ui.page.view import View
 
@@ -45,7 +45,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     def turn(to: str) -> list[Any]:
         return [*(gr.Column(visible=to == name) for name in VIEWS), ""]  # what was told belongs to the other view
 
-    view.change(turn, [view], [one, every, model, past, told], **QUIET)
+    view.change(turn, [view], [one, every, model, past, told], **NO_PROGRESS)
 
     def look(name: str | None) -> list[Any]:
         words, possible = caption_jobs.history(context, name)
@@ -54,11 +54,11 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
     def take_back(name: str | None) -> None:
         caption_jobs.undo(context, name)
 
-    gr.on([chosen.change, changed.change], context.guarded(look), [chosen], [about, listed, undo], **QUIET)
-    live.after(undo.click(context.guarded(take_back, fills=False), [chosen], None, **QUIET))
-    live.after(cancel.click(live.asking("cancel"), **QUIET))
-    live.part([changed, told], lambda view: view.results.get(KIND), _told)
-    live.part([progress, cancel], lambda view: view.snapshot if view.snapshot.kind == KIND else None, _job)
+    gr.on([chosen.change, changed.change], context.catch_errors(look), [chosen], [about, listed, undo], **NO_PROGRESS)
+    live.refresh_after(undo.click(context.catch_errors(take_back, has_outputs=False), [chosen], None, **NO_PROGRESS))
+    live.refresh_after(cancel.click(live.job_command("cancel"), **NO_PROGRESS))
+    live.outputs([changed, told], lambda view: view.results.get(KIND), _told)
+    live.outputs([progress, cancel], lambda view: view.snapshot if view.snapshot.kind == KIND else None, _job)
 
 
 def _told(view: View) -> list[Any]:
@@ -122,16 +122,24 @@ def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
         return gr.Image(str(path), visible=True)
 
     inputs, shown = [chosen, which, words, page], [table, where, page]
-    first = context.guarded(lambda name, which, words: show(name, which, words, 0))
+    first = context.catch_errors(lambda name, which, words: show(name, which, words, 0))
     triggers = [chosen.change, which.change, words.change]
-    gr.on(triggers, first, inputs[:3], shown, trigger_mode="always_last", **QUIET)
-    changed.change(context.guarded(show), inputs, shown, **QUIET)
-    back.click(context.guarded(lambda name, which, words, at: show(name, which, words, at - 1)), inputs, shown, **QUIET)
-    forth.click(
-        context.guarded(lambda name, which, words, at: show(name, which, words, at + 1)), inputs, shown, **QUIET
+    gr.on(triggers, first, inputs[:3], shown, trigger_mode="always_last", **NO_PROGRESS)
+    changed.change(context.catch_errors(show), inputs, shown, **NO_PROGRESS)
+    back.click(
+        context.catch_errors(lambda name, which, words, at: show(name, which, words, at - 1)),
+        inputs,
+        shown,
+        **NO_PROGRESS,
     )
-    live.after(save.click(context.guarded(keep, fills=False), [chosen, table], None, **QUIET))
-    table.select(context.guarded(look), [chosen], [image], **QUIET)
+    forth.click(
+        context.catch_errors(lambda name, which, words, at: show(name, which, words, at + 1)),
+        inputs,
+        shown,
+        **NO_PROGRESS,
+    )
+    live.refresh_after(save.click(context.catch_errors(keep, has_outputs=False), [chosen, table], None, **NO_PROGRESS))
+    table.select(context.catch_errors(look), [chosen], [image], **NO_PROGRESS)
 
 
 def _operations(context: AppContext, live: Live, chosen: Any) -> None:
@@ -172,7 +180,7 @@ def _operations(context: AppContext, live: Live, chosen: Any) -> None:
     groups = ((replacing, (REPLACE,)), (adding, (ADD,)), (filling, (TEMPLATE,)), (choosing, (TEMPLATE, NAMES)))
     operation.change(
         lambda name: [gr.Column(visible=name in when) for _, when in groups],
-        [operation], [group for group, _ in groups], **QUIET,
+        [operation], [group for group, _ in groups], **NO_PROGRESS,
     )  # fmt: skip
     inputs = [chosen, operation, *(made[name] for name in FIELDS)]
 
@@ -180,10 +188,10 @@ def _operations(context: AppContext, live: Live, chosen: Any) -> None:
         def handle(name: str | None, what: str, *raw: Any) -> None:
             do(context, name, what, dict(zip(FIELDS, raw, strict=True)))
 
-        return context.guarded(handle, fills=False)
+        return context.catch_errors(handle, has_outputs=False)
 
-    live.after(preview.click(handler(caption_jobs.try_out), inputs, None, **QUIET))
-    live.after(start.click(handler(caption_jobs.carry_out), inputs, None, **QUIET))
+    live.refresh_after(preview.click(handler(caption_jobs.try_out), inputs, None, **NO_PROGRESS))
+    live.refresh_after(start.click(handler(caption_jobs.carry_out), inputs, None, **NO_PROGRESS))
 
 
 def _model(context: AppContext, live: Live, chosen: Any) -> None:
@@ -204,5 +212,5 @@ def _model(context: AppContext, live: Live, chosen: Any) -> None:
         )
     only_empty = gr.Checkbox(True, label="Only images without a caption")
     start = gr.Button("Write captions", variant="primary", elem_id="captions-write")
-    work = context.guarded(lambda *given: caption_jobs.write_by_model(context, *given), fills=False)
-    live.after(start.click(work, [chosen, model, length, only_empty, batch], None, **QUIET))
+    work = context.catch_errors(lambda *given: caption_jobs.write_by_model(context, *given), has_outputs=False)
+    live.refresh_after(start.click(work, [chosen, model, length, only_empty, batch], None, **NO_PROGRESS))

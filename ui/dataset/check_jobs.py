@@ -9,9 +9,9 @@ from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
-from ui.dataset.import_jobs import counting
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
+from ui.page.jobs import progress_events
 from ui.page.messages import counted, note
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def correct(context: AppContext, name: str, finding: str) -> Work:
         from engine.data.doctor import fix
 
         dataset = open_dataset(context, name)
-        made = fix.correct(dataset, finding_named(finding), token, counting(emit, "Copies written"))
+        made = fix.correct(dataset, finding_named(finding), token, progress_events(emit, "Copies written"))
         emit(Message(f"{counted(made, 'corrected copy', 'corrected copies')} written to {dataset.folder}."))
         _check(context, dataset, token, emit)
         return "completed"
@@ -66,7 +66,7 @@ def _check(context: AppContext, dataset: Dataset, token: Token, emit: Emit) -> N
     from engine.data.doctor.check import check
 
     data = context.config_of(context.draft)[0].data
-    done = check(dataset, data.resolution, data.held_out, token, counting(emit, "Images checked"))
+    done = check(dataset, data.resolution, data.held_out, token, progress_events(emit, "Images checked"))
     emit(Message(f"{dataset.name}: {done.pictures:,} images checked, {done.measured:,} of them read."))
 
 
@@ -75,7 +75,7 @@ def exclude(context: AppContext, name: str, finding: str) -> None:
     from engine.data.doctor import fix
 
     number = fix.exclude(open_dataset(context, name), finding_named(finding))
-    context.result(KIND, note=f"{number:,} left out.")  # tells the other tabs to look again
+    context.set_result(KIND, note=f"{number:,} left out.")  # tells the other tabs to look again
     context.files_changed()
 
 
@@ -84,7 +84,7 @@ def undo(context: AppContext, name: str, finding: str) -> None:
     from engine.data.doctor import fix
 
     number = fix.undo(open_dataset(context, name), finding_named(finding))
-    context.result(KIND, note=f"{number:,} taken back.")
+    context.set_result(KIND, note=f"{number:,} taken back.")
     context.files_changed()
 
 

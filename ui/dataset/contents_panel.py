@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.page.choices import pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import counted, note, problem_list
 from ui.page.view import View
 
@@ -60,13 +60,17 @@ def build(context: AppContext, live: Live, chosen: Any, summary: Any, number: An
         number,
         *(part for row, where, *_ in pagers for part in (row, where)),
     ]
-    chosen.change(context.guarded(lambda name: show(name, 0)), [chosen], shown, **QUIET)
+    chosen.change(context.catch_errors(lambda name: show(name, 0)), [chosen], shown, **NO_PROGRESS)
     for _, _, back, forth in pagers:
-        back.click(context.guarded(lambda name, page: show(name, page - 1)), [chosen, number], shown, **QUIET)
-        forth.click(context.guarded(lambda name, page: show(name, page + 1)), [chosen, number], shown, **QUIET)
-    changed.change(context.guarded(show), [chosen, number], shown, **QUIET)
-    live.part([changed], _changes, lambda view: [_changes(view)])
-    live.part(
+        back.click(
+            context.catch_errors(lambda name, page: show(name, page - 1)), [chosen, number], shown, **NO_PROGRESS
+        )
+        forth.click(
+            context.catch_errors(lambda name, page: show(name, page + 1)), [chosen, number], shown, **NO_PROGRESS
+        )
+    changed.change(context.catch_errors(show), [chosen, number], shown, **NO_PROGRESS)
+    live.outputs([changed], _changes, lambda view: [_changes(view)])
+    live.outputs(
         shown,
         lambda view: (view.datasets, view.focus_dataset),
         lambda view: show(view.focus_dataset or next(iter(view.datasets), None), 0),

@@ -12,7 +12,7 @@ from engine.errors import UserError
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.form import widget
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import counted, note
 
 EXAMPLES = 6
@@ -38,15 +38,22 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
             )  # fmt: skip
     turn = gr.State(0)
     inputs = [chosen, *boxes]
-    live.part([*boxes], lambda view: view.draft.number, lambda view: _draft(context), "form")
-    count = context.guarded(lambda name, *raw: _table(context, name, raw))
-    gr.on([chosen.change, *(box.change for box in boxes)], count, inputs, [table], trigger_mode="always_last", **QUIET)
+    live.outputs([*boxes], lambda view: view.draft.number, lambda view: _draft(context), "form")
+    count = context.catch_errors(lambda name, *raw: _table(context, name, raw))
+    gr.on(
+        [chosen.change, *(box.change for box in boxes)],
+        count,
+        inputs,
+        [table],
+        trigger_mode="always_last",
+        **NO_PROGRESS,
+    )
     hidden = [gr.Gallery(visible=False), gr.Button(visible=False), 0]
-    gr.on([chosen.change, *(box.change for box in boxes)], lambda: hidden, None, [gallery, more, turn], **QUIET)
-    see = context.guarded(lambda at, name, *raw: _seen(context, name, raw, at))
+    gr.on([chosen.change, *(box.change for box in boxes)], lambda: hidden, None, [gallery, more, turn], **NO_PROGRESS)
+    see = context.catch_errors(lambda at, name, *raw: _seen(context, name, raw, at))
     gr.on([look.click, more.click], see, [turn, *inputs], [gallery, more, turn], api_visibility="private")
-    use = context.guarded(lambda name, *raw: _keep(context, raw), fills=False)
-    live.after(keep.click(use, inputs, None, **QUIET))
+    use = context.catch_errors(lambda name, *raw: _keep(context, raw), has_outputs=False)
+    live.refresh_after(keep.click(use, inputs, None, **NO_PROGRESS))
 
 
 def _draft(context: AppContext) -> list[Any]:
@@ -67,7 +74,7 @@ def _keep(context: AppContext, raw: tuple[Any, ...]) -> None:
     data, draft = _data(raw), context.draft
     mine = {name: getattr(data, name) for name in NAMES}
     changes = {**draft.changes, "data": {**draft.changes.get("data", {}), **mine}}
-    context.set_draft(draft.preset, changes, tell_pages=True)
+    context.set_draft(draft.preset, changes, refresh_forms=True)
     gr.Info("The next run is set so; see the Train tab.")
 
 

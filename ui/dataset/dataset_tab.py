@@ -9,13 +9,13 @@ import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
 from ui.dataset import captions_panel, contents_panel, crops_panel, doctor_panel, import_panel
+from ui.dataset.import_jobs import KIND
 from ui.page.choices import dataset_list
 from ui.page.context import AppContext
-from ui.page.jobs import draw_demo_set
+from ui.page.jobs import demo_set_job
 from ui.page.live import Live
 from ui.page.messages import job_progress
 
-KIND = "dataset"
 # Title, id and ``build(context, live, chosen)`` of what can be done with a dataset, one line each.
 PANELS: tuple[tuple[str, str, Callable[[AppContext, Live, Any], None]], ...] = (
     ("Check", "check", doctor_panel.build),
@@ -32,7 +32,7 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Column(scale=2, min_width=320):
             _demo_sets(context, live)
     # folded once there is something to work on; later nobody's folding is touched
-    live.part([sources], lambda view: bool(view.datasets), lambda view: [gr.Accordion(open=not view.datasets)])
+    live.outputs([sources], lambda view: bool(view.datasets), lambda view: [gr.Accordion(open=not view.datasets)])
     _progress(live)
     import_panel.outcome(live)
     with gr.Row(equal_height=False):
@@ -50,8 +50,8 @@ def build(context: AppContext, live: Live) -> None:
 def _progress(live: Live) -> None:
     progress = gr.HTML(elem_id="dataset-progress")
     cancel = gr.Button("Cancel", elem_id="dataset-cancel", visible=False)
-    live.after(cancel.click(live.asking("cancel"), api_visibility="private"))
-    live.part(
+    live.refresh_after(cancel.click(live.job_command("cancel"), api_visibility="private"))
+    live.outputs(
         [progress, cancel],
         lambda view: view.snapshot if view.snapshot.kind == KIND else None,
         lambda view: [
@@ -74,6 +74,8 @@ def _demo_sets(context: AppContext, live: Live) -> None:
         make = gr.Button("Make the demo set", elem_id="demo-make")
 
     def start(kind: str, count: int) -> None:
-        context.start_job(KIND, "Making the demo set", draw_demo_set(context, kind, int(count or 0)))
+        context.start_job(KIND, "Making the demo set", demo_set_job(context, kind, int(count or 0)))
 
-    live.after(make.click(context.guarded(start, fills=False), [kind, count], api_visibility="private"))
+    live.refresh_after(
+        make.click(context.catch_errors(start, has_outputs=False), [kind, count], api_visibility="private")
+    )

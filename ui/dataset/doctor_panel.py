@@ -10,7 +10,7 @@ from ui.dataset import check_jobs
 from ui.dataset.check_jobs import KIND
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress
 from ui.page.view import View
 
@@ -103,34 +103,34 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         return [gr.Image(image, visible=image is not None), words, number]
 
     def turn(by: int) -> Any:
-        return context.guarded(lambda name, selected, number: look(name, selected, number + by))
+        return context.catch_errors(lambda name, selected, number: look(name, selected, number + by))
 
     def act(what: Any) -> Any:
         def handler(name: str, selected: str) -> list[Any]:
             what(context, name, selected)
             return [*list_findings(name, selected), *tell(name, selected), *look(name, selected, 0)]
 
-        return context.guarded(handler)
+        return context.catch_errors(handler)
 
     def pick(name: str, selected: str, event: gr.SelectData) -> list[Any]:
         return look(name, selected, _hit_of(context, name, selected, int(event.index)))
 
-    chosen.change(context.guarded(list_findings), [chosen], listed, **QUIET)
-    retell = context.guarded(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)])
+    chosen.change(context.catch_errors(list_findings), [chosen], listed, **NO_PROGRESS)
+    retell = context.catch_errors(lambda name, selected: [*tell(name, selected), *look(name, selected, 0)])
     gr.on(
         [chosen.change, finding.change],
         retell,
         [chosen, finding],
         [*told, *looked],
         trigger_mode="always_last",
-        **QUIET,
+        **NO_PROGRESS,
     )
-    earlier.click(turn(-1), [chosen, finding, at], looked, **QUIET)
-    later.click(turn(1), [chosen, finding, at], looked, **QUIET)
-    gallery.select(context.guarded(pick), [chosen, finding], looked, **QUIET)
+    earlier.click(turn(-1), [chosen, finding, at], looked, **NO_PROGRESS)
+    later.click(turn(1), [chosen, finding, at], looked, **NO_PROGRESS)
+    gallery.select(context.catch_errors(pick), [chosen, finding], looked, **NO_PROGRESS)
     everything = [*listed, *told, *looked]
-    live.after(leave.click(act(check_jobs.exclude), [chosen, finding], everything, **QUIET))
-    live.after(back.click(act(check_jobs.undo), [chosen, finding], everything, **QUIET))
+    live.refresh_after(leave.click(act(check_jobs.exclude), [chosen, finding], everything, **NO_PROGRESS))
+    live.refresh_after(back.click(act(check_jobs.undo), [chosen, finding], everything, **NO_PROGRESS))
 
     def begin(name: str | None) -> None:
         found = open_dataset(context, name).name
@@ -140,15 +140,19 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
         found = open_dataset(context, name).name
         context.start_job(KIND, f"Correcting {found}", check_jobs.correct(context, found, selected))
 
-    live.after(start.click(context.guarded(begin, fills=False), [chosen], **QUIET))
-    live.after(repair.click(context.guarded(begin_correcting, fills=False), [chosen, finding], **QUIET))
-    live.after(cancel.click(live.asking("cancel"), **QUIET))
-    live.part([start, cancel, progress], _job_key, _job)
+    live.refresh_after(start.click(context.catch_errors(begin, has_outputs=False), [chosen], **NO_PROGRESS))
+    live.refresh_after(
+        repair.click(context.catch_errors(begin_correcting, has_outputs=False), [chosen, finding], **NO_PROGRESS)
+    )
+    live.refresh_after(cancel.click(live.job_command("cancel"), **NO_PROGRESS))
+    live.outputs([start, cancel, progress], _job_key, _job)
     ended = gr.State(0)
-    live.part([ended], lambda view: _ended(view), lambda view: [_ended(view)])
+    live.outputs([ended], lambda view: _ended(view), lambda view: [_ended(view)])
     # Two steps: who chooses a finding while the list is on its way keeps it, and sees that one.
-    listing = ended.change(context.guarded(lambda name: list_findings(name, keep=True)), [chosen], listed, **QUIET)
-    listing.then(retell, [chosen, finding], [*told, *looked], **QUIET)
+    listing = ended.change(
+        context.catch_errors(lambda name: list_findings(name, keep=True)), [chosen], listed, **NO_PROGRESS
+    )
+    listing.then(retell, [chosen, finding], [*told, *looked], **NO_PROGRESS)
 
 
 def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:

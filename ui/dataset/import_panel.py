@@ -10,13 +10,12 @@ import gradio as gr
 from engine.data.import_config import ImportConfig, parse_import
 from engine.errors import UserError
 from ui.dataset import folders
-from ui.dataset import import_jobs as tasks
+from ui.dataset.import_jobs import KIND, import_images, suggested_name
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 
-KIND = "dataset"
 INFO = (
     "A folder of images or of pairs; a list of addresses (.parquet, .csv); .tar archives; parquet files; a Hugging "
     "Face id such as owner/name. Paste it, or drop a path here."
@@ -57,25 +56,27 @@ def build(context: AppContext, live: Live) -> None:
         config = parse_import(
             {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
         )
-        title = f"Reading {name.strip() or tasks.dataset_name_for(place) or 'pictures'}"
-        context.start_job(KIND, title, tasks.import_images(context, place, name, config))
+        title = f"Reading {name.strip() or suggested_name(place) or 'pictures'}"
+        context.start_job(KIND, title, import_images(context, place, name, config))
 
     def pick(current: str) -> str:
         return folders.ask_folder() or current
 
-    picked = browse.click(context.guarded(pick), [place], [place], api_visibility="private")
+    picked = browse.click(context.catch_errors(pick), [place], [place], api_visibility="private")
     for event in (place.blur, place.submit, picked.then):
-        event(context.guarded(_found), [place], [found], **QUIET)
-    place.change(tasks.dataset_name_for, [place], [name], **QUIET)
-    live.after(
-        read.click(context.guarded(start, fills=False), [place, name, *settings.values()], api_visibility="private")
+        event(context.catch_errors(_found), [place], [found], **NO_PROGRESS)
+    place.change(suggested_name, [place], [name], **NO_PROGRESS)
+    live.refresh_after(
+        read.click(
+            context.catch_errors(start, has_outputs=False), [place, name, *settings.values()], api_visibility="private"
+        )
     )
 
 
 def outcome(live: Live) -> None:
     """What the last import had to tell; it stays when the card is folded."""
     told = gr.HTML(elem_id="dataset-outcome")
-    live.part([told], lambda view: view.results.get(KIND), lambda view: [_outcome(view.results.get(KIND))])
+    live.outputs([told], lambda view: view.results.get(KIND), lambda view: [_outcome(view.results.get(KIND))])
 
 
 def _options() -> dict[str, Any]:

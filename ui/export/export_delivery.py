@@ -14,7 +14,7 @@ from engine.workspace.remembered import remembered
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.view import View
 
@@ -88,16 +88,22 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
             raise UserError("There is no exports folder yet.", "Nothing of this run was exported.", "Export first.")
         open_folder(folder)
 
-    live.demo.load(recall, None, [*(folder for _, folder, _ in buttons), repository], **QUIET)
-    run.change(context.guarded(list_exports), [run], [file], **QUIET)
+    live.demo.load(recall, None, [*(folder for _, folder, _ in buttons), repository], **NO_PROGRESS)
+    run.change(context.catch_errors(list_exports), [run], [file], **NO_PROGRESS)
     for name, folder, copy in buttons:
-        live.after(copy.click(context.guarded(copy_to(name), fills=False), [file, folder, replace], None, **QUIET))
-    live.after(upload.click(context.guarded(start_upload), [file, repository, token, private], [token], **QUIET))
-    live.after(show.click(context.guarded(open_exports, fills=False), [run], None, **QUIET))
-    live.part(
+        live.refresh_after(
+            copy.click(
+                context.catch_errors(copy_to(name), has_outputs=False), [file, folder, replace], None, **NO_PROGRESS
+            )
+        )
+    live.refresh_after(
+        upload.click(context.catch_errors(start_upload), [file, repository, token, private], [token], **NO_PROGRESS)
+    )
+    live.refresh_after(show.click(context.catch_errors(open_exports, has_outputs=False), [run], None, **NO_PROGRESS))
+    live.outputs(
         [file], lambda view: (view.results.get(KIND), view.runs, view.shown_run), lambda view: [_newest(context, view)]
     )
-    live.part([told], lambda view: view.results.get("deliver"), lambda view: [_told(view)])
+    live.outputs([told], lambda view: view.results.get("deliver"), lambda view: [_told(view)])
     return [*(copy for _, _, copy in buttons), upload]
 
 

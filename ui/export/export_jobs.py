@@ -18,8 +18,8 @@ from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from engine.workspace.paths import safe_name
-from ui.dataset.import_jobs import counting
 from ui.page.context import AppContext
+from ui.page.jobs import progress_events
 from ui.page.messages import counted
 
 KIND = "export"
@@ -50,7 +50,7 @@ def way_of(kind: str, precision: str, weights: str, rank: int, name: str, overwr
 
 def export_it(context: AppContext, run_name: str, checkpoint: Checkpoint, way: Way) -> Work:
     """Write the file into the run's exports folder and tell what was checked."""
-    context.forget_result(KIND)
+    context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         run = Run(context.workspace.runs / run_name)
@@ -65,7 +65,7 @@ def average_it(
     context: AppContext, run_name: str, checkpoints: Sequence[Checkpoint], kind: Any, decay: float, way: Way
 ) -> Work:
     """Average checkpoints, keep the average with the run, and export it."""
-    context.forget_result(KIND)
+    context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.merge import FOLDER, merge, merged_checkpoints
@@ -74,7 +74,7 @@ def average_it(
         taken = {checkpoint.folder.name for checkpoint in merged_checkpoints(run.folder)}
         steps = "-".join(str(checkpoint.step) for checkpoint in checkpoints)
         name = next(n for n in _numbered(f"{kind}-{steps}") if safe_name(n) not in taken)
-        progress = counting(emit, "Averaging, checkpoints")
+        progress = progress_events(emit, "Averaging, checkpoints")
         folder = merge(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
         made = next(c for c in merged_checkpoints(run.folder) if c.folder == folder)
         origin = f"{run_name}, average of the steps {', '.join(f'{c.step:,}' for c in checkpoints)}"
@@ -98,7 +98,7 @@ def _write(
 
     made = export(
         checkpoint.folder, way.format, run.exports, safe_name(way.name or run.config.name or run.name),
-        way.precision, way.weights(checkpoint), way.overwrite, token, counting(emit, "Exporting, stages"),
+        way.precision, way.weights(checkpoint), way.overwrite, token, progress_events(emit, "Exporting, stages"),
         local_base(context, run), way.rank,
     )  # fmt: skip
     facts = [("Where", str(made.path)), ("Size", format_bytes(made.bytes))]
@@ -106,7 +106,7 @@ def _write(
     if made.card is not None and made.card != made.path:
         facts.append(("Beside it", f"{made.card.name}: model card, ComfyUI workflow, note for AUTOMATIC1111"))
     facts.append(("From", origin))
-    context.result(KIND, note="The export is ready.", facts=tuple(facts), where=str(made.path))
+    context.set_result(KIND, note="The export is ready.", facts=tuple(facts), where=str(made.path))
 
 
 def local_base(context: AppContext, run: Run) -> str:
@@ -127,10 +127,10 @@ def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, avera
         run = Run(context.workspace.runs / run_name)
         weights: Any = "ema" if average and checkpoint.has_ema else "plain"
         table = compare(
-            context.workspace, run, checkpoint, weights, token=token, progress=counting(emit, "Measuring, ways")
+            context.workspace, run, checkpoint, weights, token=token, progress=progress_events(emit, "Measuring, ways")
         )
         note = f"Step {table.step:,}, {counted(table.pictures, 'held-out image', 'held-out images')} for each line."
-        context.result("compare", note=note, where=str(run.exports))
+        context.set_result("compare", note=note, where=str(run.exports))
         return "completed"
 
     return work
@@ -141,15 +141,15 @@ def copy_it(context: AppContext, file: str, program: str, folder: str, overwrite
     from engine.export import deliver
     from engine.workspace.remembered import remember
 
-    context.forget_result("deliver")
+    context.clear_result("deliver")
     wanted = deliver.program(program)
     target = deliver.models_folder(folder, wanted)  # said at once, not from within the job
     remember(context.workspace, **{program: folder.strip()})
 
     def work(token: Token, emit: Emit) -> Outcome:
-        made = deliver.copy_to(Path(file), target, overwrite, token, counting(emit, "Copying, MB"))
+        made = deliver.copy_to(Path(file), target, overwrite, token, progress_events(emit, "Copying, MB"))
         words = f"Copied to {made}. In {wanted.title}, reload the list of models."
-        context.result("deliver", note=words, where=str(made))
+        context.set_result("deliver", note=words, where=str(made))
         return "completed"
 
     return work
@@ -160,7 +160,7 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
     from engine.export.deliver import exports_in
     from engine.workspace.remembered import remember
 
-    context.forget_result("deliver")
+    context.clear_result("deliver")
     remember(context.workspace, hub_repository=repository.strip())
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -169,8 +169,10 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
         made = next((m for m in exports_in(Path(file).parent) if str(m.path) == file), None)
         if made is None:
             raise UserError("Nothing was uploaded.", f"{Path(file).name} is not there any more.", "Export it again.")
-        link = upload(files_of(made), repository, token_text, private, None, token, counting(emit, "Uploading, MB"))
-        context.result("deliver", note=f"Uploaded: {link}", where=link)
+        link = upload(
+            files_of(made), repository, token_text, private, None, token, progress_events(emit, "Uploading, MB")
+        )
+        context.set_result("deliver", note=f"Uploaded: {link}", where=link)
         return "completed"
 
     return work
@@ -178,19 +180,25 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
 
 def import_it(context: AppContext, path: str, base: str, condition: str, name: str) -> Work:
     """Bring in a ControlNet as a run of its own."""
-    context.forget_result("import")
+    context.clear_result("import")
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.imported_run import import_as_run
 
         emit(Message(f"Reading {Path(path).name}."))
         run = import_as_run(
-            context.workspace, path.strip(), base.strip(), condition, name, token, counting(emit, "Importing, stages")
+            context.workspace,
+            path.strip(),
+            base.strip(),
+            condition,
+            name,
+            token,
+            progress_events(emit, "Importing, stages"),
         )
         context.files_changed()
         context.show_run(run.name)
         words = f"It is now in the list of runs as {run.name}: try it, export it, or train on from it."
-        context.result("import", note=words, where=str(run.folder))
+        context.set_result("import", note=words, where=str(run.folder))
         return "completed"
 
     return work
@@ -216,6 +224,6 @@ def train_on(context: AppContext, run_name: str, checkpoint: Checkpoint) -> str:
     run = Run(context.workspace.runs / run_name)
     model = {"base": run.config.model.base, "controlnet": str(checkpoint.folder)}
     changes = {**context.draft.changes, "model": {**context.draft.changes.get("model", {}), **model}}
-    context.set_draft(context.draft.preset, changes, tell_pages=True)
+    context.set_draft(context.draft.preset, changes, refresh_forms=True)
     context.show_run("")
     return f"The next run starts from step {checkpoint.step:,} of {run_name}: see the Train tab."

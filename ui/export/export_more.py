@@ -15,7 +15,7 @@ from ui.export import export_jobs
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.view import View
 
@@ -48,8 +48,10 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
     def show(run: str | None) -> str:
         return _table(context.workspace.runs / run / "exports") if run else ""
 
-    live.after(measure.click(context.guarded(start, fills=False), [run, checkpoint, weights], None, **QUIET))
-    run.change(context.guarded(show), [run], [table], **QUIET)
+    live.refresh_after(
+        measure.click(context.catch_errors(start, has_outputs=False), [run, checkpoint, weights], None, **NO_PROGRESS)
+    )
+    run.change(context.catch_errors(show), [run], [table], **NO_PROGRESS)
 
     def render(view: View) -> list[str]:
         result = view.results.get("compare")
@@ -57,7 +59,7 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
             return [_table(Path(result.where))]
         return [show(view.shown_run or next(iter(view.runs), None))]
 
-    live.part([table], lambda view: (view.results.get("compare"), view.runs, view.shown_run), render)
+    live.outputs([table], lambda view: (view.results.get("compare"), view.runs, view.shown_run), render)
     return measure
 
 
@@ -106,12 +108,16 @@ def _average(context: AppContext, live: Live, run: Any, checkpoint: Any, how: li
     def train_on(run: str | None, step: int | None) -> str:
         return note(export_jobs.train_on(context, str(run), pick_checkpoint(context, run, step)), "good")
 
-    run.change(context.guarded(steps_of), [run], [chosen], **QUIET)
-    kind.change(lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay], **QUIET)
-    live.after(make.click(context.guarded(start, fills=False), [run, chosen, kind, decay, *how], None, **QUIET))
-    live.after(trim.click(context.guarded(shrink), [run], [told], **QUIET))
-    live.after(go_on.click(context.guarded(train_on), [run, checkpoint], [told], **QUIET))
-    live.part(
+    run.change(context.catch_errors(steps_of), [run], [chosen], **NO_PROGRESS)
+    kind.change(lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay], **NO_PROGRESS)
+    live.refresh_after(
+        make.click(
+            context.catch_errors(start, has_outputs=False), [run, chosen, kind, decay, *how], None, **NO_PROGRESS
+        )
+    )
+    live.refresh_after(trim.click(context.catch_errors(shrink), [run], [told], **NO_PROGRESS))
+    live.refresh_after(go_on.click(context.catch_errors(train_on), [run, checkpoint], [told], **NO_PROGRESS))
+    live.outputs(
         [chosen],
         lambda view: (view.runs, view.shown_run, view.history.checkpoint),
         lambda view: [steps_of(view.shown_run or next(iter(view.runs), None))],
@@ -141,8 +147,10 @@ def _bring_in(context: AppContext, live: Live) -> Any:
         job = export_jobs.import_it(context, path, base or "demo", kind or "", name or "")
         context.start_job(KIND, "Bringing in a ControlNet", job)
 
-    live.after(bring.click(context.guarded(start, fills=False), [path, base, kind, name], None, **QUIET))
-    live.part([told], lambda view: view.results.get("import"), lambda view: [_said(view, "import")])
+    live.refresh_after(
+        bring.click(context.catch_errors(start, has_outputs=False), [path, base, kind, name], None, **NO_PROGRESS)
+    )
+    live.outputs([told], lambda view: view.results.get("import"), lambda view: [_said(view, "import")])
     return bring
 
 

@@ -13,7 +13,7 @@ from ui.export import export_delivery, export_jobs, export_more
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 
@@ -72,16 +72,20 @@ def build(context: AppContext, live: Live) -> None:
             raise UserError("Nothing was exported.", "No run is chosen.", "Choose a run.")
         context.start_job(KIND, "Exporting", export_jobs.export_it(context, run, chosen, export_jobs.way_of(*how)))
 
-    kind.change(lambda name: [_hint(name), gr.Radio(visible=bool(_way(name).ranks))], [kind], [hint, rank], **QUIET)
-    live.after(make.click(context.guarded(start, fills=False), [run, checkpoint, *how], None, **QUIET))
-    live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
+    kind.change(
+        lambda name: [_hint(name), gr.Radio(visible=bool(_way(name).ranks))], [kind], [hint, rank], **NO_PROGRESS
+    )
+    live.refresh_after(
+        make.click(context.catch_errors(start, has_outputs=False), [run, checkpoint, *how], None, **NO_PROGRESS)
+    )
+    live.refresh_after(cancel.click(live.job_command("cancel"), None, None, **NO_PROGRESS))
     buttons = [make, *delivery, *more]
-    live.part(
+    live.outputs(
         [*buttons, cancel, progress],
         lambda view: view.snapshot if view.snapshot.kind == KIND else view.snapshot.alive,
         lambda view: [*[gr.Button(interactive=not view.snapshot.alive) for _ in buttons], *_job(view)],
     )
-    live.part([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
+    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 
 def _way(name: str) -> Any:

@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.run import Run
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.view import View
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def dataset_list(live: Live, label: str, elem_id: str, hint: str | None = None) 
         chosen = chosen or (view.datasets[0] if view.datasets else None)
         return [gr.Dropdown(list(view.datasets), value=chosen)]
 
-    live.part([box], lambda view: (view.datasets, view.focus_dataset), render)
+    live.outputs([box], lambda view: (view.datasets, view.focus_dataset), render)
     return box
 
 
@@ -57,7 +57,7 @@ def run_list(live: Live, label: str, elem_id: str) -> Any:
         chosen = view.shown_run if view.shown_run in view.runs else None
         return [gr.Dropdown(list(view.runs), value=chosen or (view.runs[0] if view.runs else None))]
 
-    live.part([box], lambda view: (view.runs, view.shown_run), render)
+    live.outputs([box], lambda view: (view.runs, view.shown_run), render)
     return box
 
 
@@ -100,9 +100,9 @@ def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str)
         return gr.Dropdown(entries(run))
 
     saved = gr.State("")
-    run_box.change(of_run, [run_box], [box], **QUIET)
-    saved.change(refreshed, [run_box], [box], **QUIET)
-    live.part([saved], _saved, lambda view: [repr(_saved(view))])
+    run_box.change(of_run, [run_box], [box], **NO_PROGRESS)
+    saved.change(refreshed, [run_box], [box], **NO_PROGRESS)
+    live.outputs([saved], _saved, lambda view: [repr(_saved(view))])
     return box
 
 

@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.jobs.snapshot import JobSnapshot
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.view import View
 
@@ -36,10 +36,10 @@ def build_question(context: AppContext, live: Live, button: Any) -> None:
     def keep() -> Any:
         return gr.Column(visible=False)
 
-    button.click(ask, None, [box], **QUIET)
-    no.click(keep, None, [box], **QUIET)
-    live.after(yes.click(context.ending.ask, None, None, js=MARK, **QUIET))
-    live.part([words, yes, no], _key, _render)
+    button.click(ask, None, [box], **NO_PROGRESS)
+    no.click(keep, None, [box], **NO_PROGRESS)
+    live.refresh_after(yes.click(context.shutdown.request, None, None, js=MARK, **NO_PROGRESS))
+    live.outputs([words, yes, no], _key, _render)
 
 
 def _key(view: View) -> Any:

@@ -1,4 +1,4 @@
-"""What every tab is handed: the workspace, the one job runner, and what the pages share."""
+"""What every tab is given: the workspace, the job runner, and the state that all pages share."""
 
 from __future__ import annotations
 
@@ -24,45 +24,45 @@ from engine.jobs.snapshot import JobSnapshot
 from engine.machine.hardware import Hardware, detect
 from engine.training.job import missing
 from engine.workspace.paths import Workspace
-from ui.page.problems import ProblemPanel
+from ui.page.problems import Problems
 from ui.page.shown_run import find_unfinished, open_runs, read_run
 from ui.page.states import Readiness, RunFacts, train_view
 from ui.page.view import Draft, Result, View
-from ui.server.shutdown import Ending
+from ui.server.shutdown import Shutdown
 
-FILES_SECONDS = 2.0  # how long a look at the workspace's files is good for
+LISTING_SECONDS = 2.0
+"""How long a listing of the workspace's folders is used before it is read again."""
 
 
-class AppContext(ProblemPanel):
-    """One for the process. Methods may be called from any thread."""
+class AppContext(Problems):
+    """The state of the app. There is one per process. Methods may be called from any thread."""
 
     def __init__(self, workspace: Workspace, runner: JobRunner | None = None, local: bool = True) -> None:
         super().__init__(runner or JobRunner())
         self.workspace = workspace
         places.use(workspace)
-        self.local = local  # the browser runs on this machine, so that folder dialogs can open here
+        self.local = local
+        """The browser runs on this machine, so that folder dialogs can open here."""
         self.focus_dataset = next(iter(workspace.dataset_names()), "")
+        """The dataset that every tab shows first."""
         self.draft = Draft(changes={"data": {"dataset": self.focus_dataset}} if self.focus_dataset else {})
         runs = open_runs(workspace)
-        self.card_hidden = any(run.completed for run in runs)
-        """The first-start card is of no use any more."""
+        self.first_start_hidden = any(run.completed for run in runs)
         self.unfinished = find_unfinished(runs)
-        """Runs of earlier sittings, offered until one is trained."""
-        self.ending = Ending()
+        """Runs of earlier sessions, offered until one is trained."""
+        self.shutdown = Shutdown()
         self.results: dict[str, Result] = {}
-        self.warm = threading.Event()
-        """The large libraries are loaded; before that, nothing that needs them is done for a page."""
+        self.libraries_loaded = threading.Event()
+        """Until torch is loaded, a page does nothing that needs it."""
+        self.request: BorrowRequest | None = None
+        """The last image that a running training was asked to draw between two steps."""
         self._lock = threading.RLock()
         self._try: Any = None
-        self.request: BorrowRequest | None = None
-        """The drawing that a training does in between, the last one."""
-        self._focus_run: str | None = None  # None: whatever is newest
-        self.beats: Callable[[], list[int]] = list
-        """What pages ask every second, once the window is built; see ui/page/live.py."""
+        self._chosen_run: str | None = None  # None: show the newest
         self._training: JobSnapshot | None = None
         self._readiness: tuple[Any, Readiness] = (None, Readiness())
         self._history: tuple[Any, JobSnapshot, RunFacts | None] = (None, JobSnapshot(), None)
-        self._files: tuple[float, tuple[str, ...], tuple[str, ...]] = (-FILES_SECONDS, (), ())
+        self._files: tuple[float, tuple[str, ...], tuple[str, ...]] = (-LISTING_SECONDS, (), ())
 
     @functools.cached_property
     def hardware(self) -> Hardware:
@@ -73,24 +73,24 @@ class AppContext(ProblemPanel):
         return UserPresets(self.workspace.presets, [demo_preset(), *all_presets()])
 
     def preset_of(self, draft: Draft) -> Preset:
-        """Which one a draft stands on. One that another page has deleted meanwhile: the one for this machine."""
-        there = self.user_presets.all
-        return there.get(draft.preset) or there[self.suggested_preset]
+        """Return the preset that a draft changes. If another page has deleted it, the one for this machine."""
+        presets = self.user_presets.all
+        return presets.get(draft.preset) or presets[self.suggested_preset]
 
     @functools.cached_property
     def suggested_preset(self) -> str:
-        """Name of the preset for this machine. Without a card only the demo base trains in reasonable time."""
+        """Name of the preset for this machine. Without a graphics card only the demo trains in reasonable time."""
         return "demo" if self.hardware.vram_gib is None else suggest(self.hardware.vram_gib).name
 
-    # -- the next run -------------------------------------------------------------------------------------------------
+    # -- the settings of the next run ---------------------------------------------------------------------------------
 
-    def set_draft(self, preset: str, changes: dict[str, Any], tell_pages: bool = False) -> None:
-        """Remember the form; ``tell_pages`` where the forms on the pages have to follow."""
+    def set_draft(self, preset: str, changes: dict[str, Any], refresh_forms: bool = False) -> None:
+        """Store the form's values. ``refresh_forms``: the change did not come from the form, so redraw it."""
         with self._lock:
-            self.draft = Draft(preset, changes, self.draft.number + tell_pages)
+            self.draft = Draft(preset, changes, self.draft.number + refresh_forms)
 
     def config_of(self, draft: Draft) -> tuple[RunConfig, dict[str, str]]:
-        """The draft over its preset.
+        """Return the settings of a draft over its preset, and where each value comes from.
 
         Raises:
             UserError: a value is out of bounds.
@@ -99,77 +99,84 @@ class AppContext(ProblemPanel):
         return resolve(*layers, ("you", draft.changes))
 
     def base_of(self, draft: Draft) -> str:
-        """Which base a draft is for; a preset may say otherwise for another family of bases."""
+        """Return the base model of a draft. A preset's values depend on the family of the base."""
         chosen = draft.changes.get("model", {}).get("base")
         return str(self.preset_of(draft).base() if chosen is None else chosen)
 
     def readiness(self) -> Readiness:
-        """Whether the draft could start, and what it would take."""
-        key = (self.draft, self.files(), self.warm.is_set())
+        """Return whether the draft can start, and what it would take."""
+        key = (self.draft, self.files(), self.libraries_loaded.is_set())
         if self._readiness[0] != key:
-            self._readiness = (key, self._look_ready())
+            self._readiness = (key, self._check_readiness())
         return self._readiness[1]
 
-    def _look_ready(self) -> Readiness:
+    def _check_readiness(self) -> Readiness:
         try:
             if not self.files()[0]:
-                return Readiness("There is no dataset yet: make one on the Dataset tab.")
+                return Readiness("There is no dataset yet. Make one on the Dataset tab.")
             config, _ = self.config_of(self.draft)
             sentences = missing(self.workspace, config)
             if sentences:
                 return Readiness(" ".join(sentences))
-            caution = self._caution(config) if self.warm.is_set() else ""
-            return Readiness("", f"{estimate(config, self.workspace, self.hardware).summary}. {caution}".strip())
+            about_base = self._about_base(config) if self.libraries_loaded.is_set() else ""
+            return Readiness("", f"{estimate(config, self.workspace, self.hardware).summary}. {about_base}".strip())
         except UserError as error:
             return Readiness(f"{error.what} {error.why} {error.try_this}")
 
-    def _caution(self, config: RunConfig) -> str:
-        """What the base was recognised as, and what will hardly work although it can start."""
+    def _about_base(self, config: RunConfig) -> str:
+        """Return how the base was recognised, and a warning if the resolution does not suit it."""
         located = self.workspace.locate_base(config.model.base)
         if not Path(located).exists():
-            return ""  # on the hub: nothing is fetched for a hint
+            return ""  # on the hub: nothing is downloaded for a hint
         from engine.families.registry import describe
         from engine.families.registry import detect as detect_family
 
-        known = f"The base: {describe(located)}."
+        known = f"Base model: {describe(located)}."
         side = detect_family(located).default_resolution(located)
         if config.data.resolution == side:
             return known
-        return f"{known} Careful: it was made for {side} px, and the resolution is {config.data.resolution} px."
+        return f"{known} Careful: it was trained at {side} px, and the resolution is {config.data.resolution} px."
 
-    # -- what the pages see -------------------------------------------------------------------------------------------
+    # -- what the pages show ------------------------------------------------------------------------------------------
 
     def files(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names of the datasets and of the runs (newest first), looked up every other second at most."""
-        looked, datasets, runs = self._files
-        if time.monotonic() - looked > FILES_SECONDS:
+        """Return the names of the datasets and of the runs (newest first), read every two seconds at most."""
+        read_at, datasets, runs = self._files
+        if time.monotonic() - read_at > LISTING_SECONDS:
             datasets = tuple(self.workspace.dataset_names())
             runs = tuple(folder.name for folder in self.workspace.run_folders())
             self._files = (time.monotonic(), datasets, runs)
         return datasets, runs
 
     def files_changed(self) -> None:
-        """Look again at the next view."""
-        self._files = (-FILES_SECONDS, *self.files())
+        """Read the folders again for the next view."""
+        self._files = (-LISTING_SECONDS, *self.files())
         self._readiness = (None, Readiness())
 
-    def show_run(self, name: str) -> None:
-        """The run that the Train tab shows; empty: set up a new one."""
-        self._focus_run = name
+    def focus_on(self, dataset: str) -> None:
+        """Show a dataset that was just made or chosen on every tab, and use it for the next run."""
+        self.focus_dataset = dataset
+        changes = dict(self.draft.changes)
+        changes["data"] = {**changes.get("data", {}), "dataset": dataset}
+        self.draft = replace(self.draft, changes=changes, number=self.draft.number + 1)
 
-    def result(self, kind: str, **what: Any) -> None:
-        """What a job of this kind made; pages show it until the next one."""
+    def show_run(self, name: str) -> None:
+        """Show a run on the Train tab. An empty name shows the form for a new one."""
+        self._chosen_run = name
+
+    def set_result(self, kind: str, **what: Any) -> None:
+        """Show what a job of this kind has made, until the next one."""
         with self._lock:
             number = self.results.get(kind, Result()).number + 1
             self.results = {**self.results, kind: Result(number, **what)}
 
-    def forget_result(self, kind: str) -> None:
-        """Another try begins: if it fails, no page says that it went well."""
+    def clear_result(self, kind: str) -> None:
+        """Remove a result, so that no page still reports success if the next attempt fails."""
         with self._lock:
             self.results = {name: result for name, result in self.results.items() if name != kind}
 
     def view(self) -> View:
-        """The present state of everything."""
+        """Return the current state of everything."""
         with self._lock:
             snapshot = self.runner.snapshot
             if snapshot.kind == "train":
@@ -177,13 +184,13 @@ class AppContext(ProblemPanel):
                     self.files_changed()
                 self._training = snapshot
             elif self._training is not None and self._training.alive:
-                self._training = None  # its end was not seen; its files tell
+                self._training = None  # nobody saw its end; the files say how it ended
             datasets, runs = self.files()
             shown = self._shown_run(runs)
             training = self._training
             if training is not None and (not training.run_folder or training.run_folder.name != shown):
                 training = training if training.alive or not shown else None
-            history, facts = self._look_back(shown, training)
+            history, facts = self._history_of(shown, training)
             busy = snapshot.title if snapshot.alive and snapshot.kind != "train" else ""
             return View(
                 snapshot=snapshot,
@@ -196,22 +203,23 @@ class AppContext(ProblemPanel):
                 draft=self.draft,
                 focus_dataset=self.focus_dataset,
                 results=self.results,
-                card_hidden=self.card_hidden,
+                first_start_hidden=self.first_start_hidden,
                 unfinished=self.unfinished,
-                closing=self.ending.asked,
+                closing=self.shutdown.requested,
             )
 
     def _shown_run(self, runs: tuple[str, ...]) -> str:
         training = self._training
         if training is not None and training.alive:
             return training.run_folder.name if training.run_folder else ""
-        if self._focus_run is None:
+        if self._chosen_run is None:
             if training is not None and training.run_folder is not None:
                 return training.run_folder.name
             return runs[0] if runs else ""
-        return self._focus_run if self._focus_run in runs else ""
+        return self._chosen_run if self._chosen_run in runs else ""
 
-    def _look_back(self, shown: str, training: JobSnapshot | None) -> tuple[JobSnapshot, RunFacts | None]:
+    def _history_of(self, shown: str, training: JobSnapshot | None) -> tuple[JobSnapshot, RunFacts | None]:
+        """Return curves, images and log of the shown run: from the live job, else from its files."""
         if training is not None and training.alive:
             return training, None
         if not shown:
@@ -221,40 +229,18 @@ class AppContext(ProblemPanel):
             self._history = (key, *read_run(self.workspace.runs / shown))
         return self._history[1], self._history[2]
 
-    # -- training and trying ------------------------------------------------------------------------------------------
-
-    def training_began(self) -> None:
-        """A run was started or resumed: pages show it, and old problems are of no interest."""
-        self._focus_run, self.unfinished = None, ()
-        self.forget_problem()
-        self.files_changed()
-
-    def try_session(self) -> Any:
-        """The one holder of a loaded pipeline for Try it (call in a job's thread: torch is loaded here)."""
-        from engine.inference.session import TrySession
-
-        if self._try is None:
-            self._try = TrySession(self.workspace)
-        return self._try
-
-    def free_try_session(self) -> None:
-        """Give the memory of Try it, and of models that previews of maps have loaded, to a training run."""
-        weights.free()
-        if self._try is not None:
-            self._try.free()
-
-    # -- jobs ----------------------------------------------------------------------------------------------------------
+    # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def start_job(self, kind: str, title: str, work: Callable[..., Any]) -> None:
-        """Start a job of the window's own; an old problem is no longer of interest.
+        """Start a job other than training, and close the panel of an earlier problem.
 
         Raises:
             Busy: another job is running.
         """
-        self.runner.start(kind, title, self._watched(work))
-        self.forget_problem()
+        self.runner.start(kind, title, self._with_new_listing(work))
+        self.clear_problem()
 
-    def _watched(self, work: Callable[..., Any]) -> Callable[..., Any]:
+    def _with_new_listing(self, work: Callable[..., Any]) -> Callable[..., Any]:
         def run(token: Any, emit: Any) -> Any:
             try:
                 return work(token, emit)
@@ -263,20 +249,32 @@ class AppContext(ProblemPanel):
 
         return run
 
+    def training_started(self) -> None:
+        """Show the run that was started or resumed, and close the panel of an earlier problem."""
+        self._chosen_run, self.unfinished = None, ()
+        self.clear_problem()
+        self.files_changed()
+
+    def try_session(self) -> Any:
+        """Return the one holder of Try it's loaded pipeline. Call it in the thread of a job: it loads torch."""
+        from engine.inference.session import TrySession
+
+        if self._try is None:
+            self._try = TrySession(self.workspace)
+        return self._try
+
+    def free_models(self) -> None:
+        """Free the memory of the models that Try it and the map previews have loaded, for a training run."""
+        weights.free()
+        if self._try is not None:
+            self._try.free()
+
     def discard_run(self, name: str) -> Path:
-        """Set a run aside: its folder moves to workspace/discarded, nothing is deleted."""
+        """Move a run's folder to workspace/discarded and return its new place. Nothing is deleted."""
         target = self.workspace.root / "discarded" / f"{name}-{time.strftime('%H%M%S')}"
         target.parent.mkdir(exist_ok=True)
         (self.workspace.runs / name).rename(target)
-        self._focus_run, self._training = "", None
+        self._chosen_run, self._training = "", None
         self.unfinished = tuple(run for run in self.unfinished if run.folder != name)
         self.files_changed()
         return target
-
-
-def with_focus(context: AppContext, dataset: str) -> None:
-    """A dataset that was just made or chosen: every tab shows it, and the next run uses it."""
-    context.focus_dataset = dataset
-    changes = dict(context.draft.changes)
-    changes["data"] = {**changes.get("data", {}), "dataset": dataset}
-    context.draft = replace(context.draft, changes=changes, number=context.draft.number + 1)

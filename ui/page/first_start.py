@@ -10,8 +10,8 @@ import gradio as gr
 from engine.demo.sets import DEFAULT_COUNT
 from engine.training.job import start_training
 from ui.page.context import AppContext
-from ui.page.jobs import DEMO_STEPS, choose_demo, draw_demo_set, is_demo_set
-from ui.page.live import QUIET, Live
+from ui.page.jobs import DEMO_STEPS, choose_demo, demo_set_job, is_demo_set
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.states import TrainState
 from ui.page.view import View
 
@@ -39,28 +39,28 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
             steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
 
     def make(count: float) -> Any:
-        context.start_job("dataset", "Making the demo set", draw_demo_set(context, KIND, int(count or 0)))
+        context.start_job("dataset", "Making the demo set", demo_set_job(context, KIND, int(count or 0)))
         return gr.Tabs(selected="dataset")
 
     def train(steps: float) -> Any:
         choose_demo(context, int(steps or 0))
-        context.free_try_session()
+        context.free_models()
         start_training(context.runner, context.workspace, *context.config_of(context.draft))
-        context.training_began()
+        context.training_started()
         return gr.Tabs(selected="train")
 
     def attempt() -> Any:
-        context.card_hidden = True
+        context.first_start_hidden = True
         return gr.Tabs(selected="try")
 
     def hide_card() -> None:
-        context.card_hidden = True
+        context.first_start_hidden = True
 
-    live.after(buttons[0].click(context.guarded(make), [count], [tabs], **QUIET))
-    live.after(buttons[1].click(context.guarded(train), [steps], [tabs], **QUIET))
-    live.after(buttons[2].click(context.guarded(attempt), None, [tabs], **QUIET))
-    live.after(hide.click(hide_card, None, None, **QUIET))
-    live.part([card, *words, *buttons], _state, _render)
+    live.refresh_after(buttons[0].click(context.catch_errors(make), [count], [tabs], **NO_PROGRESS))
+    live.refresh_after(buttons[1].click(context.catch_errors(train), [steps], [tabs], **NO_PROGRESS))
+    live.refresh_after(buttons[2].click(context.catch_errors(attempt), None, [tabs], **NO_PROGRESS))
+    live.refresh_after(hide.click(hide_card, None, None, **NO_PROGRESS))
+    live.outputs([card, *words, *buttons], _state, _render)
 
 
 def _step(place: int, title: str) -> tuple[Any, Any]:
@@ -93,7 +93,7 @@ def _state(view: View) -> tuple[bool, tuple[str, ...]]:
         "now" if view.train.active else "done" if trained else "held" if held else "next" if made and not alive else ""
     )
     third = "next" if trained and not alive else ""
-    return not view.card_hidden and not view.unfinished, (first, second, third)
+    return not view.first_start_hidden and not view.unfinished, (first, second, third)
 
 
 def _render(view: View) -> list[Any]:

@@ -1,46 +1,58 @@
-"""The demo as the window offers it: sets that are drawn here, and the settings that train on them."""
+"""Progress of jobs, and the demo set with its settings, which two parts of the page offer.
+
+The engine is imported inside the jobs, so that the window opens quickly.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from engine.config.presets import flatten, unflatten
 from engine.demo.sets import demo_preset
 from engine.jobs.control import Token
-from engine.jobs.events import Message
+from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
-from ui.dataset.import_jobs import counting
-from ui.page.context import AppContext, with_focus
+from ui.page.context import AppContext
 from ui.page.view import Draft
 
 DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])
 
 
+def progress_events(emit: Emit, label: str = "") -> Any:
+    """Return a progress callback for the engine that emits events.
+
+    A fixed ``label`` lets the page estimate the time left; without one the engine's own labels are used.
+    """
+    return lambda done, total, own="": emit(Progress(done, total, label or own))
+
+
 def is_demo_set(dataset: str) -> bool:
-    """By its name."""
+    """Return whether a dataset is a demo set, by its name."""
     return dataset.startswith("demo-")
 
 
-def draw_demo_set(context: AppContext, kind: str, count: int) -> Work:
-    """Draw a set, read it, and choose it everywhere."""
+def demo_set_job(context: AppContext, kind: str, count: int) -> Work:
+    """Return the job that draws a demo set and selects it on every tab."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.demo.sets import make_demo_set
 
-        dataset = make_demo_set(context.workspace, kind, count, counting(emit, "Images drawn and read"), token)
+        dataset = make_demo_set(context.workspace, kind, count, progress_events(emit, "Images drawn and read"), token)
         emit(Message(f"The demo set {dataset.name} is ready: {dataset.count():,} images with their maps."))
-        with_focus(context, dataset.name)
+        context.focus_on(dataset.name)
         return "completed"
 
     return work
 
 
 def choose_demo(context: AppContext, steps: int) -> None:
-    """The demo's settings in the form, with ``steps`` steps; what was changed in the form of the demo already stays."""
+    """Put the demo's settings into the form, with ``steps`` steps. Changes to the demo's own form stay."""
     draft, datasets = context.draft, context.files()[0]
     on_demo = (draft.preset or context.suggested_preset) == DEMO
     changes = flatten(draft.changes) if on_demo else {}
-    changes.pop("train.steps", None)  # the card's own figure counts
+    changes.pop("train.steps", None)  # the card's own number counts
     chosen = str(flatten(draft.changes).get("data.dataset", ""))
     changes["data.dataset"] = chosen if is_demo_set(chosen) else next(filter(is_demo_set, datasets), "")
     if steps != DEMO_STEPS:

@@ -1,10 +1,10 @@
-"""A view of the live job and the files goes to every page, and only what changed is sent.
+"""Keeps every open page up to date and sends only what changed.
 
-At the start and end of every event the browser notes its progress at each output and input of all events that there
-ever were, and searches the whole page for each of them. So there is no timer of gradio's: the page asks an address of
-our own (ui/server/poll.py) whether something of a group of parts has changed, and only then presses a hidden button,
-whose event fetches it (ui/page/poll.js). That event has no inputs; what a page has seen is kept here by its session;
-and progress is noted in one place.
+gradio's own timer is too expensive here: at the start and end of every event the browser records progress for each
+output and input of all events that there ever were, and searches the whole page for each of them. Instead, the page
+polls an address of our own (ui/server/serve.py) that says whether an update group has changed, and only then presses a
+hidden button (ui/page/poll.js) whose event fetches the new values. That event has no inputs: what each page has seen is
+kept here, by its session. Events without a progress overlay record their progress at one hidden button.
 """
 
 from __future__ import annotations
@@ -21,161 +21,170 @@ from engine.errors import UserError
 from ui.page.context import AppContext
 from ui.page.view import View
 
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""Options of an event handler that shows no progress overlay. Like every handler of the app it is no public API."""
-PAGES = 64  # that are kept in mind; one that comes back after so many others is painted anew
-Pace = Literal["quick", "now and then", "form"]
-"""quick: changes with every step; form: many fields that change together, and seldom."""
-PACES: tuple[Pace, ...] = get_args(Pace)
+NO_PROGRESS: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Options of an event handler without a progress overlay. Like every handler of the app it is no public API."""
+PAGES = 64
+"""Pages whose state is remembered. An older page that comes back is redrawn completely."""
+UpdateGroup = Literal["fast", "normal", "form"]
+"""Outputs that are fetched together. fast: change with every step; form: the many fields of a form, which change
+together and rarely; normal: everything else."""
+GROUPS: tuple[UpdateGroup, ...] = get_args(UpdateGroup)
 
 
 @dataclass(frozen=True)
-class Part:
-    """A piece of the page. It is sent again when ``key(view)`` is another than the page has last seen."""
+class LiveOutputs:
+    """Components that depend on the view. They are redrawn when ``key(view)`` differs from what the page last saw."""
 
-    outputs: tuple[Any, ...]
+    components: tuple[Any, ...]
     key: Callable[[View], Hashable]
     render: Callable[[View], Sequence[Any]]
-    pace: Pace = "now and then"
+    group: UpdateGroup = "normal"
 
 
-def changed_parts(
-    parts: Sequence[Part],
+def changed_updates(
+    registered: Sequence[LiveOutputs],
     view: View,
     seen: dict[int, Hashable],
-    on_fault: Callable[[int, Exception], None] | None = None,
+    on_error: Callable[[int, Exception], None] | None = None,
 ) -> tuple[list[Any], dict[int, Hashable]]:
-    """Updates for all outputs of all parts in order (``gr.skip()`` where nothing changed), and the new keys.
+    """Return the updates of all components in order (``gr.skip()`` where nothing changed), and the new keys.
 
-    ``on_fault``: told of a part that cannot be drawn; it stays as it was, and all the others are drawn.
+    Args:
+        seen: keys that the page has seen, by position in ``registered``.
+        on_error: called for outputs that cannot be rendered; they stay as they are and the others are drawn.
     """
     updates: list[Any] = []
-    now: dict[int, Hashable] = {}
-    for number, part in enumerate(parts):
+    keys: dict[int, Hashable] = {}
+    for number, outputs in enumerate(registered):
         try:
-            now[number] = part.key(view)
-            if number in seen and seen[number] == now[number]:
-                updates += [gr.skip()] * len(part.outputs)
+            keys[number] = outputs.key(view)
+            if number in seen and seen[number] == keys[number]:
+                updates += [gr.skip()] * len(outputs.components)
             else:
-                updates += part.render(view)
+                updates += outputs.render(view)
         except Exception as error:
-            if on_fault is None:
+            if on_error is None:
                 raise
-            on_fault(number, error)
-            updates += [gr.skip()] * len(part.outputs)
-    return updates, now
+            on_error(number, error)
+            updates += [gr.skip()] * len(outputs.components)
+    return updates, keys
 
 
 class Live:
-    """Collects the parts while the tabs are built, then wires what fetches them and the buttons."""
+    """Collects the live outputs while the tabs are built, then wires the events that refresh them."""
 
     def __init__(self, context: AppContext, demo: gr.Blocks) -> None:
         self.context = context
         self.demo = demo
-        self.parts: list[Part] = []
-        self.clicks: list[Any] = []
-        # On the page and yet not to be seen: what gradio itself hides is not there.
-        self.beaten = [gr.Button(pace, elem_classes="beat") for pace in PACES]
-        context.beats = self.beats
-        self._last: dict[Pace, list[Hashable]] = {}
-        self._beats = dict.fromkeys(PACES, 0)
-        self._seen: OrderedDict[str, dict[Pace, dict[int, Hashable]]] = OrderedDict()
+        self.registered: list[LiveOutputs] = []
+        # Hidden by CSS: gradio leaves a component with visible=False out of the page.
+        self.refresh_buttons = [gr.Button(group, elem_classes="live-refresh") for group in GROUPS]
+        self._refreshing: list[Any] = []
+        self._keys: dict[UpdateGroup, list[Hashable]] = {}
+        self._versions = dict.fromkeys(GROUPS, 0)
+        self._seen: OrderedDict[str, dict[UpdateGroup, dict[int, Hashable]]] = OrderedDict()
         self._lock = threading.Lock()
-        self._faulty: set[int] = set()
+        self._reported: set[int] = set()
 
-    def fault(self, number: int, error: Exception) -> None:
-        """A chart or list that cannot be drawn: told once, and nothing else is held up by it."""
-        if number in self._faulty:
+    def outputs(
+        self,
+        components: Sequence[Any],
+        key: Callable[[View], Hashable],
+        render: Callable[[View], Sequence[Any]],
+        group: UpdateGroup = "normal",
+    ) -> None:
+        """Keep components up to date. ``render`` returns one update for each of them."""
+        self.registered.append(LiveOutputs(tuple(components), key, render, group))
+
+    def refresh_after(self, event: Any) -> Any:
+        """Let the page poll at once after this event. Returns the event."""
+        self._refreshing.append(event)
+        return event
+
+    def job_command(self, name: str) -> Callable[..., None]:
+        """Return a handler that tells the running job to pause, stop, cancel, save_now or sample_now."""
+        command = getattr(self.context.runner, name)
+
+        def handler(*inputs: Any) -> None:
+            command()
+
+        return handler
+
+    def wire(self) -> None:
+        """Wire the refresh events. Call once, inside the Blocks, when every tab is built."""
+        for group, button in zip(GROUPS, self.refresh_buttons, strict=True):
+            components = [component for outputs in self._group(group) for component in outputs.components]
+            button.click(
+                self._refresh(group),
+                None,
+                components,
+                trigger_mode="always_last",
+                concurrency_limit=None,
+                **NO_PROGRESS,
+            )
+        for event in self._refreshing:
+            event.then(None, None, None, js="() => window.studioPoll?.()", api_visibility="private")
+        for function in self.demo.fns.values():
+            if function.show_progress == "hidden":
+                function.show_progress_on = [self.refresh_buttons[0]]
+
+    def versions(self) -> list[int]:
+        """Return a number for each group, which grows when something in the group changes. The same for all pages."""
+        with self._lock:
+            view = self.context.view()  # taken under the lock, so that no thread compares an older view after a newer
+            for group in GROUPS:
+                keys = [self._key(outputs, view) for outputs in self._group(group)]
+                if keys != self._keys.get(group):
+                    self._keys[group] = keys
+                    self._versions[group] += 1
+            return list(self._versions.values())
+
+    def report(self, number: int, error: Exception) -> None:
+        """Show that outputs cannot be drawn, once for each. Everything else on the page goes on."""
+        if number in self._reported:
             return
-        self._faulty.add(number)
+        self._reported.add(number)
         wrapped = UserError(
             "A part of this page cannot be shown.",
             f"{type(error).__name__}: {error}"[:300],
-            "Work that is running is not touched by that. Reload the page; if it comes back, send the report to the "
+            "Work that is running is not affected. Reload the page; if it happens again, send the report to the "
             "project.",
         )
         wrapped.__cause__ = error
         self.context.show_problem(wrapped)
 
-    def part(
-        self,
-        outputs: Sequence[Any],
-        key: Callable[[View], Hashable],
-        render: Callable[[View], Sequence[Any]],
-        pace: Pace = "now and then",
-    ) -> None:
-        """Register a piece of the page; ``render`` returns one update for each output."""
-        self.parts.append(Part(tuple(outputs), key, render, pace))
-
-    def after(self, event: Any) -> Any:
-        """The page looks at once after this event."""
-        self.clicks.append(event)
-        return event
-
-    def asking(self, what: str) -> Callable[..., None]:
-        """A handler that asks the running job for something: pause, stop, cancel, save_now or sample_now."""
-        ask = getattr(self.context.runner, what)
-
-        def handler(*inputs: Any) -> None:
-            ask()
-
-        return handler
-
-    def wire(self) -> None:
-        """Call once, inside the Blocks, when every tab is built."""
-        for pace, button in zip(PACES, self.beaten, strict=True):
-            outputs = [output for part in self.group(pace) for output in part.outputs]
-            button.click(
-                self._refresh(pace), None, outputs, trigger_mode="always_last", concurrency_limit=None, **QUIET
-            )
-        for event in self.clicks:
-            event.then(None, None, None, js="() => window.studioLook?.()", api_visibility="private")
-        for function in self.demo.fns.values():
-            if function.show_progress == "hidden":
-                function.show_progress_on = [self.beaten[0]]
-
-    def beats(self) -> list[int]:
-        """For each pace a number, another one once something of the group has changed; the same for all pages."""
-        with self._lock:
-            view = self.context.view()  # here: an older one must not come after a newer one
-            for pace in PACES:
-                keys = [self._key(part, view) for part in self.group(pace)]
-                if keys != self._last.get(pace):
-                    self._last[pace] = keys
-                    self._beats[pace] += 1
-            return list(self._beats.values())
-
-    def _key(self, part: Part, view: View) -> Hashable:
+    def _key(self, outputs: LiveOutputs, view: View) -> Hashable:
         try:
-            return part.key(view)
-        except Exception as error:  # the others are looked at all the same
-            self.fault(self.parts.index(part), error)
+            return outputs.key(view)
+        except Exception as error:  # the other outputs are still compared
+            self.report(self.registered.index(outputs), error)
             return None
 
-    def group(self, pace: Pace) -> list[Part]:
-        """The parts of one pace, in their order."""
-        return [part for part in self.parts if part.pace == pace]
+    def _group(self, group: UpdateGroup) -> list[LiveOutputs]:
+        return [outputs for outputs in self.registered if outputs.group == group]
 
-    def seen_by(self, session: str | None) -> dict[Pace, dict[int, Hashable]]:
-        """Keys of the parts as a page has last seen them; those of the oldest pages are forgotten."""
+    def _seen_by(self, session: str | None) -> dict[UpdateGroup, dict[int, Hashable]]:
+        """Return the keys that a page has seen. The pages that have not refreshed for longest are forgotten."""
         with self._lock:
-            seen = self._seen.setdefault(str(session), {pace: {} for pace in PACES})
+            seen = self._seen.setdefault(str(session), {group: {} for group in GROUPS})
             self._seen.move_to_end(str(session))
             while len(self._seen) > PAGES:
                 self._seen.popitem(last=False)
             return seen
 
-    def _refresh(self, pace: Pace) -> Callable[..., Any]:
+    def _refresh(self, group: UpdateGroup) -> Callable[..., Any]:
         def refresh(request: gr.Request) -> Any:
-            group, seen = self.group(pace), self.seen_by(request.session_hash)[pace]
+            registered, seen = self._group(group), self._seen_by(request.session_hash)[group]
+            if not registered:
+                return None  # gradio warns about an update without outputs
 
-            def on_fault(number: int, error: Exception) -> None:
-                self.fault(self.parts.index(group[number]), error)
+            def on_error(number: int, error: Exception) -> None:
+                self.report(self.registered.index(registered[number]), error)
 
-            updates, now = changed_parts(group, self.context.view(), seen, on_fault)
-            if all(number in seen and seen[number] == key for number, key in now.items()):
+            updates, keys = changed_updates(registered, self.context.view(), seen, on_error)
+            if all(number in seen and seen[number] == key for number, key in keys.items()):
                 return gr.skip()
-            seen.update(now)
+            seen.update(keys)
             return updates if len(updates) > 1 else updates[0]
 
         return refresh

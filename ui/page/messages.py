@@ -1,26 +1,13 @@
-"""Problems in words: the persistent panel, lists and status lines. Everything that goes in is escaped."""
+"""Small pieces of HTML: notes, lists, progress bars and the status line. Every text that goes in is escaped."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from html import escape
 from typing import Protocol
 
-from engine.errors import UserError
-from engine.jobs.faults import describe_crash
-from engine.jobs.snapshot import Failure, JobSnapshot
+from engine.jobs.snapshot import JobSnapshot
 from engine.machine.units import format_duration
-from engine.support.report import Report
-
-# The page of common problems lies on the last tab; it is unfolded if it is not.
-TROUBLE = (
-    "this.closest('.problem').querySelector('details').open=false;"
-    "document.querySelector('[role=tab][id*=settings]')?.click();"
-    "setTimeout(()=>{const box=document.querySelector('#troubleshooting');"
-    "if(box&&!box.querySelector('.help')?.offsetParent)box.querySelector('button')?.click();"
-    "box?.scrollIntoView();},300);"
-)
 
 
 class Described(Protocol):
@@ -32,45 +19,6 @@ class Described(Protocol):
     def why(self) -> str: ...
     @property
     def try_this(self) -> str: ...
-
-
-def to_failure(error: BaseException) -> Failure:
-    """What the panel shows for an exception."""
-    if isinstance(error, UserError):
-        cause = "".join(traceback.format_exception(error)) if error.__cause__ else ""
-        return Failure(error.what, error.why, error.try_this, cause)
-    return describe_crash(error)
-
-
-def problem_panel(failure: Failure | None, report: Report | None = None) -> str:
-    """HTML of the panel, empty without a failure. Without a ``report`` the failure's own words are one."""
-    if failure is None:
-        return ""
-    if report is None:
-        words = "\n".join([failure.what, failure.why, failure.try_this, "", failure.details]).rstrip()
-        report = Report(words, words)
-    # navigator.clipboard is there on 127.0.0.1; where it is not (plain http in the network) the text can be selected.
-    copy = (
-        "const box=this.closest('.problem').querySelector('pre:not([hidden])');"
-        "getSelection().selectAllChildren(box);"
-        "if(navigator.clipboard){navigator.clipboard.writeText(box.textContent);this.textContent='Copied';}"
-    )
-    choose = (
-        "const all=this.closest('.problem').querySelectorAll('pre');"
-        "all[0].hidden=this.checked;all[1].hidden=!this.checked;"
-        "this.closest('.problem').querySelector('button.copy').textContent='Copy the report';"
-    )
-    return (
-        '<div class="problem" role="alert">'
-        f"<p class='what'><span class='sign' aria-hidden='true'>!</span> {escape(failure.what)}</p>"
-        f"<p><b>Why:</b> {escape(failure.why)}</p>"
-        f"<p><b>What to try:</b> {escape(failure.try_this)}</p>"
-        "<details><summary>Report for the project: versions, card, settings, the log's end</summary>"
-        f"<pre>{escape(report.public)}</pre><pre hidden>{escape(report.whole)}</pre>"
-        f'<button type="button" class="copy" onclick="{copy}">Copy the report</button> '
-        f'<label><input type="checkbox" onchange="{choose}"> with my folders, file names and captions</label></details>'
-        f'<button type="button" class="link" onclick="{TROUBLE}">Common problems and their answers</button></div>'
-    )
 
 
 def problem_list(problems: Iterable[Described], total: int) -> str:

@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.training.job import resume_training
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import counted
 from ui.page.shown_run import Unfinished
 from ui.page.view import View
@@ -34,9 +34,9 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
     def hide_card() -> None:
         context.unfinished = ()
 
-    live.after(hide.click(hide_card, None, None, **QUIET))
+    live.refresh_after(hide.click(hide_card, None, None, **NO_PROGRESS))
     places = [part for row in rows for part in row]
-    live.part([card, heading, more, *places], _key, _render)
+    live.outputs([card, heading, more, *places], _key, _render)
 
 
 def _row(context: AppContext, live: Live, tabs: Any, place: int) -> tuple[Any, ...]:
@@ -49,9 +49,9 @@ def _row(context: AppContext, live: Live, tabs: Any, place: int) -> tuple[Any, .
         name = gr.State("")  # the run that this page was shown here, whatever has moved up since
 
     def go_on(name: str) -> Any:
-        context.free_try_session()
+        context.free_models()
         resume_training(context.runner, context.workspace, context.workspace.run_folder(name))
-        context.training_began()
+        context.training_started()
         return gr.Tabs(selected="train")
 
     def show(name: str) -> Any:
@@ -61,9 +61,9 @@ def _row(context: AppContext, live: Live, tabs: Any, place: int) -> tuple[Any, .
     def set_aside(name: str) -> None:
         gr.Info(f"The run was moved to {escape(str(context.discard_run(name)))}.")
 
-    live.after(resume.click(context.guarded(go_on), [name], [tabs], **QUIET))
-    live.after(look.click(context.guarded(show), [name], [tabs], **QUIET))
-    live.after(discard.click(context.guarded(set_aside, fills=False), [name], None, **QUIET))
+    live.refresh_after(resume.click(context.catch_errors(go_on), [name], [tabs], **NO_PROGRESS))
+    live.refresh_after(look.click(context.catch_errors(show), [name], [tabs], **NO_PROGRESS))
+    live.refresh_after(discard.click(context.catch_errors(set_aside, has_outputs=False), [name], None, **NO_PROGRESS))
     return row, words, name
 
 

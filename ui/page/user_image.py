@@ -11,9 +11,9 @@ import gradio as gr
 
 from engine.disk.images import opened
 from engine.errors import UserError
-from ui.server.gradio_patches import write_no_stubs
+from ui.server.gradio_patches import define_without_stubs
 
-write_no_stubs()
+define_without_stubs()
 
 
 class UserImage(gr.Image):

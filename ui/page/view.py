@@ -1,4 +1,4 @@
-"""What a page is made from: plain, immutable values."""
+"""The state that a page is drawn from: plain, immutable values."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from ui.page.states import TrainView
 
 @dataclass(frozen=True)
 class Draft:
-    """The next run, as it stands in the form: shared by all pages, so that a reload finds it again."""
+    """The settings of the next run as the form shows them. All pages share them, and a reload restores them."""
 
     preset: str = ""
     changes: dict[str, Any] = field(default_factory=dict)
-    """What differs from the preset, nested."""
+    """The values that differ from the preset, nested."""
     number: int = 0
-    """Grows when something other than the form itself changed the draft."""
+    """Grows when something other than the form has changed the draft."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a job of a tab made: files and words. ``number`` tells a new one from the last."""
+    """What a job of a tab has made: files and text."""
 
     number: int = 0
+    """Tells a new result from the last one of its kind."""
     pictures: tuple[tuple[str, str], ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     note: str = ""
@@ -35,22 +36,22 @@ class Result:
 
 @dataclass(frozen=True)
 class View:
-    """All that a page needs for one refresh, made once for all pages."""
+    """Everything that a page needs for one refresh. It is the same for all pages."""
 
     snapshot: JobSnapshot
     datasets: tuple[str, ...]
     runs: tuple[str, ...]
     shown_run: str
-    """Folder name of the run on the Train tab; empty: a new one is being set up."""
+    """Folder name of the run on the Train tab. Empty: the form for a new run is shown."""
     history: JobSnapshot
-    """Curves, images and log of the shown run, live or from its files."""
+    """Curves, images and log of the shown run, from the live job or from its files."""
     train: TrainView
     problem: Failure | None
     draft: Draft
     focus_dataset: str
     results: dict[str, Result]
-    card_hidden: bool
+    first_start_hidden: bool
     unfinished: tuple[Unfinished, ...] = ()
-    """Runs of earlier sittings, to be offered."""
+    """Runs of earlier sessions that can be resumed."""
     closing: bool = False
     """The app is about to end."""

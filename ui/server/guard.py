@@ -1,8 +1,9 @@
-"""Keeps other web sites out: requests that do not come from our own page are refused before the app sees them.
+"""Refuses requests that do not come from the app's own page, before the app sees them.
 
-A page on the internet may let its own name point at 127.0.0.1 (DNS rebinding: a foreign Host), post to this app from
-the user's browser (cross-site: a foreign Origin), or show our images as its own (Sec-Fetch-Site). All are answered by
-default; here they get 403. What is left is looked at closely: address, files, size (``Inside``, with routes.py).
+By default a web server on 127.0.0.1 answers every page in the user's browser. A page on the internet can point its own
+host name at 127.0.0.1 (DNS rebinding: a foreign Host), post to this app (a cross-site request: a foreign Origin), or
+embed its images (Sec-Fetch-Site). All of these get 403 here. ``RequestFilter`` checks what remains: the address, the
+files, the size.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from urllib.parse import urlsplit
 
 from anyio import to_thread
 
-from ui.server.files import tidy
-from ui.server.routes import API, FILE, door_of, file_allowed, forged_files
+from ui.server.files import file_allowed, has_forged_file, remove_old_uploads
+from ui.server.routes import API, FILE, find_route
 
-MOST_WORDS = 32 * 2**20  # bytes of a request that is no upload; a drawing's layers are the largest
-TRIES, TRIES_SECONDS = 10, 60.0  # of the password
+MAX_BODY = 32 * 2**20  # bytes of a request that is not an upload; the layers of a drawing are the largest
+LOGIN_ATTEMPTS, LOGIN_SECONDS = 10, 60.0
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
-# The page may talk to this app only: nothing is fetched from elsewhere, whatever a component would like to load.
+# The page may load from this app only, whatever a gradio component would fetch from elsewhere.
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; worker-src 'self' blob:; "
@@ -39,15 +40,15 @@ HEADERS = (
 
 
 def machine_names() -> frozenset[str]:
-    """Names by which this computer is known in its own network."""
+    """Return the names of this computer in its own network."""
     name = socket.gethostname().lower()
     return frozenset({name, f"{name.split('.')[0]}.local"}) if name else frozenset()
 
 
 def host_allowed(host: str, names: Iterable[str], any_address: bool) -> bool:
-    """Whether a Host header, ``name`` or ``name:port``, is one of ours.
+    """Return whether a Host header, ``name`` or ``name:port``, is one of ours.
 
-    ``any_address``: also every plain IP address (an address cannot be pointed elsewhere as a name can).
+    ``any_address``: accept every plain IP address too. Unlike a name, nobody can point an address elsewhere.
     """
     name = _name_of(f"//{host}")
     if name is None:
@@ -64,7 +65,7 @@ def host_allowed(host: str, names: Iterable[str], any_address: bool) -> bool:
 
 
 def origin_allowed(origin: str, host: str) -> bool:
-    """Whether an Origin header names the very server that is asked (``host``: the Host header, already allowed)."""
+    """Return whether an Origin header names this very server (``host``: the Host header, already checked)."""
     try:
         parts = urlsplit(origin)
         return parts.scheme in ("http", "https") and parts.netloc.lower() == host.lower()
@@ -75,7 +76,7 @@ def origin_allowed(origin: str, host: str) -> bool:
 def _name_of(address: str) -> str | None:
     try:
         parts = urlsplit(address)
-        _ = parts.port  # raises where the port is no number
+        _ = parts.port  # raises ValueError if the port is not a number
         if parts.path or parts.query or parts.fragment or "@" in parts.netloc:
             return None
         return parts.hostname
@@ -83,8 +84,8 @@ def _name_of(address: str) -> str | None:
         return None
 
 
-class Refusal(Exception):
-    """A request that the app does not get to see. ``status``: 403, 404, 413, 429 or 507."""
+class Refused(Exception):
+    """Raised for a request that is not passed to the app. ``status``: 400, 403, 404, 413, 429 or 507."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -95,8 +96,9 @@ class LocalGuard:
     """ASGI middleware around the whole app.
 
     Args:
-        names: host names that are ours. any_address: also every plain IP address.
-        inside: looks closer at requests that come from our own page; None: any of them is let through.
+        names: host names that are ours.
+        any_address: accept every plain IP address too.
+        requests: checks the requests of our own page; None lets all of them through.
     """
 
     def __init__(
@@ -104,12 +106,12 @@ class LocalGuard:
         app: Any,
         names: frozenset[str] = LOOPBACK_NAMES,
         any_address: bool = False,
-        inside: Inside | None = None,
+        requests: RequestFilter | None = None,
     ) -> None:
         self.app = app
         self.names = names
         self.any_address = any_address
-        self.inside = inside
+        self.requests = requests
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -117,9 +119,9 @@ class LocalGuard:
             return
         try:
             self._check_sender(scope)
-            if self.inside is not None:
-                receive = await self.inside(scope, receive)
-        except Refusal as refusal:
+            if self.requests is not None:
+                receive = await self.requests(scope, receive)
+        except Refused as refusal:
             await _refuse(scope, receive, send, refusal)
             return
 
@@ -136,7 +138,7 @@ class LocalGuard:
 
         try:
             await self.app(scope, receive, send_with_headers)
-        except Refusal as refusal:  # a body that was larger than its header said
+        except Refused as refusal:  # the body was larger than its header said
             if not answered:
                 await _refuse(scope, receive, send, refusal)
 
@@ -150,105 +152,107 @@ class LocalGuard:
             and host_allowed(hosts[0], self.names, self.any_address)
             and all(origin_allowed(origin, hosts[0]) for origin in origins)
         ):
-            raise Refusal(403, "this app answers only to its own page on this computer.")
-        # Images, scripts and frames of other pages come without an Origin; browsers mark them all the same. A link
-        # that somebody clicked on may lead to our front page and nowhere else.
+            raise Refused(403, "this app answers only to its own page on this computer.")
+        # Images, scripts and frames that other pages embed come without an Origin, but browsers mark them. A link on
+        # another page may open our front page and nothing else.
         if any(site not in ("same-origin", "none") for site in sites):
             front = scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/"
             if not (front and modes == ["navigate"]):
-                raise Refusal(403, "this app answers only to its own page on this computer.")
+                raise Refused(403, "this app answers only to its own page on this computer.")
 
 
-class Inside:
-    """What our own page, or a program that pretends to be it, may ask for.
+class RequestFilter:
+    """Checks the requests of our own page, or of a program that pretends to be it.
 
     Args:
-        shown: folders whose files are served. uploads: the folder that images are uploaded to.
-        most: bytes of one upload; other requests may have ``MOST_WORDS``.
+        served: folders whose files may be read.
+        uploads: the folder that images are uploaded to; its files may be read, too.
+        max_upload: bytes of one upload. Other requests may have ``MAX_BODY``.
     """
 
-    def __init__(self, shown: Iterable[Path], uploads: Path, most: int) -> None:
-        self.shown = (*shown, uploads)
+    def __init__(self, served: Iterable[Path], uploads: Path, max_upload: int) -> None:
+        self.served = (*served, uploads)
         self.uploads = uploads
-        self.most = most
-        self._tries: deque[float] = deque(maxlen=TRIES)
+        self.max_upload = max_upload
+        self._logins: deque[float] = deque(maxlen=LOGIN_ATTEMPTS)
 
     async def __call__(self, scope: Any, receive: Any) -> Any:
-        """The request's body, as the app is to read it.
+        """Return the ``receive`` from which the app reads the request's body.
 
         Raises:
-            Refusal: no such address, a file outside, too large, too often.
+            Refused: there is no such address, a file lies outside the folders, or the request is too large or too
+                frequent.
         """
         if scope["type"] == "websocket":
-            raise Refusal(404, "nothing is there.")  # the page uses none
+            raise Refused(404, "there is nothing here.")  # the page uses no websocket
         path, method = scope["path"], scope["method"]
-        if door_of(method, path) is None:
-            raise Refusal(404, "nothing is there.")
-        if path.startswith(FILE) and not file_allowed(path[len(FILE) :], self.shown):
-            raise Refusal(403, "this file is not shown.")
+        if find_route(method, path) is None:
+            raise Refused(404, "there is nothing here.")
+        if path.startswith(FILE) and not file_allowed(path[len(FILE) :], self.served):
+            raise Refused(403, "this file is not served.")
         if method != "POST":
             return receive
         if path.rstrip("/") == "/login":
-            self._count_try()
+            self._count_login()
         uploading = path.startswith(f"{API}/upload")
-        if uploading and not await to_thread.run_sync(tidy, self.uploads):
-            raise Refusal(507, "the folder for uploads is full. Try again in ten minutes.")
-        most = self.most if uploading else MOST_WORDS
+        if uploading and not await to_thread.run_sync(remove_old_uploads, self.uploads):
+            raise Refused(507, "the folder for uploads is full. Try again in ten minutes.")
+        limit = self.max_upload if uploading else MAX_BODY
         lengths = [v for k, v in scope["headers"] if k == b"content-length"]
-        if any(not length.isdigit() or int(length) > most for length in lengths):
-            raise Refusal(413, f"more than {most // 2**20} MB.")
+        if any(not length.isdigit() or int(length) > limit for length in lengths):
+            raise Refused(413, f"more than {limit // 2**20} MB.")
         if uploading:
-            return _counted(receive, most)
-        body = await _whole(receive, most)
+            return _limited(receive, limit)
+        body = await _read_body(receive, limit)
         if path.startswith(f"{API}/queue/join"):
             self._check_files(body)
         return _replayed(body, receive)
 
-    def _count_try(self) -> None:
+    def _count_login(self) -> None:
         now = time.monotonic()
-        if len(self._tries) == TRIES and now - self._tries[0] < TRIES_SECONDS:
-            raise Refusal(429, "too many tries. Wait a minute.")
-        self._tries.append(now)
+        if len(self._logins) == LOGIN_ATTEMPTS and now - self._logins[0] < LOGIN_SECONDS:
+            raise Refused(429, "too many attempts. Wait a minute.")
+        self._logins.append(now)
 
     def _check_files(self, body: bytes) -> None:
         try:
             data = json.loads(body)
-            forged = not isinstance(data, dict) or forged_files(data.get("data"), self.uploads)
+            forged = not isinstance(data, dict) or has_forged_file(data.get("data"), self.uploads)
         except (ValueError, RecursionError) as error:
-            raise Refusal(403, "the request cannot be read.") from error
+            raise Refused(403, "the request cannot be read.") from error
         if forged:
-            raise Refusal(403, "a file that was not uploaded.")
+            raise Refused(403, "the request names a file that was not uploaded.")
 
 
-async def _whole(receive: Any, most: int) -> bytes:
+async def _read_body(receive: Any, limit: int) -> bytes:
     parts: list[bytes] = []
-    counted = _counted(receive, most)
+    limited = _limited(receive, limit)
     while True:
-        message = await counted()
+        message = await limited()
         if message["type"] != "http.request":
-            raise Refusal(400, "the request ended too early.")
+            raise Refused(400, "the request ended too early.")
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return b"".join(parts)
 
 
-def _counted(receive: Any, most: int) -> Any:
-    """``receive`` that stops a body which is larger than it may be, whatever its header said."""
+def _limited(receive: Any, limit: int) -> Any:
+    """Return a ``receive`` that refuses a body above the limit, whatever the header says."""
     size = 0
 
-    async def counted() -> Any:
+    async def limited() -> Any:
         nonlocal size
         message = await receive()
         size += len(message.get("body", b""))
-        if size > most:
-            raise Refusal(413, f"more than {most // 2**20} MB.")
+        if size > limit:
+            raise Refused(413, f"more than {limit // 2**20} MB.")
         return message
 
-    return counted
+    return limited
 
 
 def _replayed(body: bytes, receive: Any) -> Any:
-    """``receive`` that gives the body, then whatever the connection says."""
+    """Return a ``receive`` that yields the body, then the messages of the connection."""
     waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Any:
@@ -257,7 +261,7 @@ def _replayed(body: bytes, receive: Any) -> Any:
     return replayed
 
 
-async def _refuse(scope: Any, receive: Any, send: Any, refusal: Refusal) -> None:
+async def _refuse(scope: Any, receive: Any, send: Any, refusal: Refused) -> None:
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008})

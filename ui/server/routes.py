@@ -1,22 +1,18 @@
-"""Every address that gradio's server answers to, whether it is open here, and what guards it.
+"""The list of all addresses of gradio's server: which ones the app answers, and what guards each.
 
-The page needs about twenty of them; the others are answered with 404 before gradio sees the request. A test holds this
-list against the routes of the running app: one that a later gradio adds has to be entered here first, and is shut until
-then. docs/security.md shows the same list.
+The page needs about twenty. For the others, and for any address that is not listed, the app answers 404 before gradio
+sees the request. A test compares the list with the routes of the running app, so a route that a later gradio adds stays
+closed until it is entered here. docs/security.md shows the same list.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from ui.server.serve import PATH
 
 API = "/gradio_api"
+FILE = f"{API}/file="
+POLL = "/studio/poll"
 STREAM = f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}"
 GUARDED = "Host, Origin, Sec-Fetch-Site"
 LOGIN = f"{GUARDED}; the password where there is one"
@@ -24,10 +20,11 @@ LIBRARY = f"{GUARDED}; only files of gradio's own folder"
 
 
 @dataclass(frozen=True)
-class Door:
-    """An address. ``path`` as the server's routes are written: ``{name}`` for a part, ``{name:path}`` for the rest."""
+class Route:
+    """An address, and whether the app answers it."""
 
     path: str
+    """As in Starlette: ``{name}`` stands for one part, ``{name:path}`` for the rest."""
     what: str
     guard: str = GUARDED
     methods: tuple[str, ...] = ("GET",)
@@ -43,141 +40,103 @@ class Door:
         return re.compile(text + "/?", re.DOTALL)
 
 
-def _shut(path: str, what: str, *methods: str) -> Door:
-    return Door(path, what, "not answered (404)", methods or ("GET",), open=False)
+def _closed(path: str, what: str, *methods: str) -> Route:
+    return Route(path, what, "not answered (404)", methods or ("GET",), open=False)
 
 
-DOORS = (
-    Door("/", "the page", LOGIN, ("GET", "HEAD")),
-    Door("/config", "the page's layout", LOGIN),
-    Door("/theme.css", "colours"),
-    Door(f"{API}/theme.css", "colours"),
-    Door("/favicon.ico", "the icon"),
-    Door("/robots.txt", "a line for search engines"),
-    Door("/assets/{path:path}", "scripts and styles", LIBRARY),
-    Door("/static/{path:path}", "images and fonts of the page", LIBRARY),
-    Door("/svelte/{path:path}", "scripts of the page", LIBRARY),
-    Door("/login", "asks for the password", f"{GUARDED}; few wrong tries a minute", ("POST",)),
-    Door("/logout", "forgets the password's cookie", GUARDED),
-    Door(f"{API}/login_check", "whether the password was given", LOGIN),
-    Door(f"{API}/user", "the user's name", GUARDED),
-    Door(f"{API}/app_id", "tells the page that the app was started anew", GUARDED),
-    Door(f"{API}/startup-events", "called once by the server itself", GUARDED),
-    Door(PATH, "whether something on the page has changed, as numbers", GUARDED),
-    Door(f"{API}/heartbeat/{{session_hash}}", "tells that a page was closed", GUARDED),
-    Door(
+ROUTES = (
+    Route("/", "the page", LOGIN, ("GET", "HEAD")),
+    Route("/config", "the page's layout", LOGIN),
+    Route("/theme.css", "colours"),
+    Route(f"{API}/theme.css", "colours"),
+    Route("/favicon.ico", "the icon"),
+    Route("/robots.txt", "a line for search engines"),
+    Route("/assets/{path:path}", "scripts and styles", LIBRARY),
+    Route("/static/{path:path}", "images and fonts of the page", LIBRARY),
+    Route("/svelte/{path:path}", "scripts of the page", LIBRARY),
+    Route("/login", "asks for the password", f"{GUARDED}; ten attempts a minute", ("POST",)),
+    Route("/logout", "deletes the login cookie", GUARDED),
+    Route(f"{API}/login_check", "whether the password was given", LOGIN),
+    Route(f"{API}/user", "the user's name", GUARDED),
+    Route(f"{API}/app_id", "tells the page that the app has restarted", GUARDED),
+    Route(f"{API}/startup-events", "called once by the server itself", GUARDED),
+    Route(POLL, "whether the page has to refresh, as version numbers", GUARDED),
+    Route(f"{API}/heartbeat/{{session_hash}}", "tells that a page was closed", GUARDED),
+    Route(
         f"{API}/queue/join",
         "every button and field of the page",
         f"{LOGIN}; size; files only from the app's own folder of uploads; choices only from those offered",
         ("POST",),
     ),
-    Door(f"{API}/queue/data", "answers to the page's own requests, by its session", LOGIN),
-    Door(f"{API}/cancel", "a page takes back its own request", f"{GUARDED}; size", ("POST",)),
-    Door(f"{API}/reset", "does nothing in this version", f"{GUARDED}; size", ("POST",)),
-    Door(
+    Route(f"{API}/queue/data", "results of the page's own requests, by session", LOGIN),
+    Route(f"{API}/cancel", "a page cancels its own request", f"{GUARDED}; size", ("POST",)),
+    Route(f"{API}/reset", "does nothing in this version", f"{GUARDED}; size", ("POST",)),
+    Route(
         f"{API}/upload",
         "images that are dropped on the page",
         f"{LOGIN}; size of each and of all; number and age of the files",
         ("POST",),
     ),
-    Door(f"{API}/upload_progress", "how far an upload is", LOGIN),
-    Door(
+    Route(f"{API}/upload_progress", "progress of an upload", LOGIN),
+    Route(
         f"{API}/component_server",
-        "a drawing's layers, where a page has a sketch pad",
+        "layers of a drawing, where a page has a sketch pad",
         f"{LOGIN}; size; only functions that gradio marks for it",
         ("POST",),
     ),
-    Door(
+    Route(
         f"{API}/file={{path_or_url:path}}",
         "images that the app made or was given",
         f"{LOGIN}; only files that lie, links followed, in thumbnails/, outputs/ or temporary/ of the workspace",
         ("GET", "HEAD"),
     ),
-    _shut("/openapi.json", "description of the server"),
-    _shut(f"{API}/openapi.json", "description of the functions"),
-    _shut(f"{API}/info", "description of the functions"),
-    _shut(f"{API}/file/{{path:path}}", "old form of file="),
-    _shut(f"{API}/proxy={{url_path:path}}", "fetches from Hugging Face Spaces", "GET", "HEAD"),
-    _shut(f"{API}/run/{{api_name}}", "functions by name", "POST"),
-    _shut(f"{API}/api/{{api_name}}", "functions by name", "POST"),
-    _shut(f"{API}/call/{{api_name}}", "functions by name", "POST"),
-    _shut(f"{API}/call/v2/{{api_name}}", "functions by name", "POST"),
-    _shut(f"{API}/call/{{api_name}}/{{event_id}}", "answers of functions by name"),
-    _shut(f"{API}/call/v2/{{api_name}}/{{event_id}}", "answers of functions by name"),
-    _shut(f"{API}/queue/status", "length of the queue"),
-    _shut(f"{API}/token", "a token of Hugging Face"),
-    _shut(f"{API}/dev/reload", "for developers"),
-    _shut(f"{API}/runs", "gradio's own history"),
-    _shut(f"{API}/run-history/connect", "gradio's own history", "POST"),
-    _shut(f"{API}/run-history/buckets", "gradio's own history"),
-    _shut(f"{API}/run-history/records", "gradio's own history"),
-    _shut(f"{API}/run-history/records/{{endpoint}}/{{record_id}}/assets/{{asset_id}}", "gradio's own history"),
-    _shut(f"{API}/deep_link", "saves the page's state"),
-    _shut(f"{API}/custom_component/{{id}}/{{environment}}/{{type}}/{{file_name}}", "components of others"),
-    _shut(f"{API}/stream/{{event_id}}", "streams of sound and film", "POST"),
-    _shut(f"{API}/stream/{{event_id}}/close", "streams of sound and film", "POST"),
-    _shut(f"{STREAM}/playlist.m3u8", "streams of sound and film"),
-    _shut(f"{STREAM}/{{segment_id}}.{{ext}}", "streams of sound and film"),
-    _shut(f"{STREAM}/playlist-file", "streams of sound and film"),
-    _shut(f"{API}/process_recording", "recordings", "POST"),
-    _shut(f"{API}/vibe-edit", "lets a language model change the app", "POST"),
-    _shut(f"{API}/undo-vibe-edit", "lets a language model change the app", "POST"),
-    _shut(f"{API}/vibe-code", "lets a language model change the app", "GET", "POST"),
-    _shut(f"{API}/vibe-starter-queries", "lets a language model change the app", "POST"),
-    _shut("/pwa_icon", "install as an app"),
-    _shut("/pwa_icon/{size}", "install as an app"),
-    _shut("/manifest.json", "install as an app"),
-    _shut("/monitoring", "statistics"),
-    _shut("/monitoring/summary", "statistics"),
-    _shut("/monitoring/{key}", "statistics"),
+    _closed("/openapi.json", "description of the server"),
+    _closed(f"{API}/openapi.json", "description of the functions"),
+    _closed(f"{API}/info", "description of the functions"),
+    _closed(f"{API}/file/{{path:path}}", "older form of file="),
+    _closed(f"{API}/proxy={{url_path:path}}", "fetches from Hugging Face Spaces", "GET", "HEAD"),
+    _closed(f"{API}/run/{{api_name}}", "functions by name", "POST"),
+    _closed(f"{API}/api/{{api_name}}", "functions by name", "POST"),
+    _closed(f"{API}/call/{{api_name}}", "functions by name", "POST"),
+    _closed(f"{API}/call/v2/{{api_name}}", "functions by name", "POST"),
+    _closed(f"{API}/call/{{api_name}}/{{event_id}}", "results of functions by name"),
+    _closed(f"{API}/call/v2/{{api_name}}/{{event_id}}", "results of functions by name"),
+    _closed(f"{API}/queue/status", "length of the queue"),
+    _closed(f"{API}/token", "a Hugging Face token"),
+    _closed(f"{API}/dev/reload", "reloading for developers"),
+    _closed(f"{API}/runs", "gradio's own history"),
+    _closed(f"{API}/run-history/connect", "gradio's own history", "POST"),
+    _closed(f"{API}/run-history/buckets", "gradio's own history"),
+    _closed(f"{API}/run-history/records", "gradio's own history"),
+    _closed(f"{API}/run-history/records/{{endpoint}}/{{record_id}}/assets/{{asset_id}}", "gradio's own history"),
+    _closed(f"{API}/deep_link", "saves the page's state"),
+    _closed(f"{API}/custom_component/{{id}}/{{environment}}/{{type}}/{{file_name}}", "third-party components"),
+    _closed(f"{API}/stream/{{event_id}}", "audio and video streams", "POST"),
+    _closed(f"{API}/stream/{{event_id}}/close", "audio and video streams", "POST"),
+    _closed(f"{STREAM}/playlist.m3u8", "audio and video streams"),
+    _closed(f"{STREAM}/{{segment_id}}.{{ext}}", "audio and video streams"),
+    _closed(f"{STREAM}/playlist-file", "audio and video streams"),
+    _closed(f"{API}/process_recording", "recordings", "POST"),
+    _closed(f"{API}/vibe-edit", "lets a language model change the app", "POST"),
+    _closed(f"{API}/undo-vibe-edit", "lets a language model change the app", "POST"),
+    _closed(f"{API}/vibe-code", "lets a language model change the app", "GET", "POST"),
+    _closed(f"{API}/vibe-starter-queries", "lets a language model change the app", "POST"),
+    _closed("/pwa_icon", "install as an app"),
+    _closed("/pwa_icon/{size}", "install as an app"),
+    _closed("/manifest.json", "install as an app"),
+    _closed("/monitoring", "statistics"),
+    _closed("/monitoring/summary", "statistics"),
+    _closed("/monitoring/{key}", "statistics"),
 )  # fmt: skip
-FILE = f"{API}/file="
-_OPEN = tuple((door, door.pattern) for door in DOORS if door.open)
+_OPEN = tuple((route, route.pattern) for route in ROUTES if route.open)
 
 
-def door_of(method: str, path: str) -> Door | None:
-    """The open door for a request, ``path`` with its percent signs resolved; None where there is none."""
+def find_route(method: str, path: str) -> Route | None:
+    """Return the open route of a request (``path`` is percent-decoded), or None if there is none."""
     if not path.startswith(FILE) and not _plain(path):
         return None
-    return next((door for door, pattern in _OPEN if method in door.methods and pattern.fullmatch(path)), None)
+    return next((route for route, pattern in _OPEN if method in route.methods and pattern.fullmatch(path)), None)
 
 
 def _plain(path: str) -> bool:
     return "\\" not in path and "\0" not in path and ".." not in path.split("/")
-
-
-def file_allowed(path: str, folders: Iterable[Path]) -> bool:
-    """Whether a path names a plain file inside one of the folders, links followed.
-
-    Paths of other computers (``\\\\server\\share``) are refused by their looks alone: to ask Windows about one would
-    already send the user's name and password's hash there.
-    """
-    if not path or "\0" in path or "://" in path or path.startswith(("//", "\\\\", "/\\", "\\/")):
-        return False
-    if os.name == "nt" and ":" in path and not re.fullmatch(r"[A-Za-z]:[^:]*", path):
-        return False  # a stream of a file
-    if not os.path.isabs(path):  # noqa: PTH117 (no Path is made of what may be no path)
-        return False
-    try:
-        found = Path(path).resolve(strict=True)
-        return found.is_file() and any(found.is_relative_to(folder.resolve()) for folder in folders)
-    except (OSError, ValueError, RuntimeError):  # not there, no name at all, a ring of links
-        return False
-
-
-def forged_files(value: Any, uploads: Path) -> bool:
-    """Whether a request's data speaks of a file that is not one of the uploads (the page sends ``{"path": ...}``)."""
-    if isinstance(value, dict):
-        path = value.get("path")
-        if path is not None and not (isinstance(path, str) and file_allowed(path, (uploads,))):
-            return True
-        return any(forged_files(inner, uploads) for inner in value.values())
-    if isinstance(value, list):
-        return any(forged_files(inner, uploads) for inner in value)
-    return False
-
-
-def table() -> str:
-    """The list as docs/security.md shows it."""
-    rows = [f"| {' '.join(d.methods)} | `{d.path}` | {d.what} | {d.guard} |" for d in DOORS]
-    return "\n".join(["| | address | for | guard |", "|---|---|---|---|", *rows])

@@ -18,7 +18,7 @@ from ui.page.messages import note
 from ui.page.style import CHOSEN_THEME, SET_THEME
 from ui.settings.help import troubleshooting
 
-QUIET: dict[str, Any] = {"api_visibility": "private"}
+NO_PROGRESS: dict[str, Any] = {"api_visibility": "private"}
 SHOWN_VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "pillow")
 HELP = """
 ### In five steps
@@ -68,7 +68,7 @@ def build(context: AppContext, live: Live) -> None:
             with gr.Accordion("Common problems and their answers", open=False, elem_id="troubleshooting"):
                 gr.Markdown(troubleshooting(), elem_classes="help")
     theme.change(None, [theme], None, js=SET_THEME)
-    check.click(context.guarded(_doctor), None, [report], **QUIET)
+    check.click(context.catch_errors(_doctor), None, [report], **NO_PROGRESS)
     live.demo.load(None, None, [theme], js=CHOSEN_THEME)
 
 

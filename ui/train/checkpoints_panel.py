@@ -13,7 +13,7 @@ from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
 from engine.runs.retention import size_of, star, trim
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import counted, note
 from ui.page.view import View
 
@@ -43,8 +43,10 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
         words = f"{counted(count, 'checkpoint', 'checkpoints')} shrunk, {format_bytes(freed)} freed."
         return note(words if count else "There was nothing to shrink.", "good")
 
-    live.after(starred.input(context.guarded(mark, fills=False), [run, starred], None, **QUIET))
-    live.after(shrink.click(context.guarded(make_smaller), [run], [told], **QUIET))
+    live.refresh_after(
+        starred.input(context.catch_errors(mark, has_outputs=False), [run, starred], None, **NO_PROGRESS)
+    )
+    live.refresh_after(shrink.click(context.catch_errors(make_smaller), [run], [told], **NO_PROGRESS))
 
     def render(view: View) -> list[Any]:
         folder = context.workspace.runs / view.shown_run
@@ -60,7 +62,7 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
     def key(view: View) -> Any:
         return view.shown_run, stamp(context.workspace.runs / view.shown_run) if view.shown_run else ()
 
-    live.part([box, about, starred], key, render)
+    live.outputs([box, about, starred], key, render)
 
 
 def stamp(folder: Path) -> tuple[tuple[str, int], ...]:

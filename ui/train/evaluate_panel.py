@@ -16,10 +16,10 @@ from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
-from ui.dataset.import_jobs import counting
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.jobs import progress_events
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 from ui.train.verdict import verdict_of
@@ -53,23 +53,27 @@ def build_evaluate(context: AppContext, live: Live) -> None:
     def begin(step: int | None, count: float) -> None:
         name = context.view().shown_run
         chosen = pick_checkpoint(context, name, step)
-        context.free_try_session()
+        context.free_models()
         context.start_job(KIND, f"Evaluating step {chosen.step:,}", evaluation(context, name, chosen, int(count or 64)))
 
     def begin_meter(step: int | None) -> None:
         name = context.view().shown_run
         chosen = pick_checkpoint(context, name, step)
-        context.free_try_session()
+        context.free_models()
         context.start_job(
             KIND, f"Measuring the control effect of step {chosen.step:,}", metering(context, name, chosen)
         )
 
-    live.after(only.click(context.guarded(begin_meter, fills=False), [checkpoint], None, **QUIET))
-    live.after(start.click(context.guarded(begin, fills=False), [checkpoint, pairs], None, **QUIET))
-    live.after(cancel.click(live.asking("cancel"), None, None, **QUIET))
-    live.part([box, checkpoint], lambda view: (view.shown_run, view.history.kept, view.train.active), _choices)
-    live.part([start, only, cancel, progress], _job_key, _job)
-    live.part(
+    live.refresh_after(
+        only.click(context.catch_errors(begin_meter, has_outputs=False), [checkpoint], None, **NO_PROGRESS)
+    )
+    live.refresh_after(
+        start.click(context.catch_errors(begin, has_outputs=False), [checkpoint, pairs], None, **NO_PROGRESS)
+    )
+    live.refresh_after(cancel.click(live.job_command("cancel"), None, None, **NO_PROGRESS))
+    live.outputs([box, checkpoint], lambda view: (view.shown_run, view.history.kept, view.train.active), _choices)
+    live.outputs([start, only, cancel, progress], _job_key, _job)
+    live.outputs(
         [found, said, meter],
         lambda view: (view.shown_run, view.results.get(KIND)),
         lambda view: _report(context, view),
@@ -83,8 +87,8 @@ def evaluation(context: AppContext, run_name: str, checkpoint: Checkpoint, pairs
         from engine.evaluation.evaluate import evaluate, report_folder
 
         run = Run(context.workspace.runs / run_name)
-        found = evaluate(context.workspace, run, checkpoint, pairs, token=token, progress=labelled(emit))
-        context.result(KIND, note=report.headline(found), where=str(report_folder(run, checkpoint.step)))
+        found = evaluate(context.workspace, run, checkpoint, pairs, token=token, progress=progress_events(emit))
+        context.set_result(KIND, note=report.headline(found), where=str(report_folder(run, checkpoint.step)))
         return "completed"
 
     return work
@@ -97,17 +101,12 @@ def metering(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work
         from engine.evaluation.effect_job import effect_folder, measure_effect
 
         run = Run(context.workspace.runs / run_name)
-        found = measure_effect(context.workspace, run, checkpoint, token, labelled(emit))
+        found = measure_effect(context.workspace, run, checkpoint, token, progress_events(emit))
         where = str(effect_folder(run.folder, checkpoint.step))
-        context.result(KIND, note=f"Control effect {report.effect_words(found)}.", where=where)
+        context.set_result(KIND, note=f"Control effect {report.effect_words(found)}.", where=where)
         return "completed"
 
     return work
-
-
-def labelled(emit: Emit) -> Any:
-    """Progress under the engine's own labels, one after the other."""
-    return lambda done, total, label: counting(emit, label)(done, total)
 
 
 def _choices(view: View) -> list[Any]:

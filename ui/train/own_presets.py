@@ -12,7 +12,7 @@ from engine.families.files import family_of
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import counted, note, problem_list
-from ui.train.run_form import QUIET, RunForm
+from ui.train.run_form import NO_PROGRESS, RunForm
 
 WORDS = (
     "Only what you changed is kept, without the dataset and the run's name. Everything else goes on following the "
@@ -38,9 +38,9 @@ def build_own_presets(context: AppContext, live: Live, form: RunForm) -> None:
         form.remember(*values)
         return note(forget(context))
 
-    live.after(save.click(context.guarded(kept), [title, *form.inputs], [told], **QUIET))
-    live.after(delete.click(context.guarded(forgotten), form.inputs, [told], **QUIET))
-    live.part([delete, broken], lambda view: (view.draft.preset, view.draft.number), lambda view: [
+    live.refresh_after(save.click(context.catch_errors(kept), [title, *form.inputs], [told], **NO_PROGRESS))
+    live.refresh_after(delete.click(context.catch_errors(forgotten), form.inputs, [told], **NO_PROGRESS))
+    live.outputs([delete, broken], lambda view: (view.draft.preset, view.draft.number), lambda view: [
         gr.Button(visible=context.user_presets.own(view.draft.preset)), _broken(context)
     ])  # fmt: skip
 
@@ -55,7 +55,7 @@ def keep(context: AppContext, title: str) -> str:
     config, _ = context.config_of(draft)
     family = family_of(context.workspace, context.base_of(draft))
     name = presets.keep(title, context.preset_of(draft).name, family, config)
-    context.set_draft(name, _of_this_run(draft.changes), tell_pages=True)
+    context.set_draft(name, _of_this_run(draft.changes), refresh_forms=True)
     made = presets.all[name]
     own = counted(len(flatten(made.values)), "setting", "settings")
     return f"{made.title} is in the list of presets now, with {own} of yours."
@@ -69,7 +69,7 @@ def forget(context: AppContext) -> str:
         return f"{preset.title} is the app's own."
     presets.forget(preset.name)
     changes = unflatten({**flatten(preset.values), **flatten(draft.changes)})
-    context.set_draft(preset.stands_on.name, changes, tell_pages=True)
+    context.set_draft(preset.stands_on.name, changes, refresh_forms=True)
     return f"{preset.title} is deleted. Its settings are still in the form; keep them again if that was a mistake."
 
 

@@ -9,10 +9,12 @@ import gradio as gr
 from engine import config
 from engine.config import RunConfig
 from engine.config.presets import flatten
-from ui.dataset import import_jobs as tasks
+from engine.jobs.control import Token
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import Outcome
 from ui.page.context import AppContext
 from ui.page.form import describe, section_widgets, sparse, widget
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.states import Action
 from ui.page.view import Draft, View
@@ -69,17 +71,29 @@ class RunForm:
 
     def _wire(self, live: Live) -> None:
         for box in (self.name, *self.settings.values()):
-            live.after(box.input(self._context.guarded(self.remember, fills=False), self.inputs, None, **QUIET))
+            live.refresh_after(
+                box.input(
+                    self._context.catch_errors(self.remember, has_outputs=False), self.inputs, None, **NO_PROGRESS
+                )
+            )
         kept = [self.preset, self.name, self.settings["data.dataset"]]
-        live.after(self.preset.input(self._context.guarded(self._other_preset, fills=False), kept, None, **QUIET))
-        live.after(self.trial.click(self._context.guarded(self._try_out, fills=False), self.inputs, None, **QUIET))
-        live.after(self.trial_cancel.click(live.asking("cancel"), api_visibility="private"))
-        live.part(
+        live.refresh_after(
+            self.preset.input(
+                self._context.catch_errors(self._other_preset, has_outputs=False), kept, None, **NO_PROGRESS
+            )
+        )
+        live.refresh_after(
+            self.trial.click(
+                self._context.catch_errors(self._try_out, has_outputs=False), self.inputs, None, **NO_PROGRESS
+            )
+        )
+        live.refresh_after(self.trial_cancel.click(live.job_command("cancel"), api_visibility="private"))
+        live.outputs(
             [self.trial, self.trial_progress, self.trial_cancel],
             lambda view: (_own_trial(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
             _trial_parts,
         )
-        live.part(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill, "form")
+        live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill, "form")
 
     def remember(self, preset: str, name: str, *raw: Any) -> None:
         """Take the form over into the draft."""
@@ -90,7 +104,7 @@ class RunForm:
         reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
         changes = sparse(given, reference)
         named = {"name": name.strip()} if name.strip() else {}
-        self._context.set_draft(preset, {**changes, **named}, tell_pages=base != shown)
+        self._context.set_draft(preset, {**changes, **named}, refresh_forms=base != shown)
 
     def _of_preset(self, preset: str, base: str) -> RunConfig:
         """A preset's settings for a base."""
@@ -100,13 +114,13 @@ class RunForm:
         """Measure time and memory of the settings as they stand; the line under the buttons then tells them."""
         self.remember(*values)
         config, _ = self._context.config_of(self._context.draft)
-        self._context.free_try_session()
-        self._context.start_job(TRIAL, "Trying three steps", tasks.try_out(self._context, config))
+        self._context.free_models()
+        self._context.start_job(TRIAL, "Trying three steps", trial_job(self._context, config))
 
     def _other_preset(self, preset: str, name: str, dataset: str | None) -> None:
         """Another preset: its values throughout; name and dataset stay."""
         changes: dict[str, Any] = {"data": {"dataset": dataset}} if dataset else {}
-        self._context.set_draft(preset, {**changes, **({"name": name} if name else {})}, tell_pages=True)
+        self._context.set_draft(preset, {**changes, **({"name": name} if name else {})}, refresh_forms=True)
 
     def _values(self) -> dict[str, Any]:
         """All values by dotted name: the preset's, and over them what the draft changes, checked or not."""
@@ -123,6 +137,17 @@ class RunForm:
         filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
         preset = gr.Dropdown(self._presets(), value=self._context.preset_of(view.draft).name)
         return [preset, values["name"], *filled]
+
+
+def trial_job(context: AppContext, config: RunConfig) -> Work:
+    """Return the job that takes three training steps, draws a set of images, and measures both."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.training.preflight import preflight_job
+
+        return preflight_job(context.workspace, config, context.hardware)(token, emit)
+
+    return work
 
 
 def _own_trial(view: View) -> bool:

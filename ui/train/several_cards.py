@@ -10,7 +10,7 @@ from engine.config.toml import launch_command, write_run_file
 from engine.workspace.paths import APP_FOLDER
 from ui.page.context import AppContext
 from ui.page.messages import note
-from ui.train.run_form import QUIET, RunForm
+from ui.train.run_form import NO_PROGRESS, RunForm
 
 FILE = "run.toml"
 
@@ -43,7 +43,7 @@ def build_several_cards(context: AppContext, form: RunForm) -> None:
         line, sentence = write_down(context)
         return gr.Textbox(value=line, visible=True), note(sentence)
 
-    write.click(context.guarded(written), form.inputs, [command, told], **QUIET)
+    write.click(context.catch_errors(written), form.inputs, [command, told], **NO_PROGRESS)
 
 
 def write_down(context: AppContext) -> tuple[str, str]:

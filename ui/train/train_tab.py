@@ -20,7 +20,7 @@ from ui.page.view import View
 from ui.train.checkpoints_panel import build_checkpoints, disk_words
 from ui.train.evaluate_panel import build_evaluate
 from ui.train.own_presets import build_own_presets
-from ui.train.run_form import QUIET, RunForm
+from ui.train.run_form import NO_PROGRESS, RunForm
 from ui.train.several_cards import build_several_cards
 from ui.train.verdict import build_verdict
 from ui.train.watch import build_watch
@@ -59,14 +59,21 @@ def build(context: AppContext, live: Live) -> None:
 
     for action, button in buttons.items():
         inputs = form.inputs if action is Action.START else [run]
-        live.after(
-            button.click(context.guarded(_handler(context, live, form, action), fills=False), inputs, None, **QUIET)
+        live.refresh_after(
+            button.click(
+                context.catch_errors(_handler(context, live, form, action), has_outputs=False),
+                inputs,
+                None,
+                **NO_PROGRESS,
+            )
         )
-    live.after(run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **QUIET))
-    live.part([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)], "quick")
-    live.part([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
-    live.part([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
-    live.part(
+    live.refresh_after(
+        run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **NO_PROGRESS)
+    )
+    live.outputs([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)], "fast")
+    live.outputs([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
+    live.outputs([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
+    live.outputs(
         [setup, about],
         lambda view: (view.shown_run, view.train.state),
         lambda view: [gr.Column(visible=not view.shown_run and not view.train.active), _about(context, view)],
@@ -89,17 +96,17 @@ def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> 
 
         def start(*values: Any) -> None:
             form.remember(*values)
-            context.free_try_session()
+            context.free_models()
             start_training(context.runner, context.workspace, *context.config_of(context.draft))
-            context.training_began()
+            context.training_started()
 
         return start
     if action is Action.RESUME:
 
         def resume(name: str) -> None:
-            context.free_try_session()
+            context.free_models()
             resume_training(context.runner, context.workspace, context.workspace.run_folder(name))
-            context.training_began()
+            context.training_started()
 
         return resume
     if action is Action.NEW:
@@ -110,7 +117,7 @@ def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> 
             gr.Info(f"The run was moved to {context.discard_run(name)}.")
 
         return discard
-    return live.asking(ASKS[action])
+    return live.job_command(ASKS[action])
 
 
 def _status(view: View) -> str:

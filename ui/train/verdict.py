@@ -51,7 +51,7 @@ def build_verdict(context: AppContext, live: Live) -> None:
     with gr.Row(visible=False) as charts:
         gain = gr.HTML(elem_id="chart-gain", min_width=340)
         loss = gr.HTML(elem_id="chart-fixed-loss", min_width=340)
-    live.part(
+    live.outputs(
         [words, charts, gain, loss],
         lambda view: (view.shown_run, view.history.checks[-1:], view.history.kept, len(view.history.scores)),
         lambda view: _shown(context, view),

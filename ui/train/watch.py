@@ -46,10 +46,10 @@ def build_watch(context: AppContext, live: Live) -> None:
     with gr.Accordion("Log", open=False, elem_id="train-log-box"):
         log = gr.HTML(elem_id="train-log")
 
-    live.part([charts, loss], _loss_key, _loss)
-    live.part([folded, rate, pace, memory], _loss_key, _more)
-    live.part([scores], lambda view: (view.shown_run, view.history.scores), _scores)
-    live.part(
+    live.outputs([charts, loss], _loss_key, _loss)
+    live.outputs([folded, rate, pace, memory], _loss_key, _more)
+    live.outputs([scores], lambda view: (view.shown_run, view.history.scores), _scores)
+    live.outputs(
         [heading, images, odd_heading, odd],
         lambda view: (view.shown_run, view.history.preview),
         lambda view: [
@@ -57,7 +57,7 @@ def build_watch(context: AppContext, live: Live) -> None:
             *_odd(context.workspace.thumbnails, view.history.preview),
         ],
     )
-    live.part([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
+    live.outputs([log], lambda view: (view.shown_run, view.history.log), lambda view: [_log(view.history.log)])
 
 
 def _gallery(elem_id: str) -> Any:

@@ -23,9 +23,9 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner
 from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.runs.run import Run
-from ui.dataset.import_jobs import counting
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
+from ui.page.jobs import progress_events
 from ui.page.messages import counted
 from ui.page.view import View
 
@@ -59,7 +59,7 @@ class Comparing:
             Busy: another job is running, or this panel is at work already.
         """
         if self.training:
-            self.context.dismiss()
+            self.context.dismiss_problem()
             self.beside.start(kind, title, self._told(self._between_steps(draw)))
         else:
             self._refuse_second(title)
@@ -69,7 +69,7 @@ class Comparing:
     def start_beside(self, kind: str, title: str, work: Callable[[Token, Emit], Outcome]) -> None:
         """Work that needs no model and runs beside anything."""
         self._refuse_second(title)
-        self.context.dismiss()
+        self.context.dismiss_problem()
         self.beside.start(kind, title, self._told(work))
 
     def _refuse_second(self, title: str) -> None:
@@ -158,13 +158,13 @@ def grid_job(comparing: Comparing, run_name: str, wish: GridWish) -> Draw:
 
         def on_column(grid: Grid) -> None:
             write_grid(run, grid)
-            context.result(KIND, where=run_name)
+            context.set_result(KIND, where=run_name)
 
         own = live_step if comparing.training == run_name else None
         wanted = replace(wish, live=wish.live and own is not None)
-        grid = draw_grid(context.workspace, run, wanted, session, token, counting(emit, LABEL), own, on_column)
+        grid = draw_grid(context.workspace, run, wanted, session, token, progress_events(emit, LABEL), own, on_column)
         emit(Message(f"A grid of {len(grid.columns)} columns and {len(grid.rows)} rows."))
-        context.result(KIND, where=run_name, note=f"Drawn {grid.made}.")
+        context.set_result(KIND, where=run_name, note=f"Drawn {grid.made}.")
         return "completed"
 
     return draw
@@ -180,9 +180,9 @@ def timelapse_job(comparing: Comparing, run_name: str, image: int, beside: bool,
         run = Run(context.workspace.runs / run_name)
         frames = frames_of(run, image, beside)
         target = timelapse_path(run.folder, image, kind)
-        make_timelapse(frames, target, kind, token=token, progress=counting(emit, "Frames"))
+        make_timelapse(frames, target, kind, token=token, progress=progress_events(emit, "Frames"))
         words = f"{len(frames):,} steps, from {frames[0].step:,} to {frames[-1].step:,}. Saved as {target}."
-        context.result(LAPSE, where=str(target), note=words)
+        context.set_result(LAPSE, where=str(target), note=words)
         return "completed"
 
     return work

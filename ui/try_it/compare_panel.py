@@ -11,7 +11,7 @@ from engine.errors import UserError
 from engine.evaluation.drawn import Drawn
 from ui.page.choices import run_list, run_of
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 from ui.try_it import compare_jobs
@@ -122,16 +122,16 @@ def build(context: AppContext, live: Live) -> None:
             wish = replace(wish, live=False)
         work.start(KIND, "Drawing the grid", compare_jobs.grid_job(work, name, wish))
 
-    run.change(context.guarded(show_run), [run], [steps, images, *shown], **QUIET)
-    gr.on([box.change for box in form], told, form, [plan], **QUIET)
-    live.after(make.click(context.guarded(start, fills=False), [run, *form], None, **QUIET))
-    live.after(cancel.click(lambda: work.cancel(), None, None, **QUIET))
+    run.change(context.catch_errors(show_run), [run], [steps, images, *shown], **NO_PROGRESS)
+    gr.on([box.change for box in form], told, form, [plan], **NO_PROGRESS)
+    live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), [run, *form], None, **NO_PROGRESS))
+    live.refresh_after(cancel.click(lambda: work.cancel(), None, None, **NO_PROGRESS))
     drawn, kept = gr.State(0), gr.State("")
-    drawn.change(context.guarded(show), [run], shown, **QUIET)
-    kept.change(context.guarded(more_checkpoints), [run, steps], [steps], **QUIET)
-    live.part([drawn], _number, lambda view: [_number(view)])
-    live.part([kept], _kept, lambda view: [repr(_kept(view))])
-    live.part(
+    drawn.change(context.catch_errors(show), [run], shown, **NO_PROGRESS)
+    kept.change(context.catch_errors(more_checkpoints), [run, steps], [steps], **NO_PROGRESS)
+    live.outputs([drawn], _number, lambda view: [_number(view)])
+    live.outputs([kept], _kept, lambda view: [repr(_kept(view))])
+    live.outputs(
         [make, cancel, progress], lambda view: (work.job(view), work.blocked(view)), lambda view: _job(work, view)
     )
 
@@ -155,7 +155,7 @@ def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
         path = save_sheet(grid, Drawn(context.workspace), sheet_path(opened.folder, chosen), chosen)  # type: ignore[arg-type]
         return gr.File(str(path), visible=True)
 
-    save.click(context.guarded(export), [run, kind], [saved], show_progress="minimal", api_visibility="private")
+    save.click(context.catch_errors(export), [run, kind], [saved], show_progress="minimal", api_visibility="private")
     return save, kind, saved
 
 

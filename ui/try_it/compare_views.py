@@ -17,7 +17,7 @@ from engine.evaluation.grid import Grid
 from engine.evaluation.votes import Pair, Tally, keep_vote, next_pair, read_votes, tally, vote_on
 from ui.page.choices import run_of
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it import compare_jobs
@@ -81,7 +81,7 @@ def build_slider(context: AppContext, run: Any) -> Shown:
         return images(compare_jobs.grid_of(context, name), at, one, other)
 
     for box in (row, left, right):
-        box.input(context.guarded(changed), [run, row, left, right], [slider], **QUIET)
+        box.input(context.catch_errors(changed), [run, row, left, right], [slider], **NO_PROGRESS)
     return Shown([words, choice, row, left, right, slider], show)
 
 
@@ -152,7 +152,7 @@ def build_vote(context: AppContext, run: Any) -> Shown:
 
     outputs = [words, booth, left, control, right, pair, skipped, counted]
     for choice, button in buttons.items():
-        button.click(context.guarded(press(choice)), [run, pair, skipped], outputs, **QUIET)
+        button.click(context.catch_errors(press(choice)), [run, pair, skipped], outputs, **NO_PROGRESS)
     return Shown(outputs, show)
 
 
@@ -206,13 +206,15 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
         job = compare_jobs.timelapse_job(work, name, at or 0, both, chosen)  # type: ignore[arg-type]
         work.start_beside(LAPSE, "Making the time-lapse", job)
 
-    run.change(context.guarded(images), [run], [image], **QUIET)
-    live.part(
+    run.change(context.catch_errors(images), [run], [image], **NO_PROGRESS)
+    live.outputs(
         [image],
         lambda view: (view.runs, view.shown_run, bool(view.history.preview)),
         lambda view: [images(view.shown_run or next(iter(view.runs), None))],
     )
-    live.after(make.click(context.guarded(start, fills=False), [run, image, kind, beside], None, **QUIET))
+    live.refresh_after(
+        make.click(context.catch_errors(start, has_outputs=False), [run, image, kind, beside], None, **NO_PROGRESS)
+    )
 
     def made(view: View) -> list[Any]:
         result = view.results.get(LAPSE)
@@ -220,4 +222,4 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
             return [gr.Image(visible=False), gr.File(visible=False), ""]
         return [gr.Image(result.where, visible=True), gr.File(result.where, visible=True), note(result.note, "good")]
 
-    live.part([shown, file, words], lambda view: view.results.get(LAPSE), made)
+    live.outputs([shown, file, words], lambda view: view.results.get(LAPSE), made)

@@ -8,7 +8,7 @@ import gradio as gr
 from PIL import Image
 
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.user_image import UserDrawing, UserImage
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
@@ -78,17 +78,21 @@ class ControlPanel:
 
         held = [self.control, fields["prompt"], at]
         with_run = [*held, *(fields[name] for name in OF_RUN)]
-        run.change(context.guarded(show_run), [run], with_run, **QUIET)
-        self.back.click(context.guarded(lambda name, number: show(name, number - 1)), [run, at], held, **QUIET)
-        self.forth.click(context.guarded(lambda name, number: show(name, number + 1)), [run, at], held, **QUIET)
+        run.change(context.catch_errors(show_run), [run], with_run, **NO_PROGRESS)
+        self.back.click(
+            context.catch_errors(lambda name, number: show(name, number - 1)), [run, at], held, **NO_PROGRESS
+        )
+        self.forth.click(
+            context.catch_errors(lambda name, number: show(name, number + 1)), [run, at], held, **NO_PROGRESS
+        )
         source.change(
             lambda kind: [gr.Column(visible=kind == one) for one in (HELD_OUT, UPLOAD, DRAW)],
-            [source], [self.dataset, self.own, self.sheet], **QUIET,
+            [source], [self.dataset, self.own, self.sheet], **NO_PROGRESS,
         )  # fmt: skip
         for widget in (fields["upload"], fields["is_map"], run):
             looked_at = [run, fields["upload"], fields["is_map"]]
-            widget.change(context.guarded(advise), looked_at, [self.advice], **QUIET)
-        live.part(
+            widget.change(context.catch_errors(advise), looked_at, [self.advice], **NO_PROGRESS)
+        live.outputs(
             with_run,
             lambda view: (view.runs, view.shown_run),
             lambda view: show_run(view.shown_run or next(iter(view.runs), None)),

@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.inference import image_info
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it.try_control import UPLOAD
@@ -55,9 +55,9 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
         found = earlier(context)
         return restore(found[event.index] if event.index < len(found) else None)
 
-    gallery.select(context.guarded(chosen), None, [*targets, said], **QUIET)
-    dropped.upload(context.guarded(restore), [dropped], [*targets, said], **QUIET)
-    live.part([gallery], lambda view: _number(view), lambda view: [_thumbnails(context)])
+    gallery.select(context.catch_errors(chosen), None, [*targets, said], **NO_PROGRESS)
+    dropped.upload(context.catch_errors(restore), [dropped], [*targets, said], **NO_PROGRESS)
+    live.outputs([gallery], lambda view: _number(view), lambda view: [_thumbnails(context)])
 
 
 def earlier(context: AppContext) -> list[Path]:

@@ -16,8 +16,8 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.runs.run import Run
-from ui.dataset.import_jobs import counting
 from ui.page.context import AppContext
+from ui.page.jobs import progress_events
 from ui.page.messages import progress_bar
 from ui.try_it.try_control import Control, make_map
 from ui.try_it.try_nets import Net
@@ -96,8 +96,8 @@ def start(context: AppContext, wish: Wish) -> None:
             "There is room for one base in the card's memory.",
             "Wait until the training has ended, or pause it.",
         )
-    context.forget_problem()
-    context.result(BORROWED, note="Waiting for the training's next step.")
+    context.clear_problem()
+    context.set_result(BORROWED, note="Waiting for the training's next step.")
     threading.Thread(target=_borrow, args=(context, wish), name="try-borrowed", daemon=True).start()
 
 
@@ -115,9 +115,9 @@ def try_it(context: AppContext, wish: Wish) -> Work:
     def work(token: Token, emit: Emit) -> Outcome:
         draw = _drawing(context, wish, Run(context.workspace.runs / wish.run))
         try:
-            draw(context.try_session(), token, counting(emit, "Drawing, steps"))
+            draw(context.try_session(), token, progress_events(emit, "Drawing, steps"))
         finally:
-            context.forget_result(LOOK)
+            context.clear_result(LOOK)
         return "completed"
 
     return work
@@ -128,7 +128,7 @@ def _borrow(context: AppContext, wish: Wish) -> None:
     from engine.training.lending import borrowing
 
     def progress(done: int, total: int, _label: str) -> None:
-        context.result(BORROWED, note=progress_bar(done, total, "Drawing between two steps of the training"))
+        context.set_result(BORROWED, note=progress_bar(done, total, "Drawing between two steps of the training"))
 
     try:
         draw = _drawing(context, wish, Run(context.workspace.runs / wish.run))
@@ -141,8 +141,8 @@ def _borrow(context: AppContext, wish: Wish) -> None:
     except Exception as error:  # a thread of ours: its end is told on the panel, whatever it is
         context.show_problem(error)
     finally:
-        context.forget_result(LOOK)
-        context.forget_result(BORROWED)
+        context.clear_result(LOOK)
+        context.clear_result(BORROWED)
 
 
 def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession, CancelToken, OnProgress], None]:
@@ -165,7 +165,7 @@ def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession,
             made = _seeds(context, wish, request, session, token, progress, categorical)
         first = f"{_net_words(wish)}, seed {request.seed}, {time.monotonic() - began:.0f} s."
         said = [first, *words, *made.words, *session.warnings, f"Saved in {context.workspace.outputs}."]
-        context.result(KIND, pictures=tuple(made.pictures), note=" ".join(dict.fromkeys(said)))
+        context.set_result(KIND, pictures=tuple(made.pictures), note=" ".join(dict.fromkeys(said)))
 
     return draw
 
@@ -250,7 +250,7 @@ def _sketches(context: AppContext) -> Callable[[Any], None]:
         path = context.workspace.thumbnails / f"try-look-{number % 2}.webp"
         with atomic_write(path, flushed=False) as temporary:
             image.save(temporary, "WEBP", quality=80)
-        context.result(LOOK, where=str(path), note=f"{time.monotonic()}")  # every one is new to the pages
+        context.set_result(LOOK, where=str(path), note=f"{time.monotonic()}")  # every one is new to the pages
 
     return show
 

@@ -11,7 +11,7 @@ import gradio as gr
 from engine.errors import UserError
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.view import View
 
 LIVE_NET = "live"
@@ -72,9 +72,9 @@ def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any
         return view.runs, view.shown_run, view.history.checkpoint, training_run(view.snapshot), made and made.number
 
     saved = gr.State("")
-    run_box.change(of_run, [run_box], [box], **QUIET)
-    saved.change(refreshed, [run_box, box], [box], **QUIET)
-    live.part([saved], key, lambda view: [repr(key(view))])
+    run_box.change(of_run, [run_box], [box], **NO_PROGRESS)
+    saved.change(refreshed, [run_box, box], [box], **NO_PROGRESS)
+    live.outputs([saved], key, lambda view: [repr(key(view))])
     return box
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.inference import samplers
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.user_image import UserDrawing, UserImage
 from ui.page.view import View
@@ -53,7 +53,7 @@ def drawing_panel(fields: Fields) -> None:
         )
     fields["sampler"].change(
         lambda name: gr.Dropdown(info=samplers.sampler(name).hint),
-        [fields["sampler"]], [fields["sampler"]], **QUIET,
+        [fields["sampler"]], [fields["sampler"]], **NO_PROGRESS,
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
     def runs(view: View) -> list[Any]:
         return [gr.Dropdown([("none", ""), *((name, str(context.workspace.runs / name)) for name in view.runs)])]
 
-    live.part([fields["second"]], lambda view: view.runs, runs)
+    live.outputs([fields["second"]], lambda view: view.runs, runs)
 
 
 def base_panel(context: AppContext, live: Live, fields: Fields) -> Any:
@@ -151,7 +151,7 @@ def base_panel(context: AppContext, live: Live, fields: Fields) -> Any:
         found = [path.replace(str(context.workspace.models), "").lstrip("/\\") for path in bases_in(_models(context))]
         return [gr.Dropdown([("as trained", AS_TRAINED), *((name, name) for name in found)])]
 
-    live.part([fields["base"]], lambda view: _models(context).stat().st_mtime_ns, names)
+    live.outputs([fields["base"]], lambda view: _models(context).stat().st_mtime_ns, names)
     return everywhere
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ui.page.choices import run_list
 from ui.page.context import AppContext
-from ui.page.live import QUIET, Live
+from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.view import View
 from ui.try_it import try_history, try_jobs, try_panels
@@ -69,12 +69,12 @@ def build(context: AppContext, live: Live) -> None:
     def on_all(data: dict[Any, Any]) -> None:
         start(data, True)
 
-    live.after(make.click(context.guarded(start, fills=False), inputs, None, **QUIET))
-    live.after(everywhere.click(context.guarded(on_all, fills=False), inputs, None, **QUIET))
-    live.after(cancel.click(lambda: try_jobs.cancel(context), None, None, **QUIET))
-    live.part([make, everywhere, cancel, progress], _job_key, _job)
-    live.part([look], lambda view: view.results.get(LOOK), _look)
-    live.part([results, words], lambda view: view.results.get(KIND), _result)
+    live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), inputs, None, **NO_PROGRESS))
+    live.refresh_after(everywhere.click(context.catch_errors(on_all, has_outputs=False), inputs, None, **NO_PROGRESS))
+    live.refresh_after(cancel.click(lambda: try_jobs.cancel(context), None, None, **NO_PROGRESS))
+    live.outputs([make, everywhere, cancel, progress], _job_key, _job)
+    live.outputs([look], lambda view: view.results.get(LOOK), _look)
+    live.outputs([results, words], lambda view: view.results.get(KIND), _result)
 
 
 def _wish(context: AppContext, values: dict[str, Any], on_all: bool) -> Wish:

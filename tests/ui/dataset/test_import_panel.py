@@ -12,7 +12,7 @@ from PIL import Image
 from engine.data.import_config import ImportConfig
 from engine.workspace.paths import Workspace
 from ui.dataset import contents_panel, import_panel
-from ui.dataset import import_jobs as tasks
+from ui.dataset.import_jobs import import_images
 from ui.page.context import AppContext
 
 
@@ -54,14 +54,14 @@ def test_a_folder_too_large_to_look_through_is_not_looked_through(
 
 
 def test_the_result_tells_what_was_found_and_every_tab_shows_it(context: AppContext, folder: Path) -> None:
-    view = finish(context, tasks.import_images(context, str(folder), "", ImportConfig()))
+    view = finish(context, import_images(context, str(folder), "", ImportConfig()))
     assert view.problem is None and view.focus_dataset == "my-images"
     told = import_panel._outcome(view.results["dataset"])
     assert "28 images" in told and "a folder of images" in told and "28 images are few" in told
 
 
 def test_a_page_shows_images_a_table_and_the_problems(context: AppContext, folder: Path) -> None:
-    finish(context, tasks.import_images(context, str(folder), "set"))
+    finish(context, import_images(context, str(folder), "set"))
     summary, gallery, table, problems, number, *pagers = contents_panel._page(context, "set", 1, 2)
     assert "28 images" in summary and "1 file could not be used" in summary
     assert len(gallery.value) == 28 - contents_panel.PAGE and number == 1

@@ -19,11 +19,11 @@ from engine.errors import UserError
 from engine.jobs.runner import Busy
 from engine.training.job import create_run, start_training
 from engine.workspace.paths import Workspace
-from ui import launch
-from ui.dataset import import_jobs as tasks
-from ui.page.context import AppContext, with_focus
-from ui.page.live import Part, changed_parts
+from ui.dataset.import_jobs import import_images
+from ui.page.context import AppContext
+from ui.page.live import LiveOutputs, changed_updates
 from ui.page.states import TrainState
+from ui.server.shutdown import shut_down
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ def image(path: Path) -> None:
 
 
 def test_a_missing_folder_is_told(context: AppContext, tmp_path: Path) -> None:
-    view = finish(context, tasks.import_images(context, str(tmp_path / "nowhere"), "mine"))
+    view = finish(context, import_images(context, str(tmp_path / "nowhere"), "mine"))
     assert view.problem is not None
     assert "does not exist" in view.problem.what
 
 
 def test_an_empty_folder_is_told(context: AppContext, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    view = finish(context, tasks.import_images(context, str(tmp_path / "empty"), "mine"))
+    view = finish(context, import_images(context, str(tmp_path / "empty"), "mine"))
     assert view.problem is not None
     assert "no images" in view.problem.what
 
@@ -69,7 +69,7 @@ def test_an_unreadable_image_is_listed_and_the_others_are_used(context: AppConte
     folder.mkdir()
     image(folder / "good.png")
     (folder / "bad.png").write_bytes(b"no image")
-    view = finish(context, tasks.import_images(context, str(folder), "mine"))
+    view = finish(context, import_images(context, str(folder), "mine"))
     assert view.problem is None
     assert view.datasets == ("mine",)
     assert view.focus_dataset == "mine"
@@ -81,7 +81,7 @@ def test_an_unreadable_image_is_listed_and_the_others_are_used(context: AppConte
 
 def test_a_full_disk_is_told_beside_start(context: AppContext, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_set(context.workspace, "circles", 8)
-    with_focus(context, "demo-circles-8")
+    context.focus_on("demo-circles-8")
     assert context.view().train.state is TrainState.READY
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 0))
@@ -94,17 +94,17 @@ def test_a_full_disk_is_told_beside_start(context: AppContext, base: Path, monke
 def test_from_nothing_to_ready(context: AppContext, base: Path) -> None:
     assert "no dataset yet" in str(context.view().train.buttons)
     make_demo_set(context.workspace, "circles", 8)
-    with_focus(context, "demo-circles-8")
+    context.focus_on("demo-circles-8")
     context.files_changed()
     assert context.view().train.state is TrainState.READY
 
 
 def test_a_second_start_is_refused_in_words_and_leaves_nothing(context: AppContext, base: Path) -> None:
     make_demo_set(context.workspace, "circles", 8)
-    with_focus(context, "demo-circles-8")
+    context.focus_on("demo-circles-8")
     release = threading.Event()
     context.start_job("dataset", "Reading cats", lambda token, emit: release.wait(30) and "completed")
-    start = context.guarded(
+    start = context.catch_errors(
         lambda: start_training(context.runner, context.workspace, *context.config_of(context.draft))
     )
     assert start() == gr.skip()
@@ -127,7 +127,7 @@ def test_a_problem_stays_until_it_is_closed_and_the_next_one_shows_again(context
     context.show_problem(UserError("A.", "B.", "C."))
     assert context.view().problem is not None
     assert context.view().problem is not None
-    context.dismiss()
+    context.dismiss_problem()
     assert context.view().problem is None
 
     def fail(token: Any, emit: Any) -> Any:
@@ -135,14 +135,14 @@ def test_a_problem_stays_until_it_is_closed_and_the_next_one_shows_again(context
 
     view = finish(context, fail)
     assert view.problem is not None and view.problem.what == "D."
-    context.dismiss()
+    context.dismiss_problem()
     assert context.view().problem is None
     assert finish(context, fail).problem is not None
 
 
 def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_set_aside(context: AppContext, base: Path) -> None:
     make_demo_set(context.workspace, "circles", 8)
-    with_focus(context, "demo-circles-8")
+    context.focus_on("demo-circles-8")
     run = create_run(context.workspace, *context.config_of(context.draft))
     later = AppContext(context.workspace)
     view = later.view()
@@ -166,7 +166,7 @@ def test_ctrl_c_pauses_a_training_run(context: AppContext, capsys: pytest.Captur
 
     demo = Demo()
     context.runner.start("train", "Training", train)
-    assert launch.end(demo, context) == 0
+    assert shut_down(demo, context.runner, context.shutdown) == 0
     assert demo.closed
     assert context.runner.snapshot.outcome == "paused"
     assert "Resume it at the next start" in capsys.readouterr().out
@@ -174,14 +174,14 @@ def test_ctrl_c_pauses_a_training_run(context: AppContext, capsys: pytest.Captur
 
 def test_a_page_gets_only_what_changed(context: AppContext) -> None:
     parts = [
-        Part(("a", "b"), lambda view: view.datasets, lambda view: ["one", "two"]),
-        Part(("c",), lambda view: view.problem, lambda view: ["three"]),
+        LiveOutputs(("a", "b"), lambda view: view.datasets, lambda view: ["one", "two"]),
+        LiveOutputs(("c",), lambda view: view.problem, lambda view: ["three"]),
     ]
-    updates, seen = changed_parts(parts, context.view(), {})
+    updates, seen = changed_updates(parts, context.view(), {})
     assert updates == ["one", "two", "three"]
-    assert changed_parts(parts, context.view(), seen)[0] == [gr.skip()] * 3
+    assert changed_updates(parts, context.view(), seen)[0] == [gr.skip()] * 3
     context.show_problem(UserError("A.", "B.", "C."))
-    assert changed_parts(parts, context.view(), seen)[0] == [gr.skip(), gr.skip(), "three"]
+    assert changed_updates(parts, context.view(), seen)[0] == [gr.skip(), gr.skip(), "three"]
 
 
 def test_the_form_is_found_again_after_a_reload(context: AppContext) -> None:
@@ -203,6 +203,6 @@ def test_a_failed_handler_that_fills_nothing_gives_nothing_back(context: AppCont
     def fail() -> None:
         raise UserError("What.", "Why.", "Try this.")
 
-    assert context.guarded(fail, fills=False)() is None, "gradio warns of a value that has no output"
-    assert context.guarded(fail)() == gr.skip()
+    assert context.catch_errors(fail, has_outputs=False)() is None, "gradio warns of a value that has no output"
+    assert context.catch_errors(fail)() == gr.skip()
     assert context.view().problem is not None

@@ -50,7 +50,7 @@ def test_images_of_the_users_own_are_no_demo(fresh: View) -> None:
 
 
 def test_the_card_can_be_hidden(fresh: View) -> None:
-    assert not _state(replace(fresh, card_hidden=True))[0]
+    assert not _state(replace(fresh, first_start_hidden=True))[0]
 
 
 def test_the_demo_is_chosen_with_its_settings_and_the_users_changes_to_them(workspace: Workspace) -> None:

@@ -8,7 +8,7 @@ import pytest
 from engine.workspace.paths import Workspace
 from ui.app import build_app
 from ui.page.context import AppContext
-from ui.page.live import Live, Part, changed_parts
+from ui.page.live import Live, LiveOutputs, changed_updates
 from ui.train import watch
 
 
@@ -24,12 +24,12 @@ def broken(*_: object) -> list[object]:
 def test_a_broken_part_stays_as_it_was_and_the_others_are_drawn(context: AppContext) -> None:
     faults: list[int] = []
     parts = [
-        Part(("a", "b"), lambda view: 1, broken),
-        Part(("c",), lambda view: 1, lambda view: ["three"]),
-        Part(("d",), broken, lambda view: ["four"]),
-        Part(("e",), lambda view: 1, lambda view: ["five"]),
+        LiveOutputs(("a", "b"), lambda view: 1, broken),
+        LiveOutputs(("c",), lambda view: 1, lambda view: ["three"]),
+        LiveOutputs(("d",), broken, lambda view: ["four"]),
+        LiveOutputs(("e",), lambda view: 1, lambda view: ["five"]),
     ]
-    updates, seen = changed_parts(parts, context.view(), {}, lambda number, error: faults.append(number))
+    updates, seen = changed_updates(parts, context.view(), {}, lambda number, error: faults.append(number))
     assert updates == [gr.skip(), gr.skip(), "three", gr.skip(), "five"]
     assert faults == [0, 2] and seen[1] == 1
 
@@ -37,26 +37,23 @@ def test_a_broken_part_stays_as_it_was_and_the_others_are_drawn(context: AppCont
 def test_it_is_told_once_and_not_again_after_it_was_read(context: AppContext) -> None:
     with gr.Blocks() as demo:
         live = Live(context, demo)
-    live.fault(3, ZeroDivisionError("no points"))
+    live.report(3, ZeroDivisionError("no points"))
     problem = context.view().problem
-    assert problem is not None and "cannot be shown" in problem.what and "not touched" in problem.try_this
+    assert problem is not None and "cannot be shown" in problem.what and "not affected" in problem.try_this
     assert "ZeroDivisionError: no points" in problem.details
-    context.dismiss()
-    live.fault(3, ZeroDivisionError("no points"))
+    context.dismiss_problem()
+    live.report(3, ZeroDivisionError("no points"))
     assert context.view().problem is None
 
 
 def test_a_fault_in_a_chart_ends_no_training(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole window, with a chart that breaks whenever it is drawn, beside a job."""
     monkeypatch.setattr(watch, "_scores", broken)
-    made: list[Live] = []
-    real = Live.wire
-    monkeypatch.setattr(Live, "wire", lambda self: (made.append(self), real(self))[1])
-    build_app(context)
+    _, live = build_app(context)
     looked = [0]
 
     def work(token: object, emit: object) -> str:
-        changed_parts(made[0].parts, context.view(), {}, made[0].fault)
+        changed_updates(live.registered, context.view(), {}, live.report)
         looked[0] += 1
         return "completed"
 

@@ -11,13 +11,13 @@ from engine.data.samples import Problem
 from engine.errors import UserError
 from engine.jobs.events import Progress
 from engine.jobs.snapshot import Failure, JobSnapshot
-from ui.page import messages
+from ui.page import messages, problems
 
 NASTY = "<img src=x onerror=alert(1)>\"'&"
 
 
 def test_the_panel_tells_all_three_and_offers_a_report() -> None:
-    panel = messages.problem_panel(Failure("It broke.", "A cable.", "Plug it in.", "Traceback ..."))
+    panel = problems.problem_html(Failure("It broke.", "A cable.", "Plug it in.", "Traceback ..."))
     for words in ("It broke.", "A cable.", "Plug it in.", "Traceback ...", "Copy the report"):
         assert words in panel
 
@@ -25,11 +25,11 @@ def test_the_panel_tells_all_three_and_offers_a_report() -> None:
 @pytest.mark.parametrize("field", ["what", "why", "try_this", "details"])
 def test_the_panel_escapes_everything(field: str) -> None:
     failure = replace(Failure("a", "b", "c", "d"), **{field: NASTY})
-    assert "<img" not in messages.problem_panel(failure)
+    assert "<img" not in problems.problem_html(failure)
 
 
 def test_no_failure_no_panel() -> None:
-    assert messages.problem_panel(None) == ""
+    assert problems.problem_html(None) == ""
 
 
 def test_lists_of_problems_escape_file_names_and_count_the_rest() -> None:
@@ -55,8 +55,8 @@ def test_status_is_told_in_words() -> None:
 
 
 def test_a_user_error_keeps_its_sentences_and_a_crash_gets_some() -> None:
-    assert messages.to_failure(UserError("A.", "B.", "C.")) == Failure("A.", "B.", "C.")
-    assert "ValueError" in messages.to_failure(ValueError("odd")).why
+    assert problems.to_failure(UserError("A.", "B.", "C.")) == Failure("A.", "B.", "C.")
+    assert "ValueError" in problems.to_failure(ValueError("odd")).why
 
 
 @pytest.mark.parametrize(

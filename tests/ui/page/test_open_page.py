@@ -21,21 +21,23 @@ from engine.jobs.events import Progress
 from engine.jobs.runner import Emit
 from engine.workspace.paths import Workspace
 from tests.browser.studio import free_port
-from ui import launch
 from ui.page.context import AppContext
-from ui.page.live import PACES, PAGES, Live
+from ui.page.live import GROUPS, PAGES, Live
 from ui.page.messages import status_line
-from ui.server.serve import PATH
+from ui.server import gradio_patches, serve
+from ui.server.routes import POLL
 
 SESSION = "a-page"
 
 
 class Page:
-    """What the browser's page does: it asks for the beats, and fetches the groups that have another one."""
+    """Does what the page in the browser does: polls the versions, and fetches the groups whose version has changed."""
 
     def __init__(self, demo: gr.Blocks, live: Live, port: int) -> None:
         functions = list(demo.fns.values())
-        self.groups = [next(f for f in functions if (button._id, "click") in f.targets) for button in live.beaten]
+        self.groups = [
+            next(f for f in functions if (button._id, "click") in f.targets) for button in live.refresh_buttons
+        ]
         self.known = [0] * len(self.groups)
         self.server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
@@ -56,10 +58,10 @@ class Page:
 
     def look(self) -> int:
         """One look; how many groups had changed."""
-        self.server.request("GET", PATH)
-        beats = json.loads(self.server.getresponse().read())
-        due = [beat != known for beat, known in zip(beats, self.known, strict=True)]
-        self.known = beats
+        self.server.request("GET", POLL)
+        versions = json.loads(self.server.getresponse().read())
+        due = [version != known for version, known in zip(versions, self.known, strict=True)]
+        self.known = versions
         for group, changed in zip(self.groups, due, strict=True):
             if changed:
                 self.ask(group)
@@ -95,7 +97,7 @@ class Job:
 def surroundings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment that the window is built in; afterwards it is as before."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    launch.prepare_environment(workspace)
+    serve.prepare_environment(workspace)
 
 
 @contextmanager
@@ -104,22 +106,22 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
     with gr.Blocks(analytics_enabled=False) as demo:
         live = Live(context, demo)
         line, image, row = gr.HTML(), gr.HTML(), gr.Row(visible=False)
-        live.part(
+        live.outputs(
             [line, row, image],
             lambda view: view.snapshot.version,
             lambda view: [status_line(view.snapshot, False), gr.Row(visible=True), gr.HTML(f"{view.snapshot.version}")],
-            "quick",
+            "fast",
         )
         # Now a value, now none: what is drawn every few seconds, beside what changes each time.
-        live.part(
-            [gr.HTML()], lambda view: view.snapshot.version // 2, lambda view: [f"{view.snapshot.version}"], "quick"
+        live.outputs(
+            [gr.HTML()], lambda view: view.snapshot.version // 2, lambda view: [f"{view.snapshot.version}"], "fast"
         )
         live.wire()
     demo.queue(api_open=False)
-    assert len(live.beaten) == len(PACES) and demo._queue.sleep_when_free > 0, "what gradio calls it"
+    assert len(live.refresh_buttons) == len(GROUPS) and demo._queue.sleep_when_free > 0, "what gradio calls it"
     port = free_port()
-    launch.serve(demo, context, "127.0.0.1", port, None)
-    assert demo._queue.sleep_when_free == launch.QUEUE_SECONDS
+    serve.serve(demo, context.workspace, live.versions, "127.0.0.1", port, None, PAGES)
+    assert demo._queue.sleep_when_free == gradio_patches.QUEUE_SECONDS
     try:
         yield demo, Page(demo, live, port)
     finally:

@@ -67,7 +67,7 @@ def test_the_card_is_there_until_a_run_is_trained_or_it_is_hidden(workspace: Wor
     context.discard_run(left["failed"].name)
     card, heading, _, *rows = unfinished._render(context.view())
     assert "2 unfinished" in heading and not rows[6].visible
-    context.training_began()
+    context.training_started()
     assert not unfinished._render(context.view())[0].visible
 
 
@@ -128,7 +128,7 @@ def test_closing_asks_with_what_it_would_end(workspace: Workspace) -> None:
         assert "data-saved='perhaps'" in words, "nor what the page may say once the app is gone"
     assert "cancelled" in close_button.question(JobSnapshot(alive=True, kind="dataset", title="Reading"), closing=False)
     context = AppContext(workspace)
-    context.ending.ask()
+    context.shutdown.request()
     view = context.view()
     assert view.closing and "data-closing='now' data-saved='yes'>The app is closing" in close_button._render(view)[0]
     assert json.dumps([button.visible for button in close_button._render(view)[1:]]) == "[false, false]"

@@ -11,7 +11,7 @@ from typing import Any
 def stay_cold(context: Any, loaded: threading.Event) -> None:
     """In the place of the window's warming up. Jobs would load what they need themselves."""
     loaded.set()
-    context.warm.set()
+    context.libraries_loaded.set()
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 CODE = """
-from ui.server import gradio_patches as quick_gradio
-quick_gradio.install()
+from ui.server import gradio_patches
+gradio_patches.import_without_stubs()
 import gradio
 from gradio import component_meta
 print(component_meta.create_or_modify_pyi("anything", "at", "all"))

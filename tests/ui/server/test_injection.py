@@ -16,7 +16,7 @@ from engine.data.scan import scan_folder
 from engine.jobs.events import Checked, PreviewMade, Progress
 from engine.jobs.snapshot import Curve, Failure, JobSnapshot
 from engine.workspace.paths import Workspace
-from ui import app as page
+from ui.app import build_app
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import Result, View
@@ -84,18 +84,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> t
     workspace = Workspace(tmp_path_factory.mktemp("work") / "workspace")
     Dataset.create(workspace, "evil", scan_folder(folder), folder)
     context = AppContext(workspace)
-    made: list[Live] = []
-
-    class Kept(Live):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            made.append(self)
-
-    patch = pytest.MonkeyPatch()
-    patch.setattr(page, "Live", Kept)
-    demo = page.build_app(context)
-    patch.undo()
-    return context, made[0], demo
+    demo, live = build_app(context)
+    return context, live, demo
 
 
 def evil_view(context: AppContext, alive: bool) -> View:
@@ -125,8 +115,8 @@ def evil_view(context: AppContext, alive: bool) -> View:
 def test_no_part_of_the_page_lets_it_through(built: tuple[AppContext, Live, Any], alive: bool) -> None:
     context, live, _ = built
     view, seen = evil_view(context, alive), 0
-    for part in live.parts:
-        for output, update in zip(part.outputs, part.render(view), strict=True):
+    for outputs in live.registered:
+        for output, update in zip(outputs.components, outputs.render(view), strict=True):
             if type(output).__name__ in ("HTML", "Markdown"):
                 for html in texts(update):
                     assert harm(html) == [], (output.elem_id, html)

@@ -17,12 +17,11 @@ from urllib.parse import quote
 import pytest
 from PIL import Image, PngImagePlugin
 
+from docs import make_security_tables as security
 from tests.browser.studio import ROOT, Studio, studio
-from ui.server import files as temporary
-from ui.server import inputs
-from ui.server import routes as doors
-from ui.server.routes import DOORS, door_of, file_allowed, forged_files
-from ui.server.serve import PATH
+from ui.server import files
+from ui.server.files import file_allowed, has_forged_file
+from ui.server.routes import FILE, POLL, ROUTES, Route, find_route
 
 SECRET = "canary-7f1e9c"
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
@@ -50,43 +49,53 @@ def gradio_routes() -> set[tuple[str, str]]:
 
 
 def test_every_address_of_gradio_is_in_the_list() -> None:
-    listed = {(method, door.path) for door in DOORS for method in door.methods}
+    listed = {(method, route.path) for route in ROUTES for method in route.methods}
     here = gradio_routes()
     # An OPTIONS or HEAD that a route answers beside its GET says no more than the GET.
     missing = {(m, p) for m, p in here if m not in ("HEAD", "OPTIONS")} - listed
-    assert missing == set(), "enter them in ui/server/routes.py, shut unless the page needs them"
+    assert missing == set(), "enter them in ui/server/routes.py, closed unless the page needs them"
     gone = {(m, p) for m, p in listed if m != "HEAD"} - here
-    ours = {("GET", PATH)}
+    ours = {("GET", POLL)}
     assert gone - ours <= {("POST", "/login"), ("GET", "/logout")}, "gradio has these no more"
 
 
 def test_the_documentation_shows_the_list() -> None:
     page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
-    assert doors.table() in page and inputs.table() in page, "python -m docs.make_security_tables writes them"
+    assert security.routes_table() in page and security.fields_table() in page, (
+        "python -m docs.make_security_tables writes them"
+    )
 
 
 def test_every_field_that_takes_words_or_files_is_in_the_list(tmp_path: Path) -> None:
+    import gradio as gr
+
     from engine.workspace.paths import Workspace
     from ui.app import build_app
     from ui.page.context import AppContext
+    from ui.page.user_image import UserDrawing, UserImage
 
-    functions = build_app(AppContext(Workspace(tmp_path))).fns.values()
+    functions = build_app(AppContext(Workspace(tmp_path)))[0].fns.values()
     assert [function.api_name for function in functions if function.api_visibility != "private"] == []
-    found = {inputs.name_of(c) for function in functions for c in function.inputs if inputs.takes_anything(c)}
-    assert {name for name in found if inputs.guard_of(name) is None} == set(), "enter them in ui/server/inputs.py"
+    found = {security.name_of(c): c for function in functions for c in function.inputs if security.takes_anything(c)}
+    unlisted = {name for name in found if security.guard_of(name) is None}
+    assert unlisted == set(), "enter them in docs/make_security_tables.py"
+    for name, component in found.items():
+        guard = security.guard_of(name)
+        opens_images = isinstance(component, UserImage | UserDrawing | gr.File)
+        assert opens_images == (guard in (security.IMAGE, security.UPLOAD)), "the table says what the field does"
     chosen = [c for function in functions for c in function.inputs if hasattr(c, "choices")]
-    for component in {c._id: c for c in chosen if not inputs.takes_anything(c)}.values():
+    for component in {c._id: c for c in chosen if not security.takes_anything(c)}.values():
         several = type(component).__name__ == "CheckboxGroup" or getattr(component, "multiselect", False)
         forged = ["../../x"] if several else "../../x"
         with pytest.raises(Exception, match="not in the list of choices"):
             component.preprocess(forged)
 
 
-@pytest.mark.parametrize("door", [door for door in DOORS if not door.open], ids=lambda door: door.path)
-def test_a_shut_door_is_shut_with_anything_in_its_place(door: doors.Door) -> None:
-    path = re.sub(r"\{[^}]+\}", "x", door.path)
-    for method in door.methods:
-        assert door_of(method, path) is None and door_of(method, path + "/") is None
+@pytest.mark.parametrize("route", [route for route in ROUTES if not route.open], ids=lambda route: route.path)
+def test_a_closed_route_is_closed_with_anything_in_its_place(route: Route) -> None:
+    path = re.sub(r"\{[^}]+\}", "x", route.path)
+    for method in route.methods:
+        assert find_route(method, path) is None and find_route(method, path + "/") is None
 
 
 @pytest.mark.parametrize(
@@ -96,9 +105,9 @@ def test_a_shut_door_is_shut_with_anything_in_its_place(door: doors.Door) -> Non
         "/gradio_api/queue", "/gradio_api/queue/join/../../x", "//etc/passwd", "", "*", "/gradio_api/FILE=/etc/passwd",
     ],
 )  # fmt: skip
-def test_what_is_no_door_is_not_answered(path: str) -> None:
-    assert door_of("GET", path) is None
-    assert door_of("DELETE", "/") is None
+def test_what_is_no_route_is_not_answered(path: str) -> None:
+    assert find_route("GET", path) is None
+    assert find_route("DELETE", "/") is None
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ def test_only_files_that_lie_in_the_folders_are_allowed(place: Place) -> None:
 
 def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
     uploaded = {"path": str(place.image), "meta": {"_type": "gradio.FileData"}}
-    assert not forged_files([uploaded, "words", 3, None, {"image": uploaded, "caption": "x"}], place.shown)
+    assert not has_forged_file([uploaded, "words", 3, None, {"image": uploaded, "caption": "x"}], place.shown)
     for trap in [*traps(place), 7, ["x"], {"path": "x"}]:
         forged = {"path": trap, "meta": {"_type": "gradio.FileData"}}
         for data in (
@@ -167,7 +176,7 @@ def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
             [forged | uploaded],
         ):
             wanted = data != [forged | uploaded]  # the last one's path is the uploaded image
-            assert forged_files(data, place.shown) is wanted, (trap, data)
+            assert has_forged_file(data, place.shown) is wanted, (trap, data)
 
 
 def test_old_temporary_files_make_room_and_new_ones_stay(tmp_path: Path) -> None:
@@ -176,19 +185,19 @@ def test_old_temporary_files_make_room_and_new_ones_stay(tmp_path: Path) -> None
         path.parent.mkdir()
         path.write_bytes(b"x" * 100)
         os.utime(path, (1000.0 + number, 1000.0 + number))
-    assert temporary.tidy(tmp_path, 1000, 10, now=5000.0)
+    assert files.remove_old_uploads(tmp_path, 1000, 10, now=5000.0)
     assert len(list(tmp_path.rglob("*.png"))) == 6
-    assert temporary.tidy(tmp_path, 350, 10, now=5000.0)
+    assert files.remove_old_uploads(tmp_path, 350, 10, now=5000.0)
     assert sorted(p.parent.name for p in tmp_path.rglob("*.png")) == ["folder3", "folder4", "folder5"]
     assert not (tmp_path / "folder0").exists()
-    assert temporary.tidy(tmp_path, 1000, 1, now=5000.0)
-    assert not temporary.tidy(tmp_path, 50, 1, now=1100.0), "the newest is in use: the folder is full"
+    assert files.remove_old_uploads(tmp_path, 1000, 1, now=5000.0)
+    assert not files.remove_old_uploads(tmp_path, 50, 1, now=1100.0), "the newest is in use: the folder is full"
     assert len(list(tmp_path.rglob("*.png"))) == 1
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with studio(tmp_path_factory.mktemp("doors") / "workspace", DISPLAY="") as opened:
+    with studio(tmp_path_factory.mktemp("routes") / "workspace", DISPLAY="") as opened:
         yield opened
 
 
@@ -227,12 +236,12 @@ def test_no_address_gives_the_secret_away(app: Studio, place: Place) -> None:
             continue
         status, said = ask(app, "GET", f"/gradio_api/file={sendable(trap)}")
         assert status in (400, 403, 404) and SECRET.encode() not in said, (trap, status)
-    for door in DOORS:
-        if door.path.startswith(doors.FILE) or "{" not in door.path or "heartbeat" in door.path:
+    for route in ROUTES:
+        if route.path.startswith(FILE) or "{" not in route.path or "heartbeat" in route.path:
             continue
         for trap in (str(place.secret), f"..%2f..%2f{place.secret}", f"%2e%2e/%2e%2e/{place.secret}", "\\\\host\\x"):
-            path = re.sub(r"\{[^}]+\}", lambda _, trap=trap: trap, door.path)  # type: ignore[misc]
-            status, said = ask(app, door.methods[0], path, b"{}" if "POST" in door.methods else None)
+            path = re.sub(r"\{[^}]+\}", lambda _, trap=trap: trap, route.path)  # type: ignore[misc]
+            status, said = ask(app, route.methods[0], path, b"{}" if "POST" in route.methods else None)
             assert status in (400, 403, 404, 422) and SECRET.encode() not in said, (path, status)
 
 

@@ -24,8 +24,7 @@ from engine.workspace.paths import Workspace
 from tests.browser.studio import ROOT, Studio, free_port
 from ui import launch
 from ui.page.context import AppContext
-from ui.server import shutdown
-from ui.server.shutdown import CONSOLE_ENDS, Ending
+from ui.server.shutdown import CONSOLE_EVENTS, Shutdown, print_line, shut_down
 
 PROGRAM = (str(ROOT / "tests" / "ui" / "train" / "training_window.py"),)
 
@@ -48,28 +47,28 @@ def signals() -> Any:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_every_signal_asks_and_only_ctrl_c_hurries(signals: None, name: str) -> None:
-    asked = Ending()
-    asked.listen()
+    asked = Shutdown()
+    asked.install_handlers()
     for _ in range(2):
         os.kill(os.getpid(), getattr(signal, name))
     assert asked.wait(5)
-    assert asked.hurried == (name == "SIGINT")
+    assert asked.immediate == (name == "SIGINT")
 
 
 def test_a_closed_windows_console_waits_for_the_saving() -> None:
     called: list[Any] = []
     kernel32 = SimpleNamespace(SetConsoleCtrlHandler=lambda handler, add: called.append((handler, add)))
-    asked = Ending()
-    asked._listen_to_console(kernel32, lambda function: function)
+    asked = Shutdown()
+    asked._handle_console(kernel32, lambda function: function)
     (handler, add) = called[0]
     assert add == 1
-    assert handler(0) == 0 and not asked.asked, "Ctrl-C is Python's"
+    assert handler(0) == 0 and not asked.requested, "Ctrl-C is Python's"
     answers: list[int] = []
-    thread = threading.Thread(target=lambda: answers.append(handler(CONSOLE_ENDS[0])))
+    thread = threading.Thread(target=lambda: answers.append(handler(CONSOLE_EVENTS[0])))
     thread.start()
     assert asked.wait(5)
     assert not answers, "Windows would end the process now"
-    asked.finished()
+    asked.finish()
     thread.join(10)
     assert answers == [1]
 
@@ -82,8 +81,8 @@ def test_a_second_ctrl_c_does_not_wait(workspace: Workspace, capsys: pytest.Capt
         return "paused"
 
     context.runner.start("train", "Training", hangs)  # type: ignore[arg-type]
-    context.ending._hurry.set()
-    assert launch.end(Demo(), context) == 1
+    context.shutdown._immediate.set()
+    assert shut_down(Demo(), context.runner, context.shutdown) == 1
     assert "last checkpoint is whole" in capsys.readouterr().out
     release.set()
 
@@ -99,7 +98,7 @@ def test_a_run_that_fails_while_it_saves_is_not_called_saved(
         raise OSError(28, "No space left on device")
 
     context.runner.start("train", "Training", fails)  # type: ignore[arg-type]
-    assert launch.end(Demo(), context) == 1
+    assert shut_down(Demo(), context.runner, context.shutdown) == 1
     said = capsys.readouterr().out
     assert "disk is full" in said and "is saved" not in said
 
@@ -113,8 +112,8 @@ def test_words_for_a_terminal_that_is_gone_harm_nothing(monkeypatch: pytest.Monk
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sys, "stdout", Gone())
-    shutdown.say("Saving")
-    shutdown.say("Saved")
+    print_line("Saving")
+    print_line("Saved")
     sys.stdout.close()
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from engine.workspace.paths import APP_FOLDER
-from ui.page.messages import TROUBLE
+from engine.workspace.paths import APP_FOLDER, Workspace
+from ui.app import build_app
+from ui.page.context import AppContext
+from ui.page.problems import SHOW_TROUBLESHOOTING
 from ui.settings import help as help_page
 
 PAGE = help_page.TROUBLESHOOTING.read_text(encoding="utf-8")
@@ -28,23 +31,23 @@ def test_its_links_lead_to_pages_that_are_there() -> None:
     assert "(docs/troubleshooting.md)" in (APP_FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(
-    ("words", "where"),
-    [
-        ("Close the app", "close_button.py"), ("Look at it", "unfinished.py"), ("Set aside", "unfinished.py"),
-        ("Sample now", "states.py"), ("Try three steps", "*.py"), ("Remove strange", "*.py"),
-        ("Size against quality", "*.py"),
-    ],
-)  # fmt: skip
-def test_buttons_are_called_what_the_window_calls_them(words: str, where: str) -> None:
-    assert words in PAGE
-    assert any(words in path.read_text(encoding="utf-8") for path in (APP_FOLDER / "ui").rglob(where))
+def test_buttons_are_called_what_the_window_calls_them(workspace: Workspace) -> None:
+    """What the page prints in bold or italics is the text of a button, a tab or a field."""
+    demo, _ = build_app(AppContext(workspace))
+    shown: list[Any] = []
+    for component in demo.blocks.values():
+        shown += [getattr(component, name, None) for name in ("label", "value")]
+        shown += [title for title, _ in getattr(component, "choices", None) or ()]
+    texts = [text for text in shown if isinstance(text, str)]
+    for words in ("Close the app", "Look at it", "Set aside", "Sample now", "Try three steps", "Remove strange",
+                  "Size against quality"):  # fmt: skip
+        assert words in PAGE and any(words in text for text in texts), words
 
 
 def test_the_window_shows_it_without_dead_links() -> None:
     shown = help_page.troubleshooting()
     assert "](" not in shown and "(docs/memory.md)" in shown and not shown.startswith("# ")
-    assert "#troubleshooting" in TROUBLE
+    assert "#troubleshooting" in SHOW_TROUBLESHOOTING
 
 
 def test_a_page_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

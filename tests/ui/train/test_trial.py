@@ -6,9 +6,8 @@ from engine.config.presets import resolve
 from engine.estimate.trials import Measured, read, write
 from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
-from ui.dataset import import_jobs as tasks
 from ui.page.context import AppContext
-from ui.train.run_form import TRIAL, _trial_parts
+from ui.train.run_form import TRIAL, _trial_parts, trial_job
 
 
 def test_the_trial_button_tells_what_it_is_for_and_stays_off_until_a_run_could_start(workspace: Workspace) -> None:
@@ -30,7 +29,7 @@ def test_what_a_trial_measured_is_told_where_the_prediction_was(workspace: Works
         return work
 
     monkeypatch.setattr("engine.training.preflight.preflight_job", measure)
-    context.start_job(TRIAL, "Trying three steps", tasks.try_out(context, config))
+    context.start_job(TRIAL, "Trying three steps", trial_job(context, config))
     assert context.runner.wait(30)
     assert context.runner.snapshot.outcome == "completed"
     assert read(workspace, config, context.hardware.name).seconds_per_step == 0.5

@@ -23,7 +23,7 @@ def begin(context: Any, loaded: threading.Event) -> None:
     from engine.training.job import resume_training, start_training
 
     loaded.set()
-    context.warm.set()
+    context.libraries_loaded.set()
     folders = context.workspace.run_folders()
     if folders:
         resume_training(context.runner, context.workspace, folders[0])
@@ -32,7 +32,7 @@ def begin(context: Any, loaded: threading.Event) -> None:
         model = {"base": os.environ["STUDIO_BASE"]}
         config, origins = resolve(("test", {**SETTINGS, "data": data, "model": model}))
         start_training(context.runner, context.workspace, config, origins)
-    context.training_began()
+    context.training_started()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""The jobs of the Conditions tab: make all maps, download weights. The engine is imported when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from engine.jobs.control import Token
+from engine.jobs.events import Message, Progress
+from engine.jobs.runner import Emit, Work
+from engine.jobs.snapshot import Outcome
+from ui.page.context import AppContext
+from ui.page.jobs import progress_events
+from ui.page.messages import counted
+
+KIND = "conditions"
+PROBLEMS_SHOWN = 50
+
+
+def make_maps(
+    context: AppContext,
+    dataset_name: str,
+    kind: str,
+    parameters: Mapping[str, Any],
+    side: int | None = None,
+    varied: int | None = None,
+) -> Work:
+    """Return the job that makes all condition maps of a dataset. Maps that exist already are kept."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.data.dataset import Dataset
+        from engine.data.make_maps import make_all
+
+        dataset = Dataset.open(context.workspace.dataset_folder(dataset_name))
+        progress = progress_events(emit, "Maps made")
+        report = make_all(dataset, kind, parameters, token, progress, resolution=side, varied=varied)
+        emit(Message(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed."))
+        problems = [*report.failures, *report.warnings]
+        context.set_result(
+            KIND,
+            note=f"{counted(report.made + report.kept, 'map is', 'maps are')} ready "
+            f"({report.made:,} new, {report.kept:,} kept).",
+            facts=tuple((problem.path.name, problem.what) for problem in problems[:PROBLEMS_SHOWN]),
+        )
+        context.focus_on(dataset_name)
+        return "completed"
+
+    return work
+
+
+def download_weights(context: AppContext, kind: str, values: Mapping[str, Any]) -> Work:
+    """Return the job that downloads the weights that a condition type lacks. Only the button for it starts it."""
+
+    def work(token: Token, emit: Emit) -> Outcome:
+        from engine.conditions import registry, weights
+
+        missing = weights.missing(registry.get(kind), values)
+        for done, entry in enumerate(missing):
+            emit(Progress(done, len(missing), f"{entry.name}, about {entry.need.megabytes:,} MB"))
+            weights.download([entry], token)
+        names = ", ".join(f"{entry.name} ({entry.target})" for entry in missing)
+        context.set_result(KIND, note=f"Downloaded: {names}." if names else "The weights were here already.")
+        return "completed"
+
+    return work
