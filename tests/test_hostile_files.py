@@ -30,7 +30,7 @@ from engine.data.sources.tars import TARS
 from engine.disk.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.errors import UserError
 from engine.evaluation.image_files import settings_in
-from engine.families.files import tensor_shapes
+from engine.families.files import shapes_of
 from engine.families.registry import detect
 from engine.inference.image_info import read_settings
 from engine.jobs.control import Control
@@ -329,7 +329,7 @@ def test_a_header_does_not_fill_the_memory(tmp_path: Path, kind: bytes) -> None:
 def test_a_header_of_weights_that_lies_is_told(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(data)
-    for read in (tensor_shapes, read_net_file):
+    for read in (shapes_of, read_net_file):
         with pytest.raises(UserError, match=r"net\.safetensors"):
             read(path)  # type: ignore[operator]
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from engine.errors import UserError
-from engine.machine.free_memory import use_few_arenas
+from engine.machine.memory import limit_arenas
 from engine.workspace.lock import InUse, WorkspaceLock
 from engine.workspace.paths import Workspace
 from ui.server import gradio_patches
@@ -31,7 +31,7 @@ BROWSER_SECONDS = 10
 def main(arguments: Sequence[str]) -> int:
     """Run the app until the user ends it. Returns the exit status."""
     options = parse_arguments(arguments)
-    use_few_arenas()
+    limit_arenas()
     try:
         return run(options)
     except InUse as error:

@@ -18,7 +18,7 @@ from engine.disk.durable import move_into_place
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
-from engine.machine.free_memory import free_memory
+from engine.machine.memory import free_memory
 
 _held: dict[tuple[str, str, str], Any] = {}
 _lock = threading.RLock()

@@ -20,7 +20,7 @@ from PIL import Image
 
 from engine.data.captions import clean
 from engine.data.dataset import Dataset
-from engine.data.encode import Fitting
+from engine.data.encode import EncoderBatches
 from engine.data.samples import Problem, Sample
 from engine.disk.images import load_rgb
 from engine.errors import UserError
@@ -156,7 +156,7 @@ def caption_all(
     what = f"Captions by {Path(captioner.name).name} ({length}) for {extent}"
     total, written, seen = dataset.count(), 0, 0
     failures: list[Problem] = []
-    fitting = Fitting(batch, "pictures", lambda words: None)
+    batches = EncoderBatches(batch, "images", lambda message: None)
     with dataset.captions.operation(what, resumable=True) as writing:
         for page in _pages(dataset):
             done = writing.done([sample.key for _, sample in page])
@@ -171,7 +171,7 @@ def caption_all(
                 ]
                 images = [image for _, _, image in readable]
                 describe = partial(captioner.describe, length=length)
-                told = [text for texts in fitting.over(images, describe) for text in texts]
+                told = [text for texts in batches.over(images, describe) for text in texts]
                 pairs = zip(readable, told, strict=True)
                 written += writing.put((sample.key, original, text) for (original, sample, _), text in pairs)
                 writing.save()

@@ -29,11 +29,11 @@ from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
-from engine.data.encode import Fitting, latents_of
-from engine.data.rows import Rows, names_in
+from engine.data.encode import EncoderBatches, latents_of
 from engine.data.samples import Sample
 from engine.disk.images import load_rgb
 from engine.disk.space import require_space
+from engine.disk.tensor_file import Rows, tensor_names
 from engine.distributed.group import ALONE, Processes
 from engine.families.base import Family
 from engine.families.latents import LatentSpace
@@ -101,7 +101,7 @@ class TrainingCache:
         about = json.loads((folder / f"text-{text}.json").read_text(encoding="utf-8"))
         self._captions = {caption: row for row, caption in enumerate(about["captions"])}
         path = folder / f"text-{text}.safetensors"
-        self._text = {name: Rows(path, name) for name in names_in(path)}
+        self._text = {name: Rows(path, name) for name in tensor_names(path)}
         self._samples, self._plan = samples, plan
         self._places: dict[tuple[int, int], tuple[Size, int]] = {}
         self._shards: dict[Size, list[Any]] = {}
@@ -187,8 +187,8 @@ def open_or_build(
     if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan, family.latent_space(base))
-        fitting = Fitting(batch, "images", tell)
-        _encode_latents(folder, family, base, samples, plan, device, token, progress, fitting, among)
+        batches = EncoderBatches(batch, "images", tell)
+        _encode_latents(folder, family, base, samples, plan, device, token, progress, batches, among)
         among.wait()
         if among.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -197,8 +197,8 @@ def open_or_build(
     text = text_key(base, captions)
     if among.main and not whole(folder / f"text-{text}.json", token, progress):
         _forget_texts(folder)
-        fitting = Fitting(CAPTIONS_AT_ONCE, "captions", tell)
-        _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress, fitting)
+        batches = EncoderBatches(CAPTIONS_AT_ONCE, "captions", tell)
+        _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress, batches)
         about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
     among.wait()
@@ -240,11 +240,11 @@ def _encode_latents(
     device: torch.device,
     token: Token,
     progress: OnProgress,
-    fitting: Fitting,
+    batches: EncoderBatches,
     among: Processes,
 ) -> None:
     # fp32: the SD VAE's activations overflow fp16 on some images, and this is done once.
-    vae: Any = fitting.load(lambda: family.load_vae(base, torch.float32).to(device))
+    vae: Any = batches.load(lambda: family.load_vae(base, torch.float32).to(device))
     encode = partial(latents_of, family, vae, samples, plan, device, token)
     by_size = entries(samples, plan)
     done, turn, total = 0, 0, sum(len(stored) for stored in by_size.values())
@@ -255,7 +255,7 @@ def _encode_latents(
             if path.exists() or not among.mine(turn - 1):
                 continue
             means, logvars, boxes = [], [], []
-            for mean, logvar, cut in fitting.over(part, encode):
+            for mean, logvar, cut in batches.over(part, encode):
                 means.append(mean)
                 logvars.append(logvar)
                 boxes += cut
@@ -276,10 +276,10 @@ def _encode_text(
     device: torch.device,
     token: Token,
     progress: OnProgress,
-    fitting: Fitting,
+    batches: EncoderBatches,
 ) -> None:
     tokenizer = family.load_tokenizer(base)
-    encoder: Any = fitting.load(lambda: family.load_text_encoder(base, torch.float32).to(device))
+    encoder: Any = batches.load(lambda: family.load_text_encoder(base, torch.float32).to(device))
     parts: dict[str, list[torch.Tensor]] = {}
     done = 0
 
@@ -288,7 +288,7 @@ def _encode_text(
         made = family.encode_text(tokenizer, encoder, some)
         return len(some), {name: rows.half().cpu() for name, rows in made.items()}
 
-    for count, made in fitting.over(captions, encode):
+    for count, made in batches.over(captions, encode):
         for name, rows in made.items():
             parts.setdefault(name, []).append(rows)
         done += count

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.samples import Sample
+from engine.disk.sqlite import connect
 from engine.errors import UserError
 
 CAPTIONS = "captions.sqlite"
@@ -167,16 +168,8 @@ class CaptionStore:
     def _connection(self, path: Path | str | None = None) -> Iterator[sqlite3.Connection]:
         """Commits when the block ends well; always closed, so that Windows lets the file go."""
         try:
-            connection = sqlite3.connect(path or self.path, timeout=30)
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=NORMAL")
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                with connection:
-                    yield connection
-            finally:
-                connection.close()
+            with connect(path or self.path, _SCHEMA) as connection:
+                yield connection
         except sqlite3.Error as error:
             raise UserError(
                 "The edited captions cannot be read or written.",

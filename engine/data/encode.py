@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,59 +16,51 @@ from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.jobs.control import Token
-from engine.machine.free_memory import attempt, free_memory
+from engine.machine.memory import AdaptiveBatch, free_memory, none_if_out_of_memory
 
 Box = tuple[int, int, int, int]
 S = TypeVar("S")
 T = TypeVar("T")
 
 
-class Fitting:
-    """Halves its batches where memory runs out, and stays with the smaller ones. What was done before is kept."""
+class EncoderBatches:
+    """Sends items through a model in batches, in smaller ones once memory ran out. What is done is kept."""
 
-    def __init__(self, batch: int, what: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, batch: int, what: str, on_message: Callable[[str], None]) -> None:
         """
         Args:
-            batch: how many to begin with.
-            what: in the plural, for people ("images").
-            tell: hears a sentence where batches become smaller.
+            batch: how many items to begin with.
+            what: the items in the plural, for messages ("images").
+            on_message: called with a sentence when the batches become smaller.
         """
-        self.batch, self._what, self._tell = batch, what, tell
+        self._what, self._on_message = what, on_message
+        self._batch = AdaptiveBatch(batch, on_halved=self._halved)
 
     def load(self, load: Callable[[], T]) -> T:
-        """``load()``, and a second time after memory was freed.
+        """Return ``load()``, called a second time after memory was freed if it ran out.
 
         Raises:
             UserError: memory ran out both times.
         """
         for _ in range(2):
-            if (loaded := attempt(load)) is not None:
+            if (loaded := none_if_out_of_memory(load)) is not None:
                 return loaded
             free_memory()
         raise self._too_much(f"The model that the {self._what} go through does not fit.")
 
     def over(self, items: Sequence[S], work: Callable[[Sequence[S]], T]) -> Iterator[T]:
-        """``work`` of these items, batch by batch in their order.
+        """Yield ``work(batch)`` for the items in order.
 
         Raises:
-            UserError: memory ran out for one of them alone.
+            UserError: memory ran out for a single item.
         """
-        first = 0
-        while first < len(items):
-            some = items[first : first + self.batch]
-            made = attempt(partial(work, some))
-            if made is None:
-                free_memory()
-                self._halve(len(some))
-            else:
-                first += len(some)
-                yield made
+        try:
+            yield from self._batch.over(items, work)
+        except MemoryError as error:
+            raise self._too_much(f"It ran out even for one of the {self._what} at a time.") from error
 
-    def _halve(self, tried: int) -> None:
-        if tried == 1:
-            raise self._too_much(f"It ran out even for one of the {self._what} at a time.")
-        self.batch = tried // 2
-        self._tell(f"Memory ran out with {tried} {self._what} at a time; going on with {self.batch}.")
+    def _halved(self, tried: int, size: int) -> None:
+        self._on_message(f"Memory ran out with {tried} {self._what} at a time; going on with {size}.")
 
     def _too_much(self, why: str) -> UserError:
         return UserError(

@@ -11,6 +11,7 @@ from typing import Any
 
 from engine.data.samples import Problem, Sample
 from engine.disk.images import Inspected
+from engine.disk.sqlite import connect
 
 VERSION = 2  # of the tables, in SQLite's user_version; 0 and 1 had neither source nor status nor read_files
 _SAMPLES = """
@@ -65,12 +66,12 @@ class Index:
     def filling(self) -> Iterator[Filling]:
         """To replace all rows by what comes one at a time, however long it takes. Use it in one thread."""
         self.prepare()
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             yield Filling(connection)
 
     def prepare(self) -> None:
         """Makes the tables, or brings those of an older version up to date; what they hold stays."""
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             for statement in _SCHEMA:
                 connection.execute(statement)
             present = {row[1] for row in connection.execute("PRAGMA table_info(samples)")}
@@ -80,7 +81,7 @@ class Index:
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def count(self, where: tuple[str, tuple[Any, ...]] = EVERY) -> int:
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             return int(connection.execute(f"SELECT COUNT(*) FROM samples {where[0]}", where[1]).fetchone()[0])
 
     def samples(
@@ -97,7 +98,7 @@ class Index:
         raise KeyError(key)
 
     def problems(self, offset: int = 0, limit: int | None = None) -> list[Problem]:
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             rows = connection.execute(
                 "SELECT path, what, why, try_this FROM problems ORDER BY position LIMIT ? OFFSET ?",
                 (-1 if limit is None else limit, offset),
@@ -106,18 +107,18 @@ class Index:
 
     def map_states(self) -> dict[str, tuple[str, str]]:
         """For every finished map: key -> (fingerprint of the spec that made it, digest of the image)."""
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             rows = connection.execute("SELECT key, made_by, digest FROM maps").fetchall()
         return {key: (made_by, digest) for key, made_by, digest in rows}
 
     def mark_maps(self, rows: Iterable[tuple[str, str, str]]) -> None:
         """Notes finished maps: (key, fingerprint of the spec, digest of the image)."""
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             connection.executemany("INSERT OR REPLACE INTO maps VALUES (?, ?, ?)", rows)
 
     def update_file(self, key: str, digest: str, size: int, mtime_ns: int) -> None:
         """Notes that an image's file has changed since the scan."""
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             connection.execute(
                 "UPDATE samples SET digest = ?, bytes = ?, mtime_ns = ? WHERE key = ?", (digest, size, mtime_ns, key)
             )
@@ -125,34 +126,22 @@ class Index:
     def repoint(self, old: Path, new: Path) -> None:
         """The folder ``old`` is called ``new`` now: in one transaction, in every row."""
         before = str(old)
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             for table, column in (("samples", "image"), ("samples", "condition"), ("read_files", "path")):
                 change = f"UPDATE OR REPLACE {table} SET {column} = ? || substr({column}, ?)"
                 values = (str(new), len(before) + 1, len(before), before)
                 connection.execute(f"{change} WHERE substr({column}, 1, ?) = ?", values)
 
     def count_problems(self) -> int:
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             return int(connection.execute("SELECT COUNT(*) FROM problems").fetchone()[0])
 
     def _select(self, clause: str, values: tuple[Any, ...]) -> list[Sample]:
-        with self._connection() as connection:
+        with connect(self.path) as connection:
             if connection.execute("PRAGMA user_version").fetchone()[0] < VERSION:
                 self.prepare()
             rows = connection.execute(f"SELECT {_COLUMNS} FROM samples {clause}", values).fetchall()
         return [Sample(row[0], Path(row[1]), row[2], Path(row[3]) if row[3] else None, *row[4:]) for row in rows]
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Commits when the block ends well; always closed, so that Windows lets the file go."""
-        connection = sqlite3.connect(self.path, timeout=30)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            with connection:
-                yield connection
-        finally:
-            connection.close()
 
 
 class Filling:

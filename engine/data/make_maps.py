@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -28,7 +29,7 @@ from engine.distributed.group import ALONE, Processes
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import is_out_of_memory
-from engine.machine.free_memory import free_memory
+from engine.machine.memory import AdaptiveBatch, free_memory
 
 SAVE_EVERY = 64  # finished maps between two entries in the index
 SAVE_SECONDS = 2.0
@@ -153,7 +154,7 @@ class _Worker:
     def __init__(self, dataset: Dataset, condition: ConditionType, spec: ConditionSpec) -> None:
         self._dataset, self._condition, self._spec = dataset, condition, spec
         self._states = dataset.index.map_states()
-        self._at_once = TOGETHER
+        self._batch = AdaptiveBatch(TOGETHER, smallest=2)  # one image at a time is the business of the extractor
         self._model = threading.Lock()  # one pass at a time; the other threads read and write files meanwhile
 
     def __call__(self, samples: Sequence[Sample]) -> list[_Outcome]:
@@ -175,37 +176,30 @@ class _Worker:
         self, pictures: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
     ) -> Iterator[tuple[Sample, str, np.ndarray]]:
         """The maps, in one call where the type can; where that fails, one by one, to tell which image it is."""
-        together = self._condition.batcher if self._spec.varied is None else None
-        while together is not None and len(pictures) > 1 and self._at_once > 1:
-            size = min(self._at_once, len(pictures))
-            try:
-                maps: list[np.ndarray] = []
-                for first in range(0, len(pictures), size):
-                    images = [image for _, _, image in pictures[first : first + size]]
-                    self._call(together, images, self._spec.parameters, maps.extend)
-            except _FAILURES as error:
-                if not is_out_of_memory(error):
-                    break  # the passes below say which image it was, and why
-            else:
-                yield from ((sample, content, map) for (sample, content, _), map in zip(pictures, maps, strict=True))
-                return
-            free_memory()
-            self._at_once = size // 2  # from now on
-        for sample, content, image in pictures:
+        done = 0
+        several = len(pictures) > 1 and self._batch.size > 1
+        if several and self._condition.batcher is not None and self._spec.varied is None:
+            # An error is not handled here: the calls one by one below say which image it was, and why.
+            with contextlib.suppress(*_FAILURES):
+                for maps in self._batch.over(pictures, self._together):
+                    some = pictures[done : done + len(maps)]
+                    done += len(maps)
+                    yield from ((sample, content, map) for (sample, content, _), map in zip(some, maps, strict=True))
+        for sample, content, image in pictures[done:]:
             values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
-            maps = []  # stays empty where it fails
-            make = partial(self._call, self._condition.extractor, image, values, maps.append)
-            outcomes[sample.key] = self._guarded(sample, make)
-            yield from ((sample, content, map) for map in maps)
+            made: list[np.ndarray] = []  # stays empty if it fails
+            outcomes[sample.key] = self._guarded(sample, partial(self._alone, image, values, made))
+            yield from ((sample, content, map) for map in made)
 
-    def _call(
-        self, function: Callable[..., Any], images: Any, values: Mapping[str, Any], take: Callable[[Any], None]
-    ) -> None:
-        if self._condition.models:
-            with self._model:
-                take(function(images, **values))
-        else:
-            take(function(images, **values))
+    def _together(self, pictures: Sequence[tuple[Sample, str, np.ndarray]]) -> Sequence[np.ndarray]:
+        return self._call(self._condition.batcher, [image for _, _, image in pictures], self._spec.parameters)
+
+    def _alone(self, image: np.ndarray, values: Mapping[str, Any], into: list[np.ndarray]) -> None:
+        into.append(self._call(self._condition.extractor, image, values))
+
+    def _call(self, function: Any, images: Any, values: Mapping[str, Any]) -> Any:
+        with self._model if self._condition.models else contextlib.nullcontext():
+            return function(images, **values)
 
     def _write(self, sample: Sample, content: str, map: np.ndarray) -> _Made:
         values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)

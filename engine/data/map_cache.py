@@ -27,9 +27,9 @@ from engine.data.cache import TrainingCache, cropped_hint, entries
 from engine.data.cache_files import describe, save_tensors, whole
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
-from engine.data.rows import Rows
 from engine.data.samples import Sample
 from engine.disk.space import free_bytes
+from engine.disk.tensor_file import Rows
 from engine.errors import DataGone
 from engine.jobs.control import OnProgress, Token
 

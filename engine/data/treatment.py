@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.samples import Sample
+from engine.disk.sqlite import connect
 
 TREATMENT = "treatment.sqlite"
 _SCHEMA = (
@@ -129,13 +130,9 @@ class Treatment:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """No write-ahead log: the file's own time then tells that something was decided."""
-        connection = sqlite3.connect(self.path, timeout=30)
+        """No write-ahead log: the file's modification time shows that something was decided."""
         try:
-            with connection:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
+            with connect(self.path, _SCHEMA, wal=False) as connection:
                 yield connection
         finally:
-            connection.close()
             self._read = (None, Decisions())  # the clock of a file system may stand still for milliseconds

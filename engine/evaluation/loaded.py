@@ -14,7 +14,7 @@ from engine.evaluation.pairs import Nets, Wanted, draw, to_images
 from engine.families.registry import detect
 from engine.inference.parts import Thrift
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.free_memory import attempt, free_memory
+from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.trainable import decoder_of
 from engine.runs.checkpoints import DECODER, Checkpoint, demand_whole
@@ -92,7 +92,7 @@ class Sparing:
 
     def _do(self, stage: Callable[[], T]) -> T:
         while True:
-            found = attempt(stage)
+            found = none_if_out_of_memory(stage)
             if found is not None:
                 return found
             self.words.append(self.thrift.save_more())

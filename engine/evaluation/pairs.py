@@ -19,7 +19,7 @@ from engine.data.samples import Sample
 from engine.families.registry import Family
 from engine.inference.sampling import Drawing, Text, decode, draw_latents
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.free_memory import free_memory
+from engine.machine.memory import free_memory
 
 BATCH = 4
 DRAWING = "Drawing control images"

@@ -14,7 +14,7 @@ from engine.export.source import Source
 from engine.families.registry import Family
 from engine.inference.sampling import Drawing, Text, decode, draw_latents, fit_control
 from engine.jobs.control import CancelToken
-from engine.machine.free_memory import free_memory
+from engine.machine.memory import free_memory
 from engine.machine.units import GIB, format_bytes
 from engine.nets.outputs import net_of
 

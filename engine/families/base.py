@@ -18,6 +18,7 @@ from engine.families.latents import LatentSpace
 from engine.families.layers import UNET, Layers
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part, read_component_config
+from engine.machine.memory import free_memory, none_if_out_of_memory
 
 __all__ = ["Family", "hint_channels", "load_part", "read_component_config"]
 
@@ -266,15 +267,19 @@ class Family(ABC):
         """
         space = LatentSpace.from_config(vae.config)
         unscaled = space.unscaled(latents.to(vae.dtype))
-        try:
+
+        def decode() -> torch.Tensor:
             return vae.decode(unscaled).sample
-        except torch.OutOfMemoryError:
-            if max(latents.shape[-2:]) * space.factor <= TILE:
-                raise
-        torch.cuda.empty_cache()
+
+        if max(latents.shape[-2:]) * space.factor <= TILE:
+            return decode()
+        whole = none_if_out_of_memory(decode)
+        if whole is not None:
+            return whole
+        free_memory()
         vae.tile_sample_min_size, vae.tile_latent_min_size = TILE, TILE // space.factor
         vae.enable_tiling()
-        return vae.decode(unscaled).sample
+        return decode()
 
 
 def listed(tokenizer: Any) -> list[Any]:

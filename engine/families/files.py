@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.disk.tensor_file import tensor_shapes
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 
@@ -16,8 +16,6 @@ LAYOUTS = Path(__file__).resolve().parent / "layouts"
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Which layout a single file has, by the width of the text that its UNet reads."""
 SINGLE_FILES = (".safetensors", ".ckpt")
-MAX_HEADER = 100_000_000
-"""Bytes; the format's own limit."""
 UNET_PREFIX = "model.diffusion_model."
 SD15_PARAMETERS = 859_520_964
 SD15_CONTROLNET_PARAMETERS = 361_279_120
@@ -61,7 +59,7 @@ def base_facts(workspace: Workspace, base: str) -> BaseFacts:
     files = [path] if single else sorted(path.glob("unet/*.safetensors")) if path.is_dir() else []
     if not files:
         return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, Path(located).is_dir())
-    shapes = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    shapes = {name: shape for file in files for name, shape in shapes_of(file).items()}
     copied: tuple[str, ...] = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
     if single:  # the names of the original programs, with VAE and text encoder in the same file
         unet = UNET_PREFIX
@@ -103,7 +101,7 @@ def configs_of(located: str) -> Path | None:
     beside = path.with_suffix("")
     if (beside / "model_index.json").is_file():
         return beside
-    layout = TEXT_WIDTHS.get(text_width(tensor_shapes(path)))
+    layout = TEXT_WIDTHS.get(text_width(shapes_of(path)))
     return LAYOUTS / layout if layout else None
 
 
@@ -117,25 +115,18 @@ def family_of(workspace: Workspace, base: str) -> str:
         return ""  # an incomplete base is refused in words when it is used
 
 
-def tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """Shapes by name from a safetensors header.
+def shapes_of(path: Path) -> dict[str, list[int]]:
+    """Shapes of a model file's tensors by name.
 
     Raises:
-        UserError: the file is no safetensors file, or not whole.
+        UserError: it is no whole safetensors file.
     """
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(path.stat().st_size, MAX_HEADER):
-                raise ValueError(f"its header is said to be {length:,} bytes long")
-            header = json.loads(file.read(length))
-        return {
-            name: [int(side) for side in entry["shape"]] for name, entry in header.items() if name != "__metadata__"
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error) as error:
+        return tensor_shapes(path)
+    except OSError as error:
         raise UserError(
             f"The model {path.name} cannot be read.",
-            f"It is no whole safetensors file ({error}).",
+            f"It is no whole safetensors file ({error.strerror or error}).",
             "Copy or download it again.",
         ) from error
 

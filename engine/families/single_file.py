@@ -19,7 +19,7 @@ from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from engine.errors import UserError
-from engine.families.files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, tensor_shapes, text_width
+from engine.families.files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, shapes_of, text_width
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
 VAE = "first_stage_model."
@@ -133,7 +133,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
         raise _refused(str(path), f"not one of {', '.join(ENDINGS)}")
     try:
         if path.suffix == ".safetensors":
-            return tensor_shapes(path)
+            return shapes_of(path)
         # On the meta device nothing but names and shapes is read; weights_only runs no code that came with the file.
         weights = torch.load(path, map_location="meta", weights_only=True)
         while "state_dict" in weights:

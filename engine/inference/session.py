@@ -18,7 +18,7 @@ from engine.inference.parts import MAX_BATCH, LiveImage, Thrift, beginning_of, k
 from engine.inference.request import TryRequest, prepare, shared, steps_drawn, strength_of
 from engine.inference.sampling import Beside, Drawing, decode, draw_latents, fit_control, in_pieces
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.free_memory import attempt, free_memory
+from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.nets.trainable import decoder_of
 from engine.runs.checkpoints import DECODER, demand_whole
@@ -180,7 +180,7 @@ class TrySession:
                 if token:
                     token.raise_if_cancelled()
                 draw = partial(self._draw, batch, categorical, token, on_step, on_image, words)
-                drawn = attempt(draw)
+                drawn = none_if_out_of_memory(draw)
                 if drawn is None:  # memory ran out: the same again with settings that need less
                     words.append(self.thrift.save_more())
                     todo = [[request] for request in batch] + todo

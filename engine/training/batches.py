@@ -16,8 +16,8 @@ from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache, existing_map
-from engine.data.rows import Damaged
 from engine.data.samples import Sample
+from engine.disk.tensor_file import Damaged
 from engine.errors import DataGone, UserError
 from engine.training.objective import Draws, draw
 from engine.training.schedule import Schedule

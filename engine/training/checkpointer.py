@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from engine.disk.retry import Patience, Unsaved, describe_cause
 from engine.disk.watchdog import SlowDisk
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged
-from engine.machine.free_memory import give_back_memory
+from engine.machine.memory import trim_heap
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.retention import prune, trim
 from engine.training import oom
@@ -136,7 +136,7 @@ class Saving:
     def _has(self, checkpoint: Checkpoint) -> None:
         """The disk has it: remove those that are too old, and tell."""
         self._tidy()
-        give_back_memory()
+        trim_heap()
         kept = tuple(saved.step for saved in list_checkpoints(self._trainer.run_folder))
         self._trainer.emit(CheckpointSaved(checkpoint.step, checkpoint.folder, kept))
         self._after()

@@ -11,7 +11,7 @@ from engine.disk.watchdog import SlowDisk
 from engine.errors import DataGone
 from engine.jobs.control import Cancelled
 from engine.jobs.events import DiskSeen, Message, PhaseChanged
-from engine.machine.free_memory import give_back_memory
+from engine.machine.memory import trim_heap
 from engine.machine.units import format_bytes
 from engine.runs.retention import size_of
 from engine.runs.run import read_preview
@@ -126,7 +126,7 @@ class Promises:
             trainer.preview(trainer, trainer.step)
         if asked:
             self._owe(trainer.token.stop is not None and not self._drawn())
-        give_back_memory()
+        trim_heap()
         trainer.emit(PhaseChanged("running"))
 
     def _look_at_disk(self) -> None:

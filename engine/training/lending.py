@@ -19,7 +19,7 @@ from engine.inference.request import LIVE
 from engine.inference.session import TrySession
 from engine.jobs.control import BorrowRequest, Cancelled, CancelToken
 from engine.jobs.events import PhaseChanged
-from engine.machine.free_memory import free_memory
+from engine.machine.memory import free_memory
 from engine.nets.controlnet_files import check_finite
 from engine.nets.master_weights import as_exported
 from engine.workspace.paths import Workspace

@@ -14,7 +14,7 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.machine.clock import awake
 from engine.machine.errors import is_device_lost
-from engine.machine.free_memory import attempt
+from engine.machine.memory import none_if_out_of_memory
 from engine.nets.master_weights import as_exported
 from engine.runs.metrics import read_metrics
 from engine.training import fixed_losses, oom
@@ -103,11 +103,11 @@ class Checks:
         if self._off or not (always or self.pace.due(self._trainer.step, awake())):
             return False
         try:
-            made = attempt(self._make)
+            made = none_if_out_of_memory(self._make)
             if made is None:  # out of memory: one pair at a time from now on
                 oom.clear(self._trainer)
                 self._at_once = 1
-                made = attempt(self._make)
+                made = none_if_out_of_memory(self._make)
             self._short = 0 if made else self._short + 1
             if made is None:
                 self._leave_out()

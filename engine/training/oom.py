@@ -22,7 +22,7 @@ from engine.config.presets import flatten, unflatten
 from engine.errors import UserError
 from engine.jobs.events import Message
 from engine.machine.errors import is_out_of_memory as is_out_of_memory
-from engine.machine.free_memory import attempt, free_memory
+from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.ema import averaged_parameters
 from engine.nets.fp8 import shrink
 from engine.nets.lora import thin_layers
@@ -130,7 +130,7 @@ def recover(trainer: Trainer, where: str) -> Rung:
         )
     if among.main:
         _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
-    if attempt(partial(apply, trainer, rung)) is None:  # it takes a little memory itself
+    if none_if_out_of_memory(partial(apply, trainer, rung)) is None:  # it takes a little memory itself
         clear(trainer)
         apply(trainer, rung)
     trainer.sharing.be_cautious()

@@ -26,7 +26,7 @@ from engine.jobs.events import Message, PhaseChanged, Progress, RunOpened, StepD
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.machine.clock import awake
-from engine.machine.free_memory import give_back_memory
+from engine.machine.memory import trim_heap
 from engine.nets.ema import build_average
 from engine.nets.fp8 import keep_less, shrink
 from engine.nets.initial import starting_controlnet
@@ -237,6 +237,6 @@ class Trainer:
         for name in [*nets, "optimizer", "prepared_optimizer", "ema", "cache", "maps", "checks"]:
             self.__dict__.pop(name, None)
         self.accelerator.free_memory()
-        give_back_memory()
+        trim_heap()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

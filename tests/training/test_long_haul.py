@@ -21,7 +21,7 @@ from engine.families.registry import detect
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, Message, StepDone
 from engine.jobs.snapshot import CHECKS, CURVE_POINTS, LOG_LINES, RECENT_STEPS, JobSnapshot, fold
-from engine.machine.free_memory import _glibc, give_back_memory
+from engine.machine.memory import _glibc, trim_heap
 from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.short_runs import RunFactory, train
 
@@ -83,7 +83,7 @@ def test_what_is_free_goes_back_to_the_system() -> None:
     blocks = [b"x" * 100_000 for _ in range(600)]  # too small to be mapped one by one
     last, full = blocks[-1], process.memory_info().rss
     del blocks  # the last one lives on, above all the others
-    assert give_back_memory()
+    assert trim_heap()
     assert full - process.memory_info().rss > 30e6
     assert len(last) == 100_000
 
@@ -92,15 +92,15 @@ def test_giving_back_is_no_error_where_nobody_can(monkeypatch: pytest.MonkeyPatc
     _glibc.cache_clear()
     monkeypatch.setattr(sys, "platform", "win32")
     try:
-        assert give_back_memory() is False
+        assert trim_heap() is False
     finally:
         _glibc.cache_clear()
 
 
 ROOM_OF_THREADS = """
 import sys, threading, psutil
-from engine.machine.free_memory import use_few_arenas
-done = use_few_arenas() if sys.argv[1] == "few" else None
+from engine.machine.memory import limit_arenas
+done = limit_arenas() if sys.argv[1] == "few" else None
 before, met = psutil.Process().memory_info().vms, threading.Barrier(13)
 def work():
     kept = [bytes(5000) for _ in range(100)]

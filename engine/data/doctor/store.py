@@ -5,13 +5,12 @@ Only a cache: deleting the file costs one check. Decisions are in treatment.sqli
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine.data.doctor.facts import ImageFacts, MapFacts
 from engine.data.doctor.finding import Hit
+from engine.disk.sqlite import connect
 
 STORE = "doctor.sqlite"
 _SCHEMA = (
@@ -37,14 +36,14 @@ class Store:
 
     def states(self, keys: Iterable[str]) -> dict[str, str]:
         """What each of these samples looked like when it was measured."""
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             wanted = list(keys)
             marks = ",".join("?" * len(wanted))
             return dict(connection.execute(f"SELECT key, state FROM facts WHERE key IN ({marks})", wanted))
 
     def keep(self, rows: Iterable[tuple[str, str, Measured]]) -> None:
         """Notes measurements: (key, state, measured)."""
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
                 (
@@ -57,7 +56,7 @@ class Store:
         """Measurements of these samples."""
         wanted = list(keys)
         marks = ",".join("?" * len(wanted))
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             rows = connection.execute(f"SELECT key, image, map, trouble FROM facts WHERE key IN ({marks})", wanted)
             return {
                 key: (ImageFacts.from_json(image), MapFacts.from_json(map), trouble)
@@ -66,7 +65,7 @@ class Store:
 
     def replace_hits(self, hits: Iterable[Hit], about: dict[str, str]) -> None:
         """The findings of a check that has come to its end; readers see the old ones or these."""
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             connection.execute("DELETE FROM hits")
             connection.executemany(
                 "INSERT OR IGNORE INTO hits VALUES (?, ?, ?, ?)",
@@ -76,11 +75,11 @@ class Store:
 
     def counts(self) -> dict[str, int]:
         """Name of the finding -> how many."""
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             return dict(connection.execute("SELECT finding, COUNT(*) FROM hits GROUP BY finding"))
 
     def hits(self, finding: str, offset: int = 0, limit: int | None = None) -> list[Hit]:
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             rows = connection.execute(
                 "SELECT finding, key, detail, other FROM hits WHERE finding = ? ORDER BY key LIMIT ? OFFSET ?",
                 (finding, -1 if limit is None else limit, offset),
@@ -89,18 +88,5 @@ class Store:
 
     def about(self) -> dict[str, str]:
         """Of the last finished check: when, resolution, images."""
-        with self._connection() as connection:
+        with connect(self.path, _SCHEMA) as connection:
             return dict(connection.execute("SELECT name, value FROM about"))
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self.path, timeout=30)
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            with connection:
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                yield connection
-        finally:
-            connection.close()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.data.rows import Damaged, Rows, names_in
+from engine.disk.tensor_file import Damaged, Rows, tensor_names
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_rows_are_those_of_the_file_in_the_order_asked_for(file: Path) -> None:
-    assert names_in(file) == ["bytes", "half", "numbers"]
+    assert tensor_names(file) == ["bytes", "half", "numbers"]
     half = Rows(file, "half")
     assert (len(half), half.shape) == (4, (4, 3, 2))
     assert np.array_equal(half.read([3, 0, 3]), np.arange(24, dtype=np.float16).reshape(4, 3, 2)[[3, 0, 3]])
