@@ -14,9 +14,9 @@ from engine.errors import UserError
 from engine.evaluation.drawn import Drawn, base_of, file_digest, key_of, pixels_key, weights_of
 from engine.evaluation.grid import Column, Grid, GridWish, RowWords, best_step, default_steps, write_grid
 from engine.evaluation.grid_rows import Row, rows_of
-from engine.inference.parts import MAX_BATCH
-from engine.inference.request import LIVE
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.memory_saving import MAX_BATCH
+from engine.inference.request import LIVE, TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import DECODER, Checkpoint
 from engine.runs.run import Run

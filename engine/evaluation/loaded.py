@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from engine.config import ValidationConfig
 from engine.evaluation.pairs import Nets, Wanted, draw, to_images
 from engine.families.registry import detect
-from engine.inference.parts import Thrift
+from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
@@ -54,10 +54,10 @@ class Sparing:
     ``words`` says afterwards what was done otherwise for want of memory.
     """
 
-    def __init__(self, nets: Nets, thrift: Thrift | None = None) -> None:
+    def __init__(self, nets: Nets, saving: MemorySaving | None = None) -> None:
         self._nets = nets
         self._device = nets.denoiser.device
-        self.thrift = thrift or Thrift(self._device)
+        self.saving = saving or MemorySaving(self._device)
         self.words: list[str] = []
 
     def images(
@@ -74,17 +74,17 @@ class Sparing:
             UserError: memory is not enough for one image at a time, in tiles and with offload.
             Cancelled: the token says so.
         """
-        nets, thrift = self._nets, self.thrift
+        nets, saving = self._nets, self.saving
 
         def sample() -> list[torch.Tensor]:
-            with thrift.on_device(nets.denoiser, nets.controlnet):
-                return draw(nets, asked, settings, token, progress, thrift.at_once)
+            with saving.on_device(nets.denoiser, nets.controlnet):
+                return draw(nets, asked, settings, token, progress, saving.batch_size)
 
         def show() -> tuple[list[np.ndarray], T]:
             vae = nets.family.load_vae(nets.base, torch.float32)
-            if not thrift.offload:
+            if not saving.offload:
                 vae.to(self._device)
-            with thrift.on_device(vae), thrift.tiled(vae):
+            with saving.on_device(vae), saving.tiled(vae):
                 return to_images(nets, vae, latents, token), also(vae)
 
         latents = self._do(sample)
@@ -95,8 +95,8 @@ class Sparing:
             found = none_if_out_of_memory(stage)
             if found is not None:
                 return found
-            self.words.append(self.thrift.save_more())
-            if self.thrift.offload:
+            self.words.append(self.saving.save_more())
+            if self.saving.offload:
                 for part in (self._nets.denoiser, self._nets.controlnet):
                     part.to("cpu")
             free_memory()

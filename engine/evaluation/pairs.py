@@ -17,7 +17,8 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.families.registry import Family
-from engine.inference.sampling import Drawing, Text, decode, draw_latents
+from engine.inference.sampling import Text, decode, draw_latents
+from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory
 
@@ -114,13 +115,22 @@ def draw(
             if progress:
                 progress(before + steps * count, total, DRAWING)
 
-        how = Drawing(settings.sampling_steps, settings.guidance_scale, wanted[numbers[0]].strength)
+        options = SamplingOptions(
+            steps=settings.sampling_steps, guidance=settings.guidance_scale, strength=wanted[numbers[0]].strength
+        )
         rows = {name: torch.stack([texts[number][name] for number in numbers]) for name in empty}
         unconditional = {name: row[None] for name, row in empty.items()}
-        negative = nets.family.repeated_text(unconditional, nets.family.text_length(rows))
-        control = torch.stack([torch.from_numpy(wanted[number].map.copy()) for number in numbers])
-        seeds = [wanted[number].seed for number in numbers]
-        latents = draw_latents(nets.family, pipeline, rows, negative, control, seeds, how, token, on_step).cpu()
+        latents = draw_latents(
+            nets.family,
+            pipeline,
+            text=rows,
+            negative=nets.family.repeated_text(unconditional, nets.family.text_length(rows)),
+            control=torch.stack([torch.from_numpy(wanted[number].map.copy()) for number in numbers]),
+            seeds=[wanted[number].seed for number in numbers],
+            options=options,
+            token=token,
+            on_step=on_step,
+        ).cpu()
         drawn.update(zip(numbers, latents, strict=True))
         done += settings.sampling_steps * len(numbers)
     return [drawn[number] for number in range(len(wanted))]

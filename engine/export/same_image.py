@@ -12,7 +12,8 @@ from engine.errors import UserError
 from engine.export.self_check import Tensors, failed
 from engine.export.source import Source
 from engine.families.registry import Family
-from engine.inference.sampling import Drawing, Text, decode, draw_latents, fit_control
+from engine.inference.sampling import Text, decode, draw_latents, fit_control
+from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken
 from engine.machine.memory import free_memory
 from engine.machine.units import GIB, format_bytes
@@ -88,9 +89,16 @@ class Comparison:
         pipeline = self._family.pipeline(
             self._base, net, torch.float32, denoiser=self._denoiser, vae=None, text_encoder=None, tokenizer=None
         )
-        control = fit_control(ring(SIDE), SIDE, SIDE)[None]
-        how = Drawing(STEPS, 3.0, 1.0)
-        latents = draw_latents(self._family, pipeline, self._text, self._negative, control, [0], how, token)
+        latents = draw_latents(
+            self._family,
+            pipeline,
+            text=self._text,
+            negative=self._negative,
+            control=fit_control(ring(SIDE), SIDE, SIDE)[None],
+            seeds=[0],
+            options=SamplingOptions(steps=STEPS, guidance=3.0),
+            token=token,
+        )
         return np.asarray(decode(self._family, self._vae, latents, token)[0])
 
 

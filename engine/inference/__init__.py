@@ -1,1 +1,1 @@
-"""Images from a prompt, a base and a checkpoint: Try it, the previews of a run, and what they share."""
+"""Images from a prompt, a control image, a base and a ControlNet: for Try it, grids and the previews of a run."""

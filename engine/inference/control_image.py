@@ -1,4 +1,4 @@
-"""The control image of a run's net: pairs that it never saw, the map of a photograph, and whether it looks right."""
+"""Control images for a run: held-out maps, the map of a photograph, and whether an image looks like its maps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.workspace.paths import Workspace
 if TYPE_CHECKING:
     from PIL import Image
 
-LOOKS = 16
-"""Held-out maps that an image is compared with."""
+MAPS_COMPARED = 16
+"""Number of held-out maps that an image is compared with."""
 
 
 def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
-    """Maps and captions of the pairs that the run never saw; none where its dataset was removed."""
+    """Maps and captions of the pairs that the run was not trained on; none if its dataset is gone."""
     from engine.data.dataset import Dataset
     from engine.data.held_out import split
 
@@ -28,14 +28,14 @@ def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
         samples = split(dataset, run.config.data.held_out, run.held_out).held_out
         return [(dataset.condition_path(sample), sample.caption) for sample in samples]
     except UserError:
-        return []  # an own image can still be tried
+        return []  # Try it still works with an image of the user
 
 
 def map_of(run: Run, image: Image.Image) -> Image.Image:
-    """The map of a photograph, made as those of the training were.
+    """Extract the map of a photograph, with the settings that made the run's training maps.
 
     Raises:
-        UserError: the run's maps came with its images, and the app cannot make such.
+        UserError: the run's maps came with its images, and the app cannot extract that kind.
     """
     import numpy as np
     from PIL import Image
@@ -45,21 +45,21 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
         raise UserError(
             "A map cannot be made of this image.",
             f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
-            "Give a map, and say that it is one already.",
+            "Give a map, and tick that it is one already.",
         )
     parameters = registry.resolve_parameters(kind.name, dict(run.condition["parameters"]))
     return Image.fromarray(kind.extractor(np.asarray(image.convert("RGB")), **parameters))
 
 
 def look_warning(workspace: Workspace, run: Run, image: Image.Image) -> str:
-    """A sentence where an image does not look like the maps that the run was trained on; else empty."""
+    """A sentence if an image does not look like the maps that the run was trained on, else empty."""
     from engine.conditions.look import warning
 
     return warning(image, _looks_of(workspace, run))
 
 
 def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> str:
-    """What to say of an uploaded image before anything is drawn; empty where it is as it is said to be."""
+    """A hint about an uploaded image; empty if it is what ``is_map`` says."""
     from engine.conditions.look import differences, look_at
 
     if is_map:
@@ -73,7 +73,7 @@ def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> 
 
 
 def _looks_of(workspace: Workspace, run: Run) -> tuple[Any, ...]:
-    paths = [path for path, _ in held_out_maps(workspace, run)[:LOOKS]]
+    paths = [path for path, _ in held_out_maps(workspace, run)[:MAPS_COMPARED]]
     return _looks(tuple((path, path.stat().st_mtime_ns) for path in paths if path.is_file()))
 
 

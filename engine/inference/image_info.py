@@ -1,12 +1,11 @@
-"""Settings inside of a PNG: the text that AUTOMATIC1111 writes and reads, and all of ours as JSON beside it."""
+"""Settings inside a PNG: as the text that AUTOMATIC1111 writes and reads, and complete as JSON beside it."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,77 +15,88 @@ from PIL.PngImagePlugin import PngInfo
 from engine.disk.durable import atomic_write
 from engine.disk.images import opened
 from engine.errors import UserError
-from engine.inference import samplers
+from engine.inference.settings import Setting, declared
 from engine.version import VERSION
 
 if TYPE_CHECKING:
     from engine.inference.request import TryRequest
 
-THEIRS, OURS = "parameters", "controlnet_studio"
-# Name: value, Name: "quoted value" and so on, as the last line of AUTOMATIC1111's text has them.
+A1111_KEY, STUDIO_KEY = "parameters", "controlnet_studio"
+"""Names of the two text chunks."""
+A1111_ORDER = (
+    "Steps",
+    "Sampler",
+    "CFG scale",
+    "Seed",
+    "Size",
+    "Model",
+    "Denoising strength",
+    "ControlNet 0",
+    "Version",
+)
+"""Order of the settings line; other keys follow."""
+A1111_CONTROL_ORDER = ("Module", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode")
+# Name: value, Name: "quoted value" and so on, as in the last line of A1111's text.
 _PAIR = re.compile(r'([A-Za-z][\w \-/]*):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,\s*|$)')
 _NEGATIVE = "Negative prompt:"
-_NUMBERS: dict[str, tuple[str, type]] = {
-    "Steps": ("steps", int),
-    "CFG scale": ("guidance", float),
-    "Seed": ("seed", int),
-    "Denoising strength": ("change", float),
-}
 
 
 def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any]) -> Path:
-    """Write an image with its settings inside, under a temporary name first.
+    """Write an image with its settings inside.
 
     Args:
-        settings: plain values by name; those of ``a1111_text``, and whatever else is to be found again.
+        settings: plain values by name: those of ``request_settings``, and anything else to be stored with them.
     """
     info = PngInfo()
-    info.add_text(THEIRS, a1111_text(settings))
-    info.add_text(OURS, json.dumps(dict(settings)))
+    info.add_text(A1111_KEY, a1111_text(settings))
+    info.add_text(STUDIO_KEY, json.dumps(dict(settings)))
     with atomic_write(path) as temporary:
         image.save(temporary, "PNG", pnginfo=info)
     return path
 
 
 def request_settings(request: TryRequest) -> dict[str, Any]:
-    """What of a request is plain values, to be kept in the image; its images and the net's path are not."""
-    values = {field.name: getattr(request, field.name) for field in fields(request)}
-    kept: dict[str, Any] = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
-    kept |= {
-        "second": str(request.second or ""),
+    """The settings of a request as plain values, for ``save_png``. Its images and its ControlNet are not among them."""
+    values: dict[str, Any] = {name: one.stored(getattr(request, name)) for name, one in declared().items()}
+    return values | {
         "change": request.change if request.image is not None else None,
         "inpainted": request.mask is not None,
+        "without_control": request.without_control,
     }
-    return kept
 
 
 def a1111_text(settings: Mapping[str, Any]) -> str:
-    """Prompt, negative prompt and one line of settings, as AUTOMATIC1111 and what reads its images expect."""
-    net = {
-        "Module": "none",
-        "Model": settings.get("net", ""),
-        "Weight": settings.get("strength", 1.0),
-        "Guidance Start": settings.get("start", 0.0),
-        "Guidance End": settings.get("end", 1.0),
-        "Control Mode": samplers.balance(settings.get("balance", "balanced")).title,
-    }
-    values: dict[str, Any] = {
-        "Steps": settings["steps"],
-        "Sampler": samplers.sampler(settings.get("sampler", samplers.DEFAULT)).title,
-        "CFG scale": settings["guidance"],
-        "Seed": settings["seed"],
-        "Size": f"{settings['width']}x{settings['height']}",
-        "Model": Path(str(settings.get("base", ""))).stem,
-    }
-    if settings.get("change") is not None:
-        values["Denoising strength"] = settings["change"]
+    """Prompt, negative prompt and a line of settings, as A1111 and programs that read its images expect them.
+
+    Args:
+        settings: as for ``save_png``. What is missing or None is left out of the line.
+    """
+    line: dict[str, Any] = {"Version": f"ControlNet Studio {VERSION}"}
+    control: dict[str, Any] = {"Module": "none", "Model": settings.get("net", "")}
+    for name, one in declared().items():
+        value = settings.get(name)
+        if value is not None and one.a1111:
+            line[one.a1111] = _title(one, value)
+        if value is not None and one.a1111_control:
+            control[one.a1111_control] = _title(one, value)
+    if "width" in settings and "height" in settings:
+        line["Size"] = f"{settings['width']}x{settings['height']}"
+    line["Model"] = Path(str(settings.get("base", ""))).stem
     if settings.get("net"):
-        # The extension parts this at commas and colons and passes all of it over where a name holds one.
-        values["ControlNet 0"] = ", ".join(f"{name}: {re.sub('[,:]', ' ', str(value))}" for name, value in net.items())
-    values["Version"] = f"ControlNet Studio {VERSION}"
-    line = ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items())
+        # The extension splits this at commas and colons, and ignores all of it where a name has one.
+        pairs = _ordered(control, A1111_CONTROL_ORDER)
+        line["ControlNet 0"] = ", ".join(f"{name}: {re.sub('[,:]', ' ', str(value))}" for name, value in pairs)
     negative = [f"{_NEGATIVE} {settings['negative']}"] if settings.get("negative") else []
-    return "\n".join([str(settings.get("prompt", "")), *negative, line])
+    last = ", ".join(f"{name}: {_quoted(value)}" for name, value in _ordered(line, A1111_ORDER))
+    return "\n".join([str(settings.get("prompt", "")), *negative, last])
+
+
+def _title(one: Setting, value: Any) -> Any:
+    return next((choice.title for choice in one.choices if value in (choice.name, choice.title)), value)
+
+
+def _ordered(pairs: Mapping[str, Any], order: tuple[str, ...]) -> Iterable[tuple[str, Any]]:
+    return sorted(pairs.items(), key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
 
 
 def _quoted(value: Any) -> str:
@@ -95,10 +105,13 @@ def _quoted(value: Any) -> str:
 
 
 def parse_a1111(text: str) -> dict[str, Any]:
-    """Settings by our names from such a text; those that it does not tell are left out."""
+    """The settings in A1111's text, by our names; those that it does not have are left out.
+
+    Settings of the ControlNet extension are not read: they are about another ControlNet.
+    """
     *lines, last = text.strip().split("\n")
     pairs = dict(_PAIR.findall(last))
-    if len(pairs) < 3:  # no line of settings, only a prompt
+    if len(pairs) < 3:  # there is no line of settings, only a prompt
         lines, pairs = [*lines, last], {}
     prompt: list[str] = []
     negative: list[str] = []
@@ -108,47 +121,55 @@ def parse_a1111(text: str) -> dict[str, Any]:
         else:
             (negative if negative else prompt).append(line)
     found: dict[str, Any] = {"prompt": "\n".join(prompt), "negative": "\n".join(negative)}
-    for theirs, (ours, kind) in _NUMBERS.items():
-        try:
-            found[ours] = kind(pairs[theirs])
-        except (KeyError, ValueError):
-            continue  # another program left it out, or has words there
+    for name, one in declared().items():
+        if one.a1111 in pairs and (value := _parsed(one, pairs)) is not None:
+            found[name] = value
     size = re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", ""))
     if size:
         found["width"], found["height"] = int(size[1]), int(size[2])
-    titles = {one.title.lower(): one.name for one in samplers.SAMPLERS}
-    for name in (f"{pairs.get('Sampler')} {pairs.get('Schedule type')}", pairs.get("Sampler", "")):
-        if name.lower() in titles:
-            found["sampler"] = titles[name.lower()]
-            break
     return found
 
 
+def _parsed(one: Setting, pairs: Mapping[str, str]) -> Any:
+    """The value of a setting; None if it cannot be read."""
+    text = pairs[one.a1111]
+    if one.choices:
+        titles = {choice.title.lower(): choice.name for choice in one.choices}
+        # A1111 1.9 and later write "DPM++ 2M" and "Karras" apart.
+        return titles.get(f"{text} {pairs.get('Schedule type')}".lower()) or titles.get(text.lower())
+    if one.kind is bool:
+        return text == "True"
+    try:
+        return one.kind(text)
+    except ValueError:
+        return None
+
+
 def read_settings(path: Path | str) -> dict[str, Any]:
-    """Settings that an image carries: ours, or what AUTOMATIC1111's text tells.
+    """The settings in an image: ours, or those in A1111's text.
 
     Raises:
-        UserError: it is no image, or carries none.
+        UserError: it is not an image, or it has no settings.
     """
     name = Path(path).name
     with opened(Path(path)) as image:
         texts = dict(getattr(image, "text", {}) or image.info)
     try:
-        ours = json.loads(texts.get(OURS, "null"))
+        ours = json.loads(texts.get(STUDIO_KEY, "null"))
     except ValueError:
         ours = None
     if isinstance(ours, dict):
         return ours
-    if isinstance(texts.get(THEIRS), str):
-        return parse_a1111(texts[THEIRS])
+    if isinstance(texts.get(A1111_KEY), str):
+        return parse_a1111(texts[A1111_KEY])
     raise UserError(
         f"{name} carries no settings.",
-        "Neither this app nor AUTOMATIC1111 wrote any into it; many programs and websites take them out.",
+        "Neither this app nor AUTOMATIC1111 wrote any into it; many programs and websites remove them.",
         "Choose the PNG itself, as it was saved in the outputs folder.",
     )
 
 
 def newest(folder: Path, count: int, ending: str) -> list[Path]:
-    """The last ``count`` images of a folder whose names begin with their date and end so, newest first."""
+    """The ``count`` newest images whose names begin with a date and end with ``ending``, newest first."""
     names = sorted((entry.name for entry in os.scandir(folder) if entry.name.endswith(ending)), reverse=True)
     return [folder / name for name in names[:count]]

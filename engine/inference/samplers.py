@@ -1,4 +1,4 @@
-"""Samplers that Try it offers, and how much the control weighs against the prompt. Light: no diffusers until used."""
+"""The samplers and control modes that Try it offers. Light: diffusers is imported on use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.errors import UserError
 
 @dataclass(frozen=True)
 class Sampler:
-    """One of diffusers' schedulers. ``title`` is the name that A1111 has for it, too."""
+    """One of diffusers' schedulers, with settings. ``title`` is also A1111's name for it."""
 
     name: str
     title: str
@@ -22,34 +22,43 @@ class Sampler:
 
 
 SAMPLERS = (
-    Sampler("unipc", "UniPC", "UniPCMultistepScheduler", "Good from 15 steps on; the previews of a run use it."),
-    Sampler("ddim", "DDIM", "DDIMScheduler", "The classic; wants about 50 steps.", {"clip_sample": False}),
+    Sampler("unipc", "UniPC", "UniPCMultistepScheduler", "Good from 15 steps; a run draws its previews with it."),
+    Sampler("ddim", "DDIM", "DDIMScheduler", "The classic; needs about 50 steps.", {"clip_sample": False}),
     Sampler("euler", "Euler", "EulerDiscreteScheduler", "Simple and soft, 20 to 30 steps."),
     Sampler(
-        "euler_a", "Euler a", "EulerAncestralDiscreteScheduler", "Adds noise on the way: more steps, other images."
+        "euler_a",
+        "Euler a",
+        "EulerAncestralDiscreteScheduler",
+        "Ancestral: adds noise at every step, so that more steps give another image.",
     ),
     Sampler(
-        "dpmpp_2m_karras", "DPM++ 2M Karras", "DPMSolverMultistepScheduler", "Sharp from 20 steps on.",
+        "dpmpp_2m_karras",
+        "DPM++ 2M Karras",
+        "DPMSolverMultistepScheduler",
+        "Sharp from 20 steps.",
         {"use_karras_sigmas": True, "algorithm_type": "dpmsolver++"},
     ),
     Sampler(
-        "lcm", "LCM", "LCMScheduler", "4 to 8 steps at a guidance of 1 to 2; only for bases that were made for it.",
+        "lcm",
+        "LCM",
+        "LCMScheduler",
+        "4 to 8 steps at a CFG scale of 1 to 2; only for LCM bases.",
         {"clip_sample": False},
     ),
-)  # fmt: skip
+)
 DEFAULT = SAMPLERS[0].name
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Who has the say, under the names of AUTOMATIC1111's ControlNet extension."""
+    """A control mode, under the name that AUTOMATIC1111's ControlNet extension gives it."""
 
     name: str
     title: str
     soft: bool
-    """The net's outputs are weakened towards the outer layers: see ``soft_weights``."""
+    """The ControlNet's outputs are scaled down, the outer layers most: see ``soft_weights``."""
     prompt_side_only: bool
-    """The net speaks only where the prompt is followed, not where it is not: its pull grows with the guidance."""
+    """The ControlNet acts only on the conditional half of classifier-free guidance, so it grows with the CFG scale."""
 
 
 BALANCES = (
@@ -63,27 +72,27 @@ Named = TypeVar("Named", Sampler, Balance)
 
 
 def sampler(name: str) -> Sampler:
-    """Raises UserError where there is none of that name."""
-    return _called(name, "sampler", SAMPLERS)
+    """Find one by name or title. Raises UserError if there is none."""
+    return _find(name, "sampler", SAMPLERS)
 
 
 def balance(name: str) -> Balance:
-    """Raises UserError where there is none of that name."""
-    return _called(name, "balance", BALANCES)
+    """Find one by name or title. Raises UserError if there is none."""
+    return _find(name, "balance", BALANCES)
 
 
-def _called(name: str, what: str, there: Sequence[Named]) -> Named:
-    for one in there:
+def _find(name: str, what: str, known: Sequence[Named]) -> Named:
+    for one in known:
         if name in (one.name, one.title):
             return one
     raise UserError(
         f"There is no {what} called {name}.", "This app does not have it.",
-        f"Choose one of: {', '.join(one.name for one in there)}.",
+        f"Choose one of: {', '.join(one.name for one in known)}.",
     )  # fmt: skip
 
 
 def soft_weights(count: int) -> list[float]:
-    """Weights of a net's outputs, outermost layer first: 0.825 ** (count - 1 - i), 1 at the middle.
+    """Weights of a ControlNet's outputs, outermost layer first: 0.825 ** (count - 1 - i), 1 for the middle block.
 
     For the 13 outputs of SD 1.x this is 0.825 ** (12 - i): lllyasviel/ControlNet ``gradio_canny2image.py`` (guess
     mode), and the control modes in the README of Mikubill/sd-webui-controlnet ("layer_weight *= 0.825 ** I").
@@ -93,9 +102,9 @@ def soft_weights(count: int) -> list[float]:
 
 @contextmanager
 def scheduled(pipeline: Any, name: str, steps: int) -> Iterator[None]:
-    """Within the block the pipeline draws with this sampler; noise schedule and prediction are the base's.
+    """Within the block the pipeline has this sampler, with the noise schedule and prediction type of the base.
 
-    The scheduler it had is put back, so that options of one sampler never reach the next through the config.
+    Afterwards it has its own scheduler again: options of one sampler must not reach the next through the config.
     """
     original = pipeline.scheduler
     pipeline.scheduler = build(name, original.config, steps)
@@ -106,11 +115,11 @@ def scheduled(pipeline: Any, name: str, steps: int) -> Iterator[None]:
 
 
 def build(name: str, config: Any, steps: int) -> Any:
-    """A fresh scheduler of diffusers for one drawing."""
+    """A new scheduler of diffusers, for ``steps`` steps."""
     import diffusers
 
     chosen = sampler(name)
     options = dict(chosen.options)
-    if chosen.name == "lcm":  # it takes every n-th of the steps of the model it was distilled with, 50 as a rule
+    if chosen.name == "lcm":  # it takes every n-th of the distilled model's steps, 50 as a rule
         options["original_inference_steps"] = max(50, steps)
     return getattr(diffusers, chosen.scheduler).from_config(config, **options)

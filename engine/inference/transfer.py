@@ -1,4 +1,4 @@
-"""Does a ControlNet transfer? The same image drawn on several bases of its family, one after the other."""
+"""Does a ControlNet transfer to other bases? The same image drawn on each of several bases of its family."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.jobs.control import CancelToken, OnProgress
 
 @dataclass(frozen=True)
 class Transferred:
-    """What came out on one base: an image, or why there is none."""
+    """The image from one base, or the reason why there is none."""
 
     base: str
     image: Image.Image | None
@@ -35,13 +35,13 @@ def transfer(
     progress: OnProgress | None = None,
     categorical: bool = False,
 ) -> list[Transferred]:
-    """The request drawn on each base; one that does not fit or does not load is told and passed over.
+    """Draw the request on each base. One that does not fit or does not load gets a ``problem`` instead of an image.
 
     Args:
         progress: called as progress(denoising steps done, in all, label).
 
     Raises:
-        Cancelled: the token says so.
+        Cancelled: the token is cancelled.
     """
     results, each = [], steps_drawn(request)
     for number, base in enumerate(bases):

@@ -14,7 +14,7 @@ import torch
 
 from engine.errors import UserError
 from engine.families.registry import Family
-from engine.inference.parts import TILES, Thrift
+from engine.inference.memory_saving import TILED, MemorySaving
 from engine.inference.request import LIVE
 from engine.inference.session import TrySession
 from engine.jobs.control import BorrowRequest, Cancelled, CancelToken
@@ -37,8 +37,8 @@ class BorrowedSession(TrySession):
     def __init__(self, workspace: Workspace, trainer: Trainer, net: Any) -> None:
         super().__init__(workspace, trainer.device, trainer.dtype)
         self._trainer, self._live = trainer, net
-        self.thrift = Thrift(self._device, TILES)  # the lent parts stay where training wants them
-        self.thrift.level = TILES if trainer.device.type == "cuda" else 0  # training has filled the card
+        self.memory_saving = MemorySaving(self._device, TILED)  # the lent parts stay where training wants them
+        self.memory_saving.level = TILED if trainer.device.type == "cuda" else 0  # training has filled the card
 
     @property
     def step(self) -> int:

@@ -11,7 +11,7 @@ from engine.evaluation import probes
 from engine.evaluation.pairs import encoder, read_pair
 from engine.evaluation.probes import Probe
 from engine.evaluation.validate import Known, make_previews
-from engine.inference.sampling import Text, in_pieces
+from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
 from engine.machine.errors import is_device_lost
@@ -117,7 +117,7 @@ class DrawPreviews:
                 self._own_text[prompt] = {name: row.float().clone() for name, row in text.items()}
                 pieces = trainer.family.text_length(text) // once
                 if pieces > 1:
-                    trainer.emit(Message(in_pieces(f"Your prompt “{prompt[:40]}…”", pieces)))
+                    trainer.emit(Message(long_prompt_note(f"Your prompt “{prompt[:40]}…”", pieces)))
         return [rows[prompt] or self._own_text[prompt] for prompt in prompts]
 
     def _known_text(self, trainer: Trainer, prompt: str) -> Text | None:

@@ -24,7 +24,7 @@ from engine.evaluation import loaded
 from engine.evaluation.effect_job import measure_effect
 from engine.evaluation.loaded import Sparing, load_nets
 from engine.evaluation.pairs import Wanted, read_pair, unnoticed
-from engine.inference.parts import OFFLOAD, Thrift
+from engine.inference.memory_saving import OFFLOADED, MemorySaving
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -110,8 +110,8 @@ def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
     draw, to_images = loaded.draw, loaded.to_images
 
     def short_of_it(*given: Any) -> Any:
-        asked.append((drawing.thrift.level, given[-1]))
-        if drawing.thrift.level < needed[0]:
+        asked.append((drawing.saving.level, given[-1]))
+        if drawing.saving.level < needed[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return draw(*given)
 
@@ -131,12 +131,12 @@ def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
     drawing = Sparing(nets)
     plain = drawn()
     assert drawing.words == [] and asked == [(0, 4)] and shown == [False]
-    needed[0] = OFFLOAD
-    drawing = Sparing(nets, Thrift(torch.device("cpu"), OFFLOAD))
+    needed[0] = OFFLOADED
+    drawing = Sparing(nets, MemorySaving(torch.device("cpu"), OFFLOADED))
     spared = drawn()
     assert asked[1:] == [(0, 4), (1, 1), (2, 1)] and shown[1:] == [True]
     assert ["tiles" in drawing.words[0], "computer's memory" in drawing.words[1]] == [True, True]
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(plain, spared, strict=True))
-    needed[0] = OFFLOAD + 1
+    needed[0] = OFFLOADED + 1
     with pytest.raises(UserError, match="memory is not enough"):
         drawn()

@@ -26,7 +26,8 @@ from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid, GridWish, best_step, default_steps, held_out_pairs, numbers, read_grid
 from engine.evaluation.grid_drawing import LABEL, draw_grid
 from engine.evaluation.grid_sheet import format_of, save_sheet, sheet
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Checked
 from engine.runs.run import Run, write_run
@@ -240,7 +241,7 @@ def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run
     long = "red circle with blue background " * 20
     wish = GridWish(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
-    assert len(grid.notes) == 1 and "read in 4 pieces" in grid.notes[0]
+    assert len(grid.notes) == 1 and "read in 4 chunks" in grid.notes[0]
 
 
 def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, run: Run, tmp_path: Path) -> None:

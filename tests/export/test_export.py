@@ -22,7 +22,8 @@ from engine.export.formats import FORMATS, get
 from engine.export.source import public_name, read_source, whole_checkpoint
 from engine.export.story import story_of
 from engine.families.registry import by_name
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.control import Cancelled, Control
 from engine.nets.ldm_keys import from_ldm
 from engine.nets.outputs import empty_net
@@ -259,7 +260,19 @@ def test_an_export_draws_the_image_of_the_checkpoint(
     session = TrySession(workspace, device="cpu")
     images = [
         np.asarray(
-            session.generate([TryRequest(str(tiny_base), net, "red circle", edges, steps=2, width=64, height=64)])[0]
+            session.generate(
+                [
+                    TryRequest(
+                        base=str(tiny_base),
+                        controlnet=net,
+                        prompt="red circle",
+                        control=edges,
+                        steps=2,
+                        width=64,
+                        height=64,
+                    )
+                ]
+            )[0]
         )
         for net in (checkpoint / "controlnet", exported)
     ]

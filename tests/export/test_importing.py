@@ -18,7 +18,8 @@ from engine.errors import UserError
 from engine.export import export
 from engine.export.formats import FORMATS
 from engine.families.registry import detect
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
 from engine.nets.importing import open_controlnet, read_controlnet, store
 from engine.nets.reading import read_net_file
 from engine.workspace.paths import Workspace
@@ -62,7 +63,19 @@ def test_a_file_of_any_format_draws_in_try_it(
     session = TrySession(workspace, device="cpu")
     first, second = (
         np.asarray(
-            session.generate([TryRequest(str(tiny_base), net, "red circle", edges, steps=2, width=64, height=64)])[0]
+            session.generate(
+                [
+                    TryRequest(
+                        base=str(tiny_base),
+                        controlnet=net,
+                        prompt="red circle",
+                        control=edges,
+                        steps=2,
+                        width=64,
+                        height=64,
+                    )
+                ]
+            )[0]
         )
         for net in (checkpoint / "controlnet", file)
     )

@@ -1,4 +1,4 @@
-"""Settings go into a PNG and come back, in our words and in AUTOMATIC1111's."""
+"""Settings are written into a PNG and read back, as our JSON and as AUTOMATIC1111's text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from engine.errors import UserError
-from engine.inference.image_info import THEIRS, a1111_text, newest, parse_a1111, read_settings, save_png
+from engine.inference.image_info import A1111_KEY, a1111_text, newest, parse_a1111, read_settings, save_png
 
+OLD_VERSION = Path(__file__).parent / "old_version"
 SETTINGS: dict[str, Any] = {
     "prompt": "red circle, (blue: background)\nsecond line",
     "negative": "ugly, “blurry”",
@@ -32,9 +33,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def test_what_is_written_comes_back_whole_and_the_image_is_untouched(
-    tmp_path: Path, photos: dict[str, np.ndarray]
-) -> None:
+def test_settings_come_back_complete_and_the_pixels_are_the_same(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     image = Image.fromarray(photos["coffee"])
     path = save_png(tmp_path / "one.png", image, SETTINGS)
     assert read_settings(path) == SETTINGS
@@ -42,8 +41,8 @@ def test_what_is_written_comes_back_whole_and_the_image_is_untouched(
     assert [p.name for p in tmp_path.iterdir()] == ["one.png"]
 
 
-def test_the_text_is_laid_out_as_theirs(tmp_path: Path) -> None:
-    text = Image.open(save_png(tmp_path / "one.png", Image.new("RGB", (8, 8)), SETTINGS)).info[THEIRS]
+def test_the_text_has_the_layout_of_a1111(tmp_path: Path) -> None:
+    text = Image.open(save_png(tmp_path / "one.png", Image.new("RGB", (8, 8)), SETTINGS)).info[A1111_KEY]
     *prompt, negative, line = text.split("\n")
     assert "\n".join(prompt) == SETTINGS["prompt"]
     assert negative == "Negative prompt: ugly, “blurry”"
@@ -53,7 +52,7 @@ def test_the_text_is_laid_out_as_theirs(tmp_path: Path) -> None:
 
 
 def test_a_nets_name_does_not_spoil_the_extensions_line() -> None:
-    """The ControlNet extension parts the line at commas and each part at its colon: two pieces, or it reads nothing."""
+    """The ControlNet extension splits the line at commas and each part at its colon, or it reads nothing."""
     line = a1111_text(SETTINGS | {"net": "C:\\nets\\my, own: v2"}).split("\n")[-1]
     unit = json.loads(line[line.index("ControlNet 0: ") + len("ControlNet 0: ") : line.index(", Version")])
     pairs = [part.strip().split(": ") for part in unit.split(",")]
@@ -63,7 +62,7 @@ def test_a_nets_name_does_not_spoil_the_extensions_line() -> None:
     ]  # fmt: skip
 
 
-def test_their_text_is_read(tmp_path: Path) -> None:
+def test_a1111_text_is_read(tmp_path: Path) -> None:
     found = parse_a1111(a1111_text(SETTINGS))
     names = ("prompt", "negative", "steps", "sampler", "guidance", "seed", "width", "height")
     assert found == {name: SETTINGS[name] for name in names}
@@ -80,7 +79,57 @@ def test_their_text_is_read(tmp_path: Path) -> None:
     assert parse_a1111("only a prompt: with a colon") == {"prompt": "only a prompt: with a colon", "negative": ""}
 
 
-def test_an_image_without_settings_says_so(tmp_path: Path) -> None:
+def test_the_text_of_a_real_a1111_image_is_read() -> None:
+    text = (
+        "portrait of a sailor, (85mm:1.1), <lora:filmgrain:0.6>,\nsea, storm\n"
+        "Negative prompt: lowres, (worst quality, low quality:1.4),\nextra fingers\n"
+        "Steps: 24, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 5.5, Seed: 1944526060, Size: 512x768, "
+        "Model hash: 6ce0161689, Model: v1-5-pruned-emaonly, VAE: vae-ft-mse.safetensors, Denoising strength: 0.45, "
+        'Clip skip: 2, ControlNet 0: "Module: canny, Model: control_v11p_sd15_canny [d14c016b], Weight: 0.8, Resize '
+        "Mode: Crop and Resize, Processor Res: 512, Threshold A: 100.0, Threshold B: 200.0, Guidance Start: 0.0, "
+        'Guidance End: 0.9, Pixel Perfect: False, Control Mode: ControlNet is more important", '
+        'Lora hashes: "filmgrain: 1a2b3c4d5e6f", Version: v1.10.1'
+    )
+    assert parse_a1111(text) == {
+        "prompt": "portrait of a sailor, (85mm:1.1), <lora:filmgrain:0.6>,\nsea, storm",
+        "negative": "lowres, (worst quality, low quality:1.4),\nextra fingers",
+        "steps": 24,
+        "sampler": "dpmpp_2m_karras",
+        "guidance": 5.5,
+        "seed": 1944526060,
+        "width": 512,
+        "height": 768,
+        "change": 0.45,
+    }
+
+
+def test_images_of_the_first_version_are_read_into_the_same_values() -> None:
+    """Written by version 0.1.0 before its settings were declared in one place, by the command line and by Try it."""
+    sampled = {
+        "base": "tiny base, v2", "prompt": "red circle, (blue: background)\nsecond line", "negative": "ugly, “blurry”",
+        "seed": 7, "steps": 3, "guidance": 2.5, "strength": 0.8, "width": 64, "height": 128, "without_control": False,
+        "sampler": "dpmpp_2m_karras", "start": 0.1, "end": 0.9, "guess": False, "balance": "prompt", "change": None,
+        "second_strength": 1.0, "second": "", "inpainted": False, "run": "2026-11-28_pairs", "net": "my net",
+    }  # fmt: skip
+    tried = {
+        "base": "tiny base, v2", "prompt": "red circle", "negative": "", "seed": 2147483646, "steps": 4,
+        "guidance": 7.5, "strength": 1.05, "width": 64, "height": 64, "without_control": False, "sampler": "euler_a",
+        "start": 0.0, "end": 1.0, "guess": True, "balance": "balanced", "change": 0.55, "second_strength": 0.35,
+        "second": "nets/my net", "inpainted": True, "run": "2026-11-28_pairs", "net": "Step 2",
+        "control": "20261128-185723_2026-11-28_pairs_step-2_seed-2147483646_control.png",
+    }  # fmt: skip
+    assert read_settings(OLD_VERSION / "sample_command.png") == sampled
+    assert read_settings(OLD_VERSION / "try_it.png") == tried
+    assert read_settings(OLD_VERSION / "try_it_control.png") == tried | {"control": ""}
+    for name, settings in (("sample_command", sampled), ("try_it", tried)):
+        text = Image.open(OLD_VERSION / f"{name}.png").info[A1111_KEY]
+        assert a1111_text(settings) == text, "and such an image is written as before"
+        as_a1111 = ("prompt", "negative", "steps", "guidance", "seed", "width", "height", "sampler", "change")
+        known = {key: settings[key] for key in as_a1111 if settings[key] is not None}
+        assert parse_a1111(text) == known
+
+
+def test_an_image_without_settings_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "bare.png")
     with pytest.raises(UserError, match=r"bare.png carries no settings"):
         read_settings(tmp_path / "bare.png")

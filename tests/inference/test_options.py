@@ -1,4 +1,4 @@
-"""What Try it can be asked for besides a prompt and a map, on tiny random bases."""
+"""The settings of a drawing besides prompt and control image, on tiny random bases."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ from PIL import Image
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.inference import samplers
-from engine.inference.parts import OFFLOAD, Thrift
-from engine.inference.session import TryRequest, TrySession, prepare
+from engine.inference.memory_saving import OFFLOADED, MemorySaving
+from engine.inference.request import TryRequest, prepare
+from engine.inference.session import TrySession
 from engine.workspace.paths import Workspace
 
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> TrySession:
-    """One for all of them: what is loaded stays loaded."""
+    """One for all tests, so that the models are loaded once."""
     return TrySession(Workspace(tmp_path_factory.mktemp("options") / "workspace"), device="cpu")
 
 
 @pytest.fixture
 def request_(tiny_base: Path, loud_controlnet: Path, edges: Image.Image) -> TryRequest:
-    return TryRequest(str(tiny_base), loud_controlnet, "red circle", edges, steps=4, width=64, height=64, seed=3)
+    return TryRequest(
+        base=str(tiny_base),
+        controlnet=loud_controlnet,
+        prompt="red circle",
+        control=edges,
+        steps=4,
+        width=64,
+        height=64,
+        seed=3,
+    )
 
 
 @pytest.fixture
@@ -65,7 +75,15 @@ def test_a_sampler_of_sigmas_on_a_base_with_no_signal_at_the_end_draws(
 ) -> None:
     family = detect(str(tiny_sd2))
     family.new_controlnet(family.load_denoiser(str(tiny_sd2), torch.float32)).save_pretrained(tmp_path / "net")
-    request = TryRequest(str(tiny_sd2), tmp_path / "net", "red circle", edges, steps=3, width=64, height=64)
+    request = TryRequest(
+        base=str(tiny_sd2),
+        controlnet=tmp_path / "net",
+        prompt="red circle",
+        control=edges,
+        steps=3,
+        width=64,
+        height=64,
+    )
     names = ("euler", "dpmpp_2m_karras", "ddim")
     for image in session.generate([replace(request, sampler=name) for name in names]):
         assert np.asarray(image).std() > 1
@@ -77,7 +95,7 @@ def test_soft_weights_are_those_that_were_published() -> None:
     assert weights == [0.825 ** float(12 - i) for i in range(13)]
 
 
-def test_the_three_balances_and_guess_mode_differ_and_strength_zero_silences_them_all(
+def test_the_control_modes_and_guess_mode_differ_and_strength_zero_switches_them_all_off(
     session: TrySession, request_: TryRequest
 ) -> None:
     ways: list[dict[str, Any]] = [{"balance": one.name} for one in samplers.BALANCES] + [{"guess": True}]
@@ -100,16 +118,16 @@ def test_every_plain_setting_reaches_the_image(
     assert not np.array_equal(plain, changed)
 
 
-def test_the_net_speaks_between_start_and_end_only(session: TrySession, request_: TryRequest) -> None:
+def test_the_control_acts_between_start_and_end_only(session: TrySession, request_: TryRequest) -> None:
     whole, early, late, plain = session.generate(
         [request_, replace(request_, end=0.5), replace(request_, start=0.5), replace(request_, without_control=True)]
     )
     assert len({one.tobytes() for one in (whole, early, late, plain)}) == 4
-    with pytest.raises(UserError, match="start before it ends"):
+    with pytest.raises(UserError, match="Start percent must be below end percent"):
         prepare(replace(request_, start=0.5, end=0.5))
 
 
-def test_little_change_keeps_the_image_that_is_drawn_over(
+def test_a_low_denoising_strength_does_only_the_last_steps(
     session: TrySession, request_: TryRequest, photo: Image.Image
 ) -> None:
     seen: list[int] = []
@@ -140,33 +158,42 @@ def test_images_are_drawn_over_with_any_sampler(
     assert np.array_equal(one, again)
 
 
-def test_a_second_net_speaks_along_and_then_no_more(
+def test_a_second_controlnet_acts_only_where_it_is_asked_for(
     session: TrySession, request_: TryRequest, loud_controlnet: Path, blank: Image.Image
 ) -> None:
     both = replace(request_, second=loud_controlnet, second_control=blank)
     alone, together, silent, after = session.generate(
-        [request_, both, replace(both, second_strength=0.0), request_], on_image=lambda _: None
+        [request_, both, replace(both, second_strength=0.0), request_], on_preview=lambda _: None
     )
     assert far(alone, together) > 0.5
     assert far(alone, silent) <= 1
     assert np.array_equal(alone, after)
 
 
-def test_sdxl_draws_over_a_image_with_two_nets_and_a_long_prompt(
+def test_sdxl_draws_over_an_image_with_two_nets_and_a_long_prompt(
     session: TrySession, tiny_sdxl: Path, edges: Image.Image, photo: Image.Image, tmp_path: Path
 ) -> None:
     family = detect(str(tiny_sdxl))
     family.new_controlnet(family.load_denoiser(str(tiny_sdxl), torch.float32)).save_pretrained(tmp_path / "net")
     request = TryRequest(
-        str(tiny_sdxl), tmp_path / "net", "red circle with blue background " * 12, edges, steps=2, width=64, height=64,
-        image=photo, second=tmp_path / "net", balance="prompt", guess=False, sampler="euler",
-    )  # fmt: skip
+        base=str(tiny_sdxl),
+        controlnet=tmp_path / "net",
+        prompt="red circle with blue background " * 12,
+        control=edges,
+        steps=2,
+        width=64,
+        height=64,
+        image=photo,
+        second=tmp_path / "net",
+        balance="prompt",
+        sampler="euler",
+    )
     (image,) = session.generate([request])
-    assert image.size == (64, 64) and any("pieces" in words for words in session.warnings)
+    assert image.size == (64, 64) and any("chunks" in words for words in session.warnings)
 
 
-def test_a_prompt_that_fits_is_read_as_ever(tiny_base: Path) -> None:
-    """Pieces of one are the plain encoding; of two, the first is the plain encoding of what stands there."""
+def test_a_prompt_in_one_chunk_has_the_plain_embedding(tiny_base: Path) -> None:
+    """Of two chunks, the first has the plain embedding of its words."""
     family = detect(str(tiny_base))
     tokenizer, encoder = family.load_tokenizer(str(tiny_base)), family.load_text_encoder(str(tiny_base), torch.float32)
     with torch.no_grad():
@@ -178,10 +205,10 @@ def test_a_prompt_that_fits_is_read_as_ever(tiny_base: Path) -> None:
     assert family.pieces(tokenizer, [""]) == 1
 
 
-def test_sketches_are_shown_while_it_is_drawn(session: TrySession, request_: TryRequest) -> None:
+def test_live_previews_do_not_change_the_image(session: TrySession, request_: TryRequest) -> None:
     seen: list[Image.Image] = []
     plain = session.generate([request_])[0]
-    looked_at = session.generate([request_], on_image=seen.append)[0]
+    looked_at = session.generate([request_], on_preview=seen.append)[0]
     assert seen and seen[0].size == (64, 64)
     assert np.array_equal(plain, looked_at)
 
@@ -192,25 +219,25 @@ def test_out_of_memory_saves_step_by_step_and_then_says_so(
     from engine.inference import session as module
 
     session = TrySession(Workspace(tmp_path / "workspace"), device="cpu")
-    session.thrift = Thrift(torch.device("cpu"), OFFLOAD)
+    session.memory_saving = MemorySaving(torch.device("cpu"), OFFLOADED)
     needed, asked = [0], []
     decode = module.decode
 
     def short(family: Any, vae: Any, latents: torch.Tensor, token: Any = None) -> Any:
-        asked.append((session.thrift.level, len(latents), vae.use_tiling))
-        if session.thrift.level < needed[0]:
+        asked.append((session.memory_saving.level, len(latents), vae.use_tiling))
+        if session.memory_saving.level < needed[0]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return decode(family, vae, latents, token)
 
     monkeypatch.setattr(module, "decode", short)
     two = [request_, replace(request_, seed=4)]
     plain = session.generate(two)
-    needed[0] = OFFLOAD
+    needed[0] = OFFLOADED
     saved = session.generate(two)
     assert asked == [(0, 2, False), (0, 2, False), (1, 1, True), (2, 1, True), (2, 1, True)]
     assert all(far(one, other) <= 1 for one, other in zip(plain, saved, strict=True))
     assert ["tiles" in words for words in session.warnings] == [True, False]
     assert "computer's memory" in session.warnings[1]
-    needed[0] = OFFLOAD + 1
+    needed[0] = OFFLOADED + 1
     with pytest.raises(UserError, match="memory is not enough.*smaller size"):
         session.generate(two)

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.inference.sampling import Drawing, draw_latents, fit_control
-from engine.inference.session import TryRequest, TrySession, prepare
+from engine.inference.request import TryRequest, prepare
+from engine.inference.sampling import draw_latents, fit_control
+from engine.inference.session import TrySession
+from engine.inference.settings import SamplingOptions
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 
@@ -29,7 +32,16 @@ def session(workspace: Workspace) -> TrySession:
 
 @pytest.fixture
 def request_(tiny_base: Path, loud_controlnet: Path, edges: Image.Image) -> TryRequest:
-    return TryRequest(str(tiny_base), loud_controlnet, "red circle", edges, steps=2, width=64, height=64, seed=3)
+    return TryRequest(
+        base=str(tiny_base),
+        controlnet=loud_controlnet,
+        prompt="red circle",
+        control=edges,
+        steps=2,
+        width=64,
+        height=64,
+        seed=3,
+    )
 
 
 def pixels(image: Image.Image) -> np.ndarray:
@@ -55,8 +67,10 @@ def test_an_image_does_not_depend_on_its_batch(session: TrySession, request_: Tr
     assert np.abs(pixels(alone) - pixels(third)).max() <= 1
 
 
-def test_without_control_the_net_says_nothing(session: TrySession, request_: TryRequest, blank: Image.Image) -> None:
-    drawn, plain = session.generate_pair(request_)
+def test_without_control_the_control_image_does_not_matter(
+    session: TrySession, request_: TryRequest, blank: Image.Image
+) -> None:
+    drawn, plain = session.generate([request_, changed(request_, without_control=True)])
     assert np.abs(pixels(drawn) - pixels(plain)).mean() > 1
     other_control = session.generate([changed(request_, control=blank, without_control=True)])[0]
     assert np.array_equal(plain, other_control)
@@ -95,32 +109,41 @@ def test_cancel_ends_it_between_two_steps(session: TrySession, request_: TryRequ
     session.generate([request_])  # and the session goes on working
 
 
-def test_what_is_loaded_is_kept_until_something_else_is_asked_for(
-    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
+def test_models_are_loaded_once_and_only_what_is_replaced_is_loaded_again(
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    loaded: list[str] = []
+    for kind in (UNet2DConditionModel, ControlNetModel):
+        load = kind.from_pretrained
+        monkeypatch.setattr(
+            kind,
+            "from_pretrained",
+            lambda *args, load=load, name=kind.__name__, **options: loaded.append(name) or load(*args, **options),
+        )
     session.generate([request_])
-    pipeline, unet, net = session._pipeline, session._pipeline.unet, session._pipeline.controlnet
     session.generate([request_])
-    assert session._pipeline is pipeline and pipeline.controlnet is net
+    assert sorted(loaded) == ["ControlNetModel", "UNet2DConditionModel"]
     other = shutil.copytree(loud_controlnet, tmp_path / "other")
     session.generate([changed(request_, controlnet=other)])
-    assert session._pipeline.unet is unet and session._pipeline.controlnet is not net
+    assert sorted(loaded) == ["ControlNetModel", "ControlNetModel", "UNet2DConditionModel"]
     session.free()
     assert not session.loaded
+    session.generate([request_])
+    assert loaded.count("UNet2DConditionModel") == 2
 
 
-def test_sizes_are_rounded_and_controls_resized_with_a_word(session: TrySession, request_: TryRequest) -> None:
+def test_sizes_are_rounded_and_control_images_resized_with_a_note(session: TrySession, request_: TryRequest) -> None:
     picture = session.generate([changed(request_, width=70, height=131)])[0]
     assert picture.size == (64, 128)
     assert any("70 x 131 to 64 x 128" in text for text in session.warnings)
-    assert any("control image was cut to the shape and resized" in text for text in session.warnings)
+    assert any("control image was cropped and resized" in text for text in session.warnings)
     assert prepare(changed(request_, width=72))[0].width == 72
 
 
-def test_a_prompt_that_is_too_long_is_said(session: TrySession, request_: TryRequest) -> None:
+def test_a_long_prompt_is_read_in_chunks_with_a_note(session: TrySession, request_: TryRequest) -> None:
     long = "red circle with blue background " * 20
     whole, cut = session.generate([changed(request_, prompt=long), changed(request_, prompt=long + "a green star")])
-    assert any("read in 4 pieces" in text for text in session.warnings)
+    assert any("read in 4 chunks" in text for text in session.warnings)
     assert np.abs(pixels(whole) - pixels(cut)).max() > 0  # what stands at its end counts, too
     session.generate([request_])
     assert session.warnings == ()
@@ -129,7 +152,7 @@ def test_a_prompt_that_is_too_long_is_said(session: TrySession, request_: TryReq
 def test_numbers_out_of_range_are_named_at_once(request_: TryRequest) -> None:
     with pytest.raises(UserError) as caught:
         prepare(changed(request_, steps=0, strength=-1.0, width=10))
-    assert all(word in str(caught.value).lower() for word in ("steps", "strength", "size"))
+    assert all(word in str(caught.value).lower() for word in ("steps", "strength", "width"))
 
 
 def test_a_net_for_another_base_is_refused_before_weights_are_read(
@@ -146,7 +169,7 @@ def test_a_net_for_another_base_is_refused_before_weights_are_read(
         session.generate([changed(request_, controlnet=other)])
 
 
-def test_missing_and_broken_files_are_said(
+def test_missing_and_broken_files_are_named(
     session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="was not found"):
@@ -162,7 +185,7 @@ def test_missing_and_broken_files_are_said(
         session.generate([changed(request_, controlnet=hollow)])
 
 
-def test_weights_that_are_not_numbers_are_said(
+def test_weights_that_are_not_numbers_are_refused(
     session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
 ) -> None:
     broken = shutil.copytree(loud_controlnet, tmp_path / "broken")
@@ -199,13 +222,15 @@ def test_labels_are_never_mixed() -> None:
 
 
 def test_a_master_in_fp32_draws_with_a_unet_in_half_precision(tiny_base: Path, loud_controlnet: Path) -> None:
-    """As in the previews of a run in bf16; the ControlNet's own weights stay as they are."""
+    """A net in another precision computes under autocast; its own weights stay as they are."""
     family = detect(str(tiny_base))
     net = family.load_controlnet(loud_controlnet).train()
     unet = family.load_denoiser(str(tiny_base), torch.bfloat16)
     pipeline = family.pipeline(str(tiny_base), net, torch.bfloat16, denoiser=unet, vae=None, text_encoder=None)
     text = {"hidden": torch.randn((1, 32, 64), generator=torch.Generator().manual_seed(0))}
     control = torch.zeros((1, 64, 64, 3), dtype=torch.uint8)
-    latents = draw_latents(family, pipeline, text, text, control, [0], Drawing(steps=2))
+    inputs = {"text": text, "negative": text, "control": control, "seeds": [0], "options": SamplingOptions(steps=2)}
+    latents = draw_latents(family, pipeline, **inputs)
     assert latents.shape == (1, 4, 8, 8)
-    assert net.dtype == torch.float32 and "forward" not in vars(net)
+    assert net.dtype == torch.float32
+    assert torch.equal(draw_latents(family, pipeline, **inputs), latents), "the net is left as it was"

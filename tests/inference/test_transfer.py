@@ -1,4 +1,4 @@
-"""One click over a folder of bases."""
+"""The same image on every base in a folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from PIL import Image
 from engine.errors import UserError
 from engine.families.files import bases_in
 from engine.families.registry import detect
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
 from engine.inference.transfer import transfer
 from engine.workspace.paths import Workspace
 
 
-def test_what_fits_is_drawn_and_what_does_not_is_told(
+def test_bases_that_fit_are_drawn_and_the_others_have_a_reason(
     workspace: Workspace, tiny_base: Path, tiny_sd2: Path, loud_controlnet: Path, edges: Image.Image
 ) -> None:
     other = shutil.copytree(tiny_base, workspace.models / "a finetune")
@@ -32,7 +33,15 @@ def test_what_fits_is_drawn_and_what_does_not_is_told(
 
     bases = bases_in(workspace.models)
     assert [Path(base).name for base in bases] == ["a finetune", "another family", "broken.safetensors"]
-    request = TryRequest(str(tiny_base), loud_controlnet, "red circle", edges, steps=2, width=64, height=64)
+    request = TryRequest(
+        base=str(tiny_base),
+        controlnet=loud_controlnet,
+        prompt="red circle",
+        control=edges,
+        steps=2,
+        width=64,
+        height=64,
+    )
     seen: list[tuple[int, int]] = []
     results = transfer(
         TrySession(workspace, device="cpu"), request, [str(tiny_base), *bases],

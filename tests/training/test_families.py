@@ -9,7 +9,8 @@ from PIL import Image
 
 from engine.export.out import export
 from engine.families.registry import detect
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
@@ -40,7 +41,9 @@ def test_a_run_of_each_family_from_start_to_export(
     last = straight.checkpoints()[-1].folder
     assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
 
-    request = TryRequest(str(any_base), last, "red circle", edges, steps=2, width=64, height=64)
+    request = TryRequest(
+        base=str(any_base), controlnet=last, prompt="red circle", control=edges, steps=2, width=64, height=64
+    )
     image = TrySession(ready_workspace, device="cpu").generate([request])[0]
     assert np.asarray(image).std() > 1
 

@@ -284,11 +284,11 @@ def test_images_that_do_not_fit_are_drawn_one_at_a_time(
 
     sizes = []
 
-    def draw(*arguments: Any) -> Any:
-        sizes.append(len(arguments[5]))  # the seeds
-        if len(arguments[5]) > 1:
+    def draw(*arguments: Any, seeds: Any, **more: Any) -> Any:
+        sizes.append(len(seeds))
+        if len(seeds) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(*arguments)
+        return real(*arguments, seeds=seeds, **more)
 
     real = pairs.draw_latents
     monkeypatch.setattr(pairs, "draw_latents", draw)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.inference.request import LIVE
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import LIVE, TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.control import BorrowRequest, Cancelled
 from engine.jobs.runner import JobRunner
 from engine.training.lending import borrowing
@@ -29,7 +29,9 @@ MODES = {"fp32": AVERAGED, "bf16, offload": {**AVERAGED, "train.precision": "bf1
 @pytest.fixture
 def request_(tiny_base: Path, edges: Image.Image) -> TryRequest:
     how = {"steps": 2, "width": 64, "height": 64, "seed": 3}
-    return TryRequest(str(tiny_base), LIVE, "red circle", edges, sampler="euler_a", **how)
+    return TryRequest(
+        base=str(tiny_base), controlnet=LIVE, prompt="red circle", control=edges, sampler="euler_a", **how
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -19,7 +19,8 @@ from engine.estimate.layer_sizes import count
 from engine.export import AS_TRAINED, export, readers
 from engine.families.files import LAYOUTS
 from engine.families.registry import by_name, detect
-from engine.inference.session import TryRequest, TrySession
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.importing import read_controlnet
@@ -150,7 +151,9 @@ def test_a_run_of_each_family_from_start_to_export(
     assert checkpoint.trained_rank == RANK
     assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
 
-    request = TryRequest(family_base, last, "red circle", edges, steps=2, width=64, height=64)
+    request = TryRequest(
+        base=family_base, controlnet=last, prompt="red circle", control=edges, steps=2, width=64, height=64
+    )
     assert np.asarray(TrySession(ready_workspace, device="cpu").generate([request])[0]).std() > 1
 
     family = detect(family_base)

@@ -63,9 +63,9 @@ def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
     read: list[tuple[Any, Any]] = []
     real = pairs.draw_latents
 
-    def watched(family: Any, pipeline: Any, text: Any, negative: Any, *more: Any) -> Any:
-        read.append((text["hidden"], negative["hidden"]))
-        return real(family, pipeline, text, negative, *more)
+    def watched(family: Any, pipeline: Any, **inputs: Any) -> Any:
+        read.append((inputs["text"]["hidden"], inputs["negative"]["hidden"]))
+        return real(family, pipeline, **inputs)
 
     monkeypatch.setattr(pairs, "draw_latents", watched)
     long = "a red circle on a blue ground " * 6
@@ -74,7 +74,7 @@ def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
     trained = train(ready_workspace, new_run(**SETS, **settings))
     told = [message for message in trained.of(Message) if "longer than the base reads" in message.text]
     assert len(told) == 2, "one of each, though they are drawn twice"
-    assert all("a red circle" in message.text and "read in 2 pieces" in message.text for message in told)
+    assert all("a red circle" in message.text and "read in 2 chunks" in message.text for message in told)
     assert [len(event.probes) for event in trained.of(PreviewMade)] == [3, 3]
     short, whole = read[:2]
     assert [text.shape[:2] for text, _ in (short, whole)] == [(3, 32), (2, 64)], "captions as in training, apart"

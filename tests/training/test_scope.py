@@ -180,7 +180,8 @@ def test_bitsandbytes_gets_our_groups_and_rates(monkeypatch: pytest.MonkeyPatch,
 def test_an_unlocked_base_learns_and_goes_along_into_try_it(
     new_run: RunFactory, ready_workspace: Workspace, tiny_base: Path, edges: Image.Image
 ) -> None:
-    from engine.inference.session import TryRequest, TrySession
+    from engine.inference.request import TryRequest
+    from engine.inference.session import TrySession
 
     run = new_run(
         **{"objective.sd_locked": False, "train.steps": 2, "optim.learning_rate": 0.05, "validation.check_every": 50}
@@ -191,7 +192,9 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
     before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
     assert learnt and not torch.equal(learnt["conv_out.weight"], before["conv_out.weight"])
 
-    request = TryRequest(str(tiny_base), folder, "red circle", edges, steps=2, width=64, height=64)
+    request = TryRequest(
+        base=str(tiny_base), controlnet=folder, prompt="red circle", control=edges, steps=2, width=64, height=64
+    )
     session = TrySession(ready_workspace, device="cpu")
     drawn = session.generate([request])[0]
     shutil.move(folder / "base_decoder", folder.parent / "elsewhere")

@@ -158,7 +158,8 @@ def _drawing(context: AppContext, wish: Wish, run: Run) -> Callable[[TrySession,
 
     def draw(session: TrySession, token: CancelToken, progress: OnProgress) -> None:
         began = time.monotonic()
-        session.thrift.level = max(session.thrift.level, min(wish.thrift, session.thrift.most))
+        saving = session.memory_saving
+        saving.level = max(saving.level, min(wish.thrift, saving.max_level))
         if wish.bases_folder:
             made = _on_all_bases(context, wish, request, session, token, progress, categorical)
         else:

@@ -1,0 +1,294 @@
+"""The settings of one image to draw, each declared once.
+
+The command line (engine/cli/sample.py), the form of Try it (ui/try_it/try_panels.py), the text inside a PNG
+(image_info.py), the check before drawing (request.py) and the grouping into batches (session.py) are all made from
+these declarations. The field names are keys in PNG files: a renamed one needs a migration in image_info.py.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
+
+from engine.config import RunConfig
+from engine.inference import samplers
+
+SIZE_STEP = 64
+"""Pixels. The UNet halves the latents, an eighth of the image's size, three times."""
+MAX_SIDE = 2048
+Panel = Literal["main", "sampling", "control", "img2img", "second", "base"]
+"""Part of the form in which a setting stands."""
+
+
+class Choice(Protocol):
+    """One value of a setting with a fixed list. ``name`` is stored, ``title`` is shown and written as A1111 text."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is declared about one setting."""
+
+    title: str
+    help: str
+    unit: str = ""
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    choices: Sequence[Choice] = ()
+    slider: tuple[float, float, float] | None = None
+    """Lowest and highest value and step of the slider, which may offer less than the bounds allow."""
+    lines: int = 1
+    max_lines: int = 1
+    """Height of a text box."""
+    panel: Panel = "sampling"
+    same_row: bool = False
+    """The form puts it beside the setting before it."""
+    from_run: str = ""
+    """Dotted name of the run's own setting from which form and command line take the default."""
+    restored: bool = True
+    """The form takes it over from a PNG."""
+    a1111: str = ""
+    """Key in the settings line of A1111's text."""
+    a1111_control: str = ""
+    """Key in the "ControlNet 0" entry of that line, as A1111's ControlNet extension writes it."""
+    metavar: str | None = None
+    """What the command line's help calls the value."""
+    name: str = ""
+    kind: type = str
+    """str, int, float, bool, or Path (then the value may be None)."""
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def bounds(self) -> str:
+        """ "between 1 and 1,000 px"; empty where any value is allowed."""
+        low = f"above {self.gt:,}" if self.gt is not None else "" if self.ge is None else f"at least {self.ge:,}"
+        high = "" if self.le is None else f"at most {self.le:,}"
+        if self.ge is not None and self.le is not None:
+            low, high = f"between {self.ge:,} and {self.le:,}", ""
+        return " ".join(filter(None, (" and ".join(filter(None, (low, high))), self.unit if low or high else "")))
+
+    def problem(self, value: Any) -> str:
+        """What is wrong with a value, as a sentence; empty where nothing is."""
+        if self.choices and value not in [name for one in self.choices for name in (one.name, one.title)]:
+            known = ", ".join(one.name for one in self.choices)
+            return f"There is no {self.title.lower()} called {value}; choose one of: {known}."
+        low = (self.ge is None or value >= self.ge) and (self.gt is None or value > self.gt)
+        if not (low and (self.le is None or value <= self.le)):
+            return f"{self.title} must be {self.bounds}."
+        return ""
+
+    def read(self, value: Any) -> Any:
+        """A widget's value in the setting's type."""
+        if self.kind is Path:
+            text = str(value or "").strip().strip('"')
+            return Path(text).expanduser() if text else None
+        if self.kind is float:
+            return value
+        return self.kind(value or self.kind())
+
+    def stored(self, value: Any) -> str | int | float | bool:
+        """A value as a PNG keeps it."""
+        return str(value or "") if self.kind is Path else value
+
+
+def setting(default: Any, title: str, help: str, **declared: Any) -> Any:
+    """A dataclass field with its declaration. ``declared``: see ``Setting``."""
+    return field(default=default, metadata={"setting": Setting(title, help, **declared)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSettings:
+    """Settings in which the images of one batch may differ."""
+
+    prompt: str = setting(MISSING, "Prompt", "What the image should show.", lines=2, max_lines=20, panel="main")
+    negative: str = setting("", "Negative prompt", "What the image should not show.", max_lines=3)
+    seed: int = setting(
+        0,
+        "Seed",
+        "The same seed and settings give the same image.",
+        ge=0,
+        le=2**62 - 1,
+        panel="main",
+        a1111="Seed",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How the images of one batch are sampled."""
+
+    sampler: str = setting(
+        samplers.DEFAULT, "Sampler", "How the noise is removed.", choices=samplers.SAMPLERS, a1111="Sampler"
+    )
+    steps: int = setting(
+        20,
+        "Sampling steps",
+        "More is slower and finer; 20 to 30 is usual.",
+        ge=1,
+        le=1000,
+        slider=(1, 100, 1),
+        same_row=True,
+        from_run="validation.sampling_steps",
+        a1111="Steps",
+    )
+    guidance: float = setting(
+        7.5,
+        "Guidance (CFG) scale",
+        "How closely the image follows the prompt; 7 to 8 is usual.",
+        ge=1,
+        le=100,
+        slider=(1, 20, 0.5),
+        from_run="validation.guidance_scale",
+        a1111="CFG scale",
+    )
+    strength: float = setting(
+        1.0,
+        "Control strength",
+        "How closely it follows the control image. 0: not at all, 1: as trained.",
+        ge=0,
+        le=10,
+        slider=(0, 2, 0.05),
+        panel="main",
+        same_row=True,
+        from_run="validation.strength",
+        a1111_control="Weight",
+    )
+    balance: str = setting(
+        "balanced",
+        "Control mode",
+        "Which one wins where the prompt and the control image contradict each other.",
+        choices=samplers.BALANCES,
+        panel="control",
+        a1111_control="Control Mode",
+    )
+    start: float = setting(
+        0.0,
+        "Start percent",
+        "When the control begins, as a fraction of the steps: 0 is the first step.",
+        ge=0,
+        le=1,
+        slider=(0, 0.95, 0.05),
+        panel="control",
+        a1111_control="Guidance Start",
+    )
+    end: float = setting(
+        1.0,
+        "End percent",
+        "When it ends; below 1 the last details are left to the prompt.",
+        ge=0,
+        le=1,
+        slider=(0.05, 1, 0.05),
+        panel="control",
+        same_row=True,
+        a1111_control="Guidance End",
+    )
+    guess: bool = setting(
+        False,
+        "Guess mode",
+        "Draws from the control image alone: leave the prompt empty and set the guidance (CFG) scale to 3 to 5.",
+        panel="control",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawSettings(SamplingOptions, PromptSettings):
+    """Everything that can be set for one image."""
+
+    width: int = setting(
+        512,
+        "Width",
+        "",
+        unit="px",
+        ge=SIZE_STEP,
+        le=MAX_SIDE,
+        slider=(SIZE_STEP, MAX_SIDE, SIZE_STEP),
+        from_run="data.resolution",
+    )
+    height: int = setting(
+        512,
+        "Height",
+        "",
+        unit="px",
+        ge=SIZE_STEP,
+        le=MAX_SIDE,
+        slider=(SIZE_STEP, MAX_SIDE, SIZE_STEP),
+        same_row=True,
+        from_run="data.resolution",
+    )
+    change: float = setting(
+        0.75,
+        "Denoising strength",
+        "How much of the image changes: a low value keeps it, 1 ignores it; 0.75 is usual.",
+        gt=0,
+        le=1,
+        slider=(0.05, 1, 0.05),
+        panel="img2img",
+        a1111="Denoising strength",
+    )
+    second: Path | None = setting(
+        None,
+        "Second ControlNet",
+        "Another run, or the path of a file or folder.",
+        panel="second",
+        metavar="NET",
+    )
+    second_strength: float = setting(
+        1.0,
+        "Strength of the second ControlNet",
+        "",
+        ge=0,
+        le=10,
+        slider=(0, 2, 0.05),
+        panel="second",
+    )
+    base: str = setting(
+        MISSING,
+        "Base model",
+        "A name in the models folder, a path or a Hugging Face id; of the same family as the run's base.",
+        panel="base",
+        restored=False,  # the run brings its own, and a path is of no use on another computer
+    )
+
+
+@cache
+def _declared(kind: type) -> Mapping[str, Setting]:
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for one in fields(kind):
+        if "setting" in one.metadata:
+            hint = Path if hints[one.name] == Path | None else hints[one.name]
+            found[one.name] = replace(one.metadata["setting"], name=one.name, kind=hint)
+    return MappingProxyType(found)
+
+
+def declared(kind: type | None = None) -> Mapping[str, Setting]:
+    """The settings that a class declares (default: ``DrawSettings``), by name and in order."""
+    return _declared(kind or DrawSettings)
+
+
+def run_defaults(config: RunConfig) -> dict[str, Any]:
+    """The settings with which a run draws its own previews, as far as it has them."""
+    plain = config.model_dump()
+    found = {}
+    for one in declared().values():
+        if one.from_run:
+            section, name = one.from_run.split(".")
+            found[one.name] = plain[section][name]
+    return found
