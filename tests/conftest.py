@@ -1,4 +1,4 @@
-"""How the tests run: on one thread, and in which order and which process. The shared fixtures are in fixtures.py."""
+"""How the tests run: on one thread, and in which order and which process. The shared fixtures are in plugin.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.fixtures"]
+pytest_plugins = ["tests.plugin"]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,7 +10,7 @@ from engine.conditions import places, registry, weights
 from engine.conditions.weights import Preparation
 from engine.errors import UserError
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 from tests.data.test_scan import CancelAfter, Cancelled
 
 WITH_MODELS = [kind.name for kind in registry.all() if kind.models]

@@ -20,8 +20,7 @@ from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
-
-from .tiny_captioners import tiny_blip, tiny_florence
+from tests.data.tiny_captioners import tiny_blip, tiny_florence
 
 MAKERS = {"blip": tiny_blip, "florence2": tiny_florence}
 

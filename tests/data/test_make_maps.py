@@ -19,6 +19,8 @@ from engine.errors import UserError
 from tests.conditions import tiny_models
 from tests.data.test_scan import CancelAfter, Cancelled
 
+pytestmark = pytest.mark.usefixtures("own_places")
+
 
 class Workspace:
     def __init__(self, root: Path) -> None:

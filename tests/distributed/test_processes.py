@@ -62,7 +62,7 @@ def start(rank: int, port: int, words: list[str], more: dict[str, str]) -> subpr
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # DeepSpeed builds with ninja
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.process_worker", *words],
+        [sys.executable, "-m", "tests.distributed.process_worker", *words],
         cwd=APP_FOLDER, env={**os.environ, **place, **meet, **tools, **more},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
     )  # fmt: skip

@@ -11,8 +11,7 @@ from engine.conditions import places
 from engine.errors import UserError
 from engine.evaluation import clip
 from engine.workspace.paths import Workspace
-
-from . import tiny_clip
+from tests.evaluation import tiny_clip
 
 
 @pytest.fixture(autouse=True)

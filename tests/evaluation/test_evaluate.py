@@ -17,8 +17,7 @@ from engine.evaluation.evaluate import evaluate, report_folder
 from engine.jobs.control import Cancelled, Control
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
-
-from . import tiny_clip
+from tests.evaluation import tiny_clip
 
 
 def test_the_report_says_what_is_known_and_what_is_missing(

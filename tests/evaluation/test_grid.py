@@ -32,7 +32,7 @@ from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Checked
 from engine.runs.run import Run, write_run
 from engine.workspace.paths import Workspace
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 
 SIDE = 64
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -19,7 +19,7 @@ from engine.errors import UserError
 from engine.export import export, workflow
 from engine.export.preprocessors import PREPROCESSORS, preprocessor
 from engine.export.story import story_of
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 
 # Class names of comfyui_controlnet_aux, as its README and NODE_CLASS_MAPPINGS list them.
 AUX_NODES = {

@@ -15,7 +15,7 @@ from engine.families.layers import UNET
 from engine.families.registry import detect
 from engine.nets.importing import copied_weights, read_controlnet
 from engine.nets.low_rank_math import factorize
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

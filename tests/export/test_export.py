@@ -29,7 +29,7 @@ from engine.nets.ldm_keys import from_ldm
 from engine.nets.outputs import empty_net
 from engine.nets.reading import DIFFUSERS_TRIGGER
 from engine.workspace.paths import Workspace
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = [format.name for format in FORMATS if not format.ranks]

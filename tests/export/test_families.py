@@ -19,7 +19,7 @@ from engine.export.source import read_source, whole_checkpoint
 from engine.families.registry import detect
 from engine.nets.importing import read_controlnet
 from engine.nets.outputs import largest_difference
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 TAGS = {"tiny_base": "sd15", "tiny_sd2": "sd21", "tiny_sdxl": "sdxl"}

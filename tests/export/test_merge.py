@@ -15,7 +15,7 @@ from engine.export import export
 from engine.export.merge import ema_shares, merge, merged_checkpoints
 from engine.runs.checkpoints import Checkpoint, list_checkpoints, read_checkpoint
 from engine.runs.retention import trim
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

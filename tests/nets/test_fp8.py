@@ -15,9 +15,8 @@ from engine.families.registry import detect
 from engine.nets.fp8 import FP8, keep_less, narrowed, shrink, widened
 from engine.nets.lora import merged, slim, thin_layers
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint, losses
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint, losses
 
 
 @pytest.mark.parametrize("size", [1e-3, 0.03, 40.0])

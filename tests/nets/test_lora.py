@@ -32,9 +32,8 @@ from engine.runs.checkpoints import FACTORS, seal
 from engine.training.checkpoint import bytes_needed
 from engine.workspace.paths import Workspace
 from tests import tiny_bases
+from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint
 
 RANK = 4
 FAMILIES = ["tiny_base", "tiny_sd2", "tiny_sdxl"]

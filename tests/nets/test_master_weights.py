@@ -19,9 +19,8 @@ from engine.training.precision import LossScale
 from engine.training.step import Trouble, accumulate, clip, take_step
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint
 
 TRUE_SHARE = {"bf16": 0.995, "fp16": 0.9998}
 """Least cosine between a gradient and the one in fp32: of eight and eleven bits."""

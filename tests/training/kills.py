@@ -263,7 +263,7 @@ def main() -> None:
         serve(options.serve)
         return
     from engine.runs.run import Run
-    from tests.training.compare import assert_same_run
+    from tests.compare_runs import assert_same_run
 
     with tempfile.TemporaryDirectory() as place:
         began = time.monotonic()

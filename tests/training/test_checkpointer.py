@@ -15,10 +15,9 @@ from engine.disk import durable, retry
 from engine.jobs.events import CheckpointSaved, PhaseChanged, StepDone, Waiting
 from engine.training import checkpoint, checkpointer, trainer
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, Trained, train
-
-from .compare import assert_same_run
-from .test_full_disk import AtOnce
+from tests.training.test_full_disk import AtOnce
 
 
 class SlowToFinish:

@@ -23,9 +23,8 @@ from engine.runs.run import Run
 from engine.training import failure, hooks, step, trainer
 from engine.training.job import create_run, missing, resume_training
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_run
 
 LOST = "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
 

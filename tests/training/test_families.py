@@ -13,9 +13,8 @@ from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint
 
 
 def test_a_run_of_each_family_from_start_to_export(

@@ -30,9 +30,8 @@ from engine.machine.errors import as_os_error, is_disk_full
 from engine.training import checkpointer
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, Trained, train
-
-from .compare import assert_same_run
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -17,10 +17,9 @@ from engine.runs.run import Run
 from engine.training import checkpointer
 from engine.training.lending import borrowing
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint, losses
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint, losses
-from .test_full_disk import AtOnce
+from tests.training.test_full_disk import AtOnce
 
 SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
 WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)

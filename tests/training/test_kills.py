@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.runs.run import Run
-
-from .compare import assert_same_run
-from .kills import Stable, kill_often, prepare
+from tests.compare_runs import assert_same_run
+from tests.training.kills import Stable, kill_often, prepare
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 

@@ -19,8 +19,8 @@ from engine.jobs.control import BorrowRequest, Cancelled
 from engine.jobs.runner import JobRunner
 from engine.training.lending import borrowing
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint, losses
 from tests.short_runs import RunFactory, train
-from tests.training.compare import assert_same_checkpoint, losses
 
 AVERAGED = {"optim.ema_decay": 0.5, "validation.check_every": 0}
 MODES = {"fp32": AVERAGED, "bf16, offload": {**AVERAGED, "train.precision": "bf16", "optim.offload": True}}

@@ -22,10 +22,9 @@ from engine.training.job import build_trainer, create_run
 from engine.training.loss_checks import SHARE, Pace
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint, losses
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint, losses
-from .test_ladder import failing
+from tests.training.test_oom import failing
 
 EACH_STEP = {"validation.check_every": 1}
 BOTH_ENDS = {"validation.check_every": 50}

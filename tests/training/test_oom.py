@@ -24,9 +24,8 @@ from engine.runs.run import Run
 from engine.training import oom
 from engine.training.oom import Rung, average_rung, cap_allocator, climbed, next_rung
 from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
-
-from .compare import assert_same_checkpoint
 
 
 def failing(real: Callable[..., Any], times: int, after: int = 0) -> Callable[..., Any]:

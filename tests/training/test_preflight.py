@@ -17,8 +17,7 @@ from engine.training import oom
 from engine.training.oom import average_rung
 from engine.training.preflight import preflight_job
 from engine.workspace.paths import Workspace
-
-from .test_ladder import failing
+from tests.training.test_oom import failing
 
 MACHINE = Hardware("cpu", "a processor", None, 16, 8, "2.13.0+cpu")
 

@@ -26,9 +26,8 @@ from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimize
 from engine.training.job import build_trainer, create_run, resume_training
 from engine.training.precision import LossScale
 from engine.workspace.paths import APP_FOLDER, Workspace
+from tests.compare_runs import assert_same_checkpoint, assert_same_run, tensors
 from tests.short_runs import RunFactory, Trained, train
-
-from .compare import assert_same_checkpoint, assert_same_run, tensors
 
 MODES = {
     "plain": {},

@@ -26,9 +26,8 @@ from engine.jobs.runner import Busy, JobRunner
 from engine.runs.run import Run, read_preview
 from engine.training.job import create_run, missing, resume_training, start_training
 from engine.workspace.paths import Workspace
+from tests.compare_runs import tensors
 from tests.short_runs import RunFactory, train
-
-from .compare import tensors
 
 ONE_EACH = {"num_images_per_prompt": 1, "device": "cpu"}
 

@@ -10,7 +10,7 @@ from engine.conditions import registry
 from engine.conditions.types import depth
 from engine.conditions.types.depth import depth_adherence, depth_batch, grey_map
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 
 
 def test_any_depth_model_of_transformers_makes_maps_of_many_images_at_once(tmp_path: Path) -> None:

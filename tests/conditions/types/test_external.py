@@ -10,7 +10,7 @@ from engine.conditions import registry
 from engine.conditions.types import external
 from engine.conditions.types.external import allow, command_of, external_batch
 from engine.errors import UserError
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 
 NEGATIVE = "import numpy as np\ndef extract(image):\n    return 255 - image\n"
 

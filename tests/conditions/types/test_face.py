@@ -12,7 +12,7 @@ from engine.conditions.types import face as module
 from engine.conditions.types import face_parts
 from engine.conditions.types.face import Frame, face, face_adherence, faces
 from tests.conditions import tiny_models
-from tests.conditions.test_types import compressed, photographs
+from tests.conditions.types.test_types import compressed, photographs
 
 
 def values(folder: Path, **given) -> dict:  # type: ignore[no-untyped-def, type-arg]

@@ -9,7 +9,7 @@ import torch
 from engine.conditions import registry
 from engine.conditions.types.lineart_net import build, lineart_net, lineart_net_batch, load
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])

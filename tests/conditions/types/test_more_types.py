@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 
 from engine.conditions import registry
 from engine.conditions.metrics import concordance, correlation, ms_ssim, ssim
-from tests.conditions.test_types import another, compressed, jpeg, photographs, same, score, warped
+from tests.conditions.types.test_types import another, compressed, jpeg, photographs, same, score, warped
 
 
 def made(name: str, image: np.ndarray, **parameters) -> np.ndarray:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ from engine.conditions import registry
 from engine.conditions.types import normal as module
 from engine.conditions.types.normal import normal_adherence, normals_of
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 
 VALUES = {"model": "", "relief": 2.0, "blur": 0.0, "background": 0.0}
 

@@ -10,7 +10,7 @@ from engine.conditions.types import pose as module
 from engine.conditions.types import skeleton
 from engine.conditions.types.pose import decoded, frame, pose_adherence, pose_batch
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 
 COCO = np.array([
     (50, 20), (53, 18), (47, 18), (57, 20), (43, 20), (65, 40), (35, 40), (75, 65), (25, 65), (80, 90), (20, 90),

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.conditions.test_more_types import flat, made
-from tests.conditions.test_types import another, compressed, photographs, same, score, warped
+from tests.conditions.types.test_more_types import flat, made
+from tests.conditions.types.test_types import another, compressed, photographs, same, score, warped
 
 
 @pytest.mark.parametrize("cut", ["local", "whole"])

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from engine.conditions.types.scribble import scribble
-from tests.conditions.test_more_types import made
-from tests.conditions.test_types import another, compressed, photographs, same, score, warped
+from tests.conditions.types.test_more_types import made
+from tests.conditions.types.test_types import another, compressed, photographs, same, score, warped
 
 
 def test_adherence_orders_real_photographs() -> None:

@@ -10,7 +10,7 @@ from engine.conditions.types import segmentation
 from engine.conditions.types.ade20k import PALETTE
 from engine.conditions.types.segmentation import coloured, segmentation_adherence, segmentation_batch, without_specks
 from tests.conditions import tiny_models
-from tests.conditions.test_types import photographs
+from tests.conditions.types.test_types import photographs
 
 
 def test_any_segmentation_model_of_transformers_colours_many_images_at_once(tmp_path: Path) -> None:

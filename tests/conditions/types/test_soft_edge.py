@@ -11,7 +11,7 @@ import torch
 from engine.conditions import registry
 from engine.conditions.types.soft_edge import DEPTHS, build, load, soft_edge, soft_edge_adherence, soft_edge_batch
 from tests.conditions import tiny_models
-from tests.conditions.test_types import another, compressed, photographs, warped
+from tests.conditions.types.test_types import another, compressed, photographs, warped
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])

@@ -16,7 +16,7 @@ from engine.runs.checkpoints import list_checkpoints
 from engine.runs.run import write_run
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import remembered
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND, Way
 from ui.page.context import AppContext

@@ -8,7 +8,7 @@ import pytest
 
 from engine.jobs.events import DiskSeen
 from engine.runs.checkpoints import broken_checkpoints, list_checkpoints
-from tests.export.conftest import write_checkpoint
+from tests.checkpoint_folder import write_checkpoint
 from ui.train.checkpoints_panel import describe, disk_words, label, mark_starred, stamp
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from engine.demo.shapes import draw, random_scene, shape_mask
 from engine.runs.run import Run
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
+from tests.checkpoint_folder import write_checkpoint
 from tests.short_runs import RunFactory
 
 
@@ -179,3 +180,20 @@ def new_run(ready_workspace: Workspace, make_config: Callable[..., RunConfig]) -
         return create_run(ready_workspace, make_config(**overrides), {})
 
     return make
+
+
+@pytest.fixture
+def checkpoint(loud_controlnet: Path, tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / "run" / "checkpoints" / "step-000500", loud_controlnet)
+
+
+@pytest.fixture
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Conditions' models lie in a workspace of the test's own; none stays loaded, and no optional package counts."""
+    from engine.conditions import places, weights, wheels
+
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(wheels, "installed", lambda need: None)  # whatever this Python happens to have
+    monkeypatch.setattr(places, "_current", [Workspace(tmp_path / "workspace")])
+    yield
+    weights.free()

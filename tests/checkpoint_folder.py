@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors.torch import load_file, save_file
 
 ABOUT: dict[str, Any] = {
@@ -36,8 +35,3 @@ def write_checkpoint(folder: Path, net: Path, **changes: Any) -> Path:
     files = {p.relative_to(folder).as_posix(): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
     (folder / "checkpoint.json").write_text(json.dumps(ABOUT | {"files": files} | changes), encoding="utf-8")
     return folder
-
-
-@pytest.fixture
-def checkpoint(loud_controlnet: Path, tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path / "run" / "checkpoints" / "step-000500", loud_controlnet)
