@@ -19,12 +19,13 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from engine.jobs.events import AwakeTold, Event
+from engine.jobs.snapshot import JobKind
 
 NAME, WHY = "ControlNet Studio", "A job is running"
 ES_SYSTEM_REQUIRED, ES_CONTINUOUS = 0x00000001, 0x80000000
 SETTLE_SECONDS = 0.5
 """A child that was refused ends at once; one that is there after so long holds its lock."""
-SHORT = ("try", "export")
+SHORT = (JobKind.TRY, JobKind.EXPORT)
 """Kinds of jobs in front of which somebody sits."""
 KEPT = "The computer is kept awake meanwhile (its screen may go dark)."
 NOT_KEPT = "The computer could not be kept awake: switch stand-by off in its settings for as long as this runs."

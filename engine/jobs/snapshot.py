@@ -6,6 +6,7 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,25 @@ from engine.jobs.events import (
     StepDone,
     Waiting,
 )
+
+
+class JobKind(StrEnum):
+    """What a job does. The pages show a job's progress and result on the tab that belongs to its kind."""
+
+    TRAIN = "train"
+    TRIAL = "trial"
+    """Three steps and one set of preview images, to measure time and memory."""
+    DATASET = "dataset"
+    CAPTIONS = "captions"
+    CHECK = "doctor"
+    """A check of a dataset."""
+    CONDITIONS = "conditions"
+    TRY = "try"
+    GRID = "grid"
+    TIMELAPSE = "timelapse"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+
 
 Outcome = Literal["completed", "paused", "stopped", "cancelled", "failed"]
 CURVE_POINTS = 500
@@ -108,6 +128,11 @@ class JobSnapshot:
     disk: DiskSeen | None = None
     awake: str = ""
     """Whether the computer is kept awake meanwhile, in a sentence."""
+
+    @property
+    def is_training(self) -> bool:
+        """Whether a training is running now."""
+        return self.alive and self.kind == JobKind.TRAIN
 
     @property
     def step(self) -> int:

@@ -18,7 +18,7 @@ from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from engine.runs.metrics import forget_after
 from engine.runs.run import Recorder, Run, write_run
 from engine.training import failure
@@ -95,9 +95,9 @@ def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, o
         UserError: something is missing. Busy: another job is running (no folder is left behind).
     """
     if runner.alive:
-        runner.start("train", "Training", lambda token, emit: "failed")  # says who is busy
+        runner.start(JobKind.TRAIN, "Training", lambda token, emit: "failed")  # says who is busy
     run = create_run(workspace, config, origins)
-    runner.start("train", f"Training {run.config.name}", training_job(workspace, run))
+    runner.start(JobKind.TRAIN, f"Training {run.config.name}", training_job(workspace, run))
     return run.folder
 
 
@@ -115,7 +115,7 @@ def resume_training(runner: JobRunner, workspace: Workspace, folder: Path) -> Pa
     sentences = missing(workspace, run.config)
     if sentences:
         raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then press Resume again.")
-    runner.start("train", f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
+    runner.start(JobKind.TRAIN, f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
     return run.folder
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
 from ui.page.messages import counted
 
-KIND = "conditions"
+KIND = JobKind.CONDITIONS
 PROBLEMS_SHOWN = 50
 
 

@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.jobs.control import Control, Token
 from engine.jobs.events import Event
 from engine.jobs.runner import Emit
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.data.caption_edits import Change
     from engine.data.dataset import Dataset
 
-KIND = "captions"
+KIND = JobKind.CAPTIONS
 AT_ONCE = 5000  # captions that are changed while the button is still down
 REPLACE, ADD, CLEAN, TEMPLATE, NAMES = "replace", "add", "clean", "template", "names"
 OPERATIONS = (

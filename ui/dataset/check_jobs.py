@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.choices import open_dataset
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.data.doctor.finding import Finding, Hit
     from engine.data.doctor.fix import State
 
-KIND = "doctor"
+KIND = JobKind.CHECK
 EVERY = ""
 """Stands for all images in the list of findings."""
 EXAMPLES = 12

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from engine.jobs.snapshot import JobKind
 from ui.dataset import check_jobs
 from ui.dataset.check_jobs import KIND
 from ui.page.choices import open_dataset, pick_dataset
@@ -170,7 +171,7 @@ def _hit_of(context: AppContext, name: str, selected: str, place: int) -> int:
 
 def _ended(view: View) -> int:
     """Changes when a check or a new scan has ended."""
-    return view.snapshot.version if view.snapshot.kind in (KIND, "dataset") and not view.snapshot.alive else 0
+    return view.snapshot.version if view.snapshot.kind in (KIND, JobKind.DATASET) and not view.snapshot.alive else 0
 
 
 def _job_key(view: View) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from engine.jobs.control import Token
 from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
 from ui.page.messages import counted
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from engine.data.import_config import ImportConfig
     from engine.data.importing import ImportResult
 
-KIND = "dataset"
+KIND = JobKind.DATASET
 STAGES = ("Images downloaded", "Images unpacked", "Images fetched", "Megabytes unpacked")
 
 

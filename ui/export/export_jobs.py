@@ -13,7 +13,7 @@ from engine.families.files import at_hand
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
@@ -22,7 +22,7 @@ from ui.page.context import AppContext
 from ui.page.jobs import progress_events
 from ui.page.messages import counted
 
-KIND = "export"
+KIND = JobKind.EXPORT
 """Of every job of the tab: they share its progress bar."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.jobs.snapshot import JobSnapshot
+from engine.jobs.snapshot import JobKind, JobSnapshot
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
@@ -48,7 +48,7 @@ def _key(view: View) -> Any:
 
 
 def _render(view: View) -> list[Any]:
-    training = view.snapshot.alive and view.snapshot.kind == "train"
+    training = view.snapshot.is_training
     label = "Save the run and close" if training else "Close"
     return [question(view.snapshot, view.closing), gr.Button(label, visible=not view.closing), gr.Button(
         visible=not view.closing
@@ -64,12 +64,12 @@ def question(job: JobSnapshot, closing: bool) -> str:
         if waits:
             words = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
         return f"<h3 {facts}>The app is closing</h3>" + note(words)
-    if job.kind == "train" and waits:
+    if job.kind == JobKind.TRAIN and waits:
         words = (
             f"{job.title} waits for the disk: {job.waiting} The app closes as soon as the run could be saved. To end "
             "it at once, press Stop on the Train tab first; it then resumes from its last checkpoint."
         )
-    elif job.alive and job.kind == "train":
+    elif job.is_training:
         words = f"{job.title} is running. It will be saved, and the next start offers to resume it."
     elif job.alive:
         words = f"{job.title} is running and will be cancelled; what it has finished is kept."

@@ -20,7 +20,7 @@ from engine.estimate.estimate import estimate
 from engine.families.files import family_of
 from engine.jobs.control import BorrowRequest
 from engine.jobs.runner import JobRunner
-from engine.jobs.snapshot import JobSnapshot
+from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import Hardware, detect
 from engine.training.job import missing
 from engine.workspace.paths import Workspace
@@ -179,7 +179,7 @@ class AppContext(Problems):
         """Return the current state of everything."""
         with self._lock:
             snapshot = self.runner.snapshot
-            if snapshot.kind == "train":
+            if snapshot.kind == JobKind.TRAIN:
                 if snapshot.outcome and (self._training is None or self._training.version != snapshot.version):
                     self.files_changed()
                 self._training = snapshot
@@ -191,7 +191,7 @@ class AppContext(Problems):
             if training is not None and (not training.run_folder or training.run_folder.name != shown):
                 training = training if training.alive or not shown else None
             history, facts = self._history_of(shown, training)
-            busy = snapshot.title if snapshot.alive and snapshot.kind != "train" else ""
+            busy = snapshot.title if snapshot.alive and snapshot.kind != JobKind.TRAIN else ""
             return View(
                 snapshot=snapshot,
                 datasets=datasets,

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Protocol
 
-from engine.jobs.snapshot import JobSnapshot
+from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.units import format_duration
 
 
@@ -84,7 +84,7 @@ def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
     elif snapshot.progress is not None and snapshot.phase != "validating":
         share = f"{snapshot.progress.done:,} of {snapshot.progress.total:,}"
         parts.append(f"{escape(snapshot.progress.label)}, {share}")
-    elif snapshot.kind == "train" and snapshot.total_steps:
+    elif snapshot.kind == JobKind.TRAIN and snapshot.total_steps:
         if snapshot.phase in ("saving", "validating"):
             parts.append({"saving": "saving", "validating": "making control images"}[snapshot.phase])
         parts.append(f"step {snapshot.step:,} of {snapshot.total_steps:,}")

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from engine.jobs.runner import JobRunner
+from engine.jobs.snapshot import JobKind
 
 REPORT_SECONDS = 15.0
 """Interval of the message that saving is still under way."""
@@ -92,7 +93,7 @@ def shut_down(demo: Any, runner: JobRunner, shutdown: Shutdown) -> int:
         The exit status: 0, or 1 if the run could not be saved.
     """
     status = 0
-    training = runner.alive and runner.snapshot.kind == "train"
+    training = runner.alive and runner.snapshot.kind == JobKind.TRAIN
     if training:
         print_line("Saving the run before closing ... (Ctrl-C once more ends at once.)")
         runner.pause()

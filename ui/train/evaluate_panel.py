@@ -13,7 +13,7 @@ import gradio as gr
 from engine.evaluation import report
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
@@ -24,7 +24,7 @@ from ui.page.messages import job_progress, note
 from ui.page.view import View
 from ui.train.verdict import verdict_of
 
-KIND = "evaluate"
+KIND = JobKind.EVALUATE
 WORDS = (
     "Draws 64 pairs with and without control, with other seeds and with wrong maps, and says whether the checkpoint "
     "obeys, whether it is damaged, and whether it has learnt images by heart. Minutes on a card."

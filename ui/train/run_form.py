@@ -11,7 +11,7 @@ from engine.config import RunConfig
 from engine.config.presets import flatten
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
 from ui.page.form import describe, section_widgets, sparse, widget
 from ui.page.live import NO_PROGRESS, Live
@@ -22,7 +22,6 @@ from ui.page.view import Draft, View
 FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
 OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
 """What the user brings to the control images: a small form of its own."""
-TRIAL = "trial"
 
 
 class RunForm:
@@ -115,7 +114,7 @@ class RunForm:
         self.remember(*values)
         config, _ = self._context.config_of(self._context.draft)
         self._context.free_models()
-        self._context.start_job(TRIAL, "Trying three steps", trial_job(self._context, config))
+        self._context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(self._context, config))
 
     def _other_preset(self, preset: str, name: str, dataset: str | None) -> None:
         """Another preset: its values throughout; name and dataset stay."""
@@ -151,7 +150,7 @@ def trial_job(context: AppContext, config: RunConfig) -> Work:
 
 
 def _own_trial(view: View) -> bool:
-    return view.snapshot.kind == TRIAL and view.snapshot.alive
+    return view.snapshot.kind == JobKind.TRIAL and view.snapshot.alive
 
 
 def _trial_parts(view: View) -> list[Any]:

@@ -21,7 +21,7 @@ from engine.evaluation.grid import (
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner
-from engine.jobs.snapshot import JobSnapshot, Outcome
+from engine.jobs.snapshot import JobKind, JobSnapshot, Outcome
 from engine.runs.run import Run
 from ui.page.choices import checkpoints_of, run_of
 from ui.page.context import AppContext
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.inference.session import TrySession
     from engine.jobs.control import CancelToken
 
-KIND, LAPSE = "grid", "timelapse"
+KIND, LAPSE = JobKind.GRID, JobKind.TIMELAPSE
 LABEL = "Images of the grid, steps"
 PAIRS_LISTED = 64
 LOOK_SECONDS = 0.2
@@ -80,7 +80,7 @@ class Comparing:
     def training(self) -> str:
         """Name of the run that trains now; empty where none does."""
         snapshot = self.context.runner.snapshot
-        if not (snapshot.alive and snapshot.kind == "train"):
+        if not snapshot.is_training:
             return ""
         return snapshot.run_folder.name if snapshot.run_folder else "a new run"
 
@@ -101,7 +101,7 @@ class Comparing:
     def blocked(self, view: View) -> str:
         """Title of the job that has to end first; empty where this panel can start."""
         snapshot = view.snapshot
-        return snapshot.title if snapshot.alive and snapshot.kind not in ("train", KIND, LAPSE) else ""
+        return snapshot.title if snapshot.alive and snapshot.kind not in (JobKind.TRAIN, KIND, LAPSE) else ""
 
     def _told(self, work: Callable[[Token, Emit], Outcome]) -> Callable[[Token, Emit], Outcome]:
         """Its faults go to the page's panel, as those of any job do."""

@@ -14,7 +14,7 @@ from engine.disk.durable import atomic_write
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.runner import Emit, Work
-from engine.jobs.snapshot import Outcome
+from engine.jobs.snapshot import JobKind, Outcome
 from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.inference.session import TrySession
     from engine.jobs.control import CancelToken, OnProgress
 
-KIND = "try"
+KIND = JobKind.TRY
 BORROWED = "try-borrowed"
 """The result under which pages see a drawing that a training does in between: its words, until it is over."""
 LOOK = "try-look"
@@ -85,7 +85,7 @@ def start(context: AppContext, wish: Wish) -> None:
         UserError: something is missing. Busy: another job is running.
     """
     snapshot = context.runner.snapshot
-    if not (snapshot.alive and snapshot.kind == "train"):
+    if not snapshot.is_training:
         context.start_job(KIND, "Drawing an image", try_it(context, wish))
         return
     if context.request is not None and not context.request.over:

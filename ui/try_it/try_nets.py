@@ -32,7 +32,7 @@ class Net:
 def training_run(view_or_snapshot: Any) -> str:
     """Folder name of the run that is training now, or empty."""
     snapshot = view_or_snapshot
-    if snapshot.kind == "train" and snapshot.alive and snapshot.run_folder is not None:
+    if snapshot.is_training and snapshot.run_folder is not None:
         return str(snapshot.run_folder.name)
     return ""
 

@@ -110,7 +110,7 @@ def _job_key(view: View) -> Any:
 def _job(view: View) -> list[Any]:
     snapshot, borrowed = view.snapshot, view.results.get(BORROWED)
     own = snapshot.kind == KIND and snapshot.alive
-    training = snapshot.kind == "train" and snapshot.alive
+    training = snapshot.is_training
     free = not snapshot.alive or (training and borrowed is None)
     words = ""
     if own:
