@@ -33,9 +33,10 @@ from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.obedience import Measured, obedience
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
+from engine.machine.precision import DTYPES
 from engine.nets.fp8 import KINDS
 from engine.nets.master_weights import WorkingNets
-from engine.training.precision import DTYPES, LossScale
+from engine.training.precision import LossScale
 from engine.training.previews import preview_during_training
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace

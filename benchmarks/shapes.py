@@ -41,9 +41,10 @@ from engine.estimate.memory import (
 from engine.families.files import LAYOUTS
 from engine.families.parts import load_part
 from engine.families.registry import by_name
+from engine.machine.precision import DTYPES
 from engine.training.batches import Batch
 from engine.training.objective import Draws
-from engine.training.precision import DTYPES, LossScale
+from engine.training.precision import LossScale
 from engine.training.step import take_step
 from engine.training.trainer import Trainer
 

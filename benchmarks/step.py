@@ -36,9 +36,9 @@ from engine.data.dataset import Dataset
 from engine.estimate.memory import predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message
+from engine.machine.precision import DTYPES
 from engine.nets.master_weights import WorkingNets
 from engine.runs.run import write_run
-from engine.training.precision import DTYPES
 from engine.training.step import Trouble, take_step
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace

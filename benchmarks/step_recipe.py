@@ -15,8 +15,8 @@ from engine.config import OptimConfig
 from engine.data.dataset import Dataset
 from engine.disk.images import load_rgb
 from engine.families.registry import detect
+from engine.machine.precision import DTYPES
 from engine.training.optim import build_optimizer
-from engine.training.precision import DTYPES
 from engine.workspace.paths import Workspace
 
 BATCH = 4

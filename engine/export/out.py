@@ -58,9 +58,10 @@ def export(
     """
     from engine.export import model_card, same_image
     from engine.export.naming import export_stem
-    from engine.export.source import DTYPES, read_source, whole_checkpoint
+    from engine.export.source import read_source, whole_checkpoint
     from engine.export.story import story_of
     from engine.families.registry import by_name
+    from engine.machine.precision import DTYPES
 
     def stage(done: int, label: str) -> None:
         if token:

@@ -13,13 +13,11 @@ from safetensors.torch import load_file
 
 from engine.errors import UserError
 from engine.export.story import UNKNOWN, Story
+from engine.machine.precision import DTYPES
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
 from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, Checkpoint, demand_whole, look
 from engine.version import VERSION
-
-COARSENESS = ("fp32", "fp16", "bf16")
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Source:
     @property
     def coarsest(self) -> str:
         """The coarsest precision on the way from the checkpoint's outputs to the file's."""
-        return max(self.precision, self.base_precision, key=COARSENESS.index)
+        return max(self.precision, self.base_precision, key=list(DTYPES).index)
 
     @property
     def bytes(self) -> int:

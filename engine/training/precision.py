@@ -1,23 +1,8 @@
-"""What the numbers of a run are kept in, and what half precision needs besides."""
+"""Loss scaling for fp16."""
 
 from __future__ import annotations
 
 from typing import Any
-
-import torch
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def usable_precision(wanted: str, device: torch.device) -> tuple[str, str]:
-    """What this machine can do of the wanted precision, and a sentence where it is not the same."""
-    if device.type == "cuda":
-        if wanted == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            return "fp16", "This card has no bf16; the run uses fp16."
-        return wanted, ""
-    if wanted == "fp16":
-        return "fp32", "A processor computes fp16 slower than fp32; the run uses fp32."
-    return wanted, ""
 
 
 class LossScale:

@@ -27,6 +27,7 @@ from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
 from engine.machine.clock import awake
 from engine.machine.memory import trim_heap
+from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_average
 from engine.nets.fp8 import keep_less, shrink
 from engine.nets.initial import starting_controlnet
@@ -39,7 +40,7 @@ from engine.training.checkpoint import load_training_state
 from engine.training.hooks import Promises
 from engine.training.loss_checks import Checks, Heard
 from engine.training.optim import build_optimizer, learning_rate, set_learning_rate
-from engine.training.precision import DTYPES, LossScale, usable_precision
+from engine.training.precision import LossScale
 from engine.training.resume import open_run
 from engine.training.step import Trouble, give_up_after, take_step
 

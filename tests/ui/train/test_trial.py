@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from engine.config.presets import resolve
 from engine.estimate.trials import Measured, read, write
+from engine.jobs.snapshot import JobKind
 from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.run_form import TRIAL, _trial_parts, trial_job
+from ui.train.run_form import _trial_parts, trial_job
 
 
 def test_the_trial_button_tells_what_it_is_for_and_stays_off_until_a_run_could_start(workspace: Workspace) -> None:
@@ -29,7 +30,7 @@ def test_what_a_trial_measured_is_told_where_the_prediction_was(workspace: Works
         return work
 
     monkeypatch.setattr("engine.training.preflight.preflight_job", measure)
-    context.start_job(TRIAL, "Trying three steps", trial_job(context, config))
+    context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(context, config))
     assert context.runner.wait(30)
     assert context.runner.snapshot.outcome == "completed"
     assert read(workspace, config, context.hardware.name).seconds_per_step == 0.5
