@@ -38,7 +38,7 @@ from engine.estimate.memory import (
     images_encoded_together,
     predict_from,
 )
-from engine.families.files import LAYOUTS
+from engine.families.files import LAYOUTS, read_configs
 from engine.families.parts import load_part
 from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
@@ -75,8 +75,7 @@ def settings(preset: str, family: str, **changes: dict[str, Any]) -> RunConfig:
 
 
 def foreseen(config: RunConfig, family: str) -> Prediction:
-    texts = [_read(family, name) for name in ("text_encoder", "text_encoder_2") if (LAYOUTS / family / name).is_dir()]
-    return predict_from(config, _read(family, "unet"), texts, _read(family, "vae"))
+    return predict_from(config, read_configs(LAYOUTS / family))
 
 
 class OnPaper(Trainer):

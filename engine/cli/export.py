@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS
-from engine.families.files import at_hand
+from engine.families.files import is_local
 from engine.jobs.control import Control
 from engine.machine.units import format_bytes
 from engine.workspace.paths import Workspace
@@ -79,7 +79,7 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
 
     try:
         base = workspace.locate_base(run.config.model.base)
-        base = base if at_hand(base) else ""  # on the hub: not fetched for a comparison
+        base = base if is_local(base) else ""  # on the hub: not fetched for a comparison
     except UserError:
         base = ""  # gone since: only a Control-LoRA needs it, and says so
     result = export(

@@ -10,7 +10,7 @@ from typing import Any
 
 from engine.config import RunConfig, parse
 from engine.errors import UserError
-from engine.families.files import TEXT_WIDTHS
+from engine.families.facts import NAMES
 
 PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "presets"
 
@@ -67,10 +67,13 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
     """
     values = read_toml(path)
     about = values.pop("preset", {})
-    families = {name: values.pop(name) for name in TEXT_WIDTHS.values() if name in values}
+    families = {name: values.pop(name) for name in NAMES if name in values}
     if not all(isinstance(table, dict) for table in (about, *families.values())):
+        sections = ", ".join(("preset", *NAMES[:-1]))
         raise UserError(
-            f"{path} cannot be used.", "preset, sd1, sd2 and sdxl are sections.", "Write [preset], or [sdxl.train]."
+            f"{path} cannot be used.",
+            f"{sections} and {NAMES[-1]} are sections.",
+            f"Write [preset], or [{NAMES[-1]}.train].",
         )
     below, smallest = about.get("based_on"), about.get("min_vram_gib", 0)
     if below is not None and below not in (known or {}):
@@ -90,7 +93,7 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
         families=families,
         stands_on=(known or {})[below] if below is not None else None,
     )
-    for family in ("", *TEXT_WIDTHS.values()):
+    for family in ("", *NAMES):
         merged: dict[str, Any] = {}
         for _, layer in preset.layers(family):
             merged |= flatten(layer)

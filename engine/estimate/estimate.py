@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.estimate import trials
 from engine.estimate.memory import PROCESS_RAM_WITHOUT_CARD, Prediction, predict
 from engine.estimate.trials import Measured
-from engine.families.files import base_facts
+from engine.families.files import denoiser_parameters
 from engine.machine.hardware import Hardware
 from engine.machine.units import GIB, format_bytes, format_duration
 from engine.runs.run import Run
@@ -36,14 +36,14 @@ class Estimate:
 def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> Estimate:
     """Time from this machine's own earlier runs of the same size where there are any, else from a cost model."""
     images = config.train.steps * config.images_per_step
-    facts = base_facts(workspace, config.model.base)
     trial = trials.read(workspace, config, hardware.name)
     seconds, measured = measured_seconds_per_image(config, workspace), True
     if trial is not None:
         seconds = trial.seconds_per_step / config.images_per_step
     if seconds is None:
         measured = False
-        work = facts.parameters * (config.data.resolution / 512) ** 2 / 860e6  # relative to SD 1.5 at 512 px
+        parameters = denoiser_parameters(workspace, config.model.base)
+        work = parameters * (config.data.resolution / 512) ** 2 / 860e6  # relative to SD 1.5 at 512 px
         if hardware.vram_gib is not None:
             speed = next(rate for floor, rate in GUESSED_IMAGES_PER_SECOND if hardware.vram_gib >= floor)
             seconds = work / speed

@@ -1,59 +1,62 @@
-"""When a training step needs most memory, and how much: the sizes of layer_sizes.py, walked through in time.
+"""The peak memory of a training step: the nets' sizes (engine/families/sizes.py) followed through time.
 
-Forward, what the backward pass will want piles up. Backward, it goes from the end, while gradients of the weights take
-its place: the one is at its highest where the other is at its lowest, so their highest are never there together (but
-where gradients of an earlier batch are there already). The moments that are looked at are those of the forward and of
-the backward pass of each unit.
+In the forward pass the activations that the backward pass needs pile up. In the backward pass they go, from the end,
+while gradients of the weights take their place, so the two peaks never coincide (unless gradients of an earlier
+micro-batch exist already). The candidates are the forward and the backward pass of each unit.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.estimate.layer_sizes import Net
+from engine.families.sizes import Sizes
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Bytes at the fullest moment of a step."""
+class Peak:
+    """Bytes at the peak of a step."""
 
     activations: float
     gradients: float
 
 
-def fullest(net: Net, batch: int, wide: int, checkpointing: str, adds_up: bool, on_card: bool = True) -> Moment:
-    """The fullest moment of forward and backward.
+def training_peak(
+    sizes: Sizes, batch: int, bytes_each: int, checkpointing: str, accumulates: bool, on_card: bool = True
+) -> Peak:
+    """The peak of forward and backward pass.
 
     Args:
-        batch: images computed together.
-        wide: bytes of a number that computes.
+        batch: images in a micro-batch.
+        bytes_each: bytes of a number in the nets that compute.
         checkpointing: "none", "controlnet" or "both".
-        adds_up: several batches make a step, so all gradients are there from the second on.
-        on_card: gradients, fp32, stay where the net computes.
+        accumulates: a step has several micro-batches, so all gradients exist from the second on.
+        on_card: fp32 gradients stay where the nets compute.
     """
-    control = [(unit, checkpointing != "none", False) for unit in net.controlnet.units]
-    steps = control + [(unit, checkpointing == "both", True) for unit in net.unet.units]
-    kept = [unit.entry if again else unit.inside for unit, again, _ in steps]
-    whole = 4.0 * sum(unit.learning for unit, _, _ in steps) if on_card else 0.0
-    found = [Moment(0.0, whole)]  # before the optimizer lets go of them
-    below, done, coming = sum(kept), 0.0, 0
-    for (unit, again, of_unet), own in zip(reversed(steps), reversed(kept), strict=True):
-        gradients = whole if adds_up else done
-        # Forward: what the net has written for the UNet, and the sums that are made of it, are held until its end.
-        handed = 2 * net.residuals if of_unet else 0
-        working = unit.working if again else 0
-        found.append(Moment(float(batch * wide * (below + handed + working)), whole if adds_up else 0.0))
-        # Backward: gradients of residuals wait from where the UNet read them until the net comes to where they were.
-        coming += unit.skip if of_unet else 0
-        inside = unit.inside - own if again else 0
-        found.append(Moment(float(batch * wide * (below + inside + unit.passing + coming)), gradients))
-        coming -= 0 if of_unet else min(coming, unit.skip)
+    control = [(unit, checkpointing != "none", False) for unit in sizes.controlnet.units]
+    steps = control + [(unit, checkpointing == "both", True) for unit in sizes.denoiser.units]
+    kept = [unit.checkpointed if again else unit.kept for unit, again, _ in steps]
+    all_gradients = 4.0 * sum(unit.trained for unit, _, _ in steps) if on_card else 0.0
+    found = [Peak(0.0, all_gradients)]  # before the optimizer frees them
+    below, done, waiting = sum(kept), 0.0, 0
+    for (unit, again, of_denoiser), own in zip(reversed(steps), reversed(kept), strict=True):
+        gradients = all_gradients if accumulates else done
+        # Forward: the residuals, and the sums made of them, are held to the end of the denoiser.
+        held = 2 * sizes.residuals if of_denoiser else 0
+        working = unit.forward_peak if again else 0
+        forward = batch * bytes_each * (below + held + working)
+        found.append(Peak(float(forward), all_gradients if accumulates else 0.0))
+        # Backward: gradients of residuals wait from where the denoiser read them to where the control net wrote them.
+        waiting += unit.residual if of_denoiser else 0
+        inside = unit.kept - own if again else 0
+        backward = batch * bytes_each * (below + inside + unit.backward_extra + waiting)
+        found.append(Peak(float(backward), gradients))
+        waiting -= 0 if of_denoiser else min(waiting, unit.residual)
         below -= own
-        done += 4.0 * unit.learning if on_card else 0.0
-    return max(found, key=lambda moment: moment.activations + moment.gradients)
+        done += 4.0 * unit.trained if on_card else 0.0
+    return max(found, key=lambda peak: peak.activations + peak.gradients)
 
 
-def drawing(net: Net, images: int, wide: int) -> float:
-    """Bytes at the fullest moment without gradients: the residuals three times, and the largest unit."""
-    largest = max(unit.working + unit.entry for unit in (*net.controlnet.units, *net.unet.units))
-    return float(images * wide * (3 * net.residuals + largest))
+def sampling_peak(sizes: Sizes, images: int, bytes_each: int) -> float:
+    """Bytes at the peak without gradients: the residuals three times, and the largest unit."""
+    units = (*sizes.controlnet.units, *sizes.denoiser.units)
+    return float(images * bytes_each * (3 * sizes.residuals + max(u.forward_peak + u.checkpointed for u in units)))

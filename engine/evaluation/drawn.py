@@ -15,6 +15,7 @@ from PIL import Image
 from engine.disk.durable import atomic_write_bytes
 from engine.disk.images import digest, load_rgb
 from engine.errors import UserError
+from engine.families.files import denoiser_files
 from engine.workspace.paths import Workspace
 
 MOST_FILES, MOST_BYTES = 4_000, 2**30
@@ -95,9 +96,9 @@ def weights_of(controlnet: Path) -> str:
 
 
 def base_of(located: str) -> str:
-    """What tells a base from another one: its name, and size and time of its UNet's files where they are here."""
+    """Identifies a base: its name, and size and time of its denoiser's files if they are on this disk."""
     path = Path(located)
-    files = [path] if path.is_file() else sorted((path / "unet").glob(BASE_WEIGHTS))
+    files = [file for file in denoiser_files(located) if path.is_file() or file.match(BASE_WEIGHTS)]
     stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
     return key_of({"base": path.name if files else located, "files": stamps})
 

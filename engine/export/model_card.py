@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from engine.conditions import registry
 from engine.disk.durable import atomic_write_text
@@ -15,12 +14,12 @@ from engine.errors import UserError
 from engine.export import workflow
 from engine.export.preprocessors import Preprocessor, preprocessor
 from engine.export.story import Story
+from engine.families.facts import FamilyFacts
 
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
 MARK = "made_with: ControlNet Studio"
 """By which a folder is known as ours."""
 IMAGES = 4
-LIBRARY = {True: "StableDiffusionXLControlNetPipeline", False: "StableDiffusionControlNetPipeline"}
 
 
 def is_ours(folder: Path) -> bool:
@@ -29,9 +28,7 @@ def is_ours(folder: Path) -> bool:
     return readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace")
 
 
-def write_card(
-    folder: Path, file: str, kind: str, facts: Mapping[str, str], config: Mapping[str, Any], story: Story
-) -> None:
+def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story) -> None:
     """Write everything into a folder that exists.
 
     Args:
@@ -47,7 +44,7 @@ def write_card(
         for name, form in ((EDITOR, workflow.for_editor), (SERVER, workflow.for_server)):
             atomic_write_text(folder / name, json.dumps(form(nodes), indent=2))
         atomic_write_text(folder / NOTE, automatic1111(file, facts, near, story))
-    atomic_write_text(folder / README, card(file, kind, facts, config, story, examples))
+    atomic_write_text(folder / README, card(file, kind, facts, family, story, examples))
 
 
 def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Settings:
@@ -63,9 +60,7 @@ def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Sett
     )
 
 
-def card(
-    file: str, kind: str, facts: Mapping[str, str], config: Mapping[str, Any], story: Story, examples: list[str]
-) -> str:
+def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story, examples: list[str]) -> str:
     """The model card, in the form that the Hugging Face hub reads."""
     title = _title(facts.get("condition_type", ""))
     rows = [f"| {words} | {facts[key]} |" for key, words in ROWS if facts.get(key)]
@@ -90,7 +85,7 @@ def card(
     if examples:
         lines += ["Control map and image drawn from it, pairs that the net was not trained on:", ""]
         lines += [f"![example]({name})" for name in examples] + [""]
-    lines += ["## In diffusers", "", "```python", snippet(file, kind, base, config, story), "```", ""]
+    lines += ["## In diffusers", "", "```python", snippet(file, kind, base, family, story), "```", ""]
     if file:
         lines += [
             "## In ComfyUI",
@@ -121,9 +116,9 @@ ROWS = (
 )
 
 
-def snippet(file: str, kind: str, base: str, config: Mapping[str, Any], story: Story) -> str:
+def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) -> str:
     """Code that draws an image; run beside the file (or inside the folder)."""
-    pipeline = LIBRARY[config.get("addition_embed_type") == "text_time"]
+    pipeline = family.pipeline
     side = story.resolution or 512
     strength = story.drawn.strength if story.drawn else 1.0
     head = ["import torch", f"from diffusers import ControlNetModel, {pipeline}", "from PIL import Image"]
@@ -153,7 +148,7 @@ def snippet(file: str, kind: str, base: str, config: Mapping[str, Any], story: S
             "",
             *load,
             f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float(), safety_checker=None)"
-            if pipeline == LIBRARY[False]
+            if family.safety_checker
             else f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float())",
             'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
             f'control = Image.open("map.png").convert("RGB").resize(({side}, {side}))  # the map, not the photograph',

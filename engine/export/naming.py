@@ -1,12 +1,11 @@
-"""Names that every system takes and AUTOMATIC1111 does not misread: it tells the version of a net from its name."""
+"""Names of exported files: every system accepts them, and AUTOMATIC1111 reads the right base version from them."""
 
 from __future__ import annotations
 
 from engine.errors import UserError
+from engine.families.facts import FACTS, FamilyFacts, version_of
 from engine.workspace.paths import safe_name
 
-# In the order in which AUTOMATIC1111's ControlNet extension looks for them in the lower-cased name.
-VERSION_MARKS = ((("sd14", "sd15", "sd16"), "sd1"), (("sd21", "2.1"), "sd2"), (("xl",), "sdxl"))
 MISREAD = {
     "shuffle": "AUTOMATIC1111 treats a net with that word as its shuffle model",
     "instant_id": "AUTOMATIC1111 treats a net with that word as InstantID",
@@ -15,16 +14,8 @@ MISREAD = {
 ENDINGS = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 
 
-def version_read_from(name: str) -> str | None:
-    """What AUTOMATIC1111 takes a file of this name for: "sd1", "sd2", "sdxl", or None where it finds no mark."""
-    for marks, version in VERSION_MARKS:
-        if any(mark in name.lower() for mark in marks):
-            return version
-    return None
-
-
-def export_stem(name: str, file_tag: str) -> str:
-    """A file name without its ending, from what a person typed; ``file_tag`` (sd15 ...) is added where it is needed.
+def export_stem(name: str, family: FamilyFacts) -> str:
+    """A file name without its ending, from what a person typed. The family's mark is added if the name lacks one.
 
     Raises:
         UserError: the name would be misread.
@@ -35,12 +26,13 @@ def export_stem(name: str, file_tag: str) -> str:
     for word, why in MISREAD.items():
         if word in stem.lower():
             raise UserError(f"The name {stem} cannot be used.", f"It contains {word!r}: {why}.", "Choose another name.")
-    if version_read_from(stem) != version_read_from(file_tag):
-        stem = f"{stem}_{file_tag}"
-    if version_read_from(stem) != version_read_from(file_tag):
+    if version_of(stem) is not family:
+        stem = f"{stem}_{family.file_tag}"
+    if version_of(stem) is not family:
+        marks = [mark for facts in FACTS for mark in facts.version_marks]
         raise UserError(
             f"The name {stem} cannot be used.",
             "AUTOMATIC1111 would read another base version from it, and refuse the net.",
-            "Leave version numbers such as sd15, 2.1 or xl out of the name.",
+            f"Leave version numbers ({', '.join(marks)}) out of the name.",
         )
     return stem

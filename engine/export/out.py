@@ -12,7 +12,7 @@ from engine.disk.durable import move_into_place
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
-from engine.families.files import at_hand
+from engine.families.files import is_local
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import as_os_error, is_disk_full
 from engine.machine.units import format_bytes
@@ -77,7 +77,7 @@ def export(
     stage(0, "Reading the checkpoint")
     whole = whole_checkpoint(checkpoint)
     family = by_name(str(whole.about.get("family")))
-    stem = export_stem(name or f"controlnet_{checkpoint.name}", family.file_tag)
+    stem = export_stem(name or f"controlnet_{checkpoint.name}", family.facts)
     target = Path(out_folder) / f"{stem}{way.ending}"
     card = target.with_name(f"{stem}{CARD_ENDING}")
     _refuse_taken(target, way, overwrite)
@@ -110,7 +110,7 @@ def export(
             temporary_card.mkdir()
         story, beside = story_of(checkpoint), temporary_card if way.ending else temporary
         file = target.name if way.ending else ""
-        _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, source.config, story), target)
+        _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, story), target)
         stage(5, "Done")
         _refuse_taken(target, way, overwrite)
         if way.ending:
@@ -132,7 +132,7 @@ def _check(path: Path, read: tuple[Any, dict[str, Any]], source: Source, family:
     config, tensors = read
     sentences = [
         self_check.check(source, config, tensors, name),
-        self_check.check_readers(path, source, stem, family.file_tag),
+        self_check.check_readers(path, source, stem, family.facts),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -149,7 +149,7 @@ def _local_base(base: str, needed: bool) -> str:
     if base == "demo":
         return str(DEMO_BASE)
     on_the_hub = needed and "/" in base and public_name(base) == base
-    return base if base and (on_the_hub or at_hand(base)) else ""
+    return base if base and (on_the_hub or is_local(base)) else ""
 
 
 def _against_base(

@@ -15,14 +15,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from engine.export.naming import version_read_from
+from engine.families.facts import FamilyFacts, version_of
 from engine.nets.ldm_keys import PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
 from engine.nets.reading import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
 
 Shapes = Mapping[str, tuple[int, ...]]
-BLOCKS_OF_SD1, BLOCKS_OF_SDXL = 12, 9
-SD1_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
-"""AUTOMATIC1111 takes a Control-LoRA without it for one of SDXL."""
+A1111_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
+"""AUTOMATIC1111 takes a Control-LoRA for one of SDXL if it lacks this tensor, else for one of SD 1.x."""
 
 
 class Misread(Exception):
@@ -38,24 +37,25 @@ def raw_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in loaded.items()}
 
 
-def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, file_tag: str) -> str:
+def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family: FamilyFacts) -> str:
     """How the readers take the file, in words.
 
     Args:
         raw: names and shapes as in the file.
         net: those of the net, under diffusers names.
         stem: the file's name without its ending.
-        file_tag: the family's mark for file names, such as "sd15".
+        family: of the net's base.
 
     Raises:
         Misread: with the reason.
     """
     if DIFFERENCE_MARK in raw:
         raise Misread(f"a tensor {DIFFERENCE_MARK} makes readers add the base to it")
-    if version_read_from(stem) != version_read_from(file_tag):
-        raise Misread(f"AUTOMATIC1111 reads the version {version_read_from(stem)} from the name {stem}")
+    version = version_of(stem)
+    if version is not family:
+        raise Misread(f"AUTOMATIC1111 reads the version {version.name if version else None} from the name {stem}")
     if LORA_MARK in raw:
-        _check_lora({name: shape for name, shape in raw.items() if name != LORA_MARK}, net, config)
+        _check_lora({name: shape for name, shape in raw.items() if name != LORA_MARK}, net, config, family)
         return "a Control-LoRA"
     if DIFFUSERS_TRIGGER in raw:
         kind, seen = "a ControlNet with diffusers names", dict(raw)
@@ -77,9 +77,10 @@ def _compare(seen: Shapes, net: Shapes) -> None:
             raise Misread(f"{name} is {tuple(shape)} instead of {tuple(net[name])}")
 
 
-def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any]) -> None:
-    blocks = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in raw)
-    if blocks in (BLOCKS_OF_SDXL, BLOCKS_OF_SD1) and (SD1_LORA_MARK in raw) != (blocks == BLOCKS_OF_SD1):
+def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any], family: FamilyFacts) -> None:
+    outputs = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in raw)
+    # A net of another size is none that AUTOMATIC1111 could load anyway.
+    if outputs == family.outputs and (A1111_LORA_MARK in raw) != family.lora_mark:
         raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")
     seen = rename_from_ldm(dict(raw), config)
     whole = {}

@@ -10,6 +10,7 @@ import torch
 from engine.errors import UserError
 from engine.export import readers
 from engine.export.source import Source
+from engine.families.facts import FamilyFacts
 from engine.nets.outputs import empty_net, largest_difference
 from engine.nets.reading import DIFFUSERS_TRIGGER
 
@@ -80,7 +81,7 @@ def _same_answers(source: Source, difference: float) -> None:
         raise failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
 
 
-def check_readers(path: Path, source: Source, stem: str, file_tag: str) -> str:
+def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) -> str:
     """How ComfyUI and AUTOMATIC1111 will take the file; empty for a folder, which is not for them.
 
     Raises:
@@ -90,7 +91,7 @@ def check_readers(path: Path, source: Source, stem: str, file_tag: str) -> str:
         return ""
     net = {key: tuple(weight.shape) for key, weight in empty_net(source.config).state_dict().items()}
     try:
-        kind = readers.check(readers.raw_shapes(path), net, source.config, stem, file_tag)
+        kind = readers.check(readers.raw_shapes(path), net, source.config, stem, family)
     except readers.Misread as error:
         raise failed(str(error)) from error
     return f"By their rules ComfyUI, AUTOMATIC1111 and Forge take it for {kind}."

@@ -14,46 +14,46 @@ import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from engine.families.facts import FamilyFacts
 from engine.families.latents import LatentSpace
-from engine.families.layers import UNET, Layers
+from engine.families.layers import Layers
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part, read_component_config
+from engine.families.unet_sizes import control_channels
 from engine.machine.memory import free_memory, none_if_out_of_memory
 
-__all__ = ["Family", "hint_channels", "load_part", "read_component_config"]
-
-ORIGINAL_HINT_CHANNELS = (16, 32, 96, 256)
-SMALL_HINT_CHANNELS = (8, 16, 32, 64)
-ORIGINAL_TRUNK = 320
 TILE = 512  # pixels
-
-
-def hint_channels(trunk: int) -> tuple[int, ...]:
-    """Widths of the hint encoder: the original's; a small trunk gets a small one (its first layers see full size)."""
-    if trunk >= ORIGINAL_TRUNK:
-        return ORIGINAL_HINT_CHANNELS
-    return tuple(min(channels, trunk) for channels in SMALL_HINT_CHANNELS)
 
 
 class Family(ABC):
     """Everything that differs between base models."""
 
-    name: str
-    title: str
-    file_tag: str
-    """What an exported file's name carries, so that AUTOMATIC1111 guesses the right version from it."""
+    facts: FamilyFacts
+    """What is known of it without torch."""
     pipeline_class: Any
-    """The diffusers pipeline that draws with a ControlNet."""
+    """The diffusers pipeline for sampling with a ControlNet."""
     image_pipeline_class: Any
-    """The one that draws over an image."""
+    """The one that starts from an image."""
     pipeline_options: dict[str, Any]
-    """What its constructor wants besides the parts."""
-    latents = LatentSpace()
-    """Channels and size of the latents of every base of this family; the scale is the base's own: ``latent_space``."""
-    layers: Layers = UNET
-    """Where the layers of the denoiser and of its control net lie."""
-    denoiser = "unet"
-    """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
+    """Arguments of their constructors besides the parts."""
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def title(self) -> str:
+        return self.facts.title
+
+    @property
+    def layers(self) -> Layers:
+        """Where the layers of the denoiser and of its control net lie."""
+        return self.facts.layers
+
+    @property
+    def latents(self) -> LatentSpace:
+        """Channels and size of the latents of every base of this family. Their scale: ``latent_space``."""
+        return self.facts.latents
 
     @abstractmethod
     def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:
@@ -76,15 +76,15 @@ class Family(ABC):
 
     def load_denoiser(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
         """The net that predicts noise or velocity, frozen."""
-        return load_part(UNet2DConditionModel, base, self.denoiser, dtype).eval().requires_grad_(False)
+        return load_part(UNet2DConditionModel, base, self.facts.denoiser, dtype).eval().requires_grad_(False)
 
     def denoiser_config(self, base: str) -> dict[str, Any]:
         """The denoiser's config.json."""
-        return read_component_config(base, self.denoiser, "config.json")
+        return read_component_config(base, self.facts.denoiser, "config.json")
 
     def denoiser_of(self, pipeline: Any) -> Any:
         """The denoiser of a pipeline from ``pipeline``."""
-        return getattr(pipeline, self.denoiser)
+        return getattr(pipeline, self.facts.denoiser)
 
     def load_scheduler(self, base: str) -> Any:
         """The training noise schedule: what it predicts, and a zero terminal SNR, are as the base's config says."""
@@ -101,7 +101,7 @@ class Family(ABC):
     def new_controlnet(self, denoiser: Any) -> ControlNetModel:
         """A ControlNet whose trunk is a copy of the UNet's encoder and whose outputs are zero, in fp32."""
         trunk = denoiser.config["block_out_channels"][0]
-        controlnet = ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=hint_channels(trunk))
+        controlnet = ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=control_channels(trunk))
         return controlnet.float()
 
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
@@ -230,7 +230,7 @@ class Family(ABC):
             "scheduler": lambda: UniPCMultistepScheduler.from_config(self.load_scheduler(base).config),
         }
         parts = {name: resident[name] if name in resident else loader() for name, loader in load.items()}
-        parts[self.denoiser] = parts.pop("denoiser")
+        parts[self.facts.denoiser] = parts.pop("denoiser")
         pipeline = self.pipeline_class(**self.pipeline_parts(parts), controlnet=controlnet, **self.pipeline_options)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

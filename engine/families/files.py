@@ -1,37 +1,40 @@
-"""Sizes of a base model from its files alone: no torch, so that a form can show them at once."""
+"""Base models on disk, by their files alone: where their configs are, which family, how large. No torch."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.disk.tensor_file import tensor_shapes
 from engine.errors import UserError
+from engine.families.facts import FACTS, FamilyFacts, by_text_width
 from engine.workspace.paths import Workspace
 
 LAYOUTS = Path(__file__).resolve().parent / "layouts"
 """Configs of the families whose bases come in single files."""
-TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""Which layout a single file has, by the width of the text that its UNet reads."""
 SINGLE_FILES = (".safetensors", ".ckpt")
 UNET_PREFIX = "model.diffusion_model."
-SD15_PARAMETERS = 859_520_964
-SD15_CONTROLNET_PARAMETERS = 361_279_120
+"""In a single file, in front of the names of the denoiser's tensors."""
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
-class BaseFacts:
-    """Parameters of the UNet and of a ControlNet for it."""
+class BaseConfigs:
+    """The configs of a base, from its folder or from the layout of its single file."""
 
-    parameters: int
-    controlnet_parameters: int
-    local: bool
+    facts: FamilyFacts
+    denoiser: Mapping[str, Any]
+    text_encoders: tuple[Mapping[str, Any], ...]
+    vae: Mapping[str, Any]
+    """Empty where the base has no config for it."""
 
 
 def bases_in(folder: Path) -> list[str]:
-    """Paths of what lies in a folder and may be a base: folders in diffusers layout and single files, by name.
+    """Paths of everything in a folder that may be a base (folders in diffusers layout, single files), by name.
 
     Raises:
         UserError: there is no such folder.
@@ -48,51 +51,53 @@ def bases_in(folder: Path) -> list[str]:
     return [str(path) for path in found]
 
 
-def base_facts(workspace: Workspace, base: str) -> BaseFacts:
-    """Read from the UNet's safetensors header; SD 1.5's figures where the model is not on this disk yet."""
+def denoiser_files(located: str) -> list[Path]:
+    """The weight files of a base's denoiser: the single file itself, else those in its folder; none on the hub."""
+    path = Path(located)
+    if path.is_file():
+        return [path]
+    names = sorted({facts.denoiser for facts in FACTS})
+    return [file for name in names for file in sorted((path / name).glob("*.safetensors"))]
+
+
+def denoiser_parameters(workspace: Workspace, base: str) -> int:
+    """Parameters of a base's denoiser, from its safetensors headers; those of SD 1.5 if it is not on this disk."""
     try:
         located = workspace.locate_base(base)
     except UserError:
-        return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, False)
-    path = Path(located)
-    single = path.is_file() and path.suffix == ".safetensors"
-    files = [path] if single else sorted(path.glob("unet/*.safetensors")) if path.is_dir() else []
+        return FACTS[0].parameters
+    files = [file for file in denoiser_files(located) if file.suffix == ".safetensors"]
     if not files:
-        return BaseFacts(SD15_PARAMETERS, SD15_CONTROLNET_PARAMETERS, Path(located).is_dir())
+        return FACTS[0].parameters
     shapes = {name: shape for file in files for name, shape in shapes_of(file).items()}
-    copied: tuple[str, ...] = ("conv_in.", "time_embedding.", "add_embedding.", "down_blocks.", "mid_block.")
-    if single:  # the names of the original programs, with VAE and text encoder in the same file
-        unet = UNET_PREFIX
-        shapes = {name.removeprefix(unet): shape for name, shape in shapes.items() if name.startswith(unet)}
-        copied = ("input_blocks.", "middle_block.", "time_embed.", "label_emb.")
-    total = sum(_count(shape) for shape in shapes.values())
-    trunk = sum(_count(shape) for name, shape in shapes.items() if name.startswith(copied))
-    # The zero convolutions and the hint encoder add about 6 % to the copied trunk at SD 1.5's size.
-    return BaseFacts(total, round(trunk * 1.06), True)
+    if Path(located).is_file():  # VAE and text encoder are in the same file
+        shapes = {name: shape for name, shape in shapes.items() if name.startswith(UNET_PREFIX)}
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
-def at_hand(located: str) -> bool:
-    """Whether a base can be read without a download: it lies on this disk, or in the hub library's own cache."""
+def is_local(located: str) -> bool:
+    """Whether a base can be read without a download: it is on this disk, or in the hub library's cache."""
     if Path(located).exists():
         return True
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return isinstance(try_to_load_from_cache(located, "unet/config.json"), str)
+        names = {facts.denoiser for facts in FACTS}
+        return any(isinstance(try_to_load_from_cache(located, f"{name}/config.json"), str) for name in names)
     except HFValidationError:  # not the form of a hub id: a path that is gone
         return False
 
 
 def text_width(shapes: Mapping[str, list[int]]) -> int:
-    """Numbers for each token that the UNet of a single file reads; 0 where it has no such layer."""
+    """Width of the text embeddings that the denoiser of a single file reads; 0 if it has no such layer."""
     readers = (n for n in shapes if n.startswith(UNET_PREFIX) and n.endswith("attn2.to_k.weight"))
     first = next(readers, None)
     return shapes[first][1] if first else 0
 
 
-def configs_of(located: str) -> Path | None:
-    """The folder that holds a base's configs; None where nothing on this disk says."""
+def config_folder(located: str) -> Path | None:
+    """The folder with a base's configs; None if nothing on this disk tells."""
     path = Path(located)
     if path.is_dir():
         return path
@@ -101,18 +106,41 @@ def configs_of(located: str) -> Path | None:
     beside = path.with_suffix("")
     if (beside / "model_index.json").is_file():
         return beside
-    layout = TEXT_WIDTHS.get(text_width(shapes_of(path)))
-    return LAYOUTS / layout if layout else None
+    facts = by_text_width(text_width(shapes_of(path)))
+    return LAYOUTS / facts.name if facts else None
+
+
+def read_configs(folder: Path) -> BaseConfigs:
+    """All configs in a base's folder.
+
+    Raises:
+        OSError, ValueError, TypeError: the denoiser's or a text encoder's config is missing or damaged.
+    """
+    denoiser = _config(folder, next((f.denoiser for f in FACTS if (folder / f.denoiser).is_dir()), FACTS[0].denoiser))
+    facts = by_text_width(int(denoiser.get("cross_attention_dim", 0))) or FACTS[0]
+    texts = tuple(_config(folder, name) for name in TEXT_ENCODERS if (folder / name).is_dir())
+    vae = _config(folder, "vae") if (folder / "vae" / "config.json").is_file() else {}
+    return BaseConfigs(facts, denoiser, texts, vae)
+
+
+def configs_of(workspace: Workspace, base: str) -> BaseConfigs:
+    """The configs of a base; Stable Diffusion 1.5's if it is not on this disk or incomplete."""
+    stand_in = LAYOUTS / FACTS[0].name
+    try:
+        return read_configs(config_folder(workspace.locate_base(base)) or stand_in)
+    except (UserError, OSError, ValueError, TypeError):  # an incomplete base is reported when it is used
+        return read_configs(stand_in)
 
 
 def family_of(workspace: Workspace, base: str) -> str:
-    """The family's name by the width of the text that a base reads; "" where it is another, or not on this disk."""
+    """The family's name by the width of the text that a base reads; "" if it is another, or not on this disk."""
     try:
-        folder = configs_of(workspace.locate_base(base))
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8")) if folder else {}
-        return TEXT_WIDTHS.get(int(unet.get("cross_attention_dim", 0)), "")
+        folder = config_folder(workspace.locate_base(base))
+        config = _config(folder, FACTS[0].denoiser) if folder else {}
+        facts = by_text_width(int(config.get("cross_attention_dim", 0)))
+        return facts.name if facts else ""
     except (UserError, OSError, ValueError, TypeError):
-        return ""  # an incomplete base is refused in words when it is used
+        return ""  # an incomplete base is reported when it is used
 
 
 def shapes_of(path: Path) -> dict[str, list[int]]:
@@ -131,8 +159,5 @@ def shapes_of(path: Path) -> dict[str, list[int]]:
         ) from error
 
 
-def _count(shape: list[int]) -> int:
-    total = 1
-    for side in shape:
-        total *= side
-    return total
+def _config(folder: Path, part: str) -> dict[str, Any]:
+    return json.loads((folder / part / "config.json").read_text(encoding="utf-8"))

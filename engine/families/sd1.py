@@ -7,6 +7,7 @@ from typing import Any
 from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionControlNetPipeline
 
 from engine.families.base import Family
+from engine.families.facts import SD1
 
 NO_SAFETY_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
@@ -22,9 +23,7 @@ def plain_pipeline(index: dict[str, Any], unet: dict[str, Any]) -> bool:
 
 
 class StableDiffusion1(Family):
-    name = "sd1"
-    title = "Stable Diffusion 1.x"
-    file_tag = "sd15"
+    facts = SD1
     pipeline_class = StableDiffusionControlNetPipeline
     image_pipeline_class = StableDiffusionControlNetImg2ImgPipeline
     pipeline_options = NO_SAFETY_CHECKER

@@ -10,13 +10,12 @@ from typing import Any
 from diffusers import StableDiffusionControlNetImg2ImgPipeline, StableDiffusionControlNetPipeline
 
 from engine.families.base import Family
+from engine.families.facts import SD2
 from engine.families.sd1 import NO_SAFETY_CHECKER, plain_pipeline
 
 
 class StableDiffusion2(Family):
-    name = "sd2"
-    title = "Stable Diffusion 2.x"
-    file_tag = "sd21"
+    facts = SD2
     pipeline_class = StableDiffusionControlNetPipeline
     image_pipeline_class = StableDiffusionControlNetImg2ImgPipeline
     pipeline_options = NO_SAFETY_CHECKER

@@ -14,6 +14,7 @@ from diffusers import StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusio
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from engine.families.base import Family
+from engine.families.facts import SDXL
 from engine.families.parts import load_part
 
 
@@ -30,9 +31,7 @@ class TwoTextEncoders(torch.nn.Module):
 
 
 class StableDiffusionXL(Family):
-    name = "sdxl"
-    title = "Stable Diffusion XL"
-    file_tag = "sdxl"
+    facts = SDXL
     pipeline_class = StableDiffusionXLControlNetPipeline
     image_pipeline_class = StableDiffusionXLControlNetImg2ImgPipeline
     # The empty prompt is encoded as any other: that is what is trained with, and what other programs do.

@@ -19,7 +19,8 @@ from diffusers import DDPMScheduler
 from transformers import CLIPTokenizer, PreTrainedModel
 
 from engine.errors import UserError
-from engine.families.files import LAYOUTS, TEXT_WIDTHS, UNET_PREFIX, shapes_of, text_width
+from engine.families.facts import by_text_width
+from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of, text_width
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
 VAE = "first_stage_model."
@@ -107,9 +108,10 @@ def _recognise(path: str, size: int, changed: int) -> SingleFile:
     if first[1] != 4:
         raise _refused(path, f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
     width = text_width(shapes)
-    layout = TEXT_WIDTHS.get(width)
-    if layout is None or (layout == "sdxl") != (f"{UNET_PREFIX}label_emb.0.0.weight" in shapes):
+    facts = by_text_width(width)
+    if facts is None or (facts.name == "sdxl") != (f"{UNET_PREFIX}label_emb.0.0.weight" in shapes):
         raise _refused(path, f"a model of an unknown kind (its text is {width} numbers wide)")
+    layout = facts.name
     for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
         if not any(name.startswith(prefixes) for name in shapes):
             raise _refused(path, f"only a part of a base: it has no {part}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from engine.config import RunConfig
 from engine.config.presets import resolve
 from engine.estimate.estimate import estimate
-from engine.families.files import SD15_CONTROLNET_PARAMETERS, base_facts
+from engine.families.files import denoiser_parameters
 from engine.jobs.events import StepDone
 from engine.machine.hardware import Hardware
 from engine.runs.run import Recorder, write_run
@@ -34,7 +35,7 @@ def test_twice_the_steps_take_twice_the_time(workspace: Workspace) -> None:
 
 def test_the_disk_holds_weights_and_optimizer_of_every_kept_checkpoint(workspace: Workspace) -> None:
     needed = estimate(config(keep_checkpoints=3), workspace, CARD).disk_bytes
-    assert needed == SD15_CONTROLNET_PARAMETERS * 4 * 3 * 4
+    assert needed == 361_279_120 * 4 * 3 * 4
     assert "GB of disk" in estimate(config(), workspace, CARD).summary
 
 
@@ -66,6 +67,5 @@ def test_a_damaged_run_does_not_hide_the_estimate(workspace: Workspace) -> None:
 
 
 def test_sizes_come_from_the_file_of_a_local_base(workspace: Workspace, tiny_base: Path) -> None:
-    facts = base_facts(workspace, str(tiny_base))
-    assert facts.local
-    assert 10_000 < facts.controlnet_parameters < facts.parameters < 3_000_000
+    weights = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
+    assert denoiser_parameters(workspace, str(tiny_base)) == sum(weight.numel() for weight in weights.values())

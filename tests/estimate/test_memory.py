@@ -12,10 +12,10 @@ import torch
 from engine.config import OptimConfig, RunConfig
 from engine.config.presets import all_presets, resolve
 from engine.estimate.estimate import estimate, memory_in_words
-from engine.estimate.layer_sizes import count
 from engine.estimate.memory import GIB, images_encoded_together, optimizer_bytes, predict, predict_from
-from engine.families.files import LAYOUTS
+from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
+from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
 from engine.nets.lora import slim
 from engine.nets.master_weights import WorkingNets
@@ -41,7 +41,7 @@ def unet_config(layout: str) -> dict:
 )
 def test_parameters_of_the_real_models(layout: str, unet: int, controlnet: int) -> None:
     net = count(unet_config(layout), 512)
-    assert (net.unet.weights, net.controlnet.weights) == (unet, controlnet)
+    assert (net.denoiser.weights, net.controlnet.weights) == (unet, controlnet)
 
 
 def nets(base: Path, rank: int = 0) -> tuple:
@@ -58,9 +58,9 @@ def nets(base: Path, rank: int = 0) -> tuple:
 def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank: int) -> None:
     _, unet, controlnet = nets(any_base, rank)
     counted = count(dict(unet.config), 64, control_lora_rank=rank)
-    assert counted.unet.weights == sum(p.numel() for p in unet.parameters())
+    assert counted.denoiser.weights == sum(p.numel() for p in unet.parameters())
     learning = [p for p in controlnet.parameters() if p.requires_grad]
-    assert counted.controlnet.learning == sum(p.numel() for p in learning)
+    assert counted.controlnet.trained == sum(p.numel() for p in learning)
     rule = build_optimizer(controlnet, OptimConfig(optimizer=optimizer))
     for parameter in learning:
         parameter.grad = torch.ones_like(parameter)
@@ -97,8 +97,8 @@ def test_activations_as_autograd_keeps_them(
         loss = predicted.float().square().mean()
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     assert loss.requires_grad
-    net = count(dict(unet.config), side, words=text["hidden"].shape[1], control_lora_rank=rank)
-    counted = dtype.itemsize * batch * sum(t.normal + t.plain for t in (net.unet, net.controlnet))
+    net = count(dict(unet.config), side, tokens=text["hidden"].shape[1], control_lora_rank=rank)
+    counted = dtype.itemsize * batch * (net.denoiser.kept + net.controlnet.kept)
     assert counted == pytest.approx(measured, rel=0.1)
 
 
@@ -111,12 +111,7 @@ def foreseen(preset: str, family: str) -> float:
     """GiB of graphics memory for the real base of a family, at the size that it was made for."""
     layers = next(p for p in all_presets() if p.name == preset).layers(family)
     values = resolve(*layers, ("test", {"data": {"resolution": SIDES[family]}}))[0]
-    folder = LAYOUTS / family
-    parts = [name for name in ("text_encoder", "text_encoder_2") if (folder / name).is_dir()]
-    unet, vae, *texts = (
-        json.loads((folder / name / "config.json").read_text(encoding="utf-8")) for name in ("unet", "vae", *parts)
-    )
-    return predict_from(values, unet, texts, vae).needs / GIB
+    return predict_from(values, read_configs(LAYOUTS / family)).needs / GIB
 
 
 @pytest.mark.parametrize("family", SIDES)

@@ -182,7 +182,7 @@ def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
     def fill(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.export.model_card.write_text", fill)
+    monkeypatch.setattr("engine.export.model_card.atomic_write_text", fill)
     for format in ("single_file", "diffusers"):
         with pytest.raises(UserError, match="filled up"):
             export(told, format, tmp_path / "out", "mine")

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from engine.errors import UserError
 from engine.export import export, self_check
 from engine.export.formats import FORMATS, get
-from engine.export.naming import version_read_from
 from engine.export.source import read_source, whole_checkpoint
+from engine.families.facts import version_of
 from engine.families.registry import detect
 from engine.nets.importing import read_controlnet
 from engine.nets.outputs import largest_difference
@@ -52,7 +52,7 @@ def test_every_format_there_and_back(leave: Any, tmp_path: Path, name: str) -> N
     for way in FORMATS:
         made = export(checkpoint, way.name, tmp_path / "out", way.name, "fp16", base=base)
         assert made.path.name == f"{way.name}_{TAGS[name]}{get(way.name).ending}"
-        assert version_read_from(made.path.name) == family.name
+        assert version_of(made.path.name) is family.facts
         assert "draws the same image" in made.checked
         assert ("ComfyUI, AUTOMATIC1111 and Forge take it" in made.checked) == bool(way.ending)
         found = read_controlnet(made.path, family, base)

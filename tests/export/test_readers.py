@@ -12,6 +12,7 @@ from engine.export import export
 from engine.export.readers import Misread, check, raw_shapes
 from engine.export.self_check import check_readers
 from engine.export.source import read_source, whole_checkpoint
+from engine.families.facts import SD1, SDXL
 from engine.nets.outputs import empty_net
 
 Facts = tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, Any]]
@@ -29,7 +30,7 @@ def facts(checkpoint: Path, tmp_path: Path, format: str) -> Facts:
 )
 def test_each_file_is_taken_for_what_it_is(checkpoint: Path, tmp_path: Path, format: str, kind: str) -> None:
     raw, net, config = facts(checkpoint, tmp_path, format)
-    assert check(raw, net, config, "mine_sd15", "sd15") == f"a ControlNet with {kind}"
+    assert check(raw, net, config, "mine_sd15", SD1) == f"a ControlNet with {kind}"
 
 
 def test_what_the_programs_would_pass_over(checkpoint: Path, tmp_path: Path) -> None:
@@ -43,10 +44,10 @@ def test_what_the_programs_would_pass_over(checkpoint: Path, tmp_path: Path) -> 
     }
     for words, damaged in cases.items():
         with pytest.raises(Misread, match=words):
-            check(damaged, net, config, "mine_sd15", "sd15")
-    for name, tag in (("mine_sdxl_2.1", "sdxl"), ("mine", "sd15")):
+            check(damaged, net, config, "mine_sd15", SD1)
+    for name, family in (("mine_sdxl_2.1", SDXL), ("mine", SD1)):
         with pytest.raises(Misread, match="reads the version"):
-            check(raw, net, config, name, tag)
+            check(raw, net, config, name, family)
 
 
 def test_factors_that_do_not_multiply_are_found(checkpoint: Path, tmp_path: Path) -> None:
@@ -55,17 +56,17 @@ def test_factors_that_do_not_multiply_are_found(checkpoint: Path, tmp_path: Path
     out, inner = raw.pop(f"{name}.weight")
     marked = raw | {"lora_controlnet": (1,)}
     good = {f"{name}.up": (out, 2), f"{name}.down": (2, inner)}
-    assert check(marked | good, net, config, "mine_sd15", "sd15") == "a Control-LoRA"
+    assert check(marked | good, net, config, "mine_sd15", SD1) == "a Control-LoRA"
     for bad, words in (
         ({f"{name}.up": (out, 2), f"{name}.down": (3, inner)}, "do not multiply"),
         ({f"{name}.up": (out, 2, 1, 1), f"{name}.down": (2, inner, 1, 1)}, "dimensions"),
         ({f"{name}.up": (out, 2)}, "do not multiply"),
     ):
         with pytest.raises(Misread, match=words):
-            check(marked | bad, net, config, "mine_sd15", "sd15")
+            check(marked | bad, net, config, "mine_sd15", SD1)
     without_bias = {key: shape for key, shape in (marked | good).items() if key != "time_embed.0.bias"}
     with pytest.raises(Misread, match=r"lacks time_embedding.linear_1.bias"):
-        check(without_bias, net, config, "mine_sd15", "sd15")
+        check(without_bias, net, config, "mine_sd15", SD1)
 
 
 def test_a_misread_file_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +78,7 @@ def test_a_misread_file_is_not_kept(checkpoint: Path, tmp_path: Path, monkeypatc
 
 def test_a_folder_is_not_for_them(checkpoint: Path, tmp_path: Path) -> None:
     source = read_source(whole_checkpoint(checkpoint), "fp16", "plain")
-    assert check_readers(tmp_path, source, "anything", "sd15") == ""
+    assert check_readers(tmp_path, source, "anything", SD1) == ""
 
 
 @pytest.mark.parametrize("name", ["a/b\\c:d*?", "CON", "aux.safetensors", "..", "  ", "nul", "ünï code!"])

@@ -15,6 +15,7 @@ from engine.export import control_lora, readers
 from engine.export.formats import FORMATS
 from engine.export.naming import export_stem
 from engine.export.source import Source
+from engine.families import facts
 from engine.families.layers import UNET
 from engine.nets import low_rank_math
 from engine.nets.outputs import empty_net
@@ -56,18 +57,18 @@ def through(path: Path, module: str, source: Source) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("unet", "tag", "count"),
-    [(SD15, "sd15", 340), pytest.param(SDXL, "sdxl", 844, marks=pytest.mark.long)],
+    ("unet", "family", "count"),
+    [(SD15, facts.SD1, 340), pytest.param(SDXL, facts.SDXL, 844, marks=pytest.mark.long)],
     ids=["sd15", "sdxl"],
 )
 def test_at_the_real_size_every_format_has_all_tensors(
-    unet: dict[str, Any], tag: str, count: int, tmp_path: Path
+    unet: dict[str, Any], family: facts.FamilyFacts, count: int, tmp_path: Path
 ) -> None:
     config, tensors = random_net(unet)
     shapes = {name: tuple(weight.shape) for name, weight in empty_net(config).state_dict().items()}
     assert len(tensors) == count
     source = Source(config, tensors, tensors, "fp16", {"format": "pt"})
-    stem = export_stem("real", tag)
+    stem = export_stem("real", family)
     for way in FORMATS:
         if way.ranks or not way.ending:
             continue
@@ -77,17 +78,19 @@ def test_at_the_real_size_every_format_has_all_tensors(
         assert all(torch.equal(back[name], weight) for name, weight in tensors.items())
         raw = readers.raw_shapes(path)
         assert len(raw) == count
-        assert "names" in readers.check(raw, shapes, config, stem, tag)
+        assert "names" in readers.check(raw, shapes, config, stem, family)
         del back
         path.unlink()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("unet", "tag"), [(SD15, "sd15"), pytest.param(SDXL, "sdxl", marks=pytest.mark.long)], ids=["sd15", "sdxl"]
+    ("unet", "family"),
+    [(SD15, facts.SD1), pytest.param(SDXL, facts.SDXL, marks=pytest.mark.long)],
+    ids=["sd15", "sdxl"],
 )
 def test_at_the_real_size_a_control_lora_is_read_for_its_version(
-    unet: dict[str, Any], tag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    unet: dict[str, Any], family: facts.FamilyFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names and shapes of the factors; their numbers are made up, to spare the hours of 300 factorisations."""
     monkeypatch.setattr(
@@ -97,13 +100,13 @@ def test_at_the_real_size_a_control_lora_is_read_for_its_version(
     trunk = {name: weight for name, weight in tensors.items() if name.startswith(UNET.copied)}
     made = control_lora.factorize(tensors, trunk, 64, torch.float16)
     source = Source(config, tensors, made.tensors, "fp16", {"format": "pt"}, base=trunk)
-    path = tmp_path / f"{export_stem('real', tag)}.safetensors"
+    path = tmp_path / f"{export_stem('real', family)}.safetensors"
     back = through(path, "engine.export.control_lora", source)
     assert back.keys() == made.tensors.keys()
     shapes = {name: tuple(weight.shape) for name, weight in empty_net(config).state_dict().items()}
-    assert readers.check(readers.raw_shapes(path), shapes, config, path.stem, tag) == "a Control-LoRA"
+    assert readers.check(readers.raw_shapes(path), shapes, config, path.stem, family) == "a Control-LoRA"
     whole = sum(weight.numel() for weight in tensors.values()) * 2
     assert path.stat().st_size < 0.4 * whole
-    other = {"sd15": "sdxl", "sdxl": "sd15"}[tag]
+    other = "sdxl" if family is facts.SD1 else "sd15"
     with pytest.raises(readers.Misread, match="version"):
-        readers.check(readers.raw_shapes(path), shapes, config, f"net_{other}", tag)
+        readers.check(readers.raw_shapes(path), shapes, config, f"net_{other}", family)

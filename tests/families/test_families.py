@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from engine.errors import UserError
-from engine.families.base import hint_channels
 from engine.families.registry import FAMILIES, by_name, detect
+from engine.families.unet_sizes import control_channels
 from engine.workspace.paths import APP_FOLDER
 
 
@@ -103,8 +103,8 @@ def test_a_new_controlnet_adds_nothing_at_first(any_base: Path) -> None:
 
 
 @pytest.mark.parametrize(("trunk", "expected"), [(320, (16, 32, 96, 256)), (48, (8, 16, 32, 48))])
-def test_the_hint_encoder_is_the_original_one_or_a_smaller_one(trunk: int, expected: tuple[int, ...]) -> None:
-    assert hint_channels(trunk) == expected
+def test_the_control_encoder_is_the_original_one_or_a_smaller_one(trunk: int, expected: tuple[int, ...]) -> None:
+    assert control_channels(trunk) == expected
 
 
 def test_nothing_blackens_images() -> None:

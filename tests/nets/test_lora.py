@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from engine.errors import UserError
-from engine.estimate.layer_sizes import count
 from engine.export import AS_TRAINED, export, readers
 from engine.families.files import LAYOUTS
 from engine.families.registry import by_name, detect
+from engine.families.unet_sizes import count
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.events import Message, PreviewMade
@@ -242,17 +242,18 @@ def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: 
         export(description.parent, "control_lora", tmp_path, "mine")
 
 
-@pytest.mark.parametrize(("layout", "tag"), [("sd1", "sd15"), ("sdxl", "sdxl")])
-def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layout: str, tag: str) -> None:
+@pytest.mark.parametrize("layout", ["sd1", "sdxl"])
+def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layout: str) -> None:
     """On the meta device: names and shapes of the real thing, without its gigabytes."""
     config = json.loads((LAYOUTS / layout / "unet" / "config.json").read_text(encoding="utf-8"))
+    family = by_name(layout)
     with init_empty_weights():
         unet = UNet2DConditionModel.from_config(config)
-        net: Any = by_name(layout).new_controlnet(unet)
+        net: Any = family.new_controlnet(unet)
         shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
         slim(net, unet, 64)
     raw = {name: tuple(weight.shape) for name, weight in to_ldm(learnt(net), net.config).items()} | {LORA_MARK: (1,)}
-    assert readers.check(raw, shapes, net.config, f"mine_{tag}", tag) == "a Control-LoRA"
+    assert readers.check(raw, shapes, net.config, f"mine_{family.facts.file_tag}", family.facts) == "a Control-LoRA"
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    assert learning == count(config, 512, control_lora_rank=64).controlnet.learning
+    assert learning == count(config, 512, control_lora_rank=64).controlnet.trained
     assert learning < 0.2 * sum(torch.Size(shape).numel() for shape in shapes.values())

@@ -46,7 +46,7 @@ def test_a_run_of_each_family_from_start_to_export(
     image = TrySession(ready_workspace, device="cpu").generate([request])[0]
     assert np.asarray(image).std() > 1
 
-    name = f"net_{detect(str(any_base)).file_tag}"
+    name = f"net_{detect(str(any_base)).facts.file_tag}"
     for kind in ("single_file", "diffusers"):
         assert export(last, kind, tmp_path, name).path.exists()
 

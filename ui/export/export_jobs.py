@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.errors import UserError
 from engine.export import AS_TRAINED
-from engine.families.files import at_hand
+from engine.families.files import is_local
 from engine.jobs.control import Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, Work
@@ -115,7 +115,7 @@ def local_base(context: AppContext, run: Run) -> str:
         base = context.workspace.locate_base(run.config.model.base)
     except UserError:
         return ""  # removed since; only a Control-LoRA needs it, and says so
-    return base if at_hand(base) else ""
+    return base if is_local(base) else ""
 
 
 def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:

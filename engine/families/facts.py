@@ -1,0 +1,97 @@
+"""The facts of each base model family, as one table without torch: forms, presets, estimates and exports read them.
+
+What a family does with torch is in the modules sd1, sd2, sdxl and base.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.families import unet_sizes
+from engine.families.latents import LatentSpace
+from engine.families.layers import UNET, Layers
+from engine.families.sizes import Count
+
+
+@dataclass(frozen=True)
+class FamilyFacts:
+    """One base model family."""
+
+    name: str
+    """In run.json and checkpoints, as a preset's section ([sdxl.train]), and as a folder in ``layouts/``."""
+    title: str
+    text_width: int
+    """Width of the text embeddings that the denoiser reads. It tells the families apart where only shapes are known."""
+    parameters: int
+    """Of the denoiser of the family's first model."""
+    pipeline: str
+    """diffusers' ControlNet pipeline, for the code on a model card."""
+    file_tag: str
+    """Goes into the names of exported files, so that AUTOMATIC1111 reads the right base version from them."""
+    version_marks: tuple[str, ...]
+    """Words in a file name that AUTOMATIC1111's ControlNet extension takes for this version."""
+    outputs: int
+    """Zero convolutions of a ControlNet for the real model, except the one to the middle."""
+    lora_mark: bool
+    """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
+    safety_checker: bool = True
+    """The pipeline has a safety checker, which the model card's code switches off."""
+    denoiser: str = "unet"
+    """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
+    latents: LatentSpace = LatentSpace()
+    """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
+    layers: Layers = UNET
+    """Where the layers of the denoiser and of its control net lie."""
+    count: Count = unet_sizes.count
+    """Counts parameters and activations from the denoiser's config."""
+
+
+SD1 = FamilyFacts(
+    name="sd1",
+    title="Stable Diffusion 1.x",
+    text_width=768,
+    parameters=859_520_964,
+    pipeline="StableDiffusionControlNetPipeline",
+    file_tag="sd15",
+    version_marks=("sd14", "sd15", "sd16"),
+    outputs=12,
+    lora_mark=True,
+)
+SD2 = FamilyFacts(
+    name="sd2",
+    title="Stable Diffusion 2.x",
+    text_width=1024,
+    parameters=865_910_724,
+    pipeline="StableDiffusionControlNetPipeline",
+    file_tag="sd21",
+    version_marks=("sd21", "2.1"),
+    outputs=12,
+    lora_mark=True,
+)
+SDXL = FamilyFacts(
+    name="sdxl",
+    title="Stable Diffusion XL",
+    text_width=2048,
+    parameters=2_567_463_684,
+    pipeline="StableDiffusionXLControlNetPipeline",
+    file_tag="sdxl",
+    version_marks=("xl",),
+    outputs=9,
+    lora_mark=False,
+    safety_checker=False,
+)
+
+FACTS = (SD1, SD2, SDXL)
+"""In the order in which AUTOMATIC1111 looks for their marks in a file name. The first stands in for unknown bases."""
+NAMES = tuple(facts.name for facts in FACTS)
+
+
+def by_text_width(width: int) -> FamilyFacts | None:
+    """The family whose denoiser reads text of this width, if any."""
+    return next((facts for facts in FACTS if facts.text_width == width), None)
+
+
+def version_of(file_name: str) -> FamilyFacts | None:
+    """The family that AUTOMATIC1111's ControlNet extension takes a file of this name for; None: it finds no mark."""
+    name = file_name.lower()
+    return next((facts for facts in FACTS if any(mark in name for mark in facts.version_marks)), None)

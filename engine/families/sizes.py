@@ -1,0 +1,104 @@
+"""Sizes of a denoiser and its control net: what a family's counting returns and the memory estimate reads. No torch.
+
+All counts are numbers of elements; activations are those of one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Activations of one gradient-checkpointing unit: a ResNet block or a transformer layer."""
+
+    checkpointed: int
+    """Kept from the forward to the backward pass with gradient checkpointing."""
+    kept: int
+    """Kept from the forward to the backward pass without it. With it, there while the unit is computed again."""
+    backward_extra: int
+    """Gradients of activations, beside ``kept``, at the peak of the unit's backward pass."""
+    forward_peak: int
+    """At the peak of a forward pass that keeps nothing, beside the unit's input."""
+    residual: int
+    """Size of the residual that the control net writes here, or that the denoiser reads here."""
+    trained: int
+    """Trained parameters since the unit before."""
+
+
+@dataclass
+class NetSize:
+    """Size of one net."""
+
+    weights: int = 0
+    """Parameters."""
+    adafactor: int = 0
+    """Numbers in Adafactor's state: a row and a column of each matrix, over the last two axes of each kernel."""
+    units: list[Unit] = field(default_factory=list)
+    """In the order of the forward pass."""
+    rank: int = 0
+    """Rank of a Control-LoRA while the layers that it shares with the base are counted."""
+    shared: int = 0
+    """Parameters that are the base's own."""
+    factors: int = 0
+    """Parameters in low-rank factors beside them."""
+    _noted: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Trained parameters."""
+        return self.weights - self.shared + self.factors
+
+    @property
+    def kept(self) -> int:
+        """Activations kept until the backward pass without gradient checkpointing."""
+        return sum(unit.kept for unit in self.units)
+
+    def layer(self, out: int, inner: int, kernel: int | None = None, bias: bool = True) -> None:
+        """Count a convolution of kernel x kernel, or a linear layer."""
+        side, more = kernel or 1, out if bias else 0
+        whole, factors = out * inner * side**2, self.rank * (out + inner * side**2)
+        self.weights += whole + more
+        if 0 < factors < whole:
+            self.shared += whole
+            self.factors += factors
+            rows = 2 * self.rank * (out + inner * side) if kernel else 2 * self.rank + out + inner
+            self.adafactor += rows + more
+        else:
+            self.adafactor += (2 * out * inner * kernel if kernel else out + inner) + more
+
+    def norm(self, channels: int) -> None:
+        """Count a normalization layer."""
+        self.weights += 2 * channels
+        self.adafactor += 2 * channels
+
+    def unit(
+        self, kept: int, checkpointed: int, backward_extra: int = 0, forward_peak: int = 0, residual: int = 0
+    ) -> None:
+        """End a checkpointing unit: the layers counted since the last one belong to it."""
+        trained = self.trained - self._noted
+        self.units.append(Unit(checkpointed, kept, backward_extra, forward_peak, residual, trained))
+        self._noted = self.trained
+
+    def frozen_so_far(self) -> None:
+        """Forget the activations counted so far: nothing before the control enters needs a gradient."""
+        self.units, self._noted = [], self.weights
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the two nets of a run at one resolution."""
+
+    denoiser: NetSize
+    controlnet: NetSize
+    decoder: NetSize
+    """The denoiser's layers behind the control; their activations are counted in ``denoiser``."""
+    residuals: int
+    """All residuals that the control net gives to the denoiser."""
+    text: int
+    """One encoded caption."""
+
+
+Count = Callable[..., Sizes]
+"""``count(config, resolution, tokens, decoder_trained, control_lora_rank)``: see ``unet_sizes.count``."""
