@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.planted import DEGREES, another, photographs
 from engine.conditions import registry
-from engine.evaluation.likeness import likeness
+from engine.evaluation.adherence import contour_agreement
 
 TYPES = ("canny", "scribble", "lineart", "lines", "grey", "luminance", "light_dark", "tile", "colour_grid")
 ANOTHER = "another image"
@@ -25,7 +25,7 @@ ANOTHER = "another image"
 def calibrate(name: str, images: list[np.ndarray]) -> dict[str, np.ndarray]:
     """Scores of every image by the degree of its degradation, for a condition type or "likeness"."""
     if name == "likeness":
-        scores = [lambda drawn, own=image: likeness(own, drawn) for image in images]
+        scores = [lambda drawn, own=image: contour_agreement(own, drawn) for image in images]
     else:
         condition = registry.get(name)
         values = registry.resolve_parameters(name, {})

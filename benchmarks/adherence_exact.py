@@ -23,8 +23,7 @@ from engine.config.presets import resolve
 from engine.data.crop_plan import CropPlan
 from engine.data.make_maps import make_all
 from engine.demo.sets import demo_preset, make_demo_set
-from engine.evaluation.likeness import likeness
-from engine.evaluation.obedience import Measured, obedience
+from engine.evaluation.adherence import PairScores, contour_agreement, normalize
 from engine.evaluation.pairs import read_pair
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, PreviewMade
@@ -50,8 +49,8 @@ def rows_of(folder: Path, dataset: Any, plan: CropPlan) -> list[dict[str, float]
     for number, one in enumerate(about["samples"]):
         with Image.open(folder / one["picture"]) as image:
             drawn = np.asarray(image.convert("RGB"))
-        like = likeness(pairs[number].original, drawn)
-        unlike = likeness(pairs[(number + 1) % len(pairs)].original, drawn)
+        like = contour_agreement(pairs[number].original, drawn)
+        unlike = contour_agreement(pairs[(number + 1) % len(pairs)].original, drawn)
         scores = {"iou": one["scores"]["iou"], "adherence": one["scores"]["adherence"]}
         found.append(scores | {"likeness": like, "likeness_of_another": unlike})
     return found
@@ -76,7 +75,7 @@ def record(workspace: Workspace, steps: int, every: int, images: int) -> dict[st
             gains.append([event.step, event.gain_share])
         if isinstance(event, PreviewMade):
             each = rows_of(event.folder, dataset, plan)
-            stand_in = obedience([Measured(r["likeness"], r["likeness_of_another"], 1.0) for r in each])
+            stand_in = normalize([PairScores(r["likeness"], r["likeness_of_another"], 1.0) for r in each])
             sets.append({
                 "step": event.step, "iou": event.scores["iou"], "adherence": event.scores["adherence"],
                 "obeys": event.scores.get("obeys"), "low": event.figures.get("obeys_low"),

@@ -30,7 +30,7 @@ from torch import nn
 
 from engine.config.presets import resolve
 from engine.demo.sets import demo_preset, make_demo_set
-from engine.evaluation.obedience import Measured, obedience
+from engine.evaluation.adherence import PairScores, normalize
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
@@ -187,13 +187,14 @@ def table(found: Sequence[dict[str, Any]]) -> str:
             gaps = [np.subtract(runs[seed]["iou"], exact[seed]["iou"]) for seed in alike]
             low, high = interval(gaps)
             apart = f"{float(np.mean(gaps)):+.3f} ({low:+.3f} to {high:+.3f})"
-        obeys = obedience([Measured(**row) for run in runs.values() for row in run["normalising"]])
+        adherence = normalize([PairScores(**row) for run in runs.values() for row in run["normalising"]])
+        interval_text = adherence.text if adherence else ""
         colours = statistics.fmean(value for run in runs.values() for value in run["colours"])
         losses = [run["held_out_loss"] for run in runs.values() if run["held_out_loss"] is not None]
         gains = [run["gain"] for run in runs.values() if run["gain"] is not None]
         lines.append(
             f"| {kind} | {len(runs)} | {statistics.fmean(each.values()):.3f} "
-            f"| {', '.join(f'{value:.3f}' for value in each.values())} | {apart} | {obeys.words if obeys else ''} "
+            f"| {', '.join(f'{value:.3f}' for value in each.values())} | {apart} | {interval_text} "
             f"| {colours:.1%} | {statistics.fmean(losses):.5f} | {statistics.fmean(gains):.4f} |"
         )
     return "\n".join(lines)

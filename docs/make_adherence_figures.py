@@ -60,7 +60,7 @@ class Panel:
 
 
 def chart(history: JobSnapshot, verdict: Verdict) -> str:
-    """What the net obeys, above; what the checks measured, below."""
+    """The adherence, above; what the checks measured, below."""
     last = history.checks[-1].step
     sets = [
         (step, scores | figures) for (step, scores), (_, figures) in zip(history.scores, history.figures, strict=True)
@@ -80,16 +80,17 @@ def chart(history: JobSnapshot, verdict: Verdict) -> str:
         above.line(of("iou"), EXACT, "6 4"),
         *below.grid("Checks", (-100, 0, most / 2, most), "%"), below.line(gain, GAIN), below.line(loss, LOSS, "6 4"),
     ]  # fmt: skip
-    if verdict.listens_since is not None:
+    if verdict.follows_since is not None:
         parts += [
-            panel.mark(verdict.listens_since, f"listens since {verdict.listens_since}") for panel in (above, below)
+            panel.mark(verdict.follows_since, f"follows the control image since {verdict.follows_since}")
+            for panel in (above, below)
         ]
     height = TOP + 2 * PANEL + GAP + 40
     for step in range(0, last + 1, 100):
         x = below.at(step, 0).split(",")[0]
         parts.append(f'<text x="{x}" y="{height - 22}" text-anchor="middle">{step:,}</text>')
     parts.append(f'<text x="{WIDTH / 2}" y="{height - 4}" text-anchor="middle">step</text>')
-    names = (("obeys, with its likely range", OBEYS), ("disc in the right place (IoU)", EXACT),
+    names = (("adherence, with its 95 % interval", OBEYS), ("disc in the right place (IoU)", EXACT),
              ("control gain", GAIN), ("held-out loss, change", LOSS))  # fmt: skip
     for number, (name, colour) in enumerate(names):
         y = (TOP if number < 2 else TOP + PANEL + GAP) - 10

@@ -29,7 +29,6 @@ from engine.data.sources.store import Refused, Store
 from engine.data.sources.tars import TARS
 from engine.disk.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.errors import UserError
-from engine.evaluation.image_files import settings_in
 from engine.families.files import shapes_of
 from engine.families.registry import detect
 from engine.inference.image_info import read_settings
@@ -166,7 +165,7 @@ def bomb(path: Path, width: int, height: int) -> Path:
 def test_an_image_bomb_is_refused_in_words_wherever_it_is_opened(tmp_path: Path, width: int, height: int) -> None:
     path = bomb(tmp_path / "bomb.png", min(width, 100_000), height * max(1, width // 100_000))
     ways: tuple[Callable[[Path], Any], ...] = (
-        load_rgb, load_array, inspect, map_files.made_by, lambda p: thumbnail(p, tmp_path / "small"), settings_in,
+        load_rgb, load_array, inspect, map_files.made_by, lambda p: thumbnail(p, tmp_path / "small"),
         read_settings,
     )  # fmt: skip
     for way in ways:

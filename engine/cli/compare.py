@@ -41,16 +41,16 @@ def add_commands(commands: Any) -> None:
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Draws what is missing of a grid and writes it; exit status 0."""
     from engine.cli.output import Console
-    from engine.evaluation.drawn import Drawn
-    from engine.evaluation.grid import GridWish, numbers
+    from engine.evaluation.grid import GridRequest, numbers
     from engine.evaluation.grid_drawing import draw_grid
     from engine.evaluation.grid_sheet import format_of, save_sheet, sheet_path
+    from engine.evaluation.image_cache import ImageCache
     from engine.inference.session import TrySession
     from engine.runs.run import Run
 
     console, run = Console(), Run(workspace.run_folder(options.run))
     kind = format_of(options.out) if options.out else "png"
-    wish = GridWish(
+    wish = GridRequest(
         steps=None if options.steps is None else numbers(options.steps, int),
         without=not options.no_plain,
         pictures=tuple(number - 1 for number in numbers(options.pictures, int) if number),
@@ -65,7 +65,7 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
     drawn = draw_grid(workspace, run, wish, TrySession(workspace), control.token, console.progress)
     for note in drawn.notes:
         console.say(f"     {note}")
-    path = save_sheet(drawn, Drawn(workspace), options.out or sheet_path(run.folder, kind), kind)
+    path = save_sheet(drawn, ImageCache(workspace), options.out or sheet_path(run.folder, kind), kind)
     if drawn.best is not None:
         console.say(f"Best checkpoint by the verdict: step {drawn.best:,}.")
     console.say(f"Written: {path}")

@@ -17,7 +17,8 @@ from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.demo.sets import DEFAULT_COUNT, demo_preset, make_demo_set
 from engine.errors import UserError
-from engine.evaluation.validate import make_previews
+from engine.evaluation.pairs import Models
+from engine.evaluation.previews import PreviewRequest, make_previews
 from engine.export import export
 from engine.families.registry import detect
 from engine.jobs.control import Token
@@ -122,11 +123,13 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     held_out = split(dataset, run.config.data.held_out, Run(run.folder).held_out).held_out
     settings = run.config.validation.model_copy(update={"pictures": len(held_out)})
-    return make_previews(
-        family=family,
-        base=base,
-        denoiser=family.load_denoiser(base, torch.float32).to(device),
-        controlnet=family.load_controlnet(checkpoint.controlnet).to(device),
+    models = Models(
+        family,
+        base,
+        family.load_denoiser(base, torch.float32).to(device),
+        family.load_controlnet(checkpoint.controlnet).to(device),
+    )
+    request = PreviewRequest(
         samples=held_out,
         dataset=dataset,
         settings=settings,
@@ -135,9 +138,8 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
         step=checkpoint.step,
         seed=run.config.train.seed,
         without_control=True,
-        token=token,
-        progress=report,
     )
+    return make_previews(models, request, token=token, progress=report)
 
 
 def table(run: Run, config: RunConfig, final: PreviewRecord) -> list[str]:

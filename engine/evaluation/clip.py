@@ -1,7 +1,6 @@
-"""What a CLIP model says of drawn images: how well they fit their prompts, how far they are from the true ones.
+"""CLIP scores of drawn images: how well they fit their prompts, and how far they are from the originals.
 
-Only with weights that are on this disk; nothing is fetched unless asked. Numbers of different CLIP models cannot be
-compared.
+Needs the weights on this disk; they are downloaded only on request. Scores of different CLIP models are not comparable.
 """
 
 from __future__ import annotations
@@ -18,50 +17,50 @@ from engine.jobs.control import CancelToken
 
 MODEL = ModelNeed("openai/clip-vit-large-patch14", 1710, "MIT", "engine.evaluation.clip:load", "clip_model")
 USUAL_PLACE = "clip"
-"""Name in the workspace's models folder that is used where no model is named."""
+"""Name in the workspace's models folder of the model that is used by default."""
 TOGETHER = 16
 SIGMA, SCALE = 10.0, 1000.0
-# Of OpenAI's own models, for folders without a preprocessor_config.json.
+# Of OpenAI's models, for folders without a preprocessor_config.json.
 MEAN, SPREAD, SIDE = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 224
 
 
-def find(given: str = "") -> Path | None:
-    """The folder of the model; None where it is not on this disk. Raises UserError for a path that is not there."""
+def find(name: str = "") -> Path | None:
+    """The folder of the model, or None if it is not on this disk. Raises UserError for a path that does not exist."""
     from engine.conditions import places
 
     usual = places.models() / USUAL_PLACE
-    if not given and usual.is_dir():
+    if not name and usual.is_dir():
         return usual
-    return weights.find(MODEL, given)
+    return weights.find(MODEL, name)
 
 
-def missing_words(given: str = "") -> str:
-    """What is missing and where it would go, for people."""
+def missing_text(name: str = "") -> str:
+    """Says which model is missing and where to put it."""
     from engine.conditions import places
 
-    name = given or MODEL.id
+    name = name or MODEL.id
     size = f"about {MODEL.megabytes:,} MB, " if name == MODEL.id else ""
     return (
-        f"CLIP score and the distance of the sets (CMMD) are left out: the CLIP model {name} ({size}from "
+        f"CLIP score and distance from the originals (CMMD) were skipped: the CLIP model {name} ({size}from "
         f"huggingface.co/{name}) is not on this disk. Put its folder at {places.models() / USUAL_PLACE}, name another "
         "folder in the settings (CLIP model), or add --download on the command line."
     )
 
 
-def download(given: str = "", token: CancelToken | None = None) -> None:
-    """Fetch the model into the workspace's models folder; only ever called where a person asked for it."""
+def download(name: str = "", token: CancelToken | None = None) -> None:
+    """Downloads the model into the workspace's models folder. Call it only on the user's request."""
     from engine.conditions import places
 
-    weights.download([weights.Missing(MODEL, given or MODEL.id, places.models() / USUAL_PLACE)], token)
+    weights.download([weights.Missing(MODEL, name or MODEL.id, places.models() / USUAL_PLACE)], token)
 
 
 def load(place: Path, device: str) -> Clip:
-    """The model in a folder of transformers' layout."""
+    """Loads a model folder in transformers' layout."""
     return Clip(place, device)
 
 
 class Clip:
-    """Embeddings of images and of words, of length 1."""
+    """Computes embeddings of images and texts, normalized to length 1."""
 
     def __init__(self, place: Path, device: str) -> None:
         from transformers import AutoTokenizer, CLIPModel
@@ -77,7 +76,7 @@ class Clip:
         self._how = weights.Preparation((side, side), False, 1, mean, spread)
 
     def images(self, images: Sequence[np.ndarray], token: CancelToken | None = None) -> np.ndarray:
-        """RGB uint8 (h, w, 3) to float32 (n, d); an image is cut to the square around its centre, as CLIP is used."""
+        """RGB uint8 (h, w, 3) to float32 (n, d). Images are center-cropped to a square, as usual for CLIP."""
         import torch
 
         found = []
@@ -91,8 +90,8 @@ class Clip:
                 found.append(self._model.visual_projection(seen).float().cpu().numpy())
         return _unit(np.concatenate(found))
 
-    def words(self, prompts: Sequence[str]) -> np.ndarray:
-        """Prompts, cut at the model's length, to float32 (n, d)."""
+    def texts(self, prompts: Sequence[str]) -> np.ndarray:
+        """Prompts, truncated to the model's length, to float32 (n, d)."""
         import torch
 
         length = int(self._model.config.text_config.max_position_embeddings)
@@ -106,16 +105,17 @@ class Clip:
             return _unit(self._model.text_projection(read).float().cpu().numpy())
 
 
-def score(images: np.ndarray, words: np.ndarray) -> float:
+def score(images: np.ndarray, texts: np.ndarray) -> float:
     """CLIP score of embeddings (n, d) of images and their prompts: mean of 100 max(cos, 0) (Hessel et al. 2021)."""
-    return float(np.mean(100 * np.maximum((images * words).sum(axis=1), 0)))
+    return float(np.mean(100 * np.maximum((images * texts).sum(axis=1), 0)))
 
 
 def cmmd(first: np.ndarray, second: np.ndarray) -> float:
-    """Distance of two sets of images by their embeddings (n, d) of length 1; 0: drawn from the same set.
+    """Distance between two sets of images, from embeddings (n, d) of length 1. About 0 for the same distribution.
 
     Squared maximum mean discrepancy with a Gaussian kernel of sigma 10, times 1000 (Jayasumana et al. 2024,
-    arXiv 2401.09603). The unbiased estimate: sets of some dozens would else seem far apart. May be a little negative.
+    arXiv 2401.09603). Uses the unbiased estimate, since the biased one is large for small sets. It can be slightly
+    negative.
     """
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ def cmmd(first: np.ndarray, second: np.ndarray) -> float:
         return float((values.sum() - np.trace(values)) / (len(a) * (len(a) - 1)))
 
     if min(len(first), len(second)) < 2:
-        raise ValueError("a set of images has at least two")
+        raise ValueError("each set needs at least two images")
     return SCALE * (within(first) + within(second) - 2 * float(kernel(first, second).mean()))
 
 

@@ -1,4 +1,4 @@
-"""Do the colours drift, do seeds differ? Saturation and contrast of drawn images as ratios, and their distances."""
+"""Saturation, contrast and colour distance of drawn images: do colours drift, do seeds differ?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-LEAST = 1.0  # Lab units: a flat grey image has none of either, and a ratio to nothing says nothing
+OFFSET = 1.0  # Lab units; added to both parts of a ratio, since a flat grey image has neither saturation nor contrast
 
 
 def saturation(image: np.ndarray) -> float:
@@ -21,21 +21,21 @@ def contrast(image: np.ndarray) -> float:
 
 
 def drift(drawn: Sequence[np.ndarray], against: Sequence[np.ndarray]) -> dict[str, float]:
-    """{"saturation": ..., "contrast": ...}: ratios of the means over the images; 1 is no drift, 1.3 is 30 % more."""
+    """{"saturation": ..., "contrast": ...}: ratios of the means over the images. 1 is no drift, 1.3 is 30 % more."""
     found = {}
     for name, figure in (("saturation", saturation), ("contrast", contrast)):
         now, then = (float(np.mean([figure(image) for image in images])) for images in (drawn, against))
-        found[name] = (now + LEAST) / (then + LEAST)
+        found[name] = (now + OFFSET) / (then + OFFSET)
     return found
 
 
 def difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean distance of two images of one size in CIE Lab (delta E 1976); 0: equal, some 40: unrelated."""
+    """Mean distance of two images of one size in CIE Lab (delta E 1976). 0: equal, about 40: unrelated."""
     return float(np.linalg.norm(_lab(first) - _lab(second), axis=-1).mean())
 
 
 def spread(groups: Sequence[Sequence[np.ndarray]]) -> float:
-    """Mean ``difference`` between images of different seeds of one prompt and map; 0: all alike."""
+    """Mean ``difference`` between the images in each group: one prompt and map, several seeds. 0: all alike."""
     apart = [difference(group[a], group[b]) for group in groups for a in range(len(group)) for b in range(a)]
     return float(np.mean(apart)) if apart else 0.0
 

@@ -1,7 +1,7 @@
-"""The control-effect meter: the same seed with the right map, a blank one and another pair's, side by side.
+"""The control-effect meter: the same seed drawn with the right map, with a blank one, and with another pair's map.
 
-A net that obeys draws three different images, and only the first fits its map. One that ignores its map draws three
-times the same.
+A net that follows its control image draws three different images, of which only the first fits the right map. A net
+that ignores it draws the same image three times.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from engine.evaluation import colour
-from engine.evaluation.obedience import Yardstick
-from engine.evaluation.pairs import Pair, Wanted
+from engine.evaluation.adherence import Metric
+from engine.evaluation.pairs import ImageRequest, Pair
 
 RIGHT, BLANK, SWAPPED = "right", "blank", "swapped"
 
@@ -24,37 +24,38 @@ class Effect:
     """Means over the pairs."""
 
     scores: dict[str, float]
-    """RIGHT, BLANK, SWAPPED -> the measure of the images drawn so, all against the right map."""
+    """For RIGHT, BLANK and SWAPPED: the score of the images drawn with that map, all against the right map."""
     moved: float
-    """Colour distance (delta E 1976) of the image with the right map from that with another: 0, no effect."""
+    """Colour distance (delta E 1976) between the images with the right map and with another's. 0: no effect."""
     moved_blank: float
-    """The same from the image with a blank map."""
+    """Colour distance between the images with the right map and with a blank one."""
     pairs: int
 
     @property
     def value(self) -> float:
-        """How much better the right map is followed with it than with another: 0, the map has no effect."""
+        """How much better the image with the right map fits it than the image with another map. 0: no effect."""
         return self.scores[RIGHT] - self.scores[SWAPPED]
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields and ``value``, for a report."""
         return {
-            "value": self.value, "scores": self.scores, "moved": self.moved, "moved_blank": self.moved_blank,
+            "value": self.value,
+            "scores": self.scores,
+            "moved": self.moved,
+            "moved_blank": self.moved_blank,
             "pairs": self.pairs,
-        }  # fmt: skip
+        }
 
 
-def variants(pairs: Sequence[Pair], seed: int, strength: float) -> list[Wanted]:
-    """What has to be drawn beside the ordinary images: each pair with a blank map, then each with the next one's.
-
-    A pair whose neighbour has another size, or has none, gets its own map upside down.
-    """
+def wrong_map_requests(pairs: Sequence[Pair], seed: int, strength: float) -> list[ImageRequest]:
+    """What to draw besides the ordinary images: each pair with a blank map, then each with another pair's map."""
     blank = [_with(pair, np.zeros_like(pair.wanted), seed + n, strength) for n, pair in enumerate(pairs)]
     swapped = [_with(pair, other_map(pairs, n), seed + n, strength) for n, pair in enumerate(pairs)]
     return [*blank, *swapped]
 
 
 def other_map(pairs: Sequence[Pair], number: int) -> np.ndarray:
-    """The next map of the same size, or the pair's own upside down."""
+    """The map of the next pair of the same size. If there is none, the pair's own map upside down."""
     mine = pairs[number].wanted
     for step in range(1, len(pairs)):
         other = pairs[(number + step) % len(pairs)].wanted
@@ -63,23 +64,23 @@ def other_map(pairs: Sequence[Pair], number: int) -> np.ndarray:
     return np.ascontiguousarray(mine[::-1, ::-1])
 
 
-def _with(pair: Pair, map: np.ndarray, seed: int, strength: float) -> Wanted:
-    return Wanted(map, pair.sample.caption, seed, strength)
+def _with(pair: Pair, map: np.ndarray, seed: int, strength: float) -> ImageRequest:
+    return ImageRequest(map, pair.sample.caption, seed, strength)
 
 
-def effect(
-    by: Yardstick,
+def measure_images(
+    metric: Metric,
     pairs: Sequence[Pair],
     right: Sequence[np.ndarray],
     blank: Sequence[np.ndarray],
     swapped: Sequence[np.ndarray],
 ) -> Effect:
-    """The meter's number, from images of the same seeds."""
+    """The effect shown by images that were drawn from the same seeds."""
     drawn = {RIGHT: right, BLANK: blank, SWAPPED: swapped}
     scores = {
-        name: float(np.mean([by.score(pair, image) for pair, image in zip(pairs, images, strict=True)]))
+        name: float(np.mean([metric.score(pair, image) for pair, image in zip(pairs, images, strict=True)]))
         for name, images in drawn.items()
     }
     moved = [colour.difference(a, b) for a, b in zip(right, swapped, strict=True)]
-    emptied = [colour.difference(a, b) for a, b in zip(right, blank, strict=True)]
-    return Effect(scores, float(np.mean(moved)), float(np.mean(emptied)), len(pairs))
+    moved_blank = [colour.difference(a, b) for a, b in zip(right, blank, strict=True)]
+    return Effect(scores, float(np.mean(moved)), float(np.mean(moved_blank)), len(pairs))

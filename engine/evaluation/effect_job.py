@@ -1,4 +1,4 @@
-"""The control-effect meter as a job of its own: a few held-out pairs, in a small part of a whole evaluation's time."""
+"""Measures the control effect of a checkpoint on a few held-out pairs, much faster than a full evaluation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.errors import UserError
-from engine.evaluation import effect, obedience
+from engine.evaluation import effect
+from engine.evaluation.adherence import metric_of
 from engine.evaluation.image_files import webp, write_folder
-from engine.evaluation.loaded import Sparing, load_nets
-from engine.evaluation.pairs import Pair, Wanted, read_pair, unnoticed
+from engine.evaluation.loaded import LowMemoryDrawing, load_models
+from engine.evaluation.pairs import ImageRequest, Pair, no_side_effects, read_pair
 from engine.jobs.control import CancelToken, OnProgress
 from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
@@ -28,6 +29,7 @@ JSON = "effect.json"
 
 
 def effect_folder(run_folder: Path, step: int) -> Path:
+    """Where ``measure_effect`` writes."""
     return run_folder / "evaluation" / f"effect-{step:06d}"
 
 
@@ -38,10 +40,11 @@ def measure_effect(
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
 ) -> dict[str, Any]:
-    """Draw PAIRS held-out pairs with the right map, a blank and a wrong one; writes and returns what is found.
+    """Draws PAIRS held-out pairs with the right map, a blank one and another's. Writes and returns the result.
 
     Raises:
-        UserError: the dataset or base is gone, or there is no held-out pair. Cancelled: nothing is left behind.
+        UserError: the dataset or base is gone, or there is no held-out pair.
+        Cancelled: nothing is left behind.
     """
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     samples = split(dataset, run.config.data.held_out, run.held_out).held_out[:PAIRS]
@@ -52,18 +55,18 @@ def measure_effect(
     plan = CropPlan.of(run.config.data, run.config.train.seed)
     settings, seed = run.config.validation, run.config.train.seed
     pairs = [read_pair(sample, dataset, plan) for sample in samples]
-    nets = load_nets(workspace, run, checkpoint)
-    right = [Wanted(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
-    drawing, asked = Sparing(nets), [*right, *effect.variants(pairs, seed, settings.strength)]
-    with unnoticed(nets):
-        images, _ = drawing.images(asked, settings, token, progress, lambda vae: None)
+    models = load_models(workspace, run, checkpoint)
+    right = [ImageRequest(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
+    drawing, requests = LowMemoryDrawing(models), [*right, *effect.wrong_map_requests(pairs, seed, settings.strength)]
+    with no_side_effects(models):
+        images, _ = drawing.images(requests, settings, token, progress, lambda vae: None)
     count = len(pairs)
     drawn = [images[place : place + count] for place in (0, count, 2 * count)]
-    by = obedience.yardstick(dataset)
-    found: dict[str, Any] = {"run": run.name, "step": checkpoint.step, "measure": by.name}
-    found["remarks"] = drawing.words
-    found |= effect.effect(by, pairs, *drawn).as_dict()
-    weights.free()  # a measure may have loaded a model of its own
+    metric = metric_of(dataset)
+    found: dict[str, Any] = {"run": run.name, "step": checkpoint.step, "measure": metric.name}
+    found["remarks"] = drawing.notes
+    found |= effect.measure_images(metric, pairs, *drawn).as_dict()
+    weights.free()  # a metric may have loaded a model of its own
 
     def fill(folder: Path) -> None:
         found["effect_pictures"] = write_rows(folder, pairs, *drawn)
@@ -80,7 +83,10 @@ def write_rows(
     blank: Sequence[np.ndarray],
     swapped: Sequence[np.ndarray],
 ) -> list[tuple[str, str]]:
-    """An image a pair: the map; drawn with it, with a blank one, with the other map; the other. Names, captions."""
+    """Writes one image for each pair and returns their names and captions.
+
+    Each shows, from left to right: the map, the image drawn with it, with a blank map, with another map, and that map.
+    """
     rows = []
     for number, pair in enumerate(pairs):
         three = [right[number], blank[number], swapped[number]]

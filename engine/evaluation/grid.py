@@ -1,5 +1,5 @@
-"""The checkpoint grid: a column for each checkpoint (and one without ControlNet), a row for each control image,
-prompt, seed and strength. What was wished for, and what a drawn one is; grid_drawing.py draws it.
+"""The checkpoint grid: columns are checkpoints and "without ControlNet", rows are control images, prompts, seeds and
+strengths. Defines what is requested and what a drawn grid holds; grid_drawing.py draws it.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from engine.workspace.paths import Workspace
 T = TypeVar("T", int, float)
 
 MOST_COLUMNS = 6
-"""Checkpoints that are chosen where nobody chooses."""
+"""Number of checkpoints that are chosen by default."""
 
 
 @dataclass(frozen=True)
-class GridWish:
-    """What to compare. Empty fields: as the run draws its own control images."""
+class GridRequest:
+    """What to compare. Empty fields take the values of the run's preview images."""
 
     steps: tuple[int, ...] | None = None
-    """Checkpoints; None: at most MOST_COLUMNS of them, spread over the run."""
+    """Steps of the checkpoints. None: at most MOST_COLUMNS, spread over the run."""
     live: bool = False
-    """Also the weights of this moment; the run has to be in progress."""
+    """Add the current weights of a run in progress."""
     without: bool = True
-    """Also without ControlNet."""
+    """Add a column without ControlNet."""
     pictures: tuple[int, ...] = (0, 1)
-    """Held-out pairs, counted from 0, whose maps are the control images."""
+    """Held-out pairs, counted from 0, whose maps are control images."""
     controls: tuple[Path, ...] = ()
-    """Maps of the user's own, besides."""
+    """Further control images of the user's own."""
     prompts: tuple[str, ...] = ()
     """Empty: each pair's own caption."""
     seeds: tuple[int, ...] = (0,)
@@ -51,18 +51,18 @@ class GridWish:
 
 @dataclass(frozen=True)
 class Column:
-    """``step``: of the checkpoint, or of the live weights; None: without ControlNet."""
+    """``step``: of the checkpoint or of the current weights. None: without ControlNet."""
 
     title: str
     step: int | None
     weights: str
-    """Digest of the weights; empty without ControlNet."""
+    """Digest of the weights. Empty without ControlNet."""
     live: bool = False
 
 
 @dataclass(frozen=True)
-class RowWords:
-    """What a row shows, for its heading."""
+class RowLabel:
+    """The heading of a row."""
 
     source: str
     prompt: str
@@ -76,21 +76,21 @@ class RowWords:
 
 @dataclass(frozen=True)
 class Grid:
-    """A drawn grid. ``cells[row][column]``: keys of images; None where one could not be drawn or was not yet."""
+    """A drawn grid. ``cells[row][column]``: keys of images. None: not drawn, or not yet."""
 
     run: str
     made: str
     columns: tuple[Column, ...]
-    rows: tuple[RowWords, ...]
+    rows: tuple[RowLabel, ...]
     cells: tuple[tuple[str | None, ...], ...]
     settings: dict[str, Any]
     notes: tuple[str, ...] = ()
     best: int | None = None
-    """Step of the checkpoint that the verdict names."""
+    """Step of the checkpoint that the verdict recommends."""
 
     @property
     def keys(self) -> frozenset[str]:
-        """Of all images in it, the control images included."""
+        """Keys of all images in the grid, including the control images."""
         return frozenset([key for row in self.cells for key in row if key] + [row.control for row in self.rows])
 
     @property
@@ -99,7 +99,7 @@ class Grid:
 
 
 def default_steps(steps: Sequence[int], best: int | None, most: int = MOST_COLUMNS) -> list[int]:
-    """At most ``most`` of the checkpoints, evenly, the first, the last and the best among them."""
+    """At most ``most`` of the steps, evenly spread. The first, the last and the best are always among them."""
     ordered = sorted(set(steps))
     if len(ordered) <= most:
         return ordered
@@ -112,16 +112,16 @@ def default_steps(steps: Sequence[int], best: int | None, most: int = MOST_COLUM
 
 
 def best_step(run: Run) -> int | None:
-    """The checkpoint on disk that the run's figures speak for; None before it listens: then none is better."""
+    """The checkpoint on disk that the verdict recommends. None until the net follows its control images."""
     history = run.history()
     if not history.checks:
         return None
     verdict = judge(history.checks, facts_of(run.config), history.scores, history.kept)
-    return verdict.best if verdict.listens_since is not None else None
+    return verdict.best if verdict.follows_since is not None else None
 
 
 def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
-    """The pairs that this run was not trained on, in its own order; none where its dataset is gone."""
+    """The pairs that this run was not trained on, in its own order. Empty if its dataset is gone."""
     try:
         dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     except UserError:
@@ -129,7 +129,7 @@ def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
     if dataset.condition is None:
         return []
     found = []
-    for key in run.held_out or ():  # asked one by one: the set may be large
+    for key in run.held_out or ():  # one by one, since the dataset may be large
         try:
             sample = dataset.sample(key)
         except KeyError:
@@ -140,26 +140,26 @@ def held_out_pairs(workspace: Workspace, run: Run) -> list[Sample]:
 
 
 def grid_file(run: Run) -> Path:
-    """Where the last grid of a run is noted; exported sheets and votes lie beside it."""
+    """The file with the last grid of a run. Exported sheets and votes lie beside it."""
     folder = run.folder / "comparisons"
     folder.mkdir(exist_ok=True)
     return folder / "grid.json"
 
 
 def write_grid(run: Run, grid: Grid) -> None:
-    """Note it as the run's last one."""
+    """Stores the grid as the run's last one."""
     atomic_write_text(grid_file(run), json.dumps(asdict(grid), indent=1, ensure_ascii=False))
 
 
 def read_grid(run: Run) -> Grid | None:
-    """The last grid of a run; None where there is none, or its note is damaged."""
+    """The last grid of a run. None if there is none, or if its file is damaged."""
     try:
         about = json.loads((run.folder / "comparisons" / "grid.json").read_text(encoding="utf-8"))
         return Grid(
             run=str(about["run"]),
             made=str(about["made"]),
             columns=tuple(Column(**column) for column in about["columns"]),
-            rows=tuple(RowWords(**row) for row in about["rows"]),
+            rows=tuple(RowLabel(**row) for row in about["rows"]),
             cells=tuple(tuple(row) for row in about["cells"]),
             settings=dict(about["settings"]),
             notes=tuple(about["notes"]),
@@ -170,10 +170,10 @@ def read_grid(run: Run) -> Grid | None:
 
 
 def numbers(text: str, read: Callable[[str], T]) -> tuple[T, ...]:
-    """ "1, 2.5" -> (1.0, 2.5); "3-5" -> (3, 4, 5). Empty text: none.
+    """ "1, 2.5" -> (1.0, 2.5); "3-5" -> (3, 4, 5); "" -> ().
 
     Raises:
-        UserError: something in it is no number.
+        UserError: a part is not a number.
     """
     found: list[T] = []
     for part in (piece.strip() for piece in text.replace(";", ",").split(",")):
@@ -188,7 +188,7 @@ def numbers(text: str, read: Callable[[str], T]) -> tuple[T, ...]:
         except ValueError as error:
             raise UserError(
                 f"“{part}” was not understood.",
-                "It is no number.",
-                "Write numbers with commas between them, for example 1, 2, 3.",
+                "It is not a number.",
+                "Write numbers separated by commas, for example 1, 2, 3.",
             ) from error
     return tuple(dict.fromkeys(found))

@@ -1,4 +1,4 @@
-"""The rows of a grid: control images by prompts by seeds by strengths."""
+"""The rows of a grid: all combinations of control images, prompts, seeds and strengths."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.disk.images import load_rgb
 from engine.errors import UserError
-from engine.evaluation.grid import GridWish, held_out_pairs
+from engine.evaluation.grid import GridRequest, held_out_pairs
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 
 @dataclass(frozen=True)
-class Row:
-    """One row: what is the same for all its columns. ``control``: RGB, in the size that is drawn."""
+class GridRow:
+    """What all images of a row have in common. ``control``: RGB, in the size to draw."""
 
     source: str
     control: Image.Image
@@ -31,33 +31,33 @@ class Row:
     strength: float
 
 
-def rows_of(workspace: Workspace, run: Run, wish: GridWish) -> list[Row]:
-    """Every combination, images slowest, strengths fastest.
+def rows_of(workspace: Workspace, run: Run, request: GridRequest) -> list[GridRow]:
+    """All combinations. Control images change slowest, strengths fastest.
 
     Raises:
-        UserError: no control image, one that is not there, or a number out of its range.
+        UserError: there is no control image, one is missing, or a number is out of range.
     """
-    seeds, strengths = wish.seeds or (0,), wish.strengths or (run.config.validation.strength,)
+    seeds, strengths = request.seeds or (0,), request.strengths or (run.config.validation.strength,)
     if any(not 0 <= strength <= 10 for strength in strengths):
         raise UserError("The grid was not drawn.", "A strength is not between 0 and 10.", "Correct it.")
     if any(not 0 <= seed < 2**62 for seed in seeds):
-        raise UserError("The grid was not drawn.", "A seed is not a whole number from 0 on.", "Correct it.")
-    shown = [*_held_out(workspace, run, wish.pictures), *_own(run, wish.controls)]
+        raise UserError("The grid was not drawn.", "A seed is negative or too large.", "Use whole numbers from 0.")
+    shown = [*_held_out(workspace, run, request.pictures), *_own(run, request.controls)]
     if not shown:
         raise UserError(
             "The grid was not drawn.",
             "There is no control image: none was chosen, or the run's dataset is gone.",
-            "Choose held-out images, or give a map of your own.",
+            "Choose held-out images, or add a control image of your own.",
         )
     return [
-        Row(source, control, prompt, seed, strength)
+        GridRow(source, control, prompt, seed, strength)
         for source, control, caption in shown
-        for prompt, seed, strength in itertools.product(wish.prompts or (caption,), seeds, strengths)
+        for prompt, seed, strength in itertools.product(request.prompts or (caption,), seeds, strengths)
     ]
 
 
 def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[tuple[str, Image.Image, str]]:
-    """Source, map and caption of held-out pairs, cut as in training."""
+    """Source, map and caption of held-out pairs, cropped as in training."""
     pairs = held_out_pairs(workspace, run) if numbers else []
     if not pairs:
         return []
@@ -79,7 +79,7 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
 
 
 def _own(run: Run, paths: tuple[Path, ...]) -> list[tuple[str, Image.Image, str]]:
-    """Maps of the user's, cut to the run's resolution; their prompt is empty where none is given."""
+    """The user's control images, cropped to the run's resolution, with an empty prompt."""
     side = run.config.data.resolution
     nearest = registry.get(str(run.condition["type"])).categorical
     found = []

@@ -1,4 +1,4 @@
-"""A grid as one labelled image."""
+"""Exports a grid as one image with labels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from PIL.PngImagePlugin import PngInfo
 
 from engine.disk.durable import atomic_write_bytes
 from engine.errors import UserError
-from engine.evaluation.drawn import Drawn
-from engine.evaluation.grid import Grid, RowWords
+from engine.evaluation.grid import Grid, RowLabel
+from engine.evaluation.image_cache import ImageCache
 from engine.evaluation.lettering import fitting, font_of
 
 Format = Literal["png", "webp"]
 MOST_SIDE = 16_000
-"""Pixels; WebP can hold 16,383."""
+"""Pixels. WebP allows 16,383."""
 MOST_AREA = 120_000_000
 GAP = 6
 WHITE, INK, QUIET, BEST = (255, 255, 255), (17, 24, 39), (75, 85, 99), (15, 118, 110)
 
 
-def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
-    """Columns under their checkpoints, rows beside control image, prompt, seed and strength; the best one is marked.
+def sheet(grid: Grid, cache: ImageCache) -> Image.Image:
+    """Draws the grid: checkpoint titles above the columns; control image, prompt, seed and strength beside the rows.
 
-    Images are made smaller where the whole would be too large to open.
+    The best checkpoint is marked. Images are scaled down if the sheet would be too large to open.
     """
     scale = _scale(grid)
     width = max(1, round(max(row.width for row in grid.rows) * scale))
@@ -53,9 +53,9 @@ def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
             pen.rectangle(box, outline=BEST, width=3)
     top = head
     for row, cells, height in zip(grid.rows, grid.cells, heights, strict=True):
-        _row_head(whole, pen, row, drawn.open(row.control), (GAP, top, width, height), aside, (font, small), text)
+        _row_head(whole, pen, row, cache.open(row.control), (GAP, top, width, height), aside, (font, small), text)
         for left, key in zip(left_of, cells, strict=True):
-            image = drawn.open(key) if key else None
+            image = cache.open(key) if key else None
             if image is None:
                 pen.rectangle((left, top, left + width - 1, top + height - 1), outline=(209, 213, 219))
                 pen.text((left + width // 2, top + height // 2), "not drawn", fill=QUIET, font=small, anchor="mm")
@@ -67,9 +67,9 @@ def sheet(grid: Grid, drawn: Drawn) -> Image.Image:
     return whole
 
 
-def save_sheet(grid: Grid, drawn: Drawn, target: Path, kind: Format) -> Path:
-    """Write the image; a PNG carries the settings in its text."""
-    whole, buffer = sheet(grid, drawn), io.BytesIO()
+def save_sheet(grid: Grid, cache: ImageCache, target: Path, kind: Format) -> Path:
+    """Writes the image. A PNG has the settings in its text chunk."""
+    whole, buffer = sheet(grid, cache), io.BytesIO()
     options: dict[str, Any] = {"quality": 90}
     if kind == "png":
         about = PngInfo()
@@ -81,7 +81,7 @@ def save_sheet(grid: Grid, drawn: Drawn, target: Path, kind: Format) -> Path:
 
 
 def sheet_path(run_folder: Path, kind: Format) -> Path:
-    """A name that is not taken yet, beside the note of the grid."""
+    """An unused file name in the run's folder of comparisons."""
     folder = run_folder / "comparisons"
     stem = f"grid-{time.strftime('%Y%m%d-%H%M%S')}"
     names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
@@ -89,7 +89,7 @@ def sheet_path(run_folder: Path, kind: Format) -> Path:
 
 
 def format_of(path: Path) -> Format:
-    """By the file's ending.
+    """The format by the file's extension.
 
     Raises:
         UserError: it is neither .png nor .webp.
@@ -97,13 +97,13 @@ def format_of(path: Path) -> Format:
     kinds: dict[str, Format] = {".png": "png", ".webp": "webp"}
     if path.suffix.lower() not in kinds:
         raise UserError(
-            "The grid was not drawn.", f"{path.name} ends in neither .png nor .webp.", "Choose one of them."
+            "The grid was not drawn.", f"The name {path.name} ends in neither .png nor .webp.", "Use one of them."
         )
     return kinds[path.suffix.lower()]
 
 
 def _scale(grid: Grid) -> float:
-    """Of the images, at most 1, so that the whole stays within its bounds."""
+    """Scale of the images, at most 1, that keeps the sheet within its limits."""
     width = max(row.width for row in grid.rows) * (len(grid.columns) + 2)
     height = sum(row.height for row in grid.rows) * 1.05
     most = min(MOST_SIDE * 0.9 / width, MOST_SIDE * 0.9 / height, (MOST_AREA / (width * height)) ** 0.5)
@@ -113,14 +113,14 @@ def _scale(grid: Grid) -> float:
 def _row_head(
     whole: Image.Image,
     pen: ImageDraw.ImageDraw,
-    row: RowWords,
+    row: RowLabel,
     control: Image.Image | None,
     box: tuple[int, int, int, int],
     aside: int,
     fonts: Sequence[Any],
     text: int,
 ) -> None:
-    """Words on the left, the control image beside the first column."""
+    """Draws the text on the left and the control image beside the first column."""
     left, top, width, height = box
     if control is not None:
         shown = _fit(control, width, height)

@@ -1,4 +1,4 @@
-"""Words on images: a font that has the letters, and lines that fit."""
+"""Text on images: finds a font that has the letters, and breaks lines to fit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from PIL import ImageFont
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 NAMES = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "segoeui.ttf", "arial.ttf", "Arial.ttf")
-"""Fonts of common systems that know more alphabets than the one that comes with Pillow."""
+"""Fonts of common systems. They cover more alphabets than Pillow's own."""
 
 
 @lru_cache(maxsize=32)
 def font_of(size: int) -> Font:
-    """A font of this height in pixels."""
+    """A font with this height in pixels."""
     for name in NAMES:
         try:
             return ImageFont.truetype(name, max(6, size))
@@ -24,7 +24,7 @@ def font_of(size: int) -> Font:
 
 
 def fitting(text: str, font: Font, width: int, most: int) -> list[str]:
-    """At most ``most`` lines no wider than ``width`` pixels; what is left over ends in an ellipsis."""
+    """At most ``most`` lines, each no wider than ``width`` pixels. A text that does not fit ends in an ellipsis."""
     lines: list[str] = []
     words = text.split()
     while words:

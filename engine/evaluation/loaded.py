@@ -1,4 +1,4 @@
-"""The nets of a checkpoint, loaded to draw with them; drawing with them gives way where memory runs out."""
+"""Loads the models of a checkpoint, and draws with them within the memory that there is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.config import ValidationConfig
-from engine.evaluation.pairs import Nets, Wanted, draw, to_images
+from engine.evaluation.pairs import ImageRequest, Models, draw, to_images
 from engine.families.registry import detect
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
@@ -24,12 +24,12 @@ from engine.workspace.paths import Workspace
 T = TypeVar("T")
 
 
-def load_nets(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Nets:
-    """Base and ControlNet, in fp16 on a card, in fp32 without one.
+def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Models:
+    """Loads base and ControlNet, in fp16 on a graphics card, in fp32 on the CPU.
 
     Raises:
-        UserError: the base is not there or is not the one that the checkpoint was made for, or the checkpoint is
-            damaged or holds what is no number.
+        UserError: the base is missing or is not the one that the checkpoint was trained on, or the checkpoint is
+            damaged or has weights that are not finite.
     """
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
@@ -40,63 +40,64 @@ def load_nets(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Nets:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     denoiser: Any = family.load_denoiser(base, dtype).to(device)
     decoder = checkpoint.folder / DECODER
-    if decoder.is_file():  # of a run whose base was not locked
+    if decoder.is_file():  # the run also trained the decoder of the base
         demand_whole(checkpoint.folder, DECODER)
         decoder_of(denoiser).load_state_dict(load_file(decoder))
     net: Any = family.load_controlnet(folder, dtype).to(device)
     check_finite(net, name)
-    return Nets(family, base, denoiser, net)
+    return Models(family, base, denoiser, net)
 
 
-class Sparing:
-    """Draws as much at once as memory allows: less of it, then in tiles, then with parts of the model in RAM.
+class LowMemoryDrawing:
+    """Draws as many images at once as memory allows: then fewer, then in tiles, then with offload to RAM.
 
-    ``words`` says afterwards what was done otherwise for want of memory.
+    ``notes`` says afterwards what was reduced.
     """
 
-    def __init__(self, nets: Nets, saving: MemorySaving | None = None) -> None:
-        self._nets = nets
-        self._device = nets.denoiser.device
+    def __init__(self, models: Models, saving: MemorySaving | None = None) -> None:
+        self._models = models
+        self._device = models.denoiser.device
         self.saving = saving or MemorySaving(self._device)
-        self.words: list[str] = []
+        self.notes: list[str] = []
 
     def images(
         self,
-        asked: Sequence[Wanted],
+        requests: Sequence[ImageRequest],
         settings: ValidationConfig,
         token: CancelToken | None,
         progress: OnProgress | None,
         also: Callable[[Any], T],
     ) -> tuple[list[np.ndarray], T]:
-        """Images, uint8 RGB (h, w, 3), one for each that was asked for; and ``also(vae)``.
+        """One image for each request, uint8 RGB (h, w, 3), and the result of ``also(vae)``.
 
         Raises:
-            UserError: memory is not enough for one image at a time, in tiles and with offload.
-            Cancelled: the token says so.
+            UserError: one image at a time, in tiles and with offload still does not fit into memory.
+            Cancelled: the token was cancelled.
         """
-        nets, saving = self._nets, self.saving
+        models, saving = self._models, self.saving
 
         def sample() -> list[torch.Tensor]:
-            with saving.on_device(nets.denoiser, nets.controlnet):
-                return draw(nets, asked, settings, token, progress, saving.batch_size)
+            with saving.on_device(models.denoiser, models.controlnet):
+                return draw(models, requests, settings, token, progress, saving.batch_size)
 
         def show() -> tuple[list[np.ndarray], T]:
-            vae = nets.family.load_vae(nets.base, torch.float32)
+            vae = models.family.load_vae(models.base, torch.float32)
             if not saving.offload:
                 vae.to(self._device)
             with saving.on_device(vae), saving.tiled(vae):
-                return to_images(nets, vae, latents, token), also(vae)
+                return to_images(models, vae, latents, token), also(vae)
 
         latents = self._do(sample)
         return self._do(show)
 
     def _do(self, stage: Callable[[], T]) -> T:
+        """Repeats a stage with less and less memory until it fits."""
         while True:
             found = none_if_out_of_memory(stage)
             if found is not None:
                 return found
-            self.words.append(self.saving.save_more())
+            self.notes.append(self.saving.save_more())
             if self.saving.offload:
-                for part in (self._nets.denoiser, self._nets.controlnet):
+                for part in (self._models.denoiser, self._models.controlnet):
                     part.to("cpu")
             free_memory()

@@ -1,4 +1,4 @@
-"""Has the net learnt images by heart? The training images nearest to the drawn ones, by perceptual hash."""
+"""Has the net memorized images? Finds the training images nearest to drawn ones by perceptual hash."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from engine.jobs.control import CancelToken, OnProgress
 
 NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
 MOST = 20_000
-"""Training images that are looked at where the doctor has not measured them before."""
+"""Most training images that are compared, if the dataset check has not measured them before."""
 SIDE = 128
 PAGE = 500
 LOOKING = "Training images compared"
 
 
 @dataclass(frozen=True)
-class Near:
-    """A drawn image and the training image that it nearly is."""
+class Match:
+    """A drawn image and the training image that it is nearly equal to."""
 
     number: int
     key: str
@@ -33,17 +33,17 @@ class Near:
 
 
 @dataclass(frozen=True)
-class Search:
-    drawn: list[Near]
-    """Drawn images that are nearly a training image."""
+class SearchResult:
+    drawn: list[Match]
+    """Drawn images that are nearly equal to a training image."""
     originals: int
-    """True images of the same pairs of which that can be said, too: so much is due to the set, not to the net."""
+    """Number of originals of the same pairs that also are. They show how repetitive the dataset itself is."""
     looked_at: int
     of: int
 
     @property
     def suspicious(self) -> bool:
-        """More drawn images than true ones have a twin among the training images."""
+        """Whether more drawn images than originals have a near copy among the training images."""
         return len(self.drawn) > self.originals
 
 
@@ -54,10 +54,10 @@ def search(
     originals: Sequence[np.ndarray],
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
-) -> Search:
-    """Compare drawn images and their true ones with the training images, a page at a time.
+) -> SearchResult:
+    """Compares drawn images and their originals with the training images, a page of these at a time.
 
-    Hashes that the doctor has are taken from it. A pair that was trained on is not told from its own image.
+    Uses the hashes that the dataset check has stored. A training pair matches its own image, so draw held-out pairs.
     """
     mine, theirs = (np.array([_hash(image) for image in images], np.uint64) for images in (drawn, originals))
     best: dict[int, tuple[int, str]] = {}
@@ -76,14 +76,14 @@ def search(
         looked += len(keys)
         if progress:
             progress(looked, min(len(trained), MOST), LOOKING)
-    listed = [Near(number, key, distance) for number, (distance, key) in sorted(best.items())]
-    return Search(listed, len(copies), looked, len(trained))
+    matches = [Match(number, key, distance) for number, (distance, key) in sorted(best.items())]
+    return SearchResult(matches, len(copies), looked, len(trained))
 
 
 def _hashes(
     dataset: Dataset, samples: Sequence[Sample], token: CancelToken | None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """(keys, uint64 hashes) a page at a time; images that cannot be read are passed over."""
+    """(keys, uint64 hashes), a page at a time. Skips images that cannot be read."""
     store = Store(dataset.folder)
     for first in range(0, len(samples), PAGE):
         page = samples[first : first + PAGE]
@@ -96,7 +96,7 @@ def _hashes(
             try:
                 found = int(facts.phash, 16) if facts else _hash(load_array(sample.image, SIDE))
             except (UserError, OSError):
-                continue  # preparing the training has named it
+                continue  # the preparation of the training reports it
             keys.append(sample.key)
             hashes.append(found)
         if keys:

@@ -1,4 +1,4 @@
-"""Pairs as the net sees them, and images drawn from their maps at fixed seeds, with the nets that are in memory."""
+"""Pairs of a dataset as the net sees them, and sampling from their control images with models that are in memory."""
 
 from __future__ import annotations
 
@@ -25,42 +25,51 @@ from engine.machine.memory import free_memory
 BATCH = 4
 DRAWING = "Drawing control images"
 Encode = Callable[[Sequence[str]], list[Text]]
-"""Prompts to embeddings, one each, without B; a prompt that was read in pieces has as many times the tokens."""
+"""Prompts to text embeddings, one for each, without the batch dimension. A long prompt, encoded in several pieces, has
+that many times as many tokens."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One pair as the net sees it: its map and its image, uint8 RGB (h, w, 3) of one size."""
+    """A sample's condition map and image after cropping, both uint8 RGB (h, w, 3) of one size."""
 
     sample: Sample
     wanted: np.ndarray
+    """The map."""
     original: np.ndarray
+    """The image."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One image to draw: from this map, with this prompt, from the noise of this seed."""
+class ImageRequest:
+    """One image to draw."""
 
     map: np.ndarray
+    """The control image, uint8 RGB (h, w, 3)."""
     prompt: str
     seed: int
     strength: float = 1.0
+    """Scale of the ControlNet's outputs. 0 switches it off."""
+
+    def without_control(self) -> ImageRequest:
+        """The same image with the ControlNet switched off."""
+        return ImageRequest(self.map, self.prompt, self.seed, 0.0)
 
 
 @dataclass(frozen=True)
-class Nets:
-    """What draws: the resident nets, or ones that were loaded for it."""
+class Models:
+    """The models to draw with. They may be those of the training in progress."""
 
     family: Family
     base: str
     denoiser: Any
     controlnet: Any
     encode: Encode | None = None
-    """None: the text encoder is loaded for the call."""
+    """None: ``draw`` loads the text encoder and drops it again."""
 
 
 def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
-    """The pair in its own bucket's size; of random crops the centre, so that every step shows the same.
+    """Reads a pair and crops it to its bucket. Random crops become the centre crop, the same at every step.
 
     Raises:
         UserError: the image or its map is gone.
@@ -72,81 +81,83 @@ def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
 
 
 @contextmanager
-def unnoticed(nets: Nets) -> Iterator[None]:
-    """Whatever is drawn inside: no weight learns, and random state and the net's mode are put back afterwards."""
-    devices = [nets.denoiser.device] if nets.denoiser.device.type == "cuda" else []
-    training = nets.controlnet.training
-    nets.controlnet.eval()
+def no_side_effects(models: Models) -> Iterator[None]:
+    """Computes no gradients inside, and restores the random state and the ControlNet's mode afterwards."""
+    devices = [models.denoiser.device] if models.denoiser.device.type == "cuda" else []
+    training = models.controlnet.training
+    models.controlnet.eval()
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
     finally:
-        nets.controlnet.train(training)
+        models.controlnet.train(training)
         free_memory()
 
 
 def draw(
-    nets: Nets,
-    wanted: Sequence[Wanted],
+    models: Models,
+    requests: Sequence[ImageRequest],
     settings: ValidationConfig,
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
     batch: int = BATCH,
 ) -> list[torch.Tensor]:
-    """Latents (4, h, w) on the CPU, one for each. Those of one size, strength and length of text are drawn together.
+    """Latents (4, h, w) on the CPU, one for each request. Keeps neither text encoder nor VAE in memory.
 
-    Neither text encoder nor VAE is in memory meanwhile.
+    Images of the same size, strength and text length are drawn together.
 
     Raises:
-        Cancelled: the token says so. UserError: the result is not finite.
+        Cancelled: the token was cancelled. UserError: the result is not finite.
     """
-    encode = nets.encode or encoder(nets.family, nets.base, nets.denoiser.device)
-    *texts, empty = encode([*(one.prompt for one in wanted), ""])
-    del encode  # and with it a text encoder that was loaded for this
-    resident = {"denoiser": nets.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
-    pipeline = nets.family.pipeline(nets.base, nets.controlnet, nets.denoiser.dtype, **resident)
-    total, done = settings.sampling_steps * len(wanted), 0
+    encode = models.encode or encoder(models.family, models.base, models.denoiser.device)
+    *texts, empty = encode([*(request.prompt for request in requests), ""])
+    del encode  # frees a text encoder that was loaded for this call
+    resident = {"denoiser": models.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
+    pipeline = models.family.pipeline(models.base, models.controlnet, models.denoiser.dtype, **resident)
+    total, done = settings.sampling_steps * len(requests), 0
     if progress:
         progress(done, total, DRAWING)
     drawn: dict[int, torch.Tensor] = {}
-    for numbers in _batches(nets.family, wanted, texts, batch):
+    for numbers in _batches(models.family, requests, texts, batch):
 
         def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
             if progress:
                 progress(before + steps * count, total, DRAWING)
 
         options = SamplingOptions(
-            steps=settings.sampling_steps, guidance=settings.guidance_scale, strength=wanted[numbers[0]].strength
+            steps=settings.sampling_steps, guidance=settings.guidance_scale, strength=requests[numbers[0]].strength
         )
         rows = {name: torch.stack([texts[number][name] for number in numbers]) for name in empty}
         unconditional = {name: row[None] for name, row in empty.items()}
         latents = draw_latents(
-            nets.family,
+            models.family,
             pipeline,
             text=rows,
-            negative=nets.family.repeated_text(unconditional, nets.family.text_length(rows)),
-            control=torch.stack([torch.from_numpy(wanted[number].map.copy()) for number in numbers]),
-            seeds=[wanted[number].seed for number in numbers],
+            negative=models.family.repeated_text(unconditional, models.family.text_length(rows)),
+            control=torch.stack([torch.from_numpy(requests[number].map.copy()) for number in numbers]),
+            seeds=[requests[number].seed for number in numbers],
             options=options,
             token=token,
             on_step=on_step,
         ).cpu()
         drawn.update(zip(numbers, latents, strict=True))
         done += settings.sampling_steps * len(numbers)
-    return [drawn[number] for number in range(len(wanted))]
+    return [drawn[number] for number in range(len(requests))]
 
 
-def _batches(family: Family, wanted: Sequence[Wanted], texts: Sequence[Text], most: int) -> list[list[int]]:
-    """Numbers of the images, at most ``most`` together and all of one size, strength and length of text."""
+def _batches(family: Family, requests: Sequence[ImageRequest], texts: Sequence[Text], most: int) -> list[list[int]]:
+    """Groups of at most ``most`` indices of requests with the same size, strength and text length."""
     alike: dict[tuple[Any, ...], list[int]] = {}
-    for number, (one, text) in enumerate(zip(wanted, texts, strict=True)):
-        alike.setdefault((one.strength, one.map.shape, family.text_length(text)), []).append(number)
+    for number, (request, text) in enumerate(zip(requests, texts, strict=True)):
+        alike.setdefault((request.strength, request.map.shape, len(text["hidden"])), []).append(number)
     return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
 
 
 def encoder(family: Family, base: str, device: torch.device | str, whole: bool = False) -> Encode:
-    """A text encoder loaded for this call. Prompts are cut where captions are cut in training; ``whole``: all of each
-    is read, in pieces."""
+    """Loads the text encoder. Prompts are truncated like captions in training.
+
+    ``whole``: encodes all of a long prompt, in pieces.
+    """
     tokenizer = family.load_tokenizer(base)
     text_encoder = family.load_text_encoder(base, torch.float32).to(device)
 
@@ -162,14 +173,14 @@ def encoder(family: Family, base: str, device: torch.device | str, whole: bool =
     return encode
 
 
-def to_images(nets: Nets, vae: Any, latents: Sequence[torch.Tensor], token: CancelToken | None) -> list[np.ndarray]:
-    """Latents to uint8 RGB (h, w, 3)."""
-    return [np.asarray(image) for image in decode(nets.family, vae, latents, token)]
+def to_images(models: Models, vae: Any, latents: Sequence[torch.Tensor], token: CancelToken | None) -> list[np.ndarray]:
+    """Decodes latents to uint8 RGB (h, w, 3)."""
+    return [np.asarray(image) for image in decode(models.family, vae, latents, token)]
 
 
 @torch.no_grad()
-def round_trip(nets: Nets, vae: Any, image: np.ndarray) -> np.ndarray:
-    """What the VAE makes of an image, uint8 RGB (h, w, 3): the most that any drawing with this base can be like it."""
+def round_trip(models: Models, vae: Any, image: np.ndarray) -> np.ndarray:
+    """Encodes and decodes an image, uint8 RGB. No drawing with this base can be closer to the image than this."""
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
-    latents = nets.family.encode_mean(vae, pixels.to(vae.device, vae.dtype))
-    return to_images(nets, vae, list(latents), None)[0]
+    latents = models.family.encode_mean(vae, pixels.to(vae.device, vae.dtype))
+    return to_images(models, vae, list(latents), None)[0]

@@ -1,7 +1,7 @@
-"""Images that are drawn beside the held-out pairs and scored apart: what no mean should mix.
+"""Probes: images that are drawn besides the held-out pairs and scored separately from them.
 
-Empty prompts: does the net draw from the map alone? Prompts that contradict the image: which of the two wins? And
-images and prompts of the user's own.
+With an empty prompt: does the net draw from the map alone? With a prompt that contradicts the image: which of the two
+wins? And images and prompts of the user's own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Probe:
-    """One more image: a pair's map with another prompt."""
+    """One image to draw: the map of a pair with another prompt."""
 
     kind: Kind
     pair: Pair
@@ -49,9 +49,9 @@ class Probe:
 
 
 def of_held_out(pairs: Sequence[Pair], count: int) -> list[Probe]:
-    """``count`` pairs with an empty prompt, and as many with the caption of the pair whose words are least like theirs.
+    """``count`` pairs with an empty prompt, and ``count`` with the caption that shares the fewest words with their own.
 
-    Where all captions are alike there is nothing to contradict with, and no such probe.
+    If all captions have the same words, there are no contradicting probes.
     """
     captions = [pair.sample.caption for pair in pairs]
     found = [Probe("empty", pair, "") for pair in pairs[:count]]
@@ -63,7 +63,7 @@ def of_held_out(pairs: Sequence[Pair], count: int) -> list[Probe]:
 
 
 def least_like(caption: str, others: Sequence[str]) -> str | None:
-    """The one that shares the smallest part of its words (Jaccard); None where all have the same words."""
+    """The text with the smallest fraction of words in common (Jaccard). None if all have the same words."""
     words = _words(caption)
     shared = [(len(words & _words(other)) / max(1, len(words | _words(other))), n) for n, other in enumerate(others)]
     share, number = min(shared, default=(1.0, 0))
@@ -75,12 +75,12 @@ def _words(caption: str) -> set[str]:
 
 
 def own(settings: ValidationConfig, dataset: Dataset, plan: CropPlan, pairs: Sequence[Pair]) -> list[Probe]:
-    """The user's images with their maps and prompts; prompts without images get held-out maps in turn.
+    """Probes of the user's images and prompts. Prompts without images use the maps of the held-out pairs in turn.
 
-    An image's prompt is the text file beside it (name.txt), else the user's prompts in turn, else none.
+    An image's prompt comes from the text file beside it (name.txt), or else from the user's prompts in turn.
 
     Raises:
-        UserError: the folder is not there, an image cannot be read, or its map cannot be made.
+        UserError: the folder does not exist, an image cannot be read, or its map cannot be made.
     """
     prompts = settings.own_prompts
     if not settings.pictures_folder:
@@ -116,9 +116,9 @@ def _own_pair(path: Path, prompt: str, settings: ValidationConfig, dataset: Data
         map = image
     elif weights.missing(condition, spec.parameters):
         raise UserError(
-            f"The map of your image {path.name} cannot be made.",
+            f"The control image of your image {path.name} cannot be made.",
             f"The weights of {condition.title} are not on this disk.",
-            "Fetch them on the Conditions tab, or give finished maps and tick “They are maps already”.",
+            "Download them on the Conditions tab, or give finished control images and tick “They are maps already”.",
         )
     else:
         from PIL import Image

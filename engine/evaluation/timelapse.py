@@ -1,4 +1,4 @@
-"""One control image of a run over all its steps, as a moving image with the step written on it."""
+"""Time-lapse: an animation of one preview image over all steps of a run, with the step number below it."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ Format = Literal["webp", "gif"]
 MOST_FRAMES = 150
 SECONDS, LAST_SECONDS = 0.4, 2.0
 BAND = 0.09
-"""Height of the band with the step, as a share of the image's; at least LEAST_BAND pixels."""
+"""Height of the band with the step number, as a fraction of the image's height; at least LEAST_BAND pixels."""
 LEAST_BAND = 22
 MOST_WIDTH = 1536
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One image and the step that it was drawn at."""
+    """One image and the step at which it was drawn."""
 
     step: int
     path: Path
 
 
 def images_of(run: Run) -> list[str]:
-    """Captions of the control images of the run's last preview: what a time-lapse can be made of."""
+    """Captions of the run's last preview images, of each of which a time-lapse can be made."""
     records = run.previews()
     return list(records[-1].captions) if records else []
 
 
 def frames_of(run: Run, image: int, beside: bool = True) -> list[Frame]:
-    """The images of one held-out pair, the first step first; at most MOST_FRAMES, evenly, first and last among them.
+    """The images of one held-out pair in the order of their steps: at most MOST_FRAMES, evenly spread.
 
-    A step at which another pair was in that place, or whose image is of another size, is left out.
+    Skips steps whose image belongs to another pair or has another size.
 
     Args:
-        image: which of the control images, from 0.
+        image: index of the preview image, from 0.
         beside: with the map on its left and the original on its right.
 
     Raises:
-        UserError: the run has no such images, or only one.
+        UserError: the run has fewer than two such images.
     """
     found = []
     for record in run.previews():
@@ -64,8 +64,8 @@ def frames_of(run: Run, image: int, beside: bool = True) -> list[Frame]:
     if len(frames) < 2:
         raise UserError(
             "There is no time-lapse to make.",
-            f"{run.name} has drawn control image {image + 1} {len(frames)} times; at least 2 are needed.",
-            "Let it train on until its next control images, or choose another image.",
+            f"{run.name} has {len(frames)} preview images of control image {image + 1}; at least 2 are needed.",
+            "Let it train until the next preview images, or choose another image.",
         )
     if len(frames) <= MOST_FRAMES:
         return frames
@@ -87,7 +87,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def timelapse_path(run_folder: Path, image: int, kind: Format) -> Path:
-    """Beside the grids of the run; a later one of the same image takes its place."""
+    """The file for a time-lapse of this image, beside the run's grids. A new one replaces the old one."""
     return run_folder / "comparisons" / f"timelapse-{image + 1}.{kind}"
 
 
@@ -99,14 +99,15 @@ def make_timelapse(
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
 ) -> Path:
-    """Write the moving image; only one frame is in memory at a time.
+    """Writes the animation. Only one frame is in memory at a time.
 
     Args:
-        seconds: each frame is shown; the last one for LAST_SECONDS at least. It begins anew for ever.
-        progress: called as progress(frames done, in all, label).
+        seconds: duration of each frame. The last one is shown for at least LAST_SECONDS. The animation loops.
+        progress: called as progress(frames done, total, label).
 
     Raises:
-        Cancelled: the token says so; nothing is left behind. UserError: an image is gone, or the disk is full.
+        Cancelled: the token was cancelled; nothing is left behind.
+        UserError: an image is gone, or the disk is full.
     """
     last = frames[-1].step
 
@@ -137,7 +138,7 @@ def make_timelapse(
 
 
 def _frame(frame: Frame, last: int) -> Image.Image:
-    """The image above a band that says its step, and how far the run was by then."""
+    """The image above a band with its step number and a progress bar."""
     try:
         image = load_rgb(frame.path)
     except UserError as error:

@@ -1,6 +1,6 @@
-"""What the figures of a run amount to: one sentence, its evidence, the best checkpoint. The rules: docs/verdict.md.
+"""The verdict on a run: one sentence, the evidence, likely causes, the best checkpoint. docs/verdict.md has the rules.
 
-Pure functions over what the run has recorded; nothing is loaded, nothing is remembered.
+Pure functions of what the run has recorded.
 """
 
 from __future__ import annotations
@@ -10,30 +10,39 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.evaluation.causes import BLANK, Cause, Facts, blank, deaf, few, too_fast, unlike
-from engine.evaluation.drifting import drift_words, drifting_since
-from engine.evaluation.turning import apart, broken_since, flat_since, overfitting_since, smooth, worse_since
+from engine.evaluation import causes
+from engine.evaluation.causes import BLANK, Cause, Facts
+from engine.evaluation.verdict_rules import (
+    broken_since,
+    diverging,
+    drift_text,
+    drifting_since,
+    flat_since,
+    overfitting_since,
+    smooth,
+    worse_since,
+)
 from engine.jobs.events import Checked
 
 Kind = Literal[
     "too_early",
-    "not_listening",
+    "not_following",
     "ignored",
     "broken",
     "worse",
-    "listening",
+    "not_usable_yet",
     "improving",
     "flat",
     "overfitting",
     "drifting",
 ]
 
-SIGNS_OF_LISTENING = 2.0
-"""Standard errors by which the control gain must exceed zero."""
-LEAST_GAIN = 0.05
-"""Share of the loss that the gain must reach."""
+MIN_STANDARD_ERRORS = 2.0
+"""A net follows its control images only if the control gain exceeds zero by this many standard errors..."""
+MIN_GAIN = 0.05
+"""...and exceeds this fraction of the loss."""
 USABLE = 0.3
-"""How far images have to obey their maps before a net is called usable; see docs/adherence.md."""
+"""Least adherence (docs/adherence.md) of a net that is called usable."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +51,32 @@ class Verdict:
     sentence: str
     evidence: tuple[str, ...] = ()
     causes: tuple[Cause, ...] = ()
-    """What to look at where something is wrong, likeliest first."""
-    listens_since: int | None = None
-    """Step at which the net began to listen."""
+    """What may be wrong, the likeliest first."""
+    follows_since: int | None = None
+    """Step since which the net follows its control images."""
     since: int | None = None
-    """Step since which it is flat, overfits, or drifts."""
+    """Step since which it is flat, overfits, or its colours drift."""
     best: int | None = None
     """Step of the checkpoint to use."""
 
 
-def listens(check: Checked) -> bool:
-    """Whether the gain of one check is neither chance nor negligible."""
-    return check.gain_share > max(LEAST_GAIN, SIGNS_OF_LISTENING * check.share_error)
+def follows(check: Checked) -> bool:
+    """Whether the control gain of one check is neither chance nor negligible."""
+    return check.gain_share > max(MIN_GAIN, MIN_STANDARD_ERRORS * check.share_error)
 
 
 def convergence(checks: Sequence[Checked]) -> int | None:
-    """Step of the check from which on the net listens: of the last two checks in a row that do so, and all later ones
-    but single exceptions; None where it does not."""
+    """The step since which the net follows its control images, or None.
+
+    That is the first of two consecutive checks that do. Later, single checks that do not are ignored; two in a row are
+    not.
+    """
     since: int | None = None
     misses = 0
     for check, following in zip(checks, [*checks[1:], None], strict=True):
-        if listens(check):
+        if follows(check):
             misses = 0
-            if since is None and following is not None and listens(following):
+            if since is None and following is not None and follows(following):
                 since = check.step
         elif since is not None:
             misses += 1
@@ -83,91 +95,106 @@ def judge(
     """The verdict on a run so far.
 
     Args:
-        checks: in the order of their steps, the first of an untrained net.
-        scores: (step, mean scores) of the images, for the evidence and between checkpoints of equal loss.
-        checkpoints: steps of those on disk.
-        figures: (step, saturation and contrast of the images as ratios to the true ones, and the likely range of how
-            far they obey), the first untrained.
+        checks: in the order of their steps. The first is of an untrained net.
+        scores: (step, mean scores) of the preview images, for the evidence and to choose between checkpoints of equal
+            loss.
+        checkpoints: steps of the checkpoints on disk.
+        figures: (step, figures) of the preview images: saturation and contrast as ratios to the originals, and the
+            interval of the adherence. The first are of an untrained net.
     """
     if not checks:
         return Verdict("too_early", "Nothing has been measured yet.")
     since, broke, worse = convergence(checks), broken_since(checks), worse_since(checks)
     if broke is not None:
         sound = [step for step in checkpoints if step < min(broke, worse or broke)]
-        return _too_fast("broken", checks, facts, broke, sound)
+        return _higher_loss("broken", checks, facts, broke, sound)
     if worse is not None and checks[-1].map_difference >= BLANK:
-        return _too_fast("worse", checks, facts, worse, [step for step in checkpoints if step < worse])
+        return _higher_loss("worse", checks, facts, worse, [step for step in checkpoints if step < worse])
     best = best_checkpoint(checks, scores, checkpoints, since)
     drifts = drifting_since(figures)
-    drift = f"Colours drift since step {drifts:,}: {drift_words(figures)}." if drifts is not None else ""
+    drift = f"Colours have drifted since step {drifts:,}: {drift_text(figures)}." if drifts is not None else ""
     if since is None:
-        return _deaf(checks, facts, best, drifts, drift)
-    evidence = [*_gain_words(checks[-1]), *_loss_words(checks), *_score_words(scores)]
-    listening = [check for check in checks if check.step >= since]
-    turned = overfitting_since(listening)
-    if turned is None and apart(checks):
-        turned = min(listening, key=lambda check: check.held_out_loss).step
+        return _not_following(checks, facts, best, drifts, drift)
+    evidence = [*_gain_evidence(checks[-1]), *_loss_evidence(checks), *_score_evidence(scores)]
+    following = [check for check in checks if check.step >= since]
+    turned = overfitting_since(following)
+    if turned is None and diverging(checks):
+        turned = min(following, key=lambda check: check.held_out_loss).step
     if turned is not None:
-        words = f"Overfitting since step {turned:,}: it gets better on its own images and worse on others."
-        return _closed("overfitting", words, evidence, since, turned, best, few(facts))
+        text = f"Overfitting since step {turned:,}: the net gets better on training images and worse on held-out ones."
+        return _following("overfitting", text, evidence, since, turned, best, causes.of_few_pairs(facts))
     if drift:
-        words = f"{drift} An earlier checkpoint may look better."
-        return _closed("drifting", words, evidence, since, drifts, best, unlike(checks, facts))
-    still = flat_since(listening)
-    if still is not None:
-        words = f"Flat since step {still:,}: it listens, but has not improved since. Consider stopping."
-        return _closed("flat", words, evidence, since, still, best)
-    began = next(check for check in checks if check.step >= since)
-    words = f"It listens since step {since:,} ({began.images_seen:,} images)"
-    if faint := _faint_words(since, scores, figures):
-        return _closed("listening", f"{words} and still improves. {faint}", evidence, since, None, best)
-    return _closed("improving", f"{words}. Usable, still improving.", evidence, since, None, best)
+        text = f"{drift} An earlier checkpoint may look better."
+        return _following("drifting", text, evidence, since, drifts, best, causes.of_diverging_losses(checks, facts))
+    flat = flat_since(following)
+    if flat is not None:
+        text = (
+            f"Flat since step {flat:,}: the net follows its control images but no longer improves. Consider stopping."
+        )
+        return _following("flat", text, evidence, since, flat, best)
+    first = next(check for check in checks if check.step >= since)
+    text = f"The net has followed its control images since step {since:,} ({first.images_seen:,} images)"
+    if weak := _weak_adherence(since, scores, figures):
+        return _following("not_usable_yet", f"{text} and is still improving. {weak}", evidence, since, None, best)
+    return _following("improving", f"{text}. Usable, still improving.", evidence, since, None, best)
 
 
-def _closed(
-    kind: Kind, words: str, evidence: Sequence[str], listens_since: int, since: int | None, best: int | None,
-    causes: Sequence[Cause] = (),
-) -> Verdict:  # fmt: skip
+def _following(
+    kind: Kind,
+    text: str,
+    evidence: Sequence[str],
+    follows_since: int,
+    since: int | None,
+    best: int | None,
+    found: Sequence[Cause] = (),
+) -> Verdict:
     named = f" Best checkpoint so far: step {best:,}." if best is not None else ""
-    return Verdict(kind, words + named, tuple(evidence), tuple(causes), listens_since, since, best)
+    return Verdict(kind, text + named, tuple(evidence), tuple(found), follows_since, since, best)
 
 
-def _too_fast(kind: Kind, checks: Sequence[Checked], facts: Facts, since: int, sound: Sequence[int]) -> Verdict:
-    """Both losses are above those at the start. ``sound``: checkpoints from before that, the newest is best."""
-    times = checks[-1].held_out_loss / checks[0].held_out_loss
-    words = f"The weights broke by step {since:,}: the loss is {times:,.0f} times that of an untrained net."
+def _higher_loss(kind: Kind, checks: Sequence[Checked], facts: Facts, since: int, sound: Sequence[int]) -> Verdict:
+    """Both losses are above those at the start. ``sound``: checkpoints from before that. The newest is the best."""
+    ratio = checks[-1].held_out_loss / checks[0].held_out_loss
+    text = f"The weights broke by step {since:,}: the loss is {ratio:,.0f} times that of an untrained net."
     if kind == "worse":
-        words = f"Worse than at its start since step {since:,}: the loss is {times - 1:.0%} above what it was then."
+        text = f"Worse than at the start since step {since:,}: the loss is {ratio - 1:.0%} higher than it was then."
     best = max(sound, default=None)
     back = f" Go back to the checkpoint of step {best:,}." if best else ""
-    evidence = (*_gain_words(checks[-1]), *_loss_words(checks))
-    return Verdict(kind, words + back, evidence, too_fast(facts), None, since, best)
+    evidence = (*_gain_evidence(checks[-1]), *_loss_evidence(checks))
+    return Verdict(kind, text + back, evidence, causes.of_higher_loss(facts), None, since, best)
 
 
-def _deaf(checks: Sequence[Checked], facts: Facts, best: int | None, drifts: int | None, drift: str) -> Verdict:
-    """``drifts``, ``drift``: the step since which colours drift, and that in words."""
+def _not_following(
+    checks: Sequence[Checked], facts: Facts, best: int | None, drifts: int | None, drift: str
+) -> Verdict:
+    """``drifts``: the step since which colours have drifted. ``drift``: a sentence about it."""
     last = checks[-1]
-    evidence = (*_gain_words(last), *_loss_words(checks))
+    evidence = (*_gain_evidence(last), *_loss_evidence(checks))
     if last.map_difference < BLANK:
-        words = "The condition is ignored: the maps are blank."
-        return Verdict("ignored", words, evidence, blank(last, facts), best=best)
-    if last.images_seen >= facts.listens_by and not listens(last):
-        words = f"The condition is ignored: after {last.images_seen:,} images the net does not look at its map."
-        told = (*evidence, drift) if drift else evidence
-        return Verdict("ignored", words, told, deaf(checks, facts), best=best)
+        text = "The control images are ignored: they are blank."
+        return Verdict("ignored", text, evidence, causes.of_blank_maps(last, facts), best=best)
+    if last.images_seen >= facts.follows_by and not follows(last):
+        text = f"The control images are ignored: after {last.images_seen:,} images the net does not follow them."
+        all_evidence = (*evidence, drift) if drift else evidence
+        return Verdict("ignored", text, all_evidence, causes.of_ignored_maps(checks, facts), best=best)
+    found = causes.of_diverging_losses(checks, facts)
     if drift:
-        words = f"{drift} The net does not listen to its map yet."
-        return Verdict("drifting", words, evidence, unlike(checks, facts), None, drifts, best)
-    words = f"It may have begun to listen at step {last.step:,}; the next check will tell."
-    if not listens(last):
+        text = f"{drift} The net does not follow its control images yet."
+        return Verdict("drifting", text, evidence, found, None, drifts, best)
+    if follows(last):
+        text = f"The net may have started to follow its control images at step {last.step:,}; the next check will show."
+    elif last.step >= facts.total_steps:
+        text = (
+            f"The net does not follow its control images at the end of the run. {last.images_seen:,} images are often "
+            f"too few; plan for up to {facts.follows_by:,}."
+        )
+    else:
         seen = f"after {last.images_seen:,} images" if last.images_seen else "at the start"
-        words = f"Not listening yet, which is normal {seen}: it begins suddenly, as a rule before {facts.listens_by:,}."
-        if last.step >= facts.total_steps:
-            words = (
-                f"Not listening at the end of the run. {last.images_seen:,} images are often too few; "
-                f"plan for up to {facts.listens_by:,}."
-            )
-    return Verdict("not_listening", words, evidence, unlike(checks, facts), best=best)
+        text = (
+            f"The net does not follow its control images yet. That is normal {seen}: it starts suddenly, usually "
+            f"before {facts.follows_by:,} images."
+        )
+    return Verdict("not_following", text, evidence, found, best=best)
 
 
 def best_checkpoint(
@@ -176,10 +203,10 @@ def best_checkpoint(
     checkpoints: Sequence[int],
     since: int | None,
 ) -> int | None:
-    """The checkpoint with the lowest held-out loss nearby, of those that listen.
+    """The checkpoint with the lowest held-out loss nearby, among those that follow their control images.
 
-    Where losses are within one percent of the lowest, the higher score of the images decides, then the later step.
-    Before the net listens it is the newest.
+    Among losses within one percent of the lowest, the higher score of the preview images decides, then the later step.
+    ``since``: the step of ``convergence``. If it is None, the newest checkpoint is the best.
     """
     usable = [step for step in checkpoints if since is None or step >= since]
     if not usable or since is None:
@@ -194,35 +221,37 @@ def best_checkpoint(
     return max(close)
 
 
-def _gain_words(check: Checked) -> list[str]:
-    share, error = check.gain_share, check.share_error
-    trained = "" if check.training_share is None else f" On pairs that it trains on: {check.training_share:.1%}."
-    return [f"With another image's map it does {share:.1%} worse (± {error:.1%}): the control gain.{trained}"]
+def _gain_evidence(check: Checked) -> list[str]:
+    gain, error = check.gain_share, check.share_error
+    trained = "" if check.training_share is None else f" On training pairs: {check.training_share:.1%}."
+    return [f"Control gain: with another image's control image the loss is {gain:.1%} (± {error:.1%}) higher.{trained}"]
 
 
-def _loss_words(checks: Sequence[Checked]) -> list[str]:
+def _loss_evidence(checks: Sequence[Checked]) -> list[str]:
     first, last = checks[0], checks[-1]
     change = last.held_out_loss / first.held_out_loss - 1
     trained = last.training_loss / first.training_loss - 1
-    return [f"Held-out loss {change:+.1%} since the start; the same on training pairs {trained:+.1%}."]
+    return [
+        f"Since the start, the held-out loss changed by {change:+.1%}, the loss on training pairs by {trained:+.1%}."
+    ]
 
 
-def _faint_words(
+def _weak_adherence(
     since: int, scores: Sequence[tuple[int, dict[str, float]]], figures: Sequence[tuple[int, dict[str, float]]]
 ) -> str:
-    """Where the newest images since the net listens do not show what its gain says: how far they obey."""
+    """Says so if the newest preview images since ``since`` have an adherence below USABLE. Empty otherwise."""
     drawn = [(step, values["obeys"]) for step, values in scores if step >= since and "obeys" in values]
     if not drawn or drawn[-1][1] >= USABLE:
         return ""
     step, value = drawn[-1]
     likely = dict(figures).get(step, {})
-    sure = f" ({likely['obeys_low']:.2f} to {likely['obeys_high']:.2f})" if "obeys_low" in likely else ""
-    return f"Not usable yet: the images of step {step:,} obey their maps by {value:.2f}{sure}; {USABLE} is usable."
+    interval = f" ({likely['obeys_low']:.2f} to {likely['obeys_high']:.2f})" if "obeys_low" in likely else ""
+    return f"Not usable yet: the adherence of the images of step {step:,} is {value:.2f}{interval}; {USABLE} is usable."
 
 
-def _score_words(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
+def _score_evidence(scores: Sequence[tuple[int, dict[str, float]]]) -> list[str]:
     name = next((n for n in ("obeys", "adherence") if any(n in values for _, values in scores)), "")
     drawn = [(step, values[name]) for step, values in scores if name in values]
     if len(drawn) < 2:
         return []
-    return [f"Images obey their map by {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]
+    return [f"Adherence of the images: {drawn[-1][1]:.2f}; at step {drawn[0][0]:,} it was {drawn[0][1]:.2f}."]

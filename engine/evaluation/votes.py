@@ -1,7 +1,7 @@
-"""Blind comparison of checkpoints: which pair is shown next, what was preferred, and what that amounts to.
+"""Blind comparison of checkpoints: which two images to show next, and what the votes amount to.
 
-Votes are lines of comparisons/votes.jsonl in the run's folder. Who votes sees two images of one row of the grid,
-in random order and without names.
+Votes are lines of comparisons/votes.jsonl in the run's folder. The voter sees two images from one row of the grid, in
+random order and without titles.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Literal
 from engine.evaluation.grid import Column, Grid
 
 Z = 1.96
-"""Two-sided 95 %."""
+"""Quantile of the normal distribution for a two-sided 95 % interval."""
 Choice = Literal["left", "right", "same"]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two images of one row, as they are shown: by the places of their columns in the grid."""
+class Comparison:
+    """Two images of one row of the grid, by the indices of their columns, as they are shown."""
 
     row: int
     left: int
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Vote:
-    """One comparison. ``better``: the weights that were preferred; empty: neither."""
+    """One vote. ``better``: digest of the preferred weights; empty: neither."""
 
     first: str
     second: str
@@ -43,13 +43,13 @@ class Vote:
     pictures: tuple[str, str]
     """Keys of the two images."""
     titles: tuple[str, str]
-    """What the two columns were called, for people who read the file."""
+    """Titles of the two columns, for people who read the file."""
     at: str
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What one column has got. ``share`` of its votes, ties count half, with the 95 % interval."""
+class ColumnResult:
+    """The votes for one column. ``share``: fraction of its comparisons that it won, ties count half, with interval."""
 
     title: str
     votes: int
@@ -59,16 +59,16 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Tally:
-    """All votes on the columns of a grid, the most preferred first."""
+class VoteResult:
+    """All votes on the columns of a grid, the most preferred column first."""
 
-    standings: tuple[Standing, ...]
+    columns: tuple[ColumnResult, ...]
     votes: int
     sentence: str
 
 
 def wilson(won: float, votes: int, z: float = Z) -> tuple[float, float]:
-    """Interval of a share (Wilson 1927, JASA 22): ``won`` of ``votes``, 0..1; all is possible without votes."""
+    """Interval of a proportion, ``won`` of ``votes``, within 0..1 (Wilson 1927, JASA 22). (0, 1) without votes."""
     if votes == 0:
         return 0.0, 1.0
     share = won / votes
@@ -79,14 +79,16 @@ def wilson(won: float, votes: int, z: float = Z) -> tuple[float, float]:
 
 
 def comparable(grid: Grid) -> list[tuple[int, Column]]:
-    """Columns that are voted on, with their places; the one without ControlNet would be known at once."""
+    """The columns to vote on, with their indices. Without ControlNet would be recognized at once."""
     return [(place, column) for place, column in enumerate(grid.columns) if column.step is not None]
 
 
-def next_pair(grid: Grid, votes: Sequence[Vote], chance: random.Random, skipped: Iterable[Pair] = ()) -> Pair | None:
-    """What to compare next: of the two columns that were compared least, a row that was not voted on yet.
+def next_comparison(
+    grid: Grid, votes: Sequence[Vote], chance: random.Random, skipped: Iterable[Comparison] = ()
+) -> Comparison | None:
+    """A row that was not voted on yet, of the two columns that were compared least often.
 
-    None where every pair of different images was compared, or passed over.
+    None when all pairs of different images were compared or skipped.
     """
     times = Counter(frozenset((vote.first, vote.second)) for vote in votes)
     seen = {frozenset(vote.pictures) for vote in votes}
@@ -103,27 +105,32 @@ def next_pair(grid: Grid, votes: Sequence[Vote], chance: random.Random, skipped:
         return None
     least = min(count for count, *_ in open_pairs)
     _, row, left, right = chance.choice([entry for entry in open_pairs if entry[0] == least])
-    return Pair(row, *((left, right) if chance.random() < 0.5 else (right, left)))
+    return Comparison(row, *((left, right) if chance.random() < 0.5 else (right, left)))
 
 
-def vote_on(grid: Grid, pair: Pair, choice: Choice) -> Vote:
-    """The vote for a pair that was shown."""
+def vote_on(grid: Grid, pair: Comparison, choice: Choice) -> Vote:
+    """The vote for a comparison that was shown."""
     left, right = grid.columns[pair.left], grid.columns[pair.right]
     shown = grid.cells[pair.row][pair.left], grid.cells[pair.row][pair.right]
-    assert shown[0] is not None and shown[1] is not None, "only images that are there are shown"
+    assert shown[0] is not None and shown[1] is not None, "only drawn images are shown"
     better = {"left": left.weights, "right": right.weights, "same": ""}[choice]
     return Vote(
-        left.weights, right.weights, better, (shown[0], shown[1]), (left.title, right.title),
-        time.strftime("%Y-%m-%d %H:%M:%S"),
-    )  # fmt: skip
+        first=left.weights,
+        second=right.weights,
+        better=better,
+        pictures=(shown[0], shown[1]),
+        titles=(left.title, right.title),
+        at=time.strftime("%Y-%m-%d %H:%M:%S"),
+    )
 
 
 def votes_file(run_folder: Path) -> Path:
+    """The file with all votes of a run."""
     return run_folder / "comparisons" / "votes.jsonl"
 
 
 def keep_vote(run_folder: Path, vote: Vote) -> None:
-    """Write a vote behind the others."""
+    """Appends a vote to the file."""
     path = votes_file(run_folder)
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8", newline="\n") as file:
@@ -131,7 +138,7 @@ def keep_vote(run_folder: Path, vote: Vote) -> None:
 
 
 def read_votes(run_folder: Path) -> list[Vote]:
-    """All votes on a run; a line that was cut off is passed over."""
+    """All votes of a run. Skips damaged lines."""
     try:
         lines = votes_file(run_folder).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -146,28 +153,26 @@ def read_votes(run_folder: Path) -> list[Vote]:
     return votes
 
 
-def tally(grid: Grid, votes: Sequence[Vote]) -> Tally:
-    """What the votes on the columns of a grid amount to; votes on weights that are not in it do not count."""
+def tally(grid: Grid, votes: Sequence[Vote]) -> VoteResult:
+    """Counts the votes on the columns of a grid. Ignores votes on weights that are not in it."""
     names = {column.weights: column.title for _, column in comparable(grid)}
     counted = [vote for vote in votes if vote.first in names and vote.second in names]
-    standings = []
+    results = []
     for weights, title in names.items():
         mine = [vote for vote in counted if weights in (vote.first, vote.second)]
         won = sum(1.0 if vote.better == weights else 0.5 if not vote.better else 0.0 for vote in mine)
-        standings.append(
-            Standing(title, len(mine), won / len(mine) if mine else 0.0, *wilson(won, len(mine)))
-        )  # fmt: skip
-    standings.sort(key=lambda standing: (-standing.share, -standing.votes))
-    return Tally(tuple(standings), len(counted), _sentence(standings, counted))
+        results.append(ColumnResult(title, len(mine), won / len(mine) if mine else 0.0, *wilson(won, len(mine))))
+    results.sort(key=lambda result: (-result.share, -result.votes))
+    return VoteResult(tuple(results), len(counted), _sentence(results, counted))
 
 
-def _sentence(standings: Sequence[Standing], votes: Sequence[Vote]) -> str:
-    """The verdict of the votes, and how sure it is."""
+def _sentence(results: Sequence[ColumnResult], votes: Sequence[Vote]) -> str:
+    """The result and whether it could be chance."""
     if not votes:
-        return "Nothing was voted on yet."
-    best = standings[0]
+        return "No votes yet."
+    best = results[0]
     if len(votes) == 1:
-        return "One vote says nothing yet: vote on."
+        return "One vote says nothing yet. Keep voting."
     words = (
         f"You preferred {best.title} in {best.share:.0%} of its "
         f"{'one comparison' if best.votes == 1 else f'{best.votes:,} comparisons'} "
@@ -175,4 +180,4 @@ def _sentence(standings: Sequence[Standing], votes: Sequence[Vote]) -> str:
     )
     if best.low > 0.5:
         return f"{words} That is more than chance."
-    return f"{words} That could still be chance: vote on."
+    return f"{words} That could still be chance. Keep voting."

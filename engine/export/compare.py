@@ -13,7 +13,8 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
 from engine.errors import UserError
-from engine.evaluation.validate import make_previews
+from engine.evaluation.pairs import Models
+from engine.evaluation.previews import PreviewRequest, make_previews
 from engine.export.formats import AS_TRAINED, FORMATS, Precision, Weights
 from engine.export.out import export
 from engine.export.source import read_source, whole_checkpoint
@@ -99,19 +100,15 @@ def compare(
 
     def measure(config: dict[str, Any], tensors: dict[str, torch.Tensor], number: int) -> dict[str, float]:
         net = net_of(config, tensors).to(device)
-        record = make_previews(
-            family=family,
-            base=base,
-            denoiser=denoiser,
-            controlnet=net,
+        request = PreviewRequest(
             samples=samples,
             dataset=dataset,
             settings=settings,
             plan=plan,
             out_folder=scratch / "pictures",
             step=number,
-            token=token,
         )
+        record = make_previews(Models(family, base, denoiser, net), request, token=token)
         return record.scores
 
     def tell(done: int, label: str) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from engine.errors import UserError
 from engine.evaluation import probes
-from engine.evaluation.pairs import encoder, read_pair
+from engine.evaluation.pairs import Models, encoder, read_pair
+from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.evaluation.probes import Probe
-from engine.evaluation.validate import Known, make_previews
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
@@ -31,7 +31,7 @@ class DrawPreviews:
     """
 
     def __init__(self) -> None:
-        self._known = Known()
+        self._cache = PreviewCache()
         self._probes: list[Probe] | None = None
         self._own_text: dict[str, Text] = {}
 
@@ -69,25 +69,29 @@ class DrawPreviews:
         try:
             with as_exported(trainer) as controlnet:
                 return make_previews(
-                    family=trainer.family,
-                    base=trainer.base,
-                    denoiser=trainer.unet,
-                    controlnet=controlnet,
-                    samples=trainer.held_out,
-                    dataset=trainer.dataset,
-                    settings=trainer.config.validation,
-                    plan=trainer.plan,
-                    out_folder=trainer.run_folder / "previews",
-                    step=step,
-                    seed=trainer.config.train.seed,
-                    encode=lambda prompts: self._encode(trainer, prompts),
-                    # The last ones are waited for: nobody resumes a finished run to make them.
+                    Models(
+                        trainer.family,
+                        trainer.base,
+                        trainer.unet,
+                        controlnet,
+                        lambda prompts: self._encode(trainer, prompts),
+                    ),
+                    PreviewRequest(
+                        samples=trainer.held_out,
+                        dataset=trainer.dataset,
+                        settings=trainer.config.validation,
+                        plan=trainer.plan,
+                        out_folder=trainer.run_folder / "previews",
+                        step=step,
+                        seed=trainer.config.train.seed,
+                        batch=trainer.images_at_once,
+                        probes=self._probes,
+                    ),
+                    cache=self._cache,
+                    # The last images are drawn in spite of a pause: nobody resumes a finished run to draw them.
                     token=None if step == trainer.config.train.steps else trainer.token,
                     progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
-                    batch=trainer.images_at_once,
-                    probes=self._probes,
-                    known=self._known,
-                    watching=trainer.promises.slow.watching,
+                    watch=trainer.promises.slow.watching,
                 )
         except (RuntimeError, MemoryError) as error:
             if not oom.is_out_of_memory(error):

@@ -31,14 +31,14 @@ def test_the_meter_tells_how_much_the_map_does(page: Any) -> None:
     unfold(page, "evaluate-box")
     click(page, "#evaluate-effect-only")
     page.wait_for_selector("#evaluate-effect img")
-    wait_for(page, "#evaluate-effect-words", re.compile(r"4 pairs: 0\.\d\d: right map 0\.\d\d, blank"))
+    wait_for(page, "#evaluate-effect-words", re.compile(r"4 pairs: 0\.\d\d: right map 0\.\d\d, blank map"))
     shoot(page, "meter")
 
 
 def test_the_links_of_the_verdict_open_the_doctor_and_the_settings(page: Any, demo: DemoRun) -> None:
-    deaf = demo.folder.with_name("a run that did not listen")
-    shutil.copytree(demo.folder, deaf)
-    metrics = deaf / "metrics.jsonl"
+    ignoring = demo.folder.with_name("a run that ignores its control images")
+    shutil.copytree(demo.folder, ignoring)
+    metrics = ignoring / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     checks = [line for line in lines if "gain_share" in line]
     for check in checks:
@@ -47,9 +47,9 @@ def test_the_links_of_the_verdict_open_the_doctor_and_the_settings(page: Any, de
     try:
         page.reload()
         open_tab(page, "Train")
-        pick(page, "#train-run", deaf.name)
-        wait_for(page, "#verdict", "The condition is ignored")
-        wait_for(page, "#verdict", "0 to 1 in place of 0 to 255")
+        pick(page, "#train-run", ignoring.name)
+        wait_for(page, "#verdict", "The control images are ignored")
+        wait_for(page, "#verdict", "0 to 1 instead of 0 to 255")
         shoot(page, "verdict-ignored")
         page.locator("#verdict button.look").get_by_text("Check the set").first.click()
         page.wait_for_selector("#doctor-check", state="visible")
@@ -57,4 +57,4 @@ def test_the_links_of_the_verdict_open_the_doctor_and_the_settings(page: Any, de
         page.locator("#verdict button.look").get_by_text("Look at the settings").click()
         page.wait_for_selector("#train-status", state="visible")
     finally:
-        shutil.rmtree(deaf)
+        shutil.rmtree(ignoring)

@@ -1,4 +1,4 @@
-"""The whole way through the window, as a newcomer goes it: demo set, training, does it obey, try it, export."""
+"""The whole way through the window, as a newcomer goes it: demo set, training, does it work, try it, export."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ def on_the_chart(page: Any, chart: str) -> dict[str, list[tuple[int, float]]]:
 
 def test_the_page_shows_that_adherence_rises(page: Any) -> None:
     lines = on_the_chart(page, "#chart-score")
-    for line in ("contours where the true image has them", "right place"):
+    for line in ("contours as in the original", "right place"):
         (first, blind), (last, best) = lines[line][0], lines[line][-1]
         assert (first, last) == (0, STEPS)
         assert blind < 0.25, "a net that was not trained yet draws things anywhere"
         assert best > blind + 0.3
     gain = on_the_chart(page, "#chart-gain")["held-out pairs"]
     assert gain[0] == (0, 0) and gain[-1][1] > 50, "in percent of the loss"
-    wait_for(page, "#verdict", re.compile(r"Images obey their map by 0\.\d\d; at step 0 it was"))
+    wait_for(page, "#verdict", re.compile(r"Adherence of the images: 0\.\d\d; at step 0 it was"))
     shoot(page, "train-finished")
 
 
 def test_the_verdict_names_convergence_and_the_best_checkpoint(page: Any, demo: DemoRun) -> None:
     words = page.locator("#verdict .sentence").inner_text()
     since, best = (
-        re.search(r"listens since step (\d+) ", words),
+        re.search(r"followed its control images since step (\d+) ", words),
         re.search(r"Best checkpoint so far: step (\d+)", words),
     )
     assert since and best, words
     assert 0 < int(since[1]) < STEPS
     assert int(best[1]) >= int(since[1])
     assert (demo.folder / "checkpoints" / f"step-{int(best[1]):06d}" / "checkpoint.json").exists()
-    wait_for(page, "#chart-gain .legend", f"begins to listen step {since[1]}")
+    wait_for(page, "#chart-gain .legend", f"follows the control image step {since[1]}")
     unfold(page, "evaluate-box")
     page.click("#evaluate-checkpoint input")
     page.get_by_role("option", name=f"step {best[1]} (the best)").wait_for()

@@ -1,4 +1,4 @@
-"""Scores of one image by every measure that its dataset allows."""
+"""Scores of one image by every scorer that its dataset supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.evaluation import adherence
 
 
 class Stub:
-    """The part of a dataset that measures look at."""
+    """The part of a dataset that scorers read."""
 
     def __init__(self, type: str, source: Any, parameters: dict[str, Any] | None = None) -> None:
         from engine.conditions import registry
@@ -37,8 +37,8 @@ def test_the_photograph_itself_follows_its_map_and_another_does_not(
         condition = registry.get(name)
         wanted = condition.extractor(photos["coffee"], **dataset.condition.parameters)
         measures = adherence.scorers(dataset)
-        own = adherence.score(measures, sample(tmp_path), wanted, photos["coffee"])["adherence"]
-        other = adherence.score(measures, sample(tmp_path), wanted, photos["chelsea"])["adherence"]
+        own = adherence.score_image(measures, sample(tmp_path), wanted, photos["coffee"])["adherence"]
+        other = adherence.score_image(measures, sample(tmp_path), wanted, photos["chelsea"])["adherence"]
         assert own == pytest.approx(1)
         assert other < 0.35
 
@@ -49,14 +49,14 @@ def test_maps_of_the_users_own_have_no_metric(tmp_path: Any) -> None:
 
 
 def test_the_mean_is_over_the_images_that_have_the_score() -> None:
-    assert adherence.mean([{"a": 1.0, "b": 0.0}, {"a": 0.0}]) == {"a": 0.5, "b": 0.0}
-    assert adherence.mean([]) == {}
+    assert adherence.mean_scores([{"a": 1.0, "b": 0.0}, {"a": 0.0}]) == {"a": 0.5, "b": 0.0}
+    assert adherence.mean_scores([]) == {}
 
 
 def test_a_suffix_keeps_variants_apart(tmp_path: Any) -> None:
     measures: list[adherence.Scorer] = [lambda *_: {"a": 1}]
     empty = np.zeros((8, 8, 3), np.uint8)
-    assert adherence.score(measures, sample(tmp_path), empty, empty, "_x") == {"a_x": 1.0}
+    assert adherence.score_image(measures, sample(tmp_path), empty, empty, "_x") == {"a_x": 1.0}
 
 
 def test_generated_sets_have_an_exact_score(tmp_path: Any) -> None:
@@ -72,9 +72,9 @@ def test_generated_sets_have_an_exact_score(tmp_path: Any) -> None:
     first, second = dataset.samples(0, 2)
     wanted = np.zeros((64, 64, 3), np.uint8)
     true, other = (np.asarray(Image.open(sample.image)) for sample in (first, second))
-    right = adherence.score(measures, first, wanted, true)
+    right = adherence.score_image(measures, first, wanted, true)
     assert right["iou"] > 0.97 and right["colours"] == 1
-    wrong = adherence.score(measures, first, wanted, other)
+    wrong = adherence.score_image(measures, first, wanted, other)
     assert wrong["iou"] < 0.9 and wrong["colours"] == 0
     stranger = Sample("images/999999.png", first.image, "", None, 64, 64)
-    assert adherence.score(measures, stranger, wanted, true) == {}
+    assert adherence.score_image(measures, stranger, wanted, true) == {}

@@ -22,8 +22,8 @@ from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.evaluation import loaded
 from engine.evaluation.effect_job import measure_effect
-from engine.evaluation.loaded import Sparing, load_nets
-from engine.evaluation.pairs import Wanted, read_pair, unnoticed
+from engine.evaluation.loaded import LowMemoryDrawing, load_models
+from engine.evaluation.pairs import ImageRequest, no_side_effects, read_pair
 from engine.inference.memory_saving import OFFLOADED, MemorySaving
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -105,7 +105,7 @@ def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run)
 def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
     prepared: Run, own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    nets = load_nets(own_workspace, prepared, prepared.checkpoints()[0])
+    models = load_models(own_workspace, prepared, prepared.checkpoints()[0])
     needed, asked, shown = [0], [], []
     draw, to_images = loaded.draw, loaded.to_images
 
@@ -122,20 +122,20 @@ def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
     monkeypatch.setattr(loaded, "draw", short_of_it)
     monkeypatch.setattr(loaded, "to_images", decode)
     maps = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
-    wanted = [Wanted(map, "red circle", seed) for seed, map in enumerate(maps)]
+    wanted = [ImageRequest(map, "red circle", seed) for seed, map in enumerate(maps)]
 
     def drawn() -> list[np.ndarray]:
-        with unnoticed(nets):
+        with no_side_effects(models):
             return drawing.images(wanted, ValidationConfig(sampling_steps=1), None, None, lambda vae: None)[0]
 
-    drawing = Sparing(nets)
+    drawing = LowMemoryDrawing(models)
     plain = drawn()
-    assert drawing.words == [] and asked == [(0, 4)] and shown == [False]
+    assert drawing.notes == [] and asked == [(0, 4)] and shown == [False]
     needed[0] = OFFLOADED
-    drawing = Sparing(nets, MemorySaving(torch.device("cpu"), OFFLOADED))
+    drawing = LowMemoryDrawing(models, MemorySaving(torch.device("cpu"), OFFLOADED))
     spared = drawn()
     assert asked[1:] == [(0, 4), (1, 1), (2, 1)] and shown[1:] == [True]
-    assert ["tiles" in drawing.words[0], "computer's memory" in drawing.words[1]] == [True, True]
+    assert ["tiles" in drawing.notes[0], "computer's memory" in drawing.notes[1]] == [True, True]
     assert all(np.abs(a.astype(int) - b).max() <= 1 for a, b in zip(plain, spared, strict=True))
     needed[0] = OFFLOADED + 1
     with pytest.raises(UserError, match="memory is not enough"):

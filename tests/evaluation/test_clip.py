@@ -54,7 +54,7 @@ def test_a_model_of_the_real_shape_reads_images_and_words(
     assert seen.shape == (3, 8)
     assert np.linalg.norm(seen, axis=1) == pytest.approx(np.ones(3), abs=1e-5)
     assert seen[0] == pytest.approx(seen[1], abs=1e-5) and not np.allclose(seen[0], seen[2], atol=1e-3)
-    words = model.words(["a cup of coffee", "word " * 200])
+    words = model.texts(["a cup of coffee", "word " * 200])
     assert words.shape == (2, 8) and np.isfinite(words).all()
 
 
@@ -84,7 +84,7 @@ def test_sets_of_photographs_are_farther_apart_the_more_they_are_spoilt(
 
 def test_where_it_is_looked_for_and_what_is_said_where_it_is_not(workspace: Workspace) -> None:
     assert clip.find() is None
-    said = clip.missing_words()
+    said = clip.missing_text()
     assert clip.MODEL.id in said and str(workspace.models / "clip") in said and "--download" in said
     (workspace.models / "clip").mkdir(parents=True)
     assert clip.find() == workspace.models / "clip"

@@ -1,4 +1,4 @@
-"""Signs of damage: colours that drift, wrong maps that change nothing, images that were learnt by heart."""
+"""Signs of damage: colours that drift, wrong maps that change nothing, images that were memorized."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.evaluation import colour, effect, nearest
-from engine.evaluation.obedience import Yardstick
+from engine.evaluation.adherence import Metric
 from engine.evaluation.pairs import Pair
 from engine.workspace.paths import Workspace
 
@@ -53,21 +53,21 @@ def pair(number: int, size: int = 8) -> Pair:
 
 def test_the_meter_draws_each_seed_with_a_blank_and_with_anothers_map() -> None:
     pairs = [pair(1), pair(2), pair(3, size=16)]
-    drawn = effect.variants(pairs, seed=5, strength=0.8)
+    drawn = effect.wrong_map_requests(pairs, seed=5, strength=0.8)
     assert [int(one.map.max()) for one in drawn] == [0, 0, 0, 2, 1, 3]
     assert [one.seed for one in drawn] == [5, 6, 7] * 2 and {one.strength for one in drawn} == {0.8}
     assert drawn[5].map.shape == (16, 16, 3), "alone in its size: its own map, turned"
 
 
-def test_the_meter_is_zero_for_a_net_that_ignores_its_map_and_not_for_one_that_obeys() -> None:
-    by = Yardstick("x", lambda one, image: float((image == one.wanted).all()))
+def test_the_meter_is_zero_for_a_net_that_ignores_its_map_and_not_for_one_that_follows_it() -> None:
+    metric = Metric("x", lambda one, image: float((image == one.wanted).all()))
     pairs = [pair(1), pair(2)]
     right, other = [p.wanted for p in pairs], [p.wanted for p in pairs[::-1]]
     blank = [np.zeros((8, 8, 3), np.uint8)] * 2
-    obeys = effect.effect(by, pairs, right, blank, other)
-    assert obeys.value == 1 and obeys.scores == {"right": 1, "blank": 0, "swapped": 0} and obeys.moved > 0
-    deaf = effect.effect(by, pairs, right, right, right)
-    assert deaf.value == deaf.moved == deaf.moved_blank == 0
+    following = effect.measure_images(metric, pairs, right, blank, other)
+    assert following.value == 1 and following.scores == {"right": 1, "blank": 0, "swapped": 0} and following.moved > 0
+    ignoring = effect.measure_images(metric, pairs, right, right, right)
+    assert ignoring.value == ignoring.moved == ignoring.moved_blank == 0
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def dataset(photos: dict[str, np.ndarray], tmp_path: Path) -> Dataset:
     return Dataset.create(Workspace(tmp_path / "workspace"), "photos", scan_folder(folder))
 
 
-def test_an_image_learnt_by_heart_is_found(dataset: Dataset, photos: dict[str, np.ndarray]) -> None:
+def test_an_image_memorized_is_found(dataset: Dataset, photos: dict[str, np.ndarray]) -> None:
     """A recompressed copy of a training image is found, others are not; images that cannot be read are passed."""
     trained = [sample for sample in dataset.samples() if "rocket" not in sample.key]
     copy = Image.fromarray(photos["coffee"][:300, :300]).resize((96, 96)).resize((256, 256))

@@ -1,4 +1,4 @@
-"""The thorough evaluation of a checkpoint: what is drawn, what is said, and what is left behind."""
+"""The full evaluation of a checkpoint: what is drawn, what is said, and what is left behind."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_the_meter_alone_takes_the_first_held_out_pairs(prepared: Run, own_works
     assert json.loads((folder / "effect.json").read_text(encoding="utf-8"))["scores"] == found["scores"]
     assert found["pairs"] == 3 and found["moved"] > 0
     assert Image.open(folder / "effect-02.webp").size == (5 * 64, 64)
-    assert report.effect_words(found).startswith(
+    assert report.effect_text(found).startswith(
         f"{found['value']:.2f}: right map".removeprefix("-" * (abs(found["value"]) < 0.005))
     )
 
@@ -116,7 +116,7 @@ def test_a_sound_report_has_no_warning_and_each_fault_has_one() -> None:
     ]
     for fault in faults:
         assert len(report.warnings(made_up(**fault))) == 1, fault
-    assert "cannot be told" in report.headline(made_up(obeys=None))
+    assert "cannot be measured" in report.headline(made_up(obeys=None))
 
 
 def test_a_caption_is_no_markup_on_the_page() -> None:

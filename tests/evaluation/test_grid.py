@@ -22,10 +22,10 @@ from engine.data.dataset import Dataset
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
-from engine.evaluation.drawn import Drawn
-from engine.evaluation.grid import Grid, GridWish, best_step, default_steps, held_out_pairs, numbers, read_grid
+from engine.evaluation.grid import Grid, GridRequest, best_step, default_steps, held_out_pairs, numbers, read_grid
 from engine.evaluation.grid_drawing import LABEL, draw_grid
 from engine.evaluation.grid_sheet import format_of, save_sheet, sheet
+from engine.evaluation.image_cache import ImageCache
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import Cancelled, Control
@@ -104,7 +104,7 @@ def prepared(
 @pytest.fixture
 def workspace(prepared: tuple[Workspace, Path]) -> Workspace:
     """The same one for all, without images that were drawn before."""
-    shutil.rmtree(Drawn(prepared[0]).folder, ignore_errors=True)
+    shutil.rmtree(ImageCache(prepared[0]).folder, ignore_errors=True)
     return prepared[0]
 
 
@@ -115,7 +115,7 @@ def run(workspace: Workspace, prepared: tuple[Workspace, Path]) -> Run:
     return Run(folder)
 
 
-WISH = GridWish(pictures=(0, 1), seeds=(0, 7), strengths=(0.5, 1.0))
+WISH = GridRequest(pictures=(0, 1), seeds=(0, 7), strengths=(0.5, 1.0))
 
 
 def test_a_grid_is_every_checkpoint_by_every_row(workspace: Workspace, run: Run) -> None:
@@ -218,7 +218,7 @@ def test_a_wish_that_cannot_be_had_is_refused_in_words(
 
 def test_a_map_of_the_users_own_is_a_row(workspace: Workspace, run: Run, tmp_path: Path, edges: Image.Image) -> None:
     edges.resize((90, 60)).save(tmp_path / "mine.png")
-    wish = GridWish(pictures=(), controls=(tmp_path / "mine.png",), prompts=("one", "two"), strengths=(1.0,))
+    wish = GridRequest(pictures=(), controls=(tmp_path / "mine.png",), prompts=("one", "two"), strengths=(1.0,))
     painter = Painter(workspace)
     grid = draw_grid(workspace, run, wish, painter)
     assert [(row.source, row.prompt, row.width) for row in grid.rows] == [
@@ -229,9 +229,9 @@ def test_a_map_of_the_users_own_is_a_row(workspace: Workspace, run: Run, tmp_pat
 
 
 def test_real_checkpoints_draw_different_images(workspace: Workspace, run: Run) -> None:
-    wish = GridWish(pictures=(0,), steps=(100, 300), strengths=(1.0,))
+    wish = GridRequest(pictures=(0,), steps=(100, 300), strengths=(1.0,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
-    drawn = Drawn(workspace)
+    drawn = ImageCache(workspace)
     plain, first, last = (np.asarray(drawn.open(str(key))).astype(int) for key in grid.cells[0])
     assert plain.shape == (SIDE, SIDE, 3)
     assert np.abs(plain - first).mean() > np.abs(plain - last).mean() > 0.5, "a third of the weights moves it less"
@@ -239,7 +239,7 @@ def test_real_checkpoints_draw_different_images(workspace: Workspace, run: Run) 
 
 def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run: Run) -> None:
     long = "red circle with blue background " * 20
-    wish = GridWish(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
+    wish = GridRequest(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
     assert len(grid.notes) == 1 and "read in 4 chunks" in grid.notes[0]
 
@@ -247,7 +247,7 @@ def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run
 def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, run: Run, tmp_path: Path) -> None:
     grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
     grid = replace(grid, cells=(*grid.cells[:-1], (*grid.cells[-1][:-1], None)))
-    drawn = Drawn(workspace)
+    drawn = ImageCache(workspace)
     whole = np.asarray(sheet(grid, drawn)).astype(int)
     for row in grid.cells:
         for key in filter(None, row):
@@ -264,12 +264,12 @@ def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, ru
 def test_a_sheet_too_large_to_open_is_drawn_smaller(workspace: Workspace, run: Run) -> None:
     grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
     rows = tuple(replace(row, width=1024, height=1024) for row in grid.rows * 8)
-    whole = sheet(replace(grid, rows=rows, cells=grid.cells * 8), Drawn(workspace))
+    whole = sheet(replace(grid, rows=rows, cells=grid.cells * 8), ImageCache(workspace))
     assert max(whole.size) <= 16_383
 
 
 def test_the_cache_is_bounded_and_the_grid_in_use_stays(workspace: Workspace) -> None:
-    drawn = Drawn(workspace, most_files=5)
+    drawn = ImageCache(workspace, most_files=5)
     for number in range(9):
         drawn.put(f"{number}", Image.new("RGB", (8, 8), (number, 0, 0)))
     for number in range(9):

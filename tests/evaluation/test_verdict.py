@@ -16,12 +16,12 @@ import pytest
 from benchmarks.verdict_curves import RUNS
 from engine.config import RunConfig, parse
 from engine.evaluation.causes import Facts, facts_of
-from engine.evaluation.turning import smooth
-from engine.evaluation.verdict import Verdict, best_checkpoint, convergence, judge, listens
+from engine.evaluation.verdict import Verdict, best_checkpoint, convergence, follows, judge
+from engine.evaluation.verdict_rules import smooth
 from engine.jobs.events import Checked
 
 CURVES = Path(__file__).with_name("curves")
-LONG = Facts(total_steps=20_000, learning_rate=1e-5, listens_by=40_000, training_pairs=5_000)
+LONG = Facts(total_steps=20_000, learning_rate=1e-5, follows_by=40_000, training_pairs=5_000)
 
 
 class Curve:
@@ -89,14 +89,14 @@ def test_nothing_measured_is_no_verdict() -> None:
     assert judge([], LONG).kind == "too_early"
 
 
-def test_an_untrained_net_does_not_listen_and_that_is_normal(circles: Curve) -> None:
+def test_an_untrained_net_does_not_follow_its_map_and_that_is_normal(circles: Curve) -> None:
     verdict = judge(circles.upto(0), circles.facts)
-    assert verdict.kind == "not_listening"
+    assert verdict.kind == "not_following"
     assert "normal" in verdict.sentence
 
 
 @pytest.mark.parametrize("every", [1, 2, 5], ids=["each 10 steps", "each 20", "each 50"])
-def test_the_recorded_run_begins_to_listen_where_its_images_do(circles: Curve, every: int) -> None:
+def test_the_recorded_run_follows_its_map_where_its_images_do(circles: Curve, every: int) -> None:
     since = convergence(circles.upto(300, every))
     assert since is not None and 40 <= since <= 100
     before = [scores["iou"] for step, scores in circles.scores if step < since]
@@ -105,7 +105,7 @@ def test_the_recorded_run_begins_to_listen_where_its_images_do(circles: Curve, e
 
 
 @pytest.mark.parametrize("step", range(100, 301, 50))
-def test_while_it_improves_the_recorded_run_is_never_called_flat_or_deaf(circles: Curve, step: int) -> None:
+def test_while_it_improves_the_recorded_run_is_never_called_flat_or_ignored(circles: Curve, step: int) -> None:
     verdict = judge(circles.upto(step), circles.facts)
     assert verdict.kind == "improving"
     assert "Usable, still improving" in verdict.sentence
@@ -114,36 +114,36 @@ def test_while_it_improves_the_recorded_run_is_never_called_flat_or_deaf(circles
 @pytest.mark.parametrize(
     ("sets", "kind"),
     [
-        ([(50, 0.25, 0.11, 0.43)], "listening"),
-        ([(50, 0.12, 0.03, 0.14), (100, 0.25, 0.2, 0.29)], "listening"),
+        ([(50, 0.25, 0.11, 0.43)], "not_usable_yet"),
+        ([(50, 0.12, 0.03, 0.14), (100, 0.25, 0.2, 0.29)], "not_usable_yet"),
         ([(50, 0.25, 0.11, 0.43), (100, 0.3, 0.2, 0.4)], "improving"),
-        ([(50, 0.6, 0.5, 0.7), (100, 0.29, 0.2, 0.4)], "listening"),
+        ([(50, 0.6, 0.5, 0.7), (100, 0.29, 0.2, 0.4)], "not_usable_yet"),
         ([(0, 0.05, 0.0, 0.1)], "improving"),
     ],
-    ids=["straddles", "below", "above", "newest counts", "before it listened"],
+    ids=["straddles", "below", "above", "newest counts", "before it followed"],
 )
 def test_it_is_not_called_usable_where_its_images_do_not_show_it(
     circles: Curve, sets: list[tuple[int, float, float, float]], kind: str
 ) -> None:
-    """Made up: how far the recorded run's images obey."""
+    """Made up: the adherence of the recorded run's images."""
     scores = [(step, {"obeys": value, "adherence": 0.9}) for step, value, _, _ in sets]
     figures = [(step, {"obeys_low": low, "obeys_high": high}) for step, _, low, high in sets]
     verdict = judge(circles.upto(150), circles.facts, scores, (100, 150), figures)
     assert verdict.kind == kind
     assert ("Usable" in verdict.sentence) == (kind == "improving")
-    assert (verdict.listens_since, verdict.best) == (convergence(circles.upto(150)), 150)
-    if kind == "listening":
+    assert (verdict.follows_since, verdict.best) == (convergence(circles.upto(150)), 150)
+    if kind == "not_usable_yet":
         step, value, low, high = sets[-1]
-        words = f"Not usable yet: the images of step {step} obey their maps by {value} ({low:.2f} to {high:.2f})"
-        assert words in verdict.sentence and "still improves" in verdict.sentence
+        words = f"Not usable yet: the adherence of the images of step {step} is {value} ({low:.2f} to {high:.2f})"
+        assert words in verdict.sentence and "still improving" in verdict.sentence
 
 
 def test_no_recorded_run_is_judged_otherwise_for_its_images() -> None:
-    """Those whose images were scored for obedience obey by 0.1 at most; none of them was ever called usable then."""
+    """Those whose images were scored have an adherence of 0.1 at most; none of them was ever called usable then."""
     for path in CURVES.glob("*.json"):
         if "checks" in (recorded := json.loads(path.read_text(encoding="utf-8"))) and recorded.get("scores"):
             said = Curve(path.stem).verdicts()
-            assert "listening" not in {verdict.kind for verdict in said.values()}
+            assert "not_usable_yet" not in {verdict.kind for verdict in said.values()}
 
 
 def test_blank_maps_are_found_at_the_first_check() -> None:
@@ -151,16 +151,16 @@ def test_blank_maps_are_found_at_the_first_check() -> None:
     for step in (0, 50, 120):
         verdict = judge(blank.upto(step), blank.facts)
         assert verdict.kind == "ignored"
-        assert "blank" in verdict.causes[0].words and verdict.causes[0].look == "doctor"
-    assert all(not listens(check) for check in blank.checks)
+        assert "blank" in verdict.causes[0].text and verdict.causes[0].look == "doctor"
+    assert all(not follows(check) for check in blank.checks)
 
 
-def test_a_net_that_never_listens_is_normal_at_first_and_a_fault_later(circles: Curve) -> None:
+def test_a_net_that_never_follows_its_map_is_normal_at_first_and_a_fault_later(circles: Curve) -> None:
     """Made up: the recorded run's first checks, over and over."""
-    deaf = continued(circles.upto(20), 600, training_loss=1.0)
-    early = [check for check in deaf if check.images_seen < LONG.listens_by]
-    assert judge(early, LONG).kind == "not_listening"
-    verdict = judge(deaf, LONG)
+    ignoring = continued(circles.upto(20), 600, training_loss=1.0)
+    early = [check for check in ignoring if check.images_seen < LONG.follows_by]
+    assert judge(early, LONG).kind == "not_following"
+    verdict = judge(ignoring, LONG)
     assert verdict.kind == "ignored"
     assert len(verdict.causes) == 2
 
@@ -168,32 +168,33 @@ def test_a_net_that_never_listens_is_normal_at_first_and_a_fault_later(circles: 
 @pytest.mark.parametrize(
     ("facts", "words"),
     [
-        (replace(LONG, learning_rate=1e-7), "very small"),
-        (replace(LONG, training_pairs=60), "60 pairs are few"),
+        (replace(LONG, learning_rate=1e-7), "very low"),
+        (replace(LONG, training_pairs=60), "60 training pairs are few"),
         (LONG, "inverted"),
     ],
 )
 def test_causes_begin_with_what_the_settings_show(circles: Curve, facts: Facts, words: str) -> None:
-    deaf = continued(circles.upto(20), 600)
-    assert words in judge(deaf, facts).causes[0].words
+    ignoring = continued(circles.upto(20), 600)
+    assert words in judge(ignoring, facts).causes[0].text
 
 
 def test_the_doctor_is_asked_or_quoted(circles: Curve) -> None:
-    deaf = continued(circles.upto(20), 600)
-    asked = judge(deaf, LONG).causes
-    assert "check the set" in asked[0].words and asked[0].look == "doctor"
-    known = judge(deaf, replace(LONG, found={"map_inverted": 12, "map_blank": 1_400, "near_copy": 9})).causes
-    assert [cause.words for cause in known[:2]] == [
-        "The doctor found 1,400 maps that are empty.", "The doctor found 12 maps that are inverted.",
-    ]  # fmt: skip
-    clean = judge(deaf, replace(LONG, found={})).causes
+    ignoring = continued(circles.upto(20), 600)
+    asked = judge(ignoring, LONG).causes
+    assert "check the dataset" in asked[0].text and asked[0].look == "doctor"
+    known = judge(ignoring, replace(LONG, found={"map_inverted": 12, "map_blank": 1_400, "near_copy": 9})).causes
+    assert [cause.text for cause in known[:2]] == [
+        "The dataset check found 1,400 control images that are empty.",
+        "The dataset check found 12 control images that are inverted.",
+    ]
+    clean = judge(ignoring, replace(LONG, found={})).causes
     assert [cause.look for cause in clean] == ["settings"], "nothing is wrong with the set"
 
 
 def test_maps_of_a_wrong_range_are_named(circles: Curve) -> None:
     """Made up: the recorded run's first checks, with maps that hold 0 to 1 in place of 0 to 255."""
     dim = [replace(check, map_difference=0.004) for check in continued(circles.upto(20), 600)]
-    assert "0 to 1 in place of 0 to 255" in judge(dim, LONG).causes[0].words
+    assert "0 to 1 instead of 0 to 255" in judge(dim, LONG).causes[0].text
 
 
 def drawn(*ratios: tuple[float, float]) -> list[tuple[int, dict[str, float]]]:
@@ -205,7 +206,7 @@ def test_colours_that_drift_are_told_with_the_step(circles: Curve) -> None:
     figures = drawn((0.95, 1.0), (1.0, 1.02), (1.34, 1.1), (1.5, 1.2))
     verdict = judge(circles.upto(300), circles.facts, (), (), figures)
     assert (verdict.kind, verdict.since) == ("drifting", 200)
-    assert "saturation is 150% of the true images' (at the start 95%)" in verdict.sentence
+    assert "saturation is 150% of the originals' (at the start 95%)" in verdict.sentence
     assert "contrast" not in verdict.sentence
 
 
@@ -225,21 +226,21 @@ def test_colours_that_do_not_drift_are_not_told(circles: Curve, ratios: list[tup
     assert judge(circles.upto(300), circles.facts, (), (), drawn(*ratios)).kind == "improving"
 
 
-def test_colours_of_a_net_that_does_not_listen_are_told_with_that(circles: Curve) -> None:
+def test_colours_of_a_net_that_does_not_follow_its_map_are_told_with_that(circles: Curve) -> None:
     figures = drawn((1.0, 1.0), (1.5, 1.0), (1.5, 1.0))
     verdict = judge(circles.upto(20), circles.facts, (), (), figures)
-    assert (verdict.kind, verdict.listens_since) == ("drifting", None)
-    assert verdict.sentence.endswith("The net does not listen to its map yet.")
+    assert (verdict.kind, verdict.follows_since) == ("drifting", None)
+    assert verdict.sentence.endswith("The net does not follow its control images yet.")
 
 
 def test_a_recorded_run_whose_colours_fade_is_told_as_soon_as_two_sets_show_it_and_why() -> None:
     """336 pairs that have lost most of their colour; the 64 held-out ones have not. The images fade, too."""
     said = Curve("faded").verdicts()
-    assert {said[step].kind for step in said if step < 100} == {"not_listening"}
+    assert {said[step].kind for step in said if step < 100} == {"not_following"}
     assert {(said[step].kind, said[step].since) for step in said if step >= 100} == {("drifting", 50)}
-    assert "saturation is 67% of the true images' (at the start 103%)" in said[190].sentence
+    assert "saturation is 67% of the originals' (at the start 103%)" in said[190].sentence
     (cause,) = said[190].causes
-    assert "they may differ in colours or kind" in cause.words and cause.look == "dataset"
+    assert "these may differ in colours or subject" in cause.text and cause.look == "dataset"
 
 
 @pytest.mark.parametrize("name", ["circles", "warm", "hot"])
@@ -282,7 +283,7 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
     assert {said[step].kind for step in said if step >= first} == {"overfitting"}
     assert (said[400].since, said[400].best) == (300, 300)
     assert said[400].sentence == (
-        "Overfitting since step 300: it gets better on its own images and worse on others. "
+        "Overfitting since step 300: the net gets better on training images and worse on held-out ones. "
         "Best checkpoint so far: step 300."
     )
 
@@ -290,10 +291,10 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
 def test_a_recorded_run_on_4_pairs_is_never_called_usable_while_it_is_worse_on_others() -> None:
     """Its gain rises as a good run's does; the held-out loss does, too."""
     said = Curve("four").verdicts(checkpoints=(20, 50, 100))
-    assert {said[step].kind for step in said if step < 50} == {"not_listening"}
+    assert {said[step].kind for step in said if step < 50} == {"not_following"}
     assert {said[step].kind for step in said if step >= 60} == {"overfitting"}
-    assert said[160].since == 40 and said[160].listens_since == 40
-    assert said[160].causes[0].words == "4 pairs are few; some thousand are usual."
+    assert said[160].since == 40 and said[160].follows_since == 40
+    assert said[160].causes[0].text == "4 training pairs are few; several thousand are usual."
     assert said[160].causes[0].look == "dataset"
 
 
@@ -303,35 +304,35 @@ def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_
     assert (said[40].kind, said[40].since) == ("worse", 20)
     assert (said[100].since, said[100].best) == (40, 10), "step 60 is broken, step 20 a quarter worse than the start"
     assert "broke by step 40" in said[100].sentence and "checkpoint of step 10" in said[100].sentence
-    assert "0.02" in said[100].causes[0].words and said[100].causes[0].look == "settings"
+    assert "0.02" in said[100].causes[0].text and said[100].causes[0].look == "settings"
 
 
 @pytest.mark.parametrize(
     ("name", "first_cause", "look"),
     [
-        ("slow", "The learning rate (1e-07) is very small", "settings"),
-        ("strangers", "Many maps may be blank, inverted, or belong to other images", "doctor"),
+        ("slow", "The learning rate (1e-07) is very low", "settings"),
+        ("strangers", "Many control images may be blank, inverted, or belong to other images", "doctor"),
     ],
 )
 def test_recorded_runs_that_cannot_learn_are_told_after_their_patience(name: str, first_cause: str, look: str) -> None:
     curve = Curve(name)
     assert curve.config.validation.listens_by == 800
     said = curve.verdicts()
-    assert {said[step].kind for step in said if 8 * step < 800} == {"not_listening"}
+    assert {said[step].kind for step in said if 8 * step < 800} == {"not_following"}
     assert {said[step].kind for step in said if 8 * step >= 800} == {"ignored"}
-    assert said[120].causes[0].words.startswith(first_cause) and said[120].causes[0].look == look
+    assert said[120].causes[0].text.startswith(first_cause) and said[120].causes[0].look == look
 
 
 def test_a_recorded_run_that_is_worse_than_nothing_is_never_called_usable_again() -> None:
-    """At 0.008 the net listens a little between jumps, at a loss up to 2.4 times that of the start."""
+    """At 0.008 the net follows its map a little between jumps, at a loss up to 2.4 times that of the start."""
     said = Curve("warm").verdicts(checkpoints=(40, 100, 200))
     assert {said[step].kind for step in said if step >= 70} == {"worse", "broken"}
     assert (said[240].kind, said[240].since, said[240].best) == ("worse", 50, 40)
     assert said[240].sentence == (
-        "Worse than at its start since step 50: the loss is 61% above what it was then. "
+        "Worse than at the start since step 50: the loss is 61% higher than it was then. "
         "Go back to the checkpoint of step 40."
     )
-    assert "0.008" in said[240].causes[0].words and said[240].causes[0].look == "settings"
+    assert "0.008" in said[240].causes[0].text and said[240].causes[0].look == "settings"
 
 
 @pytest.mark.parametrize("name", ["circles", "few", "rest", "blank", "dim", "strangers", "slow", "meek", "inverted"])
@@ -342,16 +343,16 @@ def test_no_other_recorded_run_is_called_worse_than_its_start(name: str) -> None
 @pytest.mark.parametrize(
     ("name", "asked", "first_cause", "look"),
     [
-        ("inverted", False, "The maps are nearly white (98%): they may be inverted", "doctor"),
-        ("inverted", True, "The maps are nearly white (98%): they may be inverted", "doctor"),
-        ("quarter", False, "Many maps may be blank, inverted", "doctor"),
-        ("quarter", True, "The doctor found 200 maps that are inverted.", "doctor"),
-        ("gaps", False, "Many maps may be blank, inverted", "doctor"),
-        ("gaps", True, "The doctor found 400 maps that are empty.", "doctor"),
+        ("inverted", False, "The control images are nearly white (98%): they may be inverted", "doctor"),
+        ("inverted", True, "The control images are nearly white (98%): they may be inverted", "doctor"),
+        ("quarter", False, "Many control images may be blank, inverted", "doctor"),
+        ("quarter", True, "The dataset check found 200 control images that are inverted.", "doctor"),
+        ("gaps", False, "Many control images may be blank, inverted", "doctor"),
+        ("gaps", True, "The dataset check found 400 control images that are empty.", "doctor"),
         (
             "meek",
             False,
-            "The loss moves by 0.26% from one check to the next: the learning rate (1e-05) may be",
+            "The loss changes by only 0.26% from one check to the next: the learning rate (1e-05) may be",
             "settings",
         ),
     ],
@@ -362,13 +363,13 @@ def test_what_a_recorded_run_ignores_its_maps_for_is_its_first_cause(
     curve = Curve(name)
     verdict = judge(curve.checks, curve.asked if asked else curve.facts)
     assert verdict.kind == "ignored"
-    assert verdict.causes[0].words.startswith(first_cause) and verdict.causes[0].look == look
+    assert verdict.causes[0].text.startswith(first_cause) and verdict.causes[0].look == look
 
 
 def test_a_recorded_run_with_maps_of_a_wrong_range_is_told_at_once() -> None:
     for verdict in Curve("dim").verdicts().values():
         assert verdict.kind == "ignored"
-        assert any("0 to 1 in place of 0 to 255" in cause.words and cause.look == "doctor" for cause in verdict.causes)
+        assert any("0 to 1 instead of 0 to 255" in cause.text and cause.look == "doctor" for cause in verdict.causes)
 
 
 def test_a_recorded_long_run_is_flat_for_a_sitting_that_brought_nothing_and_never_before() -> None:
@@ -421,7 +422,7 @@ def test_between_equal_losses_the_images_decide(circles: Curve) -> None:
     assert best_checkpoint(long, [], [400, 450], 100) == 450
 
 
-def test_before_it_listens_the_newest_is_the_best(circles: Curve) -> None:
+def test_before_it_follows_its_map_the_newest_is_the_best(circles: Curve) -> None:
     assert judge(circles.upto(20), circles.facts, (), [10, 20]).best == 20
     assert judge(circles.upto(20), circles.facts).best is None
 

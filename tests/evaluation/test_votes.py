@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.evaluation.grid import Column, Grid, RowWords
+from engine.evaluation.grid import Column, Grid, RowLabel
 from engine.evaluation.votes import (
-    Pair,
+    Comparison,
     Vote,
     keep_vote,
-    next_pair,
+    next_comparison,
     read_votes,
     tally,
     vote_on,
@@ -27,7 +27,7 @@ STEPS = (100, 200, 300)
 @pytest.fixture
 def grid() -> Grid:
     columns = [Column("without ControlNet", None, ""), *(Column(f"step {s}", s, f"w{s}") for s in STEPS)]
-    rows = [RowWords(f"image {n}", "a cat", n, 1.0, f"control{n}", 64, 64) for n in range(4)]
+    rows = [RowLabel(f"image {n}", "a cat", n, 1.0, f"control{n}", 64, 64) for n in range(4)]
     cells = tuple(tuple(f"{n}-{column.weights or 'plain'}" for column in columns) for n in range(4))
     return Grid("birds", "now", tuple(columns), tuple(rows), cells, {})
 
@@ -37,7 +37,7 @@ def vote_all(grid: Grid, favourite: str, rounds: int = 100) -> list[Vote]:
     votes: list[Vote] = []
     chance = random.Random(0)
     for _ in range(rounds):
-        pair = next_pair(grid, votes, chance)
+        pair = next_comparison(grid, votes, chance)
         if pair is None:
             break
         titles = [grid.columns[pair.left].title, grid.columns[pair.right].title]
@@ -59,12 +59,12 @@ def test_every_pair_is_shown_once_evenly_and_on_both_sides(grid: Grid) -> None:
 
 def test_images_that_are_alike_or_missing_are_not_shown(grid: Grid) -> None:
     cells = tuple((row[0], row[1], row[1], None) for row in grid.cells)
-    assert next_pair(replace(grid, cells=cells), [], random.Random(0)) is None
+    assert next_comparison(replace(grid, cells=cells), [], random.Random(0)) is None
 
 
 def test_what_was_skipped_does_not_come_back(grid: Grid) -> None:
-    skipped: list[Pair] = []
-    while (pair := next_pair(grid, [], random.Random(len(skipped)), skipped)) is not None:
+    skipped: list[Comparison] = []
+    while (pair := next_comparison(grid, [], random.Random(len(skipped)), skipped)) is not None:
         assert pair not in skipped
         skipped.append(pair)
     assert len(skipped) == 12
@@ -72,13 +72,13 @@ def test_what_was_skipped_does_not_come_back(grid: Grid) -> None:
 
 def test_the_favourite_leads_and_the_sentence_says_how_sure_that_is(grid: Grid) -> None:
     count = tally(grid, vote_all(grid, "step 200"))
-    assert [standing.title for standing in count.standings][0] == "step 200"
-    first, second = count.standings[:2]
+    assert [standing.title for standing in count.columns][0] == "step 200"
+    first, second = count.columns[:2]
     assert (first.share, first.votes, second.share) == (1.0, 8, 0.25)
     assert first.low > 0.5 and "more than chance" in count.sentence and "step 200" in count.sentence
     few = tally(grid, vote_all(grid, "step 200", rounds=3))
     assert "could still be chance" in few.sentence
-    assert tally(grid, []).sentence == "Nothing was voted on yet."
+    assert tally(grid, []).sentence == "No votes yet."
 
 
 def test_votes_on_other_weights_do_not_count(grid: Grid) -> None:

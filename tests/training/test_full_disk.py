@@ -340,9 +340,9 @@ PLACES = {
     "Removing old checkpoints": "engine.training.checkpointer.prune",
     "Looking for room on the disk": "engine.training.hooks.free_bytes",
     "Reading the next images": "engine.training.batches.Batches._read",
-    "Reading the held-out images": "engine.evaluation.validate.read_pair",
+    "Reading the held-out images": "engine.evaluation.previews.read_pair",
     "Loading the base's VAE": "engine.families.base.Family.load_vae",
-    "Writing the images of step 3": "engine.evaluation.validate.write_folder",
+    "Writing the images of step 3": "engine.evaluation.previews.write_folder",
     "Writing TensorBoard's files": "engine.training.event_file.EventFile.add",
     "Writing the log and the figures": "os.fsync",
 }

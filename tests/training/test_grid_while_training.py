@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.evaluation.drawn import Drawn
-from engine.evaluation.grid import Grid, GridWish, read_grid
+from engine.evaluation.grid import Grid, GridRequest, read_grid
 from engine.evaluation.grid_drawing import draw_grid
+from engine.evaluation.image_cache import ImageCache
 from engine.inference.session import TrySession
 from engine.jobs.control import BorrowRequest
 from engine.runs.run import Run
@@ -22,7 +22,7 @@ from tests.short_runs import RunFactory, train
 from tests.training.test_full_disk import AtOnce
 
 SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
-WISH = GridWish(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
+WISH = GridRequest(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
 
 
 def train_and_draw(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> BorrowRequest:
@@ -55,7 +55,7 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
     assert losses(lending) == losses(straight)
     assert_same_checkpoint(straight.checkpoints()[-1].folder, lending.checkpoints()[-1].folder)
 
-    drawn = Drawn(ready_workspace)
+    drawn = ImageCache(ready_workspace)
     images = [np.asarray(drawn.open(str(key))).astype(int) for key in grid.cells[0]]
     assert np.array_equal(images[3], images[4]), "at its own step a checkpoint is what is live"
     assert not np.array_equal(images[1], images[3])
@@ -63,7 +63,7 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
     asked: list[Any] = []
     monkeypatch.setattr(TrySession, "generate", lambda self, requests, *_: asked.extend(requests))
     again = draw_grid(
-        ready_workspace, lending, GridWish((1, 2, 3), pictures=(0,), seeds=(3,), sampling_steps=2),
+        ready_workspace, lending, GridRequest((1, 2, 3), pictures=(0,), seeds=(3,), sampling_steps=2),
         TrySession(ready_workspace, "cpu"),
     )  # fmt: skip
     assert asked == [] and again.cells[0] == grid.cells[0][:4]

@@ -303,8 +303,8 @@ def test_images_that_do_not_fit_are_drawn_one_at_a_time(
 @pytest.mark.parametrize(
     "place",
     [
-        "engine.evaluation.validate.to_images",
-        pytest.param("engine.evaluation.validate.obedience.measure", marks=pytest.mark.long),
+        "engine.evaluation.previews.to_images",
+        pytest.param("engine.evaluation.previews.score_pairs", marks=pytest.mark.long),
     ],
 )
 def test_images_are_made_again_wherever_memory_ran_out(

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from engine.evaluation import pairs
-from engine.evaluation.image_files import settings_in
 from engine.families.sd1 import StableDiffusion1
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
+from tests.exif_settings import settings_in
 from tests.short_runs import RunFactory, train
 
 SETS = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1, "validation.check_every": 0}

@@ -15,7 +15,7 @@ from typing import Any
 FEW = 60  # so many points of a line get a dot with their figures, which a mouse can ask for
 MOST = 600  # points of one line; more are thinned, the last one always stays
 UNIT = 1000.0  # side of the drawing; it is stretched to its box, and lines keep their width
-BEGINS, SAVED, PAUSED = "begins to listen", "saved", "paused"
+BEGINS, SAVED, PAUSED = "follows the control image", "saved", "paused"
 MARKS = {BEGINS: ("begins", 1.0), SAVED: ("saved", 0.06), PAUSED: ("paused", 1.0)}
 """What may happen at a step: the mark's class in style.css, and how far it reaches up."""
 MOST_MARKS = 200

@@ -45,11 +45,11 @@ def loss_rows(points: Points) -> dict[str, list[Any]]:
 
 
 # The engine's names in plain words; others are shown as they are.
-OBEYS, STAND_IN = "obeys the control image", "contours where the true image has them"
-TITLES = {"obeys": OBEYS, "adherence": "control image made anew, agreement", "iou": "right place"}
-TITLES |= {"colours": "right colours", "likeness": "contours, agreement"}
+ADHERENCE, CONTOURS = "adherence to the control image", "contours as in the original"
+TITLES = {"obeys": ADHERENCE, "adherence": "agreement of the control images", "iou": "right place"}
+TITLES |= {"colours": "right colours", "likeness": "agreement of the contours"}
 RAW = ("adherence", "likeness")
-"""Measures that "obeys" is made from: shown only where it is missing."""
+"""Scores that "obeys" is computed from. They are shown only if it is missing."""
 
 
 def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[Any]]:
@@ -59,7 +59,7 @@ def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list
         for name, value in values.items():
             if name in RAW and "obeys" in values:
                 continue
-            title = STAND_IN if name == "obeys" and "likeness" in values else TITLES.get(name, name.replace("_", " "))
+            title = CONTOURS if name == "obeys" and "likeness" in values else TITLES.get(name, name.replace("_", " "))
             rows.append((step, value, title))
     return {"step": [r[0] for r in rows], "score": [r[1] for r in rows], "what": [r[2] for r in rows]}
 

@@ -103,7 +103,7 @@ def metering(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work
         run = Run(context.workspace.runs / run_name)
         found = measure_effect(context.workspace, run, checkpoint, token, progress_events(emit))
         where = str(effect_folder(run.folder, checkpoint.step))
-        context.set_result(KIND, note=f"Control effect {report.effect_words(found)}.", where=where)
+        context.set_result(KIND, note=f"Control effect {report.effect_text(found)}.", where=where)
         return "completed"
 
     return work
@@ -163,7 +163,7 @@ def _newest_meter(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def meter_html(found: dict[str, Any]) -> str:
-    words = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_words(found)}."
+    words = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_text(found)}."
     legend = "Same seed: the map; drawn with it, with a blank one, with the other map; the other map."
     return f"<h3>Control-effect meter</h3><p>{escape(words)}</p>{note(legend)}"
 

@@ -23,11 +23,11 @@ from ui.train.curves import GAIN, HELD_OUT, TRAINED, TRAINED_GAIN, fixed_loss_ro
 
 SIGNS: dict[Kind, tuple[str, str]] = {
     "too_early": ("…", ""),
-    "not_listening": ("…", ""),
+    "not_following": ("…", ""),
     "ignored": ("!", "bad"),
     "broken": ("!", "bad"),
     "worse": ("!", "bad"),
-    "listening": ("…", ""),
+    "not_usable_yet": ("…", ""),
     "improving": ("✓", "good"),
     "flat": ("■", "warning"),
     "overfitting": ("!", "warning"),
@@ -86,7 +86,7 @@ def _known(folder: Path) -> tuple[int, dict[str, int] | None]:
 def verdict_html(verdict: Verdict) -> str:
     """The sentence with its sign; evidence and likely causes below it."""
     sign, kind = SIGNS[verdict.kind]
-    causes = "".join(f"<li>{escape(cause.words)}{_link(cause)}</li>" for cause in verdict.causes)
+    causes = "".join(f"<li>{escape(cause.text)}{_link(cause)}</li>" for cause in verdict.causes)
     listed = f"<p class='hint'>Likely causes, the first to look at first:</p><ul class='problems'>{causes}</ul>"
     return (
         f"<div class='verdict {kind}' role='status'><p class='sentence'><span aria-hidden='true'>{sign}</span> "
@@ -105,8 +105,8 @@ def _link(cause: Cause) -> str:
 
 
 def marks_of(history: JobSnapshot, verdict: Verdict | None) -> dict[str, tuple[int, ...]]:
-    """What the charts mark: when it began to listen, where it was saved, where it was paused."""
-    since = verdict.listens_since if verdict else None
+    """What the charts mark: since when it follows its control images, where it was saved, where it was paused."""
+    since = verdict.follows_since if verdict else None
     return {BEGINS: () if since is None else (since,), SAVED: history.kept, PAUSED: history.pauses}
 
 

@@ -16,13 +16,13 @@ from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.train.chart import PAUSED, SAVED, line_chart
-from ui.train.curves import EACH, OBEYS, SMOOTH, STAND_IN, TITLES, likely_range, loss_rows, one_line, score_rows
+from ui.train.curves import ADHERENCE, CONTOURS, EACH, SMOOTH, TITLES, likely_range, loss_rows, one_line, score_rows
 
 CHART_SECONDS = 4.0
 IMAGE_SIDE = 512
 SCORE_COLOURS = {  # ui/page/style.css has one for light pages and one for dark
-    OBEYS: "var(--first)",
-    STAND_IN: "var(--first)",
+    ADHERENCE: "var(--first)",
+    CONTOURS: "var(--first)",
     TITLES["iou"]: "var(--second)",
     TITLES["colours"]: "var(--third)",
 }

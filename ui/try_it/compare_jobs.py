@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from engine.errors import UserError
 from engine.evaluation.grid import (
     Grid,
-    GridWish,
+    GridRequest,
     best_step,
     default_steps,
     held_out_pairs,
@@ -147,7 +147,7 @@ class Comparing:
         return work
 
 
-def grid_job(comparing: Comparing, run_name: str, wish: GridWish) -> Draw:
+def grid_job(comparing: Comparing, run_name: str, wish: GridRequest) -> Draw:
     """Draw a grid; pages see it grow column by column."""
     context = comparing.context
 
@@ -223,9 +223,9 @@ def wish_of(
     negative: str,
     sampling: float,
     guidance: float,
-) -> GridWish:
+) -> GridRequest:
     """What stands in the form. Raises UserError where a number cannot be read."""
-    return GridWish(
+    return GridRequest(
         steps=tuple(steps or ()),
         live=LIVE in (also or ()),
         without=WITHOUT in (also or ()),
@@ -243,7 +243,7 @@ def wish_of(
 WITHOUT, LIVE = "Without ControlNet", "The live weights, while it trains"
 
 
-def plan_words(wish: GridWish) -> str:
+def plan_words(wish: GridRequest) -> str:
     """How large the grid will be."""
     columns = len(wish.steps or ()) + wish.without + wish.live
     rows = (len(wish.pictures) + len(wish.controls)) * max(1, len(wish.prompts))

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from engine.evaluation.drawn import Drawn
+from engine.evaluation.image_cache import ImageCache
 from ui.page.choices import run_list, run_of
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
@@ -88,7 +88,7 @@ def build(context: AppContext, live: Live) -> None:
 
     def show(name: str | None) -> list[Any]:
         grid = compare_jobs.grid_of(context, name)
-        words = grid_html(grid, Drawn(context.workspace).folder) if grid else note(EMPTY)
+        words = grid_html(grid, ImageCache(context.workspace).folder) if grid else note(EMPTY)
         there = grid is not None
         exports = [gr.Button(visible=there), gr.Radio(visible=there), gr.File(visible=False)]
         return [words, *exports, *slider.show(grid), *vote.show(name, grid)]
@@ -152,7 +152,7 @@ def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
         opened = run_of(context, name)
         if grid is None or opened is None:
             raise UserError("There is no grid to save.", "None was drawn yet.", "Draw one first.")
-        path = save_sheet(grid, Drawn(context.workspace), sheet_path(opened.folder, chosen), chosen)  # type: ignore[arg-type]
+        path = save_sheet(grid, ImageCache(context.workspace), sheet_path(opened.folder, chosen), chosen)  # type: ignore[arg-type]
         return gr.File(str(path), visible=True)
 
     save.click(context.catch_errors(export), [run, kind], [saved], show_progress="minimal", api_visibility="private")

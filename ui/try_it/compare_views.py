@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from engine.evaluation.drawn import Drawn
 from engine.evaluation.grid import Grid
-from engine.evaluation.votes import Pair, Tally, keep_vote, next_pair, read_votes, tally, vote_on
+from engine.evaluation.image_cache import ImageCache
+from engine.evaluation.votes import Comparison, VoteResult, keep_vote, next_comparison, read_votes, tally, vote_on
 from ui.page.choices import run_of
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
@@ -49,7 +49,7 @@ def build_slider(context: AppContext, run: Any) -> Shown:
     def images(grid: Grid | None, at: Any, one: Any, other: Any) -> Any:
         if grid is None or at is None or at >= len(grid.rows):
             return gr.ImageSlider(visible=False)
-        drawn = Drawn(context.workspace)
+        drawn = ImageCache(context.workspace)
         keys = [_key(grid, at, one), _key(grid, at, other)]
         if any(key is None or not drawn.has(key) for key in keys):
             return gr.ImageSlider(visible=False)
@@ -116,12 +116,12 @@ def build_vote(context: AppContext, run: Any) -> Shown:
     counted = gr.HTML(elem_id="vote-tally")
     pair, skipped = gr.State(None), gr.State([])
 
-    def offer(name: str | None, grid: Grid | None, passed: list[Pair], told: str = "") -> list[Any]:
+    def offer(name: str | None, grid: Grid | None, passed: list[Comparison], told: str = "") -> list[Any]:
         opened = run_of(context, name)
         if grid is None or opened is None:
             return [note(NO_GRID), gr.Column(visible=False), None, None, None, None, passed, ""]
-        votes, drawn = read_votes(opened.folder), Drawn(context.workspace)
-        found = next_pair(grid, votes, random.Random(), passed)
+        votes, drawn = read_votes(opened.folder), ImageCache(context.workspace)
+        found = next_comparison(grid, votes, random.Random(), passed)
         standing = _tally_html(tally(grid, votes))
         if found is None:
             done = "Every pair of this grid was compared. Draw one with more images or seeds to go on."
@@ -138,7 +138,7 @@ def build_vote(context: AppContext, run: Any) -> Shown:
         return offer(name, grid, [])
 
     def press(choice: str) -> Callable[..., list[Any]]:
-        def pressed(name: str | None, now: Any, passed: list[Pair]) -> list[Any]:
+        def pressed(name: str | None, now: Any, passed: list[Comparison]) -> list[Any]:
             grid, opened = compare_jobs.grid_of(context, name), run_of(context, name)
             if grid is None or opened is None or now is None or now[1] != grid.made:
                 return offer(name, grid, [], note("The grid has changed meanwhile: this vote was not counted."))
@@ -156,10 +156,10 @@ def build_vote(context: AppContext, run: Any) -> Shown:
     return Shown(outputs, show)
 
 
-def _tally_html(count: Tally) -> str:
+def _tally_html(count: VoteResult) -> str:
     """The sentence, and a row for each checkpoint."""
     if not count.votes:
-        return note("Nothing was voted on yet.")
+        return note("No votes yet.")
     rows = "".join(
         f"<tr><td>{escape(s.title)}</td><td>{s.votes:,}</td>"
         + (
@@ -167,7 +167,7 @@ def _tally_html(count: Tally) -> str:
             if s.votes
             else "<td>–</td><td>–</td></tr>"
         )
-        for s in count.standings
+        for s in count.columns
     )
     head = "<tr><th>Checkpoint</th><th>Comparisons</th><th>Preferred</th><th>95 % interval</th></tr>"
     return f"<p class='note'>{escape(count.sentence)}</p><table class='figures'>{head}{rows}</table>"

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from engine.evaluation.grid import Grid, RowWords
+from engine.evaluation.grid import Grid, RowLabel
 
 LEAST, MOST, WIDE = 80, 512, 176
 """Width of an image in the table, px."""
@@ -100,16 +100,16 @@ def grid_html(grid: Grid, folder: Path) -> str:
     )
 
 
-def _row_head(row: RowWords) -> str:
+def _row_head(row: RowLabel) -> str:
     facts = f"seed {row.seed:,} · strength {row.strength:g}"
     return f"{escape(row.prompt or '(no prompt)')}<span class='hint'>{escape(facts)}<br>{escape(row.source)}</span>"
 
 
-def _row_words(row: RowWords) -> str:
+def _row_words(row: RowLabel) -> str:
     return f"{row.prompt or '(no prompt)'} · seed {row.seed:,} · strength {row.strength:g}"
 
 
-def _image(folder: Path, row: RowWords, key: str, words: str) -> str:
+def _image(folder: Path, row: RowLabel, key: str, words: str) -> str:
     address, told = served(folder / f"{key}.webp"), escape(words, quote=True)
     return (
         f"<button type='button' class='cell' data-full='{address}' data-words='{told}' aria-label='Enlarge: {told}'>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ui.train.curves import LIMIT, OBEYS, STAND_IN, likely_range, loss_rows, one_line, score_rows, smoothed, thin
+from ui.train.curves import ADHERENCE, CONTOURS, LIMIT, likely_range, loss_rows, one_line, score_rows, smoothed, thin
 
 
 @pytest.mark.parametrize("count", [0, 1, 499, 500, 501, 12_345])
@@ -34,7 +34,7 @@ def test_rows_for_the_charts() -> None:
 
 
 def test_the_score_shows_the_one_number_in_place_of_what_it_is_made_from() -> None:
-    assert score_rows([(5, {"adherence": 0.5, "obeys": 0.6, "new_thing": 0.1})])["what"] == [OBEYS, "new thing"]
-    assert score_rows([(5, {"obeys": 0.6, "likeness": 0.5})])["what"] == [STAND_IN], "and says where it is a stand-in"
-    assert score_rows([(5, {"adherence": 0.5})])["what"] != [OBEYS], "a single image has no such number"
+    assert score_rows([(5, {"adherence": 0.5, "obeys": 0.6, "new_thing": 0.1})])["what"] == [ADHERENCE, "new thing"]
+    assert score_rows([(5, {"obeys": 0.6, "likeness": 0.5})])["what"] == [CONTOURS], "and says where it is a stand-in"
+    assert score_rows([(5, {"adherence": 0.5})])["what"] != [ADHERENCE], "a single image has no such number"
     assert likely_range([(0, {}), (5, {"obeys_low": 0.1, "obeys_high": 0.3})]) == [(5, 0.1, 0.3)]

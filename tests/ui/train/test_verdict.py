@@ -59,12 +59,12 @@ def test_the_doctor_is_asked_first_and_what_it_really_finds_is_named_then(worksp
 
     before = verdict_of(history, workspace.datasets)
     assert before is not None and before.kind == "ignored"
-    assert "16 pairs are few" in before.causes[0].words, "they are; the recorded run had more"
-    assert "blank, inverted, or belong to other images: check the set" in before.causes[1].words
+    assert "16 training pairs are few" in before.causes[0].text, "they are; the recorded run had more"
+    assert "blank, inverted, or belong to other images: check the dataset" in before.causes[1].text
     assert "dataset-check-button" in verdict_html(before)
     check_set(dataset, config["data"]["resolution"])
     after = verdict_of(history, workspace.datasets)
-    assert after is not None and after.causes[0].words == "The doctor found 4 maps that are inverted."
+    assert after is not None and after.causes[0].text == "The dataset check found 4 control images that are inverted."
     assert "dataset-check-button" in verdict_html(after)
 
 
@@ -85,7 +85,7 @@ def test_the_gain_is_drawn_in_percent_of_held_out_and_training_pairs() -> None:
 
 def test_the_charts_mark_what_happened() -> None:
     history = JobSnapshot(kept=(50, 100), pauses=(75,))
-    marks = marks_of(history, Verdict("improving", "Usable.", listens_since=50))
+    marks = marks_of(history, Verdict("improving", "Usable.", follows_since=50))
     assert marks == {BEGINS: (50,), SAVED: (50, 100), PAUSED: (75,)}
     assert marks_of(history, None)[BEGINS] == ()
 

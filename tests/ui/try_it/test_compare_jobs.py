@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.errors import UserError
-from engine.evaluation.grid import Column, Grid, RowWords
+from engine.evaluation.grid import Column, Grid, RowLabel
 from engine.jobs.control import Token
 from engine.jobs.events import Progress, RunOpened
 from engine.jobs.runner import Busy, Emit
@@ -153,7 +153,7 @@ def test_without_a_training_it_is_a_job_like_any_other(work: Comparing, monkeypa
 @pytest.fixture
 def grid() -> Grid:
     columns = (Column("without ControlNet", None, ""), Column("step 100", 100, "a"), Column("step 200", 200, "b"))
-    rows = (RowWords("held-out image 1", "a <b>cat</b>", 3, 0.5, "control", 64, 48),)
+    rows = (RowLabel("held-out image 1", "a <b>cat</b>", 3, 0.5, "control", 64, 48),)
     return Grid("birds", "now", columns, rows, (("k1", "k2", None),), {}, ("step 200: <gone>",), best=100)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,15 +11,16 @@ import pytest
 from engine.conditions import registry
 from engine.data.description import ConditionSpec
 from engine.data.samples import Sample
-from engine.evaluation.obedience import Measured, Yardstick, compare, measure, obedience, yardstick
+from engine.evaluation.adherence import Metric, PairScores, compare, metric_of, normalize, score_pairs
 from engine.evaluation.pairs import Pair
 
 
 class Stub:
-    """The part of a dataset that a yardstick looks at."""
+    """The part of a dataset that ``metric_of`` reads."""
 
     def __init__(self, type: str) -> None:
         self.condition = ConditionSpec(type, registry.resolve_parameters(type, {}), "f")
+        self.source = Path("nowhere")
 
 
 @pytest.fixture(scope="module")
@@ -36,20 +38,20 @@ def pairs(photos: dict[str, np.ndarray]) -> list[Pair]:
 
 @pytest.mark.parametrize("type", ["canny", "own"])
 def test_the_true_images_have_1_and_the_wrong_ones_0(pairs: list[Pair], type: str) -> None:
-    by = yardstick(Stub(type))  # type: ignore[arg-type]
+    metric = metric_of(Stub(type))  # type: ignore[arg-type]
     true = [pair.original for pair in pairs]
-    rows = measure(by, pairs, true, [by.score(pair, pair.original) for pair in pairs])
-    found = obedience(rows)
+    rows = score_pairs(metric, pairs, true, [metric.score(pair, pair.original) for pair in pairs])
+    found = normalize(rows)
     assert found is not None
     assert found.value == found.low == found.high == pytest.approx(1)
-    turned = measure(by, pairs, [*true[1:], true[0]], [1.0] * 4)
-    wrong = obedience(turned)
+    turned = score_pairs(metric, pairs, [*true[1:], true[0]], [1.0] * 4)
+    wrong = normalize(turned)
     assert wrong is not None and wrong.value < 0.1
 
 
-def test_without_an_extractor_or_its_weights_the_stand_in_is_named(pairs: list[Pair]) -> None:
-    assert yardstick(Stub("canny")).name == "adherence"  # type: ignore[arg-type]
-    assert yardstick(Stub("own")).name == "likeness"  # type: ignore[arg-type]
+def test_without_an_extractor_or_its_weights_contours_are_compared(pairs: list[Pair]) -> None:
+    assert metric_of(Stub("canny")).name == "adherence"  # type: ignore[arg-type]
+    assert metric_of(Stub("own")).name == "likeness"  # type: ignore[arg-type]
 
 
 def test_an_image_is_held_against_others_maps_never_its_own(pairs: list[Pair]) -> None:
@@ -60,19 +62,19 @@ def test_an_image_is_held_against_others_maps_never_its_own(pairs: list[Pair]) -
         return 0.0
 
     images = [np.full((8, 8, 3), number, np.uint8) for number in range(4)]
-    measure(Yardstick("x", score, others=2), pairs, images, [1.0] * 4)
+    score_pairs(Metric("x", score, other_maps=2), pairs, images, [1.0] * 4)
     own = [(pair.sample.key, number) for number, pair in enumerate(pairs)]
     assert sorted(asked) == sorted(own + [(pairs[(n + by) % 4].sample.key, n) for n in range(4) for by in (1, 2)])
 
 
-def rows(own: np.ndarray, other: float = 0.1, best: float = 0.9) -> list[Measured]:
-    return [Measured(float(value), other, best) for value in own]
+def rows(own: np.ndarray, other: float = 0.1, best: float = 0.9) -> list[PairScores]:
+    return [PairScores(float(value), other, best) for value in own]
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     """200 draws of 16 images whose true A is 0.5 and whose spread is the 0.17 that real images have."""
     rng = np.random.default_rng(1)
-    found = [obedience(rows(0.5 + 0.136 * rng.standard_normal(16))) for _ in range(200)]
+    found = [normalize(rows(0.5 + 0.136 * rng.standard_normal(16))) for _ in range(200)]
     held = np.mean([o is not None and o.low <= 0.5 <= o.high for o in found])
     assert 0.87 <= held <= 0.99
     widths = [(o.high - o.low) / 2 for o in found if o is not None]
@@ -84,7 +86,7 @@ def test_two_checkpoints_are_compared_pair_by_pair() -> None:
     rng = np.random.default_rng(2)
     hard = rng.uniform(0.2, 0.8, 16)
     better = hard + 0.04 + 0.01 * rng.standard_normal(16)
-    alone = obedience(rows(hard)), obedience(rows(better))
+    alone = normalize(rows(hard)), normalize(rows(better))
     assert alone[0] is not None and alone[1] is not None and alone[0].high > alone[1].low
     gap = compare(rows(hard), rows(better))
     assert gap is not None and 0 < gap.low < gap.value < gap.high
@@ -94,7 +96,7 @@ def test_two_checkpoints_are_compared_pair_by_pair() -> None:
 
 
 def test_where_nothing_can_be_told_there_is_no_number() -> None:
-    assert obedience([]) is obedience(rows(np.array([0.5]))) is None
-    assert obedience(rows(np.array([0.5, 0.6]), other=0.9, best=0.91)) is None
+    assert normalize([]) is normalize(rows(np.array([0.5]))) is None
+    assert normalize(rows(np.array([0.5, 0.6]), other=0.9, best=0.91)) is None
     with pytest.raises(ValueError, match="one by one"):
         compare(rows(np.ones(3)), rows(np.ones(2)))

@@ -1,4 +1,4 @@
-"""Images that were drawn before: found again by everything that made them, bounded, the longest unused go first."""
+"""Cache of drawn images. An image is found again by everything that it depends on; the least recently used go first."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ WEBP_QUALITY = 92
 BASE_WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
 
-class Drawn:
-    """Images in a folder of the workspace, named by their keys."""
+class ImageCache:
+    """Images in a folder of the workspace, each named by its key."""
 
     def __init__(self, workspace: Workspace, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES) -> None:
         self.folder = workspace.outputs / "compared"
@@ -34,7 +34,7 @@ class Drawn:
         return self.folder / f"{key}.webp"
 
     def has(self, key: str) -> bool:
-        """Whether it is there; it counts as used now."""
+        """Whether the image is there. Marks it as used."""
         try:
             os.utime(self.path(key))
         except OSError:
@@ -42,27 +42,27 @@ class Drawn:
         return True
 
     def put(self, key: str, image: Image.Image, lossless: bool = False) -> Path:
-        """Keep an image."""
+        """Stores an image and returns its path."""
         buffer = io.BytesIO()
         image.save(buffer, "WEBP", quality=WEBP_QUALITY, lossless=lossless)
         atomic_write_bytes(self.path(key), buffer.getvalue(), unique=True, flushed=False)
         return self.path(key)
 
     def open(self, key: str) -> Image.Image | None:
-        """The image in RGB, or None where it is gone or damaged."""
+        """The image in RGB, or None if it is gone or damaged."""
         try:
             return load_rgb(self.path(key))
         except UserError:
             return None
 
     def trim(self, keep: frozenset[str] = frozenset()) -> int:
-        """Remove what is over the bounds, never one of ``keep``; returns how many went."""
+        """Removes images until the cache is within its limits, but none of ``keep``. Returns how many were removed."""
         files = []
         for path in self.folder.glob("*.webp"):
             try:
                 about = path.stat()
             except FileNotFoundError:
-                continue  # another window trims at the same time
+                continue  # another window is trimming, too
             files.append((about.st_mtime_ns, about.st_size, path))
         count, size = len(files), sum(bytes_ for _, bytes_, _ in files)
         gone = 0
@@ -76,27 +76,27 @@ class Drawn:
         return gone
 
 
-def key_of(made_of: dict[str, Any]) -> str:
-    """A name for an image that is made of these plain values."""
-    text = json.dumps(made_of, sort_keys=True, ensure_ascii=False)
+def key_of(parts: dict[str, Any]) -> str:
+    """The key of an image that depends on these JSON values."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def pixels_key(image: Image.Image) -> str:
-    """By the pixels alone: a control image that was moved or named otherwise is the same."""
+    """A digest of the pixels alone, so a renamed or moved control image has the same key."""
     state = hashlib.blake2b(f"{image.size}{image.mode}".encode(), digest_size=16)
     state.update(image.tobytes())
     return state.hexdigest()
 
 
 def weights_of(controlnet: Path) -> str:
-    """A digest of the weights of a ControlNet: a file, or the safetensors of a folder."""
+    """A digest of a ControlNet's weights: a file, or the safetensors files of a folder."""
     files = [controlnet] if controlnet.is_file() else sorted(controlnet.glob("*.safetensors"))
     return "-".join(file_digest(path) for path in files)
 
 
 def base_of(located: str) -> str:
-    """Identifies a base: its name, and size and time of its denoiser's files if they are on this disk."""
+    """Identifies a base: its name, and the size and time of the denoiser's files if they are on this disk."""
     path = Path(located)
     files = [file for file in denoiser_files(located) if path.is_file() or file.match(BASE_WEIGHTS)]
     stamps = [f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files]
@@ -104,7 +104,7 @@ def base_of(located: str) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """As ``digest``; of a file that has not changed it is computed once."""
+    """``digest`` of a file, computed only once unless the file changes."""
     about = path.stat()
     return _remembered(path, about.st_size, about.st_mtime_ns)
 

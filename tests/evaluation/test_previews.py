@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.evaluation import probes
-from engine.evaluation.image_files import settings_in
-from engine.evaluation.pairs import read_pair
-from engine.evaluation.validate import Known, make_previews
+from engine.evaluation.pairs import Models, read_pair
+from engine.evaluation.previews import PreviewCache, PreviewRequest, make_previews
 from engine.families.registry import detect
 from engine.jobs.control import Cancelled, Control
 from engine.runs.run import read_preview
 from engine.workspace.paths import Workspace
+from tests.exif_settings import settings_in
 
 SETTINGS = ValidationConfig(pictures=3, sampling_steps=2)
 
@@ -46,24 +47,25 @@ def dataset(photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def parts(tiny_base: Path, loud_controlnet: Path) -> dict[str, Any]:
+def models(tiny_base: Path, loud_controlnet: Path) -> Models:
     """What a trainer holds in memory."""
     family = detect(str(tiny_base))
-    return {
-        "family": family,
-        "base": str(tiny_base),
-        "denoiser": family.load_denoiser(str(tiny_base), torch.float32),
-        "controlnet": family.load_controlnet(loud_controlnet).train(),
-    }
+    return Models(
+        family,
+        str(tiny_base),
+        family.load_denoiser(str(tiny_base), torch.float32),
+        family.load_controlnet(loud_controlnet).train(),
+    )
 
 
-def preview(parts: dict[str, Any], dataset: Dataset, folder: Path, **changes: Any) -> Any:
+def preview(models: Models, dataset: Dataset, folder: Path, **changes: Any) -> Any:
+    runtime = {name: changes.pop(name) for name in ("cache", "token", "progress", "watch") if name in changes}
     given = {"settings": SETTINGS, "plan": CropPlan(64), "step": 500, "samples": dataset.samples(), "dataset": dataset}
-    return make_previews(**parts, **(given | {"out_folder": folder} | changes))
+    return make_previews(models, PreviewRequest(**(given | {"out_folder": folder} | changes)), **runtime)
 
 
-def test_it_writes_images_rows_and_scores(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
-    record = preview(parts, dataset, tmp_path)
+def test_it_writes_images_rows_and_scores(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(models, dataset, tmp_path)
     names = sorted(path.name for path in record.folder.iterdir())
     assert names == [*(f"0{i}{end}" for i in range(3) for end in ("-row.webp", ".webp")), "scores.json"]
     assert record == read_preview(tmp_path / "step-000500")
@@ -76,8 +78,8 @@ def test_it_writes_images_rows_and_scores(parts: dict[str, Any], dataset: Datase
     assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
 
 
-def test_every_file_says_how_it_was_drawn(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
-    record = preview(parts, dataset, tmp_path, seed=7)
+def test_every_file_says_how_it_was_drawn(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(models, dataset, tmp_path, seed=7)
     for name in ("01.webp", "01-row.webp"):
         said = settings_in(record.folder / name)
         assert said.splitlines()[0] == record.captions[1]
@@ -85,14 +87,12 @@ def test_every_file_says_how_it_was_drawn(parts: dict[str, Any], dataset: Datase
             assert fact in said
 
 
-def test_probes_are_drawn_but_never_mixed_into_the_mean(
-    parts: dict[str, Any], dataset: Dataset, tmp_path: Path
-) -> None:
-    plain = preview(parts, dataset, tmp_path / "plain")
+def test_probes_are_drawn_but_never_mixed_into_the_mean(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    plain = preview(models, dataset, tmp_path / "plain")
     pairs = [read_pair(sample, dataset, CropPlan(64)) for sample in dataset.samples()[:3]]
     odd = probes.of_held_out(pairs, 2)
     assert [probe.kind for probe in odd] == ["empty", "empty", "contradicting", "contradicting"]
-    record = preview(parts, dataset, tmp_path / "odd", probes=odd)
+    record = preview(models, dataset, tmp_path / "odd", probes=odd)
     assert record.scores == plain.scores and record.figures == plain.figures
     assert [path.read_bytes() for path in record.pictures] == [path.read_bytes() for path in plain.pictures]
     assert [title for _, title in record.probes][:2] == ["Without a prompt"] * 2
@@ -104,7 +104,7 @@ def test_probes_are_drawn_but_never_mixed_into_the_mean(
     assert record == read_preview(record.folder)
 
 
-def test_memory_returns_to_where_it_was(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_memory_returns_to_where_it_was(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     """Tensors that are alive, and their bytes: the same after the third set of images as after the first."""
 
     def alive() -> tuple[int, int]:
@@ -112,64 +112,64 @@ def test_memory_returns_to_where_it_was(parts: dict[str, Any], dataset: Dataset,
         found = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
         return len(found), sum(tensor.nbytes for tensor in found)
 
-    known = Known()
+    cache = PreviewCache()
     one = SETTINGS.model_copy(update={"pictures": 2})
-    preview(parts, dataset, tmp_path, settings=one, known=known)
+    preview(models, dataset, tmp_path, settings=one, cache=cache)
     before = alive()
     for step in (600, 700):
-        preview(parts, dataset, tmp_path, settings=one, known=known, step=step)
+        preview(models, dataset, tmp_path, settings=one, cache=cache, step=step)
         assert alive() == before
-    assert len(known.best) == 2
+    assert len(cache.best) == 2
 
 
-def test_the_row_shows_map_image_and_original(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
-    record = preview(parts, dataset, tmp_path)
+def test_the_row_shows_map_image_and_original(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    record = preview(models, dataset, tmp_path)
     row = np.asarray(Image.open(record.pictures[0]).convert("RGB")).astype(int)
     picture = np.asarray(Image.open(record.folder / "00.webp").convert("RGB")).astype(int)
     assert np.abs(row[:, 64:128] - picture).mean() < 6
     assert np.median(np.abs(row[:, :64, 0][..., None] - np.array([0, 128, 255])).min(axis=2)) < 10
 
 
-def test_without_control_has_scores_of_its_own(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_without_control_has_scores_of_its_own(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     record = preview(
-        parts, dataset, tmp_path, without_control=True, settings=SETTINGS.model_copy(update={"pictures": 1})
+        models, dataset, tmp_path, without_control=True, settings=SETTINGS.model_copy(update={"pictures": 1})
     )
     assert set(record.scores) == {"adherence", "adherence_without_control"}
     assert Image.open(record.pictures[0]).size == (256, 64)
 
 
-def test_the_run_does_not_notice(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
-    net = parts["controlnet"]
+def test_the_run_does_not_notice(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    net = models.controlnet
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
     wants = [weight.requires_grad for weight in net.parameters()]
     torch.manual_seed(5)
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    preview(parts, dataset, tmp_path)
+    preview(models, dataset, tmp_path)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
     assert net.training and "forward" not in vars(net)
-    assert not parts["denoiser"].training
+    assert not models.denoiser.training
     assert all(torch.equal(weight, before[name]) for name, weight in net.state_dict().items())
     assert [weight.requires_grad for weight in net.parameters()] == wants and all(wants)
     assert all(weight.grad is None for weight in net.parameters())
 
 
-def test_the_same_step_drawn_again_replaces_the_first(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
-    first = preview(parts, dataset, tmp_path)
+def test_the_same_step_drawn_again_replaces_the_first(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    first = preview(models, dataset, tmp_path)
     bytes_before = [path.read_bytes() for path in first.pictures]
-    second = preview(parts, dataset, tmp_path)
+    second = preview(models, dataset, tmp_path)
     assert [path.read_bytes() for path in second.pictures] == bytes_before
     assert second.scores == first.scores
     assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
 
 
 def test_embeddings_that_are_handed_in_are_used(
-    parts: dict[str, Any], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Models, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = parts["family"]
-    tokenizer = family.load_tokenizer(parts["base"])
-    text_encoder = family.load_text_encoder(parts["base"], torch.float32)
-    own = preview(parts, dataset, tmp_path / "own")
+    family = models.family
+    tokenizer = family.load_tokenizer(models.base)
+    text_encoder = family.load_text_encoder(models.base, torch.float32)
+    own = preview(models, dataset, tmp_path / "own")
 
     def encode(captions: Any) -> list[dict[str, torch.Tensor]]:
         with torch.no_grad():
@@ -177,28 +177,28 @@ def test_embeddings_that_are_handed_in_are_used(
         return [{name: table[number] for name, table in rows.items()} for number in range(len(captions))]
 
     monkeypatch.setattr(type(family), "load_text_encoder", lambda *_: pytest.fail("not needed"))
-    given = preview(parts, dataset, tmp_path / "given", encode=encode)
+    given = preview(replace(models, encode=encode), dataset, tmp_path / "given")
     assert given.scores == pytest.approx(own.scores)
 
 
-def test_cancel_leaves_nothing_and_puts_the_mode_back(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_cancel_leaves_nothing_and_puts_the_mode_back(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     control = Control()
     with pytest.raises(Cancelled):
-        preview(parts, dataset, tmp_path, token=control.token, progress=lambda *_: control.cancel())
+        preview(models, dataset, tmp_path, token=control.token, progress=lambda *_: control.cancel())
     assert not list(tmp_path.iterdir())
-    assert parts["controlnet"].training
+    assert models.controlnet.training
 
 
-def test_progress_counts_denoising_steps(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_progress_counts_denoising_steps(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    preview(parts, dataset, tmp_path, progress=lambda done, total, _: seen.append((done, total)))
+    preview(models, dataset, tmp_path, progress=lambda done, total, _: seen.append((done, total)))
     assert seen == [(0, 6), (3, 6), (6, 6)]
 
 
-def test_an_image_that_is_gone_is_named(parts: dict[str, Any], dataset: Dataset, tmp_path: Path) -> None:
+def test_an_image_that_is_gone_is_named(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     from dataclasses import replace
 
     gone = replace(dataset.samples(0, 1)[0], image=tmp_path / "gone.png")
     with pytest.raises(UserError, match=r"gone.png is not there any more"):
-        preview(parts, dataset, tmp_path, samples=[gone])
-    assert parts["controlnet"].training
+        preview(models, dataset, tmp_path, samples=[gone])
+    assert models.controlnet.training
