@@ -30,6 +30,9 @@ LIGHT = (
     "engine.evaluation.grid_sheet",
     "engine.evaluation.timelapse",
     "engine.export",
+    "engine.families.facts",
+    "engine.families.files",
+    "engine.estimate.memory",
 )
 
 
@@ -100,9 +103,69 @@ def words_in(folder: str, names: tuple[str, ...]) -> list[str]:
     return found
 
 
-def test_only_the_families_ask_which_family_it_is() -> None:
-    where = words_in("engine", ("family", "family_name")) + words_in("ui", ("family", "family_name"))
-    assert [place for place in where if not place.startswith("engine/families/")] == []
+def family_marks() -> tuple[str, ...]:
+    """Words by which code would show that it knows a family: names, marks of files, layers, entries of configs."""
+    from engine.families.facts import FACTS
+
+    found = {"addition_embed", "cross_attention_dim", "text_time", "crossattn", "transformer_blocks", "input_blocks"}
+    found |= {"middle_block", "zero_convs", "time_ids", "text_embeds", "hidden_states"}
+    for facts in FACTS:
+        layers = facts.layers
+        modules = (*layers.quantized, *layers.copied, *layers.after_control, *layers.outer_outputs)
+        found |= {facts.name, facts.file_tag, facts.pipeline, layers.control_encoder}
+        found |= {module.rstrip(".").removesuffix("s") for module in modules}
+    return tuple(sorted(mark.lower() for mark in found))
+
+
+def marks_in(source: str) -> list[tuple[int, str]]:
+    """Strings and names of a source text that hold a family's mark, with their lines. Docstrings may name anything."""
+    tree = ast.parse(source)
+    docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+    marks, found = family_marks(), []
+    for node in ast.walk(tree):
+        words = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+            words = [node.value]
+        elif isinstance(node, ast.alias):
+            words = [node.name, node.asname or ""]
+        else:
+            fields = ("id", "attr", "arg", "name", "module")
+            words = [word for word in (getattr(node, field, None) for field in fields) if isinstance(word, str)]
+        if any(mark in word.lower() for word in words for mark in marks):
+            found.append((getattr(node, "lineno", 0), words[0]))
+    return found
+
+
+def test_only_families_and_nets_know_a_family() -> None:
+    """No name of a family, no layer of its nets, no entry of its configs outside of engine/families and engine/nets."""
+    apart = ("engine/families/", "engine/nets/", "engine/demo/build_base.py")  # the last makes a base of one family
+    found = []
+    for path in (*sources("engine"), *sources("ui")):
+        where = path.relative_to(ROOT).as_posix()
+        if not where.startswith(apart):
+            found += [f"{where}:{line}: {word}" for line, word in marks_in(path.read_text(encoding="utf-8"))]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        'if about["kind"] == "sdxl": pass',
+        'CLASSES = {"sd1": 1}',
+        'wide = config.get("addition_embed_type") == "text_time"',
+        "net.down_blocks[0].requires_grad_(False)",
+        "def load(mid_block=None): pass",
+        "from engine.families.sd2 import StableDiffusion2",
+        'name = f"{stem}_sd15"',
+        "call(cross_attention_dim=768)",
+    ],
+)
+def test_a_planted_mark_of_a_family_is_found(planted: str) -> None:
+    assert marks_in(f"import os\n{planted}\n") != []
+
+
+def test_docstrings_and_product_names_are_no_marks() -> None:
+    assert marks_in('"""As sdxl does."""\nhelp = "For Stable Diffusion 1.5, 2.x and XL."\n') == []
 
 
 def test_only_the_conditions_ask_which_condition_it_is() -> None:

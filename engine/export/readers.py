@@ -16,12 +16,10 @@ import torch
 from safetensors import safe_open
 
 from engine.families.facts import FamilyFacts, version_of
-from engine.nets.ldm_keys import PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
+from engine.nets.ldm_keys import A1111_LORA_MARK, OUTPUTS, PREFIX, TRIGGER, from_ldm, rename_from_ldm, to_ldm
 from engine.nets.reading import DIFFERENCE_MARK, DIFFUSERS_TRIGGER, LORA_MARK
 
 Shapes = Mapping[str, tuple[int, ...]]
-A1111_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
-"""AUTOMATIC1111 takes a Control-LoRA for one of SDXL if it lacks this tensor, else for one of SD 1.x."""
 
 
 class Misread(Exception):
@@ -78,7 +76,7 @@ def _compare(seen: Shapes, net: Shapes) -> None:
 
 
 def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any], family: FamilyFacts) -> None:
-    outputs = sum(name.startswith("zero_convs.") and name.endswith(".weight") for name in raw)
+    outputs = sum(name.startswith(OUTPUTS) and name.endswith(".weight") for name in raw)
     # A net of another size is none that AUTOMATIC1111 could load anyway.
     if outputs == family.outputs and (A1111_LORA_MARK in raw) != family.lora_mark:
         raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")

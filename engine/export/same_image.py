@@ -21,8 +21,8 @@ from engine.nets.outputs import net_of
 
 STEPS = 4
 SIDE = 128  # px; enough for a comparison, and seconds even for SD 1.5 on a processor
-# A ControlNet copies the encoder half of its UNet: 361 of 860 million parameters for SD 1.5, 1,251 of 2,568 for SDXL.
-UNET_TO_NET = 2.4
+# A ControlNet copies the encoder half of its base: 361 of 860 million parameters for SD 1.5, 1,251 of 2,568 for SDXL.
+DENOISER_TO_NET = 2.4
 BESIDES = 1.5 * GIB  # bytes: VAE or text encoders, and what drawing needs
 # Mean difference of two images in grey levels of 255: what rounding the weights may do over the denoising steps.
 TOLERANCE = {"fp32": 0.5, "fp16": 4.0, "bf16": 12.0}
@@ -30,7 +30,7 @@ TOLERANCE = {"fp32": 0.5, "fp16": 4.0, "bf16": 12.0}
 
 def bytes_needed(tensors: Tensors) -> float:
     """Memory for drawing with such a net and its base, one net at a time, in fp32."""
-    return 4 * (1 + UNET_TO_NET) * sum(tensor.numel() for tensor in tensors.values()) + BESIDES
+    return 4 * (1 + DENOISER_TO_NET) * sum(tensor.numel() for tensor in tensors.values()) + BESIDES
 
 
 def check(

@@ -16,8 +16,12 @@ from engine.errors import UserError
 
 PREFIX = "control_model."
 """In front of every name in the oldest files (.pth)."""
-TRIGGER = "zero_convs.0.0.weight"
-"""By which ComfyUI and AUTOMATIC1111 know these names."""
+OUTPUTS = "zero_convs."
+"""Prefix of the zero convolutions, except the one to the middle."""
+TRIGGER = f"{OUTPUTS}0.0.weight"
+"""ComfyUI and AUTOMATIC1111 recognize these names by this tensor."""
+A1111_LORA_MARK = "input_blocks.11.0.in_layers.0.weight"
+"""AUTOMATIC1111 takes a Control-LoRA without this tensor for one of SDXL, else for one of SD 1.x."""
 HAS_ATTENTION = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
 RESIDUAL = {
     "norm1": "in_layers.0",
