@@ -20,7 +20,7 @@ from engine.errors import UserError
 
 __all__ = [
     "CONFIG_VERSION", "SECTIONS", "DataConfig", "ModelConfig", "ObjectiveConfig", "OptimConfig", "RunConfig",
-    "Section", "TrainConfig", "ValidationConfig", "describe", "fields", "parse", "setting",
+    "Section", "TrainConfig", "ValidationConfig", "describe", "fields", "parse", "setting", "speed_settings",
 ]  # fmt: skip
 
 CONFIG_VERSION = 1
@@ -78,6 +78,21 @@ def fields(section: str) -> dict[str, Any]:
     """Name -> pydantic FieldInfo of one section, in order."""
     kind: Any = RunConfig.model_fields[section].annotation
     return dict(kind.model_fields)
+
+
+def speed_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that decide how long a step takes and what memory it needs, by dotted name.
+
+    Two runs on one machine for which they are equal are equally fast. Which they are is declared in each setting.
+    """
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        for name, field in fields(section).items():
+            mark = (field.json_schema_extra or {}).get("affects_speed")
+            if mark:
+                value = getattr(getattr(config, section), name)
+                found[f"{section}.{name}"] = bool(value) if mark == "on or off" else value
+    return found
 
 
 def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:

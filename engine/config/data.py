@@ -19,6 +19,7 @@ class DataConfig(Section):
         ge=64,
         le=2048,
         multiple_of=64,
+        affects_speed=True,
     )
     crop: Literal["centre", "random", "smart"] = setting(
         "centre",

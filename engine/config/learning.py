@@ -49,6 +49,7 @@ class ObjectiveConfig(Section):
         "Off: the base's second half learns, too, for images far from what it knows. Needs twice the memory, a small "
         "learning rate, and thousands of images; Try it uses what was learnt, but exports hold only the ControlNet.",
         advanced=True,
+        affects_speed=True,
     )
     only_mid_control: bool = setting(
         False,
@@ -56,6 +57,7 @@ class ObjectiveConfig(Section):
         "The net speaks to the base only at its coarsest layer: it steers the subject, hardly the outlines. Of use for "
         "maps that are themselves coarse.",
         advanced=True,
+        affects_speed=True,
     )
 
 
@@ -79,6 +81,7 @@ class OptimConfig(Section):
         "the package bitsandbytes and a graphics card). paged_adamw8bit: that memory may move to the computer's RAM. "
         "adafactor: needs least, runs anywhere, learns a little less steadily.",
         advanced=True,
+        affects_speed=True,
     )
     warmup_steps: int = setting(
         0, "Warm-up", "Steps over which the learning rate rises from zero.", unit="steps", ge=0, advanced=True
@@ -99,6 +102,7 @@ class OptimConfig(Section):
         ge=0,
         lt=1,
         advanced=True,
+        affects_speed="on or off",
     )
     ema_device: Literal["same", "cpu"] = setting(
         "same",
@@ -106,6 +110,7 @@ class OptimConfig(Section):
         "same: with the net. cpu: in the computer's memory, which spares 1.35 GB of a card with SD 1.5 and takes a "
         "little longer at each step.",
         advanced=True,
+        affects_speed=True,
     )
     offload: bool = setting(
         False,
@@ -114,4 +119,5 @@ class OptimConfig(Section):
         "the run's precision is on the card: 6 GB less with SD 1.5, 20 GB with XL, and slower steps. With the "
         "optimizers adamw and adafactor.",
         advanced=True,
+        affects_speed=True,
     )

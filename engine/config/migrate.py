@@ -1,66 +1,71 @@
-"""Settings of earlier versions, brought up to date one version at a time.
+"""Settings of earlier versions, brought up to date before they are checked.
 
-Worked example. A setting is renamed, ``train.steps`` to ``train.length``: raise ``CONFIG_VERSION`` in the package to 2
-and add here ``1: length_was_steps`` to ``MIGRATIONS``, a function from the values of version 1 to those of version 2. A
-new setting with a default needs nothing.
+Presets, run files and ``--set`` carry no version, so a migration looks at the values themselves: it replaces what is
+out of date and leaves current values as they are. All of them are applied, in order, to whatever is read.
+
+Worked example. ``train.steps`` is renamed to ``train.length``: add a function here that moves the value if the old name
+is there, and list it in ``MIGRATIONS``. A new setting with a default needs nothing. Raise ``CONFIG_VERSION`` in the
+package when an older app must not open the new settings: it refuses a higher number than its own.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from engine.errors import UserError
 
 Values = dict[str, Any]
-Migration = Callable[[Values], Values]
-
-MIGRATIONS: Mapping[int, Migration] = {}
-"""From the version that is named to the next."""
-FIRST_VERSION = 1
+Migration = Callable[[Values], None]
 
 
-def migrated(
-    values: Values, source: str, current: int, migrations: Mapping[int, Migration] | None = None
-) -> dict[str, Any]:
-    """The values as version ``current`` has them; the ones given are not changed. Without a version they are current.
+def checkpointing_was_a_switch(values: Values) -> None:
+    """``train.gradient_checkpointing`` was true or false before the base could be checkpointed, too."""
+    train = values.get("train")
+    if isinstance(train, dict) and isinstance(train.get("gradient_checkpointing"), bool):
+        train["gradient_checkpointing"] = "controlnet" if train["gradient_checkpointing"] else "none"
+
+
+MIGRATIONS: tuple[Migration, ...] = (checkpointing_was_a_switch,)
+"""Each changes the values it is given, if they are out of date."""
+
+
+def migrated(values: Values, source: str = "these settings", version: int | None = None) -> Values:
+    """A copy of nested settings, brought up to date.
 
     Args:
-        source: what these settings are, for people.
+        source: what these settings are, for messages.
+        version: the version that this app writes; None: the settings carry none.
 
     Raises:
-        UserError: they are of a newer version, of one that is no longer known, or what they hold cannot be migrated.
+        UserError: they were written by a newer version of the app, or are damaged.
     """
-    steps = MIGRATIONS if migrations is None else migrations
-    version = values.get("version", current)
-    if isinstance(version, bool) or not isinstance(version, int) or version < FIRST_VERSION:
-        raise UserError(
-            f"{source} cannot be read.",
-            f"Their version is {version!r}, which is none.",
-            "The file was damaged or made by another program: start a new run with the same dataset.",
-        )
-    if version > current:
-        raise UserError(
-            f"{source} cannot be read.",
-            f"They are of version {version}; this app knows versions up to {current}.",
-            "Update the app, or start a new run with the same dataset.",
-        )
+    if version is not None:
+        _check_version(values.get("version", version), source, version)
     updated = copy.deepcopy(values)
-    for number in range(version, current):
-        if number not in steps:
-            raise UserError(
-                f"{source} cannot be read.",
-                f"They are of version {version}, and this app no longer reads version {number}.",
-                "Open them with an app of that time, or start a new run with the same dataset.",
-            )
+    for migrate in MIGRATIONS:
         try:
-            updated = steps[number](updated)
+            migrate(updated)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{source} cannot be read.",
-                f"They are of version {version}; bringing them up to date failed ({type(error).__name__}: {error}).",
-                "Start a new run with the same dataset; checkpoints of this one can still be exported.",
+                f"Bringing them up to date failed ({type(error).__name__}: {error}).",
+                "Start a new run with the same dataset; checkpoints of an old run can still be exported.",
             ) from error
-        updated["version"] = number + 1
     return updated
+
+
+def _check_version(found: Any, source: str, known: int) -> None:
+    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+        raise UserError(
+            f"{source} cannot be read.",
+            f"Their version is {found!r}, which is none.",
+            "The file was damaged or made by another program: start a new run with the same dataset.",
+        )
+    if found > known:
+        raise UserError(
+            f"{source} cannot be read.",
+            f"They are of version {found}; this app knows versions up to {known}.",
+            "Update the app, or start a new run with the same dataset.",
+        )

@@ -15,6 +15,7 @@ class ModelConfig(Section):
         "Base model",
         "What your ControlNet is made for: 'demo' (the tiny base that comes with the app), a Stable Diffusion 1.x, 2.x "
         "or XL model as one file (.safetensors, .ckpt) or as a folder in diffusers layout, or a Hugging Face id.",
+        affects_speed=True,
     )
     controlnet: str = setting(
         "",
@@ -33,6 +34,7 @@ class ModelConfig(Section):
         advanced=True,
         ge=0,
         le=256,
+        affects_speed=True,
     )
     hint_start: Literal["he", "default"] = setting(
         "he",

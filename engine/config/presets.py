@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig, parse
+from engine.config.migrate import migrated
 from engine.errors import UserError
 from engine.families.facts import NAMES
 
@@ -96,7 +97,7 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
     for family in ("", *NAMES):
         merged: dict[str, Any] = {}
         for _, layer in preset.layers(family):
-            merged |= flatten(layer)
+            merged |= flatten(migrated(layer, f"The preset {path.name}"))
         parse(unflatten(merged), f"The preset {path.name}")
     return preset
 
@@ -149,7 +150,7 @@ def resolve(*layers: tuple[str, dict[str, Any]]) -> tuple[RunConfig, dict[str, s
     merged: dict[str, Any] = {}
     origins: dict[str, str] = dict.fromkeys(flatten(RunConfig().model_dump()), "default")
     for origin, values in layers:
-        for dotted, value in flatten(values).items():
+        for dotted, value in flatten(migrated(values, origin)).items():
             merged[dotted] = value
             origins[dotted] = origin
     return parse(unflatten(merged)), origins

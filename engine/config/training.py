@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
-from pydantic import field_validator
+from typing import Literal
 
 from engine.config.setting import Section, setting
 
@@ -23,6 +21,7 @@ class TrainConfig(Section):
         unit="images",
         ge=1,
         le=512,
+        affects_speed=True,
     )
     accumulation: int = setting(
         1,
@@ -33,6 +32,7 @@ class TrainConfig(Section):
         ge=1,
         le=1024,
         advanced=True,
+        affects_speed=True,
     )
     precision: Literal["fp32", "fp16", "bf16"] = setting(
         "fp16",
@@ -40,6 +40,7 @@ class TrainConfig(Section):
         "Half precision halves memory and doubles speed; the weights that learn stay in fp32. bf16 needs an RTX 30 "
         "card or newer.",
         advanced=True,
+        affects_speed=True,
     )
     base_storage: Literal["same", "fp8"] = setting(
         "same",
@@ -47,6 +48,7 @@ class TrainConfig(Section):
         "same: in the run's precision. fp8: the frozen base in eight bits, half of the memory (0.8 GB less with SD "
         "1.5, 2.4 GB with XL); a little slower, and the base draws very slightly otherwise while training.",
         advanced=True,
+        affects_speed=True,
     )
     gradient_checkpointing: Literal["none", "controlnet", "both"] = setting(
         "none",
@@ -54,6 +56,7 @@ class TrainConfig(Section):
         "Computes some things twice to save memory: in the net that learns (8 % more work), or in the base's half that "
         "follows it, too (26 % more).",
         advanced=True,
+        affects_speed=True,
     )
     attention: Literal["sdpa", "xformers"] = setting(
         "sdpa",
@@ -61,6 +64,7 @@ class TrainConfig(Section):
         "How the nets compute attention. sdpa: PyTorch's own, which picks the fastest way that the card has. xformers: "
         "the package of that name, where it is installed and there is a graphics card; else sdpa.",
         advanced=True,
+        affects_speed=True,
     )
     channels_last: bool = setting(
         False,
@@ -68,6 +72,7 @@ class TrainConfig(Section):
         "Keeps images in memory with a pixel's channels side by side, which some cards convolve faster. It learns "
         "the same, but for rounding. Not measured on cards yet: compare the seconds a step of two trials.",
         advanced=True,
+        affects_speed=True,
     )
     compile: Literal["none", "kernels", "graphs"] = setting(
         "none",
@@ -76,6 +81,7 @@ class TrainConfig(Section):
         "of size. graphs: the card also replays whole steps by itself (CUDA graphs), which needs more memory. Where it "
         "does not work the run goes on without. Not measured on cards yet: compare two trials.",
         advanced=True,
+        affects_speed=True,
     )
     seed: int = setting(0, "Seed", "The same seed repeats the same run.", ge=0, le=2**31 - 1, advanced=True)
     checkpoint_every: int = setting(
@@ -106,9 +112,3 @@ class TrainConfig(Section):
         ge=0,
         advanced=True,
     )
-
-    @field_validator("gradient_checkpointing", mode="before")
-    @classmethod
-    def _was_a_switch(cls, value: Any) -> Any:
-        """Runs and presets of earlier versions say true or false."""
-        return {True: "controlnet", False: "none"}.get(value, value) if isinstance(value, bool) else value

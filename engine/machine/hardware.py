@@ -23,7 +23,6 @@ class Hardware:
     vram_gib: float | None
     ram_gib: float
     cores: int
-    torch_build: str
     banner: str = ""
     cards: int = 1
     """Graphics cards that can be used, 1 where there is none; ``name`` and ``vram_gib`` are those of the largest."""
@@ -66,11 +65,11 @@ def detect() -> Hardware:
     cpu_build = "+cpu" in build or (platform.system() == "Windows" and "+cu" not in build)
     if cards and not cpu_build:
         name, vram = max(cards, key=lambda card: card[1])
-        return Hardware("cuda", name, vram, ram, cores, build, cards=len(cards))
+        return Hardware("cuda", name, vram, ram, cores, cards=len(cards))
     banner = ""
     if cards:
         banner = (
             f"{cards[0][0]} is there but not used: this torch ({build}) was built for processors. "
             "Run the installer again with --repair."
         )
-    return Hardware("cpu", platform.processor() or platform.machine(), None, ram, cores, build, banner)
+    return Hardware("cpu", platform.processor() or platform.machine(), None, ram, cores, banner)

@@ -1,69 +1,121 @@
-"""Time and disk in words, before a run starts."""
+"""Time and disk of a run, before it starts."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from safetensors.torch import load_file
 
-from engine.config import RunConfig
-from engine.config.presets import resolve
-from engine.estimate.estimate import estimate
+from engine.config import SECTIONS, RunConfig, fields, speed_settings
+from engine.config.presets import resolve, unflatten
+from engine.estimate.estimate import checkpoint_bytes, estimate, run_seconds
+from engine.estimate.memory import predict
+from engine.estimate.trials import Measured, read, write
 from engine.families.files import denoiser_parameters
 from engine.jobs.events import StepDone
 from engine.machine.hardware import Hardware
 from engine.runs.run import Recorder, write_run
 from engine.workspace.paths import Workspace
 
-CPU = Hardware("cpu", "x", None, 16, 8, "2.13.0+cpu")
-CARD = Hardware("cuda", "RTX 3060", 12.0, 16, 8, "2.13.0+cu126")
+CPU = Hardware("cpu", "x", None, 16, 8)
+CARD = Hardware("cuda", "RTX 3060", 12.0, 16, 8)
+STEPS = 1000
+MARKED = speed_settings(RunConfig())
 
 
-def config(base: str = "owner/sd15", **train: object) -> RunConfig:
-    return resolve(("test", {"model": {"base": base}, "train": {"steps": 1000, "batch_size": 4, **train}}))[0]
+def config(base: str = "owner/sd15", more: dict[str, Any] | None = None, **train: object) -> RunConfig:
+    values = {"model": {"base": base}, "train": {"steps": STEPS, "batch_size": 4, **train}}
+    return resolve(("test", values), ("more", unflatten(more or {})))[0]
+
+
+def another(dotted: str) -> dict[str, Any]:
+    """Another value of a setting, with what it takes for the settings to be allowed."""
+    section, name = dotted.split(".")
+    field = fields(section)[name]
+    now = getattr(getattr(config(), section), name)
+    if get_origin(field.annotation) is Literal:
+        value: Any = next(choice for choice in get_args(field.annotation) if choice != now)
+    elif field.annotation is bool:
+        value = not now
+    elif field.annotation is str:
+        value = "owner/another"
+    else:
+        value = 0.999 if dotted == "optim.ema_decay" else now + 64
+    return {dotted: value}
+
+
+def trained(workspace: Workspace, run: RunConfig, seconds: float = 2.0, processes: int = 1) -> None:
+    """A run's folder with the figures of ten steps."""
+    folder = workspace.new_run("earlier")
+    write_run(folder, {"config": run.model_dump(mode="json")})
+    recorder = Recorder(folder, lambda event: None)
+    recorder.note("started", 0, processes=processes)
+    for step in range(1, 11):
+        recorder(StepDone(step, step * 4, 0.1, 1e-5, seconds))
 
 
 def test_a_processor_takes_far_longer_than_a_card(workspace: Workspace) -> None:
-    assert estimate(config(), workspace, CPU).seconds > 20 * estimate(config(), workspace, CARD).seconds
+    assert run_seconds(config(), workspace, CPU)[0] > 20 * run_seconds(config(), workspace, CARD)[0]
 
 
 def test_twice_the_steps_take_twice_the_time(workspace: Workspace) -> None:
-    once, twice = (estimate(config(steps=steps), workspace, CARD).seconds for steps in (1000, 2000))
+    once, twice = (run_seconds(config(steps=steps), workspace, CARD)[0] for steps in (1000, 2000))
     assert twice == pytest.approx(2 * once)
 
 
 def test_the_disk_holds_weights_and_optimizer_of_every_kept_checkpoint(workspace: Workspace) -> None:
-    needed = estimate(config(keep_checkpoints=3), workspace, CARD).disk_bytes
-    assert needed == 361_279_120 * 4 * 3 * 4
-    assert "GB of disk" in estimate(config(), workspace, CARD).summary
+    run = config(keep_checkpoints=3)
+    assert checkpoint_bytes(run, predict(workspace, run)) == 361_279_120 * 4 * 3 * 4
+    assert "GB of disk" in estimate(config(), workspace, CARD)
 
 
 def test_earlier_runs_of_this_machine_are_believed(workspace: Workspace) -> None:
-    folder = workspace.new_run("earlier")
-    write_run(folder, {"config": config().model_dump(mode="json")})
-    recorder = Recorder(folder, lambda event: None)
-    for step in range(1, 11):
-        recorder(StepDone(step, step * 4, 0.1, 1e-5, 2.0))
-    guess = estimate(config(), workspace, CARD)
-    assert guess.measured
-    assert guess.seconds == pytest.approx(2000)
+    assert "roughly " in estimate(config(), workspace, CARD)
+    trained(workspace, config())
+    assert run_seconds(config(), workspace, CARD) == (pytest.approx(2.0 * STEPS), True)
+    assert "about 33 min" in estimate(config(), workspace, CARD)
+
+
+def test_settings_that_change_nothing_of_a_step_leave_it_measured(workspace: Workspace) -> None:
+    trained(workspace, config())
+    more = {"optim.learning_rate": 1e-4, "train.seed": 7, "train.checkpoint_every": 50, "data.dataset": "other"}
+    assert "about " in estimate(config(more=more), workspace, CARD)
+    averaged, otherwise = ({"optim.ema_decay": decay} for decay in (0.9, 0.999))
+    trained(workspace, config(more=averaged), seconds=3.0)
+    assert run_seconds(config(more=otherwise), workspace, CARD) == (pytest.approx(3.0 * STEPS), True)
+
+
+@pytest.mark.parametrize("dotted", MARKED)
+def test_no_other_run_s_seconds_are_called_measured(workspace: Workspace, dotted: str) -> None:
+    trained(workspace, config())
+    write(workspace, config(), CARD.name, Measured(2.0, 1.0, 2.0**30, True))
+    assert "about " in estimate(config(), workspace, CARD)
+    other = config(more=another(dotted))
+    summary = estimate(other, workspace, CARD)
+    assert "about " not in summary and "roughly " in summary and "by prediction" in summary
+    assert read(workspace, other, CARD.name) is None
+
+
+def test_what_is_known_to_cost_time_or_memory_is_marked() -> None:
+    costly = {
+        "train.gradient_checkpointing", "optim.offload", "optim.ema_decay", "train.compile", "train.batch_size",
+        "objective.sd_locked", "model.control_lora_rank",
+    }  # fmt: skip
+    assert costly <= set(MARKED)
+    assert all(dotted.split(".")[0] in SECTIONS for dotted in MARKED)
 
 
 def test_a_run_that_several_cards_shared_is_no_measure_for_one(workspace: Workspace) -> None:
-    folder = workspace.new_run("shared")
-    write_run(folder, {"config": config().model_dump(mode="json")})
-    recorder = Recorder(folder, lambda event: None)
-    recorder.note("started", 0, processes=2)
-    for step in range(1, 11):
-        recorder(StepDone(step, step * 4, 0.1, 1e-5, 2.0))
-    assert not estimate(config(), workspace, CARD).measured
+    trained(workspace, config(), processes=2)
+    assert "roughly " in estimate(config(), workspace, CARD)
 
 
 def test_a_damaged_run_does_not_hide_the_estimate(workspace: Workspace) -> None:
     folder = workspace.new_run("broken")
     (folder / "run.json").write_text("{", encoding="utf-8")
-    assert estimate(config(), workspace, CARD).seconds > 0
+    assert "roughly " in estimate(config(), workspace, CARD)
 
 
 def test_sizes_come_from_the_file_of_a_local_base(workspace: Workspace, tiny_base: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from engine.config import OptimConfig, RunConfig
 from engine.config.presets import all_presets, resolve
-from engine.estimate.estimate import estimate, memory_in_words
+from engine.estimate.estimate import estimate, predicted_memory
 from engine.estimate.memory import GIB, images_encoded_together, optimizer_bytes, predict, predict_from
 from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
@@ -168,14 +168,14 @@ def test_a_single_file_is_foreseen_as_its_own_family(workspace: Workspace) -> No
 
 
 def test_the_window_says_when_it_will_hardly_fit(workspace: Workspace) -> None:
-    card = Hardware("cuda", "RTX 3050", 8.0, 16, 8, "2.13.0+cu126")
+    card = Hardware("cuda", "RTX 3050", 8.0, 16, 8)
     needed = predict(workspace, config(train={"batch_size": 16}))
-    assert "more than there is" in memory_in_words(needed, card)
+    assert "more than there is" in predicted_memory(needed, card)
     offloaded = predict(workspace, config(optim={"offload": True}))
-    assert "of the computer's memory, and 8 GB are there" in memory_in_words(offloaded, replace(card, ram_gib=8))
-    assert "computer's memory" not in memory_in_words(offloaded, card)
+    assert "of the computer's memory, and 8 GB are there" in predicted_memory(offloaded, replace(card, ram_gib=8))
+    assert "computer's memory" not in predicted_memory(offloaded, card)
     thrifty = next(p.values for p in all_presets() if p.name == "8gb")
-    summary = estimate(config(**thrifty), workspace, card).summary
+    summary = estimate(config(**thrifty), workspace, card)
     assert "of graphics memory by prediction (8 GB there)" in summary and "more than there is" not in summary
 
 

@@ -119,7 +119,7 @@ class AppContext(Problems):
             if sentences:
                 return Readiness(" ".join(sentences))
             about_base = self._about_base(config) if self.libraries_loaded.is_set() else ""
-            return Readiness("", f"{estimate(config, self.workspace, self.hardware).summary}. {about_base}".strip())
+            return Readiness("", f"{estimate(config, self.workspace, self.hardware)}. {about_base}".strip())
         except UserError as error:
             return Readiness(f"{error.what} {error.why} {error.try_this}")
 

@@ -33,7 +33,7 @@ def test_every_place_shows_the_same_free_space(
     workspace = context.workspace
     places = [
         settings_tab._folders(context)["Free disk"],
-        estimate(RunConfig(), workspace, context.hardware).summary,
+        estimate(RunConfig(), workspace, context.hardware),
         doctor.report(workspace),
         describe(tmp_path, [], []),
         disk_words(DiskSeen(free=free_bytes(workspace.root), run=0)),

@@ -19,7 +19,7 @@ from ui.train.several_cards import write_down
 
 def two_cards(workspace: Workspace) -> AppContext:
     context = AppContext(workspace)
-    context.hardware = Hardware("cuda", "RTX 3090", 24.0, 64, 16, "2.13.0+cu126", cards=2)
+    context.hardware = Hardware("cuda", "RTX 3090", 24.0, 64, 16, cards=2)
     return context
 
 
@@ -30,7 +30,7 @@ def ids(app: gr.Blocks) -> Iterator[Any]:
 @pytest.mark.parametrize(("cards", "shown"), [(1, False), (2, True)])
 def test_the_part_is_there_only_for_several_cards(workspace: Workspace, cards: int, shown: bool) -> None:
     context = AppContext(workspace)
-    context.hardware = Hardware("cuda", "RTX 3090", 24.0, 64, 16, "2.13.0+cu126", cards=cards)
+    context.hardware = Hardware("cuda", "RTX 3090", 24.0, 64, 16, cards=cards)
     assert ("several-cards-write" in ids(build_app(context)[0])) is shown
     assert ("2 cards" in context.hardware.sentence) is shown
 
