@@ -1,4 +1,4 @@
-"""The page: header, first-start card, and the tabs in their order."""
+"""The window: header, start cards, and the tabs in their order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from ui.dataset import dataset_tab
 from ui.export import export_tab
 from ui.page import close_button, first_start, unfinished
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import status_line
 from ui.page.problems import ReportCache, problem_html
-from ui.page.view import View
 from ui.settings import settings_tab
 from ui.train import train_tab
 from ui.try_it import try_page
@@ -26,11 +25,12 @@ TABS = (
     ("Export", "export", export_tab.build),
     ("Settings & help", "settings", settings_tab.build),
 )
-CACHE_SECONDS = 24 * 3600  # images that pages were shown are dropped from gradio's own cache after a day
+CACHE_SECONDS = 24 * 3600
+"""Age at which gradio deletes its own copies of the images that pages have shown."""
 
 
 def build_app(context: AppContext) -> tuple[gr.Blocks, Live]:
-    """The whole window around one context."""
+    """Build the whole window around one context. Returns it with what keeps its pages up to date."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, CACHE_SECONDS), fill_width=True) as demo:
         live = Live(context, demo)
         _header(context, live)
@@ -57,14 +57,15 @@ def _header(context: AppContext, live: Live) -> None:
         problem = gr.HTML(elem_id="problem")
         dismiss = gr.Button("Close this message", size="sm", min_width=160, scale=0, elem_id="problem-dismiss")
     reports = ReportCache(context.workspace)
-    live.refresh_after(dismiss.click(context.dismiss_problem, None, None, **NO_PROGRESS))
-    live.outputs([status], _status, lambda view: [_status(view)], "fast")
+    live.on(dismiss.click, context.dismiss_problem)
+    live.outputs(
+        [status],
+        lambda view: status_line(view.snapshot, view.closing),
+        lambda view: [status_line(view.snapshot, view.closing)],
+        "fast",
+    )
     live.outputs(
         [box, problem],
         lambda view: view.problem,
         lambda view: [gr.Column(visible=view.problem is not None), problem_html(view.problem, reports.get(view))],
     )
-
-
-def _status(view: View) -> str:
-    return status_line(view.snapshot, view.closing)

@@ -18,6 +18,7 @@ from tests.browser.acting import (
     open_page,
     pick,
     shoot,
+    unfold,
     wait_for,
     wait_for_count,
     wait_for_files,
@@ -85,7 +86,7 @@ def set_up(page: Any, app: Studio) -> None:
     open_page(page, app)
     wait_for(page, "#first-start", "Three clicks")
     shoot(page, "first-start")
-    page.get_by_text("Small print").click()
+    unfold(page, "first-options")
     fill(page, "#first-count input", str(PAIRS))
     fill(page, "#first-steps input", str(STEPS))
     click(page, "#first-1")

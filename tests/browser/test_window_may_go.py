@@ -88,7 +88,7 @@ def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
             later.wait_until_open()
             wait_for(page, "#unfinished", "1 unfinished run was found")
             page.wait_for_selector("#app-gone", state="hidden")
-            wait_for(page, "#unfinished-words-1", "ended without a word")
+            wait_for(page, "#unfinished-words-1", "was interrupted")
             shoot(page, "unfinished")
             click(page, "#look-1")
             wait_for(page, "#train-status", "unfinished run was found")

@@ -94,7 +94,7 @@ def _widget(name: str) -> Any:
 
 def _value(name: str, raw: Any) -> Any:
     kind = describe(ImportConfig.model_fields[name]).kind
-    return int(raw) if kind == "whole" and float(raw).is_integer() else raw
+    return int(raw) if kind == "integer" and float(raw).is_integer() else raw
 
 
 def _found(place: str) -> str:

@@ -1,4 +1,4 @@
-"""Lists that grow while the app runs: datasets, runs and checkpoints, kept up to date on every tab."""
+"""Drop-down lists of datasets, runs and checkpoints that every tab uses, kept up to date while the app runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.errors import UserError
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.run import Run
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.view import View
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ NEWEST_ENTRY = ("the newest", NEWEST)
 
 
 def dataset_list(live: Live, label: str, elem_id: str, hint: str | None = None) -> Any:
-    """A list of the workspace's datasets; it moves to one that was just made."""
+    """Build a list of the workspace's datasets. It moves to one that was just made."""
     box = gr.Dropdown([], value=None, label=label, elem_id=elem_id, info=hint, interactive=True)
 
     def render(view: View) -> list[Any]:
@@ -34,35 +34,39 @@ def dataset_list(live: Live, label: str, elem_id: str, hint: str | None = None) 
 
 
 def pick_dataset(context: AppContext, name: str | None) -> str:
-    """The dataset that a page's list names; the one in focus while the page still loads; empty where there is none."""
+    """Return the dataset that a list names, the one in focus while the page still loads, or an empty string."""
     known = context.files()[0]
     return next((one for one in (name, context.focus_dataset, *known) if one and one in known), "")
 
 
 def open_dataset(context: AppContext, name: str | None) -> Dataset:
-    """The dataset of ``pick_dataset``. Raises UserError where there is none."""
+    """Open the dataset of ``pick_dataset``. Raises UserError if there is none."""
     from engine.data.dataset import Dataset
 
     found = pick_dataset(context, name)
     if not found:
-        raise UserError("No dataset is chosen.", "The list is empty.", "Read a folder of images first.")
+        raise UserError("No dataset is selected.", "The list is empty.", "Read a folder of images first.")
     return Dataset.open(context.workspace.dataset_folder(found))
 
 
 def run_list(live: Live, label: str, elem_id: str) -> Any:
-    """A list of runs, newest first; it moves to the run that was trained last."""
+    """Build a list of runs, newest first. It moves to the run that was trained last."""
     box = gr.Dropdown([], value=None, label=label, elem_id=elem_id, interactive=True)
 
     def render(view: View) -> list[Any]:
-        chosen = view.shown_run if view.shown_run in view.runs else None
-        return [gr.Dropdown(list(view.runs), value=chosen or (view.runs[0] if view.runs else None))]
+        return [gr.Dropdown(list(view.runs), value=shown_run(view))]
 
     live.outputs([box], lambda view: (view.runs, view.shown_run), render)
     return box
 
 
+def shown_run(view: View) -> str | None:
+    """Return the run that lists of runs show: the one on the Train tab, else the newest, else None."""
+    return view.shown_run if view.shown_run in view.runs else next(iter(view.runs), None)
+
+
 def run_of(context: AppContext, name: str | None) -> Run | None:
-    """The run of that name, or None where there is none that can be read."""
+    """Open a run by name. None if it does not exist or cannot be read."""
     if not name or name not in context.files()[1]:
         return None
     try:
@@ -72,9 +76,9 @@ def run_of(context: AppContext, name: str | None) -> Run | None:
 
 
 def checkpoints_of(context: AppContext, run: str | None) -> list[Checkpoint]:
-    """Whole checkpoints of a run by folder name, newest first; none for no run.
+    """Return the complete checkpoints of a run, newest first. An empty list if no run is selected.
 
-    The folder is asked, not the pages' list of runs, which may be two seconds old.
+    This reads the folder rather than the pages' list of runs, which may be two seconds old.
     """
     if not run or run not in {folder.name for folder in context.workspace.run_folders()}:
         return []
@@ -82,10 +86,10 @@ def checkpoints_of(context: AppContext, run: str | None) -> list[Checkpoint]:
 
 
 def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any:
-    """A list of the chosen run's checkpoints, newest first, kept up to date while it trains.
+    """Build a list of the selected run's checkpoints, newest first, kept up to date while it trains.
 
-    Its first entry is always there and stands for the newest: whatever order a slow page gets its updates in, the list
-    is never without a choice, and what the user picked stays picked when another checkpoint is saved.
+    The first entry is always there and stands for the newest checkpoint. So the list always has a value, whatever order
+    a slow page gets its updates in, and a checkpoint that the user picked stays picked when another is saved.
     """
     box = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id=elem_id, interactive=True)
 
@@ -93,15 +97,15 @@ def checkpoint_list(context: AppContext, live: Live, run_box: Any, elem_id: str)
         found = checkpoints_of(context, run)
         return [NEWEST_ENTRY, *((f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in found)]
 
-    def of_run(run: str | None) -> Any:
+    def list_run(run: str | None) -> Any:
         return gr.Dropdown(entries(run), value=NEWEST)
 
-    def refreshed(run: str | None) -> Any:
+    def list_again(run: str | None) -> Any:
         return gr.Dropdown(entries(run))
 
     saved = gr.State("")
-    run_box.change(of_run, [run_box], [box], **NO_PROGRESS)
-    saved.change(refreshed, [run_box], [box], **NO_PROGRESS)
+    live.on(run_box.change, list_run, [run_box], [box])
+    live.on(saved.change, list_again, [run_box], [box])
     live.outputs([saved], _saved, lambda view: [repr(_saved(view))])
     return box
 
@@ -111,10 +115,10 @@ def _saved(view: View) -> tuple[Any, ...]:
 
 
 def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> Checkpoint:
-    """The chosen checkpoint; the newest for ``NEWEST`` or none.
+    """Return the selected checkpoint. ``NEWEST`` and None stand for the newest.
 
     Raises:
-        UserError: there is none yet, or the chosen one is gone.
+        UserError: there is no checkpoint yet, or the selected one is gone.
     """
     found = checkpoints_of(context, run)
     if step in (NEWEST, None) and found:
@@ -125,6 +129,6 @@ def pick_checkpoint(context: AppContext, run: str | None, step: int | None) -> C
     which = "yet" if step in (NEWEST, None) else f"at step {step:,}"
     raise UserError(
         "There is no such checkpoint.",
-        f"The run {run} has no whole checkpoint {which}." if run else "No run is chosen.",
-        "Choose a run and a checkpoint from the lists; a run has one after its first save.",
+        f"The run {run} has no complete checkpoint {which}." if run else "No run is selected.",
+        "Select a run and a checkpoint. A run has its first checkpoint once it has saved.",
     )

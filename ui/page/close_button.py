@@ -1,4 +1,4 @@
-"""Closing the app from a page: it asks, saves and ends. Closing or reloading a page ends nothing."""
+"""The Close button in the header: it asks, then the app saves and ends. Closing or reloading a page ends nothing."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import gradio as gr
 
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 
-MARK = "() => { window.studioClosing = true; return []; }"
-"""The app may be gone before the page is told that it is closing."""
+MARK_CLOSING = "() => { window.studioClosing = true; return []; }"
+"""Set in the browser, because the app may end before the page hears that it is closing."""
 
 
 def build_button() -> Any:
-    """The button in the header."""
+    """Build the button in the header."""
     return gr.Button("Close the app", size="sm", min_width=120, scale=0, elem_id="close-app")
 
 
 def build_question(context: AppContext, live: Live, button: Any) -> None:
-    """What the button asks before anything ends."""
+    """Build the question that the button asks."""
     with gr.Column(visible=False, elem_id="close-box") as box:
-        words = gr.HTML(elem_id="close-words")
+        text = gr.HTML(elem_id="close-words")
         with gr.Row(elem_classes="buttons"):
             yes = gr.Button("Close", variant="stop", size="sm", min_width=150, scale=0, elem_id="close-yes")
             no = gr.Button("Keep it open", size="sm", min_width=150, scale=0, elem_id="close-no")
@@ -36,45 +36,50 @@ def build_question(context: AppContext, live: Live, button: Any) -> None:
     def keep() -> Any:
         return gr.Column(visible=False)
 
-    button.click(ask, None, [box], **NO_PROGRESS)
-    no.click(keep, None, [box], **NO_PROGRESS)
-    live.refresh_after(yes.click(context.shutdown.request, None, None, js=MARK, **NO_PROGRESS))
-    live.outputs([words, yes, no], _key, _render)
+    live.on(button.click, ask, None, [box])
+    live.on(no.click, keep, None, [box])
+    live.on(yes.click, context.shutdown.request, js=MARK_CLOSING)
+    live.outputs([text, yes, no], _key, _render)
 
 
 def _key(view: View) -> Any:
     job = view.snapshot
-    return view.closing, job.alive, job.kind, job.title, job.waiting  # and no step: it would be sent anew with each
+    return (
+        view.closing,
+        job.alive,
+        job.kind,
+        job.title,
+        job.waiting,
+    )  # not its step, which would refresh this with each one
 
 
 def _render(view: View) -> list[Any]:
     training = view.snapshot.is_training
     label = "Save the run and close" if training else "Close"
-    return [question(view.snapshot, view.closing), gr.Button(label, visible=not view.closing), gr.Button(
-        visible=not view.closing
-    )]  # fmt: skip
+    asked = not view.closing
+    return [question(view.snapshot, view.closing), gr.Button(label, visible=asked), gr.Button(visible=asked)]
 
 
 def question(job: JobSnapshot, closing: bool) -> str:
-    """HTML: what closing the app would end. The heading's attributes are for ui/page/heartbeat.js."""
+    """Return the question, as HTML: what closing would end. ui/page/heartbeat.js reads the heading's attributes."""
     waits = job.alive and job.phase == "waiting"
     facts = f"data-closing='{'now' if closing else 'asked'}' data-saved='{'perhaps' if waits else 'yes'}'"
     if closing:
-        words = "It finishes the step and saves. This page then says that it is."
+        text = "It finishes the current step and saves. This page tells you when it is done."
         if waits:
-            words = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
-        return f"<h3 {facts}>The app is closing</h3>" + note(words)
-    if job.kind == JobKind.TRAIN and waits:
-        words = (
-            f"{job.title} waits for the disk: {job.waiting} The app closes as soon as the run could be saved. To end "
-            "it at once, press Stop on the Train tab first; it then resumes from its last checkpoint."
+            text = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
+        return f"<h3 {facts}>The app is closing</h3>" + note(text)
+    if job.kind == "train" and waits:
+        text = (
+            f"{job.title} is waiting for the disk: {job.waiting} The app closes as soon as the run could be saved. To "
+            "end it at once, press Stop on the Train tab first. You can then resume from the last checkpoint."
         )
-    elif job.is_training:
-        words = f"{job.title} is running. It will be saved, and the next start offers to resume it."
+    elif job.alive and job.kind == "train":
+        text = f"{job.title} is running. It will be saved, and you can resume it the next time you start the app."
     elif job.alive:
-        words = f"{job.title} is running and will be cancelled; what it has finished is kept."
+        text = f"{job.title} is running and will be cancelled. Finished work is kept."
     else:
-        words = "Nothing is running. All that was made is on the disk."
-    return f"<h3 {facts}>Close ControlNet Studio?</h3><p class='note'>{escape(words)}</p>" + note(
-        "To leave only this page, close its tab: the app and its work go on."
+        text = "Nothing is running. Everything is saved."
+    return f"<h3 {facts}>Close ControlNet Studio?</h3><p class='note'>{escape(text)}</p>" + note(
+        "To close only this page, close its browser tab: the app keeps running."
     )

@@ -22,7 +22,7 @@ from engine.jobs.control import BorrowRequest
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import Hardware, detect
-from engine.training.job import missing
+from engine.training.job import missing, resume_training, start_training
 from engine.workspace.paths import Workspace
 from ui.page.problems import Problems
 from ui.page.shown_run import find_unfinished, open_runs, read_run
@@ -248,6 +248,26 @@ class AppContext(Problems):
                 self.files_changed()
 
         return run
+
+    def start_training(self) -> None:
+        """Start the run that the draft describes.
+
+        Raises:
+            UserError: a setting is out of bounds, or something is missing. Busy: another job is running.
+        """
+        self.free_models()
+        start_training(self.runner, self.workspace, *self.config_of(self.draft))
+        self.training_started()
+
+    def resume_training(self, name: str) -> None:
+        """Resume a run by its folder name.
+
+        Raises:
+            UserError: the run cannot be resumed. Busy: another job is running.
+        """
+        self.free_models()
+        resume_training(self.runner, self.workspace, self.workspace.run_folder(name))
+        self.training_started()
 
     def training_started(self) -> None:
         """Show the run that was started or resumed, and close the panel of an earlier problem."""

@@ -1,4 +1,4 @@
-"""Widgets from a config section's fields, and the values back as a sparse dict. No setting is named here."""
+"""Builds widgets from the declarations of settings, and reads their values. No setting is named here."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from engine import config
 from engine.conditions.declaration import Parameter
 from engine.config.presets import flatten, unflatten
 
-Kind = Literal["text", "whole", "number", "share", "choice", "switch"]
+Kind = Literal["text", "integer", "number", "slider", "choice", "switch"]
 
 
 @dataclass(frozen=True)
-class Description:
-    """How a field shows itself; ``share`` is a number between two close bounds and becomes a slider."""
+class FieldDescription:
+    """How a field is shown. A ``slider`` is a number between two close bounds."""
 
     kind: Kind
     label: str
@@ -27,28 +27,28 @@ class Description:
     low: float | None = None
     high: float | None = None
     lines: int = 1
-    """Height of a text box."""
+    """Height of a text box, in lines."""
 
 
-def describe(field: Any) -> Description:
-    """What a pydantic field of the config says about itself."""
+def describe(field: Any) -> FieldDescription:
+    """Return how a pydantic field of the config is shown."""
     extra = field.json_schema_extra or {}
     unit = extra.get("unit", "")
     label = f"{field.title} ({unit})" if unit and unit not in field.title.lower() else field.title
     common = (label, field.description or "", bool(extra.get("advanced", False)))
     if get_origin(field.annotation) is Literal:
-        return Description("choice", *common, choices=tuple(get_args(field.annotation)))
+        return FieldDescription("choice", *common, choices=tuple(get_args(field.annotation)))
     if field.annotation is bool:
-        return Description("switch", *common)
+        return FieldDescription("switch", *common)
     if field.annotation is str:
-        return Description("text", *common, lines=int(extra.get("lines", 1)))
+        return FieldDescription("text", *common, lines=int(extra.get("lines", 1)))
     low, high = _bound(field, "ge", "gt"), _bound(field, "le", "lt")
     if field.annotation is int:
-        return Description("whole", *common, low=low, high=high)
-    # Only inclusive, close bounds make a slider: 0 to 1 for a share, but no slider for a learning rate.
+        return FieldDescription("integer", *common, low=low, high=high)
+    # Only close, inclusive bounds make a slider: 0 to 1 does, the bounds of a learning rate do not.
     closed = _bound(field, "ge") is not None and _bound(field, "le") is not None
     close = low is not None and high is not None and high - low <= 2
-    return Description("share" if closed and close else "number", *common, low=low, high=high)
+    return FieldDescription("slider" if closed and close else "number", *common, low=low, high=high)
 
 
 def _bound(field: Any, *names: str) -> float | None:
@@ -60,7 +60,7 @@ def _bound(field: Any, *names: str) -> float | None:
 
 
 def widget(field: Any, value: Any, elem_id: str) -> Any:
-    """The gradio component of one field. Bounds are checked by the config, so that all problems are told at once."""
+    """Build the component of one field. The config checks the bounds, so that all problems are reported together."""
     about = describe(field)
     common = {"label": about.label, "info": about.hint, "elem_id": elem_id, "interactive": True}
     if about.kind == "choice":
@@ -69,15 +69,15 @@ def widget(field: Any, value: Any, elem_id: str) -> Any:
         return gr.Checkbox(value=value, **common)
     if about.kind == "text":
         return gr.Textbox(value=value, lines=about.lines, max_lines=about.lines, **common)
-    if about.kind == "share":
+    if about.kind == "slider":
         return gr.Slider(about.low, about.high, value=value, step=0.05, **common)
-    return gr.Number(value=value, precision=0 if about.kind == "whole" else None, **common)
+    return gr.Number(value=value, precision=0 if about.kind == "integer" else None, **common)
 
 
 def section_widgets(
     sections: Collection[str], values: Mapping[str, Any], advanced: bool, skip: Collection[str] = ()
 ) -> dict[str, Any]:
-    """Widgets of the advanced, or of the other, fields of some sections, by dotted name, in the config's order."""
+    """Build the widgets of the advanced fields of some sections, or of the others, by dotted name in config order."""
     made = {}
     for section in sections:
         for name, field in config.fields(section).items():
@@ -87,28 +87,32 @@ def section_widgets(
     return made
 
 
-def read(dotted: str, raw: Any) -> Any:
-    """A widget's value in the field's own type; None (an emptied box) stays None and is refused by the config."""
+def parse_value(dotted: str, raw: Any) -> Any:
+    """Convert a widget's value to the type of its field. None (an emptied box) stays None; the config refuses it."""
     section, name = dotted.split(".")
     kind = describe(config.fields(section)[name]).kind
     if raw is None:
         return "" if kind == "text" else None
-    if kind == "whole":
+    if kind == "integer":
         return int(raw) if float(raw).is_integer() else raw
-    if kind in ("number", "share"):
+    if kind in ("number", "slider"):
         return float(raw)
     return str(raw).strip() if kind == "text" else raw
 
 
-def sparse(given: Mapping[str, Any], base: config.RunConfig) -> dict[str, Any]:
-    """The values that differ from ``base``, nested as in a preset file. ``given``: raw values by dotted name."""
+def changed_values(given: Mapping[str, Any], base: config.RunConfig) -> dict[str, Any]:
+    """Return the values that differ from ``base``, nested as in a preset file.
+
+    Args:
+        given: values of widgets, by dotted name.
+    """
     known = flatten(base.model_dump())
-    values = {dotted: read(dotted, raw) for dotted, raw in given.items()}
+    values = {dotted: parse_value(dotted, raw) for dotted, raw in given.items()}
     return unflatten({dotted: value for dotted, value in values.items() if value != known[dotted]})
 
 
 def parameter_widget(parameter: Parameter, elem_id: str) -> Any:
-    """The widget of one declared parameter of a condition type."""
+    """Build the widget of one declared parameter of a condition type."""
     common = {"label": parameter.title, "info": parameter.hint, "elem_id": elem_id, "interactive": True}
     if parameter.kind == "bool":
         return gr.Checkbox(value=bool(parameter.default), **common)

@@ -9,6 +9,7 @@ kept here, by its session. Events without a progress overlay record their progre
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -95,6 +96,30 @@ class Live:
     ) -> None:
         """Keep components up to date. ``render`` returns one update for each of them."""
         self.registered.append(LiveOutputs(tuple(components), key, render, group))
+
+    def on(
+        self,
+        event: Any,
+        handler: Callable[..., Any],
+        inputs: Any = None,
+        outputs: Sequence[Any] | None = None,
+        refresh: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """Wire an event handler. Its errors appear on the problem panel, and no progress overlay is shown.
+
+        Args:
+            event: an event of a component, such as ``button.click``, or a list of events.
+            refresh: let the page poll at once afterwards. By default it does if there are no outputs, because the
+                handler then changes something that the page shows elsewhere.
+            options: of gradio's events; they replace the usual ones.
+        """
+        checked = self.context.catch_errors(handler, has_outputs=outputs is not None)
+        wire = functools.partial(gr.on, event) if isinstance(event, list) else event
+        wired = wire(checked, inputs, outputs, **(NO_PROGRESS | options))
+        if refresh if refresh is not None else outputs is None:
+            self.refresh_after(wired)
+        return wired
 
     def refresh_after(self, event: Any) -> Any:
         """Let the page poll at once after this event. Returns the event."""

@@ -10,8 +10,8 @@ from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.units import format_duration
 
 
-class Described(Protocol):
-    """A problem of the data scan, or anything else with the three sentences."""
+class Problem(Protocol):
+    """A problem that the scan of a folder found, or anything else with these three sentences."""
 
     @property
     def what(self) -> str: ...
@@ -21,8 +21,8 @@ class Described(Protocol):
     def try_this(self) -> str: ...
 
 
-def problem_list(problems: Iterable[Described], total: int) -> str:
-    """HTML of what the scan could not use; ``total`` may be more than is listed."""
+def problem_list(problems: Iterable[Problem], total: int) -> str:
+    """Return a list of problems. ``total`` may be larger than the number listed."""
     items = [
         f"<li><b>{escape(problem.what)}</b> {escape(problem.why)} <i>{escape(problem.try_this)}</i></li>"
         for problem in problems
@@ -34,23 +34,23 @@ def problem_list(problems: Iterable[Described], total: int) -> str:
 
 
 def note(text: str, kind: str = "hint") -> str:
-    """One quiet line. ``kind``: hint, good or warning; a sign says the same as the colour."""
+    """Return one line of text. ``kind``: hint, good or warning; a sign says the same as the colour."""
     signs = {"good": "✓ ", "warning": "! "}
     return f"<p class='note {escape(kind)}'>{signs.get(kind, '')}{escape(text)}</p>" if text else ""
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """``1 file``, ``2,000 files``."""
+    """Return a number with its noun: ``1 file``, ``2,000 files``."""
     return f"{number:,} {one if number == 1 else many}"
 
 
 def duration(seconds: float | None) -> str:
-    """``about 3 h 20 min``; empty where nothing is known."""
+    """Return ``about 3 h 20 min``, or an empty string if nothing is known."""
     return "" if seconds is None or seconds < 0 else f"about {format_duration(seconds)}"
 
 
 def progress_bar(done: float, total: float, label: str, left: str = "") -> str:
-    """A bar with its figures in words."""
+    """Return a bar with its numbers as text. ``left``: the estimated time left."""
     share = min(1.0, done / total) if total else 0.0
     tail = f" · {escape(left)} left" if left else ""
     return (
@@ -61,7 +61,7 @@ def progress_bar(done: float, total: float, label: str, left: str = "") -> str:
 
 
 def job_progress(snapshot: JobSnapshot) -> str:
-    """Progress of the job of a tab, or nothing while no figures are known."""
+    """Return the progress of a running job, or its title while no numbers are known."""
     if not snapshot.alive:
         return ""
     if snapshot.progress is None:
@@ -71,7 +71,7 @@ def job_progress(snapshot: JobSnapshot) -> str:
 
 
 def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
-    """The header's line: what runs, which step, how long it takes. Told by words and a sign, never by colour alone."""
+    """Return the line in the header: what is running, its step, the time left. A sign says the same as the colour."""
     if closing:
         return "<p class='status busy'><span class='dot' aria-hidden='true'>●</span> The app is closing</p>"
     if not snapshot.alive:
@@ -86,7 +86,7 @@ def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
         parts.append(f"{escape(snapshot.progress.label)}, {share}")
     elif snapshot.kind == JobKind.TRAIN and snapshot.total_steps:
         if snapshot.phase in ("saving", "validating"):
-            parts.append({"saving": "saving", "validating": "making control images"}[snapshot.phase])
+            parts.append({"saving": "saving", "validating": "drawing sample images"}[snapshot.phase])
         parts.append(f"step {snapshot.step:,} of {snapshot.total_steps:,}")
     left = duration(snapshot.seconds_left)
     if left and not snapshot.asked and snapshot.phase != "waiting":

@@ -1,4 +1,4 @@
-"""What the pages show of a run that is not in progress: read from its files, also where these are damaged."""
+"""Reads runs that are not in progress from their files, including damaged ones, for the pages to show."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from engine.runs.run import Ending, Run
 from engine.workspace.paths import Workspace
 from ui.page.states import RunFacts
 
-LOOKED_AT = 20
-OFFERED: tuple[Ending, ...] = ("interrupted", "paused", "failed")
+MAX_RUNS = 20
+UNFINISHED: tuple[Ending, ...] = ("interrupted", "paused", "failed")
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """A run that an earlier sitting left before its end."""
+    """A run of an earlier session that did not reach its end."""
 
     folder: str
     ending: Ending
@@ -28,7 +28,7 @@ class Unfinished:
 
 
 def read_run(folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
-    """Curves, images and log of a run, and how it ended."""
+    """Return the curves, images and log of a run, and how it ended."""
     try:
         run = Run(folder)
     except UserError as error:
@@ -45,22 +45,22 @@ def read_run(folder: Path) -> tuple[JobSnapshot, RunFacts | None]:
     return history, facts
 
 
-def open_runs(workspace: Workspace, limit: int = LOOKED_AT) -> list[Run]:
-    """The newest runs; one that is damaged is left out, it keeps nobody from starting the app."""
+def open_runs(workspace: Workspace, limit: int = MAX_RUNS) -> list[Run]:
+    """Open the newest runs. Damaged ones are skipped, so that they cannot keep the app from starting."""
     runs = []
     for folder in workspace.run_folders()[:limit]:
         try:
             runs.append(Run(folder))
         except UserError:
-            continue  # the Train tab says what is wrong with it when it is chosen
+            continue  # the Train tab says what is wrong when the run is selected
     return runs
 
 
 def find_unfinished(runs: list[Run]) -> tuple[Unfinished, ...]:
-    """Those that were neither completed nor stopped by their owner, newest first."""
+    """Return the runs that neither completed nor were stopped by the user, newest first."""
     found = []
     for run in runs:
-        if run.ending in OFFERED:
+        if run.ending in UNFINISHED:
             saved, steps = run.last_step, run.config.train.steps
             last = max(saved, newest_step(run.folder))
             found.append(Unfinished(run.name, run.ending, saved, last, steps))

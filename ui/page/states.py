@@ -1,4 +1,4 @@
-"""What the Train tab shows: one enum of states and one pure function from facts to state, words and buttons."""
+"""The states of the Train tab, and one pure function from facts to the state, its text and its buttons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TrainState(Enum):
     READY = "Ready"
     PREPARING = "Preparing"
     RUNNING = "Training"
-    VALIDATING = "Making images"
+    VALIDATING = "Drawing sample images"
     SAVING = "Saving"
     WAITING = "Waiting for the disk"
     PAUSING = "Pausing"
@@ -28,7 +28,7 @@ class TrainState(Enum):
 
 
 class Action(Enum):
-    """The buttons, in the order in which they stand."""
+    """The buttons, in their order on the page."""
 
     START = "Start"
     RESUME = "Resume"
@@ -43,25 +43,27 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a run's files say."""
+    """What the files of a run say."""
 
     folder: Path
     name: str
     saved_step: int
-    """Step of the newest whole checkpoint; 0: none."""
+    """Step of the newest complete checkpoint, or 0."""
     last_step: int
-    """Newest step in the metrics; later than ``saved_step`` where work was lost."""
+    """Newest step in the metrics. It is later than ``saved_step`` if work was lost."""
     total_steps: int
     ending: Ending
-    """How it ended: "completed" only where the last checkpoint is there and whole."""
+    """How it ended. "completed" only if the last checkpoint is there and complete."""
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """Whether a new run could start: ``missing`` names the item that is not there, or is empty."""
+    """Whether a new run can start."""
 
     missing: str = ""
+    """What is missing, as a sentence, or empty."""
     summary: str = ""
+    """What the run will take."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class ButtonView:
     visible: bool
     enabled: bool = True
     reason: str = ""
-    """Why it is disabled, in a few words."""
+    """Why it is disabled."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +105,24 @@ AFTER_ENDING: dict[Ending, TrainState] = {
     "failed": TrainState.FAILED,
     "interrupted": TrainState.INTERRUPTED,
 }
-# A run that ended before its first step leaves no word of it in its files.
+# For a run that ended before its first step: its files do not say how.
 AFTER_OUTCOME: dict[Outcome | None, TrainState] = {
     "cancelled": TrainState.STOPPED,
     "stopped": TrainState.STOPPED,
     "paused": TrainState.PAUSED,
     "failed": TrainState.FAILED,
 }
-WORKING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
-SHOWN: dict[TrainState, tuple[Action, ...]] = {
+WHILE_TRAINING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
+BUTTONS: dict[TrainState, tuple[Action, ...]] = {
     TrainState.NOT_READY: (Action.START,),
     TrainState.READY: (Action.START,),
     TrainState.PREPARING: (Action.CANCEL,),
-    TrainState.RUNNING: WORKING,
-    TrainState.VALIDATING: WORKING,
-    TrainState.SAVING: WORKING,
+    TrainState.RUNNING: WHILE_TRAINING,
+    TrainState.VALIDATING: WHILE_TRAINING,
+    TrainState.SAVING: WHILE_TRAINING,
     TrainState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW),
-    TrainState.PAUSING: WORKING,
-    TrainState.STOPPING: WORKING,
+    TrainState.PAUSING: WHILE_TRAINING,
+    TrainState.STOPPING: WHILE_TRAINING,
     TrainState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
     TrainState.STOPPED: (Action.RESUME, Action.NEW),
     TrainState.COMPLETED: (Action.NEW,),
@@ -130,14 +132,14 @@ SHOWN: dict[TrainState, tuple[Action, ...]] = {
 
 
 def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness) -> TrainState:
-    """The state, from the live job and the run's files; never from a stored flag.
+    """Return the state, from the live job and the run's files, never from a stored flag.
 
     Args:
-        training: the newest training job of this process, or None where there was none for the run that is shown.
-        facts: the files of the run that is shown, or None: a new run is being set up.
+        training: the newest training job of this process for the shown run, or None.
+        facts: the files of the shown run, or None while a new run is being set up.
     """
     if training is not None and training.alive:
-        if training.phase == "waiting":  # whatever was asked for: it cannot be done before the disk is there
+        if training.phase == "waiting":  # whatever was requested has to wait for the disk, too
             return TrainState.WAITING
         if training.asked == "pause":
             return TrainState.PAUSING
@@ -162,11 +164,11 @@ def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: 
 def train_view(
     training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness, busy_with: str = ""
 ) -> TrainView:
-    """State, words and buttons. ``busy_with``: title of another job that is running now, or empty."""
+    """Return state, text and buttons. ``busy_with``: title of another job that is running, or empty."""
     state = find_state(training, facts, readiness)
     asked = training.asked if training is not None else ""
-    headline, hint = _words(state, training, facts, readiness)
-    shown = SHOWN[state]
+    headline, hint = _text(state, training, facts, readiness)
+    shown = BUTTONS[state]
     buttons = {}
     for action in Action:
         reason = _reason(action, state, facts, readiness, busy_with, asked) if action in shown else ""
@@ -177,7 +179,7 @@ def train_view(
 def _reason(
     action: Action, state: TrainState, facts: RunFacts | None, readiness: Readiness, busy_with: str, asked: str = ""
 ) -> str:
-    """Why a visible button is disabled; empty where it is not."""
+    """Return why a visible button is disabled, or an empty string."""
     if action in (Action.START, Action.RESUME) and busy_with:
         return f"“{busy_with}” is running; wait for it or cancel it"
     if action is Action.START and state is TrainState.NOT_READY:
@@ -185,11 +187,11 @@ def _reason(
     if action is Action.RESUME and facts is None:
         return "the run ended before anything was saved"
     if state is TrainState.WAITING and action is Action.PAUSE and asked == "pause":
-        return "it pauses as soon as it is saved"
+        return "it pauses as soon as it could save"
     if state in (TrainState.PAUSING, TrainState.STOPPING):
         return "finishing this step, then saving"
     if state in (TrainState.VALIDATING, TrainState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
-        return "images are being made" if state is TrainState.VALIDATING else "the run is being saved"
+        return "sample images are being drawn" if state is TrainState.VALIDATING else "the run is being saved"
     if state is TrainState.PAUSED and action is Action.SAVE_NOW:
         return "everything is saved"
     if state is TrainState.PAUSED and action is Action.SAMPLE_NOW:
@@ -197,52 +199,52 @@ def _reason(
     return ""
 
 
-def _waiting_words(training: JobSnapshot | None) -> str:
-    """What it waits for, and what the buttons would do."""
+def _waiting_text(training: JobSnapshot | None) -> str:
+    """Return what the run waits for, and what the buttons would do."""
     if training is None:
         return ""
     saved = training.kept[-1] if training.kept else 0
     lost = training.step - saved
-    pause = "It pauses as soon as it is saved." if training.asked == "pause" else "Pause ends it once it is saved."
+    pause = "It pauses as soon as it is saved." if training.asked == "pause" else "Pause waits until it is saved."
     at_once = f"Stop ends it at once: the last {lost:,} steps would be lost and trained again." if lost > 0 else ""
-    return f"{training.waiting} Save now tries at once. {pause} {at_once}".strip()
+    return f"{training.waiting} Save now tries again at once. {pause} {at_once}".strip()
 
 
-def _words(
+def _text(
     state: TrainState, training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness
 ) -> tuple[str, str]:
-    """Headline and hint of a state."""
+    """Return headline and hint of a state."""
     step = f"{training.step:,} of {training.total_steps:,}" if training and training.total_steps else ""
     saved = facts.saved_step if facts else 0
     total = facts.total_steps if facts else 0
     where = f"Saved at step {saved:,} of {total:,}" if saved else "Nothing was saved yet"
     lost = max(0, facts.last_step - saved) if facts else 0
     if state is TrainState.NOT_READY:
-        return "Not ready yet", ""  # the reason stands beside Start
+        return "Not ready yet", ""  # the reason is shown below Start
     if state is TrainState.READY:
         return "Ready to start", readiness.summary
     if state is TrainState.PREPARING:
-        return "Preparing", "Reading the base model and encoding the images. What is finished is kept if you cancel."
+        return "Preparing", "Loading the base model and encoding your images. If you cancel, finished work is kept."
     if state is TrainState.RUNNING:
-        return f"Training: step {step}", "You may close this page: training goes on, and the page finds it again."
+        return f"Training: step {step}", "You can close this page: training continues, and you find it here again."
     if state is TrainState.VALIDATING:
-        return f"Making control images at step {step}", "Training goes on by itself afterwards."
+        return f"Drawing sample images at step {step}", "Training continues by itself afterwards."
     if state is TrainState.SAVING:
-        return f"Saving at step {step}", "Training goes on by itself afterwards."
+        return f"Saving at step {step}", "Training continues by itself afterwards."
     if state is TrainState.WAITING:
-        return f"Waiting for the disk at step {step}", _waiting_words(training)
+        return f"Waiting for the disk at step {step}", _waiting_text(training)
     if state is TrainState.PAUSING:
         return "Pausing", "Finishing this step, then saving. This takes a few seconds."
     if state is TrainState.STOPPING:
         return "Stopping", "Finishing this step, then saving. You can resume later."
     if state is TrainState.PAUSED:
-        return "Paused", f"{where}: it is safe to close the app, and Resume goes on exactly from there."
+        return "Paused", f"{where}. It is safe to close the app: Resume continues exactly from there."
     if state is TrainState.STOPPED:
         return "Stopped", f"{where}. You can resume it later."
     if state is TrainState.COMPLETED:
-        return "Finished", f"All {total:,} steps are done. Look at it in Try it, or take it away in Export."
+        return "Finished", f"All {total:,} steps are done. Test it on Try it, or take it to other programs on Export."
     if state is TrainState.FAILED:
-        hint = "The panel above says why, and what to try."
+        hint = "The message at the top says why, and what to try."
         return "Ended with an error", f"{where}. {hint}" if facts else hint
-    again = f" The last {lost:,} steps were not saved and are trained again." if lost else ""
-    return "An unfinished run was found", f"{where}.{again} Resume it, or set it aside with Discard."
+    again = f" The last {lost:,} steps were not saved and will be trained again." if lost else ""
+    return "An unfinished run was found", f"{where}.{again} Resume it, or move it out of the way with Discard."

@@ -1,4 +1,4 @@
-"""The look: one accent colour, the system's own fonts, light and dark."""
+"""The look of the page: one accent colour, the system's own fonts, light and dark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import gradio as gr
 
 CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 
-# The choice lives in the browser. "system" follows the system's setting, as gradio itself does.
+# The browser stores the choice. "system" follows the setting of the operating system, as gradio itself does.
 APPLY = """
 (choice) => {
   const dark = choice === 'dark' || (choice !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches);
@@ -21,7 +21,7 @@ SET_THEME = f"(choice) => {{ localStorage.setItem('studio-colours', choice); ({A
 
 
 def script(name: str) -> str:
-    """A function in a file beside this one, without the remarks above it."""
+    """Read a JavaScript function from a file beside this one, without the comments above it."""
     text = (Path(__file__).parent / name).read_text(encoding="utf-8")
     return "".join(line for line in text.splitlines(keepends=True) if not line.startswith("//")).strip()
 
@@ -33,7 +33,7 @@ ON_LOAD = (
 
 
 def theme() -> Any:
-    """Gradio's plain theme with our accent; no fonts are fetched from anywhere."""
+    """Return gradio's base theme with our accent colour. It downloads no fonts."""
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "Cascadia Mono", "Consolas", "DejaVu Sans Mono", "monospace"]
     return gr.themes.Base(

@@ -1,4 +1,4 @@
-"""Images of the user's, dropped on the page or drawn there: what cannot be opened is refused in words."""
+"""Fields for the user's own images, dropped on the page or drawn there. They refuse what cannot be opened."""
 
 from __future__ import annotations
 
@@ -17,50 +17,55 @@ define_without_stubs()
 
 
 class UserImage(gr.Image):
-    """gradio's image field, which gives the path of a file that was opened and found to be an image."""
+    """gradio's image field. Its value is the path of a file that could be opened as an image."""
 
-    is_template = True  # the page draws it as what it is made from
+    is_template = True  # the browser draws it as the class it derives from
 
     def __init__(self, sources: Sequence[str] = ("upload", "clipboard"), **options: Any) -> None:
-        # No mode: gradio would decode and convert the image before anybody looked at its size.
+        # With an image_mode gradio would decode and convert the image before anyone checks its size.
         super().__init__(type="filepath", image_mode=None, sources=list(sources), **options)
 
     def get_config(self, cls: type[Any] | None = None) -> dict[str, Any]:
-        """What the page is told. gradio looks it up by the parameters of the class, which are its own one's here:
-        without label, height and buttons the field cannot be drawn at all."""
+        """Return what the browser needs. gradio collects it from the parameters of ``cls``; from those of this subclass
+        label, height and buttons would be missing."""
         return super().get_config(cls or gr.Image)
 
     def preprocess(self, payload: Any) -> str | None:
-        """The path of the upload; raises gr.Error, which the page shows, for what is no image or far too large."""
+        """Return the path of the upload. Raises gr.Error, which the page shows, if it is no image or far too large."""
         if payload is None:
             return None
         if payload.path is None:
             path = super().preprocess(payload)
         else:
             path = payload.path
-        look_at(Path(str(path)), payload.orig_name or "The image")
+        check_image(Path(str(path)), payload.orig_name or "The image")
         return str(path)
 
 
 class UserDrawing(gr.ImageEditor):
-    """gradio's editor, which looks at every image of a drawing before it is decoded: what is drawn on, and layers."""
+    """gradio's image editor. It checks the background and every layer before they are decoded."""
 
     is_template = True
 
     def convert_and_format_image(self, file: Any, flatten_on_white: bool = False) -> Any:
-        """See gradio; ``file``: an upload, or what the page's own canvas sent."""
+        """Override gradio's conversion. ``file``: an upload, or the bytes that the page's canvas sent."""
         if file is not None:
             drawn = isinstance(file, (bytes, bytearray, memoryview))
             name = "The drawing" if drawn else file.orig_name or "The image"
-            look_at(Path(name if drawn else file.path), name, bytes(file) if drawn else None)
+            check_image(Path(name if drawn else file.path), name, bytes(file) if drawn else None)
         return super().convert_and_format_image(file, flatten_on_white)
 
 
-def look_at(path: Path, name: str, data: bytes | None = None) -> None:
-    """Raise gr.Error, which the page shows, for what is no image or far too large. ``name``: as people know it."""
+def check_image(path: Path, name: str, data: bytes | None = None) -> None:
+    """Raise gr.Error, which the page shows, if the image cannot be opened or is far too large.
+
+    Args:
+        name: what the error calls the file.
+        data: its bytes, if it is not on the disk.
+    """
     try:
         with opened(path, data):
             pass
     except UserError as error:
-        words = f"{error.what} {error.why} {error.try_this}".replace(path.name, name)
-        raise gr.Error(escape(words), print_exception=False, title="This image cannot be used") from error
+        text = f"{error.what} {error.why} {error.try_this}".replace(path.name, name)
+        raise gr.Error(escape(text), print_exception=False, title="This image cannot be used") from error

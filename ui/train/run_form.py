@@ -13,7 +13,7 @@ from engine.jobs.control import Token
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
-from ui.page.form import describe, section_widgets, sparse, widget
+from ui.page.form import changed_values, describe, section_widgets, widget
 from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import job_progress, note
 from ui.page.states import Action
@@ -101,7 +101,7 @@ class RunForm:
         base, usual = str(given["model.base"] or ""), self._context.base_of(Draft(preset))
         reference = self._of_preset(preset, shown)
         reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
-        changes = sparse(given, reference)
+        changes = changed_values(given, reference)
         named = {"name": name.strip()} if name.strip() else {}
         self._context.set_draft(preset, {**changes, **named}, refresh_forms=base != shown)
 

@@ -14,7 +14,7 @@ from ui.page import form
 
 DEFAULTS = config.RunConfig()
 FIELDS = {f"{section}.{name}": field for section in config.SECTIONS for name, field in config.fields(section).items()}
-CHANGED: dict[str, Any] = {"text": "something", "whole": 64, "number": 0.05, "share": 0.5}
+CHANGED: dict[str, Any] = {"text": "something", "integer": 64, "number": 0.05, "slider": 0.5}
 
 
 def widgets() -> dict[str, Any]:
@@ -32,9 +32,9 @@ def other_value(dotted: str) -> Any:
         return next(choice for choice in about.choices if choice != present)
     if about.kind == "switch":
         return not present
-    if about.kind == "whole":
+    if about.kind == "integer":
         return present + 64.0 if dotted == "data.resolution" else present + 1.0  # a browser sends 5.0 for 5
-    if about.kind in ("number", "share"):
+    if about.kind in ("number", "slider"):
         return present / 2 if present else 0.5
     return CHANGED[about.kind]
 
@@ -56,7 +56,7 @@ def test_labels_carry_title_and_unit_and_there_is_a_hint(dotted: str) -> None:
 def test_one_changed_field_comes_back_alone_and_is_accepted(dotted: str) -> None:
     given = flatten(DEFAULTS.model_dump(include=set(config.SECTIONS)))
     given[dotted] = other_value(dotted)
-    changes = form.sparse(given, DEFAULTS)
+    changes = form.changed_values(given, DEFAULTS)
     assert list(flatten(changes)) == [dotted]
     result, origins = resolve(("you", changes))
     assert flatten(result.model_dump())[dotted] == given[dotted]
@@ -64,11 +64,11 @@ def test_one_changed_field_comes_back_alone_and_is_accepted(dotted: str) -> None
 
 
 def test_an_untouched_form_changes_nothing() -> None:
-    assert form.sparse(flatten(DEFAULTS.model_dump(include=set(config.SECTIONS))), DEFAULTS) == {}
+    assert form.changed_values(flatten(DEFAULTS.model_dump(include=set(config.SECTIONS))), DEFAULTS) == {}
 
 
 def test_an_emptied_number_is_refused_in_words() -> None:
-    changes = form.sparse({"train.steps": None}, DEFAULTS)
+    changes = form.changed_values({"train.steps": None}, DEFAULTS)
     with pytest.raises(config.UserError, match=r"train\.steps"):
         resolve(("you", changes))
 

@@ -10,7 +10,7 @@ import pytest
 from engine.jobs.events import StepDone
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs.run import Ending
-from ui.page.states import ACTIVE, SHOWN, Action, Readiness, RunFacts, TrainState, train_view
+from ui.page.states import ACTIVE, BUTTONS, Action, Readiness, RunFacts, TrainState, train_view
 
 READY = Readiness("", "2,400 steps, about 3 h")
 STEP = StepDone(120, 480, 0.1, 1e-5, 0.2)
@@ -40,7 +40,7 @@ CASES = {
 
 
 def test_every_state_has_a_case_and_its_buttons() -> None:
-    assert set(CASES) == set(TrainState) == set(SHOWN)
+    assert set(CASES) == set(TrainState) == set(BUTTONS)
 
 
 @pytest.mark.parametrize("state", list(TrainState))
@@ -48,7 +48,7 @@ def test_state_words_and_buttons(state: TrainState) -> None:
     view = train_view(*CASES[state])
     assert view.state is state
     assert view.headline
-    assert {action for action, button in view.buttons.items() if button.visible} == set(SHOWN[state])
+    assert {action for action, button in view.buttons.items() if button.visible} == set(BUTTONS[state])
     assert set(view.buttons) == set(Action)
     assert view.active == (state in ACTIVE)
 

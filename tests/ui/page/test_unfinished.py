@@ -53,10 +53,10 @@ def test_the_unfinished_are_found_and_told(workspace: Workspace, left: dict[str,
     assert set(found) == {"killed", "paused", "failed"}
     killed = found["killed"]
     assert (killed.ending, killed.saved_step, killed.last_step, killed.total_steps) == ("interrupted", 40, 52, 100)
-    words = unfinished.words_of(killed)
-    assert "without a word" in words and "step 40 of 100" in words and "12 steps after that" in words
-    assert "It was paused. Saved at step 30 of 100." in unfinished.words_of(found["paused"])
-    assert "Nothing was saved yet" in unfinished.words_of(found["failed"])
+    words = unfinished.describe(killed)
+    assert "was interrupted" in words and "step 40 of 100" in words and "12 steps after that" in words
+    assert "It was paused. Saved at step 30 of 100." in unfinished.describe(found["paused"])
+    assert "Nothing was saved." in unfinished.describe(found["failed"])
 
 
 def test_the_card_is_there_until_a_run_is_trained_or_it_is_hidden(workspace: Workspace, left: dict[str, Path]) -> None:
@@ -108,7 +108,7 @@ def test_a_damaged_run_does_not_keep_the_app_from_starting(workspace: Workspace,
 
 
 def test_names_and_words_are_escaped() -> None:
-    words = unfinished.words_of(Unfinished("<b>x</b>", "paused", 1, 1, 2))
+    words = unfinished.describe(Unfinished("<b>x</b>", "paused", 1, 1, 2))
     assert "<b>x" not in words
 
 
