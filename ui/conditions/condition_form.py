@@ -1,4 +1,4 @@
-"""The left half of the Conditions tab: the type, its parameters, several strengths, the maps' size."""
+"""The left half of the Conditions tab: control type, its parameters, size of the maps, varied settings."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from engine.conditions import registry, strengths
 from ui.page.form import parameter_widget
 from ui.page.messages import note
 
-SIZES = [("512 px", 512), ("768 px", 768), ("1024 px", 1024), ("As the images are", 0)]
+SIZES = [("512 px", 512), ("768 px", 768), ("1024 px", 1024), ("Same as the images", 0)]
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the form says."""
+class ConditionSettings:
+    """The values of the form."""
 
     kind: registry.ConditionType
     values: dict[str, Any]
     side: int | None
+    """Shorter side of the maps, px. None: as the images are."""
     varied: int | None
+    """Seed of settings that are drawn for each image. None: the same settings for all."""
 
     def resolved(self) -> dict[str, Any]:
-        """All parameters. Raises UserError for one out of bounds."""
+        """Return all parameters. Raises UserError if one is out of bounds."""
         return registry.resolve_parameters(self.kind.name, self.values)
 
 
 class ConditionForm:
-    """Builds the widgets; ``inputs`` are handed to ``read`` by every handler."""
+    """Builds the widgets. Handlers get ``inputs`` and pass them to ``read``."""
 
     def __init__(self) -> None:
         types = registry.all()
@@ -37,25 +39,26 @@ class ConditionForm:
         self.kind = gr.Dropdown(
             [(entry.title, entry.name) for entry in types],
             value=types[0].name,
-            label="The net will obey",
+            label="Control type",
+            info="What the maps show, and what your ControlNet will follow.",
             elem_id="condition-type",
             filterable=False,
         )
-        self.teaches = gr.HTML(teaches(types[0].name), elem_id="condition-teaches")
+        self.about = gr.HTML(about_type(types[0].name), elem_id="condition-teaches")
         self.groups, self.widgets = _parameters(types)
-        with gr.Accordion("Size and variety", open=False, elem_id="condition-more"):
+        with gr.Accordion("Map size and varied settings", open=False, elem_id="condition-more"):
             self.side = gr.Dropdown(
                 SIZES,
                 value=512,
                 label="Size of the maps (shorter side)",
-                info="As large as you will train. Lines get as wide as the net will see them.",
+                info="Choose your training resolution, so that lines are as wide as the ControlNet will see them.",
                 elem_id="condition-side",
                 interactive=True,
             )
-            self.several = gr.Checkbox(
+            self.vary = gr.Checkbox(
                 value=False,
-                label="Several strengths",
-                info="Draws the settings anew for each image, so that the net learns to read weak and strong maps.",
+                label="Vary the settings",
+                info="Picks other settings for each image, so that the ControlNet learns from weak and strong maps.",
                 elem_id="condition-several",
                 interactive=True,
             )
@@ -64,35 +67,35 @@ class ConditionForm:
                 precision=0,
                 minimum=0,
                 label="Seed",
-                info="The same number draws the same settings again.",
+                info="The same seed picks the same settings again.",
                 elem_id="condition-seed",
                 interactive=True,
             )
-        self.inputs = [self.kind, self.side, self.several, self.seed, *self.widgets]
+        self.inputs = [self.kind, self.side, self.vary, self.seed, *self.widgets]
 
-    def read(self, name: str, side: int, several: bool, seed: int | None, *raw: Any) -> Wanted:
-        """What the widgets say; values are checked when they are used."""
+    def read(self, name: str, side: int, vary: bool, seed: int | None, *raw: Any) -> ConditionSettings:
+        """Return what the widgets say. The values are checked when they are used."""
         given = zip(self._places, raw, strict=True)
         values = {parameter: value for (owner, parameter), value in given if owner == name}
         kind = registry.get(name)
-        varied = int(seed or 0) if several and strengths.varies(kind) else None
-        return Wanted(kind, values, int(side) or None, varied)
+        varied = int(seed or 0) if vary and strengths.varies(kind) else None
+        return ConditionSettings(kind, values, int(side) or None, varied)
 
-    def follow(self, name: str) -> list[Any]:
-        """Updates of ``teaches`` and the groups after another type was chosen."""
+    def show_type(self, name: str) -> list[Any]:
+        """Return updates of ``about`` and of the groups for another type."""
         owners = [kind.name for kind in registry.all() if kind.parameters]
-        return [teaches(name), *(gr.Group(visible=owner == name) for owner in owners)]
+        return [about_type(name), *(gr.Group(visible=owner == name) for owner in owners)]
 
 
-def teaches(name: str) -> str:
-    """What the net learns, and what the type needs."""
+def about_type(name: str) -> str:
+    """Return what a ControlNet learns from a type, and the weights that the type needs."""
     kind = registry.get(name)
     needs = [f"{need.id}, about {need.megabytes:,} MB, licence {need.licence}" for need in kind.models]
-    return note(kind.teaches) + (note(f"Needs weights: {'; '.join(needs)}.") if needs else "")
+    return note(kind.teaches) + (note(f"Needs a model: {'; '.join(needs)}.") if needs else "")
 
 
 def _parameters(types: list[registry.ConditionType]) -> tuple[list[Any], list[Any]]:
-    """One group of widgets a type (only the first is seen at the start), and all widgets in order."""
+    """Build one group of widgets for each type (the first is visible), and return groups and widgets in order."""
     groups, widgets = [], []
     for place, kind in enumerate(types):
         if not kind.parameters:

@@ -1,4 +1,4 @@
-"""The right half of the Conditions tab: an image beside its map, what the map holds, and a sheet of random ones."""
+"""The right half of the Conditions tab: an image beside its map, a sheet of random ones, an image of the user's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
-from ui.conditions.condition_form import Wanted
+from ui.conditions.condition_form import ConditionSettings
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.messages import note
@@ -18,61 +18,80 @@ from ui.page.user_image import UserImage
 
 
 class ConditionPreview:
-    """Builds the widgets; the tab wires them."""
+    """Builds the widgets. The tab wires them."""
 
     def __init__(self) -> None:
         self.slider = gr.ImageSlider(
-            label="Image and map", type="filepath", interactive=False, height=470, elem_id="condition-preview",
-            buttons=["fullscreen"], show_label=False, format="png",
-        )  # fmt: skip
+            label="Image and map",
+            type="filepath",
+            interactive=False,
+            height=470,
+            elem_id="condition-preview",
+            buttons=["fullscreen"],
+            show_label=False,
+            format="png",
+        )
         self.number = gr.State(0)
         self.about = gr.HTML(elem_id="condition-about")
         with gr.Row():
-            self.back = gr.Button("‹ Earlier image", size="sm", min_width=120)
+            self.back = gr.Button("‹ Previous image", size="sm", min_width=120)
             self.forth = gr.Button("Next image ›", size="sm", min_width=120, elem_id="condition-next")
             self.show = gr.Button("Show the map", size="sm", min_width=120, visible=False, elem_id="condition-show")
-            self.random = gr.Button("Twelve at random", size="sm", min_width=120, elem_id="condition-sheet-make")
+            self.random = gr.Button("Twelve random images", size="sm", min_width=120, elem_id="condition-sheet-make")
         self.sheet = gr.Gallery(
-            label="Twelve images with their maps", columns=3, object_fit="contain", height="auto", visible=False,
+            label="Twelve images with their maps",
+            columns=3,
+            object_fit="contain",
+            height="auto",
+            visible=False,
             show_label=False,
-            interactive=False, format="webp", elem_id="condition-sheet",
-        )  # fmt: skip
-        with gr.Accordion("Try an image of your own", open=False, elem_id="condition-own"):
+            interactive=False,
+            format="webp",
+            elem_id="condition-sheet",
+        )
+        with gr.Accordion("Test it on an image of your own", open=False, elem_id="condition-own"):
             self.upload = UserImage(label="Any image", height=180, elem_id="condition-upload", show_label=False)
 
 
-def show(context: AppContext, dataset_name: str | None, at: int, upload: str | None, wanted: Wanted) -> tuple[Any, str]:
-    """The slider's two images, and words about them."""
+def show(
+    context: AppContext, dataset_name: str | None, at: int, upload: str | None, settings: ConditionSettings
+) -> tuple[Any, str]:
+    """Return the two images of the slider, and text about them.
+
+    Args:
+        at: number of the image in the dataset; it wraps around.
+        upload: path of the user's own image, shown in place of the dataset's.
+    """
     from engine.data import map_preview
 
-    values = wanted.resolved()
-    if upload and wanted.kind.extract:
-        shown = map_preview.of_file(wanted.kind, Path(upload), values, wanted.side)
-        return (shown.image, shown.map), _words(shown, "Your image", None)
+    values = settings.resolved()
+    if upload and settings.kind.extract:
+        shown = map_preview.of_file(settings.kind, Path(upload), values, settings.side)
+        return (shown.image, shown.map), _about(shown, "Your image", None)
     dataset = _dataset(context, dataset_name)
     if dataset is None:
-        return None, note("Choose a dataset on the Dataset tab first, or try an image of your own.")
+        return None, note("Select a dataset on the Dataset tab first, or test an image of your own.")
     samples = dataset.samples(at % max(1, dataset.count()), 1)
     if not samples:
         return None, note("This dataset has no images.")
     try:
-        shown = map_preview.of_sample(dataset, samples[0], wanted.kind, values, wanted.side, wanted.varied)
-    except UserError as error:  # an image's trouble belongs beside the image
+        shown = map_preview.of_sample(dataset, samples[0], settings.kind, values, settings.side, settings.varied)
+    except UserError as error:  # a problem of one image is shown beside it, not on the panel
         return None, note(f"{error.what} {error.why} {error.try_this}", "warning")
-    return (shown.image, shown.map), _words(shown, shown.name, wanted if wanted.varied is not None else None)
+    return (shown.image, shown.map), _about(shown, shown.name, settings if settings.varied is not None else None)
 
 
-def contact_sheet(context: AppContext, dataset_name: str | None, wanted: Wanted) -> tuple[Any, str]:
-    """The gallery's pairs, another dozen at every call, and words about all of them."""
+def contact_sheet(context: AppContext, dataset_name: str | None, settings: ConditionSettings) -> tuple[Any, str]:
+    """Return twelve random images with their maps for the gallery, and text about all of them."""
     import numpy as np
 
     from engine.data import map_preview
 
     dataset = _dataset(context, dataset_name)
     if dataset is None:
-        return gr.Gallery(visible=False), note("Choose a dataset on the Dataset tab first.")
+        return gr.Gallery(visible=False), note("Select a dataset on the Dataset tab first.")
     found = map_preview.sheet(
-        dataset, wanted.kind, wanted.resolved(), wanted.side, wanted.varied, seed=random.randrange(2**31)
+        dataset, settings.kind, settings.resolved(), settings.side, settings.varied, seed=random.randrange(2**31)
     )
     pairs = []
     for shown in found:
@@ -80,28 +99,28 @@ def contact_sheet(context: AppContext, dataset_name: str | None, wanted: Wanted)
         caption = f"{sign}{shown.measured['share']:.0%} not black · {Path(shown.name).name}"
         pairs.append((np.concatenate([shown.image, shown.map], 1), caption))
     poor = [shown.name for shown in found if shown.measured["warning"]]
-    words = f"{len(found)} images at random. " + (
+    text = f"{len(found)} random images. " + (
         f"{len(poor)} of their maps are nearly empty or nearly full: {', '.join(poor[:4])}."
         if poor
         else "None of their maps is nearly empty or nearly full."
     )
-    return gr.Gallery(pairs, visible=True), note(words, "warning" if poor else "good")
+    return gr.Gallery(pairs, visible=True), note(text, "warning" if poor else "good")
 
 
 def _dataset(context: AppContext, name: str | None) -> Any:
     return open_dataset(context, name) if pick_dataset(context, name) else None
 
 
-def _words(shown: Any, name: str, varied: Wanted | None) -> str:
-    """Name, share and grey levels; the settings that were drawn, where they are the image's own; a warning."""
+def _about(shown: Any, name: str, varied: ConditionSettings | None) -> str:
+    """Return name, size, coverage and grey levels, the settings picked for this image, and a warning."""
     measured = shown.measured
-    levels = f"{measured['levels']} gray levels" if measured["levels"] > 2 else "black and white"
+    levels = f"{measured['levels']} grey levels" if measured["levels"] > 2 else "black and white"
     height, width = shown.map.shape[:2]
     facts = f"{escape(name)} · {width} x {height} px · {measured['share']:.1%} of the map is not black · {levels}"
-    drawn = [p for p in varied.kind.parameters if p.vary] if varied else []
-    used = " · ".join(f"{parameter.title} {shown.values[parameter.name]:g}" for parameter in drawn)
+    varying = [parameter for parameter in varied.kind.parameters if parameter.vary] if varied else []
+    used = " · ".join(f"{parameter.title} {shown.values[parameter.name]:g}" for parameter in varying)
     return (
         f"<p class='hint'>{facts}</p>"
-        + (f"<p class='hint'>Drawn for this image: {escape(used)}</p>" if used else "")
+        + (f"<p class='hint'>Settings picked for this image: {escape(used)}</p>" if used else "")
         + note(measured["warning"], "warning")
     )

@@ -1,11 +1,14 @@
-"""Progress of jobs, and the demo set with its settings, which two parts of the page offer.
+"""Controls and progress of jobs, and the demo set with its settings, which two parts of the page offer.
 
 The engine is imported inside the jobs, so that the window opens quickly.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import gradio as gr
 
 from engine.config.presets import flatten, unflatten
 from engine.demo.sets import demo_preset
@@ -14,7 +17,9 @@ from engine.jobs.events import Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from ui.page.context import AppContext
-from ui.page.view import Draft
+from ui.page.live import Live
+from ui.page.messages import job_progress, note
+from ui.page.view import Draft, View
 
 DEMO = demo_preset().name
 DEMO_STEPS = int(demo_preset().values["train"]["steps"])
@@ -26,6 +31,33 @@ def progress_events(emit: Emit, label: str = "") -> Any:
     A fixed ``label`` lets the page estimate the time left; without one the engine's own labels are used.
     """
     return lambda done, total, own="": emit(Progress(done, total, label or own))
+
+
+def job_controls(
+    live: Live, kind: str, buttons: Sequence[Any], cancel: Any, progress: Any, busy_hint: str = ""
+) -> None:
+    """Wire the controls of a tab's jobs.
+
+    Args:
+        kind: of the jobs.
+        buttons: they start jobs, and are disabled while any job is running.
+        cancel: visible while one of these jobs is running. progress: an HTML component that shows how far it is.
+        busy_hint: what to do while a job of another tab is running; shown with that job's title.
+    """
+
+    def key(view: View) -> Any:
+        return view.snapshot if view.snapshot.kind == kind else (view.snapshot.alive, view.snapshot.title)
+
+    def render(view: View) -> list[Any]:
+        job = view.snapshot
+        own = job.alive and job.kind == kind
+        text = job_progress(job) if own else ""
+        if busy_hint and job.alive and not own:
+            text = note(f"“{job.title}” is running: {busy_hint}")
+        return [*(gr.Button(interactive=not job.alive) for _ in buttons), gr.Button(visible=own), text]
+
+    live.on(cancel.click, live.job_command("cancel"))
+    live.outputs([*buttons, cancel, progress], key, render)
 
 
 def is_demo_set(dataset: str) -> bool:

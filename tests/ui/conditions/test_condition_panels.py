@@ -16,7 +16,7 @@ from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 from ui.conditions import condition_preview, conditions_tab
-from ui.conditions.condition_form import ConditionForm, Wanted
+from ui.conditions.condition_form import ConditionForm, ConditionSettings
 from ui.page.context import AppContext
 
 
@@ -30,8 +30,8 @@ def context(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray])
     return AppContext(workspace)
 
 
-def wanted(name: str, side: int | None = 128, varied: int | None = None, **values: Any) -> Wanted:
-    return Wanted(registry.get(name), values, side, varied)
+def settings(name: str, side: int | None = 128, varied: int | None = None, **values: Any) -> ConditionSettings:
+    return ConditionSettings(registry.get(name), values, side, varied)
 
 
 def test_the_form_gives_the_chosen_types_own_settings() -> None:
@@ -40,52 +40,52 @@ def test_the_form_gives_the_chosen_types_own_settings() -> None:
     raw = [widget.value for widget in form.widgets]
     for kind in registry.all():
         assert form.read(kind.name, 512, False, 0, *raw).resolved() == kind.resolve({})
-        groups = form.follow(kind.name)[1:]
+        groups = form.show_type(kind.name)[1:]
         assert [group.visible for group in groups].count(True) == bool(kind.parameters)
     assert form.read("canny", 0, True, 7, *raw).side is None and form.read("canny", 0, True, 7, *raw).varied == 7
     assert form.read("external", 512, True, 7, *raw).varied is None  # nothing to draw
 
 
 def test_a_sample_or_any_upload_is_shown_beside_its_map(context: AppContext, tmp_path: Path) -> None:
-    (image, map), words = condition_preview.show(context, "set", 0, None, wanted("canny"))
+    (image, map), words = condition_preview.show(context, "set", 0, None, settings("canny"))
     assert image.shape == map.shape and min(map.shape[:2]) == 128
     assert "not black" in words and "black and white" in words
     upload = tmp_path / "photos" / "coffee.jpg"
-    (image, _), words = condition_preview.show(context, "", 0, str(upload), wanted("grey"))
-    assert image.shape == (128, 192, 3) and "Your image" in words and "gray levels" in words
+    (image, _), words = condition_preview.show(context, "", 0, str(upload), settings("grey"))
+    assert image.shape == (128, 192, 3) and "Your image" in words and "grey levels" in words
     nothing_yet = AppContext(Workspace(tmp_path / "nothing yet"))
-    assert condition_preview.show(nothing_yet, "", 0, None, wanted("grey"))[0] is None
+    assert condition_preview.show(nothing_yet, "", 0, None, settings("grey"))[0] is None
 
 
 def test_drawn_settings_are_told_and_are_those_of_make_all(context: AppContext) -> None:
     dataset = Dataset.open(context.workspace.dataset_folder("set"))
     key = dataset.samples(0, 1)[0].key
-    _, words = condition_preview.show(context, "set", 0, None, wanted("canny", varied=3))
+    _, words = condition_preview.show(context, "set", 0, None, settings("canny", varied=3))
     assert f"Weak edges from {strengths.drawn(registry.get('canny'), {}, 3, key)['low']}" in words
 
 
 def test_the_sheet_shows_pairs_and_names_the_poor_maps(context: AppContext) -> None:
-    gallery, words = condition_preview.contact_sheet(context, "set", wanted("canny"))
+    gallery, words = condition_preview.contact_sheet(context, "set", settings("canny"))
     assert len(gallery.value) == 5 if isinstance(gallery.value, list) else len(gallery.value.root) == 5
     assert "1 of their maps" in words and "flat.png" in words
 
 
 def test_missing_weights_are_told_and_offered(context: AppContext) -> None:
-    words, button = conditions_tab._lacking(wanted("depth"))
+    words, button = conditions_tab._missing_weights(settings("depth"))
     assert "99 MB" in words and "Apache-2.0" in words and button.visible
-    assert conditions_tab._lacking(wanted("canny"))[0] == ""
-    _, words = condition_preview.show(context, "set", 0, None, wanted("depth"))
+    assert conditions_tab._missing_weights(settings("canny"))[0] == ""
+    _, words = condition_preview.show(context, "set", 0, None, settings("depth"))
     assert "Nothing is downloaded unasked" in words
 
 
 def test_a_program_is_allowed_by_a_press_at_this_machine_only(context: AppContext, tmp_path: Path) -> None:
     program = tmp_path / "negative.py"
     program.write_text("def extract(image):\n    return 255 - image\n", encoding="utf-8")
-    asked = wanted("external", program=str(program), seconds=60)
+    asked = settings("external", program=str(program), seconds=60)
     assert "not been allowed" in condition_preview.show(context, "set", 0, None, asked)[1]
     context.local = False
     with pytest.raises(UserError, match="another computer"):
-        conditions_tab._allowed(context, asked)
+        conditions_tab._allow_program(context, asked)
     context.local = True
-    (image, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab._allowed(context, asked))
+    (image, map), _ = condition_preview.show(context, "set", 0, None, conditions_tab._allow_program(context, asked))
     assert np.array_equal(map, 255 - image)

@@ -42,7 +42,7 @@ def test_each_step_opens_the_next(fresh: View) -> None:
 def test_an_unfinished_run_is_resumed_on_the_train_tab(fresh: View) -> None:
     paused = train_view(None, replace(DONE, ending="paused"), Readiness())
     view = replace(fresh, datasets=("demo-circles-8",), runs=("run",), shown_run="run", train=paused)
-    assert _state(view)[1] == ("done", "held", "")
+    assert _state(view)[1] == ("done", "unfinished", "")
 
 
 def test_images_of_the_users_own_are_no_demo(fresh: View) -> None:
