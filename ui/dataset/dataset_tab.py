@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT, DEMO_SETS
-from ui.dataset import captions_panel, contents_panel, crops_panel, doctor_panel, import_panel
+from ui.dataset import captions_panel, contents_panel, crops_panel, check_panel, import_panel
 from ui.dataset.import_jobs import KIND
 from ui.page.choices import dataset_list
 from ui.page.context import AppContext
@@ -18,7 +18,7 @@ from ui.page.messages import job_progress
 
 # Title, id and ``build(context, live, chosen)`` of what can be done with a dataset, one line each.
 PANELS: tuple[tuple[str, str, Callable[[AppContext, Live, Any], None]], ...] = (
-    ("Check", "check", doctor_panel.build),
+    ("Check", "check", check_panel.build),
     ("Captions", "captions", captions_panel.build),
     ("Crops", "crops", crops_panel.build),
 )
