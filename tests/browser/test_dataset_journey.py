@@ -96,7 +96,7 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_
         click(page, "#captions-preview")
         wait_for(page, "#captions-told", "would change")
         click(page, "#captions-apply")
-        wait_for(page, "#captions-told", re.compile(r"Replaced .part. by .piece.: \d+ captions changed"))
+        wait_for(page, "#captions-told", re.compile(r"Replaced .part. with .piece.: \d+ captions changed"))
         choose(page, "#captions-view", "One by one")
         wait_for(page, "#captions-table", ", piece")
         click(page, "#captions-undo")

@@ -13,7 +13,7 @@ import pytest
 from engine.errors import UserError
 from tests.browser.studio import ROOT, Studio, free_port, studio
 from ui import launch
-from ui.dataset import folders
+from ui.dataset import folder_dialog
 from ui.server import serve
 
 SLOWEST_START = 60  # seconds on a busy machine; about three on an idle one
@@ -69,27 +69,27 @@ def test_settings_of_other_gradio_apps_are_not_taken_over(tmp_path: Path, monkey
 
 
 def test_without_a_display_the_folder_dialog_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not folders.has_display({}, "linux") and folders.has_display({}, "win32")
-    assert folders.has_display({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
-    monkeypatch.setattr(folders, "has_display", lambda: False)
+    assert not folder_dialog.has_display({}, "linux") and folder_dialog.has_display({}, "win32")
+    assert folder_dialog.has_display({"WAYLAND_DISPLAY": "wayland-0"}, "linux")
+    monkeypatch.setattr(folder_dialog, "has_display", lambda: False)
     with pytest.raises(UserError) as caught:
-        folders.ask_folder()
+        folder_dialog.ask_folder()
     assert "no screen" in caught.value.why and "paste" in caught.value.try_this
 
 
 def test_of_several_folder_dialogs_the_first_that_opens_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folders, "has_display", lambda: True)
+    monkeypatch.setattr(folder_dialog, "has_display", lambda: True)
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
     fails = [sys.executable, "-c", "raise SystemExit(1)"]
     answers = [sys.executable, "-c", "print('/home/me/pictures ü')"]
     hangs = [sys.executable, "-c", "import threading; threading.Event().wait(30)"]
-    monkeypatch.setattr(folders, "dialogs", lambda: [["/no/such/program"], fails, answers, fails])
-    assert folders.ask_folder() == "/home/me/pictures ü"
-    monkeypatch.setattr(folders, "dialogs", lambda: [fails])
+    monkeypatch.setattr(folder_dialog, "dialogs", lambda: [["/no/such/program"], fails, answers, fails])
+    assert folder_dialog.ask_folder() == "/home/me/pictures ü"
+    monkeypatch.setattr(folder_dialog, "dialogs", lambda: [fails])
     with pytest.raises(UserError, match="cannot open here"):
-        folders.ask_folder()
-    monkeypatch.setattr(folders, "dialogs", lambda: [hangs, answers])
-    assert folders.ask_folder(timeout=0.3) == "", "nobody answered; a second dialog would only puzzle"
+        folder_dialog.ask_folder()
+    monkeypatch.setattr(folder_dialog, "dialogs", lambda: [hangs, answers])
+    assert folder_dialog.ask_folder(timeout=0.3) == "", "nobody answered; a second dialog would only puzzle"
 
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:

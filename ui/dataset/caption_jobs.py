@@ -1,4 +1,4 @@
-"""What the captions panel does, in words and jobs. Small sets are changed at once, large ones by a background job."""
+"""The work of the Captions panel. A small dataset is changed at once, a large one by a background job."""
 
 from __future__ import annotations
 
@@ -20,33 +20,38 @@ if TYPE_CHECKING:
     from engine.data.caption_edits import Change
     from engine.data.dataset import Dataset
 
-KIND = JobKind.CAPTIONS
-AT_ONCE = 5000  # captions that are changed while the button is still down
+KIND = "captions"
+AT_ONCE = 5000
+"""Up to this many captions are changed while the user waits."""
 REPLACE, ADD, CLEAN, TEMPLATE, NAMES = "replace", "add", "clean", "template", "names"
 OPERATIONS = (
     ("Search and replace", REPLACE),
-    ("Add words", ADD),
+    ("Add text", ADD),
     ("Remove strange characters", CLEAN),
-    ("One caption for all", TEMPLATE),
-    ("From file names", NAMES),
+    ("Caption from a template", TEMPLATE),
+    ("Caption from the file name", NAMES),
 )
 
-Told = tuple[str, tuple[tuple[str, str], ...]]
-"""A sentence, and pairs of captions before and after."""
+Report = tuple[str, tuple[tuple[str, str], ...]]
+"""A sentence about what an operation did, and pairs of captions before and after."""
 
 
 def change_of(operation: str, fields: dict[str, Any]) -> tuple[str, Change]:
-    """The operation's name in the history, and what it does to one caption. Raises UserError for a wrong field."""
+    """Return the name of an operation for the history, and its function from caption to caption.
+
+    Raises:
+        UserError: a field is wrong.
+    """
     from engine.data import caption_edits as edits
 
     if operation == REPLACE:
         old, new = fields["search"] or "", fields["by"] or ""
         how = {"regex": fields["regex"], "match_case": fields["case"], "whole_words": fields["words"]}
-        return f"Replaced “{old}” by “{new}”", edits.replacing(old, new, **how)
+        return f"Replaced “{old}” with “{new}”", edits.replacing(old, new, **how)
     if operation == ADD:
         given = {name: (fields[name] or "").strip() for name in ("prefix", "suffix", "trigger")}
-        words = ", ".join(f"{name} “{value}”" for name, value in given.items() if value)
-        return f"Added {words}", edits.adding(**given)
+        added = ", ".join(f"{name} “{value}”" for name, value in given.items() if value)
+        return f"Added {added}", edits.adding(**given)
     if operation == TEMPLATE:
         template = fields["template"] or ""
         return f"Template “{template}”", edits.templating(template, fields["only_empty"])
@@ -55,25 +60,25 @@ def change_of(operation: str, fields: dict[str, Any]) -> tuple[str, Change]:
     return "Removed strange characters", edits.cleaning()
 
 
-def try_out(context: AppContext, name: str | None, operation: str, fields: dict[str, Any]) -> None:
-    """Show how many captions would change, with examples."""
+def preview(context: AppContext, name: str | None, operation: str, fields: dict[str, Any]) -> None:
+    """Show how many captions an operation would change, with examples."""
 
-    def work(dataset: Dataset, token: Token, emit: Emit) -> Told:
+    def work(dataset: Dataset, token: Token, emit: Emit) -> Report:
         from engine.data import caption_edits as edits
 
         _, change = change_of(operation, fields)
-        seen = edits.preview(dataset, change, token, progress_events(emit, "Captions looked at"))
-        told = f"{seen.changed:,} of {counted(seen.total, 'caption', 'captions')} would change."
-        return told, tuple((before, after) for _, before, after in seen.examples)
+        found = edits.preview(dataset, change, token, progress_events(emit, "Captions read"))
+        sentence = f"{found.changed:,} of {counted(found.total, 'caption', 'captions')} would change."
+        return sentence, tuple((before, after) for _, before, after in found.examples)
 
-    change_of(operation, fields)  # mistakes are told before anything starts
-    _do(context, name, "Looking at the captions", work)
+    change_of(operation, fields)  # report a wrong field before anything starts
+    _run(context, name, "Reading captions", work)
 
 
-def carry_out(context: AppContext, name: str | None, operation: str, fields: dict[str, Any]) -> None:
-    """Change the captions, as one operation that can be undone."""
+def apply(context: AppContext, name: str | None, operation: str, fields: dict[str, Any]) -> None:
+    """Change all captions, as one operation that can be undone."""
 
-    def work(dataset: Dataset, token: Token, emit: Emit) -> Told:
+    def work(dataset: Dataset, token: Token, emit: Emit) -> Report:
         from engine.data import caption_edits as edits
 
         what, change = change_of(operation, fields)
@@ -81,30 +86,36 @@ def carry_out(context: AppContext, name: str | None, operation: str, fields: dic
         return f"{what}: {counted(changed, 'caption', 'captions')} changed.", ()
 
     change_of(operation, fields)
-    _do(context, name, "Changing captions", work)
+    _run(context, name, "Changing captions", work)
 
 
 def write_by_model(
     context: AppContext, name: str | None, model: str, length: str, only_empty: bool, batch: float
 ) -> None:
-    """Have a model write captions, always as a job."""
+    """Let a model write captions. This is always a job."""
 
-    def work(dataset: Dataset, token: Token, emit: Emit) -> Told:
+    def work(dataset: Dataset, token: Token, emit: Emit) -> Report:
         from engine.data.autocaption import caption_all, load
 
         captioner = load(model.strip(), context.workspace.models)
         report = caption_all(
-            dataset, captioner, token, progress_events(emit, "Captions written"),
-            only_empty=only_empty, length=length, batch=max(1, int(batch or 1)),
-        )  # fmt: skip
-        failed = f", {counted(len(report.failures), 'image', 'images')} could not be read" if report.failures else ""
+            dataset,
+            captioner,
+            token,
+            progress_events(emit, "Captions written"),
+            only_empty=only_empty,
+            length=length,
+            batch=max(1, int(batch or 1)),
+        )
+        unread = len(report.failures)
+        failed = f", {counted(unread, 'image', 'images')} could not be read" if unread else ""
         return f"{counted(report.written, 'caption', 'captions')} written, {report.kept:,} kept{failed}.", ()
 
-    _do(context, name, "Writing captions", work, always_job=True)
+    _run(context, name, "Writing captions", work, always_job=True)
 
 
-def save_by_hand(context: AppContext, name: str | None, typed: dict[str, str]) -> None:
-    """Captions that were typed into the table."""
+def save_edits(context: AppContext, name: str | None, typed: dict[str, str]) -> None:
+    """Save captions that were typed into the table, by the key of their image."""
     from engine.data import caption_edits as edits
 
     changed = edits.set_captions(open_dataset(context, name), typed) if typed else 0
@@ -112,77 +123,77 @@ def save_by_hand(context: AppContext, name: str | None, typed: dict[str, str]) -
 
 
 def undo(context: AppContext, name: str | None) -> None:
-    """Take the newest operation back."""
+    """Undo the newest operation."""
     undone = open_dataset(context, name).captions.undo()
-    words = f"Undone: {undone.what} ({counted(undone.changed, 'caption', 'captions')})." if undone else ""
-    context.set_result(KIND, note=words or "There is nothing to undo.")
+    text = f"Undone: {undone.what} ({counted(undone.changed, 'caption', 'captions')})." if undone else ""
+    context.set_result(KIND, note=text or "There is nothing to undo.")
 
 
-def _do(
+def _run(
     context: AppContext,
     name: str | None,
     title: str,
-    work: Callable[[Dataset, Token, Emit], Told],
+    work: Callable[[Dataset, Token, Emit], Report],
     always_job: bool = False,
 ) -> None:
     dataset = open_dataset(context, name)
 
     def job(token: Token, emit: Emit) -> Outcome:
-        told, examples = work(dataset, token, emit)
-        context.set_result(KIND, note=told, facts=examples)
+        sentence, examples = work(dataset, token, emit)
+        context.set_result(KIND, note=sentence, facts=examples)
         return "completed"
 
     if always_job or dataset.count() > AT_ONCE:
         context.start_job(KIND, title, job)
     else:
-        job(Control().token, _unheard)
+        job(Control().token, _ignore)
 
 
-def _unheard(event: Event) -> None:
-    """Progress of what takes no time."""
+def _ignore(event: Event) -> None:
+    """Drop the progress of an operation that takes no time."""
 
 
-def facts(context: AppContext, name: str | None) -> str:
-    """How many captions are empty, what that means for training, and what the next run does about it."""
+def summary(context: AppContext, name: str | None) -> str:
+    """Return how many captions are empty, and what that means for the next run."""
     from engine.data import caption_edits as edits
     from engine.data.captions import meaning
 
     if not pick_dataset(context, name):
-        return note("No dataset yet: read a folder of yours above.")
+        return note("No dataset yet: read a folder of images above.")
     state = edits.empty(open_dataset(context, name))
     try:
         dropout = context.config_of(context.draft)[0].objective.prompt_dropout
     except UserError:
         dropout = None  # the form on the Train tab says what is wrong
-    words = note(meaning(state.share), "warning" if state.share > 0.5 else "hint")
+    text = note(meaning(state.share), "warning" if state.share > 0.5 else "hint")
     if dropout is not None and state.total:
-        hidden = dropout + (1 - dropout) * state.share
-        words += note(
-            f"With prompt dropout at {dropout:.0%}, {hidden:.0%} of the steps of the next run have no prompt."
+        without = dropout + (1 - dropout) * state.share
+        text += note(
+            f"With prompt dropout at {dropout:.0%}, the next run sees {without:.0%} of its images without a prompt."
         )
     head = f"<b>{counted(state.total, 'caption', 'captions')}</b>, {state.empty:,} empty"
-    return f"<p class='facts'>{head}</p>{words}"
+    return f"<p class='facts'>{head}</p>{text}"
 
 
 def history(context: AppContext, name: str | None) -> tuple[str, bool]:
-    """The operations, newest first, and whether there is one to undo."""
+    """Return the operations, newest first, and whether there is one to undo."""
     if not pick_dataset(context, name):
         return "", False
     entries = open_dataset(context, name).captions.history()
     if not entries:
-        return note("Nothing was changed yet. The last 50 operations can be undone, also after a restart."), False
+        return note("No changes yet. The last 50 can be undone, even after a restart."), False
     rows = "".join(
         f"<li>{escape(entry.what)} <span class='hint'>{counted(entry.changed, 'caption', 'captions')}"
-        f"{', unfinished: start it again to go on' if entry.unfinished else ''}</span></li>"
+        f"{', unfinished: run it again to continue' if entry.unfinished else ''}</span></li>"
         for entry in entries
     )
     return f"<ol class='history'>{rows}</ol>", True
 
 
-def result(told: str, examples: tuple[tuple[str, str], ...]) -> str:
-    """What the last operation told, as HTML."""
+def result_html(sentence: str, examples: tuple[tuple[str, str], ...]) -> str:
+    """Return the report of the last operation as HTML."""
     rows = "".join(
         f"<tr><td><del>{escape(before) or '<i>(empty)</i>'}</del></td><td>{escape(after) or '<i>(empty)</i>'}</td></tr>"
         for before, after in examples
     )
-    return note(told, "good") + (f"<table class='before-after'>{rows}</table>" if rows else "")
+    return note(sentence, "good") + (f"<table class='before-after'>{rows}</table>" if rows else "")

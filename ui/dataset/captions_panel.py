@@ -1,7 +1,8 @@
-"""Captions: read them, edit them, change them all, have them written, undo. Part of the Dataset tab."""
+"""The Captions panel of the Dataset tab: edit captions one by one or all at once, let a model write them, undo."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -10,8 +11,8 @@ from ui.dataset import caption_jobs
 from ui.dataset.caption_jobs import ADD, KIND, NAMES, REPLACE, TEMPLATE
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
-from ui.page.messages import job_progress
+from ui.page.jobs import job_controls
+from ui.page.live import Live
 from ui.page.view import View
 
 ROWS = 8
@@ -20,132 +21,145 @@ FIELDS = ("search", "by", "regex", "case", "words", "prefix", "suffix", "trigger
 
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:
-    """The whole panel, for the dataset that ``chosen`` names."""
+    """Build the panel for the dataset that ``chosen`` names."""
     with gr.Column(elem_id="captions"):
-        gr.Markdown("Your own text files stay as they are: edits are kept with the dataset, and can be undone.")
+        gr.Markdown("Your text files are never changed: edits are stored with the dataset, and can be undone.")
         with gr.Row(equal_height=False):
             with gr.Column(scale=1, min_width=240):
-                about = gr.HTML(elem_id="captions-about")
+                summary = gr.HTML(elem_id="captions-about")
                 undo = gr.Button("Undo the last change", interactive=False, elem_id="captions-undo")
             with gr.Column(scale=3, min_width=420):
                 changed = gr.State(0)
                 view = gr.Radio(list(VIEWS), value=VIEWS[0], show_label=False, container=False, elem_id="captions-view")
                 with gr.Column() as one:
-                    _table(context, live, chosen, changed)
+                    _build_table(context, live, chosen, changed)
                 with gr.Column(visible=False) as every:
-                    _operations(context, live, chosen)
+                    _build_operations(context, live, chosen)
                 with gr.Column(visible=False) as model:
-                    _model(context, live, chosen)
+                    _build_model(context, live, chosen)
                 with gr.Column(visible=False) as past:
-                    listed = gr.HTML(elem_id="captions-history")
+                    history = gr.HTML(elem_id="captions-history")
                 progress = gr.HTML(elem_id="captions-progress")
                 cancel = gr.Button("Cancel", visible=False, elem_id="captions-cancel")
-                told = gr.HTML(elem_id="captions-told")  # right below the button that was pressed
+                result = gr.HTML(elem_id="captions-told")  # right below the button that was pressed
 
-    def turn(to: str) -> list[Any]:
-        return [*(gr.Column(visible=to == name) for name in VIEWS), ""]  # what was told belongs to the other view
+    def show_view(title: str) -> list[Any]:
+        return [*(gr.Column(visible=title == name) for name in VIEWS), ""]  # the result belongs to the other view
 
-    view.change(turn, [view], [one, every, model, past, told], **NO_PROGRESS)
+    def refresh(name: str | None) -> list[Any]:
+        operations, can_undo = caption_jobs.history(context, name)
+        return [caption_jobs.summary(context, name), operations, gr.Button(interactive=can_undo)]
 
-    def look(name: str | None) -> list[Any]:
-        words, possible = caption_jobs.history(context, name)
-        return [caption_jobs.facts(context, name), words, gr.Button(interactive=possible)]
-
-    def take_back(name: str | None) -> None:
-        caption_jobs.undo(context, name)
-
-    gr.on([chosen.change, changed.change], context.catch_errors(look), [chosen], [about, listed, undo], **NO_PROGRESS)
-    live.refresh_after(undo.click(context.catch_errors(take_back, has_outputs=False), [chosen], None, **NO_PROGRESS))
-    live.refresh_after(cancel.click(live.job_command("cancel"), **NO_PROGRESS))
-    live.outputs([changed, told], lambda view: view.results.get(KIND), _told)
-    live.outputs([progress, cancel], lambda view: view.snapshot if view.snapshot.kind == KIND else None, _job)
+    live.on(view.change, show_view, [view], [one, every, model, past, result])
+    live.on([chosen.change, changed.change], refresh, [chosen], [summary, history, undo])
+    live.on(undo.click, lambda name: caption_jobs.undo(context, name), [chosen])
+    live.outputs([changed, result], lambda view: view.results.get(KIND), _result)
+    job_controls(live, KIND, [], cancel, progress)
 
 
-def _told(view: View) -> list[Any]:
+def _result(view: View) -> list[Any]:
     result = view.results.get(KIND)
-    return [result.number, caption_jobs.result(result.note, result.facts)] if result else [0, ""]
+    return [result.number, caption_jobs.result_html(result.note, result.facts)] if result else [0, ""]
 
 
-def _job(view: View) -> list[Any]:
-    own = view.snapshot.kind == KIND
-    return [job_progress(view.snapshot) if own else "", gr.Button(visible=own and view.snapshot.alive)]
-
-
-def _table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
-    """A page of captions to type in."""
+def _build_table(context: AppContext, live: Live, chosen: Any, changed: Any) -> None:
+    """Build a page of captions to type in. ``changed``: a State that changes when the captions do."""
     with gr.Row(equal_height=False, elem_classes="tight"):
         which = gr.Radio(
-            [("All", "all"), ("Empty", "empty"), ("Edited", "edited")], value="all", show_label=False,
-            container=False, scale=2, min_width=260, elem_id="captions-which",
-        )  # fmt: skip
-        words = gr.Textbox(
-            placeholder="Only those that contain …", show_label=False, container=False, max_lines=1, scale=3,
-            min_width=160, elem_id="captions-containing",
-        )  # fmt: skip
+            [("All", "all"), ("Empty", "empty"), ("Edited", "edited")],
+            value="all",
+            show_label=False,
+            container=False,
+            scale=2,
+            min_width=260,
+            elem_id="captions-which",
+        )
+        containing = gr.Textbox(
+            placeholder="Only captions that contain …",
+            show_label=False,
+            container=False,
+            max_lines=1,
+            scale=3,
+            min_width=160,
+            elem_id="captions-containing",
+        )
     with gr.Row(equal_height=False):
         table = gr.Dataframe(
-            headers=["Image", "Caption"], datatype="str", type="array", interactive=True, static_columns=[0],
-            column_widths=["28%", "72%"], wrap=True, show_label=False,
-            buttons=[], scale=4, max_height=900, elem_id="captions-table",
-        )  # fmt: skip
+            headers=["Image", "Caption"],
+            datatype="str",
+            type="array",
+            interactive=True,
+            static_columns=[0],
+            column_widths=["28%", "72%"],
+            wrap=True,
+            show_label=False,
+            buttons=[],
+            scale=4,
+            max_height=900,
+            elem_id="captions-table",
+        )
         image = gr.Image(
-            interactive=False, show_label=False, buttons=[], scale=1, min_width=130, height=150, type="filepath",
-            elem_id="captions-picture", visible=False,
-        )  # fmt: skip
+            interactive=False,
+            show_label=False,
+            buttons=[],
+            scale=1,
+            min_width=130,
+            height=150,
+            type="filepath",
+            elem_id="captions-picture",
+            visible=False,
+        )
     with gr.Row(elem_classes="pager"):
-        back = gr.Button("‹ Earlier", size="sm", elem_id="captions-back")
+        back = gr.Button("‹ Previous", size="sm", elem_id="captions-back")
         where = gr.HTML(elem_id="captions-page")
-        forth = gr.Button("Later ›", size="sm", elem_id="captions-forth")
-    save = gr.Button("Save what I typed", variant="primary", elem_id="captions-save")
+        forth = gr.Button("Next ›", size="sm", elem_id="captions-forth")
+    save = gr.Button("Save my edits", variant="primary", elem_id="captions-save")
     page = gr.State(0)
 
-    def show(name: str | None, which: str, words: str, number: int) -> list[Any]:
+    def show(name: str | None, which: str, text: str, number: int) -> list[Any]:
         if not pick_dataset(context, name):
             return [[], "", 0]
         dataset = open_dataset(context, name)
-        store, index, words = dataset.captions, dataset.index.path, (words or "").strip()
-        total = store.count(index, which, words)
+        store, index, text = dataset.captions, dataset.index.path, (text or "").strip()
+        total = store.count(index, which, text)
         pages = max(1, -(-total // ROWS))
         number = min(max(number, 0), pages - 1)
-        rows = store.find(index, which, words, number * ROWS, ROWS)
+        rows = store.find(index, which, text, number * ROWS, ROWS)
         line = f"<p class='hint'>{total:,} found · page {number + 1:,} of {pages:,}</p>"
         return [[[row.key, row.caption] for row in rows], line, number]
 
-    def keep(name: str | None, rows: list[list[str]]) -> None:
-        caption_jobs.save_by_hand(context, name, {key: text or "" for key, text in rows if key})
+    def save_edits(name: str | None, rows: list[list[str]]) -> None:
+        caption_jobs.save_edits(context, name, {key: text or "" for key, text in rows if key})
 
-    def look(name: str | None, event: gr.SelectData) -> Any:
+    def show_image(name: str | None, event: gr.SelectData) -> Any:
         from engine.disk.images import thumbnail
 
         sample = open_dataset(context, name).sample(str(event.row_value[0]))
         path = thumbnail(sample.image, context.workspace.thumbnails, 256, sample.digest or None)
         return gr.Image(str(path), visible=True)
 
-    inputs, shown = [chosen, which, words, page], [table, where, page]
-    first = context.catch_errors(lambda name, which, words: show(name, which, words, 0))
-    triggers = [chosen.change, which.change, words.change]
-    gr.on(triggers, first, inputs[:3], shown, trigger_mode="always_last", **NO_PROGRESS)
-    changed.change(context.catch_errors(show), inputs, shown, **NO_PROGRESS)
-    back.click(
-        context.catch_errors(lambda name, which, words, at: show(name, which, words, at - 1)),
-        inputs,
+    def turn(by: int) -> Callable[..., list[Any]]:
+        return lambda name, which, text, number: show(name, which, text, number + by)
+
+    query, shown = [chosen, which, containing], [table, where, page]
+    live.on(
+        [chosen.change, which.change, containing.change],
+        lambda name, which, text: show(name, which, text, 0),
+        query,
         shown,
-        **NO_PROGRESS,
+        trigger_mode="always_last",
     )
-    forth.click(
-        context.catch_errors(lambda name, which, words, at: show(name, which, words, at + 1)),
-        inputs,
-        shown,
-        **NO_PROGRESS,
-    )
-    live.refresh_after(save.click(context.catch_errors(keep, has_outputs=False), [chosen, table], None, **NO_PROGRESS))
-    table.select(context.catch_errors(look), [chosen], [image], **NO_PROGRESS)
+    live.on(changed.change, show, [*query, page], shown)
+    live.on(back.click, turn(-1), [*query, page], shown)
+    live.on(forth.click, turn(1), [*query, page], shown)
+    live.on(save.click, save_edits, [chosen, table])
+    live.on(table.select, show_image, [chosen], [image])
 
 
-def _operations(context: AppContext, live: Live, chosen: Any) -> None:
-    """One operation on all captions: tried out first, then carried out."""
+def _build_operations(context: AppContext, live: Live, chosen: Any) -> None:
+    """Build the operations on all captions: preview first, then apply."""
     operation = gr.Dropdown(
-        list(caption_jobs.OPERATIONS), value=REPLACE, label="What to do", interactive=True, elem_id="captions-operation"
+        list(caption_jobs.OPERATIONS), value=REPLACE, label="Operation", interactive=True, elem_id="captions-operation"
     )
     made: dict[str, Any] = {}
 
@@ -155,62 +169,72 @@ def _operations(context: AppContext, live: Live, chosen: Any) -> None:
     with gr.Column() as replacing:
         with gr.Row():
             text("search", "Search for")
-            text("by", "Replace by")
+            text("by", "Replace with")
         with gr.Row():
-            made["case"] = gr.Checkbox(False, label="Match upper and lower case")
+            made["case"] = gr.Checkbox(False, label="Match case")
             made["words"] = gr.Checkbox(True, label="Whole words only")
             made["regex"] = gr.Checkbox(False, label="Regular expression", elem_id="captions-regex")
     with gr.Column(visible=False) as adding:
         with gr.Row():
-            text("prefix", "In front")
-            text("suffix", "Behind")
-        text("trigger", "Trigger word", "A word that calls up your style or subject. Never added twice.")
+            text("prefix", "At the start")
+            text("suffix", "At the end")
+        text("trigger", "Trigger word", "A word that calls up your style or subject. It is never added twice.")
     with gr.Column(visible=False) as filling:
         text(
             "template",
-            "The caption",
-            "{name} becomes the words of the file's name, {folder} its folder's, {caption} the present one.",
+            "Template",
+            "{name}: words of the file name. {folder}: words of its folder's name. {caption}: the present caption.",
         )
     with gr.Column(visible=False) as choosing:
         made["only_empty"] = gr.Checkbox(True, label="Only images without a caption")
     with gr.Row(elem_classes="buttons"):
-        preview = gr.Button("Show what would change", elem_id="captions-preview")
-        start = gr.Button("Change them", variant="primary", elem_id="captions-apply")
+        preview = gr.Button("Preview the changes", elem_id="captions-preview")
+        apply = gr.Button("Change the captions", variant="primary", elem_id="captions-apply")
 
     groups = ((replacing, (REPLACE,)), (adding, (ADD,)), (filling, (TEMPLATE,)), (choosing, (TEMPLATE, NAMES)))
-    operation.change(
-        lambda name: [gr.Column(visible=name in when) for _, when in groups],
-        [operation], [group for group, _ in groups], **NO_PROGRESS,
-    )  # fmt: skip
+    live.on(
+        operation.change,
+        lambda name: [gr.Column(visible=name in operations) for _, operations in groups],
+        [operation],
+        [group for group, _ in groups],
+    )
+
+    def run(work: Callable[..., None]) -> Callable[..., None]:
+        def start(name: str | None, what: str, *raw: Any) -> None:
+            work(context, name, what, dict(zip(FIELDS, raw, strict=True)))
+
+        return start
+
     inputs = [chosen, operation, *(made[name] for name in FIELDS)]
-
-    def handler(do: Any) -> Any:
-        def handle(name: str | None, what: str, *raw: Any) -> None:
-            do(context, name, what, dict(zip(FIELDS, raw, strict=True)))
-
-        return context.catch_errors(handle, has_outputs=False)
-
-    live.refresh_after(preview.click(handler(caption_jobs.try_out), inputs, None, **NO_PROGRESS))
-    live.refresh_after(start.click(handler(caption_jobs.carry_out), inputs, None, **NO_PROGRESS))
+    live.on(preview.click, run(caption_jobs.preview), inputs)
+    live.on(apply.click, run(caption_jobs.apply), inputs)
 
 
-def _model(context: AppContext, live: Live, chosen: Any) -> None:
-    """Captions by BLIP or Florence-2."""
+def _build_model(context: AppContext, live: Live, chosen: Any) -> None:
+    """Build the form for captions by BLIP or Florence-2."""
     model = gr.Dropdown(
         ["florence-community/Florence-2-base", "Salesforce/blip-image-captioning-base"],
-        value="florence-community/Florence-2-base", allow_custom_value=True, label="Model", elem_id="captions-model",
-        info="Downloaded once (about 1 GB), or a folder of yours with BLIP or Florence-2. "
-        "No image leaves this computer.",
-    )  # fmt: skip
+        value="florence-community/Florence-2-base",
+        allow_custom_value=True,
+        label="Captioning model",
+        elem_id="captions-model",
+        info="Downloaded once (about 1 GB). Or the path of your own BLIP or Florence-2 folder. "
+        "Your images stay on this computer.",
+    )
     with gr.Row():
         length = gr.Radio(
-            [("Short", "short"), ("Detailed", "detailed"), ("Long", "long")], value="short", label="Length",
-            info="BLIP is always short. The base reads about 50 words at most.",
-        )  # fmt: skip
+            [("Short", "short"), ("Detailed", "detailed"), ("Long", "long")],
+            value="short",
+            label="Length",
+            info="BLIP is always short. The base model reads the first 75 tokens, about 50 words.",
+        )
         batch = gr.Number(
-            8, label="Images at a time", info="Fewer need less memory.", precision=0, minimum=1, maximum=256
+            8, label="Batch size", info="Lower it if memory runs out.", precision=0, minimum=1, maximum=256
         )
     only_empty = gr.Checkbox(True, label="Only images without a caption")
     start = gr.Button("Write captions", variant="primary", elem_id="captions-write")
-    work = context.catch_errors(lambda *given: caption_jobs.write_by_model(context, *given), has_outputs=False)
-    live.refresh_after(start.click(work, [chosen, model, length, only_empty, batch], None, **NO_PROGRESS))
+    live.on(
+        start.click,
+        lambda *given: caption_jobs.write_by_model(context, *given),
+        [chosen, model, length, only_empty, batch],
+    )

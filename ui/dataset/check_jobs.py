@@ -1,4 +1,4 @@
-"""What the doctor's panel does: its jobs, and findings in words and images. The engine is imported when needed."""
+"""The jobs of the Check panel, and its findings as text and images. The engine is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
     from engine.data.doctor.finding import Finding, Hit
     from engine.data.doctor.fix import State
 
-KIND = JobKind.CHECK
-EVERY = ""
-"""Stands for all images in the list of findings."""
-EXAMPLES = 12
+KIND = "doctor"
+ALL_IMAGES = ""
+"""The entry for all images in the list of findings."""
+MAX_EXAMPLES = 12
 ON_MAPS = "map_"
-"""How the names of the findings begin that are about a map: their examples are shown beside it."""
-FILES_LISTED = 50
+"""Prefix of the findings about maps. Their examples show image, map, and the map laid over the image."""
+MAX_FILES = 50
 SIGNS = {"serious": "‼", "warning": "!", "note": "·"}
-SEVERITY_WORDS = {
-    "serious": "Serious: it spoils the training, or the score.",
-    "warning": "It costs quality.",
-    "note": "Worth knowing.",
+SEVERITY = {
+    "serious": "Serious: it harms the training or makes the score wrong.",
+    "warning": "It lowers the quality.",
+    "note": "Good to know.",
 }
 
 
 def check(context: AppContext, name: str) -> Work:
-    """Look at all images and maps; those that are known from an earlier check are not read again."""
+    """Return the job that checks all images and maps. Files known from an earlier check are not read again."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         _check(context, open_dataset(context, name), token, emit)
@@ -48,7 +48,7 @@ def check(context: AppContext, name: str) -> Work:
 
 
 def correct(context: AppContext, name: str, finding: str) -> Work:
-    """Write corrected copies of what a finding names, then look at these once more."""
+    """Return the job that writes corrected copies of what a finding names, then checks again."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.data.doctor import fix
@@ -75,12 +75,12 @@ def exclude(context: AppContext, name: str, finding: str) -> None:
     from engine.data.doctor import fix
 
     number = fix.exclude(open_dataset(context, name), finding_named(finding))
-    context.set_result(KIND, note=f"{number:,} left out.")  # tells the other tabs to look again
+    context.set_result(KIND, note=f"{number:,} left out.")  # makes the other tabs show the dataset anew
     context.files_changed()
 
 
 def undo(context: AppContext, name: str, finding: str) -> None:
-    """Take back what was decided because of a finding."""
+    """Take back what was left out or corrected because of a finding."""
     from engine.data.doctor import fix
 
     number = fix.undo(open_dataset(context, name), finding_named(finding))
@@ -95,45 +95,44 @@ def finding_named(name: str) -> Finding:
 
 
 def choices(states: list[State], images: int) -> list[tuple[str, str]]:
-    """The list of findings: a sign for how serious, the title, how many."""
-    entries = [(f"All images ({images:,})", EVERY)]
+    """Return the list of findings: a sign for the severity, the title, the number of images."""
+    entries = [(f"All images ({images:,})", ALL_IMAGES)]
     for state in states:
-        settled = f", {state.total - state.open:,} settled" if state.total > state.open else ""
-        title = f"{SIGNS[state.finding.severity]}  {state.finding.title} ({state.open:,}{settled})"
+        resolved = f", {state.total - state.open:,} resolved" if state.total > state.open else ""
+        title = f"{SIGNS[state.finding.severity]}  {state.finding.title} ({state.open:,}{resolved})"
         entries.append((title, state.finding.name))
     return entries
 
 
 def summary(dataset: Dataset, states: list[State]) -> str:
-    """When the set was checked and how it stands."""
+    """Return when the dataset was checked, and how much was found."""
     from engine.data.doctor.store import Store
 
     store = Store(dataset.folder)
     about = store.about() if store.exists else {}
     if "when" not in about:
         return note("Not checked yet. The check only reads your files.")
-    words = f"Checked {about['when']} for training at {about['resolution']} px."
-    outdated = about.get("fingerprint") != dataset.fingerprint
+    text = f"Checked {about['when']} for training at {about['resolution']} px."
+    if about.get("fingerprint") != dataset.fingerprint:
+        text += " The dataset has changed since."
     serious = sum(1 for state in states if state.open and state.finding.severity == "serious")
     left = sum(1 for state in states if state.open)
-    if outdated:
-        words += " The set has changed since."
     if not left:
-        return note(f"{words} Nothing is wrong.", "good")
-    found = f"{counted(left, 'kind of fault', 'kinds of faults')}, {serious:,} of them serious."
-    return note(f"{words} {found}", "warning" if serious else "hint")
+        return note(f"{text} No problems found.", "good")
+    found = f"{counted(left, 'kind of problem', 'kinds of problems')}, {serious:,} of them serious."
+    return note(f"{text} {found}", "warning" if serious else "hint")
 
 
 def details(state: State | None) -> str:
-    """A finding in words."""
+    """Return a finding as a table."""
     if state is None:
-        return note("Choose a finding to see examples, or look through all images below.")
+        return note("Select a problem to see examples, or browse all images below.")
     finding = state.finding
-    settled = [f"{number:,} {word}" for number, word in ((state.excluded, "left out"), (state.corrected, "corrected"))
-               if number]  # fmt: skip
+    numbers = ((state.excluded, "left out"), (state.corrected, "corrected"))
+    resolved = ", ".join(f"{number:,} {word}" for number, word in numbers if number)
     rows = [
-        ("Found", f"{state.open:,}" + (f" ({', '.join(settled)})" if settled else "")),
-        ("How serious", SEVERITY_WORDS[finding.severity]),
+        ("Found", f"{state.open:,}" + (f" ({resolved})" if resolved else "")),
+        ("How serious", SEVERITY[finding.severity]),
         ("Why it matters", finding.why),
         ("What to do", finding.what_to_do),
     ]
@@ -142,16 +141,16 @@ def details(state: State | None) -> str:
 
 
 def files_listed(hits: list[Hit]) -> str:
-    """Files that cannot be shown because they are no images."""
+    """Return a list of files that cannot be shown because they are not images."""
     from pathlib import Path
 
-    items = "".join(f"<li><b>{escape(Path(h.key).name)}</b> {escape(h.detail)}</li>" for h in hits[:FILES_LISTED])
-    more = f"<p class='hint'>And {len(hits) - FILES_LISTED:,} more.</p>" if len(hits) > FILES_LISTED else ""
+    items = "".join(f"<li><b>{escape(Path(h.key).name)}</b> {escape(h.detail)}</li>" for h in hits[:MAX_FILES])
+    more = f"<p class='hint'>And {len(hits) - MAX_FILES:,} more.</p>" if len(hits) > MAX_FILES else ""
     return f"<ul class='problems'>{items}</ul>{more}"
 
 
-def to_look_at(dataset: Dataset, finding: Finding) -> list[Hit]:
-    """What a finding names; where everything is settled, what became of it."""
+def hits_to_show(dataset: Dataset, finding: Finding) -> list[Hit]:
+    """Return the open hits of a finding or, if all are resolved, the resolved ones."""
     from engine.data.doctor import fix
 
     if finding.unusable:
@@ -160,14 +159,14 @@ def to_look_at(dataset: Dataset, finding: Finding) -> list[Hit]:
 
 
 def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list[Hit]) -> list[tuple[Any, str]]:
-    """Images for the gallery; those of a map's fault beside their map and with it laid over."""
+    """Return images for the gallery. For a finding about maps they include the map."""
     from engine.data import see
     from engine.data.crop_plan import CropPlan
     from engine.disk.images import thumbnail
     from engine.errors import UserError
 
     shown: list[tuple[Any, str]] = []
-    for hit in hits[:EXAMPLES]:
+    for hit in hits[:MAX_EXAMPLES]:
         for key in (hit.key, hit.other):
             if not key:
                 continue
@@ -176,19 +175,22 @@ def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list
                 if finding.name.startswith(ON_MAPS):
                     image: Any = see.strip(dataset, sample, CropPlan(256), 160)
                 else:
-                    image = str(thumbnail(sample.image, context.workspace.thumbnails, 256, _content(sample)))
+                    image = str(thumbnail(sample.image, context.workspace.thumbnails, 256, sample.digest or None))
             except (KeyError, UserError):
                 continue  # gone since the check
             shown.append((image, f"{key}: {hit.detail}" if key == hit.key else key))
     return shown
 
 
-def _content(sample: Any) -> str | None:
-    return sample.digest or None
+def image_seen(
+    dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan
+) -> tuple[Image.Image | None, str, int]:
+    """Return one image as the ControlNet sees it, text about it, and its number.
 
-
-def looked_at(dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan) -> tuple[Image.Image | None, str, int]:
-    """What the net sees of one image, words about it, and its number; ``hits`` None: of all images."""
+    Args:
+        hits: the images to browse; None: all images of the dataset.
+        at: number of the image; it wraps around.
+    """
     from engine.data import see
     from engine.errors import UserError
 
@@ -208,9 +210,9 @@ def looked_at(dataset: Dataset, hits: list[Hit] | None, at: int, plan: CropPlan)
     except UserError as error:
         return None, note(f"{error.what} {error.why}", "warning"), at
     width, height = plan.size(sample)
-    parts = "image, map, and the map laid over the image" if see.map_path(dataset, sample) else "no map yet"
-    words = f"{at + 1:,} of {total:,} · <b>{escape(sample.key)}</b>"
+    parts = "image, map, and the map over the image" if see.map_path(dataset, sample) else "no map yet"
+    text = f"{at + 1:,} of {total:,} · <b>{escape(sample.key)}</b>"
     if detail:
-        words += f" · {escape(detail)}"
+        text += f" · {escape(detail)}"
     caption = f"<br>“{escape(sample.caption[:300])}”" if sample.caption else ""
-    return image, f"<p class='hint'>{words} · {width} x {height} px: {parts}{caption}</p>", at
+    return image, f"<p class='hint'>{text} · {width} x {height} px: {parts}{caption}</p>", at

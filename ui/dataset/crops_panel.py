@@ -1,4 +1,4 @@
-"""Crops and buckets: what is cut off, how many images each size has, and what the net sees; on the Dataset tab."""
+"""Crops and buckets: what is cut off, how many images each size has, and what the ControlNet sees."""
 
 from __future__ import annotations
 
@@ -12,52 +12,55 @@ from engine.errors import UserError
 from ui.page.choices import open_dataset, pick_dataset
 from ui.page.context import AppContext
 from ui.page.form import widget
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import counted, note
 
 EXAMPLES = 6
-EXAMPLE_SIDE = 320  # pixels of the longer side in the gallery
+EXAMPLE_SIDE = 320  # longer side of an example, px
 NAMES = ("resolution", "crop", "buckets")
 
 
 def build(context: AppContext, live: Live, chosen: Any) -> None:
-    """The whole panel, for the dataset that ``chosen`` names."""
+    """Build the panel for the dataset that ``chosen`` names."""
     fields = config.fields("data")
     with gr.Row(equal_height=False, elem_id="crops"):
         with gr.Column(scale=2, min_width=300):
             boxes = [widget(fields[name], fields[name].default, f"crops-{name}") for name in NAMES]
-            keep = gr.Button("Use this for the next run", elem_id="crops-keep")
+            apply = gr.Button("Use these for the next run", elem_id="crops-keep")
         with gr.Column(scale=3, min_width=420):
             table = gr.HTML(elem_id="crops-table")
             with gr.Row(elem_classes="buttons"):
-                look = gr.Button("Show what the net sees", variant="primary", elem_id="crops-look")
+                look = gr.Button("Show what the ControlNet sees", variant="primary", elem_id="crops-look")
                 more = gr.Button("Other images", visible=False, elem_id="crops-more")
             gallery = gr.Gallery(
-                columns=3, height="auto", object_fit="contain", interactive=False, show_label=False, visible=False,
-                buttons=["fullscreen"], elem_id="crops-seen",
-            )  # fmt: skip
+                columns=3,
+                height="auto",
+                object_fit="contain",
+                interactive=False,
+                show_label=False,
+                visible=False,
+                buttons=["fullscreen"],
+                elem_id="crops-seen",
+            )
     turn = gr.State(0)
     inputs = [chosen, *boxes]
-    live.outputs([*boxes], lambda view: view.draft.number, lambda view: _draft(context), "form")
-    count = context.catch_errors(lambda name, *raw: _table(context, name, raw))
-    gr.on(
-        [chosen.change, *(box.change for box in boxes)],
-        count,
-        inputs,
-        [table],
-        trigger_mode="always_last",
-        **NO_PROGRESS,
-    )
+    changes = [chosen.change, *(box.change for box in boxes)]
     hidden = [gr.Gallery(visible=False), gr.Button(visible=False), 0]
-    gr.on([chosen.change, *(box.change for box in boxes)], lambda: hidden, None, [gallery, more, turn], **NO_PROGRESS)
-    see = context.catch_errors(lambda at, name, *raw: _seen(context, name, raw, at))
-    gr.on([look.click, more.click], see, [turn, *inputs], [gallery, more, turn], api_visibility="private")
-    use = context.catch_errors(lambda name, *raw: _keep(context, raw), has_outputs=False)
-    live.refresh_after(keep.click(use, inputs, None, **NO_PROGRESS))
+    live.outputs([*boxes], lambda view: view.draft.number, lambda view: _draft_values(context), "form")
+    live.on(changes, lambda name, *raw: _table(context, name, raw), inputs, [table], trigger_mode="always_last")
+    live.on(changes, lambda: hidden, None, [gallery, more, turn])
+    live.on(
+        [look.click, more.click],
+        lambda at, name, *raw: _examples(context, name, raw, at),
+        [turn, *inputs],
+        [gallery, more, turn],
+        show_progress="full",
+    )
+    live.on(apply.click, lambda name, *raw: _apply(context, raw), inputs)
 
 
-def _draft(context: AppContext) -> list[Any]:
-    """The next run's settings; the defaults where the form on the Train tab is not right."""
+def _draft_values(context: AppContext) -> list[Any]:
+    """Return the next run's settings, or the defaults while the form on the Train tab has an error."""
     try:
         data = context.config_of(context.draft)[0].data
     except UserError:
@@ -65,27 +68,27 @@ def _draft(context: AppContext) -> list[Any]:
     return [getattr(data, name) for name in NAMES]
 
 
-def _data(raw: tuple[Any, ...]) -> config.DataConfig:
-    """Raises UserError for a value out of bounds."""
+def _parse(raw: tuple[Any, ...]) -> config.DataConfig:
+    """Return the settings. Raises UserError if one is out of bounds."""
     return config.parse({"data": dict(zip(NAMES, raw, strict=True))}, "These crop settings").data
 
 
-def _keep(context: AppContext, raw: tuple[Any, ...]) -> None:
-    data, draft = _data(raw), context.draft
-    mine = {name: getattr(data, name) for name in NAMES}
-    changes = {**draft.changes, "data": {**draft.changes.get("data", {}), **mine}}
+def _apply(context: AppContext, raw: tuple[Any, ...]) -> None:
+    data, draft = _parse(raw), context.draft
+    values = {name: getattr(data, name) for name in NAMES}
+    changes = {**draft.changes, "data": {**draft.changes.get("data", {}), **values}}
     context.set_draft(draft.preset, changes, refresh_forms=True)
-    gr.Info("The next run is set so; see the Train tab.")
+    gr.Info("The next run will use these settings: see the Train tab.")
 
 
 def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
-    """How many images each size has, and what is cut off."""
+    """Return how many images each size has, and how much is cut off."""
     from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets
 
     if not pick_dataset(context, name):
-        return note("No dataset yet: read a folder of yours above.")
+        return note("No dataset yet: read a folder of images above.")
     dataset = open_dataset(context, name)
-    plan = CropPlan.of(_data(raw))
+    plan = CropPlan.of(_parse(raw))
     counts = count_buckets((sample for page in _pages(dataset) for sample in page), plan)
     total = sum(entry.pictures for entry in counts)
     if not total:
@@ -95,13 +98,13 @@ def _table(context: AppContext, name: str | None, raw: tuple[Any, ...]) -> str:
         for entry in counts
     )
     lost = sum(entry.lost * entry.pictures for entry in counts) / total
-    words = f"<b>{counted(total, 'image', 'images')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
+    text = f"<b>{counted(total, 'image', 'images')}</b> in {counted(len(counts), 'size', 'sizes')}; {lost:.0%} of"
     rare = sum(1 for entry in counts if entry.pictures == 1)
-    few = note(f"{counted(rare, 'size has', 'sizes have')} a single image.") if rare and len(counts) > 1 else ""
+    few = note(f"{counted(rare, 'size has', 'sizes have')} only one image.") if rare and len(counts) > 1 else ""
     if plan.buckets and len(bucket_sizes(plan.resolution)) == 1:
-        few = note(f"At {plan.resolution} px there is no size but the square: choose a higher resolution.", "warning")
+        few = note(f"At {plan.resolution} px the only size is the square: choose a higher resolution.", "warning")
     head = "<tr><th>Size in pixels</th><th>Images</th><th>Cut off</th></tr>"
-    return f"<p class='facts'>{words} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
+    return f"<p class='facts'>{text} the area is cut off</p><table class='facts sizes'>{head}{rows}</table>{few}"
 
 
 def _pages(dataset: Any, size: int = 2000) -> Any:
@@ -111,13 +114,13 @@ def _pages(dataset: Any, size: int = 2000) -> Any:
         offset += size
 
 
-def _seen(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
-    """Images as they are cut, with their map beside and over them where there is one."""
+def _examples(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int) -> tuple[Any, Any, int]:
+    """Return images as they are cropped, with their map beside and over them if there is one."""
     from engine.data.crop_plan import CropPlan
 
     if not pick_dataset(context, name):
         return gr.Gallery(visible=False), gr.Button(visible=False), 0
-    dataset, plan = open_dataset(context, name), CropPlan.of(_data(raw))
+    dataset, plan = open_dataset(context, name), CropPlan.of(_parse(raw))
     total = dataset.count()
     step = max(1, total // EXAMPLES)
     places = [(place * step + turn) % total for place in range(min(EXAMPLES, total))]
@@ -131,7 +134,7 @@ def _seen(context: AppContext, name: str | None, raw: tuple[Any, ...], turn: int
 
 
 def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]:
-    """One image as the net sees it, and a line about it."""
+    """Return one image as the ControlNet sees it, and a line about it."""
     import numpy as np
     from PIL import Image
 

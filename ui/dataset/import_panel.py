@@ -1,4 +1,4 @@
-"""Where images come from: one box for a folder, a list, an archive or a Hugging Face id, and what it was."""
+"""Where the images come from: a box for a folder, list, archive or Hugging Face id, and the result of reading it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import gradio as gr
 
 from engine.data.import_config import ImportConfig, parse_import
 from engine.errors import UserError
-from ui.dataset import folders
+from ui.dataset import folder_dialog
 from ui.dataset.import_jobs import KIND, import_images, suggested_name
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 
 INFO = (
-    "A folder of images or of pairs; a list of addresses (.parquet, .csv); .tar archives; parquet files; a Hugging "
-    "Face id such as owner/name. Paste it, or drop a path here."
+    "A folder of images, or of images with their maps. Also a list of image addresses (.parquet, .csv), .tar archives, "
+    "parquet files, or a Hugging Face id such as owner/name. Paste it, or drop a path here."
 )
-FOLDERS = (
-    "<details class='hint'><summary>How a folder may look</summary><ul>"
-    "<li>images, with captions in text files of the same names (<code>cat.jpg</code>, <code>cat.txt</code>)</li>"
-    "<li>pairs: <code>images</code> and <code>conditioning_images</code> (or <code>target</code> and "
+LAYOUTS = (
+    "<details class='hint'><summary>Folder layouts that work</summary><ul>"
+    "<li>images, with captions in text files of the same name (<code>cat.jpg</code>, <code>cat.txt</code>)</li>"
+    "<li>pairs: folders <code>images</code> and <code>conditioning_images</code> (or <code>target</code> and "
     "<code>source</code>) with files of the same names</li>"
-    "<li>a list beside them: <code>metadata.jsonl</code>, <code>metadata.csv</code>, <code>train.jsonl</code>, "
+    "<li>images with a list: <code>metadata.jsonl</code>, <code>metadata.csv</code>, <code>train.jsonl</code> or "
     "<code>prompt.json</code></li>"
-    "<li>what kohya's scripts, img2dataset and the datasets library leave on disk</li></ul></details>"
+    "<li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets library</li></ul></details>"
 )
 
 
 def build(context: AppContext, live: Live) -> None:
-    """The card with the box, its options and the button."""
+    """Build the card with the box, its options and the button."""
     with gr.Column(elem_classes="card"):
         gr.Markdown("### Your images\nYour files are only read, never changed.")
         with gr.Row(elem_classes="beside"):
@@ -45,7 +45,7 @@ def build(context: AppContext, live: Live) -> None:
                 elem_id="dataset-folder",
             )
             browse = gr.Button("Browse …", scale=0, min_width=110, visible=context.local, elem_id="browse")
-        found = gr.HTML(FOLDERS, elem_id="dataset-found")
+        found = gr.HTML(LAYOUTS, elem_id="dataset-found")
         with gr.Row(elem_classes="beside"):
             name = gr.Textbox(label="Name of the dataset", max_lines=1, scale=3, elem_id="dataset-name")
             read = gr.Button("Read the images", variant="primary", scale=2, min_width=180, elem_id="dataset-read")
@@ -56,34 +56,30 @@ def build(context: AppContext, live: Live) -> None:
         config = parse_import(
             {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
         )
-        title = f"Reading {name.strip() or suggested_name(place) or 'pictures'}"
+        title = f"Reading {name.strip() or suggested_name(place) or 'images'}"
         context.start_job(KIND, title, import_images(context, place, name, config))
 
     def pick(current: str) -> str:
-        return folders.ask_folder() or current
+        return folder_dialog.ask_folder() or current
 
-    picked = browse.click(context.catch_errors(pick), [place], [place], api_visibility="private")
+    picked = live.on(browse.click, pick, [place], [place], show_progress="full")
     for event in (place.blur, place.submit, picked.then):
-        event(context.catch_errors(_found), [place], [found], **NO_PROGRESS)
-    place.change(suggested_name, [place], [name], **NO_PROGRESS)
-    live.refresh_after(
-        read.click(
-            context.catch_errors(start, has_outputs=False), [place, name, *settings.values()], api_visibility="private"
-        )
-    )
+        live.on(event, _found, [place], [found])
+    live.on(place.change, suggested_name, [place], [name])
+    live.on(read.click, start, [place, name, *settings.values()], show_progress="full")
 
 
-def outcome(live: Live) -> None:
-    """What the last import had to tell; it stays when the card is folded."""
-    told = gr.HTML(elem_id="dataset-outcome")
-    live.outputs([told], lambda view: view.results.get(KIND), lambda view: [_outcome(view.results.get(KIND))])
+def build_result(live: Live) -> None:
+    """Build the result of the last import. It stays visible when the card is folded."""
+    result = gr.HTML(elem_id="dataset-outcome")
+    live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view.results.get(KIND))])
 
 
 def _options() -> dict[str, Any]:
-    """Widgets of an import's settings by name; those that few people need are folded away."""
+    """Build the widgets of an import's settings, by name. Advanced ones are folded away."""
     fields = ImportConfig.model_fields
     made = {name: _widget(name) for name, field in fields.items() if not describe(field).advanced}
-    with gr.Accordion("More", open=False):
+    with gr.Accordion("More options", open=False):
         return made | {name: _widget(name) for name, field in fields.items() if describe(field).advanced}
 
 
@@ -98,9 +94,9 @@ def _value(name: str, raw: Any) -> Any:
 
 
 def _found(place: str) -> str:
-    """What lies there, in words, before it is read."""
+    """Return what the place holds, before it is read."""
     if not (place or "").strip():
-        return FOLDERS
+        return LAYOUTS
     from engine.data.importing import recognised
 
     try:
@@ -109,8 +105,8 @@ def _found(place: str) -> str:
         return note(f"{error.what} {error.try_this}", "warning")
 
 
-def _outcome(result: Any) -> str:
-    """The sentences of the last import."""
+def _result(result: Any) -> str:
+    """Return what the last import has read, as HTML."""
     if result is None or not (result.note or result.facts):
         return ""
     items = "".join(f"<li>{escape(sentence)}</li>" for _, sentence in result.facts)

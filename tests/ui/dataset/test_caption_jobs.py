@@ -40,11 +40,11 @@ def captions(context: AppContext) -> list[str]:
 def test_a_change_is_shown_then_made_then_undone(context: AppContext) -> None:
     before = captions(context)
     fields = {**NO_FIELDS, "search": "A", "by": "one"}
-    caption_jobs.try_out(context, "photos", caption_jobs.REPLACE, fields)
+    caption_jobs.preview(context, "photos", caption_jobs.REPLACE, fields)
     seen = context.results[caption_jobs.KIND]
     assert seen.note == "3 of 4 captions would change." and len(seen.facts) == 3 and captions(context) == before
-    assert "one astronaut &amp; more" in caption_jobs.result(seen.note, seen.facts), "escaped"
-    caption_jobs.carry_out(context, "photos", caption_jobs.REPLACE, fields)
+    assert "one astronaut &amp; more" in caption_jobs.result_html(seen.note, seen.facts), "escaped"
+    caption_jobs.apply(context, "photos", caption_jobs.REPLACE, fields)
     assert captions(context)[0] == "one astronaut & more" and not context.runner.alive
     listed, possible = caption_jobs.history(context, "photos")
     assert possible and "3 captions" in listed
@@ -54,7 +54,7 @@ def test_a_change_is_shown_then_made_then_undone(context: AppContext) -> None:
 
 def test_large_sets_are_changed_by_a_job(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_jobs, "AT_ONCE", 3)
-    caption_jobs.carry_out(context, "photos", caption_jobs.ADD, {**NO_FIELDS, "trigger": "sks"})
+    caption_jobs.apply(context, "photos", caption_jobs.ADD, {**NO_FIELDS, "trigger": "sks"})
     assert context.runner.wait(20) and context.runner.snapshot.kind == caption_jobs.KIND
     assert context.runner.snapshot.outcome == "completed" and all(c.startswith("sks") for c in captions(context))
 
@@ -62,19 +62,19 @@ def test_large_sets_are_changed_by_a_job(context: AppContext, monkeypatch: pytes
 @pytest.mark.parametrize("operation", [name for _, name in caption_jobs.OPERATIONS])
 def test_every_operation_of_the_list_is_known(context: AppContext, operation: str) -> None:
     fields = {**NO_FIELDS, "search": "a", "by": "b", "prefix": "x", "template": "{name}"}
-    caption_jobs.carry_out(context, "photos", operation, fields)
+    caption_jobs.apply(context, "photos", operation, fields)
     assert "changed" in context.results[caption_jobs.KIND].note
 
 
 def test_mistakes_are_told_before_a_job_starts(context: AppContext) -> None:
     for operation, fields in (("replace", {}), ("add", {}), ("template", {"template": "{nam}"})):
         with pytest.raises(UserError):
-            caption_jobs.carry_out(context, "photos", operation, {**NO_FIELDS, **fields})
+            caption_jobs.apply(context, "photos", operation, {**NO_FIELDS, **fields})
     assert context.runner.snapshot.kind == ""
 
 
 def test_a_click_before_the_list_is_filled_means_the_dataset_in_focus(context: AppContext, tmp_path: Path) -> None:
-    caption_jobs.carry_out(context, None, "add", {**NO_FIELDS, "prefix": "photo of"})
+    caption_jobs.apply(context, None, "add", {**NO_FIELDS, "prefix": "photo of"})
     assert captions(context)[0].startswith("photo of")
     with pytest.raises(UserError, match="No dataset"):
         caption_jobs.undo(AppContext(Workspace(tmp_path / "nothing yet")), None)
@@ -82,16 +82,16 @@ def test_a_click_before_the_list_is_filled_means_the_dataset_in_focus(context: A
 
 def test_empty_captions_are_told_with_the_steps_that_have_no_prompt(context: AppContext) -> None:
     context.set_draft("cpu", {"objective": {"prompt_dropout": 0.2}})
-    told = caption_jobs.facts(context, "photos")
+    told = caption_jobs.summary(context, "photos")
     assert "4 captions" in told and "1 empty" in told and "25% of the captions are empty" in told
-    assert "40% of the steps" in told, "0.2 hidden, and a quarter of the rest empty"
+    assert "40% of its images without a prompt" in told, "0.2 hidden, and a quarter of the rest empty"
 
 
 def test_crops_are_counted_and_shown(context: AppContext) -> None:
     assert "33% of" in crops_panel._table(context, "photos", (64, "centre", False))
     table = crops_panel._table(context, "photos", (512, "centre", True))
     assert "640 x 384" in table and "<td>4</td>" in table
-    gallery, _, turn = crops_panel._seen(context, "photos", (192, "smart", True), 0)
+    gallery, _, turn = crops_panel._examples(context, "photos", (192, "smart", True), 0)
     assert turn == 1 and len(gallery.value) == 4
     with pytest.raises(UserError, match="crop settings"):
         crops_panel._table(context, "photos", (65, "centre", False))
@@ -99,7 +99,7 @@ def test_crops_are_counted_and_shown(context: AppContext) -> None:
 
 def test_crops_are_taken_over_into_the_next_run(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradio.Info", lambda text: None)
-    crops_panel._keep(context, (192, "random", True))
+    crops_panel._apply(context, (192, "random", True))
     data = context.config_of(context.draft)[0].data
     assert (data.resolution, data.crop, data.buckets, data.dataset) == (192, "random", True, "photos")
-    assert crops_panel._draft(context) == [192, "random", True]
+    assert crops_panel._draft_values(context) == [192, "random", True]

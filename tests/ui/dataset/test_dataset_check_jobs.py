@@ -42,13 +42,13 @@ def test_from_the_button_to_a_set_without_the_fault(context: AppContext) -> None
     assert ("‼  Empty map (1)", "map_blank") in check_jobs.choices(states, 3)
     assert "Checked" in check_jobs.summary(dataset, states) and "at 256 px" in check_jobs.summary(dataset, states)
     assert "Why it matters" in check_jobs.details(state)
-    hits = check_jobs.to_look_at(dataset, state.finding)
+    hits = check_jobs.hits_to_show(dataset, state.finding)
     ((image, words),) = check_jobs.examples(context, dataset, state.finding, hits)
     assert image.size == (3 * 168 - 8, 160) and "images/<2>.png" in words
-    seen, words, number = check_jobs.looked_at(dataset, hits, 5, CropPlan(256))
+    seen, words, number = check_jobs.image_seen(dataset, hits, 5, CropPlan(256))
     assert seen is not None and number == 0 and "&lt;2&gt;" in words and "<2>" not in words
     check_jobs.exclude(context, "set", "map_blank")
-    assert dataset.count() == 2 and check_jobs.to_look_at(dataset, state.finding)[0].detail == "left out"
+    assert dataset.count() == 2 and check_jobs.hits_to_show(dataset, state.finding)[0].detail == "left out"
     assert "changed since" in check_jobs.summary(dataset, fix.states(dataset))
     check_jobs.undo(context, "set", "map_blank")
     assert dataset.count() == 3
@@ -57,8 +57,8 @@ def test_from_the_button_to_a_set_without_the_fault(context: AppContext) -> None
 def test_images_are_looked_through_in_a_circle_and_losses_are_told(context: AppContext, tmp_path: Path) -> None:
     dataset = check_jobs.open_dataset(context, "set")
     assert "Not checked yet" in check_jobs.summary(dataset, [])
-    assert [check_jobs.looked_at(dataset, None, at, CropPlan(64))[2] for at in (0, 2, 3, -1)] == [0, 2, 0, 2]
+    assert [check_jobs.image_seen(dataset, None, at, CropPlan(64))[2] for at in (0, 2, 3, -1)] == [0, 2, 0, 2]
     (tmp_path / "set" / "images" / "<0>.png").unlink()
-    image, words, _ = check_jobs.looked_at(dataset, None, 0, CropPlan(64))
+    image, words, _ = check_jobs.image_seen(dataset, None, 0, CropPlan(64))
     assert image is None and "not there any more" in words
     assert check_jobs.examples(context, dataset, BY_NAME["blurred"], [fix.Hit("blurred", "images/gone.png")]) == []

@@ -42,7 +42,7 @@ def finish(context: AppContext, work: Any) -> Any:
 def test_before_it_is_read_the_box_says_what_lies_there(folder: Path) -> None:
     assert "a folder of images, 29 found" in import_panel._found(str(folder))
     assert "does not exist" in import_panel._found(str(folder / "nowhere"))
-    assert "How a folder may look" in import_panel._found(" ")
+    assert "Folder layouts that work" in import_panel._found(" ")
     assert "Hugging Face" in import_panel._found("owner/name")
 
 
@@ -56,7 +56,7 @@ def test_a_folder_too_large_to_look_through_is_not_looked_through(
 def test_the_result_tells_what_was_found_and_every_tab_shows_it(context: AppContext, folder: Path) -> None:
     view = finish(context, import_images(context, str(folder), "", ImportConfig()))
     assert view.problem is None and view.focus_dataset == "my-images"
-    told = import_panel._outcome(view.results["dataset"])
+    told = import_panel._result(view.results["dataset"])
     assert "28 images" in told and "a folder of images" in told and "28 images are few" in told
 
 

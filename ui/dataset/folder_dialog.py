@@ -1,4 +1,4 @@
-"""The system's own folder dialog, in a process of its own: a crash or a hang of it cannot touch the app."""
+"""The folder dialog of the operating system, in a separate process, so that its crash or hang cannot harm the app."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ $dialog = New-Object System.Windows.Forms.FolderBrowserDialog
 $dialog.Description = '{TITLE}'
 if ($dialog.ShowDialog() -eq 'OK') {{ Write-Output $dialog.SelectedPath }}
 """
-NONE_CHOSEN = 1  # how zenity, kdialog and osascript end when the user chose nothing
+CANCELLED = 1  # exit status of zenity, kdialog and osascript when the user cancels
 
 
 def has_display(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> bool:
-    """Whether a window could open at all."""
+    """Return whether a window can open at all."""
     return not platform.startswith("linux") or bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
 
 
 def dialogs(platform: str = sys.platform) -> list[list[str]]:
-    """Commands that ask for a folder and print it, the best first; only those whose program is there."""
+    """Return the commands that ask for a folder and print it, best first, of the programs that are installed."""
     own = [[sys.executable, "-c", DIALOG]] if importlib.util.find_spec("_tkinter") else []
     others = {
         "zenity": ["--file-selection", "--directory", "--title", TITLE],
         "kdialog": ["--title", TITLE, "--getexistingdirectory"],
-        "python3": ["-c", DIALOG],  # the system's Python may have Tk where ours has not
+        "python3": ["-c", DIALOG],  # the system's Python may have Tk if ours has not
         "powershell": ["-NoProfile", "-STA", "-Command", POWERSHELL],
         "osascript": ["-e", f'POSIX path of (choose folder with prompt "{TITLE}")'],
     }
@@ -52,23 +52,23 @@ def dialogs(platform: str = sys.platform) -> list[list[str]]:
 
 
 def ask_folder(timeout: float = TIMEOUT_SECONDS) -> str:
-    """The chosen folder, or empty where the user chose none.
+    """Ask the user for a folder. Returns an empty string if they cancel.
 
     Raises:
         UserError: no dialog can open here.
     """
     if not has_display():
-        raise _cannot_open("There is no screen where the app runs (it was started without a desktop).")
+        raise _cannot_open("The app has no screen: it was started without a desktop.")
     for command in dialogs():
         try:
-            told = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, check=False)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=timeout, check=False)
         except subprocess.TimeoutExpired:
             return ""  # nobody answered
         except OSError:
             continue
-        tells_by_status = command[0] != sys.executable and "-c" not in command
-        if told.returncode == 0 or (tells_by_status and told.returncode == NONE_CHOSEN):
-            return told.stdout.strip() if told.returncode == 0 else ""
+        reports_cancel = command[0] != sys.executable and "-c" not in command
+        if done.returncode == 0 or (reports_cancel and done.returncode == CANCELLED):
+            return done.stdout.strip() if done.returncode == 0 else ""
     raise _cannot_open("None of the system's folder dialogs could be opened.")
 
 
