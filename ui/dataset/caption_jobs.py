@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.data.caption_edits import Change
     from engine.data.dataset import Dataset
 
-KIND = "captions"
+KIND = JobKind.CAPTIONS
 AT_ONCE = 5000
 """Up to this many captions are changed while the user waits."""
 REPLACE, ADD, CLEAN, TEMPLATE, NAMES = "replace", "add", "clean", "template", "names"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.data.doctor.finding import Finding, Hit
     from engine.data.doctor.fix import State
 
-KIND = "doctor"
+KIND = JobKind.CHECK
 ALL_IMAGES = ""
 """The entry for all images in the list of findings."""
 MAX_EXAMPLES = 12

@@ -200,4 +200,4 @@ class CheckPanel:
 
 def _ended(view: View) -> int:
     """Return a number that changes when a check or an import has ended."""
-    return view.snapshot.version if view.snapshot.kind in (KIND, "dataset") and not view.snapshot.alive else 0
+    return view.snapshot.version if view.snapshot.kind in (KIND, JobKind.DATASET) and not view.snapshot.alive else 0

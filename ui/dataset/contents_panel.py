@@ -7,13 +7,15 @@ from typing import Any
 
 import gradio as gr
 
+from engine.jobs.snapshot import JobKind
 from ui.page.choices import pick_dataset
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import counted, note, problem_list
 from ui.page.view import View
 
-JOBS = ("dataset", "doctor", "captions", "conditions")  # kinds of jobs that change a dataset
+JOBS = (JobKind.DATASET, JobKind.CHECK, JobKind.CAPTIONS, JobKind.CONDITIONS)
+"""Kinds of jobs that change a dataset."""
 PAGE = 24
 PROBLEMS_SHOWN = 50
 EMPTY = "No dataset yet. Read a folder of your images, or make a demo set."

@@ -69,12 +69,12 @@ def question(job: JobSnapshot, closing: bool) -> str:
         if waits:
             text = f"It closes as soon as the run could be saved. {job.waiting} Stop on the Train tab ends it at once."
         return f"<h3 {facts}>The app is closing</h3>" + note(text)
-    if job.kind == "train" and waits:
+    if job.kind == JobKind.TRAIN and waits:
         text = (
             f"{job.title} is waiting for the disk: {job.waiting} The app closes as soon as the run could be saved. To "
             "end it at once, press Stop on the Train tab first. You can then resume from the last checkpoint."
         )
-    elif job.alive and job.kind == "train":
+    elif job.is_training:
         text = f"{job.title} is running. It will be saved, and you can resume it the next time you start the app."
     elif job.alive:
         text = f"{job.title} is running and will be cancelled. Finished work is kept."

@@ -8,13 +8,14 @@ from typing import Any
 import gradio as gr
 
 from engine.demo.sets import DEFAULT_COUNT
+from engine.jobs.snapshot import JobKind
 from ui.page.context import AppContext
 from ui.page.jobs import DEMO_STEPS, choose_demo, demo_set_job, is_demo_set
 from ui.page.live import Live
 from ui.page.states import TrainState
 from ui.page.view import View
 
-KIND = "circles"
+DEMO_SET = "circles"
 STEPS = (
     ("Make the demo set", "Draws coloured circles and their outlines, in a few seconds."),
     (
@@ -38,7 +39,7 @@ def build(context: AppContext, live: Live, tabs: Any) -> None:
             steps = gr.Number(DEMO_STEPS, label="Training steps", precision=0, elem_id="first-steps")
 
     def make_set(count: float) -> Any:
-        context.start_job("dataset", "Making the demo set", demo_set_job(context, KIND, int(count or 0)))
+        context.start_job(JobKind.DATASET, "Making the demo set", demo_set_job(context, DEMO_SET, int(count or 0)))
         return gr.Tabs(selected="dataset")
 
     def train(steps: float) -> Any:
@@ -84,7 +85,7 @@ def _state(view: View) -> tuple[bool, tuple[str, ...]]:
     made = any(map(is_demo_set, view.datasets))
     trained = view.train.state is TrainState.COMPLETED
     unfinished = bool(view.shown_run) and not trained and not view.train.active
-    first = "now" if alive and kind == "dataset" else "done" if made else "next"
+    first = "now" if alive and kind == JobKind.DATASET else "done" if made else "next"
     if view.train.active:
         second = "now"
     elif trained:
