@@ -66,6 +66,7 @@ class Setting:
     name: str = ""
     kind: type = str
     """str, int, float, bool, or Path (then the value may be None)."""
+    default: Any = None
 
     @property
     def label(self) -> str:
@@ -161,7 +162,7 @@ class SamplingOptions:
     strength: float = setting(
         1.0,
         "Control strength",
-        "How closely it follows the control image. 0: not at all, 1: as trained.",
+        "How closely the image follows the control image. 0: not at all, 1: as trained.",
         ge=0,
         le=10,
         slider=(0, 2, 0.05),
@@ -181,7 +182,7 @@ class SamplingOptions:
     start: float = setting(
         0.0,
         "Start percent",
-        "When the control begins, as a fraction of the steps: 0 is the first step.",
+        "When the control starts, as a fraction of the steps: 0 is the first step.",
         ge=0,
         le=1,
         slider=(0, 0.95, 0.05),
@@ -191,7 +192,7 @@ class SamplingOptions:
     end: float = setting(
         1.0,
         "End percent",
-        "When it ends; below 1 the last details are left to the prompt.",
+        "When the control ends: below 1 it leaves the last details to the prompt.",
         ge=0,
         le=1,
         slider=(0.05, 1, 0.05),
@@ -202,7 +203,7 @@ class SamplingOptions:
     guess: bool = setting(
         False,
         "Guess mode",
-        "Draws from the control image alone: leave the prompt empty and set the guidance (CFG) scale to 3 to 5.",
+        "The image is guessed from the control image alone: leave the prompt empty, guidance (CFG) scale 3 to 5.",
         panel="control",
     )
 
@@ -274,7 +275,8 @@ def _declared(kind: type) -> Mapping[str, Setting]:
     for one in fields(kind):
         if "setting" in one.metadata:
             hint = Path if hints[one.name] == Path | None else hints[one.name]
-            found[one.name] = replace(one.metadata["setting"], name=one.name, kind=hint)
+            default = None if one.default is MISSING else one.default
+            found[one.name] = replace(one.metadata["setting"], name=one.name, kind=hint, default=default)
     return MappingProxyType(found)
 
 
