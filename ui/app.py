@@ -14,14 +14,14 @@ from ui.page.messages import status_line
 from ui.page.problems import ReportCache, problem_html
 from ui.settings import settings_tab
 from ui.train import train_tab
-from ui.try_it import try_page
+from ui.try_it import try_tab
 
 TITLE = "ControlNet Studio"
 TABS = (
     ("Dataset", "dataset", dataset_tab.build),
     ("Conditions", "conditions", conditions_tab.build),
     ("Train", "train", train_tab.build),
-    ("Try it", "try", try_page.build),
+    ("Try it", "try", try_tab.build),
     ("Export", "export", export_tab.build),
     ("Settings & help", "settings", settings_tab.build),
 )

@@ -59,6 +59,7 @@ class Balance:
     """The ControlNet's outputs are scaled down, the outer layers most: see ``soft_weights``."""
     prompt_side_only: bool
     """The ControlNet acts only on the conditional half of classifier-free guidance, so it grows with the CFG scale."""
+    hint: str = ""
 
 
 BALANCES = (

@@ -26,12 +26,17 @@ Panel = Literal["main", "sampling", "control", "img2img", "second", "base"]
 
 
 class Choice(Protocol):
-    """One value of a setting with a fixed list. ``name`` is stored, ``title`` is shown and written as A1111 text."""
+    """One value of a setting with a fixed list. ``name`` is stored, ``title`` is shown and written as A1111 text.
+
+    ``hint``: shown while it is selected; empty: the setting's own help.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def title(self) -> str: ...
+    @property
+    def hint(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def test_zoom_slider_vote_and_the_grid_as_a_file(page: Any, demo: DemoRun) -> No
     shoot(page, "compare-zoom")
     page.keyboard.press("Escape")
 
-    open_tab(page, "Two of them")
+    open_tab(page, "Side by side")
     page.wait_for_selector("#two-slider img")
     shoot(page, "compare-two")
     open_tab(page, "Blind vote")

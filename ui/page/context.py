@@ -18,7 +18,6 @@ from engine.demo.sets import demo_preset
 from engine.errors import UserError
 from engine.estimate.estimate import estimate
 from engine.families.files import family_of
-from engine.jobs.control import BorrowRequest
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import Hardware, detect
@@ -54,8 +53,6 @@ class AppContext(Problems):
         self.results: dict[str, Result] = {}
         self.libraries_loaded = threading.Event()
         """Until torch is loaded, a page does nothing that needs it."""
-        self.request: BorrowRequest | None = None
-        """The last image that a running training was asked to draw between two steps."""
         self._lock = threading.RLock()
         self._try: Any = None
         self._chosen_run: str | None = None  # None: show the newest

@@ -1,4 +1,4 @@
-"""More ways to look at a grid: two images under one slider, a blind vote, and a run as a moving image."""
+"""More views of a grid and of a run: two images under a slider, a blind vote, a time-lapse."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from engine.errors import UserError
 from engine.evaluation.grid import Grid
 from engine.evaluation.image_cache import ImageCache
 from engine.evaluation.votes import Comparison, VoteResult, keep_vote, next_comparison, read_votes, tally, vote_on
+from engine.jobs.snapshot import JobKind
 from ui.page.choices import run_of
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it import compare_jobs
-from ui.try_it.compare_jobs import LAPSE, Comparing
+from ui.try_it.model_jobs import ModelJobs
 
 CONTROL = -1
+"""In place of a column's number: the control image."""
 NO_GRID = "Draw a grid first."
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A part of the page that follows the grid: its widgets, and their updates for a grid."""
+class GridView:
+    """A part of the page that shows the grid: its components, and a function that returns their updates."""
 
     outputs: list[Any]
     show: Callable[..., list[Any]]
 
 
-def build_slider(context: AppContext, run: Any) -> Shown:
+def build_slider(context: AppContext, run: Any) -> GridView:
     """Two images of one row, one over the other, with a handle between them."""
     words = gr.HTML(note(NO_GRID))
     with gr.Row(visible=False) as choice:
@@ -57,17 +59,11 @@ def build_slider(context: AppContext, run: Any) -> Shown:
 
     def show(grid: Grid | None) -> list[Any]:
         if grid is None:
-            return [
-                note(NO_GRID),
-                gr.Row(visible=False),
-                gr.skip(),
-                gr.skip(),
-                gr.skip(),
-                gr.ImageSlider(visible=False),
-            ]
+            hidden = [gr.Row(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.ImageSlider(visible=False)]
+            return [note(NO_GRID), *hidden]
         columns = [("control image", CONTROL), *((c.title, n) for n, c in enumerate(grid.columns))]
         rows = [(f"{n + 1}: {r.prompt} · seed {r.seed} · {r.strength:g}", n) for n, r in enumerate(grid.rows)]
-        one, other = 0, _place_of_best(grid)
+        one, other = 0, _best_column(grid)
         return [
             note("Move the handle: the left image lies over the right one."),
             gr.Row(visible=True),
@@ -82,7 +78,7 @@ def build_slider(context: AppContext, run: Any) -> Shown:
 
     for box in (row, left, right):
         box.input(context.catch_errors(changed), [run, row, left, right], [slider], **NO_PROGRESS)
-    return Shown([words, choice, row, left, right, slider], show)
+    return GridView([words, choice, row, left, right, slider], show)
 
 
 def _key(grid: Grid, row: int, column: int) -> str | None:
@@ -91,21 +87,27 @@ def _key(grid: Grid, row: int, column: int) -> str | None:
     return grid.cells[row][column] if 0 <= column < len(grid.columns) else None
 
 
-def _place_of_best(grid: Grid) -> int:
-    """Of the best checkpoint, else of the last column."""
+def _best_column(grid: Grid) -> int:
+    """The number of the best checkpoint's column, else of the last one."""
     places = [n for n, column in enumerate(grid.columns) if column.step is not None and column.step == grid.best]
     return places[0] if places else len(grid.columns) - 1
 
 
-def build_vote(context: AppContext, run: Any) -> Shown:
-    """Two images without names; which is better? The names are told after the vote."""
+def build_vote(context: AppContext, run: Any) -> GridView:
+    """Two images without names; which is better? The names are shown after the vote."""
     words = gr.HTML(note(NO_GRID), elem_id="vote-words")
     with gr.Column(visible=False) as booth:
         with gr.Row():
-            look: dict[str, Any] = {"interactive": False, "type": "filepath", "height": 300, "buttons": ["fullscreen"]}
-            left = gr.Image(label="A", elem_id="vote-left", min_width=100, **look)
-            control = gr.Image(label="Control image", elem_id="vote-control", min_width=100, **look)
-            right = gr.Image(label="B", elem_id="vote-right", min_width=100, **look)
+            options: dict[str, Any] = {
+                "interactive": False,
+                "type": "filepath",
+                "height": 300,
+                "buttons": ["fullscreen"],
+                "min_width": 100,
+            }
+            left = gr.Image(label="A", elem_id="vote-left", **options)
+            control = gr.Image(label="Control image", elem_id="vote-control", **options)
+            right = gr.Image(label="B", elem_id="vote-right", **options)
         with gr.Row(elem_classes="buttons"):
             buttons = {
                 "left": gr.Button("A is better", elem_id="vote-a"),
@@ -116,23 +118,24 @@ def build_vote(context: AppContext, run: Any) -> Shown:
     counted = gr.HTML(elem_id="vote-tally")
     pair, skipped = gr.State(None), gr.State([])
 
-    def offer(name: str | None, grid: Grid | None, passed: list[Comparison], told: str = "") -> list[Any]:
+    def offer(name: str | None, grid: Grid | None, passed: list[Comparison], result: str = "") -> list[Any]:
+        """Show the next pair, below the ``result`` of the last vote."""
         opened = run_of(context, name)
         if grid is None or opened is None:
             return [note(NO_GRID), gr.Column(visible=False), None, None, None, None, passed, ""]
         votes, drawn = read_votes(opened.folder), ImageCache(context.workspace)
         found = next_comparison(grid, votes, random.Random(), passed)
-        standing = _tally_html(tally(grid, votes))
+        table = _tally_html(tally(grid, votes))
         if found is None:
             done = "Every pair of this grid was compared. Draw one with more images or seeds to go on."
             few = "There is nothing to compare: the grid needs two checkpoints that draw differently."
             end = note(done if votes or passed else few)
-            return [told + end, gr.Column(visible=False), None, None, None, None, passed, standing]
+            return [result + end, gr.Column(visible=False), None, None, None, None, passed, table]
         keys = grid.cells[found.row][found.left], grid.rows[found.row].control, grid.cells[found.row][found.right]
-        shown = [str(drawn.path(key)) if key and drawn.has(key) else None for key in keys]
-        asked = f"Which one is better? “{grid.rows[found.row].prompt or 'no prompt'}”"
-        head = f"{told}<p class='headline'>{escape(asked)}</p>"
-        return [head, gr.Column(visible=True), *shown, (found, grid.made), passed, standing]
+        images = [str(drawn.path(key)) if key and drawn.has(key) else None for key in keys]
+        question = f"Which one is better? “{grid.rows[found.row].prompt or 'no prompt'}”"
+        head = f"{result}<p class='headline'>{escape(question)}</p>"
+        return [head, gr.Column(visible=True), *images, (found, grid.made), passed, table]
 
     def show(name: str | None, grid: Grid | None) -> list[Any]:
         return offer(name, grid, [])
@@ -153,11 +156,11 @@ def build_vote(context: AppContext, run: Any) -> Shown:
     outputs = [words, booth, left, control, right, pair, skipped, counted]
     for choice, button in buttons.items():
         button.click(context.catch_errors(press(choice)), [run, pair, skipped], outputs, **NO_PROGRESS)
-    return Shown(outputs, show)
+    return GridView(outputs, show)
 
 
 def _tally_html(count: VoteResult) -> str:
-    """The sentence, and a row for each checkpoint."""
+    """The result as a sentence, and a table with a row for each checkpoint."""
     if not count.votes:
         return note("No votes yet.")
     rows = "".join(
@@ -173,11 +176,11 @@ def _tally_html(count: VoteResult) -> str:
     return f"<p class='note'>{escape(count.sentence)}</p><table class='figures'>{head}{rows}</table>"
 
 
-def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> None:
-    """One control image of the run over all its steps."""
-    gr.HTML(note("One control image over the whole run, from the images that it drew while it trained."))
+def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) -> None:
+    """One preview of the run over all its steps, as a moving image."""
+    gr.HTML(note("One preview over the whole run, from the images that it drew while it trained."))
     with gr.Row(elem_classes="deliver"):
-        image = gr.Dropdown([], label="Control image", elem_id="lapse-picture", scale=3)
+        image = gr.Dropdown([], label="Preview", elem_id="lapse-picture", scale=3)
         kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=190)
         beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=210)
         make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1, min_width=210)
@@ -187,7 +190,7 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
     file = gr.File(visible=False, label="The time-lapse", height=90, elem_id="lapse-file")
     words = gr.HTML(elem_id="lapse-words")
 
-    def images(name: str | None) -> Any:
+    def previews(name: str | None) -> Any:
         from engine.evaluation.timelapse import images_of
 
         opened = run_of(context, name)
@@ -200,26 +203,25 @@ def build_lapse(context: AppContext, live: Live, work: Comparing, run: Any) -> N
         opened = run_of(context, name)
         if not name or opened is None or not images_of(opened):
             raise UserError(
-                "There is no time-lapse to make.", "The run has drawn no control images.", "Let it train further."
+                "There is no time-lapse to make.", "The run has drawn no previews.", "Let it train further."
             )
-        # Nothing is chosen where the run had drawn nothing yet when the page opened.
-        job = compare_jobs.timelapse_job(work, name, at or 0, both, chosen)  # type: ignore[arg-type]
-        work.start_beside(LAPSE, "Making the time-lapse", job)
+        # ``at`` is None if the run had no previews yet when the page was opened.
+        job = compare_jobs.timelapse_job(context, name, at or 0, both, chosen)  # type: ignore[arg-type]
+        jobs.start_without_models(JobKind.TIMELAPSE, "Making the time-lapse", job)
 
-    run.change(context.catch_errors(images), [run], [image], **NO_PROGRESS)
+    run.change(context.catch_errors(previews), [run], [image], **NO_PROGRESS)
     live.outputs(
         [image],
         lambda view: (view.runs, view.shown_run, bool(view.history.preview)),
-        lambda view: [images(view.shown_run or next(iter(view.runs), None))],
+        lambda view: [previews(view.shown_run or next(iter(view.runs), None))],
     )
-    live.refresh_after(
-        make.click(context.catch_errors(start, has_outputs=False), [run, image, kind, beside], None, **NO_PROGRESS)
-    )
+    inputs = [run, image, kind, beside]
+    live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), inputs, None, **NO_PROGRESS))
 
-    def made(view: View) -> list[Any]:
-        result = view.results.get(LAPSE)
+    def show(view: View) -> list[Any]:
+        result = view.results.get(JobKind.TIMELAPSE)
         if result is None or not Path(result.where).is_file():
             return [gr.Image(visible=False), gr.File(visible=False), ""]
         return [gr.Image(result.where, visible=True), gr.File(result.where, visible=True), note(result.note, "good")]
 
-    live.outputs([shown, file, words], lambda view: view.results.get(LAPSE), made)
+    live.outputs([shown, file, words], lambda view: view.results.get(JobKind.TIMELAPSE), show)

@@ -1,4 +1,4 @@
-"""The control image on Try it: from the dataset, from a file or camera, or drawn; and whether it looks right."""
+"""The control image of Try it: a held-out map, an image of the user, or a drawing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from engine.errors import UserError
 from engine.inference import control_image
 from engine.inference.control_image import held_out_maps, look_warning, map_of
+from engine.inference.settings import run_defaults
 from engine.runs.run import Run
 from ui.page.choices import run_of
 from ui.page.context import AppContext
 
-HELD_OUT, UPLOAD, DRAW = "A held-out image", "An image of mine", "Draw it"
+HELD_OUT, UPLOAD, DRAW = "A held-out image", "My own image", "Draw it"
 THUMBNAIL = 384
 
 
@@ -28,19 +29,19 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Control:
-    """What the control image is made from, as the page has it."""
+    """Where the control image comes from, as selected on the page."""
 
     source: str
     at: int = 0
-    """Number of the held-out pair; it wraps around."""
+    """Number of the held-out pair, modulo how many there are."""
     upload: str | None = None
     drawing: Any = None
-    """What gradio's editor holds: {"background", "layers", "composite"}, Pillow images."""
+    """The value of gradio's editor: {"background", "layers", "composite"}, Pillow images."""
     is_map: bool = False
 
 
 def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | None:
-    """A held-out pair of the run's dataset (``at`` wraps around), or None where there is none any more."""
+    """A held-out pair of the run's dataset, number ``at`` modulo how many there are; None if there are none."""
     from engine.disk.images import thumbnail
 
     run = run_of(context, run_name)
@@ -51,26 +52,20 @@ def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | No
     try:
         return HeldOut(condition, thumbnail(condition, context.workspace.thumbnails, THUMBNAIL), caption)
     except UserError:
-        return None  # its map is gone
+        return None  # the file of its map is gone
 
 
 def as_in_run(context: AppContext, run_name: str | None) -> dict[str, Any]:
-    """Steps, guidance, strength and size with which the run draws its own control images; empty for no run."""
+    """The settings with which the run draws its own previews, by name; empty if there is no such run."""
     run = run_of(context, run_name)
-    if run is None:
-        return {}
-    settings, side = run.config.validation, run.config.data.resolution
-    return {
-        "steps": settings.sampling_steps, "guidance": settings.guidance_scale, "strength": settings.strength,
-        "width": side, "height": side,
-    }  # fmt: skip
+    return run_defaults(run.config) if run else {}
 
 
 def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list[str]]:
-    """The condition map, a Pillow image in RGB of any size, and what is to be said of it.
+    """The control image (Pillow, RGB, any size), and warnings about it.
 
     Raises:
-        UserError: there is no image, or its map cannot be made.
+        UserError: there is no image, or its map cannot be extracted.
     """
     from engine.disk.images import load_rgb
 
@@ -86,15 +81,15 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
     image = drawn(control.drawing) if control.source == DRAW else load_rgb(control.upload) if control.upload else None
     if image is None:
         raise UserError(
-            "There is no control image.", "None was uploaded or drawn.", "Give one, or use a held-out image."
+            "There is no control image.", "None was uploaded or drawn.", "Add one, or use a held-out image."
         )
     if control.is_map or control.source == DRAW:
-        return image, [words] if (words := look_warning(context.workspace, run, image)) else []
+        return image, [warning] if (warning := look_warning(context.workspace, run, image)) else []
     return map_of(run, image), []
 
 
 def drawn(value: Any) -> Any:
-    """What was drawn, on black where nothing is; None for an empty sheet."""
+    """The drawing on a black background; None if nothing was drawn."""
     from PIL import Image
 
     layers = [one for one in (value or {}).get("layers", []) if one is not None and one.getbbox()]
@@ -107,7 +102,7 @@ def drawn(value: Any) -> Any:
 
 
 def advice(context: AppContext, run_name: str | None, upload: str | None, is_map: bool) -> str:
-    """What to say under an uploaded image, before anything is drawn."""
+    """A hint about an uploaded image, shown before anything is drawn."""
     from engine.disk.images import load_rgb
 
     run = run_of(context, run_name)

@@ -1,4 +1,4 @@
-"""The control image's place on Try it, and what follows the chosen run."""
+"""The widgets of the control image, and the fields that follow the selected run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from engine.inference.settings import declared
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
@@ -14,17 +15,17 @@ from ui.page.user_image import UserDrawing, UserImage
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
 from ui.try_it.try_panels import Fields
 
-OF_RUN = ("steps", "guidance", "strength", "width", "height")
 SHEET = (512, 512)
+"""Size of the drawing canvas, px."""
 
 
 def black_sheet() -> dict[str, Any]:
-    """What the editor shows first: most maps are light on black."""
+    """The editor's first value: most maps are light on black."""
     return {"background": Image.new("RGB", SHEET), "layers": [], "composite": None}
 
 
 class ControlPanel:
-    """Widgets at once; ``wire`` when all fields of the tab are there."""
+    """Adds its widgets to ``fields``. Call ``wire`` when the whole form is built."""
 
     def __init__(self, fields: Fields) -> None:
         self._fields = fields
@@ -34,34 +35,47 @@ class ControlPanel:
         fields["at"] = gr.State(0)
         with gr.Column(elem_classes="snug") as self.dataset:
             self.control = gr.Image(
-                label="Its map", interactive=False, type="filepath", height=190, buttons=["fullscreen"],
+                label="Map of a held-out image",
+                interactive=False,
+                type="filepath",
+                height=190,
+                buttons=["fullscreen"],
                 elem_id="try-control",
-            )  # fmt: skip
+            )
             with gr.Row(elem_classes="pager"):
-                self.back = gr.Button("‹ Earlier", size="sm")
-                self.forth = gr.Button("Another ›", size="sm", elem_id="try-another")
+                self.back = gr.Button("‹ Previous", size="sm")
+                self.forth = gr.Button("Next ›", size="sm", elem_id="try-another")
         with gr.Column(visible=False, elem_classes="snug") as self.own:
             fields["upload"] = UserImage(
-                label="Your image", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
+                label="My own image", sources=("upload", "clipboard", "webcam"), height=240, elem_id="try-upload"
             )
             fields["is_map"] = gr.Checkbox(
-                label="It is a condition map already",
-                info="Otherwise its map is made as it was made for the training images.",
+                label="It is a control image already",
+                info="Otherwise its map is extracted with the same settings as the training maps.",
                 elem_id="try-is-map",
             )
             self.advice = gr.HTML(elem_id="try-advice")
         with gr.Column(visible=False, elem_classes="snug") as self.sheet:
             fields["drawing"] = UserDrawing(
-                type="pil", sources=(), label="Draw the map",
-                canvas_size=SHEET, fixed_canvas=True, layers=False, transforms=(),
+                type="pil",
+                sources=(),
+                label="Draw the control image",
+                canvas_size=SHEET,
+                fixed_canvas=True,
+                layers=False,
+                transforms=(),
                 brush=gr.Brush(colors=["#ffffff", "#ff0000", "#00ff00", "#0000ff", "#000000"], default_size=6),
-                height=400, buttons=[], elem_id="try-drawing", value=black_sheet(),
-            )  # fmt: skip
-            gr.HTML(note("What you draw is the map itself; where you draw nothing it is black."))
+                height=400,
+                buttons=[],
+                elem_id="try-drawing",
+                value=black_sheet(),
+            )
+            gr.HTML(note("Your drawing is the control image itself; the rest is black."))
 
     def wire(self, context: AppContext, live: Live) -> None:
-        """What happens on a change of run, of source, of the image."""
+        """Connect the events: another run, another source, another image."""
         fields = self._fields
+        of_run = [name for name, one in declared().items() if one.from_run]
         run, source, at = fields["run"], fields["source"], fields["at"]
 
         def show(name: str | None, number: int) -> tuple[Any, ...]:
@@ -70,14 +84,14 @@ class ControlPanel:
 
         def show_run(name: str | None) -> list[Any]:
             values = as_in_run(context, name)
-            return [*show(name, 0), *(values.get(field, gr.skip()) for field in OF_RUN)]
+            return [*show(name, 0), *(values.get(field, gr.skip()) for field in of_run)]
 
         def advise(name: str | None, path: str | None, ticked: bool) -> str:
             sentence = advice(context, name, path, ticked)
             return note(sentence, "warning") if sentence else ""
 
         held = [self.control, fields["prompt"], at]
-        with_run = [*held, *(fields[name] for name in OF_RUN)]
+        with_run = [*held, *(fields[name] for name in of_run)]
         run.change(context.catch_errors(show_run), [run], with_run, **NO_PROGRESS)
         self.back.click(
             context.catch_errors(lambda name, number: show(name, number - 1)), [run, at], held, **NO_PROGRESS
@@ -87,8 +101,10 @@ class ControlPanel:
         )
         source.change(
             lambda kind: [gr.Column(visible=kind == one) for one in (HELD_OUT, UPLOAD, DRAW)],
-            [source], [self.dataset, self.own, self.sheet], **NO_PROGRESS,
-        )  # fmt: skip
+            [source],
+            [self.dataset, self.own, self.sheet],
+            **NO_PROGRESS,
+        )
         for widget in (fields["upload"], fields["is_map"], run):
             looked_at = [run, fields["upload"], fields["is_map"]]
             widget.change(context.catch_errors(advise), looked_at, [self.advice], **NO_PROGRESS)

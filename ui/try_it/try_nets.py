@@ -1,4 +1,4 @@
-"""The ControlNets that Try it offers for a run: live weights, checkpoints, finished exports, or any file."""
+"""The ControlNets that Try it offers: a run's live weights, checkpoints and finished exports, or any file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from engine.errors import UserError
+from engine.jobs.snapshot import JobSnapshot
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
@@ -22,23 +23,22 @@ EXPORT_ENDINGS = (".safetensors", ".pth")
 
 @dataclass(frozen=True)
 class Net:
-    """What to draw with. ``path``: of a folder or file; ``name``: for people and file names."""
+    """A ControlNet to draw with. ``path``: its folder or file. ``name``: for the page and for file names."""
 
     path: Path
     name: str
     live: bool = False
 
 
-def training_run(view_or_snapshot: Any) -> str:
-    """Folder name of the run that is training now, or empty."""
-    snapshot = view_or_snapshot
+def training_run(snapshot: JobSnapshot) -> str:
+    """The folder name of the run that is training now, or an empty string."""
     if snapshot.is_training and snapshot.run_folder is not None:
         return str(snapshot.run_folder.name)
     return ""
 
 
 def exports_of(context: AppContext, run: str | None) -> list[Path]:
-    """Finished exports of a run that can be drawn with, newest first."""
+    """The finished exports of a run that Try it can read, newest first."""
     folder = context.workspace.runs / (run or "") / "exports"
     if not run or not folder.is_dir():
         return []
@@ -47,7 +47,7 @@ def exports_of(context: AppContext, run: str | None) -> list[Path]:
 
 
 def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
-    """The list for a run. The newest stands first but for live weights, and is always there."""
+    """The entries of the list for a run. "The newest" comes first and is always there."""
     live = [LIVE_ENTRY] if run and training_run(context.runner.snapshot) == run else []
     saved = [(f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in checkpoints_of(context, run)]
     exports = [(f"export {path.name}", EXPORT + path.name) for path in exports_of(context, run)]
@@ -55,7 +55,7 @@ def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
 
 
 def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any:
-    """A list of the chosen run's nets, kept up to date while it trains; what was picked stays picked."""
+    """A list of the selected run's ControlNets. It is kept up to date while the run trains; the selection stays."""
     box = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id=elem_id, interactive=True)
 
     def of_run(run: str | None) -> Any:
@@ -63,7 +63,9 @@ def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any
 
     def refreshed(run: str | None, chosen: Any) -> Any:
         found = entries(context, run)
-        if chosen == LIVE_NET and LIVE_ENTRY not in found:  # its training has ended: the newest is what it was
+        if (
+            chosen == LIVE_NET and LIVE_ENTRY not in found
+        ):  # the training has ended: its last checkpoint has these weights
             return gr.Dropdown(found, value=NEWEST)
         return gr.Dropdown(found)
 
@@ -79,7 +81,7 @@ def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any
 
 
 def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -> Net:
-    """The chosen net; ``own`` is the path of any file or folder and goes before the list.
+    """The selected ControlNet. ``own``: the path of any file or folder, which takes precedence over the list.
 
     Raises:
         UserError: there is none, or it is gone.

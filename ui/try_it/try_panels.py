@@ -1,12 +1,14 @@
-"""The folded panels of Try it: everything that the first image can do without."""
+"""The form of Try it: a widget for each declared setting of an image, in folded panels."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from engine.inference import samplers
+from engine.inference.settings import Panel, Setting, declared
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
 from ui.page.messages import note
@@ -14,74 +16,73 @@ from ui.page.user_image import UserDrawing, UserImage
 from ui.page.view import View
 
 Fields = dict[str, Any]
-"""Widgets by the names of ``TryRequest``, or of ``Wish`` where it has no such name."""
+"""Widgets by name: of a declared setting, or of a field of ``DrawRequest``."""
 AS_TRAINED = ""
+RADIO_CHOICES = 4
+"""A setting with at most so many choices shows all of them; one with more is a list."""
 
 
-def drawing_panel(fields: Fields) -> None:
-    """Sampler, steps, guidance, size, number of images."""
+def add_settings(fields: Fields, panel: Panel) -> None:
+    """Add the widgets of all settings that are declared for a panel and are not in ``fields`` yet, in order."""
+    rows: list[list[Setting]] = []
+    for one in declared().values():
+        if one.panel == panel and one.name not in fields:
+            if one.same_row and rows:
+                rows[-1].append(one)
+            else:
+                rows.append([one])
+    for row in rows:
+        with gr.Row() if len(row) > 1 else nullcontext():
+            for one in row:
+                fields[one.name] = _widget(one)
+
+
+def _widget(one: Setting) -> Any:
+    """The gradio component of a setting."""
+    common: dict[str, Any] = {"label": one.label, "info": one.help or None, "elem_id": f"try-{one.name}"}
+    if one.choices:
+        entries = [(choice.title, choice.name) for choice in one.choices]
+        if len(entries) <= RADIO_CHOICES:
+            return gr.Radio(entries, value=one.default, **common)
+        hints = {choice.name: choice.hint for choice in one.choices}
+        box = gr.Dropdown(entries, value=one.default, **common | {"info": hints[one.default] or one.help})
+        box.change(lambda name: gr.Dropdown(info=hints.get(name) or one.help), [box], [box], **NO_PROGRESS)
+        return box
+    if one.kind is bool:
+        return gr.Checkbox(value=one.default, **common)
+    if one.slider is not None:
+        low, high, step = one.slider
+        return gr.Slider(low, high, value=one.default, step=step, **common)
+    if one.kind in (int, float):
+        return gr.Number(one.default, precision=0 if one.kind is int else None, **common)
+    return gr.Textbox(str(one.default or ""), lines=one.lines, max_lines=one.max_lines, **common)
+
+
+def sampling_panel(fields: Fields) -> None:
+    """How and how many images are sampled."""
     with gr.Accordion("Sampler, size, number of images", open=False, elem_id="try-more"):
-        fields["negative"] = gr.Textbox(
-            label="Negative prompt", max_lines=3, info="What the image should not show.", elem_id="try-negative"
-        )
-        with gr.Row():
-            fields["sampler"] = gr.Dropdown(
-                [(one.title, one.name) for one in samplers.SAMPLERS],
-                value=samplers.DEFAULT,
-                label="Sampler",
-                info=samplers.SAMPLERS[0].hint,
-                elem_id="try-sampler",
-            )
-            fields["steps"] = gr.Slider(
-                1, 100, value=20, step=1, label="Sampling steps", info="More is slower and finer.", elem_id="try-steps"
-            )
-        fields["guidance"] = gr.Slider(1, 20, value=7.5, step=0.5, label="Guidance scale", info="Pull of the prompt.")
-        with gr.Row():
-            fields["width"] = gr.Slider(64, 2048, value=512, step=64, label="Width (px)")
-            fields["height"] = gr.Slider(64, 2048, value=512, step=64, label="Height (px)")
+        add_settings(fields, "sampling")
         fields["count"] = gr.Slider(
-            1, 8, value=1, step=1, label="Images", info="Each with the next seed.", elem_id="try-count"
+            1, 8, value=1, step=1, label="Number of images", info="Each with the next seed.", elem_id="try-count"
         )
-        fields["any_seed"] = gr.Checkbox(label="A new seed each time", elem_id="try-any-seed")
+        fields["random_seed"] = gr.Checkbox(label="Random seed each time", elem_id="try-any-seed")
         fields["compare"] = gr.Checkbox(value=True, label="Also without the ControlNet", elem_id="try-compare")
-        fields["thrift"] = gr.Radio(
-            [("as it fits", 0), ("decode in tiles", 1), ("parts in RAM (slow)", 2)],
+        fields["memory_saving"] = gr.Radio(
+            [("automatic", 0), ("VAE in tiles", 1), ("offload to RAM (slow)", 2)],
             value=0,
-            label="Saving memory",
-            info="It saves by itself when memory runs out; here you can begin with it on a small card.",
-            elem_id="try-thrift",
-        )
-    fields["sampler"].change(
-        lambda name: gr.Dropdown(info=samplers.sampler(name).hint),
-        [fields["sampler"]], [fields["sampler"]], **NO_PROGRESS,
-    )  # fmt: skip
-
-
-def say_panel(fields: Fields) -> None:
-    """When and how strongly the net speaks."""
-    with gr.Accordion("When and how the control speaks", open=False, elem_id="try-say"):
-        fields["balance"] = gr.Radio(
-            [(one.title, one.name) for one in samplers.BALANCES],
-            value="balanced",
-            label="Balance",
-            info="If prompt and control image contradict each other: who gives way?",
-            elem_id="try-balance",
-        )
-        with gr.Row():
-            fields["start"] = gr.Slider(
-                0, 0.95, value=0, step=0.05, label="Starts at", info="Share of the steps: 0 is the first."
-            )
-            fields["end"] = gr.Slider(
-                0.05, 1, value=1, step=0.05, label="Ends at", info="Earlier leaves the last details to the prompt."
-            )
-        fields["guess"] = gr.Checkbox(
-            label="Guess mode",
-            info="The image is guessed from the control alone: leave the prompt empty, guidance 3 to 5.",
-            elem_id="try-guess",
+            label="Memory saving",
+            info="Starts by itself when memory runs out. On a small card you can start with it.",
+            elem_id="try-memory",
         )
 
 
-def over_panel(fields: Fields) -> None:
+def control_panel(fields: Fields) -> None:
+    """When and how the ControlNet acts."""
+    with gr.Accordion("Control mode, start and end", open=False, elem_id="try-say"):
+        add_settings(fields, "control")
+
+
+def img2img_panel(fields: Fields) -> None:
     """Draw over an image, or over a part of it."""
     with gr.Accordion("Draw over an image (img2img, inpainting)", open=False, elem_id="try-over"):
         fields["editor"] = UserDrawing(
@@ -95,33 +96,32 @@ def over_panel(fields: Fields) -> None:
             buttons=[],
             elem_id="try-picture",
         )
-        gr.HTML(note("Paint over a part, and only that part is drawn anew. Unpainted, the whole image changes."))
-        fields["change"] = gr.Slider(
-            0.05, 1, value=0.75, step=0.05, label="How much changes", info="Little keeps the image, 1 forgets it."
-        )
+        gr.HTML(note("Paint over the parts to be drawn anew (inpainting). Unpainted, the whole image changes."))
+        add_settings(fields, "img2img")
 
 
 def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
-    """A second net beside the run's."""
-    with gr.Accordion("Other ControlNets: another file, or a second one beside it", open=False, elem_id="try-second"):
+    """Another ControlNet in place of the run's, and a second one."""
+    with gr.Accordion("Other ControlNets: another file, or a second one", open=False, elem_id="try-second"):
         fields["own"] = gr.Textbox(
             label="Another ControlNet file",
             max_lines=1,
-            info="Path of a file or folder; in place of the checkpoint above.",
+            info="Path of a file or folder; replaces the checkpoint above.",
             elem_id="try-own",
         )
+        second = declared()["second"]
         fields["second"] = gr.Dropdown(
             [("none", "")],
             value="",
-            label="Second ControlNet",
+            label=second.label,
             allow_custom_value=True,
-            info="Another run, or the path of a file or folder.",
+            info=second.help,
             elem_id="try-second-net",
         )
         fields["second_control"] = UserImage(
-            label="Its map (empty: the same)", height=160, buttons=[], elem_id="try-second-map"
+            label="Its control image (empty: the same one)", height=160, buttons=[], elem_id="try-second-map"
         )
-        fields["second_strength"] = gr.Slider(0, 2, value=1, step=0.05, label="Its strength")
+        add_settings(fields, "second")
 
     def runs(view: View) -> list[Any]:
         return [gr.Dropdown([("none", ""), *((name, str(context.workspace.runs / name)) for name in view.runs)])]
@@ -130,30 +130,29 @@ def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
 
 
 def base_panel(context: AppContext, live: Live, fields: Fields) -> Any:
-    """Another base of the family; returns the button that draws on all of them."""
-    with gr.Accordion("Another base: does it transfer?", open=False, elem_id="try-base"):
+    """Another base of the same family. Returns the button that draws on all bases of a folder."""
+    models = context.workspace.models
+    with gr.Accordion("Another base: does the ControlNet transfer?", open=False, elem_id="try-base"):
+        base = declared()["base"]
         fields["base"] = gr.Dropdown(
             [("as trained", AS_TRAINED)],
             value=AS_TRAINED,
-            label="Base",
+            label=base.label,
             allow_custom_value=True,
-            info="One from the models folder, a path, or a Hugging Face id; of the same family.",
+            info=base.help,
             elem_id="try-base-choice",
         )
+        add_settings(fields, "base")
         fields["bases_folder"] = gr.Textbox(
-            str(context.workspace.models), label="Folder of bases", max_lines=1, elem_id="try-bases-folder"
+            str(models), label="Folder of bases", max_lines=1, elem_id="try-bases-folder"
         )
-        everywhere = gr.Button("Draw on all bases in the folder", elem_id="try-transfer")
+        on_all = gr.Button("Draw on all bases in the folder", elem_id="try-transfer")
 
     def names(_view: View) -> list[Any]:
         from engine.families.files import bases_in
 
-        found = [path.replace(str(context.workspace.models), "").lstrip("/\\") for path in bases_in(_models(context))]
+        found = [path.replace(str(models), "").lstrip("/\\") for path in bases_in(models)]
         return [gr.Dropdown([("as trained", AS_TRAINED), *((name, name) for name in found)])]
 
-    live.outputs([fields["base"]], lambda view: _models(context).stat().st_mtime_ns, names)
-    return everywhere
-
-
-def _models(context: AppContext) -> Any:
-    return context.workspace.models
+    live.outputs([fields["base"]], lambda view: Path(models).stat().st_mtime_ns, names)
+    return on_all

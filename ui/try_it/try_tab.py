@@ -1,4 +1,4 @@
-"""Try it: an image from a checkpoint and a control image, beside the same image without control."""
+"""The Try it tab: draw single images with a run's ControlNet, or compare its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,136 +6,132 @@ from typing import Any
 
 import gradio as gr
 
+from engine.inference.settings import declared
+from engine.jobs.snapshot import JobKind
 from ui.page.choices import run_list
 from ui.page.context import AppContext
 from ui.page.live import NO_PROGRESS, Live
-from ui.page.messages import job_progress, note
+from ui.page.messages import note
 from ui.page.view import View
-from ui.try_it import try_history, try_jobs, try_panels
+from ui.try_it import compare_panel, try_history, try_jobs, try_panels
+from ui.try_it.model_jobs import ModelJobs
 from ui.try_it.try_control import Control
 from ui.try_it.try_control_panel import ControlPanel
-from ui.try_it.try_jobs import BORROWED, KIND, LOOK, Wish
+from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import net_list, pick_net
 from ui.try_it.try_panels import Fields
 
-SETTINGS = (
-    "prompt", "negative", "seed", "steps", "guidance", "strength", "width", "height", "sampler", "start", "end",
-    "guess", "balance", "change", "second_strength",
-)  # fmt: skip
-WHOLE = ("seed", "steps", "width", "height")
-
 
 def build(context: AppContext, live: Live) -> None:
-    """Everything on the tab."""
-    fields: Fields = {}
+    """Build both sections, each on a tab of its own."""
+    with gr.Tabs(elem_id="try-tabs"):
+        with gr.Tab("One image", id="one"):
+            build_one(context, live)
+        with gr.Tab("Compare checkpoints", id="compare", elem_id="tab-compare"):
+            compare_panel.build(context, live)
+
+
+def build_one(context: AppContext, live: Live) -> None:
+    """Build the form and what it draws."""
+    jobs, fields = ModelJobs(context, (JobKind.TRY,)), Fields()
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=340):
             fields["run"] = run_list(live, "Run", "try-run")
             fields["net"] = net_list(context, live, fields["run"], "try-checkpoint")
             control = ControlPanel(fields)
-            fields["prompt"] = gr.Textbox(
-                label="Prompt", lines=2, elem_id="try-prompt", info="What the image should show."
-            )
-            with gr.Row():
-                fields["seed"] = gr.Number(0, label="Seed", precision=0, info="The same seed draws the same image.")
-                fields["strength"] = gr.Slider(
-                    0, 2, value=1, step=0.05, label="Control strength", info="0: off, 1: as trained."
-                )
-            make = gr.Button("Make the image", variant="primary", elem_id="try-make")
+            try_panels.add_settings(fields, "main")
+            make = gr.Button("Generate", variant="primary", elem_id="try-make")
             cancel = gr.Button("Cancel", visible=False, elem_id="try-cancel")
             progress = gr.HTML(elem_id="try-progress")
-            try_panels.drawing_panel(fields)
-            try_panels.say_panel(fields)
-            try_panels.over_panel(fields)
+            try_panels.sampling_panel(fields)
+            try_panels.control_panel(fields)
+            try_panels.img2img_panel(fields)
             try_panels.second_panel(context, live, fields)
-            everywhere = try_panels.base_panel(context, live, fields)
+            on_all = try_panels.base_panel(context, live, fields)
         with gr.Column(scale=3, min_width=420, elem_id="try-made"):
-            look = gr.Image(
-                label="So far", interactive=False, type="filepath", height=300, visible=False, buttons=[],
+            preview = gr.Image(
+                label="Preview",
+                interactive=False,
+                type="filepath",
+                height=300,
+                visible=False,
+                buttons=[],
                 elem_id="try-look",
-            )  # fmt: skip
+            )
             results = gr.Gallery(
-                show_label=False, columns=3, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
-                interactive=False, visible=False, elem_id="try-results",
-            )  # fmt: skip
+                show_label=False,
+                columns=3,
+                height="auto",
+                object_fit="contain",
+                buttons=["download", "fullscreen"],
+                interactive=False,
+                visible=False,
+                elem_id="try-results",
+            )
             words = gr.HTML(note("The image appears here, beside the one without control."), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live)
-    inputs = set(fields.values())  # gradio then hands them over by widget, not by position
+    inputs = set(fields.values())  # a set: gradio then passes the values by widget, not by position
 
-    def start(data: dict[Any, Any], on_all: bool = False) -> None:
-        try_jobs.start(context, _wish(context, {name: data[widget] for name, widget in fields.items()}, on_all))
+    def start(data: dict[Any, Any], on_all_bases: bool = False) -> None:
+        values = {name: data[widget] for name, widget in fields.items()}
+        try_jobs.start(jobs, _draw_request(context, values, on_all_bases))
 
-    def on_all(data: dict[Any, Any]) -> None:
-        start(data, True)
+    def start_on_all(data: dict[Any, Any]) -> None:
+        start(data, on_all_bases=True)
 
     live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), inputs, None, **NO_PROGRESS))
-    live.refresh_after(everywhere.click(context.catch_errors(on_all, has_outputs=False), inputs, None, **NO_PROGRESS))
-    live.refresh_after(cancel.click(lambda: try_jobs.cancel(context), None, None, **NO_PROGRESS))
-    live.outputs([make, everywhere, cancel, progress], _job_key, _job)
-    live.outputs([look], lambda view: view.results.get(LOOK), _look)
-    live.outputs([results, words], lambda view: view.results.get(KIND), _result)
+    live.refresh_after(on_all.click(context.catch_errors(start_on_all, has_outputs=False), inputs, None, **NO_PROGRESS))
+    live.refresh_after(cancel.click(lambda: jobs.cancel(), None, None, **NO_PROGRESS))
+    live.outputs(
+        [make, on_all, cancel, progress],
+        lambda view: (jobs.job(view), jobs.blocked_by(view), jobs.training),
+        lambda view: _job_state(jobs, view),
+    )
+    live.outputs([preview], lambda view: view.results.get(PREVIEW), _preview)
+    live.outputs([results, words], lambda view: view.results.get(JobKind.TRY), _result)
 
 
-def _wish(context: AppContext, values: dict[str, Any], on_all: bool) -> Wish:
-    """What stands on the page, in the engine's terms."""
-    settings = {name: values[name] for name in SETTINGS}
-    settings |= {name: int(values[name] or 0) for name in WHOLE}
-    settings |= {name: values[name] or "" for name in ("prompt", "negative")}
+def _draw_request(context: AppContext, values: dict[str, Any], on_all_bases: bool) -> DrawRequest:
+    """Read the form. ``values``: of its widgets, by name."""
     image, mask = try_jobs.painted(values["editor"])
-    return Wish(
+    return DrawRequest(
         run=values["run"] or "",
         net=pick_net(context, values["run"], values["net"], values["own"] or ""),
         control=Control(values["source"], values["at"], values["upload"], values["drawing"], bool(values["is_map"])),
-        settings=settings,
+        settings={name: one.read(values[name]) for name, one in declared().items()},
         count=int(values["count"]),
-        any_seed=bool(values["any_seed"]),
+        random_seed=bool(values["random_seed"]),
         compare=bool(values["compare"]),
-        base=values["base"] or "",
-        bases_folder=(values["bases_folder"] or "").strip() if on_all else "",
+        bases_folder=(values["bases_folder"] or "").strip() if on_all_bases else "",
         image=image,
         mask=mask,
-        second=values["second"] or "",
         second_control=values["second_control"],
-        thrift=int(values["thrift"]),
+        memory_saving=int(values["memory_saving"]),
     )
 
 
-def _job_key(view: View) -> Any:
-    snapshot = view.snapshot
-    own = snapshot if snapshot.kind == KIND else (snapshot.alive, snapshot.kind, snapshot.title)
-    return own, view.results.get(BORROWED)
-
-
-def _job(view: View) -> list[Any]:
-    snapshot, borrowed = view.snapshot, view.results.get(BORROWED)
-    own = snapshot.kind == KIND and snapshot.alive
-    training = snapshot.is_training
-    free = not snapshot.alive or (training and borrowed is None)
-    words = ""
-    if own:
-        words = job_progress(snapshot)
-    elif borrowed is not None:
-        words = borrowed.note
-    elif training:
-        words = note("A training is running: it lends its models between two steps and then goes on.")
-    elif snapshot.alive:
-        words = note(f"“{snapshot.title}” is running: wait for it, or cancel it, then try again.")
+def _job_state(jobs: ModelJobs, view: View) -> list[Any]:
+    busy, training = jobs.job(view) is not None, jobs.training
+    free = not busy and not jobs.blocked_by(view)
+    words = jobs.progress_html(view)
+    if not words and training:
+        words = note("A training is running: it lends its models between two steps and then continues.")
     return [
         gr.Button(interactive=free),
         gr.Button(interactive=free and not training),
-        gr.Button(visible=own or borrowed is not None),
+        gr.Button(visible=busy),
         words,
     ]
 
 
-def _look(view: View) -> list[Any]:
-    look = view.results.get(LOOK)
-    return [gr.Image(look.where if look else None, visible=look is not None)]
+def _preview(view: View) -> list[Any]:
+    preview = view.results.get(PREVIEW)
+    return [gr.Image(preview.where if preview else None, visible=preview is not None)]
 
 
 def _result(view: View) -> list[Any]:
-    result = view.results.get(KIND)
+    result = view.results.get(JobKind.TRY)
     if result is None:
         return [gr.Gallery([], visible=False), gr.skip()]
     return [gr.Gallery(list(result.pictures), visible=True), note(result.note)]

@@ -1,4 +1,4 @@
-"""Try it behind its widgets: what a wish becomes, where it is drawn, what is kept and found again."""
+"""Try it behind its widgets: requests are drawn and saved, and settings are restored from images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.inference.image_info import read_settings
+from engine.inference.settings import declared
 from engine.jobs.control import Control as Control_
 from engine.jobs.events import StepDone
+from engine.jobs.runner import Busy
+from engine.jobs.snapshot import JobKind
 from engine.runs.run import Run
 from engine.training.job import create_run, training_job
 from engine.workspace.paths import Workspace
@@ -28,8 +31,9 @@ from ui.page.choices import NEWEST
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.try_it import try_history, try_jobs, try_nets
+from ui.try_it.model_jobs import ModelJobs
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, Control, advice, as_in_run, drawn, held_out
-from ui.try_it.try_jobs import BORROWED, KIND, LOOK, Wish
+from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
 
 SETTINGS: dict[str, Any] = {
@@ -64,43 +68,55 @@ def context(folder: Path) -> AppContext:
     return AppContext(Workspace(folder))
 
 
-def wish(context: AppContext, **changes: Any) -> Wish:
+@pytest.fixture
+def jobs(context: AppContext) -> ModelJobs:
+    return ModelJobs(context, (JobKind.TRY,))
+
+
+def request_of(context: AppContext, **changes: Any) -> DrawRequest:
+    """A request for the newest run's held-out image; ``changes``: other fields of it."""
     run = context.files()[1][-1]
     net = changes.pop("net", None) or pick_net(context, run, NEWEST)
-    return replace(Wish(run, net, Control(HELD_OUT), SETTINGS), **changes)
+    return replace(DrawRequest(run, net, Control(HELD_OUT), SETTINGS), **changes)
 
 
-def drawn_by(context: AppContext, asked: Wish) -> Any:
-    try_jobs.start(context, asked)
+def draw(jobs: ModelJobs, **changes: Any) -> Any:
+    """Draw, and return the result for the page."""
+    context = jobs.context
+    try_jobs.start(jobs, request_of(context, **changes))
     assert context.runner.wait(120)
     assert context.runner.snapshot.failure is None, context.runner.snapshot.failure
-    return context.results[KIND]
+    return context.results[JobKind.TRY]
 
 
-def test_images_are_kept_with_their_settings_and_found_again(context: AppContext) -> None:
-    result = drawn_by(context, wish(context, count=2))
+def test_images_are_kept_with_their_settings_and_found_again(jobs: ModelJobs, context: AppContext) -> None:
+    result = draw(jobs, count=2)
     assert [title for _, title in result.pictures] == ["Control image", "Seed 5", "Seed 6", "Without it"]
-    assert LOOK not in context.results
+    assert PREVIEW not in context.results
     settings = read_settings(result.pictures[2][0])
     assert (settings["seed"], settings["sampler"], settings["net"]) == (6, "euler", "Step 2")
     assert [path.name for path in try_history.earlier(context)[:2]] == [
         Path(path).name for path, _ in (result.pictures[2], result.pictures[1])
     ]
     control = context.workspace.outputs / settings["control"]
-    again = drawn_by(
-        context, wish(context, control=Control(UPLOAD, upload=str(control), is_map=True), compare=False,
-                      settings={name: settings[name] for name in SETTINGS if name != "change"})
-    )  # fmt: skip
+    again = draw(
+        jobs,
+        control=Control(UPLOAD, upload=str(control), is_map=True),
+        compare=False,
+        settings={name: settings[name] for name in SETTINGS if name != "change"},
+    )
     one, other = (np.asarray(Image.open(path)).astype(int) for path in (again.pictures[1][0], result.pictures[2][0]))
     assert np.abs(one - other).max() <= 1  # alone and in a batch of two
 
 
-def test_an_image_is_drawn_over_where_it_was_painted(context: AppContext, photos: dict[str, np.ndarray]) -> None:
+def test_an_image_is_drawn_over_where_it_was_painted(
+    jobs: ModelJobs, context: AppContext, photos: dict[str, np.ndarray]
+) -> None:
     photo = Image.fromarray(photos["coffee"]).resize((64, 64)).convert("RGBA")
     stroke = Image.new("RGBA", (64, 64))
     stroke.paste((255, 255, 255, 255), (40, 0, 64, 64))
     image, mask = try_jobs.painted({"background": photo, "layers": [stroke], "composite": None})
-    result = drawn_by(context, wish(context, image=image, mask=mask, any_seed=True))
+    result = draw(jobs, image=image, mask=mask, random_seed=True)
     kept = np.asarray(Image.open(result.pictures[1][0]))[:, :24]
     assert np.array_equal(kept, np.asarray(photo.convert("RGB"))[:, :24])
     assert read_settings(result.pictures[1][0])["inpainted"] is True
@@ -109,19 +125,19 @@ def test_an_image_is_drawn_over_where_it_was_painted(context: AppContext, photos
 
 
 def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
-    context: AppContext, photos: dict[str, np.ndarray], tmp_path: Path
+    jobs: ModelJobs, context: AppContext, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     sheet = Image.new("RGBA", (64, 64))
     sheet.paste((255, 255, 255, 255), (10, 10, 50, 12))
     control = Control(DRAW, drawing={"background": Image.new("RGB", (64, 64)), "layers": [sheet]})
-    result = drawn_by(context, wish(context, control=control))
+    result = draw(jobs, control=control)
     assert np.asarray(Image.open(result.pictures[0][0]))[11, 20].tolist() == [255, 255, 255]
     assert drawn({"layers": [Image.new("RGBA", (64, 64))]}) is None
 
     Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
     run = context.files()[1][-1]
     assert "does not look like" in advice(context, run, str(tmp_path / "photo.png"), True)
-    result = drawn_by(context, wish(context, control=Control(UPLOAD, upload=str(tmp_path / "photo.png"), is_map=True)))
+    result = draw(jobs, control=Control(UPLOAD, upload=str(tmp_path / "photo.png"), is_map=True))
     assert "does not look like the maps" in result.note
     sample = held_out(context, run, 0)
     assert sample is not None
@@ -137,8 +153,8 @@ def test_only_pairs_that_the_run_never_saw_are_offered(context: AppContext) -> N
     assert as_in_run(context, "gone") == {}
 
 
-def test_nothing_to_draw_from_is_said(context: AppContext) -> None:
-    try_jobs.start(context, wish(context, control=Control(UPLOAD)))
+def test_a_missing_control_image_is_a_problem(jobs: ModelJobs, context: AppContext) -> None:
+    try_jobs.start(jobs, request_of(context, control=Control(UPLOAD)))
     assert context.runner.wait(60)
     failure = context.runner.snapshot.failure
     assert failure is not None and "no control image" in failure.what
@@ -164,16 +180,20 @@ def test_every_kind_of_net_is_offered_and_found(context: AppContext, loud_contro
             pick_net(context, run, chosen, own)
 
 
-def test_other_bases_are_drawn_in_one_row(context: AppContext, tiny_base: Path, tiny_sd2: Path) -> None:
+def test_other_bases_are_drawn_in_one_row(
+    jobs: ModelJobs, context: AppContext, tiny_base: Path, tiny_sd2: Path
+) -> None:
     shutil.copytree(tiny_base, context.workspace.models / "fine")
     shutil.copytree(tiny_sd2, context.workspace.models / "foreign")
-    result = drawn_by(context, wish(context, bases_folder=str(context.workspace.models)))
+    result = draw(jobs, bases_folder=str(context.workspace.models))
     assert [title for _, title in result.pictures] == [tiny_base.name, "fine"]
     assert "foreign" in result.note and "does not fit" in result.note
 
 
-def test_live_weights_are_drawn_while_the_training_goes_on(context: AppContext, tiny_base: Path) -> None:
-    """The training waits at a step until the image has been asked for; nobody has to be fast."""
+def test_live_weights_are_drawn_while_the_training_goes_on(
+    jobs: ModelJobs, context: AppContext, tiny_base: Path
+) -> None:
+    """The training is held at a step until it has been asked for the image."""
     run = create_run(context.workspace, config(tiny_base, steps=3), {})
     sent, send = threading.Event(), context.runner.send
     context.runner.send = lambda request: (send(request), sent.set())[0]  # type: ignore[method-assign]
@@ -185,45 +205,45 @@ def test_live_weights_are_drawn_while_the_training_goes_on(context: AppContext, 
             emit(event)
             if isinstance(event, StepDone) and event.step == 2:
                 context.files_changed()
-                chosen = wish(context, net=pick_net(context, run.name, LIVE_NET), run=run.name)
-                try_jobs.start(context, chosen)
+                live = request_of(context, net=pick_net(context, run.name, LIVE_NET), run=run.name)
                 with pytest.raises(UserError, match="Other bases cannot be tried"):
-                    context.request = None
-                    try_jobs.start(context, replace(chosen, bases_folder="x"))
-                assert sent.wait(60)  # the map is made in between
-                asked.append(context.results[BORROWED].note)
+                    try_jobs.start(jobs, replace(live, bases_folder="x"))
+                try_jobs.start(jobs, live)
+                with pytest.raises(Busy, match="Drawing an image is still running"):
+                    try_jobs.start(jobs, live)
+                assert sent.wait(60)  # the map is made first
+                asked.append(jobs.progress_html(context.view()))
 
         return work(token, watched)
 
     context.runner.start("train", "Training", held)
     assert context.runner.wait(120)
     assert context.runner.snapshot.failure is None and context.runner.snapshot.outcome == "completed"
-    assert asked == ["Waiting for the training's next step."]
-    for thread in threading.enumerate():
-        if thread.name == "try-borrowed":
-            thread.join(60)
-    assert BORROWED not in context.results
+    assert len(asked) == 1 and "Waiting for the next training step" in asked[0]
+    assert jobs.side.wait(60)
+    assert jobs.side.snapshot.outcome == "completed" and PREVIEW not in context.results
     assert context.view().problem is None
-    settings = read_settings(context.results[KIND].pictures[1][0])
+    settings = read_settings(context.results[JobKind.TRY].pictures[1][0])
     assert settings["net"] == "Live weights" and settings["run"] == run.name
 
 
-def test_a_cancel_never_reaches_the_training(context: AppContext) -> None:
-    asked: list[str] = []
-    context.runner.cancel = lambda: asked.append("cancel") or True  # type: ignore[method-assign,func-returns-value]
-    try_jobs.cancel(context)
-    assert asked == []
-
-
-def test_an_image_brings_its_settings_back(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    result = drawn_by(context, wish(context))
+def test_an_image_brings_its_settings_back(
+    jobs: ModelJobs, context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = draw(jobs)
     with gr.Blocks() as demo:
         from ui.try_it import try_tab
 
         try_tab.build(context, Live(context, demo))
     handler = next(fn for fn in demo.fns.values() if fn.name == "restore")
     values = handler.fn(result.pictures[1][0])
-    assert values[: len(try_history.RESTORED)][:4] == ["red circle", "", 5, 2]
-    run, source, upload, is_map, words = values[len(try_history.RESTORED) :]
+    *settings, run, source, upload, is_map, words = values
+    names = [name for name, one in declared().items() if one.restored]
+    restored = dict(zip(names, settings, strict=True))
+    assert {"base", "control"} & set(names) == set()
+    assert {name: restored[name] for name in SETTINGS if name != "change"} == {
+        name: value for name, value in SETTINGS.items() if name != "change"
+    }
+    assert restored["change"] == gr.skip(), "there was no image to draw over"
     assert (run, source, is_map) == (context.files()[1][-1], UPLOAD, True) and Path(upload).is_file()
-    assert "are back" in words
+    assert "Restored the settings" in words

@@ -1,0 +1,149 @@
+"""Jobs that draw with a run's models: a job of the window, or one that borrows the models of a training in progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.errors import UserError
+from engine.jobs.control import Cancelled, Token
+from engine.jobs.events import Message
+from engine.jobs.runner import Emit, JobRunner, Work
+from engine.jobs.snapshot import JobKind, JobSnapshot, Outcome
+from ui.page.context import AppContext
+from ui.page.messages import job_progress, note
+from ui.page.view import View
+
+if TYPE_CHECKING:
+    from engine.inference.session import TrySession
+    from engine.jobs.control import CancelToken
+
+POLL_SECONDS = 0.2
+"""How often a job that waits for the training looks whether it was cancelled."""
+
+Draw = Callable[["TrySession", "CancelToken"], None]
+ModelWork = Callable[[Token, Emit, Callable[[Draw], None]], Outcome]
+"""``work(token, emit, use_models)``. ``use_models(draw)`` calls ``draw(session, token)`` once the models are free."""
+
+
+class ModelJobs:
+    """Starts the jobs of one panel of the page, and shows their state.
+
+    While a training runs, a job borrows its models between two steps. Such a job has a runner of its own, as the
+    window's runner is busy with the training.
+    """
+
+    def __init__(self, context: AppContext, kinds: Sequence[JobKind]) -> None:
+        self.context = context
+        self.side = JobRunner()
+        self._kinds = kinds
+
+    @property
+    def training(self) -> str:
+        """The name of the run that is training now, or an empty string."""
+        snapshot = self.context.runner.snapshot
+        if not snapshot.is_training:
+            return ""
+        return snapshot.run_folder.name if snapshot.run_folder else "a new run"
+
+    def start(self, kind: JobKind, title: str, work: ModelWork) -> None:
+        """Start a job that needs models.
+
+        Raises:
+            Busy: another job is running, or one of this panel.
+        """
+
+        def borrowed(token: Token, emit: Emit) -> Outcome:
+            return work(token, emit, lambda draw: self._borrow(token, emit, draw))
+
+        def own(token: Token, emit: Emit) -> Outcome:
+            return work(token, emit, lambda draw: draw(self.context.try_session(), token))
+
+        if self.training:
+            self._start_side(kind, title, borrowed)
+        else:
+            self._refuse_second(title)
+            self.context.start_job(kind, title, own)
+
+    def start_without_models(self, kind: JobKind, title: str, work: Work) -> None:
+        """Start a job that needs no models. It may run beside any job but those of this panel.
+
+        Raises:
+            Busy: a job of this panel is running.
+        """
+        self._start_side(kind, title, work)
+
+    def cancel(self) -> None:
+        """Cancel the job of this panel; never a training that lends its models."""
+        if self.side.alive:
+            self.side.cancel()
+        elif self.context.runner.snapshot.kind in self._kinds:
+            self.context.runner.cancel()
+
+    def job(self, view: View) -> JobSnapshot | None:
+        """The job of this panel, while it runs."""
+        for snapshot in (self.side.snapshot, view.snapshot):
+            if snapshot.alive and snapshot.kind in self._kinds:
+                return snapshot
+        return None
+
+    def blocked_by(self, view: View) -> str:
+        """The title of the job that has to end before this panel can start one, or an empty string."""
+        snapshot = view.snapshot
+        return snapshot.title if snapshot.alive and snapshot.kind not in (JobKind.TRAIN, *self._kinds) else ""
+
+    def progress_html(self, view: View) -> str:
+        """The progress of this panel's job, or what it has to wait for."""
+        job, blocked_by = self.job(view), self.blocked_by(view)
+        if job is not None:
+            waits = job.progress is None and self.training
+            return note("Waiting for the next training step …") if waits else job_progress(job)
+        if blocked_by:
+            return note(f"“{blocked_by}” is running: wait for it to end, or cancel it.")
+        return ""
+
+    def _start_side(self, kind: JobKind, title: str, work: Work) -> None:
+        self._refuse_second(title)
+        self.context.dismiss_problem()
+
+        def with_problem(token: Token, emit: Emit) -> Outcome:
+            try:
+                return work(token, emit)
+            except Cancelled:
+                raise
+            except BaseException as error:
+                self.context.show_problem(error)
+                raise
+
+        self.side.start(kind, title, with_problem)
+
+    def _refuse_second(self, title: str) -> None:
+        if self.side.alive:
+            self.side.start("", title, lambda token, emit: "failed")  # raises Busy with the title of the first
+
+    def _borrow(self, token: Token, emit: Emit, draw: Draw) -> None:
+        """Call ``draw`` in the training's thread between two of its steps, and wait until it is done."""
+        from engine.training.lending import borrowing
+
+        begun = False
+
+        def draw_borrowed(session: TrySession, either: CancelToken) -> Any:
+            nonlocal begun
+            begun = True
+            draw(session, either)
+
+        request = borrowing(self.context.workspace, draw_borrowed)
+        emit(Message("Waiting for the next training step."))
+        if not self.context.runner.send(request):
+            raise UserError("Nothing was drawn.", "The training has just ended.", "Start it again.")
+        while True:
+            try:
+                request.wait(POLL_SECONDS)
+                return
+            except TimeoutError:
+                if request.over:
+                    raise
+            if token.cancelled:
+                request.cancel()
+                if not begun:  # the training may take long to its next step; it will then drop the request
+                    raise Cancelled
