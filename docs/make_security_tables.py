@@ -33,11 +33,11 @@ FIELDS = (
     ("set-data-dataset", "the name of a dataset; `safe_name`"),
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),
     (r"captions-(containing|search|by|prefix|suffix|trigger|template|table)", TEXT),
-    ("try-prompt|try-negative|Negative prompt|compare-(prompts|seeds|strengths)|set-validation-prompts", TEXT),
+    ("try-(prompt|negative)|compare-(prompts|negative|seeds|strengths)|set-validation-prompts", TEXT),
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),
     ("set-validation-pictures_folder", f"{PLACE}; its images are only read"),
     ("set-validation-clip_model", f"{PLACE}; or a Hugging Face id, downloaded by its button"),
-    ("Condition maps of yours", UPLOAD),
+    ("compare-own", UPLOAD),
     ("hub-repository|hub-token", "sent to huggingface.co when Upload is pressed; the token is not kept"),
     ("condition-upload|try-(upload|second-map|drawing|picture|restore)", IMAGE),
 )

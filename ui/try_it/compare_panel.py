@@ -140,13 +140,16 @@ def _build_form(fields: dict[str, Any]) -> None:
             label="Prompts", lines=2, info="One per line. Empty: each image's own caption.", elem_id="compare-prompts"
         )
         negative = settings["negative"]
-        fields["negative"] = gr.Textbox(label=negative.label, max_lines=1, info=negative.help)
+        fields["negative"] = gr.Textbox(
+            label=negative.label, max_lines=1, info=negative.help, elem_id="compare-negative"
+        )
         fields["own"] = gr.File(
             label="Control images of your own",
             file_count="multiple",
             file_types=["image"],
             height=120,
             type="filepath",
+            elem_id="compare-own",
         )
         fields["sampling"] = gr.Number(0, label=settings["steps"].label, precision=0, info="0: as in the run.")
         fields["guidance"] = gr.Number(0, label=settings["guidance"].label, info="0: as in the run.")
