@@ -29,8 +29,8 @@ from engine.families.files import LAYOUTS
 from engine.families.registry import by_name
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
+from engine.training.faults import take_step
 from engine.training.loss_checks import SHARE
-from engine.training.step import take_step
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -65,16 +65,16 @@ def measured(workspace: Workspace, steps: int) -> dict[str, float]:
     asked = {"data": {"dataset": dataset.name}, "train": {"steps": steps}, "validation": {"every": 0, "check_every": 0}}
     found: dict[str, float] = {}
     trainer = _trainer(workspace, dataset, "alone", asked, [])
-    trainer.checks._off = False
+    trainer.hooks.loss_checks._off = False
     took: dict[str, list[float]] = {"step": [], "check": []}
     for number in range(24):
         began = time.process_time()
-        take_step(trainer)
-        trainer.step += 1
+        take_step(trainer.state)
+        trainer.state.step_done()
         took["step"].append(time.process_time() - began)
         if number % 3 == 0:
             began = time.process_time()
-            trainer.checks.make_if_due(always=True)
+            trainer.hooks.loss_checks.check_if_due(always=True)
             took["check"].append(time.process_time() - began)
     trainer.close()
     found = {name: statistics.median(values[2:]) for name, values in took.items()}

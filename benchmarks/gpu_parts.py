@@ -27,10 +27,10 @@ from engine.estimate.memory import CONTEXT_BYTES, predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message, StepDone
 from engine.runs.run import Run
-from engine.training import oom
+from engine.training.faults import take_step
 from engine.training.job import create_run, training_job
+from engine.training.oom import RECORD
 from engine.training.previews import preview_during_training
-from engine.training.step import Trouble, take_step
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
 
@@ -107,18 +107,17 @@ def memory(world: World, family: str, preset: str) -> Found:
 
     before = peak_rss()
     trainer = Trainer(run.folder, config, config.model.base, dataset, world.workspace.cache, Control().token, hear)
-    preparing, rungs, seconds = most(), [], []
-    while trainer.step < (3 if world.options.tiny else 8):
+    preparing, seconds, state = most(), [], trainer.state
+    while state.step < (3 if world.options.tiny else 8):
         began = time.perf_counter()
-        loss = take_step(trainer)
-        if loss is Trouble.MEMORY:
-            rungs.append(oom.recover(trainer, "step").words)
-        elif loss is not Trouble.OVERFLOW:
+        loss = take_step(state)
+        if loss is not None:
             float(loss)
-            trainer.step += 1
+            state.step_done()
             seconds.append(time.perf_counter() - began)
+    rungs = [fallback["words"] for fallback in Run(run.folder).about.get(RECORD, [])]
     training = most()
-    preview_during_training(trainer, trainer.step)
+    preview_during_training(state, state.step)
     images = most(reset=False)
     context = None
     if world.on_card:

@@ -22,6 +22,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.training.batches import Batches
 from engine.training.objective import denoising_loss
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -36,23 +37,25 @@ class Gain:
         self.measured: list[int] = []
 
     @torch.no_grad()
-    def __call__(self, trainer: Trainer, step: int) -> None:
-        count = len(trainer.held_out)
-        everything = trainer.samples
+    def __call__(self, state: TrainState, step: int) -> None:
+        count = len(state.held_out)
+        everything = state.samples
         batches = Batches(
-            trainer.dataset, everything, range(len(everything) - count, len(everything)), trainer.cache,
-            plan=trainer.plan, seed=9, batch_size=PAIRS, timesteps=1000, prompt_dropout=0.0,
+            state.dataset, everything, range(len(everything) - count, len(everything)), state.cache,
+            plan=state.plan, seed=9, batch_size=PAIRS, timesteps=1000, prompt_dropout=0.0,
         )  # fmt: skip
         batch = batches.get(0)
         batches.close()
         timesteps = torch.tensor(LEVELS).repeat(PAIRS // len(LEVELS))
-        latents = trainer.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
-        noisy = trainer.noise_process.add_noise(latents, batch.draws.noise, timesteps)
+        latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
+        noisy = state.noise_process.add_noise(latents, batch.draws.noise, timesteps)
 
-        control = trainer.family.encode_control(batch.maps)
+        control = state.family.encode_control(batch.maps)
 
         def loss(control: torch.Tensor) -> float:
-            predicted = trainer.family.predict(trainer.unet, trainer.controlnet, noisy, timesteps, batch.text, control)
+            predicted = state.family.predict(
+                state.denoiser, state.trainable.control_net, noisy, timesteps, batch.text, control
+            )
             return float(denoising_loss(predicted, batch.draws.noise, torch.ones(PAIRS)))
 
         self.measured.append(round((loss(control.roll(1, 0)) - loss(control)) * 1e4))

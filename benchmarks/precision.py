@@ -35,9 +35,10 @@ from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
 from engine.nets.fp8 import KINDS
-from engine.nets.master_weights import WorkingNets
+from engine.nets.master_weights import MasterWeights
 from engine.training.precision import LossScale
 from engine.training.previews import preview_during_training
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -60,34 +61,34 @@ class _Rounded(torch.autograd.Function):
         return grads[0].to(ctx.dtype).float(), None
 
 
-def emulate(trainer: Trainer, precision: str) -> None:
-    """Let a trainer that was built in fp32 compute as if in half precision; call before its first step."""
+def emulate(state: TrainState, precision: str) -> None:
+    """Let a run that was built in fp32 compute as if in half precision; call before its first step."""
     dtype = DTYPES[precision]
-    trainer.precision, trainer.loss_scale = precision, LossScale(precision)
-    trainer.nets = nets = WorkingNets(trainer.controlnet, torch.float32, trainer.device)
-    trainer.model = nets.controlnet
+    state.precision, state.loss_scale = precision, LossScale(precision)
+    state.trainable.weights = weights = MasterWeights(state.trainable.master, torch.float32, state.device)
+    state.use_nets(weights.compute, state.denoiser)
 
     def answer(layer: nn.Module, given: Any, said: Any) -> Any:
         return _Rounded.apply(said, dtype) if isinstance(said, torch.Tensor) else said
 
     with torch.no_grad():
-        for weight in trainer.unet.parameters():
+        for weight in state.denoiser.parameters():
             weight.copy_(weight.to(dtype))
-    for net in (nets.controlnet, trainer.unet):
+    for net in (weights.compute, state.denoiser):
         for layer in net.modules():
             if not list(layer.children()):
                 layer.register_forward_hook(answer)
-    for weight in nets.controlnet.parameters():
+    for weight in weights.compute.parameters():
         weight.register_hook(lambda grad: grad.to(dtype).float())
-    nets.refresh = _refreshed(nets, nets.refresh, dtype)  # type: ignore[method-assign]
-    nets.refresh()
+    weights.refresh = _refreshed(weights, weights.refresh, dtype)  # type: ignore[method-assign]
+    weights.refresh()
 
 
-def _refreshed(nets: WorkingNets, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
+def _refreshed(weights: MasterWeights, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
     @torch.no_grad()
     def refresh() -> None:
         plain()
-        for weight in nets.controlnet.parameters():
+        for weight in weights.compute.parameters():
             weight.copy_(weight.to(dtype))
 
     return refresh
@@ -133,22 +134,22 @@ def trained(
     run = workspace.new_run(f"{kind.replace('+', '-')}-{seed}")
     trainer = Trainer(run, config, base, dataset, workspace.cache, Control().token, watch)
     if half != "fp32" and not on_card:
-        emulate(trainer, half)
-    assert small == any(type(layer) in KINDS.values() for layer in trainer.unet.modules())
+        emulate(trainer.state, half)
+    assert small == any(type(layer) in KINDS.values() for layer in trainer.state.denoiser.modules())
     trainer.train()
-    preview_during_training(trainer, steps)
+    preview_during_training(trainer.state, steps)
     (scores,) = (run / "previews").glob("step-*/scores.json")
     samples = json.loads(scores.read_text(encoding="utf-8"))["samples"]
     tail = [event.loss for event in seen[-50:]]
     found = {
         "kind": kind,
         "seed": seed,
-        "steps": trainer.step,
+        "steps": trainer.state.step,
         "on": torch.cuda.get_device_name() if on_card else "processor",
         "loss": sum(tail) / len(tail),
         "held_out_loss": checked[-1].held_out_loss if checked else None,
         "gain": checked[-1].control_gain if checked else None,
-        "scale": trainer.loss_scale.value,
+        "scale": trainer.state.loss_scale.value,
         "seconds_per_step": statistics.median(event.seconds for event in seen),
         "iou": [one["scores"].get("iou") for one in samples],
         "colours": [one["scores"].get("colours") for one in samples],

@@ -29,7 +29,7 @@ from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.distributed import group
-from engine.distributed.ddp import Sharing
+from engine.distributed.parallel import Parallel
 from engine.estimate.memory import (
     DECODED_SIDE,
     GIB,
@@ -42,11 +42,16 @@ from engine.families.files import LAYOUTS, read_configs
 from engine.families.parts import load_part
 from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
+from engine.nets.ema import build_ema
 from engine.training.batches import Batch
 from engine.training.objective import Draws
+from engine.training.optim import build_optimizer
 from engine.training.precision import LossScale
-from engine.training.step import take_step
-from engine.training.trainer import Trainer
+from engine.training.setup import build_nets
+from engine.training.speed import set_attention_and_layout
+from engine.training.state import TrainState
+from engine.training.step import train_step
+from engine.tuning.trainable import Placement
 
 PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
@@ -78,64 +83,73 @@ def foreseen(config: RunConfig, family: str) -> Prediction:
     return predict_from(config, read_configs(LAYOUTS / family))
 
 
-class OnPaper(Trainer):
-    """A trainer of which the data is not there: its nets, and all that its step asks for."""
+def on_paper(config: RunConfig, family_name: str) -> TrainState:
+    """The state of a run without data: its nets, and all that its step asks for."""
+    base, family, dtype = str(LAYOUTS / family_name), by_name(family_name), DTYPES[config.train.precision]
+    with tempfile.TemporaryDirectory() as folder:
+        place = Placement(CARD, dtype, in_ram=config.optim.offload)
+        denoiser, trainable = build_nets(Path(folder), config, family, base, place)
+    nothing: Any = SimpleNamespace()
+    state = TrainState(
+        run_folder=Path(folder), config=config, token=nothing, history=lambda event: None, group=group.current(),
+        about={}, retry=nothing, watchdog=nothing, accelerator=_alone(), device=CARD,
+        precision=config.train.precision, dtype=dtype, loss_scale=LossScale(config.train.precision), base=base,
+        family=family, denoiser=denoiser, noise_process=family.noise_process(base),
+        latent_space=family.latent_space(base), trainable=trainable,
+        optimizer=build_optimizer(trainable.master, config.optim), ema=build_ema(trainable.averaged, config.optim),
+        dataset=nothing, samples=[], held_out=[], plan=nothing, cache=nothing, images_at_once=1,
+    )  # type: ignore[arg-type]  # fmt: skip
+    set_attention_and_layout(state)
+    state.parallel = Parallel(state, str)
+    state.parallel.prepare()
+    state.use_nets(state.parallel.net, denoiser)
+    state.next_batch = lambda micro: _batch(state)  # type: ignore[method-assign]
+    return state
 
-    def __init__(self, config: RunConfig, family: str) -> None:
-        self.config, self.base, self.family = config, str(LAYOUTS / family), by_name(family)
-        self.device, self.precision = CARD, config.train.precision
-        self.dtype, self.loss_scale = DTYPES[self.precision], LossScale(self.precision)
-        self.processes, self._way_to_share, self.step, self._broke_off = group.current(), Sharing, 0, False
-        self.accelerator = _alone()
-        self.emit = lambda event: None  # type: ignore[assignment]
-        with tempfile.TemporaryDirectory() as folder:
-            self.run_folder = Path(folder)
-            self._build_nets()
-        self.sharing = Sharing(self)
-        self.model, self.prepared_optimizer = self.sharing.prepare()
-        self.stepping_unet = self.unet
-        self.promises: Any = SimpleNamespace(batch=lambda number: self._batch())
 
-    def _batch(self) -> Batch:
-        count, side = self.config.train.batch_size, self.config.data.resolution
-        draws = Draws(*(torch.zeros(count, 4, side // 8, side // 8) for _ in range(2)),
-                      torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.bool),
-                      torch.zeros(count, 4, 1, 1))  # fmt: skip
-        maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
-        latents = torch.zeros(count, 4, side // 8, side // 8)
-        return Batch(latents, latents.clone(), self.text(count), maps, draws, torch.zeros(count, 6))
+def _batch(state: TrainState) -> Batch:
+    count, side = state.config.train.batch_size, state.config.data.resolution
+    draws = Draws(*(torch.zeros(count, 4, side // 8, side // 8) for _ in range(2)),
+                  torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.bool),
+                  torch.zeros(count, 4, 1, 1))  # fmt: skip
+    maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
+    latents = torch.zeros(count, 4, side // 8, side // 8)
+    return Batch(latents, latents.clone(), _text(state, count), maps, draws, torch.zeros(count, 6))
 
-    def text(self, count: int) -> dict[str, torch.Tensor]:
-        """What captions become, with nothing in it."""
-        config = self.unet.config
-        text = {"hidden": torch.zeros(count, WORDS, config.cross_attention_dim)}
-        if config.addition_embed_type:
-            text["pooled"] = torch.zeros(count, config.projection_class_embeddings_input_dim - 6 * 256)
-        return text
 
-    def settle(self) -> None:
-        """Let the optimizer make its memory, as its first step does."""
-        for parameter in self.learning.parameters():
-            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+def _text(state: TrainState, count: int) -> dict[str, torch.Tensor]:
+    """Encoded captions, with nothing in them."""
+    config = state.denoiser.config
+    text = {"hidden": torch.zeros(count, WORDS, config.cross_attention_dim)}
+    if config.addition_embed_type:
+        text["pooled"] = torch.zeros(count, config.projection_class_embeddings_input_dim - 6 * 256)
+    return text
 
-    def holders(self) -> Callable[[], dict[str, Any]]:
-        """Who holds what is on the card."""
-        weights = [*self.unet.parameters(), *self.unet.buffers(), *self.learning.parameters()]
-        weights += self.nets.controlnet.parameters()
-        learning = list(self.learning.parameters())
 
-        def now() -> dict[str, Any]:
-            states = (value for state in self.optimizer.state.values() for value in state.values())
-            return {
-                "weights": weights,
-                "gradients": [parameter.grad for parameter in learning],
-                "optimizer": [value for value in states if isinstance(value, torch.Tensor)],
-                "average": self.ema.shadow_params if self.ema is not None else [],
-            }
+def allocate_optimizer_state(state: TrainState) -> None:
+    """Let the optimizer allocate its state, as its first step does."""
+    for parameter in state.trainable.parameters():
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
 
-        return now
+
+def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
+    """What holds which memory of the card."""
+    trained = state.trainable.parameters()
+    weights = [*state.denoiser.parameters(), *state.denoiser.buffers(), *trained]
+    weights += state.trainable.control_net.parameters()
+
+    def now() -> dict[str, Any]:
+        states = (value for entries in state.optimizer.state.values() for value in entries.values())
+        return {
+            "weights": weights,
+            "gradients": [parameter.grad for parameter in trained],
+            "optimizer": [value for value in states if isinstance(value, torch.Tensor)],
+            "average": state.ema.shadow_params if state.ema is not None else [],
+        }
+
+    return now
 
 
 def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
@@ -143,34 +157,34 @@ def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
     config = settings(preset, family, **changes)
     with world(config.optim.offload) as counter:
         with nullcontext() if config.optim.offload else CARD:
-            trainer = OnPaper(config, family)
-        trainer.settle()
-        counter.holders = trainer.holders()
+            state = on_paper(config, family)
+        allocate_optimizer_state(state)
+        counter.holders = holders(state)
         counter.begin()
-        loss = take_step(trainer)
+        loss = train_step(state)
         assert isinstance(loss, torch.Tensor), loss
         del loss
         training, parts, at = counter.peak, counter.parts, counter.at
         counter.begin()
-        draw(trainer)
+        draw(state)
         images = counter.peak
     return Counted(training, parts, at, images, foreseen(config, family))
 
 
 @torch.no_grad()
-def draw(trainer: OnPaper) -> None:
+def draw(state: TrainState) -> None:
     """One sampling step of as many images as a preview draws together, with and without prompt; then decode one."""
-    side = trainer.config.data.resolution
+    side = state.config.data.resolution
     rows = 2 * images_drawn_together(side)
-    place = {"device": CARD, "dtype": trainer.dtype}
-    text = {name: table.to(**place) for name, table in trainer.text(rows).items()}
-    text |= trainer.family.size_conditions(torch.zeros(rows, 6, device=CARD))
+    place = {"device": CARD, "dtype": state.dtype}
+    text = {name: table.to(**place) for name, table in _text(state, rows).items()}
+    text |= state.family.size_conditions(torch.zeros(rows, 6, device=CARD))
     noisy, hint = torch.zeros(rows, 4, side // 8, side // 8, **place), torch.zeros(rows, 3, side, side, **place)
-    trainer.family.predict(trainer.unet, trainer.nets.controlnet, noisy, torch.zeros(rows, device=CARD), text, hint)
+    state.family.predict(state.denoiser, state.trainable.control_net, noisy, torch.zeros(rows, device=CARD), text, hint)
     del text, noisy, hint
     with CARD:
-        vae = trainer.family.load_vae(trainer.base, torch.float32)
-    trainer.family.decode_latents(vae, torch.zeros(1, 4, *[min(side, DECODED_SIDE) // 8] * 2, device=CARD))
+        vae = state.family.load_vae(state.base, torch.float32)
+    state.family.decode_latents(vae, torch.zeros(1, 4, *[min(side, DECODED_SIDE) // 8] * 2, device=CARD))
 
 
 @torch.no_grad()

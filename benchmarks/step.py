@@ -36,10 +36,11 @@ from engine.data.dataset import Dataset
 from engine.estimate.memory import predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message
-from engine.machine.precision import DTYPES
-from engine.nets.master_weights import WorkingNets
+from engine.nets.master_weights import MasterWeights
 from engine.runs.run import write_run
-from engine.training.step import Trouble, take_step
+from engine.training.faults import take_step
+from engine.training.precision import DTYPES
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
 
@@ -102,46 +103,46 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
 
     trainer = Trainer(folder, config, base, dataset, workspace.cache, Control().token, hear)
     if also == "decode":
-        trainer.batches._maps = None
+        trainer.state.batches._maps = None
     if also == "autocast":
-        trainer.nets = WorkingNets(trainer.controlnet, torch.float32)
-        trainer.model, trainer.family = trainer.controlnet, _autocast(trainer)
-    encode = _encoder(trainer) if also == "encode" else lambda: None
+        trainer.state.trainable.weights = MasterWeights(trainer.state.trainable.master, torch.float32)
+        trainer.state.use_nets(trainer.state.trainable.master, trainer.state.denoiser)
+        trainer.state.family = _autocast(trainer.state)
+    encode = _encoder(trainer.state) if also == "encode" else lambda: None
 
     def step() -> torch.Tensor:
         encode()
-        while (loss := take_step(trainer)) is Trouble.OVERFLOW:  # until the loss scale fits
+        while (loss := take_step(trainer.state)) is None:  # until the loss scale fits
             pass
-        assert isinstance(loss, torch.Tensor), loss
-        trainer.step += 1
+        trainer.state.step_done()
         return loss
 
     return SimpleNamespace(
-        step=step, images=config.images_per_step, waited=lambda: trainer.batches.waited, save=trainer.save,
-        close=trainer.close, predicted=predict(workspace, config, len(trainer.samples)), said=said,
+        step=step, images=config.images_per_step, waited=lambda: trainer.state.batches.waited, save=trainer.save,
+        close=trainer.close, predicted=predict(workspace, config, len(trainer.state.samples)), said=said,
     )  # fmt: skip
 
 
-def _autocast(trainer: Trainer) -> Any:
-    predict_plain, device, dtype = trainer.family.predict, trainer.device.type, trainer.dtype
+def _autocast(state: TrainState) -> Any:
+    predict_plain, device, dtype = state.family.predict, state.device.type, state.dtype
 
     def under_autocast(*arguments: Any) -> torch.Tensor:
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             return predict_plain(*arguments)
 
-    family = type("Autocast", (type(trainer.family),), {})()
+    family = type("Autocast", (type(state.family),), {})()
     family.predict = under_autocast
     return family
 
 
-def _encoder(trainer: Trainer) -> Callable[[], None]:
+def _encoder(state: TrainState) -> Callable[[], None]:
     """What the cache spares, with its answers thrown away: decode images, encode them and their captions."""
-    encode = Encoders(trainer.family, trainer.base, trainer.device, trainer.dtype)
-    size = trainer.config.data.resolution
+    encode = Encoders(state.family, state.base, state.device, state.dtype)
+    size = state.config.data.resolution
 
     def once() -> None:
-        first = trainer.step * BATCH
-        encode([trainer.samples[(first + number) % len(trainer.samples)] for number in range(BATCH)], size)
+        first = state.step * BATCH
+        encode([state.samples[(first + number) % len(state.samples)] for number in range(BATCH)], size)
 
     return once
 

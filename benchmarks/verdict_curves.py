@@ -25,7 +25,7 @@ from engine.data.doctor.check import check
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, PreviewMade, StepDone
-from engine.training.loss_checks import Pace
+from engine.training.loss_checks import Schedule
 from engine.training.previews import preview_during_training
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
@@ -165,7 +165,7 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
     preview = preview_during_training if planned.images else None
     run = workspace.new_run(name)
     trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, control.token, watch, preview)
-    trainer.checks.pace = Pace(EVERY, share=1.0)
+    trainer.hooks.loss_checks.schedule = Schedule(EVERY, budget=1.0)
     trainer.train()
     trainer.close()
     return found

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from engine.runs.run import Run
+from engine.training.state import TrainState
+from engine.training.step import train_step
 
 CLOCKED = {"seconds", "memory_gib"}  # measured, not decided
 
@@ -63,3 +65,24 @@ def assert_same_run(straight: Run, other: Run) -> None:
     one, two = checks(straight), checks(other)
     for step in sorted(one.keys() & two.keys()):
         assert one[step] == two[step], f"the check of step {step}: {one[step]}, {two[step]}"
+
+
+def step_gradients(state: TrainState) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Loss and gradients of the next step, unscaled and clipped, fp32, by name. The weights do not move."""
+    parallel = state.parallel
+    optimizer_step, zero_grad = parallel.optimizer_step, parallel.zero_grad
+    parallel.optimizer_step = parallel.zero_grad = lambda: None  # type: ignore[method-assign]
+    try:
+        loss = train_step(state)
+    finally:
+        parallel.optimizer_step, parallel.zero_grad = optimizer_step, zero_grad  # type: ignore[method-assign]
+    assert loss is not None, "a gradient is not finite"
+    named = state.trainable.master.named_parameters()
+    found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+    state.drop_gradients()
+    return loss, found
+
+
+def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All of them in one row."""
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])

@@ -193,9 +193,9 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
     kind, given = registry.get(options.type), settings(options.set)
     values = registry.resolve_parameters(kind.name, given)
     ready.allow(kind, values)
-    if options.download and (missing := among.tell(lambda: weights.missing(kind, values))):
+    if options.download and (missing := among.broadcast(lambda: weights.missing(kind, values))):
         console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
-        among.tell(lambda: weights.download(missing, control.token))
+        among.broadcast(lambda: weights.download(missing, control.token))
     report = make_all(
         dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary,
         among=among,
@@ -232,7 +232,7 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
             return ""
         return create_run(workspace, config, origins).name
 
-    name = group.current().tell(create)
+    name = group.current().broadcast(create)
     if not name:
         return 0
     return _work_on(name, workspace, control)

@@ -39,7 +39,7 @@ def together(options: argparse.Namespace, work: Callable[[], int]) -> int:
             console().say(remark)
         return work()
     except Exception as error:
-        group.current().farewell(error)
+        group.current().abort_all(error)
         raise
     finally:
         join.leave()
@@ -52,7 +52,7 @@ def first() -> bool:
 
 def speaks(error: BaseException) -> bool:
     """Whether this process tells people of an error: main does, and whoever has lost the others."""
-    return first() or isinstance(error, group.Lost)
+    return first() or isinstance(error, group.ProcessLost)
 
 
 def console() -> Console:

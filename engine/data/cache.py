@@ -34,7 +34,7 @@ from engine.data.samples import Sample
 from engine.disk.images import load_rgb
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows, tensor_names
-from engine.distributed.group import ALONE, Processes
+from engine.distributed.group import ALONE, ProcessGroup
 from engine.families.base import Family
 from engine.families.latents import LatentSpace
 from engine.jobs.control import OnProgress, Token
@@ -169,7 +169,7 @@ def open_or_build(
     token: Token,
     progress: OnProgress,
     batch: int = 8,
-    among: Processes = ALONE,
+    among: ProcessGroup = ALONE,
     tell: Callable[[str], None] = lambda words: None,
 ) -> TrainingCache:
     """The cache of these samples; what is missing is made, finished shards of an earlier try are kept.
@@ -184,12 +184,12 @@ def open_or_build(
         full or gone; finished parts are kept. Cancelled: asked for by the owner.
     """
     folder = cache_folder / cache_key(base, samples, plan)
-    if among.tell(lambda: not whole(folder / "cache.json", token, progress)):
+    if among.broadcast(lambda: not whole(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan, family.latent_space(base))
         batches = EncoderBatches(batch, "images", tell)
         _encode_latents(folder, family, base, samples, plan, device, token, progress, batches, among)
-        among.wait()
+        among.barrier()
         if among.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
             describe(folder / "cache.json", about, _shards(folder, samples, plan))
@@ -201,7 +201,7 @@ def open_or_build(
         _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress, batches)
         about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
-    among.wait()
+    among.barrier()
     return TrainingCache(folder, samples, plan, text)
 
 
@@ -241,7 +241,7 @@ def _encode_latents(
     token: Token,
     progress: OnProgress,
     batches: EncoderBatches,
-    among: Processes,
+    among: ProcessGroup,
 ) -> None:
     # fp32: the SD VAE's activations overflow fp16 on some images, and this is done once.
     vae: Any = batches.load(lambda: family.load_vae(base, torch.float32).to(device))
@@ -252,7 +252,7 @@ def _encode_latents(
         for number, first in enumerate(range(0, len(stored), SHARD)):
             path, part = _shard(folder, size, number), stored[first : first + SHARD]
             before, done, turn = done, done + len(part), turn + 1
-            if path.exists() or not among.mine(turn - 1):
+            if path.exists() or not among.owns(turn - 1):
                 continue
             means, logvars, boxes = [], [], []
             for mean, logvar, cut in batches.over(part, encode):

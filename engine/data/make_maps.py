@@ -25,7 +25,7 @@ from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.samples import Problem, Sample
 from engine.disk.images import digest, load_array
-from engine.distributed.group import ALONE, Processes
+from engine.distributed.group import ALONE, ProcessGroup
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import is_out_of_memory
@@ -67,7 +67,7 @@ def make_all(
     workers: int | None = None,
     resolution: int | None = None,
     varied: int | None = None,
-    among: Processes = ALONE,
+    among: ProcessGroup = ALONE,
 ) -> BatchReport:
     """Writes every sample's map to ``dataset.condition_path`` and makes the type the dataset's own.
 
@@ -81,7 +81,7 @@ def make_all(
     condition = registry.get(type)
     ready.check(condition, registry.resolve_parameters(type, parameters))
     resolution = resolution if condition.extract else None
-    spec = among.tell(lambda: dataset.set_condition(type, parameters, resolution=resolution, varied=varied))
+    spec = among.broadcast(lambda: dataset.set_condition(type, parameters, resolution=resolution, varied=varied))
     dataset = dataset if among.main else Dataset.open(dataset.folder)
     total = dataset.count()
     if spec.provided:
@@ -97,7 +97,7 @@ def make_all(
     pool = ThreadPoolExecutor(workers, thread_name_prefix="maps")  # Pillow and OpenCV work outside Python's lock
     try:
         packs = enumerate(_packs(_paged(dataset), TOGETHER if condition.batch else 1, resolution))
-        todo = (pack for number, pack in packs if among.mine(number))
+        todo = (pack for number, pack in packs if among.owns(number))
         while True:
             while len(waiting) < 4 * workers and (pack := next(todo, None)):
                 waiting.append((pack, pool.submit(work, pack)))
@@ -123,7 +123,9 @@ def make_all(
                 else:
                     kept += 1
                 if progress:
-                    progress(min(total, done * among.count), total, sample.key)  # the others are as far as this one
+                    progress(
+                        min(total, done * among.world_size), total, sample.key
+                    )  # the others are as far as this one
             if len(finished) >= SAVE_EVERY or time.monotonic() - saved > SAVE_SECONDS:
                 dataset.index.mark_maps(finished)
                 finished.clear()

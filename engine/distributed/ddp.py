@@ -1,16 +1,16 @@
-"""A step shared by several processes: the same images, in the same order, whatever their number.
+"""DDP: every process holds the whole net and takes its share of a step. The images and their order stay the same.
 
-accelerate wraps the net that computes in torch's DistributedDataParallel: gradients travel while the backward pass is
-still going on (Li et al. 2020, arXiv 2006.15704). Where one process runs out of memory in the middle of that, the
-others cannot be called back. As a rule memory runs out in the first steps, so those keep their gradients at home until
-all are known to be well, and accelerate averages them then: all can take a rung of the ladder together.
+accelerate wraps the compute copy in torch's DistributedDataParallel: gradients are all-reduced while the backward pass
+still runs (Li et al. 2020, arXiv 2006.15704). If one process runs out of memory in the middle of that, the others
+cannot be told. Memory usually runs out in the first steps, so these do not all-reduce during backward: gradients are
+averaged when all processes have reported that they are well, and all can take a fallback together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,162 +18,127 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch.nn.parallel import DistributedDataParallel
 
 from engine.config import RunConfig
-from engine.distributed.group import OutOfReach, Short
+from engine.distributed.group import ProcessGroup, SharedOutOfMemory, Unreachable
+from engine.distributed.parallel import Parallel, Run
 from engine.errors import UserError
-from engine.nets.master_weights import WorkingNets
-from engine.training import oom
+from engine.nets.master_weights import MasterWeights
 
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
-
-T = TypeVar("T")
-
-CAUTIOUS = 2
-"""Steps after the start and after a rung that keep gradients at home: one without and one with the optimizer's
-memory."""
+CAUTIOUS_STEPS = 2
+"""Number of steps, after the start and after each fallback, in which gradients are not all-reduced during backward:
+peak memory is known only after the optimizer has allocated its state."""
 DDP_SETTINGS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
 
 
-def dealt(config: RunConfig, count: int) -> tuple[RunConfig, str]:
-    """The settings with which ``count`` processes do together what one would do, and a sentence about it.
+def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
+    """The settings with which ``world_size`` processes do together what one would do, and a sentence about it.
 
-    A step has ``batch_size`` x ``accumulation`` images in all. Batches that would have been added up one after
-    another are dealt to the processes; where there are too few of them, each is cut into smaller ones. In the settings
-    that come back ``batch_size`` is what one process sees at once, ``accumulation`` the batches of a whole step.
+    A step has ``batch_size`` x ``accumulation`` images in all. Micro-batches are assigned to the processes; if there
+    are too few, each is cut into smaller ones. In the returned settings ``batch_size`` is what one process computes at
+    once, and ``accumulation`` the number of micro-batches in a whole step.
 
     Raises:
-        UserError: the images of a step cannot be dealt evenly.
+        UserError: the images of a step cannot be split evenly.
     """
-    if count == 1:
+    if world_size == 1:
         return config, ""
     train, images = config.train, config.images_per_step
-    if images % count:
-        fitting = -(-images // count) * count
+    if images % world_size:
+        fitting = -(-images // world_size) * world_size
         raise UserError(
-            f"{count} processes cannot share a step of {images} images evenly.",
+            f"{world_size} processes cannot split a step of {images} images evenly.",
             f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which "
-            f"{count} does not divide.",
+            f"{world_size} does not divide.",
             f"Choose a batch size and accumulation whose product it divides ({fitting}, say), or start another number "
             "of processes.",
         )
     sizes = range(train.batch_size, 0, -1)
-    size = next(s for s in sizes if train.batch_size % s == 0 and images // s % count == 0)
+    size = next(s for s in sizes if train.batch_size % s == 0 and images // s % world_size == 0)
     changes = {"batch_size": size, "accumulation": images // size}
     shared = config.model_copy(update={"train": train.model_copy(update=changes)})
-    times = f", {images // size // count} times" if images // size > count else ""
-    words = f"{count} processes share the {images} images of a step: {size} at a time on each{times}."
-    return shared, words
+    times = f", {images // size // world_size} times" if images // size > world_size else ""
+    return shared, f"{world_size} processes split the {images} images of a step: {size} at a time on each{times}."
 
 
-class Sharing:
-    """The net that computes, as accelerate has prepared it, and how the gradients of all processes come together."""
+class DDP(Parallel):
+    """DistributedDataParallel around the compute copy."""
 
-    divided = False
-    """Each process holds the whole net; see ``engine.distributed.fsdp`` for the other way."""
+    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+        super().__init__(run, record_fallback)
+        self._cautious_steps = CAUTIOUS_STEPS
+        self._computing = False
+        """Between the start of a step and the end of ``reduce``."""
+        self._all_reducing = False
+        """Gradients are being exchanged, so the other processes cannot be told anything."""
+        self._outside: list[torch.nn.Parameter] = []  # trained, but not a part of the wrapped net
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer, self._group = trainer, trainer.processes
-        self._cautious = CAUTIOUS
-        self._on_their_way = False
-        self._apart: list[torch.nn.Parameter] = []  # what learns outside of the net that was prepared
-
-    def prepare(self) -> tuple[Any, Any]:
-        """The net that computes, and the optimizer, as accelerate gives them back; once, before the first step."""
-        trainer, net = self._trainer, self._trainer.nets.controlnet
+    def prepare(self) -> None:
+        trainable, net = self._run.trainable, self._run.trainable.control_net
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-        fixed = [*frozen, *(name for name, _ in net.named_buffers())]  # the same everywhere, and fp8 cannot be sent
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, fixed)
-        with self._group.listening():
-            model = trainer.accelerator.prepare_model(net)
-        if self._group.count > 1 and trainer.nets.apart:
-            # A lambda: torch compares annotations with its own types, and ours are words.
-            model.register_comm_hook(trainer.nets, lambda nets, bucket: average_in_fp32(nets, bucket))
-        wrapped = {trainer.nets.learner_of.get(p, p) for p in net.parameters() if p.requires_grad}
-        self._apart = [p for p in trainer.learning.parameters() if p.requires_grad and p not in wrapped]
-        return model, trainer.accelerator.prepare_optimizer(trainer.optimizer)
+        ignored = [*frozen, *(name for name, _ in net.named_buffers())]  # equal everywhere, and fp8 cannot be sent
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)
+        with self._group.collective():
+            self.net = self._run.accelerator.prepare_model(net)
+        if trainable.weights.separate:
+            # A lambda: torch compares annotations with its own types, and ours are strings.
+            self.net.register_comm_hook(trainable.weights, lambda weights, bucket: all_reduce_fp32(weights, bucket))
+        wrapped = {trainable.weights.master_of.get(p, p) for p in net.parameters() if p.requires_grad}
+        self._outside = [p for p in trainable.parameters() if p.requires_grad and p not in wrapped]
+        self.wrap_optimizer()
+
+    def begin_step(self) -> None:
+        self._computing, self._all_reducing = True, False
 
     @contextmanager
-    def part(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch, of which ``last`` is the last one of a step.
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Wraps forward and backward of a micro-batch; gradients are all-reduced in the ``last`` one's backward pass.
 
         Raises:
-            Short: another process ran out of memory before this point.
+            SharedOutOfMemory: another process ran out of memory before this point.
         """
-        if self._group.count == 1:
-            yield
-        elif last and not self._cautious:
-            self._group.agree()
-            self._on_their_way = True
-            with self._group.listening():
+        if last and not self._cautious_steps:
+            self._group.all_ok()
+            self._all_reducing = True
+            with self._group.collective():
                 yield
-            self._trainer.nets.forget_gradients()  # what is left in the copies' buckets
+            self._run.trainable.weights.drop_gradients()  # what is left in the buckets of the compute copy
         else:
-            with self._trainer.accelerator.no_sync(self._trainer.model):
+            with self._run.accelerator.no_sync(self.net):
                 yield
 
-    def combine(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The loss that ``work()`` gives and the gradients that it leaves, each the mean over all processes.
+    def reduce(self, loss: torch.Tensor) -> torch.Tensor:
+        if self._all_reducing:
+            self._average(self._outside)
+        else:
+            self._group.all_ok()
+            self._all_reducing = True
+            self._average(self._run.trainable.parameters())
+        mean = self._mean(loss)
+        self._computing = False
+        return mean
 
-        Raises:
-            Short: memory ran out on one of them, and all can go on with less. OutOfReach: it ran out on this one
-            while gradients were on their way; a resume begins with less.
-        """
-        if self._group.count == 1:
-            return work()
-        self._on_their_way, words = False, ""
-        try:
-            loss = work()
-            if not self._on_their_way:
-                self._group.agree()
-                self._on_their_way = True
-                self._average(self._trainer.learning.parameters())
-            else:
-                self._average(self._apart)
-            return self._mean(loss)
-        except Short:
-            raise
-        except (RuntimeError, MemoryError) as error:
-            if not oom.is_out_of_memory(error):
-                raise
-            words = str(error) or "out of memory"  # not the error itself: it holds the tensors of the try
-        if self._on_their_way:
-            self._end(words)
-        self._group.agree(words)
-        raise AssertionError("not reached: with words, no agreement")
+    def step_done(self) -> None:
+        self._cautious_steps = max(0, self._cautious_steps - 1)
 
-    def _end(self, words: str) -> NoReturn:
-        """The others cannot be told any more that memory ran out here."""
-        rung = oom.note_for_resume(self._trainer)
-        raise OutOfReach(
-            f"Memory ran out at step {self._trainer.step + 1:,} while gradients were on their way.",
-            f"The other processes could not be called back any more: {words[:200]}",
-            f"Resume: the run goes on from its last checkpoint with {rung}.",
+    def out_of_memory(self, message: str, all_know: bool) -> None:
+        computing, self._computing = self._computing, False
+        if not computing or all_know:
+            return
+        if self._all_reducing:
+            self._end(message)
+        with suppress(SharedOutOfMemory):  # which this call raises here, too
+            self._group.all_ok(message or "out of memory")
+
+    def fallback_taken(self) -> None:
+        self._cautious_steps = CAUTIOUS_STEPS
+
+    def _end(self, message: str) -> NoReturn:
+        """End the run: the other processes are in a collective and cannot be told that memory ran out here."""
+        fallback = self._record_fallback()
+        raise Unreachable(
+            f"Memory ran out at step {self._run.step + 1:,} while gradients were being exchanged.",
+            f"The other processes could not be called back any more: {message[:200]}",
+            f"Resume: the run goes on from its last checkpoint with {fallback}.",
         )
-
-    def attend(self, work: Callable[[], T]) -> T | None:
-        """What main owes between two steps; the others have nothing to do with it."""
-        return work()
-
-    def bring_home(self, with_optimizer: bool = False) -> None:
-        """Nothing to do: every process has the whole net."""
-
-    def went_well(self) -> None:
-        """A step was taken: one less that has to be cautious."""
-        self._cautious = max(0, self._cautious - 1)
-
-    def be_cautious(self) -> None:
-        """Memory ran out; the settings have changed."""
-        self._cautious = CAUTIOUS
-
-    @contextmanager
-    def computing_net(self) -> Iterator[Any]:
-        """The whole net where it computes and in the run's precision."""
-        yield self._trainer.nets.controlnet
-
-    @property
-    def whole_optimizer(self) -> torch.optim.Optimizer:
-        """What a checkpoint is written of."""
-        return self._trainer.optimizer
 
     def _average(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         for parameter in parameters:
@@ -181,43 +146,41 @@ class Sharing:
                 parameter.grad.copy_(self._mean(parameter.grad))
 
     def _mean(self, tensor: torch.Tensor) -> torch.Tensor:
-        with self._group.listening():
-            mean: torch.Tensor = self._trainer.accelerator.reduce(tensor, "mean")
+        with self._group.collective():
+            mean: torch.Tensor = self._run.accelerator.reduce(tensor, "mean")
         return mean
 
 
-def average_in_fp32(nets: WorkingNets, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """DistributedDataParallel's communication hook for copies in half precision.
+def all_reduce_fp32(weights: MasterWeights, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+    """DistributedDataParallel's communication hook for compute copies in half precision.
 
-    Each has handed its gradient over to the weight that learns already, where those of a step are added up in fp32; so
-    that sum is what travels, and nothing is rounded to half precision on the way. The bucket itself holds zeros.
+    Each gradient has been transferred to its master weight already, where those of a step are accumulated in fp32. That
+    sum is what is all-reduced, so nothing is rounded to half precision on the way. The bucket itself holds zeros.
     """
     sent = bucket.buffer()
-    gradients = [nets.learner_of[computing].grad for computing in bucket.parameters()]
+    gradients = [weights.master_of[compute].grad for compute in bucket.parameters()]
     sums = [gradient for gradient in gradients if gradient is not None]
     flat = torch.cat([gradient.reshape(-1).to(sent.device) for gradient in sums]).div_(dist.get_world_size())
 
-    def bring(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
+    def copy_means(future: torch.futures.Future[list[torch.Tensor]]) -> torch.Tensor:
         means = future.value()[0].split([gradient.numel() for gradient in sums])
         for gradient, mean in zip(sums, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
         return sent
 
-    return dist.all_reduce(flat, async_op=True).get_future().then(bring)
+    return dist.all_reduce(flat, async_op=True).get_future().then(copy_means)
 
 
-def align(trainer: Trainer) -> None:
-    """Before the first step: all processes stand at the same one, with main's weights.
+def start_equal(group: ProcessGroup, step: int, run_folder: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Before the first step: all processes are at the same step and get main's trainable weights.
 
     Raises:
-        UserError: they have found different checkpoints.
+        UserError: they found different checkpoints.
     """
-    group = trainer.processes
-    if len(set(group.gather(trainer.step))) > 1:
+    if len(set(group.gather(step))) > 1:
         raise UserError(
             "The processes would start from different steps.",
-            f"They see different checkpoints in {trainer.run_folder}.",
+            f"They see different checkpoints in {run_folder}.",
             "The workspace must be one folder that all machines share (docs/several-cards.md).",
         )
-    group.align(p for p in trainer.learning.parameters() if p.requires_grad)  # the base's fp8 cannot be sent
-    trainer.nets.refresh()
+    group.broadcast_parameters(p for p in parameters if p.requires_grad)  # the base's fp8 weights cannot be sent

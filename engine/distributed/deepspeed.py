@@ -1,56 +1,68 @@
-"""DeepSpeed: gradients and optimizer of the net that learns divided among the processes, by stage 3 its weights, too.
+"""DeepSpeed: gradients and optimizer of the trained net are sharded among the processes, by stage 3 its weights, too.
 
-ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), prepared by accelerate. DeepSpeed's engine takes the optimizer's step
-within the backward pass of a step's last micro-batch, clips there, and skips a step whose gradients are not finite.
-Weights in fp32 and the optimizer's memory are in flat pieces; DeepSpeed's own functions bring them together for main.
+ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054), prepared by accelerate. DeepSpeed's engine updates the weights within
+the backward pass of a step's last micro-batch, clips there, and skips a step whose gradients are not finite. fp32
+weights and the optimizer's state are in flat shards; DeepSpeed's own functions gather them for main.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
-from engine.distributed.fsdp import Divided
+from engine.distributed.fsdp import FSDP
+from engine.distributed.parallel import Run
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW remembers of each weight."""
+"""AdamW's state of each weight."""
 
 
-class Zero(Divided):
-    """Of a trainer whose net DeepSpeed has. ``trainer.controlnet`` is whole, on the CPU, up to date when asked for."""
+class DeepSpeed(FSDP):
+    """DeepSpeed's engine owns the net and its optimizer; ``trainable.master`` is a whole copy on the CPU."""
 
-    def __init__(self, trainer: Any) -> None:
-        super().__init__(trainer)
-        self._parts: dict[torch.nn.Parameter, torch.nn.Parameter] = {}  # of each weight of the whole net that learns
-        self._began = trainer.step  # nothing is to be gathered until a step was taken
+    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+        super().__init__(run, record_fallback)
+        self._shards: dict[nn.Parameter, nn.Parameter] = {}  # full trainable weight -> this process's
+        self._first_step = run.step  # nothing has to be gathered until a step was taken
 
     @contextmanager
-    def part(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch; the optimizer's step is taken in the ``last`` one's."""
-        self._trainer.accelerator.sync_gradients = last
-        with super().part(last):
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Wraps forward and backward of a micro-batch; the optimizer's step is taken in the ``last`` one's."""
+        self._run.accelerator.sync_gradients = last
+        with super().micro_batch(last):
             yield
 
-    @torch.no_grad()
-    def _divide_state(self, model: Any, optimizer: Any) -> None:
-        """Give the optimizer what a checkpoint has given the whole one.
+    def unscale_and_clip(self, max_norm: float, loss_scale: float) -> bool:
+        """Whether the step was taken: DeepSpeed has clipped the gradients, and looked whether they are finite."""
+        self._run.accelerator.clip_grad_norm_(self.parameters(), max_norm * loss_scale)
+        return not self.optimizer.step_was_skipped
 
-        DeepSpeed's functions for single weights reach the optimizer's memory after a first step only, and with two
-        groups of weights not even then all of it. So each moment takes the weights' place for a while, here and below.
+    @property
+    def sharded_optimizer(self) -> Any:
+        """DeepSpeed's optimizer."""
+        return self.optimizer.optimizer
+
+    @torch.no_grad()
+    def _shard_state(self) -> None:
+        """Give the optimizer the state that a checkpoint gave the full one.
+
+        DeepSpeed's functions for single weights reach the optimizer's state after a first step only, and with two
+        parameter groups not even then all of it. So each moment takes the weights' place for a while, here and below.
         """
-        pairs = zip(self._trainer.controlnet.parameters(), model.module.parameters(), strict=True)
-        self._parts = {one: part for one, part in pairs if one.requires_grad}
-        state = self._whole.state
+        pairs = zip(self._run.trainable.parameters(), self.net.module.parameters(), strict=True)
+        self._shards = {whole: shard for whole, shard in pairs if whole.requires_grad}
+        optimizer, state = self.sharded_optimizer, self._full_optimizer.state
         if state:
             count = next(iter(state.values()))["step"]
-            kept: list[dict[str, torch.Tensor]] = [{"step": count.clone()} for _ in flat_pieces(optimizer)]
+            kept: list[dict[str, torch.Tensor]] = [{"step": count.clone()} for _ in flat_shards(optimizer)]
             for name in MOMENTS:
                 with in_place_of_weights(optimizer) as flats:
-                    for one, part in self._parts.items():
-                        _deepspeed().safe_set_full_fp32_param(part, state[one][name].to(self._trainer.device))
+                    for whole, shard in self._shards.items():
+                        _deepspeed().safe_set_full_fp32_param(shard, state[whole][name].to(self._run.device))
                     for own, flat in zip(kept, flats, strict=True):
                         own[name] = flat.detach().clone()
             for flat, own in zip(flats, kept, strict=True):
@@ -60,29 +72,30 @@ class Zero(Divided):
 
     @torch.no_grad()
     def _gather(self, with_optimizer: bool) -> None:
-        trainer, held = self._trainer, self._trainer.optimizer.optimizer.state
-        if trainer.step == self._began:
+        optimizer = self.sharded_optimizer
+        held = optimizer.optimizer.state
+        if self._run.step == self._first_step:
             return
-        with self._group.listening():
-            for one, value in self._whole_ones():
-                one.copy_(value)
+        with self._group.collective():
+            for whole, value in self._full_values():
+                whole.copy_(value)
             if not with_optimizer:
                 return
             for name in MOMENTS:
-                with in_place_of_weights(trainer.optimizer) as flats:
+                with in_place_of_weights(optimizer) as flats:
                     for flat in flats:
                         flat.data.copy_(held[flat][name])
-                    for one, value in self._whole_ones():
-                        self._whole.state[one][name] = value.cpu()
-            for state in self._whole.state.values():
+                    for whole, value in self._full_values():
+                        self._full_optimizer.state[whole][name] = value.cpu()
+            for state in self._full_optimizer.state.values():
                 state["step"] = held[flats[0]]["step"].detach().cpu().clone()
 
-    def _whole_ones(self) -> Iterator[tuple[torch.nn.Parameter, torch.Tensor]]:
-        """On main, each weight of the whole net that learns and its value; the others help."""
-        for one, part in self._parts.items():
-            value = _deepspeed().safe_get_full_fp32_param(part)
+    def _full_values(self) -> Iterator[tuple[nn.Parameter, torch.Tensor]]:
+        """On main, each trainable weight and its gathered value; the others take part."""
+        for whole, shard in self._shards.items():
+            value = _deepspeed().safe_get_full_fp32_param(shard)
             if self._group.main:
-                yield one, value
+                yield whole, value
 
 
 def _deepspeed() -> Any:
@@ -93,8 +106,8 @@ def _deepspeed() -> Any:
 
 @contextmanager
 def in_place_of_weights(optimizer: Any) -> Iterator[list[torch.Tensor]]:
-    """This process's flat pieces of the weights, in which something else may lie within the block."""
-    flats = flat_pieces(optimizer)
+    """Within the block, other values may be put into this process's flat shards of the weights."""
+    flats = flat_shards(optimizer)
     weights = [flat.detach().clone() for flat in flats]
     try:
         yield flats
@@ -103,8 +116,8 @@ def in_place_of_weights(optimizer: Any) -> Iterator[list[torch.Tensor]]:
             flat.data.copy_(weight)
 
 
-def flat_pieces(optimizer: Any) -> list[torch.Tensor]:
-    """This process's pieces of all weights in fp32: what torch's optimizer within DeepSpeed's moves.
+def flat_shards(optimizer: Any) -> list[torch.Tensor]:
+    """This process's flat fp32 shards of all weights: what torch's optimizer within DeepSpeed's updates.
 
     Args:
         optimizer: DeepSpeed's, of stage 2 or 3.

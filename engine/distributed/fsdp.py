@@ -1,9 +1,9 @@
-"""FSDP: the net that learns, its gradients and its optimizer divided among the processes, by accelerate's own settings.
+"""FSDP: weights, gradients and optimizer of the trained net are sharded among the processes.
 
-Each process holds a part of every weight in fp32, and the whole in the run's precision only while it computes (Zhao et
-al. 2023, arXiv 2304.11277; ZeRO's third stage, Rajbhandari et al. 2020, arXiv 1910.02054). torch's ``fully_shard`` does
-that, prepared by accelerate. The frozen base stays whole on each card. What main saves, draws and checks with is
-gathered for it: a checkpoint looks like any other, and one card can go on with it.
+Each process holds a shard of every weight in fp32, and the whole weight in the run's precision only while it computes
+(Zhao et al. 2023, arXiv 2304.11277; ZeRO stage 3, Rajbhandari et al. 2020, arXiv 1910.02054). torch's ``fully_shard``
+does that, prepared by accelerate from its own settings. The frozen base stays whole on each card. What main saves,
+draws and checks is gathered for it: a checkpoint looks like any other, and a single process can resume from it.
 """
 
 from __future__ import annotations
@@ -11,127 +11,124 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from engine.distributed.ddp import Sharing
-from engine.machine.errors import is_out_of_memory
-from engine.nets.master_weights import copy_in
-from engine.training.optim import build_optimizer
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
+from engine.distributed.ddp import DDP
+from engine.distributed.parallel import Run
+from engine.nets.master_weights import compute_copy
 
 T = TypeVar("T")
 
 
-class Divided(Sharing):
-    """Of a trainer whose net is divided. ``trainer.controlnet`` is whole, on the CPU, and up to date when asked for."""
+class FSDP(DDP):
+    """The net is sharded; ``trainable.master`` is a whole copy on the CPU, gathered when it is needed."""
 
-    divided = True
+    sharded = True
 
-    def __init__(self, trainer: Trainer) -> None:
-        super().__init__(trainer)
-        self._home: tuple[int, bool] | None = None
-        self._whole = trainer.optimizer  # with what a checkpoint has put into it
+    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+        super().__init__(run, record_fallback)
+        self._gathered: tuple[int, bool] | None = None  # at which step, and whether with the optimizer
+        self._full_optimizer = run.optimizer  # with the state that a checkpoint has put into it
 
-    def prepare(self) -> tuple[Any, Any]:
-        """The net and its optimizer, divided; both are what the trainer steps with from now on."""
-        trainer = self._trainer
-        net = copy.deepcopy(trainer.controlnet).to(trainer.device)
-        with self._group.listening():
-            model, prepared = trainer.accelerator.prepare(net, build_optimizer(net, trainer.config.optim))
-            self._divide_state(model, prepared.optimizer)
-        trainer.learning, trainer.optimizer = model, prepared.optimizer
-        return model, prepared
+    def prepare(self) -> None:
+        run = self._run
+        net = copy.deepcopy(run.trainable.master).to(run.device)
+        with self._group.collective():
+            self.net, self.optimizer = run.accelerator.prepare(net, run.new_optimizer(net))
+            self._shard_state()
 
-    @contextmanager
-    def part(self, last: bool) -> Iterator[None]:
-        """Around forward and backward of a micro-batch: weights and gradients travel in each."""
-        self._group.agree()
-        with self._group.listening():
-            yield
-
-    def combine(self, work: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The mean loss; gradients have been averaged by the backward pass."""
-        try:
-            return self._mean(work())
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            words = str(error)
-        self._end(words)
-
-    def attend(self, work: Callable[[], T]) -> T | None:
-        """``work()`` on main; the others help it to the whole net as often as it asks."""
-        if not self._group.main:
-            while (wish := self._group.tell(lambda: None)) is not None:
-                self._gather(with_optimizer=wish)
-            return None
-        done = work()
-        self._group.tell(lambda: None)
-        return done
-
-    def bring_home(self, with_optimizer: bool = False) -> None:
-        """On main, within ``attend``: make ``trainer.controlnet`` (and ``whole_optimizer``) what they are now."""
-        step, had_optimizer = self._home or (-1, False)
-        if step == self._trainer.step and (had_optimizer or not with_optimizer):
-            return
-        self._group.tell(lambda: with_optimizer)
-        self._gather(with_optimizer)
-        self._home = (self._trainer.step, with_optimizer)
-
-    @contextmanager
-    def computing_net(self) -> Iterator[Any]:
-        """On main, within ``attend``: the whole net where it computes and in the run's precision, for a while."""
-        self.bring_home()
-        trainer, nets = self._trainer, self._trainer.nets
-        nets.controlnet = copy_in(trainer.controlnet, trainer.dtype, trainer.device)
-        try:
-            yield nets.controlnet
-        finally:
-            nets.controlnet = trainer.controlnet
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self.net.parameters()) if self.net is not None else super().parameters()
 
     @property
-    def whole_optimizer(self) -> torch.optim.Optimizer:
-        """What a checkpoint is written of; brought up to date by ``bring_home``."""
-        return self._whole
+    def sharded_optimizer(self) -> Any:
+        """The optimizer of this process's shards."""
+        return self.optimizer.optimizer
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Wraps forward and backward of a micro-batch: weights and gradients are exchanged in each."""
+        self._group.all_ok()
+        with self._group.collective():
+            yield
+
+    def reduce(self, loss: torch.Tensor) -> torch.Tensor:
+        """The mean loss; the backward pass has averaged the gradients."""
+        mean = self._mean(loss)
+        self._computing = False
+        return mean
+
+    def out_of_memory(self, message: str, all_know: bool) -> None:
+        if self._computing:
+            self._end(message)
+
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Call ``work()`` on main; the others take part in the gathers that it asks for."""
+        if not self._group.main:
+            while (with_optimizer := self._group.broadcast(lambda: None)) is not None:
+                self._gather(with_optimizer=with_optimizer)
+            return None
+        done = work()
+        self._group.broadcast(lambda: None)
+        return done
+
+    def gather_full_weights(self, with_optimizer: bool = False) -> None:
+        step, had_optimizer = self._gathered or (-1, False)
+        if step == self._run.step and (had_optimizer or not with_optimizer):
+            return
+        self._group.broadcast(lambda: with_optimizer)
+        self._gather(with_optimizer)
+        self._gathered = (self._run.step, with_optimizer)
+
+    @contextmanager
+    def full_net(self) -> Iterator[Any]:
+        self.gather_full_weights()
+        run = self._run
+        with run.trainable.weights.computing_with(compute_copy(run.trainable.master, run.dtype, run.device)) as net:
+            yield net
+
+    @property
+    def full_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer whose state a checkpoint holds; ``gather_full_weights`` brings it up to date."""
+        return self._full_optimizer
+
+    def _whole_norm(self, norm: Any) -> Any:
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def _pairs(self) -> Iterator[tuple[Any, Any]]:
-        """Weights of the whole net's optimizer and their parts, in the optimizer's order."""
-        groups = zip(self._whole.param_groups, self._trainer.optimizer.param_groups, strict=True)
-        for whole, parts in groups:
-            yield from zip(whole["params"], parts["params"], strict=True)
+        """The full optimizer's weights and this process's shards of them, in the optimizer's order."""
+        groups = zip(self._full_optimizer.param_groups, self.sharded_optimizer.param_groups, strict=True)
+        for whole, shards in groups:
+            yield from zip(whole["params"], shards["params"], strict=True)
 
     @torch.no_grad()
     def _gather(self, with_optimizer: bool) -> None:
         keep = self._group.main
-        with self._group.listening():
-            for whole, part in zip(
-                self._trainer.controlnet.parameters(), self._trainer.learning.parameters(), strict=True
-            ):
-                value = whole_tensor(part)
+        with self._group.collective():
+            for whole, shard in zip(self._run.trainable.parameters(), self.parameters(), strict=True):
+                value = full_tensor(shard)
                 if keep:
                     whole.copy_(value)
             if not with_optimizer:
                 return
-            for whole, part in self._pairs():
-                state = {name: whole_tensor(value) for name, value in self._trainer.optimizer.state[part].items()}
+            for whole, shard in self._pairs():
+                state = {name: full_tensor(value) for name, value in self.sharded_optimizer.state[shard].items()}
                 if keep:
-                    self._whole.state[whole] = {name: value.cpu() for name, value in state.items()}
+                    self._full_optimizer.state[whole] = {name: value.cpu() for name, value in state.items()}
 
-    def _divide_state(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
-        """Give the divided optimizer what the whole one was given by a checkpoint; its own memory is freed."""
-        for group, parts in zip(self._whole.param_groups, optimizer.param_groups, strict=True):
-            for whole, part in zip(group["params"], parts["params"], strict=True):
-                for name, value in self._whole.state.pop(whole, {}).items():
-                    if value.shape == part.shape:
-                        value = distribute_tensor(value.to(part.device), part.device_mesh, part.placements)
-                    optimizer.state[part][name] = value
+    def _shard_state(self) -> None:
+        """Give the sharded optimizer the state that a checkpoint gave the full one, whose memory is freed."""
+        for whole, shard in self._pairs():
+            for name, value in self._full_optimizer.state.pop(whole, {}).items():
+                if value.shape == shard.shape:
+                    value = distribute_tensor(value.to(shard.device), shard.device_mesh, shard.placements)
+                self.sharded_optimizer.state[shard][name] = value
 
 
-def whole_tensor(tensor: torch.Tensor) -> torch.Tensor:
-    """All parts of a tensor together, on every process; one that is not divided as it is."""
+def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """All shards of a tensor together, on every process. A tensor that is not sharded is returned as it is."""
     return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -1,13 +1,13 @@
-"""One piece of work done by several processes, one a card, on one machine or more.
+"""The processes of one training, one per card, on one machine or several.
 
 ``accelerate launch`` (or ``torchrun``) starts them all with the same command; each finds out here which one it is. The
-first, called main, is the only one that writes, prints and answers. What travels is accelerate's business and torch's
-DistributedDataParallel's (engine/distributed/ddp.py).
+first, called main, is the only one that writes, prints and answers. Tensors are exchanged by accelerate and torch's
+DistributedDataParallel (ddp.py).
 
-One thing is our own, for accelerate has nothing like it: every exchange begins with a small message, over a line of its
-own, in which each says whether it is well. It may wait for hours (main draws images) where a gradient may not, gives
-up early where somebody ends, and is free while gradients are stuck. So a fault on one of them ends all of them, at the
-same place and with its words, and one that was killed is missed at once.
+One thing accelerate does not have: before each collective, all processes exchange a small status over a separate gloo
+group. Its time-out is hours, not minutes (main may be drawing images), it returns early where a process ends, and it
+works while NCCL is blocked. So a failure in one process ends all of them, at the same place and with its message, and
+a killed process is noticed at once.
 """
 
 from __future__ import annotations
@@ -28,166 +28,168 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=12)
-"""How long the others wait for main, which may draw images or encode captions meanwhile."""
-FAREWELL = timedelta(seconds=30)
-"""How long one that has failed waits for the others to hear of it."""
-LINE_SIGNS = ("gloo", "NCCL", "Timed out", "Connection closed", "Connection reset")
+STATUS_TIMEOUT = timedelta(hours=12)
+"""How long the others wait for main, which may be drawing images or encoding captions."""
+ABORT_TIMEOUT = timedelta(seconds=30)
+"""How long a failed process waits for the others to be told."""
+CONNECTION_ERRORS = ("gloo", "NCCL", "Timed out", "Connection closed", "Connection reset")
 
-WELL, SHORT_OF_MEMORY, CANCELLED, FAILED = range(4)
+OK, OUT_OF_MEMORY, CANCELLED, FAILED = range(4)
 STOPS = (None, "pause", "stop")
 
 
-class Lost(UserError):
-    """Another process has gone without a word."""
+class ProcessLost(UserError):
+    """Another process ended without a message."""
 
 
-class OutOfReach(UserError):
-    """This process has to end while the others compute and cannot listen."""
+class Unreachable(UserError):
+    """This process has to end while the others are in a collective and cannot be told."""
 
 
-class Short(MemoryError):
+class SharedOutOfMemory(MemoryError):
     """Memory ran out in one of the processes, and all of them know."""
 
 
 class CancelledElsewhere(Cancelled):
-    """Another process was asked to end while it prepared."""
+    """Another process was cancelled while it prepared."""
 
 
-class Elsewhere(UserError):
-    """Another process has failed; these are its words."""
+class FailedElsewhere(UserError):
+    """Another process failed; carries its message."""
 
 
-class Processes:
-    """This process among its like; a single one is ``ALONE``, for which every exchange is its own answer."""
+class ProcessGroup:
+    """This process's place in the group. ``ALONE`` is a group of one, in which every collective returns its input."""
 
-    def __init__(self, rank: int = 0, count: int = 1, words: Any = None, card: str = "cuda") -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, status: Any = None, card: str = "cuda") -> None:
         """
         Args:
             rank: 0 is main.
-            words: the process group for the small messages; everything else goes over the default one.
-            card: what torch calls this process's graphics card, where there is one. Needed by name: threads other than
-                the first one would take the first card.
+            status: torch's process group for the status messages; everything else goes over the default one.
+            card: torch's name of this process's graphics card, where there is one. Threads other than the first one
+                would otherwise use the first card.
         """
-        self.rank, self.count, self.card = rank, count, card
+        self.rank, self.world_size, self.card = rank, world_size, card
         self.main = rank == 0
-        self._words = words
+        self._status = status
 
-    def tell(self, make: Callable[[], T]) -> T:
-        """What ``make()`` gives on main, on all. The others wait; where it fails there, it fails everywhere."""
-        if self.count == 1:
+    def broadcast(self, make: Callable[[], T]) -> T:
+        """Call ``make()`` on main and return its result on every process. If it raises, every process raises."""
+        if self.world_size == 1:
             return make()
         from accelerate.utils import broadcast_object_list
 
-        told: list[Any] = [make() if self.main else None]  # where it raises, ``farewell`` tells the others
-        self._exchange(WELL)
-        with self.listening():
-            broadcast_object_list(told)
-        return told[0]
+        value: list[Any] = [make() if self.main else None]  # if it raises, ``abort_all`` tells the others
+        self._exchange(OK)
+        with self.collective():
+            broadcast_object_list(value)
+        return value[0]
 
-    def wait(self) -> None:
-        """Go on when all have come this far.
+    def barrier(self) -> None:
+        """Wait until all processes are here.
 
         Raises:
-            Cancelled: another was asked to end. Elsewhere: another has failed. Lost: another is gone.
+            Cancelled: another was cancelled. FailedElsewhere: another failed. ProcessLost: another is gone.
         """
-        if self.count > 1:
-            self._exchange(WELL)
+        if self.world_size > 1:
+            self._exchange(OK)
 
     def main_first(self, work: Callable[[], T]) -> T:
-        """``work()`` on main, then on the others, which find done what main has left on disk."""
+        """Call ``work()`` on main, then on the others, which find its results on disk."""
         if not self.main:
-            self.wait()
+            self.barrier()
         done = work()
         if self.main:
-            self.wait()
+            self.barrier()
         return done
 
-    def may_go_on(self, token: Token, enough: bool) -> bool:
-        """Before each step: no process was asked to end, and main has not had enough. The same answer for all.
+    def keep_going(self, token: Token, stop_early: bool) -> bool:
+        """Whether to take another step: no process was asked to end, and main does not stop early. The same for all.
 
-        Afterwards every token says what any of them was asked for.
+        Afterwards every process's token says what any of them was asked for.
         """
-        if self.count == 1:
-            return token.stop is None and not enough
-        stop, flat = self._exchange(WELL, STOPS.index(token.stop), int(enough and self.main))[1:]
+        if self.world_size == 1:
+            return token.stop is None and not stop_early
+        stop, flat = self._exchange(OK, STOPS.index(token.stop), int(stop_early and self.main))[1:]
         if token.stop is None and stop:
             token.follow("stop" if STOPS[stop] == "stop" else "pause")
         return not (stop or flat)
 
-    def agree(self, short: str = "") -> None:
-        """Go on when all have come this far with memory enough.
+    def all_ok(self, out_of_memory: str = "") -> None:
+        """Wait until all processes are here, and check that none ran out of memory.
 
         Args:
-            short: why this one has not; empty: it has.
+            out_of_memory: this process's error; empty: it is well.
 
         Raises:
-            Short: memory ran out on one of them; the same for all.
+            SharedOutOfMemory: memory ran out in one of them; raised in all.
         """
-        if self.count > 1 and self._exchange(SHORT_OF_MEMORY if short else WELL)[0] == SHORT_OF_MEMORY:
-            raise Short(short or "out of memory in another process")
+        if self.world_size > 1 and self._exchange(OUT_OF_MEMORY if out_of_memory else OK)[0] == OUT_OF_MEMORY:
+            raise SharedOutOfMemory(out_of_memory or "out of memory in another process")
 
-    def align(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Everyone's tensors become main's, in place."""
-        if self.count > 1:
+    def broadcast_parameters(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Overwrite every process's tensors with main's, in place."""
+        if self.world_size > 1:
             from accelerate.utils import broadcast
 
-            self._exchange(WELL)
-            with self.listening():
+            self._exchange(OK)
+            with self.collective():
                 for tensor in tensors:
                     broadcast(tensor.detach())
 
     def gather(self, value: T) -> list[T]:
-        """Everyone's plain value, main's first."""
-        if self.count == 1:
+        """The plain values of all processes, in the order of their ranks."""
+        if self.world_size == 1:
             return [value]
         from accelerate.utils import gather_object
 
-        self._exchange(WELL)
-        with self.listening():
+        self._exchange(OK)
+        with self.collective():
             values: list[T] = gather_object([value])
         return values
 
-    def mine(self, number: int) -> bool:
-        """Whether piece ``number`` of a work that is dealt out in turn is this process's."""
-        return number % self.count == self.rank
+    def owns(self, number: int) -> bool:
+        """Whether item ``number`` is this process's, of items that are assigned in turn."""
+        return number % self.world_size == self.rank
 
-    def farewell(self, error: BaseException) -> None:
-        """Tell the others, wherever they are, that this one ends, and why. Called where everything is caught."""
-        if self.count == 1 or isinstance(error, Lost | Elsewhere | CancelledElsewhere):
+    def abort_all(self, error: BaseException) -> None:
+        """Tell the other processes, wherever they are, that this one ends, and why. For the outermost handler."""
+        if self.world_size == 1 or isinstance(error, ProcessLost | FailedElsewhere | CancelledElsewhere):
             return
         cancelled = isinstance(error, Cancelled)
         state = CANCELLED if cancelled else FAILED
         if not cancelled and not self.main:
-            print(f"\n{self._name()}: {in_words(error)}", file=sys.stderr, flush=True)
-        if isinstance(error, OutOfReach):
-            return  # they find out when this one is gone
-        with suppress(UserError, Cancelled):  # its own error is on its way already; these are the others' answers
-            self._exchange(state, error=error, patience=FAREWELL)
+            print(f"\n{self._name()}: {one_line(error)}", file=sys.stderr, flush=True)
+        if isinstance(error, Unreachable):
+            return  # they notice when this process is gone
+        with suppress(
+            UserError, Cancelled
+        ):  # this process's own error is raised already; these are the others' answers
+            self._exchange(state, error=error, timeout=ABORT_TIMEOUT)
 
     def _name(self) -> str:
-        return f"Process {self.rank + 1} of {self.count} ({socket.gethostname()})"
+        return f"Process {self.rank + 1} of {self.world_size} ({socket.gethostname()})"
 
     def _exchange(
-        self, state: int, *numbers: int, error: BaseException | None = None, patience: timedelta | None = None
+        self, state: int, *numbers: int, error: BaseException | None = None, timeout: timedelta | None = None
     ) -> list[int]:
-        """The largest of each number over all processes, the state in front. Raises for all what one has to raise."""
+        """The maximum of the state, and of each number, over all processes. A failure in one raises in all."""
         import torch
         import torch.distributed as dist
 
-        message = torch.tensor([state, *numbers, *[0] * (2 - len(numbers))])  # of one length, whoever asks what
+        message = torch.tensor([state, *numbers, *[0] * (2 - len(numbers))])  # all messages have one length
 
-        with self.listening(talking=True):
-            work = dist.all_reduce(message, op=dist.ReduceOp.MAX, group=self._words, async_op=True)
-            work.wait(timeout=patience or PATIENCE)
+        with self.collective(status=True):
+            work = dist.all_reduce(message, op=dist.ReduceOp.MAX, group=self._status, async_op=True)
+            work.wait(timeout=timeout or STATUS_TIMEOUT)
         worst, *largest = message.tolist()
         if worst == FAILED:
-            failures: list[Any] = [None] * self.count
-            mine = (self._name(), in_words(error)) if state == FAILED and error is not None else None
-            with self.listening(talking=True):
-                dist.all_gather_object(failures, mine, group=self._words)
+            failures: list[Any] = [None] * self.world_size
+            mine = (self._name(), one_line(error)) if state == FAILED and error is not None else None
+            with self.collective(status=True):
+                dist.all_gather_object(failures, mine, group=self._status)
             where, what = next(failure for failure in failures if failure is not None)
-            raise Elsewhere(
+            raise FailedElsewhere(
                 "The work ended because one of its processes failed.", f"{where}: {what}",
                 "Repair that, then resume: a training goes on from its last checkpoint.",
             )  # fmt: skip
@@ -196,23 +198,23 @@ class Processes:
         return [worst, *largest]
 
     @contextmanager
-    def listening(self, talking: bool = False) -> Iterator[None]:
-        """Around work that speaks with the others: a line that breaks ends it with words, those of the others if any.
+    def collective(self, status: bool = False) -> Iterator[None]:
+        """Wraps a collective: a broken connection raises an error that says what happened in the other processes.
 
         Args:
-            talking: about one another, so that there is nobody left to ask.
+            status: it is the exchange of status messages itself, so that there is nobody left to ask.
 
         Raises:
-            Lost, Elsewhere, Cancelled: instead of torch's own errors.
+            ProcessLost, FailedElsewhere, Cancelled: instead of torch's own errors.
         """
         try:
             yield
         except RuntimeError as error:
-            if not (talking or line_broke(error)):
+            if not (status or connection_broke(error)):
                 raise
-            if not talking:
-                self._exchange(WELL)  # one that has failed is waiting here to say so
-            raise Lost(
+            if not status:
+                self._exchange(OK)  # a process that failed is waiting here to say so
+            raise ProcessLost(
                 "The work ended because one of its processes is gone.",
                 f"{self._name()} no longer hears from the others: one was killed, has crashed, or its machine is off "
                 f"({str(error).splitlines()[0][:160]}).",
@@ -221,35 +223,35 @@ class Processes:
             ) from error
 
 
-ALONE = Processes()
+ALONE = ProcessGroup()
 _current = ALONE
 
 
-def current() -> Processes:
-    """This process among those that were started with it."""
+def current() -> ProcessGroup:
+    """The group that this process belongs to."""
     return _current
 
 
-def enter(group: Processes) -> None:
-    """From now on this process is one of these. Only whoever starts and ends the work calls this."""
+def enter(group: ProcessGroup) -> None:
+    """Make this the current group. Only the code that starts and ends the whole work calls this."""
     global _current
     _current = group
 
 
-def line_broke(error: RuntimeError) -> bool:
-    """Whether it is of the way between the processes; gloo's errors are known by their words alone."""
+def connection_broke(error: RuntimeError) -> bool:
+    """Whether the connection between processes failed; gloo's errors are known by their messages alone."""
     import torch.distributed as dist
 
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in LINE_SIGNS)
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in CONNECTION_ERRORS)
 
 
-def in_words(error: BaseException) -> str:
-    """An error in one line."""
+def one_line(error: BaseException) -> str:
+    """An error as one line."""
     if isinstance(error, UserError):
         return f"{error.what} {error.why} {error.try_this}"
     return f"{type(error).__name__}: {error}"[:500]
 
 
 def started() -> int:
-    """How many processes were started together; 1 where this is the only one. Imports nothing."""
+    """How many processes were started together. Does not import torch."""
     return int(os.environ.get("WORLD_SIZE") or 1) if os.environ.get("LOCAL_RANK") else 1

@@ -1,4 +1,4 @@
-"""Starting several processes of one command on this machine, for whoever wants to know nothing about accelerate."""
+"""Start a command in several processes on this machine (``--processes``), without a configuration of accelerate's."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from collections.abc import Sequence
 from typing import Any
 
 GRACE_SECONDS = 120.0
-"""For the others, once one has ended badly: they notice by themselves, and main may be in the middle of saving."""
+"""Time for the other processes to end after one has failed: they notice by themselves, and main may be saving."""
 
 
 def start_together(arguments: Sequence[str], count: int) -> int:
-    """``engine.cli`` with these arguments in ``count`` processes, waited for; main's exit code, or another's bad one.
+    """Run ``engine.cli`` in ``count`` processes and wait. Returns main's exit code, or that of one that failed.
 
-    Ctrl-C, SIGTERM and a closed terminal are handed on to all of them.
+    Ctrl-C, SIGTERM and a closed terminal are forwarded to all of them.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    meet |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    rendezvous |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
     if sys.platform == "win32":
-        meet["USE_LIBUV"] = "0"  # torch for Windows is built without
+        rendezvous["USE_LIBUV"] = "0"  # torch for Windows is built without it
     command = [sys.executable, "-m", "engine.cli", *arguments]
     children: list[subprocess.Popen[bytes]] = []
-    before = _hand_on(children)
+    before = _forward_signals(children)
     try:
         for rank in range(count):
             place = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            # A session of their own: else a Ctrl-C would come twice, from the terminal and from here.
-            children.append(subprocess.Popen(command, env={**os.environ, **meet, **place}, start_new_session=True))
+            # In a session of its own: else Ctrl-C would arrive twice, from the terminal and from here.
+            children.append(
+                subprocess.Popen(command, env={**os.environ, **rendezvous, **place}, start_new_session=True)
+            )
         return _wait(children)
     finally:
         for child in children:
@@ -44,16 +46,16 @@ def start_together(arguments: Sequence[str], count: int) -> int:
             signal.signal(number, handler)
 
 
-def _hand_on(children: list[subprocess.Popen[bytes]]) -> dict[int, Any]:
-    """Hand signals on from now on; the handlers that were there before."""
+def _forward_signals(children: list[subprocess.Popen[bytes]]) -> dict[int, Any]:
+    """Forward signals to the children from now on. Returns the previous handlers."""
 
-    def hand_on(number: int, _frame: Any) -> None:
+    def forward(number: int, _frame: Any) -> None:
         for child in children:
-            if child.poll() is None and sys.platform != "win32":  # there, one console has told all of them
+            if child.poll() is None and sys.platform != "win32":  # there, all share a console and get it anyway
                 child.send_signal(number)
 
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    return {number: signal.signal(number, hand_on) for number in known}
+    return {number: signal.signal(number, forward) for number in known}
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:

@@ -18,8 +18,9 @@ from engine.inference.memory_saving import MAX_BATCH
 from engine.inference.request import LIVE, TryRequest
 from engine.inference.session import TrySession
 from engine.jobs.control import CancelToken, OnProgress
-from engine.runs.checkpoints import DECODER, Checkpoint
+from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
+from engine.tuning.unlocked import trained_base_file
 from engine.workspace.paths import Workspace
 
 MOST_IMAGES = 600
@@ -87,13 +88,13 @@ def _columns(run: Run, request: GridRequest, live_step: int | None) -> tuple[lis
     places: dict[Column, Path] = {}
     moment = key_of({"run": str(run.folder), "step": live_step, "now": time.time_ns()})
     if request.without and (chosen or live_step is not None):
-        decoder = _decoder(there[chosen[0]]) if chosen else ""
+        base = _trained_base(there[chosen[0]]) if chosen else ""
         # If the run trains the base, too, then the base in memory has its current weights only.
-        now = live_step is not None and (decoder or not chosen)
-        places[Column(WITHOUT, None, moment if now else decoder)] = LIVE if now else there[chosen[0]].controlnet
+        now = live_step is not None and (base or not chosen)
+        places[Column(WITHOUT, None, moment if now else base)] = LIVE if now else there[chosen[0]].controlnet
     for step in chosen:
         net = there[step].controlnet
-        places[Column(f"step {step:,}", step, weights_of(net) + _decoder(there[step]))] = net
+        places[Column(f"step {step:,}", step, weights_of(net) + _trained_base(there[step]))] = net
     if request.live:
         if live_step is None:
             raise UserError(
@@ -103,10 +104,10 @@ def _columns(run: Run, request: GridRequest, live_step: int | None) -> tuple[lis
     return list(places), places
 
 
-def _decoder(checkpoint: Checkpoint) -> str:
-    """Digest of the decoder weights. A run that trains the base's decoder has another base at each checkpoint."""
-    path = checkpoint.folder / DECODER
-    return file_digest(path) if path.is_file() else ""
+def _trained_base(checkpoint: Checkpoint) -> str:
+    """A digest of the base weights that the run has trained, which differ between checkpoints; empty: none."""
+    path = trained_base_file(checkpoint.folder)
+    return file_digest(path) if path is not None else ""
 
 
 class _GridJob:

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from engine.config import ValidationConfig
 from engine.evaluation.pairs import ImageRequest, Models, draw, to_images
@@ -16,9 +15,9 @@ from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.nets.trainable import decoder_of
-from engine.runs.checkpoints import DECODER, Checkpoint, demand_whole
+from engine.runs.checkpoints import Checkpoint, demand_whole
 from engine.runs.run import Run
+from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
 
 T = TypeVar("T")
@@ -39,10 +38,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     denoiser: Any = family.load_denoiser(base, dtype).to(device)
-    decoder = checkpoint.folder / DECODER
-    if decoder.is_file():  # the run also trained the decoder of the base
-        demand_whole(checkpoint.folder, DECODER)
-        decoder_of(denoiser).load_state_dict(load_file(decoder))
+    load_trained_base(checkpoint.folder, denoiser)
     net: Any = family.load_controlnet(folder, dtype).to(device)
     check_finite(net, name)
     return Models(family, base, denoiser, net)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from engine.families.registry import Family, detect
 from engine.inference.img2img import encode_init, keep_outside
@@ -27,8 +26,8 @@ from engine.inference.sampling import (
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.nets.trainable import decoder_of
-from engine.runs.checkpoints import DECODER, demand_whole
+from engine.runs.checkpoints import demand_whole
+from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
 
 NetVersion = tuple[Path, int]
@@ -55,7 +54,7 @@ class TrySession:
         self._tokenizer: Any = None
         self._text_encoder: Any = None
         self._family: Family | None = None
-        self._base, self._decoder_trained = "", False
+        self._base, self._base_is_changed = "", False
         self._controlnet: NetVersion | None = None
         self._second: tuple[NetVersion, Any] | None = None
         self.memory_saving = MemorySaving(self._device)
@@ -85,13 +84,12 @@ class TrySession:
                 return
             family = detect(located)
             self._check(family, located, base, folder, Path(controlnet))
-            if located != self._base or self._decoder_trained:
+            if located != self._base or self._base_is_changed:
                 self.free()
             net = self._open(family, folder, located, _display_name(Path(controlnet)))
             self._use(family, located, net)
-            decoder = folder.parent / DECODER
-            if folder.is_dir() and decoder.is_file():  # the run trained the base's decoder, too
-                self._load_decoder(decoder)
+            if folder.is_dir():
+                self._base_is_changed = load_trained_base(folder.parent, family.denoiser_of(self._pipeline))
             self._controlnet = wanted
 
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
@@ -129,12 +127,6 @@ class TrySession:
         denoiser: Any = family.load_denoiser(located, self._dtype)
         return denoiser.to(self._device)
 
-    def _load_decoder(self, path: Path) -> None:
-        assert self._family is not None, "it is set with the pipeline"
-        demand_whole(path.parent.parent, DECODER)
-        decoder_of(self._family.denoiser_of(self._pipeline)).load_state_dict(load_file(path))
-        self._decoder_trained = True
-
     def _second_net(self, path: Path) -> Any:
         """The second ControlNet, loaded once."""
         assert self._family is not None, "the first one is loaded before it"
@@ -150,7 +142,7 @@ class TrySession:
         with self._lock:
             self._pipeline = self._vae = self._family = self._controlnet = self._second = None
             self._tokenizer = self._text_encoder = None
-            self._base, self._decoder_trained = "", False
+            self._base, self._base_is_changed = "", False
             free_memory()
 
     def generate(

@@ -1,4 +1,4 @@
-"""The average of the weights, and using it for a while. How much each step weighs is diffusers' EMAModel's business."""
+"""Exponential moving average (EMA) of the weights. The decay of each step is that of diffusers' EMAModel."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from diffusers.training_utils import EMAModel
 from engine.config import OptimConfig
 
 AT_ONCE = 2**24
-"""Numbers that are averaged together (64 MiB), so that a step of the average needs little beside the average itself."""
+"""Numbers that are averaged together (64 MiB), so that an update needs little memory beside the average itself."""
 
 
 class Average(EMAModel):
-    """diffusers' average, bit for bit, but some weights at a time; it may be in RAM while the net is on a card.
+    """diffusers' average, bit for bit, updated a part at a time; it may be in RAM while the net is on a card.
 
-    A step that breaks off for want of memory can be asked for again: it goes on with the weights that it has not come
-    to, so that none is averaged twice. All the memory of a part is taken before the first of its weights changes.
+    An update that runs out of memory can be retried: it continues with the remaining parts, so that no weight is
+    averaged twice. All memory of a part is allocated before the first of its weights changes.
     """
 
     optimization_step: int
-    _come_to = 0
-    """Weights that the step has done already which broke off; 0: none has."""
+    _done = 0
+    """Weights that an interrupted update has averaged already."""
 
     @torch.no_grad()
     def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Take in the weights as they are now; all of them learn."""
+        """Update the average with the trainable weights as they are now.
+
+        ``get_decay`` warms up: early steps weigh more than the configured decay says.
+        """
         weights = list(parameters)
         decay = self.get_decay(self.optimization_step + 1)
         for part in self._parts():
@@ -37,12 +40,12 @@ class Average(EMAModel):
                 weight.detach().to(average.device) for weight, average in zip(weights[part], averages, strict=True)
             ]
             torch._foreach_sub_(averages, torch._foreach_sub(averages, beside), alpha=1 - decay)
-            self._come_to = part.stop
-        self.optimization_step, self.cur_decay_value, self._come_to = self.optimization_step + 1, decay, 0
+            self._done = part.stop
+        self.optimization_step, self.cur_decay_value, self._done = self.optimization_step + 1, decay, 0
 
     def _parts(self) -> Iterator[slice]:
-        """Those that are left, in order, as many together as AT_ONCE allows and one at least."""
-        first, size = self._come_to, 0
+        """The remaining weights in order, in groups of up to AT_ONCE numbers, at least one weight each."""
+        first, size = self._done, 0
         for place in range(first, len(self.shadow_params)):
             if place > first and size + self.shadow_params[place].numel() > AT_ONCE:
                 yield slice(first, place)
@@ -51,34 +54,34 @@ class Average(EMAModel):
         yield slice(first, len(self.shadow_params))
 
     def copy_to(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Give these weights the average; nothing but the weights themselves is on the card for it."""
+        """Copy the average into these weights, without extra memory on the card."""
         torch._foreach_copy_([parameter.data for parameter in parameters], self.shadow_params)
 
 
-def averaged_names(model: torch.nn.Module) -> list[str]:
-    """Names of the weights that have an average: those that learn. Of the others it would be a copy."""
+def ema_names(model: torch.nn.Module) -> list[str]:
+    """Names of the averaged weights: the trainable ones."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def averaged_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The weights themselves, in the same order."""
+def ema_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The averaged weights, in the same order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def build_average(model: torch.nn.Module, config: OptimConfig) -> Average | None:
-    """The average of the weights of the net that learn; None where the config wants none."""
+def build_ema(model: torch.nn.Module, config: OptimConfig) -> Average | None:
+    """The average of the net's trainable weights; None where the config has EMA off."""
     if config.ema_decay <= 0:
         return None
-    average = Average(averaged_parameters(model), decay=config.ema_decay, foreach=True)
+    average = Average(ema_parameters(model), decay=config.ema_decay, foreach=True)
     if config.ema_device == "cpu":
         average.to("cpu")
     return average
 
 
 @contextmanager
-def averaged_weights(ema: Any, model: torch.nn.Module) -> Iterator[None]:
+def ema_weights(ema: Any, model: torch.nn.Module) -> Iterator[None]:
     """Within the block ``model`` has the averaged weights; afterwards its own, bit for bit."""
-    parameters = averaged_parameters(model)
+    parameters = ema_parameters(model)
     ema.store(parameters)
     try:
         ema.copy_to(parameters)

@@ -1,14 +1,15 @@
-"""The frozen base: layers that keep no more than they need, and weights in eight bits.
+"""The frozen base: layers that keep no more for the backward pass than they need, and weights in fp8.
 
-Eight bits are half of what half precision takes, for a little accuracy and time.
+fp8 takes half the memory of half precision, for a little accuracy and time.
 
-Weights are kept as float8 (e4m3: three bits of mantissa) with a scale for each output channel, so that the largest
-weight of a channel is the largest number of the format; without scales most weights of Stable Diffusion fall among the
-format's smallest, coarsest numbers. A layer widens its weight when it computes, and again in the backward pass:
-autograd keeps neither the wide weight nor the layer's input. Norms, biases, and both ends of the net stay as they are.
+Weights are stored as float8 (e4m3: three bits of mantissa) with one scale per output channel, so that a channel's
+largest weight is the format's largest number; without scales most weights of Stable Diffusion fall among the format's
+smallest, coarsest numbers. A layer widens its weight for the forward pass and again for the backward pass: autograd
+keeps neither the wide weight nor the layer's input. diffusers' ``enable_layerwise_casting`` has no scales, and autograd
+keeps the wide weights there. Norms, biases, and both ends of the net stay as they are.
 
-In any precision torch keeps what a convolution reads until the backward pass, even where its weight does not learn and
-nobody asks for it (0.08 GB an image in the decoder of Stable Diffusion 1.5). Frozen ones keep their weight alone.
+In any precision torch keeps a convolution's input until the backward pass, even where the weight is frozen and nobody
+needs it (0.08 GB per image in the decoder of Stable Diffusion 1.5). ``FrozenConv2d`` keeps its weight alone.
 """
 
 from __future__ import annotations
@@ -22,21 +23,21 @@ from torch.nn.grad import conv2d_input
 
 FP8 = torch.float8_e4m3fn
 INSIDE = ("down_blocks.", "mid_block.", "up_blocks.")
-"""Parts of a UNet that are made small; what comes before and after has few weights and much to say."""
+"""Parts of a UNet that are quantized; what comes before and after has few weights that matter much."""
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: Any, bias: Any) -> torch.Tensor:
         ctx.save_for_backward(weight, scale)
-        return functional.linear(x, widened(weight, scale, x.dtype), bias)
+        return functional.linear(x, dequantize(weight, scale, x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         weight, scale = ctx.saved_tensors
         (grad,) = grads
         to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[3] else None
-        return grad @ widened(weight, scale, grad.dtype), None, None, to_bias
+        return grad @ dequantize(weight, scale, grad.dtype), None, None, to_bias
 
 
 class _Conv2d(torch.autograd.Function):
@@ -44,49 +45,49 @@ class _Conv2d(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: Any, bias: Any, *how: Any) -> torch.Tensor:
         ctx.save_for_backward(weight, scale)
         ctx.how, ctx.shape = how, x.shape
-        return functional.conv2d(x, widened(weight, scale, x.dtype), bias, *how)
+        return functional.conv2d(x, dequantize(weight, scale, x.dtype), bias, *how)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
         weight, scale = ctx.saved_tensors
         (grad,) = grads
         to_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
-        to_x = conv2d_input(ctx.shape, widened(weight, scale, grad.dtype), grad, *ctx.how)
+        to_x = conv2d_input(ctx.shape, dequantize(weight, scale, grad.dtype), grad, *ctx.how)
         return to_x, None, None, to_bias, *[None] * len(ctx.how)
 
 
-class SmallLinear(nn.Linear):
+class Fp8Linear(nn.Linear):
     """A linear layer whose weight is float8."""
 
     scale: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return answer(self, x)
+        return frozen_forward(self, x)
 
 
-class SmallConv2d(nn.Conv2d):
+class Fp8Conv2d(nn.Conv2d):
     """A convolution whose weight is float8."""
 
     scale: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return answer(self, x)
+        return frozen_forward(self, x)
 
 
-class LeanConv2d(nn.Conv2d):
-    """A convolution that does not learn, and keeps nothing of what it reads."""
+class FrozenConv2d(nn.Conv2d):
+    """A convolution with a frozen weight, which does not keep its input for the backward pass."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
-            return answer(self, x)
+            return frozen_forward(self, x)
         return super().forward(x)
 
 
-KINDS: dict[type, type] = {nn.Linear: SmallLinear, nn.Conv2d: SmallConv2d, LeanConv2d: SmallConv2d}
+KINDS: dict[type, type] = {nn.Linear: Fp8Linear, nn.Conv2d: Fp8Conv2d, FrozenConv2d: Fp8Conv2d}
 
 
-def answer(layer: Any, x: torch.Tensor) -> torch.Tensor:
-    """What a frozen layer says, in the precision of ``x``; a float8 weight has a ``scale`` beside it."""
+def frozen_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """Forward of a frozen layer, in the dtype of ``x``. An fp8 weight is multiplied by the layer's ``scale``."""
     scale = getattr(layer, "scale", None)
     if isinstance(layer, nn.Linear):
         return _Linear.apply(x, layer.weight, scale, layer.bias)
@@ -94,42 +95,42 @@ def answer(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return _Conv2d.apply(x, layer.weight, scale, layer.bias, *how)
 
 
-def widened(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """A float8 weight in ``dtype``; one without a scale is wide as it is."""
+def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """An fp8 weight in ``dtype``. A weight without a scale is returned unchanged."""
     if scale is None:
         return weight
     return weight.to(dtype) * scale.to(dtype).reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def narrowed(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float8 and a scale (fp32) for each output channel."""
+def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight (out, ...) in fp8, and its scale (out,) in fp32."""
     wide = weight.float()
     largest = wide.abs().flatten(1).amax(dim=1).clamp_min(1e-12)
     scale = largest / torch.finfo(FP8).max
     return (wide / scale.reshape(-1, *[1] * (wide.ndim - 1))).to(FP8), scale
 
 
-def keep_less(net: nn.Module) -> None:
-    """Let the frozen convolutions of a net keep no inputs, in place; gradients are the same bits."""
+def use_frozen_convolutions(net: nn.Module) -> None:
+    """Make a net's frozen convolutions keep no inputs, in place. Gradients stay the same to the bit."""
     for layer in net.modules():
         if type(layer) is nn.Conv2d and not layer.weight.requires_grad:
-            layer.__class__ = LeanConv2d
+            layer.__class__ = FrozenConv2d
 
 
 @torch.no_grad()
-def shrink(unet: Any, *sharing: nn.Module, device: torch.device | None = None) -> None:
-    """Change a frozen UNet in place; what was done already stays.
+def quantize_fp8(denoiser: Any, *sharing: nn.Module, device: torch.device | None = None) -> None:
+    """Quantize a frozen denoiser in place. Layers that are in fp8 already stay as they are.
 
     Args:
-        sharing: ControlNets whose ``thin_layers`` hold some of the same weights.
-        device: where the small weights go, one by one: the wide ones (5 GB of XL) are never there together.
+        sharing: control nets whose LoRA layers share some of these weights; they receive the scales.
+        device: where the fp8 weights go, one by one: the wide ones (5 GB of XL) are never there together.
     """
     scales: dict[int, torch.Tensor] = {}
-    for name, layer in unet.named_modules():
+    for name, layer in denoiser.named_modules():
         if type(layer) in KINDS and name.startswith(INSIDE):
-            small, scale = narrowed(layer.weight.to(device or layer.weight.device))
+            small, scale = quantize(layer.weight.to(device or layer.weight.device))
             layer.__class__ = KINDS[type(layer)]
-            layer.weight.data = small  # the tensor object stays, so that those who share it see the change
+            layer.weight.data = small  # the tensor object stays, so that layers which share it see the change
             layer.register_buffer("scale", scale, persistent=False)
         if type(layer) in KINDS.values():
             scales[id(layer.weight)] = layer.scale

@@ -1,4 +1,13 @@
-"""The ControlNet that a run begins with, or goes on with."""
+"""The ControlNet that a run starts from: its newest checkpoint, a file, or a copy of the base.
+
+The encoder of the control image is the only part that is not copied from the base. With PyTorch's default
+initialization, what depends on the control image shrinks at each of its seven layers while the random biases stay: at
+its end, on the demo's outlines, images differ by a thousandth of what all of them have in common, and the net has to
+climb out of that before it follows the control image. With He initialization (He et al. 2015, arXiv 1502.01852) and
+zero biases the control image comes through: the demo follows it after about 100 steps instead of 150 to 400
+(benchmarks/hint_start.py, docs/demo.md). The last layer stays zero, as in the ControlNet paper (Zhang et al. 2023,
+arXiv 2302.05543): training starts from exactly what the base draws.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +15,58 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from engine.config import RunConfig
 from engine.families.registry import Family
-from engine.nets.hint_init import he_start
-from engine.nets.lora import slim
+from engine.nets.lora import to_control_lora
 from engine.runs.checkpoints import list_checkpoints
 
 
-def starting_controlnet(
-    run_folder: Path, config: RunConfig, family: Family, base: str, unet: Any, device: torch.device | None = None
+def initial_controlnet(
+    run_folder: Path, config: RunConfig, family: Family, base: str, denoiser: Any, device: torch.device | None = None
 ) -> Any:
-    """From the newest checkpoint, from a file, or a copy of the base; fp32, on the CPU but for what is the UNet's.
+    """A ControlNet in fp32 on the CPU, except weights that belong to the base.
 
     Args:
-        device: to compute on, where that is faster than where the UNet is.
+        device: where to decompose weights into low rank, if that is faster than where the denoiser is.
 
     Raises:
-        UserError: the file that it starts from is not there, broken, or for another base.
+        UserError: the file that it starts from is missing, broken, or for another base.
     """
     saved = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
-    moved = False
-    if saved:  # its weights are put in by whoever resumes; a file that the run began with may be gone by now
+    trained = False
+    if saved:  # resuming loads its weights afterwards; a file that the run started from may be gone by now
         controlnet = in_own_memory(family.load_controlnet(saved[-1].folder / "controlnet"))
     elif config.model.controlnet:
         from engine.nets.importing import open_controlnet
 
-        controlnet, moved = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
+        controlnet, trained = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
     else:
-        torch.manual_seed(config.train.seed)  # the hint encoder starts random: the same for the same seed
-        controlnet = family.new_controlnet(unet)
+        torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
+        controlnet = family.new_controlnet(denoiser)
         if config.model.hint_start == "he":
-            he_start(controlnet)
+            he_initialization(controlnet)
     if config.model.control_lora_rank:
         torch.manual_seed(config.train.seed + 1)
-        slim(controlnet, unet, config.model.control_lora_rank, moved, device)
+        to_control_lora(controlnet, denoiser, config.model.control_lora_rank, trained, device)
     return controlnet
 
 
-def in_own_memory(net: Any) -> Any:
-    """The net with weights that lie where torch puts new ones. As loaded they are parts of the file, in memory.
+def he_initialization(controlnet: Any) -> None:
+    """Initialize the hidden layers of the control image's encoder, in place, from the global random state."""
+    encoder = controlnet.controlnet_cond_embedding
+    for layer in (encoder.conv_in, *encoder.blocks):
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
 
-    There they may begin at any eighth byte, and some kernels then add up in another order: a resumed run would differ
-    in the last bit from one that was never paused. And Windows lets go of no file of which parts are in use.
+
+def in_own_memory(net: Any) -> Any:
+    """Move a net's weights from the loaded file's buffer into memory that torch allocates.
+
+    In the file's buffer a weight may begin at any eighth byte, and some kernels then add up in another order: a resumed
+    run would differ in the last bit from an uninterrupted one. Also, Windows does not release a file whose buffer is in
+    use.
     """
     for tensor in (*net.parameters(), *net.buffers()):
         tensor.data = tensor.data.clone()

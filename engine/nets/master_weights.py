@@ -1,12 +1,12 @@
-"""Weights that learn are kept in fp32; what computes with them is a copy in the run's precision.
+"""fp32 master weights, and the copy of them that computes.
 
-Corrections of 1e-5 are smaller than half precision can add to a weight, so the optimizer moves the fp32 weights, the
-copy is made anew after each step, and its gradients are added up in fp32 (Micikevicius et al. 2017, arXiv 1710.03740,
-section 3.1). Nothing runs under autocast: no weight is cast a second time, and norms answer in the run's precision
-(they add up in fp32 inside their kernels). In fp32 there is one net, and nothing is copied.
+Updates of 1e-5 are smaller than what half precision can add to a weight. So the optimizer updates fp32 master weights,
+the compute copy is refreshed after each step, and its gradients are accumulated in fp32 (Micikevicius et al. 2017,
+arXiv 1710.03740, section 3.1). Nothing runs under autocast: no weight is cast at every use, and norms return the run's
+precision (their kernels accumulate in fp32). In an fp32 run master and copy are the same net.
 
-What learns, its gradients and the optimizer may also stay in the computer's memory, and only the copy be on the card:
-then 2 bytes a weight are there in place of 18 (Ren et al. 2021, "ZeRO-Offload", arXiv 2101.06840).
+Master weights, gradients and optimizer may also stay in RAM, with only the compute copy on the card: 2 bytes per weight
+there in place of 18 (Ren et al. 2021, "ZeRO-Offload", arXiv 2101.06840).
 """
 
 from __future__ import annotations
@@ -14,97 +14,87 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-from engine.nets.ema import averaged_weights
-from engine.nets.lora import thin_layers
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
+from engine.nets.lora import lora_layers
 
 
-class WorkingNets:
-    """The ControlNet that computes, and where weights and gradients go between it and the one that learns."""
+class MasterWeights:
+    """Links a net's fp32 master weights to the copy that computes: gradients go one way, updates the other."""
 
-    def __init__(self, controlnet: Any, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    def __init__(self, master: Any, dtype: torch.dtype, device: torch.device | None = None) -> None:
         """
         Args:
-            controlnet: what learns, fp32; weights that are the base's own are in ``dtype`` already.
+            master: the net that the optimizer updates, fp32. Weights that belong to the base are in ``dtype`` already.
             dtype: what to compute in.
-            device: where to compute, if not where it learns: that is in the computer's memory then.
+            device: where to compute, if not where the master weights are (those are in RAM then).
         """
-        self.learner_of: dict[nn.Parameter, nn.Parameter] = {}
-        """What learns, by its copy that computes; empty where both are one."""
+        self.master_of: dict[nn.Parameter, nn.Parameter] = {}
+        """Compute parameter -> master parameter. Empty where both are the same net."""
         self.stale = False
-        """The copies are not what learns: memory ran out when they were to be brought up to date."""
-        self.apart = dtype != torch.float32 or device is not None
-        self.controlnet: Any = controlnet
-        if self.apart:
-            self.controlnet = copy_in(controlnet, dtype, device)
-            self.couple(self.controlnet, controlnet)
+        """The copy is not up to date: memory ran out while it was refreshed."""
+        self.separate = dtype != torch.float32 or device is not None
+        self.compute: Any = master
+        """The net that computes."""
+        if self.separate:
+            self.compute = compute_copy(master, dtype, device)
+            self.link(self.compute, master)
 
-    def couple(self, computing: nn.Module, learning: nn.Module) -> None:
-        """From now on gradients of the one go to the other, and its weights come back. Nothing to do for one net.
+    def link(self, compute: nn.Module, master: nn.Module) -> None:
+        """Send gradients of ``compute`` to ``master`` from now on, and updates back. Frozen weights are left out.
 
-        A gradient is handed over, and freed, as soon as it is whole.
+        A gradient is transferred, and freed, as soon as it is complete.
         """
-        for one, other in zip(computing.parameters(), learning.parameters(), strict=True):
+        for one, other in zip(compute.parameters(), master.parameters(), strict=True):
             if one is other or not other.requires_grad:
-                continue  # the base's own, or silenced for good
-            self.learner_of[one] = other
-            one.register_post_accumulate_grad_hook(lambda p, to=other: _hand_over(p, to))  # type: ignore[misc]
+                continue
+            self.master_of[one] = other
+            one.register_post_accumulate_grad_hook(lambda p, to=other: _transfer_grad(p, to))  # type: ignore[misc]
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Bring the copies up to date: after a step, and whenever the weights that learn were changed."""
-        if self.learner_of:
-            torch._foreach_copy_(list(self.learner_of), list(self.learner_of.values()))
+        """Copy the master weights into the compute copy: after each step, and whenever they were changed."""
+        if self.master_of:
+            torch._foreach_copy_(list(self.master_of), list(self.master_of.values()))
         self.stale = False
 
-    def forget_gradients(self) -> None:
-        """Of a try that broke off, and what was left of those that have been handed over."""
-        for computing in self.learner_of:
-            computing.grad = None
+    @contextmanager
+    def computing_with(self, net: nn.Module) -> Iterator[Any]:
+        """Within the block ``net`` is the one that computes."""
+        before, self.compute = self.compute, net
+        try:
+            yield net
+        finally:
+            self.compute = before
+
+    def drop_gradients(self) -> None:
+        """Drop the compute copy's gradients: those of a failed step, and what is left of transferred ones."""
+        for parameter in self.master_of:
+            parameter.grad = None
 
 
-def _hand_over(computing: torch.Tensor, learning: torch.Tensor) -> None:
-    if computing.grad is None:
+def _transfer_grad(compute: torch.Tensor, master: torch.Tensor) -> None:
+    if compute.grad is None:
         return
-    if learning.grad is None:
-        usual = torch.contiguous_format  # as the weight that learns; what computes may have its channels last
-        learning.grad = computing.grad.to(learning.device, learning.dtype, memory_format=usual)
+    if master.grad is None:
+        usual = torch.contiguous_format  # as the master weight; the compute copy may be channels last
+        master.grad = compute.grad.to(master.device, master.dtype, memory_format=usual)
     else:
-        learning.grad.add_(computing.grad.to(learning.device))
-    computing.grad = None
+        master.grad.add_(compute.grad.to(master.device))
+    compute.grad = None
 
 
-def copy_in(net: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> Any:
-    """A copy whose weights are in ``dtype``, on ``device``; those that are the base's stay the same tensors."""
-    shared = {id(layer.weight) for layer in thin_layers(net).values()}
-    there: dict[int, Any] = {}
+def compute_copy(net: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> Any:
+    """A copy with weights in ``dtype`` on ``device``. Weights that belong to the base stay the same tensors."""
+    shared = {id(layer.weight) for layer in lora_layers(net).values()}
+    replaced: dict[int, Any] = {}
     for parameter in net.parameters():
         if id(parameter) in shared:
-            there[id(parameter)] = parameter
+            replaced[id(parameter)] = parameter
         else:
             moved = parameter.detach().to(device or parameter.device, dtype, copy=True)
-            there[id(parameter)] = nn.Parameter(moved, parameter.requires_grad)
-    return copy.deepcopy(net, there)
-
-
-@contextmanager
-def as_exported(trainer: Trainer) -> Iterator[Any]:
-    """Within the block: the computing ControlNet with the weights that an export would have (the average, if any)."""
-    if trainer.ema is None:
-        with trainer.sharing.computing_net() as net:
-            yield net
-        return
-    try:
-        with averaged_weights(trainer.ema, trainer.controlnet):
-            trainer.nets.refresh()
-            yield trainer.nets.controlnet
-    finally:
-        trainer.nets.stale = True  # until they are up to date; where that fails, the next step begins with it
-        trainer.nets.refresh()
+            replaced[id(parameter)] = nn.Parameter(moved, parameter.requires_grad)
+    return copy.deepcopy(net, replaced)

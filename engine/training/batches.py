@@ -1,9 +1,9 @@
-"""What the loop trains on: latents, text and condition maps from the cache, read one batch ahead."""
+"""What the loop trains on: latents, text and control images from the cache, read one batch ahead."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 
@@ -19,8 +19,7 @@ from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
 from engine.disk.tensor_file import Damaged
 from engine.errors import DataGone, UserError
-from engine.training.objective import Draws, draw
-from engine.training.schedule import Schedule
+from engine.training.objective import Draws, draw, order
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,17 @@ class Batch:
     text: dict[str, torch.Tensor]
     """Embeddings, those of the empty prompt where the caption is hidden."""
     maps: torch.Tensor
-    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the way to a card."""
+    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the bytes to copy to a card."""
     draws: Draws
     sizes: torch.Tensor
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device; a card copies while the processor goes on."""
+        """The same on a device; a card copies while the processor continues."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """The same in memory that a card can copy from by itself."""
+        """The same in pinned memory, from which a card copies by itself."""
         return self._each(torch.Tensor.pin_memory)
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -52,8 +51,44 @@ class Batch:
         return Batch(change(self.mean), change(self.logvar), text, change(self.maps), draws, change(self.sizes))
 
 
+class BatchOrder:
+    """Which images are in which batch; every batch holds images of one size.
+
+    An endless list of batches, of which number n depends on (seed, n) alone, so that a resumed run continues in the
+    middle. Each size has its own endless stream of shuffled epochs. Which size comes next is drawn in proportion to its
+    images: in as many batches as there are images, each size has exactly one batch for each of its images, so after
+    these every image was seen ``batch_size`` times. With one size this is the plain order of shuffled epochs.
+    """
+
+    def __init__(self, rows_by_size: Mapping[tuple[int, int], Sequence[int]], seed: int, batch_size: int) -> None:
+        self._rows = [list(rows) for _, rows in sorted(rows_by_size.items()) if rows]
+        self._seed, self._size = seed, batch_size
+        self._total = sum(len(rows) for rows in self._rows)
+        owners = np.concatenate([np.full(len(rows), owner) for owner, rows in enumerate(self._rows)])
+        self._owners = owners  # one entry per image
+        self._drawn: tuple[int, np.ndarray] | None = None
+
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """(row, epoch of its size) of each image in batch ``number``, counted from 0."""
+        block, place = divmod(number, self._total)
+        drawn = self._block(block)
+        owner = int(drawn[place])
+        rows = self._rows[owner]
+        before = block * len(rows) + int(np.count_nonzero(drawn[:place] == owner))
+        first = before * self._size
+        places = order(self._seed, len(rows), first, self._size)
+        return [(rows[at], (first + n) // len(rows)) for n, at in enumerate(places)]
+
+    def _block(self, block: int) -> np.ndarray:
+        """The sizes of the batches of one block, in order."""
+        if self._drawn is None or self._drawn[0] != block:
+            shuffled = np.random.default_rng([self._seed, 2, block]).permutation(self._owners)
+            self._drawn = (block, shuffled)
+        return self._drawn[1]
+
+
 class Batches:
-    """Batch number n of a run. The same (seed, n) gives the same batch, whenever and wherever it is asked for."""
+    """Batch number n of a run. The same (seed, n) gives the same batch, whenever and wherever it is read."""
 
     def __init__(
         self,
@@ -78,33 +113,33 @@ class Batches:
         rows_by_size: dict[tuple[int, int], list[int]] = {}
         for row in train_rows:
             rows_by_size.setdefault(cache.size(row), []).append(row)
-        self._schedule = Schedule(rows_by_size, seed, batch_size)
+        self._order = BatchOrder(rows_by_size, seed, batch_size)
         self._seed, self._size, self._part = seed, batch_size, batch_size
         self._timesteps, self._dropout = timesteps, prompt_dropout
         self._rank, self._world, self._count = rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
-        """Seconds that ``get`` has waited for a batch."""
+        """Seconds that ``get`` has waited for batches."""
 
     def get(self, number: int) -> Batch:
-        """Batch ``number`` of this process, counted from 0 over the whole run; the next one is read meanwhile.
+        """Batch ``number`` of this process, counted from 0 over the whole run. The next one is read ahead.
 
         Raises:
-            DataGone: something of the dataset or its cache is gone. OSError: the disk does not answer; ask again.
+            DataGone: a file of the dataset or its cache is gone. OSError: the disk does not answer; call it again.
         """
         began = time.perf_counter()
-        ahead, self._ahead = self._ahead, None  # one that failed is not asked again
+        ahead, self._ahead = self._ahead, None  # one that failed is read again
         batch = ahead[1].result() if ahead is not None and ahead[0] == number else self._read(number)
         self.waited += time.perf_counter() - began
         self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
     def split(self, batch_size: int, accumulation: int) -> None:
-        """Hand each batch out in parts of this size, which divides it; from now on numbers count parts.
+        """Cut each batch into parts of ``batch_size``, which divides it; from now on numbers count parts.
 
-        Of several processes each gets the same share of the ``accumulation`` parts of a step, one after another, and
-        counts only its own. The images, their order and their random numbers stay what they were.
+        Each of several processes gets the same number of the ``accumulation`` parts of a step, and counts only its own.
+        The images, their order and their random numbers stay the same.
         """
         assert accumulation % self._world == 0, "see engine.distributed.ddp"
         if self._ahead is not None:
@@ -119,7 +154,7 @@ class Batches:
         step, micro = divmod(number, self._count)
         place, part = divmod((step * self._world + self._rank) * self._count + micro, self._size // self._part)
         first = part * self._part
-        chosen = self._schedule.batch(place)[first : first + self._part]
+        chosen = self._order.batch(place)[first : first + self._part]
         rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
@@ -134,7 +169,7 @@ class Batches:
             maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
         except (FileNotFoundError, Damaged) as error:
             if not self._cache.folder.exists():
-                raise  # its disk is gone, and may come back
+                raise  # the disk is gone, and may come back
             raise DataGone(
                 "The cache of images and captions was changed while the run used it.",
                 f"{error.filename}: {error.strerror}.",

@@ -1,165 +1,177 @@
-"""Checkpoints, written while training goes on: it waits for their files, and not until the disk has them.
+"""Writes checkpoints while training goes on: it waits until the files are written, not until the disk has them.
 
-The files are written in training's own thread, into the system's cache of files, as nothing may move meanwhile. Their
-checksums, and the disk that takes them, are waited for by another thread. There is one checkpoint on its way at most.
+The training thread writes the files into the system's file cache, as no weight may change meanwhile. Another thread
+computes their checksums and waits for the disk. There is at most one such checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.disk.retry import Patience, Unsaved, describe_cause
-from engine.disk.watchdog import SlowDisk
+from engine.disk.retry import Unsaved, describe_cause
+from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged
 from engine.machine.memory import trim_heap
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.retention import prune, trim
-from engine.training import oom
 from engine.training.checkpoint import stage_checkpoint
-
-if TYPE_CHECKING:
-    from engine.errors import UserError
-    from engine.training.trainer import Trainer
+from engine.training.oom import finish
+from engine.training.state import TrainState
 
 
-class Saving:
-    """Of one run. All is done on the main process; elsewhere these calls do nothing.
+class Checkpointer:
+    """Writes the checkpoints of one run. Does nothing except on the main process.
 
     Args:
-        after: called once a checkpoint is on the disk and the old ones are gone.
+        best: returns the step of the best checkpoint so far, which is kept; None if there is none.
+        after: called when a checkpoint is on the disk and old ones are removed.
     """
 
-    def __init__(self, trainer: Trainer, patience: Patience, slow: SlowDisk, after: Callable[[], None]) -> None:
-        self._trainer, self._patience, self._slow, self._after = trainer, patience, slow, after
+    def __init__(self, state: TrainState, best: Callable[[], int | None], after: Callable[[], None]) -> None:
+        self._state, self._best, self._after = state, best, after
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._step = 0
-        self._on_its_way: Future[Checkpoint] | None = None
+        self._pending: Future[Checkpoint] | None = None
+
+    def save_if_due(self) -> None:
+        """Between two steps: begin a checkpoint that is due or was asked for, or report one that the disk has by now.
+
+        Raises:
+            as ``begin``.
+        """
+        state, train = self._state, self._state.config.train
+        last = state.step == train.steps
+        if state.token.take_save_request() or (state.step % train.checkpoint_every == 0 and not last):
+            self.begin()
+        else:
+            self._check_pending()
 
     def begin(self) -> None:
-        """Write the files of a checkpoint of this step; ``look`` tells of it when the disk has it.
+        """Write the files of a checkpoint of this step. It is reported when the disk has it.
 
         Raises:
-            Unsaved: the disk cannot take it and the owner did not want to wait. UserError: the weights are not numbers
-            any more.
+            Unsaved: the disk cannot take it and the user did not want to wait. UserError: a weight is not a number any
+            more.
         """
-        trainer = self._trainer
-        if not trainer.accelerator.is_main_process or trainer.step == 0:
+        state = self._state
+        if not state.is_main or state.step == 0:
             return
-        if not self.settle():
-            self._write_through()
+        if not self.wait():
+            self._save_and_wait()
             return
-        finish = self._until_done(self._stage)
-        self._step = trainer.step
-        self._on_its_way = self._thread.submit(self._to_disk, finish, self._step, waits=False)
-        trainer.emit(PhaseChanged("running"))
+        finish_writing = self._retry(self._stage)
+        self._step = state.step
+        self._pending = self._thread.submit(self._to_disk, finish_writing, self._step, waits=False)
+        state.emit(PhaseChanged("running"))
 
-    def look(self) -> None:
-        """Tell of a checkpoint that the disk has by now. Where it did not take it, this step is saved in its place.
+    def save(self) -> Checkpoint | None:
+        """A checkpoint of this step, on the disk when this returns. While the disk cannot take it, the run waits.
 
         Raises:
             as ``begin``.
         """
-        if self._on_its_way is not None and self._on_its_way.done() and not self.settle():
-            self._write_through()
-
-    def now(self) -> Checkpoint | None:
-        """A checkpoint of this step, on the disk when this returns. While the disk cannot take it the run waits.
-
-        Raises:
-            as ``begin``.
-        """
-        if not self._trainer.accelerator.is_main_process or self._trainer.step == 0:
+        if not self._state.is_main or self._state.step == 0:
             return None
-        self.settle()
-        return self._write_through()
+        self.wait()
+        return self._save_and_wait()
 
-    def settle(self) -> bool:
-        """Wait for the checkpoint that is on its way, if any; False where it was lost."""
-        on_its_way, self._on_its_way = self._on_its_way, None
-        if on_its_way is None:
+    def wait(self) -> bool:
+        """Wait for the pending checkpoint, if any; False if it was lost."""
+        pending, self._pending = self._pending, None
+        if pending is None:
             return True
-        if not on_its_way.done():
-            self._trainer.emit(PhaseChanged("saving"))
+        state = self._state
+        if not pending.done():
+            state.emit(PhaseChanged("saving"))
         try:
-            with self._slow.watching(f"Waiting for the checkpoint of step {self._step:,}"):
-                checkpoint = on_its_way.result()
+            with state.watchdog.watching(f"Waiting for the checkpoint of step {self._step:,}"):
+                checkpoint = pending.result()
         except OSError as error:
-            cause = describe_cause(error, self._trainer.run_folder)
+            cause = describe_cause(error, state.run_folder)
             words = f"The checkpoint of step {self._step:,} did not reach the disk. {cause}"
-            self._trainer.emit(Message(f"{words} Training has gone on; a later step is saved in its place.", "warning"))
+            state.emit(Message(f"{words} Training has gone on; a later step is saved in its place.", "warning"))
             return False
-        self._has(checkpoint)
+        self._report(checkpoint)
         return True
 
     def close(self) -> None:
-        """Nothing that is on its way is given up."""
+        """Wait for the pending checkpoint, and end the thread."""
         try:
-            self.settle()
+            self.wait()
         finally:
             self._thread.shutdown()
 
-    def _write_through(self) -> Checkpoint:
-        checkpoint = self._until_done(lambda: self._to_disk(self._stage(), self._trainer.step))
-        self._has(checkpoint)
-        self._trainer.emit(PhaseChanged("running"))
+    def _check_pending(self) -> None:
+        """Report a checkpoint that the disk has by now. If it was lost, save this step in its place."""
+        if self._pending is not None and self._pending.done() and not self.wait():
+            self._save_and_wait()
+
+    def _save_and_wait(self) -> Checkpoint:
+        checkpoint = self._retry(lambda: self._to_disk(self._stage(), self._state.step))
+        self._report(checkpoint)
+        self._state.emit(PhaseChanged("running"))
         return checkpoint
 
-    def _until_done(self, action: Callable[[], Any]) -> Any:
-        what = f"The checkpoint of step {self._trainer.step:,}"
-        return self._patience.until_done(what, action, self._give_up)
+    def _retry(self, action: Callable[[], Any]) -> Any:
+        return self._state.retry.until_done(f"The checkpoint of step {self._state.step:,}", action, self._give_up)
 
     def _stage(self) -> Callable[[], Checkpoint]:
-        trainer, model = self._trainer, self._trainer.config.model
-        trainer.emit(PhaseChanged("saving"))  # at each try: whoever looks sees that it is no longer waited
-        about: dict[str, Any] = {**trainer.about, "base": model.base, "family": trainer.family.name}
-        about["optimizer"] = trainer.config.optim.optimizer
-        if model.control_lora_rank:
-            about["control_lora"] = {"rank": model.control_lora_rank, "precision": trainer.precision}
-        scaling = trainer.loss_scale.state_dict()
-        trainer.sharing.bring_home(with_optimizer=True)
-        with self._slow.watching(f"Writing the checkpoint of step {trainer.step:,}"):
-            return oom.once_more(
-                trainer,
-                f"checkpoint of step {trainer.step:,}",
+        state = self._state
+        state.emit(PhaseChanged("saving"))  # set again on every retry, so the page stops showing "waiting for the disk"
+        about: dict[str, Any] = {**state.about, "base": state.config.model.base, "family": state.family.name}
+        about["optimizer"] = state.config.optim.optimizer
+        about |= state.trainable.description(state.precision)
+        state.parallel.gather_full_weights(with_optimizer=True)
+        what = f"checkpoint of step {state.step:,}"
+        with state.watchdog.watching(f"Writing the {what}"):
+            return finish(
+                state,
+                what,
                 lambda: stage_checkpoint(
-                    trainer.run_folder, trainer.step, trainer.step * trainer.images_per_step, trainer.controlnet,
-                    trainer.ema, trainer.sharing.whole_optimizer, scaling, about, trainer.decoder,
+                    state.run_folder,
+                    state.step,
+                    state.step * state.images_per_step,
+                    state.trainable,
+                    state.ema,
+                    state.parallel.full_optimizer,
+                    state.loss_scale.state_dict(),
+                    about,
                 ),
-            )  # fmt: skip
+            )
 
-    def _to_disk(self, finish: Callable[[], Checkpoint], step: int, waits: bool = True) -> Checkpoint:
-        with self._slow.watching(f"Bringing the checkpoint of step {step:,} to the disk", waits=waits):
-            return finish()
+    def _to_disk(self, finish_writing: Callable[[], Checkpoint], step: int, waits: bool = True) -> Checkpoint:
+        with self._state.watchdog.watching(f"Bringing the checkpoint of step {step:,} to the disk", waits=waits):
+            return finish_writing()
 
-    def _has(self, checkpoint: Checkpoint) -> None:
-        """The disk has it: remove those that are too old, and tell."""
-        self._tidy()
+    def _report(self, checkpoint: Checkpoint) -> None:
+        """The disk has it: remove old ones, and tell."""
+        self._remove_old()
         trim_heap()
-        kept = tuple(saved.step for saved in list_checkpoints(self._trainer.run_folder))
-        self._trainer.emit(CheckpointSaved(checkpoint.step, checkpoint.folder, kept))
+        kept = tuple(saved.step for saved in list_checkpoints(self._state.run_folder))
+        self._state.emit(CheckpointSaved(checkpoint.step, checkpoint.folder, kept))
         self._after()
 
     def _give_up(self, problem: UserError) -> Any:
-        trainer = self._trainer
-        saved = list_checkpoints(trainer.run_folder)
+        state = self._state
+        saved = list_checkpoints(state.run_folder)
         last = saved[-1].step if saved else 0
         where = f"the checkpoint of step {last:,}" if last else "the beginning"
         raise Unsaved(
-            f"The run was ended at step {trainer.step:,}, which could not be saved.",
+            f"The run was ended at step {state.step:,}, which could not be saved.",
             problem.why,
-            f"Free some space and resume: it goes on from {where} and does the {trainer.step - last:,} steps again.",
+            f"Free some space and resume: it goes on from {where} and does the {state.step - last:,} steps again.",
         )
 
-    def _tidy(self) -> None:
-        """Remove what is too old. A disk that does not let go of it is no reason to stop."""
-        trainer, train = self._trainer, self._trainer.config.train
-        best = trainer.checks.verdict([saved.step for saved in list_checkpoints(trainer.run_folder)]).best
+    def _remove_old(self) -> None:
+        """Remove old checkpoints. If the disk does not let go of one, the run goes on."""
+        state, train = self._state, self._state.config.train
+        best = self._best()
         try:
-            with self._slow.watching("Removing old checkpoints"):
-                prune(trainer.run_folder, train.keep_checkpoints, best, train.keep_every)
+            with state.watchdog.watching("Removing old checkpoints"):
+                prune(state.run_folder, train.keep_checkpoints, best, train.keep_every)
                 if train.keep_resumable:
-                    trim(trainer.run_folder, train.keep_resumable)
+                    trim(state.run_folder, train.keep_resumable)
         except OSError as error:
-            trainer.emit(Message(f"An old checkpoint could not be removed: {error.strerror or error}.", "warning"))
+            state.emit(Message(f"An old checkpoint could not be removed: {error.strerror or error}.", "warning"))

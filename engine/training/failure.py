@@ -1,4 +1,4 @@
-"""When a run breaks off: what can still be saved is saved, and the words name the checkpoint that is left."""
+"""When a run fails: save what can still be saved, and name the checkpoint that is left."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ _lost: list[str] = []
 
 
 def lost_card() -> str:
-    """Why nothing can be computed until the app is started again; empty while the card answers."""
+    """Why nothing can be computed until the app is restarted; empty while the card works."""
     return _lost[0] if _lost else ""
 
 
-def broke_off(run: Run, trainer: Trainer | None, recorder: Recorder, error: BaseException) -> UserError | None:
-    """Save what is whole, note the failure, and return words that say more than ``error`` does, or None."""
+def record_failure(run: Run, trainer: Trainer | None, recorder: Recorder, error: BaseException) -> UserError | None:
+    """Save what is whole and record the failure. Returns an error that says more than ``error`` does, or None."""
     words = None
     if trainer is not None:
-        trainer.promises.saving.settle()
+        trainer.hooks.checkpointer.wait()
     if any(is_device_lost(one) for one in chain(error)):
         words = _card_is_lost(run, error)
     elif trainer is not None and isinstance(error, DataGone):
         _save(trainer)
     try:
         recorder.note("failed", run.last_step)
-    except OSError as unwritten:  # the disk is gone, too: the run will be found as interrupted
+    except OSError as unwritten:  # the disk is gone, too: the run will be listed as interrupted
         print(f"{run.folder}: {unwritten}", file=sys.stderr)
     return words
 
 
 def close(trainer: Trainer) -> None:
-    """Free what the trainer holds; a card that is lost refuses even that, and must not hide why."""
+    """Free what the trainer holds. A lost card refuses even that, which must not hide the first error."""
     try:
         trainer.close()
     except RuntimeError as error:
@@ -61,6 +61,7 @@ def _card_is_lost(run: Run, error: BaseException) -> UserError:
 
 
 def _save(trainer: Trainer) -> None:
-    """The weights of the last finished step, unless an optimizer broke off in mid-step, or the others have parts."""
-    if trainer.step and not trainer._broke_off and not trainer.sharing.divided:
+    """Save the weights of the last finished step, unless an optimizer failed in mid-step or the weights are sharded."""
+    state = trainer.state
+    if state.step and not state.updating_weights and not state.parallel.sharded:
         trainer.save()

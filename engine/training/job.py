@@ -129,18 +129,18 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         logged = Loggers(run.folder, run.config, emit, slow)
         recorder = Recorder(run.folder, logged, slow)
         forget_after(run.folder, run.last_step)
-        recorder.note("resumed" if run.last_step else "started", run.last_step, group.current().count)
+        recorder.note("resumed" if run.last_step else "started", run.last_step, group.current().world_size)
         trainer: Trainer | None = None
         try:
             recorder(Message("Loading torch and diffusers."))
             trainer = build_trainer(workspace, run, token, recorder)
             outcome = trainer.train()
-            group.current().wait()
+            group.current().barrier()
         except Cancelled:
             recorder.note(token.stop_outcome if token.stop else "stopped", run.last_step)
             raise
         except BaseException as error:
-            words = failure.broke_off(run, trainer, recorder, error)
+            words = failure.record_failure(run, trainer, recorder, error)
             if words is not None:
                 raise words from error
             raise
@@ -161,7 +161,7 @@ def _help(workspace: Workspace, run: Run, token: Token) -> Outcome:
     trainer = build_trainer(workspace, run, token, lambda event: None)
     try:
         outcome = trainer.train()
-        group.current().wait()
+        group.current().barrier()
         return outcome
     finally:
         trainer.close()
@@ -176,15 +176,15 @@ SENTENCES = {
 
 def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
     """Everything loaded and put back to the newest checkpoint, ready to train."""
-    from engine.training.oom import climbed
+    from engine.training.oom import with_fallbacks
     from engine.training.previews import DrawPreviews
     from engine.training.trainer import Trainer
 
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
-    held_out = group.current().tell(lambda: _held_out(run, dataset, token))
+    held_out = group.current().broadcast(lambda: _held_out(run, dataset, token))
     warn_of_changes(run, dataset, emit)
     about: dict[str, Any] = {"condition": run.condition, "dataset_fingerprint": dataset.fingerprint, "run": run.name}
-    config = climbed(run.config, run.about)  # with what an earlier lack of memory has changed
+    config = with_fallbacks(run.config, run.about)
     return Trainer(
         run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
         DrawPreviews(), about, run.config.train.batch_size, held_out,

@@ -1,14 +1,14 @@
-"""Try it while a run trains: drawn between two steps with the models of the run, so that nothing is loaded twice.
+"""Try it while a run trains: images are drawn between two steps with the run's models, so nothing is loaded twice.
 
-The base's UNet and the live weights are the trainer's own; text encoder and VAE, which training does not hold, are
-loaded for the drawing and forgotten after it. Training goes on as if nothing had been: bit for bit.
+The denoiser and the live weights are the training's own; text encoder and VAE, which training does not hold, are loaded
+for the drawing and freed after it. Training continues as if nothing had happened, bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,80 +21,77 @@ from engine.jobs.control import BorrowRequest, Cancelled, CancelToken
 from engine.jobs.events import PhaseChanged
 from engine.machine.memory import free_memory
 from engine.nets.controlnet_files import check_finite
-from engine.nets.master_weights import as_exported
+from engine.training.state import TrainState
 from engine.workspace.paths import Workspace
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
 
 
 class BorrowedSession(TrySession):
-    """A session on the models of a run in progress. ``LIVE`` stands for its weights as they are now.
+    """A session with the models of a running training. ``LIVE`` stands for its weights as they are now.
 
-    Any checkpoint or file for the same base can be drawn with, too.
+    It can draw with any checkpoint or file for the same base, too.
     """
 
-    def __init__(self, workspace: Workspace, trainer: Trainer, net: Any) -> None:
-        super().__init__(workspace, trainer.device, trainer.dtype)
-        self._trainer, self._live = trainer, net
+    def __init__(self, workspace: Workspace, state: TrainState, net: Any) -> None:
+        super().__init__(workspace, state.device, state.dtype)
+        self._state, self._live = state, net
         self.memory_saving = MemorySaving(self._device, TILED)  # the lent parts stay where training wants them
-        self.memory_saving.level = TILED if trainer.device.type == "cuda" else 0  # training has filled the card
+        self.memory_saving.level = TILED if state.on_card else 0  # training has filled the card
 
     @property
     def step(self) -> int:
-        """Of the weights of this moment."""
-        return self._trainer.step
+        """The step of the live weights."""
+        return self._state.step
 
     def load(self, base: str, controlnet: Path) -> None:
-        trainer = self._trainer
-        if self._workspace.locate_base(base) != trainer.base:
+        state = self._state
+        if self._workspace.locate_base(base) != state.base:
             raise UserError(
                 f"{base} cannot be tried while the training runs.",
-                f"The training holds another base ({trainer.config.model.base}), and a second one is not loaded "
+                f"The training holds another base ({state.config.model.base}), and a second one is not loaded "
                 "beside it.",
                 "Wait until the training has ended, or pause it.",
             )
         if controlnet != LIVE:
-            if trainer.decoder is not None:
+            if why := state.trainable.why_only_live():
                 raise UserError(
                     f"{controlnet.name} cannot be tried while the training runs.",
-                    "In this run the base learns, too, and only its present state is in memory.",
+                    why,
                     "Try the live weights, or pause the training.",
                 )
             super().load(base, controlnet)
             return
         if self._controlnet is None or self._controlnet[0] != LIVE:
             check_finite(self._live, "being trained")
-            self._use(trainer.family, trainer.base, self._live)
-            self._controlnet = (LIVE, trainer.step)
+            self._use(state.family, state.base, self._live)
+            self._controlnet = (LIVE, state.step)
 
     def _denoiser(self, family: Family, located: str) -> Any:
-        return self._trainer.unet
+        return self._state.denoiser
 
 
-def serve(trainer: Trainer) -> None:
-    """Do what was sent to the training since the last step. Nothing that happens here ends the training."""
-    if trainer.token.stop is not None or not trainer.accelerator.is_main_process:
-        return  # whoever ends a training does not wait for images; the runner refuses them
-    for request in trainer.token.take_borrow_requests():
-        trainer.emit(PhaseChanged("validating"))
-        request.do(trainer)
+def lend_models(state: TrainState) -> None:
+    """Answer the requests that came since the last step. No error in them ends the training."""
+    if state.token.stop is not None or not state.is_main:
+        return  # a pause does not wait for images; the runner refuses the requests
+    for request in state.token.take_borrow_requests():
+        state.emit(PhaseChanged("validating"))
+        request.do(state)
         free_memory()
-        trainer.emit(PhaseChanged("running"))
+        state.emit(PhaseChanged("running"))
 
 
 def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], Any]) -> BorrowRequest:
-    """An request for a training: ``draw(session, token)`` with its models, between two of its steps."""
+    """A request to a training: ``draw(session, token)`` with its models, between two of its steps."""
 
-    def work(trainer: Trainer, request: BorrowRequest) -> Any:
-        devices = [trainer.device] if trainer.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), torch.no_grad(), as_exported(trainer) as live:
-            modes = {net: net.training for net in (trainer.unet, live)}
-            session = BorrowedSession(workspace, trainer, live)
+    def work(state: TrainState, request: BorrowRequest) -> Any:
+        devices = [state.device] if state.on_card else []
+        with torch.random.fork_rng(devices=devices), torch.no_grad(), state.exported_weights() as live:
+            modes = {net: net.training for net in (state.denoiser, live)}
+            session = BorrowedSession(workspace, state, live)
             try:
                 for net in modes:
                     net.eval()
-                return draw(session, _Either(trainer, request))
+                return draw(session, _Either(state, request))
             finally:
                 for net, mode in modes.items():
                     net.train(mode)
@@ -104,15 +101,15 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
 
 
 class _Either:
-    """Ends the drawing when its owner cancels it, or when the training is to end."""
+    """Cancels the drawing when its user cancels it, or when the training is to end."""
 
-    def __init__(self, trainer: Trainer, request: BorrowRequest) -> None:
-        self._trainer, self._request = trainer, request
+    def __init__(self, state: TrainState, request: BorrowRequest) -> None:
+        self._state, self._request = state, request
 
     def raise_if_cancelled(self) -> None:
         self._request.raise_if_cancelled()
         try:
-            self._trainer.token.raise_if_cancelled()
+            self._state.token.raise_if_cancelled()
         except Cancelled:
             raise UserError(
                 "The image was not drawn to its end.",

@@ -1,8 +1,9 @@
-"""Out of memory: the run goes on from its last step with settings that need less, the effective batch unchanged.
+"""Out of memory: the run continues from its last step with settings that need less, at the same effective batch size.
 
-First smaller micro-batches (and more of them), then gradient checkpointing, then an optimizer with a smaller memory,
-then the average to the computer's RAM, the frozen base in eight bits, and at last all that learns to RAM. Each rung is
-told in the window and kept in run.json, so that a resumed run starts where it had got to.
+First smaller micro-batches (and more of them), then gradient checkpointing, then an optimizer with a smaller state,
+then the EMA in RAM, the frozen base in fp8, and at last all trained weights in RAM. Each fallback is shown in the
+window and noted in run.json, so that a resumed run starts with it. accelerate's ``find_executable_batch_size``
+restarts the whole function; here a single step is repeated.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,156 +22,137 @@ from engine.config import RunConfig, parse
 from engine.config.presets import flatten, unflatten
 from engine.errors import UserError
 from engine.jobs.events import Message
-from engine.machine.errors import is_out_of_memory as is_out_of_memory
+from engine.machine.errors import is_out_of_memory
 from engine.machine.memory import free_memory, none_if_out_of_memory
-from engine.nets.ema import averaged_parameters
-from engine.nets.fp8 import shrink
-from engine.nets.lora import thin_layers
-from engine.nets.trainable import checkpoint_gradients
+from engine.nets.fp8 import quantize_fp8
+from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.runs.run import write_run
-from engine.training.optim import build_optimizer, set_learning_rate
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
+from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 
 WINDOWS_SPARE_BYTES = 256 * 2**20
-
+RECORD = "memory_ladder"
+"""The key of run.json under which fallbacks are noted."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One change of settings, by their dotted names, and what it means."""
+class Fallback:
+    """A change of settings that saves memory, by their dotted names, and what it means."""
 
     settings: dict[str, Any]
     words: str
 
 
-def next_rung(config: RunConfig, on_card: bool, eight_bit: bool) -> Rung | None:
-    """The next change that saves memory and keeps the effective batch; None at the end.
+def next_fallback(config: RunConfig, on_card: bool, eight_bit: bool) -> Fallback | None:
+    """The next change that saves memory and keeps the effective batch size; None if there is none left.
 
     Args:
-        on_card: the run is on a graphics card, so that moving things to RAM helps.
+        on_card: the run is on a graphics card, so moving things to RAM helps.
         eight_bit: bitsandbytes is installed.
     """
     train, optim = config.train, config.optim
     if train.batch_size > 1:
         smaller = max(size for size in range(1, train.batch_size) if train.batch_size % size == 0)
         more = train.accumulation * train.batch_size // smaller
-        words = f"{smaller} at a time instead of {train.batch_size}, {more} batches added up"
-        return Rung({"train.batch_size": smaller, "train.accumulation": more}, words)
+        words = f"{smaller} at a time instead of {train.batch_size}, {more} micro-batches accumulated"
+        return Fallback({"train.batch_size": smaller, "train.accumulation": more}, words)
     if train.gradient_checkpointing != "both":
         wider = "controlnet" if train.gradient_checkpointing == "none" else "both"
         words = f"gradient checkpointing ({wider}): some things are computed twice"
-        return Rung({"train.gradient_checkpointing": wider}, words)
-    in_ram = not on_card or optim.offload  # then the card does not see the optimizer
+        return Fallback({"train.gradient_checkpointing": wider}, words)
+    in_ram = not on_card or optim.offload  # then the optimizer's state is not on the card anyway
     if optim.optimizer == "adamw" and not optim.offload:
         smaller_optimizer = "adamw8bit" if on_card and eight_bit else "adafactor"
-        words = f"the optimizer {smaller_optimizer}, whose memory is smaller and starts afresh"
-        return Rung({"optim.optimizer": smaller_optimizer}, words)
-    if (rung := average_rung(config, on_card)) is not None:
-        return rung
-    if on_card and config.objective.sd_locked and train.base_storage == "same":
-        return Rung({"train.base_storage": "fp8"}, "the frozen base in eight bits")
+        words = f"the optimizer {smaller_optimizer}, whose state is smaller and starts afresh"
+        return Fallback({"optim.optimizer": smaller_optimizer}, words)
+    if (fallback := ema_fallback(config, on_card)) is not None:
+        return fallback
+    if on_card and facts_of(config).base_is_frozen and train.base_storage == "same":
+        return Fallback({"train.base_storage": "fp8"}, "the frozen base in eight bits")
     if on_card and optim.optimizer == "adamw8bit":
-        words = "the optimizer's memory in the computer's memory, starting afresh"
-        return Rung({"optim.optimizer": "paged_adamw8bit"}, words)
-    if not in_ram and train.precision != "fp32":  # in fp32 what learns is what computes
-        words = "what learns kept in the computer's memory: slower steps"
+        words = "the optimizer's state in the computer's memory, starting afresh"
+        return Fallback({"optim.optimizer": "paged_adamw8bit"}, words)
+    if not in_ram and train.precision != "fp32":  # in fp32 the master weights are what computes
+        words = "the trained weights kept in the computer's memory: slower steps"
         if "8bit" not in optim.optimizer:
-            return Rung({"optim.offload": True}, words)
+            return Fallback({"optim.offload": True}, words)
         settings = {"optim.offload": True, "optim.optimizer": "adafactor"}  # the 8-bit ones compute on the card
-        return Rung(settings, f"{words}, with the optimizer adafactor, whose memory starts afresh")
+        return Fallback(settings, f"{words}, with the optimizer adafactor, whose state starts afresh")
     return None
 
 
-def average_rung(config: RunConfig, on_card: bool) -> Rung | None:
-    """The rung that takes the average from the card; None where it is not there."""
+def ema_fallback(config: RunConfig, on_card: bool) -> Fallback | None:
+    """The fallback that moves the EMA from the card to RAM; None if it is not on the card."""
     optim = config.optim
     if not on_card or optim.offload or optim.ema_decay <= 0 or optim.ema_device != "same":
         return None
-    return Rung({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
+    return Fallback({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
 
 
-def climbed(config: RunConfig, about: dict[str, Any]) -> RunConfig:
-    """The settings of a run with what its ladder has changed so far."""
+def with_fallbacks(config: RunConfig, about: dict[str, Any]) -> RunConfig:
+    """A run's settings with the fallbacks that its run.json holds."""
     changes: dict[str, Any] = {}
-    for rung in about.get("memory_ladder", []):
-        changes |= rung["settings"]
+    for fallback in about.get(RECORD, []):
+        changes |= fallback["settings"]
     return parse(unflatten({**flatten(config.model_dump()), **changes})) if changes else config
 
 
-def recover(trainer: Trainer, where: str) -> Rung:
-    """Free what a failed try left, take the next rung, tell, record and return it.
+def recover(state: TrainState, where: str) -> Fallback:
+    """Free what a failed try left, and take, tell and record the next fallback.
 
-    Call outside of the ``except`` block: the error holds the tensors of the try.
+    Call outside of the ``except`` block: the error holds the tensors of the failed try.
 
     Args:
         where: in which part of the work, for people.
 
     Raises:
-        UserError: there is no rung left.
+        UserError: there is no fallback left.
     """
-    clear(trainer)
-    on_card, among = trainer.device.type == "cuda", trainer.processes
-    if among.count > 1 and trainer._broke_off:
+    clear(state)
+    group = state.group
+    if group.world_size > 1 and state.updating_weights:
         raise UserError(
-            f"Memory ran out in mid-correction at step {trainer.step + 1:,}.",
-            "Other processes may have made that correction already, so it cannot be tried again with less.",
+            f"Memory ran out in the middle of optimizer step {state.step + 1:,}.",
+            "Other processes may have completed that step already, so it cannot be tried again with less memory.",
             "Choose a smaller batch size, gradient checkpointing or an 8-bit optimizer, and start again.",
         )
-    eight_bit = importlib.util.find_spec("bitsandbytes") is not None
-    rung = among.tell(lambda: next_rung(trainer.config, on_card, eight_bit))
-    if rung is None:
+    fallback = group.broadcast(lambda: next_fallback(state.config, state.on_card, _has_bitsandbytes()))
+    if fallback is None:
         raise UserError(
             "The memory is not enough for this run.",
-            f"At step {trainer.step + 1:,} it ran out with the most thrifty settings there are.",
+            f"At step {state.step + 1:,} it ran out with the most memory-saving settings there are.",
             "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
         )
-    if among.main:
-        _record(trainer, {"step": trainer.step, "where": where, "settings": rung.settings, "words": rung.words})
-    if none_if_out_of_memory(partial(apply, trainer, rung)) is None:  # it takes a little memory itself
-        clear(trainer)
-        apply(trainer, rung)
-    trainer.sharing.be_cautious()
-    trainer.emit(
-        Message(f"Memory ran out at step {trainer.step + 1:,} ({where}). Going on with {rung.words}.", "warning")
+    if group.main:
+        _record(state, where, fallback)
+    if none_if_out_of_memory(partial(apply, state, fallback)) is None:  # a fallback needs a little memory itself
+        clear(state)
+        apply(state, fallback)
+    state.parallel.fallback_taken()
+    state.emit(
+        Message(f"Memory ran out at step {state.step + 1:,} ({where}). Going on with {fallback.words}.", "warning")
     )
-    return rung
+    return fallback
 
 
-def note_for_resume(trainer: Trainer) -> str:
-    """Of a run that has to end for want of memory: the rung that a resume begins with, noted; its words."""
-    clear(trainer)
-    on_card, eight_bit = trainer.device.type == "cuda", importlib.util.find_spec("bitsandbytes") is not None
-    rung = next_rung(trainer.config, on_card, eight_bit)
-    if rung is None:
+def record_for_resume(state: TrainState) -> str:
+    """Record the fallback with which a resume should start, and return its description."""
+    clear(state)
+    fallback = next_fallback(state.config, state.on_card, _has_bitsandbytes())
+    if fallback is None:
         return "the same settings: close other programs first, or choose a lower resolution"
-    _record(trainer, {"step": trainer.step, "where": "step", "settings": rung.settings, "words": rung.words})
-    return rung.words
+    _record(state, "step", fallback)
+    return fallback.words
 
 
-def settle(trainer: Trainer) -> None:
-    """What follows once the weights have moved: copies and average come after them, whatever memory there is.
-
-    Raises:
-        UserError: memory ran out twice; a resume does the step anew.
-    """
-    step = f"step {trainer.step + 1:,}"
-    once_more(trainer, f"copy of the weights of {step}", trainer.nets.refresh)
-    if trainer.ema is not None:
-        average, weights = trainer.ema, averaged_parameters(trainer.controlnet)
-        rung = average_rung(trainer.config, trainer.device.type == "cuda")
-        once_more(trainer, f"average of {step}", lambda: average.step(weights), rung)
-
-
-def once_more(trainer: Trainer, what: str, action: Callable[[], T], rung: Rung | None = None) -> T:
-    """``action()``, and a second time after memory was freed: for what most settings do not change.
+def finish(state: TrainState, what: str, action: Callable[[], T], fallback: Fallback | None = None) -> T:
+    """Call ``action()``, which must not fail halfway; if memory runs out, free some and call it once more.
 
     Args:
         what: for people, with the step.
-        rung: that which does change it, taken before the second try.
+        fallback: settings with which it needs less, applied before the second try.
 
     Raises:
         UserError: memory ran out both times.
@@ -181,15 +163,14 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T], rung: Rung |
     except (RuntimeError, MemoryError) as first:
         if not is_out_of_memory(first):
             raise
-    clear(trainer)
-    settings, words = (rung.settings, rung.words) if rung is not None else ({}, "memory was freed")
-    if trainer.processes.main:
-        _record(trainer, {"step": trainer.step, "where": what, "settings": settings, "words": words})
-    done = f"Going on with {words}." if rung is not None else "Freed some and tried again."
-    trainer.emit(Message(f"Memory ran out at the {what}. {done}", "warning"))
+    clear(state)
+    if state.is_main:
+        _record(state, what, fallback or Fallback({}, "memory was freed"))
+    done = f"Going on with {fallback.words}." if fallback is not None else "Freed some and tried again."
+    state.emit(Message(f"Memory ran out at the {what}. {done}", "warning"))
     try:
-        if rung is not None:
-            apply(trainer, rung)
+        if fallback is not None:
+            apply(state, fallback)
         return action()
     except (RuntimeError, MemoryError) as second:
         if not is_out_of_memory(second):
@@ -202,88 +183,59 @@ def once_more(trainer: Trainer, what: str, action: Callable[[], T], rung: Rung |
     ) from error
 
 
-def clear(trainer: Trainer) -> None:
-    """Forget the gradients of a failed try and give memory back."""
-    forget_gradients(trainer)
+def clear(state: TrainState) -> None:
+    """Drop the gradients of a failed try and free memory."""
+    state.drop_gradients()
     free_memory()
 
 
-def forget_gradients(trainer: Trainer) -> None:
-    """As if the step had not been tried."""
-    for parameter in trainer.learning.parameters():
-        parameter.grad = None
-    trainer.nets.forget_gradients()
-
-
-def apply(trainer: Trainer, rung: Rung) -> Rung:
-    """Change the settings of a trainer that is between two steps. Where it breaks off it can be asked for again."""
-    config = parse(unflatten({**flatten(trainer.config.model_dump()), **rung.settings}))
-    trainer.config = config
-    trainer.batches.split(config.train.batch_size, config.train.accumulation)
-    if "train.gradient_checkpointing" in rung.settings:
-        checkpoint_gradients(trainer.nets.controlnet, trainer.unet, config.train.gradient_checkpointing)
-    if "train.base_storage" in rung.settings:
-        shrink(trainer.unet, trainer.controlnet, trainer.nets.controlnet)
-    if "optim.ema_device" in rung.settings and trainer.ema is not None:
-        trainer.ema.to("cpu")
-    if "optim.offload" in rung.settings:
-        to_ram(trainer.learning)
-        trainer.accelerator.device_placement = False  # else the optimizer's memory would go back to the card
-    if "optim.optimizer" in rung.settings or "optim.offload" in rung.settings:
-        state = trainer.optimizer.state_dict() if "optim.optimizer" not in rung.settings else None
-        optimizer = build_optimizer(trainer.learning, config.optim)
-        if state is not None:
-            optimizer.load_state_dict(state)  # which brings it to where the weights are now
-        set_learning_rate(optimizer, trainer.optimizer.param_groups[0]["lr"])
-        trainer.optimizer = optimizer
-        trainer.accelerator._optimizers.remove(trainer.prepared_optimizer)
-        trainer.prepared_optimizer = trainer.accelerator.prepare(trainer.optimizer)
-        del state
-        clear(trainer)
-    return rung
-
-
-@torch.no_grad()
-def to_ram(learning: torch.nn.Module) -> None:
-    """What learns, in place, so that all who hold these parameters see it; weights that are the base's own stay."""
-    of_base = {id(layer.weight) for layer in thin_layers(learning).values()}
-    for parameter in learning.parameters():
-        if id(parameter) not in of_base:
-            parameter.data = parameter.data.cpu()
-
-
-def drop_finished(optimizer: torch.optim.Optimizer) -> None:
-    """After an optimizer broke off in mid-step: the parameters that it had moved already must not move twice."""
-    counts = {
-        parameter: int(optimizer.state[parameter].get("step", 0)) if parameter in optimizer.state else 0
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    newest = max(counts.values())
-    if min(counts.values()) < newest:
-        for parameter, count in counts.items():
-            if count == newest:
-                parameter.grad = None
+def apply(state: TrainState, fallback: Fallback) -> Fallback:
+    """Change the settings of a run that is between two steps. If it fails it can be called again."""
+    settings, trainable = fallback.settings, state.trainable
+    config = parse(unflatten({**flatten(state.config.model_dump()), **settings}))
+    state.use_settings(config)
+    if "train.gradient_checkpointing" in settings:
+        use_gradient_checkpointing(trainable.control_net, state.denoiser, config.train.gradient_checkpointing)
+    if "train.base_storage" in settings:
+        quantize_fp8(state.denoiser, trainable.master, trainable.control_net)
+    if "optim.ema_device" in settings and state.ema is not None:
+        state.ema.to("cpu")
+    if "optim.offload" in settings:
+        state.keep_optimizer_in_ram()
+    if "optim.optimizer" in settings or "optim.offload" in settings:
+        kept = state.optimizer.state_dict() if "optim.optimizer" not in settings else None
+        optimizer = state.new_optimizer(trainable.master)
+        if kept is not None:
+            optimizer.load_state_dict(kept)  # which moves it to where the weights are now
+        state.replace_optimizer(optimizer)
+        del kept
+        clear(state)
+    return fallback
 
 
 def cap_allocator(device: torch.device) -> None:
-    """On Windows the driver spills into slow shared memory rather than refuse; stop short of that.
+    """On Windows, keep the driver from spilling into slow shared memory instead of refusing an allocation.
 
-    Elsewhere an allocation that does not fit fails by itself, and nothing is capped.
+    On other systems an allocation that does not fit fails by itself, and nothing is capped.
     """
     if device.type != "cuda" or platform.system() != "Windows":
         return
     free, total = torch.cuda.mem_get_info(device)
-    room = free + torch.cuda.memory_reserved(device) - WINDOWS_SPARE_BYTES
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, room / total)), device)
+    usable = free + torch.cuda.memory_reserved(device) - WINDOWS_SPARE_BYTES
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, usable / total)), device)
 
 
-def _record(trainer: Trainer, rung: dict[str, Any]) -> None:
-    """Into run.json. A full disk is no reason to end here: the next checkpoint waits for it."""
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
+
+
+def _record(state: TrainState, where: str, fallback: Fallback) -> None:
+    """Note a fallback in run.json. A full disk does not end the run here: the next checkpoint waits for it."""
+    entry = {"step": state.step, "where": where, "settings": fallback.settings, "words": fallback.words}
     try:
-        about = json.loads((trainer.run_folder / "run.json").read_text(encoding="utf-8"))
-        about.setdefault("memory_ladder", []).append(rung)
-        write_run(trainer.run_folder, about)
+        about = json.loads((state.run_folder / "run.json").read_text(encoding="utf-8"))
+        about.setdefault(RECORD, []).append(entry)
+        write_run(state.run_folder, about)
     except OSError as error:
         words = f"The change was not noted in run.json ({error.strerror or error}); a resume has to find it out again."
-        trainer.emit(Message(words, "warning"))
+        state.emit(Message(words, "warning"))

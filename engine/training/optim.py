@@ -85,6 +85,23 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+def drop_updated_gradients(optimizer: torch.optim.Optimizer) -> None:
+    """After an optimizer failed in the middle of a step: drop the gradients of parameters that it has updated already.
+
+    So the next try updates the others alone, and none twice.
+    """
+    counts = {
+        parameter: int(optimizer.state[parameter].get("step", 0)) if parameter in optimizer.state else 0
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    newest = max(counts.values())
+    if min(counts.values()) < newest:
+        for parameter, count in counts.items():
+            if count == newest:
+                parameter.grad = None
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value

@@ -1,6 +1,6 @@
-"""A trial before a run: three real steps and one set of images, measured. It leaves only figures and the cache.
+"""A trial before a run: three real steps and one set of images, measured. Only the figures and the cache remain.
 
-The cache of latents and text that it makes is the one that the run uses.
+The run uses the cache of latents and text that the trial has built.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from engine.jobs.snapshot import Outcome
 from engine.machine.hardware import Hardware
 from engine.machine.units import format_bytes
 from engine.runs.run import Run, write_run
-from engine.training import oom
+from engine.training.faults import stop_if_broken, take_step
+from engine.training.oom import RECORD
 from engine.training.previews import preview_during_training
-from engine.training.step import Trouble, give_up_after, take_step
 from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ PARTS = STEPS + 1
 
 
 def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -> Work:
-    """The work for the runner: measure these settings, keep the figures, tell them."""
+    """The job: measure these settings, record the figures and report them."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         measured = measure(workspace, config, token, emit)
@@ -52,7 +52,7 @@ def preflight_job(workspace: Workspace, config: RunConfig, hardware: Hardware) -
 
 
 def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -> Measured:
-    """Take the steps and draw the images in a folder that is removed afterwards.
+    """Take the steps and draw the images, in a folder that is removed afterwards.
 
     Raises:
         UserError: the run could not start with these settings. Cancelled: asked for by the owner.
@@ -87,47 +87,44 @@ def _build(
 
 
 def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> Measured:
+    state = trainer.state
     seconds: list[float] = []
-    skipped = 0
-    peak = memory_used(trainer.device)
+    peak = memory_used(state.device)
     while len(seconds) < STEPS:
         token.raise_if_cancelled()
         began = time.perf_counter()
-        loss = take_step(trainer)
-        if loss is Trouble.MEMORY:
-            oom.recover(trainer, "trial")
-            continue
-        if loss is Trouble.OVERFLOW:
-            give_up_after(trainer, skipped := skipped + 1)
+        loss = take_step(state, "trial")
+        if loss is None:
+            stop_if_broken(state, trainer.save)
             continue
         float(loss)  # waits for the card
-        trainer.step += 1
+        state.step_done()
         seconds.append(time.perf_counter() - began)
-        peak = max(peak, memory_used(trainer.device))
+        peak = max(peak, memory_used(state.device))
         emit(Progress(len(seconds), PARTS, "Trial steps"))
     per_image = 0.0
     if config.validation.every:
         began = time.perf_counter()
-        preview_during_training(trainer, trainer.step)
-        drawn = min(config.validation.pictures, len(trainer.held_out)) or 1
+        preview_during_training(state, state.step)
+        drawn = min(config.validation.pictures, len(state.held_out)) or 1
         per_image = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
-        peak = max(peak, memory_used(trainer.device))
+        peak = max(peak, memory_used(state.device))
     emit(Progress(PARTS, PARTS, "Trial images"))
-    noted = Run(trainer.run_folder).about.get("memory_ladder", [])
-    rungs = [rung for rung in noted if rung["settings"]]  # of others only memory was freed
-    settled = seconds[1:]  # the first step chooses kernels and makes the optimizer's memory
+    recorded = Run(state.run_folder).about.get(RECORD, [])
+    fallbacks = [fallback for fallback in recorded if fallback["settings"]]  # for others only memory was freed
+    settled = seconds[1:]  # the first step chooses kernels and allocates the optimizer's state
     return Measured(
         seconds_per_step=sum(settled) / len(settled),
         seconds_per_picture=per_image,
         peak_bytes=peak,
-        on_card=trainer.device.type == "cuda",
-        rungs=tuple(rung["words"] for rung in rungs),
-        settings={name: value for rung in rungs for name, value in rung["settings"].items()},
+        on_card=state.on_card,
+        rungs=tuple(fallback["words"] for fallback in fallbacks),
+        settings={name: value for fallback in fallbacks for name, value in fallback["settings"].items()},
     )
 
 
 def memory_used(device: torch.device) -> float:
-    """Most bytes so far of the card (with what its driver takes), or those of the process now."""
+    """Peak bytes of the card so far, with what its driver takes; without a card, those of the process now."""
     if device.type == "cuda":
         from engine.estimate.memory import CONTEXT_BYTES
 

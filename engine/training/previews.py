@@ -1,10 +1,9 @@
-"""Images and scores of a run in progress, drawn with the weights that are in memory."""
+"""Control images and their scores while a run trains, drawn with the weights that are in memory."""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from engine.errors import UserError
 from engine.evaluation import probes
@@ -14,20 +13,16 @@ from engine.evaluation.probes import Probe
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
-from engine.machine.errors import is_device_lost
-from engine.nets.master_weights import as_exported
+from engine.machine.errors import is_device_lost, is_out_of_memory
 from engine.runs.run import PreviewRecord
 from engine.training import oom
-
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
+from engine.training.state import TrainState
 
 
 class DrawPreviews:
-    """Called as (trainer, step): draws and scores the held-out pairs, and the odd ones beside them.
+    """Called as (state, step): draws and scores the held-out pairs, and the probes beside them.
 
-    Keeps what stays the same over a run: the odd pairs, the user's prompts as embeddings, and what the true images
-    reach.
+    Keeps what stays the same over a run: the probes, the embeddings of the user's prompts, and the true images' scores.
     """
 
     def __init__(self) -> None:
@@ -35,104 +30,104 @@ class DrawPreviews:
         self._probes: list[Probe] | None = None
         self._own_text: dict[str, Text] = {}
 
-    def __call__(self, trainer: Trainer, step: int) -> None:
+    def __call__(self, state: TrainState, step: int) -> None:
         """Draw with the weights that an export would have (the average, where there is one).
 
-        A fault here never ends the training: it is told in the log.
+        An error here never ends the training: it is logged.
         """
         try:
-            record = self._draw(trainer, step)
+            record = self._draw(state, step)
             if record is None:  # out of memory: from now on one image at a time
-                oom.clear(trainer)
-                trainer.images_at_once = 1
+                oom.clear(state)
+                state.draw_one_image_at_a_time()
                 words = f"Memory ran out for the images of step {step:,}; from now on they are drawn one at a time."
-                trainer.emit(Message(words, "warning"))
-                record = self._draw(trainer, step)
+                state.emit(Message(words, "warning"))
+                record = self._draw(state, step)
             if record is None:
                 raise MemoryError("memory ran out even for one image at a time")
         except Cancelled:
-            if trainer.token.stop is None:
+            if state.token.stop is None:
                 raise
             return  # a pause does not wait for images: the loop saves and ends
         except Exception as error:
             if is_device_lost(error):
-                raise  # nothing will work any more: the run ends with words of its own
+                raise  # nothing will work any more: the run ends with its own message
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
-            trainer.emit(Message(f"The images of step {step:,} could not be made: {error} ({detail})", "warning"))
+            state.emit(Message(f"The images of step {step:,} could not be made: {error} ({detail})", "warning"))
             return
-        trainer.emit(record.event)
+        state.emit(record.event)
 
-    def _draw(self, trainer: Trainer, step: int) -> PreviewRecord | None:
+    def _draw(self, state: TrainState, step: int) -> PreviewRecord | None:
         """The images, or None where memory ran out."""
         if self._probes is None:
-            self._probes = self._choose(trainer)
+            self._probes = self._choose(state)
         try:
-            with as_exported(trainer) as controlnet:
+            with state.exported_weights() as controlnet:
                 return make_previews(
                     Models(
-                        trainer.family,
-                        trainer.base,
-                        trainer.unet,
+                        state.family,
+                        state.base,
+                        state.denoiser,
                         controlnet,
-                        lambda prompts: self._encode(trainer, prompts),
+                        lambda prompts: self._encode(state, prompts),
                     ),
                     PreviewRequest(
-                        samples=trainer.held_out,
-                        dataset=trainer.dataset,
-                        settings=trainer.config.validation,
-                        plan=trainer.plan,
-                        out_folder=trainer.run_folder / "previews",
+                        samples=state.held_out,
+                        dataset=state.dataset,
+                        settings=state.config.validation,
+                        plan=state.plan,
+                        out_folder=state.run_folder / "previews",
                         step=step,
-                        seed=trainer.config.train.seed,
-                        batch=trainer.images_at_once,
+                        seed=state.config.train.seed,
+                        batch=state.images_at_once,
                         probes=self._probes,
                     ),
                     cache=self._cache,
                     # The last images are drawn in spite of a pause: nobody resumes a finished run to draw them.
-                    token=None if step == trainer.config.train.steps else trainer.token,
-                    progress=lambda done, total, label: trainer.emit(Progress(done, total, label)),
-                    watch=trainer.promises.slow.watching,
+                    token=None if step == state.config.train.steps else state.token,
+                    progress=lambda done, total, label: state.emit(Progress(done, total, label)),
+                    watch=state.watchdog.watching,
                 )
         except (RuntimeError, MemoryError) as error:
-            if not oom.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return None
 
-    def _choose(self, trainer: Trainer) -> list[Probe]:
-        """Odd prompts from the held-out pairs, then the user's own; without these, and a word, where they fail."""
-        settings = trainer.config.validation
-        pairs = [read_pair(sample, trainer.dataset, trainer.plan) for sample in trainer.held_out[: settings.pictures]]
+    def _choose(self, state: TrainState) -> list[Probe]:
+        """Probes from the held-out pairs, then the user's own; without the latter, and with a warning, if they fail."""
+        settings = state.config.validation
+        pairs = [read_pair(sample, state.dataset, state.plan) for sample in state.held_out[: settings.pictures]]
         found = probes.of_held_out(pairs, settings.probes)
         try:
-            found += probes.own(settings, trainer.dataset, trainer.plan, pairs)
+            found += probes.own(settings, state.dataset, state.plan, pairs)
         except UserError as error:
-            trainer.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
+            state.emit(Message(f"{error.what} {error.why} {error.try_this}", "warning"))
         return found
 
-    def _encode(self, trainer: Trainer, prompts: Sequence[str]) -> list[Text]:
-        """Captions come from the training's cache, cut as they were there. The user's own prompts are read once, all of
-        each, by the text encoder on the processor: it never takes the card's memory from the training."""
-        rows = {prompt: self._known_text(trainer, prompt) for prompt in prompts}
+    def _encode(self, state: TrainState, prompts: Sequence[str]) -> list[Text]:
+        """Captions come from the training's cache, cut as they were there. The user's own prompts are encoded once, in
+        full, by the text encoder on the processor: it never takes the card's memory from the training."""
+        rows = {prompt: self._known_text(state, prompt) for prompt in prompts}
         foreign = [prompt for prompt, row in rows.items() if row is None]
         if foreign:
-            texts = encoder(trainer.family, trainer.base, "cpu", whole=True)(foreign)
-            once = trainer.family.text_length(trainer.cache.text([""]))
+            texts = encoder(state.family, state.base, "cpu", whole=True)(foreign)
+            once = state.family.text_length(state.cache.text([""]))
             for prompt, text in zip(foreign, texts, strict=True):
                 self._own_text[prompt] = {name: row.float().clone() for name, row in text.items()}
-                pieces = trainer.family.text_length(text) // once
+                pieces = state.family.text_length(text) // once
                 if pieces > 1:
-                    trainer.emit(Message(long_prompt_note(f"Your prompt “{prompt[:40]}…”", pieces)))
+                    state.emit(Message(long_prompt_note(f"Your prompt “{prompt[:40]}…”", pieces)))
         return [rows[prompt] or self._own_text[prompt] for prompt in prompts]
 
-    def _known_text(self, trainer: Trainer, prompt: str) -> Text | None:
+    def _known_text(self, state: TrainState, prompt: str) -> Text | None:
         if prompt in self._own_text:
             return self._own_text[prompt]
         try:
-            return {name: table[0] for name, table in trainer.cache.text([prompt]).items()}
+            return {name: table[0] for name, table in state.cache.text([prompt]).items()}
         except KeyError:
             return None  # no caption of this dataset
 
 
-def preview_during_training(trainer: Trainer, step: int) -> None:
-    """One set of images that knows nothing of earlier ones."""
-    DrawPreviews()(trainer, step)
+def preview_during_training(state: TrainState, step: int) -> None:
+    """Draw one set of images without anything kept from earlier ones."""
+    DrawPreviews()(state, step)

@@ -16,8 +16,8 @@ from PIL import Image
 from engine.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, main, settings
 from engine.errors import UserError
 from engine.runs.run import Run
-from engine.training import step as step_module
-from engine.training.trainer import Trainer
+from engine.training import faults
+from engine.training.state import TrainState
 from engine.workspace.paths import APP_FOLDER, Workspace
 
 
@@ -124,14 +124,14 @@ def test_a_signal_saves_and_ends(
     """In this process, which spares another one the loading of the libraries."""
     if not hasattr(signal, name):
         pytest.skip("Windows has no such signal")
-    number, accumulate = getattr(signal, name), step_module.accumulate
+    number, train_step = getattr(signal, name), faults.train_step
 
-    def signalled(trainer: Trainer) -> Any:
-        if trainer.step == 3:
+    def signalled(state: TrainState) -> Any:
+        if state.step == 3:
             signal.raise_signal(number)
-        return accumulate(trainer)
+        return train_step(state)
 
-    monkeypatch.setattr(step_module, "accumulate", signalled)
+    monkeypatch.setattr(faults, "train_step", signalled)
     main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
     before = signal.signal(number, signal.SIG_IGN)  # unheard, it would end the tests
     try:

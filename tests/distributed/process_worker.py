@@ -22,39 +22,41 @@ from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message, PreviewMade
 from engine.runs.run import Run
+from engine.training import faults as faults_module
 from engine.training import step as step_module
-from engine.training import trainer as trainer_module
 from engine.training.job import training_job
+from engine.training.precision import LossScale
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
 
 RANK = int(os.environ["RANK"])
 
 
-def at_step(step: int, act: Callable[[Trainer], None]) -> Callable[[Trainer], Any]:
-    """The micro-batches' work, but ``act`` comes first when step ``step`` (from 0) begins."""
-    real = step_module.accumulate
+def at_step(step: int, act: Callable[[TrainState], None]) -> Callable[[TrainState], Any]:
+    """A step, but ``act`` comes first when step ``step`` (from 0) begins."""
+    real = faults_module.train_step
     calls = {"left": 1}
 
-    def accumulate(trainer: Trainer) -> torch.Tensor:
-        if trainer.step == step and calls["left"]:
+    def train_step(state: TrainState) -> Any:
+        if state.step == step and calls["left"]:
             calls["left"] -= 1
-            act(trainer)
-        return real(trainer)
+            act(state)
+        return real(state)
 
-    return accumulate
+    return train_step
 
 
 def run_out(*_: Any) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
 
-def run_out_late(trainer: Trainer) -> None:
+def run_out_late(state: TrainState) -> None:
     """When the others have sent gradients already."""
-    trainer.accelerator.backward = run_out  # type: ignore[method-assign]
+    state.accelerator.backward = run_out  # type: ignore[method-assign]
 
 
-def spoil(_: Trainer) -> None:
+def spoil(_: TrainState) -> None:
     """The next loss, and with it every gradient, is infinite: what an overflow looks like. On one process only."""
     real = step_module.denoising_loss
 
@@ -65,7 +67,7 @@ def spoil(_: Trainer) -> None:
     step_module.denoising_loss = infinite
 
 
-def fail(_: Trainer) -> None:
+def fail(_: TrainState) -> None:
     raise UserError("The condition map of 07 is gone.", "It no longer exists.", "Make all maps again.")
 
 
@@ -81,38 +83,36 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         report = make_all(dataset, kind, model, progress=count, among=group.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
-    control, real, train = Control(), step_module.accumulate, Trainer.train
+    control, real, train = Control(), faults_module.train_step, Trainer.train
     answer: dict[str, Any] = {"skipped": 0}
-    take_step = step_module.take_step
 
     def look_and_train(trainer: Trainer) -> Any:
-        answer["model"] = type(trainer.model).__name__
+        answer["model"] = type(trainer.state.parallel.net).__name__
         return train(trainer)
 
-    def count_skipped(trainer: Trainer) -> Any:
-        taken = take_step(trainer)
-        answer["skipped"] += taken is step_module.Trouble.OVERFLOW
-        return taken
+    def count_skipped(self: LossScale, found_inf: bool) -> None:
+        answer["skipped"] += found_inf
+        update(self, found_inf)
 
-    Trainer.train = look_and_train  # type: ignore[method-assign]
-    trainer_module.take_step = count_skipped
+    Trainer.train, update = look_and_train, LossScale.update  # type: ignore[method-assign]
+    LossScale.update = count_skipped  # type: ignore[method-assign]
     acts = {
         "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil,
     }  # fmt: skip
     if RANK == 1 and kind in acts:
-        step_module.accumulate = at_step(2, acts[kind])
+        faults_module.train_step = at_step(2, acts[kind])
     try:
         run = Run(workspace.run_folder(name))
         answer["outcome"] = training_job(workspace, run)(control.token, events.append)
     except UserError as error:
         answer["error"] = f"{error.what} {error.why} {error.try_this}"
-        group.current().farewell(error)
-        if isinstance(error, group.OutOfReach):
-            print(group.in_words(error), flush=True)
+        group.current().abort_all(error)
+        if isinstance(error, group.Unreachable):
+            print(group.one_line(error), flush=True)
             os._exit(1)
     finally:
-        step_module.accumulate, Trainer.train = real, train  # type: ignore[method-assign]
-        trainer_module.take_step = take_step
+        faults_module.train_step, Trainer.train = real, train  # type: ignore[method-assign]
+        LossScale.update = update  # type: ignore[method-assign]
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop

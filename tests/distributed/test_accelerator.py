@@ -14,20 +14,20 @@ from accelerate.state import PartialState
 from engine.config import parse
 from engine.distributed import accelerator as acceleration
 from engine.distributed.accelerator import accelerator_for
-from engine.distributed.ddp import Sharing
+from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 
 BASE = {"model": {"base": "x"}, "data": {"dataset": "x"}, "optim": {"ema_decay": 0.0}, "train": {"precision": "fp32"}}
 
 
 class Two:
-    count = 2
+    world_size = 2
 
 
 @pytest.fixture
 def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As one of two processes that accelerate has set up for DeepSpeed."""
-    monkeypatch.setattr(acceleration.processes, "current", Two)
+    monkeypatch.setattr(acceleration.group, "current", Two)
     monkeypatch.setattr(acceleration, "PartialState", type("State", (), {}))  # the real one outlives the test
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     yield
@@ -41,7 +41,7 @@ def ask(told: list[Any] | None = None, **changes: Any) -> Any:
 
 def test_alone_nothing_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert ask()[1] is Sharing
+    assert ask()[1] is Parallel
 
 
 @pytest.mark.parametrize("stage", [0, 1])

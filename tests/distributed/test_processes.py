@@ -25,8 +25,8 @@ from engine.disk.images import load_array
 from engine.distributed.ddp import align, dealt
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.nets.fp8 import shrink
-from engine.nets.lora import slim
+from engine.nets.fp8 import quantize_fp8
+from engine.nets.lora import to_control_lora
 from engine.runs.run import Run
 from engine.training.job import create_run
 from engine.workspace.paths import APP_FOLDER, Workspace
@@ -237,7 +237,7 @@ def test_deepspeed_learns_what_a_whole_net_learns(
     settings = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
     settings["ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"] = offload
     main, _ = work_together(workspace, tmp_path, todo, **settings)
-    assert "cannot be divided among cards by DeepSpeed" in main["average"]["error"]
+    assert "cannot be sharded among cards by DeepSpeed" in main["average"]["error"]
     assert main["well"]["model"] == "DeepSpeedEngine"
     assert main["well"]["pictures"] == [0, 5, 6]
     assert [checkpoint.step for checkpoint in shared["well"].checkpoints()] == [3, 6]
@@ -354,8 +354,8 @@ def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     family = detect(str(tiny_base))
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
-    slim(net, unet, 4)
-    shrink(unet, net)
+    to_control_lora(net, unet, 4)
+    quantize_fp8(unet, net)
     sent: list[torch.Tensor] = []
     group = SimpleNamespace(gather=lambda step: [step, step], align=sent.extend)
     align(cast(Any, SimpleNamespace(processes=group, step=0, learning=net, nets=SimpleNamespace(refresh=list))))

@@ -17,8 +17,8 @@ from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
 from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
-from engine.nets.lora import slim
-from engine.nets.master_weights import WorkingNets
+from engine.nets.lora import to_control_lora
+from engine.nets.master_weights import MasterWeights
 from engine.training.optim import build_optimizer
 from engine.workspace.paths import APP_FOLDER, Workspace
 
@@ -49,7 +49,7 @@ def nets(base: Path, rank: int = 0) -> tuple:
     unet = family.load_denoiser(str(base), torch.float32)
     controlnet = family.new_controlnet(unet).train()
     if rank:
-        slim(controlnet, unet, rank)
+        to_control_lora(controlnet, unet, rank)
     return family, unet, controlnet
 
 
@@ -78,7 +78,7 @@ def test_activations_as_autograd_keeps_them(
 ) -> None:
     base = str(any_base)
     family, unet, learning = nets(any_base, rank)
-    unet, controlnet = unet.to(dtype), WorkingNets(learning, dtype).controlnet
+    unet, controlnet = unet.to(dtype), MasterWeights(learning, dtype).controlnet
     encoder = family.load_text_encoder(base, torch.float32)
     text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"] * batch)
     text = {name: rows.detach().to(dtype) for name, rows in text.items()}

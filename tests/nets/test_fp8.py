@@ -12,8 +12,8 @@ from torch import nn
 from engine.config.presets import resolve
 from engine.errors import UserError
 from engine.families.registry import detect
-from engine.nets.fp8 import FP8, keep_less, narrowed, shrink, widened
-from engine.nets.lora import merged, slim, thin_layers
+from engine.nets.fp8 import FP8, dequantize, quantize, quantize_fp8, use_frozen_convolutions
+from engine.nets.lora import lora_layers, merged_weights, to_control_lora
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, losses
 from tests.short_runs import RunFactory, train
@@ -23,8 +23,8 @@ from tests.short_runs import RunFactory, train
 def test_eight_bits_keep_weights_of_any_size_to_a_sixteenth(size: float) -> None:
     weight = size * torch.randn(64, 320, 3, 3, generator=torch.Generator().manual_seed(0))
     weight[3] *= 100
-    small, scale = narrowed(weight)
-    back = widened(small, scale, torch.float32)
+    small, scale = quantize(weight)
+    back = dequantize(small, scale, torch.float32)
     assert small.dtype == FP8 and small.nbytes == weight.nbytes / 4
     assert ((back - weight).norm() / weight.norm()) < 0.03
     normal = weight.abs() > 2**-6 / 448 * weight.abs().amax(dim=(1, 2, 3), keepdim=True)  # above its smallest numbers
@@ -34,10 +34,10 @@ def test_eight_bits_keep_weights_of_any_size_to_a_sixteenth(size: float) -> None
 @pytest.mark.parametrize("layer", [nn.Linear(8, 6), nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(4, 6, 1, bias=False)])
 def test_gradients_through_a_small_layer_are_those_of_its_widened_weight(layer: nn.Module) -> None:
     net = nn.ModuleDict({"mid_block": nn.ModuleList([layer])})
-    shrink(net)
+    quantize_fp8(net)
     small = net["mid_block"][0]
     wide = type(layer).__mro__[1](**_settings(layer))
-    wide.weight.data = widened(small.weight, small.scale, torch.float32)
+    wide.weight.data = dequantize(small.weight, small.scale, torch.float32)
     if small.bias is not None:
         wide.bias.data = small.bias.data
     generator = torch.Generator().manual_seed(1)
@@ -69,7 +69,7 @@ def test_a_frozen_convolution_keeps_its_weight_alone_and_its_gradients_are_the_s
     for layer in usual[:2]:
         layer.requires_grad_(False)
     lean = copy.deepcopy(usual)
-    keep_less(lean)
+    use_frozen_convolutions(lean)
     found = []
     for net in (usual, lean):
         kept: list[torch.Tensor] = []
@@ -87,16 +87,16 @@ def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path) -
     family = detect(str(tiny_base))
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
-    slim(net, unet, 4)
-    before = merged(net)
+    to_control_lora(net, unet, 4)
+    before = merged_weights(net)
     bytes_before = sum(p.nbytes for p in unet.parameters())
-    shrink(unet, net)
-    shrink(unet, net)  # a second time there is nothing to do
+    quantize_fp8(unet, net)
+    quantize_fp8(unet, net)  # a second time there is nothing to do
     assert sum(p.nbytes for p in unet.parameters()) < 0.4 * bytes_before
     assert unet.dtype == torch.float32, "diffusers asks its first weight"
-    inside = [layer for name, layer in thin_layers(net).items() if name.startswith("down_blocks")]
+    inside = [layer for name, layer in lora_layers(net).items() if name.startswith("down_blocks")]
     assert inside and all(layer.weight.dtype == FP8 for layer in inside)
-    after = merged(net)
+    after = merged_weights(net)
     assert all((after[name] - weight).norm() <= 0.05 * weight.norm() for name, weight in before.items())
     noisy, text, hint = torch.randn(1, 4, 8, 8), {"hidden": torch.randn(1, 8, 64)}, torch.rand(1, 3, 64, 64)
     family.predict(unet, net, noisy, torch.tensor([500]), text, hint).square().mean().backward()

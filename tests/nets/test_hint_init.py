@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from engine.demo.circles import circle_scene, outline
 from engine.families.registry import detect
-from engine.nets.hint_init import he_start
+from engine.nets.initial import he_initialization
 
 
 def seen(controlnet: torch.nn.Module, hints: torch.Tensor) -> float:
@@ -31,6 +31,6 @@ def test_the_map_comes_through_to_the_last_layer(tiny_base: Path) -> None:
     torch.manual_seed(0)
     controlnet = family.new_controlnet(family.load_denoiser(str(tiny_base), torch.float32))
     assert seen(controlnet, hints) < 0.02
-    he_start(controlnet)
+    he_initialization(controlnet)
     assert seen(controlnet, hints) > 0.3
     assert not controlnet.controlnet_cond_embedding(hints).any()

@@ -25,11 +25,12 @@ from engine.jobs.events import Message, PreviewMade
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.importing import read_controlnet
 from engine.nets.ldm_keys import to_ldm
-from engine.nets.lora import learnt, merged, put_back, slim, thin_layers
+from engine.nets.lora import load_trained, lora_layers, merged_weights, to_control_lora, trained_tensors
 from engine.nets.outputs import added_conditions, fixed_outputs, largest_difference
 from engine.nets.reading import LORA_MARK
 from engine.runs.checkpoints import FACTORS, seal
-from engine.training.checkpoint import bytes_needed
+from engine.tuning.controlnet import ControlLora, WholeControlNet
+from engine.tuning.trainable import Placement
 from engine.workspace.paths import Workspace
 from tests import tiny_bases
 from tests.compare_runs import assert_same_checkpoint
@@ -53,7 +54,7 @@ def nets(base: str, rank: int = RANK) -> tuple[Any, Any, Any]:
         whole = family.new_controlnet(unet)
         thin = family.new_controlnet(unet)
         thin.load_state_dict(whole.state_dict())
-        slim(thin, unet, rank)
+        to_control_lora(thin, unet, rank)
     return unet, whole, thin
 
 
@@ -68,21 +69,23 @@ def stir(net: Any, seed: int = 3) -> None:
 
 def test_it_begins_as_the_whole_net_and_shares_the_bases_weights(family_base: str) -> None:
     unet, whole, thin = nets(family_base)
-    layers = thin_layers(thin)
+    layers = lora_layers(thin)
     of_base = dict(unet.named_parameters())
     assert any("attn2.to_k" in name for name in layers) and any("conv1" in name for name in layers)
     assert all(layer.weight is of_base[f"{name}.weight"] for name, layer in layers.items())
-    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in merged(thin).items())
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in merged_weights(thin).items())
     learning = sum(p.numel() for p in thin.parameters() if p.requires_grad)
     assert learning < 0.8 * sum(p.numel() for p in whole.parameters())
     assert all(p.requires_grad for name, p in thin.named_parameters() if name.endswith((".bias", "norm1.weight")))
-    assert bytes_needed(thin, False) < bytes_needed(whole, False)
+    place = Placement(torch.device("cpu"), torch.float32)
+    low_rank, full = ControlLora(thin, place), WholeControlNet(whole, place)
+    assert low_rank.checkpoint_bytes(False) < full.checkpoint_bytes(False)
 
 
 def test_its_answers_are_those_of_the_merged_net(family_base: str) -> None:
     _, whole, thin = nets(family_base)
     stir(thin)
-    given = fixed_outputs(dict(whole.config), merged(thin))
+    given = fixed_outputs(dict(whole.config), merged_weights(thin))
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((1, 4, 8, 8), generator=generator)
     text = torch.randn((1, 8, whole.config.cross_attention_dim), generator=generator)
@@ -100,22 +103,22 @@ def test_what_learnt_goes_into_another_net_and_nothing_else_does(tiny_base: Path
     _, whole, thin = nets(str(tiny_base))
     _, _, other = nets(str(tiny_base))
     stir(thin)
-    put_back(other, learnt(thin))
-    assert all(torch.equal(tensor, learnt(thin)[name]) for name, tensor in learnt(other).items())
+    load_trained(other, trained_tensors(thin))
+    assert all(torch.equal(tensor, trained_tensors(thin)[name]) for name, tensor in trained_tensors(other).items())
     with pytest.raises((ValueError, RuntimeError)):
-        put_back(nets(str(tiny_base), 8)[2], learnt(thin))
+        load_trained(nets(str(tiny_base), 8)[2], trained_tensors(thin))
     with pytest.raises(ValueError, match="is not as in this net"):
-        put_back(other, whole.state_dict())
+        load_trained(other, whole.state_dict())
 
 
 def test_a_net_that_has_learnt_is_taken_over_and_every_direction_can_still_learn(tiny_base: Path) -> None:
     unet, whole, thin = nets(str(tiny_base))
     stir(thin)
-    whole.load_state_dict(merged(thin))
-    slim(whole, unet, 2 * RANK, moved=True)  # twice the room: half of it has nothing to hold yet
-    there, here = merged(thin), merged(whole)
+    whole.load_state_dict(merged_weights(thin))
+    to_control_lora(whole, unet, 2 * RANK, trained=True)  # twice the room: half of it has nothing to hold yet
+    there, here = merged_weights(thin), merged_weights(whole)
     assert all(torch.allclose(here[name], tensor, atol=1e-4) for name, tensor in there.items())
-    for layer in thin_layers(whole).values():
+    for layer in lora_layers(whole).values():
         alive = layer.up.flatten(1).norm(dim=0) + layer.down.flatten(1).norm(dim=1)
         assert (alive > 1e-3).all()
 
@@ -251,8 +254,10 @@ def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layou
         unet = UNet2DConditionModel.from_config(config)
         net: Any = family.new_controlnet(unet)
         shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
-        slim(net, unet, 64)
-    raw = {name: tuple(weight.shape) for name, weight in to_ldm(learnt(net), net.config).items()} | {LORA_MARK: (1,)}
+        to_control_lora(net, unet, 64)
+    raw = {name: tuple(weight.shape) for name, weight in to_ldm(trained_tensors(net), net.config).items()} | {
+        LORA_MARK: (1,)
+    }
     assert readers.check(raw, shapes, net.config, f"mine_{family.facts.file_tag}", family.facts) == "a Control-LoRA"
     learning = sum(p.numel() for p in net.parameters() if p.requires_grad)
     assert learning == count(config, 512, control_lora_rank=64).controlnet.trained

@@ -11,15 +11,16 @@ import torch
 from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
-from engine.nets.lora import thin_layers
+from engine.nets.lora import lora_layers
 from engine.runs.run import Run
-from engine.training import precision, step, trainer
+from engine.training import precision, setup, step
+from engine.training.faults import stop_if_broken, take_step
 from engine.training.job import build_trainer
 from engine.training.precision import LossScale
-from engine.training.step import Trouble, accumulate, clip, take_step
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
-from tests.compare_runs import assert_same_checkpoint
+from tests.compare_runs import assert_same_checkpoint, flat, step_gradients
 from tests.short_runs import RunFactory, train
 
 TRUE_SHARE = {"bf16": 0.995, "fp16": 0.9998}
@@ -29,35 +30,28 @@ TRUE_SHARE = {"bf16": 0.995, "fp16": 0.9998}
 @pytest.fixture
 def fp16_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processors can compute in fp16, though slowly; users are spared that."""
-    monkeypatch.setattr(trainer, "usable_precision", lambda wanted, device: (wanted, ""))
+    monkeypatch.setattr(setup, "usable_precision", lambda wanted, device: (wanted, ""))
 
 
 @pytest.fixture
 def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Any]:
-    """A trainer at step 0 whose outputs are not zero, so that every weight has a gradient."""
+    """The state of a run at step 0 whose outputs are not zero, so that every weight has a gradient."""
     built: list[Trainer] = []
 
-    def make(**settings: Any) -> Trainer:
+    def make(**settings: Any) -> TrainState:
         made = build_trainer(ready_workspace, new_run(**settings), Control().token, lambda event: None)
         generator = torch.Generator().manual_seed(4)
         with torch.no_grad():
-            for parameter in made.learning.parameters():
+            for parameter in made.state.trainable.parameters():
                 if parameter.requires_grad:
                     parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
-        made.nets.refresh()
+        made.state.trainable.weights.refresh()
         built.append(made)
-        return made
+        return made.state
 
     yield make
     for made in built:
         made.close()
-
-
-def gradient(made: Trainer) -> torch.Tensor:
-    """Of one step, unscaled, all in one row."""
-    accumulate(made)
-    assert clip(made)
-    return torch.cat([p.grad.flatten() for p in made.learning.parameters() if p.grad is not None])
 
 
 @pytest.mark.parametrize("base", ["tiny_base", "tiny_sdxl"])
@@ -65,9 +59,9 @@ def test_gradients_in_half_precision_point_where_those_in_fp32_do(
     build: Any, base: str, request: pytest.FixtureRequest, fp16_everywhere: None
 ) -> None:
     settings = {"model.base": str(request.getfixturevalue(base)), "train.accumulation": 2, "optim.max_grad_norm": 1e9}
-    exact = gradient(build(**settings))
+    exact = flat(step_gradients(build(**settings))[1])
     for kind, least in TRUE_SHARE.items():
-        rounded = gradient(build(**settings, **{"train.precision": kind}))
+        rounded = flat(step_gradients(build(**settings, **{"train.precision": kind}))[1])
         assert rounded.dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > least
         assert float(rounded.norm()) == pytest.approx(float(exact.norm()), rel=0.05)
@@ -75,11 +69,11 @@ def test_gradients_in_half_precision_point_where_those_in_fp32_do(
 
 def test_corrections_far_below_half_precision_add_up(build: Any) -> None:
     made = build(**{"train.precision": "bf16", "optim.learning_rate": 1e-6, "optim.weight_decay": 0.0})
-    name, weight = next((n, p) for n, p in made.controlnet.named_parameters() if n.endswith("conv1.weight"))
-    before, computing = weight.detach().clone(), made.nets.controlnet.get_parameter(name)
+    name, weight = next((n, p) for n, p in made.trainable.master.named_parameters() if n.endswith("conv1.weight"))
+    before, computing = weight.detach().clone(), made.trainable.control_net.get_parameter(name)
     for _ in range(3):
         take_step(made)
-        made.step += 1
+        made.step_done()
     moved = (weight - before).abs()
     assert moved.max() <= 3.1e-6 and (moved > 0).float().mean() > 0.99, "Adam moves each by the rate"
     assert torch.equal(computing, weight.bfloat16())
@@ -88,35 +82,35 @@ def test_corrections_far_below_half_precision_add_up(build: Any) -> None:
 
 def test_what_computes_is_in_half_precision_and_what_learns_is_not(build: Any) -> None:
     made = build(**{"train.precision": "bf16", "objective.sd_locked": False, "model.control_lora_rank": 4})
-    assert {p.dtype for p in made.nets.controlnet.parameters()} == {p.dtype for p in made.unet.parameters()}
-    assert {p.dtype for p in made.learning.parameters() if p.requires_grad} == {torch.float32}
-    of_base = dict(made.unet.named_parameters())
-    layers = thin_layers(made.nets.controlnet)
+    assert {p.dtype for p in made.trainable.control_net.parameters()} == {p.dtype for p in made.denoiser.parameters()}
+    assert {p.dtype for p in made.trainable.parameters() if p.requires_grad} == {torch.float32}
+    of_base = dict(made.denoiser.named_parameters())
+    layers = lora_layers(made.trainable.control_net)
     assert layers and all(layer.weight is of_base[f"{name}.weight"] for name, layer in layers.items())
     take_step(made)
-    moved = dict(made.decoder.named_parameters())
+    moved = dict(made.trainable.decoder.named_parameters())
     assert torch.equal(of_base["conv_out.weight"], moved["conv_out.weight"].bfloat16())
-    assert all(p.grad is None for net in (made.nets.controlnet, made.unet) for p in net.parameters())
+    assert all(p.grad is None for net in (made.trainable.control_net, made.denoiser) for p in net.parameters())
 
 
 def test_there_is_one_net_in_fp32(build: Any) -> None:
     made = build()
-    assert made.nets.controlnet is made.controlnet and not made.nets.apart
+    assert made.trainable.control_net is made.trainable.master and not made.trainable.weights.separate
 
 
 def test_the_loss_scale_follows_what_happens() -> None:
     scale = LossScale("fp16")
     assert scale.value == 2**16
-    scale.overflowed()
+    scale.update(found_inf=True)
     for _ in range(LossScale.GROW_AFTER - 1):
-        scale.held()
+        scale.update(found_inf=False)
     assert scale.value == 2**15
     again = LossScale("fp16")
     again.load_state_dict(scale.state_dict())
-    again.held()
+    again.update(found_inf=False)
     assert again.value == 2**16
     fixed = LossScale("bf16")
-    fixed.overflowed()
+    fixed.update(found_inf=True)
     assert fixed.value == 1 and fixed.state_dict() is None
 
 
@@ -140,13 +134,14 @@ def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
 def test_fp16_that_always_overflows_is_told_with_what_to_change(build: Any, fp16_everywhere: None) -> None:
     made = build(**{"train.precision": "fp16"})
     made.loss_scale.value = 2.0**120
-    before = [p.detach().clone() for p in made.controlnet.parameters()]
-    assert take_step(made) is Trouble.OVERFLOW
+    before = [p.detach().clone() for p in made.trainable.parameters()]
+    assert take_step(made) is None
     assert made.loss_scale.value == 2.0**119
-    assert all(torch.equal(one, other) for one, other in zip(before, made.controlnet.parameters(), strict=True))
-    assert all(p.grad is None for p in made.controlnet.parameters()) and not made.optimizer.state
+    assert all(torch.equal(one, other) for one, other in zip(before, made.trainable.parameters(), strict=True))
+    assert all(p.grad is None for p in made.trainable.parameters()) and not made.optimizer.state
+    made.loss_scale.skipped = 30
     with pytest.raises(UserError, match="Choose bf16 or fp32"):
-        step.give_up_after(made, 30)
+        stop_if_broken(made, lambda: None)
 
 
 def test_a_run_that_breaks_stops_at_its_last_good_state_and_can_go_on(

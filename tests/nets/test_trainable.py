@@ -17,14 +17,15 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import load_file
 
-from engine.config import OptimConfig, parse
+from engine.config import OptimConfig
+from engine.distributed.group import ALONE
+from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets import ema
-from engine.nets.ema import Average, build_average
-from engine.nets.trainable import checkpoint_gradients
+from engine.nets.ema import Average, build_ema
+from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.training.optim import build_optimizer, set_learning_rate
-from engine.training.step import clip
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
 
@@ -43,7 +44,7 @@ def test_a_hint_encoder_computed_twice_keeps_the_map_alone_and_learns_the_same(t
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     usual = family.new_controlnet(unet)
     sparing = copy.deepcopy(usual)
-    checkpoint_gradients(sparing, unet, "controlnet")
+    use_gradient_checkpointing(sparing, unet, "controlnet")
     found, hint = [], torch.rand(2, 3, 64, 64)
     for net in (usual, sparing):
         encoder = net.controlnet_cond_embedding
@@ -71,7 +72,7 @@ def test_offset_noise_shifts_whole_channels() -> None:
 
 def test_an_average_in_ram_equals_one_beside_the_net() -> None:
     model = torch.nn.Linear(3, 3)
-    averages = [build_average(model, OptimConfig(ema_decay=0.5, ema_device=place)) for place in ("same", "cpu")]
+    averages = [build_ema(model, OptimConfig(ema_decay=0.5, ema_device=place)) for place in ("same", "cpu")]
     for step in range(3):
         with torch.no_grad():
             model.weight.add_(step + 1)
@@ -79,7 +80,7 @@ def test_an_average_in_ram_equals_one_beside_the_net() -> None:
             average.step(model.parameters())
     for first, second in zip(averages[0].shadow_params, averages[1].shadow_params, strict=True):
         assert torch.equal(first, second)
-    assert build_average(model, OptimConfig()) is None
+    assert build_ema(model, OptimConfig()) is None
 
 
 def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,19 +128,18 @@ def test_adafactor_goes_by_our_learning_rate_alone() -> None:
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 def test_gradients_are_shortened_to_the_norm_that_was_asked_for(scale: float) -> None:
     net = torch.nn.Linear(3, 1, bias=False)
-    trainer: Any = SimpleNamespace(
-        config=parse({"optim": {"max_grad_norm": 0.5}}),
-        learning=net,
-        loss_scale=SimpleNamespace(value=scale),
+    run: Any = SimpleNamespace(
+        group=ALONE,
+        trainable=SimpleNamespace(parameters=lambda: list(net.parameters())),
         accelerator=SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_),
-        prepared_optimizer=SimpleNamespace(step_was_skipped=False),
     )
+    parallel = Parallel(run, str)
     for given, wanted in (([3.0, 0.0, 4.0], [0.3, 0.0, 0.4]), ([0.03, 0.0, 0.04], [0.03, 0.0, 0.04])):
         net.weight.grad = scale * torch.tensor([given])
-        assert clip(trainer)
+        assert parallel.unscale_and_clip(0.5, scale)
         assert net.weight.grad.tolist()[0] == pytest.approx(wanted, rel=1e-4)
     net.weight.grad = torch.tensor([[1.0, float("inf"), 0.0]])
-    assert not clip(trainer)
+    assert not parallel.unscale_and_clip(0.5, scale)
 
 
 @pytest.mark.parametrize(("name", "version"), [("adamw8bit", "0.49.2"), ("paged_adamw8bit", "0.50.2")])

@@ -36,6 +36,8 @@ from engine.runs.run import Run
 from engine.training import checkpoint as checkpoint_module
 from engine.training.job import create_run
 from engine.training.resume import open_run
+from engine.tuning.controlnet import WholeControlNet
+from engine.tuning.trainable import Placement
 from engine.workspace.paths import Workspace
 from tests.short_runs import train
 
@@ -233,7 +235,7 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
         place.mkdir(), save_file(net.state_dict(), place / "weights.safetensors")
     )  # fmt: skip
     optimizer = torch.optim.AdamW(net.parameters())
-    checkpoint_module.stage_checkpoint(_empty_run(tmp_path), 1, 1, net, None, optimizer, None, {})()
+    checkpoint_module.stage_checkpoint(_empty_run(tmp_path), 1, 1, whole(net), None, optimizer, None, {})()
     named = order.index(("name", str(tmp_path / "run" / "checkpoints" / "step-000001")))
     flushed = {Path(path).name for kind, path in order[:named] if kind == "file"}
     assert flushed >= {"weights.safetensors", "optimizer.safetensors", "state.json"}
@@ -252,6 +254,10 @@ def test_all_that_was_added_is_sealed_however_many_wait(tmp_path: Path, monkeypa
     assert pool.checksums() == {file: durable.checksum(file) for file in files}
 
 
+def whole(net: torch.nn.Module) -> WholeControlNet:
+    return WholeControlNet(net, Placement(torch.device("cpu"), torch.float32))
+
+
 def _empty_run(tmp_path: Path) -> Path:
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
@@ -264,7 +270,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, wrong: tuple[
         net.weight[0] = torch.tensor(wrong)
     with pytest.raises(UserError, match="Halve the learning rate"):
         checkpoint_module.stage_checkpoint(
-            _empty_run(tmp_path), 7, 7, net, None, torch.optim.AdamW(net.parameters()), None, {}
+            _empty_run(tmp_path), 7, 7, whole(net), None, torch.optim.AdamW(net.parameters()), None, {}
         )
     assert not list((tmp_path / "run").rglob("*.safetensors"))
 
@@ -274,7 +280,7 @@ def test_weights_whose_sum_is_too_large_for_a_number_are_numbers() -> None:
     with torch.no_grad():
         net.weight[:] = 3e38
     assert not net.weight.sum().isfinite()
-    checkpoint_module._demand_numbers(net, None, 7)
+    checkpoint_module._check_finite(whole(net), 7)
 
 
 def test_the_last_every_so_many_the_best_and_the_starred_stay(folder: Path) -> None:

@@ -22,19 +22,20 @@ BUCKETS = {"data.dataset": "mixed", "data.resolution": 192, "data.buckets": True
 def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**BUCKETS)
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    batches, cache, sizes, variants = trainer.batches, trainer.cache, Counter(), set()
-    nearest = registry.get(trainer.dataset.condition.type).categorical
+    state = trainer.state
+    batches, cache, sizes, variants = state.batches, state.cache, Counter(), set()
+    nearest = registry.get(state.dataset.condition.type).categorical
     for number in range(16):
         batch = batches.get(number)
         height, width = batch.maps.shape[1:3]
         assert batch.mean.shape == batch.draws.noise.shape == (2, 4, height // 8, width // 8)
         sizes[width, height] += 1
-        for place, (row, epoch) in enumerate(batches._schedule.batch(number)):
+        for place, (row, epoch) in enumerate(batches._order.batch(number)):
             sample = batches._samples[row]
-            variant = trainer.plan.variant_at(sample, epoch)
-            crop = trainer.plan.crop(sample, variant)
+            variant = state.plan.variant_at(sample, epoch)
+            crop = state.plan.crop(sample, variant)
             variants.add((row, variant))
-            wanted = cropped_hint(trainer.dataset.condition_path(sample), crop, nearest)
+            wanted = cropped_hint(state.dataset.condition_path(sample), crop, nearest)
             assert np.array_equal(batch.maps[place].numpy(), wanted)
             assert torch.equal(batch.mean[place], cache.latents([row], [variant])[0][0])
     assert set(sizes) == {(256, 128), (128, 256), (192, 192)}

@@ -14,6 +14,7 @@ import pytest
 from engine.disk import durable, retry
 from engine.jobs.events import CheckpointSaved, PhaseChanged, StepDone, Waiting
 from engine.training import checkpoint, checkpointer, trainer
+from engine.training.state import TrainState
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_run
 from tests.short_runs import RunFactory, Trained, train
@@ -110,11 +111,11 @@ def break_at(monkeypatch: pytest.MonkeyPatch, step: int, first: Callable[[], Any
     """After so many steps, ``first()`` and an error that nobody expects."""
     real = trainer.take_step
 
-    def take_step(training: trainer.Trainer) -> Any:
-        if training.step == step:
+    def take_step(state: TrainState) -> Any:
+        if state.step == step:
             first()
             raise RuntimeError("something else")
-        return real(training)
+        return real(state)
 
     monkeypatch.setattr(trainer, "take_step", take_step)
 

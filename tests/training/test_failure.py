@@ -20,7 +20,7 @@ from engine.errors import DataGone, UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs.run import Run
-from engine.training import failure, hooks, step, trainer
+from engine.training import failure, faults, hooks, trainer
 from engine.training.job import create_run, missing, resume_training
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_run
@@ -46,18 +46,18 @@ def own_pairs(workspace: Workspace, paired_folder: Path, tmp_path: Path) -> Path
 
 def break_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
     """From this step on, nothing works on the card any more: neither a step nor what clears up."""
-    real_step, real_close = step.accumulate, trainer.Trainer.close
+    real_step, real_close = faults.train_step, trainer.Trainer.close
 
-    def accumulate(trainer: Any) -> torch.Tensor:
-        if trainer.step >= number:
+    def train_step(state: Any) -> Any:
+        if state.step >= number:
             raise error
-        return real_step(trainer)
+        return real_step(state)
 
     def close(self: Any) -> None:
         real_close(self)
         raise error
 
-    monkeypatch.setattr(step, "accumulate", accumulate)
+    monkeypatch.setattr(faults, "train_step", train_step)
     monkeypatch.setattr(trainer.Trainer, "close", close)
 
 
@@ -86,7 +86,7 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
 def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_images(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lost(**_: Any) -> None:
+    def lost(*_: Any, **__: Any) -> None:
         raise RuntimeError(LOST)
 
     monkeypatch.setattr("engine.training.previews.make_previews", lost)
@@ -99,14 +99,14 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
 ) -> None:
     """The ladder cannot help where every step fails for want of RAM."""
     run = new_run(**{"train.checkpoint_every": 2})
-    real = step.accumulate
+    real = faults.train_step
 
-    def accumulate(trainer: Any) -> torch.Tensor:
-        if trainer.step >= 3:
+    def train_step(state: Any) -> Any:
+        if state.step >= 3:
             raise MemoryError
-        return real(trainer)
+        return real(state)
 
-    monkeypatch.setattr(step, "accumulate", accumulate)
+    monkeypatch.setattr(faults, "train_step", train_step)
     with pytest.raises(UserError, match="memory is not enough"):
         train(ready_workspace, run)
     assert (run.ending, run.last_step) == ("failed", 2)
@@ -116,15 +116,15 @@ def test_a_computer_without_memory_says_so_and_its_run_goes_on(
 
 def spoil_from(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
     """``action()`` once the run has done this many steps."""
-    real, done = hooks.Promises.keep, []
+    real, done = hooks.Hooks.after_step, []
 
-    def keep(self: Any) -> None:
+    def after_step(self: Any) -> None:
         real(self)
-        if self._trainer.step >= number and not done:
+        if self._state.step >= number and not done:
             done.append(number)
             action()
 
-    monkeypatch.setattr(hooks.Promises, "keep", keep)
+    monkeypatch.setattr(hooks.Hooks, "after_step", after_step)
 
 
 def spoiled_run(
@@ -255,14 +255,14 @@ def test_a_clock_that_is_set_in_mid_run_changes_nothing(
     """Back by more than a year, or on: the run ends as it would have, nothing took a negative time, none is swept."""
     straight, run = new_run(**{"train.checkpoint_every": 2}), new_run(**{"train.checkpoint_every": 2})
     train(ready_workspace, straight)
-    now, compute = time.time, step.accumulate
+    now, compute = time.time, faults.train_step
 
-    def accumulate(trainer: Any) -> torch.Tensor:
-        if trainer.step == 3:  # in the middle of a step that is being timed
+    def train_step(state: Any) -> Any:
+        if state.step == 3:  # in the middle of a step that is being timed
             monkeypatch.setattr(time, "time", lambda: now() + jump)
-        return compute(trainer)
+        return compute(state)
 
-    monkeypatch.setattr(step, "accumulate", accumulate)
+    monkeypatch.setattr(faults, "train_step", train_step)
     assert train(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
     assert train(ready_workspace, run).outcome == "completed"
     assert_same_run(straight, run)

@@ -378,7 +378,7 @@ def test_whatever_hangs_is_told_while_it_hangs(
                 event.set()
 
     monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("engine.training.hooks.SlowDisk", Impatient)
+    monkeypatch.setattr("engine.training.setup.SlowDisk", Impatient)
     monkeypatch.setattr("engine.training.job.SlowDisk", Impatient)
     for what, place in PLACES.items():
         hang(what, place)

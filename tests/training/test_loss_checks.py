@@ -15,11 +15,12 @@ from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.verdict import Verdict
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
-from engine.nets.master_weights import WorkingNets
+from engine.nets.master_weights import MasterWeights
 from engine.runs.run import Run, write_run
 from engine.training import fixed_losses
 from engine.training.job import build_trainer, create_run
-from engine.training.loss_checks import SHARE, Pace
+from engine.training.loss_checks import BUDGET, Schedule
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, losses
@@ -52,7 +53,7 @@ def trainer(new_run: RunFactory, ready_workspace: Workspace) -> Trainer:
 def test_a_run_with_checks_ends_with_the_same_weights(
     new_run: RunFactory, ready_workspace: Workspace, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    monkeypatch.setattr(Schedule, "due", lambda self, step, now: True)
     checked, quiet = (new_run(**{**MODES[mode], "validation.check_every": every}) for every in (1, 0))
     trained, other = train(ready_workspace, checked), train(ready_workspace, quiet)
     assert [event.step for event in trained.of(Checked)] == [0, 1, 2, 3, 4, 5, 6]
@@ -62,41 +63,41 @@ def test_a_run_with_checks_ends_with_the_same_weights(
 
 
 def test_the_random_state_and_the_mode_stay_as_they_were(trainer: Trainer) -> None:
-    before, kept = torch.get_rng_state(), trainer.controlnet.training
-    assert trainer.checks.make_if_due(always=True)
+    before, kept = torch.get_rng_state(), trainer.state.trainable.master.training
+    assert trainer.hooks.loss_checks.check_if_due(always=True)
     assert torch.equal(torch.get_rng_state(), before)
-    assert trainer.controlnet.training is kept is True
-    assert all(parameter.grad is None for parameter in trainer.controlnet.parameters())
+    assert trainer.state.trainable.master.training is kept is True
+    assert all(parameter.grad is None for parameter in trainer.state.trainable.master.parameters())
     trainer.close()
 
 
 def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> None:
     """A new net adds nothing to the base. Loud outputs make the answer depend on the map, better or worse."""
-    held_out = fixed_losses.fix(trainer, range(8, 12))
-    new = fixed_losses.check(trainer, held_out, held_out, 4)
+    held_out = fixed_losses.fix(trainer.state, range(8, 12))
+    new = fixed_losses.check(trainer.state, held_out, held_out, 4)
     assert (new.gain, new.share, new.share_error, new.training_share) == (0.0, 0.0, 0.0, 0.0)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
-        for name, weight in trainer.controlnet.named_parameters():
+        for name, weight in trainer.state.trainable.master.named_parameters():
             if name.startswith(("controlnet_down_blocks", "controlnet_cond_embedding.conv_out")):
                 weight.add_(0.2 * torch.randn(weight.shape, generator=generator))
-    loud = fixed_losses.check(trainer, held_out, held_out, 4)
+    loud = fixed_losses.check(trainer.state, held_out, held_out, 4)
     assert (loud.held_out_loss, loud.share) == (loud.training_loss, loud.training_share)
     assert min(abs(loud.gain), abs(loud.share), loud.share_error) > 1e-6
-    assert fixed_losses.event(trainer, loud, held_out, 1.0).memory_gib > 0
+    assert fixed_losses.event(trainer.state, loud, held_out, 1.0).memory_gib > 0
     trainer.close()
 
 
 def test_the_same_net_gets_the_same_figures_whatever_fits_in_memory(trainer: Trainer) -> None:
-    held_out = fixed_losses.fix(trainer, range(8, 12))
-    together, alone = (fixed_losses.losses(trainer, held_out, False, at_once) for at_once in (4, 1))
+    held_out = fixed_losses.fix(trainer.state, range(8, 12))
+    together, alone = (fixed_losses.losses(trainer.state, held_out, False, at_once) for at_once in (4, 1))
     assert together == pytest.approx(alone, rel=1e-5)
     assert len(together) == 4
     trainer.close()
 
 
 def test_maps_are_swapped_and_how_much_they_differ_is_known(trainer: Trainer) -> None:
-    (group,) = fixed_losses.fix(trainer, range(8, 12))
+    (group,) = fixed_losses.fix(trainer.state, range(8, 12))
     assert (group.swapped[1:] == group.maps[:-1]).all()
     assert fixed_losses.difference([group]) > 0.01
     assert 0 < fixed_losses.level([group]) < 0.5, "white outlines on black"
@@ -106,13 +107,13 @@ def test_maps_are_swapped_and_how_much_they_differ_is_known(trainer: Trainer) ->
 
 
 def test_checks_wait_until_they_cost_little() -> None:
-    pace = Pace(50)
+    pace = Schedule(50)
     assert pace.due(0, 0.0)
     pace.took(0.0, 3.0)
-    assert not pace.due(50, 3.0 + 0.9 * 3.0 / SHARE)
-    assert pace.due(100, 3.0 + 3.0 / SHARE)
+    assert not pace.due(50, 3.0 + 0.9 * 3.0 / BUDGET)
+    assert pace.due(100, 3.0 + 3.0 / BUDGET)
     assert not pace.due(101, 1e9), "only at round steps"
-    assert not Pace(0).due(0, 0.0)
+    assert not Schedule(0).due(0, 0.0)
 
 
 def test_the_curve_survives_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
@@ -128,15 +129,15 @@ def test_the_curve_survives_a_pause(new_run: RunFactory, ready_workspace: Worksp
 def test_memory_that_runs_out_is_met_with_one_pair_at_a_time(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     real, seen = fixed_losses.check, []
 
-    def tight(a: Trainer, b: list, c: list, at_once: int) -> tuple:
+    def tight(a: TrainState, b: list, c: list, at_once: int) -> tuple:
         seen.append(at_once)
         if at_once > 1:
             raise torch.OutOfMemoryError("out of memory")
         return real(a, b, c, at_once)
 
     monkeypatch.setattr(fixed_losses, "check", tight)
-    assert trainer.checks.make_if_due(always=True)
-    assert trainer.checks.make_if_due(always=True)
+    assert trainer.hooks.loss_checks.check_if_due(always=True)
+    assert trainer.hooks.loss_checks.check_if_due(always=True)
     assert seen == [2, 1, 1]
     trainer.close()
 
@@ -144,7 +145,7 @@ def test_memory_that_runs_out_is_met_with_one_pair_at_a_time(trainer: Trainer, m
 def test_a_check_that_does_not_fit_is_left_out_and_the_next_one_is_made(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    monkeypatch.setattr(Schedule, "due", lambda self, step, now: True)
     calm, short = (new_run(**EACH_STEP, **{"train.steps": 3}) for _ in range(2))
     train(ready_workspace, calm)
     monkeypatch.setattr(fixed_losses, "losses", failing(fixed_losses.losses, 2, 1))
@@ -158,7 +159,7 @@ def test_a_check_that_does_not_fit_is_left_out_and_the_next_one_is_made(
 def test_after_three_checks_in_a_row_that_do_not_fit_no_more_are_tried(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    monkeypatch.setattr(Schedule, "due", lambda self, step, now: True)
     monkeypatch.setattr(fixed_losses, "losses", failing(fixed_losses.losses, 10_000))
     trained = train(ready_workspace, new_run(**EACH_STEP, **{"train.steps": 3}))
     assert trained.outcome == "completed" and trained.of(Checked) == []
@@ -183,16 +184,16 @@ def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_st
     settings = {"train.steps": 3, "optim.offload": True, "optim.ema_decay": 0.9, "validation.check_every": 2}
     calm, short = new_run(**settings), new_run(**settings)
     train(ready_workspace, calm)
-    real, calls = WorkingNets.refresh, []
+    real, calls = MasterWeights.refresh, []
 
-    def refresh(nets: WorkingNets) -> None:
+    def refresh(nets: MasterWeights) -> None:
         calls.append(nets.stale)
         if nets.stale and 2 <= calls.count(True) <= 4:  # the check of step 2: after it, and around its second try
             raise torch.OutOfMemoryError("CUDA out of memory")
         real(nets)
 
-    monkeypatch.setattr(WorkingNets, "refresh", refresh)
-    monkeypatch.setattr(Pace, "due", lambda self, step, now: step == 2)
+    monkeypatch.setattr(MasterWeights, "refresh", refresh)
+    monkeypatch.setattr(Schedule, "due", lambda self, step, now: step == 2)
     trained = train(ready_workspace, short)
     assert trained.outcome == "completed" and calls.count(True) > 4
     assert [text.split(":")[0] for text in trained.warnings] == ["The check of step 2 was left out"]
@@ -219,7 +220,7 @@ def test_a_run_keeps_the_pairs_that_it_began_to_hold_out(new_run: RunFactory, re
     run.about["held_out"] = keys[::-1]
     write_run(run.folder, run.about)
     trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
-    assert [sample.key for sample in trainer.held_out] == keys[::-1]
+    assert [sample.key for sample in trainer.state.held_out] == keys[::-1]
     trainer.close()
 
 
@@ -236,7 +237,7 @@ def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_w
     del run.about["held_out"]
     write_run(run.folder, run.about)
     trainer = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
-    assert trainer.held_out == trainer.dataset.held_out(2).held_out
+    assert trainer.state.held_out == trainer.state.dataset.held_out(2).held_out
     assert Run(run.folder).held_out is None
     trainer.close()
 
@@ -251,7 +252,7 @@ def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
 ) -> None:  # fmt: skip
     """The figures of recorded runs from their ``first`` check on, one a step, judged by the rules themselves."""
     figures = iter(recorded(name)[first:])
-    monkeypatch.setattr(Pace, "due", lambda self, step, now: True)
+    monkeypatch.setattr(Schedule, "due", lambda self, step, now: True)
     monkeypatch.setattr(fixed_losses, "check", lambda *_: next(figures))
     run = new_run(**{"validation.stop_when_flat": True, "train.steps": 40, "train.batch_size": 1}, **EACH_STEP)
     trained = train(ready_workspace, run)
@@ -280,8 +281,8 @@ def test_a_real_run_that_goes_on_from_a_finished_net_at_a_tiny_rate_is_flat_and_
     """On the bundled base, checked every 10 steps whatever it costs; nothing else is replaced."""
     workspace = Workspace(tmp_path / "workspace")
     dataset = make_demo_set(workspace, "circles", 200)
-    monkeypatch.setattr("engine.training.loss_checks.SHARE", 1.0)
-    monkeypatch.setattr(Pace.__init__, "__defaults__", (1.0,))
+    monkeypatch.setattr("engine.training.loss_checks.BUDGET", 1.0)
+    monkeypatch.setattr(Schedule.__init__, "__defaults__", (1.0,))
 
     def run(name: str, **more: dict[str, Any]) -> Run:
         asked: dict[str, Any] = {

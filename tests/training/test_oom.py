@@ -18,11 +18,14 @@ from engine.families.registry import detect
 from engine.jobs.events import CheckpointSaved, PreviewMade, StepDone
 from engine.machine.errors import is_out_of_memory
 from engine.nets import ema
-from engine.nets.lora import slim
-from engine.nets.master_weights import WorkingNets
+from engine.nets.lora import to_control_lora
+from engine.nets.master_weights import MasterWeights
 from engine.runs.run import Run
 from engine.training import oom
-from engine.training.oom import Rung, average_rung, cap_allocator, climbed, next_rung
+from engine.training.oom import Fallback, cap_allocator, ema_fallback, next_fallback, with_fallbacks
+from engine.training.optim import drop_updated_gradients
+from engine.tuning.controlnet import ControlLora
+from engine.tuning.trainable import Placement, Trainable
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
@@ -48,8 +51,8 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
 def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Callable[..., RunConfig]) -> None:
     config = make_config(**{"train.batch_size": 6, "optim.ema_decay": 0.9, "train.precision": "fp16"})
     seen = []
-    while (rung := next_rung(config, on_card=True, eight_bit=True)) is not None:
-        config = climbed(config, {"memory_ladder": [{"settings": rung.settings}]})
+    while (rung := next_fallback(config, on_card=True, eight_bit=True)) is not None:
+        config = with_fallbacks(config, {"memory_ladder": [{"settings": rung.settings}]})
         assert config.images_per_step == 6
         seen.append(rung.settings)
     assert seen == [
@@ -65,17 +68,17 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
     ]
     thrifty = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "train.precision": "fp16"})
     seen = []
-    while (rung := next_rung(thrifty, on_card=True, eight_bit=False)) is not None:
-        thrifty = climbed(thrifty, {"memory_ladder": [{"settings": rung.settings}]})
+    while (rung := next_fallback(thrifty, on_card=True, eight_bit=False)) is not None:
+        thrifty = with_fallbacks(thrifty, {"memory_ladder": [{"settings": rung.settings}]})
         seen.append(rung.settings)
     assert seen == [{"optim.optimizer": "adafactor"}, {"train.base_storage": "fp8"}, {"optim.offload": True}]
     offloaded = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "optim.offload": True})
-    assert next_rung(offloaded, on_card=True, eight_bit=True) == Rung(
+    assert next_fallback(offloaded, on_card=True, eight_bit=True) == Fallback(
         {"train.base_storage": "fp8"}, "the frozen base in eight bits"
     )
     on_processor = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both"})
-    assert next_rung(on_processor, on_card=False, eight_bit=True) == Rung(
-        {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose memory is smaller and starts afresh"
+    assert next_fallback(on_processor, on_card=False, eight_bit=True) == Fallback(
+        {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose state is smaller and starts afresh"
     )
 
 
@@ -89,7 +92,9 @@ def test_what_learns_moves_to_ram_and_learns_on_as_it_did(
     calm, short = new_run(**settings), new_run(**settings)
     train(ready_workspace, calm)
     monkeypatch.setattr(Family, "predict", failing(Family.predict, 1, 3))
-    monkeypatch.setattr(oom, "next_rung", lambda *given: Rung({"optim.offload": True}, "what learns kept in RAM"))
+    monkeypatch.setattr(
+        oom, "next_fallback", lambda *given: Fallback({"optim.offload": True}, "what learns kept in RAM")
+    )
     trained = train(ready_workspace, short)
     assert trained.outcome == "completed" and len(trained.warnings) == 1
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
@@ -102,11 +107,11 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
     family = detect(str(tiny_base))
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
-    slim(net, unet, 4)
+    to_control_lora(net, unet, 4)
     moved: set[int] = set()
     plain = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.add(tensor.data_ptr()) or plain(tensor))
-    oom.to_ram(net)
+    ControlLora(net, Placement(torch.device("cpu"), torch.float32)).move_to_ram()
     learning = {p.data_ptr() for p in net.parameters() if p.requires_grad}
     of_base = {p.data_ptr() for p in unet.parameters()}
     assert of_base & {p.data_ptr() for p in net.parameters()}, "some are shared"
@@ -127,16 +132,16 @@ def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     from engine.nets import fp8
 
     run, seen = new_run(**{"train.steps": 4, "validation.check_every": 0}), []
-    monkeypatch.setattr(oom, "next_rung", lambda *given: Rung(settings, "less on the card"))
+    monkeypatch.setattr(oom, "next_fallback", lambda *given: Fallback(settings, "less on the card"))
     real = failing(Family.predict, 1, 2)
 
     def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
-        seen.append(sum(isinstance(module, fp8.SmallConv2d) for module in unet.modules()))
+        seen.append(sum(isinstance(module, fp8.Fp8Conv2d) for module in unet.modules()))
         return real(family, unet, net, *rest)
 
     monkeypatch.setattr(Family, "predict", predict)
-    monkeypatch.setattr(fp8, "narrowed", failing(fp8.narrowed, 1, 3))  # there is no room for the rung itself
-    monkeypatch.setattr(oom, "to_ram", failing(oom.to_ram, 1))
+    monkeypatch.setattr(fp8, "quantize", failing(fp8.quantize, 1, 3))  # there is no room for the rung itself
+    monkeypatch.setattr(Trainable, "move_to_ram", failing(Trainable.move_to_ram, 1))
     assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
     again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed" and again.warnings == []
@@ -205,7 +210,7 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
     after = parts + (parts // 2 if part == "one in the middle" else 0)
     monkeypatch.setattr(torch, "_foreach_sub", failing(real, 1, after))
     if to_ram:
-        monkeypatch.setattr(oom, "average_rung", lambda config, on_card: average_rung(config, True))
+        monkeypatch.setattr(oom, "ema_fallback", lambda config, on_card: ema_fallback(config, True))
 
     trained = train(ready_workspace, short)
     assert trained.outcome == "completed"
@@ -224,7 +229,7 @@ def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
     settings = {"train.steps": 3, "optim.offload": True, "validation.check_every": 0}
     calm, short = new_run(**settings), new_run(**settings)
     train(ready_workspace, calm)
-    monkeypatch.setattr(WorkingNets, "refresh", failing(WorkingNets.refresh, 1, 2))  # one is made at the start
+    monkeypatch.setattr(MasterWeights, "refresh", failing(MasterWeights.refresh, 1, 2))  # one is made at the start
     trained = train(ready_workspace, short)
     assert trained.warnings == ["Memory ran out at the copy of the weights of step 2. Freed some and tried again."]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
@@ -345,7 +350,7 @@ def test_parameters_that_moved_before_it_broke_off_do_not_move_twice() -> None:
         parameter.grad = torch.ones(3)
     optimizer.step()
     optimizer.state[first]["step"] += 1  # as if only the first had come to its second step
-    oom.drop_finished(optimizer)
+    drop_updated_gradients(optimizer)
     assert first.grad is None and second.grad is not None
 
 

@@ -14,7 +14,7 @@ from engine.jobs.control import Cancelled, Control
 from engine.jobs.events import Event, Message, Progress
 from engine.machine.hardware import Hardware
 from engine.training import oom
-from engine.training.oom import average_rung
+from engine.training.oom import ema_fallback
 from engine.training.preflight import preflight_job
 from engine.workspace.paths import Workspace
 from tests.training.test_oom import failing
@@ -67,7 +67,7 @@ def test_a_trial_that_does_not_fit_says_with_what_it_did(
 
     monkeypatch.setattr(Family, "predict", only_one)
     monkeypatch.setattr(torch, "_foreach_sub", failing(torch._foreach_sub, 1))  # the average's step
-    monkeypatch.setattr(oom, "average_rung", lambda config, on_card: average_rung(config, True))
+    monkeypatch.setattr(oom, "ema_fallback", lambda config, on_card: ema_fallback(config, True))
     config, events = make_config(**{"optim.ema_decay": 0.9}), []
     preflight_job(ready_workspace, config, MACHINE)(Control().token, events.append)
     measured = read(ready_workspace, config, MACHINE.name)

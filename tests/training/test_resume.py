@@ -25,6 +25,7 @@ from engine.runs.run import Run
 from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimizer
 from engine.training.job import build_trainer, create_run, resume_training
 from engine.training.precision import LossScale
+from engine.training.setup import resume_from
 from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.compare_runs import assert_same_checkpoint, assert_same_run, tensors
 from tests.short_runs import RunFactory, Trained, train
@@ -197,18 +198,19 @@ def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory,
     """On a processor fp16 becomes fp32, whose scale does not move, so it is moved by hand."""
     run = new_run()
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    trainer.loss_scale = LossScale("fp16")
-    trainer.loss_scale.overflowed()
+    state = trainer.state
+    state.loss_scale = LossScale("fp16")
+    state.loss_scale.update(found_inf=True)
     for _ in range(37):
-        trainer.loss_scale.held()
-    wanted = trainer.loss_scale.state_dict()
-    trainer.step = 2
+        state.loss_scale.update(found_inf=False)
+    wanted = state.loss_scale.state_dict()
+    state.start_at(2)
     trainer.save()
     trainer.close()
     again = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    again.loss_scale = LossScale("fp16")
-    again._resume(run.checkpoints()[-1])
-    assert again.loss_scale.state_dict() == wanted == {"scale": 2.0**15, "_growth_tracker": 37}
+    again.state.loss_scale = LossScale("fp16")
+    resume_from(again.state, run.checkpoints()[-1])
+    assert again.state.loss_scale.state_dict() == wanted == {"scale": 2.0**15, "_growth_tracker": 37}
     again.close()
 
 
@@ -235,8 +237,8 @@ def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, 
     run = new_run(**{"optim.ema_decay": 0.9})
     train(ready_workspace, run, at_step={2: "pause"})
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    state = trainer.optimizer.state_dict()["state"].values()
-    held = [*trainer.controlnet.parameters(), *trainer.ema.shadow_params]
+    state = trainer.state.optimizer.state_dict()["state"].values()
+    held = [*trainer.state.trainable.parameters(), *trainer.state.ema.shadow_params]
     held += [value for entries in state for value in entries.values() if isinstance(value, torch.Tensor)]
     assert len(held) > 300 and {tensor.data_ptr() % 64 for tensor in held} == {0}
     if sys.platform == "linux":

@@ -12,10 +12,12 @@ from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
 from engine.training import speed
+from engine.training.faults import take_step
 from engine.training.job import build_trainer
-from engine.training.step import accumulate, clip, take_step
+from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
+from tests.compare_runs import flat, step_gradients
 from tests.short_runs import RunFactory
 
 
@@ -37,10 +39,10 @@ class Compiled(torch.nn.Module):
 
 
 @pytest.fixture
-def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Callable[..., tuple[Trainer, list[str]]]]:
+def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Callable[..., tuple[TrainState, list[str]]]]:
     built: list[Trainer] = []
 
-    def make(**settings: Any) -> tuple[Trainer, list[str]]:
+    def make(**settings: Any) -> tuple[TrainState, list[str]]:
         said: list[str] = []
 
         def hear(event: Event) -> None:
@@ -49,7 +51,7 @@ def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Callable[
 
         made = build_trainer(ready_workspace, new_run(**settings), Control().token, hear)
         built.append(made)
-        return made, said
+        return made.state, said
 
     yield make
     for made in built:
@@ -65,12 +67,6 @@ def pretended_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return modes
 
 
-def gradient(made: Trainer) -> torch.Tensor:
-    accumulate(made)
-    assert clip(made)
-    return torch.cat([p.grad.flatten() for p in made.learning.parameters() if p.grad is not None])
-
-
 def test_without_a_card_attention_stays_torchs_and_that_is_said_in_a_line(build: Callable) -> None:
     made, said = build(**{"train.attention": "xformers"})
     assert said == ["xformers is not used (it computes on graphics cards only); attention is PyTorch's own."]
@@ -81,7 +77,7 @@ def test_xformers_that_does_not_fit_this_torch_leaves_torchs_attention(
     build: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, said = build()
-    before = {name: type(one) for name, one in made.unet.attn_processors.items()}
+    before = {name: type(one) for name, one in made.denoiser.attn_processors.items()}
     made.config = made.config.model_copy(
         update={"train": made.config.train.model_copy(update={"attention": "xformers"})}
     )
@@ -89,9 +85,9 @@ def test_xformers_that_does_not_fit_this_torch_leaves_torchs_attention(
     made.device = torch.device("cuda")
     for found, words in ((None, "not installed"), (object(), "xformers is not used (")):
         monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name, found=found: found)
-        speed.lay_out(made)
+        speed.set_attention_and_layout(made)
         assert words in said[-1] and "\n" not in said[-1]
-    assert {name: type(one) for name, one in made.unet.attn_processors.items()} == before
+    assert {name: type(one) for name, one in made.denoiser.attn_processors.items()} == before
     made.device = torch.device("cpu")
 
 
@@ -99,15 +95,14 @@ def test_channels_last_learns_the_same_and_keeps_what_is_saved_as_ever(build: Ca
     for precision, share in (("fp32", 0.99999), ("bf16", 0.995)):
         plain, _ = build(**{"train.precision": precision})
         turned, said = build(**{"train.precision": precision, "train.channels_last": True})
-        kernel = turned.unet.conv_in.weight
+        kernel = turned.denoiser.conv_in.weight
         assert kernel.is_contiguous(memory_format=torch.channels_last) and said == []
-        assert torch.nn.functional.cosine_similarity(gradient(plain), gradient(turned), dim=0) > share
-        assert all(
-            p.is_contiguous() and p.grad.is_contiguous() for p in turned.learning.parameters() if p.grad is not None
-        )
-    assert turned.nets.controlnet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        found = step_gradients(turned)[1]
+        assert torch.nn.functional.cosine_similarity(flat(step_gradients(plain)[1]), flat(found), dim=0) > share
+        assert all(tensor.is_contiguous() for tensor in (*turned.trainable.parameters(), *found.values()))
+    assert turned.trainable.control_net.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert isinstance(take_step(turned), torch.Tensor)
-    assert turned.nets.controlnet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert turned.trainable.control_net.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[str]) -> None:
@@ -116,7 +111,9 @@ def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[
     assert said == ["There is no graphics card to replay steps (CUDA graphs); the nets are compiled only."]
     take_step(made)
     assert Compiled.calls == 2 and speed.is_compiled(made)
-    assert not isinstance(made.unet, Compiled) and not isinstance(made.nets.controlnet, Compiled), "images are plain"
+    assert not isinstance(made.denoiser, Compiled) and not isinstance(made.trainable.control_net, Compiled), (
+        "images are plain"
+    )
 
 
 def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, pretended_compiler: list[str]) -> None:
@@ -128,7 +125,8 @@ def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, preten
         "The nets could not be compiled (RuntimeError: Failed to find a C++ compiler); the run goes on without."
     ]
     assert not speed.is_compiled(made)
-    made.step = plain.step = 1
+    made.start_at(1)
+    plain.start_at(1)
     assert torch.equal(take_step(made), take_step(plain))
 
 
@@ -145,6 +143,7 @@ def test_a_real_compiler_changes_nothing_but_rounding(build: Callable) -> None:
     plain, _ = build()
     made, said = build(**{"train.compile": "kernels"})
     for step in range(2):
-        plain.step = made.step = step
+        plain.start_at(step)
+        made.start_at(step)
         assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-4)
     assert said == [] and speed.is_compiled(made)

@@ -26,7 +26,7 @@ from engine.jobs.runner import Busy, JobRunner
 from engine.runs.run import Run, read_preview
 from engine.training.job import create_run, missing, resume_training, start_training
 from engine.workspace.paths import Workspace
-from tests.compare_runs import tensors
+from tests.compare_runs import step_gradients, tensors
 from tests.short_runs import RunFactory, train
 
 ONE_EACH = {"num_images_per_prompt": 1, "device": "cpu"}
@@ -89,23 +89,27 @@ def test_the_step_equals_a_plain_diffusers_step(
     """
     from engine.jobs.control import Control
     from engine.training.job import build_trainer
-    from engine.training.step import accumulate
 
-    settings = {"train.gradient_checkpointing": checkpointing, "optim.offload": apart, "train.batch_size": 3}
+    settings = {
+        "train.gradient_checkpointing": checkpointing,
+        "optim.offload": apart,
+        "train.batch_size": 3,
+        "optim.max_grad_norm": 1e9,
+    }
     settings |= {"objective.min_snr_gamma": gamma, "objective.offset_noise": offset}
     run = new_run(**settings, **{"model.base": str(any_base), "objective.prompt_dropout": 0.5})
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
-    assert trainer.nets.apart is apart
+    state = trainer.state
+    net = state.trainable.master
+    assert state.trainable.weights.separate is apart
     # Zero convolutions give the trunk no gradient at the first step: start from somewhere else.
     with torch.no_grad():
-        for index, parameter in enumerate(trainer.controlnet.parameters()):
+        for index, parameter in enumerate(net.parameters()):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
-    trainer.nets.refresh()
-    draws = trainer.batches.get(0).draws
-    samples = [trainer.samples[row] for row, _ in trainer.batches._schedule.batch(0)]
-    loss = accumulate(trainer)
-    ours = {name: p.grad.clone() for name, p in trainer.controlnet.named_parameters()}
-    trainer.controlnet.zero_grad()
+    state.trainable.weights.refresh()
+    draws = state.batches.get(0).draws
+    samples = [state.samples[row] for row, _ in state.batches._order.batch(0)]
+    loss, ours = step_gradients(state)
 
     pipe = DiffusionPipeline.from_pretrained(any_base)
     images = torch.stack([torch.from_numpy(np.array(Image.open(s.image).convert("RGB"))) for s in samples])
@@ -123,7 +127,7 @@ def test_the_step_equals_a_plain_diffusers_step(
         whole_image = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
         named["added_cond_kwargs"] = {"text_embeds": pooled[0].half().float(), "time_ids": whole_image}
     hint = hint.permute(0, 3, 1, 2).float() / 255
-    down, middle = trainer.controlnet(noisy, draws.timesteps, controlnet_cond=hint, return_dict=False, **named)
+    down, middle = net(noisy, draws.timesteps, controlnet_cond=hint, return_dict=False, **named)
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     predicted = pipe.unet(noisy, draws.timesteps, **residuals, **named).sample
     velocity = pipe.scheduler.config.prediction_type == "v_prediction"
@@ -135,7 +139,7 @@ def test_the_step_equals_a_plain_diffusers_step(
     plain = each.mean()
     plain.backward()
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    for name, parameter in trainer.controlnet.named_parameters():
+    for name, parameter in net.named_parameters():
         assert torch.allclose(ours[name], parameter.grad, rtol=1e-5, atol=1e-6), name
     assert sum(gradient.abs().sum() for gradient in ours.values()) > 0
     trainer.close()
@@ -177,7 +181,7 @@ def test_images_appear_and_change_nothing(new_run: RunFactory, ready_workspace: 
 def test_a_fault_in_the_images_does_not_end_the_training(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(**_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("the printer is on fire")
 
     monkeypatch.setattr("engine.training.previews.make_previews", broken)

@@ -1,0 +1,153 @@
+"""How a training step runs on one process, and the interface behind which several processes share it.
+
+``training/step.py`` calls these methods and has no branch for any strategy. This class is the strategy of a single
+process; ``ddp.py``, ``fsdp.py`` and ``deepspeed.py`` override what differs with several.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from engine.distributed.group import ProcessGroup
+from engine.tuning.trainable import Trainable
+
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """What a strategy knows of a training run (``engine.training.state.TrainState``)."""
+
+    group: ProcessGroup
+    accelerator: Accelerator
+    trainable: Trainable
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def step(self) -> int: ...
+
+    def new_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """An optimizer with the run's settings for these weights."""
+
+
+class Parallel:
+    """One process: nothing is exchanged."""
+
+    sharded = False
+    """Each process holds a part of the master weights only."""
+
+    def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
+        """
+        Args:
+            record_fallback: notes in run.json how a resume should need less memory, and returns it in words.
+        """
+        self._run, self._group, self._record_fallback = run, run.group, record_fallback
+        self.net: Any = None
+        """The control net as accelerate wrapped it: what a step calls. Set by ``prepare``."""
+        self.optimizer: Any = None
+        """The optimizer as accelerate wrapped it."""
+
+    def prepare(self) -> None:
+        """Wrap the net and the optimizer, once, before the first step."""
+        self.net = self._run.accelerator.prepare_model(self._run.trainable.control_net)
+        self.wrap_optimizer()
+
+    def wrap_optimizer(self) -> None:
+        """Wrap the run's optimizer; again after a fallback has replaced it."""
+        accelerator = self._run.accelerator
+        if self.optimizer is not None:
+            accelerator._optimizers.remove(self.optimizer)
+        self.optimizer = accelerator.prepare_optimizer(self._run.optimizer)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The fp32 parameters that the optimizer of this process updates, frozen ones included."""
+        return self._run.trainable.parameters()
+
+    # The step, in the order in which it calls these.
+
+    def begin_step(self) -> None:
+        """A step begins, or is tried again."""
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        """Wraps forward and backward of a micro-batch.
+
+        Args:
+            last: it is the step's last one, after which gradients are complete.
+        """
+        yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Accumulate the gradients of a loss in the fp32 parameters."""
+        self._run.accelerator.backward(loss)
+
+    def reduce(self, loss: torch.Tensor) -> torch.Tensor:
+        """The mean loss over all processes; the gradients are means, too, from here on."""
+        return loss
+
+    def unscale_and_clip(self, max_norm: float, loss_scale: float) -> bool:
+        """Divide the gradients by the loss scale and clip their total norm; False where they are not all finite."""
+        parameters = self.parameters()
+        norm = self._run.accelerator.clip_grad_norm_(parameters, max_norm * loss_scale)
+        if not math.isfinite(float(self._whole_norm(norm))):
+            return False
+        if loss_scale != 1:
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / loss_scale)
+        return True
+
+    def optimizer_step(self) -> None:
+        """Update the master weights and drop the gradients."""
+        self.optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients of the master weights."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _whole_norm(self, norm: Any) -> Any:
+        return norm
+
+    # What a step reports back.
+
+    def step_done(self) -> None:
+        """A step was completed."""
+
+    def out_of_memory(self, message: str, all_know: bool) -> None:
+        """Memory ran out in this process during a step. Returns if all processes can retry it with less.
+
+        Args:
+            message: of the error; the error itself would hold the tensors of the failed step.
+            all_know: it is a ``SharedOutOfMemory``.
+
+        Raises:
+            Unreachable: the other processes cannot be told, so the run has to end.
+        """
+
+    def fallback_taken(self) -> None:
+        """Memory ran out and settings have changed: peak memory is unknown again."""
+
+    # What happens between steps.
+
+    def on_main(self, work: Callable[[], T]) -> T | None:
+        """Call ``work()`` on main, which may use ``gather_full_weights`` in it; None elsewhere."""
+        return work()
+
+    def gather_full_weights(self, with_optimizer: bool = False) -> None:
+        """On main, within ``on_main``: make ``trainable.master`` (and ``full_optimizer``) what they are now."""
+
+    @contextmanager
+    def full_net(self) -> Iterator[Any]:
+        """On main, within ``on_main``: the whole control net in the run's precision, where it computes."""
+        yield self._run.trainable.control_net
+
+    @property
+    def full_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer whose state a checkpoint holds."""
+        return self._run.optimizer

@@ -1,0 +1,34 @@
+"""The figures of a run that a verdict needs: kept as they are emitted, those of earlier sittings included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.jobs.events import Checked, Event, PreviewMade
+from engine.jobs.runner import Emit
+from engine.jobs.snapshot import add_check
+from engine.runs.metrics import read_metrics
+
+
+class MetricsHistory:
+    """Passes events on, and keeps the losses and scores among them."""
+
+    def __init__(self, run_folder: Path, emit: Emit) -> None:
+        self._emit = emit
+        self.checks: tuple[Checked, ...] = ()
+        self.scores: list[tuple[int, dict[str, float]]] = []
+        self.figures: list[tuple[int, dict[str, float]]] = []
+        for entry in read_metrics(run_folder):
+            if "control_gain" in entry:
+                self.checks = add_check(self.checks, Checked(**entry))
+            elif "scores" in entry:
+                self.scores.append((entry["step"], entry["scores"]))
+                self.figures.append((entry["step"], entry.get("figures", {})))
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Checked):
+            self.checks = add_check(self.checks, event)
+        elif isinstance(event, PreviewMade):
+            self.scores.append((event.step, event.scores))
+            self.figures.append((event.step, event.figures))
+        self._emit(event)

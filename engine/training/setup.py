@@ -1,0 +1,241 @@
+"""Build the state of a run: data from the cache, base, trainable, optimizer; resumed from the newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+
+from engine.config import RunConfig
+from engine.data import map_cache
+from engine.data.cache import TrainingCache, open_or_build
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.held_out import split as split_of
+from engine.disk.retry import Patience
+from engine.disk.watchdog import SlowDisk
+from engine.distributed import group as processes
+from engine.distributed.accelerator import accelerator_for
+from engine.distributed.ddp import split_among, start_equal
+from engine.errors import UserError
+from engine.estimate.memory import images_drawn_together, images_encoded_together
+from engine.families.base import Family
+from engine.families.registry import detect
+from engine.jobs.control import Cancelled, Token
+from engine.jobs.events import Message, PhaseChanged, Progress
+from engine.jobs.runner import Emit
+from engine.machine.precision import DTYPES, usable_precision
+from engine.nets.ema import build_ema
+from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
+from engine.nets.gradient_checkpointing import use_gradient_checkpointing
+from engine.nets.initial import initial_controlnet
+from engine.runs.checkpoints import Checkpoint
+from engine.training import oom, speed
+from engine.training.batches import Batches
+from engine.training.checkpoint import load_training_state
+from engine.training.history import MetricsHistory
+from engine.training.optim import build_optimizer
+from engine.training.precision import LossScale
+from engine.training.resume import open_run
+from engine.training.state import TrainState
+from engine.tuning.build import base_dtype, build_trainable
+from engine.tuning.facts import facts_of
+from engine.tuning.trainable import Placement, Trainable
+
+
+def set_up(
+    run_folder: Path,
+    config: RunConfig,
+    base: str,
+    dataset: Dataset,
+    cache_folder: Path,
+    token: Token,
+    emit: Emit,
+    about: dict[str, Any],
+    configured_batch_size: int | None = None,
+    held_out: Sequence[str] | None = None,
+) -> TrainState:
+    """The state of a run before its next step.
+
+    Args:
+        base: where the base is.
+        about: what every checkpoint says of the run.
+        configured_batch_size: before a lack of memory reduced it; it decides the order of the images. None: the
+            config's.
+        held_out: keys of the held-out pairs; None: chosen by the config's number.
+
+    Raises:
+        UserError: the run cannot start with these settings, files, or this memory. Cancelled: by the user.
+    """
+    group = processes.current()
+    batch_size = configured_batch_size or config.train.batch_size
+    config, split_words = split_among(config, group.world_size)
+    history = MetricsHistory(run_folder, emit)
+    family = detect(base)
+
+    # The device and the precision.
+    AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision, remark = usable_precision(config.train.precision, device)
+    if remark:
+        emit(Message(remark, "warning"))
+    if split_words:
+        emit(Message(split_words))
+    dtype = DTYPES[precision]
+    accelerator, strategy = accelerator_for(config, dtype, device.type == "cpu", emit)
+    device = accelerator.device
+    oom.cap_allocator(device)
+
+    # The data: training pairs, then held-out pairs; latents, text and maps in the cache.
+    history(PhaseChanged("preparing"))
+    retry, watchdog = Patience(run_folder, token, history), SlowDisk(history)
+    checkpoint = group.main_first(lambda: open_run(run_folder, history))
+    split = split_of(dataset, config.data.held_out, held_out)
+    samples = [*split.train, *split.held_out]
+    if not split.train:
+        raise UserError(
+            "Training cannot start.",
+            f"{dataset.name} has {len(samples)} pairs; at least 2 are needed (one is held out for the score).",
+            "Add images, or make their condition maps on the Conditions tab.",
+        )
+    plan = CropPlan.of(config.data, config.train.seed)
+
+    def progress(done: int, total: int, label: str) -> None:
+        history(Progress(done, total, label))
+
+    def build_cache() -> TrainingCache:
+        return open_or_build(
+            cache_folder,
+            family,
+            base,
+            samples,
+            plan,
+            device,
+            token,
+            progress,
+            batch=images_encoded_together(config.data.resolution),
+            among=group,
+            tell=lambda words: history(Message(words, "warning")),
+        )
+
+    cache = _wait_for_disk(retry, build_cache) if group.world_size == 1 else build_cache()
+    maps = group.main_first(lambda: map_cache.open_or_build(cache, dataset, samples, plan, token, progress))
+    if maps is None:
+        history(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
+    token.raise_if_cancelled()
+
+    # The base and what learns.
+    history(Message("Loading the base model."))
+    if message := facts_of(config).message:
+        history(Message(message))
+    place = Placement(device, dtype, in_ram=config.optim.offload, sharded=strategy.sharded)
+    denoiser, trainable = build_nets(run_folder, config, family, base, place)
+    state = TrainState(
+        run_folder=run_folder,
+        config=config,
+        token=token,
+        history=history,
+        group=group,
+        about=about,
+        retry=retry,
+        watchdog=watchdog,
+        accelerator=accelerator,
+        device=device,
+        precision=precision,
+        dtype=dtype,
+        loss_scale=LossScale(precision),
+        base=base,
+        family=family,
+        denoiser=denoiser,
+        noise_process=family.noise_process(base),
+        latent_space=family.latent_space(base),
+        trainable=trainable,
+        optimizer=build_optimizer(trainable.master, config.optim),
+        ema=build_ema(trainable.averaged, config.optim) if group.main else None,
+        dataset=dataset,
+        samples=samples,
+        held_out=split.held_out,
+        plan=plan,
+        cache=cache,
+        images_at_once=images_drawn_together(config.data.resolution),
+    )
+    speed.set_attention_and_layout(state)
+    if checkpoint is not None:
+        resume_from(state, checkpoint)
+    start_equal(group, state.step, run_folder, trainable.parameters())
+    trainable.weights.refresh()
+
+    # What a step calls, and the batches that it reads.
+    state.parallel = strategy(state, partial(oom.record_for_resume, state))
+    state.parallel.prepare()
+    state.use_nets(state.parallel.net, denoiser)
+    speed.compile_nets(state)
+    state.batches = Batches(
+        dataset,
+        samples,
+        range(len(split.train)),
+        cache,
+        plan=plan,
+        seed=config.train.seed,
+        batch_size=batch_size,
+        timesteps=state.noise_process.timesteps,
+        prompt_dropout=config.objective.prompt_dropout,
+        maps=maps,
+        rank=group.rank,
+        world=group.world_size,
+    )
+    state.batches.split(config.train.batch_size, config.train.accumulation)
+    return state
+
+
+def build_nets(
+    run_folder: Path, config: RunConfig, family: Family, base: str, place: Placement
+) -> tuple[Any, Trainable]:
+    """The base's denoiser and what learns, each where it stays: all nets of a run that memory has to hold."""
+    denoiser: Any = family.load_denoiser(base, base_dtype(config, place.dtype))
+    quantized = config.train.base_storage == "fp8"
+    if not quantized:
+        denoiser.to(place.device)
+    control_net = initial_controlnet(run_folder, config, family, base, denoiser, place.device)
+    if quantized:  # after the control net was made from the wide weights
+        quantize_fp8(denoiser, device=place.device)
+        denoiser.to(place.device)
+    trainable = build_trainable(config, control_net, denoiser, place)
+    use_frozen_convolutions(denoiser)
+    if quantized:  # LoRA layers that share the base's weights get their scales
+        quantize_fp8(denoiser, trainable.master, trainable.control_net)
+    use_gradient_checkpointing(trainable.control_net, denoiser, config.train.gradient_checkpointing)
+    return denoiser, trainable
+
+
+def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a new state.
+
+    Raises:
+        UserError: it is damaged, or of other settings.
+    """
+    optimizer: torch.optim.Optimizer | None = state.optimizer
+    if checkpoint.about.get("optimizer", "adamw") != state.config.optim.optimizer:
+        optimizer = None
+        state.emit(Message("The optimizer is another one than before; its state starts afresh.", "warning"))
+    scaling = load_training_state(checkpoint, state.trainable, state.ema, optimizer)
+    state.loss_scale.load_state_dict(scaling)
+    state.trainable.weights.refresh()
+    state.start_at(checkpoint.step)
+    state.emit(Message(f"Going on from step {state.step:,}."))
+
+
+def _wait_for_disk(retry: Patience, build: Callable[[], TrainingCache]) -> TrainingCache:
+    """``build()``, waiting while the disk has no room; finished parts are kept.
+
+    Several processes do not wait: what one of them began anew, the others would find elsewhere.
+    """
+
+    def stop(problem: UserError) -> TrainingCache:
+        raise Cancelled
+
+    return retry.until_done("The cache of images and captions", build, stop)

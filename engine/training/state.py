@@ -1,0 +1,240 @@
+"""All that one training run holds between set-up and end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from engine.config import RunConfig
+from engine.data.cache import TrainingCache
+from engine.data.crop_plan import CropPlan
+from engine.data.dataset import Dataset
+from engine.data.samples import Sample
+from engine.disk.retry import Patience
+from engine.disk.watchdog import SlowDisk
+from engine.distributed.group import ProcessGroup
+from engine.distributed.parallel import Parallel
+from engine.errors import DataGone, UserError
+from engine.families.base import Family
+from engine.families.latents import LatentSpace
+from engine.families.noise import NoiseProcess
+from engine.jobs.control import Token
+from engine.jobs.events import Event
+from engine.nets.ema import Average, ema_parameters, ema_weights
+from engine.training.batches import Batch, Batches
+from engine.training.history import MetricsHistory
+from engine.training.optim import build_optimizer, drop_updated_gradients, set_learning_rate
+from engine.training.precision import LossScale
+from engine.tuning.trainable import Trainable
+
+
+@dataclass
+class TrainState:
+    """The state of one training run.
+
+    Read it anywhere; change it through its methods only. ``setup.py`` builds one from a run's folder, and a test may
+    build one by hand: a helper needs no more than the fields that it reads.
+
+    There is one name for each form of a net:
+
+    - ``trainable.master``: fp32 weights, which the optimizer updates
+    - ``trainable.control_net``: the compute copy, in the run's precision
+    - ``wrapped_net``, ``wrapped_denoiser``: what a step calls, wrapped by accelerate and compiled by torch
+    """
+
+    # The run.
+    run_folder: Path
+    config: RunConfig
+    token: Token
+    history: MetricsHistory
+    """Figures of the run so far; events pass through it."""
+    group: ProcessGroup
+    about: dict[str, Any]
+    """What every checkpoint says of the run: condition, fingerprint of the dataset, name."""
+    retry: Patience
+    """Waits while the disk does not answer."""
+    watchdog: SlowDisk
+    """Tells the user when the disk is slow."""
+
+    # Where it computes, and in what precision.
+    accelerator: Accelerator
+    device: torch.device
+    precision: str
+    dtype: torch.dtype
+    loss_scale: LossScale
+
+    # The base model. The denoiser is frozen unless the trainable says otherwise.
+    base: str
+    """Where the base is; ``config.model.base`` is what the user typed."""
+    family: Family
+    denoiser: Any
+    noise_process: NoiseProcess
+    latent_space: LatentSpace
+
+    # What learns.
+    trainable: Trainable
+    optimizer: torch.optim.Optimizer
+    ema: Average | None
+
+    # The data.
+    dataset: Dataset
+    samples: list[Sample]
+    """Those that are trained on, then the held-out ones."""
+    held_out: Sequence[Sample]
+    plan: CropPlan
+    cache: TrainingCache
+    images_at_once: int
+    """Images that previews draw together."""
+
+    step: int = 0
+    """Optimizer steps that are done."""
+    parallel: Parallel = field(init=False)
+    """How the processes share a step."""
+    batches: Batches = field(init=False)
+    wrapped_denoiser: Any = field(init=False)
+    wrapped_net: Any = field(init=False)
+    updating_weights: bool = field(default=False, init=False)
+    """The optimizer is in the middle of a step, or failed there: some weights may have moved."""
+
+    def emit(self, event: Event) -> None:
+        """Report an event: to the window, the logs and the history."""
+        self.history(event)
+
+    # Facts.
+
+    @property
+    def is_main(self) -> bool:
+        """This process saves, checks and draws."""
+        return self.group.main
+
+    @property
+    def on_card(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def images_per_step(self) -> int:
+        """The effective batch size, over all processes."""
+        return self.config.images_per_step
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of this process in one step."""
+        return self.config.train.accumulation // self.group.world_size
+
+    @property
+    def trained_samples(self) -> int:
+        """How many samples are trained on."""
+        return len(self.samples) - len(self.held_out)
+
+    # One step.
+
+    def next_batch(self, micro: int) -> Batch:
+        """Micro-batch ``micro`` of this step, on the CPU. Waits while the disk does not answer.
+
+        Raises:
+            DataGone: a file of the dataset is gone, or the user did not want to wait.
+        """
+        number = self.step * self.micro_batches + micro
+
+        def read() -> Batch:
+            with self.watchdog.watching("Reading the next images"):
+                return self.batches.get(number)
+
+        def give_up(problem: UserError) -> Batch:
+            raise DataGone("The next images could not be read.", problem.why, problem.try_this)
+
+        return self.retry.until_done(f"Step {self.step + 1:,}", read, give_up)
+
+    @contextmanager
+    def weights_update(self) -> Iterator[None]:
+        """Wraps the optimizer's step. If an earlier try failed in the middle, no weight is updated twice."""
+        if self.updating_weights:
+            drop_updated_gradients(self.optimizer)
+        self.updating_weights = True
+        yield
+        self.updating_weights = False
+
+    def update_ema(self) -> None:
+        """Update the average of the weights."""
+        assert self.ema is not None
+        self.ema.step(ema_parameters(self.trainable.averaged))
+
+    def drop_gradients(self) -> None:
+        """Drop all gradients of the current step, of the master weights and of the compute copy."""
+        for parameter in self.parallel.parameters():
+            parameter.grad = None
+        self.trainable.weights.drop_gradients()
+
+    def start_at(self, step: int) -> None:
+        """Continue after this many optimizer steps."""
+        self.step = step
+
+    def step_done(self) -> None:
+        """One more optimizer step is done."""
+        self.step += 1
+
+    def set_learning_rate(self, rate: float) -> None:
+        set_learning_rate(self.parallel.optimizer, rate)
+
+    # Changes while it runs.
+
+    def use_settings(self, config: RunConfig) -> None:
+        """Continue with other settings; the images of a step, and their order, stay the same."""
+        self.config = config
+        self.batches.split(config.train.batch_size, config.train.accumulation)
+
+    def new_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(net, self.config.optim)
+
+    def replace_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Continue with another optimizer, at the present learning rate."""
+        set_learning_rate(optimizer, self.optimizer.param_groups[0]["lr"])
+        self.optimizer = optimizer
+        self.parallel.wrap_optimizer()
+
+    def keep_optimizer_in_ram(self) -> None:
+        """Move the master weights to RAM; an optimizer that is made from now on stays there, too."""
+        self.trainable.move_to_ram()
+        self.accelerator.device_placement = False  # else accelerate would move the optimizer's state to the card
+
+    def use_nets(self, net: Any, denoiser: Any) -> None:
+        """What a step calls from now on: compiled nets, or plain ones."""
+        self.wrapped_net, self.wrapped_denoiser = net, denoiser
+
+    def draw_one_image_at_a_time(self) -> None:
+        self.images_at_once = 1
+
+    # What others see of it.
+
+    @contextmanager
+    def exported_weights(self) -> Iterator[Any]:
+        """Within the block: the control net that computes, with the weights that an export would have (EMA, if any)."""
+        trainable = self.trainable
+        if self.ema is None:
+            with self.parallel.full_net() as net:
+                yield net
+            return
+        try:
+            with ema_weights(self.ema, trainable.averaged):
+                trainable.weights.refresh()
+                yield trainable.control_net
+        finally:
+            trainable.weights.stale = True  # until it is refreshed; if that fails, the next step begins with it
+            trainable.weights.refresh()
+
+    def on_main(self, work: Callable[[], Any]) -> Any:
+        """Call ``work()`` on main, which may gather sharded weights in it."""
+        return self.parallel.on_main(work)
+
+    def close(self) -> None:
+        """Free the memory of nets, optimizer and data."""
+        self.batches.close()
+        self.accelerator.free_memory()
+        self.__dict__.clear()

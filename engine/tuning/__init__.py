@@ -1,0 +1,1 @@
+"""What can learn in a run: one module per kind of trainable."""

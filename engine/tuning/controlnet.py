@@ -1,0 +1,99 @@
+"""A ControlNet that is trained whole, and one whose copied layers are trained as low-rank factors (Control-LoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.lora import load_trained, lora_layers, save_factors, save_net
+from engine.nets.master_weights import MasterWeights
+from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS
+from engine.tuning.trainable import Placement, Trainable
+
+FOLDER, AVERAGED_FOLDER = "controlnet", "controlnet_ema"
+MARGIN_BYTES = 64 * 2**20
+
+
+class WholeControlNet(Trainable):
+    """Every weight of the ControlNet is trained."""
+
+    needs_condition_maps = True
+
+    def __init__(self, control_net: Any, place: Placement, only_mid_block: bool = False) -> None:
+        """
+        Args:
+            control_net: a diffusers ControlNetModel, fp32.
+            only_mid_block: the net controls the base through its middle block only.
+        """
+        stays = place.in_ram or place.sharded
+        self.master = self.averaged = (control_net if stays else control_net.to(place.device)).train()
+        if only_mid_block:
+            keep_only_mid_block(control_net)
+        dtype = torch.float32 if place.sharded else place.dtype
+        self.weights = MasterWeights(self.master, dtype, place.device if place.in_ram else None)
+
+    def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
+        target = folder / (AVERAGED_FOLDER if average else FOLDER)
+        save_net(self.averaged, target)
+        yield target
+
+    def load(self, folder: Path) -> None:
+        load_trained(self.averaged, load_file(folder / FOLDER / WEIGHTS))
+
+    def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
+        return load_file(folder / AVERAGED_FOLDER / WEIGHTS)
+
+    def checkpoint_bytes(self, average: bool) -> int:
+        return training_bytes(self.averaged, average)
+
+
+class ControlLora(WholeControlNet):
+    """Copied layers are the base's own; low-rank factors beside them are trained, and the other layers whole."""
+
+    def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
+        yield from super().save(folder, average)
+        target = folder / (AVERAGED_FACTORS if average else FACTORS)
+        save_factors(self.averaged, target)
+        yield target
+
+    def load(self, folder: Path) -> None:
+        load_trained(self.averaged, load_file(folder / FACTORS))
+
+    def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
+        return load_file(folder / AVERAGED_FACTORS)
+
+    def checkpoint_bytes(self, average: bool) -> int:
+        factors = sum(p.numel() for p in self.averaged.parameters() if p.requires_grad) * 4
+        return super().checkpoint_bytes(average) + (2 if average else 1) * factors
+
+    def description(self, precision: str) -> dict[str, Any]:
+        rank = next(layer.down.shape[0] for layer in lora_layers(self.averaged).values())
+        return {"control_lora": {"rank": rank, "precision": precision}}
+
+    def _own_parameters(self) -> list[nn.Parameter]:
+        of_base = {id(layer.weight) for layer in lora_layers(self.averaged).values()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in of_base]
+
+
+def training_bytes(net: nn.Module, average: bool) -> int:
+    """Upper estimate of a net's share of a checkpoint: fp32 weights, two Adam moments, and the average."""
+    weights = sum(p.numel() for p in net.parameters()) * 4
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad) * 4
+    return weights * (2 if average else 1) + 2 * trained + MARGIN_BYTES
+
+
+@torch.no_grad()
+def keep_only_mid_block(control_net: Any) -> None:
+    """Zero and freeze every output except the middle block's (``only_mid_control`` of the original code).
+
+    The weights themselves are zero, so the exported net behaves the same in every program.
+    """
+    for parameter in control_net.controlnet_down_blocks.parameters():
+        parameter.zero_()
+        parameter.requires_grad_(False)

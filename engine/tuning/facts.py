@@ -1,0 +1,37 @@
+"""What a run's settings say about the weights that learn. Imports no torch: the estimate asks, too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.config import RunConfig
+
+LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
+UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
+UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
+
+
+@dataclass(frozen=True)
+class TrainableFacts:
+    """The kind of trainable that a run's settings ask for."""
+
+    rank: int = 0
+    """Rank of the low-rank factors; 0: whole weights are trained."""
+    base_is_frozen: bool = True
+    """No weight of the base is trained, so that it may be quantized."""
+    not_sharded: tuple[str, ...] = ()
+    """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
+    message: str = ""
+    """What the user is told when training starts; empty: nothing."""
+
+
+def facts_of(config: RunConfig) -> TrainableFacts:
+    """The facts of the trainable that these settings ask for. No other place reads the settings that decide it."""
+    rank, frozen = config.model.control_lora_rank, config.objective.sd_locked
+    reasons = ((rank > 0, LOW_RANK_IS_NOT_SHARDED), (not frozen, UNLOCKED_IS_NOT_SHARDED))
+    return TrainableFacts(
+        rank=rank,
+        base_is_frozen=frozen,
+        not_sharded=tuple(reason for applies, reason in reasons if applies),
+        message="" if frozen else UNLOCKED_MESSAGE,
+    )

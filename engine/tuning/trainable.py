@@ -1,0 +1,98 @@
+"""What learns in a run, as everything else sees it: parameters, compute copy, files, data, judgement.
+
+A training run asks these questions and knows no more. The cases are ``controlnet.py`` (whole and low rank) and
+``unlocked.py`` (the base's decoder, too); a new one is a class here and a line in ``build.py``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.nets.master_weights import MasterWeights
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the weights of a run are, and in what precision they compute."""
+
+    device: torch.device
+    """Where to compute."""
+    dtype: torch.dtype
+    """What to compute in; master weights are fp32."""
+    in_ram: bool = False
+    """Master weights, gradients and optimizer stay in RAM (``optim.offload``)."""
+    sharded: bool = False
+    """FSDP or DeepSpeed makes the shards that compute; the whole master weights stay in RAM."""
+
+
+class Trainable(ABC):
+    """What learns in a run."""
+
+    master: nn.Module
+    """All fp32 weights that the optimizer updates."""
+    averaged: nn.Module
+    """The part of them that an EMA covers, and that an export contains."""
+    weights: MasterWeights
+    """The link between the master weights and the copy that computes."""
+    needs_condition_maps: bool
+    """Whether each training image needs a condition map. It is then judged by the control gain, and its previews show
+    what the control image asked for."""
+
+    @property
+    def control_net(self) -> Any:
+        """The net that turns a control image into residuals for the denoiser, in the form that computes."""
+        return self.weights.compute
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The fp32 parameters, frozen ones included."""
+        return list(self.master.parameters())
+
+    @abstractmethod
+    def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
+        """Write the files of a checkpoint, yielding each file or folder as soon as it is complete.
+
+        Args:
+            folder: the checkpoint's.
+            average: the averaged weights are in place, and go to the files of the average.
+        """
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Load the master weights from a checkpoint's folder.
+
+        Raises:
+            OSError, ValueError, KeyError: a file is missing, or of another trainable.
+        """
+
+    @abstractmethod
+    def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
+        """The averaged weights of a checkpoint under the names that they have in ``averaged``."""
+
+    @abstractmethod
+    def checkpoint_bytes(self, average: bool) -> int:
+        """Upper estimate of a checkpoint's size: weights, the optimizer's state, and the average where there is one."""
+
+    def description(self, precision: str) -> dict[str, Any]:
+        """What checkpoint.json says of it beside what it says of every run."""
+        return {}
+
+    def why_only_live(self) -> str:
+        """Why a running training cannot draw with one of its checkpoints; empty: it can."""
+        return ""
+
+    @torch.no_grad()
+    def move_to_ram(self) -> None:
+        """Move the master weights to RAM, in place, so that whoever holds these parameters sees it."""
+        for parameter in self._own_parameters():
+            parameter.data = parameter.data.cpu()
+
+    def _own_parameters(self) -> list[nn.Parameter]:
+        """The parameters that are not the base's."""
+        return self.parameters()
