@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded: tests share the machine with other work
 
@@ -58,6 +59,29 @@ def work_of(nodeid: str) -> str:
     """What a process takes on as a whole: a file, or all files that look at the demo's run."""
     file = nodeid.split("::", 1)[0]
     return DEMO if file.startswith("tests/browser/") and not file.endswith(OWN_APP) else file
+
+
+class Collected:
+    """What was collected before ``-m`` and ``-k`` left some of it out; tests/test_troubleshooting.py reads it."""
+
+    def __init__(self) -> None:
+        self.files: set[Path] = set()
+        self.answers: list[tuple[str, str]] = []
+        """A heading of docs/troubleshooting.md, and the name of a test that holds what it says."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.collected = Collected()  # type: ignore[attr-defined]
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    if isinstance(collector, pytest.Module):
+        collector.config.collected.files.add(collector.path)  # type: ignore[attr-defined]
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for mark in item.iter_markers("answers"):
+        item.config.collected.answers += [(heading, item.name) for heading in mark.args]  # type: ignore[attr-defined]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -51,6 +51,11 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
+@pytest.mark.answers(
+    "The process looks frozen",
+    "I closed the tab, reloaded, or the browser crashed",
+    "The page says that the app does not answer",
+)
 def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
     root, environment = place
     app = Studio(root, program=PROGRAM, **environment)

@@ -16,6 +16,7 @@ from engine.jobs.control import Control
 from engine.workspace.paths import Workspace
 
 
+@pytest.mark.answers("I wait for the first checkpoint to see whether the setup works")
 def test_it_draws_trains_scores_exports_and_prints_a_table(workspace: Workspace, tiny_base: Path) -> None:
     lines: list[str] = []
     overrides = {
@@ -44,6 +45,7 @@ def test_promises_that_are_kept() -> None:
     assert GOOD.shortfalls == []
 
 
+@pytest.mark.answers("Missing keys, wrong yaml, .pth conversion in AUTOMATIC1111")
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"iou": 0.84}, "0.84"), ({"colours": 0.8}, "80%"), ({"iou_without": 0.4}, "Without control it is 0.40")],

@@ -29,6 +29,7 @@ def test_commands_for_one_process_say_so(tmp_path: Path, monkeypatch: pytest.Mon
     assert "doctor" not in SHARED
 
 
+@pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
 @pytest.mark.parametrize("name", ["ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "ACCELERATE_USE_DEEPSPEED"])
 def test_a_single_process_puts_accelerates_settings_aside_too(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys

@@ -18,6 +18,7 @@ BOUNDED = {
 }
 
 
+@pytest.mark.answers("Batch size, accumulation, effective batch?")
 def test_every_setting_has_a_title_and_a_hint() -> None:
     for section in SECTIONS:
         for name, field in fields(section).items():

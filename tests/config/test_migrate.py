@@ -36,6 +36,7 @@ def test_every_migration_is_applied_to_a_copy(monkeypatch: pytest.MonkeyPatch) -
     assert migrated(new, version=3) == new, "current settings are left alone"
 
 
+@pytest.mark.answers("Settings of another version")
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -55,6 +56,7 @@ def test_what_cannot_be_migrated_is_refused_with_a_sentence(
     assert words in str(caught.value)
 
 
+@pytest.mark.answers("Settings of another version")
 @pytest.mark.parametrize(("old", "new"), [(True, "controlnet"), (False, "none"), ("both", "both")])
 def test_checkpointing_that_was_a_switch_is_read_as_what_it_became(
     old: object, new: str, workspace: Workspace, tmp_path: Path

@@ -12,6 +12,7 @@ from engine.config.presets import PRESETS_FOLDER, all_presets, flatten, load_pre
 from engine.errors import UserError
 
 
+@pytest.mark.answers("Earlier with small batches, or later with large ones?")
 @pytest.mark.parametrize("path", sorted(PRESETS_FOLDER.glob("*.toml")), ids=lambda p: p.stem)
 def test_a_shipped_preset_loads_and_explains_itself(path: Path) -> None:
     preset = load_preset(path)

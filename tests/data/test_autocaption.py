@@ -73,6 +73,7 @@ def test_only_empty_captions_are_written_and_one_undo_takes_them_back(
     assert captions(dataset) == ["", "", "", "mine"]
 
 
+@pytest.mark.answers("Preparing takes all day")
 def test_a_cancelled_run_keeps_what_is_done_and_goes_on(
     dataset: Dataset, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_a_preview_changes_nothing_and_tells_what_would(dataset: Dataset) -> Non
     assert now(dataset) == CAPTIONS and dataset.captions.history() == [] and not dataset.captions.path.exists()
 
 
+@pytest.mark.answers('Strange characters in captions, "Unknown escape sequence", UnicodeEncodeError')
 @pytest.mark.parametrize(
     ("change", "name", "wanted"),
     [

@@ -6,6 +6,7 @@ from engine.data import captions
 from engine.errors import UserError
 
 
+@pytest.mark.answers('Strange characters in captions, "Unknown escape sequence", UnicodeEncodeError')
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

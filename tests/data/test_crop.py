@@ -79,6 +79,7 @@ def test_a_categorical_map_keeps_its_colours_under_every_crop() -> None:
             assert {tuple(colour) for colour in seen} <= {tuple(colour) for colour in palette}
 
 
+@pytest.mark.answers("Heads are cut off")
 def test_a_smart_crop_goes_where_something_happens(photos: dict[str, np.ndarray]) -> None:
     for side in ("left", "right"):
         canvas = np.full((300, 900, 3), 120, np.uint8)

@@ -16,6 +16,7 @@ def sample(width: int, height: int, key: str = "a.png") -> Sample:
     return Sample(key, Path(key), "", None, width, height)
 
 
+@pytest.mark.answers("Must images be exactly 512 px?")
 @pytest.mark.parametrize("resolution", [64, 192, 512, 768, 1024])
 def test_buckets_are_multiples_of_64_with_about_the_same_area(resolution: int) -> None:
     sizes = bucket_sizes(resolution)

@@ -34,6 +34,7 @@ class CancelAfter:
             raise Cancelled
 
 
+@pytest.mark.answers("Do I have to write a dataset script?")
 def test_a_folder_of_images_with_captions_beside_them(tmp_path: Path) -> None:
     image(tmp_path / "b.png")
     image(tmp_path / "a.jpg", (80, 64))

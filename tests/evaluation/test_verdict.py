@@ -89,12 +89,14 @@ def test_nothing_measured_is_no_verdict() -> None:
     assert judge([], LONG).kind == "too_early"
 
 
+@pytest.mark.answers("How many images, how many steps, how long?")
 def test_an_untrained_net_does_not_follow_its_map_and_that_is_normal(circles: Curve) -> None:
     verdict = judge(circles.upto(0), circles.facts)
     assert verdict.kind == "not_following"
     assert "normal" in verdict.sentence
 
 
+@pytest.mark.answers("It does nothing, and then suddenly works")
 @pytest.mark.parametrize("every", [1, 2, 5], ids=["each 10 steps", "each 20", "each 50"])
 def test_the_recorded_run_follows_its_map_where_its_images_do(circles: Curve, every: int) -> None:
     since = convergence(circles.upto(300, every))

@@ -45,6 +45,7 @@ def weights_of(file: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True) if file.suffix == ".pth" else load_file(file)
 
 
+@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the net?")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("format", NAMES)
 def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, format: str, precision: Any) -> None:
@@ -319,6 +320,7 @@ def test_only_the_last_part_of_a_path_travels(base: str, public: str) -> None:
     assert public_name(base) == public
 
 
+@pytest.mark.answers("Missing keys, wrong yaml, .pth conversion in AUTOMATIC1111")
 def test_at_the_real_size_of_sd15_the_readers_find_their_340_tensors() -> None:
     """On the meta device: names and shapes of the real thing, without its 1.4 GB."""
     from accelerate import init_empty_weights

@@ -100,6 +100,7 @@ def test_a_damaged_file_is_said(tmp_path: Path, name: str) -> None:
         detect(str(tmp_path / name))
 
 
+@pytest.mark.answers("Can I use the .safetensors or .ckpt file that I have?")
 @pytest.mark.parametrize("ending", [".safetensors", ".ckpt"])
 def test_every_part_of_a_file_equals_that_of_the_folder(tiny_base: Path, tmp_path: Path, ending: str) -> None:
     path = str(write_single_file(tiny_base, tmp_path / f"tiny{ending}"))

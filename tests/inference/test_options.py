@@ -106,6 +106,7 @@ def test_the_control_modes_and_guess_mode_differ_and_strength_zero_switches_them
     assert far(drawn[1], silent[0]) < far(drawn[0], silent[0])  # weakened is nearer to none
 
 
+@pytest.mark.answers("Drop captions? Guess mode?")
 @pytest.mark.parametrize(
     "changes",
     [{"negative": "a green star"}, {"guidance": 3.0}, {"strength": 0.4}, {"steps": 2}, {"prompt": "a blue star"}],

@@ -60,6 +60,7 @@ def test_an_interrupted_installation_is_told(installed: Layout, cards: dict[str,
     assert "installation" in problems(installed)
 
 
+@pytest.mark.answers("It trains on the processor although there is a card")
 def test_a_cpu_build_over_a_card_is_told(installed: Layout, cards: dict[str, GpuReport]) -> None:
     cards["report"] = CARD
     found = problems(installed)
@@ -77,6 +78,7 @@ def test_a_driver_that_does_not_answer_is_told(installed: Layout, cards: dict[st
     assert "did not answer" in problems(installed)["NVIDIA card"].problem
 
 
+@pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
 def test_optional_packages_are_no_problem(installed: Layout, cards: dict[str, GpuReport]) -> None:
     values = {finding.name: finding.value for finding in doctor.examine(installed, lambda _: ALL_THERE)}
     assert values["bitsandbytes"] == "not in use (optional)"

@@ -144,6 +144,7 @@ def test_a_card_whose_build_is_not_to_be_had_is_a_failure_with_a_way_out(machine
     assert "--cpu" in caught.value.fix
 
 
+@pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
 def test_extras_that_do_not_work_are_left_out(machine: Machine) -> None:
     machine.offered = {"": ["2.13.0+cu130"]}
     machine.broken_imports = {"xformers"}

@@ -30,6 +30,7 @@ from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
 
 
+@pytest.mark.answers('What do "only mid control" and "sd_locked" mean?')
 def test_only_the_middle_speaks(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"objective.only_mid_control": True, "train.steps": 2})
     train(ready_workspace, run)
@@ -157,6 +158,7 @@ def on_a_card() -> torch.nn.Module:
     return SimpleNamespace(parameters=lambda: iter([weight]))  # type: ignore[return-value]
 
 
+@pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
 def test_a_missing_bitsandbytes_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as if it were not installed
     with pytest.raises(UserError, match="pip install bitsandbytes"):
@@ -177,6 +179,7 @@ def test_bitsandbytes_gets_our_groups_and_rates(monkeypatch: pytest.MonkeyPatch,
     assert seen == {"decays": [0.2, 0.0], "lr": 3e-5, "betas": (0.9, 0.999)}
 
 
+@pytest.mark.answers('What do "only mid control" and "sd_locked" mean?')
 def test_an_unlocked_base_learns_and_goes_along_into_try_it(
     new_run: RunFactory, ready_workspace: Workspace, tiny_base: Path, edges: Image.Image
 ) -> None:

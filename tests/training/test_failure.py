@@ -61,6 +61,7 @@ def break_at(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException)
     monkeypatch.setattr(trainer.Trainer, "close", close)
 
 
+@pytest.mark.answers("The graphics card stopped answering")
 @pytest.mark.parametrize("saved", [2, 0])
 def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch, saved: int
@@ -94,6 +95,7 @@ def test_a_card_that_is_lost_while_it_draws_is_not_taken_for_a_fault_of_the_imag
         train(ready_workspace, new_run(**{"validation.every": 3}))
 
 
+@pytest.mark.answers("The computer's own memory ran out")
 def test_a_computer_without_memory_says_so_and_its_run_goes_on(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +148,7 @@ def spoiled_run(
     return run, caught.value
 
 
+@pytest.mark.answers("A file may not be used, or is gone")
 def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +182,7 @@ def test_a_cache_that_changed_under_way_is_named_and_made_again(
     assert_same_run(straight, run)
 
 
+@pytest.mark.answers("A file may not be used, or is gone")
 def test_a_map_that_was_deleted_under_way_is_named(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +213,7 @@ def test_a_set_that_was_prepared_may_be_unplugged(
     assert train(workspace, run).outcome == "completed"
 
 
+@pytest.mark.answers("Images changed or were deleted after the folder was read")
 def test_images_that_were_changed_are_told_when_the_run_goes_on(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig]
 ) -> None:

@@ -55,6 +55,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
+@pytest.mark.answers("The last checkpoint is half-written")
 def test_a_full_disk_halts_the_run_until_there_is_room(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk
 ) -> None:
@@ -125,6 +126,7 @@ class AtOnce:
         pass
 
 
+@pytest.mark.answers("Checkpoints fill the disk")
 def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

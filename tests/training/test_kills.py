@@ -14,6 +14,7 @@ from tests.training.kills import Stable, kill_often, prepare
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
 
+@pytest.mark.answers("The last checkpoint is half-written")
 @pytest.mark.parametrize(("kills", "steps"), [(4, 30), pytest.param(50, 260, marks=pytest.mark.long)])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     tmp_path: Path, kills: int, steps: int

@@ -34,6 +34,7 @@ def request_(tiny_base: Path, edges: Image.Image) -> TryRequest:
     )
 
 
+@pytest.mark.answers("Can I try it while it trains?")
 @pytest.mark.parametrize("mode", MODES)
 def test_images_of_the_live_weights_change_nothing_in_the_run(
     new_run: RunFactory, ready_workspace: Workspace, request_: TryRequest, monkeypatch: pytest.MonkeyPatch, mode: str

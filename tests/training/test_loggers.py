@@ -60,6 +60,7 @@ def test_records_are_whole_at_any_time(tmp_path: Path) -> None:
     assert second.endswith(b"\x0a\x01a\x15" + struct.pack("<f", 1.5))
 
 
+@pytest.mark.answers("TensorBoard, Weights & Biases?")
 def test_tensorboard_reads_them(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = Loggers(tmp_path, config(), lambda event: None)
@@ -106,6 +107,7 @@ def test_nothing_is_written_or_loaded_where_it_is_off(tmp_path: Path, monkeypatc
     assert RunConfig().validation.wandb is False
 
 
+@pytest.mark.answers("TensorBoard, Weights & Biases?")
 def test_weights_and_biases_is_told_once_where_it_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ def test_draws_leave_the_global_generator_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.answers("Drop captions? Guess mode?")
 def test_prompts_are_hidden_as_often_as_asked() -> None:
     hidden = draw(1, 0, 2000, (1, 1, 1), 1000, 0.3).hide_prompt.float().mean().item()
     assert hidden == pytest.approx(0.3, abs=0.04)

@@ -22,6 +22,7 @@ from tests.training.test_oom import failing
 MACHINE = Hardware("cpu", "a processor", None, 16, 8)
 
 
+@pytest.mark.answers("I wait for the first checkpoint to see whether the setup works")
 def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
     ready_workspace: Workspace, make_config: Callable[..., RunConfig]
 ) -> None:

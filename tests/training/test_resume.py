@@ -120,6 +120,7 @@ def train_until(workspace: Workspace, run: Run, how: str, kind: type, nth: int) 
 FAST = ("accumulation, EMA, Min-SNR, warm-up", "8-bit AdamW")
 
 
+@pytest.mark.answers("Three seeds, three results")
 @pytest.mark.parametrize(
     "mode", [mode if mode in FAST else pytest.param(mode, marks=pytest.mark.long) for mode in MODES]
 )
@@ -246,6 +247,7 @@ def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, 
     trainer.close()
 
 
+@pytest.mark.answers("Can I pause? Resume from where?")
 def test_every_step_can_be_the_last_before_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
     straight, paused = new_run(), new_run()
     train(ready_workspace, straight)

@@ -73,6 +73,7 @@ def test_without_a_card_attention_stays_torchs_and_that_is_said_in_a_line(build:
     assert isinstance(take_step(made), torch.Tensor)
 
 
+@pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
 def test_xformers_that_does_not_fit_this_torch_leaves_torchs_attention(
     build: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

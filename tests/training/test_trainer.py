@@ -159,6 +159,7 @@ def test_stop_saves_and_can_be_resumed(new_run: RunFactory, ready_workspace: Wor
     assert run.ending == "completed"
 
 
+@pytest.mark.answers("Checkpoints fill the disk")
 def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.checkpoint_every": 1, "train.keep_checkpoints": 2})
     train(ready_workspace, run)
@@ -166,6 +167,7 @@ def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Works
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000005", "step-000006"]
 
 
+@pytest.mark.answers("No validation images appear")
 def test_images_appear_and_change_nothing(new_run: RunFactory, ready_workspace: Workspace) -> None:
     quiet = new_run()
     drawing = new_run(**{"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 2})
@@ -190,6 +192,7 @@ def test_a_fault_in_the_images_does_not_end_the_training(
     assert any("printer is on fire" in message.text for message in trained.of(Message))
 
 
+@pytest.mark.answers("The last checkpoint is half-written")
 def test_a_half_written_checkpoint_is_never_offered(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.checkpoint_every": 3})
     train(ready_workspace, run)

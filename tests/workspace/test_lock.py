@@ -35,6 +35,7 @@ def written(workspace: Workspace, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.answers('"This workspace is open already"')
 def test_it_is_held_until_it_is_released(workspace: Workspace) -> None:
     first = WorkspaceLock(workspace, "the window").take()
     first.tell("http://127.0.0.1:7860")
@@ -60,6 +61,7 @@ def test_a_refused_one_gives_nothing_back(workspace: Workspace) -> None:
         assert (workspace.root / FILE).exists()
 
 
+@pytest.mark.answers('"This workspace is open already"')
 def test_the_workspace_of_a_killed_app_is_taken_over(workspace: Workspace) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(workspace.root)],
@@ -94,6 +96,7 @@ def test_an_owner_of_unknown_age_counts_as_alive(workspace: Workspace) -> None:
         WorkspaceLock(workspace, "the window").take()
 
 
+@pytest.mark.answers('"This workspace is open already"')
 def test_a_workspace_that_another_computer_has_is_never_taken_over(workspace: Workspace) -> None:
     path = written(workspace, host="attic", pid=999_999, mark="old")
     with pytest.raises(InUse, match="another computer") as caught:

@@ -84,6 +84,7 @@ def test_the_hash_is_that_of_the_library(photos: dict[str, np.ndarray], tmp_path
     assert len(np.unique([len(facts.phash), 16])) == 1
 
 
+@pytest.mark.answers('Strange characters in captions, "Unknown escape sequence", UnicodeEncodeError')
 @pytest.mark.parametrize(
     ("broken", "right"),
     [

@@ -283,6 +283,7 @@ def test_only_files_of_the_hub_are_streamed_and_as_they_are(
     assert kept == {photo, png(photos["rocket"])}, "byte for byte"
 
 
+@pytest.mark.answers("Do I have to write a dataset script?")
 def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
     error = explain("fusing/fill50k", RuntimeError("Dataset scripts are no longer supported, but found fill50k.py"))
     assert "script" in error.what and "parquet" in error.try_this

@@ -87,6 +87,7 @@ def test_empty_captions_are_told_with_the_steps_that_have_no_prompt(context: App
     assert "40% of its images without a prompt" in told, "0.2 hidden, and a quarter of the rest empty"
 
 
+@pytest.mark.answers("Heads are cut off")
 def test_crops_are_counted_and_shown(context: AppContext) -> None:
     assert "33% of" in crops_panel._table(context, "photos", (64, "centre", False))
     table = crops_panel._table(context, "photos", (512, "centre", True))

@@ -79,6 +79,7 @@ def test_an_unreadable_image_is_listed_and_the_others_are_used(context: AppConte
     assert (dataset.count(), len(dataset.problems())) == (1, 1)
 
 
+@pytest.mark.answers("Checkpoints fill the disk")
 def test_a_full_disk_is_told_beside_start(context: AppContext, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")

@@ -39,6 +39,7 @@ def other_value(dotted: str) -> Any:
     return CHANGED[about.kind]
 
 
+@pytest.mark.answers("accelerate, DeepSpeed, xformers, bitsandbytes, triton, chardet: what do I need?")
 def test_every_field_of_the_config_has_a_widget() -> None:
     assert set(widgets()) == set(FIELDS)
 

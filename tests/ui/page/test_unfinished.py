@@ -48,6 +48,7 @@ def left(workspace: Workspace) -> dict[str, Path]:
     }
 
 
+@pytest.mark.answers("An unfinished run was found")
 def test_the_unfinished_are_found_and_told(workspace: Workspace, left: dict[str, Path]) -> None:
     found = {run.folder.split("_")[-1]: run for run in AppContext(workspace).unfinished}
     assert set(found) == {"killed", "paused", "failed"}
