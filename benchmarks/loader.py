@@ -47,10 +47,11 @@ def noisy(kind: type[Any]) -> Any:
     """The family, with encoders that answer noise of the right shapes."""
 
     class Noisy(kind):  # type: ignore[misc]
-        def load_vae(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+        def load_vae(self, base: str) -> torch.nn.Module:
             return torch.nn.Identity()
 
-        load_text_encoder = load_vae
+        def load_text_encoder(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
+            return torch.nn.Identity()
 
         def load_tokenizer(self, base: str) -> None:
             return None

@@ -183,7 +183,7 @@ def draw(state: TrainState) -> None:
     state.family.predict(state.denoiser, state.trainable.control_net, noisy, torch.zeros(rows, device=CARD), text, hint)
     del text, noisy, hint
     with CARD:
-        vae = state.family.load_vae(state.base, torch.float32)
+        vae = state.family.load_vae(state.base)
     state.family.decode_latents(vae, torch.zeros(1, 4, *[min(side, DECODED_SIDE) // 8] * 2, device=CARD))
 
 
@@ -192,7 +192,7 @@ def prepare(family: str) -> dict[str, int]:
     """Bytes at the fullest moment of encoding images, and captions."""
     base, model, side, found = str(LAYOUTS / family), by_name(family), SIDES[family], {}
     with world(beside=False) as counter, CARD:
-        vae = model.load_vae(base, torch.float32)
+        vae = model.load_vae(base)
         counter.begin()
         model.encode_images(vae, torch.zeros(images_encoded_together(side), 3, side, side))
         found["pictures"] = counter.peak

@@ -27,7 +27,7 @@ class Encoders:
 
     def __init__(self, family: Any, base: str, device: torch.device, dtype: torch.dtype) -> None:
         self.family, self.device, self.dtype = family, device, dtype
-        self.vae: Any = family.load_vae(base, dtype).to(device)
+        self.vae: Any = family.load_vae(base).to(device, dtype)
         self.tokenizer, self.text = family.load_tokenizer(base), family.load_text_encoder(base, dtype).to(device)
 
     @torch.no_grad()

@@ -244,7 +244,7 @@ def _encode_latents(
     among: ProcessGroup,
 ) -> None:
     # fp32: the SD VAE's activations overflow fp16 on some images, and this is done once.
-    vae: Any = batches.load(lambda: family.load_vae(base, torch.float32).to(device))
+    vae: Any = batches.load(lambda: family.load_vae(base).to(device))
     encode = partial(latents_of, family, vae, samples, plan, device, token)
     by_size = entries(samples, plan)
     done, turn, total = 0, 0, sum(len(stored) for stored in by_size.values())

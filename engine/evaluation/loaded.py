@@ -77,7 +77,7 @@ class LowMemoryDrawing:
                 return draw(models, requests, settings, token, progress, saving.batch_size)
 
         def show() -> tuple[list[np.ndarray], T]:
-            vae = models.family.load_vae(models.base, torch.float32)
+            vae = models.family.load_vae(models.base)
             if not saving.offload:
                 vae.to(self._device)
             with saving.on_device(vae), saving.tiled(vae):

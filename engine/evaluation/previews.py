@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from engine.conditions import weights
 from engine.config import ValidationConfig
@@ -157,7 +156,7 @@ def _draw(
         ]
         latents = draw(models, [*own, *without, *probes], settings, token, progress, request.batch)
         with watch("Loading the base's VAE"):
-            vae = models.family.load_vae(models.base, torch.float32).to(models.denoiser.device)
+            vae = models.family.load_vae(models.base).to(models.denoiser.device)
         images = to_images(models, vae, latents, token)
         for pair in pairs:
             if pair.sample.key not in cache.best:

@@ -81,7 +81,7 @@ class Comparison:
         self._text, self._negative = _encode(family, base)
         free_memory()
         self._denoiser = family.load_denoiser(base, torch.float32)
-        self._vae = family.load_vae(base, torch.float32)
+        self._vae = family.load_vae(base)
 
     @torch.no_grad()
     def draw(self, net: Any, token: CancelToken | None = None) -> np.ndarray:

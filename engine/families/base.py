@@ -67,8 +67,9 @@ class Family(ABC):
         """The text encoder (or several in one module)."""
         return load_part(CLIPTextModel, base, "text_encoder", dtype).eval().requires_grad_(False)
 
-    def load_vae(self, base: str, dtype: torch.dtype) -> torch.nn.Module:
-        return load_part(AutoencoderKL, base, "vae", dtype).eval().requires_grad_(False)
+    def load_vae(self, base: str) -> torch.nn.Module:
+        """The VAE, always in fp32: in half precision SDXL's overflows, and its images are black."""
+        return load_part(AutoencoderKL, base, "vae", torch.float32).eval().requires_grad_(False)
 
     def latent_space(self, base: str) -> LatentSpace:
         """The latents of a base's VAE, from its config."""
@@ -223,7 +224,7 @@ class Family(ABC):
                 leaves a part out: sampling itself needs neither text encoder nor VAE.
         """
         load: dict[str, Callable[[], Any]] = {
-            "vae": lambda: self.load_vae(base, dtype),
+            "vae": lambda: self.load_vae(base),
             "denoiser": lambda: self.load_denoiser(base, dtype),
             "text_encoder": lambda: self.load_text_encoder(base, dtype),
             "tokenizer": lambda: self.load_tokenizer(base),

@@ -118,7 +118,7 @@ class TrySession:
             pipeline = family.pipeline(located, net, denoiser.dtype, **alone)
             encoder: Any = family.load_text_encoder(located, self._dtype)
             self._tokenizer, self._text_encoder = family.load_tokenizer(located), encoder.to(self._device)
-            self._vae = family.load_vae(located, torch.float32).to(self._device)
+            self._vae = family.load_vae(located).to(self._device)
             self._pipeline, self._family, self._base = pipeline, family, located
         else:
             self._pipeline.register_modules(controlnet=net)

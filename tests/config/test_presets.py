@@ -39,8 +39,10 @@ def test_a_wrong_setting_for_a_family_is_refused(tmp_path: Path, text: str) -> N
         load_preset(tmp_path / "mine.toml")
 
 
-def test_the_six_sizes_are_there() -> None:
-    assert [preset.name for preset in all_presets()] == ["cpu", "6gb", "8gb", "12gb", "16gb", "24gb"]
+def test_presets_go_from_no_card_at_all_to_ever_larger_ones() -> None:
+    sizes = [preset.min_vram_gib for preset in all_presets()]
+    assert len(sizes) == len(list(PRESETS_FOLDER.glob("*.toml")))
+    assert sizes[0] == 0 and sizes == sorted(set(sizes)), "one preset for each size of card"
 
 
 @pytest.mark.parametrize(

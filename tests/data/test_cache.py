@@ -54,7 +54,7 @@ def build(
 def test_it_holds_what_the_encoders_say(tmp_path: Path, tiny_base: Path, samples: list[Sample]) -> None:
     cache = build(tmp_path, tiny_base, samples)
     family = detect(str(tiny_base))
-    vae = family.load_vae(str(tiny_base), torch.float32)
+    vae = family.load_vae(str(tiny_base))
     image = (
         torch.from_numpy(np.array(cropped_image(samples[7], shared_crop(64, 64, 64)))).permute(2, 0, 1)[None].float()
         / 127.5
@@ -139,7 +139,7 @@ def test_buckets_and_variants_lie_in_shards_of_their_own_size(
     )
     stored = [entry for some in entries(samples, plan).values() for entry in some]
     assert cache.count == len(stored) and {row for row, _ in stored} == {0, 1, 2, 3}
-    vae = detect(str(tiny_base)).load_vae(str(tiny_base), torch.float32)
+    vae = detect(str(tiny_base)).load_vae(str(tiny_base))
     for row, variant in stored:
         crop = plan.crop(samples[row], variant)
         assert cache.crop(row, variant) == crop and cache.size(row) == crop.size

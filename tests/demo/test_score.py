@@ -9,7 +9,7 @@ import pytest
 
 from engine.demo.circles import circle_scene
 from engine.demo.score import NOTHING, nearest_name, read_image, read_scene, score_disc, to_lab
-from engine.demo.shapes import BLOB, PALETTE, Scene, draw, random_scene, shape_mask
+from engine.demo.shapes import BLOB, PALETTE, SHAPES, Scene, draw, random_scene, shape_mask
 
 
 def scenes(count: int, seed: int = 0) -> list[Scene]:
@@ -99,12 +99,14 @@ def test_an_image_of_one_colour_scores_nothing(value: int) -> None:
         assert read_scene(image) == (NOTHING, NOTHING, NOTHING) and read_image(image) is None
 
 
-def test_pure_noise_and_gradients_do_not_crash() -> None:
+def test_pure_noise_and_gradients_obey_nothing() -> None:
     rng = np.random.default_rng(0)
     ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 3, 2).repeat(64, 0)
+    asked = Scene("circle", "teal", "brown", (0.5, 0.5), 0.3)
     for image in (rng.integers(0, 256, (64, 64, 3), np.uint8), ramp):
-        read_scene(image)
-        score_disc(image, Scene("circle", "teal", "brown", (0.5, 0.5), 0.3))
+        score, (shape, front, ground) = score_disc(image, asked), read_scene(image)
+        assert 0 <= score.iou < 0.3 and not score.colours_right
+        assert shape in SHAPES and {front, ground} <= PALETTE.keys()
 
 
 def test_reading_is_the_same_each_time() -> None:

@@ -150,7 +150,14 @@ def test_the_note_names_the_preprocessor(told: Path, tmp_path: Path) -> None:
 def test_every_type_gets_a_workflow(kind: str) -> None:
     near, parameters = preprocessor(kind), registry.resolve_parameters(kind)
     made = workflow.nodes(workflow.Settings("net.safetensors", "base.safetensors"), near, parameters)
-    json.dumps([workflow.for_editor(made), workflow.for_server(made)])
+    editor, server = json.loads(json.dumps([workflow.for_editor(made), workflow.for_server(made)]))
+    by_class = {node["class_type"]: node["inputs"] for node in server.values()}
+    assert by_class["ControlNetLoader"] == {"control_net_name": "net.safetensors"}
+    assert by_class["CheckpointLoaderSimple"] == {"ckpt_name": "base.safetensors"}
+    image, _ = by_class["ControlNetApplyAdvanced"]["image"]
+    assert server[image]["class_type"] == (near.node or "LoadImage")
+    assert near.widgets(parameters).items() <= server[image]["inputs"].items()
+    assert sorted(node["type"] for node in editor["nodes"]) == sorted(node["class_type"] for node in server.values())
 
 
 def test_every_type_is_answered_on_purpose() -> None:
