@@ -165,7 +165,8 @@ def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path)
     finally:
         child.kill()
     assert child.returncode == EXIT_INTERRUPTED
-    assert "then saving" in error and "Traceback" not in error
+    said = [line for line in error.splitlines() if line and not line.startswith("Loading weights: ")]  # a progress bar
+    assert len(said) == 1 and "then saving" in said[0], "libraries print nothing that a user who trains cannot use"
     run = Run(Workspace(root).run_folders()[0])
     assert run.ending == "paused"
     assert run.last_step == max(entry["step"] for entry in run.metrics())
