@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.conditions import registry, types
+from engine.conditions import registry
+from engine.conditions import types as types_folder
 from engine.conditions.registry import ConditionType, Parameter, Registry
 from engine.conditions.types.canny import CANNY
 from engine.errors import UserError
@@ -107,7 +108,8 @@ def test_every_type_says_what_it_teaches_and_is_found_by_name() -> None:
 
 
 def test_every_type_that_is_declared_is_in_the_list() -> None:
-    modules = [importlib.import_module(f"{types.__name__}.{found.name}") for found in pkgutil.iter_modules(types.__path__)]
+    found = [module.name for module in pkgutil.iter_modules(types_folder.__path__, types_folder.__name__ + ".")]
+    modules = [importlib.import_module(name) for name in found]
     declared = {value.name for module in modules for value in vars(module).values() if isinstance(value, ConditionType)}
     assert declared == {condition.name for condition in registry.all()}
 
