@@ -1,4 +1,4 @@
-"""What a condition map holds, and whether a net could learn anything from it."""
+"""How much a condition map shows, and whether a net can learn anything from it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import TypedDict
 
 import numpy as np
 
-NEARLY_EMPTY = 0.005  # a canny map of a photograph has 0.05 to 0.15
+NEARLY_EMPTY = 0.005  # the Canny map of a photograph has 0.05 to 0.15
 NEARLY_FULL = 0.9
-FEW_LEVELS = 3  # maps of lines and areas; depth and the like are full by nature
+FEW_LEVELS = 3  # maps of lines and areas have no more; maps such as depth fill the image anyway
 
 
 class Coverage(TypedDict):
     share: float
-    """Share of pixels that are not black, 0 to 1."""
+    """Fraction of pixels that are not black, 0 to 1."""
     levels: int
     """Number of different grey values."""
     warning: str
-    """A sentence for the window, empty where the map looks sound."""
+    """A sentence for the page. Empty if the map looks good."""
 
 
 def coverage(map: np.ndarray) -> Coverage:
@@ -35,7 +35,7 @@ def coverage(map: np.ndarray) -> Coverage:
     if share < NEARLY_EMPTY:
         warning = "The map is nearly empty: there is hardly anything for the net to follow. Try lower thresholds."
     elif levels == 1:
-        warning = "The map has one value everywhere: there is nothing for the net to follow."
+        warning = "The map has the same value everywhere: there is nothing for the net to follow."
     elif share > NEARLY_FULL and levels <= FEW_LEVELS:
-        warning = "The map is nearly full: lines and areas can no longer be told apart. Try higher thresholds."
+        warning = "The map is nearly full: single lines and areas cannot be seen any more. Try higher thresholds."
     return {"share": share, "levels": levels, "warning": warning}

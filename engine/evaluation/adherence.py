@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.conditions import registry, strengths, weights
+from engine.conditions import registry, variation, weights
 from engine.conditions.metrics import correlation, fit
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
@@ -58,7 +58,7 @@ def condition_scorer(dataset: Dataset) -> Scorer | None:
         return None
 
     def score(sample: Sample, wanted: np.ndarray, drawn: np.ndarray) -> dict[str, float]:
-        parameters = strengths.drawn(condition, spec.parameters, spec.varied, sample.key)
+        parameters = variation.varied(condition, spec.parameters, spec.varied, sample.key)
         return {ADHERENCE: float(metric(wanted, drawn, **parameters))}
 
     return score

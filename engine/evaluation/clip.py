@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import weights
-from engine.conditions.declaration import ModelNeed
+from engine.conditions.declaration import RequiredModel
 from engine.jobs.control import CancelToken
 
-MODEL = ModelNeed("openai/clip-vit-large-patch14", 1710, "MIT", "engine.evaluation.clip:load", "clip_model")
+MODEL = RequiredModel("openai/clip-vit-large-patch14", 1710, "MIT", "engine.evaluation.clip:load", "clip_model")
 USUAL_PLACE = "clip"
 """Name in the workspace's models folder of the model that is used by default."""
 TOGETHER = 16
 SIGMA, SCALE = 10.0, 1000.0
 # Of OpenAI's models, for folders without a preprocessor_config.json.
-MEAN, SPREAD, SIDE = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 224
+MEAN, STD, SIDE = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), 224
 
 
 def find(name: str = "") -> Path | None:
@@ -51,7 +51,7 @@ def download(name: str = "", token: CancelToken | None = None) -> None:
     """Downloads the model into the workspace's models folder. Call it only on the user's request."""
     from engine.conditions import places
 
-    weights.download([weights.Missing(MODEL, name or MODEL.id, places.models() / USUAL_PLACE)], token)
+    weights.download([weights.MissingWeights(MODEL, name or MODEL.id, places.models() / USUAL_PLACE)], token)
 
 
 def load(place: Path, device: str) -> Clip:
@@ -70,10 +70,10 @@ class Clip:
         self._model: Any = CLIPModel.from_pretrained(place, local_files_only=True).to(device).eval()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(place, local_files_only=True, trust_remote_code=False)
         side = int(self._model.config.vision_config.image_size)
-        found = weights.preparation(place, side or SIDE)
+        found = weights.read_preprocessing(place, side or SIDE)
         plain = (place / "preprocessor_config.json").exists()
-        mean, spread = (found.mean, found.spread) if plain else (MEAN, SPREAD)
-        self._how = weights.Preparation((side, side), False, 1, mean, spread)
+        mean, std = (found.mean, found.std) if plain else (MEAN, STD)
+        self._how = weights.Preprocessing((side, side), False, 1, mean, std)
 
     def images(self, images: Sequence[np.ndarray], token: CancelToken | None = None) -> np.ndarray:
         """RGB uint8 (h, w, 3) to float32 (n, d). Images are center-cropped to a square, as usual for CLIP."""
@@ -84,7 +84,7 @@ class Clip:
             if token:
                 token.raise_if_cancelled()
             squares = [_square(image) for image in images[first : first + TOGETHER]]
-            ((_, pixels),) = weights.prepared(squares, self._how)
+            ((_, pixels),) = weights.preprocess(squares, self._how)
             with torch.no_grad():
                 seen = self._model.vision_model(pixel_values=pixels).pooler_output
                 found.append(self._model.visual_projection(seen).float().cpu().numpy())

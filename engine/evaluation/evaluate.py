@@ -220,7 +220,7 @@ def _clip(model_name: str, pairs: Sequence[Pair], drawn: _Drawn, token: CancelTo
     if place is None:
         return {"missing": clip.missing_text(model_name)}
     try:
-        model = weights.held(clip.MODEL, str(place))
+        model = weights.loaded(clip.MODEL, str(place))
         true, right, bare = (
             model.images(images, token) for images in ([pair.original for pair in pairs], drawn.right, drawn.without)
         )

@@ -53,19 +53,19 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
 
 def look_warning(workspace: Workspace, run: Run, image: Image.Image) -> str:
     """A sentence if an image does not look like the maps that the run was trained on, else empty."""
-    from engine.conditions.look import warning
+    from engine.conditions.similarity import warning
 
     return warning(image, _looks_of(workspace, run))
 
 
 def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> str:
     """A hint about an uploaded image; empty if it is what ``is_map`` says."""
-    from engine.conditions.look import differences, look_at
+    from engine.conditions.similarity import differences, statistics_of
 
     if is_map:
         return look_warning(workspace, run, image)
     kind, looks = registry.get(str(run.condition["type"])), _looks_of(workspace, run)
-    if looks and not differences(look_at(image), looks):
+    if looks and not differences(statistics_of(image), looks):
         return "This looks like a map already: if it is one, tick the box."
     if kind.extract is None:
         return f"The app cannot make maps of the kind “{kind.title}”: give a map, and tick the box."
@@ -79,7 +79,7 @@ def _looks_of(workspace: Workspace, run: Run) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=8)
 def _looks(files: tuple[tuple[Path, int], ...]) -> tuple[Any, ...]:
-    from engine.conditions.look import look_at
+    from engine.conditions.similarity import statistics_of
     from engine.disk.images import load_rgb
 
-    return tuple(look_at(load_rgb(path)) for path, _ in files)
+    return tuple(statistics_of(load_rgb(path)) for path, _ in files)

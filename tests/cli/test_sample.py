@@ -47,7 +47,7 @@ def test_images_are_drawn_and_carry_their_settings(
     assert settings["prompt"]  # the held-out image's caption
     capsys.readouterr()
     assert main([*common, "--control", str(tmp_path / "photo.png"), "--prompt", "a cup"]) == 0
-    assert "does not look like the maps" in capsys.readouterr().out
+    assert "does not look like the control images" in capsys.readouterr().out
 
 
 def test_what_is_missing_is_said(sampled: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from engine.conditions import places, registry, weights
-from engine.conditions.weights import Preparation
+from engine.conditions.weights import Preprocessing
 from engine.errors import UserError
 from tests.conditions import tiny_models
 from tests.conditions.types.test_types import photographs
@@ -27,7 +27,10 @@ def test_without_weights_the_error_says_what_is_missing_how_large_it_is_and_wher
     with pytest.raises(UserError) as caught:
         kind.extractor(photographs()[0], **values)
     assert kind.models[-1].id in caught.value.what or kind.models[0].id in caught.value.what
-    assert "Nothing is downloaded unasked" in caught.value.why and str(places.models()) in caught.value.try_this
+    assert (
+        "Nothing is downloaded without your consent" in caught.value.why
+        and str(places.models()) in caught.value.try_this
+    )
 
 
 def test_weights_are_found_by_path_by_name_in_the_models_folder_and_where_a_download_puts_them(tmp_path: Path) -> None:
@@ -68,35 +71,35 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_model_is_loaded_once_and_let_go(tmp_path: Path) -> None:
     (need,) = registry.get("soft_edge").models
     file = str(tiny_models.hed(tmp_path / "hed.pth"))
-    first = weights.held(need, file)
-    assert weights.held(need, file) is first
+    first = weights.loaded(need, file)
+    assert weights.loaded(need, file) is first
     weights.free()
-    assert weights.held(need, file) is not first
+    assert weights.loaded(need, file) is not first
 
 
 def test_images_of_one_size_go_together_and_keep_their_places() -> None:
     wide, high = np.zeros((30, 60, 3), np.uint8), np.full((60, 30, 3), 255, np.uint8)
-    how = Preparation((56, 56), True, 14, (0.5,) * 3, (0.5,) * 3)
-    groups = weights.prepared([wide, high, wide], how)
+    how = Preprocessing((56, 56), True, 14, (0.5,) * 3, (0.5,) * 3)
+    groups = weights.preprocess([wide, high, wide], how)
     assert [(members, tuple(pixels.shape)) for members, pixels in groups] == [
         ([0, 2], (2, 3, 28, 56)),
         ([1], (1, 3, 56, 28)),
     ]
     assert float(groups[0][1].max()) == -1 and float(groups[1][1].min()) == 1
-    square = weights.prepared([wide, high], Preparation((64, 48), False, 1, (0.5,) * 3, (0.5,) * 3))
+    square = weights.preprocess([wide, high], Preprocessing((64, 48), False, 1, (0.5,) * 3, (0.5,) * 3))
     assert [members for members, _ in square] == [[0, 1]] and tuple(square[0][1].shape) == (2, 3, 64, 48)
 
 
 def test_the_models_own_sizes_are_read(tmp_path: Path) -> None:
-    def read(**about: object) -> Preparation:
+    def read(**about: object) -> Preprocessing:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
-        return weights.preparation(tmp_path, 512)
+        return weights.read_preprocessing(tmp_path, 512)
 
     assert read(size=384).size == (384, 384)
     assert read(size={"height": 480, "width": 640}, do_normalize=False).size == (480, 640)
     assert read(size={"shortest_edge": 448}).size == (448, 448)
     assert read(do_normalize=False).mean == (0, 0, 0) and read(image_mean=[0.5] * 3).mean == (0.5,) * 3
-    assert weights.preparation(tmp_path / "none", 512).size == (512, 512)
+    assert weights.read_preprocessing(tmp_path / "none", 512).size == (512, 512)
 
 
 class Hub:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.conditions import registry, strengths, weights
+from engine.conditions import registry, variation, weights
 from engine.conditions.types import external, soft_edge
 from engine.data import make_maps, map_files
 from engine.data.dataset import Dataset
@@ -181,7 +181,7 @@ def test_a_map_says_what_it_was_made_by_and_several_strengths_can_be_told_and_dr
         path = dataset.condition_path(sample)
         told = map_files.made_by(path)
         assert told is not None and told.pop("condition") == "canny"
-        wanted = strengths.drawn(kind, kind.resolve({}), 7, sample.key)
+        wanted = variation.varied(kind, kind.resolve({}), 7, sample.key)
         assert told == wanted and 50 <= told["low"] <= 130 and 130 <= told["high"] <= 260 and told["blur"] <= 1.5
         expected = kind.extractor(np.asarray(Image.open(sample.image)), **wanted)
         assert np.array_equal(pixels(path), expected)

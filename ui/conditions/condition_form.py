@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.conditions import registry, strengths
+from engine.conditions import registry, variation
 from ui.page.form import parameter_widget
 from ui.page.messages import note
 
@@ -78,7 +78,7 @@ class ConditionForm:
         given = zip(self._places, raw, strict=True)
         values = {parameter: value for (owner, parameter), value in given if owner == name}
         kind = registry.get(name)
-        varied = int(seed or 0) if vary and strengths.varies(kind) else None
+        varied = int(seed or 0) if vary and variation.varies(kind) else None
         return ConditionSettings(kind, values, int(side) or None, varied)
 
     def show_type(self, name: str) -> list[Any]:

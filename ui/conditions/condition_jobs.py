@@ -56,7 +56,7 @@ def download_weights(context: AppContext, kind: str, values: Mapping[str, Any]) 
 
         missing = weights.missing(registry.get(kind), values)
         for done, entry in enumerate(missing):
-            emit(Progress(done, len(missing), f"{entry.name}, about {entry.need.megabytes:,} MB"))
+            emit(Progress(done, len(missing), f"{entry.name}, about {entry.model.megabytes:,} MB"))
             weights.download([entry], token)
         names = ", ".join(f"{entry.name} ({entry.target})" for entry in missing)
         context.set_result(KIND, note=f"Downloaded: {names}." if names else "The weights were here already.")

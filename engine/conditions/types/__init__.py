@@ -1,1 +1,1 @@
-"""One module a condition type."""
+"""One module for each condition type."""

@@ -1,4 +1,4 @@
-"""The colours in which ADE20K's 150 classes are usually drawn, in the order of the classes."""
+"""The usual colours of ADE20K's 150 classes, in the order of the classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ink strokes of even strength, as in drawn films."""
+"""Ink strokes of even width, as in animated films."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit, ms_ssim
 ANIME_LINEART = ConditionType(
     name="anime_lineart",
     title="Anime line art",
-    teaches="Ink: clean strokes of even strength and solid shadows, which the image colours in.",
+    teaches="Ink: clean strokes of even width and solid shadows, which the image fills with colour.",
     parameters=(
         Parameter("width", "Stroke width", "float", 1.2, 0.5, 6.0, 0.1, hint="Pixels.", vary=(0.8, 2.0)),
         Parameter(
@@ -26,29 +26,29 @@ ANIME_LINEART = ConditionType(
     extract="engine.conditions.types.anime_lineart:anime_lineart",
     metric="engine.conditions.types.anime_lineart:anime_lineart_adherence",
 )  # fmt: skip
-_SPREAD = 1.6  # of the two Gaussians, see lineart.py
+_SPREAD = 1.6  # ratio of the two Gaussians, see lineart.py
 _TONES = 12.0  # steepness of tanh between paper and ink at hardness 1
 
 
 def anime_lineart(image: np.ndarray, *, width: float, ink: float, sharpness: float, hardness: float) -> np.ndarray:
     """White ink on black (XDoG, Winnemoeller et al. 2012). RGB uint8 (h, w, 3) in and out.
 
-    With G the brightness (0..1) under a Gaussian: S = (1 + p) G(width) - p G(1.6 width); paper where S >= ink, else
-    1 + tanh(phi (S - ink)). No trained weights: what is dark is ink, whether it was drawn or is in shadow.
+    With G the brightness (0..1) after a Gaussian: S = (1 + p) G(width) - p G(1.6 width). Paper where S >= ink, else
+    1 + tanh(phi (S - ink)). Without trained weights, everything dark becomes ink, including shadows.
     """
     import cv2
 
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
     near, far = (cv2.GaussianBlur(grey, (0, 0), sigma) for sigma in (width, width * _SPREAD))
     sharpened = near + sharpness * (near - far)
-    light = _light_around(grey)  # ink is judged beside the light of its region
+    light = _light_around(grey)  # ink is relative to the brightness of its surroundings
     ink_below = ink * light
     made = np.clip(-np.tanh(_TONES * hardness * (sharpened - ink_below)), 0, 1)
     return cv2.cvtColor(np.round(made * 255).astype(np.uint8), cv2.COLOR_GRAY2RGB)
 
 
 def _light_around(grey: np.ndarray) -> np.ndarray:
-    """Brightness under a Gaussian of an eighth of the longer side, worked out on a small copy: a live preview waits."""
+    """Brightness after a Gaussian of 1/8 of the longer side, computed on a small copy: a live preview must be fast."""
     import cv2
 
     times = max(1, max(grey.shape) // 64)
@@ -60,7 +60,7 @@ def _light_around(grey: np.ndarray) -> np.ndarray:
 def anime_lineart_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, width: float, ink: float, sharpness: float, hardness: float
 ) -> float:
-    """MS-SSIM of the image's own ink with the wanted one, 1 is perfect."""
-    picture = fit(got_image, wanted.shape[:2])
-    got = anime_lineart(picture, width=width, ink=ink, sharpness=sharpness, hardness=hardness)
+    """MS-SSIM between the drawn image's ink and the map. 1 is perfect."""
+    drawn = fit(got_image, wanted.shape[:2])
+    got = anime_lineart(drawn, width=width, ink=ink, sharpness=sharpness, hardness=hardness)
     return ms_ssim(wanted[..., 0], got[..., 0])

@@ -10,28 +10,28 @@ from engine.conditions.metrics import edge_f1, fit
 CANNY = ConditionType(
     name="canny",
     title="Canny edges",
-    teaches="Outlines: white lines mark where shapes end, and the image puts its edges there.",
+    teaches="Outlines: white lines mark the edges of shapes, and the image has its edges there.",
     parameters=(
         Parameter(
             "low",
-            "Weak edges from",
+            "Low threshold",
             "int",
             100,
             0,
             500,
             1,
-            hint="Lower keeps fainter lines that touch strong ones.",
+            hint="Lower keeps more of the faint lines that touch strong ones. 100 is usual.",
             vary=(50, 130),
         ),
         Parameter(
             "high",
-            "Strong edges from",
+            "High threshold",
             "int",
             200,
             0,
             500,
             1,
-            hint="Lower starts lines at fainter edges.",
+            hint="Lower also starts lines at faint edges. 200 is usual.",
             vary=(130, 260),
         ),
         Parameter(
@@ -42,7 +42,7 @@ CANNY = ConditionType(
             0.0,
             5.0,
             0.1,
-            hint="Pixels; takes away grain and fine texture.",
+            hint="Pixels. Removes grain and fine texture.",
             vary=(0.0, 1.5),
         ),
     ),
@@ -50,7 +50,7 @@ CANNY = ConditionType(
     extract="engine.conditions.types.canny:canny",
     metric="engine.conditions.types.canny:canny_adherence",
 )
-TOLERANCE = 2  # pixels by which an edge may be off and still count
+TOLERANCE = 2  # pixels; edges this close still match
 
 
 def canny(image: np.ndarray, *, low: int, high: int, blur: float) -> np.ndarray:
@@ -64,6 +64,6 @@ def canny(image: np.ndarray, *, low: int, high: int, blur: float) -> np.ndarray:
 
 
 def canny_adherence(wanted: np.ndarray, got_image: np.ndarray, *, low: int, high: int, blur: float) -> float:
-    """F1 of the image's own edges with the wanted ones, 2 px tolerance: 0 is chance, 1 perfect."""
+    """F1 of the drawn image's edges and the map, with a tolerance of 2 px: 0 is chance, 1 perfect."""
     got = canny(fit(got_image, wanted.shape[:2]), low=low, high=high, blur=blur)
     return edge_f1(wanted[..., 0] > 127, got[..., 0] > 127, TOLERANCE)

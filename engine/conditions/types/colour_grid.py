@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit
 COLOUR_GRID = ConditionType(
     name="colour_grid",
     title="Colour grid",
-    teaches="Colours by place: each square gives the mean colour of its part of the image, shapes are left free.",
+    teaches="Colours by place: each square gives the mean colour of its part of the image. Shapes are free.",
     parameters=(
         Parameter(
             "cells",
@@ -20,21 +20,21 @@ COLOUR_GRID = ConditionType(
             2,
             64,
             1,
-            hint="Along the shorter side; fewer leave more freedom.",
+            hint="Along the shorter side. Fewer squares leave more freedom.",
             vary=(8, 32),
         ),
     ),
-    categorical=True,  # no labels, but squares that have to stay sharp when a map is resized
+    categorical=True,  # the colours are no labels, but the squares must stay sharp when a map is resized
     extract="engine.conditions.types.colour_grid:colour_grid",
     metric="engine.conditions.types.colour_grid:colour_grid_adherence",
 )
-STRANGERS = 44.0  # CIE76 delta E of the 16 x 16 grids of two unrelated photographs, on average
+UNRELATED = 44.0  # mean CIE76 delta E of the 16 x 16 grids of two unrelated photographs
 
 
 def colour_grid(image: np.ndarray, *, cells: int) -> np.ndarray:
     """Squares of the mean CIE Lab colour. RGB uint8 (h, w, 3) in and out.
 
-    The grid is laid out from the middle, so that a square crop from the middle keeps whole squares.
+    The grid is centred, so a square centre crop keeps whole squares.
     """
     import cv2
 
@@ -46,15 +46,15 @@ def colour_grid(image: np.ndarray, *, cells: int) -> np.ndarray:
 
 
 def colour_grid_adherence(wanted: np.ndarray, got_image: np.ndarray, *, cells: int) -> float:
-    """1 - mean delta E (CIE76) of the squares / 44: 1 is perfect, an unrelated photograph has about 0."""
+    """1 - mean delta E (CIE76) of the squares / 44: 1 is perfect, an unrelated photograph scores about 0."""
     rows, columns = starts(wanted.shape[:2], cells)
     got = _means(fit(got_image, wanted.shape[:2]), rows, columns)
     apart = np.linalg.norm(_means(wanted, rows, columns) - got, axis=-1).mean()
-    return 1 - float(apart) / STRANGERS
+    return 1 - float(apart) / UNRELATED
 
 
 def starts(shape: tuple[int, int], cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """First row of each row of squares, and first column of each column."""
+    """The first pixel row of each row of squares, and the first pixel column of each column."""
     side = max(1.0, min(shape) / cells)
 
     def along(length: int) -> np.ndarray:
@@ -66,7 +66,7 @@ def starts(shape: tuple[int, int], cells: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _means(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Mean Lab of each square, float32 (rows, columns, 3); L 0 to 100."""
+    """Mean Lab colour of each square, float32 (rows, columns, 3). L is 0 to 100."""
     import cv2
 
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)

@@ -1,4 +1,4 @@
-"""How far away everything is."""
+"""Depth: how far away everything is."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import weights
-from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import correlation, fit
 
-MODEL = ModelNeed(
+MODEL = RequiredModel(
     id="depth-anything/Depth-Anything-V2-Small-hf",
     megabytes=99,
     licence="Apache-2.0",
@@ -19,53 +19,53 @@ MODEL = ModelNeed(
 )
 MODEL_PARAMETER = Parameter(
     "model", "Depth model", "text", "",
-    hint="Empty: Depth Anything V2 Small. Or a folder, or a Hugging Face id of a depth model for transformers.",
+    hint="Empty: Depth Anything V2 Small. Or a folder, or the Hugging Face id of a depth model for transformers.",
 )  # fmt: skip
 DEPTH = ConditionType(
     name="depth",
     title="Depth",
-    teaches="Space: near is white and far is black, and the image keeps that layout in any style.",
+    teaches="Space: near is white, far is black, and the image keeps that layout in any style.",
     parameters=(
         MODEL_PARAMETER,
-        Parameter("cut_off", "Ignore extremes", "float", 1.0, 0.0, 10.0, 0.5, hint="Percent of pixels at either end."),
+        Parameter("cut_off", "Ignore extremes", "float", 1.0, 0.0, 10.0, 0.5, hint="Percent of pixels at each end."),
     ),
     extract="engine.conditions.types.depth:depth",
     batch="engine.conditions.types.depth:depth_batch",
     metric="engine.conditions.types.depth:depth_adherence",
     models=(MODEL,),
 )
-_FALLBACK = 518  # pixels, where a model's folder does not say
-_METRES = ("zoedepth", "depth_pro", "glpn")  # these predict distance; the others nearness (inverse depth)
+_FALLBACK = 518  # pixels, if the model's folder does not specify it
+_METRES = ("zoedepth", "depth_pro", "glpn")  # these predict distance, the others nearness (inverse depth)
 
 
 def load(place: Path, device: str) -> Any:
-    """(model, preparation) of any depth model that transformers knows."""
+    """(model, preprocessing) of any depth model that transformers supports."""
     from transformers import AutoModelForDepthEstimation
 
     model = AutoModelForDepthEstimation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     model = model.to(device).eval()
-    return model, weights.preparation(place, _FALLBACK)
+    return model, weights.read_preprocessing(place, _FALLBACK)
 
 
 def depth(image: np.ndarray, *, model: str, cut_off: float) -> np.ndarray:
-    """Near white, far black, each image over its own range. RGB uint8 (h, w, 3) in and out."""
+    """Near is white, far is black, relative to the range of each image. RGB uint8 (h, w, 3) in and out."""
     return depth_batch([image], model=model, cut_off=cut_off)[0]
 
 
 def depth_batch(images: list[np.ndarray], *, model: str, cut_off: float) -> list[np.ndarray]:
-    """Like ``depth`` for many images; those of one size go through the model together."""
+    """``depth`` for many images. Those of one size go through the model together."""
     return [grey_map(near, cut_off) for near in nearness(images, model)]
 
 
 def nearness(images: list[np.ndarray], model: str) -> list[np.ndarray]:
-    """The model's own values, larger is nearer, float32 (h, w) in each image's size; scale and offset are free."""
+    """The model's output, float32 (h, w) in each image's size. Larger is nearer; scale and offset are arbitrary."""
     import cv2
     import torch
 
-    net, how = weights.held(MODEL, model)
+    net, how = weights.loaded(MODEL, model)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for members, pixels in weights.prepared(images, how):
+        for members, pixels in weights.preprocess(images, how):
             predicted = net(pixel_values=pixels).predicted_depth.float().cpu().numpy()
             for place, values in zip(members, predicted, strict=True):
                 if getattr(net.config, "model_type", "") in _METRES:
@@ -76,13 +76,13 @@ def nearness(images: list[np.ndarray], model: str) -> list[np.ndarray]:
 
 
 def grey_map(values: np.ndarray, cut_off: float) -> np.ndarray:
-    """Any values as RGB uint8: their range, without ``cut_off`` percent at either end, brought to 0..255."""
+    """Scales values to RGB uint8 0..255, after clipping ``cut_off`` percent at each end."""
     low, high = np.percentile(values, (cut_off, 100 - cut_off))
     grey = np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255
     return np.round(grey).astype(np.uint8)[..., None].repeat(3, 2)
 
 
 def depth_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, cut_off: float) -> float:
-    """Pearson's r of the image's own depth with the wanted one, blind to scale and offset: 0 is chance, 1 perfect."""
+    """Pearson's r of the drawn image's depth and the map, which ignores scale and offset: 0 is chance, 1 perfect."""
     got = depth(fit(got_image, wanted.shape[:2]), model=model, cut_off=cut_off)
     return correlation(wanted[..., 0], got[..., 0])

@@ -1,7 +1,7 @@
-"""Maps made by a program or a Python file of the user's own. It runs with the user's rights, like anything they start.
+"""Maps made by the user's own program or Python file. It runs with the user's rights, like any program they start.
 
-Never inside the app's process, never through a shell, and only after a person at this machine allowed it: a run.json
-from elsewhere may name any program.
+It never runs in the app's process or through a shell, and only after the user allowed it on this machine: a run.json
+from elsewhere can name any program.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from engine.errors import UserError
 EXTERNAL = ConditionType(
     name="external",
     title="My own program",
-    teaches="Whatever your program draws. It runs your own code, with all your rights: use only what you trust.",
+    teaches="Whatever your program draws. It runs your own code with all your rights: use only code that you trust.",
     parameters=(
         Parameter(
             "program", "Program", "text", "",
-            hint="A Python file with extract(image) -> image (arrays of bytes, RGB), or a command with {input} and "
-            "{output}, the two images' paths.",
+            hint="A Python file with a function extract(image) that returns an image (RGB arrays of bytes), or a "
+            "command with {input} and {output}, the paths of the two images.",
         ),
-        Parameter("seconds", "Time limit", "int", 60, 1, 3600, 1, hint="Seconds for one image."),
+        Parameter("seconds", "Time limit", "int", 60, 1, 3600, 1, hint="Seconds for each image."),
     ),
     extract="engine.conditions.types.external:external",
     batch="engine.conditions.types.external:external_batch",
@@ -40,16 +40,20 @@ EXTERNAL = ConditionType(
 )  # fmt: skip
 ALLOWED = "allowed_programs.json"
 _RUNNER = Path(__file__).with_name("external_child.py")
-_TOLD_LINES = 8  # of what the program printed last
+_QUOTED_LINES = 8  # of the program's output, in error messages
 
 
 def external(image: np.ndarray, *, program: str, seconds: int) -> np.ndarray:
-    """The map that the user's program makes. RGB uint8 (h, w, 3) in and out. Raises UserError with what it printed."""
+    """The map that the user's program makes. RGB uint8 (h, w, 3) in and out.
+
+    Raises:
+        UserError: the program failed; quotes its output.
+    """
     return external_batch([image], program=program, seconds=seconds)[0]
 
 
 def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> list[np.ndarray]:
-    """Like ``external``; a Python file is started once for all of them and has ``seconds`` for each."""
+    """``external`` for many images. A Python file is started once for all of them, with ``seconds`` for each."""
     from PIL import Image
 
     arguments = command_of(program)
@@ -59,8 +63,8 @@ def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> l
         for image, (source, _) in zip(images, pairs, strict=True):
             Image.fromarray(image).save(source, compress_level=1)
         if arguments is None:
-            told = [str(path) for pair in pairs for path in pair]
-            _run([sys.executable, "-P", str(_RUNNER), program, *told], seconds * len(images), program)
+            paths = [str(path) for pair in pairs for path in pair]
+            _run([sys.executable, "-P", str(_RUNNER), program, *paths], seconds * len(images), program)
         else:
             for source, target in pairs:
                 given = [a.replace("{input}", str(source)).replace("{output}", str(target)) for a in arguments]
@@ -69,10 +73,10 @@ def external_batch(images: list[np.ndarray], *, program: str, seconds: int) -> l
 
 
 def command_of(program: str) -> list[str] | None:
-    """The command's parts; None for a Python file. Raises UserError for what is neither."""
+    """The arguments of a command, or None for a Python file. Raises UserError if it is neither."""
     if not program:
         raise UserError(
-            "No program is given yet.",
+            "No program was given.",
             "This kind of map is drawn by a program or Python file of your own.",
             "Give the path of a Python file with extract(image), or a command with {input} and {output}.",
         )
@@ -98,24 +102,24 @@ def command_of(program: str) -> list[str] | None:
 
 
 def allow(program: str) -> None:
-    """Notes that a person at this machine wants this very program, or this content of a Python file, to run."""
-    known = _allowed() | {_mark(program)}
+    """Allows a program, or this content of a Python file, to run on this machine. Call it only if the user asks."""
+    known = _allowed() | {_fingerprint(program)}
     atomic_write_text(places.workspace() / ALLOWED, json.dumps(sorted(known), indent=1))
 
 
 def require(program: str) -> None:
-    """Raises UserError unless the program was allowed on this machine, in its present form."""
-    if _mark(program) not in _allowed():
+    """Raises UserError unless the program, with its current content, was allowed on this machine."""
+    if _fingerprint(program) not in _allowed():
         raise UserError(
             "This program has not been allowed on this machine.",
             f"The maps are made by running: {program}",
-            "If you know and trust it, choose My own program on the Conditions tab, give it there, and press "
+            "If you know and trust it, choose My own program on the Conditions tab, enter it there, and press "
             "Show the map.",
         )
 
 
-def _mark(program: str) -> str:
-    """Changes with the command, and with the content of a Python file."""
+def _fingerprint(program: str) -> str:
+    """A hash of the command, and of the content of a Python file."""
     path = Path(program).expanduser()
     content = path.read_bytes() if path.suffix.lower() == ".py" and path.is_file() else b""
     return hashlib.blake2b(program.encode() + b"\0" + content, digest_size=16).hexdigest()
@@ -162,13 +166,13 @@ def _run(arguments: list[str], seconds: int, program: str) -> None:
         raise UserError(
             f"{name} failed.",
             f"It ended with code {done.returncode}.{_last_lines(done.stdout)}",
-            "Try the program by itself on one image.",
+            "Try the program on a single image yourself.",
         )
 
 
 def _last_lines(printed: str | bytes | None) -> str:
     text = printed.decode("utf-8", "replace") if isinstance(printed, bytes) else printed or ""
-    lines = text.strip().splitlines()[-_TOLD_LINES:]
+    lines = text.strip().splitlines()[-_QUOTED_LINES:]
     return f" It printed: {' / '.join(lines)}" if lines else ""
 
 
@@ -179,14 +183,16 @@ def _read(path: Path, shape: tuple[int, int], program: str) -> np.ndarray:
 
     if not path.exists():
         raise UserError(
-            "The program made no map.", f"{program} ended well, but wrote no {{output}}.", "Let it write a PNG there."
+            "The program made no map.",
+            f"{program} ended without an error, but did not write {{output}}.",
+            "Make it write a PNG there.",
         )
     made = load_rgb(path)
     size = (shape[1], shape[0])
     if abs(made.width * shape[0] - made.height * shape[1]) > max(made.size) * max(shape) * 0.02:
         raise UserError(
-            "The program's map has another shape than the image.",
+            "The program's map has another aspect ratio than the image.",
             f"The map is {made.width} x {made.height}, the image {shape[1]} x {shape[0]}.",
-            "Let it keep the image's size.",
+            "Make it keep the image's size.",
         )
     return np.asarray(made if made.size == size else made.resize(size, Image.Resampling.NEAREST))

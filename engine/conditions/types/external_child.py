@@ -1,4 +1,4 @@
-"""Runs extract(image) of a user's Python file on some images. Started as a program of its own, never imported:
+"""Runs extract(image) of a user's Python file on some images. A program of its own, never imported. Usage:
 
 external_child.py FILE INPUT OUTPUT [INPUT OUTPUT ...]
 """
@@ -14,9 +14,9 @@ from PIL import Image
 
 
 def main(file: str, *paths: str) -> None:
-    """Images go in as uint8 RGB (h, w, 3); a grey (h, w) array, or one of 0..1 floats, may come back as well."""
+    """Passes images as uint8 RGB (h, w, 3). Accepts grey (h, w) arrays and floats in 0..1 as results, too."""
     path = Path(file).expanduser().resolve()
-    sys.path.insert(0, str(path.parent))  # the file finds its neighbours; the app's own folder is not on the list (-P)
+    sys.path.insert(0, str(path.parent))  # for imports of files next to it; -P keeps the app's own folder off the path
     spec = importlib.util.spec_from_file_location("own_condition", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

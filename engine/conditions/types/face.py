@@ -1,4 +1,4 @@
-"""Faces: outline, brows, eyes, nose and mouth of each, from the 468 points of a face mesh."""
+"""Faces: outline, eyebrows, eyes, nose and mouth, from the 468 points of a face mesh."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import weights
-from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import edge_f1_by_colour, fit
 from engine.conditions.types import face_parts
 
 DETECTOR_FILE, MESH_FILE = "face_detection_short_range", "face_landmark"
-MODEL = ModelNeed(
+MODEL = RequiredModel(
     id="mediapipe-0.10.21",
     megabytes=36,
     licence="Apache-2.0",
@@ -28,31 +28,31 @@ MODEL = ModelNeed(
 FACE = ConditionType(
     name="face",
     title="Face landmarks",
-    teaches="Faces: coloured lines tell where head, brows, eyes, nose and mouth are, and so look and expression.",
+    teaches="Faces: coloured lines show the head, eyebrows, eyes, nose and mouth, and so the gaze and expression.",
     parameters=(
         Parameter(
             "model", "Face models", "text", "",
-            hint="Empty: those inside the package mediapipe 0.10.21 (it need not run). Or a folder with "
+            hint="Empty: those inside the Python package mediapipe 0.10.21 (it does not need to run). Or a folder with "
             f"{DETECTOR_FILE} and {MESH_FILE}, .tflite or .onnx.",
         ),
-        Parameter("sure", "Draw from certainty", "float", 0.5, 0.0, 1.0, 0.05, hint="Higher leaves doubtful ones out."),
-        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="Faces in an image; the surest are drawn."),
+        Parameter("sure", "Confidence", "float", 0.5, 0.0, 1.0, 0.05, hint="Higher leaves doubtful faces out."),
+        Parameter("people", "At most", "int", 10, 1, 50, 1, hint="Faces per image, the most confident ones first."),
     ),
     extract="engine.conditions.types.face:face",
     metric="engine.conditions.types.face:face_adherence",
     models=(MODEL,),
 )  # fmt: skip
-_SEES, _MESH_SEES = 128, 192  # pixels, square, of the detector and of the mesh
-_GRIDS = ((16, 2), (8, 6))  # cells along a side of the detector's layers, and its guesses in each cell
-_PADDING = 1.5  # of a face's square, as the mesh was trained
-_SAME = 0.3  # shared part of two boxes (of their union) from which they are one face
-_TILE = 0.6  # side of the five parts in which small faces are looked for, of the shorter side
-_RIGHT_CORNER, _LEFT_CORNER = 33, 263  # of the eyes, in the mesh
+_DETECTOR_SIDE, _MESH_SIDE = 128, 192  # input sizes of the two nets, in pixels
+_GRIDS = ((16, 2), (8, 6))  # cells along a side of the detector's layers, and predictions in each cell
+_PADDING = 1.5  # of a face's square, as in the training of the mesh net
+_SAME = 0.3  # boxes with at least this intersection over union are one face
+_TILE = 0.6  # side of the tiles that are searched for small faces, as a fraction of the shorter side
+_RIGHT_CORNER, _LEFT_CORNER = 33, 263  # outer corners of the eyes, in the mesh
 
 
 @dataclass(frozen=True)
-class Nets:
-    """Both nets, in OpenCV: the processor has them done in some milliseconds, so a card would not pay."""
+class FaceNets:
+    """The two nets, in OpenCV. They take milliseconds on the CPU, so a graphics card would not pay off."""
 
     detector: Any
     mesh: Any
@@ -60,7 +60,7 @@ class Nets:
 
 @dataclass(frozen=True)
 class Frame:
-    """A turned square of an image: its centre and side in pixels, and its angle in radians."""
+    """A rotated square in an image: its centre and side in pixels, its angle in radians."""
 
     x: float
     y: float
@@ -68,44 +68,44 @@ class Frame:
     angle: float
 
     def to_image(self, points: np.ndarray) -> np.ndarray:
-        """Points (n, 2), 0..1 across the frame, as pixels of the image."""
+        """Converts points (n, 2), 0..1 across the frame, to pixels of the image."""
         across, down = ((points - 0.5) * self.side).T
         cos, sin = np.cos(self.angle), np.sin(self.angle)
         return np.stack([self.x + across * cos - down * sin, self.y + across * sin + down * cos], 1)
 
     def cut(self, image: np.ndarray, side: int) -> np.ndarray:
-        """What the frame shows, uint8 (side, side, 3), black beyond the image."""
+        """The content of the frame, uint8 (side, side, 3), black beyond the image."""
         import cv2
 
         corners = self.to_image(np.array([(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])).astype(np.float32)
         there = np.array([(0, 0), (side, 0), (0, side)], np.float32)
-        shrunk = cv2.getAffineTransform(corners - 0.5, there - 0.5)  # pixels are counted by their centres
+        shrunk = cv2.getAffineTransform(corners - 0.5, there - 0.5)  # coordinates refer to pixel centres
         return cv2.warpAffine(image, shrunk, (side, side), flags=cv2.INTER_LINEAR)
 
 
-def load(place: Path, device: str) -> Nets:
-    """Reads both nets from a folder. Raises ValueError for one that lacks them."""
-    return Nets(_read(place, DETECTOR_FILE), _read(place, MESH_FILE))
+def load(place: Path, device: str) -> FaceNets:
+    """Reads both nets from a folder. Raises ValueError if one is missing."""
+    return FaceNets(_read(place, DETECTOR_FILE), _read(place, MESH_FILE))
 
 
 def face(image: np.ndarray, *, model: str, sure: float, people: int) -> np.ndarray:
-    """Every face as coloured lines on black. RGB uint8 (h, w, 3) in and out."""
+    """All faces as coloured lines on black. RGB uint8 (h, w, 3) in and out."""
     return face_parts.draw(faces(image, model, sure, people), image.shape[:2])
 
 
 def faces(image: np.ndarray, model: str, sure: float, people: int) -> list[np.ndarray]:
-    """The mesh of every face, (468, 2) x and y in pixels of the image, the surest first."""
-    nets = weights.held(MODEL, model)
+    """The mesh of each face, (468, 2) x and y in pixels, the most confident first."""
+    nets = weights.loaded(MODEL, model)
     found = []
     for frame in detected(nets.detector, image, sure)[:people]:
         points, certainty = _mesh(nets.mesh, image, frame)
         if certainty >= sure:
-            found.append(_mesh(nets.mesh, image, _around(points))[0])  # sees the face better the second time
+            found.append(_mesh(nets.mesh, image, _around(points))[0])  # more exact in a frame from the first mesh
     return found
 
 
 def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
-    """Upright squares around the faces, the surest first. Small ones are looked for in parts of the image too."""
+    """Squares around the faces, rotated until the eyes are level, the most confident first. Also searches tiles."""
     height, width = image.shape[:2]
     part = _TILE * min(height, width)
     views = [Frame(width / 2, height / 2, float(max(height, width)), 0.0)]
@@ -117,8 +117,8 @@ def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
     ]
     boxes, eyes, scores = [], [], []
     for view in views:
-        for box, points, score in zip(*_raw(detector, view.cut(image, _SEES)), strict=True):
-            if score >= max(sure, 0.05):  # below it is noise, in hundreds
+        for box, points, score in zip(*_raw(detector, view.cut(image, _DETECTOR_SIDE)), strict=True):
+            if score >= max(sure, 0.05):  # hundreds of predictions below are noise
                 boxes.append(view.to_image(box.reshape(2, 2)).ravel())
                 eyes.append(view.to_image(points))
                 scores.append(float(score))
@@ -130,7 +130,7 @@ def detected(detector: Any, image: np.ndarray, sure: float) -> list[Frame]:
 
 
 def face_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, sure: float, people: int) -> float:
-    """F1 of the lines of the image's faces with the wanted, part by part, within 1% of the side: 1 is perfect."""
+    """F1 of the lines of the drawn image's faces and the map, for each part, within 1% of the side: 1 is perfect."""
     got = face(fit(got_image, wanted.shape[:2]), model=model, sure=sure, people=people)
     return edge_f1_by_colour(wanted, got, face_parts.COLOURS, max(2, round(0.01 * min(wanted.shape[:2]))))
 
@@ -142,13 +142,13 @@ def _read(place: Path, name: str) -> Any:
     paths = sorted(path for path in place.rglob(f"{name}.*") if path.suffix in readers)
     if not paths:
         raise ValueError(f"it has no {name}.tflite and no {name}.onnx")
-    return readers[paths[0].suffix](np.fromfile(paths[0], np.uint8))  # OpenCV itself opens no path in other letters
+    return readers[paths[0].suffix](np.fromfile(paths[0], np.uint8))  # OpenCV cannot open paths with special letters
 
 
 def _raw(detector: Any, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The detector's 896 guesses of a view (128, 128, 3): boxes (n, 4), eyes (n, 2, 2), both 0..1, and scores (n,).
+    """The detector's 896 predictions for a view (128, 128, 3): boxes (n, 4) and eyes (n, 2, 2) in 0..1, scores (n,).
 
-    Single-shot detector of Bazarevsky et al. 2019 (BlazeFace): offsets in pixels from the centre of each cell.
+    BlazeFace (Bazarevsky et al. 2019), a single-shot detector: offsets are in pixels from the centre of each cell.
     """
     detector.setInput(view.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
     offsets, logits = (detector.forward(name) for name in ("regressors", "classificators"))
@@ -156,29 +156,29 @@ def _raw(detector: Any, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
         np.repeat(np.stack(np.meshgrid(*[(np.arange(cells) + 0.5) / cells] * 2), -1).reshape(-1, 2), guesses, 0)
         for cells, guesses in _GRIDS
     ])  # fmt: skip
-    offsets = offsets.reshape(len(centres), 8, 2) / _SEES
+    offsets = offsets.reshape(len(centres), 8, 2) / _DETECTOR_SIDE
     middle, size = centres + offsets[:, 0], offsets[:, 1]
     boxes = np.concatenate([middle - size / 2, middle + size / 2], 1)
     return boxes, centres[:, None] + offsets[:, 2:4], _chance(logits.ravel())
 
 
 def _mesh(net: Any, image: np.ndarray, frame: Frame) -> tuple[np.ndarray, float]:
-    """The mesh (468, 2) in pixels of the image, and how sure the net is that there is a face."""
-    net.setInput(frame.cut(image, _MESH_SEES).astype(np.float32).transpose(2, 0, 1)[None] / 255)
+    """The mesh (468, 2) in pixels of the image, and the net's confidence that there is a face."""
+    net.setInput(frame.cut(image, _MESH_SIDE).astype(np.float32).transpose(2, 0, 1)[None] / 255)
     points, logit = (net.forward(name) for name in ("conv2d_21", "conv2d_31"))
-    flat = points.reshape(face_parts.POINTS, 3)[:, :2] / _MESH_SEES
+    flat = points.reshape(face_parts.POINTS, 3)[:, :2] / _MESH_SIDE
     return frame.to_image(flat), float(_chance(logit.ravel())[0])
 
 
 def _upright(box: np.ndarray, right_eye: np.ndarray, left_eye: np.ndarray) -> Frame:
-    """The square around a box, turned so that the eyes are level."""
+    """The square around a box, rotated until the eyes are level."""
     across, down = left_eye - right_eye
     side = max(box[2] - box[0], box[3] - box[1]) * _PADDING
     return Frame((box[0] + box[2]) / 2, (box[1] + box[3]) / 2, float(side), float(np.arctan2(down, across)))
 
 
 def _around(points: np.ndarray) -> Frame:
-    """The square around a mesh, turned so that the eyes are level."""
+    """The square around a mesh, rotated until the eyes are level."""
     across, down = points[_LEFT_CORNER] - points[_RIGHT_CORNER]
     angle = float(np.arctan2(down, across))
     turned = points @ np.array([(np.cos(angle), -np.sin(angle)), (np.sin(angle), np.cos(angle))])
@@ -188,7 +188,7 @@ def _around(points: np.ndarray) -> Frame:
 
 
 def _shared(first: np.ndarray, second: np.ndarray) -> float:
-    """Shared part of two boxes, of their union."""
+    """Intersection over union of two boxes."""
     low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
     both = float(np.prod(np.maximum(high - low, 0)))
     whole = float(np.prod(first[2:] - first[:2]) + np.prod(second[2:] - second[:2])) - both

@@ -1,11 +1,11 @@
-"""A face as coloured outlines: which of the face mesh's points make which part, and how they are drawn."""
+"""Draws a face as coloured outlines, from the points of a face mesh."""
 
 from __future__ import annotations
 
 import numpy as np
 
 POINTS = 468
-"""Points of the face mesh (Kartynnik et al. 2019); left and right are the person's own."""
+"""Number of points in the face mesh (Kartynnik et al. 2019). Left and right are the person's own."""
 PARTS: dict[str, tuple[tuple[int, int, int], tuple[tuple[int, ...], ...]]] = {
     "outline": ((255, 255, 255), ((
         10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
@@ -27,13 +27,13 @@ PARTS: dict[str, tuple[tuple[int, int, int], tuple[tuple[int, ...], ...]]] = {
         (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308), (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308),
     )),
 }  # fmt: skip
-"""Name of a part: its colour, and its lines through the mesh's points."""
+"""For each part its colour, and its lines as indices of mesh points."""
 COLOURS = tuple(colour for colour, _ in PARTS.values())
-_FINE = 4  # bits of a pixel's fraction that cv2.polylines takes
+_FINE = 4  # fractional bits of the coordinates for cv2.polylines
 
 
 def draw(faces: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Faces, (468, 2) x and y in pixels, on black. RGB uint8 (h, w, 3); lines are 1/256 of the shorter side wide."""
+    """Draws faces, (468, 2) in pixels, on black. RGB uint8 (h, w, 3). Lines are 1/256 of the shorter side wide."""
     import cv2
 
     made = np.zeros((*shape, 3), np.uint8)

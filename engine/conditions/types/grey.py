@@ -1,4 +1,4 @@
-"""Black-and-white images to be coloured."""
+"""Black-and-white images, for nets that colour them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from engine.conditions.metrics import fit, ssim
 GREY = ConditionType(
     name="grey",
     title="Grey (recolor)",
-    teaches="Every detail but the colours: the net colours a black-and-white image.",
+    teaches="All details except the colours: the net colours a black-and-white image.",
     parameters=(
-        Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels; takes away grain.", vary=(0.0, 1.5)),
+        Parameter("blur", "Blur first", "float", 0.0, 0.0, 5.0, 0.1, hint="Pixels. Removes grain.", vary=(0.0, 1.5)),
     ),
     extract="engine.conditions.types.grey:grey",
     metric="engine.conditions.types.grey:grey_adherence",
@@ -20,7 +20,7 @@ GREY = ConditionType(
 
 
 def grey(image: np.ndarray, *, blur: float) -> np.ndarray:
-    """Lightness (CIE L*, 0 to 100 brought to 0 to 255) in all three channels. RGB uint8 (h, w, 3) in and out."""
+    """Lightness (CIE L*, scaled from 0..100 to 0..255) in all three channels. RGB uint8 (h, w, 3) in and out."""
     import cv2
 
     light = np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2LAB)[..., 0])
@@ -30,5 +30,5 @@ def grey(image: np.ndarray, *, blur: float) -> np.ndarray:
 
 
 def grey_adherence(wanted: np.ndarray, got_image: np.ndarray, *, blur: float) -> float:
-    """SSIM of the drawn image's lightness with the wanted one, 1 is perfect."""
+    """SSIM of the drawn image's lightness and the map. 1 is perfect."""
     return ssim(wanted[..., 0], grey(fit(got_image, wanted.shape[:2]), blur=blur)[..., 0])

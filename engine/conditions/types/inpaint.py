@@ -1,36 +1,36 @@
-"""The image with a part blotted out."""
+"""The image with a part blacked out."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from engine.conditions.chance import rng_of
 from engine.conditions.declaration import ConditionType, Parameter
 from engine.conditions.metrics import concordance, fit
+from engine.conditions.randomness import rng_of
 
 INPAINT = ConditionType(
     name="inpaint",
     title="Inpaint mask",
-    teaches="Filling in: what is left of the image stays as it is, and the net invents the black part to match.",
+    teaches="Inpainting: the visible part of the image stays as it is, and the net fills the black part to match.",
     parameters=(
         Parameter(
             "shape", "Shape of the hole", "choice", "mixed", choices=("mixed", "strokes", "boxes", "border"),
-            hint="border: outside of a window, for widening images. mixed: one of the three for each image.",
+            hint="border: everything outside a window, for outpainting. mixed: one of the three, at random per image.",
         ),
         Parameter(
-            "share", "Share blotted out", "float", 0.35, 0.05, 0.9, 0.05, hint="Of the image; at least this much.",
+            "share", "Masked fraction", "float", 0.35, 0.05, 0.9, 0.05, hint="Of the image, at least.",
             vary=(0.1, 0.7),
         ),
-        Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="Another number blots out other parts."),
+        Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="Other seeds mask other parts."),
     ),
     extract="engine.conditions.types.inpaint:inpaint",
     metric="engine.conditions.types.inpaint:inpaint_adherence",
 )  # fmt: skip
-_MOST_SHAPES = 200  # no hole needs more; a bound on the work
+_MOST_SHAPES = 200  # an upper bound; no hole needs so many
 
 
 def inpaint(image: np.ndarray, *, shape: str, share: float, seed: int) -> np.ndarray:
-    """The image with a hole of pure black; black pixels that are kept become (1, 1, 1), so the hole can be told.
+    """The image with a hole of pure black. Black pixels outside become (1, 1, 1), so that the hole is unambiguous.
 
     RGB uint8 (h, w, 3) in and out.
     """
@@ -42,12 +42,12 @@ def inpaint(image: np.ndarray, *, shape: str, share: float, seed: int) -> np.nda
 
 
 def hole_of(map: np.ndarray) -> np.ndarray:
-    """Where the map is blotted out, bool (h, w)."""
+    """The masked area, bool (h, w)."""
     return np.asarray(map.any(-1) == 0)
 
 
 def inpaint_adherence(wanted: np.ndarray, got_image: np.ndarray, *, shape: str, share: float, seed: int) -> float:
-    """Lin's concordance of the two outside the hole: 0 is chance, 1 perfect. Nothing is said of the hole itself."""
+    """Lin's concordance of image and map outside the hole: 0 is chance, 1 perfect. Ignores the hole itself."""
     kept = ~hole_of(wanted)
     if not kept.any():
         return 1.0
@@ -55,7 +55,7 @@ def inpaint_adherence(wanted: np.ndarray, got_image: np.ndarray, *, shape: str, 
 
 
 def _border(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
-    """All but a window of 1 - share of the area, with about the image's aspect."""
+    """Everything except a window with the remaining area and about the image's aspect ratio."""
     hole = np.ones(shape, bool)
     stretch = float(np.exp(rng.uniform(-0.3, 0.3)))
     sides = [min(1.0, float(np.sqrt(1 - share)) * by) for by in (stretch, 1 / stretch)]
@@ -66,7 +66,7 @@ def _border(shape: tuple[int, int], share: float, rng: np.random.Generator) -> n
 
 
 def _drawn(shape: tuple[int, int], kind: str, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Boxes or bent strokes, one after another until the share is reached."""
+    """Boxes or bent strokes, added until the fraction is reached."""
     import cv2
 
     hole = np.zeros(shape, np.uint8)

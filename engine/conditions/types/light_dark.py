@@ -1,4 +1,4 @@
-"""White, gray and black: where an image is light and where it is dark."""
+"""White, grey and black: where an image is light and where it is dark."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from engine.conditions.metrics import cohen_kappa, fit
 LIGHT_DARK = ConditionType(
     name="light_dark",
     title="Light and dark",
-    teaches="The division of light: white areas become light, black ones dark, whatever they show.",
+    teaches="Light and shadow: white areas become light, black ones dark, whatever they show.",
     parameters=(
-        Parameter("levels", "Levels", "int", 3, 2, 3, 1, hint="2: white and black. 3: white, gray and black."),
+        Parameter("levels", "Levels", "int", 3, 2, 3, 1, hint="2: white and black. 3: white, grey and black."),
         Parameter(
             "cuts",
-            "Where to cut",
+            "Thresholds",
             "choice",
             "equal",
             choices=("equal", "fixed"),
-            hint="equal: every level covers the same share of the image. fixed: at the brightnesses below.",
+            hint="equal: all levels cover the same area. fixed: the two thresholds below.",
         ),
         Parameter(
             "dark_below",
@@ -29,7 +29,7 @@ LIGHT_DARK = ConditionType(
             0,
             255,
             1,
-            hint="Fixed cuts only; brightness 0 to 255.",
+            hint="Brightness 0 to 255. For fixed thresholds only.",
             vary=(65, 105),
         ),
         Parameter(
@@ -40,7 +40,7 @@ LIGHT_DARK = ConditionType(
             0,
             255,
             1,
-            hint="Two levels are cut halfway between both.",
+            hint="With two levels, the threshold is halfway between both.",
             vary=(150, 190),
         ),
         Parameter(
@@ -51,7 +51,7 @@ LIGHT_DARK = ConditionType(
             0.0,
             30.0,
             0.5,
-            hint="Pixels; larger gives simpler areas.",
+            hint="Pixels. Larger gives simpler areas.",
             vary=(0.0, 6.0),
         ),
     ),
@@ -64,7 +64,7 @@ LIGHT_DARK = ConditionType(
 def light_dark(
     image: np.ndarray, *, levels: int, cuts: str, dark_below: int, light_above: int, blur: float
 ) -> np.ndarray:
-    """Luminance (Rec. 601) cut into 2 or 3 levels, 0 / 128 / 255, no dithering. RGB uint8 (h, w, 3) in and out."""
+    """Luminance (Rec. 601) in 2 or 3 levels, 0 / 128 / 255, without dithering. RGB uint8 (h, w, 3) in and out."""
     import cv2
 
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
@@ -82,9 +82,9 @@ def light_dark(
 def light_dark_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, levels: int, cuts: str, dark_below: int, light_above: int, blur: float
 ) -> float:
-    """Cohen's kappa of the image's own levels with the wanted ones: 0 is chance, 1 perfect."""
-    picture = fit(got_image, wanted.shape[:2])
-    got = light_dark(picture, levels=levels, cuts=cuts, dark_below=dark_below, light_above=light_above, blur=blur)
+    """Cohen's kappa of the drawn image's levels and the map: 0 is chance, 1 perfect."""
+    drawn = fit(got_image, wanted.shape[:2])
+    got = light_dark(drawn, levels=levels, cuts=cuts, dark_below=dark_below, light_above=light_above, blur=blur)
     return cohen_kappa(_labels(wanted), _labels(got))
 
 

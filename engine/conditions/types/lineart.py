@@ -10,7 +10,7 @@ from engine.conditions.metrics import fit, ms_ssim
 LINEART = ConditionType(
     name="lineart",
     title="Line art",
-    teaches="A drawing: strokes, strong or faint, mark contours and folds, and the image fills in the rest.",
+    teaches="A drawing: strong or faint strokes mark contours and folds, and the image fills in the rest.",
     parameters=(
         Parameter(
             "width",
@@ -20,18 +20,18 @@ LINEART = ConditionType(
             0.5,
             8.0,
             0.1,
-            hint="Pixels; wider joins fine texture.",
+            hint="Pixels. Wider strokes merge fine texture.",
             vary=(1.0, 2.5),
         ),
         Parameter(
             "threshold",
-            "Leave out below",
+            "Threshold",
             "float",
             2.0,
             0.0,
             20.0,
             0.5,
-            hint="Higher drops grain and shading.",
+            hint="Higher removes grain and shading.",
             vary=(1.0, 4.0),
         ),
         Parameter("strength", "Strength", "float", 1.0, 0.2, 4.0, 0.1, hint="Higher makes faint strokes white."),
@@ -39,14 +39,14 @@ LINEART = ConditionType(
     extract="engine.conditions.types.lineart:lineart",
     metric="engine.conditions.types.lineart:lineart_adherence",
 )
-_SPREAD = 1.6  # ratio of the two Gaussians at which their difference comes closest to a Laplacian (Marr & Hildreth)
-_FAINTEST = 8.0  # grey values that the white point never goes below, or grain on a flat wall would turn into strokes
+_SPREAD = 1.6  # ratio of the two Gaussians whose difference is closest to a Laplacian (Marr & Hildreth)
+_FAINTEST = 8.0  # least white point, in grey values; below it, grain on a flat wall would become strokes
 
 
 def lineart(image: np.ndarray, *, width: float, threshold: float, strength: float) -> np.ndarray:
-    """White strokes on black where the image is darker than around (difference of Gaussians, Marr & Hildreth 1980).
+    """White strokes on black where the image is darker than its surroundings (difference of Gaussians).
 
-    The strongest twentieth of the strokes is white at strength 1. RGB uint8 (h, w, 3) in and out.
+    Marr & Hildreth 1980. At strength 1 the strongest 5 % of the strokes are white. RGB uint8 (h, w, 3) in and out.
     """
     import cv2
 
@@ -62,6 +62,6 @@ def lineart(image: np.ndarray, *, width: float, threshold: float, strength: floa
 def lineart_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, width: float, threshold: float, strength: float
 ) -> float:
-    """MS-SSIM of the image's own strokes with the wanted ones, 1 is perfect."""
+    """MS-SSIM of the drawn image's strokes and the map. 1 is perfect."""
     got = lineart(fit(got_image, wanted.shape[:2]), width=width, threshold=threshold, strength=strength)
     return ms_ssim(wanted[..., 0], got[..., 0])

@@ -1,4 +1,4 @@
-"""Line art as a net learned it from drawings."""
+"""Line art by a net that was trained on drawings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import weights
-from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import fit, ms_ssim
 
-MODEL = ModelNeed(
+MODEL = RequiredModel(
     id="lllyasviel/Annotators",
     megabytes=17,
     licence="MIT (informative-drawings, the file sk_model.pth)",
@@ -21,11 +21,11 @@ MODEL = ModelNeed(
 LINEART_NET = ConditionType(
     name="lineart_net",
     title="Line art (by a net)",
-    teaches="A drawing as a person would make it: contours and folds as clean strokes, grain and texture left out.",
+    teaches="A drawing like a person's: contours and folds as clean strokes, without grain and texture.",
     parameters=(
         Parameter(
             "model", "Weights", "text", "",
-            hint="Empty: sk_model of lllyasviel/Annotators. Or a file of that layout: sk_model2.pth draws coarser.",
+            hint="Empty: sk_model of lllyasviel/Annotators. Or a file in that format; sk_model2.pth draws less detail.",
         ),
         Parameter("strength", "Strength", "float", 1.0, 0.2, 4.0, 0.1, hint="Higher makes faint strokes white."),
     ),
@@ -35,14 +35,14 @@ LINEART_NET = ConditionType(
     models=(MODEL,),
 )  # fmt: skip
 BLOCKS = 3  # of the published weights
-_MULTIPLE = 4  # the net halves the image twice
+_MULTIPLE = 4  # the net halves the image's size twice
 
 
 def build(width: int = 64, blocks: int = BLOCKS) -> Any:
-    """The generator of informative-drawings (Chan, Durand, Isola 2022): down twice, residual blocks, up twice.
+    """The generator of informative-drawings (Chan, Durand, Isola 2022): two down, residual blocks, two up.
 
-    Takes RGB 0..1 (n, 3, h, w), sides multiples of 4; returns (n, 1, h, w), 1 is paper and 0 is ink. Parameters are
-    named model0.1, model1.0, ... model4.1, as in sk_model.pth.
+    Takes RGB 0..1 (n, 3, h, w) with sides that are multiples of 4. Returns (n, 1, h, w), 1 is paper and 0 is ink.
+    Parameters are named model0.1, model1.0, ... model4.1, as in sk_model.pth.
     """
     from torch import nn
 
@@ -83,10 +83,10 @@ def build(width: int = 64, blocks: int = BLOCKS) -> Any:
 
 
 def load(place: Path, device: str) -> Any:
-    """The net with the file's weights; its width and number of blocks are read from them. Only tensors are read."""
+    """Builds the net with the file's weights, which determine its width and number of blocks. Reads tensors only."""
     state = weights.tensors(place)
     if "model0.1.weight" not in state:
-        raise ValueError("it has no model0.1.weight as line-art weights have")
+        raise ValueError("it has no model0.1.weight, so these are not line-art weights")
     blocks = {name.split(".")[1] for name in state if name.startswith("model2.")}
     net = build(state["model0.1.weight"].shape[0], len(blocks))
     net.load_state_dict(state)
@@ -99,11 +99,11 @@ def lineart_net(image: np.ndarray, *, model: str, strength: float) -> np.ndarray
 
 
 def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) -> list[np.ndarray]:
-    """Like ``lineart_net`` for many images; those of one size go through the net together."""
+    """``lineart_net`` for many images. Those of one size go through the net together."""
     import cv2
     import torch
 
-    net = weights.held(MODEL, model)
+    net = weights.loaded(MODEL, model)
     sizes: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(images):
         sizes.setdefault(image.shape, []).append(place)
@@ -123,6 +123,6 @@ def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) 
 
 
 def lineart_net_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, strength: float) -> float:
-    """MS-SSIM of the image's own strokes with the wanted ones, 1 is perfect."""
+    """MS-SSIM of the drawn image's strokes and the map. 1 is perfect."""
     got = lineart_net(fit(got_image, wanted.shape[:2]), model=model, strength=strength)
     return ms_ssim(wanted[..., 0], got[..., 0])

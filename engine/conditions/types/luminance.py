@@ -10,7 +10,7 @@ from engine.conditions.metrics import correlation, fit
 LUMINANCE = ConditionType(
     name="luminance",
     title="Soft brightness",
-    teaches="Where the light falls: bright and dark regions flow into one another, shapes and colours are left free.",
+    teaches="Where the light falls: soft bright and dark regions. Shapes and colours are free.",
     parameters=(
         Parameter(
             "blur",
@@ -20,7 +20,7 @@ LUMINANCE = ConditionType(
             1.0,
             60.0,
             0.5,
-            hint="Pixels; larger leaves more to the prompt.",
+            hint="Pixels. Larger leaves more to the prompt.",
             vary=(4.0, 20.0),
         ),
     ),
@@ -30,7 +30,7 @@ LUMINANCE = ConditionType(
 
 
 def luminance(image: np.ndarray, *, blur: float) -> np.ndarray:
-    """Luma (Rec. 601) under a Gaussian of ``blur`` pixels. RGB uint8 (h, w, 3) in and out."""
+    """Luma (Rec. 601) after a Gaussian blur of ``blur`` pixels. RGB uint8 (h, w, 3) in and out."""
     import cv2
 
     soft = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), blur)
@@ -38,5 +38,5 @@ def luminance(image: np.ndarray, *, blur: float) -> np.ndarray:
 
 
 def luminance_adherence(wanted: np.ndarray, got_image: np.ndarray, *, blur: float) -> float:
-    """Pearson's r of the drawn image's soft brightness with the wanted one: 0 is chance, 1 perfect."""
+    """Pearson's r of the drawn image's soft brightness and the map: 0 is chance, 1 perfect."""
     return correlation(wanted[..., 0], luminance(fit(got_image, wanted.shape[:2]), blur=blur)[..., 0])

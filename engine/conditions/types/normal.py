@@ -1,4 +1,4 @@
-"""Which way every surface faces."""
+"""Surface normals: the direction in which every surface faces."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from engine.conditions.types.depth import MODEL, MODEL_PARAMETER, nearness
 NORMAL = ConditionType(
     name="normal",
     title="Surface direction (normal)",
-    teaches="Relief: colours tell which way surfaces face, and light and folds follow. Worked out from a depth map.",
+    teaches="Relief: colours show which way surfaces face, and light and folds follow. Computed from a depth map.",
     parameters=(
         MODEL_PARAMETER,
         Parameter("relief", "Relief", "float", 6.0, 1.0, 30.0, 0.5, hint="Higher makes slopes steeper.",
             vary=(4.0, 9.0)),
-        Parameter("blur", "Smooth first", "float", 1.5, 0.0, 10.0, 0.5, hint="Pixels of the depth map."),
+        Parameter("blur", "Blur first", "float", 1.5, 0.0, 10.0, 0.5, hint="Pixels of the depth map."),
         Parameter(
             "background", "Ignore the farthest", "float", 0.2, 0.0, 0.9, 0.05,
-            hint="Share of the depth range that counts as flat background.",
+            hint="Fraction of the depth range that counts as flat background.",
         ),
     ),
     extract="engine.conditions.types.normal:normal",
@@ -27,25 +27,25 @@ NORMAL = ConditionType(
     metric="engine.conditions.types.normal:normal_adherence",
     models=(MODEL,),
 )  # fmt: skip
-_CHANCE = 0.5  # 1 - mean angle / 90 degrees of two unrelated maps, about
+_CHANCE = 0.5  # 1 - mean angle / 90 degrees between two unrelated maps, approximately
 
 
 def normal(image: np.ndarray, *, model: str, relief: float, blur: float, background: float) -> np.ndarray:
-    """Red: facing left, green: up, blue: to the viewer, 128 is none. RGB uint8 (h, w, 3) in and out."""
+    """Red: facing left, green: up, blue: towards the viewer; 128 is zero. RGB uint8 (h, w, 3) in and out."""
     return normal_batch([image], model=model, relief=relief, blur=blur, background=background)[0]
 
 
 def normal_batch(
     images: list[np.ndarray], *, model: str, relief: float, blur: float, background: float
 ) -> list[np.ndarray]:
-    """Like ``normal`` for many images, with one pass of the depth model."""
+    """``normal`` for many images, with one pass of the depth model."""
     return [_colours(normals_of(near, relief, blur, background)) for near in nearness(images, model)]
 
 
 def normals_of(near: np.ndarray, relief: float, blur: float, background: float) -> np.ndarray:
-    """Unit vectors (h, w, 3), x left, y up, z to the viewer, from nearness (h, w) by its gradients.
+    """Unit vectors (h, w, 3), x left, y up, z towards the viewer, from the gradients of nearness (h, w).
 
-    Nearness is brought to 0..1 over the image; ``relief`` is the slope that a change of 1 over the shorter side has.
+    Nearness is scaled to 0..1. ``relief``: slope of a change of 1 over the shorter side.
     """
     import cv2
 
@@ -55,7 +55,7 @@ def normals_of(near: np.ndarray, relief: float, blur: float, background: float) 
         values = cv2.GaussianBlur(values, (0, 0), blur)
     along = [cv2.Sobel(values, cv2.CV_32F, dx, dy, ksize=3, scale=1 / 8) for dx, dy in ((1, 0), (0, 1))]
     slope = relief * min(near.shape)
-    # What gets nearer to the right faces left; what gets nearer downwards faces up.
+    # A surface that gets nearer to the right faces left. One that gets nearer downwards faces up.
     vectors = np.stack([along[0] * slope, along[1] * slope, np.ones_like(values)], -1)
     vectors[values < background] = (0, 0, 1)
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -64,7 +64,7 @@ def normals_of(near: np.ndarray, relief: float, blur: float, background: float) 
 def normal_adherence(
     wanted: np.ndarray, got_image: np.ndarray, *, model: str, relief: float, blur: float, background: float
 ) -> float:
-    """From the mean angle between the image's own directions and the wanted: 1 is none, about 0 that of strangers."""
+    """From the mean angle between the drawn image's normals and the map: 1 is perfect, unrelated maps score about 0."""
     got = normal(fit(got_image, wanted.shape[:2]), model=model, relief=relief, blur=blur, background=background)
     cosine = np.clip((_vectors(wanted) * _vectors(got)).sum(-1), -1, 1)
     agreement = 1 - float(np.degrees(np.arccos(cosine)).mean()) / 90

@@ -1,4 +1,4 @@
-"""Maps that the user brings along, or that a paired set came with."""
+"""Maps that came with the images of a paired dataset."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from engine.conditions.declaration import ConditionType
 OWN = ConditionType(
     name="own",
     title="My own maps",
-    teaches="Whatever your maps show: the net learns the link between each map and its image.",
+    teaches="Whatever your maps show: the net learns how each map relates to its image.",
 )

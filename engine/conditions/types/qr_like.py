@@ -11,30 +11,29 @@ from engine.conditions.types.colour_grid import starts
 QR_LIKE = ConditionType(
     name="qr_like",
     title="QR-like squares",
-    teaches="Light and dark squares: the image is light on white ones and dark on black ones, as hidden codes need.",
+    teaches="Light and dark squares: the image is light on white squares and dark on black ones, as in QR-code art.",
     parameters=(
         Parameter("cells", "Squares", "int", 32, 8, 96, 1, hint="Along the shorter side.", vary=(21, 57)),
         Parameter(
-            "cut", "Where to cut", "choice", "local", choices=("local", "whole"),
-            hint="local: light or dark beside its surroundings. whole: half of the image's squares become light.",
+            "cut", "Threshold", "choice", "local", choices=("local", "whole"),
+            hint="local: relative to the surroundings. whole: half of the image's squares become light.",
         ),
         Parameter(
-            "unsure", "Leave gray", "float", 0.0, 0.0, 40.0, 1.0,
-            hint="Squares whose brightness (0 to 255) is this close to the cut turn gray: the net is free there.",
+            "unsure", "Leave grey", "float", 0.0, 0.0, 40.0, 1.0,
+            hint="Squares with a brightness (0 to 255) this close to the threshold become grey: the net is free there.",
         ),
     ),
     categorical=True,
     extract="engine.conditions.types.qr_like:qr_like",
     metric="engine.conditions.types.qr_like:qr_like_adherence",
 )  # fmt: skip
-_AROUND = 4.0  # squares, spread of the Gaussian that says how bright the surroundings are
+_AROUND = 4.0  # squares; standard deviation of the Gaussian for the brightness of the surroundings
 
 
 def qr_like(image: np.ndarray, *, cells: int, cut: str, unsure: float) -> np.ndarray:
-    """Squares of 0, 255 or (unsure) 128 by their mean luma (Rec. 601). RGB uint8 (h, w, 3) in and out.
+    """Squares of 0, 255 or (near the threshold) 128 by their mean luma (Rec. 601). RGB uint8 (h, w, 3) in and out.
 
-    Made of photographs, so that an image for every map exists; these are no codes that a phone could read. The grid is
-    laid out from the middle.
+    Made from photographs, so that every map has an image. A phone cannot read these as codes. The grid is centred.
     """
     rows, columns = starts(image.shape[:2], cells)
     above = _above(image, rows, columns, cut)
@@ -46,7 +45,7 @@ def qr_like(image: np.ndarray, *, cells: int, cut: str, unsure: float) -> np.nda
 
 
 def qr_like_adherence(wanted: np.ndarray, got_image: np.ndarray, *, cells: int, cut: str, unsure: float) -> float:
-    """Cohen's kappa over the squares that are white or black in the wanted map: 0 is chance, 1 perfect."""
+    """Cohen's kappa over the squares that are white or black in the map: 0 is chance, 1 perfect."""
     rows, columns = starts(wanted.shape[:2], cells)
     middle = (_middles(rows, wanted.shape[0])[:, None], _middles(columns, wanted.shape[1])[None])
     asked = wanted[..., 0][middle]
@@ -58,7 +57,7 @@ def qr_like_adherence(wanted: np.ndarray, got_image: np.ndarray, *, cells: int, 
 
 
 def _above(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, cut: str) -> np.ndarray:
-    """By how much each square is brighter than the cut, float32 (rows, columns)."""
+    """How much brighter each square is than the threshold, float32 (rows, columns)."""
     import cv2
 
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -66,7 +65,7 @@ def _above(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, cut: str) -
     sizes = np.outer(np.diff(rows, append=image.shape[0]), np.diff(columns, append=image.shape[1]))
     means = (sums / sizes).astype(np.float32)
     around = np.median(means) if cut == "whole" else cv2.GaussianBlur(means, (0, 0), _AROUND)
-    return np.round(means - around, 1)  # an even wall is one colour, not the rounding of its sums
+    return np.round(means - around, 1)  # rounding errors must not decide the colour of a uniform wall
 
 
 def _middles(starts: np.ndarray, length: int) -> np.ndarray:

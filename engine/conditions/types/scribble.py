@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from engine.conditions.chance import rng_of, smooth_noise
 from engine.conditions.declaration import ConditionType, Parameter
 from engine.conditions.metrics import edge_f1, fit
+from engine.conditions.randomness import rng_of, smooth_noise
 
 SCRIBBLE = ConditionType(
     name="scribble",
     title="Scribble",
-    teaches="A rough sketch: thick strokes tell what is where, and the net finds the shapes they may mean.",
+    teaches="A rough sketch: thick strokes show what is where, and the net finds the shapes that they may mean.",
     parameters=(
         Parameter(
-            "detail", "Smallest shape", "float", 4.0, 1.0, 16.0, 0.5, hint="Pixels; larger draws only what is big.",
+            "detail", "Smallest shape", "float", 4.0, 1.0, 16.0, 0.5, hint="Pixels. Larger draws only large shapes.",
             vary=(2.5, 7.0),
         ),
         Parameter(
-            "faintest", "Leave out below", "float", 6.0, 0.0, 30.0, 0.5, hint="Higher keeps only strong contrasts.",
+            "faintest", "Threshold", "float", 6.0, 0.0, 30.0, 0.5, hint="Higher keeps only strong contrasts.",
             vary=(4.0, 10.0),
         ),
         Parameter("width", "Stroke width", "int", 4, 1, 15, 1, hint="Pixels.", vary=(3, 7)),
         Parameter(
-            "shortest", "Shortest stroke", "int", 30, 0, 300, 1, hint="Pixels; shorter ones are dropped.",
+            "shortest", "Shortest stroke", "int", 30, 0, 300, 1, hint="Pixels. Shorter strokes are removed.",
             vary=(20, 60),
         ),
         Parameter(
-            "wobble", "Unsteady hand", "float", 0.0, 0.0, 8.0, 0.5, hint="Pixels by which strokes stray.",
+            "wobble", "Unsteady hand", "float", 0.0, 0.0, 8.0, 0.5, hint="Pixels by which strokes deviate.",
             vary=(0.0, 3.0)
         ),
     ),
@@ -35,9 +35,9 @@ SCRIBBLE = ConditionType(
     extract="engine.conditions.types.scribble:scribble",
     metric="engine.conditions.types.scribble:scribble_adherence",
 )  # fmt: skip
-TOLERANCE = 3  # pixels by which a stroke may be off and still count
-_SPREAD = 1.6  # of the two Gaussians, see lineart.py
-_WAVE = 48.0  # pixels over which a hand strays to and fro
+TOLERANCE = 3  # pixels; strokes this close still match
+_SPREAD = 1.6  # ratio of the two Gaussians, see lineart.py
+_WAVE = 48.0  # pixels; wavelength of an unsteady hand
 
 
 def scribble(
@@ -45,7 +45,7 @@ def scribble(
 ) -> np.ndarray:
     """White strokes on black along the contours of smoothed shapes. RGB uint8 (h, w, 3) in and out.
 
-    Contours are where the difference of two Gaussians (Marr & Hildreth 1980) changes its sign steeply enough.
+    Contours are where the difference of two Gaussians (Marr & Hildreth 1980) changes its sign with enough slope.
     """
     import cv2
 
@@ -80,9 +80,9 @@ def scribble_adherence(
     shortest: int,
     wobble: float,
 ) -> float:
-    """F1 of the image's own strokes with the wanted ones, 3 px tolerance and what the hand strays: 1 is perfect."""
-    picture = fit(got_image, wanted.shape[:2])
-    got = scribble(picture, detail=detail, faintest=faintest, width=width, shortest=shortest, wobble=0.0)
+    """F1 of the drawn image's strokes and the map, with a tolerance of 3 px plus the wobble: 1 is perfect."""
+    drawn = fit(got_image, wanted.shape[:2])
+    got = scribble(drawn, detail=detail, faintest=faintest, width=width, shortest=shortest, wobble=0.0)
     return edge_f1(wanted[..., 0] > 127, got[..., 0] > 127, TOLERANCE + round(wobble))
 
 
@@ -90,6 +90,6 @@ def _without_short(strokes: np.ndarray, shortest: int) -> np.ndarray:
     import cv2
 
     _, labels, about, _ = cv2.connectedComponentsWithStats(strokes, connectivity=8)
-    kept = about[:, cv2.CC_STAT_AREA] >= shortest  # strokes are about one pixel wide here: area is length
+    kept = about[:, cv2.CC_STAT_AREA] >= shortest  # strokes are about one pixel wide here, so the area is the length
     kept[0] = False
     return kept[labels].astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What is where: one colour for every kind of thing."""
+"""Semantic segmentation: one colour for each class of things."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import weights
-from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import fit
 from engine.conditions.types.ade20k import PALETTE
 
-MODEL = ModelNeed(
+MODEL = RequiredModel(
     id="openmmlab/upernet-convnext-small",
     megabytes=328,
     licence="MIT",
@@ -21,14 +21,16 @@ MODEL = ModelNeed(
 SEGMENTATION = ConditionType(
     name="segmentation",
     title="Segmentation",
-    teaches="Kinds of things by place: one colour for sky, one for tree, one for wall, and the net paints each there.",
+    teaches="Classes of things by place: one colour for sky, one for tree, one for wall, and the net draws each there.",
     parameters=(
         Parameter(
             "model", "Segmentation model", "text", "",
-            hint="Empty: UperNet ConvNeXt Small. Or a folder, or a Hugging Face id of a semantic segmentation model.",
+            hint="Empty: UperNet ConvNeXt Small. Or a folder, or the Hugging Face id of a semantic segmentation model.",
         ),
-        Parameter("smallest", "Smallest area", "float", 0.1, 0.0, 5.0, 0.1, hint="Percent of the image; smaller ones "
-                  "join their surroundings."),
+        Parameter(
+            "smallest", "Smallest area", "float", 0.1, 0.0, 5.0, 0.1,
+            hint="Percent of the image. Smaller areas are merged into their surroundings.",
+        ),
     ),
     categorical=True,
     extract="engine.conditions.types.segmentation:segmentation",
@@ -36,16 +38,16 @@ SEGMENTATION = ConditionType(
     metric="engine.conditions.types.segmentation:segmentation_adherence",
     models=(MODEL,),
 )  # fmt: skip
-_FALLBACK = 512  # pixels, where a model's folder does not say
+_FALLBACK = 512  # pixels, if the model's folder does not specify it
 
 
 def load(place: Path, device: str) -> Any:
-    """(model, preparation) of any semantic segmentation model that transformers knows."""
+    """(model, preprocessing) of any semantic segmentation model that transformers supports."""
     from transformers import AutoModelForSemanticSegmentation
 
     model = AutoModelForSemanticSegmentation.from_pretrained(place, local_files_only=True, trust_remote_code=False)
     model = model.to(device).eval()
-    return model, weights.preparation(place, _FALLBACK)
+    return model, weights.read_preprocessing(place, _FALLBACK)
 
 
 def segmentation(image: np.ndarray, *, model: str, smallest: float) -> np.ndarray:
@@ -54,18 +56,18 @@ def segmentation(image: np.ndarray, *, model: str, smallest: float) -> np.ndarra
 
 
 def segmentation_batch(images: list[np.ndarray], *, model: str, smallest: float) -> list[np.ndarray]:
-    """Like ``segmentation`` for many images; they go through the model together."""
+    """``segmentation`` for many images, which go through the model together."""
     return [coloured(without_specks(labels, smallest)) for labels in labels_of(images, model)]
 
 
 def labels_of(images: list[np.ndarray], model: str) -> list[np.ndarray]:
-    """The likeliest class of every pixel, int (h, w), 0 to classes - 1."""
+    """The most likely class of every pixel, int (h, w), 0 to classes - 1."""
     import torch
 
-    net, how = weights.held(MODEL, model)
+    net, how = weights.loaded(MODEL, model)
     found: list[Any] = [None] * len(images)
     with torch.inference_mode():
-        for members, pixels in weights.prepared(images, how):
+        for members, pixels in weights.preprocess(images, how):
             logits = net(pixel_values=pixels).logits.float()
             for place, one in zip(members, logits, strict=True):
                 full = torch.nn.functional.interpolate(one[None], images[place].shape[:2], mode="bilinear")
@@ -74,7 +76,7 @@ def labels_of(images: list[np.ndarray], model: str) -> list[np.ndarray]:
 
 
 def without_specks(labels: np.ndarray, smallest: float) -> np.ndarray:
-    """Connected areas below ``smallest`` percent take the class that most of their rim has."""
+    """Gives connected areas below ``smallest`` percent the class of most pixels around them."""
     import cv2
 
     least = labels.size * smallest / 100
@@ -94,12 +96,12 @@ def without_specks(labels: np.ndarray, smallest: float) -> np.ndarray:
 
 
 def coloured(labels: np.ndarray) -> np.ndarray:
-    """Colours of the classes; beyond ADE20K's 150 they begin anew."""
+    """The colours of the classes. ADE20K has 150; further classes start over."""
     return np.array(PALETTE, np.uint8)[labels % len(PALETTE)]
 
 
 def segmentation_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, smallest: float) -> float:
-    """Mean over the wanted classes of intersection / union (mIoU) with those seen in the image: 1 is perfect."""
+    """Mean intersection over union (mIoU) of the map's classes with those in the drawn image. 1 is perfect."""
     got = segmentation(fit(got_image, wanted.shape[:2]), model=model, smallest=smallest)
     first, second = _packed(wanted), _packed(got)
     classes = np.unique(first)

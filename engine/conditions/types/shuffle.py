@@ -1,17 +1,17 @@
-"""The image's colours and textures, stirred."""
+"""The image's colours and textures, warped beyond recognition."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from engine.conditions.chance import rng_of, smooth_noise
 from engine.conditions.declaration import ConditionType, Parameter
 from engine.conditions.metrics import fit
+from engine.conditions.randomness import rng_of, smooth_noise
 
 SHUFFLE = ConditionType(
     name="shuffle",
     title="Shuffle",
-    teaches="Palette and texture: the image takes the colours of the stirred map, whatever is where in it.",
+    teaches="Palette and texture: the image takes the colours of the shuffled map, regardless of where they are.",
     parameters=(
         Parameter(
             "size",
@@ -21,22 +21,22 @@ SHUFFLE = ConditionType(
             32,
             512,
             8,
-            hint="Pixels; smaller stirs more finely.",
+            hint="Pixels. Smaller shuffles more finely.",
             vary=(128, 320),
         ),
-        Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="Another number stirs another way."),
+        Parameter("seed", "Seed", "int", 0, 0, 9999, 1, hint="Other seeds shuffle differently."),
     ),
     extract="engine.conditions.types.shuffle:shuffle",
     metric="engine.conditions.types.shuffle:shuffle_adherence",
 )
-_BINS = (8, 8, 8)  # of L, a, b
-_STRANGERS = 0.25  # histogram intersection of two unrelated photographs, about
+_BINS = (8, 8, 8)  # for L, a, b
+_UNRELATED = 0.25  # approximate histogram intersection of two unrelated photographs
 
 
 def shuffle(image: np.ndarray, *, size: int, seed: int) -> np.ndarray:
-    """Every pixel is fetched from where smooth noise says. RGB uint8 (h, w, 3) in and out.
+    """Warps the image along smooth random coordinates. RGB uint8 (h, w, 3) in and out.
 
-    The two coordinates are noise that was levelled out over the whole image, so that each part of it is seen.
+    The coordinates are noise with a uniform distribution over the image, so that every part of it is used.
     """
     import cv2
 
@@ -49,18 +49,18 @@ def shuffle(image: np.ndarray, *, size: int, seed: int) -> np.ndarray:
 
 
 def shuffle_adherence(wanted: np.ndarray, got_image: np.ndarray, *, size: int, seed: int) -> float:
-    """Shared part of the two Lab histograms (8 x 8 x 8, softened): unrelated photographs have about 0, 1 is perfect."""
+    """Intersection of the two Lab histograms (8 x 8 x 8, smoothed): 1 is perfect, unrelated photos have about 0."""
     shared = float(np.minimum(_histogram(wanted), _histogram(fit(got_image, wanted.shape[:2]))).sum())
-    return (shared - _STRANGERS) / (1 - _STRANGERS)
+    return (shared - _UNRELATED) / (1 - _UNRELATED)
 
 
 def _levelled(noise: np.ndarray) -> np.ndarray:
-    """Values brought to an even spread over 0..1 by the normal distribution's own formula (logistic, error < 0.01)."""
+    """Maps normally distributed values to a uniform distribution over 0..1 (logistic approximation, error < 0.01)."""
     return (1 / (1 + np.exp(-1.702 * noise))).astype(np.float32)
 
 
 def _histogram(image: np.ndarray) -> np.ndarray:
-    """Shares that sum to 1; neighbouring bins share, so that a small drift in colour costs little."""
+    """A histogram with sum 1, smoothed over neighbouring bins, so that small colour changes have little effect."""
     import cv2
 
     lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).reshape(-1, 3)

@@ -1,4 +1,4 @@
-"""Bodies as OpenPose draws them: eighteen joints, seventeen limbs, each in its colour (Cao et al. 2019)."""
+"""Draws bodies as OpenPose does: 18 joints and 17 limbs, each in its own colour (Cao et al. 2019)."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ JOINTS = (
     (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
 """Nose, neck, right shoulder, elbow, wrist, left shoulder, elbow, wrist, right hip, knee, ankle, left hip, knee, ankle,
-right eye, left eye, right ear, left ear. A limb has the colour of the joint with its own number, dimmed."""
+right eye, left eye, right ear, left ear. A limb has the colour of the joint with its index, dimmed."""
 LIMBS = (
     (1, 2), (1, 5), (2, 3), (3, 4), (5, 6), (6, 7), (1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13), (1, 0),
     (0, 14), (14, 16), (0, 15), (15, 17),
 )  # fmt: skip
 _DIM = 0.6
-_FROM_COCO = (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # -1: the neck, made of both shoulders
+_FROM_COCO = (0, -1, 6, 8, 10, 5, 7, 9, 12, 14, 16, 11, 13, 15, 2, 1, 4, 3)  # -1: the neck, between the shoulders
 
 
 def from_coco(points: np.ndarray, sure: np.ndarray, least: float) -> np.ndarray:
-    """COCO's 17 keypoints, (17, 2) x and y in pixels with their certainty (17,), as 18 joints; unsure ones are nan."""
+    """Converts COCO's 17 keypoints, (17, 2) in pixels, to 18 joints. nan if the confidence (17,) is below ``least``."""
     seen = np.where((sure >= least)[:, None], points.astype(np.float64), np.nan)
     neck = (seen[5] + seen[6]) / 2
     return np.stack([neck if source < 0 else seen[source] for source in _FROM_COCO])
 
 
 def draw(bodies: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    """Bodies, (18, 2) x and y in pixels with nan where a joint is unknown, on black. RGB uint8 (h, w, 3).
+    """Draws bodies, (18, 2) x and y in pixels (nan: unknown joint), on black. RGB uint8 (h, w, 3).
 
-    Limbs are about 1/64 of the shorter side wide, 8 px at 512 as OpenPose has them.
+    Limbs are about 1/64 of the shorter side wide: 8 px at 512, as in OpenPose.
     """
     import cv2
 

@@ -1,4 +1,4 @@
-"""Soft edges as a net learned them from what people drew (HED)."""
+"""Soft edges by a net that was trained on human annotations (HED)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from engine.conditions import weights
-from engine.conditions.declaration import ConditionType, ModelNeed, Parameter
+from engine.conditions.declaration import ConditionType, Parameter, RequiredModel
 from engine.conditions.metrics import fit, ms_ssim
 
-MODEL = ModelNeed(
+MODEL = RequiredModel(
     id="lllyasviel/Annotators",
     megabytes=29,
     licence="Apache-2.0 (the file ControlNetHED.pth)",
@@ -21,28 +21,28 @@ MODEL = ModelNeed(
 SOFT_EDGE = ConditionType(
     name="soft_edge",
     title="Soft edges (HED)",
-    teaches="Contours that matter: soft lines, bright where a person would draw one, with much left to the prompt.",
+    teaches="The important contours: soft lines, bright where a person would draw one. Leaves much to the prompt.",
     parameters=(
         Parameter(
             "model", "Weights", "text", "",
-            hint="Empty: ControlNetHED of lllyasviel/Annotators. Or a .safetensors or .pth file of that layout.",
+            hint="Empty: ControlNetHED of lllyasviel/Annotators. Or a .safetensors or .pth file in that format.",
         ),
-        Parameter("steps", "Shades", "int", 0, 0, 16, 1, hint="0 keeps all; fewer look like a marker pen."),
+        Parameter("steps", "Shades", "int", 0, 0, 16, 1, hint="0 keeps all. Few shades look like a marker pen."),
     ),
     extract="engine.conditions.types.soft_edge:soft_edge",
     batch="engine.conditions.types.soft_edge:soft_edge_batch",
     metric="engine.conditions.types.soft_edge:soft_edge_adherence",
     models=(MODEL,),
 )  # fmt: skip
-WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages (VGG 16)
+WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages, as in VGG 16
 DEPTHS = (2, 2, 3, 3, 3)
 
 
 def build(widths: tuple[int, ...] = WIDTHS, depths: tuple[int, ...] = DEPTHS) -> Any:
-    """The net of Xie & Tu 2015 in ControlNet's form: five stages of 3 x 3 convolutions, an edge map from each.
+    """The net of Xie & Tu 2015 in ControlNet's version: five stages of 3 x 3 convolutions, each with an edge map.
 
-    Takes RGB 0..255 (n, 3, h, w), returns five maps of logits, each at its stage's size. Parameters are named
-    norm, blockN.convs.M and blockN.projection, as in ControlNetHED.pth.
+    Takes RGB 0..255 (n, 3, h, w). Returns five maps of logits, each in its stage's size. Parameters are named norm,
+    blockN.convs.M and blockN.projection, as in ControlNetHED.pth.
     """
     import torch
     from torch import nn
@@ -76,29 +76,29 @@ def build(widths: tuple[int, ...] = WIDTHS, depths: tuple[int, ...] = DEPTHS) ->
 
 
 def load(place: Path, device: str) -> Any:
-    """The net with the file's weights; its widths are read from them. Only tensors are read, no code."""
+    """Builds the net with the file's weights, which determine its widths. Reads tensors only, no code."""
     state = weights.tensors(place)
     stages = [
         sorted(n for n in state if n.startswith(f"block{s}.convs.") and n.endswith("weight")) for s in range(1, 6)
     ]
     if not all(stages):
-        raise ValueError("it has no block1 to block5 as HED weights have")
+        raise ValueError("it has no block1 to block5, so these are not HED weights")
     net = build(tuple(state[names[0]].shape[0] for names in stages), tuple(len(names) for names in stages))
     net.load_state_dict(state)
     return net.to(device).eval()
 
 
 def soft_edge(image: np.ndarray, *, model: str, steps: int) -> np.ndarray:
-    """White edges on black, bright where the net is sure. RGB uint8 (h, w, 3) in and out."""
+    """White edges on black, brighter where the net is more confident. RGB uint8 (h, w, 3) in and out."""
     return soft_edge_batch([image], model=model, steps=steps)[0]
 
 
 def soft_edge_batch(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
-    """Like ``soft_edge`` for many images; those of one size go through the net together."""
+    """``soft_edge`` for many images. Those of one size go through the net together."""
     import cv2
     import torch
 
-    net = weights.held(MODEL, model)
+    net = weights.loaded(MODEL, model)
     sizes: dict[tuple[int, ...], list[int]] = {}
     for place, image in enumerate(images):
         sizes.setdefault(image.shape, []).append(place)
@@ -114,7 +114,7 @@ def soft_edge_batch(images: list[np.ndarray], *, model: str, steps: int) -> list
 
 
 def soft_edge_adherence(wanted: np.ndarray, got_image: np.ndarray, *, model: str, steps: int) -> float:
-    """MS-SSIM of the image's own soft edges with the wanted ones, 1 is perfect."""
+    """MS-SSIM of the drawn image's soft edges and the map. 1 is perfect."""
     got = soft_edge(fit(got_image, wanted.shape[:2]), model=model, steps=steps)
     return ms_ssim(wanted[..., 0], got[..., 0])
 

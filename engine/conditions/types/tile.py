@@ -1,4 +1,4 @@
-"""A small or blurred copy of the image, whose details the net invents."""
+"""A small or blurred copy of the image, whose details the net adds."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from engine.conditions.metrics import concordance, fit
 TILE = ConditionType(
     name="tile",
     title="Blur (tile)",
-    teaches="Composition and colours: the net invents the details that the blurred copy lacks, as for upscaling.",
+    teaches="Composition and colours: the net adds the details that the blurred copy lacks, as in upscaling.",
     parameters=(
         Parameter(
             "way",
-            "Way",
+            "Method",
             "choice",
             "shrink",
             choices=("shrink", "blur"),
-            hint="shrink: a small copy, enlarged again. blur: a Gaussian.",
+            hint="shrink: scale down and up again. blur: a Gaussian blur.",
         ),
         Parameter(
             "amount",
@@ -28,7 +28,7 @@ TILE = ConditionType(
             1.5,
             64.0,
             0.5,
-            hint="Times smaller, or twice the Gaussian's pixels.",
+            hint="Scale factor, or twice the Gaussian's standard deviation in pixels. 8 is usual.",
             vary=(3.0, 16.0),
         ),
     ),
@@ -38,7 +38,7 @@ TILE = ConditionType(
 
 
 def tile(image: np.ndarray, *, way: str, amount: float) -> np.ndarray:
-    """The image without details finer than about ``amount`` pixels. RGB uint8 (h, w, 3) in and out."""
+    """The image without details below about ``amount`` pixels. RGB uint8 (h, w, 3) in and out."""
     import cv2
 
     if way == "blur":
@@ -51,5 +51,5 @@ def tile(image: np.ndarray, *, way: str, amount: float) -> np.ndarray:
 
 
 def tile_adherence(wanted: np.ndarray, got_image: np.ndarray, *, way: str, amount: float) -> float:
-    """Lin's concordance of the drawn image, blurred alike, with the wanted one: 0 is chance, 1 perfect."""
+    """Lin's concordance of the drawn image, blurred in the same way, and the map: 0 is chance, 1 perfect."""
     return concordance(wanted, tile(fit(got_image, wanted.shape[:2]), way=way, amount=amount))

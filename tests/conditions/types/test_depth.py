@@ -49,7 +49,7 @@ def test_models_that_predict_metres_are_turned_around(tmp_path: Path, monkeypatc
     from engine.conditions import weights
 
     image = photographs()[0][:70, :70]
-    net, _ = weights.held(depth.MODEL, folder)
+    net, _ = weights.loaded(depth.MODEL, folder)
     near = depth.nearness([image], folder)[0]
     monkeypatch.setattr(depth, "_METRES", (net.config.model_type,))
     far = depth.nearness([image], folder)[0]

@@ -64,7 +64,7 @@ def test_nothing_runs_that_was_not_allowed_here_or_was_changed_since(tmp_path: P
         ("def extract(image):\n    raise ValueError('no luck today')\n", "no luck today"),
         ("x = 1\n", "no function extract"),
         ("def extract(image):\n    return image[None]\n", "returned an array of shape"),
-        ("def extract(image):\n    return image[:5]\n", "another shape"),
+        ("def extract(image):\n    return image[:5]\n", "another aspect ratio"),
         ("import time\nprint('on my way', flush=True)\ntime.sleep(60)\n", "took too long"),
     ],
 )

@@ -137,7 +137,7 @@ def test_coverage_warns_of_maps_that_teach_nothing() -> None:
     sound = coverage(canny.extractor(photographs()[0], **canny.resolve({})))
     assert 0.02 < sound["share"] < 0.3 and sound["levels"] == 2 and not sound["warning"]
     assert "nearly empty" in coverage(np.zeros((8, 8, 3), np.uint8))["warning"]
-    assert "one value" in coverage(np.full((8, 8, 3), 255, np.uint8))["warning"]
+    assert "the same value" in coverage(np.full((8, 8, 3), 255, np.uint8))["warning"]
     crowded = np.full((50, 50), 255, np.uint8)
     crowded[0] = 0
     assert "nearly full" in coverage(crowded)["warning"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.conditions import registry, strengths
+from engine.conditions import registry, variation
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
@@ -61,7 +61,7 @@ def test_drawn_settings_are_told_and_are_those_of_make_all(context: AppContext) 
     dataset = Dataset.open(context.workspace.dataset_folder("set"))
     key = dataset.samples(0, 1)[0].key
     _, words = condition_preview.show(context, "set", 0, None, settings("canny", varied=3))
-    assert f"Weak edges from {strengths.drawn(registry.get('canny'), {}, 3, key)['low']}" in words
+    assert f"Low threshold {variation.varied(registry.get('canny'), {}, 3, key)['low']}" in words
 
 
 def test_the_sheet_shows_pairs_and_names_the_poor_maps(context: AppContext) -> None:
@@ -75,7 +75,7 @@ def test_missing_weights_are_told_and_offered(context: AppContext) -> None:
     assert "99 MB" in words and "Apache-2.0" in words and button.visible
     assert conditions_tab._missing_weights(settings("canny"))[0] == ""
     _, words = condition_preview.show(context, "set", 0, None, settings("depth"))
-    assert "Nothing is downloaded unasked" in words
+    assert "Nothing is downloaded without your consent" in words
 
 
 def test_a_program_is_allowed_by_a_press_at_this_machine_only(context: AppContext, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_drawing_is_the_map_and_a_photograph_as_a_map_is_warned_of(
     run = context.files()[1][-1]
     assert "does not look like" in advice(context, run, str(tmp_path / "photo.png"), True)
     result = draw(jobs, control=Control(UPLOAD, upload=str(tmp_path / "photo.png"), is_map=True))
-    assert "does not look like the maps" in result.note
+    assert "does not look like the control images" in result.note
     sample = held_out(context, run, 0)
     assert sample is not None
     assert advice(context, run, str(sample.condition), True) == ""

@@ -1,4 +1,4 @@
-"""Randomness of extractors: from the image and a seed alone, so that a map can be made again, bit for bit."""
+"""Random numbers for extractors. They depend on the image and a seed only, so a map can be made again bit for bit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def rng_of(image: np.ndarray, seed: int) -> np.random.Generator:
-    """Another stream for every image (uint8, any shape) and every seed; the same ones give the same stream."""
+    """A generator that depends on the image (uint8, any shape) and on the seed."""
     return np.random.default_rng([seed, zlib.crc32(np.ascontiguousarray(image).data)])
 
 
 def smooth_noise(shape: tuple[int, int], cell: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise without features finer than about ``cell`` pixels, float32 (h, w), mean about 0, spread about 1."""
+    """Noise without details below about ``cell`` pixels, float32 (h, w), mean about 0, standard deviation about 1."""
     import cv2
 
     rows, columns = (max(4, round(length / cell) + 2) for length in shape)

@@ -1,4 +1,4 @@
-"""Several strengths: parameters drawn anew for every image, so that the net learns to read all of them."""
+"""Several strengths: random parameters for each image, so that the net learns to follow weak and strong maps."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from engine.conditions.declaration import ConditionType, Value
 
 
-def drawn(condition: ConditionType, values: Mapping[str, Any], seed: int | None, key: str) -> dict[str, Value]:
-    """An image's own parameters: those with a ``vary`` range are even draws from (seed, key, name); the rest as given.
+def varied(condition: ConditionType, values: Mapping[str, Any], seed: int | None, key: str) -> dict[str, Value]:
+    """The parameters for one image: those with a ``vary`` range are uniform random numbers, the others unchanged.
 
-    The same seed and key give the same values, whatever other images there are. ``seed`` None: all as given.
+    The numbers depend on (seed, name, key) only, not on other images. ``seed`` None: all are unchanged.
     """
     found = dict(values)
     for parameter in condition.parameters:
@@ -26,5 +26,5 @@ def drawn(condition: ConditionType, values: Mapping[str, Any], seed: int | None,
 
 
 def varies(condition: ConditionType) -> bool:
-    """Whether anything can be drawn."""
+    """Whether a type has parameters that can be random."""
     return any(parameter.vary for parameter in condition.parameters)

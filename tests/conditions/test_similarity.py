@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 from engine.conditions import registry
-from engine.conditions.look import differences, look_at, warning
+from engine.conditions.similarity import differences, statistics_of, warning
 
 TRAINED = ("astronaut", "coffee", "chelsea", "rocket")
 FRESH = ("cat", "retina")
@@ -28,22 +28,22 @@ def maps(kind: str, names: tuple[str, ...]) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("kind", [*LINES, "grey", "luminance"])
 def test_a_photograph_is_told_from_maps_and_a_new_map_is_not(kind: str) -> None:
-    trained = [look_at(one) for one in maps(kind, TRAINED)]
-    assert [differences(look_at(one), trained) for one in maps(kind, ("cat",))] == [[]]
+    trained = [statistics_of(one) for one in maps(kind, TRAINED)]
+    assert [differences(statistics_of(one), trained) for one in maps(kind, ("cat",))] == [[]]
     for name in (*TRAINED, *FRESH):
         words = warning(Image.fromarray(photo(name)), trained)
-        assert words.startswith("This does not look like the maps"), name
-        assert "let its map be made" in words
+        assert words.startswith("This does not look like the control images"), name
+        assert "let the app make its control image" in words
 
 
 @pytest.mark.parametrize("kind", LINES)
 def test_a_map_with_black_and_white_swapped_is_named(kind: str) -> None:
-    trained = [look_at(one) for one in maps(kind, TRAINED)]
+    trained = [statistics_of(one) for one in maps(kind, TRAINED)]
     assert "swapped" in warning(Image.fromarray(255 - maps(kind, ("cat",))[0]), trained)
 
 
 def test_maps_that_look_like_photographs_take_photographs() -> None:
-    trained = [look_at(one) for one in maps("tile", TRAINED)]
+    trained = [statistics_of(one) for one in maps("tile", TRAINED)]
     assert [warning(Image.fromarray(photo(name)), trained) for name in ("cat",)] == [""]
     assert "black" in warning(Image.fromarray(maps("canny", ("cat",))[0]), trained)
 
@@ -53,8 +53,8 @@ def test_without_maps_to_compare_with_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_the_figures_of_plain_images() -> None:
-    black, half = look_at(np.zeros((300, 200, 3), np.uint8)), np.zeros((64, 64, 3), np.uint8)
+    black, half = statistics_of(np.zeros((300, 200, 3), np.uint8)), np.zeros((64, 64, 3), np.uint8)
     half[:, 32:] = (255, 0, 0)
     assert (black.black, black.white, black.mean, black.variety) == (1, 0, 0, 0)
-    assert look_at(half).black == 0.5 and look_at(half).colour == 0.5
-    assert look_at(half).variety == pytest.approx(1 / 12)
+    assert statistics_of(half).black == 0.5 and statistics_of(half).colour == 0.5
+    assert statistics_of(half).variety == pytest.approx(1 / 12)
