@@ -196,7 +196,7 @@ class Token:
         return requests
 
     def take_preview_request(self) -> bool:
-        """True once for each Sample now."""
+        """True once for each Preview now."""
         with self._control._lock:
             asked, self._control._preview = self._control._preview, False
         return asked

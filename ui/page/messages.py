@@ -86,7 +86,7 @@ def status_line(snapshot: JobSnapshot, closing: bool = False) -> str:
         parts.append(f"{escape(snapshot.progress.label)}, {share}")
     elif snapshot.kind == JobKind.TRAIN and snapshot.total_steps:
         if snapshot.phase in ("saving", "validating"):
-            parts.append({"saving": "saving", "validating": "drawing sample images"}[snapshot.phase])
+            parts.append({"saving": "saving", "validating": "generating preview images"}[snapshot.phase])
         parts.append(f"step {snapshot.step:,} of {snapshot.total_steps:,}")
     left = duration(snapshot.seconds_left)
     if left and not snapshot.asked and snapshot.phase != "waiting":

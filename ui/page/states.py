@@ -15,7 +15,7 @@ class TrainState(Enum):
     READY = "Ready"
     PREPARING = "Preparing"
     RUNNING = "Training"
-    VALIDATING = "Drawing sample images"
+    VALIDATING = "Generating preview images"
     SAVING = "Saving"
     WAITING = "Waiting for the disk"
     PAUSING = "Pausing"
@@ -36,7 +36,7 @@ class Action(Enum):
     STOP = "Stop"
     CANCEL = "Cancel"
     SAVE_NOW = "Save now"
-    SAMPLE_NOW = "Sample now"
+    SAMPLE_NOW = "Preview now"
     NEW = "Start a new run"
     DISCARD = "Discard"
 
@@ -191,7 +191,7 @@ def _reason(
     if state in (TrainState.PAUSING, TrainState.STOPPING):
         return "finishing this step, then saving"
     if state in (TrainState.VALIDATING, TrainState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
-        return "sample images are being drawn" if state is TrainState.VALIDATING else "the run is being saved"
+        return "preview images are being generated" if state is TrainState.VALIDATING else "the run is being saved"
     if state is TrainState.PAUSED and action is Action.SAVE_NOW:
         return "everything is saved"
     if state is TrainState.PAUSED and action is Action.SAMPLE_NOW:
@@ -228,7 +228,7 @@ def _text(
     if state is TrainState.RUNNING:
         return f"Training: step {step}", "You can close this page: training continues, and you find it here again."
     if state is TrainState.VALIDATING:
-        return f"Drawing sample images at step {step}", "Training continues by itself afterwards."
+        return f"Generating preview images at step {step}", "Training continues by itself afterwards."
     if state is TrainState.SAVING:
         return f"Saving at step {step}", "Training continues by itself afterwards."
     if state is TrainState.WAITING:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run on the Train tab: which there are, which stay for good, and what they take."""
+"""The checkpoints of the shown run on the Train tab: which there are, which are always kept, how much disk they use."""
 
 from __future__ import annotations
 
@@ -13,40 +13,39 @@ from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
 from engine.runs.retention import size_of, star, trim
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import counted, note
 from ui.page.view import View
 
 
 def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
-    """A folded list: tick what is to be kept whatever the settings say."""
+    """Build the folded list."""
     with gr.Accordion("Checkpoints", open=False, visible=False, elem_id="checkpoints") as box:
         about = gr.HTML(elem_id="checkpoints-about")
         starred = gr.CheckboxGroup(
             [],
-            label="Keep for good (★)",
-            info="Ticked ones are never removed, whatever “Checkpoints kept” says.",
+            label="Always keep (★)",
+            info="Ticked checkpoints are never deleted, whatever “Checkpoints kept” says.",
             elem_id="checkpoints-starred",
         )
         shrink = gr.Button("Shrink old checkpoints", elem_id="checkpoints-shrink")
         hint = (
-            "Shrinking drops what only a resume needs from all but the newest two; all can still be tried and exported."
+            "Shrinking deletes what only a resume needs, about two thirds of the size, from all but the newest two. "
+            "You can still try and export all of them."
         )
         gr.HTML(note(hint))
-        told = gr.HTML(elem_id="checkpoints-told")
+        result = gr.HTML(elem_id="checkpoints-told")
 
-    def mark(name: str, steps: list[int]) -> None:
-        mark_starred(context.workspace.run_folder(name), steps)
+    def star_ticked(name: str, steps: list[int]) -> None:
+        star_only(context.workspace.run_folder(name), steps)
 
-    def make_smaller(name: str) -> str:
+    def shrink_old(name: str) -> str:
         count, freed = trim(context.workspace.run_folder(name), keep=2)
-        words = f"{counted(count, 'checkpoint', 'checkpoints')} shrunk, {format_bytes(freed)} freed."
-        return note(words if count else "There was nothing to shrink.", "good")
+        text = f"{counted(count, 'checkpoint', 'checkpoints')} shrunk, {format_bytes(freed)} freed."
+        return note(text if count else "There was nothing to shrink.", "good")
 
-    live.refresh_after(
-        starred.input(context.catch_errors(mark, has_outputs=False), [run, starred], None, **NO_PROGRESS)
-    )
-    live.refresh_after(shrink.click(context.catch_errors(make_smaller), [run], [told], **NO_PROGRESS))
+    live.on(starred.input, star_ticked, [run, starred])
+    live.on(shrink.click, shrink_old, [run], [result], refresh=True)
 
     def render(view: View) -> list[Any]:
         folder = context.workspace.runs / view.shown_run
@@ -66,36 +65,36 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
 
 
 def stamp(folder: Path) -> tuple[tuple[str, int], ...]:
-    """Changes with every star, on whatever page it was set, and with what is shrunk; reads no file."""
+    """Return a value that changes with every star, save and shrink. It reads no file."""
     try:
         return tuple(sorted((entry.name, entry.stat().st_mtime_ns) for entry in (folder / "checkpoints").iterdir()))
     except OSError:
-        return ()  # none yet, or one that vanished while we looked: the next look is a second away
+        return ()  # no checkpoint yet, or one was deleted meanwhile: the next poll is a second away
 
 
-def mark_starred(folder: Path, steps: list[int]) -> None:
-    """The ticked ones have a star, the others have none."""
+def star_only(folder: Path, steps: list[int]) -> None:
+    """Give the checkpoints of these steps a star, and take it from all others."""
     for checkpoint in list_checkpoints(folder):
         if checkpoint.starred != (checkpoint.step in steps):
             star(folder, checkpoint.step, checkpoint.step in steps)
 
 
 def label(checkpoint: Checkpoint) -> str:
-    """One line of the list."""
+    """Return a line of the list."""
     star_sign = "★ " if checkpoint.starred else ""
     kind = "" if checkpoint.resumable else ", weights only"
     return f"{star_sign}step {checkpoint.step:,} · {format_bytes(size_of(checkpoint.folder))}{kind}"
 
 
 def describe(folder: Path, found: list[Checkpoint], broken: list[str]) -> str:
-    """What the run takes and what is left, and a sentence for each checkpoint that cannot be used."""
-    words = f"This run takes {format_bytes(size_of(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
-    lines = [note(f"{counted(len(found), 'checkpoint', 'checkpoints')}. {words}")]
+    """Return the disk usage of a run, and a warning for each checkpoint that cannot be used."""
+    text = f"This run uses {format_bytes(size_of(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
+    lines = [note(f"{counted(len(found), 'checkpoint', 'checkpoints')}. {text}")]
     return "".join([*lines, *(note(sentence, "warning") for sentence in broken)])
 
 
-def disk_words(seen: DiskSeen | None) -> str:
-    """The disk of a run that is going on, in a line."""
+def disk_line(seen: DiskSeen | None) -> str:
+    """Return a line about the disk of a run that is training."""
     if seen is None:
         return ""
     upcoming = f" · next checkpoint at most {format_bytes(seen.next_checkpoint)}" if seen.next_checkpoint else ""

@@ -1,4 +1,4 @@
-"""Chart data: at most 500 points, and a smoothed line that can be read."""
+"""Data of the charts: at most 500 points a line, and a smoothed line for noisy curves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EACH, SMOOTH = "each step", "smoothed"
 
 
 def thin(points: Points, limit: int = LIMIT) -> list[tuple[int, float]]:
-    """Evenly chosen points, the last one always among them."""
+    """Return at most ``limit`` evenly chosen points, including the last one."""
     if len(points) <= limit:
         return list(points)
     stride = -(-len(points) // limit)
@@ -21,12 +21,12 @@ def thin(points: Points, limit: int = LIMIT) -> list[tuple[int, float]]:
 
 
 def latest(points: Points) -> list[tuple[int, float]]:
-    """One point a step, in order: of a step that was trained again after a crash, the newer one."""
+    """Return one point for each step, in order. If a step was trained again after a crash, the newer one."""
     return sorted(dict(points).items())
 
 
 def smoothed(points: Points, window: int | None = None) -> list[tuple[int, float]]:
-    """Exponential mean over about ``window`` points (default: a tenth of them), corrected for its start."""
+    """Return the exponential mean over about ``window`` points (default: a tenth of them), with bias correction."""
     window = window or max(5, len(points) // 10)
     keep = 1 - 1 / window
     total = weight = 0.0
@@ -38,13 +38,13 @@ def smoothed(points: Points, window: int | None = None) -> list[tuple[int, float
 
 
 def loss_rows(points: Points) -> dict[str, list[Any]]:
-    """Columns step, loss and line: the raw points and the smoothed line."""
+    """Return columns step, loss and line: the raw points and the smoothed line."""
     shown = thin(latest(points))
     both = [(x, y, EACH) for x, y in shown] + [(x, y, SMOOTH) for x, y in smoothed(shown)]
     return {"step": [b[0] for b in both], "loss": [b[1] for b in both], "line": [b[2] for b in both]}
 
 
-# The engine's names in plain words; others are shown as they are.
+# Names of scores on the page. Others are shown as they are.
 ADHERENCE, CONTOURS = "adherence to the control image", "contours as in the original"
 TITLES = {"obeys": ADHERENCE, "adherence": "agreement of the control images", "iou": "right place"}
 TITLES |= {"colours": "right colours", "likeness": "agreement of the contours"}
@@ -53,7 +53,7 @@ RAW = ("adherence", "likeness")
 
 
 def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list[Any]]:
-    """Columns step, score and what, one row a score."""
+    """Return columns step, score and what, with a row for each score."""
     rows = []
     for step, values in scores:
         for name, value in values.items():
@@ -65,24 +65,23 @@ def score_rows(scores: Sequence[tuple[int, dict[str, float]]]) -> dict[str, list
 
 
 def likely_range(figures: Sequence[tuple[int, dict[str, float]]]) -> list[tuple[float, float, float]]:
-    """(step, low, high): the 95 % interval of "obeys" at each set of images."""
+    """Return (step, low, high) of the 95 % interval of "obeys" for each set of preview images."""
     known = [(step, values) for step, values in figures if "obeys_low" in values]
     return [(step, values["obeys_low"], values["obeys_high"]) for step, values in known]
 
 
-GAIN, TRAINED_GAIN = "held-out pairs", "training pairs"
 HELD_OUT, TRAINED = "held-out pairs", "training pairs"
 
 
 def gain_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
-    """Columns step, percent and line: the gain in percent of the loss, of held-out and of training pairs."""
-    rows = [(c.step, 100 * c.gain_share, GAIN) for c in checks]
-    rows += [(c.step, 100 * c.training_share, TRAINED_GAIN) for c in checks if c.training_share is not None]
+    """Return columns step, percent and line: the control gain of held-out and training pairs, in % of the loss."""
+    rows = [(c.step, 100 * c.gain_share, HELD_OUT) for c in checks]
+    rows += [(c.step, 100 * c.training_share, TRAINED) for c in checks if c.training_share is not None]
     return _percent(rows)
 
 
 def fixed_loss_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
-    """Columns step, percent and line: how held-out and training loss have changed since the first check."""
+    """Return columns step, percent and line: change of held-out and training loss since the first check."""
     return _percent([
         (check.step, 100 * (now / start - 1) if start else 0.0, line)
         for check in checks
@@ -98,6 +97,6 @@ def _percent(rows: Sequence[tuple[int, float, str]]) -> dict[str, list[Any]]:
 
 
 def one_line(points: Points, name: str) -> dict[str, list[Any]]:
-    """Columns step, value and line of a single curve."""
+    """Return columns step, value and line of a single curve."""
     shown = thin(latest(points))
     return {"step": [x for x, _ in shown], "value": [y for _, y in shown], "line": [name] * len(shown)}

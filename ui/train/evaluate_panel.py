@@ -1,5 +1,7 @@
-"""Evaluate a checkpoint: the thorough look, and the control-effect meter, on the Train tab. It shows nothing of a run
-that has no checkpoint yet."""
+"""Evaluate a checkpoint on the Train tab: the full evaluation, or the control-effect meter alone.
+
+It is hidden while a run has no checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,24 @@ from engine.runs.checkpoints import Checkpoint
 from engine.runs.run import Run
 from ui.page.choices import NEWEST, NEWEST_ENTRY, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.jobs import progress_events
-from ui.page.live import NO_PROGRESS, Live
-from ui.page.messages import job_progress, note
+from ui.page.jobs import job_controls, progress_events
+from ui.page.live import Live
+from ui.page.messages import note
 from ui.page.view import View
 from ui.train.verdict import verdict_of
 
 KIND = JobKind.EVALUATE
-WORDS = (
-    "Draws 64 pairs with and without control, with other seeds and with wrong maps, and says whether the checkpoint "
-    "obeys, whether it is damaged, and whether it has learnt images by heart. Minutes on a card."
+HELP = (
+    "Generates images for 64 pairs with and without control, with other seeds and with wrong control images. Reports "
+    "whether the checkpoint follows its control images, whether it is damaged, and whether it has memorized training "
+    "images. Takes minutes on a graphics card."
 )
 
 
 def build_evaluate(context: AppContext, live: Live) -> None:
-    """The folded form, and the report below it."""
+    """Build the folded form, and the report below it."""
     with gr.Accordion("Evaluate a checkpoint", open=False, visible=False, elem_id="evaluate-box") as box:
-        gr.HTML(note(WORDS))
+        gr.HTML(note(HELP))
         with gr.Row(elem_classes="buttons"):
             checkpoint = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id="evaluate-checkpoint")
             pairs = gr.Number(64, label="Pairs", precision=0, minimum=2, maximum=512, elem_id="evaluate-pairs")
@@ -44,44 +47,40 @@ def build_evaluate(context: AppContext, live: Live) -> None:
             cancel = gr.Button("Cancel", visible=False, elem_id="evaluate-cancel", min_width=120)
         progress = gr.HTML(elem_id="evaluate-progress")
         found = gr.HTML(elem_id="evaluate-report")
-        said = gr.HTML(elem_id="evaluate-effect-words")
+        effect = gr.HTML(elem_id="evaluate-effect-words")
         meter = gr.Gallery(
             show_label=False, columns=1, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
             interactive=False, visible=False, elem_id="evaluate-effect",
         )  # fmt: skip
 
-    def begin(step: int | None, count: float) -> None:
-        name = context.view().shown_run
-        chosen = pick_checkpoint(context, name, step)
-        context.free_models()
-        context.start_job(KIND, f"Evaluating step {chosen.step:,}", evaluation(context, name, chosen, int(count or 64)))
-
-    def begin_meter(step: int | None) -> None:
+    def evaluate(step: int | None, count: float) -> None:
         name = context.view().shown_run
         chosen = pick_checkpoint(context, name, step)
         context.free_models()
         context.start_job(
-            KIND, f"Measuring the control effect of step {chosen.step:,}", metering(context, name, chosen)
+            KIND, f"Evaluating step {chosen.step:,}", evaluation_job(context, name, chosen, int(count or 64))
         )
 
-    live.refresh_after(
-        only.click(context.catch_errors(begin_meter, has_outputs=False), [checkpoint], None, **NO_PROGRESS)
-    )
-    live.refresh_after(
-        start.click(context.catch_errors(begin, has_outputs=False), [checkpoint, pairs], None, **NO_PROGRESS)
-    )
-    live.refresh_after(cancel.click(live.job_command("cancel"), None, None, **NO_PROGRESS))
+    def measure_effect(step: int | None) -> None:
+        name = context.view().shown_run
+        chosen = pick_checkpoint(context, name, step)
+        context.free_models()
+        title = f"Measuring the control effect of step {chosen.step:,}"
+        context.start_job(KIND, title, control_effect_job(context, name, chosen))
+
+    live.on(start.click, evaluate, [checkpoint, pairs])
+    live.on(only.click, measure_effect, [checkpoint])
+    job_controls(live, KIND, [start, only], cancel, progress)
     live.outputs([box, checkpoint], lambda view: (view.shown_run, view.history.kept, view.train.active), _choices)
-    live.outputs([start, only, cancel, progress], _job_key, _job)
     live.outputs(
-        [found, said, meter],
+        [found, effect, meter],
         lambda view: (view.shown_run, view.results.get(KIND)),
         lambda view: _report(context, view),
     )
 
 
-def evaluation(context: AppContext, run_name: str, checkpoint: Checkpoint, pairs: int) -> Work:
-    """The job: evaluate, and show the report."""
+def evaluation_job(context: AppContext, run_name: str, checkpoint: Checkpoint, pairs: int) -> Work:
+    """Return the job that evaluates a checkpoint and shows the report."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.evaluation.evaluate import evaluate, report_folder
@@ -94,8 +93,8 @@ def evaluation(context: AppContext, run_name: str, checkpoint: Checkpoint, pairs
     return work
 
 
-def metering(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work:
-    """The job: the control-effect meter alone."""
+def control_effect_job(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work:
+    """Return the job that measures only the control effect."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.evaluation.effect_job import effect_folder, measure_effect
@@ -110,7 +109,7 @@ def metering(context: AppContext, run_name: str, checkpoint: Checkpoint) -> Work
 
 
 def _choices(view: View) -> list[Any]:
-    """Shown where there is a checkpoint and nothing trains; the best one is marked."""
+    """Render the list of checkpoints, with the best one marked. Hidden while a run trains or has no checkpoint."""
     history = view.history
     verdict = verdict_of(history)
     best = verdict.best if verdict else None
@@ -122,19 +121,8 @@ def _choices(view: View) -> list[Any]:
     ]
 
 
-def _job_key(view: View) -> Any:
-    return view.snapshot.version if view.snapshot.kind == KIND else view.snapshot.alive
-
-
-def _job(view: View) -> list[Any]:
-    own = view.snapshot.kind == KIND and view.snapshot.alive
-    words = job_progress(view.snapshot) if own else ""
-    free = gr.Button(interactive=not view.snapshot.alive)
-    return [free, free, gr.Button(visible=own), words]
-
-
 def _report(context: AppContext, view: View) -> list[Any]:
-    """The newest report of the shown run, whenever it was made, and the newest words of the meter with its images."""
+    """Render the newest report of the shown run, and the newest control effect with its images."""
     folder = context.workspace.runs / view.shown_run / "evaluation"
     if not view.shown_run or not folder.is_dir():
         return ["", "", gr.Gallery([], visible=False)]
@@ -150,7 +138,7 @@ def _report(context: AppContext, view: View) -> list[Any]:
 
 
 def _newest_meter(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """Of the meter alone or of a whole evaluation, whichever was made last."""
+    """Return folder and values of the newest control effect, measured alone or in a full evaluation."""
     paths = [*folder.glob(f"full-*/{report.JSON}"), *folder.glob("effect-*/effect.json")]
     for path in sorted(paths, key=lambda p: p.stat().st_mtime, reverse=True):
         try:
@@ -158,14 +146,17 @@ def _newest_meter(folder: Path) -> tuple[Path, dict[str, Any]] | None:
             found = about.get("control_effect", about)
             return path.parent, {**found, "step": about["step"], "effect_pictures": about["effect_pictures"]}
         except (OSError, ValueError, KeyError):
-            continue  # of another version, or damaged
+            continue  # written by another version, or damaged
     return None
 
 
 def meter_html(found: dict[str, Any]) -> str:
-    words = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_text(found)}."
-    legend = "Same seed: the map; drawn with it, with a blank one, with the other map; the other map."
-    return f"<h3>Control-effect meter</h3><p>{escape(words)}</p>{note(legend)}"
+    text = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_text(found)}."
+    legend = (
+        "All with the same seed. From left to right: control image, image generated with it, with a blank one, with "
+        "another one, and that other control image."
+    )
+    return f"<h3>Control-effect meter</h3><p>{escape(text)}</p>{note(legend)}"
 
 
 def _made(folder: Path, found: dict[str, Any]) -> float:
@@ -173,11 +164,11 @@ def _made(folder: Path, found: dict[str, Any]) -> float:
 
 
 def report_html(found: dict[str, Any], place: Path) -> str:
-    """The report in the window: the sentence, what looks damaged, the table, the meter's legend."""
-    said = "".join(note(words, "warning") for words in report.warnings(found))
+    """Return the report as HTML: the headline, warnings, and a table."""
+    warnings = "".join(note(text, "warning") for text in report.warnings(found))
     rows = report.facts(found)
     cells = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows)
     return (
-        f"<p class='sentence'><b>{escape(report.headline(found))}</b></p>{said}<table class='facts'>{cells}</table>"
-        f"{note(f'The whole report, with images: {place / report.HTML}')}"
+        f"<p class='sentence'><b>{escape(report.headline(found))}</b></p>{warnings}<table class='facts'>{cells}</table>"
+        f"{note(f'The full report with images: {place / report.HTML}')}"
     )

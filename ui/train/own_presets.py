@@ -1,4 +1,4 @@
-"""Below the form: its settings are kept as a preset of the user's, and such a preset is deleted again."""
+"""Below the form: save its settings as a preset of the user's own, and delete such a preset."""
 
 from __future__ import annotations
 
@@ -12,41 +12,44 @@ from engine.families.files import family_of
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import counted, note, problem_list
-from ui.train.run_form import NO_PROGRESS, RunForm
+from ui.train.run_form import RunForm
 
-WORDS = (
-    "Only what you changed is kept, without the dataset and the run's name. Everything else goes on following the "
-    "app's preset. The name of a preset of yours that is there already: it is replaced."
+HELP = (
+    "Saves the settings that you changed, except for the dataset and the name of the run. All other settings keep "
+    "following the app's preset. If you already have a preset of this name, it is replaced."
 )
 
 
 def build_own_presets(context: AppContext, live: Live, form: RunForm) -> None:
-    with gr.Accordion("Keep these settings for other runs", open=False, elem_id="own-presets"):
-        gr.HTML(note(WORDS))
+    """Build the folded form."""
+    with gr.Accordion("Save these settings as a preset", open=False, elem_id="own-presets"):
+        gr.HTML(note(HELP))
         title = gr.Textbox(label="Name of your preset", max_lines=1, max_length=60, elem_id="own-preset-title")
         with gr.Row():
-            save = gr.Button("Keep as a preset", elem_id="own-preset-keep")
+            save = gr.Button("Save the preset", elem_id="own-preset-keep")
             delete = gr.Button("Delete this preset", visible=False, elem_id="own-preset-delete")
-        told = gr.HTML(elem_id="own-preset-told")
-        broken = gr.HTML(_broken(context))
+        result = gr.HTML(elem_id="own-preset-told")
+        broken = gr.HTML(_broken_presets(context))
 
-    def kept(name: str, *values: Any) -> str:
+    def save_preset(name: str, *values: Any) -> str:
         form.remember(*values)
-        return note(keep(context, name))
+        return note(save_draft(context, name))
 
-    def forgotten(*values: Any) -> str:
+    def delete_preset(*values: Any) -> str:
         form.remember(*values)
-        return note(forget(context))
+        return note(delete_own(context))
 
-    live.refresh_after(save.click(context.catch_errors(kept), [title, *form.inputs], [told], **NO_PROGRESS))
-    live.refresh_after(delete.click(context.catch_errors(forgotten), form.inputs, [told], **NO_PROGRESS))
-    live.outputs([delete, broken], lambda view: (view.draft.preset, view.draft.number), lambda view: [
-        gr.Button(visible=context.user_presets.own(view.draft.preset)), _broken(context)
-    ])  # fmt: skip
+    live.on(save.click, save_preset, [title, *form.inputs], [result], refresh=True)
+    live.on(delete.click, delete_preset, form.inputs, [result], refresh=True)
+    live.outputs(
+        [delete, broken],
+        lambda view: (view.draft.preset, view.draft.number),
+        lambda view: [gr.Button(visible=context.user_presets.own(view.draft.preset)), _broken_presets(context)],
+    )
 
 
-def keep(context: AppContext, title: str) -> str:
-    """Keep the draft as a preset, which it then stands on; a sentence.
+def save_draft(context: AppContext, title: str) -> str:
+    """Save the draft as a preset, and base the draft on it. Returns a sentence.
 
     Raises:
         UserError: a setting is out of bounds, nothing differs, or the name cannot be used.
@@ -58,19 +61,19 @@ def keep(context: AppContext, title: str) -> str:
     context.set_draft(name, _of_this_run(draft.changes), refresh_forms=True)
     made = presets.all[name]
     own = counted(len(flatten(made.values)), "setting", "settings")
-    return f"{made.title} is in the list of presets now, with {own} of yours."
+    return f"{made.title} is now in the list of presets, with {own} of your own."
 
 
-def forget(context: AppContext) -> str:
-    """Delete the draft's preset, if it is the user's; its settings stay in the form."""
+def delete_own(context: AppContext) -> str:
+    """Delete the draft's preset if it is the user's. Its settings stay in the form. Returns a sentence."""
     draft, presets = context.draft, context.user_presets
     preset = context.preset_of(draft)
     if preset.stands_on is None:
-        return f"{preset.title} is the app's own."
+        return f"{preset.title} comes with the app and cannot be deleted."
     presets.forget(preset.name)
     changes = unflatten({**flatten(preset.values), **flatten(draft.changes)})
     context.set_draft(preset.stands_on.name, changes, refresh_forms=True)
-    return f"{preset.title} is deleted. Its settings are still in the form; keep them again if that was a mistake."
+    return f"{preset.title} is deleted. Its settings are still in the form: save them again if that was a mistake."
 
 
 def _of_this_run(changes: dict[str, Any]) -> dict[str, Any]:
@@ -78,6 +81,6 @@ def _of_this_run(changes: dict[str, Any]) -> dict[str, Any]:
     return unflatten({dotted: flat[dotted] for dotted in OF_ONE_RUN if dotted in flat})
 
 
-def _broken(context: AppContext) -> str:
+def _broken_presets(context: AppContext) -> str:
     problems = context.user_presets.problems
     return problem_list(problems, len(problems)) if problems else ""

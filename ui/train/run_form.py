@@ -1,4 +1,4 @@
-"""The settings of the next run: a preset, the few things that everybody chooses, and the rest folded away."""
+"""The settings of the next run: a preset, the few settings that everyone chooses, and the rest folded away."""
 
 from __future__ import annotations
 
@@ -14,18 +14,24 @@ from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from ui.page.context import AppContext
 from ui.page.form import changed_values, describe, section_widgets, widget
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import job_progress, note
 from ui.page.states import Action
 from ui.page.view import Draft, View
 
-FIRST = ("data.dataset", "model.base", "train.steps")  # asked for at the top
-OWN = ("validation.prompts", "validation.pictures_folder", "validation.pictures_are_maps", "validation.probes")
-"""What the user brings to the control images: a small form of its own."""
+FIRST = ("data.dataset", "model.base", "train.steps")
+"""Settings at the top of the form."""
+OWN_TESTS = (
+    "validation.prompts",
+    "validation.pictures_folder",
+    "validation.pictures_are_maps",
+    "validation.probes",
+)
+"""Settings of the user's own test images and prompts, in a form of their own."""
 
 
 class RunForm:
-    """Widgets that follow the context's draft, and the draft that follows the widgets."""
+    """Widgets that show the context's draft, and handlers that write what the user enters into the draft."""
 
     def __init__(self, context: AppContext, live: Live) -> None:
         self._context = context
@@ -42,13 +48,13 @@ class RunForm:
         self.settings["train.steps"] = widget(steps, values["train.steps"], "set-train-steps")
         self.name = gr.Textbox(label="Name of the run", info="Empty: the dataset's name.", max_lines=1)
         with gr.Accordion("Your own test images and prompts", open=False, elem_id="own-tests"):
-            gr.HTML(note("Drawn at every set of control images, beside the held-out pairs, and scored apart."))
+            gr.HTML(note("Added to every set of preview images, next to the held-out pairs, and scored separately."))
             fields = config.fields("validation")
-            names = {dotted: dotted.split(".")[1] for dotted in OWN}
+            names = {dotted: dotted.split(".")[1] for dotted in OWN_TESTS}
             self.settings |= {d: widget(fields[n], values[d], f"set-validation-{n}") for d, n in names.items()}
         with gr.Accordion("More settings", open=False, elem_id="more-settings"):
-            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=(*FIRST, *OWN))
-        with gr.Accordion("For experts", open=False, elem_id="expert-settings"):
+            self.settings |= section_widgets(config.SECTIONS, values, advanced=False, skip=(*FIRST, *OWN_TESTS))
+        with gr.Accordion("Expert settings", open=False, elem_id="expert-settings"):
             self.settings |= section_widgets(config.SECTIONS, values, advanced=True)
         self.trial = gr.Button("Try three steps", elem_id="train-trial")
         self.trial_progress = gr.HTML(elem_id="train-trial-progress")
@@ -70,34 +76,22 @@ class RunForm:
 
     def _wire(self, live: Live) -> None:
         for box in (self.name, *self.settings.values()):
-            live.refresh_after(
-                box.input(
-                    self._context.catch_errors(self.remember, has_outputs=False), self.inputs, None, **NO_PROGRESS
-                )
-            )
+            live.on(box.input, self.remember, self.inputs)
         kept = [self.preset, self.name, self.settings["data.dataset"]]
-        live.refresh_after(
-            self.preset.input(
-                self._context.catch_errors(self._other_preset, has_outputs=False), kept, None, **NO_PROGRESS
-            )
-        )
-        live.refresh_after(
-            self.trial.click(
-                self._context.catch_errors(self._try_out, has_outputs=False), self.inputs, None, **NO_PROGRESS
-            )
-        )
-        live.refresh_after(self.trial_cancel.click(live.job_command("cancel"), api_visibility="private"))
+        live.on(self.preset.input, self._change_preset, kept)
+        live.on(self.trial.click, self._start_trial, self.inputs)
+        live.on(self.trial_cancel.click, live.job_command("cancel"))
         live.outputs(
             [self.trial, self.trial_progress, self.trial_cancel],
-            lambda view: (_own_trial(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
-            _trial_parts,
+            lambda view: (_trial_runs(view) and view.snapshot.version, view.train.buttons[Action.START].enabled),
+            _render_trial,
         )
-        live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._fill, "form")
+        live.outputs(self.inputs, lambda view: (view.draft.number, view.datasets), self._render, "form")
 
     def remember(self, preset: str, name: str, *raw: Any) -> None:
-        """Take the form over into the draft."""
+        """Write the values of the form into the draft."""
         given = dict(zip(self.settings, raw, strict=True))
-        shown = self._context.base_of(self._context.draft)  # the form's values are the preset's for this base
+        shown = self._context.base_of(self._context.draft)  # the form shows the preset's values for this base
         base, usual = str(given["model.base"] or ""), self._context.base_of(Draft(preset))
         reference = self._of_preset(preset, shown)
         reference = reference.model_copy(update={"model": reference.model.model_copy(update={"base": usual})})
@@ -106,23 +100,23 @@ class RunForm:
         self._context.set_draft(preset, {**changes, **named}, refresh_forms=base != shown)
 
     def _of_preset(self, preset: str, base: str) -> RunConfig:
-        """A preset's settings for a base."""
+        """Return a preset's settings for a base model."""
         return self._context.config_of(Draft(preset, {"model": {"base": base}}))[0]
 
-    def _try_out(self, *values: Any) -> None:
-        """Measure time and memory of the settings as they stand; the line under the buttons then tells them."""
+    def _start_trial(self, *values: Any) -> None:
+        """Measure time and memory of these settings. The line below the buttons then shows them."""
         self.remember(*values)
         config, _ = self._context.config_of(self._context.draft)
         self._context.free_models()
         self._context.start_job(JobKind.TRIAL, "Trying three steps", trial_job(self._context, config))
 
-    def _other_preset(self, preset: str, name: str, dataset: str | None) -> None:
-        """Another preset: its values throughout; name and dataset stay."""
+    def _change_preset(self, preset: str, name: str, dataset: str | None) -> None:
+        """Take all values from another preset. Name and dataset stay."""
         changes: dict[str, Any] = {"data": {"dataset": dataset}} if dataset else {}
         self._context.set_draft(preset, {**changes, **({"name": name} if name else {})}, refresh_forms=True)
 
     def _values(self) -> dict[str, Any]:
-        """All values by dotted name: the preset's, and over them what the draft changes, checked or not."""
+        """Return all values by dotted name: the preset's, overridden by the draft's, which may be out of bounds."""
         draft = self._context.draft
         plain = flatten(self._of_preset(draft.preset, self._context.base_of(draft)).model_dump())
         return plain | flatten(draft.changes)
@@ -130,7 +124,7 @@ class RunForm:
     def _presets(self) -> list[tuple[str, str]]:
         return [(preset.title, name) for name, preset in self._context.user_presets.all.items()]
 
-    def _fill(self, view: View) -> list[Any]:
+    def _render(self, view: View) -> list[Any]:
         values = self._values()
         filled = [values[dotted] for dotted in self.settings]
         filled[0] = gr.Dropdown(list(view.datasets), value=values["data.dataset"] or None)
@@ -139,7 +133,7 @@ class RunForm:
 
 
 def trial_job(context: AppContext, config: RunConfig) -> Work:
-    """Return the job that takes three training steps, draws a set of images, and measures both."""
+    """Return the job that takes three optimizer steps, draws a set of preview images, and measures both."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.training.preflight import preflight_job
@@ -149,16 +143,18 @@ def trial_job(context: AppContext, config: RunConfig) -> Work:
     return work
 
 
-def _own_trial(view: View) -> bool:
+def _trial_runs(view: View) -> bool:
     return view.snapshot.kind == JobKind.TRIAL and view.snapshot.alive
 
 
-def _trial_parts(view: View) -> list[Any]:
-    """The button, what it is for or how far it is, and its cancel button."""
-    own = _own_trial(view)
-    words = "Measures time and memory with your own images before you commit to hours: about a minute on a card."
+def _render_trial(view: View) -> list[Any]:
+    """Render the button, its help or progress, and its cancel button."""
+    runs = _trial_runs(view)
+    text = (
+        "Measures time and memory on your own images, before you start a run of hours. Takes about a minute on a GPU."
+    )
     return [
         gr.Button(interactive=view.train.buttons[Action.START].enabled),
-        job_progress(view.snapshot) if own else note(words),
-        gr.Button(visible=own),
+        job_progress(view.snapshot) if runs else note(text),
+        gr.Button(visible=runs),
     ]

@@ -1,4 +1,4 @@
-"""Where a computer has several cards: the window trains on one, and says how all of them are used."""
+"""On a computer with several graphics cards: the window trains on one, and shows the command that uses all of them."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ import gradio as gr
 from engine.config.toml import launch_command, write_run_file
 from engine.workspace.paths import APP_FOLDER
 from ui.page.context import AppContext
+from ui.page.live import Live
 from ui.page.messages import note
-from ui.train.run_form import NO_PROGRESS, RunForm
+from ui.train.run_form import RunForm
 
 FILE = "run.toml"
 
 
-def build_several_cards(context: AppContext, form: RunForm) -> None:
-    """Below the form, where there is more than one card: nothing else is shown."""
+def build_several_cards(context: AppContext, live: Live, form: RunForm) -> None:
+    """Build the folded help below the form. With a single card there is nothing to show."""
     count = context.hardware.cards
     if count < 2:
         return
-    words = (
-        f"This window trains on one card. Your {count} cards share the images of each step when the run is started "
-        "from a terminal: the same run, in less time. Write the settings down, copy the command, close the app (two "
-        f"programs at once would get in each other's way), open a terminal in {APP_FOLDER} and paste it there."
+    text = (
+        f"This window trains on one graphics card. To train on all {count}, start the run from a terminal: it is the "
+        "same run, only faster, because the cards share the images of each step. Write the settings to a file, copy "
+        "the command, close the app (two programs at once would get in each other's way), open a terminal in "
+        f"{APP_FOLDER} and paste the command."
     )
-    with gr.Accordion(f"Train on {count} cards", open=False, elem_id="several-cards"):
-        gr.HTML(note(words))
-        write = gr.Button("Write the settings down", elem_id="several-cards-write")
+    with gr.Accordion(f"Train on {count} graphics cards", open=False, elem_id="several-cards"):
+        gr.HTML(note(text))
+        write = gr.Button("Write the settings to a file", elem_id="several-cards-write")
         command = gr.Textbox(
             label="Command",
             lines=3,
@@ -36,18 +38,18 @@ def build_several_cards(context: AppContext, form: RunForm) -> None:
             buttons=["copy"],
             elem_id="several-cards-command",
         )
-        told = gr.HTML()
+        result = gr.HTML()
 
-    def written(*values: Any) -> tuple[Any, str]:
+    def write_settings(*values: Any) -> tuple[Any, str]:
         form.remember(*values)
-        line, sentence = write_down(context)
+        line, sentence = write_draft(context)
         return gr.Textbox(value=line, visible=True), note(sentence)
 
-    write.click(context.catch_errors(written), form.inputs, [command, told], **NO_PROGRESS)
+    live.on(write.click, write_settings, form.inputs, [command, result])
 
 
-def write_down(context: AppContext) -> tuple[str, str]:
-    """Write the draft's settings into the workspace; the command that trains with them, and a sentence.
+def write_draft(context: AppContext) -> tuple[str, str]:
+    """Write the draft's settings into the workspace. Returns the command that trains with them, and a sentence.
 
     Raises:
         UserError: a setting is out of bounds.
@@ -56,4 +58,4 @@ def write_down(context: AppContext) -> tuple[str, str]:
     path = context.workspace.root / FILE
     write_run_file(path, config)
     command = launch_command(context.hardware.cards, "train", str(path), workspace=context.workspace)
-    return command, f"Written to {path}. The run is in the list above when the app is opened again."
+    return command, f"Written to {path}. The run appears in the list above the next time you open the app."

@@ -1,4 +1,4 @@
-"""Train: set a run up, start it, watch it learn."""
+"""Train: set up a run, start it, watch it learn."""
 
 from __future__ import annotations
 
@@ -11,41 +11,40 @@ from engine.conditions import registry
 from engine.config.toml import launch_command
 from engine.errors import UserError
 from engine.runs.run import Run
-from engine.training.job import resume_training, start_training
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import duration, note, progress_bar
 from ui.page.states import Action, TrainState
 from ui.page.view import View
-from ui.train.checkpoints_panel import build_checkpoints, disk_words
+from ui.train.checkpoints_panel import build_checkpoints, disk_line
 from ui.train.evaluate_panel import build_evaluate
 from ui.train.own_presets import build_own_presets
-from ui.train.run_form import NO_PROGRESS, RunForm
+from ui.train.run_form import RunForm
 from ui.train.several_cards import build_several_cards
 from ui.train.verdict import build_verdict
 from ui.train.watch import build_watch
 
 NEW_RUN = "A new run"
-STYLE = {Action.START: "primary", Action.RESUME: "primary", Action.STOP: "stop", Action.DISCARD: "stop"}
+VARIANTS = {Action.START: "primary", Action.RESUME: "primary", Action.STOP: "stop", Action.DISCARD: "stop"}
 SIGNS = {
     TrainState.NOT_READY: "○", TrainState.READY: "○", TrainState.PAUSED: "Ⅱ", TrainState.STOPPED: "■",
     TrainState.COMPLETED: "✓", TrainState.FAILED: "!", TrainState.INTERRUPTED: "!",
 }  # fmt: skip
-ASKS = {
+COMMANDS = {
     Action.PAUSE: "pause", Action.STOP: "stop", Action.CANCEL: "cancel", Action.SAVE_NOW: "save_now",
     Action.SAMPLE_NOW: "sample_now",
 }  # fmt: skip
 
 
 def build(context: AppContext, live: Live) -> None:
-    """Everything on the tab."""
+    """Build the tab."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=340):
             run = gr.Dropdown([NEW_RUN], value=NEW_RUN, label="Run", elem_id="train-run", interactive=True)
             with gr.Column(elem_id="setup") as setup:
                 form = RunForm(context, live)
                 build_own_presets(context, live, form)
-                build_several_cards(context, form)
+                build_several_cards(context, live, form)
             about = gr.HTML(elem_id="run-about")
         with gr.Column(scale=3, min_width=420):
             status = gr.HTML(elem_id="train-status")
@@ -59,17 +58,8 @@ def build(context: AppContext, live: Live) -> None:
 
     for action, button in buttons.items():
         inputs = form.inputs if action is Action.START else [run]
-        live.refresh_after(
-            button.click(
-                context.catch_errors(_handler(context, live, form, action), has_outputs=False),
-                inputs,
-                None,
-                **NO_PROGRESS,
-            )
-        )
-    live.refresh_after(
-        run.input(lambda name: context.show_run("" if name == NEW_RUN else name), [run], None, **NO_PROGRESS)
-    )
+        live.on(button.click, _handler(context, live, form, action), inputs)
+    live.on(run.input, lambda name: context.show_run("" if name == NEW_RUN else name), [run])
     live.outputs([status], lambda view: (view.train, view.snapshot.version), lambda view: [_status(view)], "fast")
     live.outputs([reasons, *buttons.values()], lambda view: str(view.train.buttons), _buttons)
     live.outputs([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
@@ -83,7 +73,7 @@ def build(context: AppContext, live: Live) -> None:
 def _button(action: Action) -> Any:
     return gr.Button(
         action.value,
-        variant=STYLE.get(action, "secondary"),  # type: ignore[arg-type]
+        variant=VARIANTS.get(action, "secondary"),  # type: ignore[arg-type]
         visible=False,
         min_width=120,
         elem_id="train-" + action.name.lower().replace("_", "-"),
@@ -91,37 +81,29 @@ def _button(action: Action) -> Any:
 
 
 def _handler(context: AppContext, live: Live, form: RunForm, action: Action) -> Any:
-    """What a button does."""
+    """Return what a button does."""
     if action is Action.START:
 
         def start(*values: Any) -> None:
             form.remember(*values)
-            context.free_models()
-            start_training(context.runner, context.workspace, *context.config_of(context.draft))
-            context.training_started()
+            context.start_training()
 
         return start
     if action is Action.RESUME:
-
-        def resume(name: str) -> None:
-            context.free_models()
-            resume_training(context.runner, context.workspace, context.workspace.run_folder(name))
-            context.training_started()
-
-        return resume
+        return context.resume_training
     if action is Action.NEW:
         return lambda name: context.show_run("")
     if action is Action.DISCARD:
 
         def discard(name: str) -> None:
-            gr.Info(f"The run was moved to {context.discard_run(name)}.")
+            gr.Info(f"Nothing was deleted: the run was moved to {escape(str(context.discard_run(name)))}.")
 
         return discard
-    return live.job_command(ASKS[action])
+    return live.job_command(COMMANDS[action])
 
 
 def _status(view: View) -> str:
-    """Headline, hint and progress."""
+    """Return headline, hint and progress."""
     train, history = view.train, view.history
     sign = SIGNS.get(train.state, "●")
     kind = "busy" if train.active else train.state.name.lower()
@@ -135,27 +117,26 @@ def _status(view: View) -> str:
     waiting = train.state is TrainState.WAITING
     parts.append(note(train.hint, "warning" if waiting else "hint"))
     if train.active and not waiting:
-        parts.append(note(view.snapshot.warned, "warning"))  # a slow disk, say: the log may be folded
+        parts.append(note(view.snapshot.warned, "warning"))  # for example a slow disk: the log may be folded
     if train.active and history.last_step is not None:
         step = history.last_step
-        pace = f"{step.images_seen:,} images seen · {step.seconds:.2f} s a step · loss {step.loss:.4f}"
-        parts.append(note(pace))
+        parts.append(note(f"{step.images_seen:,} images seen · {step.seconds:.2f} s per step · loss {step.loss:.4f}"))
     if train.active:
-        parts.append(note("" if waiting else disk_words(history.disk)))  # what was free at the last checkpoint
+        parts.append(note("" if waiting else disk_line(history.disk)))  # the free space as of the last checkpoint
         parts.append(note(view.snapshot.awake))
     return "".join(parts)
 
 
 def _buttons(view: View) -> list[Any]:
-    """The reasons line, then each button."""
+    """Render the reasons why buttons are disabled, then each button."""
     shown = view.train.buttons
     reasons = [
         f"<li><b>{escape(action.value)}</b>: {escape(shown[action].reason)}</li>"
         for action in Action
         if shown[action].visible and not shown[action].enabled
     ]
-    words = f"<ul class='reasons'>{''.join(reasons)}</ul>" if reasons else ""
-    return [words, *(gr.Button(visible=shown[a].visible, interactive=shown[a].enabled) for a in Action)]
+    text = f"<ul class='reasons'>{''.join(reasons)}</ul>" if reasons else ""
+    return [text, *(gr.Button(visible=shown[a].visible, interactive=shown[a].enabled) for a in Action)]
 
 
 def _runs(view: View) -> list[Any]:
@@ -168,11 +149,11 @@ def _condition_title(run: Run) -> str:
     try:
         return registry.get(str(run.condition.get("type"))).title
     except UserError:
-        return str(run.condition.get("type"))  # made by a newer app
+        return str(run.condition.get("type"))  # a type of a newer version of the app
 
 
 def _about(context: AppContext, view: View) -> str:
-    """The settings of the run that is shown, in plain words."""
+    """Return the settings of the shown run."""
     if not view.shown_run:
         return ""
     try:
@@ -183,7 +164,7 @@ def _about(context: AppContext, view: View) -> str:
     rows = {
         "Base model": settings.model.base,
         "Dataset": settings.data.dataset,
-        "The net obeys": _condition_title(run),
+        "Control type": _condition_title(run),
         "Steps": f"{train.steps:,}, {settings.images_per_step} images each",
         "Resolution": f"{settings.data.resolution} px",
         "Learning rate": f"{settings.optim.learning_rate:g}",
@@ -192,6 +173,6 @@ def _about(context: AppContext, view: View) -> str:
     }
     if context.hardware.cards > 1 and not run.completed:
         resume = launch_command(context.hardware.cards, "resume", run.name, workspace=context.workspace)
-        rows[f"On {context.hardware.cards} cards"] = f"Close the app, then in a terminal: {resume}"
+        rows[f"On {context.hardware.cards} graphics cards"] = f"Close the app, then in a terminal: {resume}"
     cells = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
     return f"<table class='facts'>{cells}</table>"

@@ -1,4 +1,4 @@
-"""Does it work? The verdict in a sentence with its evidence, and the charts behind it. Used by the Train tab."""
+"""Does it work? The verdict on the shown run in a sentence with its evidence, and the charts behind it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import View
-from ui.train.chart import BEGINS, PAUSED, SAVED, line_chart
-from ui.train.curves import GAIN, HELD_OUT, TRAINED, TRAINED_GAIN, fixed_loss_rows, gain_rows
+from ui.train.chart import FOLLOWS, PAUSED, SAVED, line_chart
+from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows
 
 SIGNS: dict[Kind, tuple[str, str]] = {
     "too_early": ("…", ""),
@@ -33,35 +33,35 @@ SIGNS: dict[Kind, tuple[str, str]] = {
     "overfitting": ("!", "warning"),
     "drifting": ("!", "warning"),
 }
-COLOURS = {GAIN: "var(--first)", TRAINED_GAIN: "#94a3b8"}
-GAIN_TITLE = "Control gain: what the map is worth, in % of the loss"
 PLACES = {
-    "doctor": ("Check the set", ("tab-dataset", "dataset-check")),
-    "settings": ("Look at the settings", ("tab-train",)),
+    "doctor": ("Check the dataset", ("tab-dataset", "dataset-check")),
+    "settings": ("Open the settings", ("tab-train",)),
     "dataset": ("Add images", ("tab-dataset",)),
 }
-"""Where a cause is looked at: the words on its button, and the ids of the tabs to open."""
-LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"
-LOSS_COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
+"""Where to look into a cause: the text of the button, and the ids of the tabs that it opens."""
+GAIN_TITLE = "Control gain: how much the control image lowers the loss, in %"
+LOSS_TITLE = "Loss on fixed pairs: change since the start, in % (lower is better)"
+COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
 
 
 def build_verdict(context: AppContext, live: Live) -> None:
-    """The sentence, and below it control gain and losses of fixed pairs beside each other."""
-    words = gr.HTML(elem_id="verdict")
+    """Build the sentence, and below it the charts of control gain and fixed losses."""
+    verdict = gr.HTML(elem_id="verdict")
     with gr.Row(visible=False) as charts:
         gain = gr.HTML(elem_id="chart-gain", min_width=340)
         loss = gr.HTML(elem_id="chart-fixed-loss", min_width=340)
     live.outputs(
-        [words, charts, gain, loss],
+        [verdict, charts, gain, loss],
         lambda view: (view.shown_run, view.history.checks[-1:], view.history.kept, len(view.history.scores)),
-        lambda view: _shown(context, view),
+        lambda view: _render(context, view),
     )
 
 
 def verdict_of(history: JobSnapshot, datasets: Path | None = None) -> Verdict | None:
-    """The verdict on the run that is shown; None where nothing was measured or its settings cannot be read.
+    """Return the verdict on the shown run. None if nothing was measured or its settings cannot be read.
 
-    ``datasets``: the workspace's, whose doctor then adds what it has found.
+    Args:
+        datasets: the workspace's folder of datasets, to take the findings of the dataset check into account.
     """
     if not history.checks or history.run_folder is None:
         return None
@@ -69,12 +69,12 @@ def verdict_of(history: JobSnapshot, datasets: Path | None = None) -> Verdict | 
         config = Run(history.run_folder).config
     except UserError:
         return None
-    facts: Facts = facts_of(config, *(_known(datasets / config.data.dataset) if datasets else ()))
+    facts: Facts = facts_of(config, *(_dataset_facts(datasets / config.data.dataset) if datasets else ()))
     return judge(history.checks, facts, history.scores, history.kept, history.figures)
 
 
-def _known(folder: Path) -> tuple[int, dict[str, int] | None]:
-    """How many pairs there are, and what the doctor has found; None: it was not asked."""
+def _dataset_facts(folder: Path) -> tuple[int, dict[str, int] | None]:
+    """Return the number of pairs, and the findings of the dataset check, or None if it was never run."""
     try:
         dataset = Dataset.open(folder)
     except UserError:
@@ -84,10 +84,10 @@ def _known(folder: Path) -> tuple[int, dict[str, int] | None]:
 
 
 def verdict_html(verdict: Verdict) -> str:
-    """The sentence with its sign; evidence and likely causes below it."""
+    """Return the sentence with its sign, and below it evidence and likely causes."""
     sign, kind = SIGNS[verdict.kind]
     causes = "".join(f"<li>{escape(cause.text)}{_link(cause)}</li>" for cause in verdict.causes)
-    listed = f"<p class='hint'>Likely causes, the first to look at first:</p><ul class='problems'>{causes}</ul>"
+    listed = f"<p class='hint'>Likely causes. Check them in this order:</p><ul class='problems'>{causes}</ul>"
     return (
         f"<div class='verdict {kind}' role='status'><p class='sentence'><span aria-hidden='true'>{sign}</span> "
         f"{escape(verdict.sentence)}</p><p class='hint'>{escape(' '.join(verdict.evidence))}</p>"
@@ -96,30 +96,30 @@ def verdict_html(verdict: Verdict) -> str:
 
 
 def _link(cause: Cause) -> str:
-    """A button that opens the place where the cause is looked at."""
+    """Return a button that opens the place where the user can look into a cause."""
     if cause.look not in PLACES:
         return ""
-    words, tabs = PLACES[cause.look]
+    text, tabs = PLACES[cause.look]
     clicks = "".join(f"document.getElementById('{name}-button')?.click();" for name in tabs)
-    return f' <button type="button" class="look" onclick="{clicks}">{escape(words)}</button>'
+    return f' <button type="button" class="look" onclick="{clicks}">{escape(text)}</button>'
 
 
 def marks_of(history: JobSnapshot, verdict: Verdict | None) -> dict[str, tuple[int, ...]]:
-    """What the charts mark: since when it follows its control images, where it was saved, where it was paused."""
+    """Return the marks of the charts: the step since which it follows its control images, checkpoints, pauses."""
     since = verdict.follows_since if verdict else None
-    return {BEGINS: () if since is None else (since,), SAVED: history.kept, PAUSED: history.pauses}
+    return {FOLLOWS: () if since is None else (since,), SAVED: history.kept, PAUSED: history.pauses}
 
 
-def _shown(context: AppContext, view: View) -> list[Any]:
+def _render(context: AppContext, view: View) -> list[Any]:
     history = view.history
     verdict = verdict_of(history, context.workspace.datasets)
     if verdict is None:
         return ["", gr.Row(visible=False), "", ""]
-    more: dict[str, Any] = {"marks": marks_of(history, verdict), "images": history.images_per_step}
+    options: dict[str, Any] = {"marks": marks_of(history, verdict), "images": history.images_per_step}
     gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
     return [
         verdict_html(verdict),
         gr.Row(visible=len(history.checks) > 1),
-        line_chart(gains, "step", "percent", "line", COLOURS, GAIN_TITLE, "Gain, %", **more),
-        line_chart(losses, "step", "percent", "line", LOSS_COLOURS, LOSS_TITLE, "Change, %", **more),
+        line_chart(gains, "step", "percent", "line", COLOURS, GAIN_TITLE, "Gain, %", **options),
+        line_chart(losses, "step", "percent", "line", COLOURS, LOSS_TITLE, "Change, %", **options),
     ]

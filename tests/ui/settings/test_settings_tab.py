@@ -17,7 +17,7 @@ from engine.support import doctor
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.settings import settings_tab
-from ui.train.checkpoints_panel import describe, disk_words
+from ui.train.checkpoints_panel import describe, disk_line
 
 
 @pytest.fixture
@@ -36,6 +36,6 @@ def test_every_place_shows_the_same_free_space(
         estimate(RunConfig(), workspace, context.hardware),
         doctor.report(workspace),
         describe(tmp_path, [], []),
-        disk_words(DiskSeen(free=free_bytes(workspace.root), run=0)),
+        disk_line(DiskSeen(free=free_bytes(workspace.root), run=0)),
     ]
     assert ["50.0 GB" in place for place in places] == [True] * len(places)

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ui.train.chart import BEGINS, FEW, MOST, PAUSED, SAVED, figure, line_chart, ticks
+from ui.train.chart import FOLLOWS, MAX_DOTS, MAX_POINTS, PAUSED, SAVED, figure, line_chart, ticks
 
 COLOURS = {"each step": "#94a3b8", "smoothed": "#0f766e"}
 
@@ -54,9 +54,9 @@ def test_lines_differ_by_more_than_colour_and_are_told_in_words() -> None:
 def test_a_long_run_stays_a_small_chart() -> None:
     html = chart([(n, n / 10_000, "smoothed") for n in range(10_000)])
     (line,) = drawn(html)
-    assert len(line) <= MOST and line[-1][0] == pytest.approx(9999 / 10_000, abs=1e-3)
+    assert len(line) <= MAX_POINTS and line[-1][0] == pytest.approx(9999 / 10_000, abs=1e-3)
     assert len(html) < 20_000 and html.count("<b style") == 0
-    assert chart([(n, 1.0, "smoothed") for n in range(FEW)]).count("<b style") == FEW
+    assert chart([(n, 1.0, "smoothed") for n in range(MAX_DOTS)]).count("<b style") == MAX_DOTS
 
 
 def test_names_cannot_bring_anything_onto_the_page() -> None:
@@ -101,9 +101,9 @@ def test_labels_of_tiny_figures_fit_beside_the_chart(top: float, labels: list[st
 
 def test_marks_and_images_are_on_the_axis() -> None:
     rows = {"x": [0, 100], "y": [0.0, 1.0], "line": ["a", "a"]}
-    more = {"marks": {SAVED: (50, 100, 999), BEGINS: (25,), PAUSED: ()}, "images": 48}
+    more = {"marks": {SAVED: (50, 100, 999), FOLLOWS: (25,), PAUSED: ()}, "images": 48}
     html = line_chart(rows, "x", "y", "line", {"a": "#000"}, "T", "Y", **more)  # type: ignore[arg-type]
-    assert html.count("class='mark saved'") == html.count("class='mark begins'") == 2, "in the drawing and the legend"
+    assert html.count("class='mark saved'") == html.count("class='mark follows'") == 2, "in the drawing and the legend"
     assert "paused" not in html
     assert "M500.0 1000v-60M1000.0 1000v-60'" in html, "999 lies beyond the end"
     assert "step 25</b>" in html and "100<br>4.8k" in html

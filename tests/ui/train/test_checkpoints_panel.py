@@ -9,7 +9,7 @@ import pytest
 from engine.jobs.events import DiskSeen
 from engine.runs.checkpoints import broken_checkpoints, list_checkpoints
 from tests.checkpoint_folder import write_checkpoint
-from ui.train.checkpoints_panel import describe, disk_words, label, mark_starred, stamp
+from ui.train.checkpoints_panel import describe, disk_line, label, stamp, star_only
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def run(tmp_path: Path, loud_controlnet: Path) -> Path:
 
 def test_ticks_become_stars_and_every_page_notices(run: Path) -> None:
     before = stamp(run)
-    mark_starred(run, [5])
+    star_only(run, [5])
     assert [checkpoint.starred for checkpoint in list_checkpoints(run)] == [True, False]
     assert stamp(run) != before
     first, second = map(label, list_checkpoints(run))
     assert first.startswith("★ step 5 · ") and second.startswith("step 10 · ") and second.endswith("weights only")
-    mark_starred(run, [])
+    star_only(run, [])
     assert not any(checkpoint.starred for checkpoint in list_checkpoints(run))
 
 
@@ -42,6 +42,6 @@ def test_a_run_without_a_folder_has_no_checkpoints(tmp_path: Path) -> None:
 
 
 def test_the_disk_in_a_line() -> None:
-    assert disk_words(None) == ""
+    assert disk_line(None) == ""
     seen = DiskSeen(free=3 * 2**30, run=2**30, next_checkpoint=2**20)
-    assert disk_words(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint at most 1.0 MB"
+    assert disk_line(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint at most 1.0 MB"

@@ -7,7 +7,7 @@ import pytest
 from engine.errors import UserError
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.own_presets import forget, keep
+from ui.train.own_presets import delete_own, save_draft
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def context(workspace: Workspace) -> AppContext:
 
 def test_the_form_stands_on_the_preset_that_was_kept_from_it(context: AppContext) -> None:
     before, number = context.config_of(context.draft)[0], context.draft.number
-    assert keep(context, "Night owls") == "Night owls is in the list of presets now, with 1 setting of yours."
+    assert save_draft(context, "Night owls") == "Night owls is now in the list of presets, with 1 setting of your own."
     assert context.draft.preset == "Night-owls" and context.draft.number > number
     assert context.draft.changes == {"name": "owls", "data": {"dataset": "birds"}}
     config, origins = context.config_of(context.draft)
@@ -29,17 +29,17 @@ def test_the_form_stands_on_the_preset_that_was_kept_from_it(context: AppContext
 
 def test_a_deleted_preset_leaves_its_settings_in_the_form(context: AppContext) -> None:
     before = context.config_of(context.draft)[0]
-    keep(context, "Night owls")
+    save_draft(context, "Night owls")
     gone = context.draft
-    assert "still in the form" in forget(context)
+    assert "still in the form" in delete_own(context)
     assert context.draft.preset == "8gb" and context.config_of(context.draft)[0] == before
     assert not list(context.workspace.presets.iterdir())
     assert context.preset_of(gone).name == context.suggested_preset, "a page that has not heard of it yet"
-    assert "the app's own" in forget(context)
+    assert "comes with the app" in delete_own(context)
 
 
 def test_settings_that_are_wrong_are_not_kept(context: AppContext) -> None:
     context.set_draft("8gb", {"train": {"steps": 0}})
     with pytest.raises(UserError, match="train.steps"):
-        keep(context, "mine")
+        save_draft(context, "mine")
     assert not context.workspace.presets.exists()

@@ -14,7 +14,7 @@ from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
 from ui.app import build_app
 from ui.page.context import AppContext
-from ui.train.several_cards import write_down
+from ui.train.several_cards import write_draft
 
 
 def two_cards(workspace: Workspace) -> AppContext:
@@ -38,7 +38,7 @@ def test_the_part_is_there_only_for_several_cards(workspace: Workspace, cards: i
 def test_the_settings_are_written_and_the_command_names_them(workspace: Workspace) -> None:
     context = two_cards(workspace)
     context.set_draft("12gb", {"train": {"steps": 77}, "data": {"dataset": "birds"}})
-    command, sentence = write_down(context)
+    command, sentence = write_draft(context)
     file = workspace.root / "run.toml"
     assert read_toml(file)["train"]["steps"] == 77
     assert str(file) in command and "--processes 2" in command and str(file) in sentence
@@ -48,5 +48,5 @@ def test_settings_that_are_wrong_are_not_written(workspace: Workspace) -> None:
     context = two_cards(workspace)
     context.set_draft("12gb", {"train": {"steps": 0}})
     with pytest.raises(UserError, match="train.steps"):
-        write_down(context)
+        write_draft(context)
     assert not (workspace.root / "run.toml").exists()

@@ -13,7 +13,7 @@ from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.states import Action, Readiness, train_view
-from ui.train.train_tab import ASKS, _handler, _status
+from ui.train.train_tab import COMMANDS, _handler, _status
 
 
 class Recorder:
@@ -26,7 +26,7 @@ class Recorder:
         return lambda: self.asked.append(name) or True
 
 
-@pytest.mark.parametrize(("action", "asked"), list(ASKS.items()))
+@pytest.mark.parametrize(("action", "asked"), list(COMMANDS.items()))
 def test_buttons_of_a_running_training(workspace: Workspace, action: Action, asked: str) -> None:
     context = AppContext(workspace, runner=cast(Any, Recorder()))
     handler = _handler(context, Live(context, cast(Any, None)), cast(Any, None), action)

@@ -8,12 +8,12 @@ from engine.jobs.snapshot import JobKind
 from engine.machine.hardware import Hardware
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
-from ui.train.run_form import _trial_parts, trial_job
+from ui.train.run_form import _render_trial, trial_job
 
 
 def test_the_trial_button_tells_what_it_is_for_and_stays_off_until_a_run_could_start(workspace: Workspace) -> None:
     context = AppContext(workspace)
-    button, words, cancel = _trial_parts(context.view())
+    button, words, cancel = _render_trial(context.view())
     assert button.interactive is False and cancel.visible is False
     assert "Measures time and memory" in words
 

@@ -18,8 +18,8 @@ from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
-from ui.train.chart import BEGINS, PAUSED, SAVED
-from ui.train.curves import GAIN, HELD_OUT, TRAINED, TRAINED_GAIN, fixed_loss_rows, gain_rows
+from ui.train.chart import FOLLOWS, PAUSED, SAVED
+from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows
 from ui.train.verdict import SIGNS, marks_of, verdict_html, verdict_of
 
 CURVES = Path(__file__).parents[2] / "evaluation" / "curves"
@@ -80,14 +80,14 @@ def test_the_gain_is_drawn_in_percent_of_held_out_and_training_pairs() -> None:
     newer = replace(CHECKS[2], training_share=0.75)
     rows = gain_rows([*CHECKS[:2], newer])
     drawn = list(zip(rows["step"], rows["percent"], rows["line"], strict=True))
-    assert drawn == [(0, 0.0, GAIN), (50, 25.0, GAIN), (100, 50.0, GAIN), (100, 75.0, TRAINED_GAIN)]
+    assert drawn == [(0, 0.0, HELD_OUT), (50, 25.0, HELD_OUT), (100, 50.0, HELD_OUT), (100, 75.0, TRAINED)]
 
 
 def test_the_charts_mark_what_happened() -> None:
     history = JobSnapshot(kept=(50, 100), pauses=(75,))
     marks = marks_of(history, Verdict("improving", "Usable.", follows_since=50))
-    assert marks == {BEGINS: (50,), SAVED: (50, 100), PAUSED: (75,)}
-    assert marks_of(history, None)[BEGINS] == ()
+    assert marks == {FOLLOWS: (50,), SAVED: (50, 100), PAUSED: (75,)}
+    assert marks_of(history, None)[FOLLOWS] == ()
 
 
 def test_losses_are_drawn_as_changes_since_the_start() -> None:
