@@ -27,6 +27,7 @@ LAYERS = (
     "engine.runs",
     # What is computed.
     "engine.nets",
+    "engine.tuning",  # what is trained
     "engine.distributed",
     "engine.conditions",  # arrays in, arrays out; knows no dataset
     "engine.data",
@@ -55,22 +56,7 @@ LAYERS = (
 )
 """All packages, and modules that lie beside them, from bottom to top. An import may only point to a lower one."""
 
-_STATE = "Reads the state of the training, which lies in the trainer."
-EXCEPTIONS: dict[tuple[str, str], str] = {
-    ("engine.distributed.ddp", "engine.training.oom"): "Takes the fallback's steps after which memory is known.",
-    ("engine.distributed.ddp", "engine.training.trainer"): _STATE,
-    ("engine.distributed.fsdp", "engine.training.optim"): "Builds the optimizer over the sharded parameters.",
-    ("engine.distributed.fsdp", "engine.training.trainer"): _STATE,
-    ("engine.nets.master_weights", "engine.training.trainer"): _STATE,
-    ("engine.training.checkpointer", "engine.training.trainer"): _STATE,
-    ("engine.training.fixed_losses", "engine.training.trainer"): _STATE,
-    ("engine.training.hooks", "engine.training.trainer"): _STATE,
-    ("engine.training.lending", "engine.training.trainer"): _STATE,
-    ("engine.training.loss_checks", "engine.training.trainer"): _STATE,
-    ("engine.training.oom", "engine.training.trainer"): _STATE,
-    ("engine.training.speed", "engine.training.trainer"): _STATE,
-    ("engine.training.step", "engine.training.trainer"): _STATE,
-}
+EXCEPTIONS: dict[tuple[str, str], str] = {}
 """Imports that are allowed in spite of the rules, as (module, imported module): one sentence why."""
 
 
