@@ -17,6 +17,7 @@ from engine.families.files import BaseConfigs, configs_of
 from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.machine.units import GIB
+from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 
 CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
@@ -82,19 +83,19 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0) -> Predi
     """``predict`` from the configs of a base."""
     resolution, train, optim = config.data.resolution, config.train, config.optim
     tokens = int(base.text_encoders[0].get("max_position_embeddings", 77)) if base.text_encoders else 77
-    locked, lora_rank = config.objective.sd_locked, config.model.control_lora_rank
-    sizes = base.facts.count(base.denoiser, resolution, tokens, not locked, lora_rank)
+    facts = facts_of(config)
+    sizes = base.facts.count(base.denoiser, resolution, tokens, not facts.base_is_frozen, facts.rank)
     trained = sizes.controlnet.trained
-    decoder_trained = 0 if locked else sizes.decoder.weights
+    nets = facts.trained_nets(sizes)
+    base_trained = sum(net.trained for net in nets[1:])  # weights of the base itself
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
     bytes_each = 4 if train.precision == "fp32" else 2
     has_copy = bytes_each < 4 or optim.offload  # the nets that compute are copies of the master weights
-    optimizer = optimizer_bytes(sizes.controlnet, optim.optimizer)
-    optimizer += 0 if locked else optimizer_bytes(sizes.decoder, optim.optimizer)
+    optimizer = sum(optimizer_bytes(net, optim.optimizer) for net in nets)
     ema = trained * 4 if has_ema else 0
     resident = {
         "base model": float(sizes.denoiser.weights * (FP8_BYTES if train.base_storage == "fp8" else bytes_each)),
-        "ControlNet": float((trained + (decoder_trained if has_copy else 0)) * 4 if on_card else 0),
+        "ControlNet": float((trained + (base_trained if has_copy else 0)) * 4 if on_card else 0),
         "its compute copy": float(trained * bytes_each if has_copy else 0),
         "optimizer": float(optimizer if on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
@@ -104,12 +105,11 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0) -> Predi
     sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
     encoding, decoding = _vae_bytes(base.vae, resolution)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
-    offloaded = 0 if on_card else (trained + decoder_trained) * 8 + optimizer
+    offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
     copies = 3 if has_ema else 1  # weights; EMA, and the weights put aside while it is used
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = 3 * resolution**2  # in colour
-    saved = sizes.controlnet.weights + (trained if lora_rank else 0)  # a Control-LoRA is saved whole and as factors
-    weights_on_disk = saved * (8 if has_ema else 4) + decoder_trained * 4
+    weights_on_disk = facts.saved_weights(sizes) * (8 if has_ema else 4) + base_trained * 4
     return Prediction(
         preparing={"VAE or text encoder": float(max(encoding, _text_encoding_bytes(base.text_encoders, tokens)))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},

@@ -38,7 +38,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     denoiser: Any = family.load_denoiser(base, dtype).to(device)
-    load_trained_base(checkpoint.folder, denoiser)
+    load_trained_base(checkpoint.folder, denoiser, family.layers)
     net: Any = family.load_controlnet(folder, dtype).to(device)
     check_finite(net, name)
     return Models(family, base, denoiser, net)

@@ -89,7 +89,8 @@ class TrySession:
             net = self._open(family, folder, located, _display_name(Path(controlnet)))
             self._use(family, located, net)
             if folder.is_dir():
-                self._base_is_changed = load_trained_base(folder.parent, family.denoiser_of(self._pipeline))
+                denoiser = family.denoiser_of(self._pipeline)
+                self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)
             self._controlnet = wanted
 
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:

@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
+from engine.families.layers import UNET, Layers
+
 FP8 = torch.float8_e4m3fn
-INSIDE = ("down_blocks.", "mid_block.", "up_blocks.")
-"""Parts of a UNet that are quantized; what comes before and after has few weights that matter much."""
 
 
 class _Linear(torch.autograd.Function):
@@ -118,16 +118,17 @@ def use_frozen_convolutions(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def quantize_fp8(denoiser: Any, *sharing: nn.Module, device: torch.device | None = None) -> None:
+def quantize_fp8(denoiser: Any, *sharing: nn.Module, layers: Layers = UNET, device: torch.device | None = None) -> None:
     """Quantize a frozen denoiser in place. Layers that are in fp8 already stay as they are.
 
     Args:
         sharing: control nets whose LoRA layers share some of these weights; they receive the scales.
+        layers: of the denoiser's family.
         device: where the fp8 weights go, one by one: the wide ones (5 GB of XL) are never there together.
     """
     scales: dict[int, torch.Tensor] = {}
     for name, layer in denoiser.named_modules():
-        if type(layer) in KINDS and name.startswith(INSIDE):
+        if type(layer) in KINDS and name.startswith(layers.quantized):
             small, scale = quantize(layer.weight.to(device or layer.weight.device))
             layer.__class__ = KINDS[type(layer)]
             layer.weight.data = small  # the tensor object stays, so that layers which share it see the change

@@ -8,6 +8,8 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch.utils.checkpoint import checkpoint
 
+from engine.families.layers import UNET, Layers
+
 
 class RecomputedControlEncoder(ControlNetConditioningEmbedding):
     """The encoder of the control image, as one checkpointed layer: only its input is kept."""
@@ -18,7 +20,7 @@ class RecomputedControlEncoder(ControlNetConditioningEmbedding):
         return checkpoint(super().forward, conditioning, use_reentrant=False, preserve_rng_state=False)
 
 
-def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str) -> None:
+def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, layers: Layers = UNET) -> None:
     """Keep only the inputs of layers for the backward pass (Chen et al. 2016, arXiv 1604.06174).
 
     Gradients are the same to the last bit. diffusers leaves out the control image's encoder, which works at the image's
@@ -26,9 +28,10 @@ def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str) -> N
 
     Args:
         scope: "none", "controlnet" or "both" (the denoiser, too).
+        layers: of the base's family.
     """
     if scope != "none":
         control_net.enable_gradient_checkpointing()
-        control_net.controlnet_cond_embedding.__class__ = RecomputedControlEncoder
+        control_net.get_submodule(layers.control_encoder).__class__ = RecomputedControlEncoder
     if scope == "both":
         denoiser.enable_gradient_checkpointing()

@@ -24,11 +24,18 @@ from engine.runs.checkpoints import list_checkpoints
 
 
 def initial_controlnet(
-    run_folder: Path, config: RunConfig, family: Family, base: str, denoiser: Any, device: torch.device | None = None
+    run_folder: Path,
+    config: RunConfig,
+    family: Family,
+    base: str,
+    denoiser: Any,
+    rank: int = 0,
+    device: torch.device | None = None,
 ) -> Any:
     """A ControlNet in fp32 on the CPU, except weights that belong to the base.
 
     Args:
+        rank: of a Control-LoRA; 0: the whole net is trained.
         device: where to decompose weights into low rank, if that is faster than where the denoiser is.
 
     Raises:
@@ -46,16 +53,15 @@ def initial_controlnet(
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
         controlnet = family.new_controlnet(denoiser)
         if config.model.hint_start == "he":
-            he_initialization(controlnet)
-    if config.model.control_lora_rank:
+            he_initialization(controlnet.get_submodule(family.layers.control_encoder))
+    if rank:
         torch.manual_seed(config.train.seed + 1)
-        to_control_lora(controlnet, denoiser, config.model.control_lora_rank, trained, device)
+        to_control_lora(controlnet, denoiser, rank, trained, device, family.layers)
     return controlnet
 
 
-def he_initialization(controlnet: Any) -> None:
+def he_initialization(encoder: Any) -> None:
     """Initialize the hidden layers of the control image's encoder, in place, from the global random state."""
-    encoder = controlnet.controlnet_cond_embedding
     for layer in (encoder.conv_in, *encoder.blocks):
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)

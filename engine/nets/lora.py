@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.families.layers import UNET
+from engine.families.layers import UNET, Layers
 from engine.nets import fp8
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.low_rank_math import factorize, is_smaller
@@ -51,7 +51,12 @@ KINDS: dict[type, type] = {nn.Linear: LoraLinear, nn.Conv2d: LoraConv2d}
 
 @torch.no_grad()
 def to_control_lora(
-    controlnet: Any, unet: Any, rank: int, trained: bool = False, device: torch.device | None = None
+    controlnet: Any,
+    unet: Any,
+    rank: int,
+    trained: bool = False,
+    device: torch.device | None = None,
+    layers: Layers = UNET,
 ) -> None:
     """Turn a whole ControlNet, in place, into low-rank factors over the UNet's own weights.
 
@@ -62,11 +67,16 @@ def to_control_lora(
         trained: the net was trained before; its difference from the base is kept as far as the rank allows. Otherwise
             the factors add nothing at first: ``up`` is zero, ``down`` is drawn from the global random state.
         device: where to decompose the difference, if not where the base is.
+        layers: of the base's family.
     """
     base = dict(unet.named_parameters())
     for name, layer in list(controlnet.named_modules()):
         key = f"{name}.weight"
-        if type(layer) not in KINDS or not key.startswith(UNET.copied) or not is_smaller(key, layer.weight, base, rank):
+        if (
+            type(layer) not in KINDS
+            or not key.startswith(layers.copied)
+            or not is_smaller(key, layer.weight, base, rank)
+        ):
             continue
         whole = layer.weight
         up, down = new_factors(whole, rank)

@@ -195,9 +195,10 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
     config = parse(unflatten({**flatten(state.config.model_dump()), **settings}))
     state.use_settings(config)
     if "train.gradient_checkpointing" in settings:
-        use_gradient_checkpointing(trainable.control_net, state.denoiser, config.train.gradient_checkpointing)
+        scope = config.train.gradient_checkpointing
+        use_gradient_checkpointing(trainable.control_net, state.denoiser, scope, state.family.layers)
     if "train.base_storage" in settings:
-        quantize_fp8(state.denoiser, trainable.master, trainable.control_net)
+        quantize_fp8(state.denoiser, trainable.master, trainable.control_net, layers=state.family.layers)
     if "optim.ema_device" in settings and state.ema is not None:
         state.ema.to("cpu")
     if "optim.offload" in settings:

@@ -197,18 +197,19 @@ def build_nets(
 ) -> tuple[Any, Trainable]:
     """The base's denoiser and what learns, each where it stays: all nets of a run that memory has to hold."""
     denoiser: Any = family.load_denoiser(base, base_dtype(config, place.dtype))
-    quantized = config.train.base_storage == "fp8"
+    layers, quantized = family.layers, config.train.base_storage == "fp8"
     if not quantized:
         denoiser.to(place.device)
-    control_net = initial_controlnet(run_folder, config, family, base, denoiser, place.device)
+    control_net = initial_controlnet(run_folder, config, family, base, denoiser, facts_of(config).rank, place.device)
     if quantized:  # after the control net was made from the wide weights
-        quantize_fp8(denoiser, device=place.device)
+        quantize_fp8(denoiser, layers=layers, device=place.device)
         denoiser.to(place.device)
-    trainable = build_trainable(config, control_net, denoiser, place)
+    trainable = build_trainable(config, control_net, denoiser, place, layers)
     use_frozen_convolutions(denoiser)
     if quantized:  # LoRA layers that share the base's weights get their scales
-        quantize_fp8(denoiser, trainable.master, trainable.control_net)
-    use_gradient_checkpointing(trainable.control_net, denoiser, config.train.gradient_checkpointing)
+        quantize_fp8(denoiser, trainable.master, trainable.control_net, layers=layers)
+    scope = config.train.gradient_checkpointing
+    use_gradient_checkpointing(trainable.control_net, denoiser, scope, layers)
     return denoiser, trainable
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from engine.config import RunConfig
+from engine.families.layers import Layers
 from engine.tuning.controlnet import ControlLora, WholeControlNet
 from engine.tuning.facts import facts_of
 from engine.tuning.trainable import Placement, Trainable
@@ -18,17 +19,18 @@ def base_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
     return dtype if facts_of(config).base_is_frozen else torch.float32
 
 
-def build_trainable(config: RunConfig, control_net: Any, denoiser: Any, place: Placement) -> Trainable:
+def build_trainable(config: RunConfig, control_net: Any, denoiser: Any, place: Placement, layers: Layers) -> Trainable:
     """What learns in a run.
 
     Args:
         control_net: from ``initial_controlnet``.
         denoiser: in ``base_dtype``; afterwards in the placement's dtype.
+        layers: of the base's family.
     """
     facts = facts_of(config)
     kind = ControlLora if facts.rank else WholeControlNet
 
     def build_control() -> WholeControlNet:
-        return kind(control_net, place, config.objective.only_mid_control)
+        return kind(control_net, place, layers.outer_outputs if config.objective.only_mid_control else ())
 
-    return build_control() if facts.base_is_frozen else UnlockedDecoder(denoiser, place, build_control)
+    return build_control() if facts.base_is_frozen else UnlockedDecoder(denoiser, place, layers, build_control)

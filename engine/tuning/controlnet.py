@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,15 @@ class WholeControlNet(Trainable):
 
     needs_condition_maps = True
 
-    def __init__(self, control_net: Any, place: Placement, only_mid_block: bool = False) -> None:
+    def __init__(self, control_net: Any, place: Placement, silent: Sequence[str] = ()) -> None:
         """
         Args:
             control_net: a diffusers ControlNetModel, fp32.
-            only_mid_block: the net controls the base through its middle block only.
+            silent: output modules of the net that stay zero for good (``only_mid_control`` of the original code).
         """
         stays = place.in_ram or place.sharded
         self.master = self.averaged = (control_net if stays else control_net.to(place.device)).train()
-        if only_mid_block:
-            keep_only_mid_block(control_net)
+        silence(control_net, silent)
         dtype = torch.float32 if place.sharded else place.dtype
         self.weights = MasterWeights(self.master, dtype, place.device if place.in_ram else None)
 
@@ -89,11 +88,9 @@ def training_bytes(net: nn.Module, average: bool) -> int:
 
 
 @torch.no_grad()
-def keep_only_mid_block(control_net: Any) -> None:
-    """Zero and freeze every output except the middle block's (``only_mid_control`` of the original code).
-
-    The weights themselves are zero, so the exported net behaves the same in every program.
-    """
-    for parameter in control_net.controlnet_down_blocks.parameters():
-        parameter.zero_()
-        parameter.requires_grad_(False)
+def silence(control_net: Any, modules: Sequence[str]) -> None:
+    """Zero and freeze these output modules: the exported net is silent there in every program, too."""
+    for name in modules:
+        for parameter in control_net.get_submodule(name).parameters():
+            parameter.zero_()
+            parameter.requires_grad_(False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.config import RunConfig
+from engine.families.sizes import NetSize, Sizes
 
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
@@ -23,6 +24,14 @@ class TrainableFacts:
     """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
     message: str = ""
     """What the user is told when training starts; empty: nothing."""
+
+    def trained_nets(self, sizes: Sizes) -> tuple[NetSize, ...]:
+        """Sizes of the nets with trained weights: each takes master weights, gradients and an optimizer's state."""
+        return (sizes.controlnet,) if self.base_is_frozen else (sizes.controlnet, sizes.decoder)
+
+    def saved_weights(self, sizes: Sizes) -> int:
+        """Numbers in the ControlNet's files of a checkpoint, without an average. Low rank is saved merged, too."""
+        return sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
 
 
 def facts_of(config: RunConfig) -> TrainableFacts:

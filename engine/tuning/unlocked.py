@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from engine.families.layers import Layers
 from engine.runs.checkpoints import DECODER, demand_whole
 from engine.tuning.controlnet import WholeControlNet, training_bytes
 from engine.tuning.trainable import Placement, Trainable
@@ -19,14 +20,17 @@ from engine.tuning.trainable import Placement, Trainable
 class UnlockedDecoder(Trainable):
     """The half of the denoiser that the control flows into is trained beside the control net."""
 
-    def __init__(self, denoiser: Any, place: Placement, build_control: Callable[[], WholeControlNet]) -> None:
+    def __init__(
+        self, denoiser: Any, place: Placement, layers: Layers, build_control: Callable[[], WholeControlNet]
+    ) -> None:
         """
         Args:
             denoiser: in fp32, so that the master weights start from unrounded ones; afterwards it is in the run's
                 dtype.
+            layers: of the base's family.
             build_control: makes the control net's own trainable, once the denoiser is in that dtype.
         """
-        self.decoder = decoder_of(denoiser).requires_grad_(True)
+        self.decoder = decoder_of(denoiser, layers).requires_grad_(True)
         if place.dtype != torch.float32 or place.in_ram:
             self.decoder = copy.deepcopy(self.decoder)
             if place.in_ram:
@@ -35,7 +39,7 @@ class UnlockedDecoder(Trainable):
         self.control = build_control()
         self.weights, self.averaged = self.control.weights, self.control.averaged
         self.needs_condition_maps = self.control.needs_condition_maps
-        self.weights.link(decoder_of(denoiser), self.decoder)
+        self.weights.link(decoder_of(denoiser, layers), self.decoder)
         self.master = nn.ModuleList([self.control.master, self.decoder])
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
@@ -66,9 +70,9 @@ class UnlockedDecoder(Trainable):
         return [*self.control._own_parameters(), *self.decoder.parameters()]
 
 
-def decoder_of(denoiser: Any) -> nn.ModuleDict:
-    """The half of the UNet that the control flows into: its own modules, not copies."""
-    return nn.ModuleDict({name: getattr(denoiser, name) for name in ("up_blocks", "conv_norm_out", "conv_out")})
+def decoder_of(denoiser: Any, layers: Layers) -> nn.ModuleDict:
+    """The half of the denoiser that the control flows into: its own modules, not copies."""
+    return nn.ModuleDict({name: getattr(denoiser, name) for name in layers.after_control})
 
 
 def trained_base_file(checkpoint: Path) -> Path | None:
@@ -81,7 +85,7 @@ def trained_base_file(checkpoint: Path) -> Path | None:
     return path if path.is_file() else None
 
 
-def load_trained_base(checkpoint: Path, denoiser: Any) -> bool:
+def load_trained_base(checkpoint: Path, denoiser: Any, layers: Layers) -> bool:
     """Load the base weights that a checkpoint's run has trained into a denoiser; False where there are none.
 
     Raises:
@@ -91,5 +95,5 @@ def load_trained_base(checkpoint: Path, denoiser: Any) -> bool:
     if path is None:
         return False
     demand_whole(checkpoint, DECODER)
-    decoder_of(denoiser).load_state_dict(load_file(path))
+    decoder_of(denoiser, layers).load_state_dict(load_file(path))
     return True

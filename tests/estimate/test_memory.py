@@ -78,7 +78,7 @@ def test_activations_as_autograd_keeps_them(
 ) -> None:
     base = str(any_base)
     family, unet, learning = nets(any_base, rank)
-    unet, controlnet = unet.to(dtype), MasterWeights(learning, dtype).controlnet
+    unet, controlnet = unet.to(dtype), MasterWeights(learning, dtype).compute
     encoder = family.load_text_encoder(base, torch.float32)
     text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"] * batch)
     text = {name: rows.detach().to(dtype) for name, rows in text.items()}

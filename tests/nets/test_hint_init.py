@@ -31,6 +31,6 @@ def test_the_map_comes_through_to_the_last_layer(tiny_base: Path) -> None:
     torch.manual_seed(0)
     controlnet = family.new_controlnet(family.load_denoiser(str(tiny_base), torch.float32))
     assert seen(controlnet, hints) < 0.02
-    he_initialization(controlnet)
+    he_initialization(controlnet.controlnet_cond_embedding)
     assert seen(controlnet, hints) > 0.3
     assert not controlnet.controlnet_cond_embedding(hints).any()
