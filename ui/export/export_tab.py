@@ -9,7 +9,7 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.export import AS_TRAINED, DEFAULT_RANK, FORMATS, PRECISIONS
-from ui.export import export_delivery, export_jobs, export_more
+from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.page.context import AppContext
@@ -62,9 +62,9 @@ def build(context: AppContext, live: Live) -> None:
             progress = gr.HTML(elem_id="export-progress")
         with gr.Column(scale=3, min_width=420):
             result = gr.HTML(elem_id="export-result")
-            delivery = export_delivery.build(context, live, run)
+            delivery = delivery_panel.build(context, live, run)
             how = [kind, precision, weights, rank, name, overwrite]
-            more = export_more.build(context, live, run, checkpoint, weights, how)
+            more = more_panels.build(context, live, run, checkpoint, weights, how)
 
     def start(run: str | None, step: int | None, *how: Any) -> None:
         chosen = pick_checkpoint(context, run, step)

@@ -135,7 +135,7 @@ def test_shrinking_says_what_it_freed(context: AppContext) -> None:
 
 
 def test_the_list_of_exports_begins_with_what_was_just_made(context: AppContext) -> None:
-    from ui.export.export_delivery import _choices
+    from ui.export.delivery_panel import _choices
 
     file = exported(context)
     checkpoint = list_checkpoints(context.workspace.runs / RUN)[-1]
