@@ -1,4 +1,4 @@
-"""What the Export tab's jobs do: write a file, take it somewhere, measure, average, bring one in."""
+"""The jobs of the Export tab: export, copy, upload, measure, average, import."""
 
 from __future__ import annotations
 
@@ -23,48 +23,53 @@ from ui.page.jobs import progress_events
 from ui.page.messages import counted
 
 KIND = JobKind.EXPORT
-"""Of every job of the tab: they share its progress bar."""
+"""All jobs of the tab are of this kind: they share its progress bar."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a net is to be written."""
+class ExportOptions:
+    """The options in the left column of the tab."""
 
     format: str
     precision: Any
     average: bool
-    """The running average's weights, where the run kept one."""
+    """Export the EMA weights, if the run kept them."""
     rank: int
     name: str
     overwrite: bool
 
     def weights(self, checkpoint: Checkpoint) -> Any:
-        """ "ema" or "plain"."""
+        """Return "ema" or "plain"."""
         return "ema" if self.average and checkpoint.has_ema else "plain"
 
 
-def way_of(kind: str, precision: str, weights: str, rank: int, name: str, overwrite: bool) -> Way:
-    """The left column's answers."""
-    return Way(kind, precision, weights == "ema", int(rank or AS_TRAINED), name or "", bool(overwrite))
+def export_options(kind: str, precision: str, weights: str, rank: int, name: str, overwrite: bool) -> ExportOptions:
+    """Return the options from the values of the widgets."""
+    return ExportOptions(kind, precision, weights == "ema", int(rank or AS_TRAINED), name or "", bool(overwrite))
 
 
-def export_it(context: AppContext, run_name: str, checkpoint: Checkpoint, way: Way) -> Work:
-    """Write the file into the run's exports folder and tell what was checked."""
+def export_job(context: AppContext, run_name: str, checkpoint: Checkpoint, options: ExportOptions) -> Work:
+    """Return the job that writes a checkpoint into the run's exports folder and shows the result of the check."""
     context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
         run = Run(context.workspace.runs / run_name)
         emit(Message(f"Exporting step {checkpoint.step:,} of {run_name}."))
-        _write(context, run, checkpoint, way, f"{run_name}, step {checkpoint.step:,}", token, emit)
+        _write(context, run, checkpoint, options, f"{run_name}, step {checkpoint.step:,}", token, emit)
         return "completed"
 
     return work
 
 
-def average_it(
-    context: AppContext, run_name: str, checkpoints: Sequence[Checkpoint], kind: Any, decay: float, way: Way
+def average_job(
+    context: AppContext,
+    run_name: str,
+    checkpoints: Sequence[Checkpoint],
+    kind: Any,
+    decay: float,
+    options: ExportOptions,
 ) -> Work:
-    """Average checkpoints, keep the average with the run, and export it."""
+    """Return the job that averages checkpoints, stores the average with the run, and exports it."""
     context.clear_result(KIND)
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -78,8 +83,8 @@ def average_it(
         folder = merge(checkpoints, run.folder / FOLDER, name, kind, decay, token, progress)
         made = next(c for c in merged_checkpoints(run.folder) if c.folder == folder)
         origin = f"{run_name}, average of the steps {', '.join(f'{c.step:,}' for c in checkpoints)}"
-        # Named after what it is, so that it is never in the way of the run's own export.
-        own = replace(way, name=f"{way.name or run.config.name or run.name}-{folder.name}")
+        # Named after the average, so that it does not overwrite an export of the run.
+        own = replace(options, name=f"{options.name or run.config.name or run.name}-{folder.name}")
         _write(context, run, made, own, origin, token, emit)
         return "completed"
 
@@ -92,34 +97,42 @@ def _numbered(stem: str) -> Any:
 
 
 def _write(
-    context: AppContext, run: Run, checkpoint: Checkpoint, way: Way, origin: str, token: Token, emit: Emit
+    context: AppContext, run: Run, checkpoint: Checkpoint, options: ExportOptions, origin: str, token: Token, emit: Emit
 ) -> None:
     from engine.export import export
 
     made = export(
-        checkpoint.folder, way.format, run.exports, safe_name(way.name or run.config.name or run.name),
-        way.precision, way.weights(checkpoint), way.overwrite, token, progress_events(emit, "Exporting, stages"),
-        local_base(context, run), way.rank,
-    )  # fmt: skip
-    facts = [("Where", str(made.path)), ("Size", format_bytes(made.bytes))]
+        checkpoint.folder,
+        options.format,
+        run.exports,
+        safe_name(options.name or run.config.name or run.name),
+        options.precision,
+        options.weights(checkpoint),
+        options.overwrite,
+        token,
+        progress_events(emit, "Exporting, stages"),
+        local_base(context, run),
+        options.rank,
+    )
+    facts = [("File", str(made.path)), ("Size", format_bytes(made.bytes))]
     facts += [("Checked", sentence.strip() + ".") for sentence in made.checked.rstrip(".").split(". ")]
     if made.card is not None and made.card != made.path:
-        facts.append(("Beside it", f"{made.card.name}: model card, ComfyUI workflow, note for AUTOMATIC1111"))
+        facts.append(("Next to it", f"{made.card.name}: model card, ComfyUI workflow, note for AUTOMATIC1111"))
     facts.append(("From", origin))
     context.set_result(KIND, note="The export is ready.", facts=tuple(facts), where=str(made.path))
 
 
 def local_base(context: AppContext, run: Run) -> str:
-    """The run's base where it lies on this disk, else empty: nothing is downloaded for a comparison."""
+    """Return the path of the run's base model, or an empty string if it is not on this disk."""
     try:
         base = context.workspace.locate_base(run.config.model.base)
     except UserError:
-        return ""  # removed since; only a Control-LoRA needs it, and says so
+        return ""  # removed since; only a Control-LoRA needs it, and reports that itself
     return base if is_local(base) else ""
 
 
-def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:
-    """Measure how much each smaller way of writing loses."""
+def compare_job(context: AppContext, run_name: str, checkpoint: Checkpoint, average: bool) -> Work:
+    """Return the job that measures how much quality each smaller format loses."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.export.compare import compare
@@ -127,7 +140,12 @@ def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, avera
         run = Run(context.workspace.runs / run_name)
         weights: Any = "ema" if average and checkpoint.has_ema else "plain"
         table = compare(
-            context.workspace, run, checkpoint, weights, token=token, progress=progress_events(emit, "Measuring, ways")
+            context.workspace,
+            run,
+            checkpoint,
+            weights,
+            token=token,
+            progress=progress_events(emit, "Measuring, formats"),
         )
         note = f"Step {table.step:,}, {counted(table.pictures, 'held-out image', 'held-out images')} for each line."
         context.set_result("compare", note=note, where=str(run.exports))
@@ -136,27 +154,27 @@ def compare_it(context: AppContext, run_name: str, checkpoint: Checkpoint, avera
     return work
 
 
-def copy_it(context: AppContext, file: str, program: str, folder: str, overwrite: bool) -> Work:
-    """Copy an export into a program's folder, and remember the folder."""
+def copy_job(context: AppContext, file: str, program: str, folder: str, overwrite: bool) -> Work:
+    """Remember a program's folder, and return the job that copies an export there."""
     from engine.export import deliver
     from engine.workspace.remembered import remember
 
     context.clear_result("deliver")
     wanted = deliver.program(program)
-    target = deliver.models_folder(folder, wanted)  # said at once, not from within the job
+    target = deliver.models_folder(folder, wanted)  # checked now, so that a wrong folder is reported at once
     remember(context.workspace, **{program: folder.strip()})
 
     def work(token: Token, emit: Emit) -> Outcome:
         made = deliver.copy_to(Path(file), target, overwrite, token, progress_events(emit, "Copying, MB"))
-        words = f"Copied to {made}. In {wanted.title}, reload the list of models."
-        context.set_result("deliver", note=words, where=str(made))
+        text = f"Copied to {made}. In {wanted.title}, refresh the list of models."
+        context.set_result("deliver", note=text, where=str(made))
         return "completed"
 
     return work
 
 
-def upload_it(context: AppContext, file: str, repository: str, token_text: str, private: bool) -> Work:
-    """Upload an export with its card. The token lives in this call alone."""
+def upload_job(context: AppContext, file: str, repository: str, token_text: str, private: bool) -> Work:
+    """Return the job that uploads an export with its model card. The token is not stored."""
     from engine.export.deliver import exports_in
     from engine.workspace.remembered import remember
 
@@ -178,8 +196,8 @@ def upload_it(context: AppContext, file: str, repository: str, token_text: str, 
     return work
 
 
-def import_it(context: AppContext, path: str, base: str, condition: str, name: str) -> Work:
-    """Bring in a ControlNet as a run of its own."""
+def import_job(context: AppContext, path: str, base: str, condition: str, name: str) -> Work:
+    """Return the job that imports a ControlNet as a run of its own."""
     context.clear_result("import")
 
     def work(token: Token, emit: Emit) -> Outcome:
@@ -197,30 +215,30 @@ def import_it(context: AppContext, path: str, base: str, condition: str, name: s
         )
         context.files_changed()
         context.show_run(run.name)
-        words = f"It is now in the list of runs as {run.name}: try it, export it, or train on from it."
-        context.set_result("import", note=words, where=str(run.folder))
+        text = f"It is now in the list of runs as {run.name}: you can try it, export it, or train it further."
+        context.set_result("import", note=text, where=str(run.folder))
         return "completed"
 
     return work
 
 
-def trim_it(context: AppContext, run_name: str) -> str:
-    """Drop the resume state of all but the newest checkpoint; a sentence about what that freed."""
+def shrink_checkpoints(context: AppContext, run_name: str) -> str:
+    """Delete the resume state of all but the newest checkpoint. Returns a sentence about the disk space it freed."""
     from engine.runs.retention import trim
 
     if context.runner.alive:
         raise UserError(
-            "Nothing was removed.", f"“{context.runner.snapshot.title}” is running.", "Wait for it, or pause it."
+            "Nothing was deleted.", f"“{context.runner.snapshot.title}” is running.", "Wait for it, or pause it."
         )
     count, freed = trim(context.workspace.runs / run_name)
     if not count:
-        return "There is nothing to remove: only the newest checkpoint can be resumed from."
+        return "There is nothing to shrink: only the newest checkpoint can be resumed from."
     made_smaller = f"{counted(count, 'checkpoint', 'checkpoints')} made smaller"
     return f"{made_smaller}, {format_bytes(freed)} freed. Their weights are kept."
 
 
-def train_on(context: AppContext, run_name: str, checkpoint: Checkpoint) -> str:
-    """Make the checkpoint the start of the next run; a sentence that says so."""
+def continue_from(context: AppContext, run_name: str, checkpoint: Checkpoint) -> str:
+    """Make a checkpoint the start of the next run. Returns a sentence that says so."""
     run = Run(context.workspace.runs / run_name)
     model = {"base": run.config.model.base, "controlnet": str(checkpoint.folder)}
     changes = {**context.draft.changes, "model": {**context.draft.changes.get("model", {}), **model}}

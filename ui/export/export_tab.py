@@ -1,4 +1,4 @@
-"""Export: a checkpoint as a file for other programs, checked after it was written, and on to where it is used."""
+"""Export: write a checkpoint as a file for other programs, check the file, and take it to where it is used."""
 
 from __future__ import annotations
 
@@ -13,108 +13,102 @@ from ui.export import delivery_panel, export_jobs, more_panels
 from ui.export.export_jobs import KIND
 from ui.page.choices import checkpoint_list, pick_checkpoint, run_list
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
-from ui.page.messages import job_progress, note
+from ui.page.jobs import job_controls
+from ui.page.live import Live
+from ui.page.messages import note
 from ui.page.view import View
 
-RANKS = next(way.ranks for way in FORMATS if way.ranks)
+RANKS = next(format.ranks for format in FORMATS if format.ranks)
 
 
 def build(context: AppContext, live: Live) -> None:
-    """Everything on the tab."""
+    """Build the tab."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=340):
             run = run_list(live, "Run", "export-run")
             checkpoint = checkpoint_list(context, live, run, "export-checkpoint")
-            kind = gr.Radio(
-                [(way.title, way.name) for way in FORMATS],
-                value=FORMATS[0].name,
-                label="Format",
-                elem_id="export-format",
-            )
-            hint = gr.HTML(_hint(FORMATS[0].name))
-            rank = gr.Radio(
-                [(_rank_words(rank), rank) for rank in (AS_TRAINED, *RANKS)],
-                value=AS_TRAINED,
-                label="Rank: how much of it is kept",
-                info="Higher is larger and closer to the net. “Size against quality” measures it for yours.",
-                visible=False,
-                elem_id="export-rank",
-            )
-            precision = gr.Radio(
-                [(choice.title, choice.name) for choice in PRECISIONS],
-                value=PRECISIONS[0].name,
-                label="Precision",
-                elem_id="export-precision",
-            )
-            weights = gr.Radio(
-                [("Averaged (EMA), where the run has them", "ema"), ("The last step's own", "plain")],
-                value="ema",
-                label="Weights",
-                elem_id="export-weights",
-            )
-            name = gr.Textbox(
-                label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name"
-            )
-            overwrite = gr.Checkbox(label="Replace a file of this name", elem_id="export-overwrite")
+            options = _build_options(live)
+            weights = options[2]
             make = gr.Button("Export", variant="primary", elem_id="export-make")
             cancel = gr.Button("Cancel", visible=False, elem_id="export-cancel")
             progress = gr.HTML(elem_id="export-progress")
         with gr.Column(scale=3, min_width=420):
             result = gr.HTML(elem_id="export-result")
             delivery = delivery_panel.build(context, live, run)
-            how = [kind, precision, weights, rank, name, overwrite]
-            more = more_panels.build(context, live, run, checkpoint, weights, how)
+            more = more_panels.build(context, live, run, checkpoint, weights, options)
 
-    def start(run: str | None, step: int | None, *how: Any) -> None:
+    def start(run: str | None, step: int | None, *raw: Any) -> None:
         chosen = pick_checkpoint(context, run, step)
         if not run:
-            raise UserError("Nothing was exported.", "No run is chosen.", "Choose a run.")
-        context.start_job(KIND, "Exporting", export_jobs.export_it(context, run, chosen, export_jobs.way_of(*how)))
+            raise UserError("Nothing was exported.", "No run is selected.", "Select a run.")
+        job = export_jobs.export_job(context, run, chosen, export_jobs.export_options(*raw))
+        context.start_job(KIND, "Exporting", job)
 
-    kind.change(
-        lambda name: [_hint(name), gr.Radio(visible=bool(_way(name).ranks))], [kind], [hint, rank], **NO_PROGRESS
-    )
-    live.refresh_after(
-        make.click(context.catch_errors(start, has_outputs=False), [run, checkpoint, *how], None, **NO_PROGRESS)
-    )
-    live.refresh_after(cancel.click(live.job_command("cancel"), None, None, **NO_PROGRESS))
+    live.on(make.click, start, [run, checkpoint, *options])
     buttons = [make, *delivery, *more]
-    live.outputs(
-        [*buttons, cancel, progress],
-        lambda view: view.snapshot if view.snapshot.kind == KIND else view.snapshot.alive,
-        lambda view: [*[gr.Button(interactive=not view.snapshot.alive) for _ in buttons], *_job(view)],
-    )
+    job_controls(live, KIND, buttons, cancel, progress, busy_hint="wait for it, or pause it, then export.")
     live.outputs([result], lambda view: view.results.get(KIND), lambda view: [_result(view)])
 
 
-def _way(name: str) -> Any:
-    return next(way for way in FORMATS if way.name == name)
+def _build_options(live: Live) -> list[Any]:
+    """Build the inputs of ``export_jobs.export_options``, in its order."""
+    format = gr.Radio(
+        [(entry.title, entry.name) for entry in FORMATS],
+        value=FORMATS[0].name,
+        label="Format",
+        elem_id="export-format",
+    )
+    hint = gr.HTML(_hint(FORMATS[0].name))
+    rank = gr.Radio(
+        [(_rank_title(rank), rank) for rank in (AS_TRAINED, *RANKS)],
+        value=AS_TRAINED,
+        label="Rank",
+        info="A higher rank gives a larger file that is closer to the full ControlNet. “Size against quality” compares "
+        "them for yours.",
+        visible=False,
+        elem_id="export-rank",
+    )
+    precision = gr.Radio(
+        [(choice.title, choice.name) for choice in PRECISIONS],
+        value=PRECISIONS[0].name,
+        label="Precision",
+        elem_id="export-precision",
+    )
+    weights = gr.Radio(
+        [("EMA average, if the run has one", "ema"), ("Weights of the last step", "plain")],
+        value="ema",
+        label="Weights",
+        elem_id="export-weights",
+    )
+    name = gr.Textbox(label="Name of the file", info="Empty: the run's name.", max_lines=1, elem_id="export-name")
+    overwrite = gr.Checkbox(label="Overwrite a file of this name", elem_id="export-overwrite")
+
+    def show_format(name: str) -> list[Any]:
+        return [_hint(name), gr.Radio(visible=bool(_format_named(name).ranks))]
+
+    live.on(format.change, show_format, [format], [hint, rank])
+    return [format, precision, weights, rank, name, overwrite]
+
+
+def _format_named(name: str) -> Any:
+    return next(format for format in FORMATS if format.name == name)
 
 
 def _hint(name: str) -> str:
-    return note(_way(name).hint) + note(_way(name).goes_to)
+    return note(_format_named(name).hint) + note(_format_named(name).goes_to)
 
 
-def _rank_words(rank: int) -> str:
+def _rank_title(rank: int) -> str:
     if rank == AS_TRAINED:
-        return f"as it was trained (a whole net: {DEFAULT_RANK})"
+        return f"as trained (for a full ControlNet: {DEFAULT_RANK})"
     if rank == RANKS[0]:
         return f"{rank}: smallest"
     return f"{rank}: closest" if rank == RANKS[-1] else str(rank)
 
 
-def _job(view: View) -> list[Any]:
-    own = view.snapshot.alive and view.snapshot.kind == KIND
-    words = job_progress(view.snapshot) if own else ""
-    if view.snapshot.alive and not own:
-        words = note(f"“{view.snapshot.title}” is running: wait for it, or pause it, then export.")
-    return [gr.Button(visible=own), words]
-
-
 def _result(view: View) -> str:
     result = view.results.get(KIND)
     if result is None:
-        return note("What was written, its size and what was checked appear here.")
+        return note("The exported file, its size and the result of the check appear here.")
     rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in result.facts)
     return f"{note(result.note, 'good')}<table class='facts'>{rows}</table>"

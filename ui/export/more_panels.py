@@ -1,4 +1,4 @@
-"""The Export tab's folded parts: size against quality, averages of checkpoints, and nets from elsewhere."""
+"""The folded panels of the Export tab: size against quality, averages of checkpoints, import of other ControlNets."""
 
 from __future__ import annotations
 
@@ -13,29 +13,35 @@ from engine.errors import UserError
 from engine.export.table import read_table
 from ui.export import export_jobs
 from ui.export.export_jobs import KIND
-from ui.page.choices import checkpoints_of, pick_checkpoint
+from ui.page.choices import checkpoints_of, pick_checkpoint, shown_run
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 
-KINDS = [("All count the same", "equal"), ("Later ones count more (EMA made afterwards)", "ema")]
+WEIGHTINGS = [("Equal weights", "equal"), ("Later ones count more (post-hoc EMA)", "ema")]
 
 
-def build(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any, how: list[Any]) -> list[Any]:
-    """Everything; returns the buttons that start jobs."""
-    measure = _compare(context, live, run, checkpoint, weights)
-    average = _average(context, live, run, checkpoint, how)
-    bring = _bring_in(context, live)
-    return [measure, average, bring]
+def build(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any, options: list[Any]) -> list[Any]:
+    """Build all panels. Returns the buttons that start jobs.
+
+    Args:
+        run: the list of runs. checkpoint: the list of checkpoints. weights: the choice between EMA and plain weights.
+        options: the inputs of ``export_jobs.export_options``.
+    """
+    measure = _build_comparison(context, live, run, checkpoint, weights)
+    average = _build_average(context, live, run, checkpoint, options)
+    start_import = _build_import(context, live)
+    return [measure, average, start_import]
 
 
-def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any) -> Any:
+def _build_comparison(context: AppContext, live: Live, run: Any, checkpoint: Any, weights: Any) -> Any:
     with gr.Accordion("Size against quality: how small can it be?", open=False, elem_id="compare"):
         gr.HTML(
             note(
-                "Writes the net in every precision and as Control-LoRA of every rank, draws the held-out images with "
-                "each, and scores them. The files are not kept. Takes as long as that many control images."
+                "Exports the ControlNet in every precision and as a Control-LoRA of every rank, generates the held-out "
+                "images with each, and scores them. The files are not kept. It takes as long as that many sets of "
+                "preview images."
             )
         )
         measure = gr.Button("Measure", elem_id="compare-measure")
@@ -43,123 +49,118 @@ def _compare(context: AppContext, live: Live, run: Any, checkpoint: Any, weights
 
     def start(run: str | None, step: int | None, weights: str) -> None:
         chosen = pick_checkpoint(context, run, step)
-        context.start_job(KIND, "Measuring sizes", export_jobs.compare_it(context, str(run), chosen, weights == "ema"))
+        context.start_job(KIND, "Measuring sizes", export_jobs.compare_job(context, str(run), chosen, weights == "ema"))
 
     def show(run: str | None) -> str:
         return _table(context.workspace.runs / run / "exports") if run else ""
 
-    live.refresh_after(
-        measure.click(context.catch_errors(start, has_outputs=False), [run, checkpoint, weights], None, **NO_PROGRESS)
-    )
-    run.change(context.catch_errors(show), [run], [table], **NO_PROGRESS)
-
     def render(view: View) -> list[str]:
         result = view.results.get("compare")
-        if result is not None:
-            return [_table(Path(result.where))]
-        return [show(view.shown_run or next(iter(view.runs), None))]
+        return [_table(Path(result.where)) if result is not None else show(shown_run(view))]
 
+    live.on(measure.click, start, [run, checkpoint, weights])
+    live.on(run.change, show, [run], [table])
     live.outputs([table], lambda view: (view.results.get("compare"), view.runs, view.shown_run), render)
     return measure
 
 
-def _average(context: AppContext, live: Live, run: Any, checkpoint: Any, how: list[Any]) -> Any:
-    with gr.Accordion("Average checkpoints, free disk, train on", open=False, elem_id="average"):
+def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, options: list[Any]) -> Any:
+    with gr.Accordion("Average checkpoints, free disk space, continue training", open=False, elem_id="average"):
         chosen = gr.CheckboxGroup([], label="Checkpoints to average", elem_id="average-steps")
-        kind = gr.Radio(KINDS, value="equal", label="How", elem_id="average-kind")
+        kind = gr.Radio(WEIGHTINGS, value="equal", label="How they count", elem_id="average-kind")
         decay = gr.Slider(
             0.9,
             0.9999,
             value=0.999,
             step=0.0001,
-            label="EMA decay for each step",
+            label="EMA decay per step",
             info="0.999 averages about 1,000 steps, 0.9999 about 10,000.",
             visible=False,
             elem_id="average-decay",
         )
-        gr.HTML(note("An average often draws calmer images. It is exported as chosen on the left."))
-        make = gr.Button("Average and export", elem_id="average-make")
+        gr.HTML(note("An average often gives smoother images. It is exported with the options on the left."))
+        average = gr.Button("Average and export", elem_id="average-make")
         with gr.Row():
-            trim = gr.Button("Free disk: shrink old checkpoints", elem_id="trim")
-            go_on = gr.Button("Train on from the chosen checkpoint", elem_id="train-on")
+            shrink = gr.Button("Shrink old checkpoints", elem_id="trim")
+            resume = gr.Button("Continue training from the selected checkpoint", elem_id="train-on")
         gr.HTML(
-            note("Shrinking drops what only a resume needs, from all but the newest; all can still be tried and taken.")
+            note(
+                "Shrinking deletes what only a resume needs from all but the newest checkpoint. You can still try and "
+                "export all of them."
+            )
         )
-        told = gr.HTML(elem_id="average-told")
+        result = gr.HTML(elem_id="average-told")
 
     def steps_of(run: str | None) -> Any:
         found = checkpoints_of(context, run)
         return gr.CheckboxGroup([(f"step {c.step:,}", c.step) for c in found], value=[c.step for c in found])
 
-    def start(run: str | None, steps: list[int], kind: str, decay: float, *how: Any) -> None:
+    def start(run: str | None, steps: list[int], kind: str, decay: float, *raw: Any) -> None:
         picked = [c for c in checkpoints_of(context, run)[::-1] if c.step in (steps or ())]
         if not run or len(picked) < 2:
             raise UserError(
                 "The checkpoints were not averaged.", "An average needs at least two.", "Tick two or more of them."
             )
-        job = export_jobs.average_it(context, run, picked, kind, decay, export_jobs.way_of(*how))
+        job = export_jobs.average_job(context, run, picked, kind, decay, export_jobs.export_options(*raw))
         context.start_job(KIND, "Averaging checkpoints", job)
 
-    def shrink(run: str | None) -> str:
+    def shrink_old(run: str | None) -> str:
         if not run:
-            raise UserError("Nothing was removed.", "No run is chosen.", "Choose a run.")
-        return note(export_jobs.trim_it(context, run), "good")
+            raise UserError("Nothing was deleted.", "No run is selected.", "Select a run.")
+        return note(export_jobs.shrink_checkpoints(context, run), "good")
 
-    def train_on(run: str | None, step: int | None) -> str:
-        return note(export_jobs.train_on(context, str(run), pick_checkpoint(context, run, step)), "good")
+    def continue_from(run: str | None, step: int | None) -> str:
+        return note(export_jobs.continue_from(context, str(run), pick_checkpoint(context, run, step)), "good")
 
-    run.change(context.catch_errors(steps_of), [run], [chosen], **NO_PROGRESS)
-    kind.change(lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay], **NO_PROGRESS)
-    live.refresh_after(
-        make.click(
-            context.catch_errors(start, has_outputs=False), [run, chosen, kind, decay, *how], None, **NO_PROGRESS
-        )
-    )
-    live.refresh_after(trim.click(context.catch_errors(shrink), [run], [told], **NO_PROGRESS))
-    live.refresh_after(go_on.click(context.catch_errors(train_on), [run, checkpoint], [told], **NO_PROGRESS))
+    live.on(run.change, steps_of, [run], [chosen])
+    live.on(kind.change, lambda kind: gr.Slider(visible=kind == "ema"), [kind], [decay])
+    live.on(average.click, start, [run, chosen, kind, decay, *options])
+    live.on(shrink.click, shrink_old, [run], [result], refresh=True)
+    live.on(resume.click, continue_from, [run, checkpoint], [result], refresh=True)
     live.outputs(
         [chosen],
         lambda view: (view.runs, view.shown_run, view.history.checkpoint),
-        lambda view: [steps_of(view.shown_run or next(iter(view.runs), None))],
+        lambda view: [steps_of(shown_run(view))],
     )
-    return make
+    return average
 
 
-def _bring_in(context: AppContext, live: Live) -> Any:
-    types = [("As the file says, else ready maps", ""), *((kind.title, kind.name) for kind in registry.all())]
-    with gr.Accordion("Bring in a ControlNet from elsewhere", open=False, elem_id="import"):
-        gr.HTML(note("It becomes a run of its own: try it, turn it into another format, or train on from it."))
+def _build_import(context: AppContext, live: Live) -> Any:
+    types = [
+        ("As the file says (otherwise: my own maps)", ""),
+        *((kind.title, kind.name) for kind in registry.all()),
+    ]
+    with gr.Accordion("Import a ControlNet", open=False, elem_id="import"):
+        gr.HTML(note("It becomes a run of its own: you can try it, convert it to another format, or train it further."))
         path = gr.Textbox(
             label="File or folder",
-            info=".safetensors, .pth, .ckpt, a Control-LoRA, or a diffusers folder. The kind is recognised.",
+            info=".safetensors, .pth, .ckpt, a Control-LoRA, or a diffusers folder. The format is detected.",
             max_lines=1,
             elem_id="import-path",
         )
-        base = gr.Textbox("demo", label="The base it was made for", max_lines=1, elem_id="import-base")
-        kind = gr.Dropdown(types, value="", label="What its maps show", elem_id="import-type")
-        name = gr.Textbox(label="Name", info="Empty: the file's.", max_lines=1, elem_id="import-name")
-        bring = gr.Button("Bring it in", elem_id="import-make")
-        told = gr.HTML(elem_id="import-told")
+        base = gr.Textbox("demo", label="Base model it was trained for", max_lines=1, elem_id="import-base")
+        kind = gr.Dropdown(types, value="", label="Control type", elem_id="import-type")
+        name = gr.Textbox(label="Name", info="Empty: the file's name.", max_lines=1, elem_id="import-name")
+        button = gr.Button("Import", elem_id="import-make")
+        result = gr.HTML(elem_id="import-told")
 
     def start(path: str, base: str, kind: str, name: str) -> None:
         if not (path or "").strip():
-            raise UserError("Nothing was brought in.", "No file is named.", "Give the path of a file or folder.")
-        job = export_jobs.import_it(context, path, base or "demo", kind or "", name or "")
-        context.start_job(KIND, "Bringing in a ControlNet", job)
+            raise UserError("Nothing was imported.", "No file is given.", "Enter the path of a file or folder.")
+        job = export_jobs.import_job(context, path, base or "demo", kind or "", name or "")
+        context.start_job(KIND, "Importing a ControlNet", job)
 
-    live.refresh_after(
-        bring.click(context.catch_errors(start, has_outputs=False), [path, base, kind, name], None, **NO_PROGRESS)
-    )
-    live.outputs([told], lambda view: view.results.get("import"), lambda view: [_said(view, "import")])
-    return bring
+    def render(view: View) -> list[str]:
+        imported = view.results.get("import")
+        return [note(imported.note, "good") if imported else ""]
 
-
-def _said(view: View, kind: str) -> str:
-    result = view.results.get(kind)
-    return note(result.note, "good") if result else ""
+    live.on(button.click, start, [path, base, kind, name])
+    live.outputs([result], lambda view: view.results.get("import"), render)
+    return button
 
 
 def _table(exports: Path) -> str:
+    """Return the last comparison of sizes that was saved in an exports folder."""
     table = read_table(exports)
     if table is None:
         return ""
@@ -172,7 +173,7 @@ def _table(exports: Path) -> str:
         f"<table class='figures'><tr><th>Format</th><th>MB</th><th>Score ({escape(table.score)})</th>"
         f"<th>Lost</th></tr>{rows}</table>"
         + note(
-            f"{exports.parent.name}, step {table.step:,}, {table.pictures} held-out images for each line. "
+            f"{exports.parent.name}, step {table.step:,}, {table.pictures} held-out images for each row. "
             "Differences of a few hundredths are chance."
         )
     )

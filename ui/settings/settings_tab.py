@@ -1,11 +1,11 @@
-"""Settings & help: look, folders, versions, the installation's own report, and a page of help."""
+"""Settings & help: theme, folders, versions, a check of the installation, and pages of help."""
 
 from __future__ import annotations
 
 import platform
+import re
 from html import escape
 from importlib import metadata
-from typing import Any
 
 import gradio as gr
 
@@ -16,64 +16,81 @@ from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.style import CHOSEN_THEME, SET_THEME
-from ui.settings.help import troubleshooting
 
-NO_PROGRESS: dict[str, Any] = {"api_visibility": "private"}
+TROUBLESHOOTING = APP_FOLDER / "docs" / "troubleshooting.md"
+LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+\.md)\)")
 SHOWN_VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "pillow")
 HELP = """
 ### In five steps
-1. **Dataset**: choose a folder with images. A text file beside each image (same name, `.txt`) is its caption.
-2. **Conditions**: choose what the net will obey, look at a few maps, make all of them.
-3. **Train**: the preset for your computer is chosen already. Press Start; you may close or reload the page any time.
-4. **Try it**: draw with any checkpoint, beside the same image without control.
+1. **Dataset**: choose a folder of images. A text file next to each image (same name, `.txt`) is its caption.
+2. **Conditions**: choose what the ControlNet will follow, such as edges or depth, and make the maps of all images.
+3. **Train**: the preset for your computer is already selected. Press Start. You can close or reload the page any time.
+4. **Try it**: generate with any checkpoint, next to the same image without control.
 5. **Export**: take it to ComfyUI, AUTOMATIC1111 or diffusers.
 
-### Words
-- **Control image, condition map**: the image that says *where* things are: edges, light and dark, …
-- **Step**: one correction of the net's weights. **Checkpoint**: the net as it was at one step, saved on disk.
-- **Loss**: how far the net's guess was off. It stays noisy; look at the control images and the score instead.
-- **Score**: how well images follow the control image, on pairs that were not trained on: 0 is chance, 1 perfect.
-- **Sudden convergence**: a ControlNet does nothing visible for a while, then obeys within a few hundred steps.
+### Glossary
+- **Base model**: the Stable Diffusion model that your ControlNet is trained for, and works with.
+- **Control image** (condition map, or map): the image that tells the ControlNet *where* things are: edges, depth, a
+  pose, … Training needs one for each image.
+- **Step**: one optimizer step, that is, one update of the weights from one batch of images.
+- **Checkpoint**: the ControlNet as it was after one step, saved on disk.
+- **Loss**: how far the prediction was off. It stays noisy: watch the preview images and the score instead.
+- **Held-out images**: images that are never trained on. Scores and preview images use them.
+- **Preview images**: what the run generates from held-out control images every few hundred steps.
+- **Score**, or **adherence**: how well generated images follow their control images. 0 is chance, 1 the best possible.
+- **Control gain**: how much worse the loss gets with the control image of another image. While it is near zero, the
+  ControlNet does not use its control images.
+- **Sudden convergence**: a ControlNet seems to do nothing for a while, then follows within a few hundred steps.
+- **Prompt dropout**: the share of training images whose caption is hidden, so that the control image counts more.
+- **EMA**: a running average of the weights, which often gives smoother images.
+- **Control-LoRA**: a much smaller file that holds only the difference between the ControlNet and its base model.
 
-### If it does not obey
-Train longer, look at the maps on the Conditions tab (nearly black or white ones teach nothing), and check the captions.
+### If it does not follow the control image
+Train longer, look at the maps on the Conditions tab (nearly black or nearly white ones teach nothing), and check the
+captions.
 
 ### Good to know
-Nothing leaves this computer. Your images are only read. Pause saves everything: you may switch the computer off and
-resume tomorrow, and the result is the same.
+Nothing leaves this computer unless you start a download or an upload. Your images are only read. Pause saves
+everything: you can switch the computer off and resume tomorrow, with the same result.
 """
 
 
 def build(context: AppContext, live: Live) -> None:
-    """Everything on the tab."""
+    """Build the tab."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=340):
             theme = gr.Radio(
-                [("Like the system", "system"), ("Light", "light"), ("Dark", "dark")],
+                [("Same as the system", "system"), ("Light", "light"), ("Dark", "dark")],
                 value="system",
-                label="Colours",
+                label="Theme",
                 elem_id="theme-choice",
             )
             gr.HTML("<h3>Folders</h3>" + _table(_folders(context)))
             gr.HTML("<h3>Versions</h3>" + _table(_versions()))
+            hardware = context.hardware
             gr.HTML(
                 "<h3>This computer</h3>"
-                + note(_capital(context.hardware.sentence))
-                + note(context.hardware.banner, "warning")
+                + note(hardware.sentence[:1].upper() + hardware.sentence[1:])
+                + note(hardware.banner, "warning")
             )
             check = gr.Button("Check the installation", elem_id="doctor-run")
             report = gr.HTML(elem_id="doctor-report")
         with gr.Column(scale=1, min_width=340):
             gr.Markdown(HELP, elem_classes="help")
-            with gr.Accordion("Common problems and their answers", open=False, elem_id="troubleshooting"):
+            with gr.Accordion("Common problems and solutions", open=False, elem_id="troubleshooting"):
                 gr.Markdown(troubleshooting(), elem_classes="help")
     theme.change(None, [theme], None, js=SET_THEME)
-    check.click(context.catch_errors(_doctor), None, [report], **NO_PROGRESS)
+    live.on(check.click, _check_installation, None, [report], show_progress="full")
     live.demo.load(None, None, [theme], js=CHOSEN_THEME)
 
 
-def _capital(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def troubleshooting() -> str:
+    """Return the page of common problems as Markdown, without its title, and with links to other pages as text."""
+    try:
+        text = TROUBLESHOOTING.read_text(encoding="utf-8")
+    except OSError as error:
+        return f"{TROUBLESHOOTING} cannot be read: {error.strerror or error}."
+    return LINK.sub(r"\1 (docs/\2)", text.partition("\n")[2].strip())
 
 
 def _folders(context: AppContext) -> dict[str, str]:
@@ -83,12 +100,12 @@ def _folders(context: AppContext) -> dict[str, str]:
         "Runs": str(workspace.runs),
         "Your base models": str(workspace.models),
         "Images from Try it": str(workspace.outputs),
-        "Free disk": format_bytes(workspace.free_bytes()),
+        "Free disk space": format_bytes(workspace.free_bytes()),
     }
 
 
 def _versions() -> dict[str, str]:
-    """Read from the packages' descriptions: nothing is imported."""
+    """Return the versions of the packages, without importing them."""
     found = {"ControlNet Studio": VERSION, "Python": platform.python_version()}
     for name in SHOWN_VERSIONS:
         try:
@@ -103,8 +120,8 @@ def _table(rows: dict[str, str]) -> str:
     return f"<table class='facts'>{cells}</table>"
 
 
-def _doctor() -> str:
-    """The installer's report; takes some seconds, for it starts Python anew and imports everything there."""
+def _check_installation() -> str:
+    """Return the installer's report. This takes some seconds: it starts a new Python and imports everything there."""
     from engine.install.doctor import examine
     from engine.install.layout import Layout
 

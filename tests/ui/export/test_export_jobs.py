@@ -18,7 +18,7 @@ from engine.workspace.paths import Workspace
 from engine.workspace.remembered import remembered
 from tests.checkpoint_folder import write_checkpoint
 from ui.export import export_jobs
-from ui.export.export_jobs import KIND, Way
+from ui.export.export_jobs import KIND, ExportOptions
 from ui.page.context import AppContext
 
 RUN = "2026-01-01_birds"
@@ -42,13 +42,13 @@ def do(work: Any) -> None:
     assert work(Control().token, lambda _event: None) == "completed"
 
 
-def way(**changes: Any) -> Way:
-    return Way(**{"format": "single_file", "precision": "fp16", "average": False, "rank": 128, "name": "",
+def options(**changes: Any) -> ExportOptions:
+    return ExportOptions(**{"format": "single_file", "precision": "fp16", "average": False, "rank": 128, "name": "",
                   "overwrite": False, **changes})  # fmt: skip
 
 
 def exported(context: AppContext) -> Path:
-    do(export_jobs.export_it(context, RUN, list_checkpoints(context.workspace.runs / RUN)[-1], way()))
+    do(export_jobs.export_job(context, RUN, list_checkpoints(context.workspace.runs / RUN)[-1], options()))
     return Path(context.results[KIND].where)
 
 
@@ -66,14 +66,14 @@ def test_copying_remembers_the_folder_and_tells_problems_at_once(context: AppCon
     home = tmp_path / "My ComfyUI"
     (home / "models" / "controlnet").mkdir(parents=True)
     with pytest.raises(UserError, match="does not look like"):
-        export_jobs.copy_it(context, str(file), "comfyui", str(tmp_path / "workspace"), False)
+        export_jobs.copy_job(context, str(file), "comfyui", str(tmp_path / "workspace"), False)
     assert remembered(context.workspace) == {}
-    do(export_jobs.copy_it(context, str(file), "comfyui", str(home), False))
+    do(export_jobs.copy_job(context, str(file), "comfyui", str(home), False))
     copied = home / "models" / "controlnet" / file.name
     assert copied.read_bytes() == file.read_bytes() and str(copied) in context.results["deliver"].note
     assert remembered(context.workspace) == {"comfyui": str(home)}
     with pytest.raises(UserError, match="is there already"):
-        do(export_jobs.copy_it(context, str(file), "comfyui", str(home), False))
+        do(export_jobs.copy_job(context, str(file), "comfyui", str(home), False))
 
 
 def test_an_upload_keeps_the_repository_but_not_the_token(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,19 +85,19 @@ def test_an_upload_keeps_the_repository_but_not_the_token(context: AppContext, m
         return "https://hub/anna/birds"
 
     monkeypatch.setattr("engine.export.hub.upload", upload)
-    do(export_jobs.upload_it(context, str(file), "anna/birds", "hf_secret", True))
+    do(export_jobs.upload_job(context, str(file), "anna/birds", "hf_secret", True))
     assert sent["token"] == "hf_secret" and {file.name, "README.md"} <= set(sent["names"])
     assert remembered(context.workspace) == {"hub_repository": "anna/birds"}
     assert not any(b"hf_secret" in path.read_bytes() for path in context.workspace.root.rglob("*") if path.is_file())
     shutil.rmtree(file.parent)
     with pytest.raises(UserError, match="not there any more"):
-        do(export_jobs.upload_it(context, str(file), "anna/birds", "hf_secret", True))
+        do(export_jobs.upload_job(context, str(file), "anna/birds", "hf_secret", True))
 
 
 def test_an_average_is_kept_under_a_name_of_its_own_each_time(context: AppContext) -> None:
     checkpoints = list_checkpoints(context.workspace.runs / RUN)
     for name in ("first", "second"):
-        do(export_jobs.average_it(context, RUN, checkpoints, "equal", 0.999, way(name=name)))
+        do(export_jobs.average_job(context, RUN, checkpoints, "equal", 0.999, options(name=name)))
     names = sorted(p.name for p in (context.workspace.runs / RUN / "merged").iterdir())
     assert names == ["equal-10-20", "equal-10-20-2"]
     assert Path(context.results[KIND].where).name == "second-equal-10-20-2_sd15.safetensors"
@@ -106,16 +106,16 @@ def test_an_average_is_kept_under_a_name_of_its_own_each_time(context: AppContex
 def test_a_failed_try_leaves_no_good_words_of_the_one_before(context: AppContext, tmp_path: Path) -> None:
     file, folder = exported(context), tmp_path / "ComfyUI" / "models" / "controlnet"
     folder.mkdir(parents=True)
-    do(export_jobs.copy_it(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
+    do(export_jobs.copy_job(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
     assert "Copied to" in context.results["deliver"].note
     with pytest.raises(UserError, match="is there already"):
-        do(export_jobs.copy_it(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
+        do(export_jobs.copy_job(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
     assert "deliver" not in context.results
 
 
 def test_a_file_is_brought_in_and_shown(context: AppContext, tiny_base: Path) -> None:
     file = exported(context)
-    do(export_jobs.import_it(context, f" {file} ", str(tiny_base), "", "again"))
+    do(export_jobs.import_job(context, f" {file} ", str(tiny_base), "", "again"))
     (run,) = (folder for folder in context.workspace.run_folders() if folder.name.endswith("again"))
     assert json.loads((run / "run.json").read_text(encoding="utf-8"))["imported_from"] == file.name
     assert run.name in context.results["import"].note and context.view().shown_run == run.name
@@ -124,23 +124,23 @@ def test_a_file_is_brought_in_and_shown(context: AppContext, tiny_base: Path) ->
 def test_training_on_sets_up_the_next_run(context: AppContext, tiny_base: Path) -> None:
     checkpoint = list_checkpoints(context.workspace.runs / RUN)[0]
     number = context.draft.number
-    assert "step 10" in export_jobs.train_on(context, RUN, checkpoint)
+    assert "step 10" in export_jobs.continue_from(context, RUN, checkpoint)
     assert context.draft.changes["model"] == {"base": str(tiny_base), "controlnet": str(checkpoint.folder)}
     assert context.draft.number > number  # the pages' forms follow
     assert context.config_of(context.draft)[0].model.controlnet == str(checkpoint.folder)
 
 
 def test_shrinking_says_what_it_freed(context: AppContext) -> None:
-    assert "nothing to remove" in export_jobs.trim_it(context, RUN)
+    assert "nothing to shrink" in export_jobs.shrink_checkpoints(context, RUN)
 
 
 def test_the_list_of_exports_begins_with_what_was_just_made(context: AppContext) -> None:
-    from ui.export.delivery_panel import _choices
+    from ui.export.delivery_panel import _list_of
 
     file = exported(context)
     checkpoint = list_checkpoints(context.workspace.runs / RUN)[-1]
-    do(export_jobs.export_it(context, RUN, checkpoint, way(format="diffusers", name="folder")))
+    do(export_jobs.export_job(context, RUN, checkpoint, options(format="diffusers", name="folder")))
     folder = context.results[KIND].where
-    assert _choices(file.parent).value == str(file)  # programs load files, not folders
-    assert _choices(file.parent, folder).value == folder
-    assert len(_choices(file.parent).choices) == 2
+    assert _list_of(file.parent).value == str(file)  # programs load files, not folders
+    assert _list_of(file.parent, folder).value == folder
+    assert len(_list_of(file.parent).choices) == 2

@@ -12,9 +12,9 @@ from engine.workspace.paths import APP_FOLDER, Workspace
 from ui.app import build_app
 from ui.page.context import AppContext
 from ui.page.problems import SHOW_TROUBLESHOOTING
-from ui.settings import help as help_page
+from ui.settings import settings_tab
 
-PAGE = help_page.TROUBLESHOOTING.read_text(encoding="utf-8")
+PAGE = settings_tab.TROUBLESHOOTING.read_text(encoding="utf-8")
 
 
 def test_every_heading_has_an_answer() -> None:
@@ -45,11 +45,11 @@ def test_buttons_are_called_what_the_window_calls_them(workspace: Workspace) -> 
 
 
 def test_the_window_shows_it_without_dead_links() -> None:
-    shown = help_page.troubleshooting()
+    shown = settings_tab.troubleshooting()
     assert "](" not in shown and "(docs/memory.md)" in shown and not shown.startswith("# ")
     assert "#troubleshooting" in SHOW_TROUBLESHOOTING
 
 
 def test_a_page_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(help_page, "TROUBLESHOOTING", tmp_path / "gone.md")
-    assert "cannot be read" in help_page.troubleshooting()
+    monkeypatch.setattr(settings_tab, "TROUBLESHOOTING", tmp_path / "gone.md")
+    assert "cannot be read" in settings_tab.troubleshooting()
