@@ -31,8 +31,8 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache
 from engine.data.samples import Sample
-from engine.families.sd1 import StableDiffusion1
 from engine.families.sdxl import StableDiffusionXL
+from engine.families.stable_diffusion import StableDiffusion1
 from engine.jobs.control import Control
 from engine.training.batches import Batches
 from engine.workspace.paths import Workspace

@@ -155,7 +155,7 @@ def test_only_families_and_nets_know_a_family() -> None:
         'wide = config.get("addition_embed_type") == "text_time"',
         "net.down_blocks[0].requires_grad_(False)",
         "def load(mid_block=None): pass",
-        "from engine.families.sd2 import StableDiffusion2",
+        "from engine.families.sdxl import StableDiffusionXL",
         'name = f"{stem}_sd15"',
         "call(cross_attention_dim=768)",
     ],

@@ -162,7 +162,7 @@ def encoder(family: Family, base: str, device: torch.device | str, whole: bool =
     text_encoder = family.load_text_encoder(base, torch.float32).to(device)
 
     def one(prompt: str) -> Text:
-        pieces = family.pieces(tokenizer, [prompt]) if whole else 1
+        pieces = family.count_chunks(tokenizer, [prompt]) if whole else 1
         return {name: rows[0] for name, rows in family.encode_long(tokenizer, text_encoder, [prompt], pieces).items()}
 
     def encode(prompts: Sequence[str]) -> list[Text]:

@@ -1,6 +1,6 @@
 """The facts of each base model family, as one table without torch: forms, presets, estimates and exports read them.
 
-What a family does with torch is in the modules sd1, sd2, sdxl and base.
+What a family does with torch: base.py, stable_diffusion.py, sdxl.py.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Base model families. One list; everything that differs between them lives in their modules and nowhere else."""
+"""The list of base model families. What differs between them is in their modules and in facts.py, nowhere else."""
 
 from __future__ import annotations
 
 from engine.errors import UserError
 from engine.families.base import Family
 from engine.families.parts import read_component_config
-from engine.families.sd1 import StableDiffusion1
-from engine.families.sd2 import StableDiffusion2
 from engine.families.sdxl import StableDiffusionXL
+from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 
 FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
 
@@ -22,9 +21,10 @@ def detect(base: str) -> Family:
         UserError: not a diffusers pipeline, or of a family that is not supported.
     """
     index = read_component_config(base, "", "model_index.json")
-    unet = read_component_config(base, "unet", "config.json") if "unet" in index else {}
+    denoisers = {family.facts.denoiser for family in FAMILIES} & index.keys()
+    configs = {name: read_component_config(base, name, "config.json") for name in denoisers}
     for family in FAMILIES:
-        if family.matches(index, unet):
+        if family.facts.denoiser in configs and family.matches(index, configs[family.facts.denoiser]):
             return family
     known = ", ".join(family.title for family in FAMILIES)
     raise UserError(
@@ -35,7 +35,7 @@ def detect(base: str) -> Family:
 
 
 def describe(base: str) -> str:
-    """A base in words: "Stable Diffusion 2.x, predicts velocity, made for 768 px".
+    """A base for people: "Stable Diffusion 2.x, predicts velocity, made for 768 px".
 
     Raises:
         UserError: as ``detect``.

@@ -1,7 +1,7 @@
-"""Stable Diffusion XL: two text encoders, a pooled text vector, and numbers that tell of the image's size and crop.
+"""Stable Diffusion XL: two text encoders, a pooled text vector, and numbers for the image's size and crop.
 
-Podell et al. 2023, arXiv 2307.01952, section 2.2. Its VAE overflows in fp16, so here every VAE runs in fp32; one that
-was repaired for fp16 gives the same numbers.
+Podell et al. 2023, arXiv 2307.01952, section 2.2. Its VAE overflows in fp16, so every VAE runs in fp32 here; a VAE that
+was repaired for fp16 gives the same result.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from diffusers import StableDiffusionXLControlNetImg2ImgPipeline, StableDiffusionXLControlNetPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from engine.families.base import Family
+from engine.families.base import Text
 from engine.families.facts import SDXL
 from engine.families.parts import load_part
+from engine.families.stable_diffusion import StableDiffusion
 
 
 class TwoTextEncoders(torch.nn.Module):
@@ -30,19 +31,19 @@ class TwoTextEncoders(torch.nn.Module):
         return next(self.parameters()).device
 
 
-class StableDiffusionXL(Family):
+class StableDiffusionXL(StableDiffusion):
     facts = SDXL
     pipeline_class = StableDiffusionXLControlNetPipeline
     image_pipeline_class = StableDiffusionXLControlNetImg2ImgPipeline
-    # The empty prompt is encoded as any other: that is what is trained with, and what other programs do.
+    # The empty prompt is encoded like any other, as in training and in other programs.
     pipeline_options = {"force_zeros_for_empty_prompt": False, "add_watermarker": False}
 
-    def matches(self, index: dict[str, Any], unet: dict[str, Any]) -> bool:
+    def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         # The refiner has only the second text encoder; inpainting bases have nine channels.
         return (
             {"text_encoder", "text_encoder_2"} <= index.keys()
-            and unet.get("addition_embed_type") == "text_time"
-            and unet.get("in_channels", 4) == 4
+            and config.get("addition_embed_type") == "text_time"
+            and config.get("in_channels", 4) == 4
         )
 
     def load_tokenizer(self, base: str) -> Any:
@@ -65,22 +66,20 @@ class StableDiffusionXL(Family):
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"time_ids": sizes}
 
-    def added_conditions(self, text: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def added_conditions(self, text: Text) -> dict[str, Any]:
         return {"added_cond_kwargs": {"text_embeds": text["pooled"], "time_ids": text["time_ids"]}}
 
     def pipeline_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
-        encoders, words = parts["text_encoder"], parts["tokenizer"]
+        encoders, tokenizers = parts["text_encoder"], parts["tokenizer"]
         return {
             **parts,
             "text_encoder": encoders and encoders.first,
             "text_encoder_2": encoders and encoders.second,
-            "tokenizer": words and words[0],
-            "tokenizer_2": words and words[1],
+            "tokenizer": tokenizers and tokenizers[0],
+            "tokenizer_2": tokenizers and tokenizers[1],
         }
 
-    def prompt_arguments(
-        self, text: dict[str, torch.Tensor], negative: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
+    def prompt_arguments(self, text: Text, negative: Text) -> dict[str, torch.Tensor]:
         return {
             **super().prompt_arguments(text, negative),
             "pooled_prompt_embeds": text["pooled"],

@@ -63,7 +63,7 @@ class SamplingStart:
     def __init__(
         self, family: Family, pipeline: Any, noise: torch.Tensor, steps: int, init: InitLatents | None
     ) -> None:
-        self.pipeline, self._latents, self._mask = pipeline, noise, None
+        self.pipeline, self._family, self._latents, self._mask = pipeline, family, noise, None
         self._change: float | None = None
         if init is None:
             return
@@ -73,7 +73,7 @@ class SamplingStart:
         scheduler.set_timesteps(steps, device=noise.device)
         self._timesteps, _ = self.pipeline.get_timesteps(steps, self._change, noise.device)
         self._clean, self._noise = init.latents.to(noise), noise
-        self._latents = scheduler.add_noise(self._clean, noise, self._timesteps[:1].repeat(len(noise)))
+        self._latents = family.add_sampling_noise(scheduler, self._clean, noise, self._timesteps[:1].repeat(len(noise)))
         self._mask = init.mask.to(noise) if init.mask is not None else None
 
     def arguments(self, control: Any) -> dict[str, Any]:
@@ -91,5 +91,6 @@ class SamplingStart:
             return latents
         kept = self._clean
         if step + 1 < len(self._timesteps):
-            kept = scheduler.add_noise(kept, self._noise, self._timesteps[step + 1 : step + 2].repeat(len(kept)))
+            timesteps = self._timesteps[step + 1 : step + 2].repeat(len(kept))
+            kept = self._family.add_sampling_noise(scheduler, kept, self._noise, timesteps)
         return self._mask * latents + (1 - self._mask) * kept

@@ -1,13 +1,16 @@
-"""The samplers and control modes that Try it offers. Light: diffusers is imported on use."""
+"""The samplers and control modes that Try it offers. Light: no torch, no diffusers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from engine.errors import UserError
+
+if TYPE_CHECKING:
+    from engine.families.registry import Family
 
 
 @dataclass(frozen=True)
@@ -102,25 +105,23 @@ def soft_weights(count: int) -> list[float]:
 
 
 @contextmanager
-def scheduled(pipeline: Any, name: str, steps: int) -> Iterator[None]:
+def scheduled(family: Family, pipeline: Any, name: str, steps: int) -> Iterator[None]:
     """Within the block the pipeline has this sampler, with the noise schedule and prediction type of the base.
 
     Afterwards it has its own scheduler again: options of one sampler must not reach the next through the config.
     """
     original = pipeline.scheduler
-    pipeline.scheduler = build(name, original.config, steps)
+    pipeline.scheduler = build(family, name, original.config, steps)
     try:
         yield
     finally:
         pipeline.scheduler = original
 
 
-def build(name: str, config: Any, steps: int) -> Any:
+def build(family: Family, name: str, config: Any, steps: int) -> Any:
     """A new scheduler of diffusers, for ``steps`` steps."""
-    import diffusers
-
     chosen = sampler(name)
     options = dict(chosen.options)
     if chosen.name == "lcm":  # it takes every n-th of the distilled model's steps, 50 as a rule
         options["original_inference_steps"] = max(50, steps)
-    return getattr(diffusers, chosen.scheduler).from_config(config, **options)
+    return family.sampling_scheduler(chosen.scheduler, config, options)

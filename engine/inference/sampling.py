@@ -114,9 +114,9 @@ def draw_latents(
     strengths = [float(options.strength), *([float(second.strength)] if second else [])]
     images = [one.to(device=device, dtype=net.dtype) for one, net in zip(controls, nets, strict=True)]
     with contextlib.ExitStack() as stack:
-        stack.enter_context(samplers.scheduled(pipeline, options.sampler, options.steps))
+        stack.enter_context(samplers.scheduled(family, pipeline, options.sampler, options.steps))
         for net in nets:
-            stack.enter_context(_adapted(net, denoiser, balance.soft and not options.guess))
+            stack.enter_context(_adapted(family, net, denoiser, balance.soft and not options.guess))
         if second:
             stack.enter_context(_together(pipeline, nets))
         start = SamplingStart(family, pipeline, noise, options.steps, init)
@@ -128,7 +128,7 @@ def draw_latents(
                 token.raise_if_cancelled()
             values["latents"] = start.keep_unmasked(drawing.scheduler, values["latents"], step)
             if on_latents:
-                on_latents(_of_unit_size(drawing.scheduler, values["latents"]))
+                on_latents(family.unit_variance(drawing.scheduler, values["latents"]))
             return values
 
         latents = start.pipeline(
@@ -170,7 +170,7 @@ def _together(pipeline: Any, nets: Sequence[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _adapted(controlnet: Any, denoiser: Any, soft: bool) -> Iterator[None]:
+def _adapted(family: Family, controlnet: Any, denoiser: Any, soft: bool) -> Iterator[None]:
     """Within the block the ControlNet's outputs are in the denoiser's precision and, if ``soft``, have soft weights.
 
     A net whose weights are not all in the denoiser's precision computes under autocast. That is a Control-LoRA of a run
@@ -185,28 +185,18 @@ def _adapted(controlnet: Any, denoiser: Any, soft: bool) -> Iterator[None]:
     def forward(*arguments: Any, **named: Any) -> Any:
         options = {**named, "return_dict": False, **({"guess_mode": False} if soft else {})}
         with torch.autocast(denoiser.device.type, dtype=denoiser.dtype, enabled=mixed):
-            down, middle = original(*arguments, **options)
-        outputs = [*down, middle]
-        weights = samplers.soft_weights(len(outputs)) if soft else [1.0] * len(outputs)
-        *down, middle = [(one * weight).to(denoiser.dtype) for one, weight in zip(outputs, weights, strict=True)]
-        return down, middle
+            outputs = original(*arguments, **options)
+        return family.map_residuals(outputs, weighted)
+
+    def weighted(residuals: list[torch.Tensor]) -> list[torch.Tensor]:
+        weights = samplers.soft_weights(len(residuals)) if soft else [1.0] * len(residuals)
+        return [(one * weight).to(denoiser.dtype) for one, weight in zip(residuals, weights, strict=True)]
 
     controlnet.forward = forward
     try:
         yield
     finally:
         del controlnet.forward  # the class has its own
-
-
-def _of_unit_size(scheduler: Any, latents: torch.Tensor) -> torch.Tensor:
-    """Noisy latents of any scheduler, scaled to the standard deviation that a VAE expects.
-
-    Schedulers that count in sigmas add the noise to the latents (deviation sigma), others mix the two.
-    """
-    if float(scheduler.init_noise_sigma) <= 1.001 or getattr(scheduler, "step_index", None) is None:
-        return latents
-    sigma = float(scheduler.sigmas[min(scheduler.step_index, len(scheduler.sigmas) - 1)])
-    return latents / (sigma**2 + 1) ** 0.5
 
 
 @torch.no_grad()

@@ -255,7 +255,7 @@ class TrySession:
         family = self._family
         assert family is not None, "load sets it"
         prompts, negatives = [r.prompt for r in batch], [r.negative for r in batch]
-        chunks = family.pieces(self._tokenizer, [*prompts, *negatives])
+        chunks = family.count_chunks(self._tokenizer, [*prompts, *negatives])
         if chunks > 1:
             notes.append(long_prompt_note("A prompt", chunks))
         with torch.no_grad(), self.memory_saving.on_device(self._text_encoder):

@@ -18,7 +18,6 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from engine.errors import UserError
-from engine.families.base import read_component_config
 from engine.families.registry import Family
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
@@ -51,8 +50,8 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
         UserError: not there, damaged, not a ControlNet, of another family or channel count, or not finite.
     """
     file = read_net_file(path)
-    unet_config = read_component_config(base, "unet", "config.json")
-    expected = expected_config(family, unet_config)
+    base_config = family.denoiser_config(base)
+    expected = expected_config(family, base_config)
     tensors, config = file.tensors, file.config
     if file.needs_base:
         copied = copied_weights(family, base)
@@ -61,7 +60,7 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
         else:
             tensors = {n: t + copied[n].to(t.dtype) if n in copied else t for n, t in tensors.items()}
     said = config_from_shapes(tensors, file.path.name)
-    check_fits(said, unet_config, file.path.name, base)
+    check_fits(said, base_config, file.path.name, base)
     hint = {"conditioning_embedding_out_channels": said["conditioning_embedding_out_channels"]}
     config = config or expected | hint
     check_tensors(config, tensors, file)

@@ -20,7 +20,8 @@ from engine.data.samples import Sample
 from engine.data.scan import scan_folder
 from engine.disk.space import DiskFull
 from engine.errors import UserError
-from engine.families.registry import Family, detect
+from engine.families.registry import detect
+from engine.families.stable_diffusion import StableDiffusion
 from engine.jobs.control import Cancelled, Control
 
 CPU = torch.device("cpu")
@@ -184,9 +185,9 @@ def test_a_full_disk_is_noticed_before_anything_is_encoded(
 
 
 def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
-    """``real``, a method of Family that encodes; after ``after`` calls more than ``most`` at once do not fit."""
+    """``real``, a method of the family that encodes; after ``after`` calls more than ``most`` at once do not fit."""
 
-    def encode(family: Family, first: Any, *rest: Any) -> Any:
+    def encode(family: StableDiffusion, first: Any, *rest: Any) -> Any:
         count = len(rest[-1])
         seen.append(count)
         if len(seen) > after and count > most:
@@ -206,7 +207,7 @@ def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
     seen: list[int] = []
     told: list[str] = []
     done: dict[str, int] = {}
-    monkeypatch.setattr(Family, method, tight(getattr(Family, method), seen, 2, 1))
+    monkeypatch.setattr(StableDiffusion, method, tight(getattr(StableDiffusion, method), seen, 2, 1))
     cache = build(
         tmp_path / "short",
         tiny_base,
@@ -234,16 +235,16 @@ def test_what_does_not_fit_alone_is_refused_in_words_and_what_is_finished_is_kep
 ) -> None:
     monkeypatch.setattr(cache_module, "SHARD", 4)
     told: list[str] = []
-    real = getattr(Family, method)
+    real = getattr(StableDiffusion, method)
     with monkeypatch.context() as patched:
-        patched.setattr(Family, method, tight(real, [], 0, 1 if method == "encode_images" else 0))
+        patched.setattr(StableDiffusion, method, tight(real, [], 0, 1 if method == "encode_images" else 0))
         with pytest.raises(UserError, match=words):
             build(tmp_path, tiny_base, samples, tell=told.append)
     assert told and told[-1].endswith("going on with 1.")
     kept = {path.name for path in tmp_path.rglob("latents-*.safetensors")}
     assert kept == {f"latents-64x64-{n:05d}.safetensors" for n in range(1 if method == "encode_images" else 3)}
     again: list[int] = []
-    monkeypatch.setattr(Family, "encode_images", tight(Family.encode_images, again, 99, 0))
+    monkeypatch.setattr(StableDiffusion, "encode_images", tight(StableDiffusion.encode_images, again, 99, 0))
     assert build(tmp_path, tiny_base, samples).count == 12
     assert sum(again) == 12 - 4 * len(kept), "finished shards are not made again"
 

@@ -136,5 +136,5 @@ def test_a_base_of_the_hub_is_taken_by_its_id(
         ours, theirs = (parts if isinstance(parts, list | tuple) else [parts] for parts in (ours, theirs))
         for one, two in zip(ours, theirs, strict=True):
             assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
-    assert family.pieces(family.load_tokenizer(name), ["a red circle"]) == 1
+    assert family.count_chunks(family.load_tokenizer(name), ["a red circle"]) == 1
     assert family.load_scheduler(name).config == family.load_scheduler(str(folder)).config

@@ -62,8 +62,8 @@ def test_every_sampler_draws_its_own_image_and_leaves_no_trace(session: TrySessi
 @pytest.mark.parametrize("name", [one.name for one in samplers.SAMPLERS])
 def test_samplers_keep_what_the_base_predicts(name: str, tiny_sd2: Path) -> None:
     """Velocity, and noise alone at the last step, stay so under every sampler."""
-    schedule = detect(str(tiny_sd2)).load_scheduler(str(tiny_sd2)).config
-    made = samplers.build(name, schedule, 20)
+    family = detect(str(tiny_sd2))
+    made = samplers.build(family, name, family.noise_process(str(tiny_sd2)).scheduler.config, 20)
     made.set_timesteps(20)
     assert type(made).__name__ == samplers.sampler(name).scheduler
     assert made.config.prediction_type == "v_prediction"
@@ -202,8 +202,8 @@ def test_a_prompt_in_one_chunk_has_the_plain_embedding(tiny_base: Path) -> None:
         long = family.encode_long(tokenizer, encoder, ["red circle"], 2)["hidden"]
     assert long.shape[1] == 2 * plain.shape[1]
     assert torch.allclose(long[:, : plain.shape[1]], plain, atol=1e-5)
-    assert family.pieces(tokenizer, ["red circle", "", "red circle " * 40]) > 1
-    assert family.pieces(tokenizer, [""]) == 1
+    assert family.count_chunks(tokenizer, ["red circle", "", "red circle " * 40]) > 1
+    assert family.count_chunks(tokenizer, [""]) == 1
 
 
 def test_live_previews_do_not_change_the_image(session: TrySession, request_: TryRequest) -> None:

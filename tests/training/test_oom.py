@@ -85,13 +85,13 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
 def test_what_learns_moves_to_ram_and_learns_on_as_it_did(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.families.base import Family
+    from engine.families.stable_diffusion import StableDiffusion
 
     settings = {"train.precision": "bf16", "model.control_lora_rank": 4, "optim.ema_decay": 0.9}
     settings |= {"objective.sd_locked": True, "validation.check_every": 0}
     calm, short = new_run(**settings), new_run(**settings)
     train(ready_workspace, calm)
-    monkeypatch.setattr(Family, "predict", failing(Family.predict, 1, 3))
+    monkeypatch.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 1, 3))
     monkeypatch.setattr(
         oom, "next_fallback", lambda *given: Fallback({"optim.offload": True}, "what learns kept in RAM")
     )
@@ -128,18 +128,18 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
 def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.families.base import Family
+    from engine.families.stable_diffusion import StableDiffusion
     from engine.nets import fp8
 
     run, seen = new_run(**{"train.steps": 4, "validation.check_every": 0}), []
     monkeypatch.setattr(oom, "next_fallback", lambda *given: Fallback(settings, "less on the card"))
-    real = failing(Family.predict, 1, 2)
+    real = failing(StableDiffusion.predict, 1, 2)
 
     def predict(family: Any, unet: Any, net: Any, *rest: Any) -> Any:
         seen.append(sum(isinstance(module, fp8.Fp8Conv2d) for module in unet.modules()))
         return real(family, unet, net, *rest)
 
-    monkeypatch.setattr(Family, "predict", predict)
+    monkeypatch.setattr(StableDiffusion, "predict", predict)
     monkeypatch.setattr(fp8, "quantize", failing(fp8.quantize, 1, 3))  # there is no room for the rung itself
     monkeypatch.setattr(Trainable, "move_to_ram", failing(Trainable.move_to_ram, 1))
     assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
@@ -152,7 +152,7 @@ def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
 
 
 PLACES = {
-    "forward": ("engine.families.base.Family.predict", 2),
+    "forward": ("engine.families.stable_diffusion.StableDiffusion.predict", 2),
     "backward": ("accelerate.Accelerator.backward", 2),
     "optimizer": ("torch.optim.AdamW.step", 2),
 }
@@ -186,9 +186,9 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
 def test_a_run_whose_images_do_not_fit_the_encoder_is_prepared_in_smaller_batches(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.families.base import Family
+    from engine.families.stable_diffusion import StableDiffusion
 
-    monkeypatch.setattr(Family, "encode_images", failing(Family.encode_images, 1, 1))
+    monkeypatch.setattr(StableDiffusion, "encode_images", failing(StableDiffusion.encode_images, 1, 1))
     trained = train(ready_workspace, new_run(**{"train.steps": 1, "validation.check_every": 0}))
     assert trained.outcome == "completed"
     assert trained.warnings == ["Memory ran out with 4 images at a time; going on with 2."]
@@ -253,10 +253,10 @@ def test_a_run_whose_average_never_fits_ends_in_words_and_resumes_as_if_nothing_
 def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.families.base import Family
+    from engine.families.stable_diffusion import StableDiffusion
 
     run = new_run()
-    monkeypatch.setattr(Family, "predict", failing(Family.predict, 10_000))
+    monkeypatch.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 10_000))
     with pytest.raises(UserError, match="lower resolution"):
         train(ready_workspace, run)
     taken = [sorted(rung["settings"]) for rung in Run(run.folder).about["memory_ladder"]]
@@ -271,11 +271,11 @@ def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
 def test_a_resumed_run_starts_at_the_rung_that_was_reached(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.families.base import Family
+    from engine.families.stable_diffusion import StableDiffusion
 
     run = new_run(**{"train.batch_size": 1, "validation.check_every": 0})
     with monkeypatch.context() as patched:
-        patched.setattr(Family, "predict", failing(Family.predict, 3, 2))
+        patched.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 3, 2))
         assert train(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
     again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed"

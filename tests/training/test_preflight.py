@@ -57,16 +57,16 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
 def test_a_trial_that_does_not_fit_says_with_what_it_did(
     ready_workspace: Workspace, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engine.families.base import Family
+    from engine.families.stable_diffusion import StableDiffusion
 
-    real = Family.predict
+    real = StableDiffusion.predict
 
     def only_one(*arguments: object) -> torch.Tensor:
         if arguments[3].shape[0] > 1:  # type: ignore[attr-defined]
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Family, "predict", only_one)
+    monkeypatch.setattr(StableDiffusion, "predict", only_one)
     monkeypatch.setattr(torch, "_foreach_sub", failing(torch._foreach_sub, 1))  # the average's step
     monkeypatch.setattr(oom, "ema_fallback", lambda config, on_card: ema_fallback(config, True))
     config, events = make_config(**{"optim.ema_decay": 0.9}), []

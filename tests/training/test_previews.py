@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from engine.evaluation import pairs
-from engine.families.sd1 import StableDiffusion1
+from engine.families.stable_diffusion import StableDiffusion1
 from engine.jobs.events import Message, PreviewMade
 from engine.workspace.paths import Workspace
 from tests.exif_settings import settings_in

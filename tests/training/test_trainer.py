@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.errors import UserError
-from engine.families.base import Family
+from engine.families.stable_diffusion import StableDiffusion
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.jobs.faults import describe_crash
 from engine.jobs.runner import Busy, JobRunner
@@ -317,7 +317,7 @@ def test_a_base_that_does_not_fit_ends_the_run_in_words_and_it_can_be_resumed(
     shutil.rmtree(ready_workspace.cache)
     run = new_run()
     with monkeypatch.context() as patch:
-        patch.setattr(Family, part, too_large)
+        patch.setattr(StableDiffusion, part, too_large)
         with pytest.raises((torch.OutOfMemoryError, UserError)) as caught:
             train(ready_workspace, run)
     told = describe_crash(caught.value)
