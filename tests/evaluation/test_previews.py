@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from engine.jobs.control import Cancelled, Control
 from engine.runs.run import read_preview
 from engine.workspace.paths import Workspace
 from tests.exif_settings import settings_in
+from tests.living import living_objects
 
 SETTINGS = ValidationConfig(pictures=3, sampling_steps=2)
 
@@ -109,8 +109,7 @@ def test_memory_returns_to_where_it_was(models: Models, dataset: Dataset, tmp_pa
     """Tensors that are alive, and their bytes: the same after the third set of images as after the first."""
 
     def alive() -> tuple[int, int]:
-        gc.collect()
-        found = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor)]
+        found = [thing for thing in living_objects() if issubclass(type(thing), torch.Tensor)]
         return len(found), sum(tensor.nbytes for tensor in found)
 
     cache = PreviewCache()

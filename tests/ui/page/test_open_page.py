@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import http.client
 import json
 import os
@@ -21,6 +20,7 @@ from engine.jobs.events import Progress
 from engine.jobs.runner import Emit
 from engine.workspace.paths import Workspace
 from tests.browser.studio import free_port
+from tests.living import living_objects
 from ui.page.context import AppContext
 from ui.page.live import GROUPS, PAGES, Live
 from ui.page.messages import status_line
@@ -130,8 +130,7 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
 
 def alive() -> tuple[int, Counter[str]]:
     """Blocks of memory that Python holds, and how many parts of pages there are of each kind."""
-    gc.collect()
-    kinds = Counter(type(thing).__name__ for thing in gc.get_objects() if issubclass(type(thing), gr.blocks.Block))
+    kinds = Counter(type(thing).__name__ for thing in living_objects() if issubclass(type(thing), gr.blocks.Block))
     return sys.getallocatedblocks(), kinds
 
 
