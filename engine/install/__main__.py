@@ -1,4 +1,4 @@
-"""``python -m engine.install``: what install.sh and install.bat call."""
+"""``python -m engine.install``, which install.sh and install.bat call."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Are faults known in the installed packages? Asked in continuous integration, told always, and never a failure.
+"""Reports known vulnerabilities of the installed packages in continuous integration. It never fails the build.
 
-The packages are pinned: a fault that somebody reports tomorrow must not turn a tree red that was green today, but
-nobody shall be able to overlook it either. The tool is pip-audit, the database osv.dev: it holds the advisories of the
-Python Packaging Authority and GitHub's.
+The packages are pinned: a vulnerability that is published tomorrow must not break a commit that passed today, but it
+must not be overlooked either. pip-audit asks osv.dev, which has the advisories of the Python Packaging Authority and
+of GitHub.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.install.console import Console
 from engine.install.layout import Layout
 
 LIMIT_SECONDS = 180
-"""For the whole: 150 packages are one short question each."""
+"""For the whole report; each of the 150 packages is one short request."""
 COMMAND = (
     "pip_audit", "--vulnerability-service", "osv", "--format", "json", "--desc", "off", "--progress-spinner", "off",
     "--timeout", "15",
@@ -24,9 +24,9 @@ COMMAND = (
 
 
 def audit(layout: Layout, console: Console, environment: Mapping[str, str], limit: float = LIMIT_SECONDS) -> list[str]:
-    """Ask about every package of the virtual environment and print what is known; returns the printed lines.
+    """Look up every package of the virtual environment, print the report and return its lines.
 
-    Nothing that happens here is raised: a database that cannot be asked is a line of the report, with its reason.
+    Raises nothing: if the database cannot be asked, the report says so and why.
     """
     command = [str(layout.python), "-m", *COMMAND]
     try:
@@ -35,37 +35,42 @@ def audit(layout: Layout, console: Console, environment: Mapping[str, str], limi
             encoding="utf-8", errors="replace", timeout=limit, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        lines = unasked(f"it did not answer within {limit:.0f} seconds")
+        lines = not_asked(f"it did not answer within {limit:.0f} seconds")
     except OSError as error:
-        lines = unasked(f"pip-audit could not be started: {error}")
+        lines = not_asked(f"pip-audit could not be started: {error}")
     else:
-        lines = told(done.stdout, done.stderr)
+        lines = parse_report(done.stdout, done.stderr)
     console.say("--- known vulnerabilities of the installed packages")
     for line in lines:
         console.say(line)
     return lines
 
 
-def told(output: str, errors: str) -> list[str]:
-    """The report in lines. output: pip-audit's JSON, or whatever came instead; errors: what it said beside it."""
+def parse_report(output: str, errors: str) -> list[str]:
+    """The lines of the report.
+
+    Args:
+        output: pip-audit's JSON, or what it printed instead.
+        errors: its stderr.
+    """
     try:
         packages: list[dict[str, Any]] = json.loads(output)["dependencies"]
         known = [(p["name"], p["version"], fault) for p in packages for fault in p.get("vulns", [])]
-        skipped = [f"{p['name']}: not asked about ({p['skip_reason']})" for p in packages if "skip_reason" in p]
+        skipped = [f"{p['name']}: not looked up ({p['skip_reason']})" for p in packages if "skip_reason" in p]
         found = [_line(name, version, fault) for name, version, fault in known]
     except (ValueError, KeyError, TypeError):
         said = [line.strip() for line in errors.splitlines() if line.strip()]
-        return unasked(said[-1][:400] if said else "pip-audit said nothing")
-    first = f"Packages asked about: {len(packages) - len(skipped)}. Known vulnerabilities: {len(found) or 'none'}."
+        return not_asked(said[-1][:400] if said else "pip-audit said nothing")
+    first = f"Packages looked up: {len(packages) - len(skipped)}. Known vulnerabilities: {len(found) or 'none'}."
     return [first, *found, *skipped]
 
 
 def _line(name: str, version: str, fault: dict[str, Any]) -> str:
     names = ", ".join([fault["id"], *fault.get("aliases", [])])
-    mended = ", ".join(fault.get("fix_versions", []))
-    return f"VULNERABLE {name} {version}: {names}; " + (f"mended in {mended}" if mended else "no mended version yet")
+    fixed = ", ".join(fault.get("fix_versions", []))
+    return f"VULNERABLE {name} {version}: {names}; " + (f"fixed in {fixed}" if fixed else "no fixed version yet")
 
 
-def unasked(why: str) -> list[str]:
-    """What stands in the report instead of an answer."""
+def not_asked(why: str) -> list[str]:
+    """The report if the database could not be asked."""
     return [f"NOT ASKED: the database (osv.dev) could not be asked whether vulnerabilities are known: {why}"]

@@ -1,4 +1,4 @@
-"""A Chromium for the browser tests: the system's own, or a fetched one."""
+"""Finds or installs a Chromium for the browser tests."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from engine.install.console import Console, InstallError
 from engine.install.layout import Layout, note
 
-VARIABLE = "STUDIO_CHROMIUM"  # the tests read the browser's path from it; empty or absent: no browser
+VARIABLE = "STUDIO_CHROMIUM"  # tells the tests the browser's path; empty or absent: no browser
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "msedge", "chrome")
 WINDOWS_PLACES = (r"Google\Chrome\Application\chrome.exe", r"Microsoft\Edge\Application\msedge.exe")
 
 
 def find_browser(record: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> str | None:
-    """Path of a Chromium: $STUDIO_CHROMIUM, one on the PATH, Windows' usual places, or the one fetched before."""
+    """Path of a Chromium: $STUDIO_CHROMIUM, one on the PATH, Windows' usual places, or the one installed before."""
     candidates = [environment.get(VARIABLE), *(shutil.which(name, path=environment.get("PATH")) for name in NAMES)]
     for variable in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA"):
         if environment.get(variable):
@@ -28,7 +28,7 @@ def find_browser(record: Mapping[str, Any], environment: Mapping[str, str] = os.
 
 
 def ensure_browser(layout: Layout, console: Console, environment: Mapping[str, str], required: bool) -> str:
-    """Fetch a Chromium where that can be done. Without one: a warning, or InstallError when it is required (CI)."""
+    """Install a Chromium if possible and return its path. Without one: "none" and a warning, or InstallError in CI."""
     if sys.platform.startswith("linux") and os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {**environment, "DEBIAN_FRONTEND": "noninteractive"}
         console.run(["apt-get", "update"], quiet, layout.root)
@@ -45,5 +45,5 @@ def ensure_browser(layout: Layout, console: Console, environment: Mapping[str, s
             return told
     if required:
         raise InstallError("No browser for the tests, and CI=true.", "Install Chromium: apt-get install chromium")
-    console.warn("No Chromium, Chrome or Edge was found or could be fetched: the browser tests are skipped.")
+    console.warn("No Chromium, Chrome or Edge was found or could be installed: the browser tests are skipped.")
     return "none"

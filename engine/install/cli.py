@@ -1,4 +1,4 @@
-"""install.sh and install.bat, from the options to the exit status."""
+"""The command line of install.sh and install.bat."""
 
 from __future__ import annotations
 
@@ -26,52 +26,55 @@ DESCRIPTION = "Installs ControlNet Studio into this folder if needed, then start
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options; words after -- are handed on to the demo or to pytest."""
+    """Parse the options. Words after ``--`` are passed on to the demo or to pytest."""
     words = list(arguments)
     split = words.index("--") if "--" in words else len(words)
     own, extra = words[:split], words[split + 1 :]
     parser = argparse.ArgumentParser(prog="install.bat" if os.name == "nt" else "install.sh", description=DESCRIPTION)
     task = parser.add_mutually_exclusive_group()
-    task.add_argument("--test", action="store_true", help="lint, type-check and run all tests")
+    task.add_argument("--test", action="store_true", help="lint, type-check and run the tests")
     task.add_argument("--demo", action="store_true", help="train the demo ControlNet without a window and score it")
-    task.add_argument("--doctor", action="store_true", help="say what is here, what is wrong and how to mend it")
+    task.add_argument("--doctor", action="store_true", help="report what is installed, what is wrong and how to fix it")
     task.add_argument("--shortcut", action="store_true", help="put a shortcut on the desktop")
-    parser.add_argument("--repair", action="store_true", help="remake the Python environment from nothing")
-    parser.add_argument("--cpu", action="store_true", help="do without the graphics card (until --repair)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--long", action="store_true", help="with --test: run the tests that take minutes instead")
+    parser.add_argument("--repair", action="store_true", help="delete the Python environment and make it again")
+    parser.add_argument("--cpu", action="store_true", help="do not use the graphics card (until --repair)")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     window = parser.add_argument_group("the window")
     window.add_argument("--no-browser", action="store_true", help="do not open the browser")
     window.add_argument("--listen", action="store_true", help="let other computers connect (needs --password)")
     window.add_argument("--password", metavar="WORD", help="ask for this password")
     window.add_argument("--port", type=int, metavar="N", help="the port to answer on")
-    window.add_argument("--workspace", metavar="DIR", help="where data sets, runs and models live")
+    window.add_argument("--workspace", metavar="DIR", help="folder of datasets, runs and models")
     options = parser.parse_args(own)
     if extra and not (options.test or options.demo):
         parser.error("words after -- belong to --test or --demo")
+    if options.long and not options.test:
+        parser.error("--long belongs to --test")
     options.extra = extra
     if options.workspace:
-        # install.sh and install.bat change into the app's folder; a relative path means the caller's.
+        # install.sh and install.bat change into the app's folder; the user means a path relative to where they were.
         options.workspace = str(Path(os.environ.get(CALLED_FROM, "."), options.workspace).expanduser().absolute())
     return options
 
 
 def main(arguments: Sequence[str], root: Path | None = None) -> int:
-    """The exit status: 0, the started program's own, 1 for a failure that was explained, 130 for Ctrl-C."""
+    """Run the command. Returns the started program's exit status, 1 for an explained error, 130 for Ctrl-C."""
     options = parse(arguments)
     layout = Layout((root or Path(__file__).parents[2]).resolve())
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console that cannot show a letter must not stop us
+            stream.reconfigure(errors="replace")  # a console that cannot show a character must not stop the installer
     console = Console(None if options.dry_run or options.doctor else layout.log)
     try:
-        return _serve(options, layout, console)
+        return _run(options, layout, console)
     except InstallError as error:
         console.fail(error)
         return error.code
     except KeyboardInterrupt:
-        console.say("\nStopped. Start it again to go on where it was.")
+        console.say("\nStopped. Start it again to continue where it was.")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone (`| head`): nobody is left to tell
+    except BrokenPipeError:  # the reader of the output is gone (`| head`), so nothing can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
@@ -80,7 +83,7 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
         return 1
 
 
-def _serve(options: argparse.Namespace, layout: Layout, console: Console) -> int:
+def _run(options: argparse.Namespace, layout: Layout, console: Console) -> int:
     environment = clean_environment(os.environ)
     if options.doctor:
         text, well = doctor.report(layout.root)
@@ -90,7 +93,7 @@ def _serve(options: argparse.Namespace, layout: Layout, console: Console) -> int
     if options.dry_run:
         return 0
     if options.test:
-        return run_checks(layout, console, environment, options.extra)
+        return run_checks(layout, console, environment, options.extra, long=options.long)
     if options.shortcut:
         console.say(f"Shortcut: {make_shortcut(layout.root)}")
         return 0
@@ -102,9 +105,9 @@ def _serve(options: argparse.Namespace, layout: Layout, console: Console) -> int
 
 
 def _install(options: argparse.Namespace, layout: Layout, console: Console, environment: dict[str, str]) -> None:
-    """Nothing at all when the record says that everything is in place; otherwise the steps."""
+    """Run the steps, unless the record says that everything is installed."""
     force_cpu = options.cpu or bool(read_record(layout).get("cpu") and not options.repair)
-    # Only a CPU build can become the wrong one by itself: when a card or a newer driver arrives.
+    # Only a CPU build can become the wrong one by itself: when the computer gets a card or a newer driver.
     could_change = options.cpu or (installed_torch(layout)[1] == "cpu" and not force_cpu)
     quick = not (options.repair or options.test or options.dry_run)
     choice: Choice | None = None
@@ -119,7 +122,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
     steps = TEST_STEPS if options.test else APP_STEPS
     if options.dry_run:
         if options.repair:
-            console.say(f"would remove {layout.venv} and make everything anew")
+            console.say(f"would delete {layout.venv} and install everything again")
         for warning in choice.warnings:
             console.warn(warning)
         print_plan(job, steps)
@@ -136,7 +139,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
 
 
 def _for_the_app(options: argparse.Namespace) -> list[str]:
-    """The options that are app.py's own."""
+    """The options that app.py gets."""
     handed = [flag for flag, given in (("--no-browser", options.no_browser), ("--listen", options.listen)) if given]
     for name in ("port", "workspace", "password"):
         value = getattr(options, name)
@@ -147,7 +150,7 @@ def _for_the_app(options: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def only_one(layout: Layout) -> Iterator[None]:
-    """Two double clicks: the second installer stops. The system frees the lock even when we are killed."""
+    """Stop a second installer, e.g. after two double clicks. The lock is released even if this process is killed."""
     layout.log.parent.mkdir(parents=True, exist_ok=True)
     with (layout.log.parent / "lock").open("a+", encoding="utf-8") as file:
         try:

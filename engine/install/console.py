@@ -1,4 +1,4 @@
-"""What the person sees (one line a step) and what the log keeps (everything)."""
+"""Output of the installer: the user sees one line per step, the log keeps everything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TextIO
 
 
 class InstallError(Exception):
-    """A step failed: the cause and the fix, in words for people. code: the exit status."""
+    """A step failed, with the cause and the fix as sentences for the user. ``code``: the exit status."""
 
     def __init__(self, cause: str, fix: str, code: int = 1) -> None:
         super().__init__(cause)
@@ -24,7 +24,7 @@ class InstallError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a child process ended: its exit status and all that it printed."""
+    """The exit status of a child process and everything that it printed."""
 
     code: int
     output: str
@@ -32,7 +32,7 @@ class Outcome:
 
 @dataclass
 class Console:
-    """Prints the step lines and writes the log. log = None keeps no log (a dry run writes nothing)."""
+    """Prints the lines of the steps and writes the log. ``log=None`` writes no log (dry run)."""
 
     log: Path | None
     out: TextIO = field(default_factory=lambda: sys.stdout)
@@ -41,7 +41,7 @@ class Console:
     _warned: list[str] = field(default_factory=list)
 
     def record(self, text: str) -> None:
-        """Into the log only."""
+        """Write a line to the log only."""
         if self.log is None:
             return
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -49,35 +49,35 @@ class Console:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def say(self, text: str = "") -> None:
-        """A line of its own."""
+        """Print a line of its own."""
         self.out.write(text + "\n")
         self.out.flush()
         if text:
             self.record(text)
 
     def warn(self, text: str) -> None:
-        """A warning: at once, or under the step's line when one is being written."""
+        """Print a warning: at once, or below the line of the running step when that ends."""
         if self._line:
             self._warned.append(text)
         else:
             self.say(f"      ! {text}")
 
     def begin(self, number: int, total: int, title: str) -> None:
-        """Start a step's line."""
+        """Start the line of a step."""
         self._line, self._begun = f"[{number}/{total}] {title} ... ", time.monotonic()
         self.out.write(self._line)
         self.out.flush()
         self.record(self._line)
 
     def tick(self, text: str) -> None:
-        """What the running step is doing, at the end of its line; only where a terminal can overwrite it."""
+        """Show what the running step is doing at the end of its line, if the output is a terminal."""
         if self._line and self.out.isatty():
             room = max(0, os.get_terminal_size(self.out.fileno()).columns - len(self._line) - 1)
             self.out.write(f"\r{self._line}{text[:room].ljust(room)}")
             self.out.flush()
 
     def end(self, note: str) -> None:
-        """Finish the step's line, with the time when it took long enough to matter."""
+        """Finish the line of the step, with the time that it took if that was 2 s or more."""
         seconds = time.monotonic() - self._begun
         if seconds >= 2:
             note += f" ({seconds:.0f} s)"
@@ -92,7 +92,7 @@ class Console:
             self.warn(text)
 
     def fail(self, error: InstallError) -> None:
-        """The cause, the fix and where the log is."""
+        """Print the cause, the fix and the path of the log."""
         if self._line:
             self.end("FAILED")
         self.say()
@@ -108,9 +108,11 @@ class Console:
         cwd: Path,
         on_line: Callable[[str], str | None] | None = None,
     ) -> Outcome:
-        """Run a child to its end, its output into the log line by line; ``on_line`` makes the tick's words of a line.
+        """Run a child process and write its output to the log, line by line.
 
-        A line for which ``on_line`` returns a string starting with a tab is shown but not logged (progress bars).
+        Args:
+            on_line: returns what ``tick`` shows for a line of output, or None. If it starts with a tab, the line is not
+                logged (progress bars).
         """
         words = [os.fspath(word) for word in command]
         self.record("$ " + subprocess.list2cmdline(words))

@@ -1,4 +1,4 @@
-"""The report of ``--doctor``: what is here, what is wrong, and the fix. Changes nothing."""
+"""The report of ``--doctor``: what is installed, what is wrong and how to fix it. Changes nothing."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from engine.install.browser import find_browser
 from engine.install.console import InstallError
 from engine.install.hardware import GpuReport, detect_gpus, free_disk_gb, memory_gb
 from engine.install.layout import Layout, clean_environment, installed_torch, read_record
-from engine.install.selfcheck import PACKAGES
-from engine.install.steps import OPTIONAL, is_ready, torch_suits
+from engine.install.packages import OPTIONAL, PACKAGES
+from engine.install.steps import is_ready, torch_suits
 from engine.install.torch_choice import Choice, choose
 
 LOOK = """
@@ -40,7 +40,7 @@ print("\\n" + json.dumps(answer))
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. problem and fix are "" when all is well; optional things are no problem."""
+    """One line of the report. ``problem`` and ``fix`` are "" if nothing is wrong; a missing extra is no problem."""
 
     name: str
     value: str
@@ -53,7 +53,12 @@ class Finding:
 
 
 def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = None) -> list[Finding]:
-    """All findings. look: imports the packages in the virtual environment (a child process); for the tests."""
+    """All findings.
+
+    Args:
+        look: imports the packages in the virtual environment, in a child process, and returns their versions; tests
+            pass their own.
+    """
     report = detect_gpus()
     record = read_record(layout)
     choice = choose(report, force_cpu=bool(record.get("cpu")))
@@ -74,10 +79,10 @@ def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = No
 
 
 def report(root: Path) -> tuple[str, bool]:
-    """The report as text, and whether all is well."""
+    """Return the report as text, and whether everything is well."""
     findings = examine(Layout(root))
     wrong = [finding for finding in findings if finding.problem]
-    verdict = f"{len(wrong)} thing(s) to mend, see the lines with '!'." if wrong else "All is well."
+    verdict = f"{len(wrong)} problem(s), see the lines with '!'." if wrong else "All is well."
     return "\n".join([*map(str, findings), "", verdict]), not wrong
 
 

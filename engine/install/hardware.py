@@ -1,4 +1,4 @@
-"""What this machine has: NVIDIA cards and their driver, memory, free disk."""
+"""Detects NVIDIA cards with their driver, the memory and the free disk space."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ OFF_PATH = (
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA card as its driver reports it."""
+    """One NVIDIA card, as its driver reports it."""
 
     name: str
-    memory_mib: int  # 0 when the driver does not say
+    memory_mib: int  # 0 if the driver does not report it
     driver: tuple[int, ...]  # (580, 65, 6)
-    capability: tuple[int, int] | None  # (8, 6); None from drivers too old to tell
+    capability: tuple[int, int] | None  # (8, 6); None if the driver is too old to report it
 
     @property
     def label(self) -> str:
@@ -34,25 +34,25 @@ class Gpu:
 
 @dataclass(frozen=True)
 class GpuReport:
-    """The NVIDIA cards, and why there are none although there might be ("" = there is simply no card)."""
+    """The NVIDIA cards. ``problem``: why none was found although there may be one; "" if there simply is none."""
 
     gpus: tuple[Gpu, ...] = ()
     problem: str = ""
 
 
 def find_nvidia_smi() -> str | None:
-    """Path of nvidia-smi: on the PATH, or where Windows and WSL keep it."""
+    """Path of nvidia-smi: on the PATH, or where Windows and WSL have it."""
     found = shutil.which("nvidia-smi")
     return found or next((path for path in OFF_PATH if Path(path).is_file()), None)
 
 
 def detect_gpus(timeout: float = 15.0) -> GpuReport:
-    """Ask nvidia-smi for the cards. Never raises: a driver that does not answer is a problem in the report."""
+    """Ask nvidia-smi for the cards. Never raises: if the driver does not answer, the report says so."""
     tool = find_nvidia_smi()
     if tool is None:
         return GpuReport()
     problem = ""
-    # Drivers before 510 do not know compute_cap and refuse the whole question, so ask again without it.
+    # Drivers before 510 do not know compute_cap and reject the whole query, so ask again without it.
     for fields in (FIELDS, FIELDS[:3]):
         command = [tool, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
         try:
@@ -72,7 +72,7 @@ def detect_gpus(timeout: float = 15.0) -> GpuReport:
 
 
 def parse_nvidia_smi(text: str) -> GpuReport:
-    """Cards from nvidia-smi's "name, MiB, driver, capability" lines; lines of another shape are left out."""
+    """Parse nvidia-smi's lines "name, MiB, driver, capability"; other lines are ignored."""
     gpus = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -101,12 +101,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def free_disk_gb(folder: Path) -> float:
-    """Free space for this user where the folder lies, in GB (10^9 bytes)."""
+    """Free space for this user on the folder's disk, in GB (10^9 bytes)."""
     return shutil.disk_usage(folder).free / 1e9
 
 
 def memory_gb() -> float:
-    """Installed main memory in GiB; 0.0 where the system does not tell."""
+    """Installed main memory in GiB; 0.0 if the system does not report it."""
     if sys.platform == "win32":
         return _windows_memory_gb()
     try:

@@ -1,4 +1,4 @@
-"""What the steps work on, what a step is, and how a row of them is run."""
+"""The steps of an installation: what they work on, what they consist of, and how they are run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.install.torch_choice import Choice
 
 @dataclass(frozen=True)
 class Job:
-    """What the steps work on."""
+    """What the steps of one installation work on."""
 
     layout: Layout
     console: Console
@@ -29,7 +29,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Step:
-    """title: for the person. done: the note for "nothing to do", else None. plan: what ``run`` would do."""
+    """One step. ``done`` returns a note if there is nothing to do, else None. ``plan`` says what ``run`` would do."""
 
     title: str
     done: Callable[[Job], str | None]
@@ -38,14 +38,14 @@ class Step:
 
 
 def run_steps(job: Job, steps: Sequence[Step]) -> None:
-    """Do what is not done yet. Raises InstallError at the first step that fails."""
+    """Run the steps that are not done yet. Raises InstallError at the first one that fails."""
     for number, step in enumerate(steps, 1):
         job.console.begin(number, len(steps), step.title)
         job.console.end(step.done(job) or step.run(job))
 
 
 def print_plan(job: Job, steps: Sequence[Step]) -> None:
-    """What ``run_steps`` would do now."""
+    """Print what ``run_steps`` would do now."""
     for number, step in enumerate(steps, 1):
         note_done = step.done(job)
         words = f"nothing to do ({note_done})" if note_done else f"would {step.plan(job)}"

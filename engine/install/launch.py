@@ -1,4 +1,4 @@
-"""Hand over to the app or the demo, or run the checks, in the virtual environment."""
+"""Starts the app, the demo or the checks in the virtual environment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from engine.install.layout import Layout, read_record
 
 
 def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Become ``python ...`` of the virtual environment: signals, output and exit status are the app's own.
+    """Replace this process by ``python ...`` of the virtual environment, which gets all signals.
 
-    Windows cannot replace a process, so there the child gets Ctrl-C (as the whole console does) and we wait.
+    Windows cannot replace a process: there a child runs, which gets Ctrl-C as the whole console does, and this process
+    waits for it. Returns its exit status.
     """
     command = [str(layout.python), *arguments]
     sys.stdout.flush()
@@ -29,28 +30,37 @@ def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str
             try:
                 return child.wait()
             except KeyboardInterrupt:
-                continue  # the app received it too and is saving; wait for it
+                continue  # the app has received it, too, and is saving
 
 
-def run_checks(layout: Layout, console: Console, environment: Mapping[str, str], arguments: Sequence[str]) -> int:
-    """Lint, format, types, tests: all of them, the tests last so that their summary closes the output. In continuous
-    integration known vulnerabilities of the packages are reported below it; these fail nothing (engine/install/audit).
+def run_checks(
+    layout: Layout, console: Console, environment: Mapping[str, str], arguments: Sequence[str], long: bool = False
+) -> int:
+    """Run lint, format, type check and tests. The tests are last, so that the output ends with their summary.
 
-    Tests run in as many processes as there are cores, those with a browser among them: these wait for most of their
-    time, which the others fill (tests/conftest.py orders them). Returns pytest's exit status, or that of the first
-    check before it that failed. arguments: more for pytest.
+    In continuous integration known vulnerabilities of the packages are reported after that; they fail nothing
+    (engine/install/audit.py). The tests run in as many processes as there are cores, browser tests among them: these
+    wait most of the time, and the others use it (tests/conftest.py sets the order).
+
+    Args:
+        arguments: more arguments for pytest.
+        long: run the tests marked ``long`` instead of the others.
+
+    Returns:
+        pytest's exit status, or that of the first check that failed.
     """
     browser = find_browser(read_record(layout), environment) or ""
     environment = {**environment, VARIABLE: browser}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment.setdefault(name, "1")  # the models are tiny: more threads only get in each other's way
+        environment.setdefault(name, "1")  # the models are tiny: more threads only slow each other down
     processes = str(max(1, min(8, os.cpu_count() or 1)))
     parallel = ["pytest", "-n", processes, "--dist", "loadfile", "--no-loadscope-reorder"]
+    chosen = "long" if long else "not long"
     checks = {
         "ruff check": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],
         "types": ["mypy"],
-        "tests": [*parallel, "-m", "not long" if browser else "not browser and not long", *arguments],
+        "tests": [*parallel, "-m", chosen if browser else f"not browser and {chosen}", *arguments],
     }
     failed = {}
     for name, command in checks.items():

@@ -1,4 +1,4 @@
-"""Where the installer keeps things, the environment its children get, and the record of what was installed."""
+"""Where the installer keeps its files, the environment of its child processes, and the record of what is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRUBBED = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PIP_TAR
 
 @dataclass(frozen=True)
 class Layout:
-    """The app folder and what the installer makes in it."""
+    """The app folder, and the paths of what the installer makes in it."""
 
     root: Path
     windows: bool = os.name == "nt"
@@ -41,19 +41,19 @@ class Layout:
 
     @property
     def record(self) -> Path:
-        """Lies inside the virtual environment, so that it vanishes with what it describes."""
+        """Inside the virtual environment, so that it is deleted together with what it describes."""
         return self.venv / "controlnet-studio.json"
 
     @property
     def site_packages(self) -> Path:
-        """The folder of the installed packages (it need not exist yet)."""
+        """The folder of the installed packages, which may not exist yet."""
         if self.windows:
             return self.venv / "Lib" / "site-packages"
         found = sorted((self.venv / "lib").glob("python3.*/site-packages"))
         return found[-1] if found else self.venv / "lib" / "python3" / "site-packages"
 
     def python_version(self) -> str:
-        """Of the virtual environment, e.g. "3.12.4", from its pyvenv.cfg; "" when there is none."""
+        """Version of the virtual environment's Python from its pyvenv.cfg, e.g. "3.12.4"; "" if there is none."""
         try:
             text = (self.venv / "pyvenv.cfg").read_text(encoding="utf-8")
         except OSError:
@@ -63,7 +63,7 @@ class Layout:
 
 
 def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """A copy for child processes: no other Python's settings, UTF-8 everywhere, the network settings untouched."""
+    """A copy for child processes: without settings of another Python, with UTF-8; network settings are kept."""
     kept = {
         name: value
         for name, value in environment.items()
@@ -85,7 +85,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def read_record(layout: Layout) -> dict[str, Any]:
-    """What earlier runs noted; empty when there is nothing, or nothing readable (then the steps just run again)."""
+    """The record of earlier runs. Empty if there is none or it cannot be read: then the steps run again."""
     try:
         record = json.loads(layout.record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -99,7 +99,7 @@ def note(layout: Layout, **entries: Any) -> None:
 
 
 def installed_torch(layout: Layout) -> tuple[str, str]:
-    """(version, build) of the installed torch, without importing it: ("2.13.0+cu130", "cu130"); ("", "") for none.
+    """(version, build) of the installed torch, without importing it: ("2.13.0+cu130", "cu130"), or ("", "").
 
     pip writes RECORD last, so a torch without one is half installed and does not count.
     """

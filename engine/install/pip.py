@@ -1,4 +1,4 @@
-"""pip inside the virtual environment: commands, progress, and its errors in words for people."""
+"""Runs pip in the virtual environment, shows its progress and explains its errors."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from engine.install.console import Console, InstallError, Outcome
 from engine.install.layout import Layout, clean_environment
 
-# (pattern in pip's output, cause, fix), the first that matches is told.
+# (pattern in pip's output, cause, fix); the first match is shown.
 KNOWN_FAILURES = (
     (
         r"No space left on device|Errno 28|There is not enough space",
         "The disk is full.",
-        "Free some space (25 GB for training on a card) and start this again; it goes on where it stopped.",
+        "Free some space (25 GB for training on a card) and start this again; it continues where it stopped.",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED|SSLError|certificate verify failed",
@@ -40,23 +40,28 @@ KNOWN_FAILURES = (
         r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Could not resolve|"
         r"ConnectTimeout|ReadTimeout|Read timed out|Connection (?:refused|reset|aborted|broken)|IncompleteRead",
         "The download was interrupted: no connection, or a slow one.",
-        "Check the internet connection (and the proxy, with `pip config list`) and start this again; it goes on.",
+        "Check the internet connection (and the proxy, with `pip config list`) and start this again; it continues.",
     ),
     (
         r"No matching distribution found|Could not find a version",
-        "A package is not offered in a version that suits this computer.",
+        "A package is not available in a version for this computer.",
         "Look at `pip config list`: an old or private package index (index-url) hides packages. Remove it, try again.",
     ),
     (
         r"ResolutionImpossible|conflicting dependencies",
-        "The packages contradict each other.",
+        "The packages need versions of each other that do not fit together.",
         "Start again with --repair. If that does not help, please report it with the log.",
     ),
 )
 
 
 def explain(output: str, doing: str) -> InstallError:
-    """pip's output as a cause and a fix. doing: what was being installed, e.g. "PyTorch"."""
+    """The cause and the fix for a failure of pip.
+
+    Args:
+        output: everything that pip printed.
+        doing: what was being installed, e.g. "PyTorch".
+    """
     for pattern, cause, fix in KNOWN_FAILURES:
         if re.search(pattern, output, re.IGNORECASE):
             return InstallError(f"{doing} could not be installed. {cause}", fix)
@@ -66,7 +71,7 @@ def explain(output: str, doing: str) -> InstallError:
 
 
 def show_progress(line: str) -> str | None:
-    """The tick's words for a line of pip's output (see Console.run)."""
+    """What ``Console.tick`` shows for a line of pip's output (see ``Console.run``)."""
     raw = re.match(r"\s*Progress (\d+) of (\d+)", line)
     if raw:
         done, total = (int(number) / 1e6 for number in raw.groups())
@@ -87,7 +92,7 @@ class Pip:
         self.environment = clean_environment(os.environ if environment is None else environment)
 
     def version(self) -> tuple[int, int]:
-        """(24, 1) for pip 24.1.2; (0, 0) when there is no pip."""
+        """(24, 1) for pip 24.1.2; (0, 0) if pip is missing."""
         for folder in self.layout.site_packages.glob("pip-*.dist-info"):
             found = re.match(r"pip-(\d+)\.(\d+)", folder.name)
             if found:
@@ -95,12 +100,12 @@ class Pip:
         return 0, 0
 
     def run(self, *arguments: str) -> Outcome:
-        """`pip ...`, never asking anything."""
+        """Run `pip ...` without questions to the user."""
         command = [str(self.layout.python), "-m", "pip", "--no-input", *arguments]
         return self.console.run(command, self.environment, self.layout.root, show_progress)
 
     def install(self, doing: str, arguments: Sequence[str]) -> None:
-        """`pip install ...`; raises InstallError in words."""
+        """Run `pip install ...`. Raises InstallError with the cause and the fix."""
         options = []
         if self.version() >= (24, 1):
             options += ["--progress-bar", "raw" if self.console.out.isatty() else "off"]
@@ -111,7 +116,7 @@ class Pip:
             raise explain(outcome.output, doing)
 
     def offers(self, package: str, version: str, *options: str) -> bool:
-        """Would pip find that very version (local part included)?  Reads the index page only, downloads nothing."""
+        """Whether pip finds exactly this version (local part included). Reads the index page, downloads nothing."""
         outcome = self.run("index", "versions", package, *options)
         found = re.search(r"^Available versions:(.*)$", outcome.output, re.MULTILINE)
         return found is not None and version in {offered.strip() for offered in found.group(1).split(",")}

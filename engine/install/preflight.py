@@ -1,4 +1,4 @@
-"""Is this computer, and this folder, fit for an installation?"""
+"""Checks the computer and the folder before an installation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from engine.install.hardware import free_disk_gb, memory_gb
 from engine.install.torch_choice import Choice
 
 LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190 characters below, Windows allows 260
-# Disk in GB (10^9 bytes): what the packages alone take, and what training with a Stable Diffusion base takes too.
+# Disk in GB (10^9 bytes): for the packages alone, and for training with a Stable Diffusion base.
 LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
 COMFORTABLE_DISK = {False: 4.0, True: 25.0}
 COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GiB
 
 
 def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
-    """Warnings; raises InstallError for what cannot work. fresh: nothing large has been installed yet."""
+    """Return warnings.
+
+    Args:
+        fresh: nothing large has been installed yet.
+
+    Raises:
+        InstallError: the installation cannot work here.
+    """
     _check_path(root)
     _check_writable(root)
     warnings = []
@@ -31,15 +38,17 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
         )
     if free < COMFORTABLE_DISK[with_card]:
         need = COMFORTABLE_DISK[with_card]
-        warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are wanted for training.")
+        warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are recommended for training.")
     if memory and memory < COMFORTABLE_MEMORY[with_card]:
         need = COMFORTABLE_MEMORY[with_card]
-        warnings.append(f"{memory:.0f} GB of memory; {need:.0f} GB are wanted, close other programs while training.")
+        warnings.append(
+            f"{memory:.0f} GB of memory; {need:.0f} GB are recommended. Close other programs."
+        )
     return warnings
 
 
 def summary(root: Path, choice: Choice) -> str:
-    """The step's note: the card or the processor, memory, disk."""
+    """Card, memory and disk in one line, for the step."""
     device = choice.gpu.label if choice.gpu else "no card in use"
     return f"{device}; {memory_gb():.0f} GB memory, {free_disk_gb(root):.0f} GB disk free"
 
@@ -47,7 +56,7 @@ def summary(root: Path, choice: Choice) -> str:
 def _check_path(root: Path) -> None:
     if os.pathsep in str(root):
         raise InstallError(
-            f'The folder\'s path contains "{os.pathsep}", which Python environments cannot have: {root}',
+            f'The folder\'s path contains "{os.pathsep}", which Python environments do not allow: {root}',
             "Rename the folder.",
         )
     if sys.platform == "win32" and len(str(root)) > LONGEST_ROOT and not _long_paths_enabled():
@@ -58,7 +67,7 @@ def _check_path(root: Path) -> None:
 
 
 def _long_paths_enabled() -> bool:
-    """Windows' own switch for paths above 260 characters."""
+    """Whether Windows allows paths of more than 260 characters."""
     if sys.platform != "win32":
         return True
     import winreg

@@ -1,4 +1,4 @@
-"""Can this Python run the app?  Prints its own path when it can, the reason on stderr when not.
+"""Checks whether this Python can run the app. Prints its path if it can, else the reason on stderr.
 
 install.sh and install.bat run this file with every Python that they find, so it must start under any of them:
 no annotations, no f-strings, nothing that an old version cannot parse.
@@ -12,7 +12,7 @@ NEWEST = (3, 13)
 
 
 def reason_against(version, bits, executable, missing):
-    """Why a Python will not do, as one sentence; "" when it will.
+    """Why a Python cannot be used, as one sentence; "" if it can.
 
     version: (major, minor). bits: 32 or 64. executable: its path. missing: names of absent standard modules.
     """
@@ -30,7 +30,7 @@ def reason_against(version, bits, executable, missing):
 
 
 def missing_modules(names=("venv", "ensurepip", "ssl", "ctypes")):
-    """Those of the standard modules that this Python was built or packaged without."""
+    """The standard modules that this Python was built or packaged without."""
     missing = []
     for name in names:
         try:
@@ -42,7 +42,7 @@ def missing_modules(names=("venv", "ensurepip", "ssl", "ctypes")):
 
 def main():
     """Exit status 0 and the path on stdout, or 1 and the reason on stderr."""
-    # A virtual environment's Python may vanish with it: name the one that it was made from.
+    # The Python of a virtual environment disappears with it: print the one that the environment was made from.
     executable = getattr(sys, "_base_executable", None) or sys.executable
     bits = 64 if sys.maxsize > 2**32 else 32
     reason = reason_against(sys.version_info[:2], bits, executable, missing_modules())

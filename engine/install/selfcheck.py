@@ -1,6 +1,6 @@
-"""Does the installation work?  Run in the virtual environment: ``python -m engine.install.selfcheck cpu|cuda``.
+"""Checks that the installation works. Runs in the virtual environment: ``python -m engine.install.selfcheck cpu|cuda``.
 
-The last line printed is the verdict, for the installer to show. Only this module's children import the big packages.
+The last line that it prints is the verdict, which the installer shows.
 """
 
 from __future__ import annotations
@@ -9,22 +9,15 @@ import importlib
 import sys
 from pathlib import Path
 
-PACKAGES = (
-    "accelerate",
-    "cv2",
-    "diffusers",
-    "gradio",
-    "numpy",
-    "PIL",
-    "psutil",
-    "pydantic",
-    "safetensors",
-    "transformers",
-)
+from engine.install.packages import PACKAGES
 
 
 def check_torch(device: str) -> str:
-    """A real convolution, in fp16 on a card; returns the device's name. Raises RuntimeError when it cannot be."""
+    """Compute a convolution, in fp16 on a card, and return the device's name.
+
+    Raises:
+        RuntimeError: torch sees no card, or the result is wrong.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -39,7 +32,7 @@ def check_torch(device: str) -> str:
 
 
 def check_imports(root: Path) -> None:
-    """Every package, then the app itself."""
+    """Import every package, then the app."""
     for name in PACKAGES:
         importlib.import_module(name)
     if (root / "app.py").is_file():
@@ -47,12 +40,12 @@ def check_imports(root: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """0 when all is well; the verdict is the last line on stdout."""
+    """Return 0 if everything works, else 1. The last line on stdout is the verdict."""
     device = arguments[0] if arguments else "cpu"
     try:
         name = check_torch(device)
         check_imports(Path.cwd())
-    except Exception as error:  # whatever breaks here is the verdict, and the traceback belongs into the log
+    except Exception as error:  # any failure is the verdict; its traceback goes to the log
         import traceback
 
         traceback.print_exc(file=sys.stdout)

@@ -1,4 +1,4 @@
-"""A shortcut on the desktop that starts the app."""
+"""Makes a desktop shortcut that starts the app."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engine.install.console import InstallError
 from engine.install.layout import write_atomically
 
 TITLE = "ControlNet Studio"
-# The paths come through the environment, so no quoting can go wrong.
+# The paths are passed in environment variables, so nothing has to be quoted.
 POWERSHELL = (
     "$d=[Environment]::GetFolderPath('Desktop');"
     "$s=(New-Object -ComObject WScript.Shell).CreateShortcut([IO.Path]::Combine($d,$env:STUDIO_TITLE+'.lnk'));"
@@ -21,12 +21,12 @@ POWERSHELL = (
 
 
 def make_shortcut(root: Path, environment: Mapping[str, str] = os.environ) -> str:
-    """Make it and return where it lies. Raises InstallError where there is no desktop to put it on."""
+    """Make the shortcut and return its path. Raises InstallError if it cannot be written."""
     return _windows_shortcut(root, environment) if sys.platform == "win32" else _linux_shortcut(root, environment)
 
 
 def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
-    """Into the menu always, and onto the desktop where there is one (freedesktop.org's Desktop Entry format)."""
+    """Write it to the menu, and to the desktop if there is one (freedesktop.org's Desktop Entry format)."""
     home = Path(environment.get("HOME") or Path.home())
     menu = Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "applications"
     written = [menu / "controlnet-studio.desktop"]
@@ -54,7 +54,7 @@ def _linux_desktop(home: Path, environment: Mapping[str, str]) -> Path:
 
 
 def desktop_entry(root: Path) -> str:
-    """The .desktop file. Exec has two layers of quoting: the argument's, then the file's own backslashes."""
+    """The text of the .desktop file. Exec is quoted twice: as an argument, then with the file's own backslashes."""
     script = str(root / "install.sh").replace("%", "%%")
     for special in '\\"`$':
         script = script.replace(special, "\\" + special)

@@ -1,6 +1,6 @@
-"""The steps of an installation: each looks whether it is done, says what it would do, and does it.
+"""The steps of an installation. Each step can tell whether it is done, describe what it would do, and do it.
 
-A step may be killed anywhere: what it has done is judged by what lies on disk, so the next start goes on from there.
+A step may be killed at any moment. The next start sees from the files on disk what is done and continues from there.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from engine.install.browser import ensure_browser, find_browser
 from engine.install.console import InstallError
 from engine.install.job import Job, Step
 from engine.install.layout import Layout, installed_torch, note, read_record, stamp, write_atomically
+from engine.install.packages import OPTIONAL
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
-
-# Memory savers for NVIDIA cards, each with its oldest version that is of use; the app runs without them.
-OPTIONAL = {"bitsandbytes": "0.46", "xformers": "0.0.30"}
-
 
 # --- this computer ---------------------------------------------------------------------------------------------------
 
@@ -57,16 +54,20 @@ def _make_venv(job: Job) -> str:
         )
     if job.choice.forced:
         note(job.layout, cpu=True)
-    # A newer pip resumes broken downloads; without one it works as well, so a failure is only noted in the log.
+    # A newer pip resumes broken downloads. The old one works, too, so a failure is only noted in the log.
     job.pip.run("install", "--upgrade", "--retries", "1", "pip")
     return f"Python {job.layout.python_version()}"
 
 
 def remove_venv(layout: Layout) -> None:
-    """Delete the virtual environment, whole or not at all. Raises InstallError where a program still uses it."""
+    """Delete the virtual environment, completely or not at all.
+
+    Raises:
+        InstallError: a program still uses it.
+    """
     if Path(sys.prefix).resolve() == layout.venv.resolve():
         raise InstallError(
-            "The installer runs in the very environment that it is to remake.",
+            "The installer runs in the very environment that it is about to replace.",
             "Start it with install.sh or install.bat.",
         )
     # Renamed first: deleting takes minutes on a slow disk, and a kill in between must not leave half of it in place.
@@ -92,7 +93,7 @@ def _torch_done(job: Job) -> str | None:
 
 
 def torch_suits(layout: Layout, choice: Choice, system: str) -> bool:
-    """Is the right version there, in a build that suits the choice or was all that could be had for it?"""
+    """Whether the right version is installed, in a build that suits the choice or was the only one available for it."""
     version, build = installed_torch(layout)
     taken = read_record(layout).get("torch") == [version, choice.build]
     return version.split("+")[0] == TORCH and (taken or fits(build, choice, system))
@@ -105,7 +106,7 @@ def _plan_torch(job: Job) -> str:
 
 
 def _ordinary_is_enough(job: Job) -> bool:
-    """The ordinary index's torch is the CPU build everywhere but on Linux."""
+    """Whether pip's ordinary index has the wanted build: its torch is the CPU build everywhere but on Linux."""
     return job.choice.build == "cpu" and not job.system.startswith("linux")
 
 
@@ -116,7 +117,7 @@ def _install_torch(job: Job) -> str:
     if _ordinary_is_enough(job):
         pip.install("PyTorch", [f"torch=={TORCH}"])
     elif pip.offers("torch", choice.wanted, *quick):
-        # pip's own settings (a mirror, a folder of wheels) already lead to the right build.
+        # pip's own settings (a mirror, a folder of wheels) already offer the right build.
         pip.install("PyTorch", [f"torch=={choice.wanted}"])
     elif pip.offers("torch", choice.wanted, *index, *quick):
         pip.install("PyTorch", [f"torch=={choice.wanted}", *index])
@@ -126,13 +127,13 @@ def _install_torch(job: Job) -> str:
         pip.install("PyTorch", [f"torch=={TORCH}"])
     else:
         raise InstallError(
-            f"PyTorch {choice.wanted} is not to be had: {choice.index} could not be reached.",
-            "Check the internet connection and the proxy (`pip config list`), or go on without the card: --cpu",
+            f"PyTorch {choice.wanted} is not available: {choice.index} could not be reached.",
+            "Check the internet connection and the proxy (`pip config list`), or continue without the card: --cpu",
         )
     version, build = installed_torch(job.layout)
     if not fits(build, choice, job.system) and not (choice.build == "cpu" and version):
         raise InstallError(
-            f"PyTorch for {choice.build} was asked for, but pip brought {version or 'nothing'}.",
+            f"PyTorch for {choice.build} was requested, but pip installed {version or 'nothing'}.",
             "Look at `pip config list` for a private package index that offers another build, then use --repair.",
         )
     note(job.layout, torch=[version, choice.build])
@@ -156,7 +157,7 @@ def _install_packages(job: Job, file: str) -> str:
 
 
 def require_unchanged_torch(layout: Layout, before: str) -> None:
-    """Raises InstallError if another package replaced torch: a CPU build over a CUDA one is the classic."""
+    """Raise InstallError if another package replaced torch; usually it puts a CPU build over a CUDA build."""
     after = installed_torch(layout)[0]
     if after != before:
         raise InstallError(
@@ -191,7 +192,7 @@ def _install_optional(job: Job) -> str:
                 raise InstallError(f"{name} was installed but cannot be imported", "")
             working.append(name)
         except InstallError as error:
-            job.console.warn(f"Going on without {name}: {error.cause}")
+            job.console.warn(f"Continuing without {name}: {error.cause}")
     require_unchanged_torch(job.layout, before)
     note(job.layout, optional=stamp(job.layout))
     return ", ".join(working) or "none"
@@ -209,10 +210,10 @@ def _self_check(job: Job) -> str:
     command = [str(job.layout.python), "-m", "engine.install.selfcheck", device]
     outcome = job.console.run(command, job.pip.environment, job.layout.root)
     told = outcome.output.strip().splitlines()
-    last = told[-1] if told else "it ended without a word"
+    last = told[-1] if told else "it ended without output"
     if outcome.code:
         if device == "cuda":
-            fix = "Install the newest driver from nvidia.com/drivers and restart; or go on without the card: --cpu"
+            fix = "Install the newest driver from nvidia.com/drivers and restart, or continue without the card: --cpu"
         else:
             fix = "Start again with --repair; if it happens again, please report it with the log."
         raise InstallError(f"The self-check failed: {last[:300]}", fix)
@@ -221,7 +222,7 @@ def _self_check(job: Job) -> str:
 
 
 def is_ready(layout: Layout, choice: Choice | None, system: str = sys.platform) -> bool:
-    """May the app start straight away?  Reads three small files; choice = None trusts the installed torch."""
+    """Whether the app can start right away. Reads three small files; ``choice=None`` trusts the installed torch."""
     if not layout.python.exists() or not installed_torch(layout)[0]:
         return False
     record = read_record(layout)
@@ -238,11 +239,11 @@ APP_STEPS = (
     Step(
         "Packages",
         lambda job: _packages_done(job, "requirements.txt"),
-        lambda job: "install requirements.txt with torch held still",
+        lambda job: "install requirements.txt and keep torch as it is",
         lambda job: _install_packages(job, "requirements.txt"),
     ),
     Step("Extras for the card", _optional_done, lambda job: f"try {' and '.join(OPTIONAL)}", _install_optional),
-    Step("Self-check", _self_check_done, lambda job: "import everything and compute a convolution", _self_check),
+    Step("Self-check", _self_check_done, lambda job: "import all packages and compute a convolution", _self_check),
 )
 
 TEST_STEPS = (

@@ -1,4 +1,4 @@
-"""Which build of PyTorch suits the graphics card, and where to get it.
+"""Chooses the build of PyTorch for the graphics card.
 
 Architectures: the CUDA support matrix in PyTorch's RELEASE.md (the same for 2.12, 2.13 and 2.14): the 12.6 build holds
 compute capability 5.0 to 9.0, the 13.0 build 7.5 and up. 12.8 is no longer published since 2.12.
@@ -18,7 +18,7 @@ INDEX = "https://download.pytorch.org/whl/"
 
 @dataclass(frozen=True)
 class Build:
-    """A CUDA build of PyTorch: the cards and the drivers that it runs on (bounds included)."""
+    """A CUDA build of PyTorch, and the cards and drivers that it runs on (bounds included)."""
 
     name: str
     lowest: tuple[int, int]
@@ -27,7 +27,7 @@ class Build:
     driver_windows: tuple[int, ...]
 
     def holds(self, gpu: Gpu) -> bool:
-        """Was it compiled for the card?"""
+        """Whether it was compiled for the card."""
         return gpu.capability is not None and self.lowest <= gpu.capability <= self.highest
 
     def driver_for(self, system: str) -> tuple[int, ...]:
@@ -37,7 +37,7 @@ class Build:
         return self.holds(gpu) and gpu.driver >= self.driver_for(system)
 
 
-# Newest first: the first that runs on the card is taken.
+# Newest first: the first one that runs on the card is taken.
 BUILDS = (
     Build("cu130", (7, 5), (99, 0), (580, 65), (580,)),
     Build("cu126", (5, 0), (9, 0), (525, 60), (528, 33)),
@@ -46,7 +46,7 @@ BUILDS = (
 
 @dataclass(frozen=True)
 class Choice:
-    """What to install: a build ("cpu", "cu126", "cu130"), the reason in words, and warnings to show."""
+    """What to install: a build ("cpu", "cu126", "cu130"), the reason for it, and warnings to show."""
 
     build: str
     reason: str
@@ -65,9 +65,9 @@ class Choice:
 
 
 def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platform) -> Choice:
-    """The build for this machine. With several cards: one that runs on all, else the best for the largest card."""
+    """The build for this machine: one that runs on all cards, else the best one for the largest card."""
     if force_cpu:
-        return Choice("cpu", "asked for with --cpu", forced=True)
+        return Choice("cpu", "chosen with --cpu", forced=True)
     if not report.gpus:
         warning = f"An NVIDIA driver seems to be there, but {report.problem}." if report.problem else ""
         banner = "No NVIDIA card was found: training will run on the processor, many times slower."
@@ -88,17 +88,17 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
 
 
 def fits(installed: str, choice: Choice, system: str = sys.platform) -> bool:
-    """May the installed build ("" = none) stay, given what would be chosen now?"""
+    """Whether the installed build ("" = none) can stay, given what would be chosen now."""
     if installed == choice.build:
         return True
     if choice.build == "cpu":
-        # The card is away just now (an external one, a driver update): a CUDA build runs without it as well.
+        # The card is missing at the moment (external card, driver update): a CUDA build runs without it, too.
         return installed.startswith("cu") and not choice.forced
     return any(b.name == installed and choice.gpu and b.runs_on(choice.gpu, system) for b in BUILDS)
 
 
 def _why_not(gpu: Gpu, system: str) -> str:
-    """Why no build runs on the card, with what to do about it."""
+    """Why no build runs on the card, and what to do about it."""
     if gpu.capability is None:
         return f"its driver {_dotted(gpu.driver)} is too old. Install the newest driver from nvidia.com/drivers."
     holding = [build for build in BUILDS if build.holds(gpu)]

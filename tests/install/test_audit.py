@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engine.install import launch
-from engine.install.audit import COMMAND, told
+from engine.install.audit import COMMAND, parse_report
 from engine.install.console import Console
 from engine.install.layout import Layout, clean_environment
 
@@ -36,13 +36,13 @@ def printed(*packages: dict[str, Any]) -> str:
 
 
 def test_what_is_known_is_told_with_its_names_and_its_remedy() -> None:
-    assert told(printed(CLEAN, FAULTY, SKIPPED), "Found 2 known vulnerabilities in 1 package") == [
-        "Packages asked about: 2. Known vulnerabilities: 2.",
-        "VULNERABLE pillow 12.3.0: PYSEC-2030-1, CVE-2030-77; mended in 12.3.1, 13.0",
-        "VULNERABLE pillow 12.3.0: GHSA-xxxx; no mended version yet",
-        "torch: not asked about (its version is not on the list)",
+    assert parse_report(printed(CLEAN, FAULTY, SKIPPED), "Found 2 known vulnerabilities in 1 package") == [
+        "Packages looked up: 2. Known vulnerabilities: 2.",
+        "VULNERABLE pillow 12.3.0: PYSEC-2030-1, CVE-2030-77; fixed in 12.3.1, 13.0",
+        "VULNERABLE pillow 12.3.0: GHSA-xxxx; no fixed version yet",
+        "torch: not looked up (its version is not on the list)",
     ]
-    assert told(printed(CLEAN), "") == ["Packages asked about: 1. Known vulnerabilities: none."]
+    assert parse_report(printed(CLEAN), "") == ["Packages looked up: 1. Known vulnerabilities: none."]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_is_known_is_told_with_its_names_and_its_remedy() -> None:
     ],
 )
 def test_nobody_to_ask_is_told_with_its_reason(output: str, errors: str, why: str) -> None:
-    (line,) = told(output, errors)
+    (line,) = parse_report(output, errors)
     assert line.startswith("NOT ASKED") and why in line
 
 
@@ -132,7 +132,7 @@ def test_the_tool_itself_takes_the_options_and_is_understood(tmp_path: Path) -> 
         options: dict[str, Any] = {"capture_output": True, "text": True, "timeout": 120, "check": False}
         done = subprocess.run(command, env=clean_environment({"NO_PROXY": "*", "HOME": str(tmp_path)}), **options)
         server.shutdown()
-    assert told(done.stdout, done.stderr) == [
-        "Packages asked about: 2. Known vulnerabilities: 1.",
-        "VULNERABLE holey 1.0: PYSEC-2030-1, CVE-2030-77; no mended version yet",
+    assert parse_report(done.stdout, done.stderr) == [
+        "Packages looked up: 2. Known vulnerabilities: 1.",
+        "VULNERABLE holey 1.0: PYSEC-2030-1, CVE-2030-77; no fixed version yet",
     ]

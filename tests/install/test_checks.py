@@ -32,12 +32,17 @@ class Checks:
 
 
 def check(
-    root: Path, monkeypatch: pytest.MonkeyPatch, codes: dict[str, int], chromium: str | None, *arguments: str
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codes: dict[str, int],
+    chromium: str | None,
+    *arguments: str,
+    long: bool = False,
 ) -> tuple[int, Checks]:
     checks = Checks(codes)
     monkeypatch.setattr(launch.subprocess, "run", checks.run)
     monkeypatch.setattr(launch, "find_browser", lambda *_: chromium)
-    return run_checks(Layout(root), Console(None, io.StringIO()), {"PATH": ""}, arguments), checks
+    return run_checks(Layout(root), Console(None, io.StringIO()), {"PATH": ""}, arguments, long), checks
 
 
 def test_all_pass(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +58,15 @@ def test_without_a_browser_its_tests_are_left_out(root: Path, monkeypatch: pytes
     _, checks = check(root, monkeypatch, {}, None)
     assert [command[0] for command in checks.ran] == ["ruff", "ruff", "mypy", "pytest"]
     assert checks.ran[-1][-2:] == ["-m", "not browser and not long"]
+
+
+@pytest.mark.parametrize(("chromium", "words"), [("/usr/bin/chromium", "long"), (None, "not browser and long")])
+def test_the_long_tests_run_alone(
+    root: Path, monkeypatch: pytest.MonkeyPatch, chromium: str | None, words: str
+) -> None:
+    code, checks = check(root, monkeypatch, {"pytest": 1}, chromium, "-x", long=True)
+    assert code == 1 and [command[0] for command in checks.ran] == ["ruff", "ruff", "mypy", "pytest"]
+    assert checks.ran[-1][-3:] == ["-m", words, "-x"]
 
 
 def test_no_tests_at_all_is_a_failure(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from engine.install import doctor
 from engine.install.hardware import Gpu, GpuReport
 from engine.install.job import run_steps
 from engine.install.layout import Layout
-from engine.install.selfcheck import PACKAGES
+from engine.install.packages import PACKAGES
 from engine.install.steps import APP_STEPS
 from tests.install.pretended import Machine, job_for
 

@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_written_is_told(root: Path, monkeypatch: pytest
 
 def test_the_path_separator_in_a_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.os, "pathsep", "x")
-    with pytest.raises(InstallError, match="Python environments cannot have"):
+    with pytest.raises(InstallError, match="Python environments do not allow"):
         preflight.check(tmp_path / "xyz", with_card=False, fresh=True)
 
 

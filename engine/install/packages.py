@@ -1,0 +1,19 @@
+"""Names of the packages that the installer checks."""
+
+from __future__ import annotations
+
+PACKAGES = (
+    "accelerate",
+    "cv2",
+    "diffusers",
+    "gradio",
+    "numpy",
+    "PIL",
+    "psutil",
+    "pydantic",
+    "safetensors",
+    "transformers",
+)
+"""Import names of what the app cannot do without, besides torch."""
+OPTIONAL = {"bitsandbytes": "0.46", "xformers": "0.0.30"}
+"""Memory savers for NVIDIA cards, with the oldest version that is of use. The app runs without them."""
