@@ -151,6 +151,6 @@ def test_the_files_of_the_documentation_train_what_one_process_trains(command: l
         done = subprocess.run([*how, *words], cwd=APP_FOLDER, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         curves.append([entry["loss"] for entry in the_run(command).metrics() if "loss" in entry])
-        assert ("2 processes share the 2 images" in done.stdout) == (len(curves) == 2)
+        assert ("2 processes split the 2 images" in done.stdout) == (len(curves) == 2)
     assert len(curves[0]) == 4
     assert curves[1] == pytest.approx(curves[0], abs=1e-5)

@@ -22,7 +22,7 @@ from engine.data.dataset import Dataset
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.disk.images import load_array
-from engine.distributed.ddp import align, dealt
+from engine.distributed.ddp import split_among, start_equal
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets.fp8 import quantize_fp8
@@ -270,7 +270,7 @@ def test_only_main_tells_and_draws(two: Two) -> None:
     assert [checkpoint.step for checkpoint in run.checkpoints()] == [2, 4, 5]
     log = run.log_tail()
     assert len(log) == len(set(log)), "a line was written twice"
-    assert "2 processes share the 4 images of a step: 2 at a time on each." in log
+    assert "2 processes split the 4 images of a step: 2 at a time on each." in log
     assert [entry["event"] for entry in run.metrics() if "event" in entry] == ["started", "completed"]
     assert "step" not in two.printed.lower().replace("process 2 of 2", "").split("the condition map")[0]
 
@@ -328,7 +328,7 @@ def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(two.runs["gone"].folder)
-    assert "Memory ran out at step 3 while gradients were on their way" in two.printed
+    assert "Memory ran out at step 3 while gradients were being exchanged" in two.printed
     assert "one of its processes is gone" in two.main["gone"]["error"] and "resume" in two.main["gone"]["error"]
     assert run.last_step == 2
     (rung,) = run.about["memory_ladder"]
@@ -341,7 +341,7 @@ def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
 @pytest.mark.slow
 def test_what_accelerate_would_change_is_put_aside_with_words(two: Two) -> None:
     (remark,) = two.main["remarks"]
-    assert "dynamo_backend inductor" in remark and "the run's settings are" in remark
+    assert "dynamo_backend inductor" in remark and "the run's are used" in remark
 
 
 @pytest.mark.slow
@@ -357,8 +357,8 @@ def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     to_control_lora(net, unet, 4)
     quantize_fp8(unet, net)
     sent: list[torch.Tensor] = []
-    group = SimpleNamespace(gather=lambda step: [step, step], align=sent.extend)
-    align(cast(Any, SimpleNamespace(processes=group, step=0, learning=net, nets=SimpleNamespace(refresh=list))))
+    group = SimpleNamespace(gather=lambda step: [step, step], broadcast_parameters=sent.extend)
+    start_equal(cast(Any, group), 0, Path("run"), net.parameters())
     assert {tensor.dtype for tensor in sent} == {torch.float32}
     assert {id(tensor) for tensor in sent} == {id(p) for p in net.parameters() if p.requires_grad}
 
@@ -369,14 +369,16 @@ def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
 )
 def test_a_step_keeps_its_images(size: int, accumulation: int, count: int, shared: tuple[int, int]) -> None:
     config = RunConfig.model_validate({"train": {"batch_size": size, "accumulation": accumulation}})
-    dealt_out, sentence = dealt(config, count)
-    assert (dealt_out.train.batch_size, dealt_out.train.accumulation) == shared
-    assert dealt_out.images_per_step == config.images_per_step
-    assert f"{count} processes share the {config.images_per_step} images" in sentence
-    assert dealt(config, 1) == (config, "")
+    split, sentence = split_among(config, count)
+    assert (split.train.batch_size, split.train.accumulation) == shared
+    assert split.images_per_step == config.images_per_step
+    assert f"{count} processes split the {config.images_per_step} images" in sentence
+    assert split_among(config, 1) == (config, "")
 
 
 def test_a_step_that_cannot_be_shared_is_refused_with_a_way_out() -> None:
     config = RunConfig.model_validate({"train": {"batch_size": 4}})
-    with pytest.raises(UserError, match="3 processes cannot share a step of 4 images.*product it divides .6, say"):
-        dealt(config, 3)
+    with pytest.raises(
+        UserError, match="3 processes cannot split a step of 4 images.*product it divides .6, say"
+    ):
+        split_among(config, 3)
