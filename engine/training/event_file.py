@@ -64,7 +64,7 @@ def _record(event: bytes) -> bytes:
 class EventFile:
     """One file of a folder; each call appends a record and hands it to the system at once.
 
-    A new sitting begins a new file, as TensorBoard expects; of steps that come twice it shows the newer ones.
+    Each start of the run begins a new file, as TensorBoard expects; for repeated steps it shows the newer ones.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Starting and resuming a run as a background job. Imports torch only inside the job."""
+"""Start and resume a run as a background job. torch is imported inside the job only."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from engine.runs.metrics import forget_after
 from engine.runs.run import Recorder, Run, write_run
 from engine.training import failure
 from engine.training.loggers import Loggers
+from engine.tuning.facts import facts_of
 from engine.version import VERSION
 from engine.workspace.paths import Workspace
 
@@ -34,7 +35,7 @@ VERSIONS = ("torch", "diffusers", "transformers", "accelerate")
 
 
 def missing(workspace: Workspace, config: RunConfig) -> list[str]:
-    """What is not ready yet, in sentences; empty when a run can start. Looks at files only."""
+    """Sentences about what is missing; empty if a run can start. Looks at files only."""
     sentences = []
     names = workspace.dataset_names()
     if not config.data.dataset:
@@ -43,7 +44,7 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         sentences.append(f"There is no dataset called {config.data.dataset} in this workspace.")
     else:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-        if dataset.condition is None:
+        if dataset.condition is None and facts_of(config).needs_condition_maps:
             sentences.append("Make the condition maps on the Conditions tab.")
         elif gone := missing_source(dataset.name, dataset.source):
             sentences.append(gone)
@@ -120,12 +121,12 @@ def resume_training(runner: JobRunner, workspace: Workspace, folder: Path) -> Pa
 
 
 def training_job(workspace: Workspace, run: Run) -> Work:
-    """The work that the runner does: train until the end or the owner's word, and note how it ended."""
+    """The job: train until the end, a pause or a stop, and record how it ended."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         if not group.current().main:
-            return _help(workspace, run, token)
-        slow = SlowDisk(emit)  # told past the recorder, which may be what waits
+            return _train_silently(workspace, run, token)
+        slow = SlowDisk(emit)  # bypasses the recorder, which may be what the disk blocks
         logged = Loggers(run.folder, run.config, emit, slow)
         recorder = Recorder(run.folder, logged, slow)
         forget_after(run.folder, run.last_step)
@@ -156,8 +157,8 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     return work
 
 
-def _help(workspace: Workspace, run: Run, token: Token) -> Outcome:
-    """The same work in a process that is not main: it computes its share, and neither tells nor writes anything."""
+def _train_silently(workspace: Workspace, run: Run, token: Token) -> Outcome:
+    """The same training in a process that is not main: it computes its share, and reports and writes nothing."""
     trainer = build_trainer(workspace, run, token, lambda event: None)
     try:
         outcome = trainer.train()
@@ -175,7 +176,7 @@ SENTENCES = {
 
 
 def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
-    """Everything loaded and put back to the newest checkpoint, ready to train."""
+    """Load everything, resume from the newest checkpoint, and return the trainer."""
     from engine.training.oom import with_fallbacks
     from engine.training.previews import DrawPreviews
     from engine.training.trainer import Trainer
@@ -192,7 +193,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
 
 
 def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
-    """The pairs that this run holds out: chosen when it begins, then as run.json says; None: a run of before that."""
+    """Keys of the held-out pairs: chosen when a run begins, then read from run.json; None for older runs without."""
     if run.held_out is None and not run.last_step:
         count = run.config.data.held_out
         diverse = run.config.data.held_out_choice == "diverse"
@@ -203,7 +204,7 @@ def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:
 
 
 def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
-    """Say so where the images are no longer those that the run began with."""
+    """Warn if the images or maps are no longer those that the run began with."""
     if run.about.get("dataset_fingerprint") != dataset.fingerprint:
         emit(Message("The dataset has changed since this run began; it goes on with the new images.", "warning"))
     if changed := changed_since_read(dataset).sentence:

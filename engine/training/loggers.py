@@ -1,4 +1,4 @@
-"""Figures of a run for other programs: TensorBoard's files, and Weights & Biases where a setting asks for it."""
+"""Metrics of a run for other programs: TensorBoard's files, and Weights & Biases if a setting asks for it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from engine.jobs.runner import Emit
 from engine.training.event_file import EventFile
 
 TENSORBOARD = "tensorboard"
-EVERY = 10  # steps: their figures are a week's file at a few megabytes
+EVERY = 10  # steps: a week of training makes a file of a few megabytes
 Log = Callable[[Mapping[str, float], int], None]
 
 
 def scalars(event: Event) -> tuple[dict[str, float], int]:
-    """What an event says in numbers, by names that group well, and its step; nothing for other events."""
+    """An event's metrics, by names that TensorBoard groups, and its step; no metrics for other events."""
     if isinstance(event, StepDone):
         found = {"train/loss": event.loss, "train/learning_rate": event.learning_rate}
         if event.seconds > 0:
@@ -39,7 +39,7 @@ def scalars(event: Event) -> tuple[dict[str, float], int]:
 
 
 class Loggers:
-    """Hands events on and writes their figures. A log that fails is told once and given up; the training goes on."""
+    """Passes events on and writes their metrics. A log that fails is reported once and dropped; training continues."""
 
     def __init__(self, folder: Path, config: RunConfig, emit: Emit, slow: SlowDisk | None = None) -> None:
         self._emit, self._slow = emit, slow
@@ -59,28 +59,28 @@ class Loggers:
             try:
                 with self._slow.watching(f"Writing {name}", small=True) if self._slow else nullcontext():
                     log(values, step)
-            except Exception as error:  # whatever another program's package raises: a log is no reason to end a run
+            except Exception as error:  # another package may raise anything, and a log is no reason to end a run
                 del self._logs[name]
-                self._tell(name, error)
+                self._drop(name, error)
 
     def close(self) -> None:
         for end in self._close:
             try:
                 end()
             except Exception as error:
-                self._tell("Weights & Biases", error)
+                self._drop("Weights & Biases", error)
 
     def _try(self, name: str, begin: Callable[[], Log]) -> None:
         try:
             self._logs[name] = begin()
         except Exception as error:  # see __call__
-            self._tell(name, error)
+            self._drop(name, error)
 
-    def _tell(self, name: str, error: Exception) -> None:
+    def _drop(self, name: str, error: Exception) -> None:
         self._emit(Message(f"{name}: {error}. The figures are no longer written there; the run goes on.", "warning"))
 
     def _weights_and_biases(self, folder: Path, config: RunConfig) -> Log:
-        """Its package, its settings and its account are the user's; nothing of it is loaded unless it is asked for."""
+        """Package, settings and account are the user's own; it is not imported unless the setting is on."""
         try:
             import wandb
         except ImportError as error:

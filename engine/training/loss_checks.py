@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 
-from engine.evaluation.causes import facts_of
+from engine.evaluation import causes
 from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.events import Message
 from engine.machine.clock import awake
@@ -14,6 +14,7 @@ from engine.machine.memory import none_if_out_of_memory
 from engine.runs.checkpoints import list_checkpoints
 from engine.training import fixed_losses, oom
 from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 
 BUDGET = 0.03
 """Largest share of the time that loss checks may take."""
@@ -50,7 +51,8 @@ class LossChecks:
         settings = state.config.validation
         self.schedule = Schedule(settings.check_every)
         self._state = state
-        self._off = not settings.check_every or not state.is_main or not state.trainable.needs_condition_maps
+        judged_by_control = facts_of(state.config).needs_condition_maps
+        self._off = not (settings.check_every and state.is_main and judged_by_control)
         self._at_once = state.config.train.batch_size
         self._fixed: tuple[list[fixed_losses.Fixed], list[fixed_losses.Fixed]] | None = None
         self._first_step = state.step
@@ -62,7 +64,7 @@ class LossChecks:
         """The verdict on the figures from step ``since`` on. If judging fails, "too early" and a warning."""
         state, history = self._state, self._state.history
         try:
-            facts = facts_of(state.config, state.trained_samples)
+            facts = causes.facts_of(state.config, state.trained_samples)
             checks = [check for check in history.checks if check.step >= since]
             return judge(checks, facts, history.scores, checkpoints, history.figures)
         except Exception as error:  # a sentence above the charts is not worth a run

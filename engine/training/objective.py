@@ -15,7 +15,7 @@ import torch
 def order(seed: int, count: int, first: int, how_many: int) -> list[int]:
     """Rows of images number ``first`` to ``first + how_many`` of an endless stream of shuffled epochs.
 
-    Each epoch of ``count`` rows is its own permutation, drawn from (seed, epoch): a resumed run goes on in mid-epoch.
+    Each epoch of ``count`` rows is a permutation drawn from (seed, epoch), so a resumed run continues in mid-epoch.
     """
     rows = []
     permutations: dict[int, np.ndarray] = {}
@@ -34,7 +34,7 @@ class Draws:
     noise: torch.Tensor
     """(B, 4, h, w), standard normal."""
     posterior: torch.Tensor
-    """(B, 4, h, w), standard normal: which sample of the VAE's posterior is seen this time."""
+    """(B, 4, h, w), standard normal: the sample of the VAE's posterior."""
     timesteps: torch.Tensor
     """(B,), integers in 0..num_train_timesteps - 1."""
     hide_prompt: torch.Tensor
@@ -46,8 +46,8 @@ class Draws:
 def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: int, prompt_dropout: float) -> Draws:
     """Random numbers for images ``first`` to ``first + batch`` of the stream.
 
-    Each image has a generator of its own, so the numbers depend neither on the batch size nor on how images are
-    dealt to processes, and they are drawn on the CPU, so they are the same on every device.
+    Each image has its own generator, so the numbers depend neither on the batch size nor on how images are assigned to
+    processes. They are drawn on the CPU, so they are the same on every device.
     """
     noise, posterior, steps, hidden, offset = [], [], [], [], []
     for position in range(first, first + batch):

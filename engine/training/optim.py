@@ -14,7 +14,7 @@ from engine.errors import UserError
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Two groups, in a stable order: matrices and kernels decay, biases and norms (fewer than two axes) do not."""
+    """Two parameter groups in a stable order: matrices and kernels with weight decay, biases and norms without."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
@@ -25,11 +25,11 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
 def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer that the config names.
 
-    adamw: Loshchilov and Hutter 2017, arXiv 1711.05101, in one kernel where the device has it. The 8-bit ones: Dettmers
-    et al. 2022, arXiv 2110.02861. adafactor: Shazeer and Stern 2018, arXiv 1804.04235, with our own learning rate.
+    adamw: Loshchilov and Hutter 2017, arXiv 1711.05101, fused into one kernel where the device has it. 8-bit: Dettmers
+    et al. 2022, arXiv 2110.02861. adafactor: Shazeer and Stern 2018, arXiv 1804.04235, with the config's learning rate.
 
     Raises:
-        UserError: it needs a package or a graphics card that is not there.
+        UserError: it needs a package or a graphics card that this machine does not have.
     """
     groups = parameter_groups(model, config.weight_decay)
     betas, device = (config.beta1, config.beta2), next(model.parameters()).device
@@ -46,7 +46,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
 
 
 def _has_processor_kernels() -> bool:
-    """Whether bitsandbytes is there and new enough to compute its 8-bit optimizers without a card."""
+    """Whether bitsandbytes is installed, in a version whose 8-bit optimizers work without a card."""
     try:
         major, minor, *_ = importlib.metadata.version("bitsandbytes").split(".")
     except (importlib.metadata.PackageNotFoundError, ValueError):
@@ -55,7 +55,7 @@ def _has_processor_kernels() -> bool:
 
 
 def _bitsandbytes(device: torch.device, paged: bool) -> Any:
-    """The optimizers of bitsandbytes."""
+    """The module ``bitsandbytes.optim``."""
     if device.type != "cuda" and (paged or not _has_processor_kernels()):
         raise UserError(
             "The 8-bit optimizer cannot be used.",
@@ -65,7 +65,7 @@ def _bitsandbytes(device: torch.device, paged: bool) -> Any:
         )
     try:
         return importlib.import_module("bitsandbytes").optim
-    except Exception as error:  # it looks for CUDA as it is loaded, and fails in many ways
+    except Exception as error:  # loading it looks for CUDA, which fails in many ways
         raise UserError(
             "The 8-bit optimizer cannot be used.",
             f"The package bitsandbytes is not there or does not load ({type(error).__name__}).",
@@ -74,7 +74,7 @@ def _bitsandbytes(device: torch.device, paged: bool) -> Any:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``: a pure function, so there is no state to lose."""
+    """The learning rate of step ``step`` (from 0) of ``steps``. A pure function: there is no state to resume."""
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
     if config.schedule == "constant":

@@ -1,4 +1,4 @@
-"""Opening a run's folder to go on: what a crash left is cleared away, and only a checkpoint that is whole is used."""
+"""Open a run's folder to resume it: clear away what a crash left, and find the newest checkpoint that is whole."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from engine.runs.cleanup import sweep
 
 
 def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
-    """The newest checkpoint that is whole by its checksums and holds numbers only; None: the run begins.
+    """The newest checkpoint whose checksums match and whose tensors are finite; None if the run begins.
 
-    Ones that are not are set aside, and said so. Call before anything is loaded, once for each start.
+    Damaged ones are set aside, with a warning. Call once for each start, before anything is loaded.
 
     Raises:
         UserError: a newer version of this app has written checkpoints here; they are left alone.
@@ -48,15 +48,15 @@ def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
                 emit(Message("No checkpoint is left that is whole: the run begins anew.", "warning"))
             return None
         newest = resumable[-1]
-        why = _look_closely(newest)
+        why = _check_and_set_aside(newest)
         if not why:
             return newest
         found_broken = True
         emit(Message(f"The checkpoint of step {newest.step:,} cannot be resumed: {why} It was set aside.", "warning"))
 
 
-def _look_closely(checkpoint: Checkpoint) -> str:
-    """Why a checkpoint cannot be resumed, in a sentence, with the checkpoint set aside; empty: it can be."""
+def _check_and_set_aside(checkpoint: Checkpoint) -> str:
+    """Why a checkpoint cannot be resumed, as a sentence, after setting it aside; empty if it can."""
     try:
         demand_whole(checkpoint.folder)
     except Damaged as error:
@@ -72,7 +72,7 @@ def _look_closely(checkpoint: Checkpoint) -> str:
 
 
 def _first_broken(path: Path) -> str:
-    """Name of the first tensor of a file that is not finite, or cannot be read; empty: all are well."""
+    """Name of the first tensor in a file that is not finite or cannot be read; empty if there is none."""
     key = "its header"
     try:
         with safe_open(path, framework="pt") as file:

@@ -23,8 +23,6 @@ MARGIN_BYTES = 64 * 2**20
 class WholeControlNet(Trainable):
     """Every weight of the ControlNet is trained."""
 
-    needs_condition_maps = True
-
     def __init__(self, control_net: Any, place: Placement, silent: Sequence[str] = ()) -> None:
         """
         Args:

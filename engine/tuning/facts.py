@@ -20,6 +20,9 @@ class TrainableFacts:
     """Rank of the low-rank factors; 0: whole weights are trained."""
     base_is_frozen: bool = True
     """No weight of the base is trained, so that it may be quantized."""
+    needs_condition_maps: bool = True
+    """Each training image needs a condition map. The result is judged by the control gain, and its previews show what
+    the control image asked for."""
     not_sharded: tuple[str, ...] = ()
     """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
     message: str = ""

@@ -41,9 +41,6 @@ class Trainable(ABC):
     """The part of them that an EMA covers, and that an export contains."""
     weights: MasterWeights
     """The link between the master weights and the copy that computes."""
-    needs_condition_maps: bool
-    """Whether each training image needs a condition map. It is then judged by the control gain, and its previews show
-    what the control image asked for."""
 
     @property
     def control_net(self) -> Any:

@@ -38,7 +38,6 @@ class UnlockedDecoder(Trainable):
         nn.Module.to(denoiser, place.dtype)  # diffusers' own method warns of nets that keep some parts in fp32
         self.control = build_control()
         self.weights, self.averaged = self.control.weights, self.control.averaged
-        self.needs_condition_maps = self.control.needs_condition_maps
         self.weights.link(decoder_of(denoiser, layers), self.decoder)
         self.master = nn.ModuleList([self.control.master, self.decoder])
 

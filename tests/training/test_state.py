@@ -1,0 +1,111 @@
+"""The state of a run: made by hand, without a base model, a dataset or a thread."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from engine.config import RunConfig, parse
+from engine.disk.retry import Patience
+from engine.disk.watchdog import SlowDisk
+from engine.distributed.group import ALONE
+from engine.distributed.parallel import Parallel
+from engine.errors import DataGone, UserError
+from engine.jobs.control import Control
+from engine.jobs.events import Event, Message
+from engine.nets.ema import build_ema
+from engine.training import oom
+from engine.training.optim import build_optimizer
+from engine.training.precision import LossScale
+from engine.training.state import TrainState
+from engine.tuning.controlnet import WholeControlNet
+from engine.tuning.trainable import Placement
+
+CPU = torch.device("cpu")
+
+
+def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainState:
+    """A run of a net with one layer."""
+    config: RunConfig = parse({"optim": {"ema_decay": 0.5, "learning_rate": 0.1}, **settings})
+    net, nothing = torch.nn.Linear(3, 2), SimpleNamespace()
+    trainable, control = WholeControlNet(net, Placement(CPU, torch.bfloat16)), Control()
+    accelerator: Any = SimpleNamespace(
+        prepare_model=lambda one: one,
+        prepare_optimizer=lambda one: one,
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+        _optimizers=SimpleNamespace(remove=lambda one: None),
+    )
+    history: Any = said.append
+    some: Any = nothing
+    state = TrainState(
+        folder, config, control.token, history, ALONE, {}, Patience(folder, control.token, said.append),
+        SlowDisk(said.append), accelerator, CPU, "bf16", torch.bfloat16, LossScale("bf16"), "", some, net, some, some,
+        trainable, build_optimizer(net, config.optim), build_ema(trainable.averaged, config.optim), some, [], [], some,
+        some, 4,
+    )  # fmt: skip
+    state.parallel = Parallel(state, str)
+    state.parallel.prepare()
+    state.batches = some
+    return state
+
+
+def test_master_weights_gradients_and_average_go_their_ways(tmp_path: Path) -> None:
+    state = make(tmp_path, [])
+    before = [weight.detach().clone() for weight in state.trainable.parameters()]
+    state.trainable.control_net(torch.ones(4, 3, dtype=torch.bfloat16)).sum().backward()
+    gradients = [weight.grad for weight in state.trainable.parameters()]
+    assert all(gradient is not None and gradient.dtype == torch.float32 for gradient in gradients)
+    with state.weights_update():
+        state.parallel.optimizer_step()
+    state.trainable.weights.refresh()
+    state.update_ema()
+    for was, master, copy in zip(
+        before, state.trainable.parameters(), state.trainable.control_net.parameters(), strict=True
+    ):
+        assert not torch.equal(was, master) and torch.equal(copy, master.bfloat16())
+    with state.exported_weights() as averaged:
+        assert torch.equal(averaged.weight, state.ema.shadow_params[0].bfloat16())  # type: ignore[union-attr]
+    assert torch.equal(state.trainable.control_net.weight, state.trainable.master.weight.bfloat16())
+    state.drop_gradients()
+    assert all(weight.grad is None for weight in state.trainable.parameters())
+
+
+def test_an_optimizer_step_that_failed_is_known_as_such(tmp_path: Path) -> None:
+    state = make(tmp_path, [])
+    with pytest.raises(RuntimeError), state.weights_update():
+        raise RuntimeError("in the middle")
+    assert state.updating_weights
+    with state.weights_update():
+        pass
+    assert not state.updating_weights
+
+
+def test_a_fallback_replaces_the_optimizer_and_keeps_the_rate(tmp_path: Path) -> None:
+    said: list[Event] = []
+    state = make(tmp_path, said)
+    state.batches = SimpleNamespace(split=lambda *given: None)  # type: ignore[assignment]
+    state.set_learning_rate(0.025)
+    oom.apply(state, oom.Fallback({"optim.optimizer": "adafactor"}, "less"))
+    assert type(state.optimizer).__name__ == "Adafactor" and state.config.optim.optimizer == "adafactor"
+    assert state.parallel.optimizer is state.optimizer
+    assert {group["lr"] for group in state.optimizer.param_groups} == {0.025}
+
+
+def test_a_batch_that_is_gone_ends_the_run_in_words(tmp_path: Path) -> None:
+    said: list[Event] = []
+    state = make(tmp_path, said)
+    missing = UserError("The map of 07 is gone.", "It was moved.", "Bring it back.")
+
+    def get(number: int) -> Any:
+        state.token.follow("stop")
+        raise OSError(5, "Input/output error") if number else missing
+
+    state.batches = SimpleNamespace(get=get)  # type: ignore[assignment]
+    with pytest.raises(UserError, match="map of 07"):
+        state.next_batch(0)
+    assert not [event for event in said if isinstance(event, Message)]
+    assert issubclass(DataGone, UserError)
