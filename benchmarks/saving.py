@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.disk import durable
-from engine.runs.checkpoints import check_whole
+from engine.runs.checkpoints import verify_files
 from engine.training import checkpoint
 
 
@@ -109,7 +109,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in last.rglob("*") if path.is_file())
         waits, rest, lost = behind(stage, options.times, folder)
         whole = measure(save, options.times, folder)
-        look = measure(lambda place: check_whole(last), options.times, folder)
+        look = measure(lambda place: verify_files(last), options.times, folder)
         durable._seal = lambda path: ""
         plain = measure(save, options.times, folder)
     print(f"Training waits {waits:.2f} s; the disk takes {rest:.2f} s more, in which its thread is {lost:.0%} slower:")

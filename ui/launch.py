@@ -82,7 +82,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
     prepare_environment(workspace)  # gradio reads it when it is imported
     gradio_patches.import_without_stubs()
 
-    from engine.jobs.keep_awake import around_job
+    from engine.jobs.keep_awake import job_context
     from engine.jobs.runner import JobRunner
     from ui.app import build_app
     from ui.page.context import AppContext
@@ -93,7 +93,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
 
     def around(kind: str, emit: Emit) -> AbstractContextManager[None]:
         loaded.wait()  # two threads that import the same large library at once may see it half initialised
-        return around_job(kind, emit)
+        return job_context(kind, emit)
 
     context = AppContext(workspace, JobRunner(around), local=not options.listen)
     demo, live = build_app(context)

@@ -138,7 +138,7 @@ def _merge(options: argparse.Namespace, workspace: Workspace, control: Control) 
 
 
 def _trim(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.runs.retention import trim
+    from engine.runs.cleanup import trim
 
     count, freed = trim(workspace.run_folder(options.run), options.keep)
     print(f"{count} checkpoints trimmed, {format_bytes(freed)} freed; their weights are as they were.")

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from engine.jobs.events import CheckpointSaved, Event, Message, PreviewMade, Progress
 from engine.jobs.snapshot import JobSnapshot, fold
-from engine.machine.clock import awake
+from engine.machine.clock import active_time
 from engine.machine.units import format_duration
 
 SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten five times a second
@@ -32,7 +32,7 @@ class Console:
         self.event(Progress(done, total, label))
 
     def event(self, event: Event) -> None:
-        self._snapshot = fold(self._snapshot, event, awake())
+        self._snapshot = fold(self._snapshot, event, active_time())
         if isinstance(event, Message):
             self.say(f"     {event.text}")
         elif isinstance(event, CheckpointSaved):
@@ -44,7 +44,7 @@ class Console:
             self._status()
 
     def _status(self) -> None:
-        now = awake()
+        now = active_time()
         if now - self._last < (0.2 if self._terminal else SECONDS_BETWEEN_LINES):
             return
         self._last = now

@@ -27,12 +27,12 @@ class Preset:
     values: dict[str, Any]
     families: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What is otherwise for bases of a family, by its name."""
-    stands_on: Preset | None = None
+    based_on: Preset | None = None
     """Whose settings lie below these; of the user's own presets (engine/config/user_presets.py)."""
 
     def layers(self, family: str = "") -> list[tuple[str, dict[str, Any]]]:
         """For ``resolve``: the settings, and over them those for a family of bases."""
-        below = [] if self.stands_on is None else self.stands_on.layers(family)
+        below = [] if self.based_on is None else self.based_on.layers(family)
         own = self.families.get(family)
         plain = [*below, (f"preset {self.name}", self.values)]
         return plain if own is None else [*plain, (f"preset {self.name}, for {family}", own)]
@@ -92,7 +92,7 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
         min_vram_gib=float(smallest),
         values=values,
         families=families,
-        stands_on=(known or {})[below] if below is not None else None,
+        based_on=(known or {})[below] if below is not None else None,
     )
     for family in ("", *NAMES):
         merged: dict[str, Any] = {}

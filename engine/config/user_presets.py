@@ -81,7 +81,7 @@ class UserPresets:
                     "The preset was not kept.", f"Its file would be that of {preset.title}.", "Give it another name."
                 )
             name = other
-        below = self.all[over].stands_on or self.all[over]
+        below = self.all[over].based_on or self.all[over]
         usual = flatten(resolve(*below.layers(family))[0].model_dump())
         values = flatten(config.model_dump())
         changes = {dotted: value for dotted, value in values.items() if value != usual[dotted]}

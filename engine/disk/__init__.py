@@ -1,1 +1,1 @@
-"""Durable writes, free space, retries, and the watchdog for slow disks."""
+"""Atomic writes, free space, retries, the watchdog for slow disks, and the files the app reads and writes most."""

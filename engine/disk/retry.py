@@ -1,6 +1,6 @@
-"""Work that needs the disk waits in place while the disk cannot take it: nothing that is in memory is lost.
+"""Retrying what the disk refuses. The run stands still meanwhile, so that nothing that is in memory is lost.
 
-The run stands still, says why, and goes on by itself when there is room or the disk answers again. Pause ends it as
+The page shows why, and the run goes on by itself when there is space or the disk answers again. Pause ends the run as
 soon as it could be saved; Stop tries once more and ends it at once.
 """
 
@@ -19,84 +19,82 @@ from engine.machine.errors import is_disk_full
 from engine.machine.units import format_bytes
 
 LOOK_SECONDS = 3.0
-"""Between two looks at the free space; one look costs a system call."""
+"""Between two checks of the free space; a check costs one system call."""
 FIRST_RETRY, LAST_RETRY = 5.0, 60.0
-"""Seconds between two tries of a write that failed for another reason than a known lack of room."""
+"""Seconds between two attempts if it is not known how much space is missing. They double from the first to the last."""
+ADVICE = "Free some space, or bring the disk back, and resume: the run goes on from its last checkpoint."
 
 T = TypeVar("T")
 
 
 class Unsaved(UserError):
-    """The owner ended a run whose newest state could not be written."""
+    """The user ended a run whose newest state could not be written."""
 
 
-class Patience:
-    """Tries something until the disk takes it."""
+class DiskRetry:
+    """Repeats an action until the disk takes it."""
 
     def __init__(self, folder: Path, token: Token, emit: Emit) -> None:
         self._folder, self._token, self._emit = folder, token, emit
 
     def until_done(self, what: str, action: Callable[[], T], at_stop: Callable[[UserError], T]) -> T:
-        """``action()``, again and again while it raises DiskFull or OSError.
+        """Return ``action()``, repeated as long as it raises DiskFull or OSError.
 
         Args:
-            what: for people, for example "The checkpoint of step 500".
-            at_stop: what to do when the owner does not want to wait; given the problem in words.
+            what: the beginning of a message, for example "The checkpoint of step 500".
+            at_stop: called with the problem if the user does not want to wait; its result is returned.
         """
-        retry, stops, told = FIRST_RETRY, self._token.stops, False
+        retry, presses, reported = FIRST_RETRY, self._token.stop_count, False
         while True:
             try:
                 done = action()
             except (DiskFull, OSError) as error:
                 problem = error
             else:
-                if told:
+                if reported:
                     self._emit(Message(f"{what}: the disk answers again; going on."))
                 return done
-            sentence = describe(what, problem, self._folder)
-            if self._token.stops > stops:
-                return at_stop(Unsaved(f"{what} was not written.", describe_cause(problem, self._folder), TRY_THIS))
-            if not told:
+            sentence = waiting_message(what, problem, self._folder)
+            if self._token.stop_count > presses:
+                return at_stop(Unsaved(f"{what} was not written.", reason_of(problem, self._folder), ADVICE))
+            if not reported:
                 self._emit(Message(sentence, "warning"))
-                told = True
+                reported = True
             self._emit(Waiting(sentence))
             if self._wait(problem, retry):
                 retry = min(LAST_RETRY, retry * 2)
 
     def _wait(self, problem: Exception, retry: float) -> bool:
-        """Until it is worth another try; True where that is only because time has passed."""
+        """Sleep until another attempt makes sense. True: only because ``retry`` seconds have passed."""
         waited = 0.0
         while True:
-            if self._token.wait_for_word(LOOK_SECONDS):
+            if self._token.wait_for_request(LOOK_SECONDS):
                 self._token.take_save_request()  # Save now means: try now
                 return False
             waited += LOOK_SECONDS
             if isinstance(problem, DiskFull):
-                if self._free() >= problem.needed:
+                if self._free_bytes() >= problem.needed:
                     return False
             elif waited >= retry:
                 return True
 
-    def _free(self) -> int:
+    def _free_bytes(self) -> int:
         try:
             return free_bytes(self._folder)
         except OSError:
             return 0  # the disk is gone for the moment
 
 
-TRY_THIS = "Free some space, or bring the disk back, and resume: the run goes on from its last checkpoint."
-
-
-def describe(what: str, problem: Exception, folder: Path) -> str:
-    """What stands in the window while the run waits."""
-    cause = describe_cause(problem, folder)
+def waiting_message(what: str, problem: Exception, folder: Path) -> str:
+    """The text that the page shows while the run waits."""
+    reason = reason_of(problem, folder)
     if isinstance(problem, DiskFull) or is_disk_full(problem):
-        return f"{what} waits for room on the disk. {cause} Free some space: the run goes on by itself."
-    return f"{what} waits for the disk. {cause} The run tries again by itself and keeps everything in memory."
+        return f"{what} waits for room on the disk. {reason} Free some space: the run goes on by itself."
+    return f"{what} waits for the disk. {reason} The run tries again by itself and keeps everything in memory."
 
 
-def describe_cause(problem: Exception, folder: Path) -> str:
-    """Why it was not written, in a sentence."""
+def reason_of(problem: Exception, folder: Path) -> str:
+    """A sentence that says why something was not written."""
     if isinstance(problem, DiskFull):
         return problem.why
     if is_disk_full(problem):
@@ -104,5 +102,4 @@ def describe_cause(problem: Exception, folder: Path) -> str:
             return f"The disk of {folder.name} is full ({format_bytes(free_bytes(folder))} left)."
         except OSError:
             return "The disk is full."
-    words = getattr(problem, "strerror", None) or str(problem)
-    return f"The system says: {words}."
+    return f"The system says: {getattr(problem, 'strerror', None) or problem}."

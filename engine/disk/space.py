@@ -33,3 +33,14 @@ def require_space(folder: Path, needed: int, what: str) -> None:
     free = free_bytes(folder)
     if free < needed:
         raise DiskFull(folder, needed, free, what)
+
+
+def folder_bytes(folder: Path) -> int:
+    """Size of all files in a folder. Files that vanish meanwhile do not count."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total

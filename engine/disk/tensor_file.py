@@ -22,7 +22,7 @@ MAX_HEADER = 100_000_000
 _LENGTH = 8  # bytes at the start that hold the header's length; format: huggingface/safetensors, README
 
 
-class Damaged(OSError):
+class DamagedFile(OSError):
     """A file exists but is not what was written."""
 
 
@@ -30,7 +30,7 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """The entry of each tensor ("dtype", "shape", "data_offsets") by name, and the offset at which their data begin.
 
     Raises:
-        OSError: the file cannot be read. Damaged: it is no whole safetensors file.
+        OSError: the file cannot be read. DamagedFile: it is no whole safetensors file.
     """
     try:
         with path.open("rb") as file:
@@ -52,7 +52,7 @@ def tensor_shapes(path: Path) -> dict[str, list[int]]:
     """Shapes of a file's tensors by name.
 
     Raises:
-        OSError: the file cannot be read. Damaged: it is no whole safetensors file.
+        OSError: the file cannot be read. DamagedFile: it is no whole safetensors file.
     """
     try:
         return {name: [int(side) for side in entry["shape"]] for name, entry in read_header(path)[0].items()}
@@ -64,7 +64,7 @@ class Rows:
     """One tensor of a file.
 
     Raises:
-        OSError: the file cannot be read. Damaged: it is not what was written.
+        OSError: the file cannot be read. DamagedFile: it is not what was written.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -91,9 +91,9 @@ class Rows:
                     raise IndexError(place)
                 file.seek(self._begin + place * self._bytes)
                 if file.readinto(found[number].reshape(-1).view(np.uint8)) != self._bytes:
-                    raise Damaged(errno.EIO, "the end of the file is missing", str(self._path))
+                    raise DamagedFile(errno.EIO, "the end of the file is missing", str(self._path))
         return found
 
 
-def _damaged(path: Path, error: Exception) -> Damaged:
-    return Damaged(errno.EIO, f"the file is damaged ({type(error).__name__}: {error})"[:300], str(path))
+def _damaged(path: Path, error: Exception) -> DamagedFile:
+    return DamagedFile(errno.EIO, f"the file is damaged ({type(error).__name__}: {error})"[:300], str(path))

@@ -1,4 +1,4 @@
-"""Reading or writing that takes long is told: the thread that waits for the disk cannot, so another one watches it."""
+"""Reports reads and writes that take long. The thread that waits for the disk cannot, so another thread watches it."""
 
 from __future__ import annotations
 
@@ -9,95 +9,102 @@ from dataclasses import dataclass
 
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit
-from engine.machine.clock import awake
+from engine.machine.clock import active_time
 
-PATIENCE_SECONDS = 30.0
-"""A checkpoint of SD 1.5 takes an SSD about 5 s and a slow disk 30."""
+SLOW_SECONDS = 30.0
+"""Writing a checkpoint of SD 1.5 takes an SSD about 5 s and a slow disk 30 s."""
 LOOK_SECONDS = 1.0
 WINDOW_SECONDS = 600.0
-"""Small writes are added up for so long."""
+"""The durations of small reads and writes are added up over this time."""
 ADVICE = "Look whether it is connected, and what else is using it."
 WAITS, GOES_ON = "Training waits for it.", "Training goes on meanwhile."
 
 
 @dataclass
-class _Watch:
+class _Watched:
     what: str
     began: float
     due: float
     waits: bool = True
 
 
-class SlowDisk:
-    """Watches what threads do with the disk. ``close`` ends the watching.
+class DiskWatchdog:
+    """Watches what threads do with the disk, until ``close`` is called.
 
     Args:
-        emit: where it is told; never something that itself writes to that disk before it tells.
-        patience: seconds that one thing may take, or small ones together in ten minutes.
+        emit: receives the warnings. It must not write to that disk before it has passed them on.
+        slow_after: seconds after which one operation, or small ones together in ten minutes, count as slow.
     """
 
-    def __init__(self, emit: Emit, patience: float = PATIENCE_SECONDS) -> None:
-        self._emit, self._patience = emit, patience
+    def __init__(self, emit: Emit, slow_after: float = SLOW_SECONDS) -> None:
+        self._emit, self._slow_after = emit, slow_after
         self._lock = threading.Lock()
-        self._watched: list[_Watch] = []
-        self._since, self._spent, self._enough = awake(), 0.0, patience
-        self._ended = threading.Event()
+        self._watched: list[_Watched] = []
+        self._window_start, self._spent, self._limit = active_time(), 0.0, slow_after
+        self._closed = threading.Event()
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def watching(self, what: str, small: bool = False, waits: bool = True) -> Iterator[None]:
-        """While the block runs, ``what`` (for people, as "Writing the checkpoint of step 500") is under watch.
+    def watch(self, what: str, small: bool = False, waits: bool = True) -> Iterator[None]:
+        """Watch the block.
 
-        ``small``: it is done often and ought to take no time at all, so that what it takes is added up. ``waits``:
-        training stands still meanwhile.
+        Args:
+            what: the operation, for messages: "Writing the checkpoint of step 500".
+            small: the operation is frequent and should take no time at all, so that durations are added up.
+            waits: training stands still meanwhile.
         """
-        began = awake()
-        watch = _Watch(what, began, began + self._patience, waits)
+        began = active_time()
+        watched = _Watched(what, began, began + self._slow_after, waits)
         with self._lock:
-            self._watched.append(watch)
+            self._watched.append(watched)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._watch, name="slow-disk", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="disk-watchdog", daemon=True)
                 self._thread.start()
         try:
             yield
         finally:
             with self._lock:
-                self._watched.remove(watch)
+                self._watched.remove(watched)
             if small:
-                self.add_up(what, began, awake())
+                self.add_small(what, began, active_time())
 
-    def look(self, now: float) -> bool:
-        """Tell where it is time to; whether something was told. ``now``: seconds in which the machine was awake."""
-        told = []
-        with self._lock:
-            for watch in self._watched:
-                lasted = now - watch.began
-                if now >= watch.due:
-                    watch.due = now + lasted  # the next time when it has taken twice as long
-                    words = f"{watch.what} has taken {lasted:.0f} s so far: the disk is slow or does not answer."
-                    told.append(f"{words} {WAITS if watch.waits else GOES_ON} {ADVICE}")
-        for words in told:
-            self._emit(Message(words, "warning"))
-        return bool(told)
+    def check(self, now: float) -> bool:
+        """Report operations that have become slow. Returns whether anything was reported.
 
-    def add_up(self, what: str, began: float, ended: float) -> bool:
-        """One more small thing was done; tell where they have taken long together. Whether it was told."""
+        Args:
+            now: in seconds of ``active_time``.
+        """
+        messages = []
         with self._lock:
-            if ended - self._since > WINDOW_SECONDS:
-                self._since, self._spent = began, 0.0
+            for watched in self._watched:
+                lasted = now - watched.began
+                if now >= watched.due:
+                    watched.due = now + lasted  # report again once it has taken twice as long
+                    so_far = f"{watched.what} has taken {lasted:.0f} s so far: the disk is slow or does not answer."
+                    messages.append(f"{so_far} {WAITS if watched.waits else GOES_ON} {ADVICE}")
+        for message in messages:
+            self._emit(Message(message, "warning"))
+        return bool(messages)
+
+    def add_small(self, what: str, began: float, ended: float) -> bool:
+        """Add the duration of a small operation, and report if they took long together. Returns whether it did."""
+        with self._lock:
+            if ended - self._window_start > WINDOW_SECONDS:
+                self._window_start, self._spent = began, 0.0
             self._spent += ended - began
-            spent, within = self._spent, ended - self._since
-            if spent < self._enough:
+            spent, within = self._spent, ended - self._window_start
+            if spent < self._limit:
                 return False
-            self._enough *= 2  # more and more seldom
-            self._since, self._spent = ended, 0.0
-        words = f"{what} took {spent:.0f} s of the last {within:.0f} s: the disk is slow."
-        self._emit(Message(f"{words} {WAITS} {ADVICE}", "warning"))
+            self._limit *= 2  # report less and less often
+            self._window_start, self._spent = ended, 0.0
+        message = f"{what} took {spent:.0f} s of the last {within:.0f} s: the disk is slow."
+        self._emit(Message(f"{message} {WAITS} {ADVICE}", "warning"))
         return True
 
-    def _watch(self) -> None:
-        while not self._ended.wait(LOOK_SECONDS):
-            self.look(awake())
+    def _run(self) -> None:
+        while not self._closed.wait(LOOK_SECONDS):
+            self.check(active_time())
 
     def close(self) -> None:
-        self._ended.set()
+        """Stop watching."""
+        self._closed.set()

@@ -109,10 +109,10 @@ class ProcessGroup:
         Afterwards every process's token says what any of them was asked for.
         """
         if self.world_size == 1:
-            return token.stop is None and not stop_early
-        stop, flat = self._exchange(OK, STOPS.index(token.stop), int(stop_early and self.main))[1:]
-        if token.stop is None and stop:
-            token.follow("stop" if STOPS[stop] == "stop" else "pause")
+            return token.stop_requested is None and not stop_early
+        stop, flat = self._exchange(OK, STOPS.index(token.stop_requested), int(stop_early and self.main))[1:]
+        if token.stop_requested is None and stop:
+            token.adopt_stop("stop" if STOPS[stop] == "stop" else "pause")
         return not (stop or flat)
 
     def all_ok(self, out_of_memory: str = "") -> None:

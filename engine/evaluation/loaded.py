@@ -15,7 +15,7 @@ from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.runs.checkpoints import Checkpoint, demand_whole
+from engine.runs.checkpoints import Checkpoint, require_intact
 from engine.runs.run import Run
 from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
@@ -34,7 +34,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     family = detect(base)
     name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
     check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base)
-    demand_whole(checkpoint.folder, f"{folder.name}/")
+    require_intact(checkpoint.folder, f"{folder.name}/")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     denoiser: Any = family.load_denoiser(base, dtype).to(device)

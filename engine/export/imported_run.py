@@ -15,7 +15,7 @@ from engine.disk.durable import ChecksumPool, atomic_write_text
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import Imported, read_controlnet, store
-from engine.runs.checkpoints import DESCRIPTION, describe_files, seal
+from engine.runs.checkpoints import DESCRIPTION, describe_files, description_checksum
 from engine.runs.run import Run, write_run
 from engine.version import VERSION
 from engine.workspace.paths import Workspace
@@ -85,7 +85,7 @@ def import_as_run(
             "app": VERSION,
             **describe_files(checkpoint, pool.checksums()),
         }
-        atomic_write_text(checkpoint / DESCRIPTION, json.dumps(facts | {"seal": seal(facts)}, indent=2))
+        atomic_write_text(checkpoint / DESCRIPTION, json.dumps(facts | {"seal": description_checksum(facts)}, indent=2))
         run = {
             "config": config.model_dump(mode="json"),
             "origins": {},

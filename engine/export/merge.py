@@ -20,10 +20,10 @@ from engine.runs.checkpoints import (
     DESCRIPTION,
     TEMPORARY,
     Checkpoint,
-    demand_whole,
     describe_files,
+    description_checksum,
     read_checkpoint,
-    seal,
+    require_intact,
 )
 from engine.version import VERSION
 from engine.workspace.paths import safe_name
@@ -85,7 +85,7 @@ def merge(
             token.raise_if_cancelled()
         if progress:
             progress(number, len(ordered), "Averaging checkpoints")
-        demand_whole(checkpoint.folder, "controlnet/")
+        require_intact(checkpoint.folder, "controlnet/")
         tensors, _ = read_safetensors(checkpoint.folder / "controlnet" / WEIGHTS)
         for key, tensor in tensors.items():
             part = tensor.double() * share
@@ -116,7 +116,7 @@ def merge(
             "merged": {"kind": kind, "steps": [c.step for c in ordered], "shares": [round(s, 6) for s in shares]},
             **describe_files(temporary, pool.checksums()),
         }
-        atomic_write_text(temporary / DESCRIPTION, json.dumps(about | {"seal": seal(about)}, indent=2))
+        atomic_write_text(temporary / DESCRIPTION, json.dumps(about | {"seal": description_checksum(about)}, indent=2))
         move_into_place(temporary, target)
     except OSError as error:
         raise _cannot(f"{error.strerror or error}", "Free some space and try again.") from error

@@ -16,7 +16,7 @@ from engine.export.story import UNKNOWN, Story
 from engine.machine.precision import DTYPES
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import WEIGHTS, locate_controlnet, read_config
-from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, Checkpoint, demand_whole, look
+from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS, Checkpoint, inspect_checkpoint, require_intact
 from engine.version import VERSION
 
 
@@ -58,7 +58,7 @@ class Source:
 
 def whole_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError where the folder is no checkpoint or a half-written one."""
-    found = look(folder)
+    found = inspect_checkpoint(folder)
     if isinstance(found, Checkpoint):
         return found
     raise UserError(
@@ -84,7 +84,7 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
             "Export the plain weights.",
         )
     folder = locate_controlnet(checkpoint.folder / ("controlnet_ema" if weights == "ema" else "controlnet"))
-    demand_whole(checkpoint.folder, f"{folder.name}/")
+    require_intact(checkpoint.folder, f"{folder.name}/")
     try:
         original = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -108,7 +108,7 @@ def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor
         UserError: the file cannot be read.
     """
     path = checkpoint.folder / (AVERAGED_FACTORS if weights == "ema" else FACTORS)
-    demand_whole(checkpoint.folder, path.relative_to(checkpoint.folder).as_posix())
+    require_intact(checkpoint.folder, path.relative_to(checkpoint.folder).as_posix())
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

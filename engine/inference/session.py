@@ -26,7 +26,7 @@ from engine.inference.sampling import (
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.runs.checkpoints import demand_whole
+from engine.runs.checkpoints import require_intact
 from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
 
@@ -96,7 +96,7 @@ class TrySession:
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
         if folder.is_dir():  # a file is checked while it is read
             check_fits(read_config(folder), family.denoiser_config(located), _display_name(controlnet), base)
-            demand_whole(folder.parent, f"{folder.name}/")
+            require_intact(folder.parent, f"{folder.name}/")
 
     def _open(self, family: Family, path: Path, base: str, name: str) -> Any:
         """Load a ControlNet from a folder or from a file of any export format."""

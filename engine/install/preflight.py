@@ -41,9 +41,7 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
         warnings.append(f"{free:.0f} GB of disk are free; {need:.0f} GB are recommended for training.")
     if memory and memory < COMFORTABLE_MEMORY[with_card]:
         need = COMFORTABLE_MEMORY[with_card]
-        warnings.append(
-            f"{memory:.0f} GB of memory; {need:.0f} GB are recommended. Close other programs."
-        )
+        warnings.append(f"{memory:.0f} GB of memory; {need:.0f} GB are recommended. Close other programs.")
     return warnings
 
 

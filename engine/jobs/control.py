@@ -1,4 +1,7 @@
-"""The owner holds a Control, the worker its read-only Token. One exception, Cancelled, ends the work."""
+"""The two sides of a running job: the user's side holds a Control, the worker its Token.
+
+Cancelled is the one exception that ends the work early without being a failure.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +23,24 @@ class CancelToken(Protocol):
 
 
 class Cancelled(Exception):
-    """Raised in the worker by Token.raise_if_cancelled; the runner ends the job quietly."""
+    """Raised in the worker by ``raise_if_cancelled``. The runner ends the job as cancelled."""
 
 
 class BorrowRequest:
-    """Both sides of it: whoever asked waits, may cancel, and gets the answer; the worker does it or refuses it.
+    """Work that a running job does between two of its steps, with its loaded models.
+
+    The requesting side waits for the result and may cancel. The worker does the work or refuses it.
 
     Args:
-        work: called as work(lender, request) in the worker's thread. ``lender`` is whatever the worker lends; it is the
-            worker's again when ``work`` returns. ``request`` is the token to look at for a cancel.
+        work: called as work(lender, request) in the worker's thread. ``lender`` is whatever the worker lends; it
+            belongs to the worker again when ``work`` returns. ``request`` is the token to check for a cancel.
     """
 
     def __init__(self, work: Callable[[Any, BorrowRequest], Any]) -> None:
         self._work = work
         self._over = threading.Event()
         self._cancel = False
-        self._answer: Any = None
+        self._result: Any = None
         self._error: BaseException | None = None
 
     @property
@@ -54,23 +59,23 @@ class BorrowRequest:
             raise Cancelled
 
     def do(self, lender: Any) -> None:
-        """For the worker. Never raises an error of the work: that is the asker's affair."""
+        """Do the work, on the worker's side. Its errors are raised by ``wait`` on the other side, never here."""
         try:
             self.raise_if_cancelled()
-            self._answer = self._work(lender, self)
+            self._result = self._work(lender, self)
         except (Exception, Cancelled) as error:
             self._error = error
         finally:
             self._over.set()
 
     def refuse(self, error: BaseException) -> None:
-        """For the worker: it will not be done, and why."""
+        """Refuse the work, on the worker's side. ``wait`` raises the error."""
         if not self.over:
             self._error = error
             self._over.set()
 
     def wait(self, seconds: float | None = None) -> Any:
-        """The answer of the work.
+        """Wait for the result of the work.
 
         Raises:
             Cancelled: it was cancelled. TimeoutError: it is not over yet. Otherwise what the work raised.
@@ -79,11 +84,11 @@ class BorrowRequest:
             raise TimeoutError
         if self._error is not None:
             raise self._error
-        return self._answer
+        return self._result
 
 
 class Control:
-    """The owner's side: ask the worker for something. All methods may be called from any thread."""
+    """The user's side: requests to the worker. All methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,8 +96,8 @@ class Control:
         self._cancel = False
         self._save = False
         self._preview = False
-        self._stops = 0
-        self._word = threading.Event()
+        self._stop_count = 0
+        self._requested = threading.Event()
         self._borrow_requests: list[BorrowRequest] = []
         self._ended = False
         self.token = Token(self)
@@ -101,40 +106,42 @@ class Control:
         """Finish the step, save, free the device, end."""
         with self._lock:
             self._stop = "pause"
-            self._word.set()
+            self._requested.set()
 
     def stop(self) -> None:
-        """As pause, but the run counts as ended by its owner."""
+        """Do the same as ``pause``, but record the run as stopped."""
         with self._lock:
             self._stop = "stop"
-            self._stops += 1
-            self._word.set()
+            self._stop_count += 1
+            self._requested.set()
 
     def cancel(self) -> None:
-        """End as soon as possible; for work that keeps what it has finished anyway (preparing, extracting)."""
+        """End as soon as possible. For work that keeps what it has finished anyway (preparing, extracting)."""
         with self._lock:
             self._cancel = True
-            self._stops += 1
-            self._word.set()
+            self._stop_count += 1
+            self._requested.set()
 
     def save_now(self) -> None:
+        """Write a checkpoint after this step."""
         with self._lock:
             self._save = True
-            self._word.set()
+            self._requested.set()
 
-    def sample_now(self) -> None:
+    def preview_now(self) -> None:
+        """Draw preview images after this step."""
         with self._lock:
             self._preview = True
 
     def send(self, request: BorrowRequest) -> bool:
-        """Have something done between two steps; False where the work has ended and nobody will do it."""
+        """Have something done between two steps. Returns False if the job has ended, so that nobody will do it."""
         with self._lock:
             if not self._ended:
                 self._borrow_requests.append(request)
             return not self._ended
 
     def end(self) -> list[BorrowRequest]:
-        """The work is over: nothing is taken any more. Returns what was not done."""
+        """Accept no more requests: the job is over. Returns those that were not done."""
         with self._lock:
             self._ended = True
             left, self._borrow_requests = self._borrow_requests, []
@@ -142,52 +149,58 @@ class Control:
 
 
 class Token:
-    """The worker's side: look at what was asked for."""
+    """The worker's side: what was requested."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
 
     @property
-    def stop(self) -> StopKind | None:
-        """What training was asked for; a Cancel that was meant for the preparing before it counts as a stop."""
+    def stop_requested(self) -> StopKind | None:
+        """Whether a training should pause or stop. A cancel that was meant for its preparation counts as a stop."""
         return self._control._stop or ("stop" if self._control._cancel else None)
 
     @property
     def stop_outcome(self) -> Literal["paused", "stopped"]:
-        """How a job that was asked to end describes its end."""
-        return "stopped" if self.stop == "stop" else "paused"
+        """The outcome of a job that was asked to end."""
+        return "stopped" if self.stop_requested == "stop" else "paused"
 
     @property
     def cancelled(self) -> bool:
         return self._control._cancel
 
     @property
-    def stops(self) -> int:
-        """How often Stop or Cancel was pressed: a worker that waits for something can tell a new press from an old."""
-        return self._control._stops
+    def stop_count(self) -> int:
+        """How often Stop or Cancel was pressed, so that a waiting worker can tell a new press from an old one."""
+        return self._control._stop_count
 
-    def wait_for_word(self, seconds: float) -> bool:
-        """Sleep until the owner says something (whatever it is), at most so long; whether something was said."""
-        said = self._control._word.wait(seconds)
-        if said:  # else a word that comes right now would be lost
-            self._control._word.clear()
-        return said
+    def wait_for_request(self, seconds: float) -> bool:
+        """Sleep until anything is requested, at most ``seconds``. Returns whether something was."""
+        requested = self._control._requested.wait(seconds)
+        if requested:  # else a request that comes right now would be lost
+            self._control._requested.clear()
+        return requested
 
     def raise_if_cancelled(self) -> None:
-        """For work that has no step to finish (preparing, extracting, drawing): a pause or stop ends it, too."""
+        """End work that has no step to finish (preparing, extracting, drawing): on a pause or stop, too."""
         if self._control._cancel or self._control._stop is not None:
             raise Cancelled
 
-    def follow(self, what: StopKind) -> None:
-        """Do as another process of the same work was asked to."""
+    def adopt_stop(self, kind: StopKind) -> None:
+        """Take over a stop that another process of the same run was asked for."""
         with self._control._lock:
-            self._control._stop = what
+            self._control._stop = kind
 
     def take_save_request(self) -> bool:
         """True once for each Save now."""
         with self._control._lock:
-            asked, self._control._save = self._control._save, False
-        return asked
+            requested, self._control._save = self._control._save, False
+        return requested
+
+    def take_preview_request(self) -> bool:
+        """True once for each Preview now."""
+        with self._control._lock:
+            requested, self._control._preview = self._control._preview, False
+        return requested
 
     def take_borrow_requests(self) -> list[BorrowRequest]:
         """What others want done before the next step, each once, oldest first."""
@@ -195,15 +208,9 @@ class Token:
             requests, self._control._borrow_requests = self._control._borrow_requests, []
         return requests
 
-    def take_preview_request(self) -> bool:
-        """True once for each Preview now."""
-        with self._control._lock:
-            asked, self._control._preview = self._control._preview, False
-        return asked
 
-
-def ended() -> UserError:
-    """Why a request is refused when the job ends before it was done."""
+def job_ended() -> UserError:
+    """The error for a borrow request that was not done before the job ended."""
     return UserError(
         "The image was not drawn.",
         "The training that would have lent its models ended before.",

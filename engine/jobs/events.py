@@ -1,4 +1,4 @@
-"""What a worker tells: numbers, words and paths, never tensors. Progress may be coalesced, the others never are."""
+"""What a worker reports: numbers, text and paths, never tensors. Only Progress events may be merged into one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PhaseChanged:
 
 @dataclass(frozen=True)
 class Progress:
-    """``done`` of ``total`` things, for example images encoded."""
+    """``done`` of ``total`` items, for example images encoded."""
 
     done: int
     total: int
@@ -25,7 +25,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunOpened:
-    """The folder of a training run and where it starts."""
+    """A training run has started or resumed."""
 
     folder: Path
     name: str
@@ -36,7 +36,7 @@ class RunOpened:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One correction of the weights. ``loss`` is the mean over the step's images."""
+    """One optimizer step. ``loss`` is the mean over the step's images."""
 
     step: int
     images_seen: int
@@ -47,7 +47,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class PreviewMade:
-    """One set of control images. ``scores`` are means over the set, for example {"adherence": 0.81}."""
+    """One set of preview images. ``scores`` are means over the set, for example {"adherence": 0.81}."""
 
     step: int
     folder: Path
@@ -55,35 +55,35 @@ class PreviewMade:
     captions: tuple[str, ...]
     scores: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
-    """What is no score: "obeys_low" and "obeys_high", the interval of "obeys"; "saturation" and "contrast", as ratios
-    to the true images'."""
+    """Measurements that are not scores: "obeys_low" and "obeys_high", the interval of "obeys"; "saturation" and
+    "contrast", as ratios to the true images'."""
     probes: tuple[tuple[Path, str], ...] = ()
-    """Images that are scored apart (odd prompts, the user's own), with their titles."""
+    """Images that do not count in the scores (odd prompts, the user's own), with their titles."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """Losses of a few fixed pairs at fixed noise, without drawing anything; see engine/training/fixed_losses.py."""
+    """One loss check: losses of a few fixed pairs at fixed noise. See engine/training/fixed_losses.py."""
 
     step: int
     images_seen: int
     held_out_loss: float
     training_loss: float
     control_gain: float
-    """Loss with another image's map minus the loss with the right one; 0: the net does not look at it."""
+    """Loss with another image's map minus the loss with the right one. 0: the net ignores the map."""
     gain_share: float
-    """The gain as a share of each pair's loss, mean over the pairs: 0.3 is 30 % worse with a wrong map."""
+    """The gain relative to each pair's loss, mean over the pairs. 0.3: with a wrong map the loss is 30 % higher."""
     share_error: float
-    """Standard error of the share, over the pairs."""
+    """Standard error of ``gain_share`` over the pairs."""
     map_difference: float
-    """How much the maps differ from one another, 0..1; 0: they are all alike."""
+    """How much the maps differ from one another, 0 (all equal) to 1."""
     seconds: float
     training_share: float | None = None
-    """The gain's share on training pairs; None: a run of an earlier version."""
+    """``gain_share`` on training pairs. None in runs of an earlier version."""
     memory_gib: float = 0.0
-    """Most that the card had in use so far, or the process on a machine without one; 0: not known."""
+    """Peak memory of the graphics card so far, or of the process if there is none. 0: not known."""
     map_level: float | None = None
-    """How light the maps are, 0 (black) to 1; None: a run of an earlier version."""
+    """Mean brightness of the maps, 0 (black) to 1. None in runs of an earlier version."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class CheckpointSaved:
     step: int
     folder: Path
     kept: tuple[int, ...] = ()
-    """Steps of all checkpoints that are on disk now."""
+    """Steps of all checkpoints that are on the disk now."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A line for the log that people see."""
+    """A line of the log that the page shows."""
 
     text: str
     level: Literal["info", "warning", "error"] = "info"
@@ -104,27 +104,27 @@ class Message:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The work stands still until the disk can take what is to be written; the phase is "waiting" meanwhile."""
+    """The work stands still until the disk takes what has to be written. The phase is "waiting" meanwhile."""
 
     sentence: str
 
 
 @dataclass(frozen=True)
-class DiskSeen:
-    """Bytes on the disk of a run, looked at now and then."""
+class DiskSpace:
+    """Free and used bytes on the disk of a run, checked now and then."""
 
     free: int
     run: int
-    """What the run's folder takes."""
+    """Size of the run's folder."""
     next_checkpoint: int = 0
-    """What the next checkpoint will take, at most; 0: not known yet."""
+    """Upper bound for the next checkpoint's size. 0: not known yet."""
 
 
 @dataclass(frozen=True)
-class AwakeTold:
-    """Whether the computer is kept awake while this job runs, in a sentence."""
+class KeepAwakeStatus:
+    """Whether the computer is kept awake while this job runs."""
 
-    words: str
+    sentence: str
 
 
 Event = (
@@ -137,6 +137,6 @@ Event = (
     | CheckpointSaved
     | Message
     | Waiting
-    | DiskSeen
-    | AwakeTold
+    | DiskSpace
+    | KeepAwakeStatus
 )

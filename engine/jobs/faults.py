@@ -1,6 +1,6 @@
-"""Words for what goes wrong in a job: those failures that everybody meets, and one for all the others.
+"""Messages for errors that end a job: for the ones that many users meet, and one for all others.
 
-Loads no torch: errors of the graphics card are known by their names and words.
+Loads no torch: errors of the graphics card are recognised by name and message.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import traceback
 from engine.jobs.snapshot import Failure
 from engine.machine.errors import is_device_lost, is_disk_full, is_out_of_memory
 
-LAST_RESORT = (
+ADVICE = (
     "Try again; a training resumes from its last checkpoint. If it happens again, copy the report and send it to the "
     "project."
 )
 
 
-def chain(error: BaseException) -> list[BaseException]:
-    """The error and those that it came from, each once."""
+def error_chain(error: BaseException) -> list[BaseException]:
+    """The error and the errors it came from, each once."""
     found: list[BaseException] = []
     step: BaseException | None = error
     while step is not None and step not in found:
@@ -30,12 +30,11 @@ def chain(error: BaseException) -> list[BaseException]:
 def describe_crash(error: BaseException) -> Failure:
     """What the panel shows for an exception that is no UserError."""
     details = "".join(traceback.format_exception(error))
-    text = str(error)
-    first = text.split("\n")[0][:300]
-    if any(is_device_lost(one) for one in chain(error)):
+    first_line = str(error).split("\n")[0][:300]
+    if any(is_device_lost(one) for one in error_chain(error)):
         return Failure(
             "The graphics card stopped answering.",
-            f"{first} The driver was reset or updated, the card was unplugged or overheated, or it hung.",
+            f"{first_line} The driver was reset or updated, the card was unplugged or overheated, or it hung.",
             "Close the app and start it again, then resume from the last checkpoint. If it comes back: update the "
             "driver, undo overclocking, and let the card cool.",
             details,
@@ -43,30 +42,24 @@ def describe_crash(error: BaseException) -> Failure:
     if is_out_of_memory(error):
         return Failure(
             "The work ended because memory ran out.",
-            first or "The computer has no memory left.",
+            first_line or "The computer has no memory left.",
             "Close other programs. For a training, choose a preset for a smaller card or a smaller batch size and "
             "resume.",
             details,
         )
     if isinstance(error, OSError):
-        return _of_files(error, details)
+        return _describe_os_error(error, details)
     if isinstance(error, ImportError):
         return Failure(
             "A part of the installation is missing or does not fit.",
-            f"{type(error).__name__}: {first}",
+            f"{type(error).__name__}: {first_line}",
             "Run the installer again with --repair.",
             details,
         )
-    return Failure(
-        "The work ended with an error that this app did not foresee.",
-        f"{type(error).__name__}: {text}"[:500],
-        LAST_RESORT,
-        details,
-    )
+    return _unexpected(error, details)
 
 
-def _of_files(error: OSError, details: str) -> Failure:
-    """Words for what the disk refuses."""
+def _describe_os_error(error: OSError, details: str) -> Failure:
     which = f"{error.filename}" if error.filename else "A file"
     if is_disk_full(error):
         return Failure(
@@ -90,9 +83,13 @@ def _of_files(error: OSError, details: str) -> Failure:
             "Look whether the disk is plugged in and the file is where it was, then try again.",
             details,
         )
+    return _unexpected(error, details)
+
+
+def _unexpected(error: BaseException, details: str) -> Failure:
     return Failure(
         "The work ended with an error that this app did not foresee.",
         f"{type(error).__name__}: {error}"[:500],
-        LAST_RESORT,
+        ADVICE,
         details,
     )

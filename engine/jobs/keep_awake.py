@@ -1,11 +1,11 @@
-"""The machine is kept awake while it works, and may sleep again the moment that the work ends.
+"""Keeps the machine awake while a job runs, and lets it sleep again the moment the job ends.
 
-Windows: SetThreadExecutionState, for as long as the job's thread lives. Linux: a child that holds a lock of logind
-(systemd-inhibit) or of the desktop's session. macOS: caffeinate. The children read from a pipe of this process, or
-watch its number: when it ends, however it ends, so do they.
+Windows: SetThreadExecutionState, for as long as the job's thread lives. Linux: a child process that holds a lock of
+logind (systemd-inhibit) or of the desktop session. macOS: caffeinate. The children read from a pipe of this process, or
+watch its process id: however this process ends, so do they.
 
-Why no library: wakepy 1.0.0 (MIT) asks the desktop's session over D-Bus and has no way through logind yet (its issue
-335), so that a machine without a desktop would not be kept awake; these lines would have to stay beside it.
+Why no library: wakepy 1.0.0 (MIT) asks the desktop session over D-Bus and cannot use logind yet (its issue 335), so
+that a machine without a desktop would not be kept awake. These lines would have to stay beside it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from engine.jobs.events import AwakeTold, Event
+from engine.jobs.events import Event, KeepAwakeStatus
 from engine.jobs.snapshot import JobKind
 
 NAME, WHY = "ControlNet Studio", "A job is running"
 ES_SYSTEM_REQUIRED, ES_CONTINUOUS = 0x00000001, 0x80000000
 SETTLE_SECONDS = 0.5
-"""A child that was refused ends at once; one that is there after so long holds its lock."""
-SHORT = (JobKind.TRY, JobKind.EXPORT)
-"""Kinds of jobs in front of which somebody sits."""
+"""A child process that was refused ends at once. One that is alive after this time holds its lock."""
+ATTENDED = (JobKind.TRY, JobKind.EXPORT)
+"""Kinds of jobs that end while the user is still looking."""
 KEPT = "The computer is kept awake meanwhile (its screen may go dark)."
 NOT_KEPT = "The computer could not be kept awake: switch stand-by off in its settings for as long as this runs."
 
 
 def inhibitors(platform: str = sys.platform) -> list[list[str]]:
-    """Programs that keep this system awake while they run, best first. They end when their input does."""
+    """Commands that keep this system awake while they run, best first. They end when their input is closed."""
     if platform == "darwin":
         return [["caffeinate", "-i", "-w", str(os.getpid())]]
     who = [f"--who={NAME}", f"--why={WHY}"]
@@ -42,14 +42,14 @@ def inhibitors(platform: str = sys.platform) -> list[list[str]]:
 
 
 @contextmanager
-def keep_awake(tell: Callable[[str], None]) -> Iterator[None]:
-    """Keep the machine awake inside the block. Call it in the thread that works; what fails here ends no work.
+def keep_awake(report: Callable[[str], None]) -> Iterator[None]:
+    """Keep the machine awake inside the block. Call it in the thread that does the work. It never raises.
 
     Args:
-        tell: gets one sentence for people: that it is kept awake, or that it could not be.
+        report: called with one sentence: the computer is kept awake, or it could not be.
     """
     release = _hold()
-    tell(KEPT if release else NOT_KEPT)
+    report(KEPT if release else NOT_KEPT)
     try:
         yield
     finally:
@@ -57,15 +57,15 @@ def keep_awake(tell: Callable[[str], None]) -> Iterator[None]:
             release()
 
 
-def around_job(kind: str, emit: Callable[[Event], None]) -> AbstractContextManager[None]:
-    """For the job runner: jobs that may take hours keep the machine awake."""
-    if kind in SHORT:
+def job_context(kind: str, emit: Callable[[Event], None]) -> AbstractContextManager[None]:
+    """The context of a job for JobRunner: keeps the machine awake for jobs that may take hours."""
+    if kind in ATTENDED:
         return nullcontext()
-    return keep_awake(lambda words: emit(AwakeTold(words)))
+    return keep_awake(lambda sentence: emit(KeepAwakeStatus(sentence)))
 
 
 def _hold() -> Callable[[], None] | None:
-    """Take the lock; returns what gives it back, or None where the system refuses."""
+    """Keep the system awake. Returns a function that ends it, or None if the system refuses."""
     if sys.platform == "win32":
         import ctypes
 
@@ -74,7 +74,7 @@ def _hold() -> Callable[[], None] | None:
 
 
 def hold_windows(kernel32: Any) -> Callable[[], None] | None:
-    """By the system's call. It counts for the calling thread, and ends with it at the latest."""
+    """Keep Windows awake by a system call. It holds for the calling thread, and ends with it at the latest."""
     if not kernel32.SetThreadExecutionState(ES_CONTINUOUS | ES_SYSTEM_REQUIRED):
         return None
 
@@ -85,7 +85,7 @@ def hold_windows(kernel32: Any) -> Callable[[], None] | None:
 
 
 def hold_by_child(commands: Sequence[Sequence[str]]) -> Callable[[], None] | None:
-    """By the first program that is there and stays."""
+    """Keep the system awake by the first command that exists and is not refused."""
     for command in commands:
         program = shutil.which(command[0])
         if program is None:
@@ -109,7 +109,7 @@ def hold_by_child(commands: Sequence[Sequence[str]]) -> Callable[[], None] | Non
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
-    """Close its input, which ends it; a stubborn one is ended."""
+    """Close its input, which ends it; kill it if it does not end."""
     if child.stdin is not None:
         child.stdin.close()
     try:

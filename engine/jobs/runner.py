@@ -1,4 +1,4 @@
-"""Runs one job in a background thread and folds its events into the snapshot."""
+"""Runs one job at a time in a background thread, and folds its events into the snapshot."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from engine.errors import UserError
-from engine.jobs.control import BorrowRequest, Cancelled, Control, Token, ended
+from engine.jobs.control import BorrowRequest, Cancelled, Control, Token, job_ended
 from engine.jobs.events import Event, Message
 from engine.jobs.faults import describe_crash
 from engine.jobs.snapshot import LOG_LINES, Failure, JobSnapshot, Outcome, fold
-from engine.machine.clock import awake
+from engine.machine.clock import active_time
 
 Emit = Callable[[Event], None]
 Work = Callable[[Token, Emit], Outcome]
-Around = Callable[[str, Emit], AbstractContextManager[None]]
-"""What is held while a job of a kind runs, in its thread."""
+JobContext = Callable[[str, Emit], AbstractContextManager[None]]
+"""Called as context(kind, emit); the job runs inside what it returns, in its own thread."""
 
 
-def nothing_around(kind: str, emit: Emit) -> AbstractContextManager[None]:
+def no_context(kind: str, emit: Emit) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 class Busy(UserError):
-    """A second job was asked for while one is running."""
+    """A second job was started while one is running."""
 
 
 class JobRunner:
-    """One job at a time: the graphics card has one owner.
+    """Runs one job at a time, because the graphics card has one owner.
 
     Args:
-        around: what is held meanwhile, such as the computer's sleep.
+        context: entered for the time of a job, for example to keep the computer awake.
     """
 
-    def __init__(self, around: Around = nothing_around) -> None:
-        self._around = around
+    def __init__(self, context: JobContext = no_context) -> None:
+        self._context = context
         self._lock = threading.Lock()
         self._snapshot = JobSnapshot()
         self._control: Control | None = None
@@ -49,15 +49,15 @@ class JobRunner:
 
     @property
     def alive(self) -> bool:
-        """From the live thread itself, never from a stored flag."""
+        """Whether a job is running: asked of the thread itself, never a stored flag."""
         thread = self._thread
         return thread is not None and thread.is_alive()
 
     def start(self, kind: str, title: str, work: Work, initial: JobSnapshot | None = None) -> None:
-        """Start ``work(token, emit)`` in a thread of its own.
+        """Start ``work(token, emit)`` in a new thread.
 
         Args:
-            initial: what the pages show before the first event (curves of a resumed run); default: empty.
+            initial: what the pages show before the first event, such as the curves of a resumed run.
 
         Raises:
             Busy: another job is running.
@@ -73,7 +73,7 @@ class JobRunner:
             first = initial or JobSnapshot()
             self._snapshot = replace(
                 first, version=self._snapshot.version + 1, kind=kind, title=title, alive=True, asked="", outcome=None,
-                failure=None, phase="preparing", updated=awake(),
+                failure=None, phase="preparing", updated=active_time(),
             )  # fmt: skip
             self._control = control
             self._thread = threading.Thread(
@@ -85,38 +85,38 @@ class JobRunner:
         outcome: Outcome = "failed"
         failure: Failure | None = None
         try:
-            with self._around(kind, self._emit):
+            with self._context(kind, self._emit):
                 outcome = work(control.token, self._emit)
         except Cancelled:
             outcome = "cancelled"
         except UserError as error:
             failure = Failure(error.what, error.why, error.try_this, traceback.format_exc())
-        except BaseException as error:  # the thread's last line of defence: whatever it is, people get to see it
+        except BaseException as error:  # whatever it is, the page shows it
             failure = describe_crash(error)
         finally:
             for request in control.end():
-                request.refuse(ended())
+                request.refuse(job_ended())
             if failure is not None:
                 self._emit(Message(f"{failure.what} {failure.why}", "error"))
             with self._lock:
                 self._snapshot = replace(
                     self._snapshot, version=self._snapshot.version + 1, alive=False, asked="", outcome=outcome,
-                    failure=failure, phase="", progress=None, updated=awake(),
+                    failure=failure, phase="", progress=None, updated=active_time(),
                 )  # fmt: skip
 
     def _emit(self, event: Event) -> None:
-        """What cannot be shown is told in the log, and never ends the work that it tells of."""
+        """Fold an event into the snapshot. An event that cannot be shown is logged; it must not end the job."""
         with self._lock:
             try:
-                self._snapshot = fold(self._snapshot, event, awake())
+                self._snapshot = fold(self._snapshot, event, active_time())
             except Exception as error:
-                words = f"warning: {type(event).__name__} could not be shown: {type(error).__name__}: {error}"
+                message = f"warning: {type(event).__name__} could not be shown: {type(error).__name__}: {error}"
                 log = self._snapshot.log
                 self._snapshot = replace(
-                    self._snapshot, version=self._snapshot.version + 1, log=(*log, words)[-LOG_LINES:]
+                    self._snapshot, version=self._snapshot.version + 1, log=(*log, message)[-LOG_LINES:]
                 )
 
-    def _ask(self, what: str) -> bool:
+    def _request(self, what: str) -> bool:
         with self._lock:
             control = self._control
             if not self.alive or control is None:
@@ -127,32 +127,32 @@ class JobRunner:
             return True
 
     def pause(self) -> bool:
-        """Ask for it; False where nothing runs. The same for the four below."""
-        return self._ask("pause")
+        """Request a pause. Returns False if nothing is running; so do the methods below."""
+        return self._request("pause")
 
     def stop(self) -> bool:
-        return self._ask("stop")
+        return self._request("stop")
 
     def cancel(self) -> bool:
-        return self._ask("cancel")
+        return self._request("cancel")
 
     def save_now(self) -> bool:
-        return self._ask("save_now")
+        return self._request("save_now")
 
-    def sample_now(self) -> bool:
-        return self._ask("sample_now")
+    def preview_now(self) -> bool:
+        return self._request("preview_now")
 
     def send(self, request: BorrowRequest) -> bool:
-        """Have the running job do something between two of its steps; False where nothing runs.
+        """Have the running job do something between two of its steps. Returns False if nothing is running.
 
-        Whoever sends it knows that the job is one that runs requests: a training does.
+        The caller has to know that the job handles borrow requests: a training does.
         """
         with self._lock:
             control = self._control
         return control is not None and self.alive and control.send(request)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the job's end; True when nothing runs any more."""
+        """Wait for the job's end. Returns True if nothing is running any more."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout)

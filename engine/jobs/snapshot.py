@@ -1,4 +1,4 @@
-"""One immutable image of the job, folded from its events. Every page reads this and nothing else."""
+"""One immutable snapshot of the job, folded from its events. Every page reads this and nothing else."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from engine.jobs.events import (
-    AwakeTold,
     Checked,
     CheckpointSaved,
-    DiskSeen,
+    DiskSpace,
     Event,
+    KeepAwakeStatus,
     Message,
     PhaseChanged,
     PreviewMade,
@@ -50,12 +50,12 @@ RECENT_STEPS = 50
 CHECKS = 400
 LOG_LINES = 200
 LEAST_GAP, GAP_TIMES = 60.0, 50.0
-"""A pause between two figures of progress that is longer than both, in seconds and in usual pauses, is no work."""
+"""A gap between two progress events that is longer than both, in seconds and in usual gaps, does not count as work."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What the persistent failure panel shows."""
+    """What the failure panel shows."""
 
     what: str
     why: str
@@ -65,7 +65,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Curve:
-    """At most CURVE_POINTS (x, y) points: when full, every second point goes and the stride doubles."""
+    """At most CURVE_POINTS (x, y) points. When full, every second point is dropped and the stride doubles."""
 
     points: tuple[tuple[int, float], ...] = ()
     stride: int = 1
@@ -82,7 +82,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class JobSnapshot:
-    """State of the one job. ``version`` grows with each change, so a page can skip what it has already shown."""
+    """State of the current job. ``version`` grows with each change, so that a page can skip what it has shown."""
 
     version: int = 0
     kind: str = ""
@@ -95,7 +95,7 @@ class JobSnapshot:
     progress: Progress | None = None
     progress_started: float = 0.0
     progress_at: float = 0.0
-    """When it was last told of."""
+    """Time of the last progress event."""
     updated: float = 0.0
     run_folder: Path | None = None
     run_name: str = ""
@@ -108,26 +108,26 @@ class JobSnapshot:
     rate: Curve = field(default_factory=Curve)
     """Learning rate."""
     pace: Curve = field(default_factory=Curve)
-    """Images a second."""
+    """Images per second."""
     scores: tuple[tuple[int, dict[str, float]], ...] = ()
     figures: tuple[tuple[int, dict[str, float]], ...] = ()
-    """What control images tell beside their scores; see PreviewMade."""
+    """Measurements of preview images that are not scores; see PreviewMade."""
     pauses: tuple[int, ...] = ()
-    """Steps at which earlier sittings ended."""
+    """Steps at which the run was paused and later resumed."""
     preview: PreviewMade | None = None
     checkpoint: CheckpointSaved | None = None
     checks: tuple[Checked, ...] = ()
-    """At most CHECKS, the first and the newest always among them."""
+    """At most CHECKS loss checks, always with the first and the newest."""
     kept: tuple[int, ...] = ()
     """Steps of the checkpoints on disk."""
     log: tuple[str, ...] = ()
     waiting: str = ""
-    """In the phase "waiting": for what, in a sentence."""
+    """What the run waits for, in the phase "waiting"."""
     warned: str = ""
-    """The newest warning of the phase or step that is not done yet."""
-    disk: DiskSeen | None = None
-    awake: str = ""
-    """Whether the computer is kept awake meanwhile, in a sentence."""
+    """The newest warning of the current phase or step."""
+    disk: DiskSpace | None = None
+    keep_awake: str = ""
+    """A sentence that says whether the computer is kept awake."""
 
     @property
     def is_training(self) -> bool:
@@ -140,9 +140,9 @@ class JobSnapshot:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the end: from the median of the last steps while training, else from the pace so far."""
+        """Estimated seconds to the end: from the median of the last steps while training, else from the pace so far."""
         if self.phase in ("running", "saving", "validating") and self.recent_seconds:
-            # The lower one of two: a step during which the machine was held up says nothing of the next.
+            # median_low: with two steps, one during which the machine was held up does not count.
             return statistics.median_low(self.recent_seconds) * (self.total_steps - self.step)
         if self.progress and self.progress.done > 0 and self.progress_at > self.progress_started:
             pace = (self.progress_at - self.progress_started) / self.progress.done
@@ -151,7 +151,7 @@ class JobSnapshot:
 
 
 def add_check(checks: tuple[Checked, ...], check: Checked) -> tuple[Checked, ...]:
-    """One more, in place of later ones that a resume does again; when full, every second one goes, not the first."""
+    """Add a check, and drop later ones that a resumed run repeats. When full, every second one but the first goes."""
     earlier = tuple(c for c in checks if c.step < check.step) if checks and checks[-1].step >= check.step else checks
     if len(earlier) >= CHECKS:
         earlier = (earlier[0], *earlier[2::2])
@@ -159,7 +159,7 @@ def add_check(checks: tuple[Checked, ...], check: Checked) -> tuple[Checked, ...
 
 
 def _held_up(snapshot: JobSnapshot, now: float) -> float:
-    """Seconds in which the whole machine or the process stood still (sleep, a debugger), which are no work."""
+    """Seconds since the last progress event in which the machine or the process stood still (sleep, a debugger)."""
     if snapshot.progress is None or snapshot.progress.done == 0:
         return 0.0
     usual = (snapshot.progress_at - snapshot.progress_started) / snapshot.progress.done
@@ -168,7 +168,7 @@ def _held_up(snapshot: JobSnapshot, now: float) -> float:
 
 
 def fold_steps(snapshot: JobSnapshot, steps: Iterable[StepDone]) -> JobSnapshot:
-    """With all these steps at once: a run of a week has half a million, and a snapshot for each would take a minute."""
+    """Fold many steps at once: a run of a week has half a million, and a snapshot for each would take a minute."""
     last, recent = snapshot.last_step, deque(snapshot.recent_seconds, RECENT_STEPS)
     loss, rate, pace = snapshot.loss, snapshot.rate, snapshot.pace
     for last in steps:
@@ -181,15 +181,15 @@ def fold_steps(snapshot: JobSnapshot, steps: Iterable[StepDone]) -> JobSnapshot:
 
 
 def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
-    """The next snapshot. ``now`` in seconds of a monotonic clock."""
+    """Return the snapshot after an event. ``now``: seconds of a monotonic clock."""
     base = replace(snapshot, version=snapshot.version + 1, updated=now)
-    if isinstance(event, AwakeTold):
-        return replace(base, awake=event.words)
+    if isinstance(event, KeepAwakeStatus):
+        return replace(base, keep_awake=event.sentence)
     if isinstance(event, PhaseChanged):
         return replace(base, phase=event.phase, progress=None, waiting="", warned="")
     if isinstance(event, Waiting):
         return replace(base, phase="waiting", progress=None, waiting=event.sentence)
-    if isinstance(event, DiskSeen):
+    if isinstance(event, DiskSpace):
         return replace(base, disk=event)
     if isinstance(event, Progress):
         same = snapshot.progress is not None and snapshot.progress.label == event.label

@@ -1,1 +1,1 @@
-"""The machine: hardware, clock, free memory."""
+"""The machine: hardware, clock, memory, number formats, and what its errors mean."""

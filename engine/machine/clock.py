@@ -1,4 +1,4 @@
-"""Seconds in which the machine was awake: a laptop that slept for a night has not trained for a night."""
+"""Seconds in which the machine was active: a laptop that slept for a night has not trained for a night."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable
 
 NOTICED_SECONDS = 1.0
-"""Windows' count of waking time is coarse; the fine clock is corrected only by more than that."""
+"""Windows' count of active time is coarse; the fine clock is corrected only by more than this."""
 
 
 def _unbiased() -> Callable[[], float] | None:
-    """Windows' clock of waking time in seconds; elsewhere None: there, Python's own clock stands still in sleep."""
+    """Windows' clock of active time in seconds. None elsewhere: there Python's own clock stands still during sleep."""
     if sys.platform != "win32":
         return None
     import ctypes
@@ -25,25 +25,25 @@ def _unbiased() -> Callable[[], float] | None:
     return read
 
 
-class AwakeClock:
+class ActiveClock:
     """A monotonic clock that stands still while the machine sleeps.
 
     Args:
-        running: a fine clock that may go on in sleep.
-        waking: a coarse one that does not; None where ``running`` does not either.
+        fine: a fine clock that may go on during sleep.
+        coarse: a coarse clock that does not; None if ``fine`` does not either.
     """
 
-    def __init__(self, running: Callable[[], float], waking: Callable[[], float] | None) -> None:
-        self._running, self._waking = running, waking
-        self._apart = running() - waking() if waking else 0.0
+    def __init__(self, fine: Callable[[], float], coarse: Callable[[], float] | None) -> None:
+        self._fine, self._coarse = fine, coarse
+        self._offset = fine() - coarse() if coarse else 0.0
 
     def __call__(self) -> float:
-        now = self._running()
-        if self._waking is None:
+        now = self._fine()
+        if self._coarse is None:
             return now
-        slept = now - self._waking() - self._apart
+        slept = now - self._coarse() - self._offset
         return now - slept if slept > NOTICED_SECONDS else now
 
 
-awake = AwakeClock(time.perf_counter, _unbiased())
-"""The clock of everything that is measured or foreseen."""
+active_time = ActiveClock(time.perf_counter, _unbiased())
+"""The clock for every duration that is measured or predicted."""

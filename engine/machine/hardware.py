@@ -1,4 +1,4 @@
-"""What this machine has, found without loading torch where that can be avoided."""
+"""The hardware of this machine, found without loading torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ import psutil
 
 @dataclass(frozen=True)
 class Hardware:
-    """Facts for the window. ``banner`` says why a run would use the processor although it might not have to."""
+    """What a run can use."""
 
     device: str
+    """"cuda" or "cpu"."""
     name: str
     vram_gib: float | None
+    """None without a usable graphics card."""
     ram_gib: float
     cores: int
     banner: str = ""
+    """Why a run uses the processor although there is a graphics card; empty if it does not."""
     cards: int = 1
-    """Graphics cards that can be used, 1 where there is none; ``name`` and ``vram_gib`` are those of the largest."""
+    """Usable graphics cards, 1 if there is none. ``name`` and ``vram_gib`` are those of the largest."""
 
     @property
     def sentence(self) -> str:
@@ -43,7 +46,7 @@ def _nvidia_smi() -> str | None:
 
 
 def query_cards() -> list[tuple[str, float]]:
-    """(name, memory in GiB) of each NVIDIA card that the driver reports; empty where there is none."""
+    """(name, memory in GiB) of each NVIDIA card that the driver reports; empty if there is none."""
     program = _nvidia_smi()
     if program is None:
         return []
@@ -53,12 +56,12 @@ def query_cards() -> list[tuple[str, float]]:
         rows = [line.rsplit(",", 1) for line in output.splitlines() if "," in line]
         return [(name.strip(), float(memory) / 1024) for name, memory in rows]
     except (OSError, subprocess.SubprocessError, ValueError):
-        return []  # a driver that does not answer is a card that cannot be used
+        return []  # a card whose driver does not answer cannot be used
 
 
 @lru_cache(maxsize=1)
 def detect() -> Hardware:
-    """This machine. Takes a tenth of a second: the driver is asked, torch is not loaded."""
+    """This machine. Takes about a tenth of a second: the driver is asked, torch is not loaded."""
     cards = query_cards()
     build = metadata.version("torch")
     ram, cores = psutil.virtual_memory().total / 2**30, os.cpu_count() or 1

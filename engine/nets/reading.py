@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from engine.errors import UserError
 from engine.nets import ldm_keys
 from engine.nets.controlnet_files import CONFIG_KEY, WEIGHTS, locate_controlnet, read_config
-from engine.runs.checkpoints import demand_whole
+from engine.runs.checkpoints import require_intact
 
 LORA_MARK = "lora_controlnet"
 DIFFERENCE_MARK = "difference"
@@ -133,7 +133,7 @@ def _read_folder(path: Path) -> NetFile:
     if weights:
         tensors = {name: tensor for file in weights for name, tensor in read_pickle(file).items()}
         return NetFile(path, "diffusers", tensors, config, {})
-    demand_whole(folder.parent, f"{folder.name}/")  # of a checkpoint; any other folder has no checksums
+    require_intact(folder.parent, f"{folder.name}/")  # of a checkpoint; any other folder has no checksums
     whole = folder / WEIGHTS
     files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     parts: dict[str, torch.Tensor] = {}

@@ -1,1 +1,1 @@
-"""A run as its folder tells it: settings, metrics, checkpoints."""
+"""A training run as it is on disk: settings, metrics, checkpoints."""

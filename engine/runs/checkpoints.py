@@ -1,7 +1,7 @@
-"""Reading checkpoints on disk, without torch: pages list them long before anything is loaded.
+"""Checkpoints on disk, read without torch: pages list them long before anything is loaded.
 
-Sizes are looked at every time; checksums when a checkpoint is used (``check_whole``). One that is not what was written
-is never offered again: it is set aside under a name that says so.
+File sizes are compared every time, checksums when a checkpoint is used (``verify_files``). A damaged checkpoint is set
+aside under another name, so that it is never offered again.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from engine.disk.durable import checksums
 from engine.errors import UserError
 
 FORMAT = 2
-"""Of checkpoint.json; 1 had sizes and no checksums, and said nothing of a format."""
+"""Format of checkpoint.json. Format 1 had sizes but no checksums, and no entry for the format."""
 DESCRIPTION = "checkpoint.json"
 TEMPORARY, REMOVING, BROKEN = ".writing-", ".removing-", "broken-"
 STATE = "training_state"
 WHY = "why.txt"
 STAR = "starred"
-"""An empty file in a checkpoint's folder: its owner wants to keep it."""
+"""An empty file in a checkpoint's folder: the user wants to keep it."""
 DECODER = "base_decoder/decoder.safetensors"
-"""Beside the ControlNet's folder, where the base's decoder has learnt, too."""
+"""Next to the ControlNet's folder if the base's decoder was trained, too (objective.sd_locked off)."""
 FACTORS, AVERAGED_FACTORS = "control_lora/factors.safetensors", "control_lora/factors_ema.safetensors"
-"""There, too, of a run that trains a Control-LoRA: what has learnt, under diffusers names with .up and .down."""
+"""Next to it if a Control-LoRA was trained: its factors, under diffusers names with .up and .down."""
 
 
 @dataclass(frozen=True)
@@ -47,23 +47,23 @@ class Checkpoint:
 
     @property
     def trained_rank(self) -> int:
-        """Of a Control-LoRA that was trained as one; 0: the whole net was, or this is an average of several."""
-        there = (self.folder / FACTORS).is_file()
-        return int((self.about.get("control_lora") or {}).get("rank", 0)) if there else 0
+        """Rank of a Control-LoRA that was trained as one. 0: a whole ControlNet, or an average of checkpoints."""
+        has_factors = (self.folder / FACTORS).is_file()
+        return int((self.about.get("control_lora") or {}).get("rank", 0)) if has_factors else 0
 
     @property
     def controlnet(self) -> Path:
-        """The weights to use: the averaged ones where the run keeps an average."""
+        """Folder of the weights to use: the EMA weights if the run keeps them."""
         return self.folder / ("controlnet_ema" if self.has_ema else "controlnet")
 
     @property
     def starred(self) -> bool:
-        """Its owner wants to keep it."""
+        """Whether the user wants to keep it."""
         return (self.folder / STAR).is_file()
 
 
-class Damaged(UserError):
-    """A checkpoint whose files are not what was written."""
+class DamagedCheckpoint(UserError):
+    """Files of a checkpoint are not what was written."""
 
     def __init__(self, folder: Path, names: list[str]) -> None:
         self.names = names
@@ -74,14 +74,14 @@ class Damaged(UserError):
         )
 
 
-def seal(description: Mapping[str, Any]) -> str:
-    """Checksum of checkpoint.json itself, but for the seal."""
+def description_checksum(description: Mapping[str, Any]) -> str:
+    """Checksum of the contents of checkpoint.json, without its own "seal" entry."""
     rest = {key: value for key, value in description.items() if key != "seal"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode("utf-8")).hexdigest()
 
 
 def describe_files(folder: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
-    """What checkpoint.json says of the files of a checkpoint in ``folder``: sizes and checksums."""
+    """Entries of checkpoint.json about the files in ``folder``: sizes and checksums."""
     names = {path.relative_to(folder).as_posix(): path for path in sorted(sums)}
     return {
         "format": FORMAT,
@@ -91,13 +91,13 @@ def describe_files(folder: Path, sums: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint in a folder, or None where it is not whole or was written by a newer version of this app."""
-    found = look(folder)
+    """The checkpoint in a folder. None if it is not whole, or written by a newer version of this app."""
+    found = inspect_checkpoint(folder)
     return found if isinstance(found, Checkpoint) else None
 
 
-def look(folder: Path) -> Checkpoint | str:
-    """The checkpoint in a folder, or why it cannot be used, as the rest of a sentence. Looks at names and sizes."""
+def inspect_checkpoint(folder: Path) -> Checkpoint | str:
+    """The checkpoint in a folder, or a clause that says why it cannot be used. Compares file names and sizes."""
     try:
         about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         written_as = int(about.get("format", 1))
@@ -108,7 +108,7 @@ def look(folder: Path) -> Checkpoint | str:
         return f"{DESCRIPTION} is missing: it was not written to its end"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{DESCRIPTION} cannot be read"
-    if "seal" in about and about["seal"] != seal(about):
+    if "seal" in about and about["seal"] != description_checksum(about):
         return f"{DESCRIPTION} is not what was written"
     weights = [name for name in files if not name.startswith(f"{STATE}/")]
     state = [name for name in files if name.startswith(f"{STATE}/")]
@@ -133,13 +133,13 @@ def _size(path: Path) -> int:
 
 
 def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """Whole checkpoints of a run, oldest first; half-written ones are never among them."""
+    """Whole checkpoints of a run, oldest first. Half-written ones are left out."""
     found = (read_checkpoint(folder) for folder in (run_folder / "checkpoints").glob("step-*"))
     return sorted((c for c in found if c is not None), key=lambda c: c.step)
 
 
 def broken_checkpoints(run_folder: Path) -> list[str]:
-    """A sentence for each checkpoint that is there and not offered."""
+    """A sentence for each checkpoint that exists but cannot be used."""
     sentences = []
     for folder in sorted((run_folder / "checkpoints").glob("*step-*")):
         if folder.name.startswith(BROKEN):
@@ -147,63 +147,65 @@ def broken_checkpoints(run_folder: Path) -> list[str]:
             with contextlib.suppress(OSError):
                 why = (folder / WHY).read_text(encoding="utf-8").strip()
             sentences.append(f"{folder.name.removeprefix(BROKEN)} was set aside: {why}.")
-        elif folder.name.startswith("step-") and isinstance(found := look(folder), str):
+        elif folder.name.startswith("step-") and isinstance(found := inspect_checkpoint(folder), str):
             sentences.append(f"{folder.name} cannot be used: {found}.")
     return sentences
 
 
-def from_the_future(run_folder: Path) -> list[str]:
+def newer_checkpoints(run_folder: Path) -> list[str]:
     """Names of checkpoints that a newer version of this app has written."""
     names = []
     for folder in sorted((run_folder / "checkpoints").glob("step-*")):
-        found = look(folder)
+        found = inspect_checkpoint(folder)
         if isinstance(found, str) and "newer version" in found:
             names.append(folder.name)
     return names
 
 
-def check_whole(folder: Path, part: str = "") -> None:
-    """Compare files with their checksums; those of older versions have none, and pass.
+def verify_files(folder: Path, part: str = "") -> None:
+    """Compare files with their checksums. Checkpoints of older versions have none, and pass.
 
     Args:
         folder: of a checkpoint.
-        part: only files whose name begins so, for example "controlnet_ema/".
+        part: check only files whose names begin so, for example "controlnet_ema/".
 
     Raises:
-        Damaged: naming the files. OSError: the disk does not answer.
+        DamagedCheckpoint: naming the files. OSError: the disk does not answer.
     """
     try:
         about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         sums = {name: str(known) for name, known in dict(about.get("checksums", {})).items() if name.startswith(part)}
     except (FileNotFoundError, ValueError, TypeError, AttributeError):
-        return  # no checkpoint of ours, or one that is not offered anyway
-    present = [name for name in sums if (folder / name).is_file()]  # a resume state may have been dropped
+        return  # no checkpoint of this app, or one that is not offered anyway
+    present = [
+        name for name in sums if (folder / name).is_file()
+    ]  # the resume state may have been removed (cleanup.trim)
     try:
         found = checksums([folder / name for name in present])
     except OSError as error:
-        if error.errno != errno.EIO:  # a bad sector is damage; a disk that is gone is not
+        if error.errno != errno.EIO:  # EIO is a bad sector; other errors mean that the disk is gone
             raise
-        raise Damaged(folder, ["A file"]) from error
+        raise DamagedCheckpoint(folder, ["A file"]) from error
     wrong = [name for name, now in zip(present, found, strict=True) if now != sums[name]]
     if wrong:
-        raise Damaged(folder, wrong)
+        raise DamagedCheckpoint(folder, wrong)
 
 
-def demand_whole(folder: Path, part: str = "") -> None:
-    """``check_whole``, and a checkpoint that is damaged is set aside so that nobody is offered it again.
+def require_intact(folder: Path, part: str = "") -> None:
+    """Compare files with their checksums like ``verify_files``, and set a damaged checkpoint aside.
 
     Raises:
-        Damaged: as above. OSError: the disk does not answer.
+        DamagedCheckpoint: as above. OSError: the disk does not answer.
     """
     try:
-        check_whole(folder, part)
-    except Damaged as error:
+        verify_files(folder, part)
+    except DamagedCheckpoint as error:
         set_aside(folder, error.why.rstrip("."), error.names)
         raise
 
 
 def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
-    """Rename a broken checkpoint, or only its resume state where nothing else is broken; returns the new name."""
+    """Rename a broken checkpoint, or only its resume state if nothing else is broken. Returns the new path."""
     target = folder
     only_state = bool(names) and all(name.startswith(f"{STATE}/") for name in names or ())
     old = folder / STATE if only_state else folder
@@ -212,19 +214,19 @@ def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
     while target.exists():
         number += 1
         target = old.with_name(f"{BROKEN}{old.name}-{number}")
-    with contextlib.suppress(OSError):  # Windows keeps files that somebody has open; the caller says what is wrong
+    with contextlib.suppress(OSError):  # Windows does not rename files that are open; the caller reports the damage
         os.replace(old, target)
         (target / WHY).write_text(why[:1].lower() + why[1:], encoding="utf-8")
     return target
 
 
 def temporary_name(target: Path) -> Path:
-    """Where a checkpoint is written; the name tells whose it is."""
+    """Where a checkpoint is written. The name ends in the id of the writing process."""
     return target.with_name(f"{TEMPORARY}{target.name}.{os.getpid()}")
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder of a checkpoint. Renamed first: half of it must not look like the whole."""
+    """Remove a checkpoint's folder. It is renamed first: half of it must not look like a whole one."""
     doomed = folder.with_name(REMOVING + folder.name)
     os.replace(folder, doomed)
     shutil.rmtree(doomed)

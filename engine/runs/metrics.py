@@ -1,4 +1,4 @@
-"""metrics.jsonl of a run, its figures step by step: read from the start or the end, cut when a resume goes back."""
+"""metrics.jsonl of a run, one line per step: reading it from either end, and cutting it when a resume goes back."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from engine.disk.durable import atomic_write_bytes
 
 BLOCK = 2**18
 TAIL = 2**16
-"""Bytes at the end that are looked at first: the newest few hundred steps."""
+"""Bytes at the end that are read first: the newest few hundred steps."""
 
 
 def _metrics_lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each whole line of a run's metrics.jsonl, and what it says.
+    """Yield each whole line of a run's metrics.jsonl with its parsed contents.
 
-    A block after the other: all at once take several times as much memory as the file, and what many small objects took
-    is never quite given back. The file is not open in between, so that another thread can replace it, on Windows, too;
-    what ``forget_after`` leaves away are lines at its end.
+    The file is read in blocks: parsed at once it would take several times its size in memory, and memory of many small
+    objects is never quite given back. It is closed between two blocks, so that another thread can replace it, also on
+    Windows. Replacing it is safe, since ``drop_after`` only removes lines at its end.
     """
     at, begun = 0, b""
     while True:
@@ -40,19 +40,19 @@ def _metrics_lines(folder: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             try:
                 entry = json.loads(line)
             except ValueError:
-                continue  # cut off by a crash in mid-write; the step it told of is repeated on resume
+                continue  # cut off by a crash in mid-write; a resume repeats that step
             yield line.rstrip(b"\r\n") + b"\n", entry
         if not block:
             return
 
 
 def read_metrics(folder: Path) -> Iterator[dict[str, Any]]:
-    """Lines of a run's metrics.jsonl, none where there is no such file; a line that was cut off is left out."""
+    """Parsed lines of a run's metrics.jsonl; none without the file. A line that was cut off is left out."""
     return (entry for _, entry in _metrics_lines(folder))
 
 
 def _end_of_metrics(folder: Path, most: int) -> bytes:
-    """The last whole lines of metrics.jsonl, in about so many bytes."""
+    """The last whole lines of metrics.jsonl, about ``most`` bytes."""
     try:
         with (folder / "metrics.jsonl").open("rb") as file:
             begin = max(0, file.seek(0, os.SEEK_END) - most)
@@ -64,7 +64,7 @@ def _end_of_metrics(folder: Path, most: int) -> bytes:
 
 
 def newest_step(folder: Path) -> int:
-    """The last step that the figures tell of, 0 for none; quick, however long the run was."""
+    """The last step in the metrics, 0 if there is none. Fast, however long the run was."""
     steps = [0]
     for line in _end_of_metrics(folder, TAIL).splitlines()[-3:]:
         with contextlib.suppress(ValueError):  # cut off by a crash in mid-write
@@ -72,9 +72,9 @@ def newest_step(folder: Path) -> int:
     return max(steps)
 
 
-def last_turn(folder: Path) -> str:
-    """The last thing that ``Recorder.note`` wrote down, empty for none; of a run that has ended it is near the end."""
-    for most in (TAIL, sys.maxsize):
+def last_status(folder: Path) -> str:
+    """The last status that ``Recorder.record_status`` wrote, empty if there is none."""
+    for most in (TAIL, sys.maxsize):  # once a run has ended it is among the last lines
         text = _end_of_metrics(folder, most)
         end = len(text)
         while (found := text.rfind(b'{"event":', 0, end)) >= 0:
@@ -85,13 +85,13 @@ def last_turn(folder: Path) -> str:
     return ""
 
 
-def forget_after(folder: Path, step: int) -> None:
-    """Drop metrics of steps after ``step``: a resumed run does them again."""
+def drop_after(folder: Path, step: int) -> None:
+    """Drop the metrics of steps after ``step``, which a resumed run repeats."""
     path = folder / "metrics.jsonl"
 
     def kept() -> Iterator[bytes]:
         return (line for line, entry in _metrics_lines(folder) if entry.get("step", 0) <= step)
 
-    # After a pause there is nothing to drop, and the file of a long run is not written anew.
+    # After a pause there is nothing to drop, and the file of a long run need not be rewritten.
     if path.exists() and sum(map(len, kept())) != path.stat().st_size:
         atomic_write_bytes(path, kept())

@@ -1,4 +1,4 @@
-"""A training run as its folder tells it. Nothing is remembered elsewhere: what the files say is the state."""
+"""A training run on disk. Its state is what its files say; nothing is stored elsewhere."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Any, Literal
 
 from engine.config import RunConfig, parse
 from engine.disk.durable import atomic_write_text
-from engine.disk.watchdog import SlowDisk
+from engine.disk.watchdog import DiskWatchdog
 from engine.errors import UserError
 from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseChanged, PreviewMade, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, add_check, fold, fold_steps
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
-from engine.runs.metrics import last_turn, read_metrics
+from engine.runs.metrics import last_status, read_metrics
 
 LOG_BLOCK = 2**14
-"""Bytes at the end of the log that are read at once: some 200 lines."""
+"""Bytes of the log that are read at once, from its end: some 200 lines."""
 
 Ending = Literal["completed", "paused", "stopped", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class PreviewRecord:
-    """Images of one step, as previews/step-N holds them."""
+    """The preview images of one step, from the folder previews/step-N."""
 
     step: int
     folder: Path
@@ -39,7 +39,7 @@ class PreviewRecord:
     figures: dict[str, float] = field(default_factory=dict)
     """See ``PreviewMade.figures``."""
     probes: tuple[tuple[Path, str], ...] = ()
-    """Images that are scored apart, with their titles."""
+    """Images that do not count in the scores, with their titles."""
 
     @property
     def event(self) -> PreviewMade:
@@ -47,7 +47,7 @@ class PreviewRecord:
 
 
 class Run:
-    """A run's folder, read.
+    """A run, read from its folder.
 
     Raises:
         UserError: run.json is missing or cannot be read.
@@ -81,12 +81,12 @@ class Run:
 
     @property
     def condition(self) -> dict[str, Any]:
-        """{"type": ..., "parameters": {...}}: what the net is trained to read."""
+        """{"type": ..., "parameters": {...}}: the condition that the net is trained on."""
         return dict(self.about.get("condition", {}))
 
     @property
     def held_out(self) -> list[str] | None:
-        """Keys of the pairs that are never trained on; None where a run of an earlier version does not say."""
+        """Keys of the pairs that are never trained on. None in runs of an earlier version."""
         keys = self.about.get("held_out")
         return [str(key) for key in keys] if keys else None
 
@@ -105,38 +105,38 @@ class Run:
 
     @property
     def completed(self) -> bool:
-        """The last checkpoint is there and whole."""
+        """Whether the last checkpoint exists and is whole."""
         return self.last_step >= self.config.train.steps
 
     @property
     def ending(self) -> Ending:
-        """How the run ended, for a run that no live thread works on."""
+        """How the run ended. Only for a run that no live thread works on."""
         if self.completed:
             return "completed"
         known: dict[str, Ending] = {"paused": "paused", "stopped": "stopped", "failed": "failed"}
-        return known.get(last_turn(self.folder), "interrupted")
+        return known.get(last_status(self.folder), "interrupted")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl; a last line that was cut off is left out."""
+        """Parsed lines of metrics.jsonl. A last line that was cut off is left out."""
         return list(read_metrics(self.folder))
 
     def previews(self) -> list[PreviewRecord]:
-        """Every set of images, oldest first."""
+        """Every set of preview images, oldest first."""
         return [r for r in (read_preview(p) for p in sorted((self.folder / "previews").glob("step-*"))) if r]
 
     def log_tail(self, lines: int = 200) -> list[str]:
-        """The last lines of the log; only the end of the file is read, however long the run was."""
+        """The last lines of the log. Only the end of the file is read, however long the run was."""
         return last_lines(self.folder / "log.txt", lines)
 
     def history(self) -> JobSnapshot:
-        """The snapshot that the run's files amount to: curves, images, log."""
+        """A snapshot made from the run's files: curves, images, log."""
         snapshot = JobSnapshot(log=tuple(self.log_tail()))
         train = self.config.train
         saved = self.last_step
         opened = RunOpened(self.folder, self.config.name, saved, train.steps, self.config.images_per_step)
         snapshot = fold(snapshot, opened, 0.0)
         checks: tuple[Checked, ...] = ()
-        pauses: dict[int, None] = {}  # steps at which it was resumed: each is where a sitting before it had ended
+        pauses: dict[int, None] = {}  # keys: the steps at which it was resumed, and so had paused
 
         def steps() -> Iterator[StepDone]:
             nonlocal checks
@@ -144,7 +144,7 @@ class Run:
                 if entry.get("event") == "resumed":
                     pauses[entry["step"]] = None
                 elif entry.get("step", 0) > saved:
-                    continue  # lost, and trained again
+                    continue  # lost, and repeated by the resumed run
                 elif "loss" in entry:
                     yield StepDone(
                         entry["step"], entry["images_seen"], entry["loss"], entry["learning_rate"], entry["seconds"]
@@ -164,7 +164,7 @@ class Run:
 
 
 def read_preview(folder: Path) -> PreviewRecord | None:
-    """A preview folder, or None where it is not whole."""
+    """Read a preview folder. None if it is not whole."""
     try:
         about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         return PreviewRecord(
@@ -186,16 +186,16 @@ def write_run(folder: Path, about: dict[str, Any]) -> None:
 
 
 def last_lines(path: Path, count: int, block: int = LOG_BLOCK) -> list[str]:
-    """The last ``count`` lines of a UTF-8 file, read from its end in blocks; none where there is no such file.
+    """The last ``count`` lines of a UTF-8 file, read from its end in blocks. Empty if there is no such file.
 
-    Lines are taken apart before they are decoded, so that no letter is cut where a block begins. What a crash has left
-    of a letter is shown as U+FFFD.
+    Lines are split before they are decoded, so that no character is cut where a block begins. Half a character that a
+    crash has left is shown as U+FFFD.
     """
     pieces: list[bytes] = []
     try:
         with path.open("rb") as file:
             begin, ends = file.seek(0, os.SEEK_END), 0
-            while begin and ends <= count:  # one more than asked for: the last line has an end, too
+            while begin and ends <= count:  # one more than asked for: the last line ends with one, too
                 size = min(block, begin)
                 begin -= size
                 file.seek(begin)
@@ -209,19 +209,18 @@ def last_lines(path: Path, count: int, block: int = LOG_BLOCK) -> list[str]:
 
 
 class Recorder:
-    """Hands events on, and writes them into the run's folder. Any thread may use it.
+    """Passes events on, and writes them to the run's metrics and log. Any thread may use it.
 
-    A disk that does not take a line is no reason to lose what is in memory: lines wait here until it does. ``slow``
-    tells of one that takes them slowly.
+    Lines that the disk does not take are kept in memory until it does. ``watchdog`` reports a disk that is slow.
     """
 
-    def __init__(self, folder: Path, emit: Emit, slow: SlowDisk | None = None) -> None:
-        self._folder, self._emit, self._slow = folder, emit, slow
+    def __init__(self, folder: Path, emit: Emit, watchdog: DiskWatchdog | None = None) -> None:
+        self._folder, self._emit, self._watchdog = folder, emit, watchdog
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[str]] = {"metrics.jsonl": [], "log.txt": []}
+        self._pending: dict[str, list[str]] = {"metrics.jsonl": [], "log.txt": []}
 
     def __call__(self, event: Event) -> None:
-        self._emit(event)  # first: a disk that hangs keeps nobody from hearing of it
+        self._emit(event)  # first, so that the page gets the event even if the disk hangs
         if isinstance(event, StepDone | Checked):
             self._append("metrics.jsonl", json.dumps(vars(event)))
         elif isinstance(event, PreviewMade):
@@ -232,35 +231,35 @@ class Recorder:
         elif isinstance(event, Message):
             self._append("log.txt", event.text if event.level == "info" else f"{event.level}: {event.text}")
         elif isinstance(event, PhaseChanged) and event.phase == "saving":
-            self._write("metrics.jsonl", flush=True)  # a checkpoint is never ahead of its figures
+            self._write("metrics.jsonl", flush=True)  # a checkpoint is never ahead of its metrics
 
-    def note(self, event: str, step: int, processes: int = 1) -> None:
-        """Remember a turn of the run (started, resumed, paused, stopped, failed, completed), and how many shared it."""
+    def record_status(self, status: str, step: int, processes: int = 1) -> None:
+        """Record that the run has started, resumed, paused, stopped, failed or completed, and on how many processes."""
         shared = {"processes": processes} if processes > 1 else {}
-        self._append("metrics.jsonl", json.dumps({"event": event, "step": step, **shared}), flush=True)
+        self._append("metrics.jsonl", json.dumps({"event": status, "step": step, **shared}), flush=True)
 
     def _append(self, name: str, line: str, flush: bool = False) -> None:
         with self._lock:
-            self._waiting[name].append(line + "\n")
+            self._pending[name].append(line + "\n")
         self._write(name, flush)
 
     def _write(self, name: str, flush: bool = False) -> None:
-        """All lines that wait; where the disk does not take them they wait on, and the file ends with a whole line."""
+        """Write all pending lines. Those that the disk does not take stay pending; the file ends with a whole line."""
         with self._lock:
-            lines, path = "".join(self._waiting[name]).encode("utf-8"), self._folder / name
+            lines, path = "".join(self._pending[name]).encode("utf-8"), self._folder / name
             if not lines and not (flush and path.exists()):
                 return
             size = -1
-            watched = self._slow.watching("Writing the log and the figures", small=True) if self._slow else None
+            watch = self._watchdog and self._watchdog.watch("Writing the log and the figures", small=True)
             try:
-                with watched or contextlib.nullcontext(), path.open("ab") as file:
+                with watch or contextlib.nullcontext(), path.open("ab") as file:
                     size = file.tell()
                     file.write(lines)
                     file.flush()
                     if flush:
                         os.fsync(file.fileno())
-                self._waiting[name].clear()
-            except OSError:  # whoever writes the next checkpoint waits for the disk and says so
+                self._pending[name].clear()
+            except OSError:  # the next checkpoint will wait for the disk and report it
                 if size >= 0:
                     with contextlib.suppress(OSError):
                         os.truncate(path, size)

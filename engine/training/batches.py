@@ -17,7 +17,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache, existing_map
 from engine.data.samples import Sample
-from engine.disk.tensor_file import Damaged
+from engine.disk.tensor_file import DamagedFile
 from engine.errors import DataGone, UserError
 from engine.training.objective import Draws, draw, order
 
@@ -167,7 +167,7 @@ class Batches:
             mean, logvar = self._cache.latents(rows, variants)
             text = self._cache.text(captions)
             maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
-        except (FileNotFoundError, Damaged) as error:
+        except (FileNotFoundError, DamagedFile) as error:
             if not self._cache.folder.exists():
                 raise  # the disk is gone, and may come back
             raise DataGone(

@@ -37,9 +37,9 @@ from engine.runs.checkpoints import (
     STATE,
     Checkpoint,
     describe_files,
+    description_checksum,
     read_checkpoint,
     remove,
-    seal,
     temporary_name,
 )
 from engine.tuning.trainable import Trainable
@@ -145,7 +145,9 @@ def _finish(temporary: Path, target: Path, pool: ChecksumPool, about: dict[str, 
     try:
         with pool:
             description = {**about, **describe_files(temporary, pool.checksums())}
-        atomic_write_text(temporary / DESCRIPTION, json.dumps(description | {"seal": seal(description)}, indent=2))
+        atomic_write_text(
+            temporary / DESCRIPTION, json.dumps(description | {"seal": description_checksum(description)}, indent=2)
+        )
         for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
             flush_folder(folder)
         if target.exists():

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from engine.disk.retry import Unsaved, describe_cause
+from engine.disk.retry import Unsaved, reason_of
 from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged
 from engine.machine.memory import trim_heap
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
-from engine.runs.retention import prune, trim
+from engine.runs.cleanup import prune, trim
 from engine.training.checkpoint import stage_checkpoint
 from engine.training.oom import finish
 from engine.training.state import TrainState
@@ -86,10 +86,10 @@ class Checkpointer:
         if not pending.done():
             state.emit(PhaseChanged("saving"))
         try:
-            with state.watchdog.watching(f"Waiting for the checkpoint of step {self._step:,}"):
+            with state.watchdog.watch(f"Waiting for the checkpoint of step {self._step:,}"):
                 checkpoint = pending.result()
         except OSError as error:
-            cause = describe_cause(error, state.run_folder)
+            cause = reason_of(error, state.run_folder)
             words = f"The checkpoint of step {self._step:,} did not reach the disk. {cause}"
             state.emit(Message(f"{words} Training has gone on; a later step is saved in its place.", "warning"))
             return False
@@ -125,7 +125,7 @@ class Checkpointer:
         about |= state.trainable.description(state.precision)
         state.parallel.gather_full_weights(with_optimizer=True)
         what = f"checkpoint of step {state.step:,}"
-        with state.watchdog.watching(f"Writing the {what}"):
+        with state.watchdog.watch(f"Writing the {what}"):
             return finish(
                 state,
                 what,
@@ -142,7 +142,7 @@ class Checkpointer:
             )
 
     def _to_disk(self, finish_writing: Callable[[], Checkpoint], step: int, waits: bool = True) -> Checkpoint:
-        with self._state.watchdog.watching(f"Bringing the checkpoint of step {step:,} to the disk", waits=waits):
+        with self._state.watchdog.watch(f"Bringing the checkpoint of step {step:,} to the disk", waits=waits):
             return finish_writing()
 
     def _report(self, checkpoint: Checkpoint) -> None:
@@ -169,7 +169,7 @@ class Checkpointer:
         state, train = self._state, self._state.config.train
         best = self._best()
         try:
-            with state.watchdog.watching("Removing old checkpoints"):
+            with state.watchdog.watch("Removing old checkpoints"):
                 prune(state.run_folder, train.keep_checkpoints, best, train.keep_every)
                 if train.keep_resumable:
                     trim(state.run_folder, train.keep_resumable)

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from engine.errors import DataGone, UserError
-from engine.jobs.faults import chain
+from engine.jobs.faults import error_chain
 from engine.machine.errors import is_device_lost
 from engine.runs.run import Recorder, Run
 
@@ -26,12 +26,12 @@ def record_failure(run: Run, trainer: Trainer | None, recorder: Recorder, error:
     words = None
     if trainer is not None:
         trainer.hooks.checkpointer.wait()
-    if any(is_device_lost(one) for one in chain(error)):
+    if any(is_device_lost(one) for one in error_chain(error)):
         words = _card_is_lost(run, error)
     elif trainer is not None and isinstance(error, DataGone):
         _save(trainer)
     try:
-        recorder.note("failed", run.last_step)
+        recorder.record_status("failed", run.last_step)
     except OSError as unwritten:  # the disk is gone, too: the run will be listed as interrupted
         print(f"{run.folder}: {unwritten}", file=sys.stderr)
     return words
@@ -50,7 +50,7 @@ def _card_is_lost(run: Run, error: BaseException) -> UserError:
     _lost[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
     saved = run.last_step
     left = f"the checkpoint of step {saved:,} is whole" if saved else "nothing had been saved yet"
-    first = next(str(one) for one in chain(error) if is_device_lost(one)).split("\n")[0][:200]
+    first = next(str(one) for one in error_chain(error) if is_device_lost(one)).split("\n")[0][:200]
     return UserError(
         "The graphics card stopped answering.",
         f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. What it held cannot be "

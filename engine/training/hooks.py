@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from engine.disk.space import free_bytes, require_space
-from engine.jobs.events import DiskSeen, Message, PhaseChanged
+from engine.disk.space import folder_bytes, free_bytes, require_space
+from engine.jobs.events import DiskSpace, Message, PhaseChanged
 from engine.machine.memory import trim_heap
 from engine.machine.units import format_bytes
-from engine.runs.retention import size_of
 from engine.runs.run import read_preview
 from engine.training import lending
 from engine.training.checkpointer import Checkpointer
@@ -65,8 +64,8 @@ class Hooks:
         if not self._checkpoint_bytes:
             self._checkpoint_bytes = state.trainable.checkpoint_bytes(state.ema is not None)
         try:
-            with state.watchdog.watching("Looking for room on the disk"):
-                seen = DiskSeen(free_bytes(state.run_folder), size_of(state.run_folder), self._checkpoint_bytes)
+            with state.watchdog.watch("Looking for room on the disk"):
+                seen = DiskSpace(free_bytes(state.run_folder), folder_bytes(state.run_folder), self._checkpoint_bytes)
         except OSError:
             return  # the next write says what is wrong with the disk
         state.emit(seen)
@@ -107,7 +106,7 @@ class Previews:
         what = f"The set of images of step {state.step:,}"
 
         def check_space() -> bool:
-            with state.watchdog.watching("Looking for room on the disk"):
+            with state.watchdog.watch("Looking for room on the disk"):
                 state.run_folder.stat()  # if its disk is gone, the path is on another disk
                 require_space(state.run_folder, needed, what)
             return True
@@ -115,7 +114,7 @@ class Previews:
         if state.retry.until_done(what, check_space, lambda problem: False):
             self._draw(state, state.step)
         if requested:
-            self._remember(state.token.stop is not None and not self._drawn())
+            self._remember(state.token.stop_requested is not None and not self._drawn())
         trim_heap()
         state.emit(PhaseChanged("running"))
 

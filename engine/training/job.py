@@ -12,14 +12,14 @@ from engine.data.changed import changed_since_read
 from engine.data.dataset import Dataset
 from engine.data.held_out import choose
 from engine.data.moved import missing_source
-from engine.disk.watchdog import SlowDisk
+from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, Outcome
-from engine.runs.metrics import forget_after
+from engine.runs.metrics import drop_after
 from engine.runs.run import Recorder, Run, write_run
 from engine.training import failure
 from engine.training.loggers import Loggers
@@ -126,11 +126,11 @@ def training_job(workspace: Workspace, run: Run) -> Work:
     def work(token: Token, emit: Emit) -> Outcome:
         if not group.current().main:
             return _train_silently(workspace, run, token)
-        slow = SlowDisk(emit)  # bypasses the recorder, which may be what the disk blocks
+        slow = DiskWatchdog(emit)  # bypasses the recorder, which may be what the disk blocks
         logged = Loggers(run.folder, run.config, emit, slow)
         recorder = Recorder(run.folder, logged, slow)
-        forget_after(run.folder, run.last_step)
-        recorder.note("resumed" if run.last_step else "started", run.last_step, group.current().world_size)
+        drop_after(run.folder, run.last_step)
+        recorder.record_status("resumed" if run.last_step else "started", run.last_step, group.current().world_size)
         trainer: Trainer | None = None
         try:
             recorder(Message("Loading torch and diffusers."))
@@ -138,7 +138,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
             outcome = trainer.train()
             group.current().barrier()
         except Cancelled:
-            recorder.note(token.stop_outcome if token.stop else "stopped", run.last_step)
+            recorder.record_status(token.stop_outcome if token.stop_requested else "stopped", run.last_step)
             raise
         except BaseException as error:
             words = failure.record_failure(run, trainer, recorder, error)
@@ -150,7 +150,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
                 failure.close(trainer)
             logged.close()
             slow.close()
-        recorder.note(outcome, run.last_step)
+        recorder.record_status(outcome, run.last_step)
         recorder(Message(SENTENCES[outcome].format(step=run.last_step)))
         return outcome
 

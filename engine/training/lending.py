@@ -71,7 +71,7 @@ class BorrowedSession(TrySession):
 
 def lend_models(state: TrainState) -> None:
     """Answer the requests that came since the last step. No error in them ends the training."""
-    if state.token.stop is not None or not state.is_main:
+    if state.token.stop_requested is not None or not state.is_main:
         return  # a pause does not wait for images; the runner refuses the requests
     for request in state.token.take_borrow_requests():
         state.emit(PhaseChanged("validating"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import RunConfig
-from engine.disk.watchdog import SlowDisk
+from engine.disk.watchdog import DiskWatchdog
 from engine.jobs.events import Checked, Event, Message, PreviewMade, StepDone
 from engine.jobs.runner import Emit
 from engine.training.event_file import EventFile
@@ -41,7 +41,7 @@ def scalars(event: Event) -> tuple[dict[str, float], int]:
 class Loggers:
     """Passes events on and writes their metrics. A log that fails is reported once and dropped; training continues."""
 
-    def __init__(self, folder: Path, config: RunConfig, emit: Emit, slow: SlowDisk | None = None) -> None:
+    def __init__(self, folder: Path, config: RunConfig, emit: Emit, slow: DiskWatchdog | None = None) -> None:
         self._emit, self._slow = emit, slow
         self._logs: dict[str, Log] = {}
         self._close: list[Callable[[], Any]] = []
@@ -57,7 +57,7 @@ class Loggers:
         values, step = scalars(event)
         for name, log in list(self._logs.items()) if values else ():
             try:
-                with self._slow.watching(f"Writing {name}", small=True) if self._slow else nullcontext():
+                with self._slow.watch(f"Writing {name}", small=True) if self._slow else nullcontext():
                     log(values, step)
             except Exception as error:  # another package may raise anything, and a log is no reason to end a run
                 del self._logs[name]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from engine.evaluation import causes
 from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.events import Message
-from engine.machine.clock import awake
+from engine.machine.clock import active_time
 from engine.machine.errors import is_device_lost
 from engine.machine.memory import none_if_out_of_memory
 from engine.runs.checkpoints import list_checkpoints
@@ -77,7 +77,7 @@ class LossChecks:
 
     def check_if_due(self, always: bool = False) -> bool:
         """Check if it is due, or ``always``; whether it was done."""
-        if self._off or not (always or self.schedule.due(self._state.step, awake())):
+        if self._off or not (always or self.schedule.due(self._state.step, active_time())):
             return False
         try:
             made = none_if_out_of_memory(self._check)
@@ -114,13 +114,13 @@ class LossChecks:
         Raises:
             OutOfMemoryError, MemoryError: it does not fit.
         """
-        state, began = self._state, awake()
+        state, began = self._state, active_time()
         if self._fixed is None:
             self._fixed = self._choose()
-            began = awake()  # reading the pairs is done once
+            began = active_time()  # reading the pairs is done once
         with state.exported_weights():
             figures = fixed_losses.check(state, *self._fixed, self._at_once)
-        ended = awake()
+        ended = active_time()
         self.schedule.took(began, ended)
         if not figures.finite:
             return True  # broken weights: the loop ends the run with a message

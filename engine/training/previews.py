@@ -46,7 +46,7 @@ class DrawPreviews:
             if record is None:
                 raise MemoryError("memory ran out even for one image at a time")
         except Cancelled:
-            if state.token.stop is None:
+            if state.token.stop_requested is None:
                 raise
             return  # a pause does not wait for images: the loop saves and ends
         except Exception as error:
@@ -86,7 +86,7 @@ class DrawPreviews:
                     # The last images are drawn in spite of a pause: nobody resumes a finished run to draw them.
                     token=None if step == state.config.train.steps else state.token,
                     progress=lambda done, total, label: state.emit(Progress(done, total, label)),
-                    watch=state.watchdog.watching,
+                    watch=state.watchdog.watch,
                 )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

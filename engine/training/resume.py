@@ -12,26 +12,26 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit
 from engine.runs.checkpoints import (
     Checkpoint,
-    Damaged,
+    DamagedCheckpoint,
     broken_checkpoints,
-    demand_whole,
-    from_the_future,
     list_checkpoints,
+    newer_checkpoints,
+    require_intact,
     set_aside,
 )
-from engine.runs.cleanup import sweep
+from engine.runs.cleanup import clean_up
 
 
 def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
     """The newest checkpoint whose checksums match and whose tensors are finite; None if the run begins.
 
-    Damaged ones are set aside, with a warning. Call once for each start, before anything is loaded.
+    DamagedCheckpoint ones are set aside, with a warning. Call once for each start, before anything is loaded.
 
     Raises:
         UserError: a newer version of this app has written checkpoints here; they are left alone.
     """
-    sweep(run_folder, own=True)
-    newer = from_the_future(run_folder)
+    clean_up(run_folder, own=True)
+    newer = newer_checkpoints(run_folder)
     if newer:
         raise UserError(
             f"The run {run_folder.name} cannot go on in this version of the app.",
@@ -58,8 +58,8 @@ def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
 def _check_and_set_aside(checkpoint: Checkpoint) -> str:
     """Why a checkpoint cannot be resumed, as a sentence, after setting it aside; empty if it can."""
     try:
-        demand_whole(checkpoint.folder)
-    except Damaged as error:
+        require_intact(checkpoint.folder)
+    except DamagedCheckpoint as error:
         return error.why
     for path in sorted(checkpoint.folder.rglob("*.safetensors")):
         name = path.relative_to(checkpoint.folder).as_posix()

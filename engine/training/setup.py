@@ -16,8 +16,8 @@ from engine.data.cache import TrainingCache, open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split as split_of
-from engine.disk.retry import Patience
-from engine.disk.watchdog import SlowDisk
+from engine.disk.retry import DiskRetry
+from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group as processes
 from engine.distributed.accelerator import accelerator_for
 from engine.distributed.ddp import split_among, start_equal
@@ -92,7 +92,7 @@ def set_up(
 
     # The data: training pairs, then held-out pairs; latents, text and maps in the cache.
     history(PhaseChanged("preparing"))
-    retry, watchdog = Patience(run_folder, token, history), SlowDisk(history)
+    retry, watchdog = DiskRetry(run_folder, token, history), DiskWatchdog(history)
     checkpoint = group.main_first(lambda: open_run(run_folder, history))
     split = split_of(dataset, config.data.held_out, held_out)
     samples = [*split.train, *split.held_out]
@@ -230,7 +230,7 @@ def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
     state.emit(Message(f"Going on from step {state.step:,}."))
 
 
-def _wait_for_disk(retry: Patience, build: Callable[[], TrainingCache]) -> TrainingCache:
+def _wait_for_disk(retry: DiskRetry, build: Callable[[], TrainingCache]) -> TrainingCache:
     """``build()``, waiting while the disk has no room; finished parts are kept.
 
     Several processes do not wait: what one of them began anew, the others would find elsewhere.

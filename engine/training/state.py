@@ -17,8 +17,8 @@ from engine.data.cache import TrainingCache
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
-from engine.disk.retry import Patience
-from engine.disk.watchdog import SlowDisk
+from engine.disk.retry import DiskRetry
+from engine.disk.watchdog import DiskWatchdog
 from engine.distributed.group import ProcessGroup
 from engine.distributed.parallel import Parallel
 from engine.errors import DataGone, UserError
@@ -58,9 +58,9 @@ class TrainState:
     group: ProcessGroup
     about: dict[str, Any]
     """What every checkpoint says of the run: condition, fingerprint of the dataset, name."""
-    retry: Patience
+    retry: DiskRetry
     """Waits while the disk does not answer."""
-    watchdog: SlowDisk
+    watchdog: DiskWatchdog
     """Tells the user when the disk is slow."""
 
     # Where it computes, and in what precision.
@@ -144,7 +144,7 @@ class TrainState:
         number = self.step * self.micro_batches + micro
 
         def read() -> Batch:
-            with self.watchdog.watching("Reading the next images"):
+            with self.watchdog.watch("Reading the next images"):
                 return self.batches.get(number)
 
         def give_up(problem: UserError) -> Batch:

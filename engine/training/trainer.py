@@ -14,7 +14,7 @@ from engine.jobs.control import Token
 from engine.jobs.events import PhaseChanged, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import Outcome
-from engine.machine.clock import awake
+from engine.machine.clock import active_time
 from engine.machine.memory import free_memory, trim_heap
 from engine.runs.checkpoints import Checkpoint
 from engine.training.faults import stop_if_broken, take_step
@@ -61,7 +61,7 @@ class Trainer:
         state.parallel.on_main(self.hooks.before_first_step)
         while state.step < total and state.group.keep_going(state.token, self.hooks.loss_checks.should_stop_early):
             # Learning rate: a pure function of the step.
-            began = awake()
+            began = active_time()
             rate = learning_rate(state.config.optim, state.step, total)
             state.set_learning_rate(rate)
 
@@ -73,7 +73,7 @@ class Trainer:
             state.step_done()
 
             # Report the loss; on a card for several steps at once.
-            unread.append((state.step, rate, awake() - began, loss))
+            unread.append((state.step, rate, active_time() - began, loss))
             if not state.on_card or len(unread) >= READ_EVERY_ON_GPU or state.step == total:
                 self._report(unread)
 
@@ -83,7 +83,7 @@ class Trainer:
         self.save()
         if state.step == total:
             return "completed"
-        return "stopped" if state.token.stop is None else state.token.stop_outcome
+        return "stopped" if state.token.stop_requested is None else state.token.stop_outcome
 
     def _report(self, unread: list[tuple[int, float, float, torch.Tensor]]) -> None:
         for step, rate, seconds, loss in unread:

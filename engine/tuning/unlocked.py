@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from engine.families.layers import Layers
-from engine.runs.checkpoints import DECODER, demand_whole
+from engine.runs.checkpoints import DECODER, require_intact
 from engine.tuning.controlnet import WholeControlNet, training_bytes
 from engine.tuning.trainable import Placement, Trainable
 
@@ -88,11 +88,11 @@ def load_trained_base(checkpoint: Path, denoiser: Any, layers: Layers) -> bool:
     """Load the base weights that a checkpoint's run has trained into a denoiser; False where there are none.
 
     Raises:
-        Damaged: the file is not what was written.
+        DamagedCheckpoint: the file is not what was written.
     """
     path = trained_base_file(checkpoint)
     if path is None:
         return False
-    demand_whole(checkpoint, DECODER)
+    require_intact(checkpoint, DECODER)
     decoder_of(denoiser, layers).load_state_dict(load_file(path))
     return True

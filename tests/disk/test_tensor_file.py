@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from engine.disk.tensor_file import Damaged, Rows, tensor_names
+from engine.disk.tensor_file import DamagedFile, Rows, tensor_names
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def test_a_file_that_changed_is_told(file: Path) -> None:
     rows = [Rows(file, name) for name in ("half", "bytes")]
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])
-    with pytest.raises(Damaged, match="end of the file"):
+    with pytest.raises(DamagedFile, match="end of the file"):
         [one.read([len(one) - 1]) for one in rows]
     file.unlink()
     with pytest.raises(FileNotFoundError):
         rows[0].read([0])
     for damaged in (b"", b"\xff" * 200, whole[:8] + b"[1]" + whole[11:], whole.replace(b"F16", b"F99")):
         file.write_bytes(damaged)
-        with pytest.raises(Damaged, match="damaged"):
+        with pytest.raises(DamagedFile, match="damaged"):
             Rows(file, "half")

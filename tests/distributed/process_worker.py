@@ -115,7 +115,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         LossScale.update = update  # type: ignore[method-assign]
     answer["told"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
-    answer["stop"] = control.token.stop
+    answer["stop"] = control.token.stop_requested
     return answer
 
 

@@ -51,7 +51,7 @@ def trained(workspace: Workspace, run: RunConfig, seconds: float = 2.0, processe
     folder = workspace.new_run("earlier")
     write_run(folder, {"config": run.model_dump(mode="json")})
     recorder = Recorder(folder, lambda event: None)
-    recorder.note("started", 0, processes=processes)
+    recorder.record_status("started", 0, processes=processes)
     for step in range(1, 11):
         recorder(StepDone(step, step * 4, 0.1, 1e-5, seconds))
 

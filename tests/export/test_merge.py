@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.export import export
 from engine.export.merge import ema_shares, merge, merged_checkpoints
 from engine.runs.checkpoints import Checkpoint, list_checkpoints, read_checkpoint
-from engine.runs.retention import trim
+from engine.runs.cleanup import trim
 from tests.checkpoint_folder import write_checkpoint
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -16,7 +16,7 @@ from engine.errors import UserError
 from engine.jobs import keep_awake
 from engine.jobs.keep_awake import ES_CONTINUOUS, ES_SYSTEM_REQUIRED, KEPT, NOT_KEPT
 from engine.jobs.runner import JobRunner
-from engine.machine.clock import AwakeClock
+from engine.machine.clock import ActiveClock
 from engine.workspace.paths import APP_FOLDER
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for the system's program")
@@ -77,12 +77,12 @@ def test_a_job_holds_the_lock_from_its_start_to_its_end(inhibitor: Path, fails: 
             raise UserError("It broke.", "Because.", "Try this.")
         return "completed"
 
-    runner = JobRunner(keep_awake.around_job)
+    runner = JobRunner(keep_awake.job_context)
     runner.start("train", "Training", work)  # type: ignore[arg-type]
     assert runner.wait(30)
     assert seen == [False]
     assert gone(inhibitor)
-    assert runner.snapshot.awake == KEPT
+    assert runner.snapshot.keep_awake == KEPT
     assert runner.snapshot.outcome == ("failed" if fails else "completed")
     assert "--what=sleep:idle" in (inhibitor / "asked").read_text()
 
@@ -122,7 +122,7 @@ def test_a_system_that_refuses_is_told_and_the_work_goes_on(tmp_path: Path, monk
 
 def test_jobs_with_somebody_in_front_of_them_need_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keep_awake, "_hold", lambda: pytest.fail("nothing is to be held"))
-    with keep_awake.around_job("try", lambda event: None):
+    with keep_awake.job_context("try", lambda event: None):
         pass
 
 
@@ -134,7 +134,7 @@ def test_every_system_has_a_way() -> None:
 
 def test_the_clock_stands_still_while_the_machine_sleeps() -> None:
     times = {"running": 1000.0, "waking": 5.0}
-    clock = AwakeClock(lambda: times["running"], lambda: times["waking"])
+    clock = ActiveClock(lambda: times["running"], lambda: times["waking"])
     began = clock()
     times.update(running=1010.0, waking=15.01)  # the coarse clock is a little off
     assert clock() - began == 10.0
@@ -142,4 +142,4 @@ def test_the_clock_stands_still_while_the_machine_sleeps() -> None:
     assert clock() - began == pytest.approx(20.0)
     times.update(running=1021.5 + 28_800, waking=26.5)
     assert clock() - began == pytest.approx(21.5)
-    assert AwakeClock(lambda: 7.0, None)() == 7.0
+    assert ActiveClock(lambda: 7.0, None)() == 7.0

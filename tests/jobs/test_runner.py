@@ -104,7 +104,7 @@ def test_save_and_sample_are_taken_once() -> None:
 
     runner.start("train", "Training x", work)
     runner.save_now()
-    runner.sample_now()
+    runner.preview_now()
     asked.set()
     finish(runner)
     assert seen == [True, False, True, False]

@@ -28,7 +28,7 @@ from engine.nets.ldm_keys import to_ldm
 from engine.nets.lora import load_trained, lora_layers, merged_weights, to_control_lora, trained_tensors
 from engine.nets.outputs import added_conditions, fixed_outputs, largest_difference
 from engine.nets.reading import LORA_MARK
-from engine.runs.checkpoints import FACTORS, seal
+from engine.runs.checkpoints import FACTORS, description_checksum
 from engine.tuning.controlnet import ControlLora, WholeControlNet
 from engine.tuning.trainable import Placement
 from engine.workspace.paths import Workspace
@@ -240,7 +240,7 @@ def test_without_its_base_it_cannot_leave(new_run: RunFactory, ready_workspace: 
     train(ready_workspace, run)
     description = run.checkpoints()[-1].folder / "checkpoint.json"
     about = json.loads(description.read_text(encoding="utf-8")) | {"base": "/gone"}
-    description.write_text(json.dumps(about | {"seal": seal(about)}), encoding="utf-8")
+    description.write_text(json.dumps(about | {"seal": description_checksum(about)}), encoding="utf-8")
     with pytest.raises(UserError, match="Control-LoRA cannot be made"):
         export(description.parent, "control_lora", tmp_path, "mine")
 

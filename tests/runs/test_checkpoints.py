@@ -23,15 +23,14 @@ from engine.export.source import read_source
 from engine.jobs.events import Event, Message
 from engine.runs.checkpoints import (
     REMOVING,
-    Damaged,
+    DamagedCheckpoint,
     broken_checkpoints,
     describe_files,
+    description_checksum,
     list_checkpoints,
     read_checkpoint,
-    seal,
 )
-from engine.runs.cleanup import sweep
-from engine.runs.retention import kept, prune, star, trim
+from engine.runs.cleanup import checkpoints_to_keep, clean_up, prune, star, trim
 from engine.runs.run import Run
 from engine.training import checkpoint as checkpoint_module
 from engine.training.job import create_run
@@ -107,7 +106,7 @@ def break_numbers(place: Path) -> None:
     about = json.loads((place / "checkpoint.json").read_text(encoding="utf-8"))
     files = [place / name for name in about["files"]]
     about |= describe_files(place, dict(zip(files, durable.checksums(files), strict=True)))
-    (place / "checkpoint.json").write_text(json.dumps(about | {"seal": seal(about)}), encoding="utf-8")
+    (place / "checkpoint.json").write_text(json.dumps(about | {"seal": description_checksum(about)}), encoding="utf-8")
 
 
 @pytest.mark.parametrize(("harm", "words"), [(break_weights, "checksum differs"), (break_numbers, "not a number")])
@@ -182,7 +181,7 @@ def test_damage_is_found_when_it_is_exported(folder: Path) -> None:
     flip(newest(folder) / WEIGHTS)
     checkpoint = read_checkpoint(newest(folder))
     assert checkpoint is not None
-    with pytest.raises(Damaged, match="not what was written"):
+    with pytest.raises(DamagedCheckpoint, match="not what was written"):
         read_source(checkpoint, "fp16", "plain")
     assert steps(folder) == [1, 2]
 
@@ -213,7 +212,7 @@ def test_what_a_dead_process_left_is_finished_or_swept(folder: Path) -> None:
     assert {name for name in left if name.startswith(".") or name.endswith(".tmp")} == {living.name}
     mine = checkpoints / f".writing-step-000006.{os.getpid()}"
     mine.mkdir()
-    sweep(folder)
+    clean_up(folder)
     assert mine.exists(), "what this process is writing is not rubbish"
 
 
@@ -285,10 +284,10 @@ def test_weights_whose_sum_is_too_large_for_a_number_are_numbers() -> None:
 
 def test_the_last_every_so_many_the_best_and_the_starred_stay(folder: Path) -> None:
     checkpoints = list_checkpoints(folder)
-    assert [c.step for c in kept(checkpoints, 1)] == [3]
-    assert [c.step for c in kept(checkpoints, 1, every=2)] == [2, 3]
-    assert [c.step for c in kept(checkpoints, 1, best=1)] == [1, 3]
-    assert [c.step for c in kept(checkpoints, 0)] == [1, 2, 3]
+    assert [c.step for c in checkpoints_to_keep(checkpoints, 1)] == [3]
+    assert [c.step for c in checkpoints_to_keep(checkpoints, 1, every=2)] == [2, 3]
+    assert [c.step for c in checkpoints_to_keep(checkpoints, 1, best=1)] == [1, 3]
+    assert [c.step for c in checkpoints_to_keep(checkpoints, 0)] == [1, 2, 3]
     star(folder, 1)
     assert [c.starred for c in list_checkpoints(folder)] == [True, False, False]
     prune(folder, 1)

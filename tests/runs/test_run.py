@@ -13,7 +13,7 @@ from engine.config import RunConfig
 from engine.errors import UserError
 from engine.jobs.events import Message, StepDone
 from engine.jobs.snapshot import JobSnapshot, fold
-from engine.runs.metrics import BLOCK, TAIL, forget_after, last_turn, newest_step
+from engine.runs.metrics import BLOCK, TAIL, drop_after, last_status, newest_step
 from engine.runs.run import Recorder, Run, last_lines, write_run
 from engine.workspace.paths import Workspace, safe_name
 
@@ -38,12 +38,12 @@ def step(number: int) -> StepDone:
 
 def test_a_run_without_an_ending_was_interrupted(folder: Path) -> None:
     recorder = Recorder(folder, lambda event: None)
-    recorder.note("started", 0)
+    recorder.record_status("started", 0)
     recorder(step(1))
     assert Run(folder).ending == "interrupted"
-    recorder.note("paused", 1)
+    recorder.record_status("paused", 1)
     assert Run(folder).ending == "paused"
-    recorder.note("resumed", 1)
+    recorder.record_status("resumed", 1)
     assert Run(folder).ending == "interrupted"
 
 
@@ -59,7 +59,7 @@ def test_metrics_after_the_checkpoint_are_forgotten_on_resume(folder: Path) -> N
     recorder = Recorder(folder, lambda event: None)
     for number in range(1, 8):
         recorder(step(number))
-    forget_after(folder, 5)
+    drop_after(folder, 5)
     assert [entry["step"] for entry in Run(folder).metrics()] == [1, 2, 3, 4, 5]
 
 
@@ -71,7 +71,7 @@ def test_a_long_run_is_looked_at_without_holding_all_its_figures(folder: Path) -
     tracemalloc.start()
     try:
         run.history()
-        forget_after(folder, 1)
+        drop_after(folder, 1)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -83,10 +83,10 @@ def test_a_long_run_is_looked_at_without_holding_all_its_figures(folder: Path) -
 def test_what_has_nothing_to_forget_is_not_written_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(folder, lambda event: None)
     recorder(step(1))
-    recorder.note("paused", 1)
+    recorder.record_status("paused", 1)
     monkeypatch.setattr("engine.runs.metrics.atomic_write_bytes", lambda *_: pytest.fail("it was written anew"))
-    forget_after(folder, 1)
-    forget_after(folder.with_name("nothing here"), 1)
+    drop_after(folder, 1)
+    drop_after(folder.with_name("nothing here"), 1)
 
 
 @pytest.mark.parametrize("block", [1, 7, 64, 10**6])
@@ -98,7 +98,7 @@ def test_lines_are_whole_wherever_a_block_ends(folder: Path, monkeypatch: pytest
         "\n".join([*lines[:2], "{cut", "", *lines[2:]]).encode("utf-8")
     )  # the last line has no end, either
     assert [entry["step"] for entry in Run(folder).metrics()] == [0, 1, 2, 3, 4]
-    forget_after(folder, 3)
+    drop_after(folder, 3)
     assert path.read_bytes() == "".join(line + "\n" for line in lines[:4]).encode("utf-8")
 
 
@@ -109,7 +109,7 @@ def test_the_history_is_what_its_events_amount_to_one_by_one(folder: Path, monke
         recorder(done)
         seen = fold(seen, done, 0.0)
         if number == 900:
-            recorder.note("resumed", number)
+            recorder.record_status("resumed", number)
     make_checkpoint(folder, 1800)
     folds: list[Any] = []
     monkeypatch.setattr("engine.runs.run.fold", lambda *what: folds.append(what) or fold(*what))
@@ -123,16 +123,16 @@ def test_the_history_is_what_its_events_amount_to_one_by_one(folder: Path, monke
 
 def test_the_end_of_a_long_run_is_known_from_the_end_of_its_file(folder: Path) -> None:
     recorder = Recorder(folder, lambda event: None)
-    assert (last_turn(folder), newest_step(folder)) == ("", 0)
-    recorder.note("started", 0)
+    assert (last_status(folder), newest_step(folder)) == ("", 0)
+    recorder.record_status("started", 0)
     for number in range(1, TAIL // 60):
         recorder(step(number))
-    assert (last_turn(folder), newest_step(folder)) == ("started", number)
-    recorder.note("paused", number)
+    assert (last_status(folder), newest_step(folder)) == ("started", number)
+    recorder.record_status("paused", number)
     with (folder / "metrics.jsonl").open("ab") as file:
         file.write(b'{"event": "resu')  # cut off by a crash
     assert (folder / "metrics.jsonl").stat().st_size > TAIL
-    assert (last_turn(folder), newest_step(folder)) == ("paused", number)
+    assert (last_status(folder), newest_step(folder)) == ("paused", number)
 
 
 def test_the_history_leaves_out_steps_that_were_lost(folder: Path) -> None:

@@ -145,14 +145,14 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
 
 def look_at(run: Any, known: int, report: Report) -> int:
     """The claims, as far as the files of a killed run show them; returns the newest step that is saved."""
-    from engine.runs.checkpoints import broken_checkpoints, check_whole
-    from engine.runs.cleanup import sweep
+    from engine.runs.checkpoints import broken_checkpoints, verify_files
+    from engine.runs.cleanup import clean_up
 
     folder, half = run.folder, _half_written(run.folder)
-    sweep(folder, own=True)  # what opening the run does first of all
+    clean_up(folder, own=True)  # what opening the run does first of all
     saved = run.checkpoints()
     for checkpoint in saved:
-        check_whole(checkpoint.folder)
+        verify_files(checkpoint.folder)
         assert checkpoint.resumable
     newest = saved[-1].step if saved else 0
     assert newest >= known, f"step {known} was saved and is gone"

@@ -22,10 +22,11 @@ from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.disk import retry, space, watchdog
 from engine.disk.retry import Unsaved
-from engine.disk.watchdog import SlowDisk
+from engine.disk.watchdog import DiskWatchdog
 from engine.errors import UserError
-from engine.jobs.events import CheckpointSaved, DiskSeen, Message, PreviewMade, StepDone, Waiting
+from engine.jobs.events import CheckpointSaved, DiskSpace, Message, PreviewMade, StepDone, Waiting
 from engine.jobs.runner import Emit
+from engine.machine.clock import active_time
 from engine.machine.errors import as_os_error, is_disk_full
 from engine.training import checkpointer
 from engine.training.job import create_run
@@ -138,7 +139,7 @@ def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
     }
     trained = train(ready_workspace, run, when=when)
     assert "free some space, or the run will wait there" in " ".join(trained.warnings)
-    seen = trained.of(DiskSeen)
+    seen = trained.of(DiskSpace)
     assert seen[0].next_checkpoint > 0 and seen[-1].run > seen[0].run
     assert not trained.of(Waiting)
 
@@ -307,32 +308,32 @@ def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
 
 def test_a_write_that_takes_long_is_told_by_another_thread() -> None:
     told: list[Any] = []
-    slow = SlowDisk(told.append, patience=30)
-    with slow.watching("Writing the checkpoint of step 500"):
-        began = slow._watched[0].began
-        assert not slow.look(began + 29)
-        assert slow.look(began + 31) and "has taken 31 s so far" in told[0].text
-        assert not slow.look(began + 45), "not every second"
-        assert slow.look(began + 63)
-    assert not slow.look(began + 1000), "it is done"
+    slow = DiskWatchdog(told.append, slow_after=30)
+    with slow.watch("Writing the checkpoint of step 500"):
+        began = active_time()
+        assert not slow.check(began + 29)
+        assert slow.check(began + 31) and "has taken 31 s so far" in told[0].text
+        assert not slow.check(began + 45), "not every second"
+        assert slow.check(began + 63)
+    assert not slow.check(began + 1000), "it is done"
     slow.close()
 
 
 def test_small_writes_that_take_long_together_are_told() -> None:
     told: list[Any] = []
-    slow = SlowDisk(told.append, patience=30)
-    now = slow._since
+    slow = DiskWatchdog(told.append, slow_after=30)
+    now = active_time()
     for _ in range(14):
-        assert not slow.add_up("Writing the log and the figures", now, now + 2)
+        assert not slow.add_small("Writing the log and the figures", now, now + 2)
         now += 4
-    assert slow.add_up("Writing the log and the figures", now, now + 2)
+    assert slow.add_small("Writing the log and the figures", now, now + 2)
     assert "took 30 s of the last 58 s: the disk is slow" in told[0].text
     now += 4
-    assert not any(slow.add_up("Writing", now + 4 * n, now + 4 * n + 2) for n in range(29)), "more and more seldom"
+    assert not any(slow.add_small("Writing", now + 4 * n, now + 4 * n + 2) for n in range(29)), "more and more seldom"
     slow.close()
-    quick = SlowDisk(told.append, patience=30)
-    now = quick._since
-    assert not any(quick.add_up("Writing", now + 60 * n, now + 60 * n + 2) for n in range(100)), "a normal disk"
+    quick = DiskWatchdog(told.append, slow_after=30)
+    now = active_time()
+    assert not any(quick.add_small("Writing", now + 60 * n, now + 60 * n + 2) for n in range(100)), "a normal disk"
     quick.close()
 
 
@@ -354,12 +355,12 @@ def test_whatever_hangs_is_told_while_it_hangs(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each of them waits, once, until another thread has told of it; the run then goes on as if nothing was."""
-    disks: list[SlowDisk] = []
+    disks: list[DiskWatchdog] = []
     told: dict[str, threading.Event] = {what: threading.Event() for what in PLACES}
 
-    class Impatient(SlowDisk):
+    class Impatient(DiskWatchdog):
         def __init__(self, emit: Emit) -> None:
-            super().__init__(emit, patience=0.05)
+            super().__init__(emit, slow_after=0.05)
             disks.append(self)
 
     def hang(what: str, place: str) -> None:
@@ -380,8 +381,8 @@ def test_whatever_hangs_is_told_while_it_hangs(
                 event.set()
 
     monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr("engine.training.setup.SlowDisk", Impatient)
-    monkeypatch.setattr("engine.training.job.SlowDisk", Impatient)
+    monkeypatch.setattr("engine.training.setup.DiskWatchdog", Impatient)
+    monkeypatch.setattr("engine.training.job.DiskWatchdog", Impatient)
     for what, place in PLACES.items():
         hang(what, place)
     images = {"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 1}

@@ -187,7 +187,7 @@ def test_images_that_were_asked_for_before_a_pause_are_made_on_resume(
     new_run: RunFactory, ready_workspace: Workspace
 ) -> None:
     run = new_run(**IMAGES)
-    assert train(ready_workspace, run, at_step={2: "sample_now pause"}).outcome == "paused"
+    assert train(ready_workspace, run, at_step={2: "preview_now pause"}).outcome == "paused"
     assert [record.step for record in run.previews()] == [0]
     assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
     assert [record.step for record in run.previews()] == [0, 2]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from engine.config import RunConfig, parse
-from engine.disk.retry import Patience
-from engine.disk.watchdog import SlowDisk
+from engine.disk.retry import DiskRetry
+from engine.disk.watchdog import DiskWatchdog
 from engine.distributed.group import ALONE
 from engine.distributed.parallel import Parallel
 from engine.errors import DataGone, UserError
@@ -42,9 +42,9 @@ def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainSt
     history: Any = said.append
     some: Any = nothing
     state = TrainState(
-        folder, config, control.token, history, ALONE, {}, Patience(folder, control.token, said.append),
-        SlowDisk(said.append), accelerator, CPU, "bf16", torch.bfloat16, LossScale("bf16"), "", some, net, some, some,
-        trainable, build_optimizer(net, config.optim), build_ema(trainable.averaged, config.optim), some, [], [], some,
+        folder, config, control.token, history, ALONE, {}, DiskRetry(folder, control.token, said.append),
+        DiskWatchdog(said.append), accelerator, CPU, "bf16", torch.bfloat16, LossScale("bf16"), "", some, net, some,
+        some, trainable, build_optimizer(net, config.optim), build_ema(trainable.averaged, config.optim), some, [], [], some,
         some, 4,
     )  # fmt: skip
     state.parallel = Parallel(state, str)
@@ -101,7 +101,7 @@ def test_a_batch_that_is_gone_ends_the_run_in_words(tmp_path: Path) -> None:
     missing = UserError("The map of 07 is gone.", "It was moved.", "Bring it back.")
 
     def get(number: int) -> Any:
-        state.token.follow("stop")
+        state.token.adopt_stop("stop")
         raise OSError(5, "Input/output error") if number else missing
 
     state.batches = SimpleNamespace(get=get)  # type: ignore[assignment]

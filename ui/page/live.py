@@ -127,7 +127,7 @@ class Live:
         return event
 
     def job_command(self, name: str) -> Callable[..., None]:
-        """Return a handler that tells the running job to pause, stop, cancel, save_now or sample_now."""
+        """Return a handler that tells the running job to pause, stop, cancel, save_now or preview_now."""
         command = getattr(self.context.runner, name)
 
         def handler(*inputs: Any) -> None:

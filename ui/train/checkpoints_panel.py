@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from engine.disk.space import free_bytes
-from engine.jobs.events import DiskSeen
+from engine.disk.space import folder_bytes, free_bytes
+from engine.jobs.events import DiskSpace
 from engine.machine.units import format_bytes
 from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
-from engine.runs.retention import size_of, star, trim
+from engine.runs.cleanup import star, trim
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import counted, note
@@ -83,17 +83,17 @@ def label(checkpoint: Checkpoint) -> str:
     """Return a line of the list."""
     star_sign = "★ " if checkpoint.starred else ""
     kind = "" if checkpoint.resumable else ", weights only"
-    return f"{star_sign}step {checkpoint.step:,} · {format_bytes(size_of(checkpoint.folder))}{kind}"
+    return f"{star_sign}step {checkpoint.step:,} · {format_bytes(folder_bytes(checkpoint.folder))}{kind}"
 
 
 def describe(folder: Path, found: list[Checkpoint], broken: list[str]) -> str:
     """Return the disk usage of a run, and a warning for each checkpoint that cannot be used."""
-    text = f"This run uses {format_bytes(size_of(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
+    text = f"This run uses {format_bytes(folder_bytes(folder))}; the disk has {format_bytes(free_bytes(folder))} left."
     lines = [note(f"{counted(len(found), 'checkpoint', 'checkpoints')}. {text}")]
     return "".join([*lines, *(note(sentence, "warning") for sentence in broken)])
 
 
-def disk_line(seen: DiskSeen | None) -> str:
+def disk_line(seen: DiskSpace | None) -> str:
     """Return a line about the disk of a run that is training."""
     if seen is None:
         return ""

@@ -68,11 +68,11 @@ def delete_own(context: AppContext) -> str:
     """Delete the draft's preset if it is the user's. Its settings stay in the form. Returns a sentence."""
     draft, presets = context.draft, context.user_presets
     preset = context.preset_of(draft)
-    if preset.stands_on is None:
+    if preset.based_on is None:
         return f"{preset.title} comes with the app and cannot be deleted."
     presets.forget(preset.name)
     changes = unflatten({**flatten(preset.values), **flatten(draft.changes)})
-    context.set_draft(preset.stands_on.name, changes, refresh_forms=True)
+    context.set_draft(preset.based_on.name, changes, refresh_forms=True)
     return f"{preset.title} is deleted. Its settings are still in the form: save them again if that was a mistake."
 
 

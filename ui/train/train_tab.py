@@ -32,7 +32,7 @@ SIGNS = {
 }  # fmt: skip
 COMMANDS = {
     Action.PAUSE: "pause", Action.STOP: "stop", Action.CANCEL: "cancel", Action.SAVE_NOW: "save_now",
-    Action.SAMPLE_NOW: "sample_now",
+    Action.SAMPLE_NOW: "preview_now",
 }  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def _status(view: View) -> str:
         parts.append(note(f"{step.images_seen:,} images seen · {step.seconds:.2f} s per step · loss {step.loss:.4f}"))
     if train.active:
         parts.append(note("" if waiting else disk_line(history.disk)))  # the free space as of the last checkpoint
-        parts.append(note(view.snapshot.awake))
+        parts.append(note(view.snapshot.keep_awake))
     return "".join(parts)
 
 

@@ -155,7 +155,7 @@ def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_set_aside(conte
 
 def test_ctrl_c_pauses_a_training_run(context: AppContext, capsys: pytest.CaptureFixture[str]) -> None:
     def train(token: Any, emit: Any) -> Any:
-        while token.stop is None:
+        while token.stop_requested is None:
             time.sleep(0.01)
         return "paused"
 

@@ -26,11 +26,11 @@ def make_run(workspace: Workspace, name: str, turns: list[tuple[str, int]], save
     config["train"]["steps"] = 100
     write_run(folder, {"config": config, "origins": {}, "condition": {}})
     recorder = Recorder(folder, lambda event: None)
-    recorder.note(*turns[0])
+    recorder.record_status(*turns[0])
     for step in range(1, last + 1):
         recorder(StepDone(step, step, 0.5, 1e-5, 0.1))
     for turn in turns[1:]:
-        recorder.note(*turn)
+        recorder.record_status(*turn)
     if saved:
         make_checkpoint(folder, saved)
     return folder

@@ -93,7 +93,7 @@ def test_a_run_that_fails_while_it_saves_is_not_called_saved(
     context = AppContext(workspace)
 
     def fails(token: Token, emit: Any) -> str:
-        while token.stop is None:
+        while token.stop_requested is None:
             pass
         raise OSError(28, "No space left on device")
 

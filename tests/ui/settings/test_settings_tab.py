@@ -11,7 +11,7 @@ import pytest
 from engine.config import RunConfig
 from engine.disk.space import free_bytes
 from engine.estimate.estimate import estimate
-from engine.jobs.events import DiskSeen
+from engine.jobs.events import DiskSpace
 from engine.machine.units import GIB
 from engine.support import doctor
 from engine.workspace.paths import Workspace
@@ -36,6 +36,6 @@ def test_every_place_shows_the_same_free_space(
         estimate(RunConfig(), workspace, context.hardware),
         doctor.report(workspace),
         describe(tmp_path, [], []),
-        disk_line(DiskSeen(free=free_bytes(workspace.root), run=0)),
+        disk_line(DiskSpace(free=free_bytes(workspace.root), run=0)),
     ]
     assert ["50.0 GB" in place for place in places] == [True] * len(places)

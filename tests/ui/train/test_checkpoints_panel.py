@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.jobs.events import DiskSeen
+from engine.jobs.events import DiskSpace
 from engine.runs.checkpoints import broken_checkpoints, list_checkpoints
 from tests.checkpoint_folder import write_checkpoint
 from ui.train.checkpoints_panel import describe, disk_line, label, stamp, star_only
@@ -43,5 +43,5 @@ def test_a_run_without_a_folder_has_no_checkpoints(tmp_path: Path) -> None:
 
 def test_the_disk_in_a_line() -> None:
     assert disk_line(None) == ""
-    seen = DiskSeen(free=3 * 2**30, run=2**30, next_checkpoint=2**20)
+    seen = DiskSpace(free=3 * 2**30, run=2**30, next_checkpoint=2**20)
     assert disk_line(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint at most 1.0 MB"

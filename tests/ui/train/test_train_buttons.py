@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from engine.jobs.events import DiskSeen, Event, Message, PhaseChanged, StepDone, Waiting
+from engine.jobs.events import DiskSpace, Event, Message, PhaseChanged, StepDone, Waiting
 from engine.jobs.snapshot import JobSnapshot, fold
 from engine.workspace.paths import Workspace
 from ui.page.context import AppContext
@@ -41,7 +41,7 @@ def test_every_button_does_something(workspace: Workspace) -> None:
 
 
 def test_a_disk_that_is_slow_or_full_is_told_above_the_buttons(workspace: Workspace) -> None:
-    page, seen = AppContext(workspace).view(), DiskSeen(62 * 2**30, 2**20, 2**30)
+    page, seen = AppContext(workspace).view(), DiskSpace(62 * 2**30, 2**20, 2**30)
     snapshot = replace(JobSnapshot(), alive=True, kind="train", title="Training", total_steps=100)
 
     def words(*events: Event) -> str:

@@ -45,7 +45,7 @@ def between_steps(jobs: ModelJobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     def train(token: Token, emit: Emit) -> str:
         emit(RunOpened(tmp_path / "2026_birds", "birds", 0, 100, 1))
         ready.set()
-        while token.stop is None:
+        while token.stop_requested is None:
             if serving.wait(0.01):
                 for request in token.take_borrow_requests():
                     request.do(None)
