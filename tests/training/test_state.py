@@ -44,8 +44,8 @@ def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainSt
     state = TrainState(
         folder, config, control.token, history, ALONE, {}, DiskRetry(folder, control.token, said.append),
         DiskWatchdog(said.append), accelerator, CPU, "bf16", torch.bfloat16, LossScale("bf16"), "", some, net, some,
-        some, trainable, build_optimizer(net, config.optim), build_ema(trainable.averaged, config.optim), some, [], [], some,
-        some, 4,
+        some, trainable, build_optimizer(net, config.optim), build_ema(trainable.averaged, config.optim), some, [], [],
+        some, some, 4,
     )  # fmt: skip
     state.parallel = Parallel(state, str)
     state.parallel.prepare()
