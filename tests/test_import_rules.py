@@ -108,7 +108,7 @@ def family_marks() -> tuple[str, ...]:
     from engine.families.facts import FACTS
 
     found = {"addition_embed", "cross_attention_dim", "text_time", "crossattn", "transformer_blocks", "input_blocks"}
-    found |= {"middle_block", "zero_convs", "time_ids", "text_embeds", "hidden_states"}
+    found |= {"middle_block", "zero_convs", "time_ids", "text_embeds", "hidden_states", "unet"}
     for facts in FACTS:
         layers = facts.layers
         modules = (*layers.quantized, *layers.copied, *layers.after_control, *layers.outer_outputs)

@@ -5,7 +5,9 @@ What a family does with torch: base.py, stable_diffusion.py, sdxl.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from engine.families import unet_sizes
 from engine.families.latents import LatentSpace
@@ -21,7 +23,7 @@ class FamilyFacts:
     """In run.json and checkpoints, as a preset's section ([sdxl.train]), and as a folder in ``layouts/``."""
     title: str
     text_width: int
-    """Width of the text embeddings that the denoiser reads. It tells the families apart where only shapes are known."""
+    """Width of the text embeddings that the denoiser reads. It tells families with the same denoiser class apart."""
     parameters: int
     """Of the denoiser of the family's first model."""
     pipeline: str
@@ -38,6 +40,8 @@ class FamilyFacts:
     """The pipeline has a safety checker, which the model card's code switches off."""
     denoiser: str = "unet"
     """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
+    denoiser_class: str = "UNet2DConditionModel"
+    """diffusers' class of the denoiser."""
     latents: LatentSpace = LatentSpace()
     """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
     layers: Layers = UNET
@@ -84,6 +88,17 @@ SDXL = FamilyFacts(
 FACTS = (SD1, SD2, SDXL)
 """In the order in which AUTOMATIC1111 looks for their marks in a file name. The first stands in for unknown bases."""
 NAMES = tuple(facts.name for facts in FACTS)
+
+
+def of_config(config: Mapping[str, Any]) -> FamilyFacts | None:
+    """The family of a denoiser's config, by class and text width; None: another class, or a size of its own."""
+    return next((facts for facts in of_class(config) if config.get("cross_attention_dim") == facts.text_width), None)
+
+
+def of_class(config: Mapping[str, Any]) -> list[FamilyFacts]:
+    """The families whose denoiser has the class of this config."""
+    name = config.get("_class_name", FACTS[0].denoiser_class)
+    return [facts for facts in FACTS if facts.denoiser_class == name]
 
 
 def by_text_width(width: int) -> FamilyFacts | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.disk.tensor_file import tensor_shapes
 from engine.errors import UserError
-from engine.families.facts import FACTS, FamilyFacts, by_text_width
+from engine.families.facts import FACTS, FamilyFacts, by_text_width, of_class, of_config
 from engine.workspace.paths import Workspace
 
 LAYOUTS = Path(__file__).resolve().parent / "layouts"
@@ -114,10 +114,10 @@ def read_configs(folder: Path) -> BaseConfigs:
     """All configs in a base's folder.
 
     Raises:
-        OSError, ValueError, TypeError: the denoiser's or a text encoder's config is missing or damaged.
+        OSError, ValueError: the denoiser's or a text encoder's config is missing or damaged.
     """
-    denoiser = _config(folder, next((f.denoiser for f in FACTS if (folder / f.denoiser).is_dir()), FACTS[0].denoiser))
-    facts = by_text_width(int(denoiser.get("cross_attention_dim", 0))) or FACTS[0]
+    denoiser = _denoiser_config(folder)
+    facts = of_config(denoiser) or next(iter(of_class(denoiser)), FACTS[0])
     texts = tuple(_config(folder, name) for name in TEXT_ENCODERS if (folder / name).is_dir())
     vae = _config(folder, "vae") if (folder / "vae" / "config.json").is_file() else {}
     return BaseConfigs(facts, denoiser, texts, vae)
@@ -128,18 +128,17 @@ def configs_of(workspace: Workspace, base: str) -> BaseConfigs:
     stand_in = LAYOUTS / FACTS[0].name
     try:
         return read_configs(config_folder(workspace.locate_base(base)) or stand_in)
-    except (UserError, OSError, ValueError, TypeError):  # an incomplete base is reported when it is used
+    except (UserError, OSError, ValueError):  # an incomplete base is reported when it is used
         return read_configs(stand_in)
 
 
 def family_of(workspace: Workspace, base: str) -> str:
-    """The family's name by the width of the text that a base reads; "" if it is another, or not on this disk."""
+    """The name of a base's family; "" if its sizes are those of no family, or it is not on this disk."""
     try:
         folder = config_folder(workspace.locate_base(base))
-        config = _config(folder, FACTS[0].denoiser) if folder else {}
-        facts = by_text_width(int(config.get("cross_attention_dim", 0)))
+        facts = of_config(_denoiser_config(folder)) if folder else None
         return facts.name if facts else ""
-    except (UserError, OSError, ValueError, TypeError):
+    except (UserError, OSError, ValueError):
         return ""  # an incomplete base is reported when it is used
 
 
@@ -157,6 +156,11 @@ def shapes_of(path: Path) -> dict[str, list[int]]:
             f"It is no whole safetensors file ({error.strerror or error}).",
             "Copy or download it again.",
         ) from error
+
+
+def _denoiser_config(folder: Path) -> dict[str, Any]:
+    names = [facts.denoiser for facts in FACTS]
+    return _config(folder, next((name for name in names if (folder / name).is_dir()), names[0]))
 
 
 def _config(folder: Path, part: str) -> dict[str, Any]:

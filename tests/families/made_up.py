@@ -1,0 +1,106 @@
+"""A made-up family: flow matching, latents with a shift, the denoiser in a folder "transformer".
+
+It trains the tiny UNet of another family, so it needs no class of its own in diffusers. What it overrides is what a real
+flow-matching transformer has to override.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UniPCMultistepScheduler
+
+from engine.families import facts, files, registry
+from engine.families.latents import LatentSpace
+from engine.families.noise import NoiseProcess
+from engine.families.stable_diffusion import StableDiffusion1
+
+SHIFT = 3.0
+MADE_UP = replace(
+    facts.SD1,
+    name="made_up",
+    title="Made Up",
+    text_width=64,
+    file_tag="madeup",
+    version_marks=("madeup",),
+    denoiser="transformer",
+    latents=LatentSpace(shift=0.1),
+)
+
+
+class FlowMatching(NoiseProcess):
+    """x_s = (1 - s) latents + s noise, and the net predicts noise - latents (Lipman et al. 2023, arXiv 2210.02747)."""
+
+    def __init__(self) -> None:
+        self.scheduler = UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
+        )
+
+    timesteps = 1000
+    description = "predicts flow"
+
+    def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
+        """Sigmas (B,): the integers moved into 0..1, with more of the noisy end."""
+        even = (uniform.float() + 0.5) / self.timesteps
+        return SHIFT * even / (1 + (SHIFT - 1) * even)
+
+    def timesteps_at(self, levels: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(levels)
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        sigma = timesteps[:, None, None, None]
+        return (1 - sigma) * latents + sigma * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return noise - latents
+
+    def loss_weights(self, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
+        return torch.ones_like(timesteps)
+
+
+class MadeUp(StableDiffusion1):
+    facts = MADE_UP
+
+    def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
+        return True  # no other family has a "transformer"
+
+    def noise_process(self, base: str) -> NoiseProcess:
+        return FlowMatching()
+
+    def predict(
+        self, denoiser: Any, net: Any, noisy: torch.Tensor, timesteps: torch.Tensor, *rest: Any
+    ) -> torch.Tensor:
+        return super().predict(denoiser, net, noisy, 1000 * timesteps, *rest)
+
+    def denoiser_of(self, pipeline: Any) -> Any:
+        return pipeline.unet
+
+    def pipeline_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
+        return {"unet": parts["transformer"], **{name: part for name, part in parts.items() if name != "transformer"}}
+
+
+def register(patch: pytest.MonkeyPatch) -> None:
+    """Add the family to the two lists, as a line in each file would."""
+    known = (*facts.FACTS, MADE_UP)
+    for module in (facts, files):
+        patch.setattr(module, "FACTS", known)
+    patch.setattr(registry, "FAMILIES", (*registry.FAMILIES, MadeUp()))
+
+
+def build(tiny_base: Path, folder: Path) -> Path:
+    """The tiny base as one of this family."""
+    shutil.copytree(tiny_base, folder)
+    (folder / "unet").rename(folder / "transformer")
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    index["transformer"] = index.pop("unet")
+    (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
+    vae = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))
+    (folder / "vae" / "config.json").write_text(json.dumps(vae | {"shift_factor": 0.1}), encoding="utf-8")
+    return folder

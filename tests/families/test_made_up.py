@@ -1,0 +1,83 @@
+"""A family that works otherwise than Stable Diffusion needs one module and a line in two lists, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from engine.estimate.memory import predict
+from engine.export.out import export
+from engine.families.files import family_of
+from engine.families.registry import describe, detect
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
+from engine.jobs.control import Control
+from engine.jobs.events import PreviewMade
+from engine.training.job import build_trainer
+from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_checkpoint, step_gradients
+from tests.families import made_up
+from tests.short_runs import RunFactory, train
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    made_up.register(monkeypatch)
+    return str(made_up.build(tiny_base, tmp_path / "made-up"))
+
+
+def test_it_is_recognised_and_described(base: str, workspace: Workspace) -> None:
+    assert detect(base).facts is made_up.MADE_UP
+    assert describe(base) == "Made Up, predicts flow, made for 64 px"
+    assert family_of(workspace, base) == "made_up"
+
+
+def test_its_step_is_the_formula(base: str, new_run: RunFactory, ready_workspace: Workspace) -> None:
+    """Flow matching over shifted latents: loss and gradients of a step written down here."""
+    run = new_run(**{"model.base": base, "objective.prompt_dropout": 0.0, "optim.max_grad_norm": 1e9})
+    trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
+    state = trainer.state
+    batch = state.batches.get(0)
+    loss, gradients = step_gradients(state)
+    net, draws = state.trainable.master, batch.draws
+    scale = detect(base).latent_space(base).scale
+    latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.1) * scale
+    even = (draws.timesteps + 0.5) / 1000
+    sigma = 3 * even / (1 + 2 * even)
+    noisy = latents + sigma[:, None, None, None] * (draws.noise - latents)
+    hidden, control = batch.text["hidden"], batch.maps.permute(0, 3, 1, 2) / 255
+    down, middle = net(noisy, 1000 * sigma, hidden, controlnet_cond=control, return_dict=False)
+    residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    predicted = state.denoiser(noisy, 1000 * sigma, hidden, **residuals).sample
+    expected = torch.nn.functional.mse_loss(predicted, draws.noise - latents)
+    expected.backward()
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in net.named_parameters():
+        assert torch.allclose(gradients[name], parameter.grad, rtol=1e-4, atol=1e-6), name
+    trainer.close()
+
+
+def test_it_trains_resumes_draws_and_leaves(
+    base: str, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
+) -> None:
+    settings = {"model.base": base, "train.steps": 4, "validation.check_every": 50, "validation.every": 4}
+    settings |= {"validation.pictures": 2, "validation.sampling_steps": 2}
+    straight, paused = new_run(**settings), new_run(**settings)
+    trained = train(ready_workspace, straight)
+    assert trained.outcome == "completed" and trained.warnings == []
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 4]
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
+    last = straight.checkpoints()[-1].folder
+    assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
+
+    request = TryRequest(
+        base=base, controlnet=last, prompt="red circle", control=edges, steps=2, width=64, height=64, image=edges
+    )
+    assert np.asarray(TrySession(ready_workspace, device="cpu").generate([request])[0]).std() > 1
+    assert export(last, "single_file", tmp_path, "net").path.name == "net_madeup.safetensors"
+    assert predict(ready_workspace, straight.config).peak > 0
