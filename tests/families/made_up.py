@@ -1,7 +1,7 @@
 """A made-up family: flow matching, latents with a shift, the denoiser in a folder "transformer".
 
-It trains the tiny UNet of another family, so it needs no class of its own in diffusers. What it overrides is what a real
-flow-matching transformer has to override.
+It trains the tiny UNet of another family, so it needs no class of its own in diffusers. What it overrides, a real
+flow-matching transformer has to override, too.
 """
 
 from __future__ import annotations
