@@ -1,1 +1,1 @@
-"""Base model families: what each needs, and how it works."""
+"""Base model families: facts, loading, noise, latents, text, prediction under control."""

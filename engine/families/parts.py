@@ -1,4 +1,4 @@
-"""Loading one part of a base model, and its configs, with words where that fails."""
+"""Loads one part of a base model, or one of its configs. Failures become errors that say what to do."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from engine.errors import UserError
 from engine.families import single_file
 
-# transformers says once per start that it does without torchvision; so do we, on purpose.
+# transformers warns at import that torchvision is missing; the app does not need it.
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 
 def read_component_config(base: str, subfolder: str, name: str) -> dict[str, Any]:
-    """A JSON file of a base model, from its folder, from what its single file was recognised as, or from the hub.
+    """Read a JSON file of a base model: from its folder, from the layout of its single file, or from the hub.
 
     Raises:
-        UserError: it cannot be had, with what is missing and where to put it.
+        UserError: it cannot be read; says what is missing and where to put it.
     """
     path = Path(base) / subfolder / name
     try:
@@ -38,7 +38,7 @@ def read_component_config(base: str, subfolder: str, name: str) -> dict[str, Any
 
 
 def cannot_load(base: str, part: str, error: Exception) -> UserError:
-    """Words for a base model or part of one that does not load."""
+    """The error for a base model, or a part of one, that does not load."""
     if Path(base).is_file():
         return UserError(
             f"The model {Path(base).name} cannot be loaded.",
@@ -54,13 +54,22 @@ def cannot_load(base: str, part: str, error: Exception) -> UserError:
         )
     return UserError(
         f"The model {base} could not be downloaded.",
-        f"The Hugging Face hub did not give it: {type(error).__name__}.",
+        f"The download from the Hugging Face hub failed: {type(error).__name__}.",
         "Check the name and the connection, or put its folder into the workspace's models folder and choose it.",
     )
 
 
 def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -> Any:
-    """``kind.from_pretrained`` in words: safetensors first, and never code that comes with a model."""
+    """Call ``kind.from_pretrained``: safetensors first, and never code that comes with a model.
+
+    Args:
+        kind: a class of diffusers or transformers.
+        subfolder: in the base; empty for the folder itself.
+        dtype: of the weights; None for parts without weights.
+
+    Raises:
+        UserError: it does not load.
+    """
     options: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
     if dtype is not None:
         options["torch_dtype"] = dtype

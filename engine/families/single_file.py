@@ -1,8 +1,8 @@
-"""A base model in one file (.safetensors or .ckpt, with the names of the original programs), read without a download.
+"""A base model in a single file (.safetensors or .ckpt, with LDM names), read without a download.
 
-What kind it is stands in the names and shapes of its tensors, so only the header is read. The configs of each kind lie
-in ``layouts/``, with CLIP's vocabulary; diffusers converts the names. A folder in diffusers layout beside the file and
-with its name (configs only, no weights) is believed instead: for a base that is built otherwise.
+The names and shapes of its tensors tell the family, so only the header is read for that. The configs of each family are
+in ``layouts/``, with CLIP's vocabulary; diffusers converts the names. A folder in diffusers layout with the file's name
+beside it (configs only, no weights) takes precedence: for a base with another structure.
 """
 
 from __future__ import annotations
@@ -37,31 +37,33 @@ OTHER_KINDS = (
 
 @dataclass(frozen=True)
 class SingleFile:
-    """What a file turned out to be: where its configs are, and what its own markers change in the noise schedule."""
+    """The kind of a file."""
 
     configs: Path
+    """Folder with its configs."""
     schedule: Mapping[str, Any]
+    """Entries of the scheduler's config that the file's marker tensors override."""
 
 
 def recognise(path: str) -> SingleFile:
-    """Which kind of base a file is, by its header.
+    """Tell the kind of a base file from its header.
 
     Raises:
-        UserError: it cannot be read, or is none of the kinds that can be trained for.
+        UserError: it cannot be read, or is of no family that can be trained for.
     """
     facts = Path(path).stat()
     return _recognise(path, facts.st_size, facts.st_mtime_ns)
 
 
 def read_config(path: str, subfolder: str, name: str) -> dict[str, Any]:
-    """A JSON file of the configs that belong to a single file."""
+    """Read a JSON file of the configs that belong to a single file."""
     found = recognise(path)
     values = json.loads((found.configs / subfolder / name).read_text(encoding="utf-8"))
     return {**values, **found.schedule} if subfolder == "scheduler" else values
 
 
 def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
-    """One part of the model (``unet``, ``vae``, ``text_encoder``, ``tokenizer`` ...), as ``kind``."""
+    """Load one part of the model (``unet``, ``vae``, ``text_encoder``, ``tokenizer`` ...) as the class ``kind``."""
     configs = recognise(path).configs
     if kind is CLIPTokenizer:
         own = configs / part
@@ -79,10 +81,10 @@ def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
 
 
 def clip_tokenizer(layout: str, part: str) -> CLIPTokenizer:
-    """CLIP's tokenizer from its merges, which lie beside this module (MIT licence, OpenAI).
+    """CLIP's tokenizer from its merges, which are beside this module (MIT licence, OpenAI).
 
-    The numbers follow Radford et al.'s ``simple_tokenizer.py``: the bytes, the bytes that end a word, a token for each
-    merge, start and end. OpenCLIP's encoders were trained with zeros behind the text, CLIP's own with the end token.
+    Token numbers follow Radford et al.'s ``simple_tokenizer.py``: the bytes, the bytes at the end of a word, a token
+    for each merge, start and end. OpenCLIP's encoders were trained with text padded by zeros, CLIP's by the end token.
     """
     lines = (LAYOUTS / "clip" / "merges.txt").read_text(encoding="utf-8").splitlines()[1:]
     merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
@@ -121,7 +123,7 @@ def _recognise(path: str, size: int, changed: int) -> SingleFile:
 
 
 def _markers(shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """Empty tensors by which a file says how it was trained: ``v_pred`` and ``ztsnr``."""
+    """What the marker tensors ``v_pred`` and ``ztsnr`` say about the training of the base."""
     found: dict[str, Any] = {}
     if "v_pred" in shapes:
         found["prediction_type"] = "v_prediction"
@@ -136,7 +138,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
     try:
         if path.suffix == ".safetensors":
             return shapes_of(path)
-        # On the meta device nothing but names and shapes is read; weights_only runs no code that came with the file.
+        # The meta device reads names and shapes only; weights_only runs no code from the file.
         weights = torch.load(path, map_location="meta", weights_only=True)
         while "state_dict" in weights:
             weights = weights["state_dict"]
@@ -161,6 +163,6 @@ def _what_else(shapes: Mapping[str, Any]) -> str:
 def _refused(path: str, what: str) -> UserError:
     return UserError(
         f"{Path(path).name} cannot be used as a base model.",
-        f"By the names in it, it is {what}.",
+        f"Its tensors' names say that it is {what}.",
         "Choose a complete Stable Diffusion 1.x, 2.x or XL checkpoint, or a folder in diffusers layout.",
     )

@@ -1,8 +1,9 @@
-"""A ControlNet on disk: find it, and say in words whether it fits a base before any weights are read."""
+"""A ControlNet on disk: find it, and check that it fits a base before any weights are read."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG_KEY = "controlnet_config"
 """Header entry of a single file that holds the net's config, so that readers need not guess it."""
-LIKE_THE_BASE = {
+SAME_AS_BASE = {
     "cross_attention_dim": "the width of its text",
     "block_out_channels": "the widths of its blocks",
     "in_channels": "the channels of its latents",
@@ -23,7 +24,7 @@ LIKE_THE_BASE = {
 
 
 def locate_controlnet(path: Path | str) -> Path:
-    """The diffusers folder meant by ``path``: the folder itself, or that inside a checkpoint's folder.
+    """Find the diffusers folder that ``path`` means: the folder itself, or the one in a checkpoint's folder.
 
     Raises:
         UserError: there is none, or it is incomplete.
@@ -52,10 +53,10 @@ def locate_controlnet(path: Path | str) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The ControlNet's config.json.
+    """Read the ControlNet's config.json.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: it is missing or damaged.
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -70,11 +71,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_fits(controlnet: dict[str, Any], unet: dict[str, Any], name: str, base: str) -> None:
-    """Compare the configs of a ControlNet and of a base's UNet.
+def check_fits(controlnet: Mapping[str, Any], denoiser: Mapping[str, Any], name: str, base: str) -> None:
+    """Compare the config of a ControlNet with that of a base's denoiser.
 
     Raises:
-        UserError: they are of different shapes, naming each difference.
+        UserError: they do not fit; names each difference.
     """
     channels = controlnet.get("conditioning_channels", 3)
     if channels != 3:
@@ -84,9 +85,9 @@ def check_fits(controlnet: dict[str, Any], unet: dict[str, Any], name: str, base
             "Choose another ControlNet.",
         )
     differences = [
-        f"{words} ({_short(controlnet.get(key))} instead of {_short(unet.get(key))})"
-        for key, words in LIKE_THE_BASE.items()
-        if key in controlnet and key in unet and _plain(controlnet[key]) != _plain(unet[key])
+        f"{words} ({_short(controlnet.get(key))} instead of {_short(denoiser.get(key))})"
+        for key, words in SAME_AS_BASE.items()
+        if key in controlnet and key in denoiser and _plain(controlnet[key]) != _plain(denoiser[key])
     ]
     if differences:
         raise UserError(
@@ -97,9 +98,9 @@ def check_fits(controlnet: dict[str, Any], unet: dict[str, Any], name: str, base
 
 
 def check_finite(controlnet: Any, name: str) -> None:
-    """Raises UserError where weights are NaN or infinite, naming the first."""
+    """Raise UserError if weights are NaN or infinite; it names the first."""
     for key, weight in controlnet.state_dict().items():
-        if weight.element_size() > 1 and not weight.isfinite().all():  # of eight bits torch cannot tell
+        if weight.element_size() > 1 and not weight.isfinite().all():  # torch cannot check fp8
             raise UserError(
                 f"The ControlNet {name} is broken.",
                 f"Its weights are not numbers any more (first in {key}): training went wrong before it was saved.",

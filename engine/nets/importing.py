@@ -1,6 +1,6 @@
-"""The way in: a ControlNet from any of the formats, checked against the base that it is to work on.
+"""Imports a ControlNet from any of the formats, checked against the base that it is meant for.
 
-What a file does not say (attention heads, norm groups) is taken from the base; what its shapes say has to fit it.
+What a file does not tell (attention heads, norm groups) is taken from the base; what its shapes tell has to fit it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Imported:
-    """A net that was read and fits its base."""
+    """A ControlNet that was read and fits its base."""
 
     config: dict[str, Any]
     tensors: Tensors
-    """Under diffusers names, in the precision of the file (a Control-LoRA: fp32)."""
+    """Under diffusers names, in the file's precision (a Control-LoRA's: fp32)."""
     format: str
     metadata: dict[str, str]
-    """The file's own words about itself."""
+    """The metadata of the file's header."""
 
 
 def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
@@ -47,7 +47,7 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
         base: a located base of that family, for which the net is meant.
 
     Raises:
-        UserError: not there, damaged, not a ControlNet, of another family or channel count, or not finite.
+        UserError: it is missing, damaged, not a ControlNet, of another family or channel count, or not finite.
     """
     file = read_net_file(path)
     base_config = family.denoiser_config(base)
@@ -59,19 +59,19 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
             tensors = restore_control_lora(tensors, expected, copied, file.path.name)
         else:
             tensors = {n: t + copied[n].to(t.dtype) if n in copied else t for n, t in tensors.items()}
-    said = config_from_shapes(tensors, file.path.name)
-    check_fits(said, base_config, file.path.name, base)
-    hint = {"conditioning_embedding_out_channels": said["conditioning_embedding_out_channels"]}
-    config = config or expected | hint
+    told = config_from_shapes(tensors, file.path.name)
+    check_fits(told, base_config, file.path.name, base)
+    encoder = {"conditioning_embedding_out_channels": told["conditioning_embedding_out_channels"]}
+    config = config or expected | encoder
     check_tensors(config, tensors, file)
     return Imported(config, tensors, file.format, file.metadata)
 
 
 def open_controlnet(path: Path | str, family: Family, base: str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
-    """A net of any format, ready to train from or to draw with.
+    """Load a net of any format, to train from or to draw with.
 
     Raises:
-        UserError: as ``read_controlnet``.
+        UserError: see ``read_controlnet``.
     """
     found = read_controlnet(path, family, base)
     with init_empty_weights():
@@ -81,7 +81,7 @@ def open_controlnet(path: Path | str, family: Family, base: str, dtype: torch.dt
 
 
 def store(found: Imported, folder: Path) -> None:
-    """Write a net as a diffusers folder in fp32, as checkpoints are."""
+    """Write a net as a diffusers folder in fp32, the way checkpoints hold it."""
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(json.dumps(found.config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     tensors = {name: tensor.float().contiguous() for name, tensor in found.tensors.items()}
@@ -89,7 +89,7 @@ def store(found: Imported, folder: Path) -> None:
 
 
 def expected_config(family: Family, unet: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a new net for a base with this UNet config. No memory for weights is taken."""
+    """The config of a new net for a base with this UNet config. Takes no memory for weights."""
     with init_empty_weights():
         trunk = UNet2DConditionModel.from_config(dict(unet))
         net = family.new_controlnet(trunk)
@@ -123,10 +123,10 @@ def restore_control_lora(tensors: Tensors, config: Mapping[str, Any], copied: Te
 
 
 def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """As much of a ControlNet's config as the shapes of its tensors tell.
+    """The entries of a ControlNet's config that the shapes of its tensors tell.
 
     Raises:
-        UserError: parts are missing.
+        UserError: layers are missing.
     """
     try:
         blocks = _count(tensors, "down_blocks.{}.resnets.0.conv1.weight")
@@ -151,10 +151,10 @@ def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[s
 
 
 def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], file: NetFile) -> None:
-    """Names, shapes and numbers against the net of a config.
+    """Check names, shapes and values against the net of a config.
 
     Raises:
-        UserError: the first difference.
+        UserError: names the first difference.
     """
     with init_empty_weights():
         shapes = {name: tuple(w.shape) for name, w in ControlNetModel.from_config(dict(config)).state_dict().items()}

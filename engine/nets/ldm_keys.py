@@ -1,8 +1,8 @@
-"""Names of a ControlNet's tensors: those of diffusers and those of the original code (LDM), both ways, losslessly.
+"""Renames a ControlNet's tensors between diffusers and the original code (LDM). For SD 1.x, SD 2.x and SDXL.
 
-The original counts its blocks through: ``input_blocks.0`` is the first convolution, then one number for every residual
-layer (``.0`` the residual block, ``.1`` its transformer) and one for every downsampling. Only names differ; shapes and
-numbers are the same (SD 1.x keeps its 4-D ``proj_in`` and ``proj_out`` in both). For SD 1.x, SD 2.x and SDXL.
+LDM numbers its blocks consecutively: ``input_blocks.0`` is the first convolution, then each residual layer has a number
+(``.0`` the residual block, ``.1`` its transformer), and so has each downsampling. Only names differ; shapes and values
+are the same (SD 1.x has 4-D ``proj_in`` and ``proj_out`` in both).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from engine.errors import UserError
 
 PREFIX = "control_model."
-"""In front of every name in the oldest files (.pth)."""
+"""Prefix of every name in the oldest files (.pth)."""
 OUTPUTS = "zero_convs."
 """Prefix of the zero convolutions, except the one to the middle."""
 TRIGGER = f"{OUTPUTS}0.0.weight"
@@ -42,21 +42,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Layout:
-    """As much of a net's structure as its names depend on."""
+    """The parts of a net's structure that its names depend on."""
 
     layers: int
     """Residual layers in each block."""
     attention: tuple[bool, ...]
-    """For each block, whether its layers have transformers."""
-    hint_convolutions: int
-    """In the hint encoder between its first and its last."""
+    """Whether a block's layers have transformers, for each block."""
+    control_convolutions: int
+    """Convolutions of the control encoder between its first and its last."""
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any]) -> Layout:
-        """From a ControlNet's config.json.
+        """Read it from a ControlNet's config.json.
 
         Raises:
-            UserError: it has blocks that the original code does not know.
+            UserError: it has blocks that LDM has no name for.
         """
         kinds = config["down_block_types"]
         middle = config.get("mid_block_type", "UNetMidBlock2DCrossAttn")
@@ -65,15 +65,16 @@ class Layout:
             unknown.append(middle)
         if unknown:
             raise _no_name(f"blocks of the kind {unknown[0]}")
-        hint = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
-        return cls(int(config["layers_per_block"]), tuple(HAS_ATTENTION[kind] for kind in kinds), 2 * (len(hint) - 1))
+        widths = config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)
+        attention = tuple(HAS_ATTENTION[kind] for kind in kinds)
+        return cls(int(config["layers_per_block"]), attention, 2 * (len(widths) - 1))
 
     @classmethod
     def of_ldm_names(cls, names: Iterable[str]) -> Layout:
-        """From the names of the original code, without ``PREFIX``.
+        """Read it from LDM names without ``PREFIX``.
 
         Raises:
-            UserError: they are not those of a ControlNet.
+            UserError: they are not the names of a ControlNet.
         """
         names = set(names)
         blocks: list[list[bool]] = [[]]
@@ -84,22 +85,19 @@ class Layout:
                 blocks[-1].append(f"input_blocks.{number}.1.norm.weight" in names)
             else:
                 break
-        hint = sum(name.startswith("input_hint_block.") and name.endswith(".weight") for name in names)
+        control = sum(name.startswith("input_hint_block.") and name.endswith(".weight") for name in names)
         even = len({len(block) for block in blocks}) == 1 and all(len(set(block)) == 1 for block in blocks)
-        if TRIGGER not in names or hint < 2 or not even:
+        if TRIGGER not in names or control < 2 or not even:
             raise _no_name("an unknown structure: its blocks are incomplete or uneven", "read")
-        return cls(len(blocks[0]), tuple(block[0] for block in blocks), hint - 2)
+        return cls(len(blocks[0]), tuple(block[0] for block in blocks), control - 2)
 
 
 def module_names(layout: Layout) -> dict[str, str]:
-    """The LDM name of every module by its diffusers name, both with a dot at the end; no name begins another."""
+    """The LDM name of every module by its diffusers name, both with a trailing dot. No name is a prefix of another."""
     pairs = dict(EMBEDDINGS)
-    hint = ["conv_in", *(f"blocks.{number}" for number in range(layout.hint_convolutions)), "conv_out"]
-    for number, name in enumerate(hint):
-        pairs[f"controlnet_cond_embedding.{name}"] = (
-            f"input_hint_block.{2 * number}"  # activations have the odd numbers
-        )
-
+    control = ["conv_in", *(f"blocks.{number}" for number in range(layout.control_convolutions)), "conv_out"]
+    for number, name in enumerate(control):  # activations have the odd numbers
+        pairs[f"controlnet_cond_embedding.{name}"] = f"input_hint_block.{2 * number}"
     pairs["conv_in"] = "input_blocks.0.0"
     number = 0
     for block, attention in enumerate(layout.attention):
@@ -122,17 +120,17 @@ def module_names(layout: Layout) -> dict[str, str]:
 
 
 def to_ldm(tensors: Mapping[str, T], config: Mapping[str, Any], prefix: str = "") -> dict[str, T]:
-    """From diffusers names to LDM names; the tensors themselves are not touched.
+    """Rename from diffusers to LDM. The tensors themselves are not touched.
 
     Raises:
-        UserError: the net has parts that the original code does not know.
+        UserError: the net has layers that LDM has no name for.
     """
     modules = module_names(Layout.of_config(config))
     return {prefix + _rename(name, modules, "written"): tensor for name, tensor in tensors.items()}
 
 
 def from_ldm(tensors: Mapping[str, T]) -> dict[str, T]:
-    """From LDM names, with or without ``PREFIX``, to diffusers names; the structure is read from the names.
+    """Rename from LDM, with or without ``PREFIX``, to diffusers. The structure is read from the names.
 
     Raises:
         UserError: these are not the names of a ControlNet.
@@ -143,10 +141,10 @@ def from_ldm(tensors: Mapping[str, T]) -> dict[str, T]:
 
 
 def rename_from_ldm(tensors: Mapping[str, T], config: Mapping[str, Any]) -> dict[str, T]:
-    """From LDM names to diffusers names where the structure is known: parts may be missing, or end otherwise.
+    """Rename from LDM to diffusers with a known structure: layers may be missing, names may end in .up or .down.
 
     Raises:
-        UserError: a name belongs to no part of a net of this config.
+        UserError: a name belongs to no layer of a net of this config.
     """
     modules = {theirs: ours for ours, theirs in module_names(Layout.of_config(config)).items()}
     return {_rename(name, modules, "read"): tensor for name, tensor in tensors.items()}
@@ -158,7 +156,7 @@ def _add_residual(pairs: dict[str, str], ours: str, theirs: str) -> None:
 
 def _rename(name: str, modules: Mapping[str, str], done: str) -> str:
     end = name.find(".") + 1
-    while end:  # every beginning that ends with a dot, shortest first
+    while end:  # every prefix that ends with a dot, shortest first
         if name[:end] in modules:
             return modules[name[:end]] + name[end:]
         end = name.find(".", end) + 1

@@ -1,4 +1,4 @@
-"""A ControlNet from any file: which kind it is, told by its tensors' names, and what it holds. Runs no code from it."""
+"""Reads a ControlNet from a file or folder of any kind, which it tells by the tensors' names. Runs no code from it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from engine.runs.checkpoints import require_intact
 
 LORA_MARK = "lora_controlnet"
 DIFFERENCE_MARK = "difference"
-"""In files of the oldest trainers: the trunk's weights are to be added to the base's."""
+"""In files of the oldest trainers, whose trunk holds differences to the base's weights."""
 DIFFUSERS_TRIGGER = "controlnet_cond_embedding.conv_in.weight"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 ENDINGS = (".safetensors", *PICKLES)
 MAX_PICKLE_BYTES = 16 * 2**30
-OTHER_THINGS = (  # a beginning of a name, and what a file with such names is
+OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
     ("model.diffusion_model.", "a whole Stable Diffusion model"),
     ("lora_unet_", "a LoRA"),
     ("adapter.", "a T2I adapter"),
@@ -45,19 +45,19 @@ class NetFile:
     format: str
     """Name of an export format."""
     tensors: dict[str, torch.Tensor]
-    """Under diffusers names; for a Control-LoRA under those of the file."""
+    """Under diffusers names; those of a Control-LoRA keep the file's names."""
     config: dict[str, Any] | None
-    """The net's config, where the file carries it."""
+    """The net's config, if the file has it."""
     metadata: dict[str, str]
     needs_base: bool = False
-    """The file holds only what differs from the base."""
+    """The file holds only the difference to the base."""
 
 
 def read_net_file(path: Path | str) -> NetFile:
     """Read a diffusers folder, a checkpoint's folder, a .safetensors file, or a .pth / .ckpt file of tensors alone.
 
     Raises:
-        UserError: it is not there, half-written, holds program code, or is something else than a ControlNet.
+        UserError: it is missing, half-written, holds program code, or is not a ControlNet.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -86,10 +86,10 @@ def read_net_file(path: Path | str) -> NetFile:
 
 
 def recognise(names: Collection[str], file: str) -> str:
-    """The export format that tensors of these names belong to.
+    """Tell the export format from the tensors' names.
 
     Raises:
-        UserError: they are not those of a ControlNet; says what they look like.
+        UserError: it is not a ControlNet; says what the file looks like.
     """
     if LORA_MARK in names:
         return "control_lora"
@@ -99,7 +99,7 @@ def recognise(names: Collection[str], file: str) -> str:
         return "pth"
     if ldm_keys.TRIGGER in names:
         return "ldm"
-    looks = next((words for start, words in OTHER_THINGS if any(name.startswith(start) for name in names)), "")
+    looks = next((words for start, words in OTHER_MODELS if any(name.startswith(start) for name in names)), "")
     raise UserError(
         f"{file} is not a ControlNet.",
         f"It looks like {looks}." if looks else "Its tensors have none of the names by which a ControlNet is known.",
@@ -112,7 +112,7 @@ def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _behind_prefix(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    # The first published files held the whole base beside the net.
+    # The first published files hold the whole base, too.
     ours = {name: tensor for name, tensor in tensors.items() if name.startswith(ldm_keys.PREFIX)}
     ours.pop(f"{ldm_keys.PREFIX}{DIFFERENCE_MARK}", None)
     return ldm_keys.from_ldm(ours)
@@ -133,19 +133,19 @@ def _read_folder(path: Path) -> NetFile:
     if weights:
         tensors = {name: tensor for file in weights for name, tensor in read_pickle(file).items()}
         return NetFile(path, "diffusers", tensors, config, {})
-    require_intact(folder.parent, f"{folder.name}/")  # of a checkpoint; any other folder has no checksums
+    require_intact(folder.parent, f"{folder.name}/")  # a checkpoint has checksums, any other folder has none
     whole = folder / WEIGHTS
     files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
     parts: dict[str, torch.Tensor] = {}
     metadata: dict[str, str] = {}
-    for file in files:  # several: a large net in parts
+    for file in files:  # diffusers splits a large net over several files
         part, metadata = read_safetensors(file)
         parts |= part
     return NetFile(path, "diffusers", parts, config, metadata)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors and header of a file.
+    """Read the tensors and the header's metadata of a file.
 
     Raises:
         UserError: it is damaged or half-written.
@@ -159,10 +159,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 
 
 def read_pickle(path: Path) -> dict[str, torch.Tensor]:
-    """Tensors of a file that torch.save wrote, by name. Nothing in it is ever run.
+    """Read the tensors of a file that torch.save wrote, by name. No code in it is run.
 
     Raises:
-        UserError: it holds more than numbers, is too large, or damaged.
+        UserError: it holds more than tensors, is too large, or damaged.
     """
     size = path.stat().st_size
     try:
