@@ -21,8 +21,8 @@ from engine.demo.sets import demo_preset, make_demo_set
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.training.batches import Batches
-from engine.training.objective import denoising_loss
 from engine.training.state import TrainState
+from engine.training.step import denoising_loss
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 

@@ -43,10 +43,8 @@ from engine.families.parts import load_part
 from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
 from engine.nets.ema import build_ema
-from engine.training.batches import Batch
-from engine.training.objective import Draws
-from engine.training.optim import build_optimizer
-from engine.training.precision import LossScale
+from engine.training.batches import Batch, Draws
+from engine.training.optim import LossScale, build_optimizer
 from engine.training.setup import build_nets
 from engine.training.speed import set_attention_and_layout
 from engine.training.state import TrainState

@@ -36,10 +36,10 @@ from engine.data.dataset import Dataset
 from engine.estimate.memory import predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message
+from engine.machine.precision import DTYPES
 from engine.nets.master_weights import MasterWeights
 from engine.runs.run import write_run
 from engine.training.faults import take_step
-from engine.training.precision import DTYPES
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace

@@ -38,8 +38,7 @@ from engine.training import oom, speed
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.history import MetricsHistory
-from engine.training.optim import build_optimizer
-from engine.training.precision import LossScale
+from engine.training.optim import LossScale, build_optimizer
 from engine.training.resume import open_run
 from engine.training.state import TrainState
 from engine.tuning.build import base_dtype, build_trainable

@@ -30,8 +30,7 @@ from engine.jobs.events import Event
 from engine.nets.ema import Average, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
-from engine.training.optim import build_optimizer, drop_updated_gradients, set_learning_rate
-from engine.training.precision import LossScale
+from engine.training.optim import LossScale, build_optimizer, drop_updated_gradients, set_learning_rate
 from engine.tuning.trainable import Trainable
 
 

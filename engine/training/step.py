@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 
 from engine.training import oom
-from engine.training.objective import denoising_loss
 from engine.training.speed import begin_micro_batch
 from engine.training.state import TrainState
 
@@ -76,3 +75,9 @@ def train_step(state: TrainState) -> torch.Tensor | None:
         oom.finish(state, f"average of {this_step}", state.update_ema, oom.ema_fallback(state.config, state.on_card))
     state.loss_scale.update(found_inf=False)
     return step_loss
+
+
+def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted mean squared error in fp32: (B, C, h, w), (B, C, h, w), (B,) -> scalar."""
+    per_image = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+    return (per_image * weights.float()).mean()

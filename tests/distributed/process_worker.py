@@ -25,7 +25,7 @@ from engine.runs.run import Run
 from engine.training import faults as faults_module
 from engine.training import step as step_module
 from engine.training.job import training_job
-from engine.training.precision import LossScale
+from engine.training.optim import LossScale
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace

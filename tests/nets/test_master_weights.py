@@ -13,10 +13,10 @@ from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.nets.lora import lora_layers
 from engine.runs.run import Run
-from engine.training import precision, setup, step
+from engine.training import optim, setup, step
 from engine.training.faults import stop_if_broken, take_step
 from engine.training.job import build_trainer
-from engine.training.precision import LossScale
+from engine.training.optim import LossScale
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
@@ -118,7 +118,7 @@ def test_the_loss_scale_follows_what_happens() -> None:
 def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
     new_run: RunFactory, ready_workspace: Workspace, fp16_everywhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision.LossScale, "START", 2.0**40)  # overflows for real, many times
+    monkeypatch.setattr(optim.LossScale, "START", 2.0**40)  # overflows for real, many times
     settings = {"train.precision": "fp16", "optim.schedule": "linear", "optim.ema_decay": 0.9, "train.steps": 4}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
@@ -127,7 +127,7 @@ def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
     rates = [event.learning_rate for event in trained.of(StepDone)]
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
     assert train(ready_workspace, paused, at_step={1: "pause"}).outcome == "paused"
-    monkeypatch.setattr(precision.LossScale, "START", 2.0**50)  # what it had found is remembered
+    monkeypatch.setattr(optim.LossScale, "START", 2.0**50)  # what it had found is remembered
     assert train(ready_workspace, paused).outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
 

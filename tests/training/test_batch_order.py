@@ -6,15 +6,14 @@ from collections import Counter
 
 import pytest
 
-from engine.training.objective import order
-from engine.training.schedule import Schedule
+from engine.training.batches import BatchOrder, order
 
 ROWS = {(64, 64): list(range(7)), (128, 64): [7, 8, 9], (64, 128): [10]}
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_every_batch_has_one_size_and_every_image_its_turn(batch_size: int) -> None:
-    schedule = Schedule(ROWS, seed=3, batch_size=batch_size)
+    schedule = BatchOrder(ROWS, seed=3, batch_size=batch_size)
     seen: Counter[int] = Counter()
     for number in range(11):
         rows = [row for row, _ in schedule.batch(number)]
@@ -25,14 +24,14 @@ def test_every_batch_has_one_size_and_every_image_its_turn(batch_size: int) -> N
 
 
 def test_any_batch_can_be_asked_for_first() -> None:
-    straight = Schedule(ROWS, seed=3, batch_size=2)
+    straight = BatchOrder(ROWS, seed=3, batch_size=2)
     wanted = [straight.batch(number) for number in range(40)]
-    assert [Schedule(ROWS, seed=3, batch_size=2).batch(number) for number in range(40)] == wanted
-    assert [Schedule(ROWS, seed=4, batch_size=2).batch(number) for number in range(40)] != wanted
+    assert [BatchOrder(ROWS, seed=3, batch_size=2).batch(number) for number in range(40)] == wanted
+    assert [BatchOrder(ROWS, seed=4, batch_size=2).batch(number) for number in range(40)] != wanted
 
 
 def test_one_size_is_the_plain_order() -> None:
-    schedule = Schedule({(64, 64): [5, 6, 7, 8, 9]}, seed=2, batch_size=3)
+    schedule = BatchOrder({(64, 64): [5, 6, 7, 8, 9]}, seed=2, batch_size=3)
     got = [entry for number in range(10) for entry in schedule.batch(number)]
     assert [row for row, _ in got] == [5 + place for place in order(2, 5, 0, 30)]
     assert [epoch for _, epoch in got] == [place // 5 for place in range(30)]

@@ -19,8 +19,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
 from engine.nets.ema import build_ema
 from engine.training import oom
-from engine.training.optim import build_optimizer
-from engine.training.precision import LossScale
+from engine.training.optim import LossScale, build_optimizer
 from engine.training.state import TrainState
 from engine.tuning.controlnet import WholeControlNet
 from engine.tuning.trainable import Placement

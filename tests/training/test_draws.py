@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from engine.config import OptimConfig
-from engine.training.objective import denoising_loss, draw, order
+from engine.training.batches import draw, order
 from engine.training.optim import build_optimizer, learning_rate
+from engine.training.step import denoising_loss
 
 SHAPE = (4, 8, 8)
 
