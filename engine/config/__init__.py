@@ -1,4 +1,4 @@
-"""Every setting of a run, written once: title, unit, bounds and help travel with the field.
+"""Every setting of a run, declared once with its title, unit, bounds and help.
 
 Forms, the command line, presets, docs and run.json are made from these models. Unknown keys are errors.
 """
@@ -27,10 +27,10 @@ CONFIG_VERSION = 1
 
 
 class RunConfig(Section):
-    """The whole of a run."""
+    """All settings of one run."""
 
     version: int = CONFIG_VERSION
-    name: str = setting("", "Run name", "What the run's folder and the exported file are called.", max_length=80)
+    name: str = setting("", "Run name", "Name of the run's folder and of exported files.", max_length=80)
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -45,29 +45,31 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _average_of_a_locked_base(self) -> RunConfig:
+    def _ema_needs_a_frozen_base(self) -> RunConfig:
         if not self.objective.sd_locked and self.optim.ema_decay > 0:
             raise ValueError(
-                "the average holds only the ControlNet: set optim.ema_decay to 0 where the base learns, too "
+                "the EMA covers only the ControlNet: set optim.ema_decay to 0 if the base is trained, too "
                 "(objective.sd_locked is off)"
             )
         return self
 
     @model_validator(mode="after")
-    def _small_base_is_frozen(self) -> RunConfig:
+    def _fp8_needs_a_frozen_base(self) -> RunConfig:
         if self.train.base_storage == "fp8" and not self.objective.sd_locked:
-            raise ValueError("a base that learns cannot be kept in eight bits: set train.base_storage to same")
+            raise ValueError("a base that is trained cannot be kept in fp8: set train.base_storage to same")
         return self
 
     @model_validator(mode="after")
-    def _optimizer_runs_where_it_is_kept(self) -> RunConfig:
+    def _offload_needs_an_optimizer_for_processors(self) -> RunConfig:
         if self.optim.offload and "8bit" in self.optim.optimizer:
-            raise ValueError("the 8-bit optimizers compute on the card: with optim.offload choose adamw or adafactor")
+            raise ValueError(
+                "the 8-bit optimizers need their state on the card: with optim.offload choose adamw or adafactor"
+            )
         return self
 
     @property
     def images_per_step(self) -> int:
-        """Images per correction of the weights (the effective batch), of all processes together."""
+        """Images per optimizer step (the effective batch size), over all processes."""
         return self.train.batch_size * self.train.accumulation
 
 
@@ -75,7 +77,7 @@ SECTIONS: tuple[str, ...] = ("model", "data", "objective", "optim", "train", "va
 
 
 def fields(section: str) -> dict[str, Any]:
-    """Name -> pydantic FieldInfo of one section, in order."""
+    """The pydantic FieldInfo of each setting in a section, in order."""
     kind: Any = RunConfig.model_fields[section].annotation
     return dict(kind.model_fields)
 
@@ -96,10 +98,10 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
-    """A checked RunConfig from nested plain values.
+    """Return a validated RunConfig from nested plain values.
 
     Raises:
-        UserError: every unknown key and every value out of bounds at once, in words.
+        UserError: names every unknown key and every value out of bounds.
     """
     values = migrated(values, source, CONFIG_VERSION)
     try:
@@ -111,7 +113,7 @@ def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
 
 
 def describe(error: ValidationError) -> str:
-    """Every problem of a validation error, one sentence each, with the field's dotted name."""
+    """All problems of a validation error, one sentence each, with the setting's dotted name."""
     sentences = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the settings"

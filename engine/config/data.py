@@ -1,4 +1,4 @@
-"""Which images a run sees, and how they are cut."""
+"""The images of a run, and how they are cropped."""
 
 from __future__ import annotations
 
@@ -8,30 +8,32 @@ from engine.config.setting import Section, setting
 
 
 class DataConfig(Section):
-    """Which images, and how they are cut."""
+    """The images of the run, and how they are cropped."""
 
-    dataset: str = setting("", "Dataset", "Name of a dataset of this workspace, with its condition maps made.")
+    dataset: str = setting("", "Dataset", "A dataset of this workspace whose control images have been made.")
     resolution: int = setting(
         512,
         "Resolution",
-        "Side of the square that the net sees. SD 1.5 was made for 512; the demo base for 128.",
+        "Side of the square training images. Usual: 512 for SD 1.5, 768 for SD 2.1, 1024 for SDXL, 128 for the demo "
+        "base.",
         unit="px",
+        affects_speed=True,
         ge=64,
         le=2048,
         multiple_of=64,
-        affects_speed=True,
     )
     crop: Literal["centre", "random", "smart"] = setting(
         "centre",
         "Crop",
-        "Which part of an image is kept where its shape does not fit. centre: the middle. random: several places, "
-        "another in each round. smart: where most happens, for subjects that are seldom in the middle.",
+        "Which part of an image is used if its shape does not fit. centre: the middle, the usual choice. random: "
+        "several places, another one in each epoch. smart: the part with most detail, for subjects that are seldom in "
+        "the middle.",
     )
     crop_variants: int = setting(
         4,
-        "Crops of each image",
-        "With random crops: how many places are prepared, the middle among them. Each needs its disk space and "
-        "preparation once.",
+        "Random crops per image",
+        "With random crops: how many places of each image are cached, the centre among them. Usual: 4. Each takes disk "
+        "space and is encoded once.",
         unit="crops",
         ge=1,
         le=32,
@@ -39,22 +41,22 @@ class DataConfig(Section):
     )
     buckets: bool = setting(
         False,
-        "Keep the images' shapes",
+        "Aspect ratio buckets",
         "Sorts wide and tall images into sizes of their own (multiples of 64 px with about the same area), so that "
-        "little is cut off. Each batch has one shape.",
+        "little is cropped. All images of a batch have one size.",
     )
     held_out: int = setting(
         16,
         "Held-out images",
-        "Pairs that are never trained on; the score is measured on them.",
+        "Pairs that are never trained on: scores and held-out losses are measured on them. Usual: 16 or more.",
         unit="images",
         ge=1,
         le=1024,
     )
     held_out_choice: Literal["diverse", "random"] = setting(
         "diverse",
-        "Which are held out",
-        "diverse: few pairs that differ much, so that they stand for the whole set. random: as they come; the score is "
-        "then that of an average image, if there are enough of them.",
+        "Choice of held-out images",
+        "diverse, the usual choice: pairs that differ from one another, so that a few stand for the whole dataset. "
+        "random: a random sample; with enough images the score is that of an average image.",
         advanced=True,
     )

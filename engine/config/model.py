@@ -1,4 +1,4 @@
-"""Which weights a run starts from."""
+"""The models that a run starts from."""
 
 from __future__ import annotations
 
@@ -8,39 +8,39 @@ from engine.config.setting import Section, setting
 
 
 class ModelConfig(Section):
-    """Which weights the run starts from."""
+    """The models that the run starts from."""
 
     base: str = setting(
         "demo",
         "Base model",
-        "What your ControlNet is made for: 'demo' (the tiny base that comes with the app), a Stable Diffusion 1.x, 2.x "
-        "or XL model as one file (.safetensors, .ckpt) or as a folder in diffusers layout, or a Hugging Face id.",
+        "The model that the ControlNet is trained for: a Stable Diffusion 1.x, 2.x or XL checkpoint (.safetensors, "
+        ".ckpt), a folder in diffusers layout, a Hugging Face id, or 'demo', the tiny base that comes with the app.",
         affects_speed=True,
     )
     controlnet: str = setting(
         "",
         "Start from a ControlNet",
-        "Empty: start from a copy of the base, as the ControlNet paper does. Or the file or folder of a ControlNet to "
-        "go on from: .safetensors, .pth, .ckpt, a Control-LoRA, a diffusers folder, or a checkpoint of another run.",
+        "Empty: start from a copy of the base's encoder, as the ControlNet paper does. Otherwise the file or folder of "
+        "a ControlNet to continue: .safetensors, .pth, .ckpt, a Control-LoRA, a diffusers folder, or a checkpoint of "
+        "another run.",
         advanced=True,
     )
     control_lora_rank: int = setting(
         0,
         "Control-LoRA rank",
-        "0: the whole ControlNet learns. 32 to 256: a Control-LoRA, the lighter way: the copied layers stay the base's "
-        "own, and thin matrices of this rank learn what to add. Needs much less memory and makes a small file; learns "
-        "a little less. Wants a learning rate about ten times as high, 1e-4. For tiny bases such as 'demo' take 4 to "
-        "16.",
+        "0 trains a whole ControlNet, the usual choice. 32 to 256 trains a Control-LoRA of this rank (dim): low-rank "
+        "matrices on top of the base's own layers. It needs much less memory and makes a small file, but learns a "
+        "little less. Use about ten times the learning rate (1e-4). For tiny bases such as 'demo' use 4 to 16.",
         advanced=True,
+        affects_speed=True,
         ge=0,
         le=256,
-        affects_speed=True,
     )
     hint_start: Literal["he", "default"] = setting(
         "he",
-        "Start of the hint encoder",
-        "The part of a new ControlNet that reads the condition map starts from random numbers. 'he' scales them so "
-        "that the map comes through from the first step, and the net listens sooner; 'default' does as the original "
-        "scripts do.",
+        "Control encoder initialisation",
+        "Initial weights of the layers that read the control image in a new ControlNet. he, the usual choice: scaled "
+        "(He et al. 2015) so that the image gets through from the first step, and the net follows it sooner. default: "
+        "as in the original training scripts.",
         advanced=True,
     )

@@ -1,4 +1,4 @@
-"""Presets: sparse settings in presets/*.toml, laid over one another, each value remembering where it came from."""
+"""Presets: partial settings in presets/*.toml, merged in layers. Each value remembers which layer it came from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRESETS_FOLDER = Path(__file__).resolve().parents[2] / "presets"
 
 @dataclass(frozen=True)
 class Preset:
-    """One file: a title and a hint for people, the smallest card it is for, and sparse settings."""
+    """One preset file: title and hint for the page, the smallest card it is for, and partial settings."""
 
     name: str
     title: str
@@ -26,24 +26,25 @@ class Preset:
     min_vram_gib: float
     values: dict[str, Any]
     families: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What is otherwise for bases of a family, by its name."""
+    """Settings that differ for bases of a family, by the family's name."""
     based_on: Preset | None = None
-    """Whose settings lie below these; of the user's own presets (engine/config/user_presets.py)."""
+    """The preset whose settings these override. Only in the user's presets (engine/config/user_presets.py)."""
 
     def layers(self, family: str = "") -> list[tuple[str, dict[str, Any]]]:
-        """For ``resolve``: the settings, and over them those for a family of bases."""
+        """Layers for ``resolve``: these settings, and over them those for a family of bases."""
         below = [] if self.based_on is None else self.based_on.layers(family)
         own = self.families.get(family)
         plain = [*below, (f"preset {self.name}", self.values)]
         return plain if own is None else [*plain, (f"preset {self.name}, for {family}", own)]
 
     def base(self) -> str:
-        """The base model of these settings, before any choice."""
+        """The base model that the preset names, else the default one."""
         chosen = [values["model"]["base"] for _, values in self.layers() if "base" in values.get("model", {})]
         return str(chosen[-1]) if chosen else RunConfig().model.base
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    """Contents of a TOML file. Raises UserError if it cannot be read."""
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -58,13 +59,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset:
-    """A preset from its file.
+    """Load a preset from its file.
 
     Args:
-        known: the presets that it may stand on (``based_on``), by their names.
+        known: the presets that it may be based on, by name.
 
     Raises:
-        UserError: not TOML, a setting that does not exist, or it stands on a preset that is not there.
+        UserError: the file is no TOML, has a setting that does not exist, or is based on an unknown preset.
     """
     values = read_toml(path)
     about = values.pop("preset", {})
@@ -103,12 +104,12 @@ def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset
 
 
 def all_presets(folder: Path = PRESETS_FOLDER) -> list[Preset]:
-    """Every preset, smallest card first."""
+    """All presets, smallest card first."""
     return sorted((load_preset(path) for path in folder.glob("*.toml")), key=lambda p: (p.min_vram_gib, p.name))
 
 
 def suggest(vram_gib: float | None, folder: Path = PRESETS_FOLDER) -> Preset:
-    """The largest preset that fits a card with ``vram_gib`` GiB (None: no card)."""
+    """The largest preset that fits a card with ``vram_gib`` GiB of memory (None: no card)."""
     # Cards report a little less than their name says (an "8 GB" card has 7.6 to 8.0 GiB).
     room = 0.0 if vram_gib is None else vram_gib * 1.08
     fitting = [p for p in all_presets(folder) if p.min_vram_gib <= room]
@@ -139,13 +140,13 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def resolve(*layers: tuple[str, dict[str, Any]]) -> tuple[RunConfig, dict[str, str]]:
-    """Lay sparse settings over the defaults, later layers winning.
+    """Merge partial settings over the defaults. Later layers win.
 
     Args:
-        layers: (where from, nested values), for example ``("preset 8gb", {...}), ("you", {...})``.
+        layers: (origin, nested values), for example ``("preset 8gb", {...}), ("you", {...})``.
 
     Returns:
-        The config, and for each dotted name where its value came from ("default" where no layer names it).
+        The config, and for each dotted name the origin of its value ("default" if no layer sets it).
     """
     merged: dict[str, Any] = {}
     origins: dict[str, str] = dict.fromkeys(flatten(RunConfig().model_dump()), "default")

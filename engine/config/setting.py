@@ -1,4 +1,4 @@
-"""How a setting is declared: title, unit, bounds and help travel with the field."""
+"""Declaring a setting with its title, unit, bounds and help."""
 
 from __future__ import annotations
 
@@ -30,4 +30,6 @@ def setting(
 
 
 class Section(BaseModel):
+    """A group of settings. Immutable; unknown keys are errors."""
+
     model_config = ConfigDict(extra="forbid", validate_assignment=True, frozen=True)

@@ -1,4 +1,4 @@
-"""The settings of a run as a TOML file for ``engine.cli train``, and the command that uses several cards."""
+"""Writing settings as TOML files for ``engine.cli train``, and the command that trains on several cards."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from engine.workspace.paths import APP_FOLDER, Workspace
 
 
 def to_toml(config: RunConfig) -> str:
-    """Every setting, those that are at their default too, with its title: no preset shows through."""
+    """All settings as TOML, also those at their default, so that no preset changes them. Titles as comments."""
     values = flatten(config.model_dump(include={"name", *SECTIONS}))
     return "\n".join(lines_of(values)) + "\n"
 
 
 def lines_of(values: Mapping[str, Any]) -> list[str]:
-    """Values by dotted name as lines of TOML, those of a section together; settings with their titles."""
+    """Lines of TOML for values by dotted name, grouped by section, with the settings' titles as comments."""
     lines = [f"{name} = {_value(value)}" for name, value in values.items() if "." not in name]
     for section in dict.fromkeys(dotted.split(".")[0] for dotted in values if "." in dotted):
         lines += ["", f"[{section}]"]
@@ -50,10 +50,10 @@ def _value(value: Any) -> str:
 
 
 def launch_command(count: int, *arguments: str, workspace: Workspace | None = None) -> str:
-    """One line for the terminal, to be given in the app's folder: this Python, a process for each of ``count`` cards.
+    """The command line that runs ``engine.cli`` in ``count`` processes, one per card. To be run in the app's folder.
 
     Args:
-        arguments: of ``engine.cli``, such as ``"train", "run.toml"``.
+        arguments: of ``engine.cli``, for example ``"train", "run.toml"``.
     """
     words = [sys.executable, "-m", "engine.cli"]
     if workspace is not None and workspace.root != APP_FOLDER / "workspace":
@@ -62,7 +62,7 @@ def launch_command(count: int, *arguments: str, workspace: Workspace | None = No
 
 
 def join_words(words: list[str]) -> str:
-    """Words as this system's terminal takes them in one line."""
+    """Quote words for this system's terminal and join them."""
     if os.name == "nt":
         return subprocess.list2cmdline(words)
     import shlex

@@ -1,4 +1,4 @@
-"""How long a run is, how large its batches, how precise."""
+"""Length, batch size, precision, memory saving and checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -8,89 +8,90 @@ from engine.config.setting import Section, setting
 
 
 class TrainConfig(Section):
-    """How long, how large, how precise."""
+    """Length, batch size, precision, memory saving and checkpoints."""
 
     steps: int = setting(
-        4000, "Steps", "Corrections of the weights in the whole run.", unit="steps", ge=1, le=10_000_000
+        4000, "Steps", "Optimizer steps of the whole run. Usual: 4,000 to 20,000.", unit="steps", ge=1, le=10_000_000
     )
     batch_size: int = setting(
         4,
         "Batch size",
-        "Images looked at together; more is steadier and needs more memory. Several cards share them: their number "
-        "changes how long a run takes, not what it learns.",
+        "Images per batch. Larger batches are steadier and need more memory. Usual: 4. Several cards share a batch: "
+        "their number changes how long a run takes, not what it learns.",
         unit="images",
+        affects_speed=True,
         ge=1,
         le=512,
-        affects_speed=True,
     )
     accumulation: int = setting(
         1,
         "Gradient accumulation",
-        "Batches added up before each correction: batch size 1 with accumulation 4 learns like batch size 4, slower, "
-        "in less memory. Several cards share them: with as many batches as cards, each does one.",
+        "Batches whose gradients are added up for one optimizer step: batch size 1 with accumulation 4 learns like "
+        "batch size 4, slower and in less memory. Usual: 1. Several cards share them: with as many batches as cards, "
+        "each does one.",
         unit="batches",
+        affects_speed=True,
         ge=1,
         le=1024,
         advanced=True,
-        affects_speed=True,
     )
     precision: Literal["fp32", "fp16", "bf16"] = setting(
         "fp16",
         "Precision",
-        "Half precision halves memory and doubles speed; the weights that learn stay in fp32. bf16 needs an RTX 30 "
-        "card or newer.",
+        "fp16 and bf16 halve the memory and double the speed; the trained weights stay in fp32. bf16 needs an RTX 30 "
+        "card or newer. fp32 is for processors.",
         advanced=True,
         affects_speed=True,
     )
     base_storage: Literal["same", "fp8"] = setting(
         "same",
-        "Base kept in",
-        "same: in the run's precision. fp8: the frozen base in eight bits, half of the memory (0.8 GB less with SD "
-        "1.5, 2.4 GB with XL); a little slower, and the base draws very slightly otherwise while training.",
+        "Base model precision",
+        "same: the run's precision. fp8: the frozen base in 8 bits, half the memory (0.8 GB less with SD 1.5, 2.4 GB "
+        "with SDXL); a little slower, and the base draws very slightly different images while training.",
         advanced=True,
         affects_speed=True,
     )
     gradient_checkpointing: Literal["none", "controlnet", "both"] = setting(
         "none",
         "Gradient checkpointing",
-        "Computes some things twice to save memory: in the net that learns (8 % more work), or in the base's half that "
-        "follows it, too (26 % more).",
+        "Saves memory: the backward pass computes activations again instead of keeping them. none: the fastest. "
+        "controlnet: in the ControlNet (8 % more work). both: also in the base's decoder (26 % more).",
         advanced=True,
         affects_speed=True,
     )
     attention: Literal["sdpa", "xformers"] = setting(
         "sdpa",
         "Attention",
-        "How the nets compute attention. sdpa: PyTorch's own, which picks the fastest way that the card has. xformers: "
-        "the package of that name, where it is installed and there is a graphics card; else sdpa.",
+        "sdpa, the usual choice: PyTorch's own, which picks the fastest kernel of the card. xformers: that package, if "
+        "it is installed and there is a graphics card; otherwise sdpa.",
         advanced=True,
         affects_speed=True,
     )
     channels_last: bool = setting(
         False,
         "Channels last",
-        "Keeps images in memory with a pixel's channels side by side, which some cards convolve faster. It learns "
-        "the same, but for rounding. Not measured on cards yet: compare the seconds a step of two trials.",
+        "A memory layout with the channels of a pixel side by side, which some cards convolve faster. The result is "
+        "the same but for rounding. Not measured on cards yet: compare the seconds per step of two trials.",
         advanced=True,
         affects_speed=True,
     )
     compile: Literal["none", "kernels", "graphs"] = setting(
         "none",
-        "Compile",
-        "kernels: PyTorch joins small operations into larger ones, which takes minutes at the start and at each change "
-        "of size. graphs: the card also replays whole steps by itself (CUDA graphs), which needs more memory. Where it "
-        "does not work the run goes on without. Not measured on cards yet: compare two trials.",
+        "torch.compile",
+        "kernels: joins small operations into larger ones; that takes minutes at the start and at each new image size. "
+        "graphs: also replays whole steps as CUDA graphs, which needs more memory. If it fails, the run goes on "
+        "without. Usual: none. Not measured on cards yet: compare two trials.",
         advanced=True,
         affects_speed=True,
     )
     seed: int = setting(0, "Seed", "The same seed repeats the same run.", ge=0, le=2**31 - 1, advanced=True)
     checkpoint_every: int = setting(
-        500, "Checkpoint every", "How often the run is saved by itself.", unit="steps", ge=1
+        500, "Checkpoint every", "How often a checkpoint is saved. Usual: 500.", unit="steps", ge=1
     )
     keep_checkpoints: int = setting(
         3,
         "Checkpoints kept",
-        "Older ones are removed, never the best and those with a star; 0 keeps all.",
+        "Older checkpoints are removed, except the best one and those with a star. 0: all are kept.",
         unit="checkpoints",
         ge=0,
         advanced=True,
@@ -98,16 +99,16 @@ class TrainConfig(Section):
     keep_every: int = setting(
         0,
         "Keep every",
-        "Checkpoints whose step is a multiple of this are never removed, to look back at later; 0: none.",
+        "Checkpoints whose step is a multiple of this are never removed. 0: none.",
         unit="steps",
         ge=0,
         advanced=True,
     )
     keep_resumable: int = setting(
         0,
-        "Resumable ones",
-        "Only so many of the newest checkpoints keep what a resume needs; older ones keep their weights, a third of "
-        "the size, and can be tried and exported as before. 2 is safe; 0: all keep it.",
+        "Resumable checkpoints",
+        "Only this many of the newest checkpoints keep the optimizer's state, which a resume needs. Older ones keep "
+        "their weights, a third of the size, and can be tried and exported as before. 2 is safe. 0: all keep it.",
         unit="checkpoints",
         ge=0,
         advanced=True,

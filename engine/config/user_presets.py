@@ -1,6 +1,6 @@
-"""Presets of the user's: files in the workspace that hold only what differs from the app's preset they stand on.
+"""The user's own presets: files in the workspace that hold only what differs from the app's preset they are based on.
 
-So a value that was never touched follows the app's preset when a later version knows better.
+A value that the user has not changed follows the app's preset when a later version changes it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
 from engine.workspace.paths import safe_name
 
-OF_ONE_RUN = ("name", "data.dataset")
-"""Not kept: they belong to a run, not to a way to train."""
+RUN_ONLY = ("name", "data.dataset")
+"""Settings of a single run, which presets do not keep."""
 
 
 class UserPresets:
-    """The app's presets and the user's, as one list; ``problems``: files that cannot be used."""
+    """The app's presets and the user's in one list. ``problems`` names the files that cannot be used."""
 
     def __init__(self, folder: Path, shipped: Iterable[Preset]) -> None:
         self.folder = folder
@@ -30,41 +30,41 @@ class UserPresets:
         self.read()
 
     def read(self) -> None:
-        """Look at the folder again. A file that is broken is left out, and its problem kept."""
+        """Read the folder again. Broken files are left out, and listed in ``problems``."""
         found, problems = dict(self._shipped), []
         for path in sorted(self.folder.glob("*.toml")):
             try:
-                self._demand_free(path.stem)
+                self._require_free(path.stem)
                 found[path.stem] = load_preset(path, self._shipped)
             except UserError as error:
                 problems.append(error)
         self.all, self.problems = found, problems
 
     def get(self, name: str) -> Preset:
-        """The preset of that name.
+        """Return the preset with that name.
 
         Raises:
             UserError: there is none, or its file cannot be used.
         """
         if name not in self.all:
-            words = " ".join(f"{problem.what} {problem.why}" for problem in self.problems)
+            problems = " ".join(f"{problem.what} {problem.why}" for problem in self.problems)
             raise UserError(
-                f"There is no preset called {name}.", words or f"{self.folder} holds no such file.",
+                f"There is no preset called {name}.", problems or f"{self.folder} holds no such file.",
                 f"Choose one of these: {', '.join(self.all)}.",
             )  # fmt: skip
         return self.all[name]
 
-    def own(self, name: str) -> bool:
-        """Whether it is the user's."""
+    def is_own(self, name: str) -> bool:
+        """Whether a preset is the user's own."""
         return name in self.all and name not in self._shipped
 
-    def keep(self, title: str, over: str, family: str, config: RunConfig) -> str:
-        """Write a preset; one of the same title is replaced. Returns its name.
+    def save(self, title: str, over: str, family: str, config: RunConfig) -> str:
+        """Write a preset, in place of one with the same title. Returns its name.
 
         Args:
-            over: the preset that ``config`` was made from. Where it is the user's, the new one stands on the app's
-                preset below it, and holds the differences of both.
-            family: of the base of ``config``, for which a preset may have settings of its own.
+            over: the preset that ``config`` was made from. If that is the user's own, the new one is based on the
+                app's preset below it, and holds the differences of both.
+            family: family of the base of ``config``; presets may have settings for a family.
 
         Raises:
             UserError: no title, one that is taken, or nothing differs.
@@ -72,7 +72,7 @@ class UserPresets:
         title = " ".join(title.split())
         if not title:
             raise UserError("The preset was not kept.", "It has no name.", "Give it one.")
-        name = self._demand_free(safe_name(title))
+        name = self._require_free(safe_name(title))
         for other, preset in self.all.items():
             if other.casefold() != name.casefold():  # Windows does not tell them apart
                 continue
@@ -85,7 +85,7 @@ class UserPresets:
         usual = flatten(resolve(*below.layers(family))[0].model_dump())
         values = flatten(config.model_dump())
         changes = {dotted: value for dotted, value in values.items() if value != usual[dotted]}
-        changes = {dotted: value for dotted, value in changes.items() if dotted not in OF_ONE_RUN}
+        changes = {dotted: value for dotted, value in changes.items() if dotted not in RUN_ONLY}
         if not changes:
             raise UserError(
                 "The preset was not kept.",
@@ -99,13 +99,13 @@ class UserPresets:
         self.read()
         return name
 
-    def forget(self, name: str) -> None:
-        """Delete one of the user's."""
-        if self.own(name):
+    def delete(self, name: str) -> None:
+        """Delete a preset of the user's."""
+        if self.is_own(name):
             (self.folder / f"{name}.toml").unlink(missing_ok=True)
             self.read()
 
-    def _demand_free(self, name: str) -> str:
+    def _require_free(self, name: str) -> str:
         if name.casefold() in self._shipped:
             raise UserError(
                 f"The preset {self.folder / name}.toml is not used.",

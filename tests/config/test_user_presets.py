@@ -26,7 +26,7 @@ def with_changes(preset: Preset, family: str = "", **changes: dict) -> RunConfig
 
 def test_only_what_differs_is_written(presets: UserPresets) -> None:
     config = with_changes(presets.all["8gb"], **MINE)
-    assert presets.keep("  Night   owls: 2nd try ", "8gb", "sd1", config) == "Night-owls-2nd-try"
+    assert presets.save("  Night   owls: 2nd try ", "8gb", "sd1", config) == "Night-owls-2nd-try"
     written = (presets.folder / "Night-owls-2nd-try.toml").read_text(encoding="utf-8")
     lines = [line for line in written.splitlines() if line and not line.startswith("#")]
     assert lines[:3] == ["[preset]", 'title = "Night owls: 2nd try"', 'based_on = "8gb"']
@@ -41,7 +41,7 @@ def test_only_what_differs_is_written(presets: UserPresets) -> None:
 
 
 def test_a_value_that_was_not_touched_follows_the_apps_preset(presets: UserPresets) -> None:
-    presets.keep("mine", "8gb", "sd1", with_changes(presets.all["8gb"], **MINE))
+    presets.save("mine", "8gb", "sd1", with_changes(presets.all["8gb"], **MINE))
     newer = Preset("8gb", "8 GB card", "", 8, {"train": {"batch_size": 3, "steps": 5}})
     config, _ = resolve(*UserPresets(presets.folder, [newer]).all["mine"].layers())
     assert (config.train.batch_size, config.train.steps) == (3, 77)
@@ -50,7 +50,7 @@ def test_a_value_that_was_not_touched_follows_the_apps_preset(presets: UserPrese
 def test_of_a_family_that_a_preset_treats_apart_the_difference_is_to_that(presets: UserPresets) -> None:
     card = presets.all["12gb"]
     config = with_changes(card, "sdxl", model={"base": "xl"}, train={"steps": 9})
-    presets.keep("xl", "12gb", "sdxl", config)
+    presets.save("xl", "12gb", "sdxl", config)
     kept = presets.all["xl"]
     assert flatten(kept.values) == {"model.base": "xl", "train.steps": 9}
     assert kept.base() == "xl" and card.base() != "xl"
@@ -58,33 +58,33 @@ def test_of_a_family_that_a_preset_treats_apart_the_difference_is_to_that(preset
 
 
 def test_one_over_another_stands_on_the_apps(presets: UserPresets) -> None:
-    presets.keep("one", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
-    presets.keep("two", "one", "", with_changes(presets.all["one"], train={"seed": 5}))
-    presets.forget("one")
+    presets.save("one", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
+    presets.save("two", "one", "", with_changes(presets.all["one"], train={"seed": 5}))
+    presets.delete("one")
     fresh = UserPresets(presets.folder, [demo_preset(), *all_presets()])
     assert "one" not in fresh.all and not fresh.problems
     assert flatten(fresh.all["two"].values) == {"train.steps": 77, "train.seed": 5}
 
 
 def test_the_same_title_replaces_and_another_of_that_file_name_does_not(presets: UserPresets) -> None:
-    presets.keep("my owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
-    presets.keep("My owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 78}))
-    (kept,) = [preset for name, preset in presets.all.items() if presets.own(name)]
+    presets.save("my owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
+    presets.save("My owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 78}))
+    (kept,) = [preset for name, preset in presets.all.items() if presets.is_own(name)]
     assert kept.values == {"train": {"steps": 78}}
     with pytest.raises(UserError, match="Its file would be that of My owls"):
-        presets.keep("my: owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 79}))
+        presets.save("my: owls", "8gb", "", with_changes(presets.all["8gb"], train={"steps": 79}))
 
 
 @pytest.mark.parametrize(("title", "word"), [("  ", "no name"), ("8GB", "preset of its own"), ("Demo", "of its own")])
 def test_a_name_that_cannot_be_is_refused(presets: UserPresets, title: str, word: str) -> None:
     with pytest.raises(UserError, match=word):
-        presets.keep(title, "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
+        presets.save(title, "8gb", "", with_changes(presets.all["8gb"], train={"steps": 77}))
     assert not presets.folder.exists()
 
 
 def test_nothing_to_keep_is_said(presets: UserPresets) -> None:
     with pytest.raises(UserError, match="those of the preset 8 GB card"):
-        presets.keep("mine", "8gb", "", with_changes(presets.all["8gb"], name="owls", data={"dataset": "birds"}))
+        presets.save("mine", "8gb", "", with_changes(presets.all["8gb"], name="owls", data={"dataset": "birds"}))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,10 @@ def test_nothing_to_keep_is_said(presets: UserPresets) -> None:
     [
         ('[preset]\nbased_on = "32gb"', "based on the preset 32gb"),
         ('[preset]\nbased_on = "8gb"\n[train]\nstpes = 5', "train.stpes is not a setting"),
-        ('[preset]\nbased_on = "8gb"\n[optim]\noptimizer = "adamw8bit"\noffload = true', "compute on the card"),
+        (
+            '[preset]\nbased_on = "8gb"\n[optim]\noptimizer = "adamw8bit"\noffload = true',
+            "need their state on the card",
+        ),
         ("preset = 5", "are sections"),
         ('[preset]\nmin_vram_gib = "much"', "min_vram_gib is 'much'"),
         ("[preset\n", "not valid TOML"),
@@ -106,11 +109,11 @@ def test_a_file_that_is_broken_is_left_out_with_words(presets: UserPresets, text
     presets.read()
     (problem,) = presets.problems
     assert word in f"{problem.what} {problem.why}" and "bad" in problem.what
-    assert presets.own("good") and "bad" not in presets.all
+    assert presets.is_own("good") and "bad" not in presets.all
     with pytest.raises(UserError, match="There is no preset called bad"):
         presets.get("bad")
 
 
 def test_the_apps_are_never_deleted(presets: UserPresets) -> None:
-    presets.forget("8gb")
-    assert "8gb" in presets.all and not presets.own("8gb")
+    presets.delete("8gb")
+    assert "8gb" in presets.all and not presets.is_own("8gb")

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from engine.config.presets import flatten, unflatten
-from engine.config.user_presets import OF_ONE_RUN
+from engine.config.user_presets import RUN_ONLY
 from engine.families.files import family_of
 from ui.page.context import AppContext
 from ui.page.live import Live
@@ -44,7 +44,7 @@ def build_own_presets(context: AppContext, live: Live, form: RunForm) -> None:
     live.outputs(
         [delete, broken],
         lambda view: (view.draft.preset, view.draft.number),
-        lambda view: [gr.Button(visible=context.user_presets.own(view.draft.preset)), _broken_presets(context)],
+        lambda view: [gr.Button(visible=context.user_presets.is_own(view.draft.preset)), _broken_presets(context)],
     )
 
 
@@ -57,7 +57,7 @@ def save_draft(context: AppContext, title: str) -> str:
     draft, presets = context.draft, context.user_presets
     config, _ = context.config_of(draft)
     family = family_of(context.workspace, context.base_of(draft))
-    name = presets.keep(title, context.preset_of(draft).name, family, config)
+    name = presets.save(title, context.preset_of(draft).name, family, config)
     context.set_draft(name, _of_this_run(draft.changes), refresh_forms=True)
     made = presets.all[name]
     own = counted(len(flatten(made.values)), "setting", "settings")
@@ -70,7 +70,7 @@ def delete_own(context: AppContext) -> str:
     preset = context.preset_of(draft)
     if preset.based_on is None:
         return f"{preset.title} comes with the app and cannot be deleted."
-    presets.forget(preset.name)
+    presets.delete(preset.name)
     changes = unflatten({**flatten(preset.values), **flatten(draft.changes)})
     context.set_draft(preset.based_on.name, changes, refresh_forms=True)
     return f"{preset.title} is deleted. Its settings are still in the form: save them again if that was a mistake."
@@ -78,7 +78,7 @@ def delete_own(context: AppContext) -> str:
 
 def _of_this_run(changes: dict[str, Any]) -> dict[str, Any]:
     flat = flatten(changes)
-    return unflatten({dotted: flat[dotted] for dotted in OF_ONE_RUN if dotted in flat})
+    return unflatten({dotted: flat[dotted] for dotted in RUN_ONLY if dotted in flat})
 
 
 def _broken_presets(context: AppContext) -> str:
