@@ -23,7 +23,7 @@ from PIL import Image  # noqa: E402
 
 from engine.data.dataset import Dataset  # noqa: E402
 from engine.data.importing import import_source  # noqa: E402
-from engine.data.scan import look_at  # noqa: E402
+from engine.data.scan import recognize_folder  # noqa: E402
 from engine.workspace.paths import Workspace  # noqa: E402
 
 DIFFERENT, A_FOLDER = 50, 1000
@@ -84,7 +84,7 @@ def main() -> None:
         fill(source, options.count)
         workspace = Workspace(Path(place) / "workspace")
         timed("nothing yet", lambda: None)
-        timed("list the folder", lambda: look_at(source), options.count)
+        timed("list the folder", lambda: recognize_folder(source), options.count)
         result = timed("first scan", lambda: import_source(workspace, str(source)), options.count)
         assert result.pictures == options.count, result
         dataset = timed("open again", lambda: Dataset.open(result.folder))

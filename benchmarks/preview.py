@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from engine.conditions import registry
-from engine.data.map_preview import Shown, preview
+from engine.data.map_preview import MapPreview, preview
 
 AIM = 150.0  # milliseconds
 
@@ -33,7 +33,7 @@ def milliseconds(name: str, image: np.ndarray, rounds: int) -> tuple[float, floa
     values, times = kind.resolve({}), []
     for _ in range(rounds):
         start = time.perf_counter(), time.process_time()
-        shown: Shown = preview(kind, image, values)
+        shown: MapPreview = preview(kind, image, values)
         assert shown.map.shape == image.shape
         times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     clock, processor = (statistics.median(column) * 1000 for column in zip(*times, strict=True))

@@ -24,8 +24,8 @@ from engine.conditions import weights
 from engine.data import map_files
 from engine.data.import_config import ImportConfig
 from engine.data.scan import scan_folder
+from engine.data.sources.image_store import ImageStore, Refused
 from engine.data.sources.parquet import PARQUET
-from engine.data.sources.store import Refused, Store
 from engine.data.sources.tars import TARS
 from engine.disk.images import MAX_PIXELS, inspect, load_array, load_rgb, thumbnail
 from engine.errors import UserError
@@ -172,8 +172,8 @@ def test_an_image_bomb_is_refused_in_words_wherever_it_is_opened(tmp_path: Path,
         with pytest.raises(UserError) as caught:
             way(path)
         assert "far too large" in caught.value.what and f"{MAX_PIXELS // 10**6} million pixels" in caught.value.why
-    with Store(tmp_path / "store") as store, pytest.raises(Refused, match="million pixels"):
-        store.check("abcdef", path.read_bytes())
+    with ImageStore(tmp_path / "store") as store, pytest.raises(Refused, match="million pixels"):
+        store.put_image("abcdef", path.read_bytes())
 
 
 def write_table(path: Path, cells: list[bytes], maps: list[bytes] | None = None) -> Path:
@@ -195,7 +195,7 @@ def test_an_image_bomb_in_a_parquet_cell_is_left_out_in_words(
     table = write_table(tmp_path / "set.parquet", cells["image"], cells["conditioning_image"])
     fetched = PARQUET.fetch(str(table), tmp_path / "out", ImportConfig(), lambda *_: None, Control().token)
     assert fetched.new == 1
-    assert [reason for reason in fetched.left_out if f"{MAX_PIXELS // 10**6} million pixels" in reason]
+    assert [reason for reason in fetched.skipped if f"{MAX_PIXELS // 10**6} million pixels" in reason]
 
 
 def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_not_opened(
@@ -203,7 +203,7 @@ def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_not_opened(
 ) -> None:
     monkeypatch.setattr("engine.data.sources.parquet._FREE", 100_000)
     table = write_table(tmp_path / "set.parquet", [bytes(20_000_000), image_bytes(photos)])
-    with pytest.raises(UserError, match=r"set\.parquet is not opened"):
+    with pytest.raises(UserError, match=r"set\.parquet was not opened"):
         PARQUET.fetch(str(table), tmp_path / "out", ImportConfig(), lambda *_: None, Control().token)
 
 
@@ -212,7 +212,7 @@ def test_a_cell_larger_than_the_limit_is_left_out(tmp_path: Path, photos: dict[s
     table = write_table(tmp_path / "set.parquet", [large, image_bytes(photos)])
     config = ImportConfig(max_megabytes=1)
     fetched = PARQUET.fetch(str(table), tmp_path / "out", config, lambda *_: None, Control().token)
-    assert fetched.new == 1 and "larger than the limit" in fetched.left_out
+    assert fetched.new == 1 and "larger than the limit" in fetched.skipped
 
 
 def test_an_image_bomb_in_an_archive_is_named_when_it_is_read(tmp_path: Path, photos: dict[str, Any]) -> None:

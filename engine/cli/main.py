@@ -198,7 +198,7 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
         among.broadcast(lambda: weights.download(missing, control.token))
     report = make_all(
         dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary,
-        among=among,
+        group=among,
     )  # fmt: skip
     console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:

@@ -1,4 +1,4 @@
-"""Captions written by a model: BLIP or Florence-2, through transformers, from a folder or a Hugging Face id.
+"""Captions by a model: BLIP or Florence-2, through transformers, from a folder or a Hugging Face id.
 
 BLIP: Li et al. 2022, arXiv 2201.12086. Florence-2: Xiao et al. 2023, arXiv 2311.06242. Code that comes with a model is
 never run.
@@ -26,18 +26,18 @@ from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
-logging.getLogger("transformers").setLevel(logging.ERROR)  # it says at each start that it does without torchvision
+logging.getLogger("transformers").setLevel(logging.ERROR)  # otherwise it warns about torchvision on every start
 
 FLORENCE_TASKS = {"short": "<CAPTION>", "detailed": "<DETAILED_CAPTION>", "long": "<MORE_DETAILED_CAPTION>"}
 MOST_TOKENS = {"short": 48, "detailed": 128, "long": 256}
 SUGGESTED = ("Salesforce/blip-image-captioning-base", "florence-community/Florence-2-base")
 PAGE = 512
-_RUBBISH = re.compile(r"</?s>|<pad>|<loc_\d+>|\[DEC\]")  # marks that some tokenizers do not know as their own
+_SPECIAL = re.compile(r"</?s>|<pad>|<loc_\d+>|\[DEC\]")  # special tokens that some tokenizers leave in the text
 
 
 @dataclass(frozen=True)
-class Report:
-    """How it ended. ``kept``: captions that were there already, or written before a cancelled try."""
+class CaptionReport:
+    """The result. ``kept``: captions that existed already, or were written before an earlier cancellation."""
 
     written: int
     kept: int
@@ -45,7 +45,7 @@ class Report:
 
 
 class Captioner:
-    """A loaded model. ``describe`` takes RGB images and returns one sentence each."""
+    """A loaded caption model."""
 
     def __init__(self, name: str, architecture: str, processor: Any, model: Any, device: torch.device) -> None:
         self.name, self.architecture = name, architecture
@@ -53,15 +53,15 @@ class Captioner:
 
     @torch.no_grad()
     def describe(self, images: Sequence[Image.Image], length: str = "short") -> list[str]:
-        """``length``: short, detailed or long; BLIP knows short alone, so the others only let it go on for longer."""
+        """One caption for each RGB image. ``length``: short, detailed or long. BLIP only writes short ones."""
         task = _ARCHITECTURES[self.architecture].task(length)
-        words: dict[str, Any] = {"text": [task] * len(images), "padding": True} if task else {}
-        inputs = self._processor(images=list(images), return_tensors="pt", **words).to(self._device)
+        text: dict[str, Any] = {"text": [task] * len(images), "padding": True} if task else {}
+        inputs = self._processor(images=list(images), return_tensors="pt", **text).to(self._device)
         inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
-        # Greedy: the same image has the same caption at every try.
+        # Greedy decoding: the same image always gets the same caption.
         tokens = self._model.generate(**inputs, max_new_tokens=MOST_TOKENS[length], num_beams=1, do_sample=False)
-        told = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        return [clean(_RUBBISH.sub(" ", text), markup=False, urls=False, backslashes=False) for text in told]
+        captions = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        return [clean(_SPECIAL.sub(" ", text), markup=False, urls=False, backslashes=False) for text in captions]
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,10 @@ _ARCHITECTURES = {
 
 
 def load(model: str, models_folder: Path | None = None, device: torch.device | None = None) -> Captioner:
-    """The model in a folder, in ``models_folder``, or on the Hugging Face hub. Half precision on a graphics card.
+    """Loads a model from a folder, from ``models_folder``, or from the Hugging Face hub. fp16 on a graphics card.
 
     Raises:
-        UserError: it is not there and cannot be downloaded, is damaged, or is no BLIP or Florence-2.
+        UserError: it is missing and cannot be downloaded, is damaged, or is neither BLIP nor Florence-2.
     """
     import transformers
 
@@ -96,7 +96,7 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
     try:
         processor = getattr(transformers, about.processor).from_pretrained(place, trust_remote_code=False)
         net = getattr(transformers, about.model).from_pretrained(place, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # whatever a loader trips over: the files are not what they should be
+    except Exception as error:  # a damaged file can make a loader raise anything
         first = (str(error).splitlines() or [repr(error)])[0][:300]
         raise UserError(
             f"The caption model {model} cannot be loaded.",
@@ -107,7 +107,7 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
 
 
 def architecture(place: str, advice: str = "") -> str:
-    """ "blip" or "florence2", told by config.json alone. Raises UserError for anything else."""
+    """ "blip" or "florence2", according to config.json. Raises UserError for anything else."""
     try:
         path = Path(place) / "config.json"
         if not Path(place).is_dir():
@@ -117,21 +117,21 @@ def architecture(place: str, advice: str = "") -> str:
         config = json.loads(path.read_text(encoding="utf-8"))
     except Exception as error:  # offline, no such model, no such file: the advice is the same
         raise UserError(
-            f"The caption model {place} is not here.",
+            f"The caption model {place} is not on this computer.",
             f"Its config.json could not be read or downloaded ({type(error).__name__}).",
             advice or "Check the name and the connection.",
         ) from error
     kind = str(config.get("model_type", ""))
     if kind not in _ARCHITECTURES:
         raise UserError(
-            f"{place} is no caption model that is known here.",
-            f"Its config.json says {kind or 'nothing'}; known are BLIP and Florence-2.",
+            f"{place} is not a supported caption model.",
+            f"The model type in its config.json is {kind or 'missing'}; supported are BLIP and Florence-2.",
             f"Use one of these, for example {' or '.join(SUGGESTED)}.",
         )
     if "auto_map" in config:
         raise UserError(
-            f"{place} needs program code of its own, which is not run here.",
-            "It is an older packing of Florence-2, from before transformers knew it.",
+            f"{place} needs code of its own, which this app does not run.",
+            "It is an older form of Florence-2, from before transformers supported it.",
             f"Use {SUGGESTED[1]}, the same model without such code.",
         )
     return kind
@@ -146,11 +146,11 @@ def caption_all(
     only_empty: bool = True,
     length: str = "short",
     batch: int = 8,
-) -> Report:
+) -> CaptionReport:
     """Writes captions as one operation that can be undone.
 
-    ``only_empty``: images that have a caption keep it; otherwise all are written anew. A cancelled run keeps what is
-    done, and the same call goes on from there. Images that cannot be read are reported and passed over.
+    ``only_empty``: keep existing captions; otherwise all are replaced. After a cancellation, finished captions are
+    kept, and the same call continues from there. Images that cannot be read are reported and skipped.
     """
     extent = "images without a caption" if only_empty else "all images"
     what = f"Captions by {Path(captioner.name).name} ({length}) for {extent}"
@@ -171,14 +171,14 @@ def caption_all(
                 ]
                 images = [image for _, _, image in readable]
                 describe = partial(captioner.describe, length=length)
-                told = [text for texts in batches.over(images, describe) for text in texts]
-                pairs = zip(readable, told, strict=True)
+                captions = [text for texts in batches.over(images, describe) for text in texts]
+                pairs = zip(readable, captions, strict=True)
                 written += writing.put((sample.key, original, text) for (original, sample, _), text in pairs)
                 writing.save()
                 seen += len(some)
                 if progress:
                     progress(seen, total, "Captions written")
-    return Report(written, total - written - len(failures), failures)
+    return CaptionReport(written, total - written - len(failures), failures)
 
 
 def _read(sample: Sample, failures: list[Problem]) -> Image.Image | None:
@@ -190,7 +190,7 @@ def _read(sample: Sample, failures: list[Problem]) -> Image.Image | None:
 
 
 def _pages(dataset: Dataset) -> Iterator[list[tuple[str, Sample]]]:
-    """Pages of (caption as the scan read it, sample with its present caption)."""
+    """Pages of (scanned caption, sample with its current caption)."""
     offset = 0
     while scanned := dataset.index.samples(offset, PAGE):
         yield list(zip((s.caption for s in scanned), dataset.captions.overlay(scanned), strict=True))

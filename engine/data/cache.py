@@ -1,13 +1,13 @@
-"""Latents and text embeddings, computed once before training and read by memory map.
+"""Latents and text embeddings, computed once before training.
 
     cache/KEY/latents-WxH-00000.safetensors   mean, logvar: (n, 4, h, w) fp16; box: (n, 4), the crop in the image's
-                                              pixels; SHARD crops of one size a file, in the samples' order
-    cache/KEY/cache.json                      written when all latents are there, with size and checksum of each file
-    cache/KEY/text-TEXT.safetensors           one row a caption, and one for the empty prompt
+                                              pixels; SHARD crops of one size per file, in the order of the samples
+    cache/KEY/cache.json                      written after all latents, with size and checksum of each file
+    cache/KEY/text-TEXT.safetensors           one row for each caption, and one for the empty prompt
     cache/KEY/text-TEXT.json                  the captions in the order of the rows, size and checksum; written last
 
-KEY hashes everything that the latents depend on, TEXT everything that the embeddings depend on, so a cache is either
-right or not found, and edited captions leave the latents as they are.
+KEY is a hash of everything that the latents depend on, TEXT of everything that the embeddings depend on. So a cache is
+either right or not found, and editing captions does not affect the latents.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.data.cache_files import describe, save_tensors, whole
+from engine.data.cache_files import describe, save_tensors, verify
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
@@ -44,21 +44,21 @@ ROOM_TO_SPARE = 64 * 2**20
 TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 Entries = dict[Size, list[tuple[int, int]]]
-"""For each size (row of the sample, variant of its crop), in the samples' order."""
+"""For each size the crops (row of the sample, variant), in the order of the samples."""
 
 
 def cropped_image(sample: Sample, crop: Crop) -> Image.Image:
-    """The image as the net sees it: RGB, of the crop's size."""
+    """Reads and crops an image: RGB, in the crop's size."""
     return apply_crop(load_rgb(sample.image), crop)
 
 
-def cropped_hint(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
-    """The condition map under the same crop: uint8 RGB (height, width, 3)."""
+def cropped_map(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
+    """Reads a condition map and crops it like its image: uint8 RGB (height, width, 3)."""
     return np.asarray(apply_crop(load_rgb(path), crop, nearest=nearest))
 
 
 def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
-    """Hash of the images, their crops and the base's VAE."""
+    """A hash of the images, their crops and the base's VAE."""
     state = hashlib.blake2b(digest_size=12)
     crops = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
     state.update(json.dumps([2, _files(base, ("vae",)), crops]).encode())
@@ -68,13 +68,13 @@ def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
 
 
 def text_key(base: str, captions: Sequence[str]) -> str:
-    """Hash of the captions and the base's text encoders."""
+    """A hash of the captions and the base's text encoders."""
     made_of = [1, _files(base, TEXT_PARTS), list(captions)]
     return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=12).hexdigest()
 
 
 def _files(base: str, parts: Sequence[str]) -> list[str]:
-    found = [] if Path(base).exists() else [str(base)]  # a base that was moved is still the same
+    found = [] if Path(base).exists() else [str(base)]  # the path of a local base does not matter, so it can be moved
     if Path(base).is_file():
         found.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
     if Path(base).is_dir():
@@ -86,7 +86,7 @@ def _files(base: str, parts: Sequence[str]) -> list[str]:
 
 
 def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:
-    """Which crops are stored, by size. The sizes are in a fixed order."""
+    """The crops to store, by size. The sizes are in a fixed order."""
     by_size: Entries = {}
     for row, sample in enumerate(samples):
         by_size.setdefault(plan.size(sample), []).extend((row, variant) for variant in range(plan.variants_of(sample)))
@@ -94,7 +94,7 @@ def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:
 
 
 class TrainingCache:
-    """What training reads: latents by row and variant of the crop, text by caption."""
+    """Reads latents by row of the sample and variant of its crop, and embeddings by caption."""
 
     def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, text: str) -> None:
         self.folder = folder
@@ -112,7 +112,7 @@ class TrainingCache:
 
     @property
     def count(self) -> int:
-        """Stored crops."""
+        """Number of stored crops."""
         return len(self._places)
 
     def size(self, row: int) -> Size:
@@ -120,25 +120,25 @@ class TrainingCache:
         return self._places[row, 0][0]
 
     def latent_shape(self, row: int) -> tuple[int, ...]:
-        """(4, h, w) of a sample's latents."""
+        """(C, h, w) of a sample's latents."""
         return tuple(self._shards[self.size(row)][0].mean.shape[1:])
 
     def latents(self, rows: Sequence[int], variants: Sequence[int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance of these samples, which have to be of one size, fp32 (B, 4, h, w)."""
+        """Mean and log-variance of these samples' latents, fp32 (B, C, h, w). All must have the same size."""
         found = [self._find(row, variant) for row, variant in zip(rows, variants or [0] * len(rows), strict=True)]
         mean = np.concatenate([shard.mean.read([place]) for shard, place in found])
         logvar = np.concatenate([shard.logvar.read([place]) for shard, place in found])
         return torch.from_numpy(mean).float(), torch.from_numpy(logvar).float()
 
     def crop(self, row: int, variant: int = 0) -> Crop:
-        """The crop that the latents were made of."""
+        """The crop that the latents were encoded from."""
         shard, place = self._find(row, variant)
         left, top, right, bottom = (int(number) for number in shard.box[place])
         sample = self._samples[row]
         return Crop((left, top, right, bottom), self.size(row), (sample.width, sample.height))
 
     def text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Embeddings of captions of this dataset, or of "", fp32, B in front."""
+        """Embeddings of captions of this dataset, or of "", fp32 (B, ...)."""
         rows = [self._captions[caption] for caption in captions]
         return {name: torch.from_numpy(table.read(rows)).float() for name, table in self._text.items()}
 
@@ -169,39 +169,40 @@ def open_or_build(
     token: Token,
     progress: OnProgress,
     batch: int = 8,
-    among: ProcessGroup = ALONE,
-    tell: Callable[[str], None] = lambda words: None,
+    group: ProcessGroup = ALONE,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> TrainingCache:
-    """The cache of these samples; what is missing is made, finished shards of an earlier try are kept.
+    """Opens the cache of these samples and computes what is missing. Finished shards of an earlier attempt are kept.
 
-    Several processes, ``among`` which this one is, make the shards of latents in turn; main makes the rest.
+    The processes of ``group`` share the latents; its main process does the rest.
 
     Args:
-        batch: images encoded together, fewer where memory runs out; then ``tell`` hears of it.
+        batch: initial number of images per batch. It is halved when memory runs out, and ``on_message`` is called.
 
     Raises:
-        UserError: an image cannot be read any more, or memory does not suffice for one. DiskFull, OSError: the disk is
-        full or gone; finished parts are kept. Cancelled: asked for by the owner.
+        UserError: an image is not readable any more, or memory is not enough for one.
+        DiskFull, OSError: the disk is full or gone; finished parts are kept.
+        Cancelled: the token was cancelled.
     """
     folder = cache_folder / cache_key(base, samples, plan)
-    if among.broadcast(lambda: not whole(folder / "cache.json", token, progress)):
+    if group.broadcast(lambda: not verify(folder / "cache.json", token, progress)):
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan, family.latent_space(base))
-        batches = EncoderBatches(batch, "images", tell)
-        _encode_latents(folder, family, base, samples, plan, device, token, progress, batches, among)
-        among.barrier()
-        if among.main:
+        batches = EncoderBatches(batch, "images", on_message)
+        _encode_latents(folder, family, base, samples, plan, device, token, progress, batches, group)
+        group.barrier()
+        if group.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
             describe(folder / "cache.json", about, _shards(folder, samples, plan))
     captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
     text = text_key(base, captions)
-    if among.main and not whole(folder / f"text-{text}.json", token, progress):
+    if group.main and not verify(folder / f"text-{text}.json", token, progress):
         _forget_texts(folder)
-        batches = EncoderBatches(CAPTIONS_AT_ONCE, "captions", tell)
+        batches = EncoderBatches(CAPTIONS_AT_ONCE, "captions", on_message)
         _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress, batches)
         about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
-    among.barrier()
+    group.barrier()
     return TrainingCache(folder, samples, plan, text)
 
 
@@ -214,7 +215,7 @@ def _shards(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> list[Pat
 
 
 def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan, space: LatentSpace) -> None:
-    """Raises DiskFull where the latents that are still to be made will not fit: fp16, mean and log-variance."""
+    """Raises DiskFull if the missing latents will not fit on the disk: mean and log-variance in fp16."""
     missing = 0
     for size, stored in entries(samples, plan).items():
         for number, first in enumerate(range(0, len(stored), SHARD)):
@@ -225,7 +226,7 @@ def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan, space:
 
 
 def _forget_texts(folder: Path) -> None:
-    """Embeddings of captions as they were before an edit: large, and quickly made again after an undo."""
+    """Deletes embeddings of earlier captions: they are large, and computed quickly after an undo."""
     for path in folder.glob("text-*"):
         path.unlink(missing_ok=True)
 
@@ -241,9 +242,9 @@ def _encode_latents(
     token: Token,
     progress: OnProgress,
     batches: EncoderBatches,
-    among: ProcessGroup,
+    group: ProcessGroup,
 ) -> None:
-    # fp32: the SD VAE's activations overflow fp16 on some images, and this is done once.
+    # fp32, since some images overflow the VAE's activations in fp16.
     vae: Any = batches.load(lambda: family.load_vae(base).to(device))
     encode = partial(latents_of, family, vae, samples, plan, device, token)
     by_size = entries(samples, plan)
@@ -252,7 +253,7 @@ def _encode_latents(
         for number, first in enumerate(range(0, len(stored), SHARD)):
             path, part = _shard(folder, size, number), stored[first : first + SHARD]
             before, done, turn = done, done + len(part), turn + 1
-            if path.exists() or not among.owns(turn - 1):
+            if path.exists() or not group.owns(turn - 1):
                 continue
             means, logvars, boxes = [], [], []
             for mean, logvar, cut in batches.over(part, encode):

@@ -1,4 +1,4 @@
-"""Files of the training cache: written whole, described last, and looked at before they are believed."""
+"""Files of the training cache. Their description with checksums is written last, and verified before they are used."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import as_os_error
 
 
-def whole(description: Path, token: CancelToken, progress: OnProgress) -> bool:
-    """Whether a part of the cache is as it was written; files that are not are removed, to be made again.
+def verify(description: Path, token: CancelToken, progress: OnProgress) -> bool:
+    """Whether the files of a part of the cache match their checksums. Removes those that do not, to be made again.
 
-    A file is read once anyway, and from then on lies in the system's memory: looking costs little. Caches of older
-    versions have no checksums and are taken as they are.
+    Verifying costs little, since files that training reads anyway are then in the system's file cache. Caches of older
+    versions have no checksums and are not verified.
     """
     try:
         about = json.loads(description.read_text(encoding="utf-8"))
@@ -45,13 +45,13 @@ def whole(description: Path, token: CancelToken, progress: OnProgress) -> bool:
 
 
 def describe(path: Path, about: dict[str, Any], files: Sequence[Path]) -> None:
-    """The part's description, last of all."""
+    """Writes the description of a part with the checksums of its files. Call it last."""
     about["checksums"] = {file.name: known for file, known in zip(files, checksums(files), strict=True)}
     atomic_write_text(path, json.dumps(about, ensure_ascii=False))
 
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises OSError where the disk does not take it; nothing is left behind."""
+    """Writes a file atomically. Raises OSError if the disk is full; nothing is left behind."""
     try:
         with atomic_write(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

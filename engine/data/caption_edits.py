@@ -1,4 +1,4 @@
-"""Changing all captions of a dataset: what would change, and the change, a page in memory at a time."""
+"""Changes all captions of a dataset, or previews the change, with one page of samples in memory at a time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PAGE = 2000
 EXAMPLES = 5
 
 Change = Callable[[Sample], str]
-"""The new caption of a sample, given the sample with its present one."""
+"""Returns the new caption of a sample that has its current caption."""
 
 
 @dataclass(frozen=True)
-class Preview:
-    """What a change would do. ``examples``: (key, caption before, caption after), the first few that change."""
+class EditPreview:
+    """What a change would do. ``examples``: the first few changes as (key, caption before, caption after)."""
 
     total: int
     changed: int
@@ -28,8 +28,8 @@ class Preview:
 
 
 @dataclass(frozen=True)
-class Empty:
-    """How many captions are empty, of how many."""
+class EmptyCount:
+    """How many captions are empty, and how many there are."""
 
     empty: int
     total: int
@@ -40,7 +40,7 @@ class Empty:
 
 
 def replacing(search: str, by: str, regex: bool = False, match_case: bool = True, whole_words: bool = False) -> Change:
-    """Search and replace. Raises UserError at once for an expression that is none."""
+    """Searches and replaces. Raises UserError for an invalid expression, before any caption is changed."""
     captions.replace("", search, by, regex=regex, match_case=match_case, whole_words=whole_words)
     return lambda sample: captions.replace(
         sample.caption, search, by, regex=regex, match_case=match_case, whole_words=whole_words
@@ -48,19 +48,19 @@ def replacing(search: str, by: str, regex: bool = False, match_case: bool = True
 
 
 def adding(prefix: str = "", suffix: str = "", trigger: str = "") -> Change:
-    """Words before and after, and a trigger word in front; nothing is added twice. UserError for nothing to add."""
+    """Adds text before and after, and a trigger word in front, none of it twice. UserError if all are empty."""
     if not (prefix.strip() or suffix.strip() or trigger.strip()):
         raise UserError("There is nothing to add.", "All the fields are empty.", "Type a prefix, suffix or trigger.")
     return lambda sample: captions.add_trigger(captions.add(sample.caption, prefix, suffix), trigger)
 
 
 def cleaning() -> Change:
-    """Without HTML, web addresses, control characters and backslashes."""
+    """Removes HTML, web addresses, control characters and backslashes."""
     return lambda sample: captions.clean(sample.caption)
 
 
 def templating(template: str, only_empty: bool = False) -> Change:
-    """One template for all: {name}, {folder}, {caption}. Raises UserError for another word in braces."""
+    """Fills in a template: {name}, {folder}, {caption}. Raises UserError for any other field."""
     captions.from_template(template, "a/b.png")
     return lambda s: (
         s.caption if only_empty and s.caption.strip() else captions.from_template(template, s.key, s.caption)
@@ -68,7 +68,7 @@ def templating(template: str, only_empty: bool = False) -> Change:
 
 
 def naming(only_empty: bool = False) -> Change:
-    """From file names; names that a camera gave say nothing, and those captions stay."""
+    """Makes captions from file names. Keeps those whose file name was given by a camera."""
 
     def change(sample: Sample) -> str:
         if only_empty and sample.caption.strip():
@@ -80,8 +80,8 @@ def naming(only_empty: bool = False) -> Change:
 
 def preview(
     dataset: Dataset, change: Change, token: CancelToken | None = None, progress: OnProgress | None = None
-) -> Preview:
-    """Tries a change on all captions and writes nothing."""
+) -> EditPreview:
+    """Tries a change on all captions without writing anything."""
     total = changed = 0
     examples: list[tuple[str, str, str]] = []
     for page in _pages(dataset, token, progress, "Captions looked at"):
@@ -91,15 +91,15 @@ def preview(
                 changed += 1
                 if len(examples) < EXAMPLES:
                     examples.append((sample.key, sample.caption, new))
-    return Preview(total, changed, examples)
+    return EditPreview(total, changed, examples)
 
 
 def apply(
     dataset: Dataset, what: str, change: Change, token: CancelToken | None = None, progress: OnProgress | None = None
 ) -> int:
-    """Changes all captions as one operation that can be undone; ``what`` is its name in the history.
+    """Changes all captions as one operation that can be undone. ``what`` is its name in the history.
 
-    Returns how many changed. A cancelled one changes nothing.
+    Returns how many changed. If it is cancelled, nothing changes.
     """
     total = 0
     with dataset.captions.operation(what) as writing:
@@ -109,7 +109,7 @@ def apply(
 
 
 def set_captions(dataset: Dataset, captions_by_key: Mapping[str, str]) -> int:
-    """Captions typed by hand, as one operation. Returns how many changed; unknown keys raise KeyError."""
+    """Sets captions that were typed by hand, as one operation. Returns how many changed. KeyError for unknown keys."""
     name = next(iter(captions_by_key), "")
     what = f"Edited {name}" if len(captions_by_key) == 1 else f"Edited {len(captions_by_key):,} captions by hand"
     rows = [(key, dataset.index.sample(key).caption, " ".join(text.split())) for key, text in captions_by_key.items()]
@@ -117,16 +117,16 @@ def set_captions(dataset: Dataset, captions_by_key: Mapping[str, str]) -> int:
         return writing.put(rows)
 
 
-def empty(dataset: Dataset) -> Empty:
-    """How many captions are empty; quick at any size."""
+def empty(dataset: Dataset) -> EmptyCount:
+    """Counts empty captions. Fast for any number of captions."""
     store, index = dataset.captions, dataset.index.path
-    return Empty(store.count(index, "empty"), store.count(index))
+    return EmptyCount(store.count(index, "empty"), store.count(index))
 
 
 def _pages(
     dataset: Dataset, token: CancelToken | None, progress: OnProgress | None, label: str
 ) -> Iterator[list[tuple[str, Sample]]]:
-    """Pages of (caption as the scan read it, sample with its present caption)."""
+    """Pages of (scanned caption, sample with its current caption)."""
     total, offset = dataset.count(), 0
     while True:
         if token:

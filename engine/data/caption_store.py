@@ -1,7 +1,7 @@
-"""Edited captions of a dataset and their history, in a file of its own beside the index; the user's .txt stay as is.
+"""Edited captions of a dataset and their history, in a database beside the index. The user's .txt files never change.
 
-captions.sqlite: ``edits`` (the captions that differ from those the scan read), ``operations`` (the last KEPT of them)
-and ``undo`` (what each operation found: NULL where the caption was the scan's own).
+captions.sqlite has ``edits`` (captions that differ from the scanned ones), ``operations`` (the last KEPT ones) and
+``undo`` (the captions before each operation; NULL if it was the scanned one).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.errors import UserError
 
 CAPTIONS = "captions.sqlite"
 KEPT = 50  # operations that can be undone
-CHUNK = 500  # keys in one question; SQLite allows at least 999 variables
+CHUNK = 500  # keys in one query; SQLite allows at least 999 variables
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS edits (key TEXT PRIMARY KEY, caption TEXT NOT NULL) WITHOUT ROWID",
     """CREATE TABLE IF NOT EXISTS operations (
@@ -38,7 +38,7 @@ FILTERS = {"all": "1", "empty": _BLANK, "edited": "edits.caption IS NOT NULL"}
 
 @dataclass(frozen=True)
 class Operation:
-    """One entry of the history. ``unfinished``: it was cancelled and can be taken up again."""
+    """One entry of the history. ``unfinished``: it was cancelled and can be resumed."""
 
     number: int
     what: str
@@ -48,8 +48,8 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A caption in a list: ``edited`` where it is no longer the file's."""
+class CaptionRow:
+    """A caption in a list. ``edited``: it differs from the file's."""
 
     key: str
     caption: str
@@ -57,7 +57,7 @@ class Found:
 
 
 class CaptionStore:
-    """Every call has a connection of its own, so any thread may use the object. No file is made before an edit."""
+    """Thread-safe: every call opens its own connection. Creates no file before the first edit."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / CAPTIONS
@@ -65,7 +65,7 @@ class CaptionStore:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def overlay(self, samples: list[Sample]) -> list[Sample]:
-        """The same samples with their edited captions."""
+        """Returns the samples with their edited captions."""
         if not samples or not self.path.exists():
             return samples
         edits: dict[str, str] = {}
@@ -75,7 +75,7 @@ class CaptionStore:
         return [replace(s, caption=edits[s.key]) if s.key in edits else s for s in samples] if edits else samples
 
     def digest(self) -> str:
-        """Hash of all edits, "" without any; back where it was after an undo."""
+        """A hash of all edits. Empty if there are none. Undoing restores it."""
         if not self.path.exists():
             return ""
         state, any_edit = hashlib.blake2b(digest_size=16), False
@@ -97,18 +97,18 @@ class CaptionStore:
         return [Operation(number, what, made, changed, bool(open)) for number, what, made, changed, open in rows]
 
     def count(self, index: Path, which: str = "all", containing: str = "") -> int:
-        """How many captions of the index at ``index`` are so; ``which`` is one of FILTERS."""
+        """Number of captions in an index that match ``which``, a key of FILTERS, and contain a text."""
         return int(self._ask(index, "COUNT(*)", which, containing, "", ())[0][0])
 
     def find(
         self, index: Path, which: str = "all", containing: str = "", offset: int = 0, limit: int = 20
-    ) -> list[Found]:
+    ) -> list[CaptionRow]:
         """A page of captions in the index's order."""
         tail = "ORDER BY position LIMIT ? OFFSET ?"
         rows = self._ask(
             index, f"samples.key, {_NOW}, edits.caption IS NOT NULL", which, containing, tail, (limit, offset)
         )
-        return [Found(key, caption, bool(edited)) for key, caption, edited in rows]
+        return [CaptionRow(key, caption, bool(edited)) for key, caption, edited in rows]
 
     def _ask(
         self, index: Path, what: str, which: str, containing: str, tail: str, values: tuple[Any, ...]
@@ -130,14 +130,14 @@ class CaptionStore:
     # -- changing -----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def operation(self, what: str, resumable: bool = False) -> Iterator[Writing]:
-        """One entry in the history. All or nothing: what is written counts only if the block ends well.
+    def operation(self, what: str, resumable: bool = False) -> Iterator[CaptionWriter]:
+        """Starts an operation, one entry in the history. All or nothing: an exception undoes it.
 
-        ``resumable``: what ``Writing.save`` has put on disk stays when the block is left early, as one unfinished
-        operation, and the next operation of the same name goes on with it.
+        ``resumable``: after an exception, everything up to the last ``CaptionWriter.save`` stays as an unfinished
+        operation, which the next operation of the same name resumes.
         """
         with self._connection() as connection:
-            writing = Writing(connection, what, resumable)
+            writing = CaptionWriter(connection, what, resumable)
             try:
                 yield writing
             except BaseException:
@@ -147,7 +147,7 @@ class CaptionStore:
             writing.close(finished=True)
 
     def undo(self) -> Operation | None:
-        """Takes the newest operation back; None where there is nothing left to undo."""
+        """Undoes the newest operation. None if there is nothing to undo."""
         history = self.history()
         if not history:
             return None
@@ -166,7 +166,7 @@ class CaptionStore:
 
     @contextmanager
     def _connection(self, path: Path | str | None = None) -> Iterator[sqlite3.Connection]:
-        """Commits when the block ends well; always closed, so that Windows lets the file go."""
+        """Commits unless there is an exception. Always closes, so that Windows releases the file."""
         try:
             with connect(path or self.path, _SCHEMA) as connection:
                 yield connection
@@ -174,18 +174,18 @@ class CaptionStore:
             raise UserError(
                 "The edited captions cannot be read or written.",
                 f"{self.path} gave: {error}.",
-                "Check that the workspace's disk has room and may be written; close other programs that use the file.",
+                "Check that the workspace's disk has free space and is writable; close other programs that use it.",
             ) from error
 
 
-class Writing:
-    """The side of an operation that changes captions. Use it in one thread."""
+class CaptionWriter:
+    """Changes captions as part of an operation. Use it in one thread."""
 
     def __init__(self, connection: sqlite3.Connection, what: str, resumable: bool) -> None:
         self._connection = connection
         newest = connection.execute("SELECT number, what, unfinished FROM operations ORDER BY number DESC").fetchone()
         self.resumed = bool(resumable and newest and newest[1:] == (what, 1))
-        """The newest operation is this one, cancelled: it goes on."""
+        """Whether the newest operation is this one, cancelled, which now continues."""
         if self.resumed:
             self._number = int(newest[0])
         else:
@@ -196,7 +196,7 @@ class Writing:
             self._number = int(row.lastrowid or 0)
 
     def done(self, keys: Sequence[str]) -> set[str]:
-        """Those of the keys that this operation has changed already."""
+        """Those of the keys that this operation has already changed."""
         found: set[str] = set()
         for first in range(0, len(keys), CHUNK):
             some = keys[first : first + CHUNK]
@@ -208,7 +208,7 @@ class Writing:
         return found
 
     def put(self, changes: Iterable[tuple[str, str, str]]) -> int:
-        """Sets captions: (key, caption as the scan read it, new caption). Returns how many are other than before."""
+        """Sets captions: (key, scanned caption, new caption). Returns how many changed."""
         changed = 0
         for key, original, caption in changes:
             row = self._connection.execute("SELECT caption FROM edits WHERE key = ?", (key,)).fetchone()
@@ -225,14 +225,14 @@ class Writing:
         return changed
 
     def save(self) -> None:
-        """Puts on disk what was written so far; for resumable operations."""
+        """Commits what was written so far. For resumable operations."""
         self._connection.commit()
 
     def close(self, finished: bool) -> None:
         run = self._connection.execute
         if finished:
             run("UPDATE operations SET unfinished = 0 WHERE number = ?", (self._number,))
-        # An operation that changed nothing is none to undo; and only so many are kept.
+        # Drop operations that changed nothing, and keep only the newest ones.
         run("DELETE FROM operations WHERE number NOT IN (SELECT DISTINCT operation FROM undo)")
         run(
             "DELETE FROM operations WHERE number NOT IN (SELECT number FROM operations ORDER BY number DESC LIMIT ?)",

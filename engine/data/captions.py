@@ -1,11 +1,10 @@
-"""Captions: cleaning, adding words, search and replace, captions from names and templates. Pure functions on text."""
+"""Functions on captions: clean, add text, search and replace, make from file names and templates. All pure."""
 
 from __future__ import annotations
 
 import html
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from engine.errors import UserError
@@ -14,13 +13,13 @@ CAPTIONS_AT_ONCE = 32
 """Number of captions that the text encoders process in one batch."""
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}']", re.IGNORECASE)
-_TAG = re.compile(  # by name: <sks> and <lora:x:1> are words that somebody put there on purpose
+_TAG = re.compile(  # known names only: <sks> and <lora:x:1> are there on purpose
     r"</?(?:a|b|blockquote|br|center|code|div|em|font|h[1-6]|hr|i|img|li|ol|p|pre|small|span|strong|sub|sup|table|td|tr"
     r"|u|ul)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
 _EMPTY_BRACKETS = re.compile(r"\(\s*\)|\[\s*\]")
-_WRITTEN_BREAK = re.compile(r"\\[nrt](?![a-z])")  # the two characters, as in "a cat\n"
+_WRITTEN_BREAK = re.compile(r"\\[nrt](?![a-z])")  # two characters, as in "a cat\n"
 _INVISIBLE = frozenset(
     "\u00ad\u200b\u200e\u200f\u2060\ufeff\ufffd\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
@@ -31,11 +30,11 @@ _FIELD = re.compile(r"\{([^{}]*)\}")
 
 
 def clean(text: str, *, markup: bool = True, urls: bool = True, control: bool = True, backslashes: bool = True) -> str:
-    """A caption without what got into it by accident; spaces and line breaks become single spaces.
+    """Removes what got into a caption by accident, and turns spaces and line breaks into single spaces.
 
-    ``markup``: &amp;amp; and the like, also when escaped twice, and common HTML tags. ``urls``: web addresses.
-    ``control``: control and invisible characters (joiners stay: emoji and some scripts need them). ``backslashes``:
-    "\\(" becomes "(", a written "\\n" a space.
+    ``markup``: HTML entities, also when escaped twice, and common tags. ``urls``: web addresses. ``control``: control
+    and invisible characters, except joiners, which emoji and some scripts need. ``backslashes``: "\\(" becomes "(", a
+    literal "\\n" becomes a space.
     """
     if markup:
         for _ in range(3):
@@ -62,7 +61,7 @@ def _visible(character: str) -> str:
 
 
 def add(text: str, prefix: str = "", suffix: str = "", separator: str = ", ") -> str:
-    """Words before and after a caption. What it starts or ends with already is not added a second time."""
+    """Adds text before and after a caption, unless it already starts or ends with it."""
     prefix, suffix, text = prefix.strip(), suffix.strip(), text.strip()
     if prefix and not re.match(rf"{re.escape(prefix)}(?!\w)", text, re.IGNORECASE):
         text = separator.join(part for part in (prefix, text) if part)
@@ -72,7 +71,7 @@ def add(text: str, prefix: str = "", suffix: str = "", separator: str = ", ") ->
 
 
 def add_trigger(text: str, trigger: str, separator: str = ", ") -> str:
-    """The trigger word in front, unless the caption has it anywhere as a word of its own."""
+    """Adds the trigger word in front, unless the caption already contains it as a whole word."""
     trigger = trigger.strip()
     if not trigger or re.search(rf"(?<!\w){re.escape(trigger)}(?!\w)", text, re.IGNORECASE):
         return text
@@ -82,9 +81,9 @@ def add_trigger(text: str, trigger: str, separator: str = ", ") -> str:
 def replace(
     text: str, search: str, by: str, *, regex: bool = False, match_case: bool = True, whole_words: bool = False
 ) -> str:
-    """Search and replace; ``regex``: Python's regular expressions, and \\1 in ``by``.
+    """Searches and replaces. ``regex``: with Python's regular expressions, and \\1 in ``by``.
 
-    Raises UserError for nothing to search for, or an expression that is none.
+    Raises UserError for an empty search or an invalid expression.
     """
     if not search:
         raise UserError("There is nothing to search for.", "The search field is empty.", "Type what to replace.")
@@ -96,13 +95,13 @@ def replace(
     except (re.error, IndexError) as error:
         raise UserError(
             f"{search!r} cannot be searched for.",
-            f"As a regular expression it is not valid ({error}).",
+            f"It is not a valid regular expression ({error}).",
             "Correct it, or turn regular expressions off.",
         ) from error
 
 
 def from_file_name(key: str) -> str:
-    """Words of a file's name: "red_fox-03.jpg" gives "red fox". Empty for names that a camera or a computer gave.
+    """Makes a caption from a file name: "red_fox-03.jpg" gives "red fox". Empty for names given by a camera or program.
 
     ``key``: a sample's key, or any path with forward slashes.
     """
@@ -114,9 +113,9 @@ def from_file_name(key: str) -> str:
 
 
 def from_template(template: str, key: str, caption: str = "") -> str:
-    """A template filled in for one sample: {caption}, {name} (words of the file's name), {folder} (of its folder's).
+    """Fills in a template for one sample: {caption}, {name} (from the file name), {folder} (from the folder's name).
 
-    Raises UserError for another word in braces.
+    Raises UserError for any other field.
     """
     path = PurePosixPath(key)
     fields = {
@@ -129,29 +128,20 @@ def from_template(template: str, key: str, caption: str = "") -> str:
         if match[1] not in fields:
             known = ", ".join(f"{{{field}}}" for field in fields)
             raise UserError(
-                f"The template has an unknown word, {match[0]}.", f"Known are {known}.", "Correct the template."
+                f"The template has an unknown field, {match[0]}.", f"Known are {known}.", "Correct the template."
             )
         return fields[match[1]]
 
     return " ".join(_FIELD.sub(fill, template).split()).strip(" ,")
 
 
-def empty_share(captions: Iterable[str]) -> float:
-    """Share of captions that are empty, 0 to 1; 0 where there are none at all."""
-    empty = total = 0
-    for caption in captions:
-        total += 1
-        empty += not caption.strip()
-    return empty / total if total else 0.0
-
-
 def meaning(share: float) -> str:
-    """What a share of empty captions does to training, in a sentence for the window."""
+    """Tells the user what a fraction of empty captions means for training."""
     if share == 0:
-        return "Every image has a caption. Prompt dropout hides some in training, so that the map alone counts too."
+        return "Every image has a caption. In training, prompt dropout hides some, so that the map alone counts, too."
     words = f"{max(share, 0.01):.0%} of the captions are empty"
     if share == 1:
-        return f"{words}: the net learns to read the map alone, and prompts keep what the base makes of them."
+        return f"{words}: the net learns to follow the map without a prompt, and prompts work as in the base model."
     if share <= 0.5:
-        return f"{words}: at these the net learns to read the map alone; prompt dropout comes on top of it."
+        return f"{words}: from these the net learns to follow the map without a prompt, in addition to prompt dropout."
     return f"{words}: most steps have no prompt. Add captions, or set prompt dropout to 0."

@@ -1,4 +1,4 @@
-"""One crop shared by an image and its condition map, so that the two never drift apart."""
+"""Crops that an image and its condition map share, so that they stay aligned."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Crop:
-    """A box in the image's pixels (left, top, right, bottom) and the size (width, height) it is brought to."""
+    """A box in the image's pixels (left, top, right, bottom), and the size (width, height) to which it is resized."""
 
     box: tuple[int, int, int, int]
     size: tuple[int, int]
     source: tuple[int, int]
-    """Width and height of the image that ``box`` belongs to."""
+    """Width and height of the image."""
 
 
 MODES = ("centre", "random", "smart")
-SMART_SIDE = 256  # pixels of the longer side; where the image is busy shows at this size already
-CENTRE_PULL = 0.02  # a box has to hold this much more of the busy places to move all the way to the border
+SMART_SIDE = 256  # longer side, in pixels, at which saliency is computed
+CENTRE_PULL = 0.02  # a box at the border must contain this much more saliency than one in the centre
 
 
 def shared_crop(
@@ -30,12 +30,12 @@ def shared_crop(
     resolution: int | tuple[int, int],
     mode: str = "centre",
     seed: int | None = None,
-    picture: Image.Image | None = None,
+    image: Image.Image | None = None,
 ) -> Crop:
-    """The largest box with the target's aspect. ``resolution``: side of a square, or (width, height), in pixels.
+    """The largest box with the aspect ratio of the target. ``resolution``: side of a square, or (width, height).
 
-    ``mode`` "centre"; "random": the box's place comes from ``seed`` alone, so that a resumed run crops alike; "smart":
-    it goes to where most happens in ``image`` (see ``busy_places``).
+    ``mode``: "centre"; "random", at a place that depends on ``seed`` only, so that a resumed run crops in the same
+    way; "smart", where ``image`` is most salient (see ``saliency``).
     """
     if mode not in MODES:
         raise ValueError(f"no crop mode {mode!r}; known: {', '.join(MODES)}")
@@ -54,17 +54,17 @@ def shared_crop(
         rng = np.random.default_rng(seed)
         left, top = (int(rng.integers(0, s + 1)) for s in spare)
     else:
-        if picture is None:
+        if image is None:
             raise ValueError("a smart crop needs the image")
         box = (box_width, box_height)
-        left, top = _busiest(busy_places(picture), (width, height), box) if max(spare) else (0, 0)
+        left, top = _most_salient(saliency(image), (width, height), box) if max(spare) else (0, 0)
     return Crop((left, top, left + box_width, top + box_height), size, (width, height))
 
 
 def size_numbers(crop: Crop) -> tuple[int, int, int, int, int, int]:
     """Height and width of the image, top and left of the crop after resizing, height and width of the result.
 
-    What SDXL is told of an image; Podell et al. 2023, arXiv 2307.01952, section 2.2.
+    The size and crop conditioning of Podell et al. 2023, arXiv 2307.01952, section 2.2.
     """
     left, top, right, bottom = crop.box
     width, height = crop.size
@@ -72,19 +72,19 @@ def size_numbers(crop: Crop) -> tuple[int, int, int, int, int, int]:
     return crop.source[1], crop.source[0], down, across, height, width
 
 
-def lost_share(crop: Crop) -> float:
-    """Share of the image that the crop leaves out, 0 to 1."""
+def lost_fraction(crop: Crop) -> float:
+    """Fraction of the image that the crop leaves out, 0 to 1."""
     left, top, right, bottom = crop.box
     return 1 - (right - left) * (bottom - top) / (crop.source[0] * crop.source[1])
 
 
-def busy_places(picture: Image.Image) -> np.ndarray:
-    """How much happens where, float32 (h, w) with the sum 1, at most SMART_SIDE pixels a side. No model is needed.
+def saliency(image: Image.Image) -> np.ndarray:
+    """Saliency, float32 (h, w) with sum 1, at most SMART_SIDE pixels per side. Needs no model.
 
-    The mean of two maps: strength of edges (Sobel), and what stands out from its surroundings, by the spectral residual
-    (Hou and Zhang 2007, "Saliency Detection: A Spectral Residual Approach").
+    The mean of two maps: the strength of edges (Sobel), and the spectral residual (Hou and Zhang 2007, "Saliency
+    Detection: A Spectral Residual Approach").
     """
-    small = picture.convert("L")
+    small = image.convert("L")
     small.thumbnail((SMART_SIDE, SMART_SIDE))
     grey = np.asarray(small, dtype=np.float32) / 255
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
@@ -92,15 +92,15 @@ def busy_places(picture: Image.Image) -> np.ndarray:
     spectrum = np.fft.fft2(coarse)
     level = np.log(np.abs(spectrum) + 1e-6).astype(np.float32)
     residual = level - cv2.blur(level, (3, 3))
-    saliency = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))).astype(np.float32) ** 2
-    saliency = cv2.resize(cv2.GaussianBlur(saliency, (0, 0), 2.5), small.size, interpolation=cv2.INTER_LINEAR)
-    if edges.sum() < 1e-3:  # one colour: nothing happens anywhere
+    residual_map = np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))).astype(np.float32) ** 2
+    residual_map = cv2.resize(cv2.GaussianBlur(residual_map, (0, 0), 2.5), small.size, interpolation=cv2.INTER_LINEAR)
+    if edges.sum() < 1e-3:  # a single colour
         return np.full(grey.shape, 1 / grey.size, np.float32)
-    return np.asarray((edges / edges.sum() + saliency / saliency.sum()) / 2, np.float32)
+    return np.asarray((edges / edges.sum() + residual_map / residual_map.sum()) / 2, np.float32)
 
 
-def _busiest(busy: np.ndarray, source: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-    """Left and top of the box that holds most of ``busy``; only one of the two is free, and ties go to the centre."""
+def _most_salient(busy: np.ndarray, source: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """Left and top of the box with the most saliency. Only one of them is free; ties go to the centre."""
     places = []
     for axis, whole, side in ((0, source[0], box[0]), (1, source[1], box[1])):
         spare = whole - side
@@ -117,9 +117,9 @@ def _busiest(busy: np.ndarray, source: tuple[int, int], box: tuple[int, int]) ->
 
 
 def apply_crop(image: Image.Image, crop: Crop, nearest: bool = False) -> Image.Image:
-    """Crops and resizes in one step. ``nearest`` for maps whose values are labels and must not be mixed.
+    """Crops and resizes in one step. ``nearest``: for maps whose values are labels.
 
-    A map may have another resolution than its image: the box is scaled to it.
+    A map may have another resolution than its image; the box is scaled to it.
     """
     across, down = image.width / crop.source[0], image.height / crop.source[1]
     left, top, right, bottom = crop.box

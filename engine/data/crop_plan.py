@@ -1,4 +1,4 @@
-"""How the images of a run are cut: the size of each (its bucket), and the place of each crop."""
+"""Crops of a run's images: the size of each (its bucket), and the place of the crop."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from functools import lru_cache
 from PIL import Image
 
 from engine.config import DataConfig
-from engine.data.crop import Crop, lost_share, shared_crop
+from engine.data.crop import Crop, lost_fraction, shared_crop
 from engine.data.samples import Sample
 from engine.disk.images import load_rgb
 
 STEP = 64  # pixels; the UNet halves the latents three times, and latents are an eighth of the image
-LONGEST = 3.0  # longer side by shorter side of the longest bucket
-LEAST_AREA = 0.8  # of resolution squared
+LONGEST = 3.0  # maximum aspect ratio of a bucket
+LEAST_AREA = 0.8  # minimum area of a bucket, as a fraction of resolution squared
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -25,9 +25,9 @@ Size = tuple[int, int]
 
 @lru_cache(maxsize=32)
 def bucket_sizes(resolution: int) -> tuple[Size, ...]:
-    """Sizes in multiples of 64 whose area is 0.8 to 1 times resolution squared at most 3 : 1, narrow first.
+    """Sizes in multiples of 64 with 0.8 to 1 times the area of resolution squared, at most 3 : 1, narrow ones first.
 
-    The square of the resolution is always one of them; no bucket needs more memory than it.
+    The square is always among them. No bucket needs more memory than it.
     """
     area, sizes = resolution * resolution, {(resolution, resolution)}
     for width in range(STEP, int(resolution * LONGEST**0.5) + STEP, STEP):
@@ -39,17 +39,17 @@ def bucket_sizes(resolution: int) -> tuple[Size, ...]:
 
 @lru_cache(maxsize=65_536)
 def nearest_bucket(width: int, height: int, resolution: int) -> Size:
-    """The size that keeps most of an image; of two that keep as much the larger."""
+    """The size that keeps most of an image. Of two that keep as much, the larger."""
 
     def kept(size: Size) -> tuple[float, int]:
-        return -round(lost_share(shared_crop(width, height, size)), 6), size[0] * size[1]
+        return -round(lost_fraction(shared_crop(width, height, size)), 6), size[0] * size[1]
 
     return max(bucket_sizes(resolution), key=kept)
 
 
 @dataclass(frozen=True)
 class CropPlan:
-    """The crops of a run. The same plan cuts the same image alike, always and everywhere."""
+    """The crops of a run. The same plan always crops an image in the same way."""
 
     resolution: int
     mode: str = "centre"
@@ -59,26 +59,26 @@ class CropPlan:
 
     @classmethod
     def of(cls, data: DataConfig, seed: int = 0) -> CropPlan:
-        """The plan of a run's settings; settings that make no difference leave no trace, so that caches are shared."""
+        """The plan for a run's settings. Ignores settings without effect, so that runs can share caches."""
         random = data.crop == "random"
         return cls(data.resolution, data.crop, data.crop_variants if random else 1, data.buckets, seed if random else 0)
 
     def size(self, sample: Sample) -> Size:
-        """Width and height that the net sees."""
+        """Width and height of the sample's crops."""
         if not self.buckets:
             return self.resolution, self.resolution
         return nearest_bucket(sample.width, sample.height, self.resolution)
 
     def variants_of(self, sample: Sample) -> int:
-        """How many crops of this image differ: one where its shape fits and there is no room to move."""
-        if self.variants == 1 or lost_share(shared_crop(sample.width, sample.height, self.size(sample))) == 0:
+        """Number of different crops of this image. One if its aspect ratio fits, since there is no room to move."""
+        if self.variants == 1 or lost_fraction(shared_crop(sample.width, sample.height, self.size(sample))) == 0:
             return 1
         return self.variants
 
     def crop(self, sample: Sample, variant: int = 0, image: Image.Image | None = None) -> Crop:
-        """One crop for the image and its map. Variant 0 of random crops is the centre.
+        """The crop for the image and its map. Variant 0 of random crops is the centre.
 
-        ``image``: for smart crops, which read it from disk where it is not given. Raises UserError where that fails.
+        ``image``: for smart crops; read from disk if it is not given. Raises UserError if that fails.
         """
         size, mode, seed = self.size(sample), self.mode, None
         if mode == "random":
@@ -89,13 +89,13 @@ class CropPlan:
         return shared_crop(sample.width, sample.height, size, mode, seed, image)
 
     def variant_at(self, sample: Sample, epoch: int) -> int:
-        """Which crop the net sees in this round through the images."""
+        """The variant to use in this epoch."""
         return _number(f"{self.seed}:epoch {epoch}:{sample.key}") % self.variants_of(sample)
 
 
 @dataclass(frozen=True)
 class BucketCount:
-    """Images of one size, and the mean share of them that is cut off."""
+    """Number of images in a bucket, and the mean fraction of them that is cropped away."""
 
     size: Size
     pictures: int
@@ -103,18 +103,18 @@ class BucketCount:
 
 
 def count_buckets(samples: Iterable[Sample], plan: CropPlan) -> list[BucketCount]:
-    """How many images each size has, the fullest first."""
+    """Number of images in each bucket, the fullest first."""
     images: Counter[Size] = Counter()
     lost: Counter[Size] = Counter()
-    seen: dict[Size, tuple[Size, float]] = {}  # most images of a set have one of a few sizes
+    seen: dict[Size, tuple[Size, float]] = {}  # most images of a dataset have one of a few sizes
     for sample in samples:
         source = (sample.width, sample.height)
         if source not in seen:
             size = plan.size(sample)
-            seen[source] = (size, lost_share(shared_crop(*source, size)))
-        size, share = seen[source]
+            seen[source] = (size, lost_fraction(shared_crop(*source, size)))
+        size, fraction = seen[source]
         images[size] += 1
-        lost[size] += share  # type: ignore[assignment]
+        lost[size] += fraction  # type: ignore[assignment]
     return [BucketCount(size, count, lost[size] / count) for size, count in images.most_common()]
 
 

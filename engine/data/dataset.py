@@ -1,4 +1,4 @@
-"""A dataset on disk: dataset.json (what it is) and index.sqlite (one row an image), beside the maps made for it."""
+"""A dataset on disk: dataset.json describes it, index.sqlite has a row for each image, the app's maps lie beside."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from engine.conditions import registry
 from engine.data import index, moved
 from engine.data.caption_store import CaptionStore
+from engine.data.decisions import DecisionStore
 from engine.data.description import (
     DESCRIPTION,
     INDEX,
@@ -24,7 +25,6 @@ from engine.data.description import (
 )
 from engine.data.samples import Page, Problem, Sample, Split, add_to_fingerprint, split
 from engine.data.scan import ScanReport, nothing_usable
-from engine.data.treatment import Treatment
 from engine.errors import UserError
 
 LONGEST_NAME = 250  # bytes; most systems allow 255
@@ -32,24 +32,24 @@ WEBP_LIMIT = 16_383  # longest side of a WebP file, in pixels
 
 
 class HasDatasets(Protocol):
-    """The part of the workspace that is needed here."""
+    """The part of the workspace that this module needs."""
 
     def dataset_folder(self, name: str) -> Path: ...
 
 
 class Dataset:
-    """Any thread may use the object. The description is read once: open anew to see what another job changed."""
+    """A dataset. Thread-safe. The description is read once: open it again to see what another job has changed."""
 
     def __init__(self, folder: Path, description: dict[str, Any]) -> None:
         self.folder = folder
         self.index = index.Index(folder / INDEX)
-        self.treatment = Treatment(folder)
+        self.decisions = DecisionStore(folder)
         self.captions = CaptionStore(folder)
         self._description = description
 
     @classmethod
     def create(cls, workspace: HasDatasets, name: str, report: ScanReport, source: Path | str | None = None) -> Dataset:
-        """Writes a new dataset, or brings one with the same source up to date; its finished maps are kept."""
+        """Creates a dataset, or updates an existing one with the same source. Finished maps are kept."""
         return cls.write(
             workspace,
             name,
@@ -66,19 +66,19 @@ class Dataset:
         name: str,
         source: Path,
         layout: str,
-        read: Callable[[index.Filling], Iterable[Sample | Problem]],
+        read: Callable[[index.IndexWriter], Iterable[Sample | Problem]],
         made_by: Callable[[bool], tuple[str | None, dict[str, Any]]],
         origin: str = "",
     ) -> Dataset:
-        """As ``create``, with what is read going into the index one at a time; until the end the old index stays.
+        """Like ``create``, but streams samples into the index. Readers see the old index until the end.
 
         Args:
-            read: samples and problems, given the index's memory of what was read before.
-            made_by: type and parameters of the maps that came along, told whether there are any.
-            origin: where the images in ``source`` were fetched from, in words; empty: they are the user's own.
+            read: yields samples and problems. Gets the index's cache of what was read before.
+            made_by: type and parameters of the maps that came with the images. Gets whether there are any.
+            origin: where the images in ``source`` were fetched from, as text. Empty: they are the user's own files.
 
         Raises:
-            UserError: the name is taken, nothing can be used, or the workspace cannot be written.
+            UserError: the name is taken, nothing can be used, or the workspace is not writable.
         """
         source = source.absolute()
         folder = Path(workspace.dataset_folder(name))
@@ -87,22 +87,22 @@ class Dataset:
             folder.mkdir(parents=True, exist_ok=True)
             fingerprint = hashlib.blake2b(digest_size=16)
             first, paired = None, False
-            with index.Index(folder / INDEX).filling() as filling:
+            with index.Index(folder / INDEX).writing() as writer:
                 try:
-                    for what in read(filling):
-                        filling.add(what)
+                    for what in read(writer):
+                        writer.add(what)
                         if isinstance(what, Sample):
                             add_to_fingerprint(fingerprint, what)
                             paired = paired or what.condition is not None
                         else:
                             first = first or what
                 finally:
-                    filling.save()  # what was read is remembered, however this ends
-                if not filling.samples and first is not None:
-                    raise nothing_usable(source, filling.problems, first)
+                    writer.save()  # also after an error, so that the next scan does not read these files again
+                if not writer.samples and first is not None:
+                    raise nothing_usable(source, writer.problems, first)
                 type, parameters = made_by(paired)
-                count = filling.samples
-                filling.finish()
+                count = writer.samples
+                writer.finish()
             condition = before.get("condition")
             if type and (condition is None or condition["provided"]):
                 condition = asdict(specify(type, parameters, provided=True))
@@ -126,15 +126,15 @@ class Dataset:
             raise UserError(
                 f"The dataset {name} could not be written.",
                 f"The system says: {getattr(error, 'strerror', None) or error} ({folder}).",
-                "Check that the workspace's disk has room and may be written, or choose another with --workspace.",
+                "Check that the workspace's disk has free space and is writable, or choose another with --workspace.",
             ) from error
         return dataset
 
     @classmethod
     def check_name(cls, folder: Path, source: Path, origin: str = "") -> dict[str, Any]:
-        """The description of the dataset that is there already, empty for none.
+        """The description of an existing dataset of this name. Empty if there is none.
 
-        Raises UserError where it was made of something else.
+        Raises UserError if it was made from another source.
         """
         if not (folder / DESCRIPTION).exists():
             return {}
@@ -144,7 +144,7 @@ class Dataset:
             return before
         if Path(before["source"]) != source or before.get("origin", "") != origin:
             raise UserError(
-                f"There is a dataset named {folder.name} already.",
+                f"There is already a dataset named {folder.name}.",
                 f"It was made from {before.get('origin') or before['source']}.",
                 "Choose another name, or delete the old dataset first.",
             )
@@ -152,7 +152,7 @@ class Dataset:
 
     @classmethod
     def open(cls, folder: Path | str) -> Dataset:
-        """Opens at once, whatever the size. Raises UserError where the folder is no dataset or is damaged."""
+        """Opens a dataset, at once even if it is large. Raises UserError if the folder is no dataset or is damaged."""
         folder = Path(folder)
         description = read_description(folder)
         dataset = cls(folder, description)
@@ -170,7 +170,7 @@ class Dataset:
 
     @property
     def origin(self) -> str:
-        """Where the images were fetched from, in words; empty: ``source`` is a folder of the user's."""
+        """Where the images were fetched from, as text. Empty: ``source`` is the user's own folder."""
         return str(self._description.get("origin", ""))
 
     @property
@@ -179,12 +179,12 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with keys, file contents, captions and maps that came along; not with copying or touching files.
+        """A hash of keys, file contents, captions and the maps that came along. Copying files does not change it.
 
-        What was left out, corrected or edited counts as well, and changes it back when undone.
+        Exclusions, corrections and edited captions change it, too; undoing them restores it.
         """
         scanned = str(self._description["fingerprint"])
-        made_here = [self.treatment.decisions.stamp, self.captions.digest()]
+        made_here = [self.decisions.current.stamp, self.captions.digest()]
         if not any(made_here):
             return scanned
         return hashlib.blake2b(":".join([scanned, *made_here]).encode(), digest_size=16).hexdigest()
@@ -202,7 +202,7 @@ class Dataset:
         resolution: int | None = None,
         varied: int | None = None,
     ) -> ConditionSpec:
-        """Chooses the maps to train on; types without an extractor use those that came with the images."""
+        """Chooses the maps to train on. Types without an extractor use the maps that came with the images."""
         provided = registry.get(type).extract is None
         if provided and not any(sample.condition for sample in self.samples(0, 1)):
             raise UserError(
@@ -216,7 +216,7 @@ class Dataset:
         return spec
 
     def condition_path(self, sample: Sample) -> Path:
-        """Where the sample's map is, or will be once it is made. Raises UserError before a type is chosen."""
+        """Where the sample's map is, or will be once it is made. Raises UserError if no type was chosen yet."""
         spec = self.condition
         if spec is None:
             raise UserError(
@@ -227,11 +227,11 @@ class Dataset:
         if spec.provided and sample.condition is not None:
             return sample.condition
         wanted = self.map_path(sample, spec.type)
-        earlier = wanted.with_suffix(".webp")  # what an earlier version made of types with two levels
+        earlier = wanted.with_suffix(".webp")  # earlier versions wrote types with two levels as WebP
         return earlier if wanted.suffix == ".png" and earlier.exists() and not wanted.exists() else wanted
 
     def map_path(self, sample: Sample, type: str) -> Path:
-        """Where a map of the type is written. One bit a pixel is faster as PNG than as WebP, and as small."""
+        """Where a map of the type is written. Maps with one bit per pixel are PNGs: faster than WebP, and as small."""
         large = max(sample.width, sample.height) > WEBP_LIMIT
         ending = ".png" if large or registry.get(type).two_level else ".webp"
         place, name = self.folder / "conditions" / sample.key, f"{Path(sample.key).name}{ending}"
@@ -240,28 +240,28 @@ class Dataset:
         return place.with_name(name)
 
     def count(self, ready: bool = False) -> int:
-        """How many samples there are; with ``ready`` only those whose map is there."""
-        return self.index.count(self.treatment.narrow(self._ready() if ready else index.EVERY))
+        """Number of samples. ``ready``: only of those whose map exists."""
+        return self.index.count(self.decisions.without_excluded(self._ready() if ready else index.EVERY))
 
     def samples(self, offset: int = 0, limit: int | None = None, ready: bool = False) -> list[Sample]:
-        """Samples in the scan's order, read from disk for this call alone.
+        """Samples in the scan's order, read from disk by this call.
 
-        With their edited captions, corrected, and without those left out.
+        They have their edited captions and corrections, and excluded ones are missing.
         """
-        where = self.treatment.narrow(self._ready() if ready else index.EVERY)
+        where = self.decisions.without_excluded(self._ready() if ready else index.EVERY)
         found = self.captions.overlay(self.index.samples(offset, limit, where))
-        return [self.treatment.applied(sample) for sample in found]
+        return [self.decisions.apply(sample) for sample in found]
 
     def sample(self, key: str) -> Sample:
-        """One sample by its key, corrected, also one that was left out. Raises KeyError."""
-        return self.treatment.applied(self.untreated(key))
+        """One sample by its key, with its corrections, even if it is excluded. Raises KeyError."""
+        return self.decisions.apply(self.untreated(key))
 
     def untreated(self, key: str) -> Sample:
-        """One sample as it is without the doctor's corrections. Raises KeyError."""
+        """One sample by its key, without the corrections of the dataset check. Raises KeyError."""
         return self.captions.overlay([self.index.sample(key)])[0]
 
     def page(self, number: int, size: int = 24) -> Page:
-        """A page for the window; a number out of range gives the nearest page."""
+        """One page of samples. A number out of range gives the nearest page."""
         total = self.count()
         pages = max(1, -(-total // size))
         number = min(max(number, 0), pages - 1)
@@ -271,13 +271,13 @@ class Dataset:
         return self.index.count_problems()
 
     def problems(self, offset: int = 0, limit: int | None = None) -> list[Problem]:
-        """What the scan could not use."""
+        """The files that the scan could not use."""
         return self.index.problems(offset, limit)
 
     def held_out(self, count: int, seed: int = 0) -> Split:
-        """Samples that have a map (all, before a type is chosen), split by a hash of seed and key.
+        """Splits the samples that have a map (all, if no type was chosen yet) by a hash of seed and key.
 
-        The choice depends neither on the order nor on the other images' presence. At most half is held out.
+        The choice depends neither on the order of samples nor on other images. At most half is held out.
         """
         return split(self.samples(ready=self.condition is not None), count, seed)
 

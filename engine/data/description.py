@@ -18,7 +18,7 @@ INDEX = "index.sqlite"
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Raises UserError where the folder is no dataset or is damaged."""
+    """Reads dataset.json. Raises UserError if the folder is not a dataset or is damaged."""
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         if not isinstance(description, dict) or not {"name", "source", "fingerprint"} <= description.keys():

@@ -1,4 +1,4 @@
-"""Images and captions through the base's encoders, as many at once as memory allows."""
+"""Encodes images and captions with the base's encoders, in batches as large as memory allows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 
 class EncoderBatches:
-    """Sends items through a model in batches, in smaller ones once memory ran out. What is done is kept."""
+    """Runs a model over items in batches, smaller ones after memory ran out. Finished batches are kept."""
 
     def __init__(self, batch: int, what: str, on_message: Callable[[str], None]) -> None:
         """
         Args:
-            batch: how many items to begin with.
+            batch: initial batch size.
             what: the items in the plural, for messages ("images").
-            on_message: called with a sentence when the batches become smaller.
+            on_message: called with a sentence when batches become smaller.
         """
         self._what, self._on_message = what, on_message
         self._batch = AdaptiveBatch(batch, on_halved=self._halved)
@@ -80,17 +80,17 @@ def latents_of(
     token: Token,
     some: Sequence[tuple[int, int]],
 ) -> tuple[torch.Tensor, torch.Tensor, list[Box]]:
-    """Mean and log-variance of these crops (row of the sample, variant), fp16 (B, 4, h, w) on the CPU; their boxes."""
+    """Encodes crops, each (row of the sample, variant): mean and log-variance, fp16 (B, C, h, w) on the CPU; boxes."""
     token.raise_if_cancelled()
     crops = _read(samples, plan, some)
-    pictures = np.stack([np.asarray(image) for image, _ in crops])
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
+    pixels = np.stack([np.asarray(image) for image, _ in crops])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
     mean, logvar = family.encode_images(vae, images)
     return mean.half().cpu(), logvar.half().cpu(), [crop.box for _, crop in crops]
 
 
 def _read(samples: Sequence[Sample], plan: CropPlan, some: Sequence[tuple[int, int]]) -> list[tuple[Image.Image, Crop]]:
-    """These crops of the images; an image is read once for all its variants."""
+    """Reads these crops. An image is read once for all its variants."""
     crops, last, image = [], -1, Image.new("RGB", (1, 1))
     for row, variant in some:
         if row != last:

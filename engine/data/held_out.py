@@ -1,4 +1,4 @@
-"""Which pairs are held out of a training: a few that differ much from one another, so that they stand for the set."""
+"""Chooses the pairs that are held out of the training: diverse ones, so that they represent the dataset."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken
 
 POOL = 4
-"""Candidates for each pair that is wanted: a draw from the whole set, so that odd images do not make the choice."""
+"""Number of random candidates per chosen pair, so that outliers of the dataset do not dominate."""
 GRID = 8
-SMALL = 64  # pixels; JPEGs are read at about this size
+SMALL = 64  # pixels; approximate size at which JPEGs are read
 
 
 def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | None = None) -> list[str]:
-    """Keys of ``count`` pairs (at most half of all), the most typical first, each next one farthest from those before.
+    """Keys of ``count`` pairs, at most half of all. The most typical one is first, each next one the farthest from it.
 
-    Drawn by a hash of seed and key like ``Dataset.held_out``, ``POOL`` times as many, then chosen by farthest points
-    (Gonzalez 1985) over coarse colours of the image and coarse brightness of its map. Images that cannot be read
-    are not chosen. Reads ``POOL * count`` images: milliseconds each.
+    ``POOL * count`` candidates come from the hash of seed and key, like in ``Dataset.held_out``. Farthest-point
+    sampling (Gonzalez 1985) chooses among them by coarse colours of the image and coarse brightness of its map. Skips
+    images that cannot be read. Each candidate takes milliseconds to read.
     """
     usable = dataset.samples(ready=dataset.condition is not None)
     ranked = by_hash(usable, seed)
@@ -35,7 +35,7 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
         try:
             features.append(describe(dataset, sample))
         except (UserError, OSError):
-            continue  # preparing the training names it
+            continue  # the preparation of the training reports it
         pool.append(sample.key)
     if len(pool) < wanted:
         return [sample.key for sample in ranked[:wanted]]
@@ -43,7 +43,7 @@ def choose(dataset: Dataset, count: int, seed: int = 0, token: CancelToken | Non
 
 
 def describe(dataset: Dataset, sample: Sample) -> np.ndarray:
-    """Coarse colours of the image and brightness of its map, each part of about the same weight."""
+    """Features of a pair: coarse colours of the image and brightness of its map, with about equal weights."""
     image = _grid(load_array(sample.image, SMALL))
     parts = [image.ravel()]
     if dataset.condition is not None:
@@ -60,7 +60,7 @@ def _grid(pixels: np.ndarray) -> np.ndarray:
 
 
 def farthest(points: np.ndarray, count: int) -> list[int]:
-    """Rows of (N, D): first the nearest to the mean, then each the farthest from all chosen ones; ties: the earlier."""
+    """Indices of rows of (N, D): the nearest to the mean, then always the farthest from all chosen. Ties: the first."""
     if count <= 0:
         return []
     chosen = [int(np.argmin(np.linalg.norm(points - points.mean(axis=0), axis=1)))]
@@ -73,15 +73,15 @@ def farthest(points: np.ndarray, count: int) -> list[int]:
 
 
 def split(dataset: Dataset, count: int, keys: Sequence[str] | None) -> Split:
-    """The split of a run: by the keys that it began with; by ``Dataset.held_out`` for runs that have none noted.
+    """The split of a run by the keys that it was started with. Older runs have none and use ``Dataset.held_out``.
 
-    Keys whose images are gone are passed over; held-out samples come in the order of ``keys``.
+    Skips keys whose images are gone. The held-out samples are in the order of ``keys``.
     """
     if keys:
         usable = dataset.samples(ready=dataset.condition is not None)
         by_key = {sample.key: sample for sample in usable}
         held_out = [by_key[key] for key in keys if key in by_key]
         if held_out:
-            apart = set(keys)
-            return Split([sample for sample in usable if sample.key not in apart], held_out)
+            excluded = set(keys)
+            return Split([sample for sample in usable if sample.key not in excluded], held_out)
     return dataset.held_out(count, seed=0)

@@ -1,7 +1,7 @@
-"""From whatever a person points at to a dataset: recognised, fetched where it has to be, read, indexed.
+"""Imports a source as a dataset: recognizes it, downloads or unpacks it if needed, reads and indexes its images.
 
-A folder of images is read where it lies. Everything else is unpacked or downloaded into ``datasets/NAME/pictures``
-first. Each stage goes on where an earlier try has stopped.
+A folder of images is read in place. Everything else is downloaded or unpacked into ``datasets/NAME/pictures`` first.
+Every stage continues where an earlier attempt stopped.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig
-from engine.data.index import Filling
-from engine.data.layouts.model import patience
+from engine.data.index import IndexWriter
+from engine.data.layouts.model import checked_search
 from engine.data.samples import Problem, Sample
-from engine.data.scan import look_at, read_images
+from engine.data.scan import read_images, recognize_folder
 from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
@@ -32,29 +32,29 @@ from engine.workspace.paths import Workspace, safe_name
 IMAGES = "pictures"
 ORIGIN = "import.json"
 FEW = 50
-PATIENCE_SECONDS = 4.0
+RECOGNITION_SECONDS = 4.0
 _ARCHIVES = (".zip", ".7z", ".rar")
 
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What became of a source. ``notes`` are sentences for people."""
+    """The result of an import. ``notes`` are sentences for the user."""
 
     name: str
     folder: str
     found: str
-    """What the source was recognised as, in words."""
+    """The recognized kind of source, as text."""
     layout: str
     pictures: int
     captioned: int
     paired: bool
     problems: int
     new: int
-    """Images that were fetched or unpacked this time; 0 for a folder that is read where it lies."""
+    """Images that were downloaded or unpacked this time. 0 for a folder that is read in place."""
     present: int
     notes: list[str] = field(default_factory=list)
     failures: str = ""
-    """Path of the CSV with what could not be downloaded; empty where there is none."""
+    """Path of the CSV file with failed downloads. Empty if there is none."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -62,7 +62,7 @@ class ImportResult:
 
 
 def suggest_name(place: str) -> str:
-    """A dataset name for a source; empty for no source."""
+    """Suggests a dataset name for a source. Empty for an empty source."""
     bare = hub_id(place) or place.strip().strip('"').rstrip("/\\")
     if not bare:
         return ""
@@ -70,29 +70,29 @@ def suggest_name(place: str) -> str:
     return safe_name(path.name.split(".")[0] if path.is_file() else path.name)
 
 
-def recognised(place: str) -> str:
-    """What a source is, in words, from names and headers alone; for a folder, its layout. Takes a few seconds at most.
+def describe_source(place: str) -> str:
+    """Describes a source by its names and headers only, a folder by its layout. Takes a few seconds at most.
 
     Raises:
-        UserError: there is nothing of this kind.
+        UserError: it is not a source that can be imported.
     """
-    place = _bare(place)
-    end = time.monotonic() + PATIENCE_SECONDS
+    place = _clean(place)
+    end = time.monotonic() + RECOGNITION_SECONDS
 
     def ask() -> None:
         if time.monotonic() > end:
             raise _TooLarge
 
     try:
-        with patience(ask):
+        with checked_search(ask):
             source = source_of(place)
             if source is not None:
                 return source.title
             _refuse_archive(place)
-            look = look_at(place)
+            recognized = recognize_folder(place)
     except _TooLarge:
-        return "a large folder; what it holds is told when it is read"
-    return f"{look.layout.title}, {len(look.found):,} found"
+        return "a large folder, whose layout is recognized when it is read"
+    return f"{recognized.layout.title}, {len(recognized.found):,} found"
 
 
 def import_source(
@@ -104,18 +104,18 @@ def import_source(
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
 ) -> ImportResult:
-    """Makes a dataset of a source, or brings the one that was made of it up to date.
+    """Creates a dataset from a source, or updates the one that was created from it.
 
     Raises:
-        UserError: nothing usable is there, the name is taken, or the disk is full. Cancelled: the token says so; what
-            was fetched and read is kept for the next try.
+        UserError: nothing usable is there, the name is taken, or the disk is full.
+        Cancelled: the token was cancelled. What was downloaded and read is kept for the next attempt.
     """
     token = token or _Never()
-    with patience(token.raise_if_cancelled):
-        return _bring(workspace, _bare(place), name, config or ImportConfig(), progress or _quiet, token, min_side)
+    with checked_search(token.raise_if_cancelled):
+        return _import(workspace, _clean(place), name, config or ImportConfig(), progress or _quiet, token, min_side)
 
 
-def _bring(
+def _import(
     workspace: Workspace,
     place: str,
     name: str,
@@ -132,17 +132,17 @@ def _bring(
     origin = f"{hub_id(place)} on Hugging Face" if hub_id(place) else str(Path(place).expanduser().absolute())
     folder = workspace.dataset_folder(name) / IMAGES
     try:
-        _claim(workspace.dataset_folder(name), folder, origin)
+        _record_origin(workspace.dataset_folder(name), folder, origin)
         fetched = source.fetch(place, folder, config, progress, token)
     except OSError as error:
         raise UserError(
-            f"{place} could not be brought in whole.",
+            f"{place} could not be imported completely.",
             f"The system says: {error.strerror or error} ({error.filename or folder}).",
-            "Make room on the disk or check its permissions, and import again: it goes on where it stopped.",
+            "Free some disk space or check the permissions, and import again: it continues where it stopped.",
         ) from error
     if not fetched.new + fetched.present:
         raise UserError(
-            f"Nothing of {place} could be used.",
+            f"Nothing in {place} could be used.",
             " ".join(fetched.sentences()),
             f"See {folder.parent / FAILURES}." if (folder.parent / FAILURES).exists() else "Choose another source.",
         )
@@ -170,16 +170,19 @@ def _index(
     token: CancelToken,
     min_side: int,
 ) -> ImportResult:
-    look = look_at(folder)
+    recognized = recognize_folder(folder)
     captioned, any_map = 0, False
 
-    def read(filling: Filling) -> Iterator[Sample | Problem]:
+    def read(writer: IndexWriter) -> Iterator[Sample | Problem]:
         nonlocal captioned, any_map
-        told = read_images(look, progress, token, min_side, memory=filling)
-        for what in chain(look.problems, told):
+        images = read_images(recognized, progress, token, min_side, memory=writer)
+        for what in chain(recognized.problems, images):
             if isinstance(what, Sample) and (unwanted := config.unwanted(what.width, what.height)):
                 yield Problem(
-                    what.image, f"{what.image.name} was left out.", unwanted, "Change the import's sizes to take it in."
+                    what.image,
+                    f"{what.image.name} was skipped.",
+                    unwanted,
+                    "Change the sizes of the import to include it.",
                 )
                 continue
             if isinstance(what, Sample):
@@ -187,13 +190,13 @@ def _index(
                 any_map = any_map or what.condition is not None
             yield what
 
-    dataset = Dataset.write(workspace, name, folder, look.layout.name, read, look.condition, origin)
+    dataset = Dataset.write(workspace, name, folder, recognized.layout.name, read, recognized.condition, origin)
     count = dataset.count()
     return ImportResult(
         name=dataset.name,
         folder=str(dataset.folder),
-        found=look.layout.title,
-        layout=look.layout.name,
+        found=recognized.layout.title,
+        layout=recognized.layout.name,
         pictures=count,
         captioned=captioned,
         paired=any_map,
@@ -206,14 +209,14 @@ def _index(
 
 def _advice(count: int) -> list[str]:
     if count == 1:
-        return ["One image is enough to try the window, not to learn from: a ControlNet needs thousands of pairs."]
+        return ["One image is enough to try the app, but not for training: a ControlNet needs thousands of pairs."]
     if count < FEW:
-        return [f"{count:,} images are few: a ControlNet needs thousands of pairs to work on new ones."]
+        return [f"{count:,} images are few: a ControlNet needs thousands of pairs to work on new images."]
     return []
 
 
-def _claim(dataset_folder: Path, folder: Path, origin: str) -> None:
-    """Notes what a folder is filled from before it is filled, so that a second try cannot mix two sources."""
+def _record_origin(dataset_folder: Path, folder: Path, origin: str) -> None:
+    """Records the source of a folder before filling it, so that a second attempt cannot mix two sources."""
     Dataset.check_name(dataset_folder, folder.absolute(), origin)
     note = dataset_folder / ORIGIN
     if note.exists():
@@ -223,15 +226,15 @@ def _claim(dataset_folder: Path, folder: Path, origin: str) -> None:
             before = "something else"
         if before != origin:
             raise UserError(
-                f"There is a half-finished dataset named {dataset_folder.name} already.",
-                f"It was begun from {before}.",
+                f"There is already an unfinished dataset named {dataset_folder.name}.",
+                f"Its source is {before}.",
                 f"Choose another name, or delete {dataset_folder}.",
             )
     atomic_write_text(note, json.dumps({"origin": origin}, ensure_ascii=False))
 
 
-def _bare(place: str) -> str:
-    """As people paste it: with quotation marks, or as an address of a file."""
+def _clean(place: str) -> str:
+    """Removes what people paste along: quotation marks, or file:// in front."""
     bare = place.strip().strip('"').strip("'")
     if bare.lower().startswith("file://"):
         from urllib.parse import urlsplit
@@ -239,7 +242,7 @@ def _bare(place: str) -> str:
 
         bare = url2pathname(urlsplit(bare).path)
     if not bare:
-        raise UserError("Nothing was chosen.", "The box is empty.", "Give the folder or the list of your images.")
+        raise UserError("Nothing was chosen.", "The field is empty.", "Give the folder or the list of your images.")
     return bare
 
 
@@ -247,19 +250,19 @@ def _refuse_archive(place: str) -> None:
     path = Path(place).expanduser()
     if path.is_file() and path.name.lower().endswith(_ARCHIVES):
         raise UserError(
-            f"{path.name} is packed.", "The images in it cannot be read in place.", "Unpack it and choose its folder."
+            f"{path.name} is an archive.", "Its images cannot be read in place.", "Unpack it and choose the folder."
         )
     if path.is_file():
         kinds = "a .parquet, .csv or .tsv list with a URL column, a .parquet file with images, or a .tar archive"
         raise UserError(
-            f"{path.name} is not something that can be imported.",
-            f"Of single files there can be {kinds}.",
+            f"{path.name} cannot be imported.",
+            f"Files that can be imported are {kinds}.",
             "Choose the folder with your images, or such a file.",
         )
 
 
 class _TooLarge(Exception):
-    """A folder could not be looked through in time."""
+    """Searching a folder took too long."""
 
 
 class _Never:

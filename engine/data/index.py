@@ -1,4 +1,4 @@
-"""The table behind a dataset: one row an image in the standard library's SQLite."""
+"""The index of a dataset: one row for each image, in an SQLite database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.data.samples import Problem, Sample
 from engine.disk.images import Inspected
 from engine.disk.sqlite import connect
 
-VERSION = 2  # of the tables, in SQLite's user_version; 0 and 1 had neither source nor status nor read_files
+VERSION = 2  # of the tables, in SQLite's user_version; 0 and 1 lacked source, status and read_files
 _SAMPLES = """
     position INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, image TEXT NOT NULL, caption TEXT NOT NULL,
     condition TEXT, width INTEGER NOT NULL, height INTEGER NOT NULL, digest TEXT NOT NULL,
@@ -25,7 +25,7 @@ _SCHEMA = (
     f"CREATE TABLE IF NOT EXISTS samples ({_SAMPLES})",
     "CREATE TABLE IF NOT EXISTS maps (key TEXT PRIMARY KEY, made_by TEXT NOT NULL, digest TEXT NOT NULL)",
     f"CREATE TABLE IF NOT EXISTS problems ({_PROBLEMS})",
-    # What was read of each file, so that a second scan, or one after a cancelled one, reads only what has changed.
+    # Facts about each file, so that a second scan, or one after a cancelled scan, only reads files that changed.
     """CREATE TABLE IF NOT EXISTS read_files (
         path TEXT PRIMARY KEY, bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, width INTEGER NOT NULL,
         height INTEGER NOT NULL, digest TEXT NOT NULL) WITHOUT ROWID""",
@@ -39,7 +39,7 @@ WITH_OWN_MAP = ("WHERE condition IS NOT NULL", ())
 
 
 def with_map_by(fingerprint: str) -> tuple[str, tuple[str, ...]]:
-    """Only samples whose map was made by this spec from the image as it is indexed."""
+    """Selects the samples whose map was made by this spec from the current image."""
     return (
         "WHERE EXISTS (SELECT 1 FROM maps WHERE maps.key = samples.key AND made_by = ? "
         "AND maps.digest = samples.digest)",
@@ -48,29 +48,29 @@ def with_map_by(fingerprint: str) -> tuple[str, tuple[str, ...]]:
 
 
 class Index:
-    """Every call has a connection of its own, so any thread may use the object. ``where`` is one of the above."""
+    """Thread-safe: every call opens its own connection. ``where`` is one of the selections above."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def write(self, samples: Iterable[Sample], problems: Iterable[Problem]) -> None:
-        """Replaces all rows in one transaction: readers see the old index or the new one, never a part."""
-        with self.filling() as filling:
+        """Replaces all rows in one transaction: readers see the old index or the new one."""
+        with self.writing() as writer:
             for sample in samples:
-                filling.add(sample)
+                writer.add(sample)
             for problem in problems:
-                filling.add(problem)
-            filling.finish()
+                writer.add(problem)
+            writer.finish()
 
     @contextmanager
-    def filling(self) -> Iterator[Filling]:
-        """To replace all rows by what comes one at a time, however long it takes. Use it in one thread."""
+    def writing(self) -> Iterator[IndexWriter]:
+        """Replaces all rows by ones that are added one at a time, however long that takes. Use it in one thread."""
         self.prepare()
         with connect(self.path) as connection:
-            yield Filling(connection)
+            yield IndexWriter(connection)
 
     def prepare(self) -> None:
-        """Makes the tables, or brings those of an older version up to date; what they hold stays."""
+        """Creates the tables, or migrates those of an older version. Keeps their content."""
         with connect(self.path) as connection:
             for statement in _SCHEMA:
                 connection.execute(statement)
@@ -106,25 +106,25 @@ class Index:
         return [Problem(Path(path), *rest) for path, *rest in rows]
 
     def map_states(self) -> dict[str, tuple[str, str]]:
-        """For every finished map: key -> (fingerprint of the spec that made it, digest of the image)."""
+        """The finished maps: key -> (fingerprint of the spec that made it, digest of the image)."""
         with connect(self.path) as connection:
             rows = connection.execute("SELECT key, made_by, digest FROM maps").fetchall()
         return {key: (made_by, digest) for key, made_by, digest in rows}
 
     def mark_maps(self, rows: Iterable[tuple[str, str, str]]) -> None:
-        """Notes finished maps: (key, fingerprint of the spec, digest of the image)."""
+        """Records finished maps: (key, fingerprint of the spec, digest of the image)."""
         with connect(self.path) as connection:
             connection.executemany("INSERT OR REPLACE INTO maps VALUES (?, ?, ?)", rows)
 
     def update_file(self, key: str, digest: str, size: int, mtime_ns: int) -> None:
-        """Notes that an image's file has changed since the scan."""
+        """Records that an image's file has changed since the scan."""
         with connect(self.path) as connection:
             connection.execute(
                 "UPDATE samples SET digest = ?, bytes = ?, mtime_ns = ? WHERE key = ?", (digest, size, mtime_ns, key)
             )
 
-    def repoint(self, old: Path, new: Path) -> None:
-        """The folder ``old`` is called ``new`` now: in one transaction, in every row."""
+    def move_paths(self, old: Path, new: Path) -> None:
+        """Changes the paths in all rows from the folder ``old`` to ``new``, in one transaction."""
         before = str(old)
         with connect(self.path) as connection:
             for table, column in (("samples", "image"), ("samples", "condition"), ("read_files", "path")):
@@ -144,17 +144,17 @@ class Index:
         return [Sample(row[0], Path(row[1]), row[2], Path(row[3]) if row[3] else None, *row[4:]) for row in rows]
 
 
-class Filling:
-    """New rows beside the old ones: they take their place only by ``finish``.
+class IndexWriter:
+    """Collects new rows besides the old ones, which ``finish`` replaces.
 
-    What was read of files is kept as it comes, so that a cancelled scan goes on where it stopped.
+    Facts about files are saved as they come, so that a cancelled scan continues where it stopped.
     """
 
-    COMMIT_SECONDS = 1.0  # what a crash may cost; other writers wait no longer
+    COMMIT_SECONDS = 1.0  # work lost by a crash, and longest wait of other writers
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        # The temporary tables are SQLite's own: on disk when they grow, and gone with the connection.
+        # SQLite keeps temporary tables on disk when they grow, and drops them with the connection.
         connection.execute(f"CREATE TEMP TABLE new_samples ({_SAMPLES})")
         connection.execute(f"CREATE TEMP TABLE new_problems ({_PROBLEMS})")
         self.samples = 0
@@ -162,7 +162,7 @@ class Filling:
         self._saved = time.monotonic()
 
     def known(self, path: Path, size: int, mtime_ns: int) -> Inspected | None:
-        """What was read of this file, if it is still the same by size and date."""
+        """The facts about this file, if its size and date are unchanged."""
         row = self._connection.execute(
             "SELECT width, height, digest FROM read_files WHERE path = ? AND bytes = ? AND mtime_ns = ?",
             (str(path.absolute()), size, mtime_ns),
@@ -170,7 +170,7 @@ class Filling:
         return Inspected(row[0], row[1], row[2], size, mtime_ns) if row else None
 
     def remember(self, path: Path, seen: Inspected) -> None:
-        """Note what was read of a file."""
+        """Records the facts about a file."""
         self._connection.execute(
             "INSERT OR REPLACE INTO read_files VALUES (?, ?, ?, ?, ?, ?)",
             (str(path.absolute()), seen.bytes, seen.mtime_ns, seen.width, seen.height, seen.digest),
@@ -179,12 +179,12 @@ class Filling:
             self.save()
 
     def save(self) -> None:
-        """Put on disk what was read so far."""
+        """Commits the recorded facts."""
         self._connection.commit()
         self._saved = time.monotonic()
 
     def add(self, what: Sample | Problem) -> None:
-        """One more row; of two samples with one key the later counts."""
+        """Adds a row. A later sample replaces an earlier one with the same key."""
         if isinstance(what, Sample):
             self._connection.execute(
                 _INSERT.format("temp.new_").replace("INSERT", "INSERT OR REPLACE"), _row(self.samples, what)
@@ -196,7 +196,7 @@ class Filling:
             self.problems += 1
 
     def finish(self) -> None:
-        """The new rows take the place of the old ones in one transaction. An image that was left out stays so."""
+        """Replaces the old rows by the new ones in one transaction. Samples that are not ready keep their status."""
         run = self._connection.execute
         self.save()
         run(
@@ -207,7 +207,7 @@ class Filling:
         run("DELETE FROM main.problems")
         run(f"INSERT INTO main.samples (position, {_COLUMNS}) SELECT position, {_COLUMNS} FROM temp.new_samples")
         run("INSERT INTO main.problems SELECT * FROM temp.new_problems")
-        # Files that are in no row any more would otherwise pile up; unusable ones are read again anyway.
+        # Without this, rows of deleted files would pile up. Unusable files are read again anyway.
         run(
             "DELETE FROM read_files WHERE path NOT IN (SELECT image FROM main.samples) AND path NOT IN "
             "(SELECT condition FROM main.samples WHERE condition IS NOT NULL)"

@@ -1,4 +1,4 @@
-"""Makes all condition maps of a dataset: a background job over all cores that can be stopped and taken up again."""
+"""Makes all condition maps of a dataset: a background job on all cores that can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import is_out_of_memory
 from engine.machine.memory import AdaptiveBatch, free_memory
 
-SAVE_EVERY = 64  # finished maps between two entries in the index
+SAVE_EVERY = 64  # finished maps before they are recorded in the index
 SAVE_SECONDS = 2.0
-TOGETHER = 8  # images that a model sees in one pass
-TOGETHER_PIXELS = 16_000_000  # and no more than these, so that large images do not fill the memory
-HOPELESS = 25  # failures without a single map, after which the rest is not tried
+BATCH = 8  # images per batch of a model
+BATCH_PIXELS = 16_000_000  # at most, so that large images do not fill the memory
+HOPELESS = 25  # the job stops after so many failures without a single map
 
 
 @dataclass(frozen=True)
 class BatchReport:
-    """How a run ended. ``warnings`` name maps that were made but look nearly empty or nearly full."""
+    """The result. ``kept``: maps that existed already. ``warnings``: maps that look nearly empty or nearly full."""
 
     made: int
     kept: int
@@ -55,7 +55,7 @@ class _Made:
     warning: str
 
 
-_Outcome = _Made | Problem | None  # None: the map was there already
+_Outcome = _Made | Problem | None  # None: the map existed already
 
 
 def make_all(
@@ -67,22 +67,28 @@ def make_all(
     workers: int | None = None,
     resolution: int | None = None,
     varied: int | None = None,
-    among: ProcessGroup = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> BatchReport:
-    """Writes every sample's map to ``dataset.condition_path`` and makes the type the dataset's own.
+    """Writes every sample's map to ``dataset.condition_path``, and sets the type as the dataset's condition.
 
-    A map is kept when it was made by the same type, parameters and resolution from the same image; so a second call
-    does only what changed, and a call after a stop goes on where it stopped. ``resolution``: images whose shorter
-    side is larger, in pixels, are shrunk to it first (edges are as wide as the net will see them). ``varied``: a seed
-    with which parameters are drawn for each image (see ``strengths``). Files that fail are reported and passed over.
-    Several processes, ``among`` which this one is, take packs of images in turn and report together.
-    Raises what the token raises; UserError for bad parameters, missing weights, a full disk, or where nothing works.
+    A map is kept if it was made by the same type, parameters and resolution from the same image. So another call only
+    makes what has changed, and a call after a stop continues where it stopped. Files that fail are reported and
+    skipped. The processes of ``group`` share the work and return a common report.
+
+    Args:
+        resolution: images whose shorter side is larger, in pixels, are first scaled down to it, so that edges are as
+            wide as the net will see them.
+        varied: seed of random parameters for each image (see ``engine.conditions.variation``). None: fixed ones.
+
+    Raises:
+        UserError: bad parameters, missing weights, a full disk, or no map could be made.
+        Cancelled: the token was cancelled.
     """
     condition = registry.get(type)
     ready.check(condition, registry.resolve_parameters(type, parameters))
     resolution = resolution if condition.extract else None
-    spec = among.broadcast(lambda: dataset.set_condition(type, parameters, resolution=resolution, varied=varied))
-    dataset = dataset if among.main else Dataset.open(dataset.folder)
+    spec = group.broadcast(lambda: dataset.set_condition(type, parameters, resolution=resolution, varied=varied))
+    dataset = dataset if group.main else Dataset.open(dataset.folder)
     total = dataset.count()
     if spec.provided:
         return BatchReport(0, total, [], [])
@@ -94,17 +100,17 @@ def make_all(
     finished: list[tuple[str, str, str]] = []
     saved = time.monotonic()
     waiting: deque[tuple[list[Sample], Future[list[_Outcome]]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="maps")  # Pillow and OpenCV work outside Python's lock
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="maps")  # Pillow and OpenCV release Python's lock
     try:
-        packs = enumerate(_packs(_paged(dataset), TOGETHER if condition.batch else 1, resolution))
-        todo = (pack for number, pack in packs if among.owns(number))
+        batches = enumerate(_batches(_paged(dataset), BATCH if condition.batch else 1, resolution))
+        todo = (batch for number, batch in batches if group.owns(number))
         while True:
-            while len(waiting) < 4 * workers and (pack := next(todo, None)):
-                waiting.append((pack, pool.submit(work, pack)))
+            while len(waiting) < 4 * workers and (batch := next(todo, None)):
+                waiting.append((batch, pool.submit(work, batch)))
             if not waiting:
                 break
-            pack, future = waiting.popleft()
-            for sample, result in zip(pack, future.result(), strict=True):
+            batch, future = waiting.popleft()
+            for sample, result in zip(batch, future.result(), strict=True):
                 if token:
                     token.raise_if_cancelled()
                 done += 1
@@ -117,15 +123,16 @@ def make_all(
                     failures.append(result)
                     if len(failures) == done == HOPELESS:
                         raise UserError(
-                            f"None of the first {HOPELESS} images gave a map.", f"{result.what} {result.why}",
+                            f"None of the first {HOPELESS} images gave a map.",
+                            f"{result.what} {result.why}",
                             result.try_this,
-                        )  # fmt: skip
+                        )
                 else:
                     kept += 1
                 if progress:
                     progress(
-                        min(total, done * among.world_size), total, sample.key
-                    )  # the others are as far as this one
+                        min(total, done * group.world_size), total, sample.key
+                    )  # assumes that the other processes are equally far
             if len(finished) >= SAVE_EVERY or time.monotonic() - saved > SAVE_SECONDS:
                 dataset.index.mark_maps(finished)
                 finished.clear()
@@ -134,37 +141,37 @@ def make_all(
         raise UserError(
             f"The maps cannot be written to {dataset.folder}.",
             f"The system says: {error.strerror or error}.",
-            "Free some space or check the folder's permissions, then make all maps again: it goes on from here.",
+            "Free some space or check the folder's permissions, then make all maps again: it continues from here.",
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         dataset.index.mark_maps(finished)
         weights.free()
-    return _together(among.gather(BatchReport(made, kept, failures, warnings)))
+    return _merge(group.gather(BatchReport(made, kept, failures, warnings)))
 
 
-def _together(reports: Sequence[BatchReport]) -> BatchReport:
-    """What several processes have done."""
+def _merge(reports: Sequence[BatchReport]) -> BatchReport:
+    """The common report of several processes."""
     made, kept = sum(report.made for report in reports), sum(report.kept for report in reports)
     failures = [problem for report in reports for problem in report.failures]
     return BatchReport(made, kept, failures, [problem for report in reports for problem in report.warnings])
 
 
 class _Worker:
-    """Makes and writes the maps of some samples; called from several threads at once."""
+    """Makes and writes the maps of a batch of samples. Called from several threads at once."""
 
     def __init__(self, dataset: Dataset, condition: ConditionType, spec: ConditionSpec) -> None:
         self._dataset, self._condition, self._spec = dataset, condition, spec
         self._states = dataset.index.map_states()
-        self._batch = AdaptiveBatch(TOGETHER, smallest=2)  # one image at a time is the business of the extractor
-        self._model = threading.Lock()  # one pass at a time; the other threads read and write files meanwhile
+        self._batch = AdaptiveBatch(BATCH, smallest=2)  # single images go through the extractor
+        self._model = threading.Lock()  # one batch at a time; meanwhile other threads read and write files
 
     def __call__(self, samples: Sequence[Sample]) -> list[_Outcome]:
         outcomes: dict[str, _Outcome] = {}
-        pictures: list[tuple[Sample, str, np.ndarray]] = []
+        images: list[tuple[Sample, str, np.ndarray]] = []
         for sample in samples:
-            outcomes[sample.key] = self._guarded(sample, partial(self._read, sample, pictures))
-        for sample, content, map in self._maps(pictures, outcomes):
+            outcomes[sample.key] = self._guarded(sample, partial(self._read, sample, images))
+        for sample, content, map in self._maps(images, outcomes):
             outcomes[sample.key] = self._guarded(sample, partial(self._write, sample, content, map))
         return [outcomes[sample.key] for sample in samples]
 
@@ -175,28 +182,28 @@ class _Worker:
             into.append((sample, content, read_image(sample.image, self._spec.resolution)))
 
     def _maps(
-        self, pictures: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
+        self, images: list[tuple[Sample, str, np.ndarray]], outcomes: dict[str, _Outcome]
     ) -> Iterator[tuple[Sample, str, np.ndarray]]:
-        """The maps, in one call where the type can; where that fails, one by one, to tell which image it is."""
+        """Makes the maps, in batches if the type can. After an error one by one, to find out which image caused it."""
         done = 0
-        several = len(pictures) > 1 and self._batch.size > 1
+        several = len(images) > 1 and self._batch.size > 1
         if several and self._condition.batcher is not None and self._spec.varied is None:
-            # An error is not handled here: the calls one by one below say which image it was, and why.
+            # Errors are handled below, where single calls show which image they belong to.
             with contextlib.suppress(*_FAILURES):
-                for maps in self._batch.over(pictures, self._together):
-                    some = pictures[done : done + len(maps)]
+                for maps in self._batch.over(images, self._extract_batch):
+                    some = images[done : done + len(maps)]
                     done += len(maps)
                     yield from ((sample, content, map) for (sample, content, _), map in zip(some, maps, strict=True))
-        for sample, content, image in pictures[done:]:
+        for sample, content, image in images[done:]:
             values = variation.varied(self._condition, self._spec.parameters, self._spec.varied, sample.key)
-            made: list[np.ndarray] = []  # stays empty if it fails
-            outcomes[sample.key] = self._guarded(sample, partial(self._alone, image, values, made))
+            made: list[np.ndarray] = []  # stays empty on failure
+            outcomes[sample.key] = self._guarded(sample, partial(self._extract_one, image, values, made))
             yield from ((sample, content, map) for map in made)
 
-    def _together(self, pictures: Sequence[tuple[Sample, str, np.ndarray]]) -> Sequence[np.ndarray]:
-        return self._call(self._condition.batcher, [image for _, _, image in pictures], self._spec.parameters)
+    def _extract_batch(self, images: Sequence[tuple[Sample, str, np.ndarray]]) -> Sequence[np.ndarray]:
+        return self._call(self._condition.batcher, [image for _, _, image in images], self._spec.parameters)
 
-    def _alone(self, image: np.ndarray, values: Mapping[str, Any], into: list[np.ndarray]) -> None:
+    def _extract_one(self, image: np.ndarray, values: Mapping[str, Any], into: list[np.ndarray]) -> None:
         into.append(self._call(self._condition.extractor, image, values))
 
     def _call(self, function: Any, images: Any, values: Mapping[str, Any]) -> Any:
@@ -217,49 +224,51 @@ class _Worker:
         except UserError as error:
             return Problem(sample.image, error.what, error.why, error.try_this)
         except OSError:
-            raise  # the disk: no image's fault
+            raise  # a fault of the disk, not of the image
         except _FAILURES as error:
             what, short = f"No map could be made of {sample.image.name}.", is_out_of_memory(error)
-            why, advice = f"{self._condition.title} failed: {error}.", "Look at the image, or leave it out."
+            why, advice = f"{self._condition.title} failed: {error}.", "Check the image, or leave it out."
         if short:
             free_memory()
             why = f"{self._condition.title}: the memory is not enough, even for one image at a time."
-            advice = "Close other programs that use the graphics card, then make all maps again: what is done is kept."
+            advice = (
+                "Close other programs that use the graphics card, then make all maps again. It continues from here."
+            )
         return Problem(sample.image, what, why, advice)
 
 
-_FAILURES = (UserError, cv2.error, ValueError, MemoryError, RuntimeError)  # RuntimeError: torch's, also of memory
+_FAILURES = (UserError, cv2.error, ValueError, MemoryError, RuntimeError)  # RuntimeError: from torch
 
 
 def read_image(path: Path, resolution: int | None) -> np.ndarray:
-    """An image as extractors get it, RGB uint8 (h, w, 3), its shorter side brought down to ``resolution`` pixels."""
-    picture = load_array(path, at_least=resolution)
-    height, width = picture.shape[:2]
+    """Reads an image for an extractor: RGB uint8 (h, w, 3), scaled down to a shorter side of ``resolution`` pixels."""
+    image = load_array(path, at_least=resolution)
+    height, width = image.shape[:2]
     if resolution is None or min(height, width) <= resolution:
-        return picture
+        return image
     scale = resolution / min(height, width)
     size = (round(width * scale), round(height * scale))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _packs(samples: Iterator[Sample], most: int, resolution: int | None) -> Iterator[list[Sample]]:
-    """Samples in packs of ``most``, fewer where they are large."""
-    pack: list[Sample] = []
+def _batches(samples: Iterator[Sample], most: int, resolution: int | None) -> Iterator[list[Sample]]:
+    """Batches of ``most`` samples, fewer if they are large."""
+    batch: list[Sample] = []
     pixels = 0.0
     for sample in samples:
         scale = min(1.0, resolution / max(1, min(sample.width, sample.height))) if resolution else 1.0
         size = sample.width * sample.height * scale**2
-        if pack and (len(pack) == most or pixels + size > TOGETHER_PIXELS):
-            yield pack
-            pack, pixels = [], 0.0
-        pack.append(sample)
+        if batch and (len(batch) == most or pixels + size > BATCH_PIXELS):
+            yield batch
+            batch, pixels = [], 0.0
+        batch.append(sample)
         pixels += size
-    if pack:
-        yield pack
+    if batch:
+        yield batch
 
 
 def _paged(dataset: Dataset, size: int = 256) -> Iterator[Sample]:
-    """All samples, a page in memory at a time."""
+    """All samples, with one page in memory at a time."""
     offset = 0
     while page := dataset.samples(offset, size):
         yield from page
@@ -267,7 +276,7 @@ def _paged(dataset: Dataset, size: int = 256) -> Iterator[Sample]:
 
 
 def _digest_now(dataset: Dataset, sample: Sample) -> str:
-    """The image's digest; read anew, and noted, only where size or time of the file differ from the index."""
+    """The image's digest. Reads the file, and updates the index, only if its size or time has changed."""
     try:
         state = sample.image.stat()
     except OSError as error:

@@ -1,12 +1,12 @@
-"""Condition maps as training reads them, cut and resized once: a step then decodes no image file.
+"""Condition maps cropped and resized once, so that a training step decodes no image files.
 
-    cache/KEY/maps-MAPS-WxH-00000.safetensors   uint8, a crop a row, in the latents' order
-    cache/KEY/maps-MAPS.json                    written when all are there, with the checksum of each file
+    cache/KEY/maps-MAPS-WxH-00000.safetensors   uint8, one crop per row, in the order of the latents
+    cache/KEY/maps-MAPS.json                    written last, with the checksum of each file
 
-KEY is that of the latents, whose crops the maps share. MAPS hashes the content of the maps that came with the images;
-of those made here, what they were made of (the image's content, type and parameters), and their files' size and time,
-so that one painted over by hand is read anew. A file keeps one channel where the three are equal, and one bit a pixel
-where there are only black and white: a canny map of 512 px takes 32 KiB, depth 256, colours 768.
+KEY is that of the latents, with which the maps share their crops. MAPS is a hash: for maps that came with the images,
+of their content; for maps made by the app, of what they depend on (the image's content, type and parameters) and of
+their files' size and time, so that a map painted over by hand is read again. A file stores one channel if all three are
+equal, and one bit per pixel if all is black or white: a Canny map of 512 px takes 32 KiB, depth 256, colour 768.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from engine.conditions import registry
-from engine.data.cache import TrainingCache, cropped_hint, entries
-from engine.data.cache_files import describe, save_tensors, whole
+from engine.data.cache import TrainingCache, cropped_map, entries
+from engine.data.cache_files import describe, save_tensors, verify
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
@@ -33,14 +33,14 @@ from engine.disk.tensor_file import Rows
 from engine.errors import DataGone
 from engine.jobs.control import OnProgress, Token
 
-SHARD_BYTES = 64 * 2**20  # of pixels in colour, so that making a file needs little memory
-KEPT = 2  # sets of maps for the same images, as when two conditions are tried in turn
+SHARD_BYTES = 64 * 2**20  # of RGB pixels, so that writing a file needs little memory
+KEPT = 2  # sets of maps for the same images, for switching between two conditions
 SPARE_DISK = 2 * 2**30
 READERS = 4
 
 
 class MapCache:
-    """Condition maps by row of the sample and variant of its crop."""
+    """Reads condition maps by row of the sample and variant of its crop."""
 
     def __init__(self, folder: Path, key: str, samples: Sequence[Sample], plan: CropPlan) -> None:
         self._places: dict[tuple[int, int], tuple[Size, int]] = {}
@@ -73,12 +73,12 @@ class _Shard:
 
 
 def in_a_shard(size: Size) -> int:
-    """Maps of one size in a file."""
+    """Number of maps of this size in a file."""
     return max(1, SHARD_BYTES // (3 * size[0] * size[1]))
 
 
 def most_bytes(samples: Sequence[Sample], plan: CropPlan) -> int:
-    """Disk that the maps take if all are in colour."""
+    """Disk space of the maps if all are RGB."""
     return sum(3 * width * height * len(stored) for (width, height), stored in entries(samples, plan).items())
 
 
@@ -90,17 +90,17 @@ def open_or_build(
     token: Token,
     progress: OnProgress,
 ) -> MapCache | None:
-    """The maps of these samples; what is missing is made, finished files of an earlier try are kept.
+    """Opens the cached maps of these samples and makes what is missing. Finished files of an earlier attempt are kept.
 
     Returns:
-        None where the disk has no room for them: training then reads the maps' own files.
+        None if there is not enough disk space. Training then reads the original map files.
 
     Raises:
-        UserError: a map is gone or cannot be read. Cancelled: asked for by the owner.
+        UserError: a map is gone or cannot be read. Cancelled: the token was cancelled.
     """
     folder, key = cache.folder, map_key(dataset, samples)
     done = folder / f"maps-{key}.json"
-    if not whole(done, token, progress):
+    if not verify(done, token, progress):
         if free_bytes(folder) < most_bytes(samples, plan) + SPARE_DISK:
             return None
         _forget(folder, key)
@@ -111,7 +111,7 @@ def open_or_build(
 
 
 def map_key(dataset: Dataset, samples: Sequence[Sample]) -> str:
-    """Hash of the maps' contents, and of how they are resized.
+    """A hash of the maps' contents, and of how they are resized.
 
     Raises:
         UserError: a map is gone.
@@ -131,10 +131,10 @@ def map_key(dataset: Dataset, samples: Sequence[Sample]) -> str:
 
 
 def existing_map(dataset: Dataset, sample: Sample) -> Path:
-    """Where the sample's map is.
+    """The path of the sample's map.
 
     Raises:
-        DataGone: it is gone, or the disk that it was on.
+        DataGone: the map, or the disk that it was on, is gone.
     """
     path = dataset.condition_path(sample)
     if path.exists():
@@ -143,13 +143,13 @@ def existing_map(dataset: Dataset, sample: Sample) -> Path:
         if path.is_relative_to(folder) and not folder.exists():
             raise DataGone(
                 f"The folder of the dataset {dataset.name} is gone.",
-                f"{folder} no longer exists, and with it the condition map of {sample.key}.",
-                "Plug its disk in, or put the folder back where it was, then resume: nothing else is lost.",
+                f"{folder} no longer exists, nor does the condition map of {sample.key}.",
+                "Connect its disk, or put the folder back where it was, then resume. Nothing else is lost.",
             )
     raise DataGone(
         f"The condition map of {sample.key} is gone.",
         f"{path} no longer exists.",
-        "Make all maps again on the Conditions tab, then resume: nothing else is lost.",
+        "Make all maps again on the Conditions tab, then resume. Nothing else is lost.",
     )
 
 
@@ -171,7 +171,7 @@ def _make(
     def read(entry: tuple[int, int]) -> np.ndarray:
         token.raise_if_cancelled()
         row, variant = entry
-        return cropped_hint(existing_map(dataset, samples[row]), cache.crop(row, variant), nearest)
+        return cropped_map(existing_map(dataset, samples[row]), cache.crop(row, variant), nearest)
 
     with ThreadPoolExecutor(READERS, thread_name_prefix="maps") as pool:
         for size, stored in by_size.items():
@@ -185,7 +185,7 @@ def _make(
 
 
 def smallest(maps: np.ndarray) -> np.ndarray:
-    """uint8 (n, h, w, 3) with one channel where the three are equal, or in bits: (n, h, w, 1), (n, h, ceil(w / 8))."""
+    """Compacts uint8 (n, h, w, 3): to one channel if all are equal, (n, h, w, 1), or to bits, (n, h, ceil(w / 8))."""
     grey = maps[..., :1]
     if not (maps == grey).all():
         return maps
@@ -208,7 +208,7 @@ def _path(folder: Path, key: str, size: Size, number: int) -> Path:
 
 
 def _forget(folder: Path, key: str) -> None:
-    """All but the newest sets, and what a cancelled try has left: they are large, and quickly made again."""
+    """Deletes all but the newest sets, and leftovers of cancelled attempts: they are large, and quickly made again."""
     finished = sorted(folder.glob("maps-*.json"), key=lambda path: path.stat().st_mtime_ns)
     for old in finished[: max(0, len(finished) - KEPT + 1)]:
         old.unlink()
@@ -218,5 +218,5 @@ def _forget(folder: Path, key: str) -> None:
             continue
         try:
             path.unlink()
-        except OSError:  # Windows keeps files that are being read; they go the next time
+        except OSError:  # Windows does not delete files that are being read; the next call will
             continue

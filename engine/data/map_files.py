@@ -1,4 +1,4 @@
-"""A map on disk: lossless, and it says itself what it was made by."""
+"""Condition maps on disk: lossless files that record how they were made."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from engine.disk.durable import atomic_write_bytes
 from engine.disk.images import opened
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
-_EFFORT = {"method": 0, "quality": 25}  # of WebP; more takes twice the time for a seventh of the size
+_EFFORT = {"method": 0, "quality": 25}  # for WebP; more effort takes twice the time for 1/7 less size
 _ONE_BIT = (cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-"""Lines are long runs of black: run lengths are smaller and faster here than a search for what repeats."""
+"""Maps of lines are long runs of black: run-length encoding is smaller and faster than a search for repetitions."""
 _HEADER = 33  # bytes of a PNG's signature and first chunk
-_EXIF_START = b"Exif\0\0"  # a JPEG has it before its EXIF, a PNG has not
+_EXIF_START = b"Exif\0\0"  # precedes the EXIF data in a JPEG, but not in a PNG
 
 
 def write(path: Path, map: np.ndarray, type: str, parameters: dict[str, Any], two_level: bool = False) -> None:
-    """RGB uint8 (h, w, 3) as WebP or PNG, by the path's ending, with the type and parameters in its EXIF.
+    """Writes RGB uint8 (h, w, 3) as WebP or PNG, by the path's extension, with type and parameters in the EXIF.
 
-    ``two_level``: the map is black and white (0 and 255); a PNG then takes one bit a pixel.
+    ``two_level``: the map is black and white (0 and 255). A PNG then has one bit per pixel.
     """
     exif = Image.Exif()
     exif[_DESCRIPTION] = json.dumps({"condition": type, **parameters})
@@ -43,17 +43,17 @@ def write(path: Path, map: np.ndarray, type: str, parameters: dict[str, Any], tw
 
 
 def _one_bit(map: np.ndarray, exif: bytes) -> bytes:
-    """A PNG of the first channel. Raises ValueError for a map with other values than 0 and 255."""
+    """Encodes the first channel as PNG. Raises ValueError if there are other values than 0 and 255."""
     grey = cv2.extractChannel(map, 0)
     if cv2.countNonZero(grey) != cv2.countNonZero(cv2.compare(grey, 255, cv2.CMP_EQ)):
-        raise ValueError("its map has more levels than black and white")
+        raise ValueError("its map has other values than black and white")
     plain = cv2.imencode(".png", grey, _ONE_BIT)[1].tobytes()
     body = b"eXIf" + exif
     return plain[:_HEADER] + struct.pack(">I", len(exif)) + body + struct.pack(">I", zlib.crc32(body)) + plain[_HEADER:]
 
 
 def made_by(path: Path) -> dict[str, Any] | None:
-    """{"condition": type, parameter: value, ...} of a map that the app made; None for any other image."""
+    """{"condition": type, parameter: value, ...} of a map that the app made. None for any other image."""
     with opened(path) as image:
         text = image.getexif().get(_DESCRIPTION, "")
     try:

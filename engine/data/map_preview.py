@@ -1,4 +1,4 @@
-"""What the Conditions tab shows of a type before all maps are made: one image, or a sheet of random ones."""
+"""Previews of a condition type before all maps are made: of one image, or of a sheet of random ones."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ SHEET = 12
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image beside its map, both RGB uint8 (h, w, 3) of one size."""
+class MapPreview:
+    """An image and its map, both RGB uint8 (h, w, 3) of one size."""
 
     name: str
     image: np.ndarray
     map: np.ndarray
     measured: Coverage
     values: dict[str, Any]
-    """The parameters that were used: with several strengths the image's own."""
+    """The parameters that were used. With several strengths, they are the image's own."""
 
 
-def preview(condition: ConditionType, image: np.ndarray, values: Mapping[str, Any], name: str = "") -> Shown:
-    """The map of one image, RGB uint8 (h, w, 3). Raises UserError where weights or a program are missing."""
+def preview(condition: ConditionType, image: np.ndarray, values: Mapping[str, Any], name: str = "") -> MapPreview:
+    """Makes the map of one image, RGB uint8 (h, w, 3). Raises UserError if weights or a program are missing."""
     made = condition.extractor(image, **values)
-    return Shown(name, image, made, coverage(made), dict(values))
+    return MapPreview(name, image, made, coverage(made), dict(values))
 
 
-def of_file(condition: ConditionType, path: Path, values: Mapping[str, Any], side: int | None) -> Shown:
-    """The map of any image file, at the size at which all maps will be made."""
+def of_file(condition: ConditionType, path: Path, values: Mapping[str, Any], side: int | None) -> MapPreview:
+    """Makes the map of an image file, at the size of the dataset's maps."""
     return preview(condition, read_image(path, side), values, path.name)
 
 
@@ -52,8 +52,8 @@ def of_sample(
     values: Mapping[str, Any],
     side: int | None = None,
     varied: int | None = None,
-) -> Shown:
-    """The map that "make all" would make of a sample, or the one that came with it. Raises UserError for neither."""
+) -> MapPreview:
+    """Makes the same map of a sample as ``make_all``, or reads the one that came with it. UserError if it has none."""
     if condition.extract is None:
         if sample.condition is None:
             raise UserError(
@@ -63,7 +63,7 @@ def of_sample(
             )
         image = read_image(sample.image, side)
         made = np.asarray(load_rgb(sample.condition).resize(image.shape[1::-1]))
-        return Shown(sample.key, image, made, coverage(made), {})
+        return MapPreview(sample.key, image, made, coverage(made), {})
     own = variation.varied(condition, values, varied, sample.key)
     return preview(condition, read_image(sample.image, side), own, sample.key)
 
@@ -75,8 +75,8 @@ def sheet(
     side: int | None = None,
     varied: int | None = None,
     seed: int = 0,
-) -> list[Shown]:
-    """Twelve images at random (fewer in a small set) with their maps; ones that cannot be read are left out."""
+) -> list[MapPreview]:
+    """Twelve random images, or fewer in a small dataset, with their maps. Skips images that cannot be read."""
     total = dataset.count()
     found = []
     for place in sorted(random.Random(seed).sample(range(total), min(SHEET, total))):
@@ -85,5 +85,5 @@ def sheet(
                 found.append(of_sample(dataset, sample, condition, values, side, varied))
             except UserError:
                 if condition.models or condition.program or condition.extract is None:
-                    raise  # the type's own trouble, the same for every image
+                    raise  # a problem of the type, which would occur for every image
     return found

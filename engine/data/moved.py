@@ -33,7 +33,7 @@ def follow(folder: Path, description: dict[str, Any], index: Index) -> bool:
     if place is None or place == source:
         return False
     index.prepare()
-    index.repoint(source, place)
+    index.move_paths(source, place)
     description["source"] = str(place)
     return True
 

@@ -1,4 +1,4 @@
-"""From a folder that the user points at to samples and problems. Nothing is written."""
+"""Reads a folder of images into samples and problems. Writes nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.data.layouts import ORDER, Found, Layout, recognise
+from engine.data.layouts import ORDER, FolderLayout, FoundImage, recognise
 from engine.data.layouts.listed import METADATA
 from engine.data.layouts.model import caption_beside
 from engine.data.samples import Problem, Sample
@@ -22,21 +22,21 @@ from engine.jobs.control import CancelToken, OnProgress
 __all__ = ["CONDITION_NOTE", "LAYOUTS", "METADATA", "ScanReport", "scan_folder"]
 
 CONDITION_NOTE = "condition.json"
-"""Optional, beside ready-made maps: {"type": NAME, "parameters": {...}} tells what made them."""
+"""Optional file beside ready-made maps: {"type": NAME, "parameters": {...}} says how they were made."""
 
 LAYOUTS = {layout.name: layout.title for layout in ORDER}
 
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What a folder holds. ``layout`` is a key of LAYOUTS."""
+    """The content of a folder. ``layout`` is a key of LAYOUTS."""
 
     samples: list[Sample]
     problems: list[Problem]
     layout: str
     source: Path
     condition_type: str | None = None
-    """For ready-made maps: the type in condition.json, otherwise "own". None where there are no maps."""
+    """For ready-made maps: the type in condition.json, or else "own". None if there are no maps."""
     condition_parameters: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -45,37 +45,33 @@ class ScanReport:
 
     @property
     def captioned(self) -> int:
-        """How many samples have a caption that is not empty."""
+        """Number of samples with a caption that is not empty."""
         return sum(bool(sample.caption) for sample in self.samples)
 
-    @property
-    def layout_title(self) -> str:
-        return LAYOUTS[self.layout]
 
-
-class Memory(Protocol):
-    """What was read of files before; asked in the caller's thread only."""
+class ReadCache(Protocol):
+    """Remembers facts about files from earlier scans. Only called in the caller's thread."""
 
     def known(self, path: Path, size: int, mtime_ns: int) -> Inspected | None: ...
     def remember(self, path: Path, seen: Inspected) -> None: ...
 
 
 @dataclass(frozen=True)
-class Look:
-    """A folder whose layout is known, and whose images are not read yet."""
+class RecognizedFolder:
+    """A folder whose layout was recognized, and whose images were not read yet."""
 
     folder: Path
-    layout: Layout
-    found: list[Found]
+    layout: FolderLayout
+    found: list[FoundImage]
     problems: list[Problem]
 
     def condition(self, paired: bool) -> tuple[str | None, dict[str, Any]]:
-        """What made the maps that came with the images, if there are any; a damaged note becomes a problem."""
+        """Type and parameters of the maps that came with the images, if any. A damaged note becomes a problem."""
         return _read_condition_note(self.folder, self.problems) if paired else (None, {})
 
 
-def look_at(folder: Path | str) -> Look:
-    """Recognises the folder's layout. UserError where the folder itself is the problem."""
+def recognize_folder(folder: Path | str) -> RecognizedFolder:
+    """Recognizes the folder's layout. Raises UserError if the folder itself cannot be used."""
     folder = Path(folder).expanduser()
     _check_folder(folder)
     problems: list[Problem] = []
@@ -83,17 +79,17 @@ def look_at(folder: Path | str) -> Look:
         layout, found = recognise(folder, problems)
     except OSError as error:
         raise UserError(
-            f"The folder {folder} could not be read to its end.",
+            f"The folder {folder} could not be read completely.",
             f"The system says: {error.strerror or error} ({Path(error.filename or folder).name}).",
-            "Check that its disk is still connected and that you may open it, then read it again.",
+            "Check that its disk is still connected and that you are allowed to open it, then read it again.",
         ) from error
     if not found and not problems:
         raise UserError(
             f"There are no images in {folder}.",
-            "Neither the folder nor the folders in it hold a PNG, JPEG, WebP, BMP, TIFF or GIF file.",
-            "Choose the folder that holds your images.",
+            "Neither the folder nor its subfolders contain a PNG, JPEG, WebP, BMP, TIFF or GIF file.",
+            "Choose the folder with your images.",
         )
-    return Look(folder, layout, found, problems)
+    return RecognizedFolder(folder, layout, found, problems)
 
 
 def scan_folder(
@@ -103,26 +99,28 @@ def scan_folder(
     min_side: int = MIN_SIDE,
     workers: int | None = None,
 ) -> ScanReport:
-    """Recognises the folder's layout and reads every image to its end; everything is kept in memory.
+    """Recognizes the folder's layout and reads every image completely. Keeps everything in memory.
 
-    For sets of any size see ``engine.data.importing``. Unusable files become problems; UserError where the folder
-    itself is the problem. Cancelling raises what the token raises.
+    For datasets of any size, use ``engine.data.importing``. Unusable files become problems.
+
+    Raises:
+        UserError: the folder itself cannot be used. Cancelled: the token was cancelled.
     """
-    look = look_at(folder)
+    recognized = recognize_folder(folder)
     samples: list[Sample] = []
-    for what in read_images(look, progress, token, min_side, workers):
+    for what in read_images(recognized, progress, token, min_side, workers):
         if isinstance(what, Sample):
             samples.append(what)
         else:
-            look.problems.append(what)
+            recognized.problems.append(what)
     if not samples:
-        raise nothing_usable(look.folder, len(look.problems), look.problems[0])
-    name, parameters = look.condition(any(sample.condition for sample in samples))
-    return ScanReport(samples, look.problems, look.layout.name, look.folder, name, parameters)
+        raise nothing_usable(recognized.folder, len(recognized.problems), recognized.problems[0])
+    name, parameters = recognized.condition(any(sample.condition for sample in samples))
+    return ScanReport(samples, recognized.problems, recognized.layout.name, recognized.folder, name, parameters)
 
 
 def nothing_usable(folder: Path, count: int, first: Problem) -> UserError:
-    """For a folder whose images are all unusable."""
+    """The error for a folder without a single usable image."""
     return UserError(
         f"None of the images in {folder} can be used.",
         f"The first of {count:,} problems: {first.path.name}: {first.what} {first.why}",
@@ -157,34 +155,34 @@ def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, di
                 Problem(
                     note,
                     f"{CONDITION_NOTE} cannot be read.",
-                    f"It should hold a type and its parameters ({type(error).__name__}: {error}).",
-                    "Correct or delete it; the maps are taken as your own until then.",
+                    f"It should contain a type and its parameters ({type(error).__name__}: {error}).",
+                    "Correct or delete it. Until then, the maps count as your own.",
                 )
             )
     return "own", {}
 
 
 def read_images(
-    look: Look,
+    recognized: RecognizedFolder,
     progress: OnProgress | None = None,
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
     workers: int | None = None,
-    memory: Memory | None = None,
+    memory: ReadCache | None = None,
 ) -> Iterator[Sample | Problem]:
-    """Samples and problems in the order of ``look.found``, one at a time.
+    """Yields samples and problems in the order of ``recognized.found``.
 
-    Reads in threads, a few images ahead and no more. Files that ``memory`` knows are not opened again.
+    Threads read a few images ahead. Files that ``memory`` knows are not opened again.
 
     Raises:
-        UserError: the whole folder has vanished. Cancelled: whatever the token raises.
+        UserError: the whole folder has disappeared. Cancelled: the token was cancelled.
     """
     workers = workers or min(4, os.cpu_count() or 1)
-    waiting: deque[tuple[Found, Future[_Read]]] = deque()
+    waiting: deque[tuple[FoundImage, Future[_Read]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="scan")
     try:
-        todo = iter(look.found)
-        for done in range(len(look.found)):
+        todo = iter(recognized.found)
+        for done in range(len(recognized.found)):
             if token:
                 token.raise_if_cancelled()
             while len(waiting) < 8 * workers and (item := next(todo, None)):
@@ -195,39 +193,39 @@ def read_images(
             if memory:
                 for path, seen in result.fresh:
                     memory.remember(path, seen)
-            for what in result.told:
-                if isinstance(what, Problem) and not look.folder.exists():
+            for what in result.items:
+                if isinstance(what, Problem) and not recognized.folder.exists():
                     raise UserError(
-                        f"The folder {look.folder} is not there any more.",
-                        f"It vanished after {done:,} of {len(look.found):,} images.",
-                        "Connect its disk again and read it once more: what was read already is remembered.",
+                        f"The folder {recognized.folder} is not there any more.",
+                        f"It disappeared after {done:,} of {len(recognized.found):,} images.",
+                        "Connect its disk again and read it once more; images that were read already are remembered.",
                     )
                 yield what
             if progress:
-                progress(done + 1, len(look.found), item.key)
+                progress(done + 1, len(recognized.found), item.key)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass
 class _Read:
-    """What one image gave: a sample or the reason against it, and what was read afresh."""
+    """The result of one image: a sample or problems, and new facts about files."""
 
-    told: list[Sample | Problem]
+    items: list[Sample | Problem]
     fresh: list[tuple[Path, Inspected]]
 
 
-def _known(path: Path | None, memory: Memory | None) -> Inspected | None:
+def _known(path: Path | None, memory: ReadCache | None) -> Inspected | None:
     if path is None or memory is None:
         return None
     try:
         state = path.stat()
         return memory.known(path, state.st_size, state.st_mtime_ns)
     except (OSError, ValueError):
-        return None  # reading it will tell what is wrong
+        return None  # reading the file will report the cause
 
 
-def _read(item: Found, min_side: int, image: Inspected | None, map: Inspected | None) -> _Read:
+def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspected | None) -> _Read:
     result = _Read([], [])
     path = item.image
     try:
@@ -241,15 +239,15 @@ def _read(item: Found, min_side: int, image: Inspected | None, map: Inspected | 
             map = inspect(path, min_side=1)
             result.fresh.append((path, map))
     except UserError as error:
-        result.told.append(Problem(path, error.what, error.why, error.try_this))
+        result.items.append(Problem(path, error.what, error.why, error.try_this))
         return result
     except UnicodeEncodeError:
         readable = Path(os.fsencode(path).decode("utf-8", "replace"))
-        result.told.append(
+        result.items.append(
             Problem(
                 readable,
                 f"{readable.name} cannot be used under its name.",
-                "The name holds bytes that are no text; it was probably unpacked from an archive of another system.",
+                "The name has bytes that are not text; it was probably unpacked from an archive of another system.",
                 "Rename the file.",
             )
         )
@@ -260,15 +258,15 @@ def _read(item: Found, min_side: int, image: Inspected | None, map: Inspected | 
             caption = caption_beside(item.image)
         except OSError as error:
             caption = ""
-            result.told.append(
+            result.items.append(
                 Problem(
                     item.image,
                     f"The caption of {item.image.name} cannot be read.",
                     f"The system says: {error.strerror or error}.",
-                    "Check the permissions of the text file beside it; the image is used without a caption.",
+                    "Check the permissions of the text file beside it. The image is used without a caption.",
                 )
             )
-    result.told.append(
+    result.items.append(
         Sample(
             item.key,
             item.image,

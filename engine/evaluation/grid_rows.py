@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from engine.conditions import registry
-from engine.data.cache import cropped_hint
+from engine.data.cache import cropped_map
 from engine.data.crop import apply_crop, shared_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -73,7 +73,7 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
                 "Choose a smaller number.",
             )
         pair = pairs[number]
-        hint = cropped_hint(dataset.condition_path(pair), plan.crop(pair), nearest)
+        hint = cropped_map(dataset.condition_path(pair), plan.crop(pair), nearest)
         found.append((f"held-out image {number + 1}", Image.fromarray(hint), pair.caption))
     return found
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.data.dataset import Dataset
+from engine.data.doctor.check_store import CheckStore
 from engine.data.doctor.measure import perceptual_hash
-from engine.data.doctor.store import Store
 from engine.data.samples import Sample
 from engine.disk.images import load_array
 from engine.errors import UserError
@@ -84,7 +84,7 @@ def _hashes(
     dataset: Dataset, samples: Sequence[Sample], token: CancelToken | None
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """(keys, uint64 hashes), a page at a time. Skips images that cannot be read."""
-    store = Store(dataset.folder)
+    store = CheckStore(dataset.folder)
     for first in range(0, len(samples), PAGE):
         page = samples[first : first + PAGE]
         known = store.measured([sample.key for sample in page]) if store.exists else {}

@@ -12,7 +12,7 @@ import torch
 
 from engine.conditions import registry
 from engine.config import ValidationConfig
-from engine.data.cache import cropped_hint, cropped_image
+from engine.data.cache import cropped_image, cropped_map
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
@@ -76,7 +76,7 @@ def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
     """
     nearest = dataset.condition is not None and registry.get(dataset.condition.type).categorical
     crop = plan.crop(sample)
-    wanted = cropped_hint(dataset.condition_path(sample), crop, nearest)
+    wanted = cropped_map(dataset.condition_path(sample), crop, nearest)
     return Pair(sample, wanted, np.asarray(cropped_image(sample, crop)))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from engine.conditions import registry
-from engine.data.cache import TrainingCache, cropped_hint
+from engine.data.cache import TrainingCache, cropped_map
 from engine.data.crop import Crop, size_numbers
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
@@ -237,7 +237,7 @@ class Batches:
         sample = self._samples[row]
         path = existing_map(self._dataset, sample)
         try:
-            return cropped_hint(path, crop, self._nearest)
+            return cropped_map(path, crop, self._nearest)
         except (UserError, OSError, ValueError) as error:
             raise DataGone(
                 f"The condition map of {sample.key} cannot be read.",

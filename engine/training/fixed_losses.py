@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from engine.conditions import registry
-from engine.data.cache import cropped_hint
+from engine.data.cache import cropped_map
 from engine.data.crop import size_numbers
 from engine.jobs.events import Checked
 from engine.training.batches import draw
@@ -67,7 +67,7 @@ def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
     samples = [state.samples[row] for row in rows]
     crops = [cache.crop(row) for row in rows]
     pairs = zip(samples, crops, strict=True)
-    maps = np.stack([cropped_hint(dataset.condition_path(sample), crop, nearest) for sample, crop in pairs])
+    maps = np.stack([cropped_map(dataset.condition_path(sample), crop, nearest) for sample, crop in pairs])
     swapped = np.roll(maps, 1, axis=0) if len(maps) > 1 else maps[:, :, ::-1]
     return Fixed(
         latents=state.latent_space.scaled(cache.latents(rows)[0]),

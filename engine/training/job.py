@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config import RunConfig
-from engine.data.changed import changed_since_read
+from engine.data.changed_files import changed_since_read
 from engine.data.dataset import Dataset
 from engine.data.held_out import choose
 from engine.data.moved import missing_source

@@ -117,8 +117,8 @@ def set_up(
             token,
             progress,
             batch=images_encoded_together(config.data.resolution),
-            among=group,
-            tell=lambda words: history(Message(words, "warning")),
+            group=group,
+            on_message=lambda words: history(Message(words, "warning")),
         )
 
     cache = _wait_for_disk(retry, build_cache) if group.world_size == 1 else build_cache()

@@ -135,7 +135,7 @@ def test_a_missing_model_says_what_and_where(workspace: Workspace, monkeypatch: 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"model_type": "llama"}, "no caption model that is known"),
+        ({"model_type": "llama"}, "not a supported caption model"),
         ({"model_type": "florence2", "auto_map": {"AutoConfig": "code.Config"}}, "code of its own"),
         ({"model_type": "blip"}, "cannot be loaded"),
     ],

@@ -86,7 +86,7 @@ def test_names_that_are_no_text(workspace: Workspace, folder: Path) -> None:
     shutil.copy(folder / "coffee.jpg", os.fsencode(folder) + b"/caf\xe9.jpg")
     result = import_source(workspace, str(folder))
     assert result.pictures == 4
-    assert "bytes that are no text" in problems(result)["caf\ufffd.jpg"]
+    assert "bytes that are not text" in problems(result)["caf\ufffd.jpg"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
@@ -98,7 +98,7 @@ def test_links_in_a_circle_and_into_nowhere(workspace: Workspace, folder: Path) 
     result = import_source(workspace, str(folder))
     told = problems(result)
     assert result.pictures == 5 and told.keys() == {"round", "self.jpg", "nowhere.jpg"}
-    assert "is a link and was passed over" in told["round"] and "leads back to itself" in told["self.jpg"]
+    assert "is a link and was skipped" in told["round"] and "leads back to itself" in told["self.jpg"]
     assert "leads nowhere" in told["nowhere.jpg"]
 
 
@@ -132,7 +132,7 @@ def test_files_and_folders_that_may_not_be_read(
     result = import_source(workspace, str(folder))
     told = problems(result)
     assert result.pictures == 4 and told.keys() == {"secret.jpg", "closed", "rocket.jpg"}
-    assert "permissions" in told["secret.jpg"] and "passed over" in told["closed"]
+    assert "permissions" in told["secret.jpg"] and "skipped" in told["closed"]
     assert "without a caption" in told["rocket.jpg"]
 
 

@@ -213,7 +213,7 @@ def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
         tiny_base,
         samples,
         progress=lambda now, _, label: done.update({label: now}),
-        tell=told.append,
+        on_message=told.append,
     )
     left = [2, 2, 2, 1] if method == "encode_images" else [2, 2, 2, 2]  # with the empty prompt
     assert seen == [5, 5, *left], "the first batch is not encoded again"
@@ -239,7 +239,7 @@ def test_what_does_not_fit_alone_is_refused_in_words_and_what_is_finished_is_kep
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, method, tight(real, [], 0, 1 if method == "encode_images" else 0))
         with pytest.raises(UserError, match=words):
-            build(tmp_path, tiny_base, samples, tell=told.append)
+            build(tmp_path, tiny_base, samples, on_message=told.append)
     assert told and told[-1].endswith("going on with 1.")
     kept = {path.name for path in tmp_path.rglob("latents-*.safetensors")}
     assert kept == {f"latents-64x64-{n:05d}.safetensors" for n in range(1 if method == "encode_images" else 3)}

@@ -131,7 +131,7 @@ def test_a_hundred_thousand_captions_are_changed_a_page_at_a_time(dataset: Datas
     many = (replace(sample, key=f"{n:06d}.png", caption=f"a cat {n}" if n % 4 else "") for n in range(100_000))
     dataset.index.write(many, [])
     assert edits.apply(dataset, "dogs", edits.replacing("cat", "dog")) == 75_000
-    assert edits.empty(dataset) == edits.Empty(25_000, 100_000)
+    assert edits.empty(dataset) == edits.EmptyCount(25_000, 100_000)
     assert dataset.sample("099999.png").caption == "a dog 99999"
     found = dataset.captions.find(dataset.index.path, "edited", "DOG 9999", limit=3)
     assert [row.key for row in found] == ["009999.png", "099990.png", "099991.png"] and found[0].edited
@@ -148,7 +148,7 @@ def test_lists_find_words_literally(dataset: Dataset) -> None:
 
 
 def test_looking_makes_no_file(dataset: Dataset) -> None:
-    assert edits.empty(dataset) == edits.Empty(1, 4)
+    assert edits.empty(dataset) == edits.EmptyCount(1, 4)
     assert not dataset.captions.path.exists()
 
 

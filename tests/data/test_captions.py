@@ -105,8 +105,6 @@ def test_templates() -> None:
     assert "{folder}" in caught.value.why
 
 
-def test_the_share_of_empty_captions_and_what_it_means() -> None:
-    assert captions.empty_share(["", " \n", "a", "b"]) == 0.5
-    assert captions.empty_share([]) == 0 == captions.empty_share(["a"])
+def test_what_a_fraction_of_empty_captions_means() -> None:
     sentences = {captions.meaning(share) for share in (0, 0.3, 0.8, 1)}
     assert len(sentences) == 4 and "30%" in captions.meaning(0.3) and "1%" in captions.meaning(0.0001)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data.crop import MODES, apply_crop, lost_share, shared_crop
+from engine.data.crop import MODES, apply_crop, lost_fraction, shared_crop
 
 
 def test_a_centre_crop_takes_the_largest_box_of_the_targets_aspect() -> None:
@@ -56,7 +56,7 @@ def test_a_marker_lands_at_the_same_place_in_image_and_map(
 ) -> None:
     picture = photos["chelsea"].copy()
     map = np.zeros((picture.shape[0] * 2, picture.shape[1] * 2, 3), np.uint8)  # a map may be larger than its image
-    whole = shared_crop(picture.shape[1], picture.shape[0], size, mode, seed=3, picture=Image.fromarray(picture))
+    whole = shared_crop(picture.shape[1], picture.shape[0], size, mode, seed=3, image=Image.fromarray(picture))
     left, top, right, bottom = whole.box
     x, y, side = (left + right) // 2 + 20, (top + bottom) // 2 - 30, 24
     picture[y : y + side, x : x + side] = (255, 0, 255)
@@ -74,7 +74,7 @@ def test_a_categorical_map_keeps_its_colours_under_every_crop() -> None:
     map = Image.fromarray(palette[np.random.default_rng(0).integers(0, 4, (75, 110))].repeat(3, 0).repeat(3, 1))
     for mode in MODES:
         for size in (64, (96, 64), (64, 128), 256):
-            crop = shared_crop(map.width, map.height, size, mode, seed=1, picture=map)
+            crop = shared_crop(map.width, map.height, size, mode, seed=1, image=map)
             seen = np.asarray(apply_crop(map, crop, nearest=True)).reshape(-1, 3)
             assert {tuple(colour) for colour in seen} <= {tuple(colour) for colour in palette}
 
@@ -85,12 +85,12 @@ def test_a_smart_crop_goes_where_something_happens(photos: dict[str, np.ndarray]
         canvas = np.full((300, 900, 3), 120, np.uint8)
         at = 40 if side == "left" else 580
         canvas[10:290, at : at + 280] = photos["astronaut"][:280, 100:380]
-        crop = shared_crop(900, 300, 128, "smart", picture=Image.fromarray(canvas))
+        crop = shared_crop(900, 300, 128, "smart", image=Image.fromarray(canvas))
         assert crop.box[0] <= at and crop.box[2] >= at + 280, f"{side}: the face is whole"
     plain = Image.new("RGB", (900, 300), (9, 9, 9))
-    assert shared_crop(900, 300, 128, "smart", picture=plain).box == shared_crop(900, 300, 128).box
+    assert shared_crop(900, 300, 128, "smart", image=plain).box == shared_crop(900, 300, 128).box
 
 
 def test_what_is_lost_is_told() -> None:
-    assert lost_share(shared_crop(200, 100, 64)) == 0.5
-    assert lost_share(shared_crop(100, 100, 64)) == 0
+    assert lost_fraction(shared_crop(200, 100, 64)) == 0.5
+    assert lost_fraction(shared_crop(100, 100, 64)) == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import DataConfig
-from engine.data.crop import lost_share, shared_crop
+from engine.data.crop import lost_fraction, shared_crop
 from engine.data.crop_plan import CropPlan, bucket_sizes, count_buckets, nearest_bucket
 from engine.data.samples import Sample
 
@@ -34,8 +34,8 @@ def test_an_image_goes_where_it_loses_least() -> None:
     assert nearest_bucket(9000, 1000, 512) == (768, 320)
     for width in range(300, 2000, 100):
         best = nearest_bucket(width, 800, 512)
-        lost = [lost_share(shared_crop(width, 800, size)) for size in bucket_sizes(512)]
-        assert lost_share(shared_crop(width, 800, best)) == pytest.approx(min(lost))
+        lost = [lost_fraction(shared_crop(width, 800, size)) for size in bucket_sizes(512)]
+        assert lost_fraction(shared_crop(width, 800, best)) == pytest.approx(min(lost))
 
 
 def test_variant_0_is_the_centre_and_the_others_are_repeatable() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from engine.data import scan
 from engine.data.dataset import Dataset
 from engine.data.importing import import_source
-from engine.data.index import Filling, Index
+from engine.data.index import Index, IndexWriter
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 
@@ -80,11 +80,11 @@ def test_a_cancelled_scan_goes_on_where_it_stopped(workspace: Workspace, folder:
 
 def test_until_the_end_readers_see_the_old_rows(workspace: Workspace, folder: Path) -> None:
     dataset = Dataset.open(import_source(workspace, str(folder)).folder)
-    with dataset.index.filling() as filling:
-        filling.add(dataset.samples()[0])
-        filling.save()
+    with dataset.index.writing() as writer:
+        writer.add(dataset.samples()[0])
+        writer.save()
         assert dataset.count() == COUNT
-        filling.finish()
+        writer.finish()
     assert dataset.count() == 1
 
 
@@ -117,12 +117,12 @@ def test_an_index_of_the_first_version_opens_and_keeps_its_rows(workspace: Works
 def test_what_was_read_is_saved_by_and_by(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
-    monkeypatch.setattr(Filling, "COMMIT_SECONDS", -1.0)
+    monkeypatch.setattr(IndexWriter, "COMMIT_SECONDS", -1.0)
 
-    def crash(self: Filling) -> None:
+    def crash(self: IndexWriter) -> None:
         raise KeyboardInterrupt  # as if the program were ended by force
 
-    monkeypatch.setattr(Filling, "finish", crash)
+    monkeypatch.setattr(IndexWriter, "finish", crash)
     with pytest.raises(KeyboardInterrupt):
         import_source(workspace, str(folder))
     monkeypatch.undo()

@@ -41,7 +41,7 @@ def test_metadata_csv(tmp_path: Path, separator: str) -> None:
     text = "\r\n".join(separator.join(row) for row in rows)
     (tmp_path / "metadata.csv").write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8"))
     report = scan_folder(tmp_path)
-    assert report.layout == "metadata_csv" and "metadata.csv" in report.layout_title and not report.problems
+    assert report.layout == "metadata_csv" and "metadata.csv" in LAYOUTS[report.layout] and not report.problems
     assert seen(report) == {
         "images/1.png": ('a cat, a "big" one; grey', "1.png"),
         "images/2.png": ("ein Bär", "2.png"),
@@ -87,7 +87,7 @@ def test_prompt_json_of_the_original_controlnet(tmp_path: Path, as_list: bool) -
         image(tmp_path / row["target"])
     lines(tmp_path / "prompt.json", *([rows] if as_list else rows))
     report = scan_folder(tmp_path)
-    assert report.layout == "prompt_json" and "original ControlNet" in report.layout_title
+    assert report.layout == "prompt_json" and "original ControlNet" in LAYOUTS[report.layout]
     assert seen(report) == {"target/0.png": ("circle 0", "0.png"), "target/1.png": ("circle 1", "1.png")}
     assert report.samples[0].condition == tmp_path / "source" / "0.png"
 
@@ -131,7 +131,7 @@ def test_kohya_folders_with_captions_in_files_or_in_their_names(tmp_path: Path) 
     (tmp_path / "10_sks cat" / "b.caption").write_text("two cats", encoding="utf-8")
     (tmp_path / "10_sks cat" / "c.txt").write_text("", encoding="utf-8")
     report = scan_folder(tmp_path)
-    assert report.layout == "kohya" and "kohya" in report.layout_title and not report.paired
+    assert report.layout == "kohya" and "kohya" in LAYOUTS[report.layout] and not report.paired
     assert {key: caption for key, (caption, _) in seen(report).items()} == {
         "10_sks cat/a.png": "a cat",
         "10_sks cat/b.png": "two cats",
@@ -207,7 +207,7 @@ def test_img2dataset_files(tmp_path: Path) -> None:
     (tmp_path / "00000" / "000000003.json").write_text("{cut", encoding="utf-8")
     (tmp_path / "00000_stats.json").write_text("{}", encoding="utf-8")
     report = scan_folder(tmp_path)
-    assert report.layout == "img2dataset" and "img2dataset" in report.layout_title
+    assert report.layout == "img2dataset" and "img2dataset" in LAYOUTS[report.layout]
     assert [sample.caption for sample in report.samples] == ["from the json", "from the text", "", ""]
 
 

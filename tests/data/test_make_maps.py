@@ -96,7 +96,7 @@ def test_types_that_say_so_have_two_levels_whatever_their_settings(
     map_files.write(tmp_path / "map.png", map, kind.name, values, two_level=True)
     assert np.array_equal(pixels(tmp_path / "map.png"), map)
     assert map_files.made_by(tmp_path / "map.png") == {"condition": kind.name, **values}
-    with pytest.raises(ValueError, match="levels"):
+    with pytest.raises(ValueError, match="other values"):
         map_files.write(tmp_path / "map.png", map // 2, kind.name, values, two_level=True)
 
 
@@ -207,7 +207,7 @@ def test_a_model_sees_several_images_at_once_and_is_let_go_afterwards(
     dataset.samples()[3].image.write_bytes(b"")
     report = make_all(dataset, "soft_edge", values, workers=2)
     assert report.made == 9 and len(report.failures) == 1 and sorted(passes) == [2, 7]
-    assert weights._held == {}
+    assert weights._loaded == {}
     for sample in dataset.samples(ready=True):
         wanted = soft_edge.soft_edge(np.asarray(Image.open(sample.image)), **values)
         written = np.asarray(Image.open(dataset.condition_path(sample))).astype(int)
@@ -284,10 +284,10 @@ def test_a_program_that_never_works_is_not_tried_on_every_image(tmp_path: Path) 
     assert "cannot be started" in caught.value.why and str(make_maps.HOPELESS) in caught.value.what
 
 
-def test_large_images_go_in_smaller_packs(dataset: Dataset) -> None:
+def test_large_images_go_in_smaller_batches(dataset: Dataset) -> None:
     large = [replace(sample, width=4000, height=3000) for sample in dataset.samples()]
-    assert [len(pack) for pack in make_maps._packs(iter(large), 8, None)] == [1] * 10
-    assert [len(pack) for pack in make_maps._packs(iter(large), 8, 512)] == [8, 2]
+    assert [len(batch) for batch in make_maps._batches(iter(large), 8, None)] == [1] * 10
+    assert [len(batch) for batch in make_maps._batches(iter(large), 8, 512)] == [8, 2]
 
 
 def test_large_photographs_are_read_small_and_mean_the_same(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:

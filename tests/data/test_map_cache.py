@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from engine.data import map_cache
-from engine.data.cache import TrainingCache, cropped_hint, open_or_build
+from engine.data.cache import TrainingCache, cropped_map, open_or_build
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache, map_key, smallest
@@ -77,7 +77,7 @@ def test_they_are_what_the_files_would_give(
     seen = 0
     for row, sample in enumerate(samples):
         for variant in range(plan.variants_of(sample)):
-            wanted = cropped_hint(dataset.condition_path(sample), cache.crop(row, variant), nearest=False)
+            wanted = cropped_map(dataset.condition_path(sample), cache.crop(row, variant), nearest=False)
             assert np.array_equal(made.read(row, variant), wanted)
             seen += 1
     assert seen == cache.count
@@ -100,7 +100,7 @@ def test_they_are_made_once_and_anew_when_a_file_changes(
         dataset = Dataset.create(Workspace(dataset.folder.parents[1]), dataset.name, scan_folder(dataset.source))
         made = build(dataset, cache)
     assert map_key(dataset, dataset.samples()) != before
-    wanted = cropped_hint(dataset.condition_path(dataset.samples()[0]), cache.crop(0), nearest=False)
+    wanted = cropped_map(dataset.condition_path(dataset.samples()[0]), cache.crop(0), nearest=False)
     assert np.array_equal(made.read(0), wanted)
     assert len(list(cache.folder.glob("maps-*.json"))) == map_cache.KEPT
     assert len({path.name.split("-")[1] for path in cache.folder.glob("maps-*.safetensors")}) == map_cache.KEPT

@@ -80,7 +80,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             nonlocal own
             own += 1
 
-        report = make_all(dataset, kind, model, progress=count, among=group.current())
+        report = make_all(dataset, kind, model, progress=count, group=group.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
     control, real, train = Control(), faults_module.train_step, Trainer.train

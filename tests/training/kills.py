@@ -135,7 +135,7 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
         report.while_saving += bool(half)
         if saving:
             span *= 1.15 if half else 0.8
-        known = look_at(Run(folder), known, report)
+        known = recognize_folder(Run(folder), known, report)
     if not Run(folder).completed:
         stable.start(folder)
         assert stable.outcome() == "0", "it does not come to its end"
@@ -143,7 +143,7 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
     return report
 
 
-def look_at(run: Any, known: int, report: Report) -> int:
+def recognize_folder(run: Any, known: int, report: Report) -> int:
     """The claims, as far as the files of a killed run show them; returns the newest step that is saved."""
     from engine.runs.checkpoints import broken_checkpoints, verify_files
     from engine.runs.cleanup import clean_up

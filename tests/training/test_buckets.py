@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from engine.conditions import registry
-from engine.data.cache import cropped_hint
+from engine.data.cache import cropped_map
 from engine.jobs.control import Control
 from engine.runs.run import read_preview
 from engine.training.job import build_trainer
@@ -35,7 +35,7 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
             variant = state.plan.variant_at(sample, epoch)
             crop = state.plan.crop(sample, variant)
             variants.add((row, variant))
-            wanted = cropped_hint(state.dataset.condition_path(sample), crop, nearest)
+            wanted = cropped_map(state.dataset.condition_path(sample), crop, nearest)
             assert np.array_equal(batch.maps[place].numpy(), wanted)
             assert torch.equal(batch.mean[place], cache.latents([row], [variant])[0][0])
     assert set(sizes) == {(256, 128), (128, 256), (192, 192)}

@@ -232,7 +232,7 @@ def test_images_that_were_changed_are_told_when_the_run_goes_on(
 
 
 def test_a_copied_or_touched_folder_is_not_a_changed_one(own_pairs: Path, workspace: Workspace) -> None:
-    from engine.data.changed import changed_since_read
+    from engine.data.changed_files import changed_since_read
 
     for path in (own_pairs / "images").iterdir():
         shutil.copyfile(path, path.with_suffix(".new"))

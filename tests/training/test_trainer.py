@@ -220,7 +220,7 @@ def test_a_step_reads_no_image_file(
 
     run = new_run(**{"validation.check_every": 0})
     assert train(ready_workspace, run, at_step={2: "pause"}).outcome == "paused"
-    for module, name in ((cache, "load_rgb"), (map_cache, "cropped_hint"), (batches, "cropped_hint")):
+    for module, name in ((cache, "load_rgb"), (map_cache, "cropped_map"), (batches, "cropped_map")):
         monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("an image file was read"))
     assert train(ready_workspace, run).outcome == "completed"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.data.crop_plan import CropPlan
     from engine.data.dataset import Dataset
     from engine.data.doctor.finding import Finding, Hit
-    from engine.data.doctor.fix import State
+    from engine.data.doctor.fix import FindingState
 
 KIND = JobKind.CHECK
 ALL_IMAGES = ""
@@ -94,7 +94,7 @@ def finding_named(name: str) -> Finding:
     return BY_NAME[name]
 
 
-def choices(states: list[State], images: int) -> list[tuple[str, str]]:
+def choices(states: list[FindingState], images: int) -> list[tuple[str, str]]:
     """Return the list of findings: a sign for the severity, the title, the number of images."""
     entries = [(f"All images ({images:,})", ALL_IMAGES)]
     for state in states:
@@ -104,11 +104,11 @@ def choices(states: list[State], images: int) -> list[tuple[str, str]]:
     return entries
 
 
-def summary(dataset: Dataset, states: list[State]) -> str:
+def summary(dataset: Dataset, states: list[FindingState]) -> str:
     """Return when the dataset was checked, and how much was found."""
-    from engine.data.doctor.store import Store
+    from engine.data.doctor.check_store import CheckStore
 
-    store = Store(dataset.folder)
+    store = CheckStore(dataset.folder)
     about = store.about() if store.exists else {}
     if "when" not in about:
         return note("Not checked yet. The check only reads your files.")
@@ -123,7 +123,7 @@ def summary(dataset: Dataset, states: list[State]) -> str:
     return note(f"{text} {found}", "warning" if serious else "hint")
 
 
-def details(state: State | None) -> str:
+def details(state: FindingState | None) -> str:
     """Return a finding as a table."""
     if state is None:
         return note("Select a problem to see examples, or browse all images below.")
@@ -155,12 +155,12 @@ def hits_to_show(dataset: Dataset, finding: Finding) -> list[Hit]:
 
     if finding.unusable:
         return []
-    return fix.open_hits(dataset, finding) or fix.settled_hits(dataset, finding)
+    return fix.open_hits(dataset, finding) or fix.decided_hits(dataset, finding)
 
 
 def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list[Hit]) -> list[tuple[Any, str]]:
     """Return images for the gallery. For a finding about maps they include the map."""
-    from engine.data import see
+    from engine.data import training_view
     from engine.data.crop_plan import CropPlan
     from engine.disk.images import thumbnail
     from engine.errors import UserError
@@ -173,7 +173,7 @@ def examples(context: AppContext, dataset: Dataset, finding: Finding, hits: list
             try:
                 sample = dataset.sample(key)
                 if finding.name.startswith(ON_MAPS):
-                    image: Any = see.strip(dataset, sample, CropPlan(256), 160)
+                    image: Any = training_view.strip(dataset, sample, CropPlan(256), 160)
                 else:
                     image = str(thumbnail(sample.image, context.workspace.thumbnails, 256, sample.digest or None))
             except (KeyError, UserError):
@@ -191,7 +191,7 @@ def image_seen(
         hits: the images to browse; None: all images of the dataset.
         at: number of the image; it wraps around.
     """
-    from engine.data import see
+    from engine.data import training_view
     from engine.errors import UserError
 
     total = dataset.count() if hits is None else len(hits)
@@ -204,13 +204,13 @@ def image_seen(
             sample = dataset.samples(at, 1)[0]
         else:
             sample, detail = dataset.sample(hits[at].key), hits[at].detail
-        image = see.strip(dataset, sample, plan)
+        image = training_view.strip(dataset, sample, plan)
     except (KeyError, IndexError):
         return None, note("This image is gone since the check.", "warning"), at
     except UserError as error:
         return None, note(f"{error.what} {error.why}", "warning"), at
     width, height = plan.size(sample)
-    parts = "image, map, and the map over the image" if see.map_path(dataset, sample) else "no map yet"
+    parts = "image, map, and the map over the image" if training_view.map_path(dataset, sample) else "no map yet"
     text = f"{at + 1:,} of {total:,} · <b>{escape(sample.key)}</b>"
     if detail:
         text += f" · {escape(detail)}"

@@ -139,7 +139,7 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
     from PIL import Image
 
     from engine.conditions import registry
-    from engine.data.crop import apply_crop, lost_share
+    from engine.data.crop import apply_crop, lost_fraction
     from engine.disk.images import load_rgb
 
     image = load_rgb(sample.image)
@@ -152,4 +152,4 @@ def _example(dataset: Any, sample: Any, plan: Any, turn: int) -> tuple[Any, str]
     for part in parts:
         part.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
     row = Image.fromarray(np.concatenate([np.asarray(part) for part in parts], axis=1))
-    return row, f"{lost_share(crop):.0%} cut off · {crop.size[0]} x {crop.size[1]} · {sample.key}"
+    return row, f"{lost_fraction(crop):.0%} cut off · {crop.size[0]} x {crop.size[1]} · {sample.key}"

@@ -97,10 +97,10 @@ def _found(place: str) -> str:
     """Return what the place holds, before it is read."""
     if not (place or "").strip():
         return LAYOUTS
-    from engine.data.importing import recognised
+    from engine.data.importing import describe_source
 
     try:
-        return note(f"Found: {recognised(place)}.", "good")
+        return note(f"Found: {describe_source(place)}.", "good")
     except UserError as error:
         return note(f"{error.what} {error.try_this}", "warning")
 

@@ -1,6 +1,6 @@
-"""How a map lies on its image: mirrored, turned or shifted. Found by correlating where both have structure.
+"""Alignment of a map with its image: is it mirrored, turned or shifted? Found by correlation.
 
-The reference is the map made anew where the type has an extractor, otherwise the image's own lightness.
+The reference is a new map if the type has an extractor, otherwise the image's lightness.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-COARSE, FINE = 128, 256  # sides in pixels at which turns and shifts are looked for
-REACH = 1 / 8  # shifts up to this share of the shorter side are looked for
-BORDER = 4  # pixels at the edge that a filter's border would fill with lines of its own
+COARSE, FINE = 128, 256  # sides in pixels for finding turns and shifts
+REACH = 1 / 8  # largest shift, as a fraction of the shorter side
+BORDER = 4  # pixels at the edge that are ignored, since filters create lines there
 
 Turn = Callable[[np.ndarray], np.ndarray]
 TURNS: dict[str, Turn] = {
@@ -26,7 +26,7 @@ TURNS: dict[str, Turn] = {
     "mirrored and turned right": lambda map: np.rot90(map[:, ::-1], -1),
     "mirrored and turned left": lambda map: np.rot90(map[:, ::-1]),
 }
-"""What was done to the map -> the same movement of an array."""
+"""What was done to the map -> the same transformation of an array."""
 UNDO = {
     **{name: name for name in ("same", "mirrored", "upside down", "turned by 180 degrees")},
     "turned right by 90 degrees": "turned left by 90 degrees",
@@ -34,7 +34,7 @@ UNDO = {
     "mirrored and turned right": "mirrored and turned right",
     "mirrored and turned left": "mirrored and turned left",
 }
-"""Both of the last two are reflections at a diagonal, so each is its own way back."""
+"""The last two are reflections across a diagonal, which undo themselves."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,25 @@ class Alignment:
     """Scores are correlations, -1 to 1."""
 
     same: float
-    """How well the map fits as it is, a few pixels of play allowed."""
+    """Score of the map as it is, with a tolerance of a few pixels."""
     turn: str
-    """The best of the seven other ways to lay it."""
+    """The best of the seven other orientations."""
     turned: float
     lead: float
-    """By how much that way is better than the next best but ``same``."""
+    """How much better that orientation is than the next best one except ``same``."""
     dx: float
-    """Pixels of the map by which it lies too far right (negative: left)."""
+    """Pixels of the map by which it is too far right (negative: left)."""
     dy: float
     here: float
-    """Correlation of outlines where the map lies now."""
+    """Correlation of the outlines without a shift."""
     there: float
-    """Correlation after moving it by (-dx, -dy)."""
+    """Correlation after shifting it by (-dx, -dy)."""
     tone: float
-    """Correlation of lightness with the reference after the best movement; negative: inverted."""
+    """Correlation of lightness with the reference in the best orientation. Negative: inverted."""
 
 
 def align(reference: np.ndarray, map: np.ndarray) -> Alignment:
-    """Compares a map with its reference, grey uint8 (h, w) each; the sizes may differ. About 20 ms."""
+    """Compares a map with its reference, both grey uint8 (h, w), of any size. Takes about 20 ms."""
     scores, tones = _turns(_square(reference), _square(map))
     others = sorted((name for name in scores if name != "same"), key=scores.__getitem__)
     best = others[-1]
@@ -71,7 +71,7 @@ def align(reference: np.ndarray, map: np.ndarray) -> Alignment:
 
 
 def _turns(reference: np.ndarray, map: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
-    """For every turn: the better of outline and |tone| correlation, and the tone correlation with its sign."""
+    """For every orientation: the larger of outline and |tone| correlation, and the tone correlation with its sign."""
     reach = int(COARSE * REACH * 0.75)
     outlines = _peaks(_outlines(reference), _outlines(map), reach)
     tones = _peaks(_tones(reference), _tones(map), reach)
@@ -81,7 +81,7 @@ def _turns(reference: np.ndarray, map: np.ndarray) -> tuple[dict[str, float], di
 
 
 def _peaks(reference: np.ndarray, map: np.ndarray, reach: int) -> dict[str, np.ndarray]:
-    """For every turn taken back the correlations at shifts up to ``reach`` pixels."""
+    """For every orientation, undone, the correlations at shifts up to ``reach`` pixels."""
     spectrum = np.fft.rfft2(reference)
     return {
         name: _window(spectrum, np.ascontiguousarray(TURNS[UNDO[name]](map)), reach).astype(np.float64)
@@ -90,7 +90,7 @@ def _peaks(reference: np.ndarray, map: np.ndarray, reach: int) -> dict[str, np.n
 
 
 def _shift(reference: np.ndarray, map: np.ndarray) -> tuple[float, float, float, float]:
-    """(dx, dy) in the map's pixels, the correlation at no shift and at this one."""
+    """(dx, dy) in pixels of the map, and the correlations without and with this shift."""
     height, width = map.shape
     scale = min(1.0, FINE / min(height, width))
     size = (max(16, round(width * scale)), max(16, round(height * scale)))
@@ -103,7 +103,7 @@ def _shift(reference: np.ndarray, map: np.ndarray) -> tuple[float, float, float,
 
 
 def _between(line: np.ndarray, peak: int) -> float:
-    """Where the top of a parabola through the peak and its neighbours lies, -0.5 to 0.5."""
+    """Position of the peak of a parabola through the peak and its neighbours, -0.5 to 0.5."""
     if not 0 < peak < len(line) - 1:
         return 0.0
     before, at, after = (float(value) for value in line[peak - 1 : peak + 2])
@@ -112,7 +112,7 @@ def _between(line: np.ndarray, peak: int) -> float:
 
 
 def _window(spectrum: np.ndarray, map: np.ndarray, reach: int) -> np.ndarray:
-    """Cross-correlation by FFT at shifts -reach to reach, (2 reach + 1) squared, no shift in the middle."""
+    """Cross-correlation by FFT at shifts -reach to reach, (2 reach + 1) squared, with no shift in the centre."""
     whole = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(map)), s=map.shape)
     rows = np.concatenate((whole[-reach:], whole[: reach + 1]))
     return np.concatenate((rows[:, -reach:], rows[:, : reach + 1]), axis=1)
@@ -128,19 +128,19 @@ def _resized(grey: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _outlines(grey: np.ndarray) -> np.ndarray:
-    """Root of the gradient's strength without its slow part: thin lines, steps and areas have it at one place."""
+    """Square root of the gradient's strength, high-pass filtered. Lines, steps and areas peak at the same places."""
     soft = cv2.GaussianBlur(grey, (0, 0), 1.0)
     strength = np.sqrt(np.hypot(cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)))
     return _unit(cv2.GaussianBlur(strength, (0, 0), 1.5) - cv2.GaussianBlur(strength, (0, 0), 12))
 
 
 def _tones(grey: np.ndarray) -> np.ndarray:
-    """Lightness without its slow part."""
+    """High-pass filtered lightness."""
     return _unit(cv2.GaussianBlur(grey, (0, 0), 1.5) - cv2.GaussianBlur(grey, (0, 0), 16))
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
-    """Mean 0 and length 1 inside the border, 0 on it; all 0 for a flat one."""
+    """Normalizes to mean 0 and length 1 inside the border, 0 on it. All 0 for a flat image."""
     framed = np.zeros_like(values)
     inner = values[BORDER:-BORDER, BORDER:-BORDER]
     framed[BORDER:-BORDER, BORDER:-BORDER] = inner - inner.mean()

@@ -1,4 +1,4 @@
-"""Every finding, in the order in which the window shows them.
+"""All findings, in the order of the page.
 
 To add one: a declaration and its test in the module of its group, a line in that module's FINDINGS, and a planted
 example in tests/data/doctor/planted.py.
@@ -19,4 +19,4 @@ ALL: tuple[Finding, ...] = (
 )
 BY_NAME = {finding.name: finding for finding in ALL}
 SEVERITIES = ("serious", "warning", "note")
-assert len(BY_NAME) == len(ALL), "two findings of one name"
+assert len(BY_NAME) == len(ALL), "two findings have the same name"

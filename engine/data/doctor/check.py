@@ -1,6 +1,6 @@
-"""Checks a whole dataset: a background job over all cores that can be stopped and taken up again.
+"""Checks a whole dataset: a background job on all cores that can be stopped and resumed.
 
-Measuring reads every file once and is kept; judging turns the figures into findings and is done anew each time.
+Measuring reads every file once, and its results are kept. Judging turns them into findings and is repeated each time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from engine.conditions import registry
 from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.doctor import captions, duplicates, files, images, names, pairs
+from engine.data.doctor.check_store import CheckStore, Measurement
 from engine.data.doctor.facts import VERSION
-from engine.data.doctor.finding import Hit, Row, Rules, Summary
+from engine.data.doctor.finding import Hit, Rules, SampleFacts, Summary
 from engine.data.doctor.measure import Extract, measure_image, measure_map
-from engine.data.doctor.store import Measured, Store
 from engine.data.held_out import choose
 from engine.data.samples import Problem, Sample
 from engine.errors import UserError
@@ -34,12 +34,12 @@ _JUDGES = (files.judge, images.judge, captions.judge, pairs.judge)
 
 
 @dataclass(frozen=True)
-class Checked:
-    """How a check ended. ``counts``: name of the finding -> how many."""
+class CheckResult:
+    """The result of a check. ``counts``: name of the finding -> number of hits."""
 
     pictures: int
     measured: int
-    """How many had to be read; the others were known from an earlier check."""
+    """Number of images that had to be read. The others were known from an earlier check."""
     counts: dict[str, int]
     seconds: float
 
@@ -51,18 +51,23 @@ def check(
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
     workers: int | None = None,
-) -> Checked:
-    """Measures what is new or has changed, then judges everything. Memory: some hundred bytes an image.
+) -> CheckResult:
+    """Measures what is new or has changed, then judges everything. Needs some hundred bytes of memory per image.
 
-    ``resolution``: side in pixels of the training. ``held_out``: how many pairs will be kept for testing. Raises what
-    the token raises (what was measured by then is kept); UserError where the dataset's folder cannot be written.
+    Args:
+        resolution: of the training, in pixels.
+        held_out: number of pairs that will be held out.
+
+    Raises:
+        UserError: the dataset's folder is not writable.
+        Cancelled: the token was cancelled; finished measurements are kept.
     """
     began = time.monotonic()
-    store = Store(dataset.folder)
+    store = CheckStore(dataset.folder)
     try:
         read = _measure_all(dataset, store, token, progress, workers or os.cpu_count() or 1)
-        tested = frozenset(choose(dataset, held_out, token=token)) if held_out else frozenset[str]()
-        hits = _judge_all(dataset, store, Rules(resolution, tested), token)
+        held_out_keys = frozenset(choose(dataset, held_out, token=token)) if held_out else frozenset[str]()
+        hits = _judge_all(dataset, store, Rules(resolution, held_out_keys), token)
         total = dataset.count()
         about = {"when": time.strftime("%Y-%m-%d %H:%M"), "resolution": str(resolution), "pictures": str(total)}
         store.replace_hits(hits, {**about, "fingerprint": dataset.fingerprint})
@@ -70,13 +75,13 @@ def check(
         raise UserError(
             f"The check of {dataset.name} cannot be written to {dataset.folder}.",
             f"The system says: {error.strerror or error}.",
-            "Free some space or check the folder's permissions, then check again: it goes on from here.",
+            "Free some space or check the folder's permissions, then check again: it continues from here.",
         ) from error
-    return Checked(total, read, store.counts(), time.monotonic() - began)
+    return CheckResult(total, read, store.counts(), time.monotonic() - began)
 
 
 def pages(dataset: Dataset, token: CancelToken | None = None) -> Iterator[list[Sample]]:
-    """All samples, a page in memory at a time."""
+    """All samples, with one page in memory at a time."""
     offset = 0
     while page := dataset.samples(offset, PAGE):
         if token:
@@ -86,15 +91,15 @@ def pages(dataset: Dataset, token: CancelToken | None = None) -> Iterator[list[S
 
 
 def _measure_all(
-    dataset: Dataset, store: Store, token: CancelToken | None, progress: OnProgress | None, workers: int
+    dataset: Dataset, store: CheckStore, token: CancelToken | None, progress: OnProgress | None, workers: int
 ) -> int:
     total, done, read = dataset.count(), 0, 0
     spec = dataset.condition
     ready = dataset.index.map_states() if spec and not spec.provided else {}
     extract = extractor(spec)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="doctor")  # Pillow and OpenCV work outside Python's lock
-    waiting: deque[tuple[str, str, Future[Measured]]] = deque()
-    finished: list[tuple[str, str, Measured]] = []
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="doctor")  # Pillow and OpenCV release Python's lock
+    waiting: deque[tuple[str, str, Future[Measurement]]] = deque()
+    finished: list[tuple[str, str, Measurement]] = []
     saved = time.monotonic()
 
     def take() -> None:
@@ -131,12 +136,12 @@ def _measure_all(
 
 
 def extractor(spec: ConditionSpec | None) -> Extract | None:
-    """Makes maps of the dataset's own type for comparison; None where its maps come from elsewhere."""
+    """The extractor of the dataset's type, for comparison. None if its maps cannot be made again quickly."""
     if spec is None:
         return None
     condition = registry.get(spec.type)
     if condition.extract is None or not getattr(condition, "live", True) or getattr(spec, "varied", None) is not None:
-        return None  # maps of models and programs take as long to make again as to make; drawn parameters are unknown
+        return None  # models and programs are slow, and the random parameters of each image are unknown here
     function, parameters = condition.extractor, spec.parameters
     return lambda image: function(image, **parameters)
 
@@ -144,7 +149,7 @@ def extractor(spec: ConditionSpec | None) -> Extract | None:
 def _map_of(
     dataset: Dataset, spec: ConditionSpec | None, ready: dict[str, tuple[str, str]], sample: Sample
 ) -> Path | None:
-    """The sample's map, if it is there and was made of the image as it is."""
+    """The sample's map, if it exists and was made from the current image."""
     if spec is None or (spec.provided and sample.condition is None):
         return None
     if not spec.provided and ready.get(sample.key) != (spec.fingerprint, sample.digest):
@@ -153,7 +158,7 @@ def _map_of(
 
 
 def _state(sample: Sample, map: Path | None, spec: ConditionSpec | None) -> str:
-    """Changes when a file was changed or replaced, or when maps are to be compared with others."""
+    """A string that changes when a file changes, or when maps have to be compared with others."""
     parts = [str(VERSION), spec.fingerprint if spec else ""]
     for path in (sample.image, map):
         try:
@@ -164,7 +169,7 @@ def _state(sample: Sample, map: Path | None, spec: ConditionSpec | None) -> str:
     return "|".join(parts)
 
 
-def _measure(sample: Sample, map: Path | None, extract: Extract | None) -> Measured:
+def _measure(sample: Sample, map: Path | None, extract: Extract | None) -> Measurement:
     try:
         facts, image = measure_image(sample.image)
     except UserError:
@@ -175,25 +180,27 @@ def _measure(sample: Sample, map: Path | None, extract: Extract | None) -> Measu
         return facts, measure_map(map, image, extract), ""
     except UserError:
         return facts, None, str(map)
-    except (cv2.error, ValueError):  # the type cannot make a map of this image: compare with the image instead
+    except (cv2.error, ValueError):  # the type cannot make a map of this image, so compare with the image instead
         return facts, measure_map(map, image, None), ""
 
 
-def _rows(dataset: Dataset, store: Store, token: CancelToken | None) -> Iterator[tuple[Row, str]]:
-    """Every sample with what is known of it, and the path of its unreadable file."""
+def _rows(dataset: Dataset, store: CheckStore, token: CancelToken | None) -> Iterator[tuple[SampleFacts, str]]:
+    """Every sample with its measurements, and the path of its unreadable file, if any."""
     for page in pages(dataset, token):
         known = store.measured(sample.key for sample in page)
         for sample in page:
             image, map, trouble = known.get(sample.key, (None, None, ""))
-            yield Row(sample, image, map), trouble
+            yield SampleFacts(sample, image, map), trouble
 
 
-def _judge_all(dataset: Dataset, store: Store, rules: Rules, token: CancelToken | None) -> list[Hit]:
-    summary, words = Summary(), Counter[str]()
+def _judge_all(dataset: Dataset, store: CheckStore, rules: Rules, token: CancelToken | None) -> list[Hit]:
+    summary, caption_counts = Summary(), Counter[str]()
     for row, _ in _rows(dataset, store, token):
         _count(row, summary)
-        words[row.sample.caption] += 1
-    repeated = {text for text, count in words.items() if text.strip() and captions.often(count, summary.pictures)}
+        caption_counts[row.sample.caption] += 1
+    repeated = {
+        text for text, count in caption_counts.items() if text.strip() and captions.is_repeated(count, summary.pictures)
+    }
     hits = [hit for problem in _problems(dataset, token) if (hit := _of_problem(problem))]
     seen = _Seen()
     for row, trouble in _rows(dataset, store, token):
@@ -203,14 +210,14 @@ def _judge_all(dataset: Dataset, store: Store, rules: Rules, token: CancelToken 
             hits += judge(row, rules, summary)
         if row.sample.caption in repeated:
             text = row.sample.caption
-            hits.append(Hit(captions.REPEATED.name, row.sample.key, f"{words[text]:,} times: {text[:100]}"))
+            hits.append(Hit(captions.REPEATED.name, row.sample.key, f"{caption_counts[text]:,} times: {text[:100]}"))
         seen.add(row)
     if token:
         token.raise_if_cancelled()
     return hits + seen.compare(rules)
 
 
-def _count(row: Row, summary: Summary) -> None:
+def _count(row: SampleFacts, summary: Summary) -> None:
     if row.image is None:
         return
     summary.pictures += 1
@@ -231,13 +238,13 @@ def _problems(dataset: Dataset, token: CancelToken | None) -> Iterator[Problem]:
 
 
 def _of_problem(problem: Problem) -> Hit | None:
-    """What the scan could not use."""
+    """The hit for a file that the scan could not use."""
     finding = pairs.of_problem(problem) or files.classify(problem.path)
     return Hit(finding.name, str(problem.path), problem.why) if finding else None
 
 
 class _Seen:
-    """The little of every image that comparing them all needs; kept in memory."""
+    """The few facts about every image that are needed to compare all of them. Kept in memory."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -245,7 +252,7 @@ class _Seen:
         self.pictures: dict[str, tuple[str, bytes, bool, tuple[float, ...]]] = {}
         self.maps: dict[str, tuple[str, bytes]] = {}
 
-    def add(self, row: Row) -> None:
+    def add(self, row: SampleFacts) -> None:
         key, image, map = row.sample.key, row.image, row.map
         self.keys.append(key)
         if image is None or image.spread < images.MIN_SPREAD:

@@ -1,4 +1,4 @@
-"""The same image more than once: equal files by their hash, near ones by a perceptual hash (pHash)."""
+"""Finds duplicate images: equal files by their hash, similar ones by a perceptual hash (pHash)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from engine.data.doctor.finding import Finding, Hit
 from engine.data.doctor.pairs import REPEATED
 
 NEAR = 6  # of 64 bits; unrelated photographs differ in 32 on average
-NEAR_MAP = 2  # maps of lines are mostly black and alike, so only the same map counts
+NEAR_MAP = 2  # line maps are mostly black and thus similar, so the limit is stricter
 BANDS = NEAR + 1
-TONE, COLOUR = 0.9, 14.0  # two 8 x 8 thumbnails of one image: least correlation, greatest distance in Lab steps
-SAME_MAP = 0.99  # correlation of two 16 x 16 maps; circles drawn 10 px (of 512) apart have less
+TONE, COLOUR = 0.9, 14.0  # for 8 x 8 thumbnails of the same image: least correlation, largest distance in Lab
+SAME_MAP = 0.99  # least correlation of two 16 x 16 maps; circles drawn 10 px (of 512) apart have less
 CHUNK = 2048
 
 COPY = Finding(
@@ -23,13 +23,13 @@ COPY = Finding(
 )  # fmt: skip
 NEAR_COPY = Finding(
     "near_copy", "Nearly the same image",
-    "Smaller, recompressed or slightly edited copies count several times, and the net memorises them first.",
-    "Look at the pairs, then leave these out: the largest, sharpest copy in colour stays.", "warning",
+    "Smaller, recompressed or slightly edited copies count several times, and the net memorizes them first.",
+    "Look at the pairs, then leave these out. The largest, sharpest copy in colour stays.", "warning",
 )  # fmt: skip
 LEAK = Finding(
-    "held_out_copy", "Also among the test images",
-    "A copy of it is held out for the score. The score then praises what was learned by heart.",
-    "Leave these out of the training; their twins stay for the test.", "serious",
+    "held_out_copy", "Also among the held-out images",
+    "A copy of it is held out for the score, which then rewards memorizing.",
+    "Leave these out of the training. Their copies stay held out.", "serious",
 )  # fmt: skip
 FINDINGS = (COPY, NEAR_COPY, LEAK)
 
@@ -37,8 +37,8 @@ FINDINGS = (COPY, NEAR_COPY, LEAK)
 def near_pairs(hashes: np.ndarray, distance: int = NEAR) -> Iterator[tuple[int, int]]:
     """All pairs (i < j) of distinct uint64 hashes that differ in at most ``distance`` of their 64 bits.
 
-    The bits are cut into distance + 1 bands: two such hashes agree wholly in one band at least, so only hashes that
-    share a band are compared. 100,000 hashes need about a hundredth of all comparisons.
+    The bits are divided into distance + 1 bands. Two such hashes are equal in at least one band, so only hashes that
+    share a band are compared. 100,000 hashes need about 1/100 of all comparisons.
     """
     bands = distance + 1
     edges = [round(band * 64 / bands) for band in range(bands + 1)]
@@ -57,7 +57,7 @@ def near_pairs(hashes: np.ndarray, distance: int = NEAR) -> Iterator[tuple[int, 
 
 
 class Groups:
-    """Union-find: which keys belong together."""
+    """Groups of keys (union-find)."""
 
     def __init__(self) -> None:
         self._above: dict[str, str] = {}
@@ -71,7 +71,7 @@ class Groups:
         self._above[self.find(one)] = self.find(other)
 
     def members(self) -> Iterator[list[str]]:
-        """Groups of two and more."""
+        """The groups with two or more keys."""
         together: dict[str, list[str]] = defaultdict(list)
         for key in list(self._above):
             together[self.find(key)].append(key)
@@ -79,7 +79,7 @@ class Groups:
 
 
 def near_groups(hashes: Iterable[tuple[str, str]], same: Callable[[str, str], bool], distance: int = NEAR) -> Groups:
-    """Keys whose hashes are near and of which ``same(key, key)`` agrees. ``hashes``: (key, 16 hexadecimal digits)."""
+    """Groups keys whose hashes are near and for which ``same(key, key)`` holds. ``hashes``: (key, 16 hex digits)."""
     by_hash: dict[int, list[str]] = defaultdict(list)
     for key, text in hashes:
         by_hash[int(text, 16)].append(key)
@@ -97,14 +97,14 @@ def near_groups(hashes: Iterable[tuple[str, str]], same: Callable[[str, str], bo
 
 
 def alike(first: bytes, second: bytes, either_grey: bool) -> bool:
-    """Whether two 8 x 8 thumbnails (RGB bytes) show one image; one of them may have lost its colours."""
+    """Whether two 8 x 8 thumbnails (RGB bytes) show the same image. ``either_grey``: ignores colours."""
     import cv2
 
     a, b = (
         cv2.cvtColor(np.frombuffer(thumb, np.uint8).reshape(8, 8, 3), cv2.COLOR_RGB2LAB).astype(float)
         for thumb in (first, second)
     )
-    tones_a, tones_b = (thumb[..., 0] - thumb[..., 0].mean() for thumb in (a, b))  # a brighter copy is a copy
+    tones_a, tones_b = (thumb[..., 0] - thumb[..., 0].mean() for thumb in (a, b))  # a copy may be brighter
     lengths = float(np.linalg.norm(tones_a) * np.linalg.norm(tones_b))
     if float((tones_a * tones_b).sum()) < TONE * lengths:
         return False
@@ -112,7 +112,7 @@ def alike(first: bytes, second: bytes, either_grey: bool) -> bool:
 
 
 def same_map(first: bytes, second: bytes) -> bool:
-    """Whether two grey 16 x 16 thumbnails show one map, saved twice."""
+    """Whether two grey 16 x 16 thumbnails show the same map, saved twice."""
     a, b = (np.frombuffer(thumb, np.uint8).astype(np.float64) for thumb in (first, second))
     a, b = a - a.mean(), b - b.mean()
     return float(a @ b) >= SAME_MAP * float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -124,25 +124,25 @@ def hits(
     held_out: frozenset[str],
     value: Callable[[str], tuple[float, ...]],
 ) -> Iterator[Hit]:
-    """For every group of one image: which to leave out. ``value(key)``: of several the highest is kept."""
+    """The images to exclude from each group of copies. The one with the highest ``value(key)`` is kept."""
     for keys in groups:
-        tested = sorted(key for key in keys if key in held_out)
+        held = sorted(key for key in keys if key in held_out)
         trained = sorted(key for key in keys if key not in held_out)
-        if tested:
-            yield from (Hit(LEAK.name, key, f"{tested[0]} is held out for the test", tested[0]) for key in trained)
-        for part in (tested, trained):
+        if held:
+            yield from (Hit(LEAK.name, key, f"{held[0]} is held out", held[0]) for key in trained)
+        for part in (held, trained):
             best = max(part, key=value, default="")
             first = {digests[best]: best} if best else {}
             for key in part:
                 twin = first.setdefault(digests[key], key)
                 if twin != key:
-                    yield Hit(COPY.name, key, f"the same bytes as {twin}", twin)
+                    yield Hit(COPY.name, key, f"the same file as {twin}", twin)
                 elif key != best:
-                    yield Hit(NEAR_COPY.name, key, f"nearly {best}, which is larger or sharper", best)
+                    yield Hit(NEAR_COPY.name, key, f"nearly equal to {best}, which is larger or sharper", best)
 
 
 def repeated_maps(groups: Iterable[list[str]], images: Groups) -> Iterator[Hit]:
-    """Maps that are the same beside different images; copies of one image share theirs rightly."""
+    """Equal maps of different images. Copies of one image may share a map."""
     for keys in groups:
         by_image = {images.find(key): key for key in sorted(keys, reverse=True)}
         if len(by_image) > 1:

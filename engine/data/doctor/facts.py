@@ -1,4 +1,4 @@
-"""What is measured of an image and its map: figures only, judged later, so that rules can change without reading."""
+"""Measurements of an image and its map. They are judged later, so that rules can change without reading files again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-VERSION = 1  # another measurement of the same file: higher
+VERSION = 1  # increase it when a measurement changes
 
 
 class _Stored:
@@ -20,26 +20,26 @@ class _Stored:
 
 @dataclass(frozen=True)
 class ImageFacts(_Stored):
-    """Of an image that could be read."""
+    """Measurements of a readable image."""
 
     mode: str
-    """Pillow's mode of the file itself."""
+    """Pillow's mode of the original file."""
     bits: int
-    """Bits a channel."""
+    """Bits per channel."""
     orientation: int
     """EXIF orientation, 1 for none."""
     transparent: bool
-    """Some pixel is not opaque."""
+    """Whether some pixel is not opaque."""
     spread: int
-    """Grey values between the darkest and the lightest half percent of pixels, in the channel that has most."""
+    """Grey values between the darkest and the lightest 0.5 % of the pixels, in the channel with the largest range."""
     chroma: float
-    """Colourfulness, CIE Lab distance from grey that 99% of the pixels stay below."""
+    """Colourfulness: the CIE Lab distance from grey that 99 % of the pixels stay below."""
     blur: float
-    """Standard deviation in pixels of the blur of its sharpest edges, at 512 px; -1 where it has no edges."""
+    """Standard deviation of the blur of the sharpest edges, in pixels at 512 px. -1 if there are no edges."""
     phash: str
     """Perceptual hash, 16 hexadecimal digits."""
     thumb: str
-    """The image at 8 x 8, RGB, hexadecimal."""
+    """The image at 8 x 8, RGB, as hexadecimal digits."""
 
     @property
     def grey(self) -> bool:
@@ -48,40 +48,40 @@ class ImageFacts(_Stored):
 
 @dataclass(frozen=True)
 class MapFacts(_Stored):
-    """Of a condition map that could be read. Alignment: see ``alignment.Alignment``."""
+    """Measurements of a readable condition map. For ``alignment`` see ``alignment.Alignment``."""
 
     path: str
     digest: str
     width: int
     height: int
     lossy: bool
-    """The file's format loses detail: JPEG, lossy WebP."""
+    """Whether the file's format is lossy: JPEG, lossy WebP."""
     background: int
-    """The grey value (within 6) that most pixels have."""
+    """The most frequent grey value (within 6)."""
     background_share: float
     pure_share: float
-    """Share of pixels that are exactly black or exactly white, whichever are more."""
+    """Fraction of pixels that are exactly black or exactly white, whichever is more frequent."""
     noise: float
-    """Of the pixels that are not background: share within 30 grey values of it."""
+    """Of the pixels that are not background, the fraction within 30 grey values of it."""
     grid: float
-    """Of the steps between background and not: share at every eighth column and row, where JPEG's blocks meet."""
+    """Fraction of the steps between background and the rest that lie on JPEG's block borders (every eighth pixel)."""
     tonal: float
-    """Correlation of its lightness with the image's, no play."""
+    """Correlation of its lightness with the image's, without shifts."""
     known: bool
-    """It was compared with a map made anew by the dataset's own type, not with the image."""
+    """Whether it was compared with a new map by the dataset's own type, instead of the image."""
     alignment: dict[str, Any]
     phash: str
     thumb: str
-    """The map at 16 x 16, grey, hexadecimal."""
+    """The map at 16 x 16, grey, as hexadecimal digits."""
 
     @property
     def lines(self) -> bool:
-        """Lines on a plain ground: most of it is one pure value, and it is no copy of the image's lightness."""
+        """Whether it has lines on a plain background: most pixels have one pure value, and it is no copy."""
         return self.background_share >= 0.55 and self.pure_share >= 0.35 and abs(self.tonal) < 0.9
 
     @property
     def polarity(self) -> str:
-        """Which way round light and dark are, where that can be told from the map alone; "" otherwise."""
+        """Whether light and dark are swapped, as far as the map alone shows it. Empty if it does not."""
         if self.lines:
             return "lines on dark" if self.background < 128 else "lines on light"
         tone = self.alignment["tone"]

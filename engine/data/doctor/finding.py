@@ -1,4 +1,4 @@
-"""What a finding is: declared once, in words for a hobbyist, beside the code that finds it."""
+"""The declaration of a finding, written for hobbyists, next to the code that finds it; and what judges need."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ Part = Literal["picture", "map", "caption"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault."""
+    """One kind of problem."""
 
     name: str
     title: str
     why: str
-    """Why it matters for the training, a sentence or two."""
+    """Why it matters for the training, in a sentence or two."""
     what_to_do: str
     severity: Severity
-    """serious: spoils the training or what it is measured by; warning: costs quality; note: worth knowing."""
+    """serious: spoils the training or its scores; warning: lowers the quality; note: good to know."""
     correct: Part | None = None
-    """What a corrected copy can be written of; None: it can only be left out."""
+    """The part of which a corrected copy can be written. None: the image can only be excluded."""
     unusable: bool = False
-    """The files are left out already because they cannot be used: there is nothing to exclude."""
+    """The files are unusable and thus not in the dataset: there is nothing to exclude."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One image with one fault. ``key``: of the sample, or the path of a file that is in no sample."""
+    """One image with a problem. ``key``: of the sample, or the path of a file that is not in any sample."""
 
     finding: str
     key: str
     detail: str = ""
-    """Words and figures about this one: "13 px too far right"."""
+    """Details about this one: "13 px too far right"."""
     other: str = ""
-    """Key of the sample it was compared with."""
+    """Key of the sample that it was compared with."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A sample with what was measured of it."""
+class SampleFacts:
+    """A sample with its measurements."""
 
     sample: Sample
     image: ImageFacts | None
@@ -52,21 +52,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Rules:
-    """What the findings depend on beside the images."""
+    """What the findings depend on besides the images."""
 
     resolution: int = 512
-    """Side in pixels at which the set will be trained."""
+    """Resolution of the training, in pixels."""
     held_out: frozenset[str] = frozenset()
-    """Keys that are kept for testing."""
+    """Keys of the held-out samples."""
 
 
 @dataclass
 class Summary:
-    """Counts over the set that single images are judged against."""
+    """Counts over the dataset, against which single images are judged."""
 
     pictures: int = 0
     grey: int = 0
     maps: int = 0
     """Maps without a reference that are not blank."""
     polarity: dict[str, int] = field(default_factory=dict)
-    """Of these: how many are of which polarity."""
+    """Number of these maps with each polarity."""

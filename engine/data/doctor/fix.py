@@ -1,4 +1,4 @@
-"""Acts on findings: leaves images out, writes corrected copies into the dataset's folder, takes both back.
+"""Acts on findings: excludes images, writes corrected copies into the dataset's folder, undoes both.
 
 The user's own files are only read.
 """
@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from engine.data.dataset import WEBP_LIMIT, Dataset
+from engine.data.decisions import Correction
 from engine.data.doctor import captions, pairs
 from engine.data.doctor.alignment import TURNS, UNDO
 from engine.data.doctor.catalogue import BY_NAME, SEVERITIES
+from engine.data.doctor.check_store import CheckStore
 from engine.data.doctor.facts import MapFacts
 from engine.data.doctor.finding import Finding, Hit
-from engine.data.doctor.store import Store
 from engine.data.samples import Sample
-from engine.data.treatment import Correction
 from engine.disk.durable import atomic_write_bytes
 from engine.disk.images import digest, load_rgb
 from engine.errors import UserError
@@ -30,12 +30,12 @@ from engine.jobs.control import CancelToken, OnProgress
 
 FOLDER = "corrected"
 BATCH = 64
-NEAR_GROUND = 40  # grey values that JPEG's dots around lines stay within
+NEAR_GROUND = 40  # grey values; JPEG artefacts around lines stay within this distance of the background
 
 
 @dataclass(frozen=True)
-class State:
-    """Where a finding stands."""
+class FindingState:
+    """A finding with the number of its open, excluded and corrected hits."""
 
     finding: Finding
     open: int
@@ -47,12 +47,12 @@ class State:
         return self.open + self.excluded + self.corrected
 
 
-def states(dataset: Dataset) -> list[State]:
-    """All findings of the last check that have anything to tell, the serious ones first."""
-    store = Store(dataset.folder)
+def states(dataset: Dataset) -> list[FindingState]:
+    """All findings of the last check that have hits or decisions, the serious ones first."""
+    store = CheckStore(dataset.folder)
     if not store.exists:
         return []
-    decisions, counts = dataset.treatment.decisions, store.counts()
+    decisions, counts = dataset.decisions.current, store.counts()
     excluded = _count(decisions.excluded.values())
     corrected = _count(correction.finding for correction in decisions.corrections.values())
     found = []
@@ -60,53 +60,55 @@ def states(dataset: Dataset) -> list[State]:
         left = counts.get(name, 0)
         if left and (excluded or corrected):
             left = len(open_hits(dataset, finding))
-        state = State(finding, left, excluded.get(name, 0), corrected.get(name, 0))
+        state = FindingState(finding, left, excluded.get(name, 0), corrected.get(name, 0))
         if state.total:
             found.append(state)
     return sorted(found, key=lambda state: SEVERITIES.index(state.finding.severity))
 
 
 def open_hits(dataset: Dataset, finding: Finding) -> list[Hit]:
-    """What a finding names and nothing was decided about yet."""
-    decisions = dataset.treatment.decisions
+    """The hits of a finding for which nothing was decided yet."""
+    decisions = dataset.decisions.current
     done = {c.key for c in decisions.corrections.values() if c.finding == finding.name}
-    hits = Store(dataset.folder).hits(finding.name)
+    hits = CheckStore(dataset.folder).hits(finding.name)
     return [hit for hit in hits if hit.key not in decisions.excluded and hit.key not in done]
 
 
-def settled_hits(dataset: Dataset, finding: Finding) -> list[Hit]:
-    """What was left out or corrected because of a finding, the decision as its detail."""
-    decisions = dataset.treatment.decisions
+def decided_hits(dataset: Dataset, finding: Finding) -> list[Hit]:
+    """The images that were excluded or corrected for a finding, with the decision as detail."""
+    decisions = dataset.decisions.current
     out = [Hit(finding.name, key, "left out") for key, name in decisions.excluded.items() if name == finding.name]
     made = [c.key for c in decisions.corrections.values() if c.finding == finding.name]
     return sorted([*out, *(Hit(finding.name, key, "corrected") for key in made)], key=lambda hit: hit.key)
 
 
 def exclude(dataset: Dataset, finding: Finding) -> int:
-    """Leaves out what a finding names; returns how many. Raises UserError for one with nothing to leave out."""
+    """Excludes the open hits of a finding. Returns how many. Raises UserError if there is nothing to exclude."""
     if finding.unusable:
-        raise UserError(f"{finding.title}: nothing was done.", "These files are left out already.", finding.what_to_do)
+        raise UserError(f"{finding.title}: nothing was done.", "These files are not used anyway.", finding.what_to_do)
     keys = [hit.key for hit in open_hits(dataset, finding)]
-    dataset.treatment.exclude(keys, finding.name)
+    dataset.decisions.exclude(keys, finding.name)
     return len(keys)
 
 
 def undo(dataset: Dataset, finding: Finding) -> int:
-    """Takes back what was decided because of a finding; returns how many decisions those were."""
-    return dataset.treatment.undo(finding.name)
+    """Undoes the decisions made for a finding. Returns how many there were."""
+    return dataset.decisions.undo(finding.name)
 
 
 def correct(
     dataset: Dataset, finding: Finding, token: CancelToken | None = None, progress: OnProgress | None = None
 ) -> int:
-    """Writes corrected copies of what a finding names; returns how many.
+    """Writes corrected copies for the open hits of a finding. Returns how many.
 
-    Raises UserError for a finding that has no correction, for maps that the app makes itself, and where a file cannot
+    Raises UserError for a finding that has no correction, for maps that the app makes itself, and for files that cannot
     be read or written.
     """
     if finding.correct is None:
         raise UserError(
-            f"{finding.title}: this cannot be corrected here.", "Nothing tells what is right.", finding.what_to_do
+            f"{finding.title}: this cannot be corrected automatically.",
+            "The right content is unknown.",
+            finding.what_to_do,
         )
     if finding.correct == "map" and (dataset.condition is None or not dataset.condition.provided):
         raise UserError(
@@ -115,7 +117,7 @@ def correct(
             "Make all maps again on the Conditions tab.",
         )
     hits = open_hits(dataset, finding)
-    store = Store(dataset.folder)
+    store = CheckStore(dataset.folder)
     made: list[Correction] = []
     try:
         for number, hit in enumerate(hits, 1):
@@ -127,17 +129,17 @@ def correct(
             if progress:
                 progress(number, len(hits), hit.key)
             if len(made) % BATCH == BATCH - 1:
-                dataset.treatment.correct(made)
+                dataset.decisions.correct(made)
     finally:
-        dataset.treatment.correct(made)  # what was written by a stop counts
+        dataset.decisions.correct(made)  # also after a stop
     return len(made)
 
 
-def _corrected(dataset: Dataset, store: Store, finding: Finding, hit: Hit) -> Correction | None:
+def _corrected(dataset: Dataset, store: CheckStore, finding: Finding, hit: Hit) -> Correction | None:
     try:
         original = dataset.untreated(hit.key)
     except KeyError:
-        return None  # gone since the check
+        return None  # it has been deleted since the check
     sample = dataset.sample(hit.key)
     if finding.correct == "caption":
         text = captions.corrected(sample.caption)
@@ -146,7 +148,7 @@ def _corrected(dataset: Dataset, store: Store, finding: Finding, hit: Hit) -> Co
         return _write(dataset, original.digest, sample, "picture", np.asarray(load_rgb(sample.image)), finding)
     facts = store.measured([hit.key])[hit.key][1]
     if facts is None or sample.condition is None or facts.digest != sample.condition_digest:
-        return None  # corrected for another reason since the check: what was measured holds no longer
+        return None  # it was corrected for another reason since the check, so its measurements are outdated
     map = _MAP_FIXES[finding.name](np.asarray(load_rgb(sample.condition)), facts)
     return _write(dataset, original.condition_digest, sample, "map", map, finding)
 
@@ -154,7 +156,7 @@ def _corrected(dataset: Dataset, store: Store, finding: Finding, hit: Hit) -> Co
 def _write(
     dataset: Dataset, original: str, sample: Sample, part: str, pixels: np.ndarray, finding: Finding
 ) -> Correction:
-    """Lossless, under the sample's own key."""
+    """Writes a lossless copy, named after the sample's key."""
     buffer = io.BytesIO()
     ending = ".webp" if max(pixels.shape) <= WEBP_LIMIT else ".png"
     image = Image.fromarray(np.ascontiguousarray(pixels))
@@ -187,7 +189,7 @@ def _turned(map: np.ndarray, facts: MapFacts) -> np.ndarray:
 
 
 def _shifted(map: np.ndarray, facts: MapFacts) -> np.ndarray:
-    """Moved back by whole pixels, so that hard lines stay hard; what comes in at the edge is background."""
+    """Shifts back by whole pixels, so that hard lines stay hard. Fills the border with background."""
     dx, dy = round(float(facts.alignment["dx"])), round(float(facts.alignment["dy"]))
     matrix = np.array([[1, 0, -dx], [0, 1, -dy]], np.float64)
     border = cv2.BORDER_CONSTANT if facts.lines else cv2.BORDER_REPLICATE
@@ -197,7 +199,7 @@ def _shifted(map: np.ndarray, facts: MapFacts) -> np.ndarray:
 
 
 def _lossless(map: np.ndarray, facts: MapFacts) -> np.ndarray:
-    """What is close to the ground becomes ground, what is close to full strength becomes full."""
+    """Sets values close to the background to the background, and values close to full strength to full strength."""
     grey = cv2.cvtColor(map, cv2.COLOR_RGB2GRAY).astype(np.int16)
     ground = _ground(map)
     grey[np.abs(grey - ground) <= NEAR_GROUND] = ground

@@ -1,47 +1,47 @@
-"""Faults of what the images show."""
+"""Problems of the images' content."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-from engine.data.doctor.finding import Finding, Hit, Row, Rules, Summary
+from engine.data.doctor.finding import Finding, Hit, Rules, SampleFacts, Summary
 
 MAX_ASPECT = 3.0
 MIN_SPREAD = 12  # grey values; photographs of fog and snow have 40 and more
-MAX_BLUR = 2.0  # pixels at 512: photographs in focus have 0 to 1.6, the same blurred by 4 px 2.3 to 4
+MAX_BLUR = 2.0  # pixels at 512 px; sharp photographs have 0 to 1.6, the same blurred by 4 px 2.3 to 4
 GREY_MINORITY = 0.5
 _NAMED_GREY = re.compile(r"\b(?:black|white|gr[ae]y|silver|monochrome|greyscale|grayscale|b&w)\b", re.IGNORECASE)
 
 TOO_SMALL = Finding(
-    "too_small", "Smaller than the training size",
-    "It has to be enlarged, and the net learns that images are soft.",
-    "Train at a smaller size, find a larger copy, or leave it out.", "warning",
+    "too_small", "Smaller than the training resolution",
+    "It is enlarged, which teaches the net that images are soft.",
+    "Train at a lower resolution, find a larger copy, or leave it out.", "warning",
 )  # fmt: skip
 ASPECT = Finding(
     "extreme_aspect", "Very long or very tall",
-    "The crop keeps a small part of it, mostly not the part that the caption is about.",
+    "The crop keeps only a small part of it, usually not the part that the caption describes.",
     "Cut it into parts with an image editor, or leave it out.", "warning",
 )  # fmt: skip
 CONSTANT = Finding(
     "constant", "Nearly one colour",
-    "There is nothing in it that a map could follow: placeholders for missing images look like this.",
+    "There is nothing in it that a map could show. Placeholders for missing images look like this.",
     "Leave it out.", "serious",
 )  # fmt: skip
 GREY = Finding(
-    "grey_in_colour", "Black and white among colour",
-    "The net learns that some prompts lead to images without colour, and colours fade a little everywhere.",
+    "grey_in_colour", "Black and white among colour images",
+    "The net learns to draw images without colour for some prompts, and colours become weaker everywhere.",
     "Leave it out, or say in its caption that it is black and white.", "warning",
 )  # fmt: skip
 BLURRED = Finding(
     "blurred", "Blurred",
-    "Even its sharpest edges are several pixels wide. The net learns softness, and edge maps of it are empty.",
+    "Even its sharpest edges are several pixels wide. The net learns softness, and its edge maps are empty.",
     "Look at a few, then leave them out.", "warning",
 )  # fmt: skip
 FINDINGS = (TOO_SMALL, ASPECT, CONSTANT, GREY, BLURRED)
 
 
-def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
+def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
     sample, facts = row.sample, row.image
     if facts is None:
         return
@@ -53,7 +53,7 @@ def judge(row: Row, rules: Rules, summary: Summary) -> Iterator[Hit]:
         yield Hit(ASPECT.name, sample.key, f"{sample.width} x {sample.height}, {kept}")
     if facts.spread < MIN_SPREAD:
         yield Hit(CONSTANT.name, sample.key, f"{facts.spread} of 255 grey values")
-        return  # neither its colour nor its sharpness means anything
+        return  # its colour and sharpness are meaningless
     named = _NAMED_GREY.search(sample.caption)
     if facts.grey and not named and summary.grey < GREY_MINORITY * summary.pictures:
         yield Hit(GREY.name, sample.key)

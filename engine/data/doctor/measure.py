@@ -1,4 +1,4 @@
-"""Measures one image and its map. Every file is decoded once; the threads that do it hold Python's lock briefly."""
+"""Measures an image and its map. Decodes every file once, mostly without holding Python's lock."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from engine.data.doctor.alignment import align
 from engine.data.doctor.facts import ImageFacts, MapFacts
 from engine.disk.images import digest, opened, to_rgb
 
-SIDE = 512  # shorter side at which blur is measured
-REFERENCE_SIDE = 1024  # an image is shrunk to this before its map is made anew for comparison
+SIDE = 512  # shorter side for measuring blur
+REFERENCE_SIDE = 1024  # an image is scaled down to this before its map is made for comparison
 THUMB, MAP_THUMB = 8, 16
 _EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258  # TIFF tag
 
 Extract = Callable[[np.ndarray], np.ndarray]
-"""A map of an image, RGB uint8 (h, w, 3) in and out."""
+"""Makes the map of an image, RGB uint8 (h, w, 3) in and out."""
 
 
 def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
-    """What can be told of an image, and the image itself: RGB, shorter side at least SIDE unless it is smaller.
+    """Measures an image. Returns the image as well: RGB, shorter side at least SIDE unless it is smaller.
 
     Raises UserError for a file that cannot be used.
     """
     with opened(path) as image:
         mode, bits, orientation = image.mode, _bits(image, path), image.getexif().get(_EXIF_ORIENTATION, 1)
-        image.draft(None, (SIDE, SIDE))  # JPEGs are decoded several times faster, to no less than this
+        image.draft(None, (SIDE, SIDE))  # decodes JPEGs several times faster, to at least this size
         image.load()
         transparent = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
         picture = to_rgb(ImageOps.exif_transpose(image))
@@ -56,9 +56,9 @@ def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
 
 
 def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> MapFacts:
-    """What can be told of a map beside its image.
+    """Measures a map and compares it with its image.
 
-    ``extract`` makes a map anew for comparison; without it the image's own lightness is the reference.
+    ``extract`` makes a new map for comparison. Without it, the image's lightness is the reference.
 
     Raises UserError for a file that cannot be used.
     """
@@ -89,7 +89,7 @@ def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> Ma
         pure_share=float(counts[pure]) / grey.size,
         noise=float(((away > 0) & (away <= 30)).sum() / max(1, (away > 0).sum())),
         grid=_grid(away > 0),
-        tonal=_likeness(light, grey),
+        tonal=_correlation(light, grey),
         known=known,
         alignment=_rounded(asdict(found)),
         phash=perceptual_hash(small),
@@ -100,8 +100,8 @@ def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> Ma
 def blur(grey: np.ndarray) -> float:
     """Standard deviation of the blur of the sharpest edges, in pixels at a shorter side of SIDE. -1: no edges.
 
-    A step edge blurred by s has at a Gaussian of scale a the slope c / sqrt(a^2 + s^2); two scales give s (Zhuo and
-    Sim 2011). Of the strongest 5% of slopes the sharpest tenth counts, so that a soft background is no fault.
+    A step edge blurred by s has, after a Gaussian of scale a, the slope c / sqrt(a^2 + s^2), so two scales give s (Zhuo
+    and Sim 2011). Only the sharpest tenth of the 5% strongest slopes counts, since a soft background is no problem.
     """
     values = grey.astype(np.float32)
     scale = SIDE / min(grey.shape)
@@ -130,7 +130,7 @@ def _thumb(small: np.ndarray) -> str:
     return cv2.resize(small, (THUMB, THUMB), interpolation=cv2.INTER_AREA).tobytes().hex()
 
 
-def _likeness(light: np.ndarray, map: np.ndarray) -> float:
+def _correlation(light: np.ndarray, map: np.ndarray) -> float:
     """Pearson's r of two grey images at 64 x 64."""
     a, b = (cv2.resize(x, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float64).ravel() for x in (light, map))
     a, b = a - a.mean(), b - b.mean()
@@ -146,7 +146,7 @@ def _grid(marked: np.ndarray) -> float:
 
 
 def _bits(image: Image.Image, path: Path) -> int:
-    """Bits a channel as the file has them; Pillow gives 16-bit colour as 8-bit."""
+    """Bits per channel of the file. Pillow reads 16-bit colour as 8-bit."""
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24]
@@ -163,7 +163,7 @@ def _lossy(image: Image.Image, path: Path) -> bool:
 
 
 def _holds_vp8l(path: Path) -> bool:
-    """Whether a WebP file's image is lossless: its chunks are named in the RIFF container."""
+    """Whether a WebP file is lossless, by the names of its RIFF chunks."""
     with path.open("rb") as file:
         file.seek(12)
         while len(head := file.read(8)) == 8:

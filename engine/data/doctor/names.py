@@ -1,4 +1,4 @@
-"""Faults of the files' names."""
+"""Problems of file names."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from engine.data.doctor.finding import Finding, Hit
 
 CASE = Finding(
     "name_case", "Names that differ only in case",
-    "Windows and macOS take Cat.jpg and cat.jpg for one file: a copy of the set loses one of the two, and its map or "
-    "caption ends up with the other.",
+    "Windows and macOS treat Cat.jpg and cat.jpg as the same file: a copy of the dataset loses one of them, and its "
+    "map or caption ends up with the other.",
     "Rename one of them and read the folder again, or leave it out.", "warning",
 )  # fmt: skip
 FINDINGS = (CASE,)
 
 
 def clashes(keys: Iterable[str]) -> Iterator[Hit]:
-    """Every key but the first of those that a system without case, or with its own Unicode form, takes for one."""
+    """All keys, except the first, of those that a file system without case, or with its own Unicode form, confuses."""
     seen: dict[str, str] = {}
     for key in keys:
         folded = unicodedata.normalize("NFC", key).casefold()
         if folded in seen:
-            yield Hit(CASE.name, key, f"{seen[folded]} is there as well", seen[folded])
+            yield Hit(CASE.name, key, f"{seen[folded]} exists as well", seen[folded])
         else:
             seen[folded] = key

@@ -1,4 +1,4 @@
-"""Folders named 10_name, as kohya's scripts have them: repeats, then words that stand in for missing captions."""
+"""Folders named 10_name, as for kohya's scripts: the repeats, then a text that replaces missing captions."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 from engine.data.layouts.model import (
     CONDITION_FOLDERS,
     IMAGE_FOLDERS,
-    Found,
-    Layout,
+    FolderLayout,
+    FoundImage,
     caption_file,
     image_files,
+    image_without_map,
     key,
-    map_without_picture,
-    picture_without_map,
+    map_without_image,
     stem,
     subfolder,
 )
 from engine.data.samples import Problem
 
 CONDITIONS = (*CONDITION_FOLDERS, "conditioning_data", "cond")
-REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's own tree
-_REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # three digits at most: 2019_summer is a year
+REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's folder tree
+_REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # at most three digits: 2019_summer is a year
 
 
-def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
+def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
     base = next((place for place in (folder, subfolder(folder, ("img", *IMAGE_FOLDERS))) if _fits(place)), None)
     if base is None:
         return None
@@ -41,14 +41,14 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
     names = Counter(path.stem for path, _ in images)
     found, used = [], set()
     for path, subset in images:
-        # Maps lie in folders like the pictures', or all in one where names are not used twice.
+        # Maps lie in the same folders as the images, or all in one folder if the images' names are unique.
         choices = [stem(path, base), *([path.stem] if names[path.stem] == 1 else [])]
         name = next((choice for choice in choices if choice in maps), None)
         if conditions and name is None:
             problems.append(
-                picture_without_map(
+                image_without_map(
                     path,
-                    f"There is neither a {choices[0]} in {conditions.name} nor a {path.stem} that only it can mean.",
+                    f"There is neither {choices[0]} in {conditions.name} nor an unambiguous {path.stem}.",
                     f"Add the map as {choices[0]}, or move {conditions.name} elsewhere and make all maps here.",
                 )
             )
@@ -56,13 +56,13 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
         if name is not None:
             used.add(name)
         caption = None if caption_file(path) else _words(subset)
-        found.append(Found(key(path, folder), path, caption, maps[name] if name is not None else None))
-    problems += [map_without_picture(path, "the 10_name folders") for name, path in maps.items() if name not in used]
+        found.append(FoundImage(key(path, folder), path, caption, maps[name] if name is not None else None))
+    problems += [map_without_image(path, "the 10_name folders") for name, path in maps.items() if name not in used]
     return found
 
 
 def _fits(base: Path | None) -> bool:
-    """Every image lies in a repeats folder, so that none is lost by reading it this way."""
+    """Whether every image lies in a folder with repeats, so that this layout loses none."""
     if base is None:
         return False
     some = False
@@ -78,8 +78,8 @@ def _fits(base: Path | None) -> bool:
 
 def _words(subset: Path) -> str:
     match = _REPEATS.fullmatch(subset.name)
-    assert match  # only such folders are asked
+    assert match  # called for such folders only
     return match[1].strip()
 
 
-KOHYA = Layout("kohya", "kohya folders such as 10_name (each image counts once, whatever the number)", find)
+KOHYA = FolderLayout("kohya", "kohya folders such as 10_name (each image counts once, whatever the number)", find)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import IMAGE_FOLDERS, Found, Layout, subfolder
+from engine.data.layouts.model import IMAGE_FOLDERS, FolderLayout, FoundImage, subfolder
 from engine.data.layouts.rows import Form, csv_rows, from_listing, json_rows
 from engine.data.samples import Problem
 
@@ -14,24 +14,24 @@ _MAPS = ("conditioning_image_file_name", "conditioning_image", "conditioning_ima
 
 
 def _listing(folder: Path, name: str) -> Path | None:
-    """The list in the folder itself or in its folder of images."""
+    """The list in the folder or in its folder of images."""
     places = (folder, subfolder(folder, IMAGE_FOLDERS))
     return next((place / name for place in places if place and (place / name).is_file()), None)
 
 
-def _layout(name: str, title: str, file: str, form: Form, sure: bool = False) -> Layout:
-    """``sure``: the file's name alone tells; otherwise some line has to name an image."""
+def _layout(name: str, title: str, file: str, form: Form, sure: bool = False) -> FolderLayout:
+    """``sure``: the file's name is enough. Otherwise a row must name an image."""
 
     def names_image(row: Any) -> bool:
         return isinstance(row, dict) and any(column in row for column in form.images)
 
-    def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
+    def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
         listing = _listing(folder, file)
         if listing is None or not (sure or any(names_image(row) for _, row in form.read(listing))):
             return None
         return from_listing(folder, listing, form, problems)
 
-    return Layout(name, title, find)
+    return FolderLayout(name, title, find)
 
 
 METADATA_JSONL = _layout(

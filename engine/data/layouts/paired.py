@@ -1,4 +1,4 @@
-"""Images, and condition maps under the same names: in two folders, or the maps in a folder beside the images."""
+"""Images and condition maps with the same names: in two folders, or the maps in a folder beside the images."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from engine.data.layouts.model import (
     CONDITION_FOLDERS,
     IMAGE_FOLDERS,
-    Found,
-    Layout,
+    FolderLayout,
+    FoundImage,
     image_files,
+    image_without_map,
     key,
-    map_without_picture,
-    picture_without_map,
+    map_without_image,
     stem,
     subfolder,
 )
@@ -22,7 +22,7 @@ from engine.data.samples import Problem
 from engine.disk.images import EXTENSIONS
 
 
-def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
+def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
     images, conditions = subfolder(folder, IMAGE_FOLDERS), subfolder(folder, CONDITION_FOLDERS)
     if not conditions:
         return None
@@ -36,21 +36,21 @@ def find(folder: Path, problems: list[Problem]) -> list[Found] | None:
         name = stem(path, images or folder)
         if name in maps:
             used.add(name)
-            found.append(Found(key(path, folder), path, condition=maps[name]))
+            found.append(FoundImage(key(path, folder), path, condition=maps[name]))
         else:
             problems.append(
-                picture_without_map(
+                image_without_map(
                     path,
                     f"There is no file named {Path(name).name} in {conditions.name}.",
-                    "Add the map under the image's name, or choose the image folder alone and make all maps here.",
+                    "Add the map under the image's name, or read only the image folder and make all maps here.",
                 )
             )
-    problems += [map_without_picture(path, (images or folder).name) for name, path in maps.items() if name not in used]
+    problems += [map_without_image(path, (images or folder).name) for name, path in maps.items() if name not in used]
     return found
 
 
 def _loose_partners(folder: Path, maps: Collection[str]) -> bool:
-    """Whether images beside the folder of maps have the maps' names: maps must never be taken for images."""
+    """Whether images beside the folder of maps have the maps' names. Otherwise, maps could be mistaken for images."""
     with os.scandir(folder) as entries:
         return any(
             entry.is_file() and Path(entry.name).suffix.lower() in EXTENSIONS and Path(entry.name).stem in maps
@@ -58,4 +58,4 @@ def _loose_partners(folder: Path, maps: Collection[str]) -> bool:
         )
 
 
-PAIRED = Layout("paired", "images and condition maps in two folders", find)
+PAIRED = FolderLayout("paired", "images and condition maps in two folders", find)

@@ -1,4 +1,4 @@
-"""Lists of images: from rows that name an image, a caption and perhaps a condition map to what was found."""
+"""Reads lists of images, whose rows name an image, a caption and perhaps a condition map."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import Found, key, picture_without_map
+from engine.data.layouts.model import FoundImage, image_without_map, key
 from engine.data.samples import Problem
 
 CAPTION_COLUMNS = ("text", "caption", "prompt")
 Row = tuple[int, Any]
-"""Line number, counted from 1, and what the line holds; a ValueError where it could not be read."""
+"""Line number, counted from 1, and the content of the row, or a ValueError if it could not be read."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a list is written. Columns are tried in order; other lists use some of these names for other things."""
+    """The format of a list. Columns are tried in order, since other lists use some of the names for other things."""
 
     written_as: str
-    """For the sentences."""
+    """Name of the format, for messages."""
     read: Callable[[Path], Iterator[Row]]
     images: tuple[str, ...]
     conditions: tuple[str, ...]
 
 
 def json_rows(path: Path) -> Iterator[Row]:
-    """One JSON object a line; empty lines are passed over. A file that is one JSON list will do as well."""
+    """One JSON object per line. Skips empty lines. Also reads a file that is one JSON array."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         while (start := file.read(1)).isspace():
             pass
@@ -49,7 +49,7 @@ def json_rows(path: Path) -> Iterator[Row]:
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
-    """Rows by the names in the first line, in lower case; separated by whichever of , ; and tab that line has most."""
+    """Rows as dictionaries by the names in the first line, in lower case. Separated by comma, semicolon or tab."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
         head = file.readline()
         file.seek(0)
@@ -58,7 +58,7 @@ def csv_rows(path: Path) -> Iterator[Row]:
         while True:
             try:
                 cells = next(reader, None)
-            except csv.Error as error:  # such as a quote that never ends
+            except csv.Error as error:  # for example a quote that never ends
                 yield reader.line_num, ValueError(str(error))
                 continue
             if cells is None:
@@ -69,12 +69,12 @@ def csv_rows(path: Path) -> Iterator[Row]:
                 yield reader.line_num, dict(zip(names, cells, strict=False))
 
 
-def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem]) -> list[Found]:
-    """``folder``: what the user chose, and images may not lie outside it. Names are relative to the listing's place.
+def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem]) -> list[FoundImage]:
+    """The images of a list. They must lie in ``folder``, which the user chose. Names are relative to the list.
 
-    Of two rows for one image the later one counts.
+    If two rows name the same image, the later one counts.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, FoundImage] = {}
     place = listing.parent
     for number, row in form.read(listing):
         try:
@@ -86,24 +86,24 @@ def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem
             image = key(_path(place, name).resolve(), folder.resolve())
             condition = _first(row, form.conditions)
             map = _path(place, condition) if condition else None
-            caption = _words(_first(row, CAPTION_COLUMNS))
+            caption = _text(_first(row, CAPTION_COLUMNS))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
             problems.append(
                 Problem(
                     listing,
                     f"Line {number} of {listing.name} cannot be used.",
-                    f"It needs a {form.images[0]} inside the folder, written as {form.written_as} "
+                    f"It needs a {form.images[0]} inside the folder, in the format {form.written_as} "
                     f"({type(error).__name__}: {error}).",
                     "Correct the line.",
                 )
             )
             continue
-        found[image] = Found(image, folder / image, caption or None, map, _source(row))
+        found[image] = FoundImage(image, folder / image, caption or None, map, _source(row))
     return _all_or_none(found, listing, problems)
 
 
 def _first(row: Any, columns: tuple[str, ...]) -> Any:
-    """The first column that is filled. Raises AttributeError where the row is no table of names."""
+    """The first column with a value. Raises AttributeError if the row is not a dictionary."""
     return next((value for name in columns if (value := row.get(name))), None)
 
 
@@ -113,27 +113,27 @@ def _source(row: Any) -> str:
 
 
 def _path(place: Path, name: str) -> Path:
-    """A name as the list gives it; lists made on Windows have backslashes."""
+    """The path of a name. Lists made on Windows may have backslashes."""
     path = place / name
     return path if "\\" not in name or path.exists() else place / name.replace("\\", "/")
 
 
-def _words(caption: Any) -> str:
-    """A caption; of several for one image the first."""
+def _text(caption: Any) -> str:
+    """A caption, the first one if there are several."""
     return str(caption[0] if isinstance(caption, list) else caption or "").strip()
 
 
-def _all_or_none(found: dict[str, Found], listing: Path, problems: list[Problem]) -> list[Found]:
-    """Where some rows name a map, those that name none are problems."""
+def _all_or_none(found: dict[str, FoundImage], listing: Path, problems: list[Problem]) -> list[FoundImage]:
+    """If some rows name a map, the rows that name none become problems."""
     without = [item for item in found.values() if item.condition is None]
     if len(without) == len(found):
         return without
     for item in without:
         del found[item.key]
         problems.append(
-            picture_without_map(
+            image_without_map(
                 item.image,
-                f"Its line in {listing.name} names no conditioning image, the other lines do.",
+                f"Its line in {listing.name} names no conditioning image, but other lines do.",
                 "Name its conditioning image in the line.",
             )
         )

@@ -1,4 +1,4 @@
-"""Which column of a table holds what: by name, then by content; told to people, who can name others."""
+"""Finds the columns of a table by name, then by content. The user is told the choice and can change it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ WIDTHS, HEIGHTS = ("width", "original_width"), ("height", "original_height")
 
 
 def column(names: Iterable[str], wanted: Sequence[str], asked: str = "", what: str = "") -> str | None:
-    """The column's name as the table spells it, whatever its case.
+    """The column's name as spelled in the table. Ignores upper and lower case.
 
     Raises:
-        UserError: a column was asked for by name and is not there.
+        UserError: the user named a column that does not exist.
     """
     present = {name.lower(): name for name in names}
     if asked:
@@ -35,15 +35,15 @@ def column(names: Iterable[str], wanted: Sequence[str], asked: str = "", what: s
     return next((present[name] for name in wanted if name in present), None)
 
 
-def words(value: Any) -> str:
-    """A caption as a table holds it; of several the first."""
+def text(value: Any) -> str:
+    """A caption from a cell, the first one if there are several."""
     if isinstance(value, list | tuple):
         value = value[0] if value else ""
     return "" if value is None else str(value).strip()
 
 
 def number(value: Any) -> float:
-    """A width or height; 0 where it is not known."""
+    """A width or height. 0 if it is unknown."""
     try:
         found = float(value)
     except (TypeError, ValueError):
@@ -51,9 +51,9 @@ def number(value: Any) -> float:
     return found if 0 < found < 1e9 else 0.0
 
 
-def told(image: str | None, caption: str | None, condition: str | None = None, kind: str = "images") -> str:
-    """The choice in words."""
-    parts = [f"{kind} from the column {image}", f"captions from {caption}" if caption else "no column of captions"]
+def describe_choice(image: str | None, caption: str | None, condition: str | None = None, kind: str = "images") -> str:
+    """Tells the user which columns are used."""
+    parts = [f"{kind} from the column {image}", f"captions from {caption}" if caption else "no caption column"]
     if condition:
         parts.append(f"condition maps from {condition}")
     return f"Took {', '.join(parts)}."

@@ -1,8 +1,8 @@
-"""Downloads images: several at a time, politely, and only what is an image on a public server.
+"""Downloads images: in parallel, at a limited rate per server, and only images on public servers.
 
-Redirects are followed by hand, so that each address on the way is checked; the address that was checked is the one that
-is connected to, so that a name cannot point elsewhere in between (DNS rebinding). Proxies of the environment are not
-used for the same reason.
+Redirects are followed step by step, so that each address is checked. The checked address is also the one that is
+connected to, so that a name cannot point elsewhere in between (DNS rebinding). For the same reason, proxies from the
+environment are ignored.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 from engine.data.import_config import ImportConfig
-from engine.data.sources.model import Fetched, need
-from engine.data.sources.store import Refused, Store
+from engine.data.sources.image_store import ImageStore, Refused
+from engine.data.sources.model import FetchResult, require_package
 from engine.jobs.control import CancelToken, OnProgress
 from engine.version import VERSION
 
@@ -35,16 +35,16 @@ _STATUS = {403: "the server does not allow it", 404: "not there any more", 410: 
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """One row of a list; ``name`` is what its file will be called."""
+class Download:
+    """One row of a list. ``name``: name of the file to write."""
 
     name: str
     url: str
     caption: str
 
 
-class Pace:
-    """Times the requests to each host: at most ``per_second``, evenly. Any thread may use it."""
+class RateLimit:
+    """Limits the requests to each host to ``per_second``, evenly spaced. Thread-safe."""
 
     def __init__(self, per_second: float, wait: Callable[[float], Any], clock: Callable[[], float] = time.monotonic):
         self._gap = 1 / per_second
@@ -54,7 +54,7 @@ class Pace:
         self._lock = threading.Lock()
 
     def turn(self, host: str) -> None:
-        """Returns when it is this request's turn."""
+        """Waits until a request to this host is allowed."""
         with self._lock:
             now = self._clock()
             start = max(now, self._next.get(host, 0.0))
@@ -64,22 +64,22 @@ class Pace:
 
 
 class Fetcher:
-    """Gets one file at a time for each thread that asks.
+    """Downloads files. Each thread that calls it gets one file at a time.
 
     Args:
-        stop: set from outside to end running downloads.
-        private: also servers of the own network (for tests).
+        stop: set it to end running downloads.
+        private: also allow servers in private networks (for tests).
     """
 
     def __init__(self, config: ImportConfig, stop: threading.Event, private: bool = False) -> None:
-        httpx = need("httpx", "to download images")
+        httpx = require_package("httpx", "to download images")
         self._errors = httpx.HTTPError, httpx.InvalidURL
         self._url = httpx.URL
         self._config = config
         self._stop = stop
         self._private = private
-        self._pace = Pace(config.per_host, stop.wait)
-        # No connection is kept: two hosts behind one address must not share one.
+        self._pace = RateLimit(config.per_host, stop.wait)
+        # No connection is kept alive: two hosts with the same address must not share one.
         limits = httpx.Limits(max_connections=config.threads, max_keepalive_connections=0)
         self._client = httpx.Client(
             follow_redirects=False, trust_env=False, timeout=config.timeout, limits=limits,
@@ -90,7 +90,7 @@ class Fetcher:
         self._client.close()
 
     def get(self, url: str) -> bytes:
-        """The file's content. Raises Refused with the reason in words."""
+        """Downloads a file. Raises Refused with the reason."""
         try:
             for _ in range(REDIRECTS + 1):
                 there = self._one(url)
@@ -102,23 +102,23 @@ class Fetcher:
                 raise Refused("the server took too long") from error
             raise Refused(f"no connection ({type(error).__name__})") from error
         except (ValueError, UnicodeError) as error:
-            raise Refused("not an address") from error
-        raise Refused("sent from one address to the next without end")
+            raise Refused("not a valid address") from error
+        raise Refused("too many redirects")
 
     def _one(self, url: str) -> bytes | str:
-        """The content, or the address that the server sends on to."""
+        """The content, or the address of a redirect."""
         address = self._url(url)
         if address.scheme not in ("http", "https") or not address.host:
             raise Refused("not an http or https address")
         number = self._checked(address.host, address.port or (443 if address.scheme == "https" else 80))
         self._pace.turn(address.host)
         deadline = time.monotonic() + self._config.timeout
-        self._ended(deadline)
+        self._check_deadline(deadline)
         request = self._client.build_request(
             "GET",
             address.copy_with(host=number, username=None, password=None),
             headers={"Host": address.netloc.decode("ascii")},
-            extensions={"sni_hostname": address.raw_host.decode("ascii")},  # the certificate is the name's
+            extensions={"sni_hostname": address.raw_host.decode("ascii")},  # the certificate is for the name
         )
         answer = self._client.send(request, stream=True)
         try:
@@ -128,7 +128,7 @@ class Fetcher:
                 raise Refused(_STATUS.get(answer.status_code, f"the server answered {answer.status_code}"))
             marks = robots_marks(answer.headers.get_list("x-robots-tag"))
             if marks and self._config.respect_robots:
-                raise Refused(f"its owner does not want it used (X-Robots-Tag: {', '.join(sorted(marks))})")
+                raise Refused(f"the owner does not allow its use (X-Robots-Tag: {', '.join(sorted(marks))})")
             if answer.headers.get("content-type", "").startswith(("text/", "application/json")):
                 raise Refused("a web page instead of an image")
             return self._body(answer, deadline)
@@ -142,25 +142,25 @@ class Fetcher:
         if told.isdecimal() and int(told) > most:
             raise Refused("larger than the limit")
         for part in answer.iter_bytes():
-            self._ended(deadline)
+            self._check_deadline(deadline)
             parts.append(part)
             size += len(part)
             if size > most:
                 raise Refused("larger than the limit")
         return b"".join(parts)
 
-    def _ended(self, deadline: float) -> None:
+    def _check_deadline(self, deadline: float) -> None:
         if self._stop.is_set():
             raise Refused("cancelled")
         if time.monotonic() > deadline:
             raise Refused("the server took too long")
 
     def _checked(self, host: str, port: int) -> str:
-        """The host's address as a number, if all that it has are public."""
+        """The host's IP address. Raises Refused unless all its addresses are public."""
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            raise Refused("its server is not known") from error
+            raise Refused("unknown server") from error
         numbers = [str(entry[4][0]) for entry in found]
         if not self._private and not all(is_public(number) for number in numbers):
             raise Refused("an address in a private network")
@@ -168,7 +168,7 @@ class Fetcher:
 
 
 def is_public(number: str) -> bool:
-    """Whether an IP address belongs to the internet; those inside IPv6 count as what they stand for."""
+    """Whether an IP address is public. IPv4 addresses inside IPv6 count as what they are."""
     address = ipaddress.ip_address(number.split("%")[0])
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
@@ -180,7 +180,7 @@ def is_public(number: str) -> bool:
 
 
 def robots_marks(headers: list[str]) -> set[str]:
-    """Marks against training in X-Robots-Tag headers. ``bot: noindex`` speaks to that bot alone."""
+    """Marks in X-Robots-Tag headers that disallow training. ``bot: noindex`` is for that bot only."""
     marks: set[str] = set()
     for header in headers:
         agent, colon, rest = header.partition(":")
@@ -192,30 +192,30 @@ def robots_marks(headers: list[str]) -> set[str]:
 
 
 def download_all(
-    wanted: Iterator[Wanted],
+    wanted: Iterator[Download],
     total: int,
-    store: Store,
+    store: ImageStore,
     config: ImportConfig,
-    fetched: Fetched,
+    fetched: FetchResult,
     failures: Path,
     progress: OnProgress,
     token: CancelToken,
     private: bool = False,
 ) -> None:
-    """Downloads into the store; ``failures`` becomes a CSV of url and reason, of this try alone.
+    """Downloads into the store. Writes a CSV with url and reason of this attempt's failures.
 
     Raises:
-        Cancelled: the token says so; what is there stays, and the next call goes on.
+        Cancelled: the token was cancelled. Finished files are kept, and the next call continues.
     """
     stop = threading.Event()
     fetcher = Fetcher(config, stop, private)
     pool = ThreadPoolExecutor(config.threads, thread_name_prefix="download")
-    waiting: deque[tuple[Wanted, Future[str] | None]] = deque()
+    waiting: deque[tuple[Download, Future[str] | None]] = deque()
     asked: set[str] = set()
     temporary = failures.with_name(failures.name + ".tmp")
 
-    def one(row: Wanted) -> str:
-        return store.check(row.name, fetcher.get(row.url), min_size=(config.min_width, config.min_height))
+    def one(row: Download) -> str:
+        return store.put_image(row.name, fetcher.get(row.url), min_size=(config.min_width, config.min_height))
 
     with temporary.open("w", encoding="utf-8", newline="") as file:
         listing = csv.writer(file)
@@ -239,10 +239,10 @@ def download_all(
                     fetched.present += 1
                 else:
                     try:
-                        store.note(row.name, future.result(), row.caption, row.url)
+                        store.add_row(row.name, future.result(), row.caption, row.url)
                         fetched.new += 1
                     except Refused as refused:
-                        fetched.leave_out(str(refused))
+                        fetched.skip(str(refused))
                         listing.writerow([row.url, str(refused)])
                 progress(done, total, "Images downloaded")
         finally:
@@ -254,7 +254,7 @@ def download_all(
 
 
 def _finished(future: Future[str]) -> bool:
-    """Waits a little, so that cancelling is noticed while a server is slow."""
+    """Waits briefly, so that a cancellation is noticed while a server is slow."""
     try:
         future.exception(timeout=0.2)
     except TimeoutError:

@@ -1,4 +1,4 @@
-"""What a source is, and what sources share."""
+"""The declaration of an image source, and functions that sources share."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ from engine.jobs.control import CancelToken, OnProgress
 
 
 @dataclass
-class Fetched:
-    """What a source gave. The sentences are shown to people as they are."""
+class FetchResult:
+    """The result of a source. The page shows the sentences unchanged."""
 
     new: int = 0
     present: int = 0
-    """Were there already from an earlier try."""
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Reason -> how many."""
+    """Number of images that existed already, from an earlier attempt."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason -> number of skipped images."""
     notes: list[str] = field(default_factory=list)
 
-    def leave_out(self, reason: str, count: int = 1) -> None:
-        self.left_out[reason] = self.left_out.get(reason, 0) + count
+    def skip(self, reason: str, count: int = 1) -> None:
+        self.skipped[reason] = self.skipped.get(reason, 0) + count
 
     def sentences(self) -> list[str]:
-        """Everything worth saying, the commonest reasons first."""
-        reasons = sorted(self.left_out.items(), key=lambda item: -item[1])
-        return [*self.notes, *(f"{count:,} left out: {reason}." for reason, count in reasons[:10])]
+        """The notes, and the most frequent reasons for skipped images."""
+        reasons = sorted(self.skipped.items(), key=lambda item: -item[1])
+        return [*self.notes, *(f"{count:,} skipped: {reason}." for reason, count in reasons[:10])]
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """A kind of source.
 
-    ``fits(place)`` looks at names and headers only; ``fetch(place, folder, config, progress, token)`` fills a folder
-    with images and can be called again to go on where it stopped.
+    ``fits(place)`` only looks at names and headers. ``fetch(place, folder, config, progress, token)`` fills a folder
+    with images, and continues where it stopped when it is called again.
     """
 
     name: str
     title: str
-    """What was found, in words for the window."""
+    """Description of the source, for the page."""
     fits: Callable[[str], bool]
-    fetch: Callable[[str, Path, ImportConfig, OnProgress, CancelToken], Fetched]
+    fetch: Callable[[str, Path, ImportConfig, OnProgress, CancelToken], FetchResult]
 
 
 def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
-    """The file itself, or the files with these endings below a folder without images; sorted."""
+    """The file itself, or all files with these endings in a folder without images. Sorted."""
     path = Path(place).expanduser()
     if path.is_file():
         return [path] if path.name.lower().endswith(endings) else []
@@ -58,8 +58,8 @@ def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
     return sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
 
 
-def need(module: str, reason: str) -> Any:
-    """An optional package. Raises UserError with the command that installs it."""
+def require_package(module: str, reason: str) -> Any:
+    """Imports an optional package. Raises UserError with the command that installs it."""
     import importlib
 
     try:

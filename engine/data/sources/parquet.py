@@ -1,4 +1,4 @@
-"""Parquet files that hold the images themselves: img2dataset's parquet output, and data sets of the Hub as files."""
+"""Parquet files that contain images: img2dataset's parquet output, and files of datasets on the Hub."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.sources import columns
-from engine.data.sources.model import Fetched, Source, files_of, need
-from engine.data.sources.store import Refused, Store, name_for
+from engine.data.sources.image_store import ImageStore, Refused, name_for
+from engine.data.sources.model import FetchResult, ImageSource, files_of, require_package
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
-_ROWS = 32  # images at a time in memory
-_RATIO, _FREE = 200, 256_000_000  # unpacked to packed, of a column that unpacks to so many bytes; as in tars.py
+_ROWS = 32  # images in memory at once
+_RATIO, _FREE = 200, 256_000_000  # largest ratio of unpacked to packed size, for columns above this size (see tars.py)
 
 
 def fits(place: str) -> bool:
@@ -22,32 +22,32 @@ def fits(place: str) -> bool:
 
 
 def open_parquet(path: Path) -> Any:
-    """A pyarrow ParquetFile. Raises UserError for one that is damaged."""
-    parquet = need("pyarrow.parquet", "to read parquet files")
+    """Opens a pyarrow ParquetFile. Raises UserError if it is damaged."""
+    parquet = require_package("pyarrow.parquet", "to read parquet files")
     try:
         return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are these
+    except (OSError, ValueError) as error:  # pyarrow's errors are subclasses
         raise UserError(
-            f"{path.name} cannot be read.", f"It is no whole parquet file ({str(error)[:200]}).", "Download it again."
+            f"{path.name} cannot be read.", f"It is damaged or incomplete ({str(error)[:200]}).", "Download it again."
         ) from error
 
 
 def refuse_bombs(path: Path, table: Any) -> None:
-    """Raises UserError for a file whose cells unpack to far more than it holds: images hardly shrink."""
+    """Raises UserError for a file whose cells unpack to far more than the file's size: images hardly compress."""
     about = table.metadata
     for group in range(about.num_row_groups):
         for column in range(about.num_columns):
             one = about.row_group(group).column(column)
             if one.total_uncompressed_size > max(_FREE, _RATIO * one.total_compressed_size):
                 raise UserError(
-                    f"{path.name} is not opened.",
-                    f"Its column {one.path_in_schema} unpacks to more than {_RATIO} times its size: no image does.",
-                    "Leave the file out, or ask its owner what is in it.",
+                    f"{path.name} was not opened.",
+                    f"Its column {one.path_in_schema} unpacks to more than {_RATIO} times its size, unlike any image.",
+                    "Remove the file, or ask its owner what is in it.",
                 )
 
 
 def image_columns(schema: Any) -> list[str]:
-    """Names of the columns that hold files: bytes, or the Hub's struct of bytes and path."""
+    """Names of the columns with files: bytes, or the Hub's struct of bytes and path."""
     import pyarrow as arrow
 
     def holds_bytes(kind: Any) -> bool:
@@ -66,7 +66,7 @@ def content(value: Any) -> bytes | None:
 
 
 def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[str | None, str | None, str | None]:
-    """Columns of the image, the caption and the condition map."""
+    """The columns of the image, the caption and the condition map."""
     condition = columns.column(files, columns.CONDITIONS, config.condition_column, "condition")
     others = [name for name in files if name != condition]
     image = columns.column(others, columns.IMAGES, config.image_column, "picture") or next(iter(others), None)
@@ -74,11 +74,11 @@ def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[st
     return image, columns.column(texts, columns.CAPTIONS, config.caption_column, "caption"), condition
 
 
-def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
-    """Writes out the images of all files, some rows at a time.
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> FetchResult:
+    """Writes the images of all files into a folder, a few rows at a time.
 
     Raises:
-        UserError: there is no column of images. Cancelled: the token says so.
+        UserError: there is no column with images. Cancelled: the token was cancelled.
     """
     files = files_of(place, (".parquet",))
     tables = [open_parquet(path) for path in files]
@@ -88,53 +88,55 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     image, caption, condition = choose(schema.names, image_columns(schema), config)
     if image is None:
         raise UserError(
-            f"{files[0].name} holds neither images nor addresses of images.",
+            f"{files[0].name} contains neither images nor addresses of images.",
             f"Its columns are: {', '.join(schema.names)}.",
             "Choose a list with a URL column, or a file with a column of images.",
         )
     total = sum(table.metadata.num_rows for table in tables)
     rows = _rows(files, tables, [name for name in (image, caption, condition, "url") if name and name in schema.names])
-    fetched = Fetched(notes=[columns.told(image, caption, condition)])
+    fetched = FetchResult(notes=[columns.describe_choice(image, caption, condition)])
     total = min(total, config.max_pictures or total)
-    with Store(folder) as store:
+    with ImageStore(folder) as store:
         for done, (name, row) in enumerate(rows):
             token.raise_if_cancelled()
             if done >= total:
                 break
             pair = content(row[image]), content(row[condition]) if condition else None
-            keep(store, name, pair, columns.words(row.get(caption or "")), condition is not None, config, fetched, row)
+            store_row(
+                store, name, pair, columns.text(row.get(caption or "")), condition is not None, config, fetched, row
+            )
             progress(done + 1, total, "Images unpacked")
     return fetched
 
 
-def keep(
-    store: Store,
+def store_row(
+    store: ImageStore,
     name: str,
     pair: tuple[bytes | None, bytes | None],
     caption: str,
     paired: bool,
     config: ImportConfig,
-    fetched: Fetched,
+    fetched: FetchResult,
     row: dict[str, Any],
 ) -> None:
-    """One row's image, and its map, into the store; a reason counted where it cannot be."""
+    """Stores the image of a row, and its map. Counts the reason if it is skipped."""
     image, condition = pair
     if store.has(name):
         fetched.present += 1
         return
     if image is None or (paired and condition is None):
-        fetched.leave_out("rows without an image" if image is None else "rows without a condition map")
+        fetched.skip("rows without an image" if image is None else "rows without a condition map")
         return
     if max(len(image), len(condition or b"")) > config.max_megabytes * 1_000_000:
-        fetched.leave_out("larger than the limit")
+        fetched.skip("larger than the limit")
         return
     try:
-        file_name = store.check(name, image, min_size=(config.min_width, config.min_height))
-        map_name = store.check(name, condition, ".map") if condition else ""
+        file_name = store.put_image(name, image, min_size=(config.min_width, config.min_height))
+        map_name = store.put_image(name, condition, ".map") if condition else ""
     except Refused as refused:
-        fetched.leave_out(str(refused))
+        fetched.skip(str(refused))
         return
-    store.note(name, file_name, caption, columns.words(row.get("url")), map_name)
+    store.add_row(name, file_name, caption, columns.text(row.get("url")), map_name)
     fetched.new += 1
 
 
@@ -147,4 +149,4 @@ def _rows(files: list[Path], tables: list[Any], names: list[str]) -> Iterator[tu
                 number += 1
 
 
-PARQUET = Source("parquet", "images in parquet files", fits, fetch)
+PARQUET = ImageSource("parquet", "images in parquet files", fits, fetch)

@@ -1,6 +1,6 @@
-"""Webdataset archives, as img2dataset writes them: 000000012.jpg, .txt and .json in 00000.tar, 00001.tar, …
+"""Webdataset archives, as written by img2dataset: 000000012.jpg, .txt and .json in 00000.tar, 00001.tar, …
 
-Members are taken out one at a time into the dataset's own folder, and only plain files whose names stay inside it.
+Files are extracted one at a time into the dataset's own folder: only regular files with names that stay inside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.model import CAPTION_EXTENSIONS
-from engine.data.sources.model import Fetched, Source, files_of
+from engine.data.sources.model import FetchResult, ImageSource, files_of
 from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
@@ -23,14 +23,14 @@ ENDINGS = (".tar", ".tar.gz", ".tgz")
 _TEXTS = (*CAPTION_EXTENSIONS, ".json")
 _TEXT_BYTES = 1_000_000
 _PIECE = 1 << 20
-_HEADER_BYTES = 1_000_000  # of a name or a note before a member; tarfile itself would read any size into memory
+_HEADER_BYTES = 1_000_000  # for long names and notes; tarfile itself would read any size into memory
 _MOST_MEMBERS = 20_000_000
-_RATIO, _FREE = 200, 256_000_000  # unpacked to packed, once so many bytes are out; images hardly shrink
+_RATIO, _FREE = 200, 256_000_000  # largest ratio of unpacked to packed size, after this many bytes
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
 
 
 class SmallHeaders(tarfile.TarInfo):
-    """A member whose long names and notes are of a reasonable size."""
+    """A member that refuses long names and notes of an unreasonable size."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> Any:
         if not self.isreg() and not self.isdir() and self.size > _HEADER_BYTES:
@@ -42,40 +42,40 @@ def fits(place: str) -> bool:
     return bool(files_of(place, ENDINGS))
 
 
-def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
-    """Unpacks every archive into a folder of its own; what is there already is passed over.
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> FetchResult:
+    """Unpacks each archive into a folder of its own. Skips files that exist already.
 
     Raises:
-        UserError: none of the archives can be read. Cancelled: the token says so.
+        UserError: none of the archives can be read. Cancelled: the token was cancelled.
     """
     archives = files_of(place, ENDINGS)
-    fetched = Fetched(notes=[f"{len(archives):,} archives." if len(archives) > 1 else "One archive."])
+    fetched = FetchResult(notes=[f"{len(archives):,} archives." if len(archives) > 1 else "One archive."])
     size = sum(path.stat().st_size for path in archives) or 1
     before, broken = 0, 0
     names: set[str] = set()
     for archive in archives:
         name = archive.name.split(".")[0]
-        while name in names:  # two folders may hold archives of one name
+        while name in names:  # two folders may contain archives of the same name
             name += "-"
         names.add(name)
         try:
             _unpack(archive, folder / name, config, fetched, (before, size), progress, token)
         except (tarfile.TarError, EOFError, OSError) as error:
             if isinstance(error, OSError) and error.filename is not None:
-                raise  # it is about writing, not about this archive
+                raise  # an error while writing, not in the archive
             broken += 1
-            fetched.notes.append(f"{archive.name} could not be read to its end ({error}); what came before was kept.")
+            fetched.notes.append(f"{archive.name} could not be read completely ({error}); what came before was kept.")
         before += archive.stat().st_size
         if _full(fetched, config):
             break
     if broken == len(archives) and not fetched.new + fetched.present:
         raise UserError(
-            f"{archives[0].name} cannot be read.", fetched.notes[-1], "Download or copy it again: it is not whole."
+            f"{archives[0].name} cannot be read.", fetched.notes[-1], "Download or copy it again: it is incomplete."
         )
     return fetched
 
 
-def _full(fetched: Fetched, config: ImportConfig) -> bool:
+def _full(fetched: FetchResult, config: ImportConfig) -> bool:
     return bool(config.max_pictures) and fetched.new + fetched.present >= config.max_pictures
 
 
@@ -83,13 +83,13 @@ def _unpack(
     archive: Path,
     folder: Path,
     config: ImportConfig,
-    fetched: Fetched,
+    fetched: FetchResult,
     part: tuple[int, int],
     progress: OnProgress,
     token: CancelToken,
 ) -> None:
     last = ""
-    # A stream: nothing is read twice.
+    # As a stream, so that nothing is read twice.
     with archive.open("rb") as raw, tarfile.open(fileobj=raw, mode="r|*", tarinfo=SmallHeaders) as tar:
         for number, member in enumerate(tar):
             token.raise_if_cancelled()
@@ -98,23 +98,23 @@ def _unpack(
             relative = safe_member(member)
             if relative is None:
                 if not member.isdir():
-                    fetched.leave_out("entries that are no plain files, or whose names lead out of the folder")
+                    fetched.skip("entries that are not regular files, or whose names lead out of the folder")
                 continue
             image = relative.suffix.lower() in EXTENSIONS
             if not image and relative.suffix.lower() not in _TEXTS:
                 continue
             stem = str(relative.with_suffix(""))
-            if _full(fetched, config) and stem != last:  # the texts of the last image still belong to it
+            if _full(fetched, config) and stem != last:  # the text files of the last image are still needed
                 return
             if member.size > (config.max_megabytes * 1_000_000 if image else _TEXT_BYTES):
-                fetched.leave_out("larger than the limit")
+                fetched.skip("larger than the limit")
                 continue
             try:
                 new = _extract(tar, member, folder / relative)
             except OSError as error:
                 if error.errno not in _NAME_ERRORS:
                     raise
-                fetched.leave_out("entries whose names this system does not take")
+                fetched.skip("entries with names that this system does not support")
                 continue
             if image:
                 last = stem
@@ -125,7 +125,7 @@ def _unpack(
 
 
 def _check_growth(members: int, unpacked: int, packed: int) -> None:
-    """Ends what can only be a bomb. Raises tarfile.ReadError: what came before is kept."""
+    """Stops at a decompression bomb. Raises tarfile.ReadError; what came before is kept."""
     if members > _MOST_MEMBERS:
         raise tarfile.ReadError(f"more than {_MOST_MEMBERS:,} entries")
     if unpacked > _FREE and unpacked > _RATIO * packed:
@@ -133,25 +133,25 @@ def _check_growth(members: int, unpacked: int, packed: int) -> None:
 
 
 def safe_member(member: tarfile.TarInfo) -> PurePosixPath | None:
-    """The path of a plain file inside the folder; None for links, devices, folders and names that lead elsewhere."""
+    """The path of a regular file inside the folder. None for links, devices, folders and names that lead elsewhere."""
     name = member.name.replace("\\", "/")
     path = PurePosixPath(name)
     if not member.isreg() or path.is_absolute() or not path.parts:
         return None
     for word in path.parts:
         if word == ".." or ":" in word or "\0" in word or word != word.rstrip(" .") and word != ".":
-            return None  # C:, streams, and names that Windows would shorten to others
+            return None  # drives, streams, and names that Windows would shorten
         if word.split(".")[0].lower() in RESERVED or word.startswith(".") and word != ".":
             return None
     return path
 
 
 def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> bool:
-    """Whether the file is new. Nothing is ever put over a link or written through one."""
+    """Extracts a file unless it exists. Returns whether it is new. Never overwrites, or writes through, a link."""
     if target.is_file() and not target.is_symlink() and target.stat().st_size == member.size:
         return False
     source = tar.extractfile(member)
-    assert source is not None  # a plain file
+    assert source is not None  # it is a regular file
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target, unique=True, flushed=False) as temporary:
         with temporary.open("xb") as file:
@@ -162,4 +162,4 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> boo
     return True
 
 
-TARS = Source("webdataset", "webdataset archives (.tar), as img2dataset writes them", fits, fetch)
+TARS = ImageSource("webdataset", "webdataset archives (.tar), as written by img2dataset", fits, fetch)

@@ -1,4 +1,4 @@
-"""Lists of addresses with captions, such as LAION's: parquet, CSV or TSV with URL, TEXT, WIDTH and HEIGHT."""
+"""Lists of image addresses with captions, such as LAION's: parquet, CSV or TSV with URL, TEXT, WIDTH and HEIGHT."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.rows import csv_rows
 from engine.data.sources import columns
-from engine.data.sources.download import Wanted, download_all
-from engine.data.sources.model import Fetched, Source, files_of
+from engine.data.sources.download import Download, download_all
+from engine.data.sources.image_store import ImageStore, name_for
+from engine.data.sources.model import FetchResult, ImageSource, files_of
 from engine.data.sources.parquet import open_parquet
-from engine.data.sources.store import Store, name_for
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -24,7 +24,7 @@ FAILURES = "failures.csv"
 
 @dataclass(frozen=True)
 class Columns:
-    """Their names in this list; empty or None where there is none."""
+    """The names of the columns in this list. None if there is none."""
 
     url: str
     caption: str | None
@@ -37,28 +37,28 @@ def fits(place: str) -> bool:
     try:
         return bool(files) and columns.column(_names(files[0]), columns.URLS) is not None
     except (UserError, OSError):
-        return False  # told when it is opened for its images
+        return False  # the error is reported when the file is opened for its images
 
 
-def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> Fetched:
-    """Downloads what the filters leave; failures are listed in failures.csv beside the folder of images.
+def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> FetchResult:
+    """Downloads the images that pass the filters. Failures are listed in failures.csv beside the folder of images.
 
     Raises:
-        UserError: the list cannot be read. Cancelled: the token says so; what is there stays.
+        UserError: the list cannot be read. Cancelled: the token was cancelled; finished files are kept.
     """
     files = files_of(place, ENDINGS)
     named = choose(_names(files[0]), config)
-    fetched = Fetched(notes=[columns.told(named.url, named.caption, kind="addresses")])
+    fetched = FetchResult(notes=[columns.describe_choice(named.url, named.caption, kind="addresses")])
     kept, total = 0, 0
     for row in rows(files, named):
         if total % 10_000 == 0:
             token.raise_if_cancelled()
         total += 1
-        kept += reason_against(row, named, config) is None
+        kept += rejection(row, named, config) is None
     if kept != total:
-        fetched.notes.append(f"{kept:,} of {total:,} rows pass the filters on width, height and shape.")
+        fetched.notes.append(f"{kept:,} of {total:,} rows pass the filters for width, height and aspect ratio.")
     limit = min(kept, config.max_pictures or kept)
-    with Store(folder) as store:
+    with ImageStore(folder) as store:
         download_all(
             _wanted(files, named, config, limit), limit, store, config, fetched, folder.parent / FAILURES, progress,
             token,
@@ -67,32 +67,32 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
 
 
 def choose(names: list[str], config: ImportConfig) -> Columns:
-    """The columns by their usual names or by those that were asked for."""
+    """Finds the columns by their usual names, or by those in the settings."""
     url = columns.column(names, columns.URLS, config.image_column, "picture")
-    assert url is not None  # such a list would not fit
+    assert url is not None  # otherwise the list would not fit
     caption = columns.column(names, columns.CAPTIONS, config.caption_column, "caption")
     return Columns(url, caption, columns.column(names, columns.WIDTHS), columns.column(names, columns.HEIGHTS))
 
 
-def reason_against(row: dict[str, Any], named: Columns, config: ImportConfig) -> str | None:
-    """Why the list alone tells that a row is not wanted. Sizes that it does not tell are checked after the download."""
+def rejection(row: dict[str, Any], named: Columns, config: ImportConfig) -> str | None:
+    """Why a row is skipped, as far as the list has sizes. Other sizes are checked after the download."""
     width, height = (columns.number(row.get(name)) if name else 0.0 for name in (named.width, named.height))
     if (width and width < config.min_width) or (height and height < config.min_height):
-        return "smaller than asked for"
+        return "smaller than the minimum size"
     if config.max_aspect and width and height and max(width, height) / min(width, height) > config.max_aspect:
-        return "longer than the longest shape asked for"
+        return "larger aspect ratio than allowed"
     return None
 
 
-def _wanted(files: list[Path], named: Columns, config: ImportConfig, limit: int) -> Iterator[Wanted]:
-    fitting = (row for row in rows(files, named) if reason_against(row, named, config) is None)
+def _wanted(files: list[Path], named: Columns, config: ImportConfig, limit: int) -> Iterator[Download]:
+    fitting = (row for row in rows(files, named) if rejection(row, named, config) is None)
     for row in itertools.islice(fitting, limit):
-        url = columns.words(row.get(named.url))
-        yield Wanted(name_for(url), url, columns.words(row.get(named.caption)) if named.caption else "")
+        url = columns.text(row.get(named.url))
+        yield Download(name_for(url), url, columns.text(row.get(named.caption)) if named.caption else "")
 
 
 def rows(files: list[Path], named: Columns) -> Iterator[dict[str, Any]]:
-    """All rows, a part of a file at a time in memory."""
+    """All rows, with one part of a file in memory at a time."""
     names = [name for name in (named.url, named.caption, named.width, named.height) if name]
     for path in files:
         if path.suffix.lower() == ".parquet":
@@ -109,4 +109,4 @@ def _names(path: Path) -> list[str]:
     return list(first)
 
 
-URLS = Source("urls", "a list of addresses with captions", fits, fetch)
+URLS = ImageSource("urls", "a list of addresses with captions", fits, fetch)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engine.data import see
+from engine.data import training_view
 from engine.data.dataset import Dataset
 from engine.data.doctor import fix
 from engine.data.doctor.catalogue import ALL, BY_NAME
 from engine.data.doctor.check import check
-from engine.data.doctor.store import Store
+from engine.data.doctor.check_store import CheckStore
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.disk.images import digest, load_rgb
@@ -50,7 +50,7 @@ def test_a_second_check_reads_only_what_changed(workspace: Workspace, tmp_path: 
         planted.write(tmp_path / "set" / f"{number}.png", photo)
     dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
     assert check(dataset, 256).measured == 4
-    assert check(dataset, 512).measured == 0 and Store(dataset.folder).counts()["too_small"] == 4
+    assert check(dataset, 512).measured == 0 and CheckStore(dataset.folder).counts()["too_small"] == 4
     Image.new("RGB", (256, 256), (9, 9, 9)).save(tmp_path / "set" / "2.png")
     again = check(dataset, 256)
     assert (again.measured, again.counts["constant"]) == (1, 1)
@@ -65,7 +65,7 @@ def test_a_cancelled_check_goes_on_where_it_stopped(workspace: Workspace, tmp_pa
         check(dataset, token=control.token, workers=1, progress=lambda done, *_: control.cancel() if done > 6 else None)
     left = check(dataset).measured
     assert 0 < left < 8
-    assert Store(dataset.folder).about()["pictures"] == "8"
+    assert CheckStore(dataset.folder).about()["pictures"] == "8"
 
 
 def test_what_broke_since_the_scan_is_found(workspace: Workspace, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_is_left_out_is_not_trained_on_and_comes_back(dataset: Dataset, fau
     assert (state.open, state.excluded) == (0, 3)
     assert fix.undo(dataset, finding) == 3
     assert dataset.count() == total and dataset.fingerprint == scanned
-    with pytest.raises(UserError, match="left out already"):
+    with pytest.raises(UserError, match="not used anyway"):
         fix.exclude(dataset, BY_NAME["map_orphaned"])
     with pytest.raises(UserError, match="cannot be corrected"):
         fix.correct(dataset, finding)
@@ -121,8 +121,8 @@ def test_a_second_correction_waits_for_a_check_of_the_first(dataset: Dataset, fa
     key = next(iter(faulty.expected["map_shifted"]))
     assert fix.correct(dataset, BY_NAME["map_shifted"]) == 3
     copy = dataset.sample(key).condition_digest
-    dataset.treatment.undo("nothing")
-    store = Store(dataset.folder)
+    dataset.decisions.undo("nothing")
+    store = CheckStore(dataset.folder)
     store.replace_hits([type(store.hits("map_shifted")[0])("map_inverted", key)], {})
     assert fix.correct(dataset, BY_NAME["map_inverted"]) == 0
     assert dataset.sample(key).condition_digest == copy
@@ -152,29 +152,29 @@ def test_corrected_images_and_captions(workspace: Workspace, tmp_path: Path) -> 
 
 
 def test_what_the_net_sees_is_what_training_reads(dataset: Dataset) -> None:
-    from engine.data.cache import cropped_hint, cropped_image
+    from engine.data.cache import cropped_image, cropped_map
     from engine.data.crop_plan import CropPlan
 
     sample = dataset.sample("images/clean03.png")
     plan = CropPlan(128, "smart")
     crop = plan.crop(sample)
-    image, map = see.seen(dataset, sample, plan)
+    image, map = training_view.view(dataset, sample, plan)
     assert np.array_equal(image, cropped_image(sample, crop))
-    assert map is not None and np.array_equal(map, cropped_hint(dataset.condition_path(sample), crop, False))
-    laid = np.asarray(see.overlay(image, map)).astype(int)
+    assert map is not None and np.array_equal(map, cropped_map(dataset.condition_path(sample), crop, False))
+    laid = np.asarray(training_view.overlay(image, map)).astype(int)
     lines = np.asarray(map)[..., 0] > 200
     assert (laid[..., 0] - laid[..., 1])[lines].mean() > 150 > (laid[..., 0] - laid[..., 1])[~lines].mean()
-    assert see.strip(dataset, sample, plan, 64).size == (3 * 72 - 8, 64)
+    assert training_view.strip(dataset, sample, plan, 64).size == (3 * 72 - 8, 64)
 
 
 def test_two_threads_may_decide_at_once(dataset: Dataset) -> None:
     keys = [sample.key for sample in dataset.samples(0, 20)]
-    threads = [threading.Thread(target=dataset.treatment.exclude, args=([key], "x")) for key in keys]
+    threads = [threading.Thread(target=dataset.decisions.exclude, args=([key], "x")) for key in keys]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(dataset.treatment.decisions.excluded) == set(keys)
+    assert set(dataset.decisions.current.excluded) == set(keys)
 
 
 def test_every_finding_tells_why_it_matters_and_what_to_do() -> None:
@@ -191,4 +191,4 @@ def test_of_two_equal_files_the_one_with_a_caption_stays(workspace: Workspace, t
     (tmp_path / "set" / "b first.txt").write_text("an astronaut", encoding="utf-8")
     dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
     check(dataset, 256)
-    assert [hit.key for hit in Store(dataset.folder).hits("copy")] == ["a copy.png"]
+    assert [hit.key for hit in CheckStore(dataset.folder).hits("copy")] == ["a copy.png"]

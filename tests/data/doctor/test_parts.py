@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from engine.data.doctor import captions, duplicates, names
+from engine.data.doctor import captions, duplicates, names, pairs
 from engine.data.doctor.alignment import TURNS, UNDO, align
 from engine.data.doctor.measure import blur, measure_image
+from engine.data.layouts.model import NO_IMAGE, NO_MAP
+from engine.data.samples import Problem
 
 
 def test_near_pairs_are_those_of_comparing_all_with_all() -> None:
@@ -113,3 +115,15 @@ def test_names_that_one_system_takes_for_one() -> None:
         ("cat.JPG", "Cat.jpg"),
         ("cafe\u0301.png", "caf\u00e9.png"),
     ]
+
+
+def test_problems_in_the_index_of_an_earlier_version_are_recognized() -> None:
+    for sentence, finding in (
+        ("This picture has no condition map.", "map_missing"),
+        (NO_MAP, "map_missing"),
+        ("This condition map has no picture.", "map_orphaned"),
+        (NO_IMAGE, "map_orphaned"),
+    ):
+        found = pairs.of_problem(Problem(Path("a.png"), sentence, "", ""))
+        assert found is not None and found.name == finding
+    assert pairs.of_problem(Problem(Path("a.png"), "The file is empty.", "", "")) is None

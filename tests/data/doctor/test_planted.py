@@ -6,14 +6,14 @@ import pytest
 
 from engine.data.dataset import Dataset
 from engine.data.doctor.check import check
-from engine.data.doctor.store import Store
+from engine.data.doctor.check_store import CheckStore
 from engine.data.scan import scan_folder
 from engine.workspace.paths import Workspace
 from tests.data.doctor import planted
 
 
 def found(dataset: Dataset) -> dict[str, set[str]]:
-    store = Store(dataset.folder)
+    store = CheckStore(dataset.folder)
     return {finding: {hit.key for hit in store.hits(finding)} for finding in store.counts()}
 
 
@@ -47,7 +47,7 @@ def test_every_planted_fault_of_the_pairs_is_found_and_nothing_else(
     dataset = Dataset.create(workspace, kind, scan_folder(faults.folder))
     check(dataset, 200, workers=1)
     compare(found(dataset), faults.expected)
-    said = sorted((hit.key, hit.detail) for hit in Store(dataset.folder).hits("map_shifted"))
+    said = sorted((hit.key, hit.detail) for hit in CheckStore(dataset.folder).hits("map_shifted"))
     for (_, detail), (dx, dy) in zip(said, planted.SHIFTS, strict=True):
         for amount, words in ((dx, ("far right", "far left")), (dy, ("low", "high"))):
             close = [f"{abs(amount) + play} px too {words[amount < 0]}" for play in (-1, 0, 1)]

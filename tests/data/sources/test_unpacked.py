@@ -15,7 +15,7 @@ from PIL import Image
 
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig
-from engine.data.importing import import_source, recognised, suggest_name
+from engine.data.importing import describe_source, import_source, suggest_name
 from engine.data.sources.hub import explain, hub_id
 from engine.data.sources.tars import safe_member
 from engine.errors import UserError
@@ -63,7 +63,7 @@ def test_webdataset_archives_of_img2dataset(
     for number in range(2):
         archive(source / f"{number:05}.tar", shard(photos["coffee"], 10 * number, 3))
         (source / f"{number:05}.parquet").write_bytes(b"what img2dataset notes beside each archive")
-    assert "webdataset" in recognised(str(source))
+    assert "webdataset" in describe_source(str(source))
     result = import_source(workspace, str(source))
     assert (result.name, result.pictures, result.captioned, result.new, result.layout) == (
         "laion", 6, 6, 6, "img2dataset",
@@ -127,8 +127,8 @@ def test_nothing_in_an_archive_gets_out_of_the_folder(
     assert {p for p in tmp_path.rglob("*") if not p.is_relative_to(workspace.root)} == before
     assert not any(p.is_symlink() for p in Path(result.folder).rglob("*"))
     told = " ".join(result.notes)
-    assert f"{len(names) + len(links)} left out: entries that are no plain files" in told
-    assert "1 left out: larger" in told and "2 left out: entries whose names" in told
+    assert f"{len(names) + len(links)} skipped: entries that are not regular files" in told
+    assert "1 skipped: larger" in told and "2 skipped: entries with names" in told
     assert safe_member(tarfile.TarInfo("./00/1.png")) is not None
 
 
@@ -143,7 +143,7 @@ def test_a_cut_archive_gives_what_is_whole_and_an_import_can_be_cancelled(
         import_source(workspace, str(path), token=control.token)
     path.write_bytes(whole[: len(whole) // 2])
     result = import_source(workspace, str(path))
-    assert 1 <= result.pictures < 4 and any("not be read to its end" in note for note in result.notes)
+    assert 1 <= result.pictures < 4 and any("not be read completely" in note for note in result.notes)
     path.write_bytes(whole)
     assert import_source(workspace, str(path)).pictures == 4
     path.write_bytes(b"no archive")
@@ -161,7 +161,7 @@ def test_parquet_files_with_images(workspace: Workspace, tmp_path: Path, photos:
     result = import_source(workspace, str(tmp_path / "00000.parquet"), "files")
     assert (result.pictures, result.captioned, result.paired) == (2, 2, False)
     assert result.notes[0] == "Took images from the column jpg, captions from caption."
-    assert "1 left out: It is not an image" in " ".join(result.notes)
+    assert "1 skipped: It is not an image" in " ".join(result.notes)
 
     folder = tmp_path / "hub" / "data"
     folder.mkdir(parents=True)
@@ -203,7 +203,7 @@ def test_a_dataset_that_was_saved_with_the_library(workspace: Workspace, tmp_pat
     datasets = pytest.importorskip("datasets")
     loaded = datasets.load_dataset("imagefolder", data_dir=str(pairs), split="train", cache_dir=str(tmp_path / "hf"))
     datasets.DatasetDict({"train": loaded}).save_to_disk(str(tmp_path / "saved"))
-    assert "saved" in recognised(str(tmp_path / "saved"))
+    assert "saved" in describe_source(str(tmp_path / "saved"))
     result = import_source(workspace, str(tmp_path / "saved"), config=ImportConfig(max_pictures=3))
     assert (result.pictures, result.captioned, result.paired, result.new) == (3, 3, True, 3)
     sample = Dataset.open(result.folder).samples()[0]
@@ -287,7 +287,7 @@ def test_only_files_of_the_hub_are_streamed_and_as_they_are(
 def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
     error = explain("fusing/fill50k", RuntimeError("Dataset scripts are no longer supported, but found fill50k.py"))
     assert "script" in error.what and "parquet" in error.try_this
-    assert "may be read" in explain("a/b", type("DatasetNotFoundError", (Exception,), {})("x")).what
+    assert "not accessible" in explain("a/b", type("DatasetNotFoundError", (Exception,), {})("x")).what
     assert "connection" in explain("a/b", ConnectionError("offline")).try_this
 
 
@@ -299,7 +299,7 @@ def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
         ("~/b", ""), ("../b", ""),
     ],
 )  # fmt: skip
-def test_what_is_an_id_of_the_hub(place: str, name: str) -> None:
+def test_what_is_an_id_is_hub_path(place: str, name: str) -> None:
     assert hub_id(place) == name
 
 
@@ -326,7 +326,7 @@ def test_two_sources_never_mix_in_one_folder(
 
     with pytest.raises(Cancelled):
         import_source(workspace, str(first), progress=progress, token=control.token)
-    with pytest.raises(UserError, match="half-finished"):
+    with pytest.raises(UserError, match="unfinished"):
         import_source(workspace, str(other))
     import_source(workspace, str(first))
     with pytest.raises(UserError, match="already"):

@@ -16,10 +16,10 @@ from PIL import Image
 
 from engine.data.dataset import Dataset
 from engine.data.import_config import ImportConfig, parse_import
-from engine.data.importing import import_source, recognised
+from engine.data.importing import describe_source, import_source
 from engine.data.sources import download
-from engine.data.sources.download import Fetcher, Pace, is_public, robots_marks
-from engine.data.sources.store import Refused
+from engine.data.sources.download import Fetcher, RateLimit, is_public, robots_marks
+from engine.data.sources.image_store import Refused
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
@@ -70,7 +70,7 @@ def test_a_laion_list_becomes_a_dataset_with_captions_and_sources(
     captions = [f"a {name}" for name in names]
     table = {"URL": urls, "TEXT": captions, "WIDTH": [800, 100, 800, 800], "HEIGHT": [600, 90, 50, 640]}
     parquet.write_table(pyarrow.table(table), tmp_path / "list.parquet")
-    assert recognised(str(tmp_path / "list.parquet")) == "a list of addresses with captions"
+    assert describe_source(str(tmp_path / "list.parquet")) == "a list of addresses with captions"
     result = bring(workspace, tmp_path / "list.parquet", max_aspect=2.0)
     assert (result.pictures, result.captioned, result.new, result.paired) == (3, 3, 3, False)
     assert any("3 of 4 rows pass" in note for note in result.notes)
@@ -98,14 +98,14 @@ def test_what_cannot_be_had_is_listed_with_its_reason_and_the_rest_goes_on(
         server.page("/noindex.png", good, X_Robots_Tag="noindex"): "X-Robots-Tag: noindex",
         server.page("/large.png", good + b"\0" * 1_100_000): "larger than the limit",
         server.page("/endless.png", good + b"\0" * 1_100_000, X_Endless="1"): "larger than the limit",
-        server.page("/small.png", png(photos["coffee"], (40, 64))): "smaller than asked for",
+        server.page("/small.png", png(photos["coffee"], (40, 64))): "smaller than the minimum size",
         server.page("/empty.png", b""): "empty",
         server.page("/error", b"", 503): "503",
-        server.address + "/loop": "without end",
+        server.address + "/loop": "too many redirects",
         server.address + "/file": "not an http or https address",
         "ftp://127.0.0.1/x.png": "not an http or https address",
         "file:///etc/passwd": "not an http or https address",
-        "http://[bad": "its server is not known",
+        "http://[bad": "unknown server",
         "http:///x.png": "not an http or https address",
     }
     path = url_list(tmp_path / "list.csv", [{"url": url, "caption": url} for url in cases])
@@ -214,7 +214,7 @@ def test_private_servers_are_refused_also_after_a_redirect(monkeypatch: pytest.M
 
 def test_requests_to_one_host_are_spread_and_others_need_not_wait() -> None:
     waits: list[float] = []
-    pace = Pace(2.0, waits.append, clock=lambda: 100.0)
+    pace = RateLimit(2.0, waits.append, clock=lambda: 100.0)
     for host in ("a", "a", "b", "a"):
         pace.turn(host)
     assert waits == [0.5, 1.0]

@@ -1,10 +1,10 @@
-"""The folder that fetched images go into: files that were read to their end, and one line about each.
+"""The folder for downloaded or unpacked images: files that were read completely, and a list with one line for each.
 
-    pictures/ab/abcdef0123456789.jpg       named after what it was asked by, so that it is found again
-    pictures/ab/abcdef0123456789.map.png   its condition map, where the source has one
+    pictures/ab/abcdef0123456789.jpg       named by a hash of its address or row, so that it is found again
+    pictures/ab/abcdef0123456789.map.png   its condition map, if the source has one
     pictures/metadata.jsonl                file_name, text, url and conditioning_image_file_name
 
-A line is written after its files are in place: what has a line is whole.
+A line is written after its files, so everything in the list is complete.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ assert set(ENDINGS.values()) <= EXTENSIONS
 
 
 class Refused(Exception):
-    """An image that was not kept; the text is the reason in words."""
+    """An image was not stored. The text is the reason."""
 
 
-def name_for(asked_by: str) -> str:
+def name_for(address: str) -> str:
     """16 hexadecimal digits for an address or a row."""
-    return hashlib.blake2b(asked_by.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return hashlib.blake2b(address.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
-class Store:
-    """Used in one thread, as a context manager: the list is open in between.
+class ImageStore:
+    """Use it in one thread, as a context manager, which keeps the list open.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder is not writable.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("*/.*.tmp"):  # of a try that was ended by force
+        for left in folder.glob("*/.*.tmp"):  # leftovers of a killed process
             left.unlink(missing_ok=True)
         self._present = self._read_list()
         self._list = (folder / METADATA).open("a", encoding="utf-8")
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> ImageStore:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -62,7 +62,7 @@ class Store:
         return name in self._present
 
     def _read_list(self) -> set[str]:
-        """Names in the list. A last line that was cut off by a crash is taken away."""
+        """The names in the list. Removes a last line that was cut off by a crash."""
         path = self.folder / METADATA
         if not path.exists():
             return set()
@@ -81,11 +81,11 @@ class Store:
                 new.write(json.dumps(row, ensure_ascii=False) + "\n")
         return present
 
-    def check(self, name: str, data: bytes, suffix: str = "", min_size: tuple[int, int] = (0, 0)) -> str:
-        """Put a file in place once it was read to its end; returns its name in the list. Any thread may call it.
+    def put_image(self, name: str, data: bytes, suffix: str = "", min_size: tuple[int, int] = (0, 0)) -> str:
+        """Stores an image after reading it completely. Returns its name for the list. Any thread may call this.
 
         Raises:
-            Refused: it is no usable image. OSError: it cannot be written.
+            Refused: it is not a usable image. OSError: it cannot be written.
         """
         place = self.folder / name[:2]
         place.mkdir(exist_ok=True)
@@ -99,23 +99,23 @@ class Store:
             except UserError as error:
                 raise Refused(error.why.rstrip(".")) from error
             if ending is None:
-                raise Refused("a kind of image that is not known here")
+                raise Refused("an unknown image format")
             if seen.width < min_size[0] or seen.height < min_size[1]:
-                raise Refused("smaller than asked for")
+                raise Refused("smaller than the minimum size")
             target = place / f"{name}{suffix}{ending}"
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         return target.relative_to(self.folder).as_posix()
 
-    def note(self, name: str, file_name: str, caption: str, address: str = "", condition: str = "") -> None:
-        """The line of an image whose files are in place."""
+    def add_row(self, name: str, file_name: str, caption: str, address: str = "", condition: str = "") -> None:
+        """Adds the line of an image whose files are stored."""
         row: dict[str, Any] = {"file_name": file_name, "text": caption}
         if address:
             row["url"] = address
         if condition:
             row["conditioning_image_file_name"] = condition
-        # A lone surrogate, as broken encodings leave it, is no text that a file can hold.
+        # Lone surrogates, from broken encodings, cannot be written to a file.
         line = json.dumps(row, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
         self._list.write(line + "\n")
         self._list.flush()

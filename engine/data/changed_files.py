@@ -1,4 +1,4 @@
-"""Whether the images on the disk are still those that were read: deleted and changed files are found and named."""
+"""Finds images that were deleted or changed since the folder was read."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from engine.data.samples import Sample
 from engine.disk.images import digest
 
 MOST = 2000
-"""Images looked at, evenly from all: a set of 100,000 on a slow disk must not hold a start up."""
+"""Most images to check, evenly spread: 100,000 images on a slow disk must not delay a start."""
 PAGE = 500
 
 
 @dataclass(frozen=True)
-class Changed:
+class ChangedFiles:
     looked_at: int
     files: tuple[Path, ...]
-    """Images that are gone or hold something else than when they were read."""
+    """Images that are gone or have another content than when they were read."""
 
     @property
     def sentence(self) -> str:
-        """For people; empty where nothing has changed."""
+        """A warning for the user. Empty if nothing has changed."""
         if not self.files:
             return ""
         return (
-            f"{len(self.files):,} of {self.looked_at:,} images looked at have changed or are gone since the folder "
-            f"was read ({self.files[0].name} is the first). The run goes on with what was prepared of them. To train "
-            "on the new ones, read the folder again on the Dataset tab and start a new run."
+            f"{len(self.files):,} of {self.looked_at:,} checked images have changed or are gone since the folder was "
+            f"read (the first is {self.files[0].name}). The run continues with the prepared data. To train on the "
+            "new images, read the folder again on the Dataset tab and start a new run."
         )
 
 
-def changed_since_read(dataset: Dataset, most: int = MOST) -> Changed:
-    """Look at up to ``most`` images, evenly from all; a file is read only where its size or date is another."""
+def changed_since_read(dataset: Dataset, most: int = MOST) -> ChangedFiles:
+    """Checks up to ``most`` images, evenly spread. Reads a file only if its size or date has changed."""
     total = dataset.index.count()
     stride = max(1, -(-total // most))
     looked, files = 0, []
@@ -43,7 +43,7 @@ def changed_since_read(dataset: Dataset, most: int = MOST) -> Changed:
                 looked += 1
                 if _is_another(sample):
                     files.append(sample.image)
-    return Changed(looked, tuple(files))
+    return ChangedFiles(looked, tuple(files))
 
 
 def _is_another(sample: Sample) -> bool:

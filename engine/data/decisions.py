@@ -1,9 +1,9 @@
-"""What was decided about single images: left out, or replaced by a corrected copy in the dataset's own folder.
+"""Decisions about single images: to exclude them, or to replace them by a corrected copy in the dataset's folder.
 
     DATASET/treatment.sqlite   excluded: key, finding   corrections: key, part, original, value, width, height, finding
     DATASET/corrected/         the copies; the user's own files never change
 
-Every decision can be taken back. A correction holds only for the original that it was made of.
+Every decision can be undone. A correction is used only as long as its original is unchanged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from engine.data.samples import Sample
 from engine.disk.sqlite import connect
 
-TREATMENT = "treatment.sqlite"
+DECISIONS = "treatment.sqlite"
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS excluded (key TEXT PRIMARY KEY, finding TEXT NOT NULL)",
     """CREATE TABLE IF NOT EXISTS corrections (
@@ -31,16 +31,16 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class Correction:
-    """What stands in for a part ("picture", "map" or "caption") of one sample."""
+    """The replacement of a part ("picture", "map" or "caption") of one sample."""
 
     key: str
     part: str
     original: str
-    """Digest of the file, or the caption, that it was made of: of another one it is not used."""
+    """Digest of the original file, or the original caption. If it changes, the correction is not used."""
     value: str
-    """Path of the copy inside the dataset's folder, with forward slashes; or the caption."""
+    """Path of the copy in the dataset's folder, with forward slashes, or the new caption."""
     digest: str
-    """Hash of the copy."""
+    """Hash of the copy's file."""
     bytes: int
     mtime_ns: int
     finding: str
@@ -48,15 +48,15 @@ class Correction:
 
 @dataclass(frozen=True)
 class Decisions:
-    """Everything at one moment."""
+    """All decisions at one moment."""
 
     excluded: dict[str, str] = field(default_factory=dict)
-    """Key -> name of the finding."""
+    """Key of the sample -> name of the finding that it was excluded for."""
     corrections: dict[tuple[str, str], Correction] = field(default_factory=dict)
 
     @property
     def stamp(self) -> str:
-        """Changes with every decision; empty where there is none."""
+        """A hash of all decisions. Empty if there are none."""
         if not self.excluded and not self.corrections:
             return ""
         made = sorted((c.key, c.part, c.original, c.digest or c.value) for c in self.corrections.values())
@@ -64,16 +64,17 @@ class Decisions:
         return hashlib.blake2b(state, digest_size=16).hexdigest()
 
 
-class Treatment:
-    """Any thread may use the object; what another object wrote is seen at the next call."""
+class DecisionStore:
+    """Thread-safe. Sees at the next call what another object has written."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.path = folder / TREATMENT
+        self.path = folder / DECISIONS
         self._read: tuple[Any, Decisions] = (None, Decisions())
 
     @property
-    def decisions(self) -> Decisions:
+    def current(self) -> Decisions:
+        """The decisions. Reads the file only if it has changed."""
         try:
             facts = self.path.stat()
         except FileNotFoundError:
@@ -96,26 +97,26 @@ class Treatment:
             connection.executemany("INSERT OR REPLACE INTO corrections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def undo(self, finding: str) -> int:
-        """Takes back what was decided because of a finding; returns how many decisions those were."""
+        """Undoes the decisions made for a finding. Returns how many there were."""
         with self._connection() as connection:
             tables = ("excluded", "corrections")
             return sum(connection.execute(f"DELETE FROM {t} WHERE finding = ?", (finding,)).rowcount for t in tables)
 
-    def narrow(self, where: tuple[str, tuple[Any, ...]]) -> tuple[str, tuple[Any, ...]]:
-        """An index's condition without the excluded samples."""
-        excluded = self.decisions.excluded
+    def without_excluded(self, where: tuple[str, tuple[Any, ...]]) -> tuple[str, tuple[Any, ...]]:
+        """Adds to a selection of the index that samples are not excluded."""
+        excluded = self.current.excluded
         if not excluded:
             return where
         clause = "key NOT IN (SELECT value FROM json_each(?))"
         return f"{where[0]} AND {clause}" if where[0] else f"WHERE {clause}", (*where[1], json.dumps(list(excluded)))
 
-    def applied(self, sample: Sample) -> Sample:
-        """The sample with its corrections.
+    def apply(self, sample: Sample) -> Sample:
+        """Returns the sample with its corrections.
 
-        A corrected image keeps the original's digest: it holds the very pixels that reading the original gives, so
-        maps and caches made of the original stay right.
+        A corrected image keeps the original's digest: it has exactly the pixels that reading the original gives, so
+        maps and caches of the original stay valid.
         """
-        corrections = self.decisions.corrections
+        corrections = self.current.corrections
         if not corrections:
             return sample
         image, map, words = (corrections.get((sample.key, part)) for part in ("picture", "map", "caption"))
@@ -130,9 +131,9 @@ class Treatment:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """No write-ahead log: the file's modification time shows that something was decided."""
+        """Uses no write-ahead log, so that the file's modification time shows every change."""
         try:
             with connect(self.path, _SCHEMA, wal=False) as connection:
                 yield connection
         finally:
-            self._read = (None, Decisions())  # the clock of a file system may stand still for milliseconds
+            self._read = (None, Decisions())  # timestamps may be too coarse to show the change

@@ -1,6 +1,6 @@
-"""What the doctor knows of a dataset, beside it in doctor.sqlite: figures of every image, and the last findings.
+"""Results of the dataset check, in doctor.sqlite: measurements of every image, and the findings of the last check.
 
-Only a cache: deleting the file costs one check. Decisions are in treatment.sqlite.
+It is only a cache: deleting it costs one check. Decisions are in treatment.sqlite.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SCHEMA = (
         finding TEXT, key TEXT, detail TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (finding, key))""",
     "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
 )
-Measured = tuple[ImageFacts | None, MapFacts | None, str]
-"""Image, map, and the path of a file that cannot be read ("" where both can)."""
+Measurement = tuple[ImageFacts | None, MapFacts | None, str]
+"""Measurements of image and map, and the path of an unreadable file ("" if there is none)."""
 
 
-class Store:
-    """Any thread may use the object."""
+class CheckStore:
+    """Reads and writes the results. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / STORE
@@ -35,14 +35,14 @@ class Store:
         return self.path.exists()
 
     def states(self, keys: Iterable[str]) -> dict[str, str]:
-        """What each of these samples looked like when it was measured."""
+        """The state of the files of these samples when they were measured."""
         with connect(self.path, _SCHEMA) as connection:
             wanted = list(keys)
             marks = ",".join("?" * len(wanted))
             return dict(connection.execute(f"SELECT key, state FROM facts WHERE key IN ({marks})", wanted))
 
-    def keep(self, rows: Iterable[tuple[str, str, Measured]]) -> None:
-        """Notes measurements: (key, state, measured)."""
+    def keep(self, rows: Iterable[tuple[str, str, Measurement]]) -> None:
+        """Stores measurements: (key, state, measurement)."""
         with connect(self.path, _SCHEMA) as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?, ?)",
@@ -52,8 +52,8 @@ class Store:
                 ),
             )
 
-    def measured(self, keys: Iterable[str]) -> dict[str, Measured]:
-        """Measurements of these samples."""
+    def measured(self, keys: Iterable[str]) -> dict[str, Measurement]:
+        """The measurements of these samples."""
         wanted = list(keys)
         marks = ",".join("?" * len(wanted))
         with connect(self.path, _SCHEMA) as connection:
@@ -64,7 +64,7 @@ class Store:
             }
 
     def replace_hits(self, hits: Iterable[Hit], about: dict[str, str]) -> None:
-        """The findings of a check that has come to its end; readers see the old ones or these."""
+        """Replaces the findings after a complete check, in one transaction."""
         with connect(self.path, _SCHEMA) as connection:
             connection.execute("DELETE FROM hits")
             connection.executemany(
@@ -74,7 +74,7 @@ class Store:
             connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", about.items())
 
     def counts(self) -> dict[str, int]:
-        """Name of the finding -> how many."""
+        """Name of the finding -> number of hits."""
         with connect(self.path, _SCHEMA) as connection:
             return dict(connection.execute("SELECT finding, COUNT(*) FROM hits GROUP BY finding"))
 
@@ -87,6 +87,6 @@ class Store:
         return [Hit(*row) for row in rows]
 
     def about(self) -> dict[str, str]:
-        """Of the last finished check: when, resolution, images."""
+        """Facts about the last complete check: when, resolution, number of images."""
         with connect(self.path, _SCHEMA) as connection:
             return dict(connection.execute("SELECT name, value FROM about"))
