@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     workspace = Workspace(options.workspace)
     with WorkspaceLock(workspace, "its window") as lock:
         port = choose_port(host, options.port)
-        lock.tell(f"http://{LOOPBACK}:{port}")
+        lock.set_address(f"http://{LOOPBACK}:{port}")
         return open_window(options, workspace, host, port)
 
 

@@ -1,1 +1,1 @@
-"""What helps when something is wrong: doctor, problem reports."""
+"""Help with problems: the state of the installation, and problem reports."""

@@ -1,4 +1,4 @@
-"""What this machine has and what is wrong, in words, for the window and the command line."""
+"""A text about this machine and what is wrong with it, for the command "doctor"."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PACKAGES = (
     "opencv-python-headless",
     "pillow",
 )
-OPTIONAL = {"bitsandbytes": "8-bit optimizers", "xformers": "another attention; torch's own is used without it"}
+OPTIONAL = {"bitsandbytes": "8-bit optimizers", "xformers": "attention; torch's own is used without it"}
 LOW_DISK_BYTES = 10 * GIB
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, "not installed" where it is missing."""
+    """Versions of the app, Python and packages by name; "not installed" for missing packages."""
     found = {"ControlNet Studio": VERSION, "Python": platform.python_version()}
     for name in (*PACKAGES, *OPTIONAL):
         try:
@@ -36,7 +36,7 @@ def versions() -> dict[str, str]:
 
 
 def problems(workspace: Workspace) -> list[str]:
-    """What is wrong, with what to do about it; empty where all is well."""
+    """A sentence for each problem, with what to do about it."""
     found = []
     hardware = detect()
     if hardware.banner:
@@ -54,7 +54,7 @@ def problems(workspace: Workspace) -> list[str]:
 
 
 def report(workspace: Workspace) -> str:
-    """The whole report as text."""
+    """The report as text."""
     hardware = detect()
     lines = [
         f"System      {platform.system()} {platform.release()}",

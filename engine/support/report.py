@@ -1,4 +1,4 @@
-"""The report of a problem, to be copied: versions, card, settings, the log's end; with private words or without."""
+"""The report of a problem, to be copied: versions, card, settings, end of the log; with or without private data."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from engine.support.scrub import caption_in, private_words, scrub
 from engine.workspace.paths import Workspace
 
 LOG_LINES = 30
-UNTOLD = ("name", "data.dataset", "version")
-"""Settings that only say what the user calls things."""
+LEFT_OUT = ("name", "data.dataset", "version")
+"""Settings that only hold names the user has chosen."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Both as plain text."""
+    """A problem report as plain text, in two versions."""
 
     public: str
     """Without folders, file names, captions and names."""
-    whole: str
+    full: str
     """With them."""
 
 
 def compose(failure: Failure, workspace: Workspace, snapshot: JobSnapshot, run_name: str = "") -> Report:
-    """The report of a failure, with the settings and the log of a run where there is one."""
+    """Compose the report of a failure, with the settings and the log of a run if there is one."""
     run = _open(workspace, run_name)
-    whole = "\n".join(_lines(failure, snapshot, run)).rstrip()
-    return Report(scrub(whole, _known(workspace, snapshot, run, whole)), whole)
+    full = "\n".join(_lines(failure, snapshot, run)).rstrip()
+    return Report(scrub(full, _private_strings(workspace, snapshot, run, full)), full)
 
 
 def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str]:
@@ -64,12 +64,12 @@ def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str
 
 
 def _settings(config: RunConfig) -> str:
-    """``train.steps=500, ...``."""
+    """The settings that are not at their default: ``train.steps=500, ...``."""
     default: dict[str, Any] = flatten(RunConfig().model_dump(mode="json"))
     changed = {
         key: value
         for key, value in flatten(config.model_dump(mode="json")).items()
-        if key not in UNTOLD and value != default.get(key)
+        if key not in LEFT_OUT and value != default.get(key)
     }
     return ", ".join(f"{key}={value}" for key, value in changed.items()) or "none"
 
@@ -80,26 +80,26 @@ def _open(workspace: Workspace, run_name: str) -> Run | None:
     try:
         return Run(workspace.runs / run_name)
     except UserError:
-        return None  # damaged: the rest of the report says so
+        return None  # damaged; the failure says so
 
 
-def _known(workspace: Workspace, snapshot: JobSnapshot, run: Run | None, text: str) -> list[tuple[str, str]]:
-    """Private words that can be told apart only by knowing them."""
-    known = [(platform.node(), "<computer>")]
-    known += [(name, "<dataset>") for name in workspace.dataset_names()]
-    known += [(folder.name, "<run>") for folder in workspace.run_folders()]
+def _private_strings(workspace: Workspace, snapshot: JobSnapshot, run: Run | None, text: str) -> list[tuple[str, str]]:
+    """Names and captions of this workspace that are in the text, with their replacements."""
+    found = [(platform.node(), "<computer>")]
+    found += [(name, "<dataset>") for name in workspace.dataset_names()]
+    found += [(folder.name, "<run>") for folder in workspace.run_folders()]
     if run is not None:
-        known += [(run.config.name, "<run>"), (run.config.model.controlnet, "<path>")]
+        found += [(run.config.name, "<run>"), (run.config.model.controlnet, "<path>")]
         base = run.config.model.base
         if (workspace.models / base).exists() or Path(base).expanduser().exists():
-            known.append((base, "<a model of the user's>"))
+            found.append((base, "<a model of the user's>"))
     for image in snapshot.preview.captions if snapshot.preview else ():
-        known += caption_in(image, text)
-    return known + list(private_words(_datasets(workspace), text))
+        found += caption_in(image, text)
+    return found + list(private_words(_datasets(workspace), text))
 
 
 def _datasets(workspace: Workspace) -> list[Dataset]:
-    """Those that can be opened; a damaged one may be what the report is about."""
+    """All datasets that can be opened. A damaged one may be what the report is about."""
     found = []
     for name in workspace.dataset_names():
         try:

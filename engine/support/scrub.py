@@ -1,6 +1,6 @@
-"""Taking what is private out of a text: folders, file names, captions, names of datasets, addresses.
+"""Removes private data from a text: folders, file names, captions, names of datasets, addresses.
 
-Where it is in doubt, too much is taken out: a report is read by strangers.
+In doubt too much is removed: strangers read the report.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from engine.data.dataset import Dataset
 from engine.workspace.paths import APP_FOLDER
 
 SHORTEST = 3
-"""Letters: a shorter name or caption would be found in every other word."""
+"""Characters. A shorter name or caption would be found inside other words."""
 HEAD = 24
-"""So many letters of a caption are enough to know it by: messages may cut it short."""
+"""Characters of a caption that are enough to recognise it: messages may cut it short."""
 PAGE = 2000
 ENDINGS = "png jpe?g webp bmp tiff? gif txt caption json jsonl csv parquet safetensors ckpt pth pt bin zip tar gz 7z"
 OWN_FILES = frozenset(
@@ -33,16 +33,16 @@ OWN_FILES = frozenset(
     )
     + ("config.json", "model_index.json", "diffusion_pytorch_model.safetensors", "optimizer.safetensors")
 )
-"""Names that the app gives: every workspace has them."""
+"""File names that the app gives, the same in every workspace."""
 QUOTED = re.compile(r"""(["'])((?:[A-Za-z]:[\\/]|\\\\|/|~[\\/])[^"'\n]*)\1""")
 BARE = re.compile(r"(?<![\w.<>/\\-])(?:[A-Za-z]:[\\/]|\\\\|/(?=\w|\.)|~[\\/])[^\n]*")
-"""From where a path begins to the end of the line; ``_path_end`` says where it ends."""
+"""From the beginning of a path to the end of the line; ``_replace_bare`` finds the end of the path."""
 FILE = re.compile(rf"[^\s\"'/\\<>()]+\.({'|'.join(ENDINGS.split())})\b", re.IGNORECASE)
 ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
 
 
 def private_words(datasets: Iterable[Dataset], text: str) -> Iterator[tuple[str, str]]:
-    """(what stands in the text, what to put there) for captions and file names of these datasets."""
+    """Yield (string in the text, replacement) for captions and file names of these datasets."""
     for dataset in datasets:
         total = dataset.index.count()
         for offset in range(0, total, PAGE):
@@ -60,7 +60,7 @@ def _file_names(key: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def caption_in(caption: str, text: str) -> Iterator[tuple[str, str]]:
-    """The caption, or as much of its beginning as stands in the text, wherever it does."""
+    """Yield (string in the text, replacement) for each place with the caption, or with its beginning."""
     caption = caption.strip()
     head = caption[:HEAD]
     start = text.find(head) if len(caption) >= SHORTEST else -1
@@ -73,23 +73,27 @@ def caption_in(caption: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def scrub(text: str, known: Iterable[tuple[str, str]] = ()) -> str:
-    """The text without paths, file names, addresses and what is ``known`` to be private: (words, what to put there)."""
-    text = _shorten_our_own(text)
-    for words, instead in sorted(set(known), key=lambda pair: -len(pair[0])):
-        if len(words) >= SHORTEST:
-            text = re.sub(rf"(?<!\w){re.escape(words)}(?!\w)", instead, text)
+    """Return the text without paths, file names and addresses.
+
+    Args:
+        known: further private strings, as (string, replacement).
+    """
+    text = _shorten_code_paths(text)
+    for string, replacement in sorted(set(known), key=lambda pair: -len(pair[0])):
+        if len(string) >= SHORTEST:
+            text = re.sub(rf"(?<!\w){re.escape(string)}(?!\w)", replacement, text)
     text = ADDRESS.sub("<address>", text)
-    text = QUOTED.sub(lambda found: f"{found[1]}{_instead(found[2])}{found[1]}", text)
-    text = BARE.sub(lambda found: _bare(found[0]), text)
+    text = QUOTED.sub(lambda found: f"{found[1]}{_placeholder(found[2])}{found[1]}", text)
+    text = BARE.sub(lambda found: _replace_bare(found[0]), text)
     text = FILE.sub(lambda found: found[0] if found[0] in OWN_FILES else f"<file>.{found[1].lower()}", text)
-    for name in {getpass_user(), Path.home().name}:
+    for name in {account_name(), Path.home().name}:
         if len(name) >= SHORTEST:
             text = re.sub(rf"\b{re.escape(name)}\b", "<user>", text)
     return text
 
 
-def _shorten_our_own(text: str) -> str:
-    """Files of the app and of Python's packages say nothing private, and a traceback is worth nothing without them."""
+def _shorten_code_paths(text: str) -> str:
+    """Shorten paths of the app's and Python's own files. They are not private, and a traceback needs them."""
     for folder, short in (
         (sysconfig.get_path("purelib"), "site-packages"),
         (sysconfig.get_path("platlib"), "site-packages"),
@@ -101,24 +105,24 @@ def _shorten_our_own(text: str) -> str:
     return text
 
 
-def _instead(path: str) -> str:
-    """A path's stand-in: that it was one, and of what kind."""
+def _placeholder(path: str) -> str:
+    """The replacement of a path: "<path>" with the file ending."""
     ending = re.search(r"\.\w{1,12}$", path)
     return f"<path>{ending[0].lower() if ending else ''}"
 
 
-def _bare(rest: str) -> str:
-    """``rest`` begins with a path that may hold spaces: it ends at the last file ending or the last slash's word."""
+def _replace_bare(rest: str) -> str:
+    """Replace the path at the beginning of ``rest``. It may hold spaces: it ends with a file ending or a word."""
     folders = re.match(r".*[\\/]", rest)
     head = folders.end() if folders else 0
     tail = rest[head:]
     file = re.match(r"[^\n\"']*\.\w{1,12}\b|[^\s\"':,;)]*", tail)
     end = head + (file.end() if file else 0)
-    return _instead(rest[:end].rstrip(".")) + rest[end:]
+    return _placeholder(rest[:end].rstrip(".")) + rest[end:]
 
 
-def getpass_user() -> str:
-    """The name of the account; empty where the system does not say."""
+def account_name() -> str:
+    """The name of the user's account. Empty if the system does not tell."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):

@@ -1,8 +1,8 @@
-"""One workspace is open in one app at a time: a file in it says which; one that nobody holds any more is taken over.
+"""Locks a workspace, so that only one app has it open at a time.
 
-The file holds the owner's process number, when that process began, and the computer's name. An owner that was killed
-leaves the file behind; it counts as left when no process of that number and age is there. Whether an owner on another
-computer (a workspace on a shared disk) still lives cannot be told from here, so that it is never taken over.
+A file in the workspace holds the owner's process id, the start time of that process, and the computer's name. An owner
+that was killed leaves the file behind; it is stale if there is no process with that id and start time. Whether an owner
+on another computer (a workspace on a shared disk) is alive cannot be found out, so its lock is never taken over.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from engine.workspace.paths import Workspace
 
 FILE = "in-use.json"
 SAME_START_SECONDS = 2.0
-TAKING_SECONDS = 20.0
+ACQUIRE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a workspace, as its file says."""
+    """The owner of a workspace, as the lock file names it."""
 
     pid: int
     started: str
-    """When the process began, in this system's own measure (see ``process_start``); empty: not known."""
+    """Start of the process in the system's own unit (see ``process_start``). Empty: not known."""
     host: str
     since: str
     doing: str
-    """What it is, for people: the window, or a command."""
+    """What has the workspace open, for messages: the window, or a command."""
     address: str = ""
-    """Where the window answers."""
+    """Address of the window."""
     mark: str = ""
-    """Another for every taking."""
+    """A new random value for every lock."""
 
     @property
     def here(self) -> bool:
-        """On this computer."""
+        """Whether the owner is on this computer."""
         return self.host == platform.node()
 
     @property
     def alive(self) -> bool:
-        """Whether it may still have the workspace: a process of this number and age; of another computer, always."""
+        """Whether the owner's process still runs. Always True for another computer."""
         if not self.here:
             return True
         now = process_start(self.pid)
@@ -86,10 +86,10 @@ class InUse(UserError):
 
 
 class WorkspaceLock:
-    """Held from ``take`` to ``release``; also a context manager around the two.
+    """The lock of a workspace, held from ``acquire`` to ``release``. Also a context manager.
 
     Args:
-        doing: what has the workspace, for the message that another app shows.
+        doing: what opens the workspace, for the message that another app shows.
     """
 
     def __init__(self, workspace: Workspace, doing: str) -> None:
@@ -104,14 +104,14 @@ class WorkspaceLock:
             mark=uuid.uuid4().hex,
         )
 
-    def take(self) -> WorkspaceLock:
-        """Hold the workspace.
+    def acquire(self) -> WorkspaceLock:
+        """Lock the workspace.
 
         Raises:
-            InUse: another app has it. UserError: the file cannot be written.
+            InUse: another app has locked it. UserError: the file cannot be written.
         """
         try:
-            with self._one_at_a_time():
+            with self._exclusively():
                 owner = self._read()
                 if owner is not None and owner.alive:
                     raise InUse(owner, self._root)
@@ -129,16 +129,16 @@ class WorkspaceLock:
         return self
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        """Look and write in one go: under the system's own lock on a file, which ends with its process.
+    def _exclusively(self) -> Iterator[None]:
+        """Check and write the lock file without a race, under a lock of the system, which ends with its process.
 
         Raises:
-            Timeout: others hold it for long.
+            Timeout: other apps hold that lock for long.
         """
-        guard = FileLock(self._path.with_name(f".{FILE}-taking"), timeout=TAKING_SECONDS)
+        guard = FileLock(self._path.with_name(f".{FILE}-taking"), timeout=ACQUIRE_SECONDS)
         try:
             guard.acquire()
-        except NotImplementedError:  # a network share without such locks: whoever is quicker has it
+        except NotImplementedError:  # a network share without such locks: a race between two apps is possible
             yield
             return
         try:
@@ -146,13 +146,13 @@ class WorkspaceLock:
         finally:
             guard.release()
 
-    def tell(self, address: str) -> None:
-        """Add where the window answers, for whoever comes second."""
+    def set_address(self, address: str) -> None:
+        """Add the window's address, for the message that another app shows."""
         self._owner = Owner(**{**asdict(self._owner), "address": address})
         atomic_write_text(self._path, self._text())
 
     def release(self) -> None:
-        """Give the workspace back, if it is still held by this app. A disk that is gone is no fault here."""
+        """Unlock the workspace, if this app still holds the lock. A disk that is gone is only reported."""
         found = self._read()
         if found is not None and found.mark == self._owner.mark:
             try:
@@ -161,7 +161,7 @@ class WorkspaceLock:
                 print(f"{self._path} could not be removed: {error.strerror or error}", file=sys.stderr)
 
     def __enter__(self) -> WorkspaceLock:
-        return self.take()
+        return self.acquire()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.release()
@@ -170,7 +170,7 @@ class WorkspaceLock:
         return json.dumps(asdict(self._owner), indent=2, ensure_ascii=False)
 
     def _read(self) -> Owner | None:
-        """What the file says; None where it is not there or says nothing that can be read."""
+        """The owner in the lock file. None if there is no file, or it cannot be read."""
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             return Owner(**{**found, "pid": int(found["pid"])})
@@ -179,10 +179,10 @@ class WorkspaceLock:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process began; None where there is none, or only what an ended one leaves (a zombie).
+    """When a process started. None if there is no such process, or it is a zombie.
 
-    On Linux in clock ticks since the system's start, with that start's id: a clock that is set anew changes neither.
-    Elsewhere in seconds, as the system keeps them.
+    On Linux in clock ticks since boot, with the id of that boot: setting the clock changes neither. Elsewhere in
+    seconds since the epoch. Empty if the process exists but its start cannot be read.
     """
     try:
         process = psutil.Process(pid)
@@ -191,16 +191,16 @@ def process_start(pid: int) -> str | None:
         if sys.platform == "linux":
             ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-            return f"{boot} {ticks[19]}"  # field 22 of proc(5), counted from behind the name
+            return f"{boot} {ticks[19]}"  # field 22 of proc(5), counted after the name
         return f"{process.create_time():.2f}"
     except psutil.NoSuchProcess:
         return None
     except (psutil.AccessDenied, OSError, IndexError):
-        return ""  # it is there, and that is all that can be told
+        return ""  # it exists, and that is all that is known
 
 
 def same_start(now: str, recorded: str) -> bool:
-    """Whether two answers of ``process_start`` mean the same process; one that says nothing may."""
+    """Whether two results of ``process_start`` may mean the same process; an empty one may mean any."""
     if not now or now == recorded:
         return True
     try:

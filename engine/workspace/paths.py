@@ -1,4 +1,4 @@
-"""Where datasets, runs, caches and models live. The only owner of paths."""
+"""Where datasets, runs, caches and models are stored. No other module knows these paths."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"
 
 
 class Workspace:
-    """A folder of the user's that the app fills.
+    """The folder with everything that the user makes with the app.
 
     Raises:
-        UserError: the folder cannot be made or written.
+        UserError: the folder cannot be created or written.
     """
 
     def __init__(self, root: Path | str | None = None) -> None:
@@ -52,7 +52,7 @@ class Workspace:
 
     @property
     def presets(self) -> Path:
-        """The user's own, made when there is one."""
+        """The user's own presets. The folder is made with the first of them."""
         return self.root / "presets"
 
     @property
@@ -61,23 +61,23 @@ class Workspace:
 
     @property
     def outputs(self) -> Path:
-        """Images made in Try it."""
+        """Images drawn on the Try it tab."""
         return self.root / "outputs"
 
     @property
     def temporary(self) -> Path:
-        """Uploads, and copies of images that the page was shown."""
+        """Uploads, and copies of images that the page shows."""
         return self.root / "temporary"
 
     def dataset_folder(self, name: str) -> Path:
         return self.datasets / safe_name(name)
 
     def dataset_names(self) -> list[str]:
-        """Datasets of this workspace, by name."""
+        """Names of the datasets, sorted."""
         return sorted(p.parent.name for p in self.datasets.glob("*/dataset.json"))
 
     def new_run(self, name: str) -> Path:
-        """A fresh folder runs/DATE_NAME, never one that exists."""
+        """Create a new folder runs/DATE_NAME, with a number if that exists."""
         stem = f"{time.strftime('%Y-%m-%d')}_{safe_name(name or 'run')}"
         for number in range(1, 10_000):
             folder = self.runs / (stem if number == 1 else f"{stem}-{number}")
@@ -89,11 +89,11 @@ class Workspace:
         raise AssertionError("ten thousand runs of one name in one day")
 
     def run_folders(self) -> list[Path]:
-        """Folders of runs, newest first."""
+        """Folders of all runs, newest first."""
         return sorted((p.parent for p in self.runs.glob("*/run.json")), key=lambda p: p.stat().st_mtime, reverse=True)
 
     def run_folder(self, name: str) -> Path:
-        """The run of that folder name.
+        """The folder of a run by its name.
 
         Raises:
             UserError: there is none.
@@ -106,10 +106,10 @@ class Workspace:
         )
 
     def locate_base(self, base: str) -> str:
-        """What the families load: the folder of the demo base, of a model of the user's, or a hub id as it is.
+        """The path of a base model: the demo base, a file or folder of the user's; or its Hugging Face id, unchanged.
 
         Raises:
-            UserError: it looks like a folder or file and is not there.
+            UserError: there is no such base model.
         """
         if base == "demo":
             if not (DEMO_BASE / "model_index.json").exists():
@@ -135,7 +135,7 @@ class Workspace:
 
 
 def safe_name(name: str) -> str:
-    """A file name that every system takes, from what a person typed. Never empty, at most 60 characters."""
+    """A file name that every system accepts, from what the user typed. Never empty, at most 60 characters."""
     cleaned = re.sub(r"[^\w.-]+", "-", name.strip(), flags=re.UNICODE).strip(". -")[:60].strip(". -")
     if not cleaned or cleaned.split(".")[0].lower() in RESERVED:
         cleaned = f"my-{cleaned}" if cleaned else "unnamed"

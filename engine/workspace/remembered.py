@@ -1,4 +1,4 @@
-"""What the window remembers between two starts, such as the folder of the user's ComfyUI. Never a token."""
+"""Inputs that the window remembers between two starts, such as the folder of ComfyUI. Never a token."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ KEYS = ("comfyui", "a1111", "hub_repository")
 
 
 def remembered(workspace: Workspace) -> dict[str, str]:
-    """Everything remembered; empty where nothing is, or the file is damaged."""
+    """All remembered values. Empty if there are none, or the file is damaged."""
     try:
         found: Any = json.loads((workspace.root / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # nothing here is worth an error: it is typed again
+        return {}  # not worth an error: the user types it again
     return {key: str(found[key]) for key in KEYS if key in found} if isinstance(found, dict) else {}
 
 
 def remember(workspace: Workspace, **values: str) -> None:
-    """Keep these values beside the earlier ones.
+    """Store these values, in addition to earlier ones.
 
     Raises:
         UserError: the workspace cannot be written.

@@ -129,8 +129,8 @@ def test_learning_in_ram_is_the_same_learning(new_run: RunFactory, ready_workspa
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "a base that learns"),
-        ({"optim": {"offload": True, "optimizer": "adamw8bit"}}, "compute on the card"),
+        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "a base that is trained"),
+        ({"optim": {"offload": True, "optimizer": "adamw8bit"}}, "need their state on the card"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: dict, word: str) -> None:

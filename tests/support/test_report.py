@@ -14,6 +14,7 @@ from engine.config import RunConfig
 from engine.data.caption_store import CaptionStore
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
+from engine.disk.sqlite import connect
 from engine.errors import UserError
 from engine.jobs.events import Message, PreviewMade
 from engine.jobs.faults import describe_crash
@@ -42,7 +43,7 @@ def run(
     (folder / "images" / "00.txt").unlink()
     (folder / "images" / "rex am see.txt").write_text(CAPTION, encoding="utf-8")
     dataset = Dataset.create(workspace, "mustermann-dogs", scan_folder(folder))
-    with CaptionStore(dataset.folder)._connection() as connection:
+    with connect(CaptionStore(dataset.folder).path) as connection:
         connection.execute("INSERT INTO edits VALUES (?, ?)", (dataset.samples()[1].key, "Uncle Herbert waving"))
     settings = {"data.dataset": "mustermann-dogs", "train.steps": 77, "model.base": str(APP_FOLDER / "engine/demo")}
     config = make_config(**settings).model_copy(update={"name": "herberts net"})
@@ -98,7 +99,7 @@ def test_what_helps_is_in_it(run: Run, workspace: Workspace) -> None:
 
 def test_the_whole_report_has_it_all(run: Run, workspace: Workspace) -> None:
     failure, snapshot = failed(run)
-    whole = compose(failure, workspace, snapshot, run.name).whole
+    whole = compose(failure, workspace, snapshot, run.name).full
     for words in (CAPTION, HOME, "https://nas.mustermann.example", "a secret prompt of mine"):
         assert words in whole
 

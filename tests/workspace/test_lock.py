@@ -21,13 +21,13 @@ from engine.workspace.paths import APP_FOLDER, Workspace
 
 HOLDER = (
     "import sys; from engine.workspace.paths import Workspace; from engine.workspace.lock import WorkspaceLock;"
-    "WorkspaceLock(Workspace(sys.argv[1]), 'the window').take(); print('held', flush=True); sys.stdin.read()"
+    "WorkspaceLock(Workspace(sys.argv[1]), 'the window').acquire(); print('held', flush=True); sys.stdin.read()"
 )
 
 
 def written(workspace: Workspace, **changes: Any) -> Path:
     """The file as this process would write it, with some entries changed."""
-    lock = WorkspaceLock(workspace, "the window").take()
+    lock = WorkspaceLock(workspace, "the window").acquire()
     path = workspace.root / FILE
     about = json.loads(path.read_text(encoding="utf-8"))
     lock.release()
@@ -37,10 +37,10 @@ def written(workspace: Workspace, **changes: Any) -> Path:
 
 @pytest.mark.answers('"This workspace is open already"')
 def test_it_is_held_until_it_is_released(workspace: Workspace) -> None:
-    first = WorkspaceLock(workspace, "the window").take()
-    first.tell("http://127.0.0.1:7860")
+    first = WorkspaceLock(workspace, "the window").acquire()
+    first.set_address("http://127.0.0.1:7860")
     with pytest.raises(InUse) as caught:
-        WorkspaceLock(workspace, "the command train").take()
+        WorkspaceLock(workspace, "the command train").acquire()
     error = caught.value
     assert "open already" in error.what and "--workspace" in error.try_this
     assert "the window at http://127.0.0.1:7860" in error.why and str(os.getpid()) in error.why
@@ -56,7 +56,7 @@ def test_a_refused_one_gives_nothing_back(workspace: Workspace) -> None:
     with WorkspaceLock(workspace, "the window"):
         second = WorkspaceLock(workspace, "the window")
         with pytest.raises(InUse):
-            second.take()
+            second.acquire()
         second.release()
         assert (workspace.root / FILE).exists()
 
@@ -71,7 +71,7 @@ def test_the_workspace_of_a_killed_app_is_taken_over(workspace: Workspace) -> No
     try:
         assert child.stdout.readline().strip() == "held"
         with pytest.raises(InUse) as caught:
-            WorkspaceLock(workspace, "the window").take()
+            WorkspaceLock(workspace, "the window").acquire()
         assert caught.value.owner.pid == child.pid
     finally:
         child.kill()  # and it is not waited for: on Linux a zombie of that number is still there
@@ -93,14 +93,14 @@ def test_another_process_of_the_same_number_is_not_the_owner(workspace: Workspac
 def test_an_owner_of_unknown_age_counts_as_alive(workspace: Workspace) -> None:
     written(workspace, started="", mark="old")
     with pytest.raises(InUse):
-        WorkspaceLock(workspace, "the window").take()
+        WorkspaceLock(workspace, "the window").acquire()
 
 
 @pytest.mark.answers('"This workspace is open already"')
 def test_a_workspace_that_another_computer_has_is_never_taken_over(workspace: Workspace) -> None:
     path = written(workspace, host="attic", pid=999_999, mark="old")
     with pytest.raises(InUse, match="another computer") as caught:
-        WorkspaceLock(workspace, "the window").take()
+        WorkspaceLock(workspace, "the window").acquire()
     assert "attic" in caught.value.why and str(path) in caught.value.try_this
     assert platform.node() != "attic"
 
@@ -121,7 +121,7 @@ def test_of_many_at_once_one_gets_it(workspace: Workspace) -> None:
     def attempt() -> None:
         ready.wait(10)
         try:
-            WorkspaceLock(workspace, "the window").take()
+            WorkspaceLock(workspace, "the window").acquire()
             outcomes.append("held")
         except UserError as error:
             outcomes.append(error.what)
@@ -141,7 +141,7 @@ def test_a_share_without_file_locks_will_do(workspace: Workspace, monkeypatch: p
 
     monkeypatch.setattr(FileLock, "acquire", refuse)
     with WorkspaceLock(workspace, "the window"), pytest.raises(InUse):
-        WorkspaceLock(workspace, "the window").take()
+        WorkspaceLock(workspace, "the window").acquire()
 
 
 def test_a_folder_that_cannot_be_written_is_told(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +150,7 @@ def test_a_folder_that_cannot_be_written_is_told(workspace: Workspace, monkeypat
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(UserError, match="Permission denied"):
-        WorkspaceLock(workspace, "the window").take()
+        WorkspaceLock(workspace, "the window").acquire()
 
 
 def test_the_age_of_a_process() -> None:

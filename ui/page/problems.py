@@ -129,7 +129,7 @@ def problem_html(failure: Failure | None, report: Report | None = None) -> str:
         f"<p><b>Why:</b> {escape(failure.why)}</p>"
         f"<p><b>What to try:</b> {escape(failure.try_this)}</p>"
         "<details><summary>Report for the developers: versions, graphics card, settings, end of the log</summary>"
-        f"<pre>{escape(report.public)}</pre><pre hidden>{escape(report.whole)}</pre>"
+        f"<pre>{escape(report.public)}</pre><pre hidden>{escape(report.full)}</pre>"
         f'<button type="button" class="copy" onclick="{COPY_REPORT}">Copy the report</button> '
         f'<label><input type="checkbox" onchange="{CHOOSE_REPORT}"> include my folders, file names and captions</label>'
         "</details>"
