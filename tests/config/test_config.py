@@ -18,7 +18,7 @@ BOUNDED = {
 }
 
 
-@pytest.mark.answers("Batch size, accumulation, effective batch?")
+@pytest.mark.answers("Batch size, gradient accumulation, effective batch size?")
 def test_every_setting_has_a_title_and_a_hint() -> None:
     for section in SECTIONS:
         for name, field in fields(section).items():

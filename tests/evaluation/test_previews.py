@@ -64,7 +64,7 @@ def preview(models: Models, dataset: Dataset, folder: Path, **changes: Any) -> A
     return make_previews(models, PreviewRequest(**(given | {"out_folder": folder} | changes)), **runtime)
 
 
-@pytest.mark.answers("No validation images appear")
+@pytest.mark.answers("There are no validation images")
 def test_it_writes_images_rows_and_scores(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     record = preview(models, dataset, tmp_path)
     names = sorted(path.name for path in record.folder.iterdir())

@@ -45,7 +45,7 @@ def weights_of(file: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True) if file.suffix == ".pth" else load_file(file)
 
 
-@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the net?")
+@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 @pytest.mark.parametrize("format", NAMES)
 def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, format: str, precision: Any) -> None:

@@ -73,7 +73,7 @@ def test_the_check_of_an_xl_net_reads_sizes_and_pooled_text(leave: Any) -> None:
         self_check.check(replace(source, tensors=deaf), source.config, deaf)
 
 
-@pytest.mark.answers("Does my net work with other models of the same family?")
+@pytest.mark.answers("Does my ControlNet work with other models of the same family?")
 @pytest.mark.parametrize(("name", "other"), [("tiny_sdxl", "tiny_base"), ("tiny_base", "tiny_sdxl")])
 def test_a_net_of_another_family_is_refused_by_name(
     leave: Any, request: pytest.FixtureRequest, tmp_path: Path, name: str, other: str

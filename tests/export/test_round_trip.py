@@ -33,7 +33,7 @@ def trained(ready_workspace: Workspace, new_run: RunFactory) -> Run:
     return run
 
 
-@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the net?")
+@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
 def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
     chosen = [Variant("half", "single_file", "fp16"), Variant("lora", "control_lora", "fp16", 32)]
     told: list[str] = []

@@ -196,7 +196,7 @@ def test_weights_that_are_not_numbers_are_refused(
         session.generate([changed(request_, controlnet=broken)])
 
 
-@pytest.mark.answers("Can I pause? Resume from where?")
+@pytest.mark.answers("Can I pause? Where does it resume from?")
 def test_a_checkpoint_folder_stands_for_its_net(
     session: TrySession, request_: TryRequest, loud_controlnet: Path, tmp_path: Path
 ) -> None:

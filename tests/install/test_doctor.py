@@ -60,7 +60,7 @@ def test_an_interrupted_installation_is_told(installed: Layout, cards: dict[str,
     assert "installation" in problems(installed)
 
 
-@pytest.mark.answers("It trains on the processor although there is a card")
+@pytest.mark.answers("It trains on the processor although there is a graphics card")
 def test_a_cpu_build_over_a_card_is_told(installed: Layout, cards: dict[str, GpuReport]) -> None:
     cards["report"] = CARD
     found = problems(installed)

@@ -18,7 +18,7 @@ def card(capability: tuple[int, int] | None, driver: tuple[int, ...], memory: in
     return Gpu(name, memory, driver, capability)
 
 
-@pytest.mark.answers("It trains on the processor although there is a card")
+@pytest.mark.answers("It trains on the processor although there is a graphics card")
 @pytest.mark.parametrize("system", ["linux", "win32"])
 @pytest.mark.parametrize(
     ("capability", "driver", "build"),
@@ -56,7 +56,7 @@ def test_a_card_out_of_support_is_not_sent_after_a_driver() -> None:
     assert "drivers" not in words
 
 
-@pytest.mark.answers("It trains on the processor although there is a card")
+@pytest.mark.answers("It trains on the processor although there is a graphics card")
 def test_no_card_is_said_loudly() -> None:
     choice = choose(GpuReport())
     assert choice.build == "cpu"

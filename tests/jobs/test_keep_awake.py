@@ -32,7 +32,7 @@ class Kernel32:
         return self._answer
 
 
-@pytest.mark.answers("Is stand-by on?")
+@pytest.mark.answers("Does the computer go to sleep?")
 def test_windows_is_asked_and_released() -> None:
     kernel = Kernel32()
     release = keep_awake.hold_windows(kernel)
@@ -64,7 +64,7 @@ def gone(folder: Path) -> bool:
         return True
 
 
-@pytest.mark.answers("Is stand-by on?")
+@pytest.mark.answers("Does the computer go to sleep?")
 @POSIX
 @pytest.mark.skipif(sys.platform != "linux", reason="it is Linux' program")
 @pytest.mark.parametrize("fails", [False, True])

@@ -67,7 +67,7 @@ def test_gradients_in_half_precision_point_where_those_in_fp32_do(
         assert float(rounded.norm()) == pytest.approx(float(exact.norm()), rel=0.05)
 
 
-@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the net?")
+@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
 def test_corrections_far_below_half_precision_add_up(build: Any) -> None:
     made = build(**{"train.precision": "bf16", "optim.learning_rate": 1e-6, "optim.weight_decay": 0.0})
     name, weight = next((n, p) for n, p in made.trainable.master.named_parameters() if n.endswith("conv1.weight"))
@@ -145,7 +145,7 @@ def test_fp16_that_always_overflows_is_told_with_what_to_change(build: Any, fp16
         stop_if_broken(made, lambda: None)
 
 
-@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the net?")
+@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
 def test_a_run_that_breaks_stops_at_its_last_good_state_and_can_go_on(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

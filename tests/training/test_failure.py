@@ -148,7 +148,7 @@ def spoiled_run(
     return run, caught.value
 
 
-@pytest.mark.answers("A file may not be used, or is gone")
+@pytest.mark.answers("A file is in use, or is gone")
 def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,7 +182,7 @@ def test_a_cache_that_changed_under_way_is_named_and_made_again(
     assert_same_run(straight, run)
 
 
-@pytest.mark.answers("A file may not be used, or is gone")
+@pytest.mark.answers("A file is in use, or is gone")
 def test_a_map_that_was_deleted_under_way_is_named(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_set_that_was_prepared_may_be_unplugged(
     assert train(workspace, run).outcome == "completed"
 
 
-@pytest.mark.answers("Images changed or were deleted after the folder was read")
+@pytest.mark.answers("Images were changed or deleted after the folder was read")
 def test_images_that_were_changed_are_told_when_the_run_goes_on(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig]
 ) -> None:

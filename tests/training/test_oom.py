@@ -158,7 +158,7 @@ PLACES = {
 }
 
 
-@pytest.mark.answers("Memory ran out")
+@pytest.mark.answers("Out of memory")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
@@ -249,7 +249,7 @@ def test_a_run_whose_average_never_fits_ends_in_words_and_resumes_as_if_nothing_
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 
 
-@pytest.mark.answers("Memory ran out")
+@pytest.mark.answers("Out of memory")
 def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,7 +363,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-@pytest.mark.answers("Memory ran out")
+@pytest.mark.answers("Out of memory")
 @pytest.mark.parametrize(("system", "expected"), [("Windows", [(8 - 2 - 0.25) / 8]), ("Linux", [])])
 def test_windows_is_kept_from_spilling_into_shared_memory(
     system: str, expected: list[float], monkeypatch: pytest.MonkeyPatch

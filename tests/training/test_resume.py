@@ -247,7 +247,7 @@ def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, 
     trainer.close()
 
 
-@pytest.mark.answers("Can I pause? Resume from where?")
+@pytest.mark.answers("Can I pause? Where does it resume from?")
 def test_every_step_can_be_the_last_before_a_pause(new_run: RunFactory, ready_workspace: Workspace) -> None:
     straight, paused = new_run(), new_run()
     train(ready_workspace, straight)

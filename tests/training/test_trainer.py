@@ -167,7 +167,7 @@ def test_old_checkpoints_are_removed(new_run: RunFactory, ready_workspace: Works
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-000005", "step-000006"]
 
 
-@pytest.mark.answers("No validation images appear")
+@pytest.mark.answers("There are no validation images")
 def test_images_appear_and_change_nothing(new_run: RunFactory, ready_workspace: Workspace) -> None:
     quiet = new_run()
     drawing = new_run(**{"validation.every": 3, "validation.pictures": 2, "validation.sampling_steps": 2})

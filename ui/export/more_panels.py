@@ -82,7 +82,7 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
         average = gr.Button("Average and export", elem_id="average-make")
         with gr.Row():
             shrink = gr.Button("Shrink old checkpoints", elem_id="trim")
-            resume = gr.Button("Continue training from the selected checkpoint", elem_id="train-on")
+            resume = gr.Button("Continue from this checkpoint", elem_id="train-on")
         gr.HTML(
             note(
                 "Shrinking deletes what only a resume needs from all but the newest checkpoint. You can still try and "

@@ -150,9 +150,7 @@ def _trial_runs(view: View) -> bool:
 def _render_trial(view: View) -> list[Any]:
     """Render the button, its help or progress, and its cancel button."""
     runs = _trial_runs(view)
-    text = (
-        "Measures time and memory on your own images, before you start a run of hours. Takes about a minute on a GPU."
-    )
+    text = "Measures time and memory on your own images before you start a long run. About a minute on a graphics card."
     return [
         gr.Button(interactive=view.train.buttons[Action.START].enabled),
         job_progress(view.snapshot) if runs else note(text),

@@ -39,8 +39,8 @@ PLACES = {
     "dataset": ("Add images", ("tab-dataset",)),
 }
 """Where to look into a cause: the text of the button, and the ids of the tabs that it opens."""
-GAIN_TITLE = "Control gain: how much the control image lowers the loss, in %"
-LOSS_TITLE = "Loss on fixed pairs: change since the start, in % (lower is better)"
+GAIN_TITLE = "Control gain, in % of the loss (higher is better)"
+LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"
 COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
 
 

@@ -98,7 +98,7 @@ def _more(view: View) -> list[Any]:
     curves = (
         (history.rate.points, "learning rate", "Learning rate"),
         (history.pace.points, "images per second", "Images per second"),
-        (memory, "GiB", "Memory in use, GiB (of the graphics card, if there is one)"),
+        (memory, "GiB", "Memory in use, GiB (graphics card, or RAM without one)"),
     )
     charts = [
         line_chart(one_line(points, name), "step", "value", "line", {name: "var(--first)"}, title, name, **_axis(view))
@@ -110,7 +110,7 @@ def _more(view: View) -> list[Any]:
 def _scores(view: View) -> list[Any]:
     history = view.history
     rows = score_rows(history.scores) if len(history.scores) > 1 else {}
-    title = "Score on held-out images (0: ignores the control image, 1: best possible)"
+    title = "Score on held-out images (0: chance, 1: best)"
     band = likely_range(history.figures)
     return [line_chart(rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **_axis(view))]
 

@@ -24,7 +24,7 @@ def compare(found: dict[str, set[str]], expected: dict[str, set[str]]) -> None:
     assert all(len(keys) >= 3 for keys in expected.values())
 
 
-@pytest.mark.answers("Some images are web pages, copies, or grey")
+@pytest.mark.answers("Some images are web pages, duplicates, or grey")
 def test_every_planted_fault_of_the_images_is_found_and_nothing_else(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def bring(workspace: Workspace, path: Path, **config: Any) -> Any:
     return import_source(workspace, str(path), config=ImportConfig(**{**FAST, **config}))
 
 
-@pytest.mark.answers("A parquet file of LAION: which columns, how many are left?")
+@pytest.mark.answers("A parquet file of LAION: which columns, how many images are left?")
 def test_a_laion_list_becomes_a_dataset_with_captions_and_sources(
     workspace: Workspace, tmp_path: Path, server: Server, photos: dict[str, np.ndarray]
 ) -> None:

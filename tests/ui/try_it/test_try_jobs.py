@@ -180,7 +180,7 @@ def test_every_kind_of_net_is_offered_and_found(context: AppContext, loud_contro
             pick_net(context, run, chosen, own)
 
 
-@pytest.mark.answers("Does my net work with other models of the same family?")
+@pytest.mark.answers("Does my ControlNet work with other models of the same family?")
 def test_other_bases_are_drawn_in_one_row(
     jobs: ModelJobs, context: AppContext, tiny_base: Path, tiny_sd2: Path
 ) -> None:
