@@ -47,7 +47,7 @@ COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
 def build_verdict(context: AppContext, live: Live) -> None:
     """Build the sentence, and below it the charts of control gain and fixed losses."""
     verdict = gr.HTML(elem_id="verdict")
-    with gr.SampleFacts(visible=False) as charts:
+    with gr.Row(visible=False) as charts:
         gain = gr.HTML(elem_id="chart-gain", min_width=340)
         loss = gr.HTML(elem_id="chart-fixed-loss", min_width=340)
     live.outputs(
@@ -114,12 +114,12 @@ def _render(context: AppContext, view: View) -> list[Any]:
     history = view.history
     verdict = verdict_of(history, context.workspace.datasets)
     if verdict is None:
-        return ["", gr.SampleFacts(visible=False), "", ""]
+        return ["", gr.Row(visible=False), "", ""]
     options: dict[str, Any] = {"marks": marks_of(history, verdict), "images": history.images_per_step}
     gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
     return [
         verdict_html(verdict),
-        gr.SampleFacts(visible=len(history.checks) > 1),
+        gr.Row(visible=len(history.checks) > 1),
         line_chart(gains, "step", "percent", "line", COLOURS, GAIN_TITLE, "Gain, %", **options),
         line_chart(losses, "step", "percent", "line", COLOURS, LOSS_TITLE, "Change, %", **options),
     ]
