@@ -72,7 +72,9 @@ def test_not_ready_names_the_missing_item_beside_start() -> None:
     assert view.buttons[Action.START].reason == "Choose a dataset."
 
 
-@pytest.mark.answers("Batch size, gradient accumulation, effective batch size?", "How many images, how many steps, how long?")
+@pytest.mark.answers(
+    "Batch size, gradient accumulation, effective batch size?", "How many images, how many steps, how long?"
+)
 def test_ready_tells_steps_and_time() -> None:
     assert "about 3 h" in train_view(*CASES[TrainState.READY]).hint
 
