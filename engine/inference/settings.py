@@ -128,7 +128,7 @@ class PromptSettings:
     seed: int = setting(
         0,
         "Seed",
-        "The same seed and settings give the same image.",
+        "The same seed draws the same image.",
         ge=0,
         le=2**62 - 1,
         panel="main",
@@ -146,7 +146,7 @@ class SamplingOptions:
     steps: int = setting(
         20,
         "Sampling steps",
-        "More is slower and finer; 20 to 30 is usual.",
+        "20 to 30 is usual; more is slower.",
         ge=1,
         le=1000,
         slider=(1, 100, 1),
@@ -167,7 +167,7 @@ class SamplingOptions:
     strength: float = setting(
         1.0,
         "Control strength",
-        "How closely the image follows the control image. 0: not at all, 1: as trained.",
+        "0: off, 1: as trained.",
         ge=0,
         le=10,
         slider=(0, 2, 0.05),
@@ -179,7 +179,7 @@ class SamplingOptions:
     balance: str = setting(
         "balanced",
         "Control mode",
-        "Which one wins where the prompt and the control image contradict each other.",
+        "Which one wins if the prompt and the control image contradict each other.",
         choices=samplers.BALANCES,
         panel="control",
         a1111_control="Control Mode",
@@ -187,7 +187,7 @@ class SamplingOptions:
     start: float = setting(
         0.0,
         "Start percent",
-        "When the control starts, as a fraction of the steps: 0 is the first step.",
+        "As a fraction of the steps; 0: from the first.",
         ge=0,
         le=1,
         slider=(0, 0.95, 0.05),
@@ -197,7 +197,7 @@ class SamplingOptions:
     end: float = setting(
         1.0,
         "End percent",
-        "When the control ends: below 1 it leaves the last details to the prompt.",
+        "Below 1 the last steps follow the prompt alone.",
         ge=0,
         le=1,
         slider=(0.05, 1, 0.05),

@@ -40,10 +40,11 @@ class GridView:
 def build_slider(context: AppContext, run: Any) -> GridView:
     """Two images of one row, one over the other, with a handle between them."""
     words = gr.HTML(note(NO_GRID))
-    with gr.Row(visible=False) as choice:
-        row = gr.Dropdown([], label="Row", elem_id="two-row", scale=3)
-        left = gr.Dropdown([], label="Left", elem_id="two-left", scale=2, min_width=120)
-        right = gr.Dropdown([], label="Right", elem_id="two-right", scale=2, min_width=120)
+    with gr.Column(visible=False) as choice:
+        row = gr.Dropdown([], label="Row", elem_id="two-row")
+        with gr.Row():
+            left = gr.Dropdown([], label="Left", elem_id="two-left", min_width=120)
+            right = gr.Dropdown([], label="Right", elem_id="two-right", min_width=120)
     slider = gr.ImageSlider(
         show_label=False, type="filepath", visible=False, max_height=640, buttons=["fullscreen"], elem_id="two-slider"
     )
@@ -59,14 +60,14 @@ def build_slider(context: AppContext, run: Any) -> GridView:
 
     def show(grid: Grid | None) -> list[Any]:
         if grid is None:
-            hidden = [gr.Row(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.ImageSlider(visible=False)]
+            hidden = [gr.Column(visible=False), gr.skip(), gr.skip(), gr.skip(), gr.ImageSlider(visible=False)]
             return [note(NO_GRID), *hidden]
         columns = [("control image", CONTROL), *((c.title, n) for n, c in enumerate(grid.columns))]
         rows = [(f"{n + 1}: {r.prompt} · seed {r.seed} · {r.strength:g}", n) for n, r in enumerate(grid.rows)]
         one, other = 0, _best_column(grid)
         return [
             note("Move the handle: the left image lies over the right one."),
-            gr.Row(visible=True),
+            gr.Column(visible=True),
             gr.Dropdown(rows, value=0),
             gr.Dropdown(columns, value=one),
             gr.Dropdown(columns, value=other),
@@ -179,10 +180,11 @@ def _tally_html(count: VoteResult) -> str:
 def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) -> None:
     """One preview of the run over all its steps, as a moving image."""
     gr.HTML(note("One preview over the whole run, from the images that it drew while it trained."))
+    image = gr.Dropdown([], label="Preview", elem_id="lapse-picture")
     with gr.Row(elem_classes="deliver"):
-        image = gr.Dropdown([], label="Preview", elem_id="lapse-picture", scale=3)
-        kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format", scale=1, min_width=190)
-        beside = gr.Checkbox(True, label="With map and original", scale=1, min_width=210)
+        with gr.Column(scale=2, min_width=190):
+            kind = gr.Radio([("WebP", "webp"), ("GIF", "gif")], value="webp", label="Format")
+            beside = gr.Checkbox(True, label="With control image and original")
         make = gr.Button("Make the time-lapse", elem_id="lapse-make", scale=1, min_width=210)
     shown = gr.Image(
         visible=False, interactive=False, type="filepath", show_label=False, elem_id="lapse-shown", buttons=[]

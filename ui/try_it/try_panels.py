@@ -39,7 +39,11 @@ def add_settings(fields: Fields, panel: Panel) -> None:
 
 def _widget(one: Setting) -> Any:
     """The gradio component of a setting."""
-    common: dict[str, Any] = {"label": one.label, "info": one.help or None, "elem_id": f"try-{one.name}"}
+    common: dict[str, Any] = {
+        "label": one.label,
+        "info": one.help or None,
+        "elem_id": f"try-{one.name.replace('_', '-')}",
+    }
     if one.choices:
         entries = [(choice.title, choice.name) for choice in one.choices]
         if len(entries) <= RADIO_CHOICES:
@@ -71,7 +75,7 @@ def sampling_panel(fields: Fields) -> None:
             [("automatic", 0), ("VAE in tiles", 1), ("offload to RAM (slow)", 2)],
             value=0,
             label="Memory saving",
-            info="Starts by itself when memory runs out. On a small card you can start with it.",
+            info="Starts by itself when memory runs out; on a small card, set it beforehand.",
             elem_id="try-memory",
         )
 
