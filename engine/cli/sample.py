@@ -56,7 +56,7 @@ def _help(one: settings.Setting) -> str:
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given on the command line, by name."""
+    """Return the settings that were given on the command line, by name."""
     values = {name: getattr(options, name) for name in settings.declared()}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 
 def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) -> tuple[Any, str, list[str]]:
-    """The request, the ControlNet's name, and notes about the control image."""
+    """Return the request, the ControlNet's name, and notes about the control image."""
     from engine.disk.images import load_rgb
     from engine.inference.control_image import held_out_maps, look_warning, map_of
     from engine.inference.request import TryRequest

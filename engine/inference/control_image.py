@@ -19,7 +19,7 @@ MAPS_COMPARED = 16
 
 
 def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
-    """Maps and captions of the pairs that the run was not trained on; none if its dataset is gone."""
+    """Return maps and captions of the pairs that the run was not trained on; none if its dataset is gone."""
     from engine.data.dataset import Dataset
     from engine.data.held_out import split
 
@@ -52,14 +52,14 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
 
 
 def look_warning(workspace: Workspace, run: Run, image: Image.Image) -> str:
-    """A sentence if an image does not look like the maps that the run was trained on, else empty."""
+    """Return a warning if an image does not look like the maps that the run was trained on, else an empty string."""
     from engine.conditions.similarity import warning
 
     return warning(image, _looks_of(workspace, run))
 
 
 def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> str:
-    """A hint about an uploaded image; empty if it is what ``is_map`` says."""
+    """Return a hint about an uploaded image, or an empty string if it is what ``is_map`` says."""
     from engine.conditions.similarity import differences, statistics_of
 
     if is_map:

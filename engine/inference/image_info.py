@@ -56,7 +56,7 @@ def save_png(path: Path, image: Image.Image, settings: Mapping[str, Any]) -> Pat
 
 
 def request_settings(request: TryRequest) -> dict[str, Any]:
-    """The settings of a request as plain values, for ``save_png``. Its images and its ControlNet are not among them."""
+    """Return the settings of a request as plain values, for ``save_png``: all but its images and its ControlNet."""
     values: dict[str, Any] = {name: one.stored(getattr(request, name)) for name, one in declared().items()}
     return values | {
         "change": request.change if request.image is not None else None,
@@ -66,7 +66,7 @@ def request_settings(request: TryRequest) -> dict[str, Any]:
 
 
 def a1111_text(settings: Mapping[str, Any]) -> str:
-    """Prompt, negative prompt and a line of settings, as A1111 and programs that read its images expect them.
+    """Write prompt, negative prompt and a line of settings as A1111 does.
 
     Args:
         settings: as for ``save_png``. What is missing or None is left out of the line.
@@ -105,9 +105,9 @@ def _quoted(value: Any) -> str:
 
 
 def parse_a1111(text: str) -> dict[str, Any]:
-    """The settings in A1111's text, by our names; those that it does not have are left out.
+    """Read the settings in A1111's text. Returns those that it has, by our names.
 
-    Settings of the ControlNet extension are not read: they are about another ControlNet.
+    The settings of the ControlNet extension are ignored: they belong to another ControlNet.
     """
     *lines, last = text.strip().split("\n")
     pairs = dict(_PAIR.findall(last))
@@ -131,7 +131,7 @@ def parse_a1111(text: str) -> dict[str, Any]:
 
 
 def _parsed(one: Setting, pairs: Mapping[str, str]) -> Any:
-    """The value of a setting; None if it cannot be read."""
+    """Return the value of a setting, or None if it cannot be read."""
     text = pairs[one.a1111]
     if one.choices:
         titles = {choice.title.lower(): choice.name for choice in one.choices}
@@ -146,7 +146,7 @@ def _parsed(one: Setting, pairs: Mapping[str, str]) -> Any:
 
 
 def read_settings(path: Path | str) -> dict[str, Any]:
-    """The settings in an image: ours, or those in A1111's text.
+    """Read the settings in an image: ours, or else those in A1111's text.
 
     Raises:
         UserError: it is not an image, or it has no settings.
@@ -170,6 +170,6 @@ def read_settings(path: Path | str) -> dict[str, Any]:
 
 
 def newest(folder: Path, count: int, ending: str) -> list[Path]:
-    """The ``count`` newest images whose names begin with a date and end with ``ending``, newest first."""
+    """Return the ``count`` newest images whose names begin with a date and end with ``ending``, newest first."""
     names = sorted((entry.name for entry in os.scandir(folder) if entry.name.endswith(ending)), reverse=True)
     return [folder / name for name in names[:count]]

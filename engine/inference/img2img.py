@@ -31,7 +31,7 @@ class InitLatents:
 
 @torch.no_grad()
 def encode_init(family: Family, vae: Any, batch: Sequence[TryRequest]) -> InitLatents:
-    """The init latents of requests that have images, encoded one by one: the VAE's memory peaks here as in decoding."""
+    """Encode the images of a batch, one by one: the VAE's memory peaks here as in decoding."""
     rows, masks = [], []
     for request in batch:
         assert request.image is not None, "a batch has images for all or for none"
@@ -45,7 +45,7 @@ def encode_init(family: Family, vae: Any, batch: Sequence[TryRequest]) -> InitLa
 
 
 def keep_outside(request: TryRequest, drawn: Image.Image) -> Image.Image:
-    """The drawn image with the original pixels outside the mask, which the VAE reproduces only roughly."""
+    """Put the original pixels back outside the mask, where the VAE reproduces them only roughly."""
     if request.image is None or request.mask is None:
         return drawn
     mask = _fit(request.mask.convert("L"), request).filter(ImageFilter.GaussianBlur(FEATHER))
@@ -53,7 +53,7 @@ def keep_outside(request: TryRequest, drawn: Image.Image) -> Image.Image:
 
 
 def _fit(image: Image.Image, request: TryRequest) -> Image.Image:
-    """The image in the request's size, cropped around its centre."""
+    """Resize an image to the request's size, cropped around its centre."""
     return apply_crop(image, shared_crop(image.width, image.height, (request.width, request.height)))
 
 
@@ -77,7 +77,7 @@ class SamplingStart:
         self._mask = init.mask.to(noise) if init.mask is not None else None
 
     def arguments(self, control: Any) -> dict[str, Any]:
-        """The arguments that diffusers' text-to-image and image-to-image pipelines name differently."""
+        """Return the arguments that diffusers' text-to-image and image-to-image pipelines name differently."""
         if self._change is None:
             return {"image": control, "latents": self._latents}
         return {"image": self._clean, "control_image": control, "latents": self._latents, "strength": self._change}

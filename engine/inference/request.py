@@ -38,7 +38,7 @@ class TryRequest(DrawSettings):
 
 
 def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
-    """The request with a size that can be drawn, and a sentence for each thing that was changed.
+    """Check a request. Returns it with a size that can be drawn, and a note for each thing that is changed.
 
     Raises:
         UserError: settings out of bounds, all of them at once.
@@ -66,14 +66,14 @@ def prepare(request: TryRequest) -> tuple[TryRequest, list[str]]:
 
 
 def steps_drawn(request: TryRequest) -> int:
-    """Denoising steps that are really done: img2img does only the last ``change`` of them."""
+    """Return how many denoising steps are really done: img2img does only the last ``change`` of them."""
     if request.image is None:
         return request.steps
     return max(1, int(request.steps * request.change))
 
 
 def batch_key(request: TryRequest) -> tuple[Any, ...]:
-    """Requests with equal keys can be drawn in one batch."""
+    """Return what the requests of one batch have in common."""
     per_image = declared(PromptSettings)
     alike = {name: getattr(request, name) for name in declared() if name not in per_image}
     alike["strength"] = strength_of(request)
@@ -81,11 +81,11 @@ def batch_key(request: TryRequest) -> tuple[Any, ...]:
 
 
 def strength_of(request: TryRequest) -> float:
-    """Scale of the ControlNet's outputs."""
+    """Return the scale of the ControlNet's outputs."""
     return 0.0 if request.without_control else request.strength
 
 
 def sampling_options(request: TryRequest) -> SamplingOptions:
-    """What the sampling loop takes from a request."""
+    """Return the settings that the sampling loop takes."""
     values = {name: getattr(request, name) for name in declared(SamplingOptions)}
     return SamplingOptions(**values | {"strength": strength_of(request)})

@@ -96,10 +96,11 @@ def _find(name: str, what: str, known: Sequence[Named]) -> Named:
 
 
 def soft_weights(count: int) -> list[float]:
-    """Weights of a ControlNet's outputs, outermost layer first: 0.825 ** (count - 1 - i), 1 for the middle block.
+    """Return the weights of a ControlNet's outputs, outermost layer first: 0.825 ** (count - 1 - i).
 
-    For the 13 outputs of SD 1.x this is 0.825 ** (12 - i): lllyasviel/ControlNet ``gradio_canny2image.py`` (guess
-    mode), and the control modes in the README of Mikubill/sd-webui-controlnet ("layer_weight *= 0.825 ** I").
+    The middle block has 1. For the 13 outputs of SD 1.x this is 0.825 ** (12 - i): lllyasviel/ControlNet
+    ``gradio_canny2image.py`` (guess mode), and the control modes in the README of Mikubill/sd-webui-controlnet
+    ("layer_weight *= 0.825 ** I").
     """
     return [0.825 ** (count - 1 - number) for number in range(count)]
 
@@ -119,7 +120,7 @@ def scheduled(family: Family, pipeline: Any, name: str, steps: int) -> Iterator[
 
 
 def build(family: Family, name: str, config: Any, steps: int) -> Any:
-    """A new scheduler of diffusers, for ``steps`` steps."""
+    """Build a scheduler of diffusers for ``steps`` steps."""
     chosen = sampler(name)
     options = dict(chosen.options)
     if chosen.name == "lcm":  # it takes every n-th of the distilled model's steps, 50 as a rule

@@ -42,9 +42,9 @@ class SecondControlNet:
 
 
 def fit_control(image: Image.Image | np.ndarray, width: int, height: int, nearest: bool = False) -> torch.Tensor:
-    """A control image in the size of the drawing: uint8 RGB (height, width, 3).
+    """Resize a control image to the size of the drawing: uint8 RGB (height, width, 3).
 
-    One of another size is cropped to the aspect ratio around its centre and resized, as in training.
+    It is cropped to the aspect ratio around its centre and resized, as in training.
 
     Args:
         image: an image, or uint8 RGB (h, w, 3).
@@ -57,7 +57,7 @@ def fit_control(image: Image.Image | np.ndarray, width: int, height: int, neares
 
 
 def long_prompt_note(prompt: str, chunks: int) -> str:
-    """A sentence about a prompt that is longer than the text encoder reads at once. ``prompt``: what to call it."""
+    """Return a note about a prompt that is longer than the text encoder reads at once. ``prompt``: what to call it."""
     return (
         f"{prompt} is longer than the base reads at once: it was read in {chunks} chunks. "
         "What stands further back counts less."
@@ -65,7 +65,7 @@ def long_prompt_note(prompt: str, chunks: int) -> str:
 
 
 def seeded_noise(family: Family, seeds: Sequence[int], width: int, height: int) -> torch.Tensor:
-    """Standard normal latents (B, C, h, w) fp32 on the CPU; each image has its own seed."""
+    """Draw standard normal latents (B, C, h, w), fp32 on the CPU, with a seed for each image."""
     shape = family.latents.shape(width, height)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 

@@ -129,7 +129,7 @@ class TrySession:
         return denoiser.to(self._device)
 
     def _second_net(self, path: Path) -> Any:
-        """The second ControlNet, loaded once."""
+        """Return the second ControlNet; load it if it is another than before."""
         assert self._family is not None, "the first one is loaded before it"
         folder, wanted = _version(path)
         if self._second is None or self._second[0] != wanted:
@@ -251,7 +251,7 @@ class TrySession:
         return [keep_outside(request, image) for request, image in zip(batch, drawn, strict=True)]
 
     def _encode_prompts(self, batch: Sequence[TryRequest], notes: list[str]) -> tuple[Any, Any]:
-        """Embeddings of prompts and negative prompts, all in as many chunks as the longest needs."""
+        """Encode prompts and negative prompts, all in as many chunks as the longest needs."""
         family = self._family
         assert family is not None, "load sets it"
         prompts, negatives = [r.prompt for r in batch], [r.negative for r in batch]
@@ -266,14 +266,14 @@ class TrySession:
 
 
 def _version(controlnet: Path) -> tuple[Path, NetVersion]:
-    """A ControlNet's own folder or file, and its version."""
+    """Return a ControlNet's own folder or file, and its version."""
     folder = controlnet if controlnet.is_file() else locate_controlnet(controlnet)
     dated = folder if folder.is_file() else folder / "config.json"
     return folder, (folder, dated.stat().st_mtime_ns)
 
 
 def _batches(requests: Sequence[TryRequest], most: int = MAX_BATCH) -> list[list[TryRequest]]:
-    """Neighbours that can be drawn together, at most ``most`` in a batch."""
+    """Group neighbours that can be drawn together, at most ``most`` in a batch."""
     batches: list[list[TryRequest]] = []
     for request in requests:
         last = batches[-1] if batches else []
@@ -285,5 +285,5 @@ def _batches(requests: Sequence[TryRequest], most: int = MAX_BATCH) -> list[list
 
 
 def _display_name(controlnet: Path) -> str:
-    """The checkpoint's name, not that of the folder inside it."""
+    """Return the checkpoint's name, not that of the folder inside it."""
     return controlnet.parent.name if controlnet.name.startswith("controlnet") else controlnet.name

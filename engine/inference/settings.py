@@ -19,10 +19,10 @@ from engine.config import RunConfig
 from engine.inference import samplers
 
 SIZE_STEP = 64
-"""Pixels. The UNet halves the latents, an eighth of the image's size, three times."""
+"""Step of the image size in px: the UNet halves the latents, an eighth of the size, three times."""
 MAX_SIDE = 2048
 Panel = Literal["main", "sampling", "control", "img2img", "second", "base"]
-"""Part of the form in which a setting stands."""
+"""The part of the form to which a setting belongs."""
 
 
 class Choice(Protocol):
@@ -41,7 +41,7 @@ class Choice(Protocol):
 
 @dataclass(frozen=True)
 class Setting:
-    """What is declared about one setting."""
+    """The declaration of one setting."""
 
     title: str
     help: str
@@ -67,7 +67,7 @@ class Setting:
     a1111_control: str = ""
     """Key in the "ControlNet 0" entry of that line, as A1111's ControlNet extension writes it."""
     metavar: str | None = None
-    """What the command line's help calls the value."""
+    """Name of the value in the command line's help."""
     name: str = ""
     kind: type = str
     """str, int, float, bool, or Path (then the value may be None)."""
@@ -83,15 +83,18 @@ class Setting:
 
     @property
     def bounds(self) -> str:
-        """ "between 1 and 1,000 px"; empty where any value is allowed."""
-        low = f"above {self.gt:,}" if self.gt is not None else "" if self.ge is None else f"at least {self.ge:,}"
-        high = "" if self.le is None else f"at most {self.le:,}"
+        """The bounds in words, as in "between 1 and 1,000 px"; empty if any value is allowed."""
         if self.ge is not None and self.le is not None:
-            low, high = f"between {self.ge:,} and {self.le:,}", ""
-        return " ".join(filter(None, (" and ".join(filter(None, (low, high))), self.unit if low or high else "")))
+            words = f"between {self.ge:,} and {self.le:,}"
+        else:
+            low = (
+                f"above {self.gt:,}" if self.gt is not None else f"at least {self.ge:,}" if self.ge is not None else ""
+            )
+            words = " and ".join(filter(None, (low, f"at most {self.le:,}" if self.le is not None else "")))
+        return f"{words} {self.unit}".strip() if words else ""
 
     def problem(self, value: Any) -> str:
-        """What is wrong with a value, as a sentence; empty where nothing is."""
+        """Return a sentence that says what is wrong with a value, or an empty string."""
         if self.choices and value not in [name for one in self.choices for name in (one.name, one.title)]:
             known = ", ".join(one.name for one in self.choices)
             return f"There is no {self.title.lower()} called {value}; choose one of: {known}."
@@ -101,7 +104,7 @@ class Setting:
         return ""
 
     def read(self, value: Any) -> Any:
-        """A widget's value in the setting's type."""
+        """Convert a widget's value to the setting's type."""
         if self.kind is Path:
             text = str(value or "").strip().strip('"')
             return Path(text).expanduser() if text else None
@@ -110,12 +113,12 @@ class Setting:
         return self.kind(value or self.kind())
 
     def stored(self, value: Any) -> str | int | float | bool:
-        """A value as a PNG keeps it."""
+        """Convert a value to what is stored in a PNG."""
         return str(value or "") if self.kind is Path else value
 
 
 def setting(default: Any, title: str, help: str, **declared: Any) -> Any:
-    """A dataclass field with its declaration. ``declared``: see ``Setting``."""
+    """Declare a setting as a dataclass field. ``declared``: see ``Setting``."""
     return field(default=default, metadata={"setting": Setting(title, help, **declared)})
 
 
@@ -286,12 +289,12 @@ def _declared(kind: type) -> Mapping[str, Setting]:
 
 
 def declared(kind: type | None = None) -> Mapping[str, Setting]:
-    """The settings that a class declares (default: ``DrawSettings``), by name and in order."""
+    """Return the settings that a class declares (default: ``DrawSettings``), by name and in order."""
     return _declared(kind or DrawSettings)
 
 
 def run_defaults(config: RunConfig) -> dict[str, Any]:
-    """The settings with which a run draws its own previews, as far as it has them."""
+    """Return the settings with which a run draws its own previews, as far as it has them."""
     plain = config.model_dump()
     found = {}
     for one in declared().values():

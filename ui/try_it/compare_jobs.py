@@ -38,7 +38,7 @@ WITHOUT, LIVE = "Without ControlNet", "The live weights, while it trains"
 
 
 def grid_job(jobs: ModelJobs, run_name: str, request: GridRequest) -> ModelWork:
-    """Draw a grid. Pages show it grow column by column."""
+    """Return the job that draws a grid. Pages show it grow column by column."""
     context = jobs.context
 
     def work(_token: Token, emit: Emit, use_models: Callable[[Draw], None]) -> Outcome:
@@ -65,7 +65,7 @@ def grid_job(jobs: ModelJobs, run_name: str, request: GridRequest) -> ModelWork:
 
 
 def timelapse_job(context: AppContext, run_name: str, image: int, beside: bool, kind: Literal["webp", "gif"]) -> Work:
-    """Make a time-lapse of one preview of a run. ``beside``: with its control image and original."""
+    """Return the job that makes a time-lapse of one preview. ``beside``: with its control image and original."""
 
     def work(token: Token, emit: Emit) -> Outcome:
         from engine.evaluation.timelapse import frames_of, make_timelapse, timelapse_path
@@ -82,13 +82,13 @@ def timelapse_job(context: AppContext, run_name: str, image: int, beside: bool, 
 
 
 def grid_of(context: AppContext, name: str | None) -> Grid | None:
-    """The last grid of a run, or None."""
+    """Return the last grid of a run, or None."""
     run = run_of(context, name)
     return read_grid(run) if run else None
 
 
 def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tuple[str, int]], list[int]]:
-    """Entries for the list of checkpoints, oldest first, and the steps that are selected at first."""
+    """Return the entries of the checkpoint list, oldest first, and the steps that are selected at first."""
     run = run_of(context, name)
     steps = sorted(checkpoint.step for checkpoint in checkpoints_of(context, name))
     if run is None or not steps:
@@ -99,7 +99,7 @@ def checkpoint_choices(context: AppContext, name: str | None) -> tuple[list[tupl
 
 
 def image_choices(context: AppContext, name: str | None) -> list[tuple[str, int]]:
-    """Entries for the list of held-out images."""
+    """Return the entries of the list of held-out images."""
     run = run_of(context, name)
     pairs = held_out_pairs(context.workspace, run) if run else []
     return [(f"{number + 1}: {pair.caption[:60]}", number) for number, pair in enumerate(pairs[:PAIRS_LISTED])]

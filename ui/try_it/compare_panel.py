@@ -156,7 +156,7 @@ def _build_form(fields: dict[str, Any]) -> None:
 
 
 def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
-    """Save the grid as one image."""
+    """Add the widgets that save the grid as one image."""
     with gr.Row(elem_classes="deliver"):
         kind = gr.Radio(
             [("PNG", "png"), ("WebP (smaller)", "webp")], value="png", label="As one image", visible=False, scale=1

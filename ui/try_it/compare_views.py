@@ -38,7 +38,7 @@ class GridView:
 
 
 def build_slider(context: AppContext, run: Any) -> GridView:
-    """Two images of one row, one over the other, with a handle between them."""
+    """Build the slider: two images of one row, one over the other, with a handle between them."""
     words = gr.HTML(note(NO_GRID))
     with gr.Column(visible=False) as choice:
         row = gr.Dropdown([], label="Row", elem_id="two-row")
@@ -89,13 +89,13 @@ def _key(grid: Grid, row: int, column: int) -> str | None:
 
 
 def _best_column(grid: Grid) -> int:
-    """The number of the best checkpoint's column, else of the last one."""
+    """Return the number of the best checkpoint's column, or else of the last one."""
     places = [n for n, column in enumerate(grid.columns) if column.step is not None and column.step == grid.best]
     return places[0] if places else len(grid.columns) - 1
 
 
 def build_vote(context: AppContext, run: Any) -> GridView:
-    """Two images without names; which is better? The names are shown after the vote."""
+    """Build the blind vote: two images without names, which are shown after the vote."""
     words = gr.HTML(note(NO_GRID), elem_id="vote-words")
     with gr.Column(visible=False) as booth:
         with gr.Row():
@@ -161,7 +161,7 @@ def build_vote(context: AppContext, run: Any) -> GridView:
 
 
 def _tally_html(count: VoteResult) -> str:
-    """The result as a sentence, and a table with a row for each checkpoint."""
+    """Return the result as a sentence, and a table with a row for each checkpoint."""
     if not count.votes:
         return note("No votes yet.")
     rows = "".join(
@@ -178,7 +178,7 @@ def _tally_html(count: VoteResult) -> str:
 
 
 def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) -> None:
-    """One preview of the run over all its steps, as a moving image."""
+    """Build the time-lapse: one preview of the run over all its steps, as an animation."""
     gr.HTML(note("One preview over the whole run, from the images that it drew while it trained."))
     image = gr.Dropdown([], label="Preview", elem_id="lapse-picture")
     with gr.Row(elem_classes="deliver"):

@@ -1,4 +1,4 @@
-"""A checkpoint grid on the page: a table whose images open large when they are clicked."""
+"""The HTML of a checkpoint grid: a table whose images open large on a click."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from engine.evaluation.grid import Grid, RowLabel
 
-LEAST, MOST, WIDE = 80, 512, 176
-"""Width of an image in the table, px."""
-ROOM, HEAD = 700, 180
-"""Of the page, for the images of one row, and for the words beside them, px."""
+MIN_WIDTH, MAX_WIDTH, DEFAULT_WIDTH = 80, 512, 176
+"""Widths of an image in the table, in px. The default is smaller if there are many columns."""
+ROW_WIDTH, HEAD_WIDTH = 700, 180
+"""Width of the page for the images of one row, and for the text beside them, in px."""
 
 ON_LOAD = """
 const dialog = () => element.querySelector('dialog');
@@ -52,11 +52,11 @@ element.addEventListener('input', (event) => {
   event.target.closest('.comparison').style.setProperty('--cell', event.target.value + 'px');
 });
 """
-"""For gr.HTML: one listener for the whole table, which stays when its content is replaced."""
+"""Script for gr.HTML. It listens on the element itself, which stays when its content is replaced."""
 
 DIALOG = (
     "<dialog aria-label='An image of the grid'><div class='bar-above'><p></p><span>"
-    "<button type='button' data-do='before' aria-label='The image before'>‹</button>"
+    "<button type='button' data-do='before' aria-label='The previous image'>‹</button>"
     "<button type='button' data-do='after' aria-label='The next image'>›</button>"
     "<button type='button' data-do='0'>Fit</button><button type='button' data-do='1'>1 : 1</button>"
     "<button type='button' data-do='2'>2 x</button><button type='button' data-do='4'>4 x</button>"
@@ -66,10 +66,10 @@ DIALOG = (
 
 
 def grid_html(grid: Grid, folder: Path) -> str:
-    """The table with its column heads, the best checkpoint marked, and a slider for the size of the images.
+    """Return the table, with the best checkpoint marked and a slider for the size of the images.
 
     Args:
-        folder: where the images of the grid's keys lie; the app has to serve it.
+        folder: the folder of the images. The app must be allowed to serve it.
     """
     heads = []
     for column in grid.columns:
@@ -77,19 +77,19 @@ def grid_html(grid: Grid, folder: Path) -> str:
         mark = "<span class='best-mark'>★ best by the verdict</span>" if best else ""
         heads.append(f"<th scope='col' class='{'best' if best else ''}'>{escape(column.title)}{mark}</th>")
     rows = []
-    for words, keys in zip(grid.rows, grid.cells, strict=True):
-        cells = [f"<td>{_image(folder, words, words.control, f'Control image: {words.source}')}</td>"]
+    for row, keys in zip(grid.rows, grid.cells, strict=True):
+        cells = [f"<td>{_image(folder, row, row.control, f'Control image: {row.source}')}</td>"]
         for column, key in zip(grid.columns, keys, strict=True):
             best = column.step is not None and column.step == grid.best and not column.live
-            told = f"{column.title} · {_row_words(words)}"
-            inside = _image(folder, words, key, told) if key else "<span class='hint'>not drawn</span>"
+            text = f"{column.title} · {_row_text(row)}"
+            inside = _image(folder, row, key, text) if key else "<span class='hint'>not drawn</span>"
             cells.append(f"<td class='{'best' if best else ''}'>{inside}</td>")
-        rows.append(f"<tr><th scope='row'>{_row_head(words)}</th>{''.join(cells)}</tr>")
-    width = max(LEAST, min(WIDE, ROOM // (len(grid.columns) + 1) // 8 * 8))
-    # Where the page is narrower, so that all columns are seen; the slider then sets any width.
-    narrow = f"clamp({LEAST}px, calc((100cqw - {HEAD}px) / {len(grid.columns) + 1} - 10px), {width}px)"
+        rows.append(f"<tr><th scope='row'>{_row_head(row)}</th>{''.join(cells)}</tr>")
+    width = max(MIN_WIDTH, min(DEFAULT_WIDTH, ROW_WIDTH // (len(grid.columns) + 1) // 8 * 8))
+    # On a narrow page the images shrink until all columns fit. The slider overrides this width.
+    narrow = f"clamp({MIN_WIDTH}px, calc((100cqw - {HEAD_WIDTH}px) / {len(grid.columns) + 1} - 10px), {width}px)"
     slider = (
-        f"<label class='cell-size'>Size of the images <input type='range' min='{LEAST}' max='{MOST}' "
+        f"<label class='cell-size'>Size of the images <input type='range' min='{MIN_WIDTH}' max='{MAX_WIDTH}' "
         f"value='{width}' step='8'></label>"
     )
     notes = "".join(f"<p class='note warning'>! {escape(note)}</p>" for note in grid.notes)
@@ -105,18 +105,19 @@ def _row_head(row: RowLabel) -> str:
     return f"{escape(row.prompt or '(no prompt)')}<span class='hint'>{escape(facts)}<br>{escape(row.source)}</span>"
 
 
-def _row_words(row: RowLabel) -> str:
+def _row_text(row: RowLabel) -> str:
     return f"{row.prompt or '(no prompt)'} · seed {row.seed:,} · strength {row.strength:g}"
 
 
-def _image(folder: Path, row: RowLabel, key: str, words: str) -> str:
-    address, told = served(folder / f"{key}.webp"), escape(words, quote=True)
+def _image(folder: Path, row: RowLabel, key: str, text: str) -> str:
+    address, escaped = served(folder / f"{key}.webp"), escape(text, quote=True)
     return (
-        f"<button type='button' class='cell' data-full='{address}' data-words='{told}' aria-label='Enlarge: {told}'>"
-        f"<img src='{address}' alt='{told}' loading='lazy' width='{row.width}' height='{row.height}'></button>"
+        f"<button type='button' class='cell' data-full='{address}' data-words='{escaped}' "
+        f"aria-label='Enlarge: {escaped}'>"
+        f"<img src='{address}' alt='{escaped}' loading='lazy' width='{row.width}' height='{row.height}'></button>"
     )
 
 
 def served(path: Path) -> str:
-    """The address under which the app serves a file of an allowed folder."""
+    """Return the address at which the app serves a file of an allowed folder."""
     return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"

@@ -81,19 +81,19 @@ class ModelJobs:
             self.context.runner.cancel()
 
     def job(self, view: View) -> JobSnapshot | None:
-        """The job of this panel, while it runs."""
+        """Return the job of this panel, while it runs."""
         for snapshot in (self.side.snapshot, view.snapshot):
             if snapshot.alive and snapshot.kind in self._kinds:
                 return snapshot
         return None
 
     def blocked_by(self, view: View) -> str:
-        """The title of the job that has to end before this panel can start one, or an empty string."""
+        """Return the title of the job that has to end before this panel can start one, or an empty string."""
         snapshot = view.snapshot
         return snapshot.title if snapshot.alive and snapshot.kind not in (JobKind.TRAIN, *self._kinds) else ""
 
     def progress_html(self, view: View) -> str:
-        """The progress of this panel's job, or what it has to wait for."""
+        """Return the progress of this panel's job, or what it has to wait for."""
         job, blocked_by = self.job(view), self.blocked_by(view)
         if job is not None:
             waits = job.progress is None and self.training

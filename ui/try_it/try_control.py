@@ -41,7 +41,7 @@ class Control:
 
 
 def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | None:
-    """A held-out pair of the run's dataset, number ``at`` modulo how many there are; None if there are none."""
+    """Return a held-out pair of the run's dataset, number ``at`` modulo how many there are, or None."""
     from engine.disk.images import thumbnail
 
     run = run_of(context, run_name)
@@ -56,13 +56,13 @@ def held_out(context: AppContext, run_name: str | None, at: int) -> HeldOut | No
 
 
 def as_in_run(context: AppContext, run_name: str | None) -> dict[str, Any]:
-    """The settings with which the run draws its own previews, by name; empty if there is no such run."""
+    """Return the settings with which the run draws its own previews, by name; none if there is no such run."""
     run = run_of(context, run_name)
     return run_defaults(run.config) if run else {}
 
 
 def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list[str]]:
-    """The control image (Pillow, RGB, any size), and warnings about it.
+    """Make the control image (Pillow, RGB, any size). Returns it with warnings about it.
 
     Raises:
         UserError: there is no image, or its map cannot be extracted.
@@ -89,7 +89,7 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
 
 
 def drawn(value: Any) -> Any:
-    """The drawing on a black background; None if nothing was drawn."""
+    """Return the drawing on a black background, or None if nothing was drawn."""
     from PIL import Image
 
     layers = [one for one in (value or {}).get("layers", []) if one is not None and one.getbbox()]
@@ -102,7 +102,7 @@ def drawn(value: Any) -> Any:
 
 
 def advice(context: AppContext, run_name: str | None, upload: str | None, is_map: bool) -> str:
-    """A hint about an uploaded image, shown before anything is drawn."""
+    """Return a hint about an uploaded image, shown before anything is drawn."""
     from engine.disk.images import load_rgb
 
     run = run_of(context, run_name)

@@ -20,7 +20,7 @@ SHEET = (512, 512)
 
 
 def black_sheet() -> dict[str, Any]:
-    """The editor's first value: most maps are light on black."""
+    """Return the editor's first value. It is black, because most maps are light on black."""
     return {"background": Image.new("RGB", SHEET), "layers": [], "composite": None}
 
 

@@ -65,7 +65,7 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
 
 
 def earlier(context: AppContext) -> list[Path]:
-    """The newest images that were drawn with a ControlNet."""
+    """Return the newest images that were drawn with a ControlNet."""
     return image_info.newest(context.workspace.outputs, SHOWN, f"_{WITH}.png")
 
 

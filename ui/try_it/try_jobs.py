@@ -56,7 +56,7 @@ class DrawRequest:
 
 
 def painted(value: Any) -> tuple[Any, Any]:
-    """The image and the mask (white where it was painted) in gradio's editor; None for what is not there."""
+    """Return the image and the mask (white where it was painted) in gradio's editor; None for what is missing."""
     background = (value or {}).get("background")
     if background is None or not background.getbbox():
         return None, None

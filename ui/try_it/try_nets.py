@@ -31,14 +31,14 @@ class Net:
 
 
 def training_run(snapshot: JobSnapshot) -> str:
-    """The folder name of the run that is training now, or an empty string."""
+    """Return the folder name of the run that is training now, or an empty string."""
     if snapshot.is_training and snapshot.run_folder is not None:
         return str(snapshot.run_folder.name)
     return ""
 
 
 def exports_of(context: AppContext, run: str | None) -> list[Path]:
-    """The finished exports of a run that Try it can read, newest first."""
+    """Return the finished exports of a run that Try it can read, newest first."""
     folder = context.workspace.runs / (run or "") / "exports"
     if not run or not folder.is_dir():
         return []
@@ -47,7 +47,7 @@ def exports_of(context: AppContext, run: str | None) -> list[Path]:
 
 
 def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
-    """The entries of the list for a run. "The newest" comes first and is always there."""
+    """Return the entries of the list for a run. "The newest" comes first and is always there."""
     live = [LIVE_ENTRY] if run and training_run(context.runner.snapshot) == run else []
     saved = [(f"step {c.step:,} · {c.images_seen:,} images seen", c.step) for c in checkpoints_of(context, run)]
     exports = [(f"export {path.name}", EXPORT + path.name) for path in exports_of(context, run)]
@@ -55,7 +55,7 @@ def entries(context: AppContext, run: str | None) -> list[tuple[str, Any]]:
 
 
 def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any:
-    """A list of the selected run's ControlNets. It is kept up to date while the run trains; the selection stays."""
+    """Build a list of the selected run's ControlNets. It is updated while the run trains; the selection stays."""
     box = gr.Dropdown([NEWEST_ENTRY], value=NEWEST, label="Checkpoint", elem_id=elem_id, interactive=True)
 
     def of_run(run: str | None) -> Any:
@@ -81,7 +81,7 @@ def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any
 
 
 def pick_net(context: AppContext, run: str | None, chosen: Any, own: str = "") -> Net:
-    """The selected ControlNet. ``own``: the path of any file or folder, which takes precedence over the list.
+    """Return the selected ControlNet. ``own``: path of any file or folder, which takes precedence over the list.
 
     Raises:
         UserError: there is none, or it is gone.

@@ -19,7 +19,7 @@ Fields = dict[str, Any]
 """Widgets by name: of a declared setting, or of a field of ``DrawRequest``."""
 AS_TRAINED = ""
 RADIO_CHOICES = 4
-"""A setting with at most so many choices shows all of them; one with more is a list."""
+"""Settings with at most this many choices become radio buttons, others a list."""
 
 
 def add_settings(fields: Fields, panel: Panel) -> None:
@@ -38,7 +38,7 @@ def add_settings(fields: Fields, panel: Panel) -> None:
 
 
 def _widget(one: Setting) -> Any:
-    """The gradio component of a setting."""
+    """Build the gradio component of a setting."""
     common: dict[str, Any] = {
         "label": one.label,
         "info": one.help or None,
@@ -63,7 +63,7 @@ def _widget(one: Setting) -> Any:
 
 
 def sampling_panel(fields: Fields) -> None:
-    """How and how many images are sampled."""
+    """Build the panel that says how images are sampled, and how many."""
     with gr.Accordion("Sampler, size, number of images", open=False, elem_id="try-more"):
         add_settings(fields, "sampling")
         fields["count"] = gr.Slider(
@@ -81,13 +81,13 @@ def sampling_panel(fields: Fields) -> None:
 
 
 def control_panel(fields: Fields) -> None:
-    """When and how the ControlNet acts."""
+    """Build the panel that says when and how the ControlNet acts."""
     with gr.Accordion("Control mode, start and end", open=False, elem_id="try-say"):
         add_settings(fields, "control")
 
 
 def img2img_panel(fields: Fields) -> None:
-    """Draw over an image, or over a part of it."""
+    """Build the panel for img2img and inpainting."""
     with gr.Accordion("Draw over an image (img2img, inpainting)", open=False, elem_id="try-over"):
         fields["editor"] = UserDrawing(
             type="pil",
@@ -105,7 +105,7 @@ def img2img_panel(fields: Fields) -> None:
 
 
 def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
-    """Another ControlNet in place of the run's, and a second one."""
+    """Build the panel for another ControlNet in place of the run's, and for a second one."""
     with gr.Accordion("Other ControlNets: another file, or a second one", open=False, elem_id="try-second"):
         fields["own"] = gr.Textbox(
             label="Another ControlNet file",
@@ -134,7 +134,7 @@ def second_panel(context: AppContext, live: Live, fields: Fields) -> None:
 
 
 def base_panel(context: AppContext, live: Live, fields: Fields) -> Any:
-    """Another base of the same family. Returns the button that draws on all bases of a folder."""
+    """Build the panel for other bases. Returns the button that draws on all bases of a folder."""
     models = context.workspace.models
     with gr.Accordion("Another base: does the ControlNet transfer?", open=False, elem_id="try-base"):
         base = declared()["base"]
