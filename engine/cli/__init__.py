@@ -1,1 +1,1 @@
-"""The same engine without a window: `python -m engine.cli`."""
+"""The command line, `python -m engine.cli`: everything the window does, without the window."""

@@ -1,4 +1,4 @@
-"""The command ``import`` (also ``scan``): from images, wherever they are, to a dataset."""
+"""The command "import" (also "scan"): make a dataset of images."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ PROBLEMS_SHOWN = 100
 
 
 def add_parser(commands: Any) -> None:
-    """The command's own arguments, and one option for each setting of an import."""
-    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of images, wherever they are")
+    """Add "import" to the command line's parsers."""
+    bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of images")
     bring.add_argument(
-        "source", help="a folder, a list of addresses (parquet, CSV), .tar archives, parquet files, a Hugging Face id"
+        "source", help="a folder, a list of URLs (parquet, CSV), .tar archives, parquet files, or a Hugging Face id"
     )
-    bring.add_argument("--name", help="default: the source's name")
-    bring.add_argument("--json", action="store_true", help="print the result as JSON, for programs")
+    bring.add_argument("--name", help="name of the dataset; default: the source's name")
+    bring.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_settings(bring)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option a setting of engine/data/import_config.py, with its own words."""
+    """Add one option per setting of engine/data/import_config.py."""
     from engine.data.import_config import ImportConfig
 
     shorter = {"max_pictures": "--max"}
@@ -41,7 +41,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Import, and tell what was found. Raises UserError or Cancelled."""
+    """Import, and print what was found. Raises UserError or Cancelled."""
     from engine.cli.output import Console
     from engine.data.dataset import Dataset
     from engine.data.import_config import ImportConfig, parse_import

@@ -1,4 +1,4 @@
-"""The command ``captions``: edit the captions of a dataset, or have them written. The images' .txt files stay."""
+"""The command "captions": edit the captions of a dataset, or have a model write them. The .txt files do not change."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    """The arguments of ``captions``."""
-    parser = commands.add_parser("captions", help="edit captions, have them written, undo")
-    parser.add_argument("dataset")
+    """Add "captions" to the command line's parsers."""
+    parser = commands.add_parser("captions", help="edit captions, have a model write them, undo")
+    parser.add_argument("dataset", help="the dataset's name")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--replace", nargs=2, metavar=("OLD", "NEW"), help="search and replace")
-    what.add_argument("--prefix", help="words in front of every caption")
-    what.add_argument("--suffix", help="words behind every caption")
-    what.add_argument("--trigger", help="a word in front, unless the caption has it already")
-    what.add_argument("--clean", action="store_true", help="take HTML, addresses and strange characters away")
-    what.add_argument("--template", help="one caption for all, for example 'a photo of {name}'")
-    what.add_argument("--names", action="store_true", help="captions from file names")
-    what.add_argument("--set", nargs=2, metavar=("KEY", "CAPTION"), help="the caption of one image")
-    what.add_argument("--auto", metavar="MODEL", help="written by BLIP or Florence-2: a folder or a Hugging Face id")
-    what.add_argument("--undo", action="store_true", help="take the last operation back")
+    what.add_argument("--prefix", help="add this text in front of every caption")
+    what.add_argument("--suffix", help="add this text behind every caption")
+    what.add_argument("--trigger", help="add this word in front, unless the caption contains it")
+    what.add_argument("--clean", action="store_true", help="remove HTML, URLs and strange characters")
+    what.add_argument("--template", help="one caption for all images, for example 'a photo of {name}'")
+    what.add_argument("--names", action="store_true", help="use the file names as captions")
+    what.add_argument("--set", nargs=2, metavar=("KEY", "CAPTION"), help="set the caption of one image")
+    what.add_argument(
+        "--auto", metavar="MODEL", help="have BLIP or Florence-2 write them: a folder or a Hugging Face id"
+    )
+    what.add_argument("--undo", action="store_true", help="undo the last operation")
     parser.add_argument("--regex", action="store_true", help="with --replace: OLD is a regular expression")
-    parser.add_argument("--ignore-case", action="store_true", help="with --replace")
-    parser.add_argument("--whole-words", action="store_true", help="with --replace")
-    parser.add_argument("--only-empty", action="store_true", help="leave images alone that have a caption")
-    parser.add_argument("--length", choices=["short", "detailed", "long"], default="short", help="with --auto")
-    parser.add_argument("--batch", type=int, default=8, help="with --auto: images at a time")
-    parser.add_argument("--dry-run", action="store_true", help="show what would change, and change nothing")
+    parser.add_argument("--ignore-case", action="store_true", help="with --replace: upper and lower case are the same")
+    parser.add_argument("--whole-words", action="store_true", help="with --replace: not inside longer words")
+    parser.add_argument("--only-empty", action="store_true", help="skip images that have a caption")
+    parser.add_argument(
+        "--length", choices=["short", "detailed", "long"], default="short", help="with --auto: length of the captions"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="with --auto: images per batch")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Do what was asked for; without an operation tell how things are."""
+    """Do the operation, then print the state of the captions."""
     from engine.cli.output import Console
     from engine.data import caption_edits as edits
     from engine.data.dataset import Dataset
@@ -71,12 +75,12 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
             console.say(
                 f"{what}: {edits.apply(dataset, what, change, control.token, console.progress):,} captions changed"
             )
-    _tell(dataset, console.say)
+    _print_state(dataset, console.say)
     return 0
 
 
 def _change(options: argparse.Namespace) -> tuple[str, Change] | None:
-    """The operation's name in the history, and what it does to one caption."""
+    """The operation's name in the history, and its function from one caption to the next. None: no operation."""
     from engine.data import caption_edits as edits
 
     if options.replace:
@@ -86,8 +90,8 @@ def _change(options: argparse.Namespace) -> tuple[str, Change] | None:
         }  # fmt: skip
         return f"Replaced {old!r} by {new!r}", edits.replacing(old, new, **how)
     for name in ("prefix", "suffix", "trigger"):
-        if (words := getattr(options, name)) is not None:
-            return f"Added the {name} {words!r}", edits.adding(**{name: words})
+        if (text := getattr(options, name)) is not None:
+            return f"Added the {name} {text!r}", edits.adding(**{name: text})
     if options.clean:
         return "Cleaned", edits.cleaning()
     if options.template is not None:
@@ -117,7 +121,7 @@ def _auto(
         say(f"  {problem.what} {problem.why}")
 
 
-def _tell(dataset: Dataset, say: Callable[[str], None]) -> None:
+def _print_state(dataset: Dataset, say: Callable[[str], None]) -> None:
     from engine.data import caption_edits as edits
     from engine.data.captions import meaning
 

@@ -1,4 +1,4 @@
-"""The commands that check a dataset and act on what was found.
+"""The command "check": look for faults in a dataset, and act on the findings.
 
 python -m engine.cli check birds
 python -m engine.cli check birds --fix exclude --finding blurred
@@ -20,17 +20,17 @@ WIDTH = 100
 
 
 def add_command(commands: Any) -> None:
-    """Adds "check" to the command line's parsers."""
+    """Add "check" to the command line's parsers."""
     check = commands.add_parser("check", help="look for faults in a dataset: files, images, captions, maps")
-    check.add_argument("dataset")
-    check.add_argument("--resolution", type=int, help="side in pixels of the training; default: the setting's")
+    check.add_argument("dataset", help="the dataset's name")
+    check.add_argument("--resolution", type=int, help="training resolution in pixels; default: that of the settings")
     check.add_argument("--fix", choices=["exclude", "correct", "undo"], help="act on a finding instead of checking")
     check.add_argument("--finding", action="append", default=[], metavar="NAME", help="the finding to act on")
-    check.add_argument("--examples", type=int, default=3, help="files named for each finding")
+    check.add_argument("--examples", type=int, default=3, help="files to print for each finding")
 
 
 def check(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Checks, or acts on findings and checks again; exit status 0."""
+    """Act on findings if asked to, then check. Returns the exit status 0."""
     from engine.cli.output import Console
     from engine.config import RunConfig
     from engine.data.dataset import Dataset

@@ -1,4 +1,4 @@
-"""The commands that compare the checkpoints of a run.
+"""The commands "grid" and "timelapse": compare the checkpoints of a run.
 
 python -m engine.cli grid RUN --steps 100,300,500 --pictures 1-4 --strengths 0.5,1 --out grid.png
 python -m engine.cli timelapse RUN --picture 2 --format gif
@@ -15,31 +15,33 @@ from engine.workspace.paths import Workspace
 
 
 def add_commands(commands: Any) -> None:
-    """Adds "grid" and "timelapse" to the command line's parsers."""
-    grid = commands.add_parser("grid", help="images of several checkpoints beside each other, as one image")
+    """Add "grid" and "timelapse" to the command line's parsers."""
+    grid = commands.add_parser("grid", help="images of several checkpoints side by side, as one image")
     grid.add_argument("run", help="the run's folder name")
     grid.add_argument("--steps", help="checkpoints, for example 100,300,500; default: six, spread over the run")
     grid.add_argument("--pictures", default="1-2", help="held-out images, for example 1-4 or 1,3; 0: none")
-    grid.add_argument("--control", action="append", default=[], type=Path, metavar="MAP", help="a map of yours")
+    grid.add_argument(
+        "--control", action="append", default=[], type=Path, metavar="IMAGE", help="a control image of yours"
+    )
     grid.add_argument("--prompt", action="append", default=[], help="instead of the images' own captions")
     grid.add_argument("--negative", default="", help="what the images should not show")
-    grid.add_argument("--seeds", default="0")
-    grid.add_argument("--strengths", help="of the control, for example 0.5,1,1.5; default: as in the run")
-    grid.add_argument("--sampling-steps", type=int, default=0, help="default: as in the run")
-    grid.add_argument("--guidance", type=float, default=0.0, help="default: as in the run")
+    grid.add_argument("--seeds", default="0", help="for example 0,1,2")
+    grid.add_argument("--strengths", help="control strengths, for example 0.5,1,1.5; default: as in the run")
+    grid.add_argument("--sampling-steps", type=int, default=0, help="denoising steps; default: as in the run")
+    grid.add_argument("--guidance", type=float, default=0.0, help="guidance (CFG) scale; default: as in the run")
     grid.add_argument("--no-plain", action="store_true", help="no column without ControlNet")
     grid.add_argument("--out", type=Path, help="a .png or .webp file; default: in the run's folder")
-    lapse = commands.add_parser("timelapse", help="one control image over all steps, as a moving image")
+    lapse = commands.add_parser("timelapse", help="the previews of one held-out image over all steps, as an animation")
     lapse.add_argument("run", help="the run's folder name")
-    lapse.add_argument("--picture", type=int, default=1, help="which of the control images; the first is 1")
-    lapse.add_argument("--alone", action="store_true", help="without the map and the original beside it")
+    lapse.add_argument("--picture", type=int, default=1, help="which of the preview images; the first is 1")
+    lapse.add_argument("--alone", action="store_true", help="without the control image and the original beside it")
     lapse.add_argument("--seconds", type=float, default=0.4, help="how long each step is shown")
     lapse.add_argument("--format", choices=["webp", "gif"], default="webp")
     lapse.add_argument("--out", type=Path, help="default: in the run's folder")
 
 
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Draws what is missing of a grid and writes it; exit status 0."""
+    """Draw the missing images of a grid and write it. Returns the exit status 0."""
     from engine.cli.output import Console
     from engine.evaluation.grid import GridRequest, numbers
     from engine.evaluation.grid_drawing import draw_grid
@@ -73,7 +75,7 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
 
 
 def timelapse(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Writes a time-lapse; exit status 0."""
+    """Write a time-lapse. Returns the exit status 0."""
     from engine.cli.output import Console
     from engine.evaluation.timelapse import frames_of, make_timelapse, timelapse_path
     from engine.runs.run import Run

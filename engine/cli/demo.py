@@ -1,4 +1,4 @@
-"""The whole demo from the command line: set, training, score, export, and a table that says whether it worked."""
+"""The command "demo": make a dataset, train, score, export, and print a table that shows whether it worked."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from engine.runs.run import PreviewRecord, Run
 from engine.training.job import create_run, training_job
 from engine.workspace.paths import Workspace
 
-# What the demo promises on two processor cores.
+# What the demo has to reach on two processor cores.
 MIN_IOU, MIN_COLOURS, MAX_IOU_WITHOUT = 0.85, 0.85, 0.35
 Say = Callable[[str], None]
 Report = Callable[[int, int, str], None]
@@ -36,19 +36,17 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Scores over the held-out pairs, 0 to 1, and where things are."""
+    """Scores over the held-out pairs, 0 to 1, and the files that were made."""
 
     iou: float
     colours: float
     iou_without: float
-    colours_without: float
-    train_seconds: float
     run_folder: Path
     exported: tuple[Path, ...]
 
     @property
     def shortfalls(self) -> list[str]:
-        """Each promise that was not kept, in a sentence."""
+        """A sentence for each score that is too low, or too high without control."""
         found = []
         if self.iou < MIN_IOU:
             found.append(f"The disc lies right to {self.iou:.2f}; at least {MIN_IOU} is expected.")
@@ -68,13 +66,13 @@ def run_demo(
     count: int = DEFAULT_COUNT,
     overrides: dict[str, Any] | None = None,
 ) -> DemoResult:
-    """Make the set, train, score 64 held-out pairs with and without control, export.
+    """Make the dataset, train, score 64 held-out pairs with and without control, and export.
 
     Args:
-        emit: receives the training's events.
-        report: progress of everything else, as (done, total, label).
-        say: one line for people.
-        overrides: sparse settings over the demo's own.
+        emit: receives the events of the training.
+        report: called with the progress of everything else as (done, total, label).
+        say: called with each line of the output.
+        overrides: partial settings that replace the demo's own.
 
     Raises:
         UserError, Cancelled.
@@ -95,7 +93,7 @@ def run_demo(
             f"Its training is saved in {run.folder}.",
             "Run it again, or resume it in the window.",
         )
-    emit(PhaseChanged("preparing"))  # from here on, time left is that of the work in hand
+    emit(PhaseChanged("preparing"))  # so that the time left is that of the current stage
     say("3/4  Scoring the held-out pairs, with and without control")
     final = score_held_out(workspace, run, token, report)
     say("4/4  Exporting")
@@ -109,13 +107,12 @@ def run_demo(
     say(f"Training took {seconds:.0f} s. Images: {run.folder / 'previews'} and {final.folder}")
     say(f"Your ControlNet: {exported[0]}")
     return DemoResult(
-        scores["iou"], scores["colours"], scores["iou_without_control"], scores["colours_without_control"],
-        seconds, run.folder, exported,
+        scores["iou"], scores["colours"], scores["iou_without_control"], run.folder, exported,
     )  # fmt: skip
 
 
 def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report | None = None) -> PreviewRecord:
-    """Draw every held-out pair with the last checkpoint, with and without control; into the run's evaluation folder."""
+    """Draw every held-out pair with the last checkpoint, with and without control, into the evaluation folder."""
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
     checkpoint = run.checkpoints()[-1]
@@ -143,7 +140,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
 
 
 def table(run: Run, config: RunConfig, final: PreviewRecord) -> list[str]:
-    """Lines of a table: a row for each set of images, then the score over all held-out pairs."""
+    """Lines of the table: one for each set of preview images, then the scores over all held-out pairs."""
     losses = {entry["step"]: entry["loss"] for entry in run.metrics() if "loss" in entry}
     head = f"{'step':>7} {'images':>8} {'loss':>7} {'disc IoU':>9} {'colours right':>14}"
     lines = ["", head, "-" * len(head)]

@@ -1,4 +1,4 @@
-"""The command that looks at one checkpoint thoroughly.
+"""The command "evaluate": a thorough evaluation of one checkpoint.
 
 python -m engine.cli evaluate RUN
 python -m engine.cli evaluate RUN --checkpoint 500 --pairs 128 --json
@@ -17,18 +17,20 @@ from engine.workspace.paths import Workspace
 
 
 def add_command(commands: Any) -> None:
-    """Adds "evaluate" to the command line's parsers."""
-    evaluate = commands.add_parser("evaluate", help="does a checkpoint obey its maps, and is it damaged? takes minutes")
+    """Add "evaluate" to the command line's parsers."""
+    evaluate = commands.add_parser(
+        "evaluate", help="does a checkpoint follow its control images, and is it damaged? takes minutes"
+    )
     evaluate.add_argument("run", help="the run's folder name")
-    evaluate.add_argument("--checkpoint", type=int, metavar="N", help="its step; default: the best one")
-    evaluate.add_argument("--pairs", type=int, default=64, help="held-out pairs first, then others; default 64")
+    evaluate.add_argument("--checkpoint", type=int, metavar="N", help="step of the checkpoint; default: the best one")
+    evaluate.add_argument("--pairs", type=int, default=64, help="number of pairs, held-out ones first; default: 64")
     evaluate.add_argument("--clip", default=None, metavar="FOLDER_OR_ID", help="CLIP model; default: the run's setting")
-    evaluate.add_argument("--download", action="store_true", help="fetch the CLIP model if it is not here")
-    evaluate.add_argument("--json", action="store_true", help="print the report as JSON, and nothing else")
+    evaluate.add_argument("--download", action="store_true", help="download the CLIP model if it is missing")
+    evaluate.add_argument("--json", action="store_true", help="print only the report, as JSON")
 
 
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Evaluates, prints, and writes the report; exit status 0."""
+    """Evaluate, print and write the report. Returns the exit status 0."""
     from engine.cli.output import Console
     from engine.conditions import places
     from engine.evaluation import clip, report
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 
 def choose(run: Any, step: int | None) -> Any:
-    """The checkpoint of a step; the best one, as the verdict sees it, for None.
+    """The checkpoint of a step, or the best one by the verdict for None.
 
     Raises:
         UserError: there is none.

@@ -1,4 +1,4 @@
-"""The command line's way in and out: export, import-net, merge, trim. The engine is loaded only when a command runs."""
+"""The commands "export", "import-net", "merge" and "trim". The engine is loaded only when a command runs."""
 
 from __future__ import annotations
 
@@ -16,42 +16,47 @@ from engine.workspace.paths import Workspace
 
 
 def add_commands(commands: Any) -> None:
-    """Declare the commands."""
-    export = commands.add_parser("export", help="write a checkpoint in a form that other programs load")
+    """Add the commands to the command line's parsers."""
+    export = commands.add_parser("export", help="write a checkpoint in a format that other programs load")
     export.add_argument("run", help="the run's folder name")
-    export.add_argument("--step", type=int, help="default: the newest checkpoint")
-    export.add_argument("--merged", help="instead of a step: the name of an average that merge made")
-    export.add_argument("--compare", action="store_true", help="measure size against quality, export nothing")
-    add_how(export)
+    export.add_argument("--step", type=int, help="step of the checkpoint; default: the newest")
+    export.add_argument("--merged", help="instead of --step: the name of an average made with merge")
+    export.add_argument(
+        "--compare", action="store_true", help="measure size against quality of every format, and export nothing"
+    )
+    add_export_options(export)
 
-    bring = commands.add_parser("import-net", help="bring in a ControlNet from a file or folder, as a run of its own")
-    bring.add_argument("file", type=Path)
-    bring.add_argument("--base", default="demo", help="the base it was made for, as in the settings")
-    bring.add_argument("--type", default="", help="the condition type it reads; default: what the file says")
-    bring.add_argument("--name", default="", help="default: the file's")
+    bring = commands.add_parser("import-net", help="import a ControlNet from a file or folder, as a run of its own")
+    bring.add_argument("file", type=Path, help="a file or folder")
+    bring.add_argument("--base", default="demo", help="the base it was trained for, as in the settings")
+    bring.add_argument("--type", default="", help="its condition type; default: what the file says")
+    bring.add_argument("--name", default="", help="name of the run; default: that of the file")
 
     merge = commands.add_parser("merge", help="average several checkpoints of a run, and export the average")
     merge.add_argument("run", help="the run's folder name")
-    merge.add_argument("--steps", type=int, nargs="+", help="default: all checkpoints that were kept")
-    merge.add_argument("--kind", choices=["equal", "ema"], default="equal", help="ema: later ones count more")
-    merge.add_argument("--decay", type=float, default=0.999, help="of the average, for one step (with --kind ema)")
-    add_how(merge)
+    merge.add_argument("--steps", type=int, nargs="+", help="steps of the checkpoints; default: all on the disk")
+    merge.add_argument("--kind", choices=["equal", "ema"], default="equal", help="ema: later checkpoints count more")
+    merge.add_argument("--decay", type=float, default=0.999, help="decay per step, with --kind ema; default: 0.999")
+    add_export_options(merge)
 
-    trim = commands.add_parser("trim", help="drop from old checkpoints what only a resume needs")
+    trim = commands.add_parser("trim", help="remove from old checkpoints what only a resume needs")
     trim.add_argument("run", help="the run's folder name")
-    trim.add_argument("--keep", type=int, default=1, help="newest checkpoints that stay resumable")
+    trim.add_argument(
+        "--keep", type=int, default=1, help="how many of the newest checkpoints stay resumable; default: 1"
+    )
 
 
-def add_how(parser: argparse.ArgumentParser) -> None:
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that "export" and "merge" share."""
     parser.add_argument("--format", default="single_file", help=", ".join(way.name for way in FORMATS))
     parser.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32"])
-    parser.add_argument("--weights", choices=["plain", "ema"], help="default: the averaged ones where there are some")
+    parser.add_argument("--weights", choices=["plain", "ema"], help="default: the EMA weights if there are any")
     parser.add_argument(
-        "--rank", type=int, default=AS_TRAINED, help="of a Control-LoRA; default: as it was trained, else 128"
+        "--rank", type=int, default=AS_TRAINED, help="rank of a Control-LoRA; default: as it was trained, else 128"
     )
-    parser.add_argument("--name", help="default: the run's name")
-    parser.add_argument("--out", type=Path, help="default: the run's exports folder")
-    parser.add_argument("--overwrite", action="store_true")
+    parser.add_argument("--name", help="name of the file; default: the run's name")
+    parser.add_argument("--out", type=Path, help="folder; default: the run's exports folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 
 def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -79,9 +84,9 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
 
     try:
         base = workspace.locate_base(run.config.model.base)
-        base = base if is_local(base) else ""  # on the hub: not fetched for a comparison
+        base = base if is_local(base) else ""  # on the hub: not downloaded for the check
     except UserError:
-        base = ""  # gone since: only a Control-LoRA needs it, and says so
+        base = ""  # not found: only a Control-LoRA needs it, and reports it
     result = export(
         checkpoint.folder, options.format, options.out or run.exports, options.name or run.config.name,
         precision=options.precision, weights=options.weights, overwrite=options.overwrite, token=control.token,

@@ -1,14 +1,14 @@
-"""The same engine without a window.
+"""ControlNet Studio on the command line.
 
 python -m engine.cli demo
-python -m engine.cli import ~/pictures --name birds      (or a list of addresses, archives, a Hugging Face id)
+python -m engine.cli import ~/pictures --name birds      (or a list of URLs, archives, a Hugging Face id)
 python -m engine.cli check birds
 python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
 python -m engine.cli sample RUN --control map.png --prompt "red circle with blue background"
-python -m engine.cli evaluate RUN --checkpoint 500     (does it obey, is it damaged?)
+python -m engine.cli evaluate RUN --checkpoint 500     (does it follow its control images, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)
 python -m engine.cli import-net net.safetensors --base owner/name
 python -m engine.cli merge RUN --kind ema
@@ -43,14 +43,17 @@ EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse the command line; None: that of this process."""
     parser = argparse.ArgumentParser(
         prog="engine.cli", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workspace", type=Path, help="folder for datasets, runs and models")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    demo = commands.add_parser("demo", help="make a set, train, score and export: proves the installation")
-    demo.add_argument("--count", type=int, default=None, help="pairs to draw")
+    demo = commands.add_parser(
+        "demo", help="make a dataset, train, score and export: proves that the installation works"
+    )
+    demo.add_argument("--count", type=int, default=None, help="pairs of the dataset")
     add_settings(demo)
 
     add_images.add_parser(commands)
@@ -59,23 +62,30 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
     captions.add_parser(commands)
 
-    extract = commands.add_parser("extract", help="make the condition maps of a dataset")
-    extract.add_argument("dataset")
+    extract = commands.add_parser("extract", help="make the control images of a dataset")
+    extract.add_argument("dataset", help="the dataset's name")
     extract.add_argument("--type", required=True, help="condition type, for example canny")
-    extract.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the type")
-    extract.add_argument("--side", type=int, help="shrink images to this shorter side first, in pixels")
-    extract.add_argument("--vary", type=int, metavar="SEED", help="several strengths: draw parameters for each image")
-    extract.add_argument("--download", action="store_true", help="fetch weights that are missing")
+    extract.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the condition type"
+    )
+    extract.add_argument("--side", type=int, help="first shrink images to this shorter side, in pixels")
+    extract.add_argument(
+        "--vary",
+        type=int,
+        metavar="SEED",
+        help="random parameters for each image, so that the net learns several strengths",
+    )
+    extract.add_argument("--download", action="store_true", help="download missing weights")
 
     train = commands.add_parser("train", help="train a ControlNet")
-    train.add_argument("file", type=Path, nargs="?", help="settings in TOML, as presets have them")
-    train.add_argument("--preset", help="the app's or one of yours; default: the one for this machine")
-    train.add_argument("--dataset")
-    train.add_argument("--base")
-    train.add_argument("--write", type=Path, metavar="FILE", help="only write all settings to a TOML file")
+    train.add_argument("file", type=Path, nargs="?", help="settings as a TOML file, like the presets")
+    train.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
+    train.add_argument("--dataset", help="the dataset's name")
+    train.add_argument("--base", help="the base model, as in the settings")
+    train.add_argument("--write", type=Path, metavar="FILE", help="write all settings to a TOML file, and do not train")
     add_settings(train)
 
-    resume = commands.add_parser("resume", help="go on with a run")
+    resume = commands.add_parser("resume", help="resume a run")
     resume.add_argument("run", help="the run's folder name")
 
     for shared in (extract, train, resume):
@@ -84,18 +94,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     compare.add_commands(commands)
     evaluate.add_command(commands)
     export.add_commands(commands)
-    commands.add_parser("doctor", help="what this machine has, and what is wrong")
+    commands.add_parser("doctor", help="show this machine, the versions, and what is wrong")
     return parser.parse_args(arguments)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the option --set for any setting of a run."""
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for example train.steps=500"
     )
 
 
 def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """["train.steps=500"] -> {"train": {"steps": 500}}; values are read as TOML, else as text.
+    """["train.steps=500"] -> {"train": {"steps": 500}}. Values are read as TOML, else as text.
 
     Raises:
         UserError: no equals sign.
@@ -115,7 +126,7 @@ def settings(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 well, 1 fell short, 2 a problem, 130 interrupted)."""
+    """Run one command. Returns the exit code: 0 success, 1 the demo fell short, 2 a problem, 130 interrupted."""
     options = parse_arguments(arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if getattr(options, "processes", 1) > group.started():
@@ -123,13 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        return cli_processes.together(options, lambda: _do(options, control))
+        return cli_processes.run_together(options, lambda: _do(options, control))
     except UserError as error:
-        if cli_processes.speaks(error):
+        if cli_processes.prints_error(error):
             print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
         return EXIT_PROBLEM
     except Cancelled as error:
-        if cli_processes.speaks(error):
+        if cli_processes.prints_error(error):
             print("\nInterrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
@@ -139,26 +150,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _do(options: argparse.Namespace, control: Control) -> int:
     workspace = Workspace(options.workspace)
-    alone = options.command in ALONE and cli_processes.first()
-    with WorkspaceLock(workspace, f"the command {options.command}") if alone else nullcontext():
+    exclusive = options.command in EXCLUSIVE and cli_processes.is_main()
+    with WorkspaceLock(workspace, f"the command {options.command}") if exclusive else nullcontext():
         return COMMANDS[options.command](options, workspace, control)
 
 
 def _pause_on_signals(control: Control) -> dict[int, Any]:
-    """Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
+    """Make Ctrl-C, SIGTERM and a closed terminal save and end; a second Ctrl-C ends at once.
 
-    Returns the handlers that were there before.
+    Returns the handlers that were set before.
     """
     times = 0
 
     def handle(number: int, _frame: Any) -> None:
         nonlocal times
         control.pause()
-        times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may be told of several times
+        times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may send several signals
         if times > 1:
             raise KeyboardInterrupt
-        if cli_processes.first():
-            with suppress(OSError):  # the terminal may be gone, and with it whoever would read this
+        if cli_processes.is_main():
+            with suppress(OSError):  # the terminal may be gone
                 print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
 
     known = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP") if hasattr(signal, name)]
@@ -178,7 +189,7 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
     for sentence in result.shortfalls:
         console.say("Fell short: " + sentence)
     if not result.shortfalls:
-        console.say("The installation works: the net draws where the outline says, in the colours that the words say.")
+        console.say("The installation works: the net draws where the outline says, in the colours of the prompt.")
     return EXIT_FELL_SHORT if result.shortfalls else 0
 
 
@@ -221,8 +232,8 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
         else:
             preset = suggest(detect().vram_gib)
         layers = [(options.file.name, read_toml(options.file))] if options.file else []
-        named = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
-        given = {section: {k: v for k, v in values.items() if v} for section, values in named.items()}
+        from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+        given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
         layers += [("you", given), ("you", settings(options.set))]
         base = resolve(*preset.layers(), *layers)[0].model.base
         config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
@@ -235,14 +246,14 @@ def _train(options: argparse.Namespace, workspace: Workspace, control: Control) 
     name = group.current().broadcast(create)
     if not name:
         return 0
-    return _work_on(name, workspace, control)
+    return _train_run(name, workspace, control)
 
 
 def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    return _work_on(options.run, workspace, control)
+    return _train_run(options.run, workspace, control)
 
 
-def _work_on(name: str, workspace: Workspace, control: Control) -> int:
+def _train_run(name: str, workspace: Workspace, control: Control) -> int:
     from engine.jobs.keep_awake import keep_awake
     from engine.runs.run import Run
     from engine.training.job import training_job
@@ -277,5 +288,5 @@ COMMANDS = {
     **export.COMMANDS,
 }
 
-ALONE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
-"""Commands that write into the workspace: they do not run beside an open window."""
+EXCLUSIVE = ("demo", "import", "scan", "captions", "extract", "train", "resume", "import-net", "merge", "trim")
+"""Commands that write into the workspace. They cannot run while a window has it open."""

@@ -1,4 +1,4 @@
-"""What the command line prints: one line that is rewritten on a terminal, now and then a line in a log."""
+"""Output of the command line: a status line that is rewritten on a terminal, or a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0  # in a log; on a terminal the line is rewritten fi
 
 
 class Console:
-    """Prints events with progress and time left."""
+    """Prints a job's events, with progress and time left."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -25,13 +25,16 @@ class Console:
         self._open_line = False
 
     def say(self, text: str) -> None:
+        """Print a line."""
         self._end_line()
         self._print(text)
 
     def progress(self, done: int, total: int, label: str) -> None:
+        """Update the status line."""
         self.event(Progress(done, total, label))
 
     def event(self, event: Event) -> None:
+        """Print an event, or update the status line."""
         self._snapshot = fold(self._snapshot, event, active_time())
         if isinstance(event, Message):
             self.say(f"     {event.text}")
@@ -69,7 +72,7 @@ class Console:
             self._open_line = False
 
     def _print(self, text: str, end: str = "\n") -> None:
-        """A terminal that was closed does not end the work that it told of."""
+        """Print. A terminal that was closed must not end the work."""
         try:
             print(text, end=end, flush=True, file=self._stream)
         except OSError:

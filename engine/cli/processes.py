@@ -1,4 +1,4 @@
-"""Commands of the command line that several processes do together: one speaks, all end together."""
+"""Commands that run in several processes: one of them prints, and all end together."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ SHARED = ("train", "resume", "extract")
 
 def add_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="share the work among N processes, one a graphics card"
+        "--processes", type=int, default=1, metavar="N", help="run in N processes, one per graphics card"
     )
 
 
-def together(options: argparse.Namespace, work: Callable[[], int]) -> int:
-    """``work()``, after meeting the other processes where there are any; a fault here is told to them.
+def run_together(options: argparse.Namespace, work: Callable[[], int]) -> int:
+    """Join the process group if there are several processes, then return ``work()``. An error here ends all of them.
 
     Raises:
-        UserError: the command is for one process, or the processes do not find one another.
+        UserError: the command is for one process, or the processes cannot connect.
     """
     count = group.started()
     if count > 1 and options.command not in SHARED:
         raise UserError(
-            f"{options.command} is done by one process.",
-            f"{count} were started; only {', '.join(SHARED)} are shared among several.",
+            f"{options.command} runs in one process.",
+            f"{count} were started; only {', '.join(SHARED)} can run in several.",
             f"Start it with: python -m engine.cli {options.command}",
         )
     remarks = join.join()
@@ -45,16 +45,16 @@ def together(options: argparse.Namespace, work: Callable[[], int]) -> int:
         join.leave()
 
 
-def first() -> bool:
-    """Whether this is the process that speaks, as its launcher says."""
+def is_main() -> bool:
+    """Whether this is the main process, by its launcher's environment variables."""
     return group.started() == 1 or os.environ.get("RANK", "0") == "0"
 
 
-def speaks(error: BaseException) -> bool:
-    """Whether this process tells people of an error: main does, and whoever has lost the others."""
-    return first() or isinstance(error, group.ProcessLost)
+def prints_error(error: BaseException) -> bool:
+    """Whether this process prints an error: the main process does, and one that has lost the others."""
+    return is_main() or isinstance(error, group.ProcessLost)
 
 
 def console() -> Console:
-    """What main prints on; of the others nothing is seen."""
-    return Console() if first() else Console(Path(os.devnull).open("w", encoding="utf-8"))
+    """The console of the main process; the others print nothing."""
+    return Console() if is_main() else Console(Path(os.devnull).open("w", encoding="utf-8"))

@@ -51,6 +51,8 @@ def test_from_a_folder_to_a_file(root: Path, paired_folder: Path, tiny_base: Pat
     files = [path for path in run.exports.iterdir() if path.suffix == ".safetensors"]
     assert len(files) == 1
     assert str(files[0]) in capsys.readouterr().out
+    assert main([*start, "timelapse", run.name]) == EXIT_PROBLEM, "this run has no previews"
+    assert "Try: " in capsys.readouterr().err
 
 
 def test_the_doctor_reports(root: Path, capsys) -> None:

@@ -25,7 +25,7 @@ def test_commands_for_one_process_say_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert main(["--workspace", str(tmp_path / "ws"), "doctor"]) == EXIT_PROBLEM
-    assert "doctor is done by one process" in capsys.readouterr().err
+    assert "doctor runs in one process" in capsys.readouterr().err
     assert "doctor" not in SHARED
 
 
