@@ -1,4 +1,4 @@
-"""Taking a net away, and back in: formats, precision, and the checks before it leaves."""
+"""Export and import of nets: formats, precision, and the checks of every exported file."""
 
 from __future__ import annotations
 

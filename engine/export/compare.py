@@ -1,4 +1,4 @@
-"""Size against quality: each way to write a net, its megabytes, and how well the net still obeys, on held-out pairs."""
+"""Size against quality: each way to write a net, its megabytes, and its adherence on held-out pairs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 MAIN_SCORES = ("adherence", "iou")
-"""The first of these that the run's images are scored by stands in the table."""
+"""The table shows the first of these that the run's images have."""
 WHOLE = "checkpoint"
 
 
@@ -44,10 +44,10 @@ class Variant:
 
 
 def variants(trained_rank: int = 0) -> list[Variant]:
-    """What differs in numbers; formats that differ in names alone stand for one another.
+    """The ways that differ in values; formats that differ in names alone are left out.
 
     Args:
-        trained_rank: of a run that trained a Control-LoRA.
+        trained_rank: rank of a Control-LoRA run, else 0.
     """
     made = [Variant(f"one file, {precision}", "single_file", precision) for precision in PRECISIONS]
     if trained_rank:
@@ -72,15 +72,17 @@ def compare(
 ) -> Table:
     """Write each variant, read it back, draw the run's held-out pairs with it at fixed seeds, and score them.
 
-    The table is kept in the run's exports folder; the files are not.
+    The table is written into the run's exports folder; the exported files are removed.
 
     Args:
-        images: held-out pairs to draw; 0: as many as the run draws for its own scores.
+        weights: default: the averaged ones if the run keeps them.
+        chosen: default: all ``variants``.
+        images: held-out pairs to draw; 0: as many as the run draws for its previews.
         progress: called as progress(variants done, in all, label).
 
     Raises:
         UserError: the dataset is gone, has no score, or a variant cannot be made.
-        Cancelled: the token says so; nothing is left behind.
+        Cancelled: the token is cancelled; nothing is left behind.
     """
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
@@ -111,14 +113,14 @@ def compare(
         record = make_previews(Models(family, base, denoiser, net), request, token=token)
         return record.scores
 
-    def tell(done: int, label: str) -> None:
+    def report(done: int, label: str) -> None:
         if token:
             token.raise_if_cancelled()
         if progress:
             progress(done, len(todo) + 1, label)
 
     try:
-        tell(0, "Measuring the checkpoint")
+        report(0, "Measuring the checkpoint")
         scores = measure(source.config, source.original, 0)
         name = next((score for score in MAIN_SCORES if score in scores), "")
         if not name:
@@ -131,7 +133,7 @@ def compare(
         size = sum(tensor.numel() * 4 for tensor in source.original.values())
         rows = [Row(WHOLE, size / MIB, reference, 0.0)]
         for number, variant in enumerate(todo, start=1):
-            tell(number, f"Measuring {variant.title}")
+            report(number, f"Measuring {variant.title}")
             made = export(
                 checkpoint.folder, variant.format, scratch, f"variant-{number}", variant.precision, weights,
                 token=token, base=base, rank=variant.rank,

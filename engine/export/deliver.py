@@ -1,4 +1,4 @@
-"""From the exports folder to where it is used: into ComfyUI's or AUTOMATIC1111's folder, or before the user's eyes."""
+"""Copies an export into the folder of ComfyUI or AUTOMATIC1111, or shows it in the file manager."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Program:
     name: str
     title: str
     signs: tuple[str, ...]
-    """Any of these inside a folder tells that it is this program's."""
+    """A folder with any of these belongs to the program."""
     models: tuple[str, ...]
-    """Where its ControlNets lie, the usual place first. The first that exists is taken."""
+    """Folders for its ControlNets, the usual one first. The first that exists is used."""
     default: str
-    """The place to make where there is none yet."""
+    """The folder to create if none exists."""
 
 
 PROGRAMS: tuple[Program, ...] = (
@@ -49,19 +49,19 @@ PROGRAMS: tuple[Program, ...] = (
     ),
 )
 NESTED = ("ComfyUI", "webui", "stable-diffusion-webui", "stable-diffusion-webui-forge")
-"""Portable packages hold the program in a folder of this name."""
+"""Portable packages hold the program in a folder with one of these names."""
 
 
 def program(name: str) -> Program:
-    """A program by name."""
+    """Find a program by name."""
     return next(program for program in PROGRAMS if program.name == name)
 
 
 def models_folder(chosen: Path | str, wanted: Program) -> Path:
-    """The folder for ControlNets inside the folder that was chosen; the models folder itself may be chosen, too.
+    """Find the ControlNet folder in the chosen program folder; the ControlNet folder itself may be chosen, too.
 
     Raises:
-        UserError: it is not that program's.
+        UserError: the folder does not belong to that program.
     """
     folder = Path(chosen).expanduser()
     if not str(chosen).strip() or not folder.is_dir():
@@ -89,7 +89,7 @@ def _belongs(folder: Path, wanted: Program) -> bool:
 
 
 def _exists_exactly(folder: Path, relative: str) -> bool:
-    """``models/controlnet`` and ``models/ControlNet`` are two things, also on disks that do not tell them apart."""
+    """Whether a path exists with exactly this case, also on disks that ignore it (``controlnet``, ``ControlNet``)."""
     for part in relative.split("/"):
         try:
             if part not in {entry.name for entry in folder.iterdir()}:
@@ -105,7 +105,7 @@ def _is_dir_exactly(folder: Path, relative: str) -> bool:
 
 
 def exports_in(folder: Path) -> list[ExportResult]:
-    """What lies in a run's exports folder, newest first, each with its card."""
+    """The exports in a run's exports folder, newest first, each with its card."""
     if not folder.is_dir():
         return []
     nets = [p for p in folder.iterdir() if p.suffix in NET_ENDINGS or (p / "config.json").is_file()]
@@ -126,14 +126,14 @@ def copy_to(
     token: CancelToken | None = None,
     progress: OnProgress | None = None,
 ) -> Path:
-    """Copy an exported file under its own name; the new file appears whole or not at all.
+    """Copy an exported file under its own name. The new file appears complete or not at all.
 
     Args:
         progress: called as progress(megabytes done, in all, label).
 
     Raises:
-        UserError: a file of that name is there, the disk is full, or it cannot be written.
-        Cancelled: the token says so; nothing is left behind.
+        UserError: a file of that name exists, the disk is full, or it cannot be written.
+        Cancelled: the token is cancelled; nothing is left behind.
     """
     if not file.is_file():
         raise UserError(
@@ -145,7 +145,7 @@ def copy_to(
     if target.exists() and not overwrite:
         raise UserError(
             f"{file.name} is there already.",
-            f"{folder} holds a file of this name, and nothing is overwritten without being told to.",
+            f"{folder} holds a file of this name, and nothing is overwritten without your permission.",
             "Allow replacing it, or export under another name.",
         )
     temporary = target.with_name(TEMPORARY + target.name)
@@ -186,7 +186,7 @@ def _disk_full(name: str) -> UserError:
 
 
 def opening_command(folder: Path, platform: str = sys.platform) -> Sequence[str] | None:
-    """The command that shows a folder; None on Windows, which has a call of its own."""
+    """The command that shows a folder; None on Windows, which has its own function for it."""
     if platform == "win32":
         return None
     return ["open" if platform == "darwin" else "xdg-open", str(folder)]
@@ -196,7 +196,7 @@ def open_folder(folder: Path) -> None:
     """Show a folder in the system's file manager.
 
     Raises:
-        UserError: there is no file manager.
+        UserError: the system has no file manager.
     """
     command = opening_command(folder)
     try:

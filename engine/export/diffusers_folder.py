@@ -22,5 +22,5 @@ def write(path: Path, source: Source) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Config and weights, as they were written."""
+    """Read config and weights."""
     return json.loads((path / CONFIG).read_text(encoding="utf-8")), load_file(path / WEIGHTS)

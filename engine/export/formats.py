@@ -1,7 +1,7 @@
-"""The formats a net can leave in.
+"""The export formats.
 
-To add one: a module with ``write(path, source)`` and ``read(path)`` (config or None, and the tensors under their
-diffusers names), and a line in FORMATS.
+To add one: a module with ``write(path, source)`` and ``read(path)`` (config or None, and the tensors under diffusers
+names), and an entry in FORMATS.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ Weights = Literal["plain", "ema"]
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """One way to take a net away."""
+    """One export format."""
 
     name: str
     title: str
     hint: str
     goes_to: str
-    """Where people put it."""
+    """Where the user puts the file."""
     ending: str
-    """Of the file; empty for a folder."""
+    """The file's suffix; empty for a folder."""
     module: str
     ranks: tuple[int, ...] = ()
-    """Choices of how fine a format is that keeps only what differs from the base; empty: the format is exact."""
+    """Ranks to choose from, for a format that approximates the difference to the base; empty: the format is exact."""
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A finished export. ``checked`` says in sentences what was compared with the checkpoint."""
+    """A finished export. ``checked``: sentences about what was compared with the checkpoint."""
 
     path: Path
     bytes: int
@@ -45,7 +45,7 @@ class ExportResult:
 
 @dataclass(frozen=True)
 class PrecisionChoice:
-    """What the weights are rounded to."""
+    """A precision that the weights are rounded to."""
 
     name: Precision
     title: str
@@ -102,11 +102,11 @@ FORMATS: tuple[ExportFormat, ...] = (
 )
 DEFAULT_RANK = 128
 AS_TRAINED = 0
-"""In place of a rank: what a run that trained a Control-LoRA has trained; of any other net, ``DEFAULT_RANK``."""
+"""In place of a rank: the factors as a Control-LoRA run trained them; for any other net, ``DEFAULT_RANK``."""
 
 
 def get(name: str) -> ExportFormat:
-    """A format by name.
+    """Find a format by name.
 
     Raises:
         UserError: there is none of that name.

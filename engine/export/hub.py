@@ -1,4 +1,4 @@
-"""Upload to the Hugging Face hub. The token is handed over with each call and written nowhere."""
+"""Uploads an export to the Hugging Face hub. The access token is passed with each call and never stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_UPLOADED = (".tmp",)
 
 
 class Watched(io.BufferedReader):
-    """A file that tells how much of it was read, and stops being readable when the job is cancelled."""
+    """A file that reports how much of it was read, and raises Cancelled when the job is cancelled."""
 
     def __init__(self, path: Path, read: Any, token: CancelToken | None) -> None:
         super().__init__(path.open("rb", buffering=0))  # type: ignore[arg-type]
@@ -33,7 +33,7 @@ class Watched(io.BufferedReader):
 
 
 def files_of(made: ExportResult) -> list[tuple[str, Path]]:
-    """What belongs to an export, as (path in the repository, file): the net, and its card at the top."""
+    """The files of an export as (path in the repository, file): the net, and its card at the top level."""
     files = [] if made.path.is_dir() else [(made.path.name, made.path)]
     for folder in {made.path if made.path.is_dir() else made.card} - {None}:
         assert folder is not None
@@ -50,20 +50,22 @@ def upload(
     cancel: CancelToken | None = None,
     progress: OnProgress | None = None,
 ) -> str:
-    """Put files into a model repository, made where there is none; small files first, each whole or not at all.
+    """Upload files to a model repository, created if it does not exist. Small files first, each complete or not at all.
 
     Args:
         repository: "owner/name".
-        token: of the user, with the right to write. Kept in memory for this call.
-        endpoint: of the hub; default the public one.
+        token: the user's, with write access. Kept in memory for this call only.
+        private: of a repository that is created.
+        endpoint: of the hub; default: the public one.
+        cancel: the job's token.
         progress: called as progress(megabytes done, in all, label).
 
     Returns:
         The repository's address.
 
     Raises:
-        UserError: the name or the token is refused, or the hub cannot be reached.
-        Cancelled: the token of the job says so.
+        UserError: the name or the token is rejected, or the hub cannot be reached.
+        Cancelled: ``cancel`` is cancelled.
     """
     from huggingface_hub import HfApi
 
@@ -101,11 +103,11 @@ def upload(
             done += path.stat().st_size
             told(0)
     except Exception as error:
-        raise _in_words(error, repository) from error
+        raise _as_user_error(error, repository) from error
     return f"{(endpoint or ADDRESS).rstrip('/')}/{repository}"
 
 
-def _in_words(error: Exception, repository: str) -> Exception:
+def _as_user_error(error: Exception, repository: str) -> Exception:
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, Cancelled | UserError):

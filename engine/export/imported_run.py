@@ -1,4 +1,4 @@
-"""An imported net as a run of its own, so that it can be tried, compared, exported and trained on."""
+"""Imports a net as a run of its own, so that it can be tried, compared, exported and trained further."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def import_as_run(
     """Read a ControlNet from a file or folder and keep it as a finished run with one checkpoint.
 
     Args:
-        base: as in the settings, the base it was made for.
-        condition: the type of map it reads; empty: what the file says, else "own" (ready maps).
-        name: of the run; empty: the file's.
+        base: the base it was made for, as in the settings.
+        condition: type of the control images it reads; empty: the type in the file's header, else "own" (ready maps).
+        name: of the run; empty: the file's name.
 
     Raises:
-        UserError: as ``read_controlnet``. Nothing is left behind.
+        UserError: see ``read_controlnet``. Nothing is left behind.
     """
 
     def stage(done: int, label: str) -> None:
@@ -94,7 +94,7 @@ def import_as_run(
             "imported_from": path.name,
             "versions": {"app": VERSION, "python": platform.python_version()},
         }
-        write_run(folder, run)  # last: without it the folder is no run
+        write_run(folder, run)  # last, because it makes the folder a run
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -103,7 +103,7 @@ def import_as_run(
 
 
 def condition_of(found: Imported, condition: str) -> dict[str, Any]:
-    """Type and parameters of the maps: as told, as the file says, or ready maps."""
+    """Condition type and parameters: the chosen ones, those in the file's header, or ready maps."""
     said = found.metadata.get("condition_type", "")
     known = {kind.name for kind in registry.all()}
     name = condition or (said if said in known else "own")

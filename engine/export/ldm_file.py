@@ -1,4 +1,4 @@
-"""One .safetensors file with the original code's names (LDM)."""
+"""One .safetensors file with LDM names (those of the original code)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def write(path: Path, source: Source) -> None:
     """Write the file ``path``.
 
     Raises:
-        UserError: the net has parts that these names do not cover.
+        UserError: the net has layers that have no LDM name.
     """
     single_file.save(path, to_ldm(source.tensors, source.config), source)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Config and weights, these under their diffusers names again."""
+    """Read config and weights, under diffusers names again."""
     config, tensors = single_file.read(path)
     return config, from_ldm(tensors)

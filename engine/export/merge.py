@@ -1,4 +1,4 @@
-"""Averages of several checkpoints of one net."""
+"""Averages several checkpoints of one net."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from engine.workspace.paths import safe_name
 
 Kind = Literal["equal", "ema"]
 FOLDER = "merged"
-"""Of a run: averages lie beside its checkpoints, not among them."""
+"""Folder of a run for averages, beside its checkpoints."""
 
 
 def equal_shares(checkpoints: Sequence[Checkpoint]) -> list[float]:
-    """Each counts the same ("model soup", Wortsman et al. 2022)."""
+    """The same share for each ("model soups", Wortsman et al. 2022, arXiv 2203.05482)."""
     return [1 / len(checkpoints)] * len(checkpoints)
 
 
 def ema_shares(checkpoints: Sequence[Checkpoint], decay: float) -> list[float]:
-    """What an exponential moving average would have kept of each, had it run along.
+    """The share that each would have in an exponential moving average kept during training.
 
     At the last step T the average weighs the weights of step s with (1 - d) d^(T - s). Each kept checkpoint stands for
     the steps since the one before it, whose weights then sum to d^(T - s_i) - d^(T - s_(i-1)); the first stands for all
@@ -47,7 +47,7 @@ def ema_shares(checkpoints: Sequence[Checkpoint], decay: float) -> list[float]:
 
     Args:
         checkpoints: oldest first.
-        decay: d, between 0 and 1, for one step; 0.999 averages about 1,000 steps.
+        decay: d, between 0 and 1, per step; 0.999 averages about 1,000 steps.
     """
     last = checkpoints[-1].step
     kept = [decay ** (last - checkpoint.step) for checkpoint in checkpoints]
@@ -66,8 +66,9 @@ def merge(
     """Write the average as a checkpoint of its own, which can be exported like any other.
 
     Args:
-        checkpoints: at least two of one net; each one's own weights (not its EMA) are averaged, in fp32.
-        out_folder: the folder in which it gets its name.
+        checkpoints: at least two of one net. Their plain weights are averaged in fp32, not their EMA.
+        out_folder: the folder for the new checkpoint.
+        name: of the checkpoint; default: from the kind and the steps.
         progress: called as progress(checkpoints read, in all, label).
 
     Returns:
@@ -149,6 +150,6 @@ def _cannot(why: str, try_this: str) -> UserError:
 
 
 def merged_checkpoints(run_folder: Path) -> list[Checkpoint]:
-    """Averages of a run, by name."""
+    """The averages of a run, by name."""
     found = (read_checkpoint(folder) for folder in sorted((run_folder / FOLDER).glob("*")))
     return [checkpoint for checkpoint in found if checkpoint is not None]

@@ -1,4 +1,4 @@
-"""What lies beside an exported net: model card with images and code, ComfyUI workflow, note for AUTOMATIC1111."""
+"""The files beside an exported net: model card with images and code, ComfyUI workflow, note for AUTOMATIC1111."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ from engine.families.facts import FamilyFacts
 
 README, EDITOR, SERVER, NOTE = "README.md", "comfyui_workflow.json", "comfyui_workflow_api.json", "automatic1111.txt"
 MARK = "made_with: ControlNet Studio"
-"""By which a folder is known as ours."""
+"""Marks a model card that this app wrote."""
 IMAGES = 4
+DEFAULT_SIDE = 512  # px, if the run's resolution is unknown
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder holds a card that this app wrote, and may be written again."""
+    """Whether this app wrote the model card in a folder, so that it may be overwritten."""
     readme = folder / README
     return readme.is_file() and MARK in readme.read_text(encoding="utf-8", errors="replace")
 
 
 def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story) -> None:
-    """Write everything into a folder that exists.
+    """Write all of them into an existing folder.
 
     Args:
-        file: name of the net's file; empty where the folder itself is the net.
+        file: name of the net's file; empty if the folder itself is the net.
         kind: name of the export format.
-        facts: the header's.
+        facts: the metadata of the file's header.
+        family: of the base.
     """
     examples = _images(folder, story)
     near = preprocessor(facts.get("condition_type", ""))
@@ -48,7 +50,7 @@ def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], fam
 
 
 def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Settings:
-    """The workflow's numbers: those with which the run drew its own images."""
+    """The settings of the workflow: those with which the run drew its previews."""
     drawn = story.drawn
     return workflow.Settings(
         file=file,
@@ -56,17 +58,17 @@ def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Sett
         strength=drawn.strength if drawn else 1.0,
         steps=drawn.sampling_steps if drawn else 20,
         guidance=drawn.guidance_scale if drawn else 7.5,
-        side=story.resolution or 512,
+        side=story.resolution or DEFAULT_SIDE,
     )
 
 
 def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story, examples: list[str]) -> str:
-    """The model card, in the form that the Hugging Face hub reads."""
+    """The model card in the Hugging Face hub's format."""
     title = _title(facts.get("condition_type", ""))
     rows = [f"| {words} | {facts[key]} |" for key, words in ROWS if facts.get(key)]
     rows += [f"| score on held-out pairs: {name} | {value:.3f} |" for name, value in story.scores.items()]
     base = facts.get("base", "")
-    front = ["---", "library_name: diffusers", "tags: [controlnet, stable-diffusion]"]
+    front = ["---", "library_name: diffusers", f"tags: [controlnet, {family.card_tag}]"]
     front += [f"base_model: {base}"] if base.count("/") == 1 else []
     lines = [
         *front,
@@ -117,23 +119,23 @@ ROWS = (
 
 
 def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) -> str:
-    """Code that draws an image; run beside the file (or inside the folder)."""
-    pipeline = family.pipeline
-    side = story.resolution or 512
+    """Python code that draws an image, to be run beside the file (or inside the folder)."""
+    pipeline, net_class = family.pipeline, family.net_class
+    side = story.resolution or DEFAULT_SIDE
     strength = story.drawn.strength if story.drawn else 1.0
-    head = ["import torch", f"from diffusers import ControlNetModel, {pipeline}", "from PIL import Image"]
+    head = ["import torch", f"from diffusers import {net_class}, {pipeline}", "from PIL import Image"]
     if kind == "single_file":
         load = [
             "with safe_open(FILE, framework='pt') as file:",
             "    config = json.loads(file.metadata()['controlnet_config'])",
             "    weights = {name: file.get_tensor(name) for name in file.keys()}",
-            "controlnet = ControlNetModel.from_config(config)",
+            f"controlnet = {net_class}.from_config(config)",
             "controlnet.load_state_dict(weights)",
         ]
         head = ["import json", "", *head, "from safetensors import safe_open"]
         names = [f'FILE = "{file}"']
     elif kind == "diffusers":
-        load, names = ["controlnet = ControlNetModel.from_pretrained(FOLDER)"], ['FOLDER = "."']
+        load, names = [f"controlnet = {net_class}.from_pretrained(FOLDER)"], ['FOLDER = "."']
     else:
         return (
             "# This file is for ComfyUI, AUTOMATIC1111 and Forge. For diffusers, export the folder or the single file\n"
@@ -159,13 +161,13 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
 
 
 def automatic1111(file: str, facts: Mapping[str, str], near: Preprocessor, story: Story) -> str:
-    """How to set the ControlNet panel."""
+    """The note on how to set AUTOMATIC1111's ControlNet panel."""
     strength = story.drawn.strength if story.drawn else 1.0
     made = f"choose the preprocessor: {near.a1111}"
     if near.a1111 == "none":
         made = "choose the preprocessor: none, and give it a map made with ControlNet Studio"
     elif not near.exact:
-        made += "\n   (near to the maps of the training, not the same; maps made with ControlNet Studio fit exactly)"
+        made += "\n   (similar to the maps of the training, not the same; maps made with ControlNet Studio fit exactly)"
     return "\n".join(
         [
             "AUTOMATIC1111 (sd-webui-controlnet) and Forge",
@@ -182,7 +184,7 @@ def automatic1111(file: str, facts: Mapping[str, str], near: Preprocessor, story
 
 
 def _images(folder: Path, story: Story) -> list[str]:
-    """Map and drawn image of the first rows; the originals are the user's own and stay here."""
+    """Write control image and drawn image of the first rows. The originals are the user's own and are not published."""
     names = []
     for number, path in enumerate(story.pictures[:IMAGES]):
         with opened(path) as row:

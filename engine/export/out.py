@@ -1,4 +1,4 @@
-"""The one way out: write under a temporary name, read back, compare, rename. Nothing half-written has a real name."""
+"""Exports a net: write under a temporary name, read back, compare, rename. No incomplete file has a real name."""
 
 from __future__ import annotations
 
@@ -41,20 +41,22 @@ def export(
     base: str = "",
     rank: int = AS_TRAINED,
 ) -> ExportResult:
-    """Write one net and check it before it gets its name; beside it a folder NAME_card with what travels along.
+    """Write one net and check it before it gets its name. A folder NAME_card beside it has the model card.
 
     Args:
         checkpoint: the folder step-N of a run.
-        name: of the file or folder, as typed; made safe, and marked with the base's version.
-        weights: default: the averaged ones where the run keeps them.
+        format: name of an export format.
+        name: of the file or folder, as typed; it is made safe and marked with the base's version.
+        weights: default: the averaged ones if the run keeps them.
         progress: called as progress(stages done, in all, label).
-        base: located; needed for a format that is taken against it, else for the comparison of images. Empty: where
-            the checkpoint says, if it is on this disk.
+        base: located. A Control-LoRA needs it; other formats compare images with it. Empty: the checkpoint's own, if it
+            is on this disk.
         rank: of a Control-LoRA, or AS_TRAINED.
 
     Raises:
-        UserError: the checkpoint is not whole, the name is taken or misleading, the disk is full, or the check failed.
+        UserError: the checkpoint is incomplete, the name is taken or misleading, the disk is full, or the check failed.
             Nothing is left behind.
+        Cancelled: the token is cancelled. Nothing is left behind.
     """
     from engine.export import model_card, same_image
     from engine.export.naming import export_stem
@@ -80,7 +82,7 @@ def export(
     stem = export_stem(name or f"controlnet_{checkpoint.name}", family.facts)
     target = Path(out_folder) / f"{stem}{way.ending}"
     card = target.with_name(f"{stem}{CARD_ENDING}")
-    _refuse_taken(target, way, overwrite)
+    _demand_free_name(target, way, overwrite)
     if way.ending and card.exists() and not model_card.is_ours(card):
         raise UserError(
             f"{card.name} is in the way.", "It is something else than a model card.", "Choose another name."
@@ -91,7 +93,7 @@ def export(
     if way.ranks:
         stage(0, "Factorising")
         source = _against_base(source, whole, weights, family, base, rank, token)
-    _make_room(target, source.bytes)
+    _demand_space(target, source.bytes)
     temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
     _remove(temporary)
     _remove(temporary_card)
@@ -112,7 +114,7 @@ def export(
         file = target.name if way.ending else ""
         _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, story), target)
         stage(5, "Done")
-        _refuse_taken(target, way, overwrite)
+        _demand_free_name(target, way, overwrite)
         if way.ending:
             _remove(card)
             move_into_place(temporary_card, card)
@@ -138,10 +140,10 @@ def _check(path: Path, read: tuple[Any, dict[str, Any]], source: Source, family:
 
 
 def _local_base(base: str, needed: bool) -> str:
-    """The located base that a checkpoint names, where that needs no search and no download; else empty.
+    """The located base that a checkpoint names, if it needs no download; else empty.
 
     Args:
-        needed: a hub id will do: where the run trained with it, it has been fetched before.
+        needed: accept a hub id, too: a run that trained with it has downloaded it before.
     """
     from engine.export.source import public_name
     from engine.workspace.paths import DEMO_BASE
@@ -172,16 +174,16 @@ def _against_base(
     return against_base(source, copied, rank or DEFAULT_RANK, token)
 
 
-def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:
+def _demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
         raise UserError(
             f"{target.name} exists already.",
-            f"{target.parent} holds it from an earlier export, and nothing is overwritten without being told to.",
+            f"{target.parent} holds it from an earlier export, and nothing is overwritten without your permission.",
             "Choose another name, or allow overwriting.",
         )
-    # Overwriting is for what this app could have written, never for somebody's folder of other things.
+    # Overwrite only what this app could have written, never a folder with other files.
     ours = target.is_file() if way.ending else (target / "config.json").is_file()
     if not ours:
         raise UserError(
@@ -189,7 +191,7 @@ def _refuse_taken(target: Path, way: ExportFormat, overwrite: bool) -> None:
         )
 
 
-def _make_room(target: Path, needed: int) -> None:
+def _demand_space(target: Path, needed: int) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = free_bytes(target.parent)

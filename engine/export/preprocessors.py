@@ -1,8 +1,7 @@
-"""Which preprocessor of ComfyUI and AUTOMATIC1111 comes nearest to a condition type of this app.
+"""The preprocessor of ComfyUI and AUTOMATIC1111 that is most similar to each condition type of this app.
 
 ComfyUI's are nodes of comfyui_controlnet_aux; AUTOMATIC1111's are names in the ControlNet panel's list. A type with
-``NOTHING`` is used with ready maps: the app makes them, and the programs are told to take them as they are. Every
-registered type is answered below.
+``NOTHING`` needs ready maps: the app makes them, and the programs use them unchanged. Every registered type is listed.
 """
 
 from __future__ import annotations
@@ -17,16 +16,16 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """One way to make a map outside of this app."""
+    """A way to make a control image outside of this app."""
 
     node: str = ""
-    """Class name of a ComfyUI node with an input "image" first; empty: none comes near."""
+    """Class name of a ComfyUI node whose first input is "image"; empty: none is similar."""
     widgets: Callable[[Parameters], Values] = lambda _: {}
-    """The node's other inputs but the resolution, in its order, from the condition's parameters."""
+    """The node's other inputs except the resolution, in its order, from the condition's parameters."""
     a1111: str = "none"
     """The name in the preprocessor list."""
     exact: bool = False
-    """It makes the same maps; otherwise similar ones."""
+    """It makes the same maps, not just similar ones."""
 
 
 def _byte(value: Any, default: int) -> int:
@@ -43,7 +42,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
     ),
     "lineart": Preprocessor(
         "LineartStandardPreprocessor",
-        lambda p: {"guassian_sigma": 6.0, "intensity_threshold": 8},  # the node spells it so
+        lambda p: {"guassian_sigma": 6.0, "intensity_threshold": 8},  # the node's spelling
         "lineart_standard (from white bg & black line)",
     ),
     "lineart_net": Preprocessor("LineArtPreprocessor", lambda _: {"coarse": "disable"}, "lineart_realistic"),
@@ -64,7 +63,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
     ),
     "segmentation": Preprocessor("OneFormer-ADE20K-SemSegPreprocessor", a1111="seg_ofade20k"),
     "anime_lineart": Preprocessor("AnimeLineArtPreprocessor", a1111="lineart_anime"),
-    "shuffle": Preprocessor(a1111="shuffle"),  # ComfyUI's node has its inputs in another order than all others
+    "shuffle": Preprocessor(a1111="shuffle"),  # the inputs of ComfyUI's node are in another order
     "face": NOTHING,  # theirs draw the parts in other colours
     "light_dark": NOTHING,  # theirs have two levels, ours two to many
     "qr_like": NOTHING,
@@ -76,5 +75,5 @@ PREPROCESSORS: dict[str, Preprocessor] = {
 
 
 def preprocessor(condition_type: str) -> Preprocessor:
-    """The nearest one, or one that takes maps as they are."""
+    """The preprocessor for a type; ``NOTHING`` for an unknown one."""
     return PREPROCESSORS.get(condition_type, NOTHING)

@@ -1,4 +1,4 @@
-"""The oldest form: a .pth file of nothing but tensors, named as in the original code behind ``control_model.``."""
+"""The oldest format: a .pth file of tensors, with LDM names behind the prefix ``control_model.``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from engine.nets.ldm_keys import PREFIX, from_ldm, to_ldm
 
 
 def write(path: Path, source: Source) -> None:
-    """Write the file ``path``. It has no header: what the net is, only its file name can say.
+    """Write the file ``path``. It has no header, so only its file name tells what the net is.
 
     Raises:
-        UserError: the net has parts that these names do not cover.
+        UserError: the net has layers that have no LDM name.
     """
-    with path.open("wb") as file:  # a file, not its name, which torch would write into the archive
+    with path.open("wb") as file:  # an open file: torch would write a path's name into the archive
         torch.save(to_ldm(source.tensors, source.config, PREFIX), file)
 
 
 def read(path: Path) -> tuple[None, dict[str, torch.Tensor]]:
-    """No config, and the weights under their diffusers names again. Runs no code from the file."""
+    """Read the weights, under diffusers names again; there is no config. Runs no code from the file."""
     return None, from_ldm(torch.load(path, map_location="cpu", weights_only=True))

@@ -1,9 +1,9 @@
-"""What ComfyUI and AUTOMATIC1111 do with a file, as far as names, shapes and its file name decide it.
+"""How ComfyUI and AUTOMATIC1111 read a file, as far as tensor names, shapes and the file name decide it.
 
-Both take the kind of a net from marker tensors and the structure from names in the original code's numbering; names of
-diffusers are translated first. Neither complains about a tensor that it does not know, or gets no value: the net only
-draws badly. So every name and shape is held against the net here. Rules written down from ``comfy/controlnet.py`` and
-sd-webui-controlnet's ``controlnet_model_guess.py`` and ``controlnet_lora.py``.
+Both tell the kind of a net from marker tensors and its structure from LDM names; diffusers names are translated first.
+Neither reports a tensor that is unknown or missing: the net just works badly. So every name and shape is compared with
+the net here. The rules follow ``comfy/controlnet.py`` and sd-webui-controlnet's ``controlnet_model_guess.py`` and
+``controlnet_lora.py``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Misread(Exception):
-    """A reader would refuse the file, or read something else from it."""
+    """One of these programs would reject the file, or read something else from it."""
 
 
 def raw_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes as they stand in a .safetensors or .pth file."""
+    """Names and shapes of the tensors in a .safetensors or .pth file, under the file's names."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -36,12 +36,13 @@ def raw_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family: FamilyFacts) -> str:
-    """How the readers take the file, in words.
+    """Check that the programs read the file as the net that it is. Returns its kind, for people.
 
     Args:
-        raw: names and shapes as in the file.
-        net: those of the net, under diffusers names.
-        stem: the file's name without its ending.
+        raw: names and shapes in the file.
+        net: names and shapes of the net, under diffusers names.
+        config: the net's.
+        stem: the file's name without suffix.
         family: of the net's base.
 
     Raises:
@@ -57,11 +58,11 @@ def check(raw: Shapes, net: Shapes, config: Mapping[str, Any], stem: str, family
         return "a Control-LoRA"
     if DIFFUSERS_TRIGGER in raw:
         kind, seen = "a ControlNet with diffusers names", dict(raw)
-        to_ldm(seen, config)  # both translate every name
+        to_ldm(seen, config)  # both programs translate every name
     elif TRIGGER in raw or PREFIX + TRIGGER in raw:
         kind, seen = "a ControlNet with LDM names", from_ldm(dict(raw))
     else:
-        raise Misread("no reader knows it as a ControlNet")
+        raise Misread("neither recognises it as a ControlNet")
     _compare(seen, net)
     return kind
 
@@ -77,7 +78,7 @@ def _compare(seen: Shapes, net: Shapes) -> None:
 
 def _check_lora(raw: Shapes, net: Shapes, config: Mapping[str, Any], family: FamilyFacts) -> None:
     outputs = sum(name.startswith(OUTPUTS) and name.endswith(".weight") for name in raw)
-    # A net of another size is none that AUTOMATIC1111 could load anyway.
+    # AUTOMATIC1111 cannot load a net of another size anyway.
     if outputs == family.outputs and (A1111_LORA_MARK in raw) != family.lora_mark:
         raise Misread("AUTOMATIC1111 would take it for a Control-LoRA of another version")
     seen = rename_from_ldm(dict(raw), config)

@@ -1,4 +1,4 @@
-"""The last check of an export: the image from the file beside the image from the checkpoint."""
+"""The last check of an export: the file and the checkpoint have to draw the same image."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ from engine.machine.units import GIB, format_bytes
 from engine.nets.outputs import net_of
 
 STEPS = 4
-SIDE = 128  # px; enough for a comparison, and seconds even for SD 1.5 on a processor
+SIDE = 128  # px; enough for a comparison, and takes seconds even for SD 1.5 on a CPU
 # A ControlNet copies the encoder half of its base: 361 of 860 million parameters for SD 1.5, 1,251 of 2,568 for SDXL.
 DENOISER_TO_NET = 2.4
-BESIDES = 1.5 * GIB  # bytes: VAE or text encoders, and what drawing needs
-# Mean difference of two images in grey levels of 255: what rounding the weights may do over the denoising steps.
+BESIDES = 1.5 * GIB  # bytes: VAE or text encoders, and activations
+# Mean difference of two images, in grey levels of 255, that rounding of the weights may cause over the steps.
 TOLERANCE = {"fp32": 0.5, "fp16": 4.0, "bf16": 12.0}
 
 
 def bytes_needed(tensors: Tensors) -> float:
-    """Memory for drawing with such a net and its base, one net at a time, in fp32."""
+    """Memory for drawing with such a net and its base in fp32, one net at a time."""
     return 4 * (1 + DENOISER_TO_NET) * sum(tensor.numel() for tensor in tensors.values()) + BESIDES
 
 
 def check(
     source: Source, tensors: Tensors, family: Family, base: str, name: str, token: CancelToken | None = None
 ) -> str:
-    """Draw twice with the same seed, prompt and map, and compare.
+    """Draw twice with the same seed, prompt and control image, and compare.
 
     Args:
         tensors: as read back from the file.
-        base: located; empty where it is not at hand.
+        base: located; empty if it is not on this computer.
+        name: of the file, for the error.
 
     Returns:
         A sentence with the difference, or why nothing could be drawn.
 
     Raises:
         UserError: the images differ by more than the precision explains.
-        Cancelled: the token says so.
+        Cancelled: the token is cancelled.
     """
     if not base:
         return "No images were compared: the base is not on this computer."
@@ -70,7 +71,7 @@ def check(
 
 
 class Comparison:
-    """A base, ready to draw the same small image with one net after another.
+    """A loaded base that draws the same small image with one net after another.
 
     Raises:
         UserError: the base cannot be loaded.
@@ -85,7 +86,7 @@ class Comparison:
 
     @torch.no_grad()
     def draw(self, net: Any, token: CancelToken | None = None) -> np.ndarray:
-        """The image from a net (fp32) under a white ring, uint8 RGB (SIDE, SIDE, 3)."""
+        """Draw with a net (fp32) and a white ring as control image: uint8 RGB (SIDE, SIDE, 3)."""
         pipeline = self._family.pipeline(
             self._base, net, torch.float32, denoiser=self._denoiser, vae=None, text_encoder=None, tokenizer=None
         )
@@ -104,7 +105,7 @@ class Comparison:
 
 @torch.no_grad()
 def _encode(family: Family, base: str) -> tuple[Text, Text]:
-    """Embeddings of a prompt and of the empty one; the text encoder is gone again afterwards."""
+    """Embeddings of a prompt and of the empty prompt. The text encoder is freed afterwards."""
     tokenizer, encoder = family.load_tokenizer(base), family.load_text_encoder(base, torch.float32)
     return family.encode_text(tokenizer, encoder, ["a red circle"]), family.encode_text(tokenizer, encoder, [""])
 

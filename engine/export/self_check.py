@@ -1,4 +1,4 @@
-"""Reads an export back and compares it with the checkpoint: names, shapes, numbers, what the net says."""
+"""Compares an export that was read back with the checkpoint: names, shapes, values, the net's outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.families.facts import FamilyFacts
 from engine.nets.outputs import empty_net, largest_difference
 from engine.nets.reading import DIFFUSERS_TRIGGER
 
-# Of the strongest output: rounding to 11 (8) significant bits, a little of it added up through the layers.
+# Relative to the strongest output: rounding to 11 (8) significant bits, accumulated over the layers.
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 8e-2}
 
 Tensors = dict[str, torch.Tensor]
@@ -24,14 +24,15 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     """Compare what was read back with what should have been written.
 
     Args:
-        config: None where the format carries none.
-        tensors: under their diffusers names, a Control-LoRA's still taken apart.
+        config: None if the format has none.
+        tensors: under diffusers names; a Control-LoRA's are factors.
+        name: of the file, for the error.
 
     Returns:
         A sentence that says what was checked.
 
     Raises:
-        UserError: the first difference.
+        UserError: names the first difference.
     """
     if config is not None and config != source.config:
         raise failed("the config differs from the checkpoint's")
@@ -48,7 +49,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
         if got.shape != wanted.shape or got.dtype != wanted.dtype:
             raise failed(f"{key} is {got.dtype} {tuple(got.shape)} instead of {wanted.dtype} {tuple(wanted.shape)}")
         if not got.isfinite().all() or not torch.equal(got, wanted):
-            raise failed(f"{key} has other numbers than the checkpoint")
+            raise failed(f"{key} has other values than the checkpoint")
     whole = source.whole(tensors, name)
     lacking = empty_net(source.config).state_dict().keys() ^ whole.keys()
     if lacking:
@@ -56,33 +57,33 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
     difference = largest_difference(source.config, source.original, whole)
     if source.base is not None:
         if difference != difference:
-            raise failed("the net answers with no numbers")
+            raise failed("the net's outputs are not finite")
         if source.trained_as_lora:
-            _same_answers(source, difference)
+            _demand_same_outputs(source, difference)
             return (
                 f"Read back: {len(tensors)} tensors, all finite and as they were trained, in {source.precision}; with "
-                f"the base it answers like the checkpoint (largest difference {difference:.2%})."
+                f"the base its outputs are those of the checkpoint (largest difference {difference:.2%})."
             )
         return (
             f"Read back: {len(tensors)} tensors, all finite and as they were written in {source.precision}. With the "
-            f"base it is the checkpoint but for {source.error:.1%} of what was learnt; its answers differ by at most "
-            f"{difference:.1%} of the strongest."
+            f"base it is the checkpoint except for {source.error:.1%} of what was learnt; its outputs differ by at "
+            f"most {difference:.1%} of the strongest."
             + ("" if any(key.endswith(".up") for key in tensors) else " So small a net does not shrink at this rank.")
         )
-    _same_answers(source, difference)
+    _demand_same_outputs(source, difference)
     return (
         f"Read back: {len(tensors)} tensors, all finite and equal to the checkpoint in {source.precision}; "
-        f"it answers like the checkpoint (largest difference {difference:.2%})."
+        f"its outputs are those of the checkpoint (largest difference {difference:.2%})."
     )
 
 
-def _same_answers(source: Source, difference: float) -> None:
+def _demand_same_outputs(source: Source, difference: float) -> None:
     if not difference <= TOLERANCE[source.coarsest]:
-        raise failed(f"the net answers otherwise than the checkpoint (by {difference:.2%} of its strongest output)")
+        raise failed(f"its outputs differ from the checkpoint's (by {difference:.2%} of the strongest)")
 
 
 def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) -> str:
-    """How ComfyUI and AUTOMATIC1111 will take the file; empty for a folder, which is not for them.
+    """Check how ComfyUI and AUTOMATIC1111 read the file. Returns a sentence, or "" for a folder: they read none.
 
     Raises:
         UserError: one of them would misread it.
@@ -94,11 +95,11 @@ def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) ->
         kind = readers.check(readers.raw_shapes(path), net, source.config, stem, family)
     except readers.Misread as error:
         raise failed(str(error)) from error
-    return f"By their rules ComfyUI, AUTOMATIC1111 and Forge take it for {kind}."
+    return f"ComfyUI, AUTOMATIC1111 and Forge recognise it as {kind}."
 
 
 def failed(why: str) -> UserError:
-    """The words for any difference."""
+    """The error for any difference."""
     return UserError(
         "The export failed its check and was not kept.",
         f"{why[0].upper()}{why[1:]}.",

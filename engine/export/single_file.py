@@ -1,4 +1,4 @@
-"""One .safetensors file with the names of diffusers, which ComfyUI, AUTOMATIC1111 and Forge read directly."""
+"""One .safetensors file with diffusers names, which ComfyUI, AUTOMATIC1111 and Forge read directly."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def write(path: Path, source: Source) -> None:
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor], source: Source) -> None:
-    """Write ``tensors`` under the names they have, with the facts and the config in the header."""
+    """Write ``tensors`` under the names they have, with metadata and config in the header."""
     header = source.metadata | {CONFIG_KEY: json.dumps(source.config, sort_keys=True)}
     save_file(tensors, path, metadata=header)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Config and weights, as they were written."""
+    """Read config and weights."""
     with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         return json.loads(file.metadata()[CONFIG_KEY]), tensors

@@ -1,4 +1,4 @@
-"""What is exported: the weights of one checkpoint in the wanted precision, and the facts that travel with them."""
+"""The source of an export: weights of one checkpoint in the chosen precision, and the metadata for the header."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Source:
 
 
 def whole_checkpoint(folder: Path) -> Checkpoint:
-    """Raises UserError where the folder is no checkpoint or a half-written one."""
+    """Read a checkpoint's folder. Raises UserError if it is no checkpoint or incomplete."""
     found = inspect_checkpoint(folder)
     if isinstance(found, Checkpoint):
         return found
     raise UserError(
         f"The checkpoint {folder.name} cannot be exported.",
-        f"It is not there or not whole: {found}.",
+        f"It is missing or incomplete: {found}.",
         "Choose another checkpoint of the run.",
     )
 
@@ -102,7 +102,7 @@ def read_source(checkpoint: Checkpoint, precision: str, weights: str, story: Sto
 
 
 def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor]:
-    """What a run that trained a Control-LoRA has learnt, fp32 under diffusers names.
+    """Read the factors that a Control-LoRA run trained, fp32 under diffusers names.
 
     Raises:
         UserError: the file cannot be read.
@@ -120,7 +120,7 @@ def read_factors(checkpoint: Checkpoint, weights: str) -> dict[str, torch.Tensor
 
 
 def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story = UNKNOWN) -> dict[str, str]:
-    """Facts for the header, as text. Readers that do not know them pass them over."""
+    """Entries for the header. Programs that do not know them ignore them."""
     about = checkpoint.about
     condition = about.get("condition") or {}
     facts = {
@@ -143,11 +143,11 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
 
 
 def public_name(base: str) -> str:
-    """A hub id or "demo" as it is; of a path on this computer only the last part."""
+    """A hub id or "demo" unchanged; only the last part of a path on this computer."""
     is_hub_id = base.count("/") == 1 and "\\" not in base and not base.startswith(("/", ".", "~"))
     if is_hub_id and not Path(base).exists():
         return base
-    return PureWindowsPath(base).name  # splits at both kinds of slashes
+    return PureWindowsPath(base).name  # splits at both kinds of slash
 
 
 def _not_finite(checkpoint: str, name: str, original: torch.Tensor, precision: str) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""What a run knows about one of its checkpoints beyond the weights: scores, example images, how they were drawn."""
+"""What a run's files tell about one of its checkpoints: scores, example images and how they were drawn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from engine.runs.run import PreviewRecord, Run
 
 @dataclass(frozen=True)
 class Story:
-    """Facts for the header and the model card; what is not known is empty."""
+    """Facts for the header and the model card; empty if unknown."""
 
     scores: dict[str, float] = field(default_factory=dict)
     """Means over held-out pairs, for example {"adherence": 0.81}."""
     pictures: tuple[Path, ...] = ()
-    """Rows: the map, the image drawn, the original."""
+    """Image rows: control image, drawn image, original."""
     drawn: ValidationConfig | None = None
-    """How they were drawn."""
+    """Settings with which they were drawn."""
     resolution: int = 0
     training_pictures: int = 0
 
@@ -29,15 +29,15 @@ UNKNOWN = Story()
 
 
 def story_of(checkpoint: Path) -> Story:
-    """The story of a checkpoint's folder inside a run, as far as the run's files tell it.
+    """Read the facts about a checkpoint's folder inside a run.
 
-    Scores and images are those of the same step, else of the last one before it.
+    Scores and images are those of the same step, or of the last one before it.
     """
     folder = checkpoint.parent.parent
     try:
         run = Run(folder)
     except UserError:
-        return UNKNOWN  # a checkpoint that was copied out of its run
+        return UNKNOWN  # the checkpoint was copied out of its run
     step = _step(checkpoint)
     records = [record for record in run.previews() if step is None or record.step <= step]
     last: PreviewRecord | None = records[-1] if records else None
@@ -59,4 +59,4 @@ def _count(dataset: Path) -> int:
     try:
         return Dataset.open(dataset).count(ready=True)
     except UserError:
-        return 0  # removed since
+        return 0  # removed in the meantime

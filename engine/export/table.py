@@ -1,4 +1,4 @@
-"""The table of size against quality, on disk and in words. Without torch: pages show it."""
+"""The table of size against quality, on disk and as text. No torch: pages show it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = "size_against_quality.json"
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table. ``adherence``: mean over the held-out pairs; ``loss``: how much less than the checkpoint."""
+    """A line of the table. ``adherence``: mean over the held-out pairs; ``loss``: difference to the checkpoint's."""
 
     title: str
     megabytes: float
@@ -32,13 +32,13 @@ class Table:
 
 
 def write_table(table: Table, exports: Path) -> None:
-    """Keep it in a run's exports folder."""
+    """Write the table into a run's exports folder."""
     exports.mkdir(parents=True, exist_ok=True)
     atomic_write_text(exports / FILE, json.dumps(asdict(table), indent=2))
 
 
 def read_table(exports: Path) -> Table | None:
-    """The last table of a run, or None."""
+    """Read the last table of a run; None if there is none."""
     try:
         found = json.loads((exports / FILE).read_text(encoding="utf-8"))
         return Table(tuple(Row(**row) for row in found["rows"]), found["score"], found["pictures"], found["step"])
@@ -47,7 +47,7 @@ def read_table(exports: Path) -> Table | None:
 
 
 def as_text(table: Table) -> str:
-    """For the command line and the docs."""
+    """The table for the command line and the docs."""
     lines = [f"{'format':<24}{'MB':>9}{table.score:>12}{'loss':>9}"]
     lines += [f"{row.title:<24}{row.megabytes:>9.1f}{row.adherence:>12.3f}{row.loss:>+9.3f}" for row in table.rows]
     return "\n".join([*lines, f"step {table.step:,}, {table.pictures} held-out pairs"])

@@ -1,6 +1,6 @@
-"""A ready workflow for ComfyUI, in the two forms that its File > Open takes: the editor's own and the server's (API).
+"""A workflow for ComfyUI in both formats that its File > Open reads: the editor's and the server's (API).
 
-Both are written from one list of nodes, so they cannot disagree.
+Both are written from one list of nodes, so they always agree.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 from engine.export.preprocessors import Preprocessor
 
 Link = tuple[str, int]
-"""Name of the node it comes from, and the number of its output."""
+"""Name of the source node, and the number of its output."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a node class takes and gives. ``inputs``: those with a socket; the widgets' order is the editor's."""
+    """Inputs and outputs of a node class, as (name, type). ``inputs``: those with a socket, in the editor's order."""
 
     inputs: tuple[tuple[str, str], ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
@@ -42,13 +42,13 @@ CORE: dict[str, Kind] = {
 }
 PREPROCESSING = Kind((("image", "IMAGE"),), (IMAGE,))
 EDITOR_ONLY = {"KSampler": {"seed": "fixed"}, "LoadImage": {"image": "image"}}
-"""Widgets that the editor keeps beside another and the server knows nothing of: what to do with the seed afterwards."""
+"""Values that only the editor stores behind a widget's own: what happens to the seed after a run."""
 COLUMN, ROW = 330, 210
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node; ``place`` is its column and row."""
+    """One node. ``place``: column and row."""
 
     kind: str
     place: tuple[float, float]
@@ -59,10 +59,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the workflow starts with."""
+    """Initial settings of the workflow."""
 
     file: str
-    """The net's file name, as it lies in models/controlnet."""
+    """The net's file name in models/controlnet."""
     base: str
     prompt: str = "describe your image here"
     strength: float = 1.0
@@ -73,7 +73,7 @@ class Settings:
 
 
 def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[str, Any]) -> dict[str, Node]:
-    """The workflow: an image, its map, the net, the sampler."""
+    """The nodes of the workflow by name: image, preprocessor, ControlNet, sampler."""
     side = settings.side
     made = {
         "base": Node("CheckpointLoaderSimple", (0, 0), widgets={"ckpt_name": settings.base}, title="Your base model"),
@@ -108,12 +108,12 @@ def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[st
 
 
 def kind_of(node: Node) -> Kind:
-    """What a node takes and gives; whatever is not a core node is a preprocessor."""
+    """Inputs and outputs of a node. A node that is not a core node is a preprocessor."""
     return CORE.get(node.kind, PREPROCESSING)
 
 
 def for_server(made: Mapping[str, Node]) -> dict[str, Any]:
-    """The API form."""
+    """The workflow in the server's format."""
     numbers = _numbers(made)
     return {
         str(numbers[name]): {
@@ -126,7 +126,7 @@ def for_server(made: Mapping[str, Node]) -> dict[str, Any]:
 
 
 def for_editor(made: Mapping[str, Node]) -> dict[str, Any]:
-    """The form of the editor (version 0.4), with places on the canvas."""
+    """The workflow in the editor's format (version 0.4), with positions on the canvas."""
     numbers = _numbers(made)
     links: list[list[Any]] = []
     incoming: dict[tuple[str, str], int] = {}

@@ -36,6 +36,10 @@ class FamilyFacts:
     """Zero convolutions of a ControlNet for the real model, except the one to the middle."""
     lora_mark: bool
     """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
+    net_class: str = "ControlNetModel"
+    """diffusers' class of the control net, for the same code."""
+    card_tag: str = "stable-diffusion"
+    """Tag of a model card."""
     safety_checker: bool = True
     """The pipeline has a safety checker, which the model card's code switches off."""
     denoiser: str = "unet"

@@ -166,7 +166,7 @@ def test_a_file_that_fails_its_check_is_not_kept(
         path.write_bytes(data)
 
     monkeypatch.setattr(single_file, "write", damage)
-    with pytest.raises(UserError, match=r"failed its check.*other numbers"):
+    with pytest.raises(UserError, match=r"failed its check.*other values"):
         export(checkpoint, "single_file", tmp_path / "out", "mine")
     assert not list((tmp_path / "out").iterdir())
 
@@ -179,7 +179,7 @@ def test_the_check_finds_missing_extra_misshapen_and_wrong_tensors(checkpoint: P
         "lacks conv_in.weight": {key: value for key, value in good.items() if key != name},
         "does not know, has_more": good | {"has_more": good[name]},
         "instead of torch.float16": good | {name: good[name].float()},
-        "other numbers": good | {name: good[name] + 1},
+        "other values": good | {name: good[name] + 1},
     }
     assert "Read back" in self_check.check(source, source.config, good)
     for words, tensors in cases.items():
@@ -195,7 +195,7 @@ def test_the_check_listens_to_what_the_net_says(checkpoint: Path) -> None:
 
     source = read_source(whole_checkpoint(checkpoint), "fp16", "plain")
     other = {name: weight * 1.5 for name, weight in source.tensors.items()}
-    with pytest.raises(UserError, match="answers otherwise"):
+    with pytest.raises(UserError, match="outputs differ"):
         self_check.check(replace(source, tensors=other), source.config, other)
 
 
@@ -208,7 +208,7 @@ def test_a_half_written_checkpoint_is_refused(checkpoint: Path, tmp_path: Path, 
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
         (checkpoint / "checkpoint.json").unlink()
-    with pytest.raises(UserError, match="not whole"):
+    with pytest.raises(UserError, match="missing or incomplete"):
         export(checkpoint, "single_file", tmp_path / "out", "mine")
     assert not (tmp_path / "out").exists()
 

@@ -138,3 +138,11 @@ def test_a_base_of_the_hub_is_taken_by_its_id(
             assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert family.count_chunks(family.load_tokenizer(name), ["a red circle"]) == 1
     assert family.load_scheduler(name).config == family.load_scheduler(str(folder)).config
+
+
+def test_the_facts_name_the_classes_that_the_family_uses(any_base: Path) -> None:
+    family = detect(str(any_base))
+    assert family.pipeline_class.__name__ == family.facts.pipeline
+    denoiser = family.load_denoiser(str(any_base), torch.float32)
+    assert type(denoiser).__name__ == family.facts.denoiser_class
+    assert type(family.new_controlnet(denoiser)).__name__ == family.facts.net_class
