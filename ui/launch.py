@@ -98,9 +98,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
     context = AppContext(workspace, JobRunner(around), local=not options.listen)
     demo, live = build_app(context)
     context.shutdown.install_handlers()
-    serve(
-        demo, workspace, live.versions, host, port, options.password, PAGES, theme=theme(), css=CSS, js=ON_LOAD
-    )  # fmt: skip
+    serve(demo, workspace, live.versions, host, port, options.password, PAGES, theme=theme(), css=CSS, js=ON_LOAD)
     if options.port is None and port != FIRST_PORT:
         print_line(f"Port {FIRST_PORT} is in use, so this window takes {port}.")
     address = f"http://{LOOPBACK}:{port}"

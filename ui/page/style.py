@@ -37,8 +37,14 @@ def theme() -> Any:
     system = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "Cascadia Mono", "Consolas", "DejaVu Sans Mono", "monospace"]
     return gr.themes.Base(
-        primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=system, font_mono=mono, radius_size="md",
-        text_size="md", spacing_size="md",
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        font=system,
+        font_mono=mono,
+        radius_size="md",
+        text_size="md",
+        spacing_size="md",
     ).set(
         body_background_fill="*neutral_50",
         body_background_fill_dark="*neutral_950",
@@ -57,4 +63,4 @@ def theme() -> Any:
         button_primary_text_color_dark="white",
         slider_color="*primary_600",
         slider_color_dark="*primary_500",
-    )  # fmt: skip
+    )

@@ -127,7 +127,7 @@ ROUTES = (
     _closed("/monitoring", "statistics"),
     _closed("/monitoring/summary", "statistics"),
     _closed("/monitoring/{key}", "statistics"),
-)  # fmt: skip
+)
 _OPEN = tuple((route, route.pattern) for route in ROUTES if route.open)
 
 

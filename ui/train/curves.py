@@ -82,14 +82,16 @@ def gain_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
 
 def fixed_loss_rows(checks: Sequence[Checked]) -> dict[str, list[Any]]:
     """Return columns step, percent and line: change of held-out and training loss since the first check."""
-    return _percent([
-        (check.step, 100 * (now / start - 1) if start else 0.0, line)
-        for check in checks
-        for now, start, line in (
-            (check.held_out_loss, checks[0].held_out_loss, HELD_OUT),
-            (check.training_loss, checks[0].training_loss, TRAINED),
-        )
-    ])  # fmt: skip
+    return _percent(
+        [
+            (check.step, 100 * (now / start - 1) if start else 0.0, line)
+            for check in checks
+            for now, start, line in (
+                (check.held_out_loss, checks[0].held_out_loss, HELD_OUT),
+                (check.training_loss, checks[0].training_loss, TRAINED),
+            )
+        ]
+    )
 
 
 def _percent(rows: Sequence[tuple[int, float, str]]) -> dict[str, list[Any]]:

@@ -49,9 +49,15 @@ def build_evaluate(context: AppContext, live: Live) -> None:
         found = gr.HTML(elem_id="evaluate-report")
         effect = gr.HTML(elem_id="evaluate-effect-words")
         meter = gr.Gallery(
-            show_label=False, columns=1, height="auto", object_fit="contain", buttons=["download", "fullscreen"],
-            interactive=False, visible=False, elem_id="evaluate-effect",
-        )  # fmt: skip
+            show_label=False,
+            columns=1,
+            height="auto",
+            object_fit="contain",
+            buttons=["download", "fullscreen"],
+            interactive=False,
+            visible=False,
+            elem_id="evaluate-effect",
+        )
 
     def evaluate(step: int | None, count: float) -> None:
         name = context.view().shown_run

@@ -27,13 +27,21 @@ from ui.train.watch import build_watch
 NEW_RUN = "A new run"
 VARIANTS = {Action.START: "primary", Action.RESUME: "primary", Action.STOP: "stop", Action.DISCARD: "stop"}
 SIGNS = {
-    TrainState.NOT_READY: "○", TrainState.READY: "○", TrainState.PAUSED: "Ⅱ", TrainState.STOPPED: "■",
-    TrainState.COMPLETED: "✓", TrainState.FAILED: "!", TrainState.INTERRUPTED: "!",
-}  # fmt: skip
+    TrainState.NOT_READY: "○",
+    TrainState.READY: "○",
+    TrainState.PAUSED: "Ⅱ",
+    TrainState.STOPPED: "■",
+    TrainState.COMPLETED: "✓",
+    TrainState.FAILED: "!",
+    TrainState.INTERRUPTED: "!",
+}
 COMMANDS = {
-    Action.PAUSE: "pause", Action.STOP: "stop", Action.CANCEL: "cancel", Action.SAVE_NOW: "save_now",
+    Action.PAUSE: "pause",
+    Action.STOP: "stop",
+    Action.CANCEL: "cancel",
+    Action.SAVE_NOW: "save_now",
     Action.SAMPLE_NOW: "preview_now",
-}  # fmt: skip
+}
 
 
 def build(context: AppContext, live: Live) -> None:
