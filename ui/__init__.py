@@ -1,1 +1,1 @@
-"""What the user sees. Imports the engine; the engine never imports this."""
+"""The window. It imports the engine; the engine never imports the window."""

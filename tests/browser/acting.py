@@ -1,4 +1,4 @@
-"""What a person does with a page: look, click, type, wait. For the tests that drive a browser."""
+"""What a person does with a page: look, click, type, wait. Helpers for the tests that drive a browser."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from tests.browser.studio import PATIENCE, Studio, find_chromium
 IN_A_BROWSER = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(1800),  # the first of them trains the demo, which a busy machine may take long for
+    pytest.mark.timeout(1800),  # the first test trains the demo, which takes long on a busy machine
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium, Chrome or Edge on this machine"),
 ]
 BUSY = re.compile(r"step [\d,]+ of")
 
 
 def shoot(page: Any, name: str) -> None:
-    """A screenshot into the folder that STUDIO_SCREENSHOTS names, if it does."""
+    """Take a screenshot if STUDIO_SCREENSHOTS names a folder for it."""
     folder = os.environ.get("STUDIO_SCREENSHOTS")
     if folder:
-        page.wait_for_timeout(700)  # charts are drawn a moment after their data came
+        page.wait_for_timeout(700)  # charts are drawn a moment after their data arrives
         page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
@@ -59,14 +59,14 @@ def click(page: Any, selector: str, seconds: float = PATIENCE) -> None:
 
 
 def unfold(page: Any, box: str) -> None:
-    """Open a folded part of the page, if it is not open."""
+    """Unfold an accordion, if it is not open."""
     head = page.locator(f"#{box} > button")
     if "open" not in (head.get_attribute("class") or "").split():
         head.click()
 
 
 def fill(page: Any, selector: str, value: str) -> None:
-    """As a person types: the field is left, and what stands in it stays. A page that still loads may put it back."""
+    """Type like a person, who then leaves the field. Retries, because a page that still loads may reset it."""
     from playwright.sync_api import expect
 
     field = page.locator(selector)
@@ -80,7 +80,7 @@ def fill(page: Any, selector: str, value: str) -> None:
 
 
 def pick(page: Any, selector: str, entry: str | re.Pattern[str]) -> None:
-    """An entry of a list. The list may be filled anew while it is open: then it is opened again."""
+    """Pick an entry of a list. If the list is refilled while it is open, open it again."""
     from playwright.sync_api import TimeoutError as TooLate
 
     offered: list[str] = []
@@ -91,12 +91,12 @@ def pick(page: Any, selector: str, entry: str | re.Pattern[str]) -> None:
             return
         except TooLate:
             offered = page.get_by_role("option").all_inner_texts()
-            page.locator(f"{selector} input").blur()  # it opens when it is entered, not when it is clicked again
+            page.locator(f"{selector} input").blur()  # it opens when it gets the focus, not at a second click
     raise AssertionError(f"{selector} does not offer {entry}, but {offered}")
 
 
 def wait_for_files(page: Any, app: Studio, pattern: str, count: int) -> list[Path]:
-    """At least ``count`` files of the runs, by a pattern from the runs' folder on."""
+    """Wait for at least ``count`` files that match a pattern in the folder of runs, and return them."""
     for _ in range(10 * PATIENCE):
         found = sorted((app.workspace / "runs").glob(pattern))
         if len(found) >= count:

@@ -1,4 +1,4 @@
-"""One run of the demo that the browser tests share, and a page that looks at it."""
+"""One run of the demo that all browser tests share, and a page that shows it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.browser.studio import ROOT, browser_page, open_tab, studio
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
-    """The app, open to the end of all tests, with the demo's finished run. No address outside is asked for."""
+    """The app with the demo's finished run, open until the end of all tests. It must not use the internet."""
     folder = tmp_path_factory.mktemp("demo")
     calls = folder / "calls.txt"
     program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
@@ -27,7 +27,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
 
 @pytest.fixture(scope="module")
 def window(demo: DemoRun) -> Iterator[Any]:
-    """A page that the tests of a file share: opening one takes a busy machine several seconds."""
+    """A page that the tests of a file share, because opening one takes several seconds on a busy machine."""
     with browser_page() as opened:
         faults: list[str] = []
         opened.on("pageerror", lambda error: faults.append(str(error)))
@@ -38,13 +38,13 @@ def window(demo: DemoRun) -> Iterator[Any]:
 
 @pytest.fixture
 def page(window: Any, demo: DemoRun) -> Any:
-    """The page, with the demo's run on the Train tab, whatever an earlier test has looked at or left open."""
+    """The page with the demo's run on the Train tab, whatever an earlier test has left open."""
     show_run(window, demo)
     return window
 
 
 def show_run(page: Any, demo: DemoRun) -> None:
-    """The Train tab, with the demo's run."""
+    """Show the demo's run on the Train tab."""
     if not page.url.startswith(demo.app.address):
         open_page(page, demo.app)
     page.keyboard.press("Escape")

@@ -1,4 +1,4 @@
-"""The demo's run as a newcomer makes it, by clicks: one training that the browser tests share.
+"""The demo's run as a newcomer makes it, by clicks. It is the one training that the browser tests share.
 
 It begins at the bundled base's own weights and uses the demo's own settings, with fewer pairs and steps: just so many
 that the net learns to obey. While it trains, everything is done that can be done with a run in progress.
@@ -39,7 +39,7 @@ SETTINGS = {
 
 @dataclass
 class DemoRun:
-    """The app with its finished run, and what the page said on the way."""
+    """The app with its finished run, and what the page showed on the way."""
 
     app: Studio
     folder: Path = Path()
@@ -59,7 +59,7 @@ class DemoRun:
 
 
 def train_the_demo(page: Any, app: Studio) -> DemoRun:
-    """From the first start to "Finished"."""
+    """Go from the first start to "Finished"."""
     seen = DemoRun(app, foreign=watch_foreign_requests(page, app.address))
     page.on("pageerror", lambda error: seen.faults.append(str(error)))
     set_up(page, app)
@@ -82,7 +82,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
 
 
 def set_up(page: Any, app: Studio) -> None:
-    """The first click of the card, and fewer images and steps than it suggests."""
+    """Make the demo set and set up the run, with fewer images and steps than the card suggests."""
     open_page(page, app)
     wait_for(page, "#first-start", "Three clicks")
     shoot(page, "first-start")
@@ -107,7 +107,7 @@ def set_up(page: Any, app: Studio) -> None:
 
 def _cancel_while_it_prepares(page: Any, seen: DemoRun) -> None:
     click(page, "#train-start")
-    # Where preparing is over already, the button is another one: what was learnt is then saved.
+    # If preparing is over already, the button is Stop, which saves the weights.
     page.locator("#train-cancel:visible, #train-stop:visible").first.click()
     wait_for(page, "#train-status", re.compile("Stopped"))
     shoot(page, "train-cancelled")
@@ -131,7 +131,7 @@ def _image_of_the_live_weights(page: Any, seen: DemoRun) -> None:
 
 
 def _pause_and_look_from_two_pages(page: Any, seen: DemoRun) -> Any:
-    """Reloading and opening pages takes its time, which a run in progress would not wait for."""
+    """Pause first: a run in progress would not wait for the reload and the second page."""
     click(page, "#train-pause")
     wait_for(page, "#train-status", "Paused")
     page.reload()
@@ -155,7 +155,7 @@ def _grid_while_it_trains(second: Any, seen: DemoRun) -> None:
     click(second, "#compare-make")
     wait_for(second, "#compare-grid", re.compile(r"now \(step [\d,]+\)"))
     second.wait_for_selector("#compare-cancel", state="hidden")
-    # The button goes when the job ends; the last column comes with an answer of its own, a moment later.
+    # The button disappears when the job ends; the last column arrives a moment later.
     wait_while(second, "#compare-grid", "not drawn")
     seen.busy.append(second.locator("#status-line").inner_text())
     seen.grid_columns = second.locator("#compare-grid thead th").all_inner_texts()

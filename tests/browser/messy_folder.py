@@ -1,4 +1,4 @@
-"""A folder as people have them: photographs of scikit-image and scikit-learn with captions, and faults among them."""
+"""A realistic messy folder: photographs of scikit-image and scikit-learn with captions, and faults among them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def crops() -> Iterator[tuple[str, np.ndarray]]:
 
 
 def make(parent: Path) -> Messy:
-    """Writes the folder; the same one at every call."""
+    """Write the folder. It is the same at every call."""
     folder = parent / NAME
     (folder / "sous-dossier d'été").mkdir(parents=True)
     photos = list(crops())

@@ -1,4 +1,4 @@
-"""The real app in a process of its own, and a real browser, for tests and screenshots."""
+"""Runs the real app in a separate process, and a real browser, for tests and screenshots."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
-    "--use-fake-device-for-media-stream",  # a camera that shows a moving disc, and nobody is asked
+    "--use-fake-device-for-media-stream",  # a camera that shows a moving disc, without a permission prompt
     "--use-fake-ui-for-media-stream",
 ]
 
 
 def find_chromium() -> str | None:
-    """Path of a browser that the tests can drive, or None."""
+    """Return the path of a browser that the tests can drive, or None."""
     chosen = os.environ.get("STUDIO_CHROMIUM")
     if chosen is not None:
         return chosen if Path(chosen).is_file() else None
@@ -76,7 +76,7 @@ class Studio:
         return self.output.read_text(encoding="utf-8")
 
     def wait_until_open(self, seconds: float = PATIENCE) -> Studio:
-        """Until the first page answers."""
+        """Wait until the page answers."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -91,7 +91,7 @@ class Studio:
         raise AssertionError(f"app.py did not answer within {seconds} s:\n{self.said()}")
 
     def ask_to_end(self, seconds: float = PATIENCE) -> int:
-        """Ctrl-C, and the exit status."""
+        """Press Ctrl-C and return the exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
         return self.process.wait(seconds)
@@ -104,7 +104,7 @@ class Studio:
 
 @contextmanager
 def studio(workspace: Path, *arguments: str, **how: Any) -> Iterator[Studio]:
-    """An open app that is gone afterwards."""
+    """Open the app, and end it afterwards."""
     app = Studio(workspace, *arguments, **how)
     try:
         yield app.wait_until_open()
@@ -117,7 +117,7 @@ def studio(workspace: Path, *arguments: str, **how: Any) -> Iterator[Studio]:
 
 @contextmanager
 def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> Iterator[Any]:
-    """A page of a headless browser; ``page.context.browser`` opens more."""
+    """Open a page of a headless browser. ``page.context.browser`` opens more."""
     from playwright.sync_api import sync_playwright
 
     executable = find_chromium()
@@ -143,7 +143,7 @@ def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> It
 
 
 def _seen_on(page: Any) -> str:
-    """What a person would see on the page: its words, with toasts and the problem panel, for a failed test."""
+    """Return the text that a person would see on the page, for the message of a failed test."""
     words = " / ".join(line.strip() for line in page.locator("body").inner_text().splitlines() if line.strip())
     folder = os.environ.get("STUDIO_SCREENSHOTS")
     if folder:
@@ -157,7 +157,7 @@ def open_tab(page: Any, title: str) -> None:
 
 
 def watch_foreign_requests(page: Any, address: str) -> list[str]:
-    """A list that fills with every address outside the app that the page asks for."""
+    """Return a list that collects every address outside the app that the page requests."""
     foreign: list[str] = []
 
     def note(request: Any) -> None:

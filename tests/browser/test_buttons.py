@@ -1,4 +1,4 @@
-"""Stopping a run: what it has learnt is saved first. The other buttons are pressed in the demo's run."""
+"""Stop saves the run first. The other buttons are pressed in the demo's run."""
 
 from __future__ import annotations
 

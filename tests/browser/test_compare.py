@@ -1,4 +1,4 @@
-"""Checkpoints beside each other: a grid and its cancelling, zoom, slider, blind vote, time-lapse."""
+"""Comparing checkpoints: a grid and its cancelling, zoom, slider, blind vote, time-lapse."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def open_grid(page: Any) -> None:
     click(page, "#compare-make")
     wait_for(page, "#compare-grid", "best by the verdict")
     wait_for_count(page, "#compare-grid tbody tr", 2)
-    for old in ("now (step", "not drawn"):  # an earlier grid, and the images that are still to come
+    for old in ("now (step", "not drawn"):  # an earlier grid, with images that are not generated yet
         wait_while(page, "#compare-grid", old)
     page.wait_for_selector("#compare-cancel", state="hidden")
 
@@ -40,7 +40,7 @@ def test_a_grid_can_be_cancelled(page: Any, demo: DemoRun) -> None:
     click(page, "#compare-cancel")
     page.wait_for_selector("#compare-cancel", state="hidden")
     wait_for(page, "#status-line", "Nothing is running")
-    click(page, "#compare-make")  # what was drawn is kept, and it can be gone on with
+    click(page, "#compare-make")  # generated images are kept, and the grid can be continued
     wait_for(page, "#compare-progress", "Images of the grid")
     click(page, "#compare-cancel")
     page.wait_for_selector("#compare-cancel", state="hidden")

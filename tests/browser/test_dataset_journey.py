@@ -1,4 +1,4 @@
-"""From pointing at a messy folder of photographs to two kinds of maps that training accepts, all by clicks."""
+"""By clicks alone: a messy folder of photographs becomes a dataset with maps of two types that training accepts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def choose(page: Any, group: str, title: str) -> None:
 
 
 def make_maps(page: Any, title: str, images: int) -> None:
-    """Conditions: choose a type, see its preview, make all."""
+    """Select a type on the Conditions tab, look at its preview, and make all maps."""
     open_tab(page, "Conditions")
     page.click("#condition-type input")
     page.get_by_role("option", name=title, exact=True).click()

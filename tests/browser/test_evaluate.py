@@ -1,4 +1,4 @@
-"""A checkpoint looked at thoroughly, by clicks: progress, cancel, report, the meter; and the verdict's links."""
+"""Evaluating a checkpoint by clicks: progress, cancel, report, control-effect meter; and the buttons of the verdict."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.browser.studio import open_tab
 pytestmark = IN_A_BROWSER
 
 
-def test_evaluating_tells_its_progress_and_can_be_cancelled(page: Any, demo: DemoRun) -> None:
+def test_an_evaluation_shows_progress_and_can_be_cancelled(page: Any, demo: DemoRun) -> None:
     unfold(page, "evaluate-box")
     fill(page, "#evaluate-pairs input", "64")
     click(page, "#evaluate-start")
@@ -27,7 +27,7 @@ def test_evaluating_tells_its_progress_and_can_be_cancelled(page: Any, demo: Dem
     assert not list(demo.folder.glob("evaluation/full-*"))
 
 
-def test_the_meter_tells_how_much_the_map_does(page: Any) -> None:
+def test_the_meter_shows_the_control_effect(page: Any) -> None:
     unfold(page, "evaluate-box")
     click(page, "#evaluate-effect-only")
     page.wait_for_selector("#evaluate-effect img")
@@ -35,7 +35,7 @@ def test_the_meter_tells_how_much_the_map_does(page: Any) -> None:
     shoot(page, "meter")
 
 
-def test_the_links_of_the_verdict_open_the_doctor_and_the_settings(page: Any, demo: DemoRun) -> None:
+def test_the_buttons_of_the_verdict_open_the_dataset_check_and_the_settings(page: Any, demo: DemoRun) -> None:
     ignoring = demo.folder.with_name("a run that ignores its control images")
     shutil.copytree(demo.folder, ignoring)
     metrics = ignoring / "metrics.jsonl"

@@ -1,4 +1,4 @@
-"""Images whose names and captions are HTML, read through the window and looked at on every tab: nothing runs."""
+"""Images whose names and captions are HTML are read and shown on every tab, and none of it runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_names_and_captions_run_nothing(tmp_path: Path, photos: dict[str, Any]) 
     folder.mkdir()
     for number, photo in enumerate(photos.values()):
         path = folder / f"{number}.png"
-        with contextlib.suppress(OSError):  # Windows takes no such names
+        with contextlib.suppress(OSError):  # Windows does not allow such names
             (folder / f"{number}{IN_A_NAME}.png").touch()
             path = folder / f"{number}{IN_A_NAME}.png"
         Image.fromarray(photo).resize((96, 64)).save(path)

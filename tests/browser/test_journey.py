@@ -1,4 +1,4 @@
-"""The whole way through the window, as a newcomer goes it: demo set, training, does it work, try it, export."""
+"""A newcomer's whole way through the window: demo set, training, verdict, Try it, export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+(e[+−]?\d+)?) at (?P<step
 
 
 def on_the_chart(page: Any, chart: str) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of each line, as a mouse would read them off its dots."""
+    """Return (step, value) of the dots of each line."""
     page.wait_for_selector(f"{chart} .area > b")
     lines: dict[str, list[tuple[int, float]]] = {}
     for title in page.locator(f"{chart} .area > b").evaluate_all("dots => dots.map(dot => dot.title)"):
@@ -54,7 +54,7 @@ def test_the_verdict_names_convergence_and_the_best_checkpoint(page: Any, demo: 
     page.get_by_role("option", name=f"step {best[1]} (the best)").wait_for()
 
 
-def test_images_and_a_grid_are_made_while_it_trains(demo: DemoRun) -> None:
+def test_images_and_a_grid_are_generated_during_training(demo: DemoRun) -> None:
     assert demo.live_words.startswith("Live weights")
     live = re.search(r"now \(step (\d+)\)", demo.grid_columns[-1])
     assert live and 0 < int(live[1]) < STEPS
@@ -90,7 +90,7 @@ def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
     shoot(page, "settings")
 
 
-def test_a_folder_that_is_not_there_is_told_on_a_panel_that_stays(window: Any, demo: DemoRun) -> None:
+def test_a_missing_folder_is_reported_on_a_panel_that_stays(window: Any, demo: DemoRun) -> None:
     page = window.context.browser.new_page(viewport={"width": 900, "height": 800})
     page.set_default_timeout(1000 * PATIENCE)
     open_page(page, demo.app)

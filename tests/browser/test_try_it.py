@@ -1,4 +1,4 @@
-"""A control image of one's own: from the camera, from the clipboard; and the folded panels of the tab."""
+"""The user's own control image, from the camera and from the clipboard; and the folded panels of Try it."""
 
 from __future__ import annotations
 

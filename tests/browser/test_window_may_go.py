@@ -1,4 +1,4 @@
-"""The window may go, the run does not: killed browser, killed app; every page tells the truth.
+"""A run survives a killed browser, and a killed app is noticed by the page and offers to resume it.
 
 Reloading and a second page are part of the demo's run.
 """
@@ -24,7 +24,7 @@ PROGRAM = (str(ROOT / "tests" / "ui" / "train" / "training_window.py"),)
 
 @pytest.fixture
 def place(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
-    """A workspace with a small set, and what the app needs to train on it by itself."""
+    """A workspace with a small dataset, and the environment in which the app trains on it by itself."""
     base = DEMO_BASE if (DEMO_BASE / "model_index.json").exists() else request.getfixturevalue("tiny_base")
     root = tmp_path / "workspace"
     make_demo_set(Workspace(root), "circles", 8)
@@ -32,14 +32,14 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
 
 
 def kill_browser() -> int:
-    """As a crash does: its processes are gone, nothing is said to anybody. Only those that this test has started."""
+    """Kill the browser processes that this test has started, as a crash would."""
     mine = [
         child
         for child in psutil.Process().children(recursive=True)
         if any(word.startswith(("--headless", "--remote-debugging")) for word in _command(child))
     ]
     for child in mine:
-        with suppress(psutil.NoSuchProcess):  # it ended with the one before it
+        with suppress(psutil.NoSuchProcess):  # it ended together with the one before it
             child.kill()
     return len(mine)
 
@@ -56,7 +56,7 @@ def _command(process: psutil.Process) -> list[str]:
     "I closed the tab, reloaded, or the browser crashed",
     "The page says that the app does not answer",
 )
-def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
+def test_the_run_continues_and_every_page_shows_its_state(place: Any) -> None:
     root, environment = place
     app = Studio(root, program=PROGRAM, **environment)
     later = None
@@ -83,7 +83,7 @@ def test_the_run_goes_on_and_every_page_tells_the_truth(place: Any) -> None:
             open_page(page, app)
             wait_for(page, "#status-line", BUSY)
             assert seen.metrics()[-1]["step"] > before, "it went on while nobody looked"
-            app.kill()  # and now the app itself, without a word to anybody
+            app.kill()  # now the app itself, without a warning
             page.wait_for_selector("#app-gone:not([hidden])")
             wait_for(page, "#app-gone", "does not answer")
             shoot(page, "app-gone")

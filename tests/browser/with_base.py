@@ -1,4 +1,4 @@
-"""app.py with another base in the place of the demo's (STUDIO_DEMO_BASE), or watched: for tests and screenshots.
+"""app.py with another base in place of the demo's (STUDIO_DEMO_BASE), or with its sockets watched (STUDIO_CALLS).
 
 With $STUDIO_CALLS every address outside this computer that any library asks for is written there, and refused.
 """

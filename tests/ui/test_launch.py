@@ -1,4 +1,4 @@
-"""Starting and ending: ports, options, silence towards the network, Ctrl-C."""
+"""Starting and ending the app: ports, options, no network access, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def taken_port() -> object:
         yield server.getsockname()[1]
 
 
-def test_a_wanted_port_in_use_is_told(taken_port: int) -> None:
+def test_a_wanted_port_in_use_is_reported(taken_port: int) -> None:
     with pytest.raises(UserError, match=f"Port {taken_port} is in use"):
         serve.choose_port("127.0.0.1", taken_port)
 
 
-def test_without_a_wish_the_next_free_port_is_taken(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_port_the_next_free_one_is_taken(taken_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "FIRST_PORT", taken_port)
     assert serve.choose_port("127.0.0.1", None) > taken_port
 
 
-def test_no_free_port_at_all_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_reported_if_no_port_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "is_free", lambda host, port: False)
     with pytest.raises(UserError, match="No free port"):
         serve.choose_port("127.0.0.1", None)
@@ -50,7 +50,7 @@ def test_listening_needs_a_password(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--password" in capsys.readouterr().err
 
 
-def test_a_workspace_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_workspace_that_cannot_be_created_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert (
         launch.main(["--workspace", str(tmp_path / "file" / "workspace"), "--no-browser"]) == launch.EXIT_CANNOT_START
@@ -58,7 +58,7 @@ def test_a_workspace_that_cannot_be_made_is_told(tmp_path: Path, capsys: pytest.
     assert "--workspace" in capsys.readouterr().err
 
 
-def test_settings_of_other_gradio_apps_are_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_of_other_gradio_apps_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.workspace.paths import Workspace
 
     monkeypatch.setattr(serve.os, "environ", {"GRADIO_SHARE": "True", "PATH": "x"})
@@ -77,7 +77,7 @@ def test_without_a_display_the_folder_dialog_says_so(monkeypatch: pytest.MonkeyP
     assert "no screen" in caught.value.why and "paste" in caught.value.try_this
 
 
-def test_of_several_folder_dialogs_the_first_that_opens_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_folder_dialog_that_opens_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_dialog, "has_display", lambda: True)
     monkeypatch.setenv("PYTHONIOENCODING", "utf-8")
     fails = [sys.executable, "-c", "raise SystemExit(1)"]
@@ -93,7 +93,7 @@ def test_of_several_folder_dialogs_the_first_that_opens_is_asked(monkeypatch: py
 
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:
-    """Status of a request with exactly these headers."""
+    """Return the status of a request with exactly these headers."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     connection.putrequest(method, path, skip_host="host" in headers)
     for name, value in headers.items():
@@ -103,7 +103,7 @@ def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> int:
 
 
 @pytest.mark.slow
-def test_start_is_quick_and_silent_and_guarded_and_ctrl_c_ends_it(tmp_path: Path) -> None:
+def test_start_is_quick_offline_and_guarded_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     calls = tmp_path / "calls.txt"
     program = (str(ROOT / "tests" / "ui" / "page" / "watched.py"),)
     started = time.monotonic()

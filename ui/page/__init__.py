@@ -1,1 +1,1 @@
-"""The page: context, live updates, forms, messages."""
+"""What the tabs share: context, live updates, forms, lists, messages; and the cards above the tabs."""

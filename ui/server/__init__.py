@@ -1,1 +1,1 @@
-"""The server: launch, guard, routes, shutdown."""
+"""The web server: port, guard, routes, files, shutdown. It does not know the page that it serves."""

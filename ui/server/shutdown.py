@@ -79,7 +79,7 @@ class Shutdown:
 
 
 def print_line(text: str) -> None:
-    """Print. Where the terminal is gone nobody can read it, and that must not keep the run from being saved."""
+    """Print a line. A closed terminal must not keep the run from being saved."""
     try:
         print(text, flush=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""The Conditions tab's two halves, without a browser."""
+"""The form and the preview of the Conditions tab, without a browser."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def settings(name: str, side: int | None = 128, varied: int | None = None, **val
     return ConditionSettings(registry.get(name), values, side, varied)
 
 
-def test_the_form_gives_the_chosen_types_own_settings() -> None:
+def test_the_form_returns_the_settings_of_the_selected_type() -> None:
     with gr.Blocks():
         form = ConditionForm()
     raw = [widget.value for widget in form.widgets]
@@ -46,7 +46,7 @@ def test_the_form_gives_the_chosen_types_own_settings() -> None:
     assert form.read("external", 512, True, 7, *raw).varied is None  # nothing to draw
 
 
-def test_a_sample_or_any_upload_is_shown_beside_its_map(context: AppContext, tmp_path: Path) -> None:
+def test_a_sample_or_an_upload_is_shown_next_to_its_map(context: AppContext, tmp_path: Path) -> None:
     (image, map), words = condition_preview.show(context, "set", 0, None, settings("canny"))
     assert image.shape == map.shape and min(map.shape[:2]) == 128
     assert "not black" in words and "black and white" in words
@@ -57,20 +57,20 @@ def test_a_sample_or_any_upload_is_shown_beside_its_map(context: AppContext, tmp
     assert condition_preview.show(nothing_yet, "", 0, None, settings("grey"))[0] is None
 
 
-def test_drawn_settings_are_told_and_are_those_of_make_all(context: AppContext) -> None:
+def test_the_picked_settings_are_shown_and_make_all_uses_them(context: AppContext) -> None:
     dataset = Dataset.open(context.workspace.dataset_folder("set"))
     key = dataset.samples(0, 1)[0].key
     _, words = condition_preview.show(context, "set", 0, None, settings("canny", varied=3))
     assert f"Low threshold {variation.varied(registry.get('canny'), {}, 3, key)['low']}" in words
 
 
-def test_the_sheet_shows_pairs_and_names_the_poor_maps(context: AppContext) -> None:
+def test_the_sheet_shows_pairs_and_names_poor_maps(context: AppContext) -> None:
     gallery, words = condition_preview.contact_sheet(context, "set", settings("canny"))
     assert len(gallery.value) == 5 if isinstance(gallery.value, list) else len(gallery.value.root) == 5
     assert "1 of their maps" in words and "flat.png" in words
 
 
-def test_missing_weights_are_told_and_offered(context: AppContext) -> None:
+def test_missing_weights_are_reported_with_a_download_button(context: AppContext) -> None:
     words, button = conditions_tab._missing_weights(settings("depth"))
     assert "99 MB" in words and "Apache-2.0" in words and button.visible
     assert conditions_tab._missing_weights(settings("canny"))[0] == ""
@@ -78,7 +78,7 @@ def test_missing_weights_are_told_and_offered(context: AppContext) -> None:
     assert "Nothing is downloaded without your consent" in words
 
 
-def test_a_program_is_allowed_by_a_press_at_this_machine_only(context: AppContext, tmp_path: Path) -> None:
+def test_a_program_runs_only_after_a_button_press_on_this_machine(context: AppContext, tmp_path: Path) -> None:
     program = tmp_path / "negative.py"
     program.write_text("def extract(image):\n    return 255 - image\n", encoding="utf-8")
     asked = settings("external", program=str(program), seconds=60)

@@ -1,4 +1,4 @@
-"""What the captions and crops panels do: at once for small sets, as a job for large ones, told in words."""
+"""The Captions and Crops panels: small datasets are changed at once, large ones by a job."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def captions(context: AppContext) -> list[str]:
     return [sample.caption for sample in caption_jobs.open_dataset(context, "photos").samples()]
 
 
-def test_a_change_is_shown_then_made_then_undone(context: AppContext) -> None:
+def test_a_change_is_previewed_applied_and_undone(context: AppContext) -> None:
     before = captions(context)
     fields = {**NO_FIELDS, "search": "A", "by": "one"}
     caption_jobs.preview(context, "photos", caption_jobs.REPLACE, fields)
@@ -66,21 +66,21 @@ def test_every_operation_of_the_list_is_known(context: AppContext, operation: st
     assert "changed" in context.results[caption_jobs.KIND].note
 
 
-def test_mistakes_are_told_before_a_job_starts(context: AppContext) -> None:
+def test_mistakes_are_reported_before_a_job_starts(context: AppContext) -> None:
     for operation, fields in (("replace", {}), ("add", {}), ("template", {"template": "{nam}"})):
         with pytest.raises(UserError):
             caption_jobs.apply(context, "photos", operation, {**NO_FIELDS, **fields})
     assert context.runner.snapshot.kind == ""
 
 
-def test_a_click_before_the_list_is_filled_means_the_dataset_in_focus(context: AppContext, tmp_path: Path) -> None:
+def test_a_click_before_the_list_is_filled_uses_the_dataset_in_focus(context: AppContext, tmp_path: Path) -> None:
     caption_jobs.apply(context, None, "add", {**NO_FIELDS, "prefix": "photo of"})
     assert captions(context)[0].startswith("photo of")
     with pytest.raises(UserError, match="No dataset"):
         caption_jobs.undo(AppContext(Workspace(tmp_path / "nothing yet")), None)
 
 
-def test_empty_captions_are_told_with_the_steps_that_have_no_prompt(context: AppContext) -> None:
+def test_the_share_of_images_without_a_prompt_includes_empty_captions(context: AppContext) -> None:
     context.set_draft("cpu", {"objective": {"prompt_dropout": 0.2}})
     told = caption_jobs.summary(context, "photos")
     assert "4 captions" in told and "1 empty" in told and "25% of the captions are empty" in told
@@ -98,7 +98,7 @@ def test_crops_are_counted_and_shown(context: AppContext) -> None:
         crops_panel._table(context, "photos", (65, "centre", False))
 
 
-def test_crops_are_taken_over_into_the_next_run(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crop_settings_are_applied_to_the_next_run(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradio.Info", lambda text: None)
     crops_panel._apply(context, (192, "random", True))
     data = context.config_of(context.draft)[0].data

@@ -1,4 +1,4 @@
-"""The doctor's panel: its jobs, and what it says and shows."""
+"""The Check panel: its jobs, and its findings as text and images."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def context(workspace: Workspace, tmp_path: Path) -> AppContext:
     return context
 
 
-def test_from_the_button_to_a_set_without_the_fault(context: AppContext) -> None:
+def test_a_finding_is_found_excluded_and_taken_back(context: AppContext) -> None:
     context.start_job("doctor", "Checking", check_jobs.check(context, "set"))
     assert context.runner.wait(120) and context.runner.snapshot.outcome == "completed"
     dataset = check_jobs.open_dataset(context, "set")
@@ -54,7 +54,7 @@ def test_from_the_button_to_a_set_without_the_fault(context: AppContext) -> None
     assert dataset.count() == 3
 
 
-def test_images_are_looked_through_in_a_circle_and_losses_are_told(context: AppContext, tmp_path: Path) -> None:
+def test_browsing_images_wraps_around_and_reports_missing_files(context: AppContext, tmp_path: Path) -> None:
     dataset = check_jobs.open_dataset(context, "set")
     assert "Not checked yet" in check_jobs.summary(dataset, [])
     assert [check_jobs.image_seen(dataset, None, at, CropPlan(64))[2] for at in (0, 2, 3, -1)] == [0, 2, 0, 2]

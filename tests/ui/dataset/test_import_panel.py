@@ -1,4 +1,4 @@
-"""The Dataset tab: one box for whatever people have, and a look at it a page at a time."""
+"""The Dataset tab: the import box, and the contents of a dataset page by page."""
 
 from __future__ import annotations
 
@@ -39,21 +39,19 @@ def finish(context: AppContext, work: Any) -> Any:
     return context.view()
 
 
-def test_before_it_is_read_the_box_says_what_lies_there(folder: Path) -> None:
+def test_the_box_says_what_a_folder_holds_before_it_is_read(folder: Path) -> None:
     assert "a folder of images, 29 found" in import_panel._found(str(folder))
     assert "does not exist" in import_panel._found(str(folder / "nowhere"))
     assert "Folder layouts that work" in import_panel._found(" ")
     assert "Hugging Face" in import_panel._found("owner/name")
 
 
-def test_a_folder_too_large_to_look_through_is_not_looked_through(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_folder_is_not_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.data.importing.PATIENCE_SECONDS", -1.0)
     assert "a large folder" in import_panel._found(str(folder))
 
 
-def test_the_result_tells_what_was_found_and_every_tab_shows_it(context: AppContext, folder: Path) -> None:
+def test_the_result_says_what_was_found_and_every_tab_shows_the_dataset(context: AppContext, folder: Path) -> None:
     view = finish(context, import_images(context, str(folder), "", ImportConfig()))
     assert view.problem is None and view.focus_dataset == "my-images"
     told = import_panel._result(view.results["dataset"])

@@ -1,4 +1,4 @@
-"""The Export tab's jobs: what they tell, what they remember, what they start."""
+"""The jobs of the Export tab: results, remembered folders, errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def exported(context: AppContext) -> Path:
     return Path(context.results[KIND].where)
 
 
-def test_an_export_tells_where_it_is_and_what_was_checked(context: AppContext) -> None:
+def test_the_result_of_an_export_names_the_file_and_the_checks(context: AppContext) -> None:
     file = exported(context)
     assert file == context.workspace.runs / RUN / "exports" / "birds_sd15.safetensors" and file.is_file()
     facts = context.results[KIND].facts
@@ -61,7 +61,7 @@ def test_an_export_tells_where_it_is_and_what_was_checked(context: AppContext) -
     assert ("From", f"{RUN}, step 20") in facts
 
 
-def test_copying_remembers_the_folder_and_tells_problems_at_once(context: AppContext, tmp_path: Path) -> None:
+def test_copying_remembers_the_folder_and_reports_problems_at_once(context: AppContext, tmp_path: Path) -> None:
     file = exported(context)
     home = tmp_path / "My ComfyUI"
     (home / "models" / "controlnet").mkdir(parents=True)
@@ -103,7 +103,7 @@ def test_an_average_is_kept_under_a_name_of_its_own_each_time(context: AppContex
     assert Path(context.results[KIND].where).name == "second-equal-10-20-2_sd15.safetensors"
 
 
-def test_a_failed_try_leaves_no_good_words_of_the_one_before(context: AppContext, tmp_path: Path) -> None:
+def test_a_failed_copy_clears_the_result_of_the_last_one(context: AppContext, tmp_path: Path) -> None:
     file, folder = exported(context), tmp_path / "ComfyUI" / "models" / "controlnet"
     folder.mkdir(parents=True)
     do(export_jobs.copy_job(context, str(file), "comfyui", str(tmp_path / "ComfyUI"), False))
@@ -113,7 +113,7 @@ def test_a_failed_try_leaves_no_good_words_of_the_one_before(context: AppContext
     assert "deliver" not in context.results
 
 
-def test_a_file_is_brought_in_and_shown(context: AppContext, tiny_base: Path) -> None:
+def test_an_imported_file_becomes_a_run_and_is_shown(context: AppContext, tiny_base: Path) -> None:
     file = exported(context)
     do(export_jobs.import_job(context, f" {file} ", str(tiny_base), "", "again"))
     (run,) = (folder for folder in context.workspace.run_folders() if folder.name.endswith("again"))
@@ -121,7 +121,7 @@ def test_a_file_is_brought_in_and_shown(context: AppContext, tiny_base: Path) ->
     assert run.name in context.results["import"].note and context.view().shown_run == run.name
 
 
-def test_training_on_sets_up_the_next_run(context: AppContext, tiny_base: Path) -> None:
+def test_continuing_from_a_checkpoint_sets_up_the_next_run(context: AppContext, tiny_base: Path) -> None:
     checkpoint = list_checkpoints(context.workspace.runs / RUN)[0]
     number = context.draft.number
     assert "step 10" in export_jobs.continue_from(context, RUN, checkpoint)
@@ -130,11 +130,11 @@ def test_training_on_sets_up_the_next_run(context: AppContext, tiny_base: Path) 
     assert context.config_of(context.draft)[0].model.controlnet == str(checkpoint.folder)
 
 
-def test_shrinking_says_what_it_freed(context: AppContext) -> None:
+def test_shrinking_reports_when_there_is_nothing_to_shrink(context: AppContext) -> None:
     assert "nothing to shrink" in export_jobs.shrink_checkpoints(context, RUN)
 
 
-def test_the_list_of_exports_begins_with_what_was_just_made(context: AppContext) -> None:
+def test_the_newest_export_is_selected(context: AppContext) -> None:
     from ui.export.delivery_panel import _list_of
 
     file = exported(context)

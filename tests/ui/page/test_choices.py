@@ -1,4 +1,4 @@
-"""The lists of checkpoints: there is always a choice, and it means what it says."""
+"""The list of checkpoints always has a value, and the value is the right checkpoint."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def context(workspace: Workspace) -> AppContext:
     return AppContext(workspace)
 
 
-def test_a_run_that_began_a_moment_ago_is_found_with_its_checkpoints(context: AppContext) -> None:
-    assert context.files()[1] == ()  # the pages' list is made, and good for two seconds
+def test_a_run_that_has_just_started_is_found_with_its_checkpoints(context: AppContext) -> None:
+    assert context.files()[1] == ()  # the pages' listing is made now, and used for two seconds
     run = context.workspace.runs / "new"
     run.mkdir()
     (run / "run.json").write_text("{}", encoding="utf-8")
@@ -44,7 +44,7 @@ def test_a_run_that_began_a_moment_ago_is_found_with_its_checkpoints(context: Ap
 
 
 @pytest.mark.parametrize("name", [None, "", "nothing", "../runs/new", ".."])
-def test_what_is_no_run_has_none(context: AppContext, name: str | None) -> None:
+def test_an_unknown_run_has_no_checkpoints(context: AppContext, name: str | None) -> None:
     assert checkpoints_of(context, name) == []
     with pytest.raises(UserError):
         pick_checkpoint(context, name, NEWEST)

@@ -1,4 +1,4 @@
-"""What the pages share: what they see of jobs and files, and where problems go."""
+"""The context that all pages share: jobs, files, problems and the draft."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def context(workspace: Workspace) -> AppContext:
 
 @pytest.fixture
 def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Something that lies where the demo base does; nothing is loaded from it here."""
+    """A folder in place of the demo base. Nothing is loaded from it."""
     folder = tmp_path / "base"
     folder.mkdir()
     (folder / "model_index.json").write_text("{}", encoding="utf-8")
@@ -51,13 +51,13 @@ def image(path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 48, 3), np.uint8)).save(path)
 
 
-def test_a_missing_folder_is_told(context: AppContext, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(context: AppContext, tmp_path: Path) -> None:
     view = finish(context, import_images(context, str(tmp_path / "nowhere"), "mine"))
     assert view.problem is not None
     assert "does not exist" in view.problem.what
 
 
-def test_an_empty_folder_is_told(context: AppContext, tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(context: AppContext, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     view = finish(context, import_images(context, str(tmp_path / "empty"), "mine"))
     assert view.problem is not None
@@ -80,7 +80,9 @@ def test_an_unreadable_image_is_listed_and_the_others_are_used(context: AppConte
 
 
 @pytest.mark.answers("Checkpoints fill the disk")
-def test_a_full_disk_is_told_beside_start(context: AppContext, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_next_to_start(
+    context: AppContext, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")
     assert context.view().train.state is TrainState.READY
@@ -100,7 +102,7 @@ def test_from_nothing_to_ready(context: AppContext, base: Path) -> None:
     assert context.view().train.state is TrainState.READY
 
 
-def test_a_second_start_is_refused_in_words_and_leaves_nothing(context: AppContext, base: Path) -> None:
+def test_a_second_start_is_refused_and_leaves_nothing_behind(context: AppContext, base: Path) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")
     release = threading.Event()
@@ -141,7 +143,7 @@ def test_a_problem_stays_until_it_is_closed_and_the_next_one_shows_again(context
     assert finish(context, fail).problem is not None
 
 
-def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_set_aside(context: AppContext, base: Path) -> None:
+def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_discarded(context: AppContext, base: Path) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")
     run = create_run(context.workspace, *context.config_of(context.draft))
@@ -185,7 +187,7 @@ def test_a_page_gets_only_what_changed(context: AppContext) -> None:
     assert changed_updates(parts, context.view(), seen)[0] == [gr.skip(), gr.skip(), "three"]
 
 
-def test_the_form_is_found_again_after_a_reload(context: AppContext) -> None:
+def test_the_form_survives_a_reload(context: AppContext) -> None:
     context.set_draft("demo", {"train": {"steps": 77}})
     config, origins = context.config_of(context.draft)
     assert config.train.steps == 77
@@ -193,14 +195,14 @@ def test_the_form_is_found_again_after_a_reload(context: AppContext) -> None:
     assert origins["data.resolution"] == "preset demo"
 
 
-def test_a_new_start_chooses_a_dataset_that_is_there(workspace: Workspace, base: Path) -> None:
+def test_a_new_start_selects_an_existing_dataset(workspace: Workspace, base: Path) -> None:
     make_demo_set(workspace, "circles", 8)
     later = AppContext(workspace)
     assert later.view().focus_dataset == "demo-circles-8"
     assert later.view().train.state is TrainState.READY
 
 
-def test_a_failed_handler_that_fills_nothing_gives_nothing_back(context: AppContext) -> None:
+def test_a_failed_handler_without_outputs_returns_nothing(context: AppContext) -> None:
     def fail() -> None:
         raise UserError("What.", "Why.", "Try this.")
 

@@ -1,4 +1,4 @@
-"""The card's three steps follow what is on disk and what runs."""
+"""The steps of the first-start card follow the files and the running job."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fresh(workspace: Workspace) -> View:
     return AppContext(workspace).view()
 
 
-def test_at_first_only_the_first_step_can_be_pressed(fresh: View) -> None:
+def test_at_first_only_the_first_button_is_enabled(fresh: View) -> None:
     assert _state(fresh) == (True, ("next", "", ""))
 
 
@@ -45,7 +45,7 @@ def test_an_unfinished_run_is_resumed_on_the_train_tab(fresh: View) -> None:
     assert _state(view)[1] == ("done", "unfinished", "")
 
 
-def test_images_of_the_users_own_are_no_demo(fresh: View) -> None:
+def test_a_dataset_of_the_users_own_is_not_the_demo(fresh: View) -> None:
     assert _state(replace(fresh, datasets=("cats",)))[1] == ("next", "", "")
 
 
@@ -53,7 +53,7 @@ def test_the_card_can_be_hidden(fresh: View) -> None:
     assert not _state(replace(fresh, first_start_hidden=True))[0]
 
 
-def test_the_demo_is_chosen_with_its_settings_and_the_users_changes_to_them(workspace: Workspace) -> None:
+def test_choosing_the_demo_keeps_the_users_changes_to_its_settings(workspace: Workspace) -> None:
     context = AppContext(workspace)
     context.draft = Draft(DEMO, {"validation": {"pictures": 2}, "data": {"dataset": "demo-circles-8"}})
     choose_demo(context, 20)
@@ -65,7 +65,7 @@ def test_the_demo_is_chosen_with_its_settings_and_the_users_changes_to_them(work
     assert context.draft.preset == DEMO
 
 
-def test_settings_of_another_preset_do_not_slip_into_the_demo(workspace: Workspace) -> None:
+def test_changes_to_another_preset_do_not_reach_the_demo(workspace: Workspace) -> None:
     context = AppContext(workspace)
     context.draft = Draft("8gb", {"train": {"batch_size": 3}, "model": {"base": "/models/mine"}})
     choose_demo(context, DEMO_STEPS)

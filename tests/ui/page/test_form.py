@@ -25,7 +25,7 @@ def widgets() -> dict[str, Any]:
 
 
 def other_value(dotted: str) -> Any:
-    """Another allowed value of a field, as its widget would hand it over."""
+    """Return another allowed value of a field, in the type that its widget returns."""
     about = form.describe(FIELDS[dotted])
     present = flatten(DEFAULTS.model_dump())[dotted]
     if about.kind == "choice":
@@ -68,7 +68,7 @@ def test_an_untouched_form_changes_nothing() -> None:
     assert form.changed_values(flatten(DEFAULTS.model_dump(include=set(config.SECTIONS))), DEFAULTS) == {}
 
 
-def test_an_emptied_number_is_refused_in_words() -> None:
+def test_an_emptied_number_is_refused_with_a_message() -> None:
     changes = form.changed_values({"train.steps": None}, DEFAULTS)
     with pytest.raises(config.UserError, match=r"train\.steps"):
         resolve(("you", changes))

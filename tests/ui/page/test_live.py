@@ -1,4 +1,4 @@
-"""A chart or list that cannot be drawn holds up nothing else: not the page, and least of all the work."""
+"""An output that cannot be drawn affects neither the rest of the page nor the running job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def broken(*_: object) -> list[object]:
     raise ZeroDivisionError("no points")
 
 
-def test_a_broken_part_stays_as_it_was_and_the_others_are_drawn(context: AppContext) -> None:
+def test_outputs_that_fail_stay_as_they_were_and_the_others_are_drawn(context: AppContext) -> None:
     faults: list[int] = []
     parts = [
         LiveOutputs(("a", "b"), lambda view: 1, broken),
@@ -34,7 +34,7 @@ def test_a_broken_part_stays_as_it_was_and_the_others_are_drawn(context: AppCont
     assert faults == [0, 2] and seen[1] == 1
 
 
-def test_it_is_told_once_and_not_again_after_it_was_read(context: AppContext) -> None:
+def test_a_render_error_is_reported_once(context: AppContext) -> None:
     with gr.Blocks() as demo:
         live = Live(context, demo)
     live.report(3, ZeroDivisionError("no points"))
@@ -46,8 +46,8 @@ def test_it_is_told_once_and_not_again_after_it_was_read(context: AppContext) ->
     assert context.view().problem is None
 
 
-def test_a_fault_in_a_chart_ends_no_training(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole window, with a chart that breaks whenever it is drawn, beside a job."""
+def test_an_error_in_a_chart_does_not_end_the_training(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build the whole window with a chart that always fails, and run a job."""
     monkeypatch.setattr(watch, "_scores", broken)
     _, live = build_app(context)
     looked = [0]

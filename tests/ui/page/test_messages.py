@@ -1,4 +1,4 @@
-"""Words for people: escaped, complete, and in units."""
+"""Messages are escaped, complete, and have units."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ui.page import messages, problems
 NASTY = "<img src=x onerror=alert(1)>\"'&"
 
 
-def test_the_panel_tells_all_three_and_offers_a_report() -> None:
+def test_the_panel_shows_all_three_sentences_and_a_report() -> None:
     panel = problems.problem_html(Failure("It broke.", "A cable.", "Plug it in.", "Traceback ..."))
     for words in ("It broke.", "A cable.", "Plug it in.", "Traceback ...", "Copy the report"):
         assert words in panel
@@ -28,7 +28,7 @@ def test_the_panel_escapes_everything(field: str) -> None:
     assert "<img" not in problems.problem_html(failure)
 
 
-def test_no_failure_no_panel() -> None:
+def test_without_a_failure_there_is_no_panel() -> None:
     assert problems.problem_html(None) == ""
 
 
@@ -45,7 +45,7 @@ def test_status_and_progress_escape_titles_and_labels() -> None:
     assert "<img" not in messages.note(NASTY, NASTY)
 
 
-def test_status_is_told_in_words() -> None:
+def test_the_status_line_names_job_step_and_command() -> None:
     assert "Nothing is running" in messages.status_line(JobSnapshot())
     running = JobSnapshot(
         kind="train", alive=True, title="Training cats", phase="running", total_steps=400, start_step=3
@@ -54,7 +54,7 @@ def test_status_is_told_in_words() -> None:
     assert "pausing" in messages.status_line(replace(running, asked="pause"))
 
 
-def test_a_user_error_keeps_its_sentences_and_a_crash_gets_some() -> None:
+def test_a_user_error_keeps_its_sentences_and_a_crash_is_described() -> None:
     assert problems.to_failure(UserError("A.", "B.", "C.")) == Failure("A.", "B.", "C.")
     assert "ValueError" in problems.to_failure(ValueError("odd")).why
 

@@ -1,4 +1,4 @@
-"""A page that stays open for days costs the app no more after a while than at first. See docs/reliability.md."""
+"""A page that stays open for days does not leak memory. See docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Page:
         self.server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
 
     def ask(self, function: Any) -> list[Any]:
-        """One event through gradio's queue; what it sends to the page."""
+        """Send one event through gradio's queue, and return what it sends to the page."""
         body = {"data": [], "fn_index": function._id, "session_hash": SESSION, "trigger_id": function.targets[0][0]}
         self.server.request(
             "POST", "/gradio_api/queue/join", json.dumps(body), headers={"Content-Type": "application/json"}
@@ -57,7 +57,7 @@ class Page:
         return list(end["output"]["data"])
 
     def look(self) -> int:
-        """One look; how many groups had changed."""
+        """Poll once, and return how many groups have changed."""
         self.server.request("GET", POLL)
         versions = json.loads(self.server.getresponse().read())
         due = [version != known for version, known in zip(versions, self.known, strict=True)]
@@ -69,7 +69,7 @@ class Page:
 
 
 class Job:
-    """Gets on when it is told to. (Progress, not steps: curves are kept, and grow until they are thinned out.)"""
+    """A job that advances on request. It reports progress, not steps: curves grow until they are thinned out."""
 
     def __init__(self, context: AppContext) -> None:
         self.context = context
@@ -95,14 +95,14 @@ class Job:
 
 @pytest.fixture
 def surroundings(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment that the window is built in; afterwards it is as before."""
+    """Set the environment variables of the window, and restore them afterwards."""
     monkeypatch.setattr(os, "environ", os.environ.copy())
     serve.prepare_environment(workspace)
 
 
 @contextmanager
 def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
-    """A window of a few parts that change each time, and one that does not, served as the real one is."""
+    """Serve a window with a few live outputs that change each time, and one that does not."""
     with gr.Blocks(analytics_enabled=False) as demo:
         live = Live(context, demo)
         line, image, row = gr.HTML(), gr.HTML(), gr.Row(visible=False)
@@ -112,7 +112,7 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
             lambda view: [status_line(view.snapshot, False), gr.Row(visible=True), gr.HTML(f"{view.snapshot.version}")],
             "fast",
         )
-        # Now a value, now none: what is drawn every few seconds, beside what changes each time.
+        # Updated every other time, like a chart that is drawn every few seconds.
         live.outputs(
             [gr.HTML()], lambda view: view.snapshot.version // 2, lambda view: [f"{view.snapshot.version}"], "fast"
         )
@@ -129,7 +129,7 @@ def open_page(context: AppContext) -> Iterator[tuple[gr.Blocks, Page]]:
 
 
 def alive() -> tuple[int, Counter[str]]:
-    """Blocks of memory that Python holds, and how many parts of pages there are of each kind."""
+    """Return the number of memory blocks that Python holds, and the number of components of each type."""
     kinds = Counter(type(thing).__name__ for thing in living_objects() if issubclass(type(thing), gr.blocks.Block))
     return sys.getallocatedblocks(), kinds
 
@@ -157,7 +157,7 @@ def test_an_open_page_leaves_nothing_behind(
     assert len(demo._queue.event_analytics) <= 1 and not tables, "gradio makes statistics of its events"
 
 
-def test_pages_that_were_closed_are_forgotten(workspace: Workspace, surroundings: None) -> None:
+def test_the_state_of_closed_pages_is_dropped(workspace: Workspace, surroundings: None) -> None:
     with open_page(AppContext(workspace)) as (demo, page):
         page.look()
         for number in range(PAGES):

@@ -44,7 +44,7 @@ def test_every_state_has_a_case_and_its_buttons() -> None:
 
 
 @pytest.mark.parametrize("state", list(TrainState))
-def test_state_words_and_buttons(state: TrainState) -> None:
+def test_state_text_and_buttons(state: TrainState) -> None:
     view = train_view(*CASES[state])
     assert view.state is state
     assert view.headline
@@ -60,14 +60,14 @@ def test_a_disabled_button_says_why_and_an_enabled_one_does_not(state: TrainStat
             assert button.enabled == (button.reason == "")
 
 
-def test_something_can_be_pressed_in_every_state_but_while_it_ends_or_lacks_something() -> None:
+def test_some_button_is_enabled_in_every_state_except_while_ending_or_not_ready() -> None:
     waiting = {TrainState.NOT_READY, TrainState.PAUSING, TrainState.STOPPING}
     for state, case in CASES.items():
         pressable = [b for b in train_view(*case).buttons.values() if b.visible and b.enabled]
         assert bool(pressable) == (state not in waiting), state
 
 
-def test_not_ready_names_the_missing_item_beside_start() -> None:
+def test_not_ready_names_the_missing_item_next_to_start() -> None:
     view = train_view(*CASES[TrainState.NOT_READY])
     assert view.buttons[Action.START].reason == "Choose a dataset."
 
@@ -75,7 +75,7 @@ def test_not_ready_names_the_missing_item_beside_start() -> None:
 @pytest.mark.answers(
     "Batch size, gradient accumulation, effective batch size?", "How many images, how many steps, how long?"
 )
-def test_ready_tells_steps_and_time() -> None:
+def test_ready_shows_steps_and_time() -> None:
     assert "about 3 h" in train_view(*CASES[TrainState.READY]).hint
 
 
@@ -85,11 +85,11 @@ def test_paused_says_where_it_is_saved_and_that_it_is_safe() -> None:
     assert "safe" in hint
 
 
-def test_interrupted_tells_what_was_lost() -> None:
+def test_interrupted_says_what_was_lost() -> None:
     assert "last 20 steps" in train_view(*CASES[TrainState.INTERRUPTED]).hint
 
 
-def test_completed_needs_the_files_and_not_only_the_word_of_the_job() -> None:
+def test_completed_needs_the_files_and_not_only_the_outcome_of_the_job() -> None:
     view = train_view(replace(LIVE, alive=False, outcome="completed"), facts("interrupted"), READY)
     assert view.state is TrainState.INTERRUPTED
 
@@ -99,7 +99,7 @@ def test_a_run_that_was_paused_in_an_earlier_session_is_still_paused() -> None:
 
 
 @pytest.mark.parametrize(("state", "action"), [(TrainState.READY, Action.START), (TrainState.PAUSED, Action.RESUME)])
-def test_another_job_holds_back_start_and_resume_and_is_named(state: TrainState, action: Action) -> None:
+def test_another_job_disables_start_and_resume_and_is_named(state: TrainState, action: Action) -> None:
     button = train_view(*CASES[state], busy_with="Making maps of cats").buttons[action]
     assert not button.enabled
     assert "Making maps of cats" in button.reason

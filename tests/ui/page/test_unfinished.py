@@ -1,4 +1,4 @@
-"""What an earlier sitting left is offered at the start, in words, and what is damaged keeps nobody out."""
+"""Unfinished runs of earlier sessions are offered at the start; damaged ones do not keep the app from starting."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ui.page.shown_run import Unfinished
 
 
 def make_run(workspace: Workspace, name: str, turns: list[tuple[str, int]], saved: int = 0, last: int = 0) -> Path:
-    """A run of 100 steps as its files tell it."""
+    """Write the files of a run of 100 steps."""
     folder = workspace.new_run(name)
     config = RunConfig(name=name).model_dump(mode="json")
     config["train"]["steps"] = 100
@@ -38,7 +38,7 @@ def make_run(workspace: Workspace, name: str, turns: list[tuple[str, int]], save
 
 @pytest.fixture
 def left(workspace: Workspace) -> dict[str, Path]:
-    """One of each ending."""
+    """One run of each ending."""
     return {
         "killed": make_run(workspace, "killed", [("started", 0)], saved=40, last=52),
         "paused": make_run(workspace, "paused", [("started", 0), ("paused", 30)], saved=30, last=30),
@@ -49,7 +49,7 @@ def left(workspace: Workspace) -> dict[str, Path]:
 
 
 @pytest.mark.answers("An unfinished run was found")
-def test_the_unfinished_are_found_and_told(workspace: Workspace, left: dict[str, Path]) -> None:
+def test_unfinished_runs_are_found_and_described(workspace: Workspace, left: dict[str, Path]) -> None:
     found = {run.folder.split("_")[-1]: run for run in AppContext(workspace).unfinished}
     assert set(found) == {"killed", "paused", "failed"}
     killed = found["killed"]
@@ -60,7 +60,7 @@ def test_the_unfinished_are_found_and_told(workspace: Workspace, left: dict[str,
     assert "Nothing was saved." in unfinished.describe(found["failed"])
 
 
-def test_the_card_is_there_until_a_run_is_trained_or_it_is_hidden(workspace: Workspace, left: dict[str, Path]) -> None:
+def test_the_card_is_shown_until_a_run_is_trained_or_it_is_hidden(workspace: Workspace, left: dict[str, Path]) -> None:
     context = AppContext(workspace)
     card, heading, more, *rows = unfinished._render(context.view())
     assert card.visible and "3 unfinished runs were found" in heading and more == ""
@@ -72,19 +72,19 @@ def test_the_card_is_there_until_a_run_is_trained_or_it_is_hidden(workspace: Wor
     assert not unfinished._render(context.view())[0].visible
 
 
-def test_a_run_that_was_removed_meanwhile_is_not_offered(workspace: Workspace, left: dict[str, Path]) -> None:
+def test_a_removed_run_is_not_offered(workspace: Workspace, left: dict[str, Path]) -> None:
     context = AppContext(workspace)
     (left["killed"] / "run.json").unlink()
     context.files_changed()
     assert all("killed" not in str(part) for part in unfinished._render(context.view()))
 
 
-def test_nothing_unfinished_no_card(workspace: Workspace) -> None:
+def test_without_unfinished_runs_there_is_no_card(workspace: Workspace) -> None:
     context = AppContext(workspace)
     assert context.unfinished == () and not unfinished._render(context.view())[0].visible
 
 
-def test_more_than_fit_are_counted(workspace: Workspace) -> None:
+def test_runs_that_do_not_fit_are_counted(workspace: Workspace) -> None:
     for number in range(5):
         make_run(workspace, f"run{number}", [("started", 0)], last=1)
     assert "2 more" in unfinished._render(AppContext(workspace).view())[2]
@@ -108,12 +108,12 @@ def test_a_damaged_run_does_not_keep_the_app_from_starting(workspace: Workspace,
     assert len(context.view().runs) == 2
 
 
-def test_names_and_words_are_escaped() -> None:
+def test_run_names_are_escaped() -> None:
     words = unfinished.describe(Unfinished("<b>x</b>", "paused", 1, 1, 2))
     assert "<b>x" not in words
 
 
-def test_closing_asks_with_what_it_would_end(workspace: Workspace) -> None:
+def test_the_question_before_closing_says_what_would_end(workspace: Workspace) -> None:
     from engine.jobs.snapshot import JobSnapshot
 
     idle = close_button.question(JobSnapshot(), closing=False)

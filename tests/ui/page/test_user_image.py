@@ -1,4 +1,4 @@
-"""An image that is dropped on the page: a bomb and a file that is none are refused in words."""
+"""Image bombs and files that are not images are refused with a message."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.test_hostile_files import bomb
 from ui.page.user_image import UserDrawing, UserImage
 
 
-def test_an_image_bomb_dropped_on_the_page_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_image_bomb_dropped_on_the_page_is_refused_with_a_message(tmp_path: Path) -> None:
     field = UserImage(label="Any image")
     path = bomb(tmp_path / "bomb.png", 60_000, 60_000)
     with pytest.raises(Error, match="far too large"):
@@ -29,7 +29,7 @@ def test_an_image_bomb_dropped_on_the_page_is_refused_in_words(tmp_path: Path) -
 
 @pytest.mark.parametrize("place", ["background", "layers", "composite"])
 @pytest.mark.parametrize("sent", ["as an upload", "by the canvas"])
-def test_an_image_bomb_in_a_drawing_is_refused_in_words(tmp_path: Path, place: str, sent: str) -> None:
+def test_an_image_bomb_in_a_drawing_is_refused_with_a_message(tmp_path: Path, place: str, sent: str) -> None:
     field = UserDrawing(type="pil")
     path = bomb(tmp_path / "upload.png", 60_000, 60_000)
     (tmp_path / "words.png").write_text("no image", encoding="utf-8")
@@ -48,7 +48,7 @@ def test_an_image_bomb_in_a_drawing_is_refused_in_words(tmp_path: Path, place: s
     assert field.get_block_name() == "imageeditor", "the page draws it as gradio's own"
 
 
-def test_a_drawing_that_is_one_arrives(tmp_path: Path) -> None:
+def test_a_valid_drawing_arrives(tmp_path: Path) -> None:
     coffee = Image.fromarray(data.coffee())
     coffee.save(tmp_path / "coffee.png")
     file = FileData(path=str(tmp_path / "coffee.png"), orig_name="coffee.png")
@@ -56,7 +56,7 @@ def test_a_drawing_that_is_one_arrives(tmp_path: Path) -> None:
     assert value is not None and value["background"].size == coffee.size
 
 
-def test_the_page_is_told_all_that_gradio_tells_of_its_own_field() -> None:
+def test_the_field_sends_the_same_config_as_gradios_own() -> None:
     given = {"label": "Any image", "height": 180, "buttons": [], "elem_id": "any"}
     own, plain = UserImage(**given).get_config(), gr.Image(type="filepath", image_mode=None, **given).get_config()
     assert set(own) == set(plain)

@@ -1,4 +1,4 @@
-"""app.py with an eye on its sockets: every address outside this computer is written to $STUDIO_CALLS and refused."""
+"""app.py with watched sockets: every address outside this computer is written to $STUDIO_CALLS and refused."""
 
 from __future__ import annotations
 

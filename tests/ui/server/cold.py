@@ -1,4 +1,4 @@
-"""app.py without the large libraries, which take longer to load than a test of a page that never trains."""
+"""app.py without loading torch and diffusers, for quick tests of a page that never trains."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def stay_cold(context: Any, loaded: threading.Event) -> None:
-    """In the place of the window's warming up. Jobs would load what they need themselves."""
+    """Replaces launch.warm_up. Jobs would load what they need themselves."""
     loaded.set()
     context.libraries_loaded.set()
 

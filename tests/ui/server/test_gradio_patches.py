@@ -1,4 +1,4 @@
-"""gradio is imported without rewriting its type stubs, and works all the same."""
+"""gradio is imported without rewriting its type stubs, and still works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, captions and errors that hold HTML are shown as what they are, by everything that makes HTML for the page."""
+"""HTML in names, captions and errors is escaped by everything that produces HTML for the page."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from ui.page.view import Result, View
 
 EVIL = "<img src=x onerror=\"parent.fired=1\">'\"><script>parent.fired=2</script><a href='javascript:fired=3'>&lt;b&gt;"
 IN_A_NAME = "<img src=x onerror=parent.fired=1>&amp;'\""
-ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting")  # the panel: copy, tick, go to the answers
+ALLOWED = ("navigator.clipboard", "this.checked;", "#troubleshooting")
+"""Parts of the scripts of the problem panel."""
 
 
 class Harm(HTMLParser):
@@ -51,7 +52,7 @@ def harm(html: str) -> list[str]:
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Words of an update for a field that shows HTML."""
+    """Return the texts of an update for a component that shows HTML."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -66,7 +67,7 @@ def test_the_parser_sees_harm() -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> tuple[AppContext, Live, Any]:
-    """The whole page over a workspace whose names, captions and settings are all evil."""
+    """The whole page over a workspace whose names and captions are all evil."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("evil") / "pictures"
@@ -75,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> t
         try:
             path = folder / f"{number}{IN_A_NAME}.png"
             path.touch()
-        except OSError:  # Windows takes no such names
+        except OSError:  # Windows does not allow such names
             path = folder / f"{number}.png"
         Image.fromarray(photo).resize((96, 64)).save(path)
         path.with_suffix(".txt").write_text(EVIL, encoding="utf-8")
@@ -89,7 +90,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, photos: dict[str, Any]) -> t
 
 
 def evil_view(context: AppContext, alive: bool) -> View:
-    """A view in which every word that comes from outside is evil."""
+    """Return a view in which every text from outside is evil."""
     failure = Failure(EVIL, EVIL, EVIL, EVIL)
     checks = tuple(Checked(step, step, 0.5, 0.5, 0.1, 0.2, 0.01, 0.5, 0.1) for step in (0, 50, 100))
     snapshot = JobSnapshot(
@@ -112,7 +113,7 @@ def evil_view(context: AppContext, alive: bool) -> View:
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_no_part_of_the_page_lets_it_through(built: tuple[AppContext, Live, Any], alive: bool) -> None:
+def test_no_live_output_lets_html_through(built: tuple[AppContext, Live, Any], alive: bool) -> None:
     context, live, _ = built
     view, seen = evil_view(context, alive), 0
     for outputs in live.registered:
@@ -124,8 +125,8 @@ def test_no_part_of_the_page_lets_it_through(built: tuple[AppContext, Live, Any]
     assert seen >= 5, "the evil words were not among what was looked at"
 
 
-def test_no_function_of_the_page_lets_it_through(built: tuple[AppContext, Live, Any]) -> None:
-    """Those that show a dataset or a folder, called as the page calls them."""
+def test_no_event_handler_lets_html_through(built: tuple[AppContext, Live, Any]) -> None:
+    """Call the handlers that show a dataset or a folder, as the page does."""
     context, _, demo = built
     seen: set[str] = set()
     given = {"dataset-list": "evil", "conditions-dataset": "evil", "State": 0, "dataset-folder": f"/x/{EVIL}"}

@@ -1,4 +1,4 @@
-"""Every address and every function of the running app, asked for what it must not give: a file outside its folders."""
+"""No route and no function of the running app returns a file outside its folders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 
 
 def gradio_routes() -> set[tuple[str, str]]:
-    """(method, path) of everything that gradio's server has, whatever it is made of."""
+    """Return (method, path) of every route of gradio's server."""
     import gradio as gr
     from gradio.routes import App
 
@@ -48,10 +48,10 @@ def gradio_routes() -> set[tuple[str, str]]:
     return found
 
 
-def test_every_address_of_gradio_is_in_the_list() -> None:
+def test_every_route_of_gradio_is_listed() -> None:
     listed = {(method, route.path) for route in ROUTES for method in route.methods}
     here = gradio_routes()
-    # An OPTIONS or HEAD that a route answers beside its GET says no more than the GET.
+    # An OPTIONS or HEAD request returns no more than the GET of the same route.
     missing = {(m, p) for m, p in here if m not in ("HEAD", "OPTIONS")} - listed
     assert missing == set(), "enter them in ui/server/routes.py, closed unless the page needs them"
     gone = {(m, p) for m, p in listed if m != "HEAD"} - here
@@ -59,14 +59,14 @@ def test_every_address_of_gradio_is_in_the_list() -> None:
     assert gone - ours <= {("POST", "/login"), ("GET", "/logout")}, "gradio has these no more"
 
 
-def test_the_documentation_shows_the_list() -> None:
+def test_the_documentation_shows_both_tables() -> None:
     page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
     assert security.routes_table() in page and security.fields_table() in page, (
         "python -m docs.make_security_tables writes them"
     )
 
 
-def test_every_field_that_takes_words_or_files_is_in_the_list(tmp_path: Path) -> None:
+def test_every_field_for_text_or_files_is_listed(tmp_path: Path) -> None:
     import gradio as gr
 
     from engine.workspace.paths import Workspace
@@ -92,7 +92,7 @@ def test_every_field_that_takes_words_or_files_is_in_the_list(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if not route.open], ids=lambda route: route.path)
-def test_a_closed_route_is_closed_with_anything_in_its_place(route: Route) -> None:
+def test_a_closed_route_is_closed_for_any_path(route: Route) -> None:
     path = re.sub(r"\{[^}]+\}", "x", route.path)
     for method in route.methods:
         assert find_route(method, path) is None and find_route(method, path + "/") is None
@@ -105,14 +105,14 @@ def test_a_closed_route_is_closed_with_anything_in_its_place(route: Route) -> No
         "/gradio_api/queue", "/gradio_api/queue/join/../../x", "//etc/passwd", "", "*", "/gradio_api/FILE=/etc/passwd",
     ],
 )  # fmt: skip
-def test_what_is_no_route_is_not_answered(path: str) -> None:
+def test_an_unknown_path_has_no_route(path: str) -> None:
     assert find_route("GET", path) is None
     assert find_route("DELETE", "/") is None
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder that is shown, with an image and traps in it, and a secret outside."""
+    """A folder that is served, with an image and traps in it, and a secret outside."""
 
     shown: Path
     image: Path
@@ -139,7 +139,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def traps(place: Place) -> list[str]:
-    """Paths that lead to the secret, or would on some system."""
+    """Return paths that lead to the secret, or would on some system."""
     secret, shown = str(place.secret), str(place.shown)
     back = f"{shown}/../{place.secret.parent.name}/{place.secret.name}"
     return [
@@ -157,14 +157,14 @@ def traps(place: Place) -> list[str]:
     ]  # fmt: skip
 
 
-def test_only_files_that_lie_in_the_folders_are_allowed(place: Place) -> None:
+def test_only_files_inside_the_folders_are_allowed(place: Place) -> None:
     assert file_allowed(str(place.image), [place.shown])
     assert [trap for trap in traps(place) if file_allowed(trap, [place.shown])] == []
     if os.name != "nt":
         assert file_allowed(str(place.shown / "inside.png"), [place.shown]), "a link that stays inside"
 
 
-def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
+def test_a_forged_file_is_found_anywhere_in_the_data(place: Place) -> None:
     uploaded = {"path": str(place.image), "meta": {"_type": "gradio.FileData"}}
     assert not has_forged_file([uploaded, "words", 3, None, {"image": uploaded, "caption": "x"}], place.shown)
     for trap in [*traps(place), 7, ["x"], {"path": "x"}]:
@@ -179,7 +179,7 @@ def test_a_forged_file_is_found_wherever_it_stands(place: Place) -> None:
             assert has_forged_file(data, place.shown) is wanted, (trap, data)
 
 
-def test_old_temporary_files_make_room_and_new_ones_stay(tmp_path: Path) -> None:
+def test_old_uploads_are_removed_and_new_ones_kept(tmp_path: Path) -> None:
     for number in range(6):
         path = tmp_path / f"folder{number}" / "picture.png"
         path.parent.mkdir()
@@ -202,7 +202,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 
 
 def ask(app: Studio, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    """Status and body of a request whose path is sent as it stands."""
+    """Send a request with the path unchanged, and return status and body."""
     connection = http.client.HTTPConnection("127.0.0.1", app.port, timeout=30)
     try:
         connection.putrequest(method, path, skip_accept_encoding=True)
@@ -218,12 +218,12 @@ def ask(app: Studio, method: str, path: str, body: bytes | None = None, **header
 
 
 def sendable(path: str) -> str:
-    """A path that fits on a request's line, as little changed as may be."""
+    """Return a path that fits into the request line, with as few changes as possible."""
     return quote(path, safe="/\\:%?=~.;", errors="surrogatepass").replace("?", "%3F")
 
 
 @pytest.mark.slow
-def test_no_address_gives_the_secret_away(app: Studio, place: Place) -> None:
+def test_no_route_returns_the_secret(app: Studio, place: Place) -> None:
     inside = app.workspace / "thumbnails" / "picture.png"
     inside.write_bytes(place.image.read_bytes())
     if os.name != "nt":
@@ -263,11 +263,11 @@ def test_no_function_takes_a_file_that_was_not_uploaded(app: Studio, place: Plac
 
 
 @pytest.mark.slow
-def test_uploads_and_words_have_a_largest_size(app: Studio) -> None:
+def test_uploads_and_other_requests_have_a_size_limit(app: Studio) -> None:
     for path in ("/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/component_server", "/gradio_api/cancel"):
         assert ask(app, "POST", path, b"", **{"content-length": str(10**9)})[0] == 413
         assert ask(app, "POST", path, b"", **{"content-length": "-1"})[0] in (400, 413)
-    # A body that hides its length is counted as it comes.
+    # A body without a length is counted while it arrives.
     with socket.create_connection(("127.0.0.1", app.port), timeout=30) as line:
         head = (
             f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: 127.0.0.1:{app.port}\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -275,7 +275,7 @@ def test_uploads_and_words_have_a_largest_size(app: Studio) -> None:
         line.sendall(head.encode())
         chunk = b"100000\r\n" + b"x" * 2**20 + b"\r\n"
         answer = b""
-        with contextlib.suppress(OSError):  # it stops listening, as it should
+        with contextlib.suppress(OSError):  # the server closes the connection, as it should
             for _ in range(40):
                 line.sendall(chunk)
         with contextlib.suppress(OSError):
@@ -285,7 +285,7 @@ def test_uploads_and_words_have_a_largest_size(app: Studio) -> None:
 
 
 @pytest.mark.slow
-def test_images_of_the_app_do_not_show_on_other_pages(app: Studio) -> None:
+def test_other_pages_cannot_embed_the_apps_images(app: Studio) -> None:
     elsewhere = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
     for path in ("/theme.css", "/gradio_api/heartbeat/x", "/config", "/gradio_api/queue/data?session_hash=x"):
         assert ask(app, "GET", path, **elsewhere)[0] == 403
@@ -297,7 +297,7 @@ def test_images_of_the_app_do_not_show_on_other_pages(app: Studio) -> None:
 
 
 @pytest.mark.slow
-def test_the_password_cannot_be_guessed_quickly(tmp_path: Path) -> None:
+def test_login_attempts_are_limited(tmp_path: Path) -> None:
     with studio(tmp_path / "workspace", "--password", "right", program=COLD, DISPLAY="") as app:
         form = {"content-type": "application/x-www-form-urlencoded"}
         assert ask(app, "GET", "/config")[0] == 401

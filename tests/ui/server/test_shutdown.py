@@ -1,4 +1,4 @@
-"""However the app is asked to end, the run is saved first."""
+"""However the app is ended, the run is saved first."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Demo:
 
 @pytest.fixture
 def signals() -> Any:
-    """The handlers as they were."""
+    """Restore the signal handlers afterwards."""
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}
     yield
@@ -46,7 +46,7 @@ def signals() -> Any:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_every_signal_asks_and_only_ctrl_c_hurries(signals: None, name: str) -> None:
+def test_every_signal_requests_a_shutdown_and_only_a_second_ctrl_c_is_immediate(signals: None, name: str) -> None:
     asked = Shutdown()
     asked.install_handlers()
     for _ in range(2):
@@ -55,7 +55,7 @@ def test_every_signal_asks_and_only_ctrl_c_hurries(signals: None, name: str) -> 
     assert asked.immediate == (name == "SIGINT")
 
 
-def test_a_closed_windows_console_waits_for_the_saving() -> None:
+def test_a_closed_windows_console_waits_until_the_run_is_saved() -> None:
     called: list[Any] = []
     kernel32 = SimpleNamespace(SetConsoleCtrlHandler=lambda handler, add: called.append((handler, add)))
     asked = Shutdown()
@@ -87,7 +87,7 @@ def test_a_second_ctrl_c_does_not_wait(workspace: Workspace, capsys: pytest.Capt
     release.set()
 
 
-def test_a_run_that_fails_while_it_saves_is_not_called_saved(
+def test_a_run_that_fails_while_saving_is_not_reported_as_saved(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = AppContext(workspace)
@@ -103,7 +103,7 @@ def test_a_run_that_fails_while_it_saves_is_not_called_saved(
     assert "disk is full" in said and "is saved" not in said
 
 
-def test_words_for_a_terminal_that_is_gone_harm_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_printing_to_a_closed_terminal_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone:
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
@@ -142,7 +142,7 @@ def ready(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> tuple[Path, d
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
-def test_sigterm_saves_and_so_does_a_closed_terminal(ready: tuple[Path, dict[str, str]]) -> None:
+def test_sigterm_and_a_closed_terminal_save_the_run(ready: tuple[Path, dict[str, str]]) -> None:
     root, environment = ready
     app = Studio(root, program=PROGRAM, **environment)
     try:
@@ -162,7 +162,7 @@ def test_sigterm_saves_and_so_does_a_closed_terminal(ready: tuple[Path, dict[str
 
     import pty
 
-    master, terminal = pty.openpty()  # closed below, as a terminal window is: the app gets SIGHUP, and cannot print
+    master, terminal = pty.openpty()  # closed below like a terminal window: the app gets SIGHUP and cannot print
     code = (
         "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
@@ -185,7 +185,7 @@ def test_sigterm_saves_and_so_does_a_closed_terminal(ready: tuple[Path, dict[str
 
 
 def _drain(descriptor: int) -> None:
-    """Read what is there, or a terminal that is full holds its writer up."""
+    """Read the output, because a full terminal would block its writer."""
     with suppress(BlockingIOError):
         while os.read(descriptor, 4096):
             pass

@@ -1,4 +1,4 @@
-"""The page of common problems is whole, true to the window's words, and shown where the panel points."""
+"""The page of common problems is complete, uses the names of the window, and is shown where the panel links to."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_every_heading_has_an_answer() -> None:
     assert [heading for heading, answer in answers.items() if len(answer) < 60] == []
 
 
-def test_its_links_lead_to_pages_that_are_there() -> None:
+def test_its_links_lead_to_existing_pages() -> None:
     for name in re.findall(r"\]\(([\w./-]+)\)", PAGE):
         assert (APP_FOLDER / "docs" / name).is_file(), name
     assert "(docs/troubleshooting.md)" in (APP_FOLDER / "README.md").read_text(encoding="utf-8")
 
 
-def test_buttons_are_called_what_the_window_calls_them(workspace: Workspace) -> None:
+def test_it_uses_the_names_of_the_window(workspace: Workspace) -> None:
     """What the page prints in bold is the text of a button, a tab or a field; "A > B" is B on the tab A."""
     demo, _ = build_app(AppContext(workspace))
     shown: list[Any] = []
@@ -44,12 +44,12 @@ def test_buttons_are_called_what_the_window_calls_them(workspace: Workspace) -> 
     assert [name for name in sorted(bold) if not any(name.lower() in text for text in texts)] == []
 
 
-def test_the_window_shows_it_without_dead_links() -> None:
+def test_links_are_shown_as_text() -> None:
     shown = settings_tab.troubleshooting()
     assert "](" not in shown and "(docs/memory.md)" in shown and not shown.startswith("# ")
     assert "#troubleshooting" in SHOW_TROUBLESHOOTING
 
 
-def test_a_page_that_is_missing_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_page_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(settings_tab, "TROUBLESHOOTING", tmp_path / "gone.md")
     assert "cannot be read" in settings_tab.troubleshooting()

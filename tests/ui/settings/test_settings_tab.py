@@ -1,4 +1,4 @@
-"""What the settings tab says of this machine agrees with the rest of the page."""
+"""The Settings tab agrees with the rest of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts drawn on the server: what is on them, and that nothing else gets onto the page with them."""
+"""Charts drawn on the server: their contents, and that names in them are escaped."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def chart(points: list[tuple[int, float | None, str]], **options: object) -> str
 
 
 def drawn(html: str) -> list[list[tuple[float, float]]]:
-    """Points of each line, x to the right and y upwards, 0..1."""
+    """Return the points of each line, x to the right and y upwards, from 0 to 1."""
     lines = re.findall(r"<polyline [^>]*points='([^']*)'", html)
     return [[(float(x) / 1000, 1 - float(y) / 1000) for x, y in (p.split(",") for p in line.split())] for line in lines]
 
 
-def test_a_line_lies_where_its_figures_say() -> None:
+def test_a_line_is_where_its_values_say() -> None:
     (line,) = drawn(chart([(0, 0.0, "smoothed"), (50, 0.5, "smoothed"), (100, 1.0, "smoothed")]))
     assert [n for point in line for n in point] == pytest.approx([0, 0, 0.5, 0.5, 1, 1])
 
@@ -44,7 +44,7 @@ def test_a_fixed_range_is_kept_and_points_outside_widen_it() -> None:
     assert max(y for _, y in drawn(chart([(0, 0, "smoothed"), (1, 2, "smoothed")], y_range=(0, 1)))[0]) <= 1
 
 
-def test_lines_differ_by_more_than_colour_and_are_told_in_words() -> None:
+def test_lines_differ_by_more_than_colour_and_have_a_text_label() -> None:
     html = chart([(1, 0.5, "each step"), (1, 0.25, "smoothed"), (2, 0.125, "smoothed")])
     assert len(set(re.findall(r"stroke-dasharray='([^']*)' points", html))) == 2
     label = re.search(r"aria-label='([^']*)'", html)
@@ -59,7 +59,7 @@ def test_a_long_run_stays_a_small_chart() -> None:
     assert chart([(n, 1.0, "smoothed") for n in range(MAX_DOTS)]).count("<b style") == MAX_DOTS
 
 
-def test_names_cannot_bring_anything_onto_the_page() -> None:
+def test_names_are_escaped() -> None:
     evil = "'><img src=x onerror=alert(1)>"
     rows = {"step": [1, 2], "loss": [0.1, 0.2], "line": [evil, evil]}
     html = line_chart(rows, "step", "loss", "line", {evil: evil}, evil, evil)
@@ -70,14 +70,14 @@ def test_names_cannot_bring_anything_onto_the_page() -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(0, 1), (0, 0.003), (-83, 0), (0, 20_000), (0, 0), (5, 5), (-1e-9, 1e-9), (0, 1e12)]
 )
-def test_ticks_are_few_and_hold_the_range(low: float, high: float) -> None:
+def test_ticks_are_few_and_span_the_range(low: float, high: float) -> None:
     marks = ticks(low, high)
     assert 2 <= len(marks) <= 9
     assert marks[0] <= low + 1e-12 and marks[-1] >= high - 1e-12
     assert marks == sorted(set(marks))
 
 
-def test_figures_are_short() -> None:
+def test_numbers_are_short() -> None:
     assert [figure(v) for v in (0.0, 0.00123, 0.1234, 1.234, 12.34, 1234.5, -0.5)] == [
         "0.000", "0.0012", "0.123", "1.23", "12.3", "1,234", "−0.500",
     ]  # fmt: skip
@@ -92,7 +92,7 @@ def test_figures_are_short() -> None:
         (0.02, ["0.000", "0.005", "0.010", "0.015", "0.020"]),
     ],
 )
-def test_labels_of_tiny_figures_fit_beside_the_chart(top: float, labels: list[str]) -> None:
+def test_labels_of_tiny_numbers_fit_next_to_the_chart(top: float, labels: list[str]) -> None:
     html = chart([(0, 0.0, "smoothed"), (100, top, "smoothed")])
     left = html[html.index("class='up'") : html.index("class='area'")]
     assert re.findall(r">([^<>]+)</i>", left) == labels

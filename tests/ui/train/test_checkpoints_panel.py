@@ -1,4 +1,4 @@
-"""The list of checkpoints: stars, what they take, and what cannot be used."""
+"""The list of checkpoints: stars, disk usage, unusable ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def run(tmp_path: Path, loud_controlnet: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_ticks_become_stars_and_every_page_notices(run: Path) -> None:
+def test_ticked_checkpoints_get_a_star_and_the_stamp_changes(run: Path) -> None:
     before = stamp(run)
     star_only(run, [5])
     assert [checkpoint.starred for checkpoint in list_checkpoints(run)] == [True, False]
@@ -30,7 +30,7 @@ def test_ticks_become_stars_and_every_page_notices(run: Path) -> None:
     assert not any(checkpoint.starred for checkpoint in list_checkpoints(run))
 
 
-def test_what_cannot_be_used_is_named(run: Path) -> None:
+def test_unusable_checkpoints_are_named(run: Path) -> None:
     (run / "checkpoints" / "step-000010" / "controlnet" / "config.json").unlink()
     words = describe(run, list_checkpoints(run), broken_checkpoints(run))
     assert "1 checkpoint." in words and "the disk has" in words
@@ -41,7 +41,7 @@ def test_a_run_without_a_folder_has_no_checkpoints(tmp_path: Path) -> None:
     assert stamp(tmp_path / "gone") == ()
 
 
-def test_the_disk_in_a_line() -> None:
+def test_disk_line() -> None:
     assert disk_line(None) == ""
     seen = DiskSpace(free=3 * 2**30, run=2**30, next_checkpoint=2**20)
     assert disk_line(seen) == "Disk: 3.0 GB free · this run 1.0 GB · next checkpoint at most 1.0 MB"

@@ -1,4 +1,4 @@
-"""Charts stay small and keep their end."""
+"""The data of the charts stays small and keeps the last point."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_rows_for_the_charts() -> None:
     assert one_line([(1, 0.5)], "rate") == {"step": [1], "value": [0.5], "line": ["rate"]}
 
 
-def test_the_score_shows_the_one_number_in_place_of_what_it_is_made_from() -> None:
+def test_the_chart_shows_obeys_in_place_of_the_scores_it_is_computed_from() -> None:
     assert score_rows([(5, {"adherence": 0.5, "obeys": 0.6, "new_thing": 0.1})])["what"] == [ADHERENCE, "new thing"]
     assert score_rows([(5, {"obeys": 0.6, "likeness": 0.5})])["what"] == [CONTOURS], "and says where it is a stand-in"
     assert score_rows([(5, {"adherence": 0.5})])["what"] != [ADHERENCE], "a single image has no such number"

@@ -1,4 +1,4 @@
-"""Settings of the form become a preset, and stay in the form when it is deleted."""
+"""The settings of the form become a preset, and stay in the form when it is deleted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def context(workspace: Workspace) -> AppContext:
     return made
 
 
-def test_the_form_stands_on_the_preset_that_was_kept_from_it(context: AppContext) -> None:
+def test_the_draft_is_based_on_the_preset_that_was_saved_from_it(context: AppContext) -> None:
     before, number = context.config_of(context.draft)[0], context.draft.number
     assert save_draft(context, "Night owls") == "Night owls is now in the list of presets, with 1 setting of your own."
     assert context.draft.preset == "Night-owls" and context.draft.number > number
@@ -38,7 +38,7 @@ def test_a_deleted_preset_leaves_its_settings_in_the_form(context: AppContext) -
     assert "comes with the app" in delete_own(context)
 
 
-def test_settings_that_are_wrong_are_not_kept(context: AppContext) -> None:
+def test_invalid_settings_are_not_saved(context: AppContext) -> None:
     context.set_draft("8gb", {"train": {"steps": 0}})
     with pytest.raises(UserError, match="train.steps"):
         save_draft(context, "mine")

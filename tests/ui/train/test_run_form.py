@@ -1,4 +1,4 @@
-"""The form of the next run: a base of another family brings its own settings, and what the user chose stays."""
+"""The form of the next run: a base of another family brings its preset's settings, and the user's changes stay."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ui.train.run_form import RunForm
 
 @pytest.fixture
 def form(workspace: Workspace) -> RunForm:
-    """Without its widgets."""
+    """A form without its widgets."""
     shutil.copytree(LAYOUTS / "sdxl", workspace.models / "xl")
     made = RunForm.__new__(RunForm)
     made._context = AppContext(workspace)
@@ -28,12 +28,12 @@ def form(workspace: Workspace) -> RunForm:
 
 
 def enter(form: RunForm, **changed: Any) -> None:
-    """As if these boxes had been changed, by the names in them."""
+    """Change these values as the user would."""
     values = form._values() | {dotted.replace("__", "."): value for dotted, value in changed.items()}
     form.remember("12gb", "", *(values[dotted] for dotted in form.settings))
 
 
-def test_another_family_brings_its_settings_and_takes_them_along(form: RunForm) -> None:
+def test_another_family_brings_its_settings_and_removes_them_again(form: RunForm) -> None:
     context = form._context
     enter(form, train__steps=123)
     assert form._values()["train.gradient_checkpointing"] == "controlnet"
@@ -54,6 +54,6 @@ def test_another_family_brings_its_settings_and_takes_them_along(form: RunForm) 
     assert form._values()["model.control_lora_rank"] == 0
 
 
-def test_families_are_told_from_configs_alone(form: RunForm, workspace: Workspace) -> None:
+def test_families_are_recognised_by_their_configs_alone(form: RunForm, workspace: Workspace) -> None:
     assert family_of(workspace, "xl") == "sdxl"
     assert family_of(workspace, "no such base") == "" == family_of(workspace, "")

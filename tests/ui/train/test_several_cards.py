@@ -1,4 +1,4 @@
-"""More than one card: the window says how all of them are used; with one it says nothing."""
+"""With several graphics cards the window shows how to use all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ids(app: gr.Blocks) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("cards", "shown"), [(1, False), (2, True)])
-def test_the_part_is_there_only_for_several_cards(workspace: Workspace, cards: int, shown: bool) -> None:
+def test_the_panel_is_there_only_with_several_cards(workspace: Workspace, cards: int, shown: bool) -> None:
     context = AppContext(workspace)
     context.hardware = Hardware("cuda", "RTX 3090", 24.0, 64, 16, cards=cards)
     assert ("several-cards-write" in ids(build_app(context)[0])) is shown
@@ -44,7 +44,7 @@ def test_the_settings_are_written_and_the_command_names_them(workspace: Workspac
     assert str(file) in command and "--processes 2" in command and str(file) in sentence
 
 
-def test_settings_that_are_wrong_are_not_written(workspace: Workspace) -> None:
+def test_invalid_settings_are_not_written(workspace: Workspace) -> None:
     context = two_cards(workspace)
     context.set_draft("12gb", {"train": {"steps": 0}})
     with pytest.raises(UserError, match="train.steps"):

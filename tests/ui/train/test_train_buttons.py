@@ -1,4 +1,4 @@
-"""Each button asks the runner for its own thing, and the words above them are true."""
+"""Each button sends its own command to the runner, and the status above them is right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ui.train.train_tab import COMMANDS, _handler, _status
 
 
 class Recorder:
-    """A runner that only writes down what it is asked for."""
+    """A runner that only records its commands."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -27,7 +27,7 @@ class Recorder:
 
 
 @pytest.mark.parametrize(("action", "asked"), list(COMMANDS.items()))
-def test_buttons_of_a_running_training(workspace: Workspace, action: Action, asked: str) -> None:
+def test_buttons_send_commands_to_a_running_training(workspace: Workspace, action: Action, asked: str) -> None:
     context = AppContext(workspace, runner=cast(Any, Recorder()))
     handler = _handler(context, Live(context, cast(Any, None)), cast(Any, None), action)
     assert handler("run") is None
@@ -40,7 +40,7 @@ def test_every_button_does_something(workspace: Workspace) -> None:
     assert all(callable(_handler(context, live, cast(Any, None), action)) for action in Action)
 
 
-def test_a_disk_that_is_slow_or_full_is_told_above_the_buttons(workspace: Workspace) -> None:
+def test_a_slow_or_full_disk_is_reported_above_the_buttons(workspace: Workspace) -> None:
     page, seen = AppContext(workspace).view(), DiskSpace(62 * 2**30, 2**20, 2**30)
     snapshot = replace(JobSnapshot(), alive=True, kind="train", title="Training", total_steps=100)
 

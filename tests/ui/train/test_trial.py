@@ -1,4 +1,4 @@
-"""The trial on the Train tab: a job of its own, and its figures in the line of the Start button."""
+"""The trial of three steps on the Train tab."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ui.page.context import AppContext
 from ui.train.run_form import _render_trial, trial_job
 
 
-def test_the_trial_button_tells_what_it_is_for_and_stays_off_until_a_run_could_start(workspace: Workspace) -> None:
+def test_the_trial_button_is_disabled_until_a_run_could_start(workspace: Workspace) -> None:
     context = AppContext(workspace)
     button, words, cancel = _render_trial(context.view())
     assert button.interactive is False and cancel.visible is False
     assert "Measures time and memory" in words
 
 
-def test_what_a_trial_measured_is_told_where_the_prediction_was(workspace: Workspace, monkeypatch) -> None:
+def test_the_measurements_of_a_trial_are_stored(workspace: Workspace, monkeypatch) -> None:
     context = AppContext(workspace)
     config = resolve(("test", {"model": {"base": "demo"}, "data": {"resolution": 128}}))[0]
 

@@ -1,4 +1,4 @@
-"""The sentence above the charts, and the rows of the charts."""
+"""The verdict above the charts, and the data of the charts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check(step: int, loss: float, share: float) -> Checked:
 CHECKS = [check(0, 0.02, 0.0), check(50, 0.01, 0.25), check(100, 0.015, 0.5)]
 
 
-def test_words_of_a_dataset_are_no_markup() -> None:
+def test_text_of_a_dataset_is_escaped() -> None:
     html = verdict_html(
         Verdict(
             "ignored", "The maps of <b>x</b> are blank.", ("a < b",), (Cause("look & see", "doctor"), Cause("less"))
@@ -44,8 +44,8 @@ def test_words_of_a_dataset_are_no_markup() -> None:
     assert "class='verdict bad'" in html
 
 
-def test_the_doctor_is_asked_first_and_what_it_really_finds_is_named_then(workspace: Workspace) -> None:
-    """The figures of a recorded run on such maps, beside a set with every fourth map inverted."""
+def test_the_verdict_suggests_the_dataset_check_and_then_names_its_findings(workspace: Workspace) -> None:
+    """Combine the checks of a recorded run on such maps with a dataset whose every fourth map is inverted."""
     dataset = make_demo_set(workspace, "circles", 16)
     for number, sample in enumerate(dataset.samples()):
         if number % 4 == 0:
@@ -72,7 +72,7 @@ def test_every_kind_of_verdict_has_a_sign() -> None:
     assert set(SIGNS) == set(get_args(Kind))
 
 
-def test_causes_are_named_only_where_there_are_any() -> None:
+def test_causes_are_listed_only_if_there_are_any() -> None:
     assert "Likely causes" not in verdict_html(Verdict("improving", "Usable.", ("Gain 20 %.",)))
 
 
@@ -97,5 +97,5 @@ def test_losses_are_drawn_as_changes_since_the_start() -> None:
     assert rows["line"].count(TRAINED) == 3
 
 
-def test_nothing_measured_gives_empty_charts() -> None:
+def test_without_checks_the_charts_are_empty() -> None:
     assert gain_rows([]) == fixed_loss_rows([]) == {"step": [], "percent": [], "line": []}

@@ -1,4 +1,4 @@
-"""app.py that begins to train by itself: for tests of how it ends, without a browser.
+"""app.py that starts to train by itself, for tests of how it ends.
 
 Trains the dataset $STUDIO_DATASET on the base $STUDIO_BASE; resumes the newest run where there is one.
 """
@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def begin(context: Any, loaded: threading.Event) -> None:
-    """In the place of the window's warming up, in a thread of its own."""
+    """Replaces launch.warm_up, and starts or resumes a training."""
     from engine.config.presets import resolve
     from engine.training.job import resume_training, start_training
 
