@@ -1,4 +1,4 @@
-"""Light blobs on dark ground and the reverse: a second generated set, whose condition is an area and not an outline."""
+"""Light blobs on dark backgrounds and the reverse: a generated set whose condition is an area, not an outline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIGHT = tuple(name for name in PALETTE if luminance(name) > 160)
 
 
 def blob_scene(rng: np.random.Generator) -> Scene:
-    """One light and one dark colour, either of them in front; centre and radius mean nothing here."""
+    """One light and one dark colour, either of them in front. Centre and radius have no meaning here."""
     colours = [str(rng.choice(LIGHT)), str(rng.choice(DARK))]
     if rng.random() < 0.5:
         colours.reverse()
@@ -40,7 +40,7 @@ def make_blobs(
     progress: OnProgress | None = None,
     token: CancelToken | None = None,
 ) -> Path:
-    """Writes the set (see ``write_set``); its maps come from the light-and-dark extractor. Returns the folder."""
+    """Writes the set (see ``write_set``) with maps by the light-and-dark extractor. Returns the folder."""
     extract = registry.get(CONDITION).extractor
     return write_set(
         folder,

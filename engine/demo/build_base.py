@@ -1,9 +1,9 @@
-"""Train the bundled tiny base, a Stable-Diffusion-1-shaped pipeline for 128 x 128 images.
+"""Trains the bundled tiny base, a Stable-Diffusion-1-shaped pipeline for 128 x 128 images.
 
     python -m engine.demo.build_base --work base_work --out engine/demo/base
 
-Everything is drawn from (seed, step), and both stages (autoencoder, then UNet and text encoder together) continue from
-``state.pt`` in the work folder when the command is given again. About two hours on two CPU cores.
+All random numbers depend on (seed, step). Both stages (the autoencoder, then UNet and text encoder together) are
+resumed from the work folder if the command is started again. About two hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ VAE_CROPS = (
     (16, 64),
     (32, 32),
     (64, 12),
-)  # (side, batch): the autoencoder is convolutional, small crops teach colours fastest
+)  # (side, batch size): the autoencoder is convolutional, and small crops teach colours fastest
 TEXT_LENGTH = 32
-POOL = 16_384  # images encoded once and drawn from again; at 6,800 steps of 16 each is seen about 7 times
-SHARES = {"circle": 0.75, "square": 1.4, "triangle": 1.4, "star": 1.4, "blob": 0.4}  # how often each is drawn from it
+POOL = 16_384  # images that are encoded once and sampled from; in 6,800 steps of 16 each is seen about 7 times
+SAMPLING_WEIGHTS = {"circle": 0.75, "square": 1.4, "triangle": 1.4, "star": 1.4, "blob": 0.4}
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's format whose merges cover the caption words; other words are spelled out."""
+    """Builds a byte-pair tokenizer in CLIP's format whose merges cover the words of the captions."""
     words = " ".join([*PALETTE, *SHAPES, BLOB, "with background a an on the and of picture photo flat"]).split()
     model = Tokenizer(BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     model.pre_tokenizer = ByteLevel(add_prefix_space=False)
@@ -61,10 +61,10 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def pass_colours_through(vae: AutoencoderKL) -> None:
-    """Start the autoencoder near the identity on colours: without it, learning them takes ten times as many steps.
+    """Initializes the autoencoder near the identity on colours. Otherwise, learning them takes ten times the steps.
 
     Residual branches start at zero (as in Fixup, arXiv 1901.09321), the other convolutions near a Dirac kernel, one
-    constant channel lets the final normalisation keep the amplitude, and the posterior starts narrow.
+    constant channel lets the final normalization keep the amplitude, and the posterior starts narrow.
     """
     with torch.no_grad():
         for name, module in vae.named_modules():
@@ -89,7 +89,7 @@ def build_vae() -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 16, 32, 48),
         layers_per_block=1,
-        norm_num_groups=1,  # with two channels a group, normalising a flat area would leave one bit of its colour
+        norm_num_groups=1,  # with two channels per group, normalizing a flat area leaves one bit of its colour
         latent_channels=4,
         sample_size=SIZE,
         mid_block_add_attention=False,
@@ -227,18 +227,18 @@ def train_unet(work: Path, out: Path, vae: AutoencoderKL, steps: int, batch: int
         start = state["step"]
     pool, captions = encode_pool(vae, work)
     tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])
-    # Corners are the last thing that it learns, blobs the first.
-    weights = torch.tensor([SHARES[caption.split(" with ")[0].split()[-1]] for caption in captions])
+    # Corners are learned last, blobs first, so shapes with corners are sampled more often.
+    weights = torch.tensor([SAMPLING_WEIGHTS[caption.split(" with ")[0].split()[-1]] for caption in captions])
     began, running = time.time(), 0.0
     for step in range(start, steps):
         generator = torch.Generator().manual_seed(SEED * 7_000_003 + step)
         rows = torch.multinomial(weights, batch, replacement=True, generator=generator)
         latents, ids = pool[rows], tokens[rows].clone()
         ids[torch.rand(batch, generator=generator) < 0.1] = empty
-        # Half of the timesteps come from the noisy end, where the colours are decided.
+        # Half of the timesteps are noisy ones, at which colours are decided.
         uniform = torch.rand(batch, generator=generator)
         timesteps = torch.where(torch.arange(batch) % 2 == 0, uniform * 1000, 650 + uniform * 350).long()
-        # Offset noise: without it a prediction of noise learns the image's mean colour very slowly.
+        # Offset noise: without it, predicting noise learns an image's mean colour very slowly.
         offset = torch.randn((batch, 4, 1, 1), generator=generator)
         noise = torch.randn(latents.shape, generator=generator) + 0.1 * offset
         hidden = text_encoder(ids)[0]

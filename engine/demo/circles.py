@@ -1,9 +1,9 @@
-"""Coloured circles after fill50k, the set of the ControlNet paper's tutorial (Zhang et al. 2023), at any size.
+"""Coloured circles like fill50k, the set of the ControlNet paper's tutorial (Zhang et al. 2023), in any size.
 
-As measured on fill50k: 512 x 512; the condition is a white outline of 5 px on black, without antialiasing, clipped at
-the border; radius uniform in 64..256 px, centre uniform in 96..416 px; a flat disc on a flat ground. Smaller images
-are the same in proportion, but for the outline: at 128 px it is rounded up from 1.25 to 2 px, since a line of one pixel
-is half lost at each stride of the hint encoder, and the demo would listen later for no reason of its own.
+Measured on fill50k: 512 x 512; the condition is a white outline of 5 px on black, without antialiasing, clipped at the
+border; the radius is uniform in 64..256 px, the centre in 96..416 px; a disc of one colour on a background of another.
+Smaller images have the same proportions, except the outline: at 128 px it is rounded up from 1.25 to 2 px, since the
+strides of the hint encoder lose about half of a line of one pixel each, which would delay the demo's convergence.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def make_circles(
     progress: OnProgress | None = None,
     token: CancelToken | None = None,
 ) -> Path:
-    """Writes the set (see ``write_set``); its condition type is "own". Returns the folder."""
+    """Writes the set (see ``write_set``) with the condition type "own". Returns the folder."""
     return write_set(
         folder,
         "circles",

@@ -1,8 +1,8 @@
-"""Measure the bundled base without any ControlNet: does it paint the shape and the colours that the caption names?
+"""Evaluates the bundled base without a ControlNet: does it draw the shape and the colours of the caption?
 
     python -m engine.demo.evaluate_base --base engine/demo/base --prompts 200 --out docs/base
 
-Writes base_scores.json and base_grid.webp into the output folder. Everything follows from the seed.
+Writes base_scores.json and base_grid.webp into the output folder. The seed determines everything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Prompt:
 
 
 def choose_prompts(count: int, seed: int) -> list[Prompt]:
-    """Every shape and every colour, in either role, equally often as far as the count allows."""
+    """Prompts with every shape, and every colour as foreground and background, about equally often."""
     rng = np.random.default_rng([seed, 1])
     names = list(PALETTE)
     order = [name for _ in range(-(-count // len(names))) for name in rng.permutation(names)]
@@ -59,7 +59,7 @@ def choose_prompts(count: int, seed: int) -> list[Prompt]:
 def paint(
     base: Path, prompts: list[Prompt], guidance: float, steps: int, scheduler: str, batch: int, seed: int
 ) -> list[np.ndarray]:
-    """One image a prompt by the plain pipeline, RGB uint8; image n starts from noise (seed, n)."""
+    """One image for each prompt by the plain pipeline, RGB uint8. Image n starts from noise (seed, n)."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
     pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -83,7 +83,7 @@ def paint(
 
 
 def measure(prompts: list[Prompt], read: list[tuple[str, str, str]]) -> dict[str, Any]:
-    """Shares of images that are right, by shape and colour, and what was painted in place of what."""
+    """Fractions of images with the right shape and colours, and which ones are confused."""
     shape = np.array([r[0] == p.shape for p, r in zip(prompts, read, strict=True)])
     colours = np.array([r[1:] == (p.foreground, p.background) for p, r in zip(prompts, read, strict=True)])
     mixed: dict[str, Counter[str]] = {"shape": Counter(), "colour": Counter()}
@@ -118,7 +118,7 @@ def measure(prompts: list[Prompt], read: list[tuple[str, str, str]]) -> dict[str
 def grid(
     prompts: list[Prompt], read: list[tuple[str, str, str]], pictures: list[np.ndarray], columns: int = 10
 ) -> Image.Image:
-    """All images under their captions; what was read is written in red where it differs."""
+    """All images with their captions. What was recognized is added in red if it differs."""
     side, line = pictures[0].shape[0], 12
     cell = (side + 6, side + 3 * line + 4)
     sheet = Image.new("RGB", (columns * cell[0], -(-len(pictures) // columns) * cell[1]), "white")
@@ -137,7 +137,7 @@ def grid(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 where the base is good enough, 1 where it falls short."""
+    """Returns 0 if the base is good enough, otherwise 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, required=True, help="folder of the pipeline in diffusers layout")
     parser.add_argument("--out", type=Path, required=True, help="folder for base_scores.json and base_grid.webp")

@@ -1,4 +1,4 @@
-"""Writes a set of generated pairs in the layout that ``engine.data.scan`` knows as metadata.jsonl with maps."""
+"""Writes generated pairs in the layout of metadata.jsonl with maps, which ``engine.data.scan`` reads."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def write_set(
     progress: OnProgress | None,
     token: CancelToken | None,
 ) -> Path:
-    """images/, conditions/ (PNG), metadata.jsonl, scenes.json and condition.json; returns the folder.
+    """Writes images/, conditions/ (PNG), metadata.jsonl, scenes.json and condition.json. Returns the folder.
 
-    Sample n comes from (seed, n) alone, so a call with a larger count adds to what is there, and a call after a stop
-    draws only what is missing. With another kind, size or seed everything is drawn anew.
+    Sample n depends on (seed, n) only, so a larger count adds to existing images, and a call after a stop draws only
+    what is missing. With another kind, size or seed all images are drawn again.
     """
     folder = Path(folder)
     recipe = {"kind": kind, "size": size, "seed": seed}
@@ -53,9 +53,9 @@ def write_set(
         if token:
             token.raise_if_cancelled()
         if not (folder / key).exists() or not (folder / _condition_key(key)).exists():
-            picture = draw(scene, size)
-            _write_png(folder / _condition_key(key), condition_of(scene, picture))
-            _write_png(folder / key, picture)
+            image = draw(scene, size)
+            _write_png(folder / _condition_key(key), condition_of(scene, image))
+            _write_png(folder / key, image)
         if progress:
             progress(done, count, key)
     atomic_write_text(folder / CONDITION_NOTE, json.dumps(note, indent=1))
@@ -64,7 +64,7 @@ def write_set(
 
 
 def load_scenes(folder: Path | str) -> dict[str, Scene]:
-    """The exact scene of every sample of a generated set, by the sample's key."""
+    """The scene of every sample of a generated set, by the sample's key."""
     try:
         listing = json.loads((Path(folder) / SCENES).read_text(encoding="utf-8"))
         return {key: Scene(**{**scene, "centre": tuple(scene["centre"])}) for key, scene in listing["scenes"].items()}
@@ -75,15 +75,15 @@ def load_scenes(folder: Path | str) -> dict[str, Scene]:
 
 
 def _clear(folder: Path, recipe: dict[str, Any]) -> None:
-    """Removes images of another recipe; a folder that holds anything else is not ours to write into."""
+    """Removes images of another recipe. Refuses a folder with other files."""
     if not folder.exists() or not any(folder.iterdir()):
         return
     try:
         before = json.loads((folder / SCENES).read_text(encoding="utf-8"))["recipe"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder} holds other files.",
-            f"A generated set goes into an empty folder or over an older generated set ({SCENES} is missing).",
+            f"{folder} has other files.",
+            f"A generated set needs an empty folder or replaces an older generated set ({SCENES} is missing).",
             "Choose another folder.",
         ) from error
     if before != recipe:

@@ -1,6 +1,6 @@
-"""Reads an image of one flat shape on a flat ground back: where the shape lies, in which colours.
+"""Analyses an image of one shape on a background: where the shape is, and which colours they have.
 
-Exact on the drawn images, and steady under the noise and the soft edges of generated ones.
+Exact for drawn images, and robust against the noise and the soft edges of generated ones.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import numpy as np
 from engine.demo.shapes import PALETTE, Scene, shape_mask
 from engine.demo.templates import GRID, best_fit
 
-SAME_COLOUR = 12.0  # delta E 1976 below which two clusters are one; palette colours differ by 33 and more
-SMALLEST = 0.005  # share of the image below which a cluster is taken for specks
-UNSURE_BORDER = 0.3  # share of the border from which the smaller cluster might be the ground after all
+SAME_COLOUR = 12.0  # clusters within this delta E 1976 are one; palette colours differ by 33 and more
+SMALLEST = 0.005  # clusters below this fraction of the image are specks
+UNSURE_BORDER = 0.3  # if the smaller cluster has this fraction of the border, it may be the background
 NOTHING = "nothing"
-"""Stands for a shape or colour in images that show one flat colour."""
+"""Shape and colours of an image that has a single colour."""
 
 _NAMES = tuple(PALETTE)
 
 
 @dataclass(frozen=True)
 class Region:
-    """One of the two clusters: bool mask (h, w), its colour in Lab, the nearest palette name."""
+    """One of the two clusters: bool mask (h, w), its colour in Lab, and the nearest palette name."""
 
     mask: np.ndarray
     lab: np.ndarray
@@ -33,7 +33,7 @@ class Region:
 
 @dataclass(frozen=True)
 class DiscScore:
-    """How well an image follows its scene. ``iou`` 0 to 1."""
+    """How well an image shows its scene. ``iou``: 0 to 1."""
 
     iou: float
     colours_right: bool
@@ -42,7 +42,7 @@ class DiscScore:
 
 
 def to_lab(image: np.ndarray) -> np.ndarray:
-    """RGB uint8 (..., 3) to CIE Lab float32, L 0..100."""
+    """RGB uint8 (..., 3) to CIE Lab float32, L is 0..100."""
     rows = np.ascontiguousarray(image, np.uint8).reshape(1, -1, 3).astype(np.float32) / 255
     return cv2.cvtColor(rows, cv2.COLOR_RGB2LAB).reshape(image.shape)
 
@@ -56,9 +56,10 @@ def nearest_name(lab: np.ndarray) -> str:
 
 
 def read_image(image: np.ndarray) -> tuple[Region, Region] | None:
-    """Splits RGB uint8 (h, w, 3) into two regions by colour; None where it shows one flat colour.
+    """Splits RGB uint8 (h, w, 3) into two regions by colour. None if it has a single colour.
 
-    Two-means in Lab after a 3 x 3 median, begun at the split along the widest direction, so nothing is random.
+    Two-means in Lab after a 3 x 3 median, initialized by splitting along the direction of the largest variance, so
+    nothing is random.
     """
     lab = to_lab(cv2.medianBlur(np.ascontiguousarray(image), 3))
     pixels = lab.reshape(-1, 3)
@@ -78,9 +79,9 @@ def read_image(image: np.ndarray) -> tuple[Region, Region] | None:
 
 
 def score_disc(image: np.ndarray, scene: Scene) -> DiscScore:
-    """Compares a square image, RGB uint8 (h, w, 3), with the scene that its control image and caption asked for.
+    """Compares a square image, RGB uint8 (h, w, 3), with the scene that its control image and caption describe.
 
-    The foreground is the region that suits the caption's colours better; ``iou`` compares it with the true shape.
+    The foreground is the region that fits the caption's colours better. ``iou`` compares it with the true shape.
     """
     regions = read_image(image)
     if regions is None:
@@ -98,10 +99,10 @@ def score_disc(image: np.ndarray, scene: Scene) -> DiscScore:
 
 
 def read_scene(image: np.ndarray) -> tuple[str, str, str]:
-    """(shape, foreground, background) of an image made from a caption alone, RGB uint8 (h, w, 3) and square.
+    """(shape, foreground, background) of an image drawn from a caption only, RGB uint8 (h, w, 3), square.
 
-    The ground is the region that holds most of the border. Where that is in doubt, as with large discs, the reading
-    whose foreground fits a shape better is taken.
+    The background is the region with most of the border. If that is unclear, as for large discs, the foreground is the
+    one that fits a shape better.
     """
     regions = read_image(image)
     if regions is None:
@@ -117,7 +118,7 @@ def read_scene(image: np.ndarray) -> tuple[str, str, str]:
 
 
 def _region(mask: np.ndarray, lab: np.ndarray) -> Region:
-    """The colour is the median of the interior, since edges are mixed."""
+    """The region of a mask. Its colour is the median of the interior, since edges are mixed."""
     inside = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8), borderValue=1) > 0
     colour = np.median(lab[inside if inside.sum() >= 20 else mask], axis=0)
     return Region(mask, colour, nearest_name(colour))
@@ -128,6 +129,6 @@ def _border_share(mask: np.ndarray) -> float:
 
 
 def _small(mask: np.ndarray) -> np.ndarray:
-    """The mask at the templates' size, freed of specks."""
+    """The mask at the templates' size, without specks."""
     small = cv2.resize(mask.astype(np.float32), (GRID, GRID), interpolation=cv2.INTER_AREA)
     return cv2.medianBlur((small > 0.5).astype(np.uint8), 3) > 0

@@ -1,4 +1,4 @@
-"""The demo's datasets and settings, for the window and the command line alike. Imports no torch."""
+"""Datasets and settings of the demo, for the page and the command line. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace
 
-SIDE = 128  # pixels; what the demo base was made for
+SIDE = 128  # pixels; the size of the demo base
 DEFAULT_COUNT = 2000
 MAKERS = {"circles": make_circles, "blobs": make_blobs}
 
 
 @dataclass(frozen=True)
 class DemoSet:
-    """A generated set: its name, what people see, and what its condition teaches."""
+    """A generated set: its name, its title on the page, and what its condition teaches."""
 
     name: str
     title: str
@@ -30,13 +30,13 @@ class DemoSet:
 
 
 DEMO_SETS = (
-    DemoSet("circles", "Coloured circles", "An outline says where the disc lies; the caption says the colours."),
-    DemoSet("blobs", "Light-and-dark blobs", "A map of light and dark says where each colour goes."),
+    DemoSet("circles", "Coloured circles", "An outline shows where the disc is; the caption names the colours."),
+    DemoSet("blobs", "Light-and-dark blobs", "A map of light and dark shows where each colour goes."),
 )
 
 
 def demo_preset() -> Preset:
-    """The settings that train on the demo base in minutes."""
+    """Settings for a training on the demo base that takes minutes."""
     return load_preset(Path(__file__).with_name("demo.toml"))
 
 
@@ -47,10 +47,10 @@ def make_demo_set(
     progress: OnProgress | None = None,
     token: CancelToken | None = None,
 ) -> Dataset:
-    """Draw a demo set into the workspace and open it as a dataset; one that is there already is kept.
+    """Draws a demo set into the workspace and opens it as a dataset. Keeps an existing one.
 
     Raises:
-        UserError: a count that makes no sense, or no room on the disk. Cancelled: the token says so.
+        UserError: the count is out of range, or the disk is full. Cancelled: the token was cancelled.
     """
     if not 4 <= count <= 100_000:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Coloured shapes: the images that the bundled tiny base was trained on.
+"""Coloured shapes: the images on which the bundled tiny base was trained.
 
-Everything here is numpy and OpenCV; colours are exact CSS colours, edges are not smoothed, so an image can be read
-back without doubt (see ``engine.demo.score``).
+Uses numpy and OpenCV only. Colours are exact CSS colours and edges are not smoothed, so an image can be analysed
+exactly (see ``engine.demo.score``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-# 24 CSS colours chosen greedily so that any two differ by at least 33 in CIE Lab (delta E 1976).
+# 24 CSS colours, chosen greedily so that any two differ by at least 33 in CIE Lab (delta E 1976).
 PALETTE: dict[str, tuple[int, int, int]] = {
     "black": (0, 0, 0),
     "white": (255, 255, 255),
@@ -44,7 +44,7 @@ BLOB = "blob"
 
 @dataclass(frozen=True)
 class Scene:
-    """One flat shape on a flat ground. Lengths are fractions of the image's side."""
+    """A shape of one colour on a background of another. Lengths are fractions of the image's side."""
 
     shape: str
     foreground: str
@@ -59,7 +59,7 @@ class Scene:
 
 
 def polygon(shape: str) -> np.ndarray:
-    """Corners (n, 2) of a shape inscribed in the unit circle, y pointing down, first corner at the top."""
+    """Corners (n, 2) of a shape inscribed in the unit circle. y points down, the first corner is at the top."""
     if shape == "square":
         angles, radii = np.deg2rad([45, 135, 225, 315]), np.ones(4)
     elif shape == "triangle":
@@ -73,7 +73,7 @@ def polygon(shape: str) -> np.ndarray:
 
 
 def shape_mask(shape: str, centre: tuple[float, float], radius: float, size: int, seed: int = 0) -> np.ndarray:
-    """Where the shape lies: bool array (size, size). ``seed`` matters for blobs only."""
+    """The mask of a shape: bool array (size, size). ``seed`` is for blobs only."""
     if shape == "circle":
         ys, xs = (np.mgrid[:size, :size] + 0.5) / size
         return (xs - centre[0]) ** 2 + (ys - centre[1]) ** 2 <= radius**2
@@ -81,13 +81,13 @@ def shape_mask(shape: str, centre: tuple[float, float], radius: float, size: int
         return blob_mask(seed, size)
     corners = (polygon(shape) * radius + np.asarray(centre)) * size
     canvas = np.zeros((size, size), np.uint8)
-    fixed_point = 16  # cv2 takes sub-pixel corners as integers shifted left by four bits
+    fixed_point = 16  # cv2 takes sub-pixel corners as integers with four fractional bits
     cv2.fillPoly(canvas, [np.round((corners - 0.5) * fixed_point).astype(np.int32)], 255, shift=4)
     return canvas > 0
 
 
 def blob_mask(seed: int, size: int) -> np.ndarray:
-    """A smooth random region covering 25 to 60 % of the image: bool array (size, size)."""
+    """A smooth random region that covers 25 to 60 % of the image: bool array (size, size)."""
     rng = np.random.default_rng([7, seed])
     field = cv2.resize(rng.standard_normal((5, 5)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
     return field > np.quantile(field, 1 - rng.uniform(0.25, 0.6))
@@ -99,7 +99,7 @@ def contrast(first: str, second: str) -> float:
 
 
 def random_colours(rng: np.random.Generator) -> tuple[str, str]:
-    """Two palette names, far enough apart (over 90 in RGB) that the eye separates them."""
+    """Two palette names whose colours are easy to tell apart (distance over 90 in RGB)."""
     names = list(PALETTE)
     while True:
         first, second = (names[i] for i in rng.choice(len(names), 2, replace=False))
@@ -108,7 +108,7 @@ def random_colours(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene of the base's training set: circles may be large and cut by the border, other shapes lie inside."""
+    """A scene for training the base. Circles may be large and clipped by the border, other shapes lie inside."""
     foreground, background = random_colours(rng)
     shape = str(rng.choice([*SHAPES, BLOB], p=[0.3, 0.18, 0.18, 0.18, 0.16]))
     if shape == "circle":
@@ -121,7 +121,7 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def paint(mask: np.ndarray, foreground: str, background: str) -> np.ndarray:
-    """RGB uint8 (h, w, 3): one palette colour where ``mask`` holds, the other elsewhere."""
+    """RGB uint8 (h, w, 3): the foreground colour inside the mask, the background colour outside."""
     colours = np.array([PALETTE[background], PALETTE[foreground]], np.uint8)
     return colours[mask.astype(np.uint8)]
 

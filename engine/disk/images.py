@@ -1,4 +1,4 @@
-"""Reading images safely, and writing files so that a half-written one is never seen."""
+"""Reads images safely: limits their size, finds truncated ones, applies EXIF rotation, explains errors."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from engine.errors import UserError
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
-LARGE_PIXELS = 16_000_000  # from here on one image at a time, so that several threads do not fill the memory
+LARGE_PIXELS = 16_000_000  # larger images are read one at a time, so that several threads do not fill the memory
 _EXIF_ORIENTATION = 0x0112
 _one_large = threading.Lock()
-# Of every image that anything in this process opens, gradio's own code among it: twice this is an error to Pillow.
+# Applies to every image opened in this process, also by gradio. Pillow raises an error at twice this size.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # between half and all of it
-_JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write more behind the end
-_JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # the bits of cv2.IMREAD_REDUCED_COLOR_8, _4, _2 that say how much
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns from this size on
+_JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write data after the end marker
+_JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # scale divisor, flag of cv2.IMREAD_REDUCED_COLOR_8, _4, _2
 HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is known of an image that was read to its end. Sizes are pixels after EXIF rotation."""
+    """Facts about an image that was read completely. Sizes are pixels after EXIF rotation."""
 
     width: int
     height: int
@@ -44,10 +44,10 @@ class Inspected:
 
 
 def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
-    """The image as the eye sees it, mode RGB: EXIF rotation applied, alpha over white, 16 bits brought to 8.
+    """Reads an image as RGB: EXIF rotation applied, alpha over white, 16 bits converted to 8.
 
-    ``at_least``: a JPEG may be read at a half, a quarter or an eighth of its size, as long as its shorter side keeps
-    this many pixels; that is several times faster. Raises UserError naming the file, the cause and what to try.
+    ``at_least``: a JPEG may be read at 1/2, 1/4 or 1/8 of its size, as long as its shorter side has at least this many
+    pixels, which is several times faster. Raises UserError naming the file, the cause and what to try.
     """
     path = Path(path)
     with opened(path) as image:
@@ -58,7 +58,7 @@ def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
 
 
 def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
-    """Like ``load_rgb`` as uint8 (h, w, 3), without a copy on the way for ordinary JPEGs: these make most of a set."""
+    """``load_rgb`` as uint8 (h, w, 3), faster for ordinary JPEGs, which most datasets consist of."""
     import cv2
 
     with opened(path) as image:
@@ -66,8 +66,8 @@ def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
         times = 1 if at_least is None else min(image.size) // at_least
     if plain and orientation == 1:
-        data = np.fromfile(path, np.uint8)  # OpenCV itself opens no path with letters foreign to Windows' code page
-        if _JPEG_END in data[-_JPEG_TAIL:].tobytes():  # of a truncated file OpenCV would make grey bands
+        data = np.fromfile(path, np.uint8)  # on Windows OpenCV cannot open paths outside the code page
+        if _JPEG_END in data[-_JPEG_TAIL:].tobytes():  # OpenCV would fill a truncated file with grey
             shrink = next((flag for least, flag in _JPEG_SHRINKS if times >= least), 0)
             decoded = cv2.imdecode(data, shrink | cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
             if decoded is not None:
@@ -76,7 +76,7 @@ def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to RGB. 16-bit grey is divided by 257; float grey is taken as 0..1 or 0..255 by its maximum."""
+    """Converts any Pillow mode to RGB. Divides 16-bit grey by 257; float grey is 0..1 or 0..255 by its maximum."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.nan_to_num(np.asarray(image, dtype=np.float64))
         top = values.max(initial=0.0)
@@ -93,13 +93,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
-    """Reads an image to its end, so that truncated ones are found. Raises UserError for one that cannot be used."""
+    """Reads an image completely, to find truncated ones. Raises UserError if it cannot be used."""
     with opened(path) as image:
         width, height = image.size
         if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
             width, height = height, width
         check_side(path, width, height, min_side)
-        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # JPEGs decode several times faster this way
+        image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # decodes JPEGs several times faster
         with _one_large if width * height > LARGE_PIXELS else nullcontext():
             image.load()
         state = path.stat()
@@ -107,7 +107,7 @@ def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
 
 
 def check_side(path: Path, width: int, height: int, min_side: int) -> None:
-    """Raises UserError for an image that is too small."""
+    """Raises UserError if an image is too small."""
     if min(width, height) < min_side:
         raise UserError(
             f"{path.name} is too small ({width} x {height}).",
@@ -123,7 +123,7 @@ def digest(path: Path) -> str:
 
 
 def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None = None) -> Path:
-    """A WebP copy no larger than ``side``, made once per content. ``content``: the file's digest where it is known."""
+    """Makes a WebP copy of at most ``side`` pixels, once per content. ``content``: the file's digest, if known."""
     target = cache_dir / f"{content or digest(path)}-{side}.webp"
     if not target.exists():
         with opened(path) as image:
@@ -138,9 +138,9 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
 
 @contextmanager
 def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
-    """An opened image; whatever goes wrong until the block ends becomes a UserError with the cause in plain words.
+    """Opens an image. Any error before the context ends becomes a UserError that explains the cause.
 
-    ``data``: the file itself, where it came otherwise than from the disk; ``path`` is then only its name.
+    ``data``: the content of the file, if it is not on the disk. ``path`` is then only its name.
     """
     try:
         with Image.open(path if data is None else io.BytesIO(data)) as image:
