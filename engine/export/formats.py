@@ -54,13 +54,13 @@ class PrecisionChoice:
 PRECISIONS: tuple[PrecisionChoice, ...] = (
     PrecisionChoice("fp16", "fp16: half the size, looks the same (usual)"),
     PrecisionChoice("bf16", "bf16: half the size, coarser numbers, wider range"),
-    PrecisionChoice("fp32", "fp32: every digit, twice the size"),
+    PrecisionChoice("fp32", "fp32: full precision, twice the size"),
 )
 FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "single_file",
         "One file (.safetensors)",
-        "For ComfyUI, AUTOMATIC1111 and Forge: they read it as it is.",
+        "For ComfyUI, AUTOMATIC1111 and Forge.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".safetensors",
         "engine.export.single_file",
@@ -68,7 +68,7 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "diffusers",
         "Folder for diffusers",
-        "For Python: ControlNetModel.from_pretrained(folder). Also the way to go on training elsewhere.",
+        "For Python: ControlNetModel.from_pretrained(folder). Also for training the net further in another program.",
         "Anywhere; give the folder's path to diffusers.",
         "",
         "engine.export.diffusers_folder",
@@ -84,7 +84,7 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "pth",
         "One file of the oldest kind (.pth)",
-        "Only for programs that want control_model names in a .pth file; it cannot say what it was trained on.",
+        "Only for programs that need a .pth file with control_model names. It does not tell what it was trained on.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".pth",
         "engine.export.pth_file",
@@ -92,8 +92,8 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "control_lora",
         "Small file (Control-LoRA, .safetensors)",
-        "A fraction of the size: keeps only what the net learnt on top of its base, rounded off unless it was trained "
-        "as a Control-LoRA. Works only together with that base or one close to it.",
+        "A fraction of the size: only the difference to the base, approximated unless the net was trained as a "
+        "Control-LoRA. Works only with that base or one close to it.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet (not for Stable Diffusion 2.x).",
         ".safetensors",
         "engine.export.control_lora",
