@@ -107,31 +107,34 @@ def family_marks() -> tuple[str, ...]:
     """Words by which code would show that it knows a family: names, marks of files, layers, entries of configs."""
     from engine.families.facts import FACTS
 
-    found = {"addition_embed", "cross_attention_dim", "text_time", "crossattn", "transformer_blocks", "input_blocks"}
+    found = {"addition_embed", "cross_attention_dim", "text_time", "CrossAttn", "transformer_blocks", "input_blocks"}
     found |= {"middle_block", "zero_convs", "time_ids", "text_embeds", "hidden_states", "unet"}
     for facts in FACTS:
         layers = facts.layers
         modules = (*layers.quantized, *layers.copied, *layers.after_control, *layers.outer_outputs)
         found |= {facts.name, facts.file_tag, facts.pipeline, layers.control_encoder}
         found |= {module.rstrip(".").removesuffix("s") for module in modules}
-    return tuple(sorted(mark.lower() for mark in found))
+    return tuple(sorted(found))
 
 
 def marks_in(source: str) -> list[tuple[int, str]]:
-    """Strings and names of a source text that hold a family's mark, with their lines. Docstrings may name anything."""
+    """Strings and names of a source text that hold a family's mark, with their lines.
+
+    Docstrings may name anything. Texts for people may name the products (SDXL), so strings are compared with case.
+    """
     tree = ast.parse(source)
     docstrings = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
     marks, found = family_marks(), []
     for node in ast.walk(tree):
         words = []
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            hit = id(node) not in docstrings and any(mark in node.value for mark in marks)
             words = [node.value]
-        elif isinstance(node, ast.alias):
-            words = [node.name, node.asname or ""]
         else:
-            fields = ("id", "attr", "arg", "name", "module")
+            fields = ("id", "attr", "arg", "name", "asname", "module")
             words = [word for word in (getattr(node, field, None) for field in fields) if isinstance(word, str)]
-        if any(mark in word.lower() for word in words for mark in marks):
+            hit = any(mark.lower() in word.lower() for word in words for mark in marks)
+        if hit:
             found.append((getattr(node, "lineno", 0), words[0]))
     return found
 
@@ -165,7 +168,7 @@ def test_a_planted_mark_of_a_family_is_found(planted: str) -> None:
 
 
 def test_docstrings_and_product_names_are_no_marks() -> None:
-    assert marks_in('"""As sdxl does."""\nhelp = "For Stable Diffusion 1.5, 2.x and XL."\n') == []
+    assert marks_in('"""As sdxl does."""\nhelp = "For SD 1.5, SD 2.1 and SDXL."\n') == []
 
 
 def test_only_the_conditions_ask_which_condition_it_is() -> None:

@@ -36,7 +36,8 @@ def test_each_family_is_recognised(request: pytest.FixtureRequest, base: str, na
 
 
 def test_what_cannot_be_trained_for_is_refused_with_what_can(any_base: Path, tmp_path: Path) -> None:
-    inpainting = changed(any_base, tmp_path / "inpaint", "unet/config.json", in_channels=9)
+    config = f"{detect(str(any_base)).facts.denoiser}/config.json"
+    inpainting = changed(any_base, tmp_path / "inpaint", config, in_channels=9)
     with pytest.raises(UserError, match="Stable Diffusion 1.x, Stable Diffusion 2.x, Stable Diffusion XL"):
         detect(inpainting)
 
