@@ -135,9 +135,16 @@ def compare(
         for number, variant in enumerate(todo, start=1):
             report(number, f"Measuring {variant.title}")
             made = export(
-                checkpoint.folder, variant.format, scratch, f"variant-{number}", variant.precision, weights,
-                token=token, base=base, rank=variant.rank,
-            )  # fmt: skip
+                checkpoint.folder,
+                variant.format,
+                scratch,
+                f"variant-{number}",
+                variant.precision,
+                weights,
+                token=token,
+                base=base,
+                rank=variant.rank,
+            )
             back = read_controlnet(made.path, family, base)
             score = measure(back.config, back.tensors, number)[name]
             rows.append(Row(variant.title, made.bytes / MIB, score, reference - score))

@@ -84,7 +84,7 @@ FORMATS: tuple[ExportFormat, ...] = (
     ExportFormat(
         "pth",
         "One file of the oldest kind (.pth)",
-        "Only for programs that need a .pth file with control_model names. It does not tell what it was trained on.",
+        "Only for programs that need a .pth file with control_model names; it has no header.",
         "ComfyUI: models/controlnet. AUTOMATIC1111 and Forge: models/ControlNet.",
         ".pth",
         "engine.export.pth_file",

@@ -22,13 +22,13 @@ class Watched(io.BufferedReader):
 
     def __init__(self, path: Path, read: Any, token: CancelToken | None) -> None:
         super().__init__(path.open("rb", buffering=0))  # type: ignore[arg-type]
-        self._told, self._token = read, token
+        self._on_read, self._token = read, token
 
     def read(self, size: int | None = -1, /) -> bytes:
         if self._token:
             self._token.raise_if_cancelled()
         data = super().read(size)
-        self._told(self.tell())
+        self._on_read(self.tell())
         return data
 
 
@@ -87,7 +87,7 @@ def upload(
     total = sum(path.stat().st_size for _, path in ordered)
     done = 0
 
-    def told(position: int) -> None:
+    def report(position: int) -> None:
         if progress:
             progress((done + position) // MIB, max(1, total // MIB), "Uploading, MB")
 
@@ -96,12 +96,12 @@ def upload(
         for name, path in ordered:
             if cancel:
                 cancel.raise_if_cancelled()
-            with Watched(path, told, cancel) as file:
+            with Watched(path, report, cancel) as file:
                 api.upload_file(
                     path_or_fileobj=file, path_in_repo=name, repo_id=repository, commit_message=f"Add {name}"
                 )
             done += path.stat().st_size
-            told(0)
+            report(0)
     except Exception as error:
         raise _as_user_error(error, repository) from error
     return f"{(endpoint or ADDRESS).rstrip('/')}/{repository}"

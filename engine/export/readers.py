@@ -1,6 +1,6 @@
 """How ComfyUI and AUTOMATIC1111 read a file, as far as tensor names, shapes and the file name decide it.
 
-Both tell the kind of a net from marker tensors and its structure from LDM names; diffusers names are translated first.
+Both recognise the kind of a net by marker tensors and its structure by LDM names; diffusers names are translated first.
 Neither reports a tensor that is unknown or missing: the net just works badly. So every name and shape is compared with
 the net here. The rules follow ``comfy/controlnet.py`` and sd-webui-controlnet's ``controlnet_model_guess.py`` and
 ``controlnet_lora.py``.

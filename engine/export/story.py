@@ -1,4 +1,4 @@
-"""What a run's files tell about one of its checkpoints: scores, example images and how they were drawn."""
+"""Facts about a checkpoint from its run's files: scores, example images and how they were drawn."""
 
 from __future__ import annotations
 

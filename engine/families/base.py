@@ -34,7 +34,7 @@ class Family(ABC):
     """
 
     facts: FamilyFacts
-    """What is known of it without torch."""
+    """Everything that is known without torch."""
     pipeline_class: Any
     """The diffusers pipeline for sampling with a ControlNet."""
     image_pipeline_class: Any
@@ -52,7 +52,7 @@ class Family(ABC):
 
     @property
     def layers(self) -> Layers:
-        """Where the layers of the denoiser and of its control net lie."""
+        """Module names of the denoiser and of its control net."""
         return self.facts.layers
 
     @property
@@ -76,7 +76,7 @@ class Family(ABC):
 
     @abstractmethod
     def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """What the denoiser reads of the captions, cut to what the encoder reads at once."""
+        """Encode captions, cut to the number of tokens that the encoder reads at once."""
 
     @abstractmethod
     def encode_long(
@@ -100,7 +100,7 @@ class Family(ABC):
         """
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the denoiser reads of the images' sizes, by name.
+        """Inputs of the denoiser made from the images' sizes, by name; none by default.
 
         Args:
             sizes: (B, 6), from ``engine.data.crop.size_numbers``.
@@ -108,7 +108,7 @@ class Family(ABC):
         return {}
 
     def conditioning(self, text: Text, sizes: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """What ``predict`` takes as ``text``: the encoded captions in ``dtype``, and the images' sizes.
+        """The argument ``text`` of ``predict``: the encoded captions in ``dtype``, and the images' sizes.
 
         Args:
             sizes: (B, 6), from ``engine.data.crop.size_numbers``, on the device of ``text``.

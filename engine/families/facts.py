@@ -25,7 +25,7 @@ class FamilyFacts:
     text_width: int
     """Width of the text embeddings that the denoiser reads. It tells families with the same denoiser class apart."""
     parameters: int
-    """Of the denoiser of the family's first model."""
+    """Number of parameters of the first model's denoiser."""
     pipeline: str
     """diffusers' ControlNet pipeline, for the code on a model card."""
     file_tag: str
@@ -49,7 +49,7 @@ class FamilyFacts:
     latents: LatentSpace = LatentSpace()
     """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
     layers: Layers = UNET
-    """Where the layers of the denoiser and of its control net lie."""
+    """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count
     """Counts parameters and activations from the denoiser's config."""
 

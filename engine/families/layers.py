@@ -1,4 +1,4 @@
-"""Where the layers of a denoiser and of its control net lie, by module name. No torch."""
+"""Module names of a denoiser and its control net, for code that handles layers by name. No torch."""
 
 from __future__ import annotations
 

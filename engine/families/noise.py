@@ -28,7 +28,7 @@ class NoiseProcess(ABC):
     @property
     @abstractmethod
     def description(self) -> str:
-        """What the denoiser predicts, for people: "predicts noise"."""
+        """The prediction type for people: "predicts noise"."""
 
     @abstractmethod
     def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
@@ -48,7 +48,7 @@ class NoiseProcess(ABC):
 
     @abstractmethod
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the denoiser should predict.
+        """The target of the denoiser's prediction.
 
         Raises:
             UserError: the base predicts something that this app cannot train.

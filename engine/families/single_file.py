@@ -1,8 +1,8 @@
 """A base model in a single file (.safetensors or .ckpt, with LDM names), read without a download.
 
-The names and shapes of its tensors tell the family, so only the header is read for that. The configs of each family are
-in ``layouts/``, with CLIP's vocabulary; diffusers converts the names. A folder in diffusers layout with the file's name
-beside it (configs only, no weights) takes precedence: for a base with another structure.
+The names and shapes of its tensors show the family, so only the header is read for that. The configs of each family
+are in ``layouts/``, with CLIP's vocabulary; diffusers converts the names. A folder in diffusers layout with the file's
+name beside it (configs only, no weights) takes precedence: for a base with another structure.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SingleFile:
 
 
 def recognise(path: str) -> SingleFile:
-    """Tell the kind of a base file from its header.
+    """Recognise the kind of a base file by its header.
 
     Raises:
         UserError: it cannot be read, or is of no family that can be trained for.
@@ -123,7 +123,7 @@ def _recognise(path: str, size: int, changed: int) -> SingleFile:
 
 
 def _markers(shapes: Mapping[str, Any]) -> dict[str, Any]:
-    """What the marker tensors ``v_pred`` and ``ztsnr`` say about the training of the base."""
+    """Scheduler settings for the marker tensors ``v_pred`` and ``ztsnr``."""
     found: dict[str, Any] = {}
     if "v_pred" in shapes:
         found["prediction_type"] = "v_prediction"

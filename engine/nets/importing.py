@@ -1,6 +1,6 @@
 """Imports a ControlNet from any of the formats, checked against the base that it is meant for.
 
-What a file does not tell (attention heads, norm groups) is taken from the base; what its shapes tell has to fit it.
+What its shapes do not show (attention heads, norm groups) is taken from the base; what they show has to fit the base.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
             tensors = restore_control_lora(tensors, expected, copied, file.path.name)
         else:
             tensors = {n: t + copied[n].to(t.dtype) if n in copied else t for n, t in tensors.items()}
-    told = config_from_shapes(tensors, file.path.name)
-    check_fits(told, base_config, file.path.name, base)
-    encoder = {"conditioning_embedding_out_channels": told["conditioning_embedding_out_channels"]}
+    shown = config_from_shapes(tensors, file.path.name)
+    check_fits(shown, base_config, file.path.name, base)
+    encoder = {"conditioning_embedding_out_channels": shown["conditioning_embedding_out_channels"]}
     config = config or expected | encoder
     check_tensors(config, tensors, file)
     return Imported(config, tensors, file.format, file.metadata)
@@ -123,7 +123,7 @@ def restore_control_lora(tensors: Tensors, config: Mapping[str, Any], copied: Te
 
 
 def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[str, Any]:
-    """The entries of a ControlNet's config that the shapes of its tensors tell.
+    """The entries of a ControlNet's config that the shapes of its tensors show.
 
     Raises:
         UserError: layers are missing.

@@ -1,4 +1,4 @@
-"""Reads a ControlNet from a file or folder of any kind, which it tells by the tensors' names. Runs no code from it."""
+"""Reads a ControlNet from a file or folder of any kind, recognised by the tensors' names. Runs no code from it."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def read_net_file(path: Path | str) -> NetFile:
 
 
 def recognise(names: Collection[str], file: str) -> str:
-    """Tell the export format from the tensors' names.
+    """Recognise the export format by the tensors' names.
 
     Raises:
         UserError: it is not a ControlNet; says what the file looks like.

@@ -100,9 +100,14 @@ def test_no_other_run_s_seconds_are_called_measured(workspace: Workspace, dotted
 
 def test_what_is_known_to_cost_time_or_memory_is_marked() -> None:
     costly = {
-        "train.gradient_checkpointing", "optim.offload", "optim.ema_decay", "train.compile", "train.batch_size",
-        "objective.sd_locked", "model.control_lora_rank",
-    }  # fmt: skip
+        "train.gradient_checkpointing",
+        "optim.offload",
+        "optim.ema_decay",
+        "train.compile",
+        "train.batch_size",
+        "objective.sd_locked",
+        "model.control_lora_rank",
+    }
     assert costly <= set(MARKED)
     assert all(dotted.split(".")[0] in SECTIONS for dotted in MARKED)
 

@@ -23,12 +23,21 @@ from tests.checkpoint_folder import write_checkpoint
 
 # Class names of comfyui_controlnet_aux, as its README and NODE_CLASS_MAPPINGS list them.
 AUX_NODES = {
-    "CannyEdgePreprocessor", "LineartStandardPreprocessor", "M-LSDPreprocessor", "ImageLuminanceDetector",
-    "TilePreprocessor", "ColorPreprocessor", "DepthAnythingV2Preprocessor", "BAE-NormalMapPreprocessor",
-    "HEDPreprocessor", "FakeScribblePreprocessor", "OpenposePreprocessor", "OneFormer-ADE20K-SemSegPreprocessor",
+    "CannyEdgePreprocessor",
+    "LineartStandardPreprocessor",
+    "M-LSDPreprocessor",
+    "ImageLuminanceDetector",
+    "TilePreprocessor",
+    "ColorPreprocessor",
+    "DepthAnythingV2Preprocessor",
+    "BAE-NormalMapPreprocessor",
+    "HEDPreprocessor",
+    "FakeScribblePreprocessor",
+    "OpenposePreprocessor",
+    "OneFormer-ADE20K-SemSegPreprocessor",
     "LineArtPreprocessor",
     "AnimeLineArtPreprocessor",
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -38,9 +38,12 @@ def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
     chosen = [Variant("half", "single_file", "fp16"), Variant("lora", "control_lora", "fp16", 32)]
     told: list[str] = []
     table = compare(
-        ready_workspace, trained, trained.checkpoints()[-1], chosen=chosen,
+        ready_workspace,
+        trained,
+        trained.checkpoints()[-1],
+        chosen=chosen,
         progress=lambda done, total, label: told.append(f"{done}/{total} {label}"),
-    )  # fmt: skip
+    )
     assert [row.title for row in table.rows] == ["checkpoint", "half", "lora"]
     assert (table.score, table.pictures, table.step) == ("adherence", 2, 4)
     whole, half, _ = table.rows
