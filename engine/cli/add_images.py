@@ -52,9 +52,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     place = options.source
     if Path(place).expanduser().exists():
         place = str(Path(place).expanduser().resolve())
-    result = import_source(
-        workspace, place, options.name or "", parse_import(given), console.progress, control.token
-    )  # fmt: skip
+    result = import_source(workspace, place, options.name or "", parse_import(given), console.progress, control.token)
     if options.json:
         print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
         return 0

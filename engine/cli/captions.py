@@ -61,9 +61,10 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
             console.say(f"{edits.set_captions(dataset, dict([options.set])):,} caption changed")
         except KeyError as error:
             raise UserError(
-                f"{dataset.name} has no image {options.set[0]}.", "Images are named by their path in the folder.",
+                f"{dataset.name} has no image {options.set[0]}.",
+                "Images are named by their path in the folder.",
                 "Give the path as it is below the dataset's folder, with forward slashes.",
-            ) from error  # fmt: skip
+            ) from error
     elif (chosen := _change(options)) is not None:
         what, change = chosen
         if options.dry_run:
@@ -86,8 +87,10 @@ def _change(options: argparse.Namespace) -> tuple[str, Change] | None:
     if options.replace:
         old, new = options.replace
         how: dict[str, bool] = {
-            "regex": options.regex, "match_case": not options.ignore_case, "whole_words": options.whole_words
-        }  # fmt: skip
+            "regex": options.regex,
+            "match_case": not options.ignore_case,
+            "whole_words": options.whole_words,
+        }
         return f"Replaced {old!r} by {new!r}", edits.replacing(old, new, **how)
     for name in ("prefix", "suffix", "trigger"):
         if (text := getattr(options, name)) is not None:
@@ -113,9 +116,14 @@ def _auto(
 
     captioner = load(options.auto, workspace.models)
     report = caption_all(
-        dataset, captioner, control.token, progress,
-        only_empty=options.only_empty, length=options.length, batch=max(1, options.batch),
-    )  # fmt: skip
+        dataset,
+        captioner,
+        control.token,
+        progress,
+        only_empty=options.only_empty,
+        length=options.length,
+        batch=max(1, options.batch),
+    )
     say(f"{report.written:,} captions written, {report.kept:,} kept, {len(report.failures):,} images failed")
     for problem in report.failures:
         say(f"  {problem.what} {problem.why}")

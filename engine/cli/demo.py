@@ -107,8 +107,12 @@ def run_demo(
     say(f"Training took {seconds:.0f} s. Images: {run.folder / 'previews'} and {final.folder}")
     say(f"Your ControlNet: {exported[0]}")
     return DemoResult(
-        scores["iou"], scores["colours"], scores["iou_without_control"], run.folder, exported,
-    )  # fmt: skip
+        scores["iou"],
+        scores["colours"],
+        scores["iou_without_control"],
+        run.folder,
+        exported,
+    )
 
 
 def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report | None = None) -> PreviewRecord:

@@ -88,10 +88,17 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
     except UserError:
         base = ""  # not found: only a Control-LoRA needs it, and reports it
     result = export(
-        checkpoint.folder, options.format, options.out or run.exports, options.name or run.config.name,
-        precision=options.precision, weights=options.weights, overwrite=options.overwrite, token=control.token,
-        base=base, rank=options.rank,
-    )  # fmt: skip
+        checkpoint.folder,
+        options.format,
+        options.out or run.exports,
+        options.name or run.config.name,
+        precision=options.precision,
+        weights=options.weights,
+        overwrite=options.overwrite,
+        token=control.token,
+        base=base,
+        rank=options.rank,
+    )
     print(f"{result.path} ({format_bytes(result.bytes)}; {result.checked})")
     return 0
 

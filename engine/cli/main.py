@@ -24,14 +24,14 @@ import argparse
 import os
 import signal
 import sys
-import tomllib
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from engine.cli import add_images, captions, check, compare, evaluate, export, sample
-from engine.cli import processes as cli_processes
+from engine.cli import add_images, captions, check, compare, evaluate, export, processes, sample, train
+from engine.cli.options import add_processes, add_settings, parse_settings
+from engine.cli.train import EXIT_INTERRUPTED
 from engine.distributed import group
 from engine.distributed.launch import start_together
 from engine.errors import UserError
@@ -39,7 +39,7 @@ from engine.jobs.control import Cancelled, Control
 from engine.workspace.lock import WorkspaceLock
 from engine.workspace.paths import Workspace
 
-EXIT_FELL_SHORT, EXIT_PROBLEM, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FELL_SHORT, EXIT_PROBLEM = 1, 2
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -76,53 +76,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="random parameters for each image, so that the net learns several strengths",
     )
     extract.add_argument("--download", action="store_true", help="download missing weights")
+    add_processes(extract)
 
-    train = commands.add_parser("train", help="train a ControlNet")
-    train.add_argument("file", type=Path, nargs="?", help="settings as a TOML file, like the presets")
-    train.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
-    train.add_argument("--dataset", help="the dataset's name")
-    train.add_argument("--base", help="the base model, as in the settings")
-    train.add_argument("--write", type=Path, metavar="FILE", help="write all settings to a TOML file, and do not train")
-    add_settings(train)
-
-    resume = commands.add_parser("resume", help="resume a run")
-    resume.add_argument("run", help="the run's folder name")
-
-    for shared in (extract, train, resume):
-        cli_processes.add_option(shared)
+    train.add_commands(commands)
     sample.add_command(commands)
     compare.add_commands(commands)
     evaluate.add_command(commands)
     export.add_commands(commands)
     commands.add_parser("doctor", help="show this machine, the versions, and what is wrong")
     return parser.parse_args(arguments)
-
-
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add the option --set for any setting of a run."""
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for example train.steps=500"
-    )
-
-
-def settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """["train.steps=500"] -> {"train": {"steps": 500}}. Values are read as TOML, else as text.
-
-    Raises:
-        UserError: no equals sign.
-    """
-    from engine.config.presets import unflatten
-
-    flat: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise UserError(f"--set {pair} was not understood.", "It has no '='.", "Write NAME=VALUE.")
-        try:
-            flat[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            flat[name.strip()] = value
-    return unflatten(flat)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,13 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     control = Control()
     interrupts = _pause_on_signals(control)
     try:
-        return cli_processes.run_together(options, lambda: _do(options, control))
+        return processes.run_together(options, lambda: _do(options, control))
     except UserError as error:
-        if cli_processes.prints_error(error):
+        if processes.prints_error(error):
             print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
         return EXIT_PROBLEM
     except Cancelled as error:
-        if cli_processes.prints_error(error):
+        if processes.prints_error(error):
             print("\nInterrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
     finally:
@@ -150,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _do(options: argparse.Namespace, control: Control) -> int:
     workspace = Workspace(options.workspace)
-    exclusive = options.command in EXCLUSIVE and cli_processes.is_main()
+    exclusive = options.command in EXCLUSIVE and processes.is_main()
     with WorkspaceLock(workspace, f"the command {options.command}") if exclusive else nullcontext():
         return COMMANDS[options.command](options, workspace, control)
 
@@ -168,7 +130,7 @@ def _pause_on_signals(control: Control) -> dict[int, Any]:
         times += number in (signal.SIGINT, signal.SIGTERM)  # a closed terminal may send several signals
         if times > 1:
             raise KeyboardInterrupt
-        if cli_processes.is_main():
+        if processes.is_main():
             with suppress(OSError):  # the terminal may be gone
                 print("\nFinishing this step, then saving. Once more to end at once.", file=sys.stderr, flush=True)
 
@@ -183,9 +145,14 @@ def _demo(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
     console = Console()
     result = run_demo(
-        workspace, control.token, console.event, console.progress, console.say, options.count or DEFAULT_COUNT,
-        settings(options.set),
-    )  # fmt: skip
+        workspace,
+        control.token,
+        console.event,
+        console.progress,
+        console.say,
+        options.count or DEFAULT_COUNT,
+        parse_settings(options.set),
+    )
     for sentence in result.shortfalls:
         console.say("Fell short: " + sentence)
     if not result.shortfalls:
@@ -198,71 +165,29 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
     from engine.data.dataset import Dataset
     from engine.data.make_maps import make_all
 
-    console, among = cli_processes.console(), group.current()
+    console, among = processes.console(), group.current()
     places.use(workspace)
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
-    kind, given = registry.get(options.type), settings(options.set)
+    kind, given = registry.get(options.type), parse_settings(options.set)
     values = registry.resolve_parameters(kind.name, given)
     ready.allow(kind, values)
     if options.download and (missing := among.broadcast(lambda: weights.missing(kind, values))):
         console.say("\n".join(f"Downloading {entry.sentence}" for entry in missing))
         among.broadcast(lambda: weights.download(missing, control.token))
     report = make_all(
-        dataset, kind.name, given, control.token, console.progress, resolution=options.side, varied=options.vary,
+        dataset,
+        kind.name,
+        given,
+        control.token,
+        console.progress,
+        resolution=options.side,
+        varied=options.vary,
         group=among,
-    )  # fmt: skip
+    )
     console.say(f"{report.made:,} maps made, {report.kept:,} kept, {len(report.failures):,} failed")
     for problem in [*report.failures, *report.warnings]:
         console.say(f"  {problem.what} {problem.why}")
     return 0
-
-
-def _train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    from engine.config.presets import all_presets, read_toml, resolve, suggest
-    from engine.config.toml import write_run_file
-    from engine.config.user_presets import UserPresets
-    from engine.demo.sets import demo_preset
-    from engine.families.files import family_of
-    from engine.machine.hardware import detect
-    from engine.training.job import create_run
-
-    def create() -> str:
-        if options.preset:
-            preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
-        else:
-            preset = suggest(detect().vram_gib)
-        layers = [(options.file.name, read_toml(options.file))] if options.file else []
-        from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
-        given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
-        layers += [("you", given), ("you", settings(options.set))]
-        base = resolve(*preset.layers(), *layers)[0].model.base
-        config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
-        if options.write:
-            write_run_file(options.write, config)
-            cli_processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
-            return ""
-        return create_run(workspace, config, origins).name
-
-    name = group.current().broadcast(create)
-    if not name:
-        return 0
-    return _train_run(name, workspace, control)
-
-
-def _resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    return _train_run(options.run, workspace, control)
-
-
-def _train_run(name: str, workspace: Workspace, control: Control) -> int:
-    from engine.jobs.keep_awake import keep_awake
-    from engine.runs.run import Run
-    from engine.training.job import training_job
-
-    run, console = Run(workspace.run_folder(name)), cli_processes.console()
-    console.say(f"Run {run.folder}")
-    with keep_awake(console.say):
-        outcome = training_job(workspace, run)(control.token, console.event)
-    return 0 if outcome == "completed" else EXIT_INTERRUPTED
 
 
 def _doctor(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
@@ -279,8 +204,7 @@ COMMANDS = {
     "check": check.check,
     "captions": captions.run,
     "extract": _extract,
-    "train": _train,
-    "resume": _resume,
+    **train.COMMANDS,
     "sample": sample.run,
     "doctor": _doctor,
     **compare.COMMANDS,

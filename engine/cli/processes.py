@@ -14,12 +14,6 @@ from engine.errors import UserError
 SHARED = ("train", "resume", "extract")
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="run in N processes, one per graphics card"
-    )
-
-
 def run_together(options: argparse.Namespace, work: Callable[[], int]) -> int:
     """Join the process group if there are several processes, then return ``work()``. An error here ends all of them.
 

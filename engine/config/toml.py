@@ -46,7 +46,7 @@ def _value(value: Any) -> str:
         return repr(value)
     return json.dumps(str(value), ensure_ascii=False).replace(
         "\x7f", "\\u007f"
-    )  # JSON's strings are TOML's but for DEL
+    )  # JSON strings are TOML strings, except for DEL
 
 
 def launch_command(count: int, *arguments: str, workspace: Workspace | None = None) -> str:

@@ -49,9 +49,10 @@ class UserPresets:
         if name not in self.all:
             problems = " ".join(f"{problem.what} {problem.why}" for problem in self.problems)
             raise UserError(
-                f"There is no preset called {name}.", problems or f"{self.folder} holds no such file.",
+                f"There is no preset called {name}.",
+                problems or f"{self.folder} holds no such file.",
                 f"Choose one of these: {', '.join(self.all)}.",
-            )  # fmt: skip
+            )
         return self.all[name]
 
     def is_own(self, name: str) -> bool:

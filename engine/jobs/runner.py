@@ -72,9 +72,17 @@ class JobRunner:
             control = Control()
             first = initial or JobSnapshot()
             self._snapshot = replace(
-                first, version=self._snapshot.version + 1, kind=kind, title=title, alive=True, asked="", outcome=None,
-                failure=None, phase="preparing", updated=active_time(),
-            )  # fmt: skip
+                first,
+                version=self._snapshot.version + 1,
+                kind=kind,
+                title=title,
+                alive=True,
+                asked="",
+                outcome=None,
+                failure=None,
+                phase="preparing",
+                updated=active_time(),
+            )
             self._control = control
             self._thread = threading.Thread(
                 target=self._run, args=(kind, work, control), name=f"job-{kind}", daemon=True
@@ -100,9 +108,16 @@ class JobRunner:
                 self._emit(Message(f"{failure.what} {failure.why}", "error"))
             with self._lock:
                 self._snapshot = replace(
-                    self._snapshot, version=self._snapshot.version + 1, alive=False, asked="", outcome=outcome,
-                    failure=failure, phase="", progress=None, updated=active_time(),
-                )  # fmt: skip
+                    self._snapshot,
+                    version=self._snapshot.version + 1,
+                    alive=False,
+                    asked="",
+                    outcome=outcome,
+                    failure=failure,
+                    phase="",
+                    progress=None,
+                    updated=active_time(),
+                )
 
     def _emit(self, event: Event) -> None:
         """Fold an event into the snapshot. An event that cannot be shown is logged; it must not end the job."""

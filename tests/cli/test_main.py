@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from engine.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, main, settings
+from engine.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, main
+from engine.cli.options import parse_settings
 from engine.errors import UserError
 from engine.runs.run import Run
 from engine.training import faults
@@ -108,7 +109,7 @@ def test_a_workspace_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_settings_are_read_as_toml_or_text() -> None:
-    assert settings(["train.steps=5", "train.precision=bf16", "optim.learning_rate=1e-4"]) == {
+    assert parse_settings(["train.steps=5", "train.precision=bf16", "optim.learning_rate=1e-4"]) == {
         "train": {"steps": 5, "precision": "bf16"},
         "optim": {"learning_rate": 1e-4},
     }

@@ -1,0 +1,83 @@
+"""The commands "train" and "resume"."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from engine.cli import processes
+from engine.cli.options import add_processes, add_settings, parse_settings
+from engine.distributed import group
+from engine.jobs.control import Control
+from engine.workspace.paths import Workspace
+
+EXIT_INTERRUPTED = 130
+
+
+def add_commands(commands: Any) -> None:
+    """Add "train" and "resume" to the command line's parsers."""
+    train = commands.add_parser("train", help="train a ControlNet")
+    train.add_argument("file", type=Path, nargs="?", help="settings as a TOML file, like the presets")
+    train.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
+    train.add_argument("--dataset", help="the dataset's name")
+    train.add_argument("--base", help="the base model, as in the settings")
+    train.add_argument("--write", type=Path, metavar="FILE", help="write all settings to a TOML file, and do not train")
+    add_settings(train)
+    resume = commands.add_parser("resume", help="resume a run")
+    resume.add_argument("run", help="the run's folder name")
+    for parser in (train, resume):
+        add_processes(parser)
+
+
+def train(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Create a run and train it. Returns the exit status."""
+    name = group.current().broadcast(lambda: _create_run(options, workspace))
+    return _train_run(name, workspace, control) if name else 0
+
+
+def resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
+    """Go on with a run. Returns the exit status."""
+    return _train_run(options.run, workspace, control)
+
+
+def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
+    """Create a run with the settings of the options, and return its name. With --write nothing is created: ""."""
+    from engine.config.presets import all_presets, read_toml, resolve, suggest
+    from engine.config.toml import write_run_file
+    from engine.config.user_presets import UserPresets
+    from engine.demo.sets import demo_preset
+    from engine.families.files import family_of
+    from engine.machine.hardware import detect
+    from engine.training.job import create_run
+
+    if options.preset:
+        preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
+    else:
+        preset = suggest(detect().vram_gib)
+    layers = [(options.file.name, read_toml(options.file))] if options.file else []
+    from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
+    given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
+    layers += [("you", given), ("you", parse_settings(options.set))]
+    base = resolve(*preset.layers(), *layers)[0].model.base
+    config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
+    if options.write:
+        write_run_file(options.write, config)
+        processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
+        return ""
+    return create_run(workspace, config, origins).name
+
+
+def _train_run(name: str, workspace: Workspace, control: Control) -> int:
+    from engine.jobs.keep_awake import keep_awake
+    from engine.runs.run import Run
+    from engine.training.job import training_job
+
+    run, console = Run(workspace.run_folder(name)), processes.console()
+    console.say(f"Run {run.folder}")
+    with keep_awake(console.say):
+        outcome = training_job(workspace, run)(control.token, console.event)
+    return 0 if outcome == "completed" else EXIT_INTERRUPTED
+
+
+COMMANDS = {"train": train, "resume": resume}
