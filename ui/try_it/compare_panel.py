@@ -13,7 +13,7 @@ from engine.inference.settings import declared
 from engine.jobs.snapshot import JobKind
 from ui.page.choices import run_list, run_of
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it import compare_jobs
@@ -40,11 +40,11 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Column(scale=5, min_width=420), gr.Tabs(elem_id="compare-tabs"):
             with gr.Tab("Grid", id="grid"):
                 table = gr.HTML(note(EMPTY), js_on_load=ON_LOAD, elem_id="compare-grid")
-                save, kind, saved = _build_export(context, run)
+                save, kind, saved = _build_export(context, live, run)
             with gr.Tab("Side by side", id="two"):
-                slider = build_slider(context, run)
+                slider = build_slider(context, live, run)
             with gr.Tab("Blind vote", id="vote"):
-                vote = build_vote(context, run)
+                vote = build_vote(context, live, run)
             with gr.Tab("Time-lapse", id="lapse"):
                 build_timelapse(context, live, jobs, run)
 
@@ -90,16 +90,14 @@ def build(context: AppContext, live: Live) -> None:
         jobs.start(JobKind.GRID, "Drawing the grid", compare_jobs.grid_job(jobs, name, request))
 
     form = set(fields.values())  # a set: gradio then passes the values by widget, not by position
-    run.change(context.catch_errors(show_run), [run], [fields["steps"], fields["images"], *grid_views], **NO_PROGRESS)
-    gr.on([box.change for box in fields.values()], show_size, form, [plan], **NO_PROGRESS)
-    live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), {run, *form}, None, **NO_PROGRESS))
-    live.refresh_after(cancel.click(lambda: jobs.cancel(), None, None, **NO_PROGRESS))
+    live.on(run.change, show_run, [run], [fields["steps"], fields["images"], *grid_views])
+    live.on([box.change for box in fields.values()], show_size, form, [plan])
+    live.on(make.click, start, {run, *form})
+    live.on(cancel.click, lambda: jobs.cancel())
     # Two states that change with the view; their change events then read the run that this page has selected.
     grid_number, checkpoints = gr.State(0), gr.State("")
-    grid_number.change(context.catch_errors(show), [run], grid_views, **NO_PROGRESS)
-    checkpoints.change(
-        context.catch_errors(refresh_checkpoints), [run, fields["steps"]], [fields["steps"]], **NO_PROGRESS
-    )
+    live.on(grid_number.change, show, [run], grid_views)
+    live.on(checkpoints.change, refresh_checkpoints, [run, fields["steps"]], [fields["steps"]])
     live.outputs([grid_number], _grid_number, lambda view: [_grid_number(view)])
     live.outputs([checkpoints], _checkpoints_key, lambda view: [repr(_checkpoints_key(view))])
     live.outputs(
@@ -155,7 +153,7 @@ def _build_form(fields: dict[str, Any]) -> None:
         fields["guidance"] = gr.Number(0, label=settings["guidance"].label, info="0: as in the run.")
 
 
-def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
+def _build_export(context: AppContext, live: Live, run: Any) -> tuple[Any, Any, Any]:
     """Add the widgets that save the grid as one image."""
     with gr.Row(elem_classes="deliver"):
         kind = gr.Radio(
@@ -174,7 +172,7 @@ def _build_export(context: AppContext, run: Any) -> tuple[Any, Any, Any]:
         path = save_sheet(grid, ImageCache(context.workspace), sheet_path(opened.folder, chosen), chosen)  # type: ignore[arg-type]
         return gr.File(str(path), visible=True)
 
-    save.click(context.catch_errors(export), [run, kind], [saved], show_progress="minimal", api_visibility="private")
+    live.on(save.click, export, [run, kind], [saved], show_progress="minimal")
     return save, kind, saved
 
 

@@ -18,7 +18,7 @@ from engine.evaluation.votes import Comparison, VoteResult, keep_vote, next_comp
 from engine.jobs.snapshot import JobKind
 from ui.page.choices import run_of
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it import compare_jobs
@@ -37,7 +37,7 @@ class GridView:
     show: Callable[..., list[Any]]
 
 
-def build_slider(context: AppContext, run: Any) -> GridView:
+def build_slider(context: AppContext, live: Live, run: Any) -> GridView:
     """Build the slider: two images of one row, one over the other, with a handle between them."""
     words = gr.HTML(note(NO_GRID))
     with gr.Column(visible=False) as choice:
@@ -78,7 +78,7 @@ def build_slider(context: AppContext, run: Any) -> GridView:
         return images(compare_jobs.grid_of(context, name), at, one, other)
 
     for box in (row, left, right):
-        box.input(context.catch_errors(changed), [run, row, left, right], [slider], **NO_PROGRESS)
+        live.on(box.input, changed, [run, row, left, right], [slider])
     return GridView([words, choice, row, left, right, slider], show)
 
 
@@ -94,7 +94,7 @@ def _best_column(grid: Grid) -> int:
     return places[0] if places else len(grid.columns) - 1
 
 
-def build_vote(context: AppContext, run: Any) -> GridView:
+def build_vote(context: AppContext, live: Live, run: Any) -> GridView:
     """Build the blind vote: two images without names, which are shown after the vote."""
     words = gr.HTML(note(NO_GRID), elem_id="vote-words")
     with gr.Column(visible=False) as booth:
@@ -156,7 +156,7 @@ def build_vote(context: AppContext, run: Any) -> GridView:
 
     outputs = [words, booth, left, control, right, pair, skipped, counted]
     for choice, button in buttons.items():
-        button.click(context.catch_errors(press(choice)), [run, pair, skipped], outputs, **NO_PROGRESS)
+        live.on(button.click, press(choice), [run, pair, skipped], outputs)
     return GridView(outputs, show)
 
 
@@ -211,14 +211,14 @@ def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) 
         job = compare_jobs.timelapse_job(context, name, at or 0, both, chosen)  # type: ignore[arg-type]
         jobs.start_without_models(JobKind.TIMELAPSE, "Making the time-lapse", job)
 
-    run.change(context.catch_errors(previews), [run], [image], **NO_PROGRESS)
+    live.on(run.change, previews, [run], [image])
     live.outputs(
         [image],
         lambda view: (view.runs, view.shown_run, bool(view.history.preview)),
         lambda view: [previews(view.shown_run or next(iter(view.runs), None))],
     )
     inputs = [run, image, kind, beside]
-    live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), inputs, None, **NO_PROGRESS))
+    live.on(make.click, start, inputs)
 
     def show(view: View) -> list[Any]:
         result = view.results.get(JobKind.TIMELAPSE)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from engine.inference.settings import declared
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.user_image import UserDrawing, UserImage
 from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, advice, as_in_run, held_out
@@ -92,22 +92,18 @@ class ControlPanel:
 
         held = [self.control, fields["prompt"], at]
         with_run = [*held, *(fields[name] for name in of_run)]
-        run.change(context.catch_errors(show_run), [run], with_run, **NO_PROGRESS)
-        self.back.click(
-            context.catch_errors(lambda name, number: show(name, number - 1)), [run, at], held, **NO_PROGRESS
-        )
-        self.forth.click(
-            context.catch_errors(lambda name, number: show(name, number + 1)), [run, at], held, **NO_PROGRESS
-        )
-        source.change(
+        live.on(run.change, show_run, [run], with_run)
+        live.on(self.back.click, lambda name, number: show(name, number - 1), [run, at], held)
+        live.on(self.forth.click, lambda name, number: show(name, number + 1), [run, at], held)
+        live.on(
+            source.change,
             lambda kind: [gr.Column(visible=kind == one) for one in (HELD_OUT, UPLOAD, DRAW)],
             [source],
             [self.dataset, self.own, self.sheet],
-            **NO_PROGRESS,
         )
         for widget in (fields["upload"], fields["is_map"], run):
             looked_at = [run, fields["upload"], fields["is_map"]]
-            widget.change(context.catch_errors(advise), looked_at, [self.advice], **NO_PROGRESS)
+            live.on(widget.change, advise, looked_at, [self.advice])
         live.outputs(
             with_run,
             lambda view: (view.runs, view.shown_run),

@@ -11,7 +11,7 @@ from engine.inference import image_info
 from engine.inference.settings import declared
 from engine.jobs.snapshot import JobKind
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it.try_control import UPLOAD
@@ -59,8 +59,8 @@ def build(context: AppContext, live: Live, fields: Fields) -> None:
         found = earlier(context)
         return restore(found[event.index] if event.index < len(found) else None)
 
-    gallery.select(context.catch_errors(select), None, [*targets, restored], **NO_PROGRESS)
-    dropped.upload(context.catch_errors(restore), [dropped], [*targets, restored], **NO_PROGRESS)
+    live.on(gallery.select, select, None, [*targets, restored])
+    live.on(dropped.upload, restore, [dropped], [*targets, restored])
     live.outputs([gallery], lambda view: _number(view), lambda view: [_thumbnails(context)])
 
 

@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.jobs.snapshot import JobSnapshot
 from ui.page.choices import NEWEST, NEWEST_ENTRY, checkpoints_of, pick_checkpoint
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.view import View
 
 LIVE_NET = "live"
@@ -74,8 +74,8 @@ def net_list(context: AppContext, live: Live, run_box: Any, elem_id: str) -> Any
         return view.runs, view.shown_run, view.history.checkpoint, training_run(view.snapshot), made and made.number
 
     saved = gr.State("")
-    run_box.change(of_run, [run_box], [box], **NO_PROGRESS)
-    saved.change(refreshed, [run_box, box], [box], **NO_PROGRESS)
+    live.on(run_box.change, of_run, [run_box], [box])
+    live.on(saved.change, refreshed, [run_box, box], [box])
     live.outputs([saved], key, lambda view: [repr(key(view))])
     return box
 

@@ -10,7 +10,7 @@ from engine.inference.settings import declared
 from engine.jobs.snapshot import JobKind
 from ui.page.choices import run_list
 from ui.page.context import AppContext
-from ui.page.live import NO_PROGRESS, Live
+from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
 from ui.try_it import compare_panel, try_history, try_jobs, try_panels
@@ -80,9 +80,9 @@ def build_one(context: AppContext, live: Live) -> None:
     def start_on_all(data: dict[Any, Any]) -> None:
         start(data, on_all_bases=True)
 
-    live.refresh_after(make.click(context.catch_errors(start, has_outputs=False), inputs, None, **NO_PROGRESS))
-    live.refresh_after(on_all.click(context.catch_errors(start_on_all, has_outputs=False), inputs, None, **NO_PROGRESS))
-    live.refresh_after(cancel.click(lambda: jobs.cancel(), None, None, **NO_PROGRESS))
+    live.on(make.click, start, inputs)
+    live.on(on_all.click, start_on_all, inputs)
+    live.on(cancel.click, lambda: jobs.cancel())
     live.outputs(
         [make, on_all, cancel, progress],
         lambda view: (jobs.job(view), jobs.blocked_by(view), jobs.training),
