@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
+from engine.machine.units import GIB, format_bytes
 from engine.nets import ldm_keys
 from engine.nets.controlnet_files import CONFIG_KEY, WEIGHTS, locate_controlnet, read_config
 from engine.runs.checkpoints import require_intact
@@ -24,7 +25,7 @@ DIFFERENCE_MARK = "difference"
 DIFFUSERS_TRIGGER = "controlnet_cond_embedding.conv_in.weight"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 ENDINGS = (".safetensors", *PICKLES)
-MAX_PICKLE_BYTES = 16 * 2**30
+MAX_PICKLE_BYTES = 16 * GIB
 OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
     ("model.diffusion_model.", "a whole Stable Diffusion model"),
     ("lora_unet_", "a LoRA"),
@@ -172,7 +173,7 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
         if size > MAX_PICKLE_BYTES:
             raise UserError(
                 f"{path.name} was not opened.",
-                f"It unpacks to {size / 2**30:.1f} GiB, more than a ControlNet has.",
+                f"It unpacks to {format_bytes(size)}, more than a ControlNet has.",
                 "Choose another file.",
             )
         found = torch.load(path, map_location="cpu", weights_only=True)

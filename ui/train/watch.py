@@ -98,7 +98,7 @@ def _more(view: View) -> list[Any]:
     curves = (
         (history.rate.points, "learning rate", "Learning rate"),
         (history.pace.points, "images per second", "Images per second"),
-        (memory, "GiB", "Memory in use, GiB (graphics card, or RAM without one)"),
+        (memory, "GB", "Memory in use, GB (graphics card, or RAM without one)"),
     )
     charts = [
         line_chart(one_line(points, name), "step", "value", "line", {name: "var(--first)"}, title, name, **_axis(view))
