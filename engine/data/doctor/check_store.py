@@ -15,7 +15,7 @@ from engine.disk.sqlite import connect
 STORE = "doctor.sqlite"
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS facts (
-        key TEXT PRIMARY KEY, state TEXT NOT NULL, image TEXT, map TEXT, trouble TEXT NOT NULL)""",
+        key TEXT PRIMARY KEY, state TEXT NOT NULL, picture TEXT, map TEXT, trouble TEXT NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS hits (
         finding TEXT, key TEXT, detail TEXT NOT NULL, other TEXT NOT NULL, PRIMARY KEY (finding, key))""",
     "CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -57,7 +57,7 @@ class CheckStore:
         wanted = list(keys)
         marks = ",".join("?" * len(wanted))
         with connect(self.path, _SCHEMA) as connection:
-            rows = connection.execute(f"SELECT key, image, map, trouble FROM facts WHERE key IN ({marks})", wanted)
+            rows = connection.execute(f"SELECT key, picture, map, trouble FROM facts WHERE key IN ({marks})", wanted)
             return {
                 key: (ImageFacts.from_json(image), MapFacts.from_json(map), trouble)
                 for key, image, map, trouble in rows
