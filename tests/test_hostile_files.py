@@ -1,4 +1,4 @@
-"""Files that mean harm: program code in weights, bombs, members that lead elsewhere. None of them gets anywhere."""
+"""Malicious files: code in weights, decompression bombs, archive members outside the folder. All are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SOURCES = [path for name in ("engine", "ui") for path in sorted((ROOT / name).rg
 
 
 class Executes:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -58,7 +58,7 @@ def write_old(path: Path, value: Any) -> None:
 
 
 def write_gadget(path: Path, value: Any) -> None:
-    """A zip as torch writes it, whose data.pkl is a plain opcode stream that calls os.system."""
+    """A zip in torch's layout whose data.pkl is an opcode stream that calls os.system."""
     mark = next(v.mark for v in value.values() if isinstance(v, Executes))
     code = b"cposix\nsystem\n(V" + f"touch {mark}".encode() + b"\ntR."
     with zipfile.ZipFile(path, "w") as archive:
@@ -142,7 +142,7 @@ def test_models_of_any_kind_are_told_to_bring_no_code() -> None:
 
 
 def test_images_are_opened_in_one_place() -> None:
-    """Where size, kind and end are checked. The one other opens what the app itself wrote, in a program of its own."""
+    """The only modules that open images: they check size, format and end. The exception reads the app's own files."""
     opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
     places = {where.split(":")[0] for where in opens}
     made_here = {"engine/conditions/types/external_child.py"}
@@ -150,7 +150,7 @@ def test_images_are_opened_in_one_place() -> None:
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
-    """A PNG of a few bytes that says it is huge: one row of zeros."""
+    """A PNG of a few bytes with a huge declared size: one row of zeros."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

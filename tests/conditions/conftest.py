@@ -1,4 +1,4 @@
-"""Every test of the conditions has a workspace and models of its own."""
+"""Each test of the conditions has its own workspace and models."""
 
 from __future__ import annotations
 

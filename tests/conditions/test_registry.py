@@ -42,7 +42,7 @@ def kind(name: str, extract: str, *parameters: Parameter, metric: str | None = N
     return ConditionType(name, name, "a test", parameters or (GAIN,), extract=HERE + extract, metric=metric)
 
 
-def test_a_sound_declaration_is_registered() -> None:
+def test_a_valid_declaration_is_registered() -> None:
     own = Registry()
     own.add(kind("brighter", "brighter"))
     assert own.get("brighter").extractor is brighter and own.get("brighter").scorer is None
@@ -84,12 +84,12 @@ def test_if_an_error_is_raised_the_registry_is_left_unchanged(wrong: ConditionTy
         ("colour", 1, {}),
     ],
 )
-def test_a_parameter_that_contradicts_itself_is_refused(kind, default, more) -> None:  # type: ignore[no-untyped-def]
+def test_a_contradictory_parameter_is_refused(kind, default, more) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError):
         Parameter("x", "X", kind, default, **more)
 
 
-def test_parameters_are_filled_in_and_every_problem_is_told_at_once() -> None:
+def test_parameters_get_defaults_and_all_problems_are_reported_together() -> None:
     assert registry.resolve_parameters("canny", {"low": 10.0}) == {"low": 10, "high": 200, "blur": 0.0}
     with pytest.raises(UserError) as caught:
         registry.resolve_parameters("canny", {"low": -1, "high": "much", "wide": 3})
@@ -97,24 +97,24 @@ def test_parameters_are_filled_in_and_every_problem_is_told_at_once() -> None:
         assert word in caught.value.why
 
 
-def test_an_unknown_type_is_told_with_those_known() -> None:
+def test_an_unknown_type_raises_an_error_listing_the_known_ones() -> None:
     with pytest.raises(UserError) as caught:
         registry.get("kanny")
     assert "canny" in caught.value.why
 
 
-def test_every_type_says_what_it_teaches_and_is_found_by_name() -> None:
+def test_every_type_has_a_description_and_is_found_by_name() -> None:
     assert all(condition.teaches and registry.get(condition.name) is condition for condition in registry.all())
 
 
-def test_every_type_that_is_declared_is_in_the_list() -> None:
+def test_every_declared_type_is_registered() -> None:
     found = [module.name for module in pkgutil.iter_modules(types_folder.__path__, types_folder.__name__ + ".")]
     modules = [importlib.import_module(name) for name in found]
     declared = {value.name for module in modules for value in vars(module).values() if isinstance(value, ConditionType)}
     assert declared == {condition.name for condition in registry.all()}
 
 
-def test_the_docs_tell_of_every_type_with_its_weights_and_licence() -> None:
+def test_the_docs_list_every_type_with_its_weights_and_licence() -> None:
     text = (Path(__file__).resolve().parents[2] / "docs" / "conditions.md").read_text(encoding="utf-8")
     for kind in registry.all():
         (row,) = [line for line in text.splitlines() if line.startswith(f"| {kind.title} (`{kind.name}`)")]
@@ -123,7 +123,7 @@ def test_the_docs_tell_of_every_type_with_its_weights_and_licence() -> None:
         assert all(parameter.title.lower() in row for parameter in kind.parameters)
 
 
-def test_listing_the_types_loads_nothing_heavy() -> None:
+def test_listing_the_types_imports_nothing_heavy() -> None:
     code = "import sys; import engine.conditions.registry; print({'torch', 'gradio', 'cv2'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

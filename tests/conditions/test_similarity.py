@@ -1,4 +1,4 @@
-"""Photographs beside maps of real photographs: the warning knows one from the other."""
+"""The warning distinguishes photographs from maps of photographs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def maps(kind: str, names: tuple[str, ...]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", [*LINES, "grey", "luminance"])
-def test_a_photograph_is_told_from_maps_and_a_new_map_is_not(kind: str) -> None:
+def test_a_photograph_is_distinguished_from_maps_and_a_new_map_is_accepted(kind: str) -> None:
     trained = [statistics_of(one) for one in maps(kind, TRAINED)]
     assert [differences(statistics_of(one), trained) for one in maps(kind, ("cat",))] == [[]]
     for name in (*TRAINED, *FRESH):
@@ -37,22 +37,22 @@ def test_a_photograph_is_told_from_maps_and_a_new_map_is_not(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LINES)
-def test_a_map_with_black_and_white_swapped_is_named(kind: str) -> None:
+def test_a_map_with_black_and_white_swapped_is_recognized(kind: str) -> None:
     trained = [statistics_of(one) for one in maps(kind, TRAINED)]
     assert "swapped" in warning(Image.fromarray(255 - maps(kind, ("cat",))[0]), trained)
 
 
-def test_maps_that_look_like_photographs_take_photographs() -> None:
+def test_photograph_like_maps_accept_photographs() -> None:
     trained = [statistics_of(one) for one in maps("tile", TRAINED)]
     assert [warning(Image.fromarray(photo(name)), trained) for name in ("cat",)] == [""]
     assert "black" in warning(Image.fromarray(maps("canny", ("cat",))[0]), trained)
 
 
-def test_without_maps_to_compare_with_nothing_is_said(tmp_path: Path) -> None:
+def test_without_reference_maps_there_is_no_warning(tmp_path: Path) -> None:
     assert warning(Image.fromarray(photo("cat")), []) == ""
 
 
-def test_the_figures_of_plain_images() -> None:
+def test_statistics_of_plain_images() -> None:
     black, half = statistics_of(np.zeros((300, 200, 3), np.uint8)), np.zeros((64, 64, 3), np.uint8)
     half[:, 32:] = (255, 0, 0)
     assert (black.black, black.white, black.mean, black.variety) == (1, 0, 0, 0)

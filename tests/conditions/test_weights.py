@@ -17,7 +17,7 @@ WITH_MODELS = [kind.name for kind in registry.all() if kind.models]
 
 
 @pytest.mark.parametrize("name", WITH_MODELS)
-def test_without_weights_the_error_says_what_is_missing_how_large_it_is_and_where_it_belongs(name: str) -> None:
+def test_missing_weights_raise_an_error_with_name_size_and_folder(name: str) -> None:
     kind, values = registry.get(name), registry.resolve_parameters(name)
     lacking = weights.missing(kind, values)
     assert [entry.name for entry in lacking] == [need.id for need in kind.models]
@@ -33,7 +33,7 @@ def test_without_weights_the_error_says_what_is_missing_how_large_it_is_and_wher
     )
 
 
-def test_weights_are_found_by_path_by_name_in_the_models_folder_and_where_a_download_puts_them(tmp_path: Path) -> None:
+def test_weights_are_found_by_path_by_name_and_in_the_download_folder(tmp_path: Path) -> None:
     (need,) = registry.get("soft_edge").models
     file = tiny_models.hed(tmp_path / "mine.safetensors")
     assert weights.find(need, str(file)) == file
@@ -44,7 +44,7 @@ def test_weights_are_found_by_path_by_name_in_the_models_folder_and_where_a_down
     assert weights.find(need) == fetched and weights.missing(registry.get("soft_edge"), {}) == []
 
 
-def test_a_wrong_path_and_damaged_weights_are_told_with_the_cause(tmp_path: Path) -> None:
+def test_a_wrong_path_and_damaged_weights_raise_errors_with_the_cause(tmp_path: Path) -> None:
     kind = registry.get("soft_edge")
     with pytest.raises(UserError, match="were not found"):
         kind.extractor(photographs()[0], model=str(tmp_path / "nothing.pth"), steps=0)
@@ -68,7 +68,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_model_is_loaded_once_and_let_go(tmp_path: Path) -> None:
+def test_a_model_is_loaded_once_and_released(tmp_path: Path) -> None:
     (need,) = registry.get("soft_edge").models
     file = str(tiny_models.hed(tmp_path / "hed.pth"))
     first = weights.loaded(need, file)
@@ -77,7 +77,7 @@ def test_a_model_is_loaded_once_and_let_go(tmp_path: Path) -> None:
     assert weights.loaded(need, file) is not first
 
 
-def test_images_of_one_size_go_together_and_keep_their_places() -> None:
+def test_images_are_batched_by_size_and_keep_their_order() -> None:
     wide, high = np.zeros((30, 60, 3), np.uint8), np.full((60, 30, 3), 255, np.uint8)
     how = Preprocessing((56, 56), True, 14, (0.5,) * 3, (0.5,) * 3)
     groups = weights.preprocess([wide, high, wide], how)
@@ -90,7 +90,7 @@ def test_images_of_one_size_go_together_and_keep_their_places() -> None:
     assert [members for members, _ in square] == [[0, 1]] and tuple(square[0][1].shape) == (2, 3, 64, 48)
 
 
-def test_the_models_own_sizes_are_read(tmp_path: Path) -> None:
+def test_the_models_input_size_is_read(tmp_path: Path) -> None:
     def read(**about: object) -> Preprocessing:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(about), encoding="utf-8")
         return weights.read_preprocessing(tmp_path, 512)
@@ -103,7 +103,7 @@ def test_the_models_own_sizes_are_read(tmp_path: Path) -> None:
 
 
 class Hub:
-    """Stands in for the hub: files by name."""
+    """A fake hub with files by name."""
 
     def __init__(self, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
         import huggingface_hub
@@ -120,7 +120,7 @@ class Hub:
         (local_dir / name).write_bytes(self.files[name])
 
 
-def test_a_download_fetches_what_is_needed_and_appears_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_fetches_the_needed_files_and_appears_when_complete(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [
         "config.json",
         "preprocessor_config.json",
@@ -134,13 +134,13 @@ def test_a_download_fetches_what_is_needed_and_appears_when_it_is_whole(monkeypa
     lacking = weights.missing(kind, {})
     with pytest.raises(Cancelled):
         weights.download(lacking, CancelAfter(1))
-    assert weights.missing(kind, {}) == lacking  # half a model is no model
+    assert weights.missing(kind, {}) == lacking  # an incomplete model does not count
     weights.download(lacking)
     assert sorted(path.name for path in lacking[0].target.iterdir()) == sorted(names[:3])
     assert weights.missing(kind, {}) == [] and "README.md" not in hub.fetched
 
 
-def test_a_failed_download_says_why_and_how_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_shows_the_reason_and_an_alternative(monkeypatch: pytest.MonkeyPatch) -> None:
     Hub({}, monkeypatch)
     with pytest.raises(UserError) as caught:
         weights.download(weights.missing(registry.get("soft_edge"), {}))

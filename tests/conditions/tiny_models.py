@@ -1,4 +1,4 @@
-"""Tiny random models in the layout of the real ones, so that tests load and run them through the app's own code."""
+"""Tiny random models in the layout of the real ones, loaded and run by the app's own code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def depth_anything(folder: Path) -> Path:
     )  # fmt: skip
     how = {"size": {"height": 56, "width": 56}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
     model = seeded(lambda: DepthAnythingForDepthEstimation(config))
-    with torch.no_grad():  # as it is made, it says the same of every pixel
+    with torch.no_grad():  # freshly initialized, it predicts the same for every pixel
         model.head.conv3.weight.normal_(0, 1, generator=torch.Generator().manual_seed(0))
         for name, value in model.named_parameters():
             if name.startswith(("neck", "head")) and value.ndim == 4:
@@ -70,7 +70,7 @@ def vitpose(folder: Path) -> Path:
 
 
 def detector(folder: Path) -> Path:
-    """YOLOS, a detector of the DETR kind, that takes everything for a person."""
+    """YOLOS, a DETR-like detector, that detects everything as a person."""
     import torch
     from transformers import YolosConfig, YolosForObjectDetection
 
@@ -114,9 +114,9 @@ def lineart(path: Path) -> Path:
 
 
 def faces(folder: Path) -> Path:
-    """A detector that sees a face where the image is bright, and a mesh whose points tell the image's colours.
+    """A detector that finds a face in bright images, and a mesh whose points depend on the image's colours.
 
-    One cell in the middle of the 16 x 16 guesses first; the mesh lies on a circle that grows with the brightness.
+    One cell in the middle of the 16 x 16 grid detects; the mesh is a circle that grows with the brightness.
     """
     rng = np.random.default_rng(0)
     pool = tiny_onnx.node("AveragePool", ["view"], "pooled", kernel_shape=[128, 128])

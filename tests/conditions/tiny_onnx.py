@@ -1,4 +1,4 @@
-"""Writes ONNX files of a few nodes by hand, for tests of nets that OpenCV runs; no package for it is needed.
+"""Writes ONNX files of a few nodes without the onnx package, for tests of models that OpenCV runs.
 
 The format is protobuf: a field is its number and kind, then a number, or a length and bytes.
 """
@@ -50,7 +50,7 @@ def _shaped(number: int, name: str, shape: tuple[int, ...]) -> bytes:
 def save(
     path: Path, parts: list[bytes], input: tuple[str, tuple[int, ...]], outputs: list[tuple[str, tuple[int, ...]]]
 ) -> None:
-    """``parts``: nodes and tensors; names and shapes of what goes in and comes out."""
+    """Encodes a graph. ``parts``: nodes and tensors. Inputs and outputs have names and shapes."""
     graph = b"".join(parts) + _field(2, "tiny") + _shaped(11, *input)
     graph += b"".join(_shaped(12, *output) for output in outputs)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Captions by a model: tiny random BLIP and Florence-2 through the code that loads the real ones."""
+"""Captions by a model: tiny random BLIP and Florence-2, loaded by the code that loads the real ones."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def captions(dataset: Dataset) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_model_is_told_by_its_config_and_says_something_of_every_image(
+def test_a_model_is_recognized_by_its_config_and_captions_every_image(
     kind: str, models: dict[str, Path], photos: dict[str, np.ndarray]
 ) -> None:
     captioner = load(str(models[kind]))
@@ -59,7 +59,7 @@ def test_a_model_is_told_by_its_config_and_says_something_of_every_image(
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_only_empty_captions_are_written_and_one_undo_takes_them_back(
+def test_only_empty_captions_are_written_and_one_undo_reverts_them(
     kind: str, dataset: Dataset, models: dict[str, Path]
 ) -> None:
     seen: list[tuple[int, int]] = []
@@ -74,7 +74,7 @@ def test_only_empty_captions_are_written_and_one_undo_takes_them_back(
 
 
 @pytest.mark.answers("Preparing takes all day")
-def test_a_cancelled_run_keeps_what_is_done_and_goes_on(
+def test_a_cancelled_job_keeps_finished_captions_and_continues(
     dataset: Dataset, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     captioner, control = load(str(models["blip"])), Control()
@@ -96,7 +96,7 @@ def test_a_cancelled_run_keeps_what_is_done_and_goes_on(
     assert captions(dataset) == ["", "", "", "mine"]
 
 
-def test_images_that_do_not_fit_together_are_described_in_smaller_batches(
+def test_out_of_memory_reduces_the_batch(
     dataset: Dataset, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described: list[int] = []
@@ -114,14 +114,16 @@ def test_images_that_do_not_fit_together_are_described_in_smaller_batches(
     assert all(captions(dataset))
 
 
-def test_an_image_that_is_gone_is_reported_and_passed_over(dataset: Dataset, models: dict[str, Path]) -> None:
+def test_a_missing_image_is_reported_and_skipped(dataset: Dataset, models: dict[str, Path]) -> None:
     (dataset.source / "coffee.jpg").unlink()
     report = caption_all(dataset, load(str(models["blip"])))
     assert (report.written, report.kept) == (2, 1)
     assert [problem.path.name for problem in report.failures] == ["coffee.jpg"]
 
 
-def test_a_missing_model_says_what_and_where(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_model_raises_an_error_with_its_name_and_folder(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError) as caught:
@@ -165,7 +167,7 @@ def test_a_model_in_the_workspace_is_found_by_name_and_the_command_line_uses_it(
     assert main([*start, "--replace", "(", "x", "--regex"]) == 2
 
 
-def test_half_precision_is_for_cards_only(models: dict[str, Path]) -> None:
+def test_half_precision_is_used_on_gpus_only(models: dict[str, Path]) -> None:
     import torch
 
     captioner = load(str(models["florence2"]), device=torch.device("cpu"))

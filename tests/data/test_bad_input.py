@@ -1,4 +1,4 @@
-"""What people really have: odd names, broken links, vanished disks, huge images. The rest goes on, in clear words."""
+"""Bad input: odd names, broken links, disks that disappear, huge images. It is reported and the rest continues."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
 
 
 def problems(result: ImportResult) -> dict[str, str]:
-    """File name -> the three sentences."""
+    """File name -> the message."""
     told = Dataset.open(result.folder).problems()
     assert all(problem.what and problem.why and problem.try_this for problem in told)
     return {problem.path.name: f"{problem.what} {problem.why} {problem.try_this}" for problem in told}
 
 
-def test_unicode_spaces_and_marks_in_names(workspace: Workspace, folder: Path) -> None:
+def test_unicode_spaces_and_punctuation_in_names(workspace: Workspace, folder: Path) -> None:
     names = [
         "naïve café.jpg",
         "猫 と 犬.jpg",
@@ -62,7 +62,7 @@ def test_unicode_spaces_and_marks_in_names(workspace: Workspace, folder: Path) -
 
 
 def test_very_long_names(workspace: Workspace, folder: Path) -> None:
-    name = "ä" * 120 + ".jpg"  # 244 bytes: with .png behind it too long for most systems
+    name = "ä" * 120 + ".jpg"  # 244 bytes: with .png appended too long for most systems
     shutil.copy(folder / "coffee.jpg", folder / name)
     result = import_source(workspace, str(folder))
     dataset = Dataset.open(result.folder)
@@ -82,7 +82,7 @@ def test_names_that_differ_only_in_case(workspace: Workspace, folder: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")
-def test_names_that_are_no_text(workspace: Workspace, folder: Path) -> None:
+def test_names_that_are_not_valid_text(workspace: Workspace, folder: Path) -> None:
     shutil.copy(folder / "coffee.jpg", os.fsencode(folder) + b"/caf\xe9.jpg")
     result = import_source(workspace, str(folder))
     assert result.pictures == 4
@@ -90,7 +90,7 @@ def test_names_that_are_no_text(workspace: Workspace, folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
-def test_links_in_a_circle_and_into_nowhere(workspace: Workspace, folder: Path) -> None:
+def test_circular_and_broken_links(workspace: Workspace, folder: Path) -> None:
     (folder / "round").symlink_to(folder, target_is_directory=True)
     (folder / "self.jpg").symlink_to(folder / "self.jpg")
     (folder / "nowhere.jpg").symlink_to(folder / "gone.jpg")
@@ -102,7 +102,7 @@ def test_links_in_a_circle_and_into_nowhere(workspace: Workspace, folder: Path) 
     assert "leads nowhere" in told["nowhere.jpg"]
 
 
-def test_files_and_folders_that_may_not_be_read(
+def test_files_and_folders_without_read_permission(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "closed").mkdir()
@@ -136,7 +136,7 @@ def test_files_and_folders_that_may_not_be_read(
     assert "without a caption" in told["rocket.jpg"]
 
 
-def test_a_folder_that_vanishes_half_way(
+def test_a_folder_that_disappears_during_the_scan(
     workspace: Workspace, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = import_source(workspace, str(folder))
@@ -159,7 +159,7 @@ def test_a_folder_that_vanishes_half_way(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="measures with the resource module")
-def test_huge_images_are_read_one_at_a_time_and_bombs_not_at_all(workspace: Workspace, folder: Path) -> None:
+def test_huge_images_are_read_one_at_a_time_and_bombs_are_not_read(workspace: Workspace, folder: Path) -> None:
     from tests.data.test_scan import png_of
 
     for number in range(3):  # 72 million pixels each: 216 MB decoded
@@ -184,7 +184,7 @@ def test_huge_images_are_read_one_at_a_time_and_bombs_not_at_all(workspace: Work
     assert "far too large" in dataset.problems()[0].what
 
 
-def test_no_image_and_one_image(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_with_no_image_or_one(workspace: Workspace, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match="no images in"):
         import_source(workspace, str(tmp_path / "none"))
@@ -195,7 +195,7 @@ def test_no_image_and_one_image(workspace: Workspace, folder: Path, tmp_path: Pa
     assert workspace.dataset_names() == ["one"]
 
 
-def test_a_folder_that_may_only_be_read_is_enough_and_a_closed_workspace_is_told(
+def test_a_read_only_folder_works_and_a_read_only_workspace_is_reported(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Path] = []
@@ -218,7 +218,9 @@ def test_a_folder_that_may_only_be_read_is_enough_and_a_closed_workspace_is_told
 
 
 @pytest.mark.parametrize("name", ["set.zip", "notes.docx"])
-def test_a_file_that_cannot_be_imported_is_told_what_can(workspace: Workspace, tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_imported_raises_an_error_listing_what_can(
+    workspace: Workspace, tmp_path: Path, name: str
+) -> None:
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(UserError) as caught:
         import_source(workspace, str(tmp_path / name))

@@ -1,4 +1,4 @@
-"""Latents and text, computed once: right, resumable, and never stale."""
+"""The cache of latents and text embeddings is correct, resumable and never stale."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build(
     )
 
 
-def test_it_holds_what_the_encoders_say(tmp_path: Path, tiny_base: Path, samples: list[Sample]) -> None:
+def test_the_cache_equals_the_encoders_output(tmp_path: Path, tiny_base: Path, samples: list[Sample]) -> None:
     cache = build(tmp_path, tiny_base, samples)
     family = detect(str(tiny_base))
     vae = family.load_vae(str(tiny_base))
@@ -73,7 +73,7 @@ def test_it_holds_what_the_encoders_say(tmp_path: Path, tiny_base: Path, samples
     assert not torch.equal(cache.text([""])["hidden"], hidden)
 
 
-def test_it_is_made_once(
+def test_the_cache_is_built_once(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path, tiny_base, samples)
@@ -102,7 +102,7 @@ def test_a_cancelled_build_keeps_its_shards(
 
 
 @pytest.mark.parametrize("change", ["digest", "key"])
-def test_the_key_follows_everything_that_matters(tiny_base: Path, samples: list[Sample], change: str) -> None:
+def test_the_key_depends_on_everything_that_matters(tiny_base: Path, samples: list[Sample], change: str) -> None:
     other = [replace(samples[0], **{change: "something else"}), *samples[1:]]
     key = cache_key(str(tiny_base), samples, CropPlan(64))
     assert key != cache_key(str(tiny_base), other, CropPlan(64))
@@ -111,7 +111,7 @@ def test_the_key_follows_everything_that_matters(tiny_base: Path, samples: list[
     assert key == cache_key(str(tiny_base), list(samples), CropPlan(64))
 
 
-def test_edited_captions_leave_the_latents_as_they_are(
+def test_edited_captions_do_not_rebuild_latents(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = build(tmp_path, tiny_base, samples)
@@ -124,7 +124,7 @@ def test_edited_captions_leave_the_latents_as_they_are(
     assert len(list(tmp_path.rglob("text-*.safetensors"))) == 1, "the old embeddings are gone"
 
 
-def test_buckets_and_variants_lie_in_shards_of_their_own_size(
+def test_buckets_and_variants_have_shards_of_their_own_size(
     tmp_path: Path, tiny_base: Path, photos: dict[str, np.ndarray]
 ) -> None:
     folder = tmp_path / "photos"
@@ -155,9 +155,7 @@ def test_buckets_and_variants_lie_in_shards_of_their_own_size(
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
-def test_a_file_that_is_not_what_was_written_is_made_again(
-    tmp_path: Path, tiny_base: Path, samples: list[Sample], harm: str
-) -> None:
+def test_a_damaged_file_is_rebuilt(tmp_path: Path, tiny_base: Path, samples: list[Sample], harm: str) -> None:
     before = build(tmp_path, tiny_base, samples).latents([0, 11])
     for kind in ("latents-*", "text-*"):
         path = next(tmp_path.rglob(f"{kind}.safetensors"))
@@ -175,7 +173,7 @@ def test_a_file_that_is_not_what_was_written_is_made_again(
     assert set(labels) == {"Checking the cache"}, "now it is whole"
 
 
-def test_a_full_disk_is_noticed_before_anything_is_encoded(
+def test_a_full_disk_is_noticed_before_encoding(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.disk.space.free_bytes", lambda folder: 1000)
@@ -185,7 +183,7 @@ def test_a_full_disk_is_noticed_before_anything_is_encoded(
 
 
 def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
-    """``real``, a method of the family that encodes; after ``after`` calls more than ``most`` at once do not fit."""
+    """Wraps a family's encoding method: after ``after`` calls, more than ``most`` at once run out of memory."""
 
     def encode(family: StableDiffusion, first: Any, *rest: Any) -> Any:
         count = len(rest[-1])
@@ -198,7 +196,7 @@ def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
 
 
 @pytest.mark.parametrize("method", ["encode_images", "encode_text"])
-def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
+def test_after_out_of_memory_encoding_continues_with_smaller_batches(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     samples = [replace(sample, caption=f"{sample.caption} {number}") for number, sample in enumerate(samples)]
@@ -215,7 +213,7 @@ def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
         progress=lambda now, _, label: done.update({label: now}),
         on_message=told.append,
     )
-    left = [2, 2, 2, 1] if method == "encode_images" else [2, 2, 2, 2]  # with the empty prompt
+    left = [2, 2, 2, 1] if method == "encode_images" else [2, 2, 2, 2]  # including the empty prompt
     assert seen == [5, 5, *left], "the first batch is not encoded again"
     (words,) = told
     assert words.startswith("Memory ran out with 5 ") and words.endswith(" at a time; going on with 2.")
@@ -230,7 +228,7 @@ def test_what_does_not_fit_is_encoded_in_smaller_batches_from_where_it_was(
 @pytest.mark.parametrize(
     ("method", "words"), [("encode_images", "one of the images"), ("encode_text", "one of the captions")]
 )
-def test_what_does_not_fit_alone_is_refused_in_words_and_what_is_finished_is_kept(
+def test_a_single_image_out_of_memory_is_an_error_and_finished_shards_are_kept(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str, words: str
 ) -> None:
     monkeypatch.setattr(cache_module, "SHARD", 4)
@@ -249,7 +247,7 @@ def test_what_does_not_fit_alone_is_refused_in_words_and_what_is_finished_is_kep
     assert sum(again) == 12 - 4 * len(kept), "finished shards are not made again"
 
 
-def test_an_encoder_that_does_not_fit_is_loaded_once_more(
+def test_an_encoder_that_ran_out_of_memory_is_loaded_again(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family, tries = type(detect(str(tiny_base))), []

@@ -1,4 +1,4 @@
-"""Edited captions: they win over the files', the files stay, and everything can be undone, also after a restart."""
+"""Edited captions take precedence over files, never change them, and can be undone, also after a restart."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def now(dataset: Dataset) -> dict[str, str]:
     return {Path(sample.key).stem: sample.caption for sample in dataset.samples()}
 
 
-def test_an_edit_wins_and_the_users_files_stay(dataset: Dataset, folder: Path) -> None:
+def test_an_edit_takes_precedence_and_the_users_files_stay_unchanged(dataset: Dataset, folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert edits.set_captions(dataset, {"rocket.png": "  a white\n rocket "}) == 1
     again = Dataset.open(dataset.folder)
@@ -59,7 +59,7 @@ def test_an_edit_wins_and_the_users_files_stay(dataset: Dataset, folder: Path) -
     ), "a new scan keeps edits"
 
 
-def test_a_preview_changes_nothing_and_tells_what_would(dataset: Dataset) -> None:
+def test_a_preview_changes_nothing_and_shows_what_would_change(dataset: Dataset) -> None:
     seen = edits.preview(dataset, edits.replacing("a", "the", whole_words=True))
     assert (seen.total, seen.changed) == (4, 2)
     assert seen.examples[0] == ("coffee.png", CAPTIONS["coffee"], "the cup of coffee &amp; the spoon")
@@ -80,9 +80,7 @@ def test_a_preview_changes_nothing_and_tells_what_would(dataset: Dataset) -> Non
     ],
     ids=["regex", "prefix", "suffix and trigger", "clean", "template", "template for the empty", "names"],
 )
-def test_every_operation_changes_what_it_says_and_is_undone(
-    dataset: Dataset, change: edits.Change, name: str, wanted: str
-) -> None:
+def test_every_operation_can_be_undone(dataset: Dataset, change: edits.Change, name: str, wanted: str) -> None:
     fingerprint = dataset.fingerprint
     foreseen = edits.preview(dataset, change).changed
     assert edits.apply(dataset, "a change", change) == foreseen
@@ -95,10 +93,10 @@ def test_every_operation_changes_what_it_says_and_is_undone(
     assert now(dataset) == CAPTIONS and dataset.fingerprint == fingerprint
 
 
-def test_undo_goes_back_step_by_step_in_a_new_process(dataset: Dataset) -> None:
+def test_undo_works_step_by_step_in_a_new_process(dataset: Dataset) -> None:
     edits.apply(dataset, "prefix", edits.adding(prefix="one"))
     edits.apply(dataset, "names", edits.naming())
-    edits.set_captions(dataset, {"rocket.png": CAPTIONS["rocket"]})  # by hand, back to the file's
+    edits.set_captions(dataset, {"rocket.png": CAPTIONS["rocket"]})  # manually, back to the file's caption
     again = Dataset.open(dataset.folder)
     assert [entry.changed for entry in again.captions.history()] == [1, 4, 4]
     states = []
@@ -126,7 +124,7 @@ def test_a_cancelled_operation_changes_nothing(dataset: Dataset, monkeypatch: py
     assert now(dataset) == CAPTIONS and dataset.captions.history() == []
 
 
-def test_a_hundred_thousand_captions_are_changed_a_page_at_a_time(dataset: Dataset) -> None:
+def test_a_hundred_thousand_captions_are_changed_page_by_page(dataset: Dataset) -> None:
     sample = dataset.samples(0, 1)[0]
     many = (replace(sample, key=f"{n:06d}.png", caption=f"a cat {n}" if n % 4 else "") for n in range(100_000))
     dataset.index.write(many, [])
@@ -139,7 +137,7 @@ def test_a_hundred_thousand_captions_are_changed_a_page_at_a_time(dataset: Datas
     assert dataset.captions.count(dataset.index.path, "edited") == 0
 
 
-def test_lists_find_words_literally(dataset: Dataset) -> None:
+def test_listing_searches_literally(dataset: Dataset) -> None:
     edits.set_captions(dataset, {"rocket.png": "100% rocket_fuel"})
     index = dataset.index.path
     assert [row.key for row in dataset.captions.find(index, containing="%")] == ["rocket.png"]
@@ -147,26 +145,24 @@ def test_lists_find_words_literally(dataset: Dataset) -> None:
     assert [row.key for row in dataset.captions.find(index, "empty")] == ["chelsea.png"]
 
 
-def test_looking_makes_no_file(dataset: Dataset) -> None:
+def test_reading_creates_no_file(dataset: Dataset) -> None:
     assert edits.empty(dataset) == edits.EmptyCount(1, 4)
     assert not dataset.captions.path.exists()
 
 
-def test_a_damaged_file_is_named(dataset: Dataset) -> None:
+def test_a_damaged_file_is_reported(dataset: Dataset) -> None:
     dataset.captions.path.write_bytes(b"not a database, by far" * 100)
     with pytest.raises(UserError, match="edited captions"):
         dataset.samples()
 
 
-def test_what_cannot_be_applied_is_refused_before_it_starts() -> None:
+def test_an_invalid_operation_is_refused_before_it_starts() -> None:
     for make in (lambda: edits.replacing("(", "", regex=True), lambda: edits.templating("{nam}"), edits.adding):
         with pytest.raises(UserError):
             make()
 
 
-def test_an_untouched_dataset_has_no_file_and_costs_no_question(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unedited_dataset_has_no_file_and_runs_no_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = CaptionStore(tmp_path)
     monkeypatch.setattr(sqlite3, "connect", lambda *_: pytest.fail("asked"))
     samples = [Sample("a.png", tmp_path / "a.png", "a", None, 1, 1)]

@@ -31,18 +31,18 @@ from engine.errors import UserError
         ("  ", ""),
     ],
 )
-def test_clean_takes_away_what_got_in_by_accident(text: str, wanted: str) -> None:
+def test_clean_removes_what_got_in_by_accident(text: str, wanted: str) -> None:
     assert captions.clean(text) == wanted
     assert captions.clean(wanted) == wanted
 
 
-def test_each_part_of_cleaning_can_be_left_out() -> None:
+def test_each_part_of_cleaning_can_be_turned_off() -> None:
     text = "&amp; <b> http://example.com/ \u200b \\("
     for part, kept in {"markup": "&amp; <b>", "urls": "http:", "control": "\u200b", "backslashes": "\\("}.items():
         assert kept in captions.clean(text, **{part: False}) and kept not in captions.clean(text)
 
 
-def test_words_are_added_once() -> None:
+def test_text_is_added_once() -> None:
     once = captions.add("a cat", "photo", "sharp")
     assert once == "photo, a cat, sharp" == captions.add(once, "Photo", "sharp")
     assert captions.add("photograph of a cat", "photo") == "photo, photograph of a cat"
@@ -51,7 +51,7 @@ def test_words_are_added_once() -> None:
     assert captions.add("a cat", "photo of", separator=" ") == "photo of a cat"
 
 
-def test_a_trigger_goes_in_front_unless_it_is_there() -> None:
+def test_a_trigger_is_added_in_front_unless_present() -> None:
     assert captions.add_trigger("a cat", "sks") == "sks, a cat"
     assert captions.add_trigger("a SKS cat", "sks") == "a SKS cat"
     assert captions.add_trigger("masks", "sks") == "sks, masks"
@@ -67,7 +67,7 @@ def test_search_and_replace() -> None:
 
 
 @pytest.mark.parametrize(("search", "by"), [("", "x"), ("(", "x"), ("a", r"\7"), ("a", "\\")])
-def test_a_search_that_cannot_be_is_told_in_words(search: str, by: str) -> None:
+def test_an_invalid_search_raises_a_readable_error(search: str, by: str) -> None:
     with pytest.raises(UserError) as caught:
         captions.replace("a cat", search, by, regex=True)
     assert caught.value.try_this

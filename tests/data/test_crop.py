@@ -1,4 +1,4 @@
-"""One crop for an image and its map, in every mode."""
+"""Image and map get the same crop, in every mode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_centre_crop_takes_the_largest_box_of_the_targets_aspect() -> None:
     assert shared_crop(128, 128, 128).box == (0, 0, 128, 128)
 
 
-def test_a_random_crop_comes_from_its_seed_and_stays_inside() -> None:
+def test_a_random_crop_depends_on_its_seed_and_stays_inside() -> None:
     boxes = [shared_crop(300, 200, 128, "random", seed).box for seed in range(50)]
     assert boxes[7] == shared_crop(300, 200, 128, "random", 7).box
     assert len(set(boxes)) > 20 and all(b[0] >= 0 and b[2] <= 300 and b[2] - b[0] == 200 for b in boxes)
@@ -35,12 +35,12 @@ def test_a_map_of_another_resolution_is_cropped_at_the_same_place() -> None:
     assert np.array_equal(whole, half) and whole[:, 25:50].all() and not whole[:, 51:].any()
 
 
-def test_nearest_invents_no_new_labels() -> None:
+def test_nearest_interpolation_adds_no_labels() -> None:
     labels = Image.fromarray(np.random.default_rng(0).choice(np.array([0, 128, 255], np.uint8), (90, 90)))
     assert set(np.unique(apply_crop(labels, shared_crop(90, 90, 64), nearest=True))) <= {0, 128, 255}
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_impossible_crops_are_refused() -> None:
     with pytest.raises(ValueError, match="crop mode"):
         shared_crop(10, 10, 8, "middle")
     with pytest.raises(ValueError, match="seed"):
@@ -80,7 +80,7 @@ def test_a_categorical_map_keeps_its_colours_under_every_crop() -> None:
 
 
 @pytest.mark.answers("Heads are cut off")
-def test_a_smart_crop_goes_where_something_happens(photos: dict[str, np.ndarray]) -> None:
+def test_a_smart_crop_moves_to_the_detail(photos: dict[str, np.ndarray]) -> None:
     for side in ("left", "right"):
         canvas = np.full((300, 900, 3), 120, np.uint8)
         at = 40 if side == "left" else 580
@@ -91,6 +91,6 @@ def test_a_smart_crop_goes_where_something_happens(photos: dict[str, np.ndarray]
     assert shared_crop(900, 300, 128, "smart", image=plain).box == shared_crop(900, 300, 128).box
 
 
-def test_what_is_lost_is_told() -> None:
+def test_the_cropped_fraction_is_reported() -> None:
     assert lost_fraction(shared_crop(200, 100, 64)) == 0.5
     assert lost_fraction(shared_crop(100, 100, 64)) == 0

@@ -27,7 +27,7 @@ def test_buckets_are_multiples_of_64_with_about_the_same_area(resolution: int) -
         assert 0.8 * resolution**2 <= width * height <= resolution**2
 
 
-def test_an_image_goes_where_it_loses_least() -> None:
+def test_an_image_goes_into_the_bucket_that_crops_least() -> None:
     assert nearest_bucket(1000, 1000, 512) == (512, 512)
     assert nearest_bucket(1500, 1000, 512) == (640, 384)
     assert nearest_bucket(1000, 1500, 512) == (384, 640)
@@ -47,19 +47,19 @@ def test_variant_0_is_the_centre_and_the_others_are_repeatable() -> None:
     assert plan.variants_of(sample(300, 300)) == 1, "no room to move"
 
 
-def test_every_round_chooses_anew_and_repeatably() -> None:
+def test_every_round_is_a_new_repeatable_choice() -> None:
     plan, wide = CropPlan(128, "random", 4, seed=7), sample(900, 300)
     seen = [plan.variant_at(wide, epoch) for epoch in range(60)]
     assert seen == [plan.variant_at(wide, epoch) for epoch in range(60)] and set(seen) == {0, 1, 2, 3}
     assert {CropPlan(128).variant_at(wide, epoch) for epoch in range(9)} == {0}
 
 
-def test_settings_that_change_nothing_leave_no_trace() -> None:
+def test_settings_without_effect_do_not_change_the_fingerprint() -> None:
     assert CropPlan.of(DataConfig(crop_variants=9), seed=5) == CropPlan.of(DataConfig(), seed=6) == CropPlan(512)
     assert CropPlan.of(DataConfig(crop="random"), seed=5) == CropPlan(512, "random", 4, False, 5)
 
 
-def test_counts_tell_how_many_and_what_is_cut_off() -> None:
+def test_counts_have_images_and_cropped_fraction() -> None:
     samples = [sample(600, 400)] * 3 + [sample(400, 400)] * 2 + [sample(400, 620)]
     counts = count_buckets(samples, CropPlan(512, buckets=True))
     assert [(entry.size, entry.pictures) for entry in counts] == [((640, 384), 3), ((512, 512), 2), ((384, 640), 1)]

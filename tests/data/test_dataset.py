@@ -51,7 +51,7 @@ def test_a_dataset_opens_as_it_was_created(dataset: Dataset, tmp_path: Path) -> 
     ]
 
 
-def test_a_page_reads_no_more_than_the_page(dataset: Dataset) -> None:
+def test_a_page_reads_only_its_rows(dataset: Dataset) -> None:
     page = dataset.page(2, size=6)
     assert [s.key for s in page.samples] == [f"{n:03}.png" for n in range(12, 18)]
     assert (page.number, page.pages, page.total) == (2, 4, 20)
@@ -59,10 +59,10 @@ def test_a_page_reads_no_more_than_the_page(dataset: Dataset) -> None:
     with sqlite3.connect(dataset.folder / "index.sqlite") as connection:
         plan = str(connection.execute("EXPLAIN QUERY PLAN SELECT * FROM samples ORDER BY position LIMIT 6").fetchall())
     connection.close()
-    assert "TEMP B-TREE" not in plan  # no sorting, so the cost is the page's
+    assert "TEMP B-TREE" not in plan  # no sorting, so the cost depends on the page only
 
 
-def test_the_fingerprint_follows_contents_and_captions_not_dates(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_contents_and_captions_not_dates(tmp_path: Path) -> None:
     source = fill(tmp_path / "source", 4)
     workspace = Workspace(tmp_path)
     first = Dataset.create(workspace, "set", scan_folder(source)).fingerprint
@@ -74,7 +74,7 @@ def test_the_fingerprint_follows_contents_and_captions_not_dates(tmp_path: Path)
     assert len({first, second, Dataset.create(workspace, "set", scan_folder(source)).fingerprint}) == 3
 
 
-def test_maps_that_came_along_are_used_as_they_are(tmp_path: Path) -> None:
+def test_ready_made_maps_are_used_unchanged(tmp_path: Path) -> None:
     source = fill(tmp_path / "source", 3, paired=True)
     dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(source))
     assert dataset.condition is not None and (dataset.condition.type, dataset.condition.provided) == ("own", True)
@@ -86,7 +86,7 @@ def test_maps_that_came_along_are_used_as_they_are(tmp_path: Path) -> None:
     assert dataset.condition_path(dataset.samples()[0]) == source / "conditions" / "000.png"
 
 
-def test_a_condition_is_kept_with_all_its_parameters(dataset: Dataset) -> None:
+def test_a_condition_is_stored_with_all_its_parameters(dataset: Dataset) -> None:
     with pytest.raises(UserError, match="no condition maps yet"):
         dataset.condition_path(dataset.samples()[0])
     dataset.set_condition("canny", {"low": 50})
@@ -99,7 +99,7 @@ def test_a_condition_is_kept_with_all_its_parameters(dataset: Dataset) -> None:
             dataset.set_condition(type, parameters)
 
 
-def test_held_out_samples_are_the_same_each_time_and_stay_when_images_are_added(tmp_path: Path) -> None:
+def test_held_out_samples_are_stable_also_when_images_are_added(tmp_path: Path) -> None:
     dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(fill(tmp_path / "source", 20)))
     split = dataset.held_out(5, seed=1)
     assert len(split.held_out) == 5 and len(split.train) == 15
@@ -112,13 +112,13 @@ def test_held_out_samples_are_the_same_each_time_and_stay_when_images_are_added(
     assert len(kept) >= 3
 
 
-def test_a_name_that_is_taken_by_another_source_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_name_used_by_another_source_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already"):
         Dataset.create(Workspace(tmp_path), "set", scan_folder(fill(tmp_path / "other", 2)))
     assert Dataset.open(dataset.folder).count() == 20
 
 
-def test_a_damaged_or_missing_dataset_is_told(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_dataset_raises_an_error(dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a dataset"):
         Dataset.open(tmp_path)
     (dataset.folder / "dataset.json").write_text("{", encoding="utf-8")
@@ -134,7 +134,7 @@ def test_many_threads_read_and_write_one_dataset(dataset: Dataset) -> None:
             for step in range(10):
                 dataset.index.mark_maps([(f"{number}-{step}", "spec", "digest")])
                 assert len(dataset.samples(0, 5)) == 5
-        except BaseException as error:  # a thread's error is seen in no other way
+        except BaseException as error:  # otherwise an error in a thread would go unnoticed
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(6)]
@@ -145,7 +145,7 @@ def test_many_threads_read_and_write_one_dataset(dataset: Dataset) -> None:
     assert not errors and len(dataset.index.map_states()) == 60
 
 
-def test_problems_are_kept_with_the_dataset(tmp_path: Path) -> None:
+def test_problems_are_stored_with_the_dataset(tmp_path: Path) -> None:
     source = fill(tmp_path / "source", 2)
     (source / "bad.png").write_bytes(b"")
     dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(source))

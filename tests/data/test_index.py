@@ -1,4 +1,4 @@
-"""The index: kept over cancelled scans, only what changed is read again, and older files are brought up to date."""
+"""The index survives cancelled scans, reads only changed files again, and migrates older files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the images that are read, as they are."""
+    """Collects the names of the images that are read."""
     names: list[str] = []
     real = scan.inspect
 
@@ -44,7 +44,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_a_second_scan_reads_only_what_has_changed(workspace: Workspace, folder: Path, opened: list[str]) -> None:
+def test_a_second_scan_reads_only_what_changed(workspace: Workspace, folder: Path, opened: list[str]) -> None:
     first = import_source(workspace, str(folder))
     before = Dataset.open(first.folder)
     assert len(opened) == COUNT
@@ -63,7 +63,7 @@ def test_a_second_scan_reads_only_what_has_changed(workspace: Workspace, folder:
     assert after.fingerprint != before.fingerprint
 
 
-def test_a_cancelled_scan_goes_on_where_it_stopped(workspace: Workspace, folder: Path, opened: list[str]) -> None:
+def test_a_cancelled_scan_continues_where_it_stopped(workspace: Workspace, folder: Path, opened: list[str]) -> None:
     control = Control()
 
     def progress(done: int, total: int, label: str) -> None:
@@ -78,7 +78,7 @@ def test_a_cancelled_scan_goes_on_where_it_stopped(workspace: Workspace, folder:
     assert len(opened) <= COUNT - 6 and "00.jpg" not in opened
 
 
-def test_until_the_end_readers_see_the_old_rows(workspace: Workspace, folder: Path) -> None:
+def test_readers_see_the_old_rows_until_a_scan_ends(workspace: Workspace, folder: Path) -> None:
     dataset = Dataset.open(import_source(workspace, str(folder)).folder)
     with dataset.index.writing() as writer:
         writer.add(dataset.samples()[0])
@@ -88,7 +88,7 @@ def test_until_the_end_readers_see_the_old_rows(workspace: Workspace, folder: Pa
     assert dataset.count() == 1
 
 
-def test_what_somebody_left_out_stays_so(workspace: Workspace, folder: Path) -> None:
+def test_excluded_samples_stay_excluded_after_a_scan(workspace: Workspace, folder: Path) -> None:
     dataset = Dataset.open(import_source(workspace, str(folder)).folder)
     with sqlite3.connect(dataset.folder / "index.sqlite") as connection:
         connection.execute("UPDATE samples SET status = 'left out' WHERE key = '02.jpg'")
@@ -101,7 +101,7 @@ def test_an_index_of_the_first_version_opens_and_keeps_its_rows(workspace: Works
     dataset = Dataset.open(import_source(workspace, str(folder)).folder)
     dataset.index.mark_maps([("00.jpg", "spec", "digest")])
     path = dataset.folder / "index.sqlite"
-    with sqlite3.connect(path) as connection:  # as the first version made it
+    with sqlite3.connect(path) as connection:  # the first version's table
         connection.execute("ALTER TABLE samples DROP COLUMN source")
         connection.execute("ALTER TABLE samples DROP COLUMN status")
         connection.execute("DROP TABLE read_files")
@@ -114,13 +114,13 @@ def test_an_index_of_the_first_version_opens_and_keeps_its_rows(workspace: Works
     assert old.map_states() == {"00.jpg": ("spec", "digest")}
 
 
-def test_what_was_read_is_saved_by_and_by(
+def test_rows_are_saved_during_the_scan(
     workspace: Workspace, folder: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
 ) -> None:
     monkeypatch.setattr(IndexWriter, "COMMIT_SECONDS", -1.0)
 
     def crash(self: IndexWriter) -> None:
-        raise KeyboardInterrupt  # as if the program were ended by force
+        raise KeyboardInterrupt  # as if the process was killed
 
     monkeypatch.setattr(IndexWriter, "finish", crash)
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +131,7 @@ def test_what_was_read_is_saved_by_and_by(
     connection.close()
 
 
-def test_opening_and_paging_read_no_more_than_the_page(workspace: Workspace, folder: Path) -> None:
+def test_opening_and_paging_read_only_the_page(workspace: Workspace, folder: Path) -> None:
     dataset = Dataset.open(import_source(workspace, str(folder)).folder)
     connection = sqlite3.connect(dataset.folder / "index.sqlite")
     plans = [

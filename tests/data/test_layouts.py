@@ -1,4 +1,4 @@
-"""Each layout is recognised by itself, and its captions and maps are found."""
+"""Each layout is recognized, and its captions and maps are found."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def lines(path: Path, *rows: object) -> None:
 
 
 def seen(report: ScanReport) -> dict[str, tuple[str, str]]:
-    """Caption and name of the map by key."""
+    """Key -> caption and file name of the map."""
     return {s.key: (s.caption, s.condition.name if s.condition else "") for s in report.samples}
 
 
-def test_every_layout_has_its_own_name_and_says_it_in_words() -> None:
+def test_every_layout_has_a_unique_name_and_title() -> None:
     assert len(LAYOUTS) == len(ORDER) and all(" " in title for title in LAYOUTS.values())
 
 
@@ -48,7 +48,7 @@ def test_metadata_csv(tmp_path: Path, separator: str) -> None:
     }
 
 
-def test_a_bad_line_of_a_csv_is_told_with_its_number(tmp_path: Path) -> None:
+def test_a_bad_csv_line_is_reported_with_its_number(tmp_path: Path) -> None:
     image(tmp_path / "set" / "1.png")
     image(tmp_path / "secret.png")
     (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n1.png,one\n\n../secret.png,x\n,y\n", "utf-8")
@@ -57,7 +57,7 @@ def test_a_bad_line_of_a_csv_is_told_with_its_number(tmp_path: Path) -> None:
     assert [problem.what.split(" of ")[0] for problem in report.problems] == ["Line 4", "Line 5"]
 
 
-def test_a_csv_about_something_else_is_passed_over(tmp_path: Path) -> None:
+def test_an_unrelated_csv_is_ignored(tmp_path: Path) -> None:
     image(tmp_path / "1.png")
     for content in ("camera,lens\nA,50\n", "", '"' + "x" * 200_000):
         (tmp_path / "metadata.csv").write_text(content, encoding="utf-8")
@@ -92,7 +92,7 @@ def test_prompt_json_of_the_original_controlnet(tmp_path: Path, as_list: bool) -
     assert report.samples[0].condition == tmp_path / "source" / "0.png"
 
 
-def test_lists_with_broken_lines_or_of_something_else_do_no_harm(tmp_path: Path) -> None:
+def test_broken_lines_and_unrelated_lists_are_ignored(tmp_path: Path) -> None:
     image(tmp_path / "1.png")
     for content in ("[1, 2", "[[1], null, 3]", '{"steps": 20}', "3\nnull\n", ""):
         (tmp_path / "prompt.json").write_text(content, encoding="utf-8")
@@ -106,14 +106,14 @@ def test_lists_with_broken_lines_or_of_something_else_do_no_harm(tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["metadata.jsonl", "train.jsonl"])
-def test_a_column_that_tells_the_origin_is_no_map(tmp_path: Path, name: str) -> None:
+def test_a_source_column_with_an_origin_is_not_a_map(tmp_path: Path, name: str) -> None:
     image(tmp_path / "1.png")
     lines(tmp_path / name, {"file_name": "1.png", "source": "a web site", "condition": "good", "target": "x"})
     report = scan_folder(tmp_path)
     assert seen(report) == {"1.png": ("", "")} and not report.problems
 
 
-def test_of_several_lists_the_first_in_the_order_counts(tmp_path: Path) -> None:
+def test_among_several_lists_the_first_in_the_order_is_used(tmp_path: Path) -> None:
     image(tmp_path / "1.png")
     lines(tmp_path / "train.jsonl", {"image": "1.png", "text": "train"})
     (tmp_path / "metadata.csv").write_text("file_name,text\n1.png,csv\n", encoding="utf-8")
@@ -147,7 +147,7 @@ def test_kohya_folders_with_a_conditioning_folder(tmp_path: Path, base: str, con
         image(tmp_path / base / f"{name}.jpg")
     image(tmp_path / conditions / "10_cat" / "a.png")
     image(tmp_path / conditions / "b.png")
-    image(tmp_path / conditions / "a.png")  # which of the two a?
+    image(tmp_path / conditions / "a.png")  # ambiguous: there are two images named a
     image(tmp_path / "reg" / "1_cat" / "r.png")
     report = scan_folder(tmp_path)
     prefix = "" if base == "." else "img/"
@@ -161,7 +161,7 @@ def test_kohya_folders_with_a_conditioning_folder(tmp_path: Path, base: str, con
 
 
 @pytest.mark.parametrize("name", ["2019_summer", "01_cats", "10_", "cats_10"])
-def test_folders_that_only_look_like_kohyas_stay_plain(tmp_path: Path, name: str) -> None:
+def test_folders_that_only_resemble_kohyas_are_read_as_plain(tmp_path: Path, name: str) -> None:
     image(tmp_path / name / "a.png")
     assert scan_folder(tmp_path).layout == "plain"
 
@@ -190,7 +190,7 @@ def test_images_beside_a_folder_of_maps(tmp_path: Path, conditions: str) -> None
     assert [problem.path.name for problem in report.problems] == ["3.jpg"]
 
 
-def test_a_folder_that_is_only_called_source_is_no_folder_of_maps(tmp_path: Path) -> None:
+def test_a_folder_merely_named_source_is_not_a_map_folder(tmp_path: Path) -> None:
     image(tmp_path / "cover.jpg")
     image(tmp_path / "source" / "1.jpg")
     report = scan_folder(tmp_path)
@@ -211,14 +211,14 @@ def test_img2dataset_files(tmp_path: Path) -> None:
     assert [sample.caption for sample in report.samples] == ["from the json", "from the text", "", ""]
 
 
-def test_numbered_images_with_other_json_stay_plain(tmp_path: Path) -> None:
+def test_numbered_images_with_unrelated_json_are_read_as_plain(tmp_path: Path) -> None:
     image(tmp_path / "000000001.jpg")
     assert scan_folder(tmp_path).layout == "plain"
     lines(tmp_path / "000000001.json", {"caption": "x"})
     assert scan_folder(tmp_path).layout == "plain"
 
 
-def test_a_list_that_names_only_what_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_list_that_names_only_missing_files_is_reported(tmp_path: Path) -> None:
     lines(tmp_path / "train.jsonl", {"image": "gone.png", "text": "x"})
     with pytest.raises(UserError, match="None of the images"):
         scan_folder(tmp_path)

@@ -44,7 +44,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """What a file shows, RGB."""
+    """Pixels of an image file, RGB."""
     return np.asarray(Image.open(path).convert("RGB"))
 
 
@@ -66,7 +66,7 @@ def test_every_image_gets_its_lossless_map(dataset: Dataset, type: str) -> None:
     assert not [p for p in dataset.folder.rglob("*") if p.suffix == ".tmp"]
 
 
-def test_lines_take_one_bit_a_pixel_and_a_map_of_another_type_leaves_no_file_behind(dataset: Dataset) -> None:
+def test_line_maps_have_one_bit_per_pixel_and_old_files_are_removed(dataset: Dataset) -> None:
     make_all(dataset, "canny")
     paths = [dataset.condition_path(sample) for sample in dataset.samples()]
     assert {path.suffix for path in paths} == {".png"} and {Image.open(path).mode for path in paths} == {"1"}
@@ -77,7 +77,7 @@ def test_lines_take_one_bit_a_pixel_and_a_map_of_another_type_leaves_no_file_beh
     assert all(path.exists() for path in paths) and not any(path.exists() for path in others)
 
 
-def test_maps_that_an_earlier_version_made_as_webp_are_kept(dataset: Dataset) -> None:
+def test_webp_maps_of_an_earlier_version_are_kept(dataset: Dataset) -> None:
     make_all(dataset, "canny")
     for sample in dataset.samples():
         path = dataset.condition_path(sample)
@@ -88,7 +88,7 @@ def test_maps_that_an_earlier_version_made_as_webp_are_kept(dataset: Dataset) ->
 
 
 @pytest.mark.parametrize("kind", [kind for kind in registry.all() if kind.two_level], ids=lambda kind: kind.name)
-def test_types_that_say_so_have_two_levels_whatever_their_settings(
+def test_types_declared_binary_have_two_levels_for_all_settings(
     kind: registry.ConditionType, tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:
     values = kind.resolve({p.name: p.vary[1] for p in kind.parameters if p.vary})
@@ -106,8 +106,8 @@ def test_only_what_changed_is_made_again(dataset: Dataset) -> None:
     report = make_all(dataset, "canny")
     assert (report.made, report.kept) == (0, 10) and dates(dataset) == before
 
-    squares(dataset.samples()[2].image, 99)  # another content
-    dataset.samples()[3].image.touch()  # another date only
+    squares(dataset.samples()[2].image, 99)  # new content
+    dataset.samples()[3].image.touch()  # new date only
     dataset.condition_path(dataset.samples()[5]).unlink()
     report = make_all(dataset, "canny")
     after = dates(dataset)
@@ -119,7 +119,7 @@ def test_only_what_changed_is_made_again(dataset: Dataset) -> None:
     assert Image.open(dataset.condition_path(dataset.samples()[0])).size == (32, 32)
 
 
-def test_a_stopped_run_goes_on_where_it_stopped(dataset: Dataset) -> None:
+def test_a_stopped_job_continues_where_it_stopped(dataset: Dataset) -> None:
     with pytest.raises(Cancelled):
         make_all(dataset, "canny", token=CancelAfter(4), workers=1)
     ready = dataset.count(ready=True)
@@ -128,7 +128,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(dataset: Dataset) -> None:
     assert report.made + report.kept == 10 and report.kept >= ready and dataset.count(ready=True) == 10
 
 
-def test_a_bad_file_is_reported_and_the_rest_goes_on(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_file_is_reported_and_the_job_continues(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset.samples()[1].image.write_bytes(b"")
     dataset.samples()[4].image.unlink()
     report = make_all(dataset, "canny")
@@ -137,7 +137,7 @@ def test_a_bad_file_is_reported_and_the_rest_goes_on(dataset: Dataset, monkeypat
     assert len(dataset.held_out(3).train) == 5
 
 
-def test_a_full_disk_ends_the_run_with_a_sentence(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_job_with_a_readable_error(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.replace
 
     def full(old: Path, new: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(dataset: Dataset, monkeypatch:
         make_all(dataset, "canny")
 
 
-def test_nearly_empty_maps_are_named(tmp_path: Path) -> None:
+def test_nearly_empty_maps_are_listed(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "source" / "flat.png")
     dataset = Dataset.create(Workspace(tmp_path), "set", scan_folder(tmp_path / "source"))
@@ -164,7 +164,7 @@ def test_the_images_are_never_touched(dataset: Dataset) -> None:
     assert [(s.image.read_bytes(), s.image.stat().st_mtime_ns) for s in dataset.samples()] == before
 
 
-def test_maps_that_came_along_need_no_making(tmp_path: Path) -> None:
+def test_ready_made_maps_are_not_made_again(tmp_path: Path) -> None:
     for folder in ("images", "conditions"):
         (tmp_path / "source" / folder).mkdir(parents=True)
         squares(tmp_path / "source" / folder / "1.png", 1)
@@ -174,7 +174,7 @@ def test_maps_that_came_along_need_no_making(tmp_path: Path) -> None:
     assert dataset.condition_path(dataset.samples()[0]).parent.parent == dataset.folder / "conditions"
 
 
-def test_a_map_says_what_it_was_made_by_and_several_strengths_can_be_told_and_drawn_again(dataset: Dataset) -> None:
+def test_a_map_stores_its_parameters_and_varied_ones_are_repeatable(dataset: Dataset) -> None:
     make_all(dataset, "canny", varied=7)
     kind, used = registry.get("canny"), set()
     for sample in dataset.samples():
@@ -192,7 +192,7 @@ def test_a_map_says_what_it_was_made_by_and_several_strengths_can_be_told_and_dr
     assert map_files.made_by(dataset.condition_path(dataset.samples()[0])) == {"condition": "canny", **kind.resolve({})}
 
 
-def test_a_model_sees_several_images_at_once_and_is_let_go_afterwards(
+def test_a_model_runs_on_batches_and_is_released_afterwards(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes: list[int] = []
@@ -214,7 +214,7 @@ def test_a_model_sees_several_images_at_once_and_is_let_go_afterwards(
         assert np.abs(written - wanted).max() <= 1
 
 
-def test_a_pass_that_fails_is_done_again_one_by_one_and_tells_the_image(
+def test_a_failed_batch_is_repeated_image_by_image_to_find_the_bad_one(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = np.asarray(Image.open(dataset.samples()[4].image))
@@ -232,7 +232,7 @@ def test_a_pass_that_fails_is_done_again_one_by_one_and_tells_the_image(
 
 
 @pytest.mark.parametrize("most", [3, 1])
-def test_a_pass_that_does_not_fit_in_memory_is_made_smaller_once_and_for_all(
+def test_out_of_memory_reduces_the_batch_for_the_rest_of_the_job(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     passes: list[int] = []
@@ -250,7 +250,7 @@ def test_a_pass_that_does_not_fit_in_memory_is_made_smaller_once_and_for_all(
     assert passes[:2] == [8, 4] and max(passes[3:]) <= 2
 
 
-def test_an_image_that_does_not_fit_alone_is_told_in_words(
+def test_a_single_image_out_of_memory_is_a_readable_error(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
@@ -263,7 +263,7 @@ def test_an_image_that_does_not_fit_alone_is_told_in_words(
     assert "Close other programs" in report.failures[0].try_this
 
 
-def test_missing_weights_stop_the_job_before_it_touches_the_dataset(dataset: Dataset) -> None:
+def test_missing_weights_stop_the_job_before_it_changes_the_dataset(dataset: Dataset) -> None:
     make_all(dataset, "canny")
     with pytest.raises(UserError, match="not on this computer"):
         make_all(dataset, "depth")
@@ -273,7 +273,7 @@ def test_missing_weights_stop_the_job_before_it_touches_the_dataset(dataset: Dat
     assert spec is not None and spec.type == "canny" and dataset.count(ready=True) == 10
 
 
-def test_a_program_that_never_works_is_not_tried_on_every_image(tmp_path: Path) -> None:
+def test_a_program_that_always_fails_is_not_run_on_every_image(tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     for number in range(make_maps.HOPELESS + 30):
         squares(tmp_path / "source" / f"{number:03}.png", number)
@@ -290,7 +290,7 @@ def test_large_images_go_in_smaller_batches(dataset: Dataset) -> None:
     assert [len(batch) for batch in make_maps._batches(iter(large), 8, 512)] == [8, 2]
 
 
-def test_large_photographs_are_read_small_and_mean_the_same(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+def test_large_photographs_are_read_downscaled_with_similar_maps(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     large = Image.fromarray(photos["astronaut"]).resize((2048, 2048), Image.Resampling.LANCZOS)
     large.save(tmp_path / "large.jpg", quality=95)
     read = make_maps.read_image(tmp_path / "large.jpg", 512)

@@ -1,4 +1,4 @@
-"""Prepared condition maps: the very pixels that the files would give, made once, and anew when a file changes."""
+"""Prepared condition maps have the pixels of the files, are made once, and again if a file changes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def dataset(kind: str, workspace: Workspace, photos: dict[str, np.ndarray], tmp_path: Path) -> Dataset:
-    """Pieces of photographs, wide and square, with maps of one kind."""
+    """Wide and square crops of photographs, with maps of one kind."""
     source = tmp_path / "pairs"
     for name in ("images", "conditions"):
         (source / name).mkdir(parents=True)
     for number, photo in enumerate(photos.values()):
-        wide = 90 * (number % 2) if kind != "black and white" else 0  # maps of two levels are not resized: see below
+        wide = 90 * (number % 2) if kind != "black and white" else 0  # binary maps are not resized: see below
         piece = Image.fromarray(photo[20:180, 30 : 190 + wide])
         piece.save(source / "images" / f"{number}.png")
         map = piece if kind == "colour" else piece.convert("L")
@@ -58,7 +58,7 @@ def cache(dataset: Dataset, tiny_base: Path, tmp_path: Path) -> TrainingCache:
 
 
 def plan_of(dataset: Dataset) -> CropPlan:
-    """Maps of two levels are at their final size: resizing would make grey of them."""
+    """Binary maps have their final size, because resizing would add grey."""
     return PLAN if dataset.name != "black and white" else CropPlan(128)
 
 
@@ -69,7 +69,7 @@ def build(dataset: Dataset, cache: TrainingCache, control: Control | None = None
     return made
 
 
-def test_they_are_what_the_files_would_give(
+def test_prepared_maps_equal_the_files(
     kind: str, dataset: Dataset, cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(map_cache, "SHARD_BYTES", 3 * 128 * 128 * 2)  # several files
@@ -86,7 +86,7 @@ def test_they_are_what_the_files_would_give(
 
 
 @pytest.mark.parametrize("kind", ["grey"], indirect=True)
-def test_they_are_made_once_and_anew_when_a_file_changes(
+def test_maps_are_prepared_once_and_again_if_a_file_changes(
     dataset: Dataset, cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(dataset, cache)
@@ -94,7 +94,7 @@ def test_they_are_made_once_and_anew_when_a_file_changes(
     with monkeypatch.context() as patched:
         patched.setattr(map_cache, "_make", lambda *_: pytest.fail("made twice"))
         build(dataset, cache)
-    for _ in range(3):  # painted over by hand, and scanned again
+    for _ in range(3):  # edited manually and scanned again
         path = dataset.condition_path(dataset.samples()[0])
         Image.fromarray(255 - np.asarray(Image.open(path)) // 2).save(path)
         dataset = Dataset.create(Workspace(dataset.folder.parents[1]), dataset.name, scan_folder(dataset.source))
@@ -107,9 +107,7 @@ def test_they_are_made_once_and_anew_when_a_file_changes(
 
 
 @pytest.mark.parametrize("kind", ["colour"], indirect=True)
-def test_a_cancelled_build_is_not_taken_for_a_whole_one(
-    dataset: Dataset, cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_build_is_not_used(dataset: Dataset, cache: TrainingCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(map_cache, "SHARD_BYTES", 3 * 128 * 128 * 2)
     control = Control()
     with pytest.raises(Cancelled):
@@ -119,7 +117,7 @@ def test_a_cancelled_build_is_not_taken_for_a_whole_one(
 
 
 @pytest.mark.parametrize("kind", ["colour"], indirect=True)
-def test_a_disk_without_room_is_left_alone(
+def test_nothing_is_written_to_a_full_disk(
     dataset: Dataset, cache: TrainingCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1, 1, 2**30))
@@ -128,7 +126,7 @@ def test_a_disk_without_room_is_left_alone(
     assert not list(cache.folder.glob("maps-*"))
 
 
-def test_labels_and_other_levels_are_kept_as_they_are() -> None:
+def test_labels_and_grey_levels_are_unchanged() -> None:
     maps = np.zeros((2, 8, 12, 3), np.uint8)
     maps[0, 0, 0] = 254
     assert smallest(maps).shape == (2, 8, 12, 1)

@@ -93,7 +93,7 @@ def test_metadata_may_not_reach_outside_the_folder(tmp_path: Path) -> None:
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A PNG whose header promises a size; enough for a reader to see that it is too large."""
+    """A PNG whose header declares a size: enough for a reader to see that it is too large."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"\0" * 100)), (b"IEND", b"")]
     body = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
@@ -101,7 +101,7 @@ def png_of(width: int, height: int) -> bytes:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_each_unusable_file_is_told_with_its_cause_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_each_unusable_file_is_reported_and_the_scan_continues(tmp_path: Path) -> None:
     good = image(tmp_path / "good.png")
     whole = image(tmp_path / "cut.jpg", (200, 200)).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -130,7 +130,7 @@ def test_each_unusable_file_is_told_with_its_cause_and_the_rest_goes_on(tmp_path
     assert all(problem.try_this for problem in report.problems)
 
 
-def test_the_folder_itself_may_be_the_problem(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_scanned_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file.txt").write_text("x", encoding="utf-8")
     (tmp_path / "bad").mkdir()
@@ -143,7 +143,7 @@ def test_the_folder_itself_may_be_the_problem(tmp_path: Path) -> None:
         scan_folder(tmp_path / "bad")
 
 
-def test_progress_is_told_and_cancelling_raises(tmp_path: Path) -> None:
+def test_progress_is_reported_and_cancelling_raises(tmp_path: Path) -> None:
     for number in range(12):
         image(tmp_path / f"{number:02}.png", seed=number)
     seen: list[tuple[int, int, str]] = []
@@ -161,7 +161,7 @@ def test_nothing_is_written_into_the_users_folder(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_load_rgb_turns_flattens_and_brings_sixteen_bits_to_eight(tmp_path: Path) -> None:
+def test_load_rgb_rotates_flattens_and_converts_sixteen_bits_to_eight(tmp_path: Path) -> None:
     turned = Image.new("RGB", (40, 60), (255, 0, 0))
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -1,4 +1,4 @@
-"""Tiny BLIP and Florence-2 with random weights, in the folders that the real ones come in."""
+"""Tiny BLIP and Florence-2 models with random weights, in the folder layout of the real ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tiny_blip(folder: Path) -> Path:
         torch.manual_seed(3)
         model = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
         bias = model.text_decoder.cls.predictions.bias
-        bias.data[[*range(5), -1]] = -2.0  # words rather than marks
+        bias.data[[*range(5), -1]] = -2.0  # makes words likelier than punctuation
     model.save_pretrained(folder)
     tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"))
     BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
@@ -67,7 +67,7 @@ def tiny_florence(folder: Path) -> Path:
         "depths": [1, 1, 1, 1], "embed_dim": [8, 8, 8, 16], "num_heads": [1, 1, 1, 1], "num_groups": [1, 1, 1, 1],
         "window_size": 4, "projection_dim": 16, "initializer_range": 0.3,
     }  # fmt: skip
-    side, tokens = 64, 2 * 2 + 1  # 64 px are 2 x 2 patches of 32 px, and one token for all of them
+    side, tokens = 64, 2 * 2 + 1  # 2 x 2 patches of 32 px, and one token for all of them
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         config = Florence2Config(text_config=text, vision_config=vision, image_token_id=tokenizer.image_token_id)

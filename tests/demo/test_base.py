@@ -1,4 +1,4 @@
-"""The bundled base is an ordinary, small diffusers pipeline that draws what the caption says."""
+"""The bundled base is an ordinary small diffusers pipeline that follows its prompt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from engine.workspace.paths import DEMO_BASE
 
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionPipeline:
-    """Loaded by diffusers' own code alone."""
+    """The base, loaded by diffusers only."""
     loaded = StableDiffusionPipeline.from_pretrained(DEMO_BASE, torch_dtype=torch.float32)
     loaded.scheduler = UniPCMultistepScheduler.from_config(loaded.scheduler.config)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 
 
-def test_it_is_small_and_in_safetensors() -> None:
+def test_the_base_is_small_and_in_safetensors() -> None:
     weights = list(DEMO_BASE.rglob("*.safetensors"))
     assert len(weights) == 3
     assert sum(path.stat().st_size for path in weights) <= 8_000_000
     assert not list(DEMO_BASE.rglob("*.bin")) + list(DEMO_BASE.rglob("*.py"))
 
 
-def test_it_is_of_the_sd1_family_with_its_schedule(pipeline: StableDiffusionPipeline) -> None:
+def test_the_base_is_sd1_with_its_noise_schedule(pipeline: StableDiffusionPipeline) -> None:
     assert detect(str(DEMO_BASE)).name == "sd1"
     schedule = pipeline.scheduler.config
     assert (schedule.beta_start, schedule.beta_end, schedule.beta_schedule) == (0.00085, 0.012, "scaled_linear")
@@ -36,13 +36,13 @@ def test_it_is_of_the_sd1_family_with_its_schedule(pipeline: StableDiffusionPipe
     assert pipeline.unet.config.sample_size * 8 == 128
 
 
-def test_every_word_of_a_caption_is_one_token_and_any_other_word_is_spelled(pipeline: StableDiffusionPipeline) -> None:
+def test_caption_words_are_single_tokens_and_others_are_spelled(pipeline: StableDiffusionPipeline) -> None:
     words = {word for name in [*PALETTE, *SHAPES, BLOB, "with background"] for word in name.split()}
     assert {word: len(pipeline.tokenizer.tokenize(word)) for word in words} == dict.fromkeys(words, 1)
     assert pipeline.tokenizer.decode(pipeline.tokenizer("zebra").input_ids, skip_special_tokens=True).strip() == "zebra"
 
 
-def test_it_draws_the_colours_that_the_caption_says(pipeline: StableDiffusionPipeline) -> None:
+def test_the_base_generates_the_captions_colours(pipeline: StableDiffusionPipeline) -> None:
     pairs = [("red", "navy"), ("white", "green"), ("yellow", "purple"), ("teal", "pink")]
     prompts = [f"{fg} {shape} with {bg} background" for (fg, bg), shape in zip(pairs, SHAPES, strict=True)]
     generator = [torch.Generator().manual_seed(seed) for seed in range(4)]

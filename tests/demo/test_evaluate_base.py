@@ -8,7 +8,7 @@ from engine.demo.evaluate_base import Prompt, choose_prompts, grid, measure
 from engine.demo.shapes import PALETTE, SHAPES, contrast
 
 
-def test_prompts_cover_every_shape_and_colour_and_come_from_the_seed() -> None:
+def test_prompts_cover_every_shape_and_colour_and_depend_on_the_seed() -> None:
     prompts = choose_prompts(200, seed=0)
     assert prompts == choose_prompts(200, seed=0) != choose_prompts(200, seed=1)
     for role in ("foreground", "background"):
@@ -19,7 +19,7 @@ def test_prompts_cover_every_shape_and_colour_and_come_from_the_seed() -> None:
     assert min(contrast(p.foreground, p.background) for p in prompts) > 90
 
 
-def test_what_is_right_is_counted_and_what_is_mixed_up_is_named() -> None:
+def test_correct_images_are_counted_and_confusions_listed() -> None:
     prompts = [Prompt("circle", "red", "blue"), Prompt("star", "teal", "pink")]
     scores = measure(prompts, [("circle", "red", "blue"), ("square", "teal", "white")])
     assert (scores["colours_right"], scores["shape_right"], scores["all_right"]) == (0.5, 0.5, 0.5)

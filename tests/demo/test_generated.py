@@ -39,7 +39,7 @@ def test_a_generated_set_is_recognised_as_pairs(make, tmp_path: Path) -> None:  
 
 
 @pytest.mark.parametrize("make", MAKERS)
-def test_making_again_changes_nothing_and_a_larger_count_adds(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_generating_again_changes_nothing_and_a_larger_count_adds_images(make, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     make(tmp_path, 5, size=32)
     before = contents(tmp_path)
     dates = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.png")}
@@ -50,7 +50,7 @@ def test_making_again_changes_nothing_and_a_larger_count_adds(make, tmp_path: Pa
     assert all(after[key] == value for key, value in before.items() if key.endswith(".png")) and len(after) == 19
 
 
-def test_a_stopped_run_is_completed_and_equals_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_stopped_generation_continues_to_the_same_result(tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     with pytest.raises(Cancelled):
         make_circles(tmp_path / "a", 10, size=32, token=CancelAfter(4))
@@ -59,7 +59,7 @@ def test_a_stopped_run_is_completed_and_equals_an_unbroken_one(tmp_path: Path) -
     assert contents(tmp_path / "a") == contents(tmp_path / "b") and told[-1][:2] == (10, 10)
 
 
-def test_another_seed_replaces_the_set_and_other_peoples_files_are_safe(tmp_path: Path) -> None:
+def test_another_seed_replaces_the_dataset_but_no_other_files(tmp_path: Path) -> None:
     make_circles(tmp_path / "a", 4, size=32, seed=1)
     make_circles(tmp_path / "a", 4, size=32, seed=2)
     make_circles(tmp_path / "b", 4, size=32, seed=2)
@@ -71,7 +71,7 @@ def test_another_seed_replaces_the_set_and_other_peoples_files_are_safe(tmp_path
     assert contents(tmp_path / "mine") == {"photo.png": b"x"}
 
 
-def test_circles_follow_the_measured_construction() -> None:
+def test_circles_have_the_documented_sizes() -> None:
     scenes = [circle_scene(np.random.default_rng([0, n])) for n in range(2000)]
     radii = np.array([s.radius for s in scenes]) * 512
     centres = np.array([s.centre for s in scenes]) * 512
@@ -81,7 +81,7 @@ def test_circles_follow_the_measured_construction() -> None:
 
 
 @pytest.mark.parametrize(("size", "width"), [(64, 1), (128, 2), (256, 3), (512, 5)])
-def test_the_outline_is_hard_as_wide_as_it_should_be_and_lies_on_the_discs_edge(size: int, width: int) -> None:
+def test_the_outline_is_sharp_has_the_right_width_and_lies_on_the_discs_edge(size: int, width: int) -> None:
     scene = Scene("circle", "red", "blue", (0.45, 0.55), 0.3)
     white = outline(scene, size)[..., 0]
     assert set(np.unique(white)) == {0, 255}
@@ -91,7 +91,7 @@ def test_the_outline_is_hard_as_wide_as_it_should_be_and_lies_on_the_discs_edge(
     inner, outer = (shape_mask("circle", scene.centre, scene.radius + d / size, size) for d in (-width, width))
     assert not (white > 0)[inner].any() and not (white > 0)[~outer].any() and disc.any()
     cut = outline(Scene("circle", "red", "blue", (0.2, 0.2), 0.4), size)
-    assert cut[-1].max() == 0 and cut[0].max() == 255  # runs out at the border it crosses
+    assert cut[-1].max() == 0 and cut[0].max() == 255  # ends at the border
 
 
 def test_blobs_have_a_wide_gap_of_luminance_and_exact_maps(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def scenes(count: int, seed: int = 0) -> list[Scene]:
 
 
 def rough(image: np.ndarray, seed: int) -> np.ndarray:
-    """As a small model paints: soft edges, then noise of sigma 8 and the blocks of a JPEG file."""
+    """Imitates a small model: soft edges, noise of sigma 8, and JPEG artefacts."""
     rng = np.random.default_rng(seed)
     soft = cv2.GaussianBlur(image, (0, 0), 1.2).astype(np.float32) + rng.normal(0, 8, image.shape)
     data = cv2.imencode(".jpg", np.clip(soft, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 75])[1]
@@ -31,7 +31,7 @@ def rough(image: np.ndarray, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", [128, 96])
-def test_clean_images_are_read_without_error(size: int) -> None:
+def test_clean_images_are_scored_without_error(size: int) -> None:
     drawn = scenes(400)
     read = [read_scene(draw(scene, size)) for scene in drawn]
     colours = np.mean([r[1:] == (s.foreground, s.background) for r, s in zip(read, drawn, strict=True)])
@@ -40,7 +40,7 @@ def test_clean_images_are_read_without_error(size: int) -> None:
     assert colours >= 0.99 and shapes >= 0.97
 
 
-def test_rough_images_are_read_nearly_without_error() -> None:
+def test_rough_images_are_scored_almost_without_error() -> None:
     drawn = scenes(400, seed=1)
     began = time.perf_counter()
     read = [read_scene(rough(draw(scene, 128), n)) for n, scene in enumerate(drawn)]
@@ -51,7 +51,7 @@ def test_rough_images_are_read_nearly_without_error() -> None:
     assert colours >= 0.99 and shapes >= 0.97
 
 
-def test_a_disc_in_its_place_scores_one_also_when_rough() -> None:
+def test_a_disc_in_place_scores_one_also_when_rough() -> None:
     asked = [circle_scene(np.random.default_rng([5, n])) for n in range(100)]
     clean = [score_disc(draw(s, 128), s) for s in asked]
     assert min(s.iou for s in clean) > 0.97 and all(s.colours_right for s in clean)
@@ -75,11 +75,11 @@ def test_discs_placed_without_control_overlap_by_about_a_quarter() -> None:
     assert 0.18 < mean < 0.30
 
 
-def test_exchanged_and_wrong_colours_are_told() -> None:
+def test_swapped_and_wrong_colours_are_recognized() -> None:
     asked = Scene("circle", "teal", "brown", (0.5, 0.5), 0.3)
     assert not score_disc(draw(replace(asked, foreground="lime"), 128), asked).colours_right
     swapped = score_disc(draw(replace(asked, foreground="brown", background="teal"), 128), asked)
-    assert swapped.iou < 0.05  # the region in the foreground's colour lies all around the disc
+    assert swapped.iou < 0.05  # the foreground's colour is around the disc
 
 
 def test_blobs_are_scored_by_their_own_mask() -> None:
@@ -99,7 +99,7 @@ def test_an_image_of_one_colour_scores_nothing(value: int) -> None:
         assert read_scene(image) == (NOTHING, NOTHING, NOTHING) and read_image(image) is None
 
 
-def test_pure_noise_and_gradients_obey_nothing() -> None:
+def test_noise_and_gradients_score_nothing() -> None:
     rng = np.random.default_rng(0)
     ramp = np.repeat(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], 3, 2).repeat(64, 0)
     asked = Scene("circle", "teal", "brown", (0.5, 0.5), 0.3)
@@ -109,7 +109,7 @@ def test_pure_noise_and_gradients_obey_nothing() -> None:
         assert shape in SHAPES and {front, ground} <= PALETTE.keys()
 
 
-def test_reading_is_the_same_each_time() -> None:
+def test_scoring_is_repeatable() -> None:
     image = rough(draw(scenes(1)[0], 128), 0)
     first, second = read_image(image), read_image(image)
     assert first is not None and second is not None

@@ -12,7 +12,7 @@ from engine.errors import UserError
 
 @pytest.mark.parametrize("at_least", [None, 100, 256, 400])
 @pytest.mark.parametrize("name", ["plain.jpg", "über.jpg", "grey.jpg", "cmyk.jpg", "turned.jpg", "alpha.png"])
-def test_the_fast_way_gives_the_same_image(
+def test_the_fast_path_gives_the_same_image(
     tmp_path: Path, photos: dict[str, np.ndarray], name: str, at_least: int | None
 ) -> None:
     image = Image.fromarray(photos["coffee"])
@@ -27,7 +27,7 @@ def test_the_fast_way_gives_the_same_image(
         assert fast.shape == (100, 150, 3)
 
 
-def test_a_truncated_photograph_is_no_image_with_grey_bands(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
+def test_a_truncated_photograph_is_an_error_not_grey_bands(tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     Image.fromarray(photos["coffee"]).save(tmp_path / "a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])

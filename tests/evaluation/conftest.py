@@ -20,7 +20,7 @@ from engine.workspace.paths import Workspace
 
 @pytest.fixture(scope="module")
 def prepared(tiny_base: Path, loud_controlnet: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run on eight drawn circles whose two checkpoints are a net that was trained on nothing."""
+    """A run on eight generated circles with two checkpoints of an untrained net."""
     root = tmp_path_factory.mktemp("evaluated")
     workspace = Workspace(root / "workspace")
     dataset = Dataset.create(workspace, "circles", scan_folder(make_circles(root / "circles", 8, size=64)))

@@ -1,4 +1,4 @@
-"""Scores of one image by every scorer that its dataset supports."""
+"""Scores of one image by every scorer that the dataset supports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.evaluation import adherence
 
 
 class Stub:
-    """The part of a dataset that scorers read."""
+    """A fake dataset with the attributes that scorers read."""
 
     def __init__(self, type: str, source: Any, parameters: dict[str, Any] | None = None) -> None:
         from engine.conditions import registry
@@ -27,9 +27,7 @@ def sample(tmp_path: Any) -> Sample:
     return Sample("a.png", tmp_path / "a.png", "a", None, 64, 64)
 
 
-def test_the_photograph_itself_follows_its_map_and_another_does_not(
-    photos: dict[str, np.ndarray], tmp_path: Any
-) -> None:
+def test_the_photograph_itself_scores_high_and_another_low(photos: dict[str, np.ndarray], tmp_path: Any) -> None:
     from engine.conditions import registry
 
     for name in ("canny", "light_dark"):
@@ -43,7 +41,7 @@ def test_the_photograph_itself_follows_its_map_and_another_does_not(
         assert other < 0.35
 
 
-def test_maps_of_the_users_own_have_no_metric(tmp_path: Any) -> None:
+def test_custom_maps_have_no_metric(tmp_path: Any) -> None:
     dataset: Any = Stub("own", tmp_path)
     assert adherence.scorers(dataset) == []
 
@@ -53,14 +51,14 @@ def test_the_mean_is_over_the_images_that_have_the_score() -> None:
     assert adherence.mean_scores([]) == {}
 
 
-def test_a_suffix_keeps_variants_apart(tmp_path: Any) -> None:
+def test_a_suffix_distinguishes_variants(tmp_path: Any) -> None:
     measures: list[adherence.Scorer] = [lambda *_: {"a": 1}]
     empty = np.zeros((8, 8, 3), np.uint8)
     assert adherence.score_image(measures, sample(tmp_path), empty, empty, "_x") == {"a_x": 1.0}
 
 
 def test_generated_sets_have_an_exact_score(tmp_path: Any) -> None:
-    """The true image scores full marks, that of another scene does not, and other sets have no such score."""
+    """The true image scores 1, an image of another scene does not, and other datasets have no such score."""
     from engine.data.dataset import Dataset
     from engine.data.scan import scan_folder
     from engine.demo.circles import make_circles

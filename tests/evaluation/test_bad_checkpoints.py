@@ -1,4 +1,4 @@
-"""What cannot be evaluated is told in words, and what memory cannot hold is drawn in smaller parts."""
+"""Unusable checkpoints raise readable errors, and out of memory reduces the batch."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def cut_short(net: Path) -> None:
 
 @pytest.fixture
 def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], Workspace]:
-    """A copy of the workspace whose newest checkpoint is spoilt."""
+    """A copy of the workspace with a damaged newest checkpoint."""
 
     def spoil(how: Callable[[Path], None]) -> Workspace:
         copy = Workspace(Path(shutil.copytree(prepared.folder.parents[1], tmp_path / "copy")))
@@ -76,20 +76,20 @@ def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], 
     ],
     ids=["another family", "channels", "NaN", "cut short"],
 )
-def test_a_checkpoint_that_cannot_be_used_is_told_by_the_command(
+def test_the_command_reports_an_unusable_checkpoint(
     spoilt: Any, prepared: Run, how: Any, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
     copy = spoilt(how)
     assert main(["--workspace", str(copy.root), "evaluate", prepared.name, "--checkpoint", "20", "--pairs", "2"]) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert all(word in said for word in words) and "Traceback" not in said
-    run, chosen = Run(copy.runs / prepared.name), prepared.checkpoints()[1]  # in a window that was open before
+    run, chosen = Run(copy.runs / prepared.name), prepared.checkpoints()[1]  # listed before the damage
     with pytest.raises(UserError):
         measure_effect(copy, run, replace(chosen, folder=run.folder / "checkpoints" / chosen.folder.name))
     assert not (copy.runs / prepared.name / "evaluation" / "full-000020").exists()
 
 
-def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run) -> None:
+def test_a_map_of_another_size_is_cropped_like_its_image(spoilt: Any, prepared: Run) -> None:
     copy = spoilt(lambda net: None)
     dataset = Dataset.open(copy.dataset_folder("circles"))
     sample = dataset.samples()[0]
@@ -102,7 +102,7 @@ def test_a_map_of_another_size_is_cut_like_its_image(spoilt: Any, prepared: Run)
     assert np.abs(after.wanted.astype(int) - before.wanted).mean() < 20
 
 
-def test_for_want_of_memory_less_is_drawn_at_once_and_at_last_it_is_said(
+def test_out_of_memory_reduces_the_batch_then_raises_an_error(
     prepared: Run, own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     models = load_models(own_workspace, prepared, prepared.checkpoints()[0])

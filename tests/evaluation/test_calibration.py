@@ -1,4 +1,4 @@
-"""Planted degradations of real photographs: every metric puts them in their order, with room between.
+"""Synthetic degradations of real photographs: every metric ranks them correctly, with margins.
 
 The same at full size, with its figures: python -m benchmarks.adherence_calibration (docs/adherence.md).
 """
@@ -12,7 +12,7 @@ from benchmarks.adherence_calibration import ANOTHER, TYPES, calibrate, normalis
 from benchmarks.planted import photographs
 
 ROOM = {"canny": 0.05, "lines": 0.1, "lineart": 0.1, "scribble": 0.05}
-"""How much a shift of 2.5 px costs the types that are about places; to the others it matters little."""
+"""Loss of score by a shift of 2.5 px, for types that depend on positions; the others lose little."""
 
 
 @pytest.fixture(scope="module")

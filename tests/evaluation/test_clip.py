@@ -1,4 +1,4 @@
-"""CLIP's two figures: right by hand on made-up embeddings, and runnable with a model of the real shape."""
+"""The two CLIP metrics: compared with hand-computed values, and run with a model of the real shape."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_score_is_a_hundred_times_the_cosine_and_never_negative() -> None:
     assert clip.score(images, np.array([[0.6, 0.8], [-1.0, 0.0]])) == pytest.approx(30)
 
 
-def test_the_distance_is_nothing_for_one_set_and_grows_with_the_gap() -> None:
+def test_the_distance_is_zero_for_equal_sets_and_grows_with_the_gap() -> None:
     rng = np.random.default_rng(0)
     make = lambda shift: unit(rng.standard_normal((200, 32)) + shift)  # noqa: E731
     near, far = (abs(clip.cmmd(make(0), make(shift))) for shift in (0.0, 0.5))
@@ -37,7 +37,7 @@ def test_the_distance_is_nothing_for_one_set_and_grows_with_the_gap() -> None:
 
 
 def test_the_distance_by_hand() -> None:
-    """Two sets of two: k = exp(-d^2 / 200) with d^2 = 2 - 2 cos."""
+    """Two sets of two embeddings: k = exp(-d^2 / 200) with d^2 = 2 - 2 cos."""
     first, second = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[-1.0, 0.0], [0.0, -1.0]])
     within, near, opposite = np.exp(-2 / 200), np.exp(-2 / 200), np.exp(-4 / 200)
     assert clip.cmmd(first, second) == pytest.approx(1000 * (2 * within - 2 * (near + opposite) / 2))
@@ -45,7 +45,7 @@ def test_the_distance_by_hand() -> None:
         clip.cmmd(first[:1], second)
 
 
-def test_a_model_of_the_real_shape_reads_images_and_words(
+def test_a_model_of_the_real_shape_embeds_images_and_text(
     tiny_base: Path, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     model = clip.load(tiny_clip.write(tmp_path / "clip", tiny_base), "cpu")
@@ -58,10 +58,10 @@ def test_a_model_of_the_real_shape_reads_images_and_words(
     assert words.shape == (2, 8) and np.isfinite(words).all()
 
 
-def test_sets_of_photographs_are_farther_apart_the_more_they_are_spoilt(
+def test_the_distance_grows_with_the_number_of_degraded_photographs(
     tiny_base: Path, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    """Planted: 64 pieces of photographs against 64 other pieces of them, ever more of which are negatives."""
+    """64 crops of photographs against 64 other crops, of which more and more are negatives."""
     rng = np.random.default_rng(0)
 
     def pieces() -> list[np.ndarray]:
@@ -75,14 +75,14 @@ def test_sets_of_photographs_are_farther_apart_the_more_they_are_spoilt(
     model = clip.load(tiny_clip.write(tmp_path / "clip", tiny_base), "cpu")
     true = model.images(pieces())
     others = pieces()
-    spoilt = {"others": 0, "a quarter": 16, "half": 32, "all": 64}  # as many of them as negatives
+    spoilt = {"others": 0, "a quarter": 16, "half": 32, "all": 64}  # number of negatives
     sets = {name: [*(255 - one for one in others[:n]), *others[n:]] for name, n in spoilt.items()}
     found = {name: clip.cmmd(true, model.images(images)) for name, images in sets.items()}
     assert abs(found["others"]) < found["a quarter"] < found["half"] < found["all"], found
     assert found["all"] > 10 * abs(found["others"]), found
 
 
-def test_where_it_is_looked_for_and_what_is_said_where_it_is_not(workspace: Workspace) -> None:
+def test_the_model_is_found_in_its_folders_or_reported_missing(workspace: Workspace) -> None:
     assert clip.find() is None
     said = clip.missing_text()
     assert clip.MODEL.id in said and str(workspace.models / "clip") in said and "--download" in said

@@ -1,4 +1,4 @@
-"""Signs of damage: colours that drift, wrong maps that change nothing, images that were memorized."""
+"""Signs of damage: colour drift, maps without effect, memorized images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.workspace.paths import Workspace
 
 @pytest.mark.parametrize(("how", "name"), [(ImageEnhance.Color, "saturation"), (ImageEnhance.Contrast, "contrast")])
 @pytest.mark.parametrize("strength", [0.5, 1.4])
-def test_planted_drift_is_measured(photos: dict[str, np.ndarray], how: Any, name: str, strength: float) -> None:
+def test_synthetic_drift_is_measured(photos: dict[str, np.ndarray], how: Any, name: str, strength: float) -> None:
     true = [pixels[:200, :200] for pixels in (photos["coffee"], photos["chelsea"])]
     drawn = [np.asarray(how(Image.fromarray(image)).enhance(strength)) for image in true]
     ratio = colour.drift(drawn, true)[name]
@@ -28,13 +28,13 @@ def test_planted_drift_is_measured(photos: dict[str, np.ndarray], how: Any, name
     assert colour.drift(true, true) == {"saturation": 1.0, "contrast": 1.0}
 
 
-def test_grey_images_give_no_absurd_ratio() -> None:
+def test_grey_images_do_not_blow_up_the_ratio() -> None:
     flat = [np.full((8, 8, 3), 128, np.uint8)]
     assert colour.drift(flat, flat) == {"saturation": pytest.approx(1), "contrast": pytest.approx(1)}
 
 
-def test_seeds_that_differ_less_have_a_smaller_spread(photos: dict[str, np.ndarray]) -> None:
-    """Planted: images of one map that are more and more mixed with one and the same image."""
+def test_less_different_seeds_have_a_smaller_spread(photos: dict[str, np.ndarray]) -> None:
+    """Images of one map, mixed more and more with the same image."""
     shown = [photos[name][:200, :200].astype(float) for name in ("coffee", "chelsea", "astronaut")]
 
     def alike(share: float) -> list[np.ndarray]:
@@ -51,7 +51,7 @@ def pair(number: int, size: int = 8) -> Pair:
     return Pair(Sample(str(number), Path("x"), f"caption {number}", None, size, size), map, map)
 
 
-def test_the_meter_draws_each_seed_with_a_blank_and_with_anothers_map() -> None:
+def test_the_effect_test_uses_a_blank_and_another_map_for_each_seed() -> None:
     pairs = [pair(1), pair(2), pair(3, size=16)]
     drawn = effect.wrong_map_requests(pairs, seed=5, strength=0.8)
     assert [int(one.map.max()) for one in drawn] == [0, 0, 0, 2, 1, 3]
@@ -59,7 +59,7 @@ def test_the_meter_draws_each_seed_with_a_blank_and_with_anothers_map() -> None:
     assert drawn[5].map.shape == (16, 16, 3), "alone in its size: its own map, turned"
 
 
-def test_the_meter_is_zero_for_a_net_that_ignores_its_map_and_not_for_one_that_follows_it() -> None:
+def test_the_effect_is_zero_only_for_a_net_that_ignores_its_map() -> None:
     metric = Metric("x", lambda one, image: float((image == one.wanted).all()))
     pairs = [pair(1), pair(2)]
     right, other = [p.wanted for p in pairs], [p.wanted for p in pairs[::-1]]
@@ -79,8 +79,8 @@ def dataset(photos: dict[str, np.ndarray], tmp_path: Path) -> Dataset:
     return Dataset.create(Workspace(tmp_path / "workspace"), "photos", scan_folder(folder))
 
 
-def test_an_image_memorized_is_found(dataset: Dataset, photos: dict[str, np.ndarray]) -> None:
-    """A recompressed copy of a training image is found, others are not; images that cannot be read are passed."""
+def test_a_memorized_image_is_found(dataset: Dataset, photos: dict[str, np.ndarray]) -> None:
+    """A recompressed copy of a training image is found, others are not; unreadable images are skipped."""
     trained = [sample for sample in dataset.samples() if "rocket" not in sample.key]
     copy = Image.fromarray(photos["coffee"][:300, :300]).resize((96, 96)).resize((256, 256))
     drawn = [np.asarray(copy), photos["rocket"][:256, :256]]
@@ -92,7 +92,7 @@ def test_an_image_memorized_is_found(dataset: Dataset, photos: dict[str, np.ndar
     assert (found.looked_at, found.of, found.originals, found.suspicious) == (3, 4, 0, True)
 
 
-def test_a_set_whose_images_are_alike_accuses_nobody(dataset: Dataset) -> None:
+def test_similar_training_images_cause_no_false_match(dataset: Dataset) -> None:
     trained = dataset.samples()
     true = [np.asarray(Image.open(sample.image)) for sample in trained]
     found = nearest.search(dataset, trained, true, true)

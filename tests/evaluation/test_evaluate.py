@@ -1,4 +1,4 @@
-"""The full evaluation of a checkpoint: what is drawn, what is said, and what is left behind."""
+"""The full evaluation of a checkpoint: images, report, and cleaning up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.workspace.paths import Workspace
 from tests.evaluation import tiny_clip
 
 
-def test_the_report_says_what_is_known_and_what_is_missing(
+def test_the_report_lists_results_and_what_is_missing(
     prepared: Run, own_workspace: Workspace, tiny_base: Path, tmp_path: Path
 ) -> None:
     first, second = prepared.checkpoints()
@@ -46,7 +46,7 @@ def test_the_report_says_what_is_known_and_what_is_missing(
     assert any(name == "CLIP score" for name, _ in report.facts(again))
 
 
-def test_the_meter_alone_takes_the_first_held_out_pairs(prepared: Run, own_workspace: Workspace) -> None:
+def test_the_effect_test_alone_uses_the_first_held_out_pairs(prepared: Run, own_workspace: Workspace) -> None:
     found = measure_effect(own_workspace, prepared, prepared.checkpoints()[0])
     folder = effect_folder(prepared.folder, 10)
     assert json.loads((folder / "effect.json").read_text(encoding="utf-8"))["scores"] == found["scores"]
@@ -57,7 +57,7 @@ def test_the_meter_alone_takes_the_first_held_out_pairs(prepared: Run, own_works
     )
 
 
-def test_cancel_leaves_nothing_behind(prepared: Run, own_workspace: Workspace) -> None:
+def test_cancelling_leaves_no_files(prepared: Run, own_workspace: Workspace) -> None:
     control = Control()
     folder = prepared.folder / "evaluation"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*")} if folder.exists() else {}
@@ -79,7 +79,7 @@ def test_from_the_command_line(prepared: Run, own_workspace: Workspace, capsys: 
     assert "no checkpoint of step 15" in said and "10, 20" in said
 
 
-def test_a_set_that_is_gone_is_named(own_workspace: Workspace, prepared: Run) -> None:
+def test_a_missing_dataset_is_reported(own_workspace: Workspace, prepared: Run) -> None:
     other = Run(prepared.folder)
     other.config = prepared.config.model_copy(
         update={"data": prepared.config.data.model_copy(update={"dataset": "gone"})}
@@ -89,7 +89,7 @@ def test_a_set_that_is_gone_is_named(own_workspace: Workspace, prepared: Run) ->
 
 
 def made_up(**changes: Any) -> dict[str, Any]:
-    """A report without a fault."""
+    """A report without any fault."""
     whole = {"value": 0.7, "low": 0.6, "high": 0.8, "pairs": 64}
     return {
         "run": "r", "step": 100, "pairs": {"held_out": 64, "trained_on": 0}, "measure": "adherence", "obeys": whole,
@@ -105,7 +105,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-def test_a_sound_report_has_no_warning_and_each_fault_has_one() -> None:
+def test_a_good_report_has_no_warning_and_each_fault_has_one() -> None:
     assert report.warnings(made_up()) == []
     assert "strong" in report.headline(made_up())
     faults: list[dict[str, Any]] = [
@@ -119,6 +119,6 @@ def test_a_sound_report_has_no_warning_and_each_fault_has_one() -> None:
     assert "cannot be measured" in report.headline(made_up(obeys=None))
 
 
-def test_a_caption_is_no_markup_on_the_page() -> None:
+def test_captions_are_escaped_on_the_page() -> None:
     page = report.page(made_up(run="<b>", pictures=[("00-row.webp", "<script>")]))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<h1>&lt;b&gt;" in page

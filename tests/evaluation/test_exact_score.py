@@ -18,7 +18,7 @@ RECORDED = Path(__file__).with_name("curves") / "exact.json"
 
 
 def check(found: dict[str, Any]) -> None:
-    """What is promised: ranks agree, and the number moves from nothing to much."""
+    """Ranks agree, and the score rises clearly during training."""
     sets = found["sets"]
     assert len(sets) >= 8
     for name in ("obeys", "stand_in"):
@@ -28,10 +28,10 @@ def check(found: dict[str, Any]) -> None:
     assert all(one["low"] <= one["obeys"] <= one["high"] for one in sets)
 
 
-def test_the_recorded_run() -> None:
+def test_a_recorded_run() -> None:
     check(json.loads(RECORDED.read_text(encoding="utf-8")))
 
 
 @pytest.mark.long
-def test_a_run_of_today(tmp_path: Path) -> None:
+def test_a_current_run(tmp_path: Path) -> None:
     check(record(Workspace(tmp_path / "workspace"), steps=400, every=50, images=24))

@@ -1,4 +1,4 @@
-"""The checkpoint grid: what is drawn, what is found again, and the one image that it becomes."""
+"""The checkpoint grid: generated and cached images, and the contact sheet."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class Painter(TrySession):
-    """In the place of the models: a plain colour for each request. Notes what was asked."""
+    """Fakes the models: draws a plain colour for each request, and records the requests."""
 
     def __init__(self, workspace: Workspace) -> None:
         super().__init__(workspace, "cpu")
@@ -66,7 +66,7 @@ class Painter(TrySession):
 def prepared(
     photos: dict[str, np.ndarray], tiny_base: Path, loud_controlnet: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Workspace, Path]:
-    """A workspace with four photographs, two held out, and a run of three checkpoints of ever smaller weights."""
+    """A workspace with four photographs, two held out, and a run with three checkpoints of decreasing weights."""
     folder = tmp_path_factory.mktemp("photos")
     for name, pixels in photos.items():
         image = Image.fromarray(pixels)
@@ -103,7 +103,7 @@ def prepared(
 
 @pytest.fixture
 def workspace(prepared: tuple[Workspace, Path]) -> Workspace:
-    """The same one for all, without images that were drawn before."""
+    """The prepared workspace without cached images."""
     shutil.rmtree(ImageCache(prepared[0]).folder, ignore_errors=True)
     return prepared[0]
 
@@ -118,7 +118,7 @@ def run(workspace: Workspace, prepared: tuple[Workspace, Path]) -> Run:
 WISH = GridRequest(pictures=(0, 1), seeds=(0, 7), strengths=(0.5, 1.0))
 
 
-def test_a_grid_is_every_checkpoint_by_every_row(workspace: Workspace, run: Run) -> None:
+def test_a_grid_has_every_checkpoint_and_every_row(workspace: Workspace, run: Run) -> None:
     painter, told = Painter(workspace), []
     grid = draw_grid(workspace, run, WISH, painter, progress=lambda *about: told.append(about))
     assert [c.title for c in grid.columns] == ["without ControlNet", "step 100", "step 200", "step 300"]
@@ -128,7 +128,7 @@ def test_a_grid_is_every_checkpoint_by_every_row(workspace: Workspace, run: Run)
     ]  # fmt: skip
     assert len(grid.rows) == 8 and grid.complete
     assert grid.best == best_step(run) in (200, 300)
-    # Without ControlNet the strength makes no difference: 4 images there, 8 in each other column.
+    # Without ControlNet the strength has no effect: 4 images there, 8 in each other column.
     assert len(painter.asked) == 4 + 3 * 8
     assert told[-1] == (28 * 2, 28 * 2, LABEL)
     assert [done for done, *_ in told] == sorted(done for done, *_ in told)
@@ -137,7 +137,7 @@ def test_a_grid_is_every_checkpoint_by_every_row(workspace: Workspace, run: Run)
     assert nets == sorted(nets, key=nets.index), "the weights of each checkpoint are loaded once"
 
 
-def test_what_was_drawn_before_is_not_drawn_again(workspace: Workspace, run: Run) -> None:
+def test_existing_images_are_not_generated_again(workspace: Workspace, run: Run) -> None:
     draw_grid(workspace, run, WISH, Painter(workspace))
     again = Painter(workspace)
     draw_grid(workspace, run, WISH, again)
@@ -152,7 +152,7 @@ def test_what_was_drawn_before_is_not_drawn_again(workspace: Workspace, run: Run
         assert len(other.asked) == (2 * 2 * 3 + 2 if "prompts" in change else 2 * 4), change
 
 
-def test_other_weights_under_the_same_step_are_drawn_anew(workspace: Workspace, run: Run) -> None:
+def test_replaced_weights_are_generated_again(workspace: Workspace, run: Run) -> None:
     draw_grid(workspace, run, WISH, Painter(workspace))
     path = run.checkpoints()[1].controlnet / WEIGHTS
     save_file({name: weight + 1 for name, weight in load_file(path).items()}, path)
@@ -161,7 +161,7 @@ def test_other_weights_under_the_same_step_are_drawn_anew(workspace: Workspace, 
     assert {request.controlnet for request in painter.asked} == {run.checkpoints()[1].controlnet}
 
 
-def test_a_cancelled_grid_keeps_what_is_drawn_and_goes_on_from_there(workspace: Workspace, run: Run) -> None:
+def test_a_cancelled_grid_keeps_its_images_and_continues(workspace: Workspace, run: Run) -> None:
     control, painter = Control(), Painter(workspace)
 
     def on_column(grid: Grid) -> None:
@@ -178,7 +178,7 @@ def test_a_cancelled_grid_keeps_what_is_drawn_and_goes_on_from_there(workspace: 
     assert len(rest.asked) == 2 * 8
 
 
-def test_a_checkpoint_that_cannot_be_used_does_not_spoil_the_others(workspace: Workspace, run: Run) -> None:
+def test_an_unusable_checkpoint_does_not_affect_the_others(workspace: Workspace, run: Run) -> None:
     class Careless(Painter):
         def generate(self, requests: Sequence[TryRequest], *rest: Any) -> Any:
             if "step-000200" in str(requests[0].controlnet):
@@ -206,7 +206,7 @@ def test_a_checkpoint_that_cannot_be_used_does_not_spoil_the_others(workspace: W
         ({"live": True}, "not in progress"),
     ],
 )
-def test_a_wish_that_cannot_be_had_is_refused_in_words(
+def test_an_invalid_request_raises_a_readable_error(
     workspace: Workspace, run: Run, change: dict[str, Any], words: str
 ) -> None:
     painter = Painter(workspace)
@@ -216,7 +216,7 @@ def test_a_wish_that_cannot_be_had_is_refused_in_words(
     assert painter.asked == []
 
 
-def test_a_map_of_the_users_own_is_a_row(workspace: Workspace, run: Run, tmp_path: Path, edges: Image.Image) -> None:
+def test_a_custom_map_is_a_row(workspace: Workspace, run: Run, tmp_path: Path, edges: Image.Image) -> None:
     edges.resize((90, 60)).save(tmp_path / "mine.png")
     wish = GridRequest(pictures=(), controls=(tmp_path / "mine.png",), prompts=("one", "two"), strengths=(1.0,))
     painter = Painter(workspace)
@@ -228,7 +228,7 @@ def test_a_map_of_the_users_own_is_a_row(workspace: Workspace, run: Run, tmp_pat
     assert painter.asked[0].control.size == (SIDE, SIDE)
 
 
-def test_real_checkpoints_draw_different_images(workspace: Workspace, run: Run) -> None:
+def test_real_checkpoints_generate_different_images(workspace: Workspace, run: Run) -> None:
     wish = GridRequest(pictures=(0,), steps=(100, 300), strengths=(1.0,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
     drawn = ImageCache(workspace)
@@ -237,7 +237,7 @@ def test_real_checkpoints_draw_different_images(workspace: Workspace, run: Run) 
     assert np.abs(plain - first).mean() > np.abs(plain - last).mean() > 0.5, "a third of the weights moves it less"
 
 
-def test_a_long_prompt_is_read_whole_and_that_is_noted(workspace: Workspace, run: Run) -> None:
+def test_a_long_prompt_is_used_completely_and_noted(workspace: Workspace, run: Run) -> None:
     long = "red circle with blue background " * 20
     wish = GridRequest(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
     grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
@@ -261,14 +261,14 @@ def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, ru
         format_of(tmp_path / "grid.tiff")
 
 
-def test_a_sheet_too_large_to_open_is_drawn_smaller(workspace: Workspace, run: Run) -> None:
+def test_a_sheet_too_large_to_open_is_downscaled(workspace: Workspace, run: Run) -> None:
     grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
     rows = tuple(replace(row, width=1024, height=1024) for row in grid.rows * 8)
     whole = sheet(replace(grid, rows=rows, cells=grid.cells * 8), ImageCache(workspace))
     assert max(whole.size) <= 16_383
 
 
-def test_the_cache_is_bounded_and_the_grid_in_use_stays(workspace: Workspace) -> None:
+def test_the_cache_is_bounded_and_keeps_the_current_grid(workspace: Workspace) -> None:
     drawn = ImageCache(workspace, most_files=5)
     for number in range(9):
         drawn.put(f"{number}", Image.new("RGB", (8, 8), (number, 0, 0)))
@@ -280,7 +280,7 @@ def test_the_cache_is_bounded_and_the_grid_in_use_stays(workspace: Workspace) ->
     assert not drawn.has("2") and drawn.open("2") is None
 
 
-def test_the_first_choice_is_spread_and_holds_the_best() -> None:
+def test_the_default_choice_is_spread_and_includes_the_best() -> None:
     steps = list(range(100, 2100, 100))
     chosen = default_steps(steps, 1300)
     assert len(chosen) == 6 and {100, 1300, 2000} <= set(chosen)
@@ -288,7 +288,7 @@ def test_the_first_choice_is_spread_and_holds_the_best() -> None:
     assert default_steps(steps, 150) == default_steps(steps, None), "a checkpoint that is gone is no choice"
 
 
-def test_the_rows_are_the_pairs_that_the_run_held_out(workspace: Workspace, run: Run) -> None:
+def test_the_rows_are_the_runs_held_out_pairs(workspace: Workspace, run: Run) -> None:
     dataset = Dataset.open(workspace.dataset_folder("photos"))
     keys = [sample.key for sample in dataset.samples()][::-1]
     run.about["held_out"] = [keys[0], "gone.png", keys[2]]
@@ -297,7 +297,7 @@ def test_the_rows_are_the_pairs_that_the_run_held_out(workspace: Workspace, run:
     assert len(held_out_pairs(workspace, run)) == 2
 
 
-def test_before_the_net_listens_no_checkpoint_is_the_best(run: Run) -> None:
+def test_before_the_net_follows_its_map_no_checkpoint_is_the_best(run: Run) -> None:
     assert best_step(run) is not None
     path = run.folder / "metrics.jsonl"
     path.write_text(
@@ -308,7 +308,7 @@ def test_before_the_net_listens_no_checkpoint_is_the_best(run: Run) -> None:
     assert best_step(run) is None
 
 
-def test_numbers_are_read_as_people_write_them() -> None:
+def test_numbers_are_parsed_as_people_write_them() -> None:
     assert numbers("1, 2;5-7", int) == (1, 2, 5, 6, 7)
     assert numbers(" 0.5, 1 ", float) == (0.5, 1.0)
     assert numbers("", int) == ()

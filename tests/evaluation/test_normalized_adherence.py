@@ -1,4 +1,4 @@
-"""Adherence as one number: where 0 and 1 lie, how sure it is, and which of two checkpoints is better."""
+"""Normalized adherence: its zero and one, its confidence interval, and comparing two checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.evaluation.pairs import Pair
 
 
 class Stub:
-    """The part of a dataset that ``metric_of`` reads."""
+    """A fake dataset with the attributes that ``metric_of`` reads."""
 
     def __init__(self, type: str) -> None:
         self.condition = ConditionSpec(type, registry.resolve_parameters(type, {}), "f")
@@ -37,7 +37,7 @@ def pairs(photos: dict[str, np.ndarray]) -> list[Pair]:
 
 
 @pytest.mark.parametrize("type", ["canny", "own"])
-def test_the_true_images_have_1_and_the_wrong_ones_0(pairs: list[Pair], type: str) -> None:
+def test_true_images_score_1_and_wrong_ones_0(pairs: list[Pair], type: str) -> None:
     metric = metric_of(Stub(type))  # type: ignore[arg-type]
     true = [pair.original for pair in pairs]
     rows = score_pairs(metric, pairs, true, [metric.score(pair, pair.original) for pair in pairs])
@@ -54,7 +54,7 @@ def test_without_an_extractor_or_its_weights_contours_are_compared(pairs: list[P
     assert metric_of(Stub("own")).name == "likeness"  # type: ignore[arg-type]
 
 
-def test_an_image_is_held_against_others_maps_never_its_own(pairs: list[Pair]) -> None:
+def test_the_baseline_compares_with_other_maps_never_its_own(pairs: list[Pair]) -> None:
     asked: list[tuple[str, int]] = []
 
     def score(pair: Pair, drawn: np.ndarray) -> float:
@@ -71,8 +71,8 @@ def rows(own: np.ndarray, other: float = 0.1, best: float = 0.9) -> list[PairSco
     return [PairScores(float(value), other, best) for value in own]
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
-    """200 draws of 16 images whose true A is 0.5 and whose spread is the 0.17 that real images have."""
+def test_the_interval_has_its_stated_coverage() -> None:
+    """200 samples of 16 images with a true A of 0.5 and the standard deviation of real images, 0.17."""
     rng = np.random.default_rng(1)
     found = [normalize(rows(0.5 + 0.136 * rng.standard_normal(16))) for _ in range(200)]
     held = np.mean([o is not None and o.low <= 0.5 <= o.high for o in found])
@@ -82,7 +82,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 
 
 def test_two_checkpoints_are_compared_pair_by_pair() -> None:
-    """The second is better by 0.04 on every pair, far less than the pairs differ among each other."""
+    """The second is better by 0.04 on every pair, much less than the difference between pairs."""
     rng = np.random.default_rng(2)
     hard = rng.uniform(0.2, 0.8, 16)
     better = hard + 0.04 + 0.01 * rng.standard_normal(16)
@@ -95,7 +95,7 @@ def test_two_checkpoints_are_compared_pair_by_pair() -> None:
     assert back is not None and back.value == pytest.approx(-gap.value)
 
 
-def test_where_nothing_can_be_told_there_is_no_number() -> None:
+def test_without_enough_data_there_is_no_score() -> None:
     assert normalize([]) is normalize(rows(np.array([0.5]))) is None
     assert normalize(rows(np.array([0.5, 0.6]), other=0.9, best=0.91)) is None
     with pytest.raises(ValueError, match="one by one"):

@@ -1,4 +1,4 @@
-"""Previews of a run: what is written, what is scored, and that the run does not notice."""
+"""Previews of a run: files, scores, and no effect on the run."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dataset(photos: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def models(tiny_base: Path, loud_controlnet: Path) -> Models:
-    """What a trainer holds in memory."""
+    """The models that a trainer has in memory."""
     family = detect(str(tiny_base))
     return Models(
         family,
@@ -79,7 +79,7 @@ def test_it_writes_images_rows_and_scores(models: Models, dataset: Dataset, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
 
 
-def test_every_file_says_how_it_was_drawn(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_every_file_has_its_generation_settings(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     record = preview(models, dataset, tmp_path, seed=7)
     for name in ("01.webp", "01-row.webp"):
         said = settings_in(record.folder / name)
@@ -88,7 +88,7 @@ def test_every_file_says_how_it_was_drawn(models: Models, dataset: Dataset, tmp_
             assert fact in said
 
 
-def test_probes_are_drawn_but_never_mixed_into_the_mean(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_probes_are_generated_but_not_part_of_the_mean(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     plain = preview(models, dataset, tmp_path / "plain")
     pairs = [read_pair(sample, dataset, CropPlan(64)) for sample in dataset.samples()[:3]]
     odd = probes.of_held_out(pairs, 2)
@@ -105,8 +105,8 @@ def test_probes_are_drawn_but_never_mixed_into_the_mean(models: Models, dataset:
     assert record == read_preview(record.folder)
 
 
-def test_memory_returns_to_where_it_was(models: Models, dataset: Dataset, tmp_path: Path) -> None:
-    """Tensors that are alive, and their bytes: the same after the third set of images as after the first."""
+def test_memory_returns_to_its_previous_level(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+    """Number and bytes of live tensors are the same after the third preview as after the first."""
 
     def alive() -> tuple[int, int]:
         found = [thing for thing in living_objects() if issubclass(type(thing), torch.Tensor)]
@@ -130,7 +130,7 @@ def test_the_row_shows_map_image_and_original(models: Models, dataset: Dataset, 
     assert np.median(np.abs(row[:, :64, 0][..., None] - np.array([0, 128, 255])).min(axis=2)) < 10
 
 
-def test_without_control_has_scores_of_its_own(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_images_without_control_are_scored_separately(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     record = preview(
         models, dataset, tmp_path, without_control=True, settings=SETTINGS.model_copy(update={"pictures": 1})
     )
@@ -138,7 +138,7 @@ def test_without_control_has_scores_of_its_own(models: Models, dataset: Dataset,
     assert Image.open(record.pictures[0]).size == (256, 64)
 
 
-def test_the_run_does_not_notice(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_previews_do_not_affect_the_run(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     net = models.controlnet
     before = {name: weight.clone() for name, weight in net.state_dict().items()}
     wants = [weight.requires_grad for weight in net.parameters()]
@@ -154,7 +154,7 @@ def test_the_run_does_not_notice(models: Models, dataset: Dataset, tmp_path: Pat
     assert all(weight.grad is None for weight in net.parameters())
 
 
-def test_the_same_step_drawn_again_replaces_the_first(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_repeating_a_step_replaces_its_images(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     first = preview(models, dataset, tmp_path)
     bytes_before = [path.read_bytes() for path in first.pictures]
     second = preview(models, dataset, tmp_path)
@@ -163,7 +163,7 @@ def test_the_same_step_drawn_again_replaces_the_first(models: Models, dataset: D
     assert [path.name for path in tmp_path.iterdir()] == ["step-000500"]
 
 
-def test_embeddings_that_are_handed_in_are_used(
+def test_given_embeddings_are_used(
     models: Models, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = models.family
@@ -181,7 +181,7 @@ def test_embeddings_that_are_handed_in_are_used(
     assert given.scores == pytest.approx(own.scores)
 
 
-def test_cancel_leaves_nothing_and_puts_the_mode_back(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_cancelling_leaves_no_files_and_restores_the_mode(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     control = Control()
     with pytest.raises(Cancelled):
         preview(models, dataset, tmp_path, token=control.token, progress=lambda *_: control.cancel())
@@ -195,7 +195,7 @@ def test_progress_counts_denoising_steps(models: Models, dataset: Dataset, tmp_p
     assert seen == [(0, 6), (3, 6), (6, 6)]
 
 
-def test_an_image_that_is_gone_is_named(models: Models, dataset: Dataset, tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     from dataclasses import replace
 
     gone = replace(dataset.samples(0, 1)[0], image=tmp_path / "gone.png")

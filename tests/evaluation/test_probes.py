@@ -1,4 +1,4 @@
-"""Images that are drawn beside the held-out pairs: odd prompts, and what the user brings."""
+"""Probes: images besides the held-out pairs, from odd prompts and from the user's files."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ def pairs(dataset: Dataset) -> list[Pair]:
     return [read_pair(sample, dataset, PLAN) for sample in dataset.samples()]
 
 
-def test_the_prompt_that_contradicts_shares_fewest_words() -> None:
+def test_the_contradicting_prompt_shares_the_fewest_words() -> None:
     assert probes.least_like(CAPTIONS[0], CAPTIONS) == "a cat"
     assert probes.least_like("a cat", CAPTIONS) == CAPTIONS[0]
     assert probes.least_like("a cat", ["A cat!", "cat, a"]) is None
     assert probes.least_like("a cat", []) is None
 
 
-def test_none_is_as_many_as_none(pairs: list[Pair]) -> None:
+def test_zero_probes_are_allowed(pairs: list[Pair]) -> None:
     assert probes.of_held_out(pairs, 0) == []
     assert len(probes.of_held_out(pairs, 8)) == 6, "no more than there are pairs"
 
 
-def test_own_images_get_maps_as_the_training_has_them(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
-    """The same image through the user's folder has the map and the crop that it has in the dataset."""
+def test_own_images_get_maps_as_in_training(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
+    """An image in the user's folder gets the same map and crop as in the dataset."""
     first = dataset.samples()[0]
     Image.open(first.image).save(tmp_path / "mine.png")
     (tmp_path / "mine.txt").write_text("my own words\n", encoding="utf-8")
@@ -66,7 +66,7 @@ def test_own_images_get_maps_as_the_training_has_them(dataset: Dataset, pairs: l
     assert np.array_equal(as_map[0].pair.wanted, as_map[0].pair.original)
 
 
-def test_prompts_without_images_borrow_held_out_maps(dataset: Dataset, pairs: list[Pair]) -> None:
+def test_prompts_without_images_use_held_out_maps(dataset: Dataset, pairs: list[Pair]) -> None:
     settings = ValidationConfig(prompts="one\n\n two \nthree\nfour")
     found = probes.own(settings, dataset, PLAN, pairs)
     assert [probe.prompt for probe in found] == ["one", "two", "three", "four"]
@@ -74,9 +74,7 @@ def test_prompts_without_images_borrow_held_out_maps(dataset: Dataset, pairs: li
     assert probes.own(ValidationConfig(), dataset, PLAN, pairs) == []
 
 
-def test_images_take_the_prompts_in_turn_and_there_are_not_too_many(
-    dataset: Dataset, pairs: list[Pair], tmp_path: Path
-) -> None:
+def test_images_use_the_prompts_in_turn_up_to_a_limit(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
     for number in range(MOST_OWN + 3):
         Image.new("RGB", (80, 70), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
     settings = ValidationConfig(pictures_folder=str(tmp_path), prompts="one\ntwo", pictures_are_maps=True)
@@ -85,11 +83,11 @@ def test_images_take_the_prompts_in_turn_and_there_are_not_too_many(
     assert [probe.prompt for probe in found[:3]] == ["one", "two", "one"]
 
 
-def test_the_time_left_counts_what_is_drawn() -> None:
+def test_the_remaining_time_depends_on_the_images_to_generate() -> None:
     assert ValidationConfig(pictures=4, probes=2).images_each_time == 8
     assert ValidationConfig(pictures=1, probes=2, prompts="a\n\nb").images_each_time == 5
 
 
-def test_a_folder_that_is_not_there_is_named(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(dataset: Dataset, pairs: list[Pair], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="own test images were not found"):
         probes.own(ValidationConfig(pictures_folder=str(tmp_path / "nowhere")), dataset, PLAN, pairs)

@@ -1,4 +1,4 @@
-"""A run as a moving image: its frames are the run's own images, in the order of their steps."""
+"""The time-lapse of a run: its frames are the run's preview images in the order of steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 96
 def add_preview(
     folder: Path, step: int, photo: np.ndarray, keys: tuple[str, ...] = ("a", "b"), side: int = SIDE
 ) -> None:
-    """As a run writes it: the image alone, and between its map and the original. It brightens step by step."""
+    """Writes previews like a run: the image alone, and the row of map, image, original. They brighten with steps."""
     target = folder / "previews" / f"step-{step:06d}"
     target.mkdir(parents=True)
     image = Image.fromarray(photo).resize((side, side)).point(lambda value: value * min(step + 50, 500) // 500)
@@ -51,7 +51,7 @@ def run(tmp_path: Path, photos: dict[str, np.ndarray]) -> Run:
 
 
 @pytest.mark.parametrize("kind", ["webp", "gif"])
-def test_every_step_is_a_frame_and_the_last_one_stays(run: Run, tmp_path: Path, kind: str) -> None:
+def test_every_step_is_a_frame_and_the_last_is_held(run: Run, tmp_path: Path, kind: str) -> None:
     frames = frames_of(run, 0)
     assert [frame.step for frame in frames] == [0, 100, 200, 450]
     target = make_timelapse(frames, tmp_path / "out" / f"lapse.{kind}", kind, seconds=0.3)  # type: ignore[arg-type]
@@ -70,14 +70,14 @@ def test_every_step_is_a_frame_and_the_last_one_stays(run: Run, tmp_path: Path, 
     assert durations == [300, 300, 300, 2000]
 
 
-def test_the_image_alone(run: Run, tmp_path: Path) -> None:
+def test_a_timelapse_of_the_generated_image_only(run: Run, tmp_path: Path) -> None:
     target = make_timelapse(frames_of(run, 1, beside=False), tmp_path / "alone.webp")
     with Image.open(target) as moving:
         assert moving.width == SIDE
     assert images_of(run) == ["caption a", "caption b"]
 
 
-def test_steps_that_show_another_pair_or_size_are_left_out(run: Run, photos: dict[str, np.ndarray]) -> None:
+def test_steps_with_another_pair_or_size_are_skipped(run: Run, photos: dict[str, np.ndarray]) -> None:
     add_preview(run.folder, 50, photos["rocket"], keys="zb")
     add_preview(run.folder, 150, photos["coffee"], side=64)
     (run.folder / "previews" / "step-000100" / "00-row.webp").unlink()
@@ -85,17 +85,17 @@ def test_steps_that_show_another_pair_or_size_are_left_out(run: Run, photos: dic
     assert [frame.step for frame in frames_of(run, 1)] == [0, 50, 100, 200, 450]
 
 
-def test_a_long_run_is_thinned_and_keeps_its_ends(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_is_thinned_and_keeps_first_and_last_frame(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("engine.evaluation.timelapse.MOST_FRAMES", 3)
     assert [frame.step for frame in frames_of(run, 0)] == [0, 200, 450]
 
 
-def test_one_image_is_no_time_lapse(run: Run) -> None:
+def test_one_image_is_not_enough(run: Run) -> None:
     with pytest.raises(UserError, match="no time-lapse"):
         frames_of(run, 7)
 
 
-def test_a_cancelled_one_leaves_nothing_behind(run: Run, tmp_path: Path) -> None:
+def test_a_cancelled_timelapse_leaves_no_file(run: Run, tmp_path: Path) -> None:
     control = Control()
 
     def progress(done: int, total: int, label: str) -> None:
@@ -107,7 +107,7 @@ def test_a_cancelled_one_leaves_nothing_behind(run: Run, tmp_path: Path) -> None
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_image_that_is_gone_is_named(run: Run, tmp_path: Path) -> None:
+def test_a_missing_image_is_reported(run: Run, tmp_path: Path) -> None:
     frames = [*frames_of(run, 0), Frame(500, tmp_path / "gone.webp")]
     with pytest.raises(UserError) as told:
         make_timelapse(frames, tmp_path / "x.gif", "gif")

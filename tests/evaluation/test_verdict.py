@@ -1,4 +1,4 @@
-"""The rules of docs/verdict.md on recorded curves, and on continuations of them that are made up and say so.
+"""The rules of docs/verdict.md on recorded curves, and on synthetic continuations of them (marked "synthetic").
 
 The curves are real runs: python -m benchmarks.verdict_curves tests/evaluation/curves
 """
@@ -38,14 +38,14 @@ class Curve:
         self.config: RunConfig = parse(recorded["settings"])
         self.facts = facts_of(self.config, recorded.get("pairs", 700))
         self.asked = replace(self.facts, found=recorded.get("doctor", {}))
-        """The same after the doctor was asked: what it really found in this set."""
+        """The same run after a dataset check, with the findings that the check really had."""
 
     def upto(self, step: int, every: int = 1) -> list[Checked]:
-        """Checks to this step; only every so many-th, as a slower machine would have made."""
+        """Checks up to this step; with ``every`` only every n-th, as on a slower machine."""
         return [check for check in self.checks if check.step <= step][::every]
 
     def verdicts(self, checkpoints: Sequence[int] = ()) -> dict[int, Verdict]:
-        """What was said after each check, by its step."""
+        """Step -> verdict after the check at that step."""
         found = {}
         for check in self.checks:
             at = check.step
@@ -61,7 +61,7 @@ def circles() -> Curve:
 
 
 def continued(checks: list[Checked], count: int, **per_check: float) -> list[Checked]:
-    """Made up: ``count`` more checks, each of which changes the named figures by these factors, jittered by 0.4 %."""
+    """Synthetic: ``count`` more checks, each changing the named metrics by these factors with a jitter of 0.4 %."""
     longer = list(checks)
     gap = checks[-1].step - checks[-2].step
     for number in range(1, count + 1):
@@ -75,22 +75,22 @@ def continued(checks: list[Checked], count: int, **per_check: float) -> list[Che
 
 
 def at_rest(circles: Curve) -> list[Checked]:
-    """The recorded run, its last check made the best one: where a continuation starts from."""
+    """The recorded run with its last check made the best one, as the start of a continuation."""
     lowest = min(check.held_out_loss for check in circles.checks)
     highest = max(check.gain_share for check in circles.checks)
     return [*circles.checks[:-1], replace(circles.checks[-1], held_out_loss=lowest, gain_share=highest)]
 
 
-def test_every_recorded_run_says_how_it_was_made() -> None:
+def test_every_recorded_run_has_its_settings() -> None:
     assert {path.stem for path in CURVES.glob("*.json")} == {*RUNS, "exact"}
 
 
-def test_nothing_measured_is_no_verdict() -> None:
+def test_no_measurement_gives_no_verdict() -> None:
     assert judge([], LONG).kind == "too_early"
 
 
 @pytest.mark.answers("How many images, how many steps, how long?")
-def test_an_untrained_net_does_not_follow_its_map_and_that_is_normal(circles: Curve) -> None:
+def test_not_following_the_map_is_normal_at_first(circles: Curve) -> None:
     verdict = judge(circles.upto(0), circles.facts)
     assert verdict.kind == "not_following"
     assert "normal" in verdict.sentence
@@ -98,7 +98,7 @@ def test_an_untrained_net_does_not_follow_its_map_and_that_is_normal(circles: Cu
 
 @pytest.mark.answers("It does nothing, and then suddenly works")
 @pytest.mark.parametrize("every", [1, 2, 5], ids=["each 10 steps", "each 20", "each 50"])
-def test_the_recorded_run_follows_its_map_where_its_images_do(circles: Curve, every: int) -> None:
+def test_the_verdict_follows_when_the_images_do(circles: Curve, every: int) -> None:
     since = convergence(circles.upto(300, every))
     assert since is not None and 40 <= since <= 100
     before = [scores["iou"] for step, scores in circles.scores if step < since]
@@ -107,7 +107,7 @@ def test_the_recorded_run_follows_its_map_where_its_images_do(circles: Curve, ev
 
 
 @pytest.mark.parametrize("step", range(100, 301, 50))
-def test_while_it_improves_the_recorded_run_is_never_called_flat_or_ignored(circles: Curve, step: int) -> None:
+def test_an_improving_run_is_never_called_flat_or_ignored(circles: Curve, step: int) -> None:
     verdict = judge(circles.upto(step), circles.facts)
     assert verdict.kind == "improving"
     assert "Usable, still improving" in verdict.sentence
@@ -124,10 +124,10 @@ def test_while_it_improves_the_recorded_run_is_never_called_flat_or_ignored(circ
     ],
     ids=["straddles", "below", "above", "newest counts", "before it followed"],
 )
-def test_it_is_not_called_usable_where_its_images_do_not_show_it(
+def test_a_run_is_not_called_usable_while_its_images_are_not(
     circles: Curve, sets: list[tuple[int, float, float, float]], kind: str
 ) -> None:
-    """Made up: the adherence of the recorded run's images."""
+    """Synthetic: the adherence of the recorded run's images."""
     scores = [(step, {"obeys": value, "adherence": 0.9}) for step, value, _, _ in sets]
     figures = [(step, {"obeys_low": low, "obeys_high": high}) for step, _, low, high in sets]
     verdict = judge(circles.upto(150), circles.facts, scores, (100, 150), figures)
@@ -140,15 +140,15 @@ def test_it_is_not_called_usable_where_its_images_do_not_show_it(
         assert words in verdict.sentence and "still improving" in verdict.sentence
 
 
-def test_no_recorded_run_is_judged_otherwise_for_its_images() -> None:
-    """Those whose images were scored have an adherence of 0.1 at most; none of them was ever called usable then."""
+def test_scored_images_do_not_change_the_verdict_of_a_recorded_run() -> None:
+    """While the scored images have an adherence of at most 0.1, no run is called usable."""
     for path in CURVES.glob("*.json"):
         if "checks" in (recorded := json.loads(path.read_text(encoding="utf-8"))) and recorded.get("scores"):
             said = Curve(path.stem).verdicts()
             assert "not_usable_yet" not in {verdict.kind for verdict in said.values()}
 
 
-def test_blank_maps_are_found_at_the_first_check() -> None:
+def test_blank_maps_are_noticed_at_the_first_check() -> None:
     blank = Curve("blank")
     for step in (0, 50, 120):
         verdict = judge(blank.upto(step), blank.facts)
@@ -157,8 +157,8 @@ def test_blank_maps_are_found_at_the_first_check() -> None:
     assert all(not follows(check) for check in blank.checks)
 
 
-def test_a_net_that_never_follows_its_map_is_normal_at_first_and_a_fault_later(circles: Curve) -> None:
-    """Made up: the recorded run's first checks, over and over."""
+def test_a_net_that_never_follows_its_map_becomes_a_fault(circles: Curve) -> None:
+    """Synthetic: the recorded run's first checks, repeated."""
     ignoring = continued(circles.upto(20), 600, training_loss=1.0)
     early = [check for check in ignoring if check.images_seen < LONG.follows_by]
     assert judge(early, LONG).kind == "not_following"
@@ -175,12 +175,12 @@ def test_a_net_that_never_follows_its_map_is_normal_at_first_and_a_fault_later(c
         (LONG, "inverted"),
     ],
 )
-def test_causes_begin_with_what_the_settings_show(circles: Curve, facts: Facts, words: str) -> None:
+def test_causes_start_with_those_visible_in_the_settings(circles: Curve, facts: Facts, words: str) -> None:
     ignoring = continued(circles.upto(20), 600)
     assert words in judge(ignoring, facts).causes[0].text
 
 
-def test_the_doctor_is_asked_or_quoted(circles: Curve) -> None:
+def test_the_dataset_check_is_suggested_or_quoted(circles: Curve) -> None:
     ignoring = continued(circles.upto(20), 600)
     asked = judge(ignoring, LONG).causes
     assert "check the dataset" in asked[0].text and asked[0].look == "doctor"
@@ -193,18 +193,18 @@ def test_the_doctor_is_asked_or_quoted(circles: Curve) -> None:
     assert [cause.look for cause in clean] == ["settings"], "nothing is wrong with the set"
 
 
-def test_maps_of_a_wrong_range_are_named(circles: Curve) -> None:
-    """Made up: the recorded run's first checks, with maps that hold 0 to 1 in place of 0 to 255."""
+def test_maps_with_a_wrong_value_range_are_a_cause(circles: Curve) -> None:
+    """Synthetic: the recorded run's first checks, with maps of 0 to 1 instead of 0 to 255."""
     dim = [replace(check, map_difference=0.004) for check in continued(circles.upto(20), 600)]
     assert "0 to 1 instead of 0 to 255" in judge(dim, LONG).causes[0].text
 
 
 def drawn(*ratios: tuple[float, float]) -> list[tuple[int, dict[str, float]]]:
-    """Made up: sets of images every 100 steps, with these saturations and contrasts."""
+    """Synthetic: previews every 100 steps, with these saturations and contrasts."""
     return [(100 * n, {"saturation": s, "contrast": c}) for n, (s, c) in enumerate(ratios)]
 
 
-def test_colours_that_drift_are_told_with_the_step(circles: Curve) -> None:
+def test_colour_drift_is_reported_with_its_step(circles: Curve) -> None:
     figures = drawn((0.95, 1.0), (1.0, 1.02), (1.34, 1.1), (1.5, 1.2))
     verdict = judge(circles.upto(300), circles.facts, (), (), figures)
     assert (verdict.kind, verdict.since) == ("drifting", 200)
@@ -224,19 +224,19 @@ def test_colours_that_drift_are_told_with_the_step(circles: Curve) -> None:
     ],
     ids=["once", "passed", "the base is so", "coming closer", "too few", "not measured"],
 )
-def test_colours_that_do_not_drift_are_not_told(circles: Curve, ratios: list[tuple[float, float]]) -> None:
+def test_stable_colours_are_not_reported(circles: Curve, ratios: list[tuple[float, float]]) -> None:
     assert judge(circles.upto(300), circles.facts, (), (), drawn(*ratios)).kind == "improving"
 
 
-def test_colours_of_a_net_that_does_not_follow_its_map_are_told_with_that(circles: Curve) -> None:
+def test_colour_drift_is_also_reported_before_the_net_follows_its_map(circles: Curve) -> None:
     figures = drawn((1.0, 1.0), (1.5, 1.0), (1.5, 1.0))
     verdict = judge(circles.upto(20), circles.facts, (), (), figures)
     assert (verdict.kind, verdict.follows_since) == ("drifting", None)
     assert verdict.sentence.endswith("The net does not follow its control images yet.")
 
 
-def test_a_recorded_run_whose_colours_fade_is_told_as_soon_as_two_sets_show_it_and_why() -> None:
-    """336 pairs that have lost most of their colour; the 64 held-out ones have not. The images fade, too."""
+def test_fading_colours_are_reported_after_two_previews_with_their_cause() -> None:
+    """336 training pairs lost most of their colour and the 64 held-out ones did not, so the previews fade."""
     said = Curve("faded").verdicts()
     assert {said[step].kind for step in said if step < 100} == {"not_following"}
     assert {(said[step].kind, said[step].since) for step in said if step >= 100} == {("drifting", 50)}
@@ -246,18 +246,18 @@ def test_a_recorded_run_whose_colours_fade_is_told_as_soon_as_two_sets_show_it_a
 
 
 @pytest.mark.parametrize("name", ["circles", "warm", "hot"])
-def test_no_other_recorded_run_with_images_is_said_to_drift(name: str) -> None:
+def test_no_other_recorded_run_is_reported_to_drift(name: str) -> None:
     curve = Curve(name)
     assert curve.scores and "drifting" not in {verdict.kind for verdict in curve.verdicts().values()}
 
 
-def test_at_the_end_of_a_short_run_more_steps_are_advised(circles: Curve) -> None:
+def test_more_steps_are_advised_at_the_end_of_a_short_run(circles: Curve) -> None:
     facts = replace(LONG, total_steps=30)
     assert "too few" in judge(circles.upto(30), facts).sentence
 
 
-def test_a_curve_that_stays_is_flat_since_where_it_began_to_stay(circles: Curve) -> None:
-    """Made up after step 300."""
+def test_a_flat_curve_is_flat_since_its_last_improvement(circles: Curve) -> None:
+    """Synthetic after step 300."""
     long = continued(at_rest(circles), 40)
     verdict = judge(long, circles.facts)
     assert verdict.kind == "flat"
@@ -265,19 +265,19 @@ def test_a_curve_that_stays_is_flat_since_where_it_began_to_stay(circles: Curve)
     assert judge(continued(at_rest(circles), 4), circles.facts).kind != "flat", "not at once"
 
 
-def test_a_curve_that_goes_on_falling_is_not_flat(circles: Curve) -> None:
-    """Made up after step 300: half a percent at each check."""
+def test_a_falling_curve_is_not_flat(circles: Curve) -> None:
+    """Synthetic after step 300: half a percent at each check."""
     assert judge(continued(at_rest(circles), 40, held_out_loss=0.995), circles.facts).kind == "improving"
 
 
-def test_a_gap_that_opens_is_overfitting(circles: Curve) -> None:
-    """Made up after step 300: better on its own images, worse on others."""
+def test_a_growing_gap_is_overfitting(circles: Curve) -> None:
+    """Synthetic after step 300: better on the training images, worse on the held-out ones."""
     verdict = judge(continued(at_rest(circles), 12, held_out_loss=1.01, training_loss=0.99), circles.facts)
     assert verdict.kind == "overfitting"
     assert verdict.since is not None and abs(verdict.since - 300) <= 30
 
 
-def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None:
+def test_a_recorded_run_on_16_pairs_is_called_overfitting_only_once_it_is() -> None:
     said = Curve("few").verdicts(checkpoints=(100, 200, 300, 400))
     first = next(step for step, verdict in said.items() if verdict.kind == "overfitting")
     assert 330 <= first <= 380
@@ -290,8 +290,8 @@ def test_a_recorded_run_on_16_pairs_overfits_and_is_not_said_to_before() -> None
     )
 
 
-def test_a_recorded_run_on_4_pairs_is_never_called_usable_while_it_is_worse_on_others() -> None:
-    """Its gain rises as a good run's does; the held-out loss does, too."""
+def test_a_recorded_run_on_4_pairs_is_never_called_usable() -> None:
+    """The gain rises as in a good run, but the held-out loss rises, too."""
     said = Curve("four").verdicts(checkpoints=(20, 50, 100))
     assert {said[step].kind for step in said if step < 50} == {"not_following"}
     assert {said[step].kind for step in said if step >= 60} == {"overfitting"}
@@ -300,7 +300,7 @@ def test_a_recorded_run_on_4_pairs_is_never_called_usable_while_it_is_worse_on_o
     assert said[160].causes[0].look == "dataset"
 
 
-def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_back_to() -> None:
+def test_a_learning_rate_that_is_too_high_is_reported_with_a_checkpoint_to_return_to() -> None:
     said = Curve("hot").verdicts(checkpoints=(10, 20, 60))
     assert [step for step, verdict in said.items() if verdict.kind == "broken"] == [50, 60, 70, 80, 90, 100]
     assert (said[40].kind, said[40].since) == ("worse", 20)
@@ -316,7 +316,7 @@ def test_a_recorded_run_whose_rate_is_too_large_is_told_at_once_and_where_to_go_
         ("strangers", "Many control images may be blank, inverted, or belong to other images", "doctor"),
     ],
 )
-def test_recorded_runs_that_cannot_learn_are_told_after_their_patience(name: str, first_cause: str, look: str) -> None:
+def test_recorded_runs_that_cannot_learn_are_reported_in_time(name: str, first_cause: str, look: str) -> None:
     curve = Curve(name)
     assert curve.config.validation.listens_by == 800
     said = curve.verdicts()
@@ -325,8 +325,8 @@ def test_recorded_runs_that_cannot_learn_are_told_after_their_patience(name: str
     assert said[120].causes[0].text.startswith(first_cause) and said[120].causes[0].look == look
 
 
-def test_a_recorded_run_that_is_worse_than_nothing_is_never_called_usable_again() -> None:
-    """At 0.008 the net follows its map a little between jumps, at a loss up to 2.4 times that of the start."""
+def test_a_run_worse_than_its_start_is_never_called_usable_again() -> None:
+    """At 0.008 the net follows its map a little between jumps, with a loss of up to 2.4 times the initial one."""
     said = Curve("warm").verdicts(checkpoints=(40, 100, 200))
     assert {said[step].kind for step in said if step >= 70} == {"worse", "broken"}
     assert (said[240].kind, said[240].since, said[240].best) == ("worse", 50, 40)
@@ -359,24 +359,22 @@ def test_no_other_recorded_run_is_called_worse_than_its_start(name: str) -> None
         ),
     ],
 )
-def test_what_a_recorded_run_ignores_its_maps_for_is_its_first_cause(
-    name: str, asked: bool, first_cause: str, look: str
-) -> None:
+def test_the_first_cause_is_the_true_one(name: str, asked: bool, first_cause: str, look: str) -> None:
     curve = Curve(name)
     verdict = judge(curve.checks, curve.asked if asked else curve.facts)
     assert verdict.kind == "ignored"
     assert verdict.causes[0].text.startswith(first_cause) and verdict.causes[0].look == look
 
 
-def test_a_recorded_run_with_maps_of_a_wrong_range_is_told_at_once() -> None:
+def test_a_recorded_run_with_a_wrong_value_range_is_reported_at_once() -> None:
     for verdict in Curve("dim").verdicts().values():
         assert verdict.kind == "ignored"
         assert any("0 to 1 instead of 0 to 255" in cause.text and cause.look == "doctor" for cause in verdict.causes)
 
 
-def test_a_recorded_long_run_is_flat_for_a_sitting_that_brought_nothing_and_never_before() -> None:
-    """900 steps; it hardly gets better from step 690 on. Whoever resumed it at 600 with "stop by itself" is judged from
-    there; over the whole run, which has improved for 500 steps, 200 are too few to say so."""
+def test_a_resumed_run_without_improvement_is_flat() -> None:
+    """900 steps, hardly improving from step 690 on. If resumed at 600 with automatic stopping, the run is judged from
+    there; over the whole run, which improved for 500 steps, 200 steps are too few for a verdict."""
     rest = Curve("rest")
     assert {verdict.kind for step, verdict in rest.verdicts().items() if step >= 160} == {"improving"}
     resumed = [check for check in rest.checks if check.step >= 600]
@@ -386,8 +384,8 @@ def test_a_recorded_long_run_is_flat_for_a_sitting_that_brought_nothing_and_neve
     assert said[900].sentence.startswith("Flat since step ") and "Consider stopping" in said[900].sentence
 
 
-def test_a_spoilt_check_is_no_broken_net(circles: Curve) -> None:
-    """Made up: one check, and the last one, at ten times the loss; and a held-out loss that rises alone."""
+def test_one_bad_check_does_not_mean_a_broken_net(circles: Curve) -> None:
+    """Synthetic: ten times the loss at one check in the middle or at the last; and a rise of the held-out loss only."""
     for number in (15, len(circles.checks) - 1):
         spoilt = list(circles.checks)
         spoilt[number] = replace(spoilt[number], held_out_loss=0.1, training_loss=0.1)
@@ -402,7 +400,7 @@ def test_worse_on_both_is_not_overfitting(circles: Curve) -> None:
 
 
 def test_one_odd_check_changes_nothing(circles: Curve) -> None:
-    """Made up: the figures of one check in the middle are spoilt."""
+    """Synthetic: the metrics of one check in the middle are corrupted."""
     spoilt = list(circles.checks)
     spoilt[20] = replace(spoilt[20], held_out_loss=spoilt[20].held_out_loss / 3, gain_share=-1.0)
     assert judge(spoilt, circles.facts).kind == judge(circles.checks, circles.facts).kind
@@ -424,10 +422,10 @@ def test_between_equal_losses_the_images_decide(circles: Curve) -> None:
     assert best_checkpoint(long, [], [400, 450], 100) == 450
 
 
-def test_before_it_follows_its_map_the_newest_is_the_best(circles: Curve) -> None:
+def test_before_the_net_follows_its_map_the_newest_checkpoint_is_the_best(circles: Curve) -> None:
     assert judge(circles.upto(20), circles.facts, (), [10, 20]).best == 20
     assert judge(circles.upto(20), circles.facts).best is None
 
 
-def test_medians_forget_single_outliers() -> None:
+def test_medians_ignore_single_outliers() -> None:
     assert smooth([1, 9, 1, 2]) == [5, 1, 2, 1.5]

@@ -1,4 +1,4 @@
-"""Blind votes: what is shown next, what is kept, and what they amount to."""
+"""Blind comparison: the next pair to show, stored votes, and the result."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def grid() -> Grid:
 
 
 def vote_all(grid: Grid, favourite: str, rounds: int = 100) -> list[Vote]:
-    """Somebody who always prefers one checkpoint and sees no difference between the others."""
+    """Votes by a person who always prefers one checkpoint and sees no difference between the others."""
     votes: list[Vote] = []
     chance = random.Random(0)
     for _ in range(rounds):
@@ -46,7 +46,7 @@ def vote_all(grid: Grid, favourite: str, rounds: int = 100) -> list[Vote]:
     return votes
 
 
-def test_every_pair_is_shown_once_evenly_and_on_both_sides(grid: Grid) -> None:
+def test_every_pair_is_shown_once_and_sides_are_balanced(grid: Grid) -> None:
     votes = vote_all(grid, "step 300")
     assert len(votes) == 3 * 4, "three pairs of checkpoints by four rows; nobody votes on no ControlNet"
     assert len({frozenset(vote.pictures) for vote in votes}) == 12
@@ -57,12 +57,12 @@ def test_every_pair_is_shown_once_evenly_and_on_both_sides(grid: Grid) -> None:
     assert len({vote.titles[0] > vote.titles[1] for vote in votes}) == 2
 
 
-def test_images_that_are_alike_or_missing_are_not_shown(grid: Grid) -> None:
+def test_identical_or_missing_images_are_not_shown(grid: Grid) -> None:
     cells = tuple((row[0], row[1], row[1], None) for row in grid.cells)
     assert next_comparison(replace(grid, cells=cells), [], random.Random(0)) is None
 
 
-def test_what_was_skipped_does_not_come_back(grid: Grid) -> None:
+def test_a_skipped_comparison_does_not_return(grid: Grid) -> None:
     skipped: list[Comparison] = []
     while (pair := next_comparison(grid, [], random.Random(len(skipped)), skipped)) is not None:
         assert pair not in skipped
@@ -70,7 +70,7 @@ def test_what_was_skipped_does_not_come_back(grid: Grid) -> None:
     assert len(skipped) == 12
 
 
-def test_the_favourite_leads_and_the_sentence_says_how_sure_that_is(grid: Grid) -> None:
+def test_the_favourite_leads_with_its_confidence(grid: Grid) -> None:
     count = tally(grid, vote_all(grid, "step 200"))
     assert [standing.title for standing in count.columns][0] == "step 200"
     first, second = count.columns[:2]
@@ -81,7 +81,7 @@ def test_the_favourite_leads_and_the_sentence_says_how_sure_that_is(grid: Grid) 
     assert tally(grid, []).sentence == "No votes yet."
 
 
-def test_votes_on_other_weights_do_not_count(grid: Grid) -> None:
+def test_votes_on_replaced_weights_do_not_count(grid: Grid) -> None:
     votes = vote_all(grid, "step 200")
     trained_anew = replace(
         grid, columns=tuple(replace(c, weights=c.weights and f"new {c.weights}") for c in grid.columns)
@@ -89,7 +89,7 @@ def test_votes_on_other_weights_do_not_count(grid: Grid) -> None:
     assert tally(trained_anew, votes).votes == 0
 
 
-def test_votes_are_kept_with_the_run_and_a_cut_line_is_passed_over(grid: Grid, tmp_path: Path) -> None:
+def test_votes_are_stored_with_the_run_and_a_truncated_line_is_skipped(grid: Grid, tmp_path: Path) -> None:
     votes = vote_all(grid, "step 100")
     for vote in votes:
         keep_vote(tmp_path, vote)
@@ -100,7 +100,7 @@ def test_votes_are_kept_with_the_run_and_a_cut_line_is_passed_over(grid: Grid, t
 
 
 def test_the_interval_is_wilsons() -> None:
-    """Against the table of Newcombe 1998, Statistics in Medicine 17, table I."""
+    """Compares with Newcombe 1998, Statistics in Medicine 17, table I."""
     for won, votes, low, high in (
         (81, 263, 0.2553, 0.3662),
         (15, 148, 0.0624, 0.1605),

@@ -1,4 +1,4 @@
-"""A tiny random CLIP in transformers' layout, with the tokenizer of the tiny base."""
+"""A tiny random CLIP in the transformers layout, with the tiny base's tokenizer."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ def test_adherence_orders_real_photographs() -> None:
     assert identical == pytest.approx(1, abs=0.01) and near > 0.85 and near > far > none + 0.1 and none < 0.35
 
 
-def test_dark_strokes_are_inked_and_paper_stays_empty() -> None:
+def test_dark_strokes_become_ink_and_paper_stays_empty() -> None:
     image = flat(220, (100, 100))
     image[:, 48:52] = 30
     drawn = made("anime_lineart", image)[..., 0]

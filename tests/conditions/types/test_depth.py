@@ -13,7 +13,7 @@ from tests.conditions import tiny_models
 from tests.conditions.types.test_types import photographs
 
 
-def test_any_depth_model_of_transformers_makes_maps_of_many_images_at_once(tmp_path: Path) -> None:
+def test_any_transformers_depth_model_makes_maps_in_batches(tmp_path: Path) -> None:
     values = registry.resolve_parameters("depth", {"model": str(tiny_models.depth_anything(tmp_path / "model"))})
     pictures = [photographs()[0][:100, :160], photographs()[1][:160, :100], photographs()[2][:100, :160]]
     maps = depth_batch(pictures, **values)
@@ -25,15 +25,15 @@ def test_any_depth_model_of_transformers_makes_maps_of_many_images_at_once(tmp_p
     assert scorer is not None and scorer(maps[0], pictures[0], **values) == pytest.approx(1, abs=1e-3)
 
 
-def test_real_distances_become_a_map_that_does_not_mind_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
-    left, _, near = data.stereo_motorcycle()  # disparity is nearness
+def test_metric_depth_becomes_a_map_robust_to_outliers(monkeypatch: pytest.MonkeyPatch) -> None:
+    left, _, near = data.stereo_motorcycle()  # disparity is large for near points, like a depth map
     near = np.where(np.isfinite(near), near, 0).astype(np.float32)
     map = grey_map(near, 1.0)
     assert map.min() == 0 and map.max() == 255
     broken = near.copy()
     broken[:2] = 1e6
     assert np.abs(grey_map(broken, 1.0)[10:].astype(int) - map[10:]).max() < 10
-    # The metric is blind to the model's scale and offset, and sees another layout.
+    # The metric ignores the model's scale and offset, but not another layout.
     seen = {"now": near}
     monkeypatch.setattr(depth, "nearness", lambda images, model: [seen["now"]] * len(images))
     values = {"model": "", "cut_off": 1.0}
@@ -44,7 +44,7 @@ def test_real_distances_become_a_map_that_does_not_mind_outliers(monkeypatch: py
     assert depth_adherence(map, left, **values) < 0.5
 
 
-def test_models_that_predict_metres_are_turned_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_predict_metres_are_inverted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = str(tiny_models.depth_anything(tmp_path / "model"))
     from engine.conditions import weights
 

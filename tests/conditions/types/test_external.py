@@ -25,7 +25,7 @@ def images(count: int = 2) -> list[np.ndarray]:
     return [photo[:40, :60] for photo in photographs()[:count]]
 
 
-def test_a_python_file_draws_the_maps_of_many_images_in_one_process(tmp_path: Path) -> None:
+def test_a_python_file_makes_many_maps_in_one_process(tmp_path: Path) -> None:
     program = script(tmp_path, NEGATIVE + "print('loud')\n")
     allow(program)
     made = external_batch(images(3), program=program, seconds=60)
@@ -46,7 +46,7 @@ def test_a_command_with_placeholders_runs_without_a_shell(tmp_path: Path) -> Non
     assert map.shape == (40, 60, 3) and (map[..., 0] == map[..., 2]).all() and not Path("nothing").exists()
 
 
-def test_nothing_runs_that_was_not_allowed_here_or_was_changed_since(tmp_path: Path) -> None:
+def test_code_that_was_not_allowed_or_has_changed_does_not_run(tmp_path: Path) -> None:
     program = script(tmp_path, f"open({str(tmp_path / 'ran')!r}, 'w')\n" + NEGATIVE)
     kind = registry.get("external")
     with pytest.raises(UserError, match="not been allowed"):
@@ -68,7 +68,7 @@ def test_nothing_runs_that_was_not_allowed_here_or_was_changed_since(tmp_path: P
         ("import time\nprint('on my way', flush=True)\ntime.sleep(60)\n", "took too long"),
     ],
 )
-def test_what_went_wrong_is_told_with_what_the_program_printed(tmp_path: Path, text: str, told: str) -> None:
+def test_errors_include_the_programs_output(tmp_path: Path, text: str, told: str) -> None:
     program = script(tmp_path, text)
     allow(program)
     with pytest.raises(UserError) as caught:
@@ -76,7 +76,7 @@ def test_what_went_wrong_is_told_with_what_the_program_printed(tmp_path: Path, t
     assert told in f"{caught.value.what} {caught.value.why}"
 
 
-def test_half_a_command_is_explained() -> None:
+def test_an_incomplete_command_raises_a_readable_error() -> None:
     for program, told in (
         ("", "No program"),
         ("tool {input}", "needs both"),

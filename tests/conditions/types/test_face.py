@@ -19,7 +19,7 @@ def values(folder: Path, **given) -> dict:  # type: ignore[no-untyped-def, type-
     return registry.resolve_parameters("face", {"model": str(folder), **given})
 
 
-def test_a_detector_and_a_mesh_run_in_opencv_and_draw_where_they_say(tmp_path: Path) -> None:
+def test_detector_and_mesh_run_in_opencv(tmp_path: Path) -> None:
     own = values(tiny_models.faces(tmp_path / "faces"), people=1)
     bright = np.full((256, 256, 3), 255, np.uint8)
     (points,) = faces(bright, own["model"], own["sure"], 1)
@@ -31,14 +31,14 @@ def test_a_detector_and_a_mesh_run_in_opencv_and_draw_where_they_say(tmp_path: P
         255,
         192,
     }
-    assert not face(np.zeros_like(bright), **own).any()  # dark: nobody is there
+    assert not face(np.zeros_like(bright), **own).any()  # dark: no face
     assert face_adherence(map, bright, **own) == pytest.approx(1)
     assert face_adherence(map, np.zeros_like(bright), **own) == 0
     photograph = photographs()[0][:300, :220]
     assert face(photograph, **values(tmp_path / "faces", sure=0.0)).shape == photograph.shape
 
 
-def test_a_frame_shows_what_it_says_and_tells_where_it_was(tmp_path: Path) -> None:
+def test_a_frame_is_cropped_correctly_and_maps_points_back(tmp_path: Path) -> None:
     image = np.zeros((200, 300, 3), np.uint8)
     image[80:84, 150:154] = 255
     frame = Frame(140.0, 90.0, 100.0, 0.5)
@@ -48,7 +48,7 @@ def test_a_frame_shows_what_it_says_and_tells_where_it_was(tmp_path: Path) -> No
     assert not Frame(-500.0, -500.0, 50.0, 0.0).cut(image, 64).any()
 
 
-def test_the_square_around_a_mesh_turns_with_it() -> None:
+def test_the_square_around_a_mesh_rotates_with_it() -> None:
     points = np.random.default_rng(0).uniform(-50, 50, (468, 2))
     points[module._RIGHT_CORNER], points[module._LEFT_CORNER] = (-20, 0), (20, 0)
     cos, sin = np.cos(0.6), np.sin(0.6)
@@ -60,20 +60,20 @@ def test_the_square_around_a_mesh_turns_with_it() -> None:
     assert np.allclose(middle, (tilted.x, tilted.y))
 
 
-def test_one_face_seen_in_several_parts_counts_once_and_every_point_has_a_place() -> None:
+def test_overlapping_detections_count_as_one_face() -> None:
     first = np.array([10.0, 10.0, 50.0, 50.0])
     assert module._shared(first, first + 2) > 0.8 and module._shared(first, first + 100) == 0
     used = {point for _, lines in face_parts.PARTS.values() for line in lines for point in line}
     assert max(used) < face_parts.POINTS and len(set(face_parts.COLOURS)) == len(face_parts.PARTS)
 
 
-def test_a_folder_without_the_nets_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_the_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="face_detection_short_range"):
         module.load(tmp_path, "cpu")
 
 
 def real() -> Path:
-    """The models that mediapipe's older wheels ship; without them the test is skipped."""
+    """The models from mediapipe's older wheels; skips the test without them."""
     found = importlib.util.find_spec("mediapipe")
     folder = Path(next(iter(found.submodule_search_locations or [""]))) if found else Path()
     if not found or not all((folder.parent / name).is_file() for name in module.MODEL.files):

@@ -16,22 +16,22 @@ def test_adherence_orders_real_photographs() -> None:
 
 @pytest.mark.parametrize("shape", ["strokes", "boxes", "border"])
 @pytest.mark.parametrize("share", [0.1, 0.35, 0.7])
-def test_about_the_share_asked_for_is_blotted_out_and_the_rest_is_kept(shape: str, share: float) -> None:
+def test_about_the_requested_fraction_is_masked_and_the_rest_kept(shape: str, share: float) -> None:
     for photo in photographs()[:3]:
         map = made("inpaint", photo, shape=shape, share=share)
         hole = hole_of(map)
         assert share - 0.05 <= hole.mean() <= share + 0.25
-        assert np.abs(map[~hole].astype(int) - photo[~hole]).max() <= 1  # black that is kept becomes (1, 1, 1)
+        assert np.abs(map[~hole].astype(int) - photo[~hole]).max() <= 1  # black outside the mask becomes (1, 1, 1)
 
 
-def test_every_image_has_a_hole_of_its_own_that_can_be_drawn_again() -> None:
+def test_every_image_has_its_own_repeatable_mask() -> None:
     first, second = photographs()[:2]
     assert np.array_equal(made("inpaint", first), made("inpaint", first.copy()))
     assert not np.array_equal(hole_of(made("inpaint", first)), hole_of(made("inpaint", second)))
     assert not np.array_equal(hole_of(made("inpaint", first)), hole_of(made("inpaint", first, seed=5)))
 
 
-def test_what_is_in_the_hole_does_not_count() -> None:
+def test_the_masked_area_is_not_scored() -> None:
     from engine.conditions.types.inpaint import inpaint_adherence
 
     photo = photographs()[1]

@@ -13,7 +13,7 @@ from tests.conditions.types.test_types import photographs
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_weights_of_either_kind_draw_many_images_at_once(tmp_path: Path, ending: str) -> None:
+def test_both_weight_formats_work_on_batches(tmp_path: Path, ending: str) -> None:
     own = registry.resolve_parameters("lineart_net", {"model": str(tiny_models.lineart(tmp_path / f"net{ending}"))})
     images = [photographs()[0][:100, :161], photographs()[1][:163, :99], photographs()[2][:100, :161]]
     maps = lineart_net_batch(images, **own)
@@ -37,7 +37,7 @@ def test_the_full_net_has_the_layout_of_the_published_file() -> None:
     assert sum(value.numel() for value in state.values()) == 4_290_945
 
 
-def test_ink_is_where_the_weights_say(tmp_path: Path) -> None:
+def test_the_output_follows_the_weights(tmp_path: Path) -> None:
     net = build(4, 1)
     with torch.no_grad():
         net.model4[1].weight.zero_()
@@ -50,7 +50,7 @@ def test_ink_is_where_the_weights_say(tmp_path: Path) -> None:
     assert lineart_net(photographs()[0][:64, :64], model=str(tmp_path / "ink.pth"), strength=1.0).min() == 255
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_unrelated_weights_file_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="model0"):
         load(tmp_path / "other.pth", "cpu")

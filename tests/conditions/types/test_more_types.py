@@ -45,17 +45,17 @@ def test_adherence_orders_real_photographs(name: str, parameters: dict, least_jp
 
 
 @pytest.mark.parametrize("name", [kind.name for kind in registry.all() if kind.scorer and kind.live])
-def test_flat_tiny_and_oblong_images_are_no_trouble(name: str) -> None:
+def test_flat_tiny_and_oblong_images_work(name: str) -> None:
     scorer = registry.get(name).scorer
     assert scorer is not None
     for image in (flat(0), flat(255), flat(90, (32, 200)), photographs()[0][:33, :47]):
         map = made(name, image)
         assert map.shape == image.shape and map.dtype == np.uint8
-        least = 0.3 if name == "shuffle" else 0.98  # stirring keeps the colours of a small image only roughly
+        least = 0.3 if name == "shuffle" else 0.98  # shuffling preserves the colours of a small image only roughly
         assert least <= scorer(map, image, **registry.resolve_parameters(name)) <= 1.02
 
 
-def test_line_art_draws_dark_strokes_and_leaves_grain_out() -> None:
+def test_line_art_has_dark_strokes_and_no_grain() -> None:
     image = flat(220, (100, 100))
     image[:, 49:51] = 40
     drawn = made("lineart", image)[..., 0]
@@ -66,7 +66,7 @@ def test_line_art_draws_dark_strokes_and_leaves_grain_out() -> None:
     assert made("lineart", photographs()[0], threshold=8.0).mean() < made("lineart", photographs()[0]).mean()
 
 
-def test_straight_lines_keep_the_frame_of_a_square_and_pass_over_what_is_short() -> None:
+def test_straight_lines_keep_a_square_and_omit_short_lines() -> None:
     image = flat(20, (200, 200))
     cv2.rectangle(image, (50, 50), (150, 150), (230, 230, 230), -1)
     cv2.rectangle(image, (10, 10), (20, 20), (230, 230, 230), -1)
@@ -86,7 +86,7 @@ def test_grey_is_the_lightness_whatever_the_colour() -> None:
     assert (picture[..., 0] == picture[..., 1]).all() and (picture[..., 0] == picture[..., 2]).all()
 
 
-def test_soft_brightness_forgets_details_and_scores_by_shape_not_by_level() -> None:
+def test_soft_brightness_drops_detail_and_scores_shape_not_level() -> None:
     image = photographs()[0]
     map = made("luminance", image)
     steps = [np.abs(np.diff(grey[..., 0].astype(int))).mean() for grey in (map, made("grey", image))]
@@ -98,7 +98,7 @@ def test_soft_brightness_forgets_details_and_scores_by_shape_not_by_level() -> N
 
 
 @pytest.mark.parametrize("way", ["shrink", "blur"])
-def test_tile_keeps_the_mean_colours_and_notices_wrong_ones(way: str) -> None:
+def test_tile_keeps_mean_colours_and_scores_wrong_ones_low(way: str) -> None:
     image = photographs()[1]
     map = made("tile", image, way=way)
     assert np.abs(map.mean((0, 1)) - image.mean((0, 1))).max() < 2
@@ -117,7 +117,7 @@ def test_the_colour_grid_has_squares_of_the_mean_colour() -> None:
 
 
 @pytest.mark.parametrize("size", [(512, 768), (512, 800), (801, 512), (100, 333)])
-def test_the_middle_crop_of_a_colour_grid_is_the_grid_of_the_middle_crop(size: tuple[int, int]) -> None:
+def test_cropping_a_colour_grid_equals_the_grid_of_the_crop(size: tuple[int, int]) -> None:
     image = cv2.resize(photographs()[2], size[::-1])
     side = min(size)
     top, left = (size[0] - side) // 2, (size[1] - side) // 2
@@ -129,16 +129,18 @@ def test_the_middle_crop_of_a_colour_grid_is_the_grid_of_the_middle_crop(size: t
     assert scorer is not None and scorer(made("colour_grid", image)[middle], image[middle], cells=16) > 0.95
 
 
-def test_ssim_is_the_one_of_scikit_image() -> None:
+def test_ssim_equals_scikit_images() -> None:
     for change in (warped, another):
         first, second = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (photographs()[0], change(0)))
         _, every_pixel = structural_similarity(
             first, second, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, full=True
         )
-        assert ssim(first, second) == pytest.approx(every_pixel.mean(), abs=1e-6)  # its own mean leaves out the border
+        assert ssim(first, second) == pytest.approx(
+            every_pixel.mean(), abs=1e-6
+        )  # scikit-image's own mean omits the border
 
 
-def test_ms_ssim_falls_with_noise_and_takes_small_maps() -> None:
+def test_ms_ssim_falls_with_noise_and_accepts_small_maps() -> None:
     first = cv2.cvtColor(photographs()[0], cv2.COLOR_RGB2GRAY)
     noise = np.random.default_rng(0).normal(0, 1, first.shape)
     noisy = [np.clip(first + noise * sigma, 0, 255).astype(np.uint8) for sigma in (5, 20, 60)]
@@ -148,7 +150,7 @@ def test_ms_ssim_falls_with_noise_and_takes_small_maps() -> None:
     assert ms_ssim(first, 255 - first) < 0.05
 
 
-def test_correlation_is_blind_to_level_and_concordance_is_not() -> None:
+def test_correlation_ignores_level_and_concordance_does_not() -> None:
     first = photographs()[0][..., 0]
     darker = (first * 0.5).astype(np.uint8)
     assert correlation(first, darker) > 0.999 and concordance(first, darker) < 0.8

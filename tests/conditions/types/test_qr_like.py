@@ -22,7 +22,7 @@ def test_squares_are_whole_and_black_or_white() -> None:
     assert len(np.unique(made("qr_like", flat(90)))) == 1
 
 
-def test_squares_near_the_cut_may_stay_gray_and_do_not_count() -> None:
+def test_squares_near_the_threshold_can_stay_grey_and_are_not_scored() -> None:
     from engine.conditions.types.qr_like import qr_like_adherence
 
     photo = photographs()[2]

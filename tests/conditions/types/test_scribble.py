@@ -25,7 +25,7 @@ def test_strokes_are_few_thick_and_white() -> None:
         assert (made("scribble", photo, shortest=200) > 0).sum() < (map > 0).sum()
 
 
-def test_a_disc_is_drawn_as_its_outline_and_an_unsteady_hand_strays_alike_each_time() -> None:
+def test_a_disc_becomes_its_outline_and_jitter_is_repeatable() -> None:
     image = np.full((200, 200, 3), 40, np.uint8)
     cv2.circle(image, (100, 100), 60, (220, 220, 220), -1)
     values = {"detail": 4.0, "faintest": 6.0, "width": 3, "shortest": 30}

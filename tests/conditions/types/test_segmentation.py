@@ -13,7 +13,7 @@ from tests.conditions import tiny_models
 from tests.conditions.types.test_types import photographs
 
 
-def test_any_segmentation_model_of_transformers_colours_many_images_at_once(tmp_path: Path) -> None:
+def test_any_transformers_segmentation_model_makes_maps_in_batches(tmp_path: Path) -> None:
     values = registry.resolve_parameters("segmentation", {"model": str(tiny_models.segformer(tmp_path / "model"))})
     pictures = [photographs()[0][:100, :160], photographs()[1][:160, :100]]
     maps = segmentation_batch(pictures, **values)
@@ -25,7 +25,7 @@ def test_any_segmentation_model_of_transformers_colours_many_images_at_once(tmp_
     assert scorer is not None and scorer(maps[0], pictures[0], **values) == pytest.approx(1)
 
 
-def test_specks_join_their_surroundings() -> None:
+def test_small_specks_are_merged_into_their_surroundings() -> None:
     labels = np.zeros((50, 50), np.int32)
     labels[:, 25:] = 3
     labels[10:12, 10:12], labels[40, 40], labels[20:30, 0:10] = 7, 9, 5
@@ -34,12 +34,12 @@ def test_specks_join_their_surroundings() -> None:
     assert np.array_equal(without_specks(labels, 0.0), labels)
 
 
-def test_the_palette_is_ade20ks_and_goes_round() -> None:
+def test_the_palette_is_ade20ks_and_repeats() -> None:
     assert len(PALETTE) == 150 and PALETTE[2] == (6, 230, 230)  # sky
     assert (coloured(np.array([[2, 152]])) == PALETTE[2]).all()
 
 
-def test_adherence_is_the_mean_overlap_of_the_wanted_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adherence_is_the_mean_iou_of_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = np.zeros((40, 40), np.int32)
     wanted[:, 20:] = 1
     seen = wanted.copy()

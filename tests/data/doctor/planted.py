@@ -1,4 +1,4 @@
-"""Sets of real photographs with known faults, each at least three times, and the list of what has to be found."""
+"""Datasets of real photographs with known faults, each at least three times, and the findings expected for them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from engine.conditions import registry
 
 SIDE = 256
 HELD_OUT = 6
-_LATE = 0x60  # names whose hash begins lower are drawn for the test first
+_LATE = 0x60  # names whose hash starts lower are held out first
 Expected = dict[str, set[str]]
 
 
 @dataclass
 class Planted:
-    """``expected``: name of the finding -> keys, or paths of files that are in no sample."""
+    """``expected``: name of the finding -> keys, or paths of files that belong to no sample."""
 
     folder: Path
     expected: Expected = field(default_factory=lambda: defaultdict(set))
@@ -33,7 +33,7 @@ class Planted:
 
 
 def photographs() -> Iterator[np.ndarray]:
-    """Crops of SIDE px that show different things, RGB uint8; then the same mirrored and turned."""
+    """Different crops of SIDE px, RGB uint8, then the same mirrored and rotated."""
     astronaut, coffee, chelsea, rocket = data.astronaut(), data.coffee(), data.chelsea(), data.rocket()
     motorcycle, tissue = data.stereo_motorcycle()[0], data.immunohistochemistry()
     places = [(astronaut, y, x) for y in (0, 256) for x in (0, 256)]
@@ -57,12 +57,12 @@ def _rank(name: str) -> int:
 
 
 def _named(stem: str, ending: str, late: bool) -> str:
-    """A name that is drawn for the test, or is not."""
+    """A name that is held out, or one that is not."""
     return next(n for i in range(999) if (_rank(n := f"{stem}-{i}{ending}") >= _LATE) == late)
 
 
 def plant_images(folder: Path) -> Planted:
-    """One folder of images with captions beside them."""
+    """A folder of images with caption files."""
     planted, photos = Planted(folder), photographs()
     expected = planted.expected
     count = 0
@@ -105,7 +105,7 @@ def plant_images(folder: Path) -> Planted:
         expected["deep"].add(add("deep", ".png", _sixteen_bit, "image"))
         expected["palette"].add(add("pal", ".png", lambda p, x: Image.fromarray(x).quantize(64).save(p), "image"))
         expected["alpha"].add(add("alpha", ".png", _with_alpha, "image"))
-        # another photograph: once turned upright, one of the usual crops would be a copy of one of their turns
+        # another photograph, because one of the usual crops would be a copy of a rotated one
         sky = data.hubble_deep_field()[40 * turn : 40 * turn + SIDE, 90 * turn : 90 * turn + SIDE]
         note = lambda p, _, x=sky, e=exif: write(p, x, exif=e)  # noqa: E731
         expected["exif_rotation"].add(add("exif", ".jpg", note, "untitled"))
@@ -140,7 +140,7 @@ def plant_images(folder: Path) -> Planted:
         expected["caption_missing"].add(add("mute", ".jpg", write, None))
         expected["caption_empty"].add(add("blank", ".jpg", write, " \n"))
         first = add("Case", ".jpg", write)
-        if not (folder / first.lower()).exists():  # this disk can tell the two apart
+        if not (folder / first.lower()).exists():  # a case-sensitive disk
             name = first.lower()
             write(folder / name, next(photos))
             (folder / name).with_suffix(".txt").write_text(f"small letters, {name}", "utf-8")
@@ -162,7 +162,7 @@ def _grey(path: Path, pixels: np.ndarray) -> None:
 
 
 def _edited(source: Path, target: Path, how: int) -> None:
-    """Recompressed, smaller or brighter: still the same image, and worth less than its source."""
+    """Recompressed, smaller or brighter: still the same image, but of lower quality."""
     with Image.open(source) as image:
         pixels = np.asarray(image.convert("RGB"))
     if how == 1:
@@ -183,7 +183,7 @@ def _type(name: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _depth_like(pixels: np.ndarray) -> np.ndarray:
-    """A soft map without lines, as a depth model makes them: here of lightness."""
+    """A soft map without lines, like a depth map; made from lightness."""
     grey = cv2.GaussianBlur(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (0, 0), 2).astype(np.float32)
     grey = 255 * ((grey - grey.min()) / max(1.0, float(np.ptp(grey)))) ** 1.3
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
@@ -195,7 +195,7 @@ PAIR_TYPES: dict[str, tuple[Callable[[], Callable[[np.ndarray], np.ndarray]], bo
     "lineart": (lambda: _type("lineart"), False),
     "depth": (lambda: _depth_like, False),
 }
-"""Name -> its maps, and whether a note beside them tells the type."""
+"""Name -> its maps, and whether a note beside them declares the type."""
 LINES = ("canny", "lineart")
 
 

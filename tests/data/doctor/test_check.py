@@ -37,7 +37,7 @@ def checked(faulty: planted.Planted, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def dataset(checked: Path, workspace: Workspace) -> Dataset:
-    """A checked set of its own for every test."""
+    """A checked dataset, copied for each test."""
     return Dataset.open(shutil.copytree(checked, workspace.dataset_folder("pairs")))
 
 
@@ -56,7 +56,7 @@ def test_a_second_check_reads_only_what_changed(workspace: Workspace, tmp_path: 
     assert (again.measured, again.counts["constant"]) == (1, 1)
 
 
-def test_a_cancelled_check_goes_on_where_it_stopped(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_cancelled_check_continues_where_it_stopped(workspace: Workspace, tmp_path: Path) -> None:
     for number, photo in zip(range(8), planted.photographs(), strict=False):
         planted.write(tmp_path / "set" / f"{number}.png", photo)
     dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
@@ -68,7 +68,7 @@ def test_a_cancelled_check_goes_on_where_it_stopped(workspace: Workspace, tmp_pa
     assert CheckStore(dataset.folder).about()["pictures"] == "8"
 
 
-def test_what_broke_since_the_scan_is_found(workspace: Workspace, tmp_path: Path) -> None:
+def test_images_that_broke_after_the_scan_are_found(workspace: Workspace, tmp_path: Path) -> None:
     path = planted.write(tmp_path / "set" / "a.png", next(planted.photographs()))
     dataset = Dataset.create(workspace, "set", scan_folder(tmp_path / "set"))
     path.write_bytes(path.read_bytes()[:5000])
@@ -76,7 +76,7 @@ def test_what_broke_since_the_scan_is_found(workspace: Workspace, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["map_inverted", "map_turned", "map_shifted", "map_lossy"])
-def test_a_corrected_map_is_used_and_the_files_of_the_user_stay(
+def test_a_corrected_map_is_used_and_the_users_files_stay_unchanged(
     name: str, dataset: Dataset, faulty: planted.Planted
 ) -> None:
     before, scanned = files_of(faulty.folder), dataset.fingerprint
@@ -96,7 +96,7 @@ def test_a_corrected_map_is_used_and_the_files_of_the_user_stay(
     assert dataset.fingerprint == scanned and check(dataset, 200, workers=1).counts[name] == 3
 
 
-def test_what_is_left_out_is_not_trained_on_and_comes_back(dataset: Dataset, faulty: planted.Planted) -> None:
+def test_an_excluded_sample_is_not_trained_on_and_can_be_restored(dataset: Dataset, faulty: planted.Planted) -> None:
     finding, keys, total = BY_NAME["map_blank"], faulty.expected["map_blank"], dataset.count()
     scanned = dataset.fingerprint
     assert fix.exclude(dataset, finding) == 3
@@ -117,7 +117,7 @@ def test_what_is_left_out_is_not_trained_on_and_comes_back(dataset: Dataset, fau
         fix.correct(dataset, finding)
 
 
-def test_a_second_correction_waits_for_a_check_of_the_first(dataset: Dataset, faulty: planted.Planted) -> None:
+def test_a_second_correction_needs_a_new_check_first(dataset: Dataset, faulty: planted.Planted) -> None:
     key = next(iter(faulty.expected["map_shifted"]))
     assert fix.correct(dataset, BY_NAME["map_shifted"]) == 3
     copy = dataset.sample(key).condition_digest
@@ -151,7 +151,7 @@ def test_corrected_images_and_captions(workspace: Workspace, tmp_path: Path) -> 
         fix.correct(dataset, BY_NAME["map_shifted"])
 
 
-def test_what_the_net_sees_is_what_training_reads(dataset: Dataset) -> None:
+def test_the_training_view_equals_what_training_reads(dataset: Dataset) -> None:
     from engine.data.cache import cropped_image, cropped_map
     from engine.data.crop_plan import CropPlan
 
@@ -167,7 +167,7 @@ def test_what_the_net_sees_is_what_training_reads(dataset: Dataset) -> None:
     assert training_view.strip(dataset, sample, plan, 64).size == (3 * 72 - 8, 64)
 
 
-def test_two_threads_may_decide_at_once(dataset: Dataset) -> None:
+def test_two_threads_can_store_decisions_at_once(dataset: Dataset) -> None:
     keys = [sample.key for sample in dataset.samples(0, 20)]
     threads = [threading.Thread(target=dataset.decisions.exclude, args=([key], "x")) for key in keys]
     for thread in threads:
@@ -177,14 +177,14 @@ def test_two_threads_may_decide_at_once(dataset: Dataset) -> None:
     assert set(dataset.decisions.current.excluded) == set(keys)
 
 
-def test_every_finding_tells_why_it_matters_and_what_to_do() -> None:
+def test_every_finding_has_a_reason_and_an_advice() -> None:
     for finding in ALL:
         for text in (finding.title, finding.why, finding.what_to_do):
             assert text[0].isupper() and len(text) < 260, finding.name
         assert finding.why.endswith(".") and not (finding.unusable and finding.correct)
 
 
-def test_of_two_equal_files_the_one_with_a_caption_stays(workspace: Workspace, tmp_path: Path) -> None:
+def test_among_equal_files_the_one_with_a_caption_is_kept(workspace: Workspace, tmp_path: Path) -> None:
     photo = next(planted.photographs())
     for name in ("a copy", "b first"):
         planted.write(tmp_path / "set" / f"{name}.png", photo)

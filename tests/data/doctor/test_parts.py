@@ -15,7 +15,7 @@ from engine.data.layouts.model import NO_IMAGE, NO_MAP
 from engine.data.samples import Problem
 
 
-def test_near_pairs_are_those_of_comparing_all_with_all() -> None:
+def test_near_pairs_equal_a_brute_force_comparison() -> None:
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**63, 300, np.uint64) * 2 + rng.integers(0, 2, 300, np.uint64)
     flips = [np.uint64(sum(1 << int(bit) for bit in rng.choice(64, n % 10, replace=False))) for n in range(300)]
@@ -41,7 +41,7 @@ def test_a_hundred_thousand_hashes_need_few_comparisons(monkeypatch: pytest.Monk
     assert compared < 0.03 * 100_000**2
 
 
-def test_other_colours_in_the_same_shape_are_no_copy() -> None:
+def test_the_same_shape_in_other_colours_is_not_a_copy() -> None:
     shape = np.zeros((8, 8, 3), np.uint8) + 90
     shape[2:6, 2:6] = (200, 60, 60)
     other = shape.copy()
@@ -52,12 +52,12 @@ def test_other_colours_in_the_same_shape_are_no_copy() -> None:
     assert not duplicates.alike(shape.tobytes(), np.roll(shape, 3, 1).tobytes(), either_grey=True)
 
 
-def test_every_turn_has_its_way_back() -> None:
+def test_every_rotation_has_an_inverse() -> None:
     map = np.arange(12).reshape(3, 4)
     assert all(np.array_equal(TURNS[UNDO[name]](turn(map)), map) for name, turn in TURNS.items())
 
 
-def test_a_true_depth_map_fits_its_image_and_its_shift_is_told_in_pixels() -> None:
+def test_a_depth_map_matches_its_image_and_a_shift_is_measured_in_pixels() -> None:
     left, _, disparity = data.stereo_motorcycle()
     grey = cv2.cvtColor(left, cv2.COLOR_RGB2GRAY)
     depth = np.nan_to_num(disparity, posinf=0)
@@ -77,7 +77,7 @@ def test_photographs_are_sharp_and_their_blurred_copies_are_not(name: str, photo
     assert blur(np.full((64, 64), 9, np.uint8)) == -1
 
 
-def test_the_hash_is_that_of_the_library(photos: dict[str, np.ndarray], tmp_path: Path) -> None:
+def test_the_hash_equals_the_library_s(photos: dict[str, np.ndarray], tmp_path: Path) -> None:
     import imagehash
 
     Image.fromarray(photos["coffee"]).save(tmp_path / "a.png")
@@ -98,18 +98,18 @@ def test_the_hash_is_that_of_the_library(photos: dict[str, np.ndarray], tmp_path
         ("a caf\ufffd by night", "a caf by night"),
     ],
 )
-def test_broken_letters_are_put_right(broken: str, right: str) -> None:
+def test_wrongly_decoded_text_is_repaired(broken: str, right: str) -> None:
     assert captions.repaired(broken) == right
 
 
 @pytest.mark.parametrize(
     "text", ["ein Bär", "Ângelo e Ção", "кошка", "São Paulo – £5", "naïve façade", "50 °C, Ä", "猫"]
 )
-def test_sound_letters_stay(text: str) -> None:
+def test_correct_text_is_left_unchanged(text: str) -> None:
     assert captions.repaired(text) == text
 
 
-def test_names_that_one_system_takes_for_one() -> None:
+def test_names_that_are_equal_on_some_systems() -> None:
     keys = ["Cat.jpg", "a/dog.png", "cat.JPG", "caf\u00e9.png", "cafe\u0301.png", "dog.png"]
     assert [(hit.key, hit.other) for hit in names.clashes(keys)] == [
         ("cat.JPG", "Cat.jpg"),

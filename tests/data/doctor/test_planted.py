@@ -25,11 +25,11 @@ def compare(found: dict[str, set[str]], expected: dict[str, set[str]]) -> None:
 
 
 @pytest.mark.answers("Some images are web pages, duplicates, or grey")
-def test_every_planted_fault_of_the_images_is_found_and_nothing_else(
+def test_every_planted_image_fault_is_found_and_nothing_else(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def by_hash(dataset: Dataset, count: int, **_: object) -> list[str]:
-        """The faults are planted on images that this draw holds out."""
+        """The faults are planted on images that this seed holds out."""
         return [sample.key for sample in dataset.held_out(count).held_out]
 
     monkeypatch.setattr("engine.data.doctor.check.choose", by_hash)
@@ -40,9 +40,7 @@ def test_every_planted_fault_of_the_images_is_found_and_nothing_else(
 
 
 @pytest.mark.parametrize("kind", planted.PAIR_TYPES)
-def test_every_planted_fault_of_the_pairs_is_found_and_nothing_else(
-    kind: str, workspace: Workspace, tmp_path: Path
-) -> None:
+def test_every_planted_pair_fault_is_found_and_nothing_else(kind: str, workspace: Workspace, tmp_path: Path) -> None:
     faults = planted.plant_pairs(tmp_path / kind, kind)
     dataset = Dataset.create(workspace, kind, scan_folder(faults.folder))
     check(dataset, 200, workers=1)

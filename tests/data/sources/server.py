@@ -1,4 +1,4 @@
-"""A web server on this machine with good and bad habits, for tests of the downloader."""
+"""A local web server with good and bad behaviour, for tests of the downloader."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """Answers from ``pages``: path -> (status, headers, body). ``asked`` counts the requests by path."""
+    """Serves ``pages``: path -> (status, headers, body). ``asked`` counts the requests by path."""
 
     def __init__(self) -> None:
         self.pages: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.asked: Counter[str] = Counter()
         self.hosts: list[str] = []
         self.release = threading.Event()
-        """Pages whose headers have X-Hang are sent to the half until this is set."""
+        """Only half of a page with the header X-Hang is sent until this is set."""
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.http.daemon_threads = True
 
@@ -26,7 +26,7 @@ class Server:
         return f"http://127.0.0.1:{self.http.server_port}"
 
     def page(self, path: str, body: bytes, status: int = 200, **headers: str) -> str:
-        """Adds a page; returns its address."""
+        """Adds a page; returns its URL."""
         self.pages[path] = (status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
         return self.address + path
 
@@ -57,7 +57,7 @@ class Server:
                     else:
                         self.wfile.write(body)
                 except OSError:
-                    pass  # the client has gone, as some of the tests want
+                    pass  # some tests close the connection
 
             def log_message(self, *_: object) -> None:
                 return
@@ -67,7 +67,7 @@ class Server:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """An open server that is gone afterwards."""
+    """A running server that is closed afterwards."""
     server = Server()
     thread = threading.Thread(target=server.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

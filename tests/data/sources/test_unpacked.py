@@ -77,7 +77,7 @@ def test_webdataset_archives_of_img2dataset(
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["archive", "folder"])
-def test_sizes_that_were_not_asked_for_are_left_out_and_told_and_come_back(
+def test_images_outside_the_size_limits_are_skipped_reported_and_restored(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], packed: bool
 ) -> None:
     sizes = {"right": (90, 80), "narrow": (60, 80), "low": (90, 40), "long": (200, 80)}
@@ -99,7 +99,7 @@ def test_sizes_that_were_not_asked_for_are_left_out_and_told_and_come_back(
     assert (everything.pictures, everything.problems) == (4, 0)
 
 
-def test_nothing_in_an_archive_gets_out_of_the_folder(
+def test_archive_members_cannot_leave_the_folder(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:
     good, outside = png(photos["coffee"]), tmp_path / "outside.png"
@@ -132,7 +132,7 @@ def test_nothing_in_an_archive_gets_out_of_the_folder(
     assert safe_member(tarfile.TarInfo("./00/1.png")) is not None
 
 
-def test_a_cut_archive_gives_what_is_whole_and_an_import_can_be_cancelled(
+def test_a_truncated_archive_yields_its_complete_members_and_an_import_can_be_cancelled(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
 ) -> None:
     path = archive(tmp_path / "set.tar", shard(photos["rocket"], 0, 4))
@@ -181,7 +181,7 @@ def test_parquet_files_with_images(workspace: Workspace, tmp_path: Path, photos:
 
 @pytest.fixture
 def pairs(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
-    """A folder as the imagefolder builder of the datasets library wants it."""
+    """A folder for the imagefolder builder of the datasets library."""
     folder = tmp_path / "pairs"
     folder.mkdir()
     rows = []
@@ -199,7 +199,7 @@ def pairs(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-def test_a_dataset_that_was_saved_with_the_library(workspace: Workspace, tmp_path: Path, pairs: Path) -> None:
+def test_a_dataset_saved_by_the_datasets_library(workspace: Workspace, tmp_path: Path, pairs: Path) -> None:
     datasets = pytest.importorskip("datasets")
     loaded = datasets.load_dataset("imagefolder", data_dir=str(pairs), split="train", cache_dir=str(tmp_path / "hf"))
     datasets.DatasetDict({"train": loaded}).save_to_disk(str(tmp_path / "saved"))
@@ -214,7 +214,7 @@ def test_a_dataset_that_was_saved_with_the_library(workspace: Workspace, tmp_pat
         import_source(workspace, str(tmp_path / "saved"), "other", ImportConfig(split="test"))
 
 
-def test_a_dataset_of_the_hub_is_streamed_up_to_the_limit(
+def test_a_hub_dataset_is_streamed_up_to_the_limit(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets = pytest.importorskip("datasets")
@@ -241,7 +241,7 @@ def test_a_dataset_of_the_hub_is_streamed_up_to_the_limit(
 
 
 def hub_file(hub: Server, name: str, content: bytes) -> str:
-    """A file of owner/set on a server that answers as the Hub does; returns its path."""
+    """A file of owner/set on a server that responds like the Hub; returns its path."""
     listed = [{"type": "file", "path": name, "size": len(content), "oid": "0" * 40}]
     about = {"id": "owner/set", "sha": "0" * 40, "siblings": [], "private": False}
     api, kind = "/api/datasets/owner/set", {"Content_Type": "application/json"}
@@ -252,10 +252,10 @@ def hub_file(hub: Server, name: str, content: bytes) -> str:
     return f"hf://datasets/owner/set@main/{name}"
 
 
-def test_only_files_of_the_hub_are_streamed_and_as_they_are(
+def test_only_files_on_the_hub_are_streamed_unchanged(
     workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row may hold a path in place of an image, and whoever made the set wrote it."""
+    """A row may contain a path instead of an image, and the dataset's author chooses that path."""
     datasets = pytest.importorskip("datasets")
     photo, private, packed = png(photos["coffee"]), tmp_path / "private.png", io.BytesIO()
     private.write_bytes(photo)
@@ -284,7 +284,7 @@ def test_only_files_of_the_hub_are_streamed_and_as_they_are(
 
 
 @pytest.mark.answers("Do I have to write a dataset script?")
-def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
+def test_a_dataset_with_a_loading_script_is_refused_with_an_alternative() -> None:
     error = explain("fusing/fill50k", RuntimeError("Dataset scripts are no longer supported, but found fill50k.py"))
     assert "script" in error.what and "parquet" in error.try_this
     assert "not accessible" in explain("a/b", type("DatasetNotFoundError", (Exception,), {})("x")).what
@@ -299,7 +299,7 @@ def test_a_set_that_is_a_script_is_refused_with_a_way_out() -> None:
         ("~/b", ""), ("../b", ""),
     ],
 )  # fmt: skip
-def test_what_is_an_id_is_hub_path(place: str, name: str) -> None:
+def test_only_ids_and_hub_urls_are_hub_paths(place: str, name: str) -> None:
     assert hub_id(place) == name
 
 
@@ -313,9 +313,7 @@ def test_names_are_suggested(tmp_path: Path) -> None:
     assert {place: suggest_name(place) for place in cases} == cases and suggest_name(" ") == ""
 
 
-def test_two_sources_never_mix_in_one_folder(
-    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
-) -> None:
+def test_two_sources_never_share_a_folder(workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]) -> None:
     (tmp_path / "two").mkdir()
     first = archive(tmp_path / "set.tar", shard(photos["coffee"], 0, 2))
     other = archive(tmp_path / "two" / "set.tar", shard(photos["rocket"], 5, 2))

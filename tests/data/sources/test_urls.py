@@ -1,4 +1,4 @@
-"""Lists of addresses: filters, a polite downloader, and what it refuses. Everything is asked of a local server."""
+"""URL lists: filters, the polite downloader and what it refuses, with a local server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FAST = {"per_host": 1000.0, "timeout": 10.0, "threads": 4}
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "is_public", lambda number: True)  # the server is on this machine
+    monkeypatch.setattr(download, "is_public", lambda number: True)  # the test server is local
     with serving() as opened:
         yield opened
 
@@ -81,7 +81,7 @@ def test_a_laion_list_becomes_a_dataset_with_captions_and_sources(
     assert json.loads(json.dumps(result.as_dict()))["found"] == "a list of addresses with captions"
 
 
-def test_what_cannot_be_had_is_listed_with_its_reason_and_the_rest_goes_on(
+def test_failed_downloads_are_listed_with_a_reason_and_the_others_continue(
     workspace: Workspace, tmp_path: Path, server: Server, photos: dict[str, np.ndarray]
 ) -> None:
     good = png(photos["coffee"])
@@ -117,7 +117,7 @@ def test_what_cannot_be_had_is_listed_with_its_reason_and_the_rest_goes_on(
     assert {url: (reason, told[url]) for url, reason in wanted.items() if reason not in told[url]} == {}
 
 
-def test_a_second_try_asks_only_for_what_is_missing(
+def test_a_second_try_requests_only_missing_images(
     workspace: Workspace, tmp_path: Path, server: Server, photos: dict[str, np.ndarray]
 ) -> None:
     urls = [server.page(f"/{n}.png", png(photos["rocket"], (64 + n, 64))) for n in range(5)]
@@ -127,13 +127,13 @@ def test_a_second_try_asks_only_for_what_is_missing(
     assert (first.new, first.present, first.pictures) == (4, 1, 4), "an address that is listed twice is fetched once"
     server.page("/3.png", png(photos["rocket"]))
     listing = workspace.dataset_folder("list") / "pictures" / "metadata.jsonl"
-    listing.write_text(listing.read_text("utf-8") + '{"file_name": "ab/cut', "utf-8")  # as a crash leaves it
+    listing.write_text(listing.read_text("utf-8") + '{"file_name": "ab/cut', "utf-8")  # as after a crash
     second = bring(workspace, path)
     assert (second.new, second.present, second.pictures) == (1, 5, 5) and failures(workspace) == {}
     assert server.asked == {f"/{n}.png": 2 if n == 3 else 1 for n in range(5)}
 
 
-def test_cancelling_ends_slow_downloads_and_keeps_what_is_there(
+def test_cancelling_ends_slow_downloads_and_keeps_finished_ones(
     workspace: Workspace, tmp_path: Path, server: Server, photos: dict[str, np.ndarray]
 ) -> None:
     urls = [server.page("/quick.png", png(photos["chelsea"])), server.page("/slow.png", b"x" * 9000, X_Hang="1")]
@@ -144,7 +144,7 @@ def test_cancelling_ends_slow_downloads_and_keeps_what_is_there(
         if label == "Images downloaded":
             assert (done, total) == (1, 2)
             control.cancel()
-            server.release.set()  # a half answer is no image either
+            server.release.set()  # a truncated response is not an image either
 
     with pytest.raises(Cancelled):
         import_source(workspace, str(path), config=ImportConfig(**FAST), progress=progress, token=control.token)
@@ -152,7 +152,7 @@ def test_cancelling_ends_slow_downloads_and_keeps_what_is_there(
     assert "list" not in workspace.dataset_names()
 
 
-def test_a_server_that_takes_too_long_is_given_up(server: Server) -> None:
+def test_a_server_that_takes_too_long_times_out(server: Server) -> None:
     url = server.page("/slow.png", b"x" * 100_000, X_Hang="1")
     fetcher = Fetcher(ImportConfig(timeout=0.2), threading.Event())
     with pytest.raises(Refused, match="too long"):
@@ -160,7 +160,7 @@ def test_a_server_that_takes_too_long_is_given_up(server: Server) -> None:
     fetcher.close()
 
 
-def test_the_setting_lets_marked_images_in(server: Server, photos: dict[str, np.ndarray]) -> None:
+def test_a_setting_allows_images_with_opt_out_headers(server: Server, photos: dict[str, np.ndarray]) -> None:
     url = server.page("/noai.png", png(photos["coffee"]), X_Robots_Tag="noai")
     fetcher = Fetcher(ImportConfig(respect_robots=False), threading.Event())
     assert fetcher.get(url) == server.pages["/noai.png"][2]
@@ -194,7 +194,7 @@ def test_robots_headers(headers: list[str], marks: set[str]) -> None:
         ("100.64.0.1", False),
     ],
 )  # fmt: skip
-def test_addresses_of_the_own_network_are_told_from_public_ones(number: str, public: bool) -> None:
+def test_private_addresses_are_recognized(number: str, public: bool) -> None:
     assert is_public(number) is public
 
 
@@ -212,7 +212,7 @@ def test_private_servers_are_refused_also_after_a_redirect(monkeypatch: pytest.M
         fetcher.close()
 
 
-def test_requests_to_one_host_are_spread_and_others_need_not_wait() -> None:
+def test_the_rate_limit_applies_to_each_host_separately() -> None:
     waits: list[float] = []
     pace = RateLimit(2.0, waits.append, clock=lambda: 100.0)
     for host in ("a", "a", "b", "a"):
@@ -220,7 +220,7 @@ def test_requests_to_one_host_are_spread_and_others_need_not_wait() -> None:
     assert waits == [0.5, 1.0]
 
 
-def test_a_column_that_is_not_there_and_a_wrong_value_are_told(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_missing_column_and_a_wrong_value_raise_errors(workspace: Workspace, tmp_path: Path) -> None:
     path = url_list(tmp_path / "list.csv", [{"url": "http://localhost/x", "text": "x"}])
     with pytest.raises(UserError, match="no column headline"):
         bring(workspace, path, caption_column="headline")
@@ -228,7 +228,9 @@ def test_a_column_that_is_not_there_and_a_wrong_value_are_told(workspace: Worksp
         parse_import({"threads": 0})
 
 
-def test_a_list_of_which_nothing_can_be_had_says_why(workspace: Workspace, tmp_path: Path, server: Server) -> None:
+def test_a_list_without_any_available_image_raises_an_error_with_the_reason(
+    workspace: Workspace, tmp_path: Path, server: Server
+) -> None:
     path = url_list(tmp_path / "list.csv", [{"url": server.address + "/gone.png"}])
     with pytest.raises(UserError) as caught:
         bring(workspace, path)
