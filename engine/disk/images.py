@@ -152,8 +152,8 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         if path.is_symlink():
             raise UserError(
-                f"{path.name} leads nowhere.",
-                "It is a link to a file that is not there.",
+                f"{path.name} is a broken link.",
+                "The file to which it links does not exist.",
                 "Put the image itself into the folder, or delete the link.",
             ) from error
         raise UserError(
@@ -196,5 +196,5 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
         return "The end of the file is missing; the download or copy was interrupted."
     if isinstance(error, UnidentifiedImageError):
-        return "It is not an image in a format that is known here (PNG, JPEG, WebP, BMP, TIFF, GIF)."
+        return "It is not an image in a supported format (PNG, JPEG, WebP, BMP, TIFF, GIF)."
     return f"The file is damaged ({error})."

@@ -1,4 +1,4 @@
-"""Finds the columns of a table by name, then by content. The user is told the choice and can change it."""
+"""Finds the columns of a table by name, then by content. The page shows the choice, and the user can change it."""
 
 from __future__ import annotations
 

@@ -138,8 +138,8 @@ class Fetcher:
     def _body(self, answer: Any, deadline: float) -> bytes:
         most = self._config.max_megabytes * 1_000_000
         parts, size = [], 0
-        told = answer.headers.get("content-length", "")
-        if told.isdecimal() and int(told) > most:
+        declared = answer.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > most:
             raise Refused("larger than the limit")
         for part in answer.iter_bytes():
             self._check_deadline(deadline)
