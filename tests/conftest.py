@@ -31,20 +31,21 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-LIBRARIES = 400  # modules
-_loaded = 0
+_frozen: tuple[Path, int] = (Path(), 0)
+"""The file whose tests run, and how many modules were loaded when objects were frozen last."""
 
 
-def pytest_runtest_setup() -> None:
-    """Freeze the objects of the large libraries, once these are loaded: the garbage collector skips them from then on.
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """At the start of each file, and once large libraries were loaded, freeze all objects: the collector skips them.
 
     Drawing and training collect garbage to free memory. Each time that walks over a million objects of torch,
     diffusers and transformers, and takes half of the time of such a test. Frozen objects are missing in
     ``gc.get_objects``: tests that count objects use tests/living.py.
     """
-    global _loaded
-    if len(sys.modules) > _loaded + LIBRARIES:
-        _loaded = len(sys.modules)
+    global _frozen
+    file, loaded = _frozen
+    if item.path != file or len(sys.modules) > loaded + 400:
+        _frozen = item.path, len(sys.modules)
         gc.collect()
         gc.freeze()
 
