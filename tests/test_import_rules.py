@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,11 +72,25 @@ def test_a_tab_imports_no_other_tab_and_stays_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) < 200
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_light_modules_load_neither_torch_nor_gradio(module: str) -> None:
-    code = f"import {module}, sys; print([m for m in {HEAVY} if m in sys.modules])"
+@pytest.fixture(scope="module")
+def heavy_after() -> dict[str, list[str]]:
+    """Light module -> the heavy ones that are loaded after its import. One process imports all, one after the other."""
+    code = (
+        "import importlib, json, sys\n"
+        "found = {}\n"
+        f"for name in {LIGHT}:\n"
+        "    importlib.import_module(name)\n"
+        f"    found[name] = [heavy for heavy in {HEAVY} if heavy in sys.modules]\n"
+        "print(json.dumps(found))\n"
+    )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert told.stdout.strip() == "[]", told.stdout + told.stderr
+    assert told.returncode == 0, told.stderr
+    return dict(json.loads(told.stdout))
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_neither_torch_nor_gradio(module: str, heavy_after: dict[str, list[str]]) -> None:
+    assert heavy_after[module] == []
 
 
 @pytest.mark.slow

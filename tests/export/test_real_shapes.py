@@ -1,4 +1,8 @@
-"""Once, at the real sizes: nets of SD 1.5 and SDXL with random weights, through every format and the readers' rules."""
+"""Nets with every tensor of SD 1.5 and SDXL and random weights, through every format and the readers' rules.
+
+The quick tests make them a tenth as wide, which leaves names and number of the tensors as they are; the long ones have
+the real sizes.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,10 @@ SDXL: dict[str, Any] = {
 }
 
 
+NARROW_SD15 = SD15 | {"block_out_channels": (32, 64, 128, 128)}
+NARROW_SDXL = SDXL | {"block_out_channels": (32, 64, 128), "attention_head_dim": (2, 4, 8)}
+
+
 def random_net(unet: dict[str, Any]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Config and fp16 weights of a ControlNet for a UNet of this config."""
     with init_empty_weights():
@@ -55,13 +63,16 @@ def through(path: Path, module: str, source: Source) -> dict[str, torch.Tensor]:
     return writer.read(path)[1]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("unet", "family", "count"),
-    [(SD15, facts.SD1, 340), pytest.param(SDXL, facts.SDXL, 844, marks=pytest.mark.long)],
-    ids=["sd15", "sdxl"],
+    [
+        pytest.param(NARROW_SD15, facts.SD1, 340, id="narrow sd15"),
+        pytest.param(NARROW_SDXL, facts.SDXL, 844, id="narrow sdxl"),
+        pytest.param(SD15, facts.SD1, 340, id="sd15", marks=pytest.mark.long),
+        pytest.param(SDXL, facts.SDXL, 844, id="sdxl", marks=pytest.mark.long),
+    ],
 )
-def test_at_the_real_size_every_format_has_all_tensors(
+def test_every_format_has_all_tensors(
     unet: dict[str, Any], family: facts.FamilyFacts, count: int, tmp_path: Path
 ) -> None:
     config, tensors = random_net(unet)
@@ -83,14 +94,17 @@ def test_at_the_real_size_every_format_has_all_tensors(
         path.unlink()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("unet", "family"),
-    [(SD15, facts.SD1), pytest.param(SDXL, facts.SDXL, marks=pytest.mark.long)],
-    ids=["sd15", "sdxl"],
+    ("unet", "family", "rank"),
+    [
+        pytest.param(NARROW_SD15, facts.SD1, 6, id="narrow sd15"),
+        pytest.param(NARROW_SDXL, facts.SDXL, 6, id="narrow sdxl"),
+        pytest.param(SD15, facts.SD1, 64, id="sd15", marks=pytest.mark.long),
+        pytest.param(SDXL, facts.SDXL, 64, id="sdxl", marks=pytest.mark.long),
+    ],
 )
-def test_at_the_real_size_a_control_lora_is_read_for_its_version(
-    unet: dict[str, Any], family: facts.FamilyFacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_control_lora_is_read_for_its_version(
+    unet: dict[str, Any], family: facts.FamilyFacts, rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names and shapes of the factors; their numbers are made up, to spare the hours of 300 factorisations."""
     monkeypatch.setattr(
@@ -98,7 +112,7 @@ def test_at_the_real_size_a_control_lora_is_read_for_its_version(
     )
     config, tensors = random_net(unet)
     trunk = {name: weight for name, weight in tensors.items() if name.startswith(UNET.copied)}
-    made = control_lora.factorize(tensors, trunk, 64, torch.float16)
+    made = control_lora.factorize(tensors, trunk, rank, torch.float16)
     source = Source(config, tensors, made.tensors, "fp16", {"format": "pt"}, base=trunk)
     path = tmp_path / f"{export_stem('real', family)}.safetensors"
     back = through(path, "engine.export.control_lora", source)
