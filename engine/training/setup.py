@@ -127,7 +127,7 @@ def set_up(
         history(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
     token.raise_if_cancelled()
 
-    # The base and what learns.
+    # The base and the trainable.
     history(Message("Loading the base model."))
     if message := facts_of(config).message:
         history(Message(message))
@@ -194,7 +194,7 @@ def set_up(
 def build_nets(
     run_folder: Path, config: RunConfig, family: Family, base: str, place: Placement
 ) -> tuple[Any, Trainable]:
-    """The base's denoiser and what learns, each where it stays: all nets of a run that memory has to hold."""
+    """The base's denoiser and the trainable, each where it stays: all nets of a run that memory has to hold."""
     denoiser: Any = family.load_denoiser(base, base_dtype(config, place.dtype))
     layers, quantized = family.layers, config.train.base_storage == "fp8"
     if not quantized:

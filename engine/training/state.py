@@ -77,7 +77,7 @@ class TrainState:
     noise_process: NoiseProcess
     latent_space: LatentSpace
 
-    # What learns.
+    # The trained weights.
     trainable: Trainable
     optimizer: torch.optim.Optimizer
     ema: Average | None

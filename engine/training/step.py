@@ -78,6 +78,6 @@ def train_step(state: TrainState) -> torch.Tensor | None:
 
 
 def denoising_loss(predicted: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted mean squared error in fp32: (B, C, h, w), (B, C, h, w), (B,) -> scalar."""
-    per_image = (predicted.float() - target.float()).square().mean(dim=(1, 2, 3))
+    """Weighted mean squared error in fp32: (B, ...), (B, ...), (B,) -> scalar."""
+    per_image = (predicted.float() - target.float()).square().mean(dim=tuple(range(1, target.ndim)))
     return (per_image * weights.float()).mean()

@@ -20,7 +20,7 @@ def base_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
 
 
 def build_trainable(config: RunConfig, control_net: Any, denoiser: Any, place: Placement, layers: Layers) -> Trainable:
-    """What learns in a run.
+    """Build the trainable of a run.
 
     Args:
         control_net: from ``initial_controlnet``.

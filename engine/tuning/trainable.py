@@ -1,4 +1,4 @@
-"""What learns in a run, as everything else sees it: parameters, compute copy, files, data, judgement.
+"""The trained weights of a run, as everything else sees them: parameters, compute copy, files.
 
 A training run asks these questions and knows no more. The cases are ``controlnet.py`` (whole and low rank) and
 ``unlocked.py`` (the base's decoder, too); a new one is a class here and a line in ``build.py``.
@@ -33,7 +33,7 @@ class Placement:
 
 
 class Trainable(ABC):
-    """What learns in a run."""
+    """The trained weights of a run."""
 
     master: nn.Module
     """All fp32 weights that the optimizer updates."""
