@@ -51,8 +51,8 @@ def _help(one: settings.Setting) -> str:
     facts = [one.bounds] if one.bounds else []
     if default not in (None, "") and one.kind is not bool:
         facts.append(f"default: {default}")
-    words = " ".join(filter(None, (f"{one.title}.", one.help, f"({'; '.join(facts)})" if facts else "")))
-    return words.replace("%", "%%")
+    text = " ".join(filter(None, (f"{one.title}.", one.help, f"({'; '.join(facts)})" if facts else "")))
+    return text.replace("%", "%%")
 
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from engine.data.dataset import Dataset
 from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.evaluation.grid import GridRequest, held_out_pairs
+from engine.inference.settings import declared
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -38,10 +39,10 @@ def rows_of(workspace: Workspace, run: Run, request: GridRequest) -> list[GridRo
         UserError: there is no control image, one is missing, or a number is out of range.
     """
     seeds, strengths = request.seeds or (0,), request.strengths or (run.config.validation.strength,)
-    if any(not 0 <= strength <= 10 for strength in strengths):
-        raise UserError("The grid was not drawn.", "A strength is not between 0 and 10.", "Correct it.")
-    if any(not 0 <= seed < 2**62 for seed in seeds):
-        raise UserError("The grid was not drawn.", "A seed is negative or too large.", "Use whole numbers from 0.")
+    problems = [declared()["strength"].problem(strength) for strength in strengths]
+    problems += [declared()["seed"].problem(seed) for seed in seeds]
+    if any(problems):
+        raise UserError("The grid was not drawn.", " ".join(dict.fromkeys(filter(None, problems))), "Correct it.")
     shown = [*_held_out(workspace, run, request.pictures), *_own(run, request.controls)]
     if not shown:
         raise UserError(

@@ -277,20 +277,20 @@ class DrawSettings(SamplingOptions, PromptSettings):
 
 
 @cache
-def _declared(kind: type) -> Mapping[str, Setting]:
-    hints = typing.get_type_hints(kind)
+def _declared(cls: type) -> Mapping[str, Setting]:
+    hints = typing.get_type_hints(cls)
     found = {}
-    for one in fields(kind):
+    for one in fields(cls):
         if "setting" in one.metadata:
-            hint = Path if hints[one.name] == Path | None else hints[one.name]
+            kind = Path if hints[one.name] == Path | None else hints[one.name]
             default = None if one.default is MISSING else one.default
-            found[one.name] = replace(one.metadata["setting"], name=one.name, kind=hint, default=default)
+            found[one.name] = replace(one.metadata["setting"], name=one.name, kind=kind, default=default)
     return MappingProxyType(found)
 
 
-def declared(kind: type | None = None) -> Mapping[str, Setting]:
+def declared(cls: type | None = None) -> Mapping[str, Setting]:
     """Return the settings that a class declares (default: ``DrawSettings``), by name and in order."""
-    return _declared(kind or DrawSettings)
+    return _declared(cls or DrawSettings)
 
 
 def run_defaults(config: RunConfig) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def test_images_are_drawn_and_carry_their_settings(
     assert "does not look like the control images" in capsys.readouterr().out
 
 
-def test_what_is_missing_is_said(sampled: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_and_a_missing_run_are_named(
+    sampled: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     root, run = sampled
     assert main(["--workspace", str(root), "sample", run, "--step", "500"]) == 2
     assert "has none at step 500" in capsys.readouterr().err

@@ -39,7 +39,7 @@ class GridView:
 
 def build_slider(context: AppContext, live: Live, run: Any) -> GridView:
     """Build the slider: two images of one row, one over the other, with a handle between them."""
-    words = gr.HTML(note(NO_GRID))
+    message = gr.HTML(note(NO_GRID))
     with gr.Column(visible=False) as choice:
         row = gr.Dropdown([], label="Row", elem_id="two-row")
         with gr.Row():
@@ -79,7 +79,7 @@ def build_slider(context: AppContext, live: Live, run: Any) -> GridView:
 
     for box in (row, left, right):
         live.on(box.input, changed, [run, row, left, right], [slider])
-    return GridView([words, choice, row, left, right, slider], show)
+    return GridView([message, choice, row, left, right, slider], show)
 
 
 def _key(grid: Grid, row: int, column: int) -> str | None:
@@ -96,7 +96,7 @@ def _best_column(grid: Grid) -> int:
 
 def build_vote(context: AppContext, live: Live, run: Any) -> GridView:
     """Build the blind vote: two images without names, which are shown after the vote."""
-    words = gr.HTML(note(NO_GRID), elem_id="vote-words")
+    message = gr.HTML(note(NO_GRID), elem_id="vote-words")
     with gr.Column(visible=False) as booth:
         with gr.Row():
             options: dict[str, Any] = {
@@ -154,7 +154,7 @@ def build_vote(context: AppContext, live: Live, run: Any) -> GridView:
 
         return pressed
 
-    outputs = [words, booth, left, control, right, pair, skipped, counted]
+    outputs = [message, booth, left, control, right, pair, skipped, counted]
     for choice, button in buttons.items():
         live.on(button.click, press(choice), [run, pair, skipped], outputs)
     return GridView(outputs, show)
@@ -190,7 +190,7 @@ def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) 
         visible=False, interactive=False, type="filepath", show_label=False, elem_id="lapse-shown", buttons=[]
     )
     file = gr.File(visible=False, label="The time-lapse", height=90, elem_id="lapse-file")
-    words = gr.HTML(elem_id="lapse-words")
+    message = gr.HTML(elem_id="lapse-words")
 
     def previews(name: str | None) -> Any:
         from engine.evaluation.timelapse import images_of
@@ -226,4 +226,4 @@ def build_timelapse(context: AppContext, live: Live, jobs: ModelJobs, run: Any) 
             return [gr.Image(visible=False), gr.File(visible=False), ""]
         return [gr.Image(result.where, visible=True), gr.File(result.where, visible=True), note(result.note, "good")]
 
-    live.outputs([shown, file, words], lambda view: view.results.get(JobKind.TIMELAPSE), show)
+    live.outputs([shown, file, message], lambda view: view.results.get(JobKind.TIMELAPSE), show)

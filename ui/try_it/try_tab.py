@@ -68,7 +68,7 @@ def build_one(context: AppContext, live: Live) -> None:
                 visible=False,
                 elem_id="try-results",
             )
-            words = gr.HTML(note("The image appears here, beside the one without control."), elem_id="try-words")
+            message = gr.HTML(note("The image appears here, beside the one without control."), elem_id="try-words")
             try_history.build(context, live, fields)
     control.wire(context, live)
     inputs = set(fields.values())  # a set: gradio then passes the values by widget, not by position
@@ -89,7 +89,7 @@ def build_one(context: AppContext, live: Live) -> None:
         lambda view: _job_state(jobs, view),
     )
     live.outputs([preview], lambda view: view.results.get(PREVIEW), _preview)
-    live.outputs([results, words], lambda view: view.results.get(JobKind.TRY), _result)
+    live.outputs([results, message], lambda view: view.results.get(JobKind.TRY), _result)
 
 
 def _draw_request(context: AppContext, values: dict[str, Any], on_all_bases: bool) -> DrawRequest:
@@ -114,14 +114,14 @@ def _draw_request(context: AppContext, values: dict[str, Any], on_all_bases: boo
 def _job_state(jobs: ModelJobs, view: View) -> list[Any]:
     busy, training = jobs.job(view) is not None, jobs.training
     free = not busy and not jobs.blocked_by(view)
-    words = jobs.progress_html(view)
-    if not words and training:
-        words = note("A training is running: it lends its models between two steps and then continues.")
+    message = jobs.progress_html(view)
+    if not message and training:
+        message = note("A training is running: it lends its models between two steps and then continues.")
     return [
         gr.Button(interactive=free),
         gr.Button(interactive=free and not training),
         gr.Button(visible=busy),
-        words,
+        message,
     ]
 
 
