@@ -90,9 +90,10 @@ def _find(name: str, what: str, known: Sequence[Named]) -> Named:
         if name in (one.name, one.title):
             return one
     raise UserError(
-        f"There is no {what} called {name}.", "This app does not have it.",
+        f"There is no {what} called {name}.",
+        "This app does not have it.",
         f"Choose one of: {', '.join(one.name for one in known)}.",
-    )  # fmt: skip
+    )
 
 
 def soft_weights(count: int) -> list[float]:

@@ -33,9 +33,12 @@ def sampled(
 
 
 def test_images_are_drawn_and_carry_their_settings(
-    sampled: tuple[Path, str], loud_controlnet: Path, photos: dict[str, np.ndarray], tmp_path: Path,
+    sampled: tuple[Path, str],
+    loud_controlnet: Path,
+    photos: dict[str, np.ndarray],
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     root, run = sampled
     Image.fromarray(photos["coffee"]).save(tmp_path / "photo.png")
     common = ["--workspace", str(root), "sample", run, "--net", str(loud_controlnet), "--out", str(tmp_path / "out")]

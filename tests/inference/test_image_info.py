@@ -58,8 +58,13 @@ def test_a_nets_name_does_not_spoil_the_extensions_line() -> None:
     pairs = [part.strip().split(": ") for part in unit.split(",")]
     assert all(len(pair) == 2 for pair in pairs)
     assert [name for name, _ in pairs] == [
-        "Module", "Model", "Weight", "Guidance Start", "Guidance End", "Control Mode",
-    ]  # fmt: skip
+        "Module",
+        "Model",
+        "Weight",
+        "Guidance Start",
+        "Guidance End",
+        "Control Mode",
+    ]
 
 
 def test_a1111_text_is_read(tmp_path: Path) -> None:

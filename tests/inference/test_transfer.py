@@ -44,9 +44,11 @@ def test_bases_that_fit_are_drawn_and_the_others_have_a_reason(
     )
     seen: list[tuple[int, int]] = []
     results = transfer(
-        TrySession(workspace, device="cpu"), request, [str(tiny_base), *bases],
+        TrySession(workspace, device="cpu"),
+        request,
+        [str(tiny_base), *bases],
         progress=lambda done, total, _: seen.append((done, total)),
-    )  # fmt: skip
+    )
     assert [result.image is not None for result in results] == [True, True, False, False]
     assert not np.array_equal(results[0].image, results[1].image)
     assert "does not fit" in results[2].problem and "broken.safetensors" in results[3].problem

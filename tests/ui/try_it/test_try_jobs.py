@@ -36,6 +36,7 @@ from ui.try_it.try_control import DRAW, HELD_OUT, UPLOAD, Control, advice, as_in
 from ui.try_it.try_jobs import PREVIEW, DrawRequest
 from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
 
+OLD_VERSION = Path(__file__).parents[2] / "inference" / "old_version"
 SETTINGS: dict[str, Any] = {
     "prompt": "red circle", "negative": "", "seed": 5, "steps": 2, "guidance": 2.0, "strength": 1.0, "width": 64,
     "height": 64, "sampler": "euler", "start": 0.0, "end": 1.0, "guess": False, "balance": "balanced", "change": 0.5,
@@ -228,23 +229,35 @@ def test_live_weights_are_drawn_while_the_training_goes_on(
     assert settings["net"] == "Live weights" and settings["run"] == run.name
 
 
-def test_an_image_brings_its_settings_back(
-    jobs: ModelJobs, context: AppContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    result = draw(jobs)
-    with gr.Blocks() as demo:
-        from ui.try_it import try_tab
+def restore(context: AppContext, path: Path) -> dict[str, Any]:
+    """What the form of Try it gets from an image, by the names of its settings."""
+    from ui.try_it import try_tab
 
+    with gr.Blocks() as demo:
         try_tab.build(context, Live(context, demo))
     handler = next(fn for fn in demo.fns.values() if fn.name == "restore")
-    values = handler.fn(result.pictures[1][0])
-    *settings, run, source, upload, is_map, words = values
-    names = [name for name, one in declared().items() if one.restored]
-    restored = dict(zip(names, settings, strict=True))
-    assert {"base", "control"} & set(names) == set()
+    names = [*(name for name, one in declared().items() if one.restored), "run", "source", "upload", "is_map", "note"]
+    return dict(zip(names, handler.fn(path), strict=True))
+
+
+def test_an_image_brings_its_settings_back(jobs: ModelJobs, context: AppContext) -> None:
+    restored = restore(context, draw(jobs).pictures[1][0])
     assert {name: restored[name] for name in SETTINGS if name != "change"} == {
         name: value for name, value in SETTINGS.items() if name != "change"
     }
     assert restored["change"] == gr.skip(), "there was no image to draw over"
-    assert (run, source, is_map) == (context.files()[1][-1], UPLOAD, True) and Path(upload).is_file()
-    assert "Restored the settings" in words
+    assert (restored["run"], restored["source"], restored["is_map"]) == (context.files()[1][-1], UPLOAD, True)
+    assert Path(restored["upload"]).is_file()
+    assert "Restored the settings" in restored["note"]
+    assert "base" not in restored, "the run brings its own"
+
+
+def test_an_image_of_the_first_version_brings_its_settings_back(context: AppContext) -> None:
+    restored = restore(context, OLD_VERSION / "try_it.png")
+    assert {name: value for name, value in restored.items() if name in (*SETTINGS, "second")} == {
+        "prompt": "red circle", "negative": "", "seed": 2147483646, "steps": 4, "guidance": 7.5, "sampler": "euler_a",
+        "width": 64, "height": 64, "strength": 1.05, "start": 0.0, "end": 1.0, "balance": "balanced", "guess": True,
+        "change": 0.55, "second": "nets/my net", "second_strength": 0.35,
+    }  # fmt: skip
+    assert restored["run"] == gr.skip(), "there is no such run here"
+    assert "choose that again" in restored["note"]
