@@ -259,5 +259,5 @@ def test_an_image_of_the_first_version_brings_its_settings_back(context: AppCont
         "width": 64, "height": 64, "strength": 1.05, "start": 0.0, "end": 1.0, "balance": "balanced", "guess": True,
         "change": 0.55, "second": "nets/my net", "second_strength": 0.35,
     }  # fmt: skip
-    assert restored["run"] == gr.skip(), "there is no such run here"
+    assert restored["source"] == gr.skip(), "its control image is not in this workspace"
     assert "choose that again" in restored["note"]
