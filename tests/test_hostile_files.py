@@ -50,7 +50,7 @@ class Executes:
 
 
 def write_plain(path: Path, value: Any) -> None:
-    path.write_bytes(pickle.dumps(value))
+    path.write_bytes(pickle.dumps(value, protocol=2))  # torch's own
 
 
 def write_old(path: Path, value: Any) -> None:

@@ -60,7 +60,7 @@ def paint(
     base: Path, prompts: list[Prompt], guidance: float, steps: int, scheduler: str, batch: int, seed: int
 ) -> list[np.ndarray]:
     """One image for each prompt by the plain pipeline, RGB uint8. Image n starts from noise (seed, n)."""
-    pipeline = StableDiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(base, dtype=torch.float32)
     pipeline.scheduler = SCHEDULERS[scheduler].from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -15,7 +15,7 @@ from engine.workspace.paths import DEMO_BASE
 @pytest.fixture(scope="module")
 def pipeline() -> StableDiffusionPipeline:
     """The base, loaded by diffusers only."""
-    loaded = StableDiffusionPipeline.from_pretrained(DEMO_BASE, torch_dtype=torch.float32)
+    loaded = StableDiffusionPipeline.from_pretrained(DEMO_BASE, dtype=torch.float32)
     loaded.scheduler = UniPCMultistepScheduler.from_config(loaded.scheduler.config)
     loaded.set_progress_bar_config(disable=True)
     return loaded

@@ -109,7 +109,7 @@ def test_program_code_in_a_file_is_never_run(tiny_base: Path, tmp_path: Path) ->
         if name == "zip.pth":
             torch.save({"control_model.zero_convs.0.0.weight": Trap()}, tmp_path / name)
         else:
-            (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+            (tmp_path / name).write_bytes(pickle.dumps(Trap(), protocol=2))
         with pytest.raises(UserError, match=r"was not opened.*program code"):
             read_controlnet(tmp_path / name, detect(str(tiny_base)), str(tiny_base))
     assert not (tmp_path / "trapped").exists()
