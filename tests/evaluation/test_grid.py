@@ -197,7 +197,7 @@ def test_an_unusable_checkpoint_does_not_affect_the_others(workspace: Workspace,
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"steps": (100, 150)}, "no whole checkpoint at step 150"),
+        ({"steps": (100, 150)}, "no complete checkpoint at step 150"),
         ({"steps": ()}, "No checkpoint was chosen"),
         ({"pictures": ()}, "no control image"),
         ({"pictures": (5,)}, "no held-out image 6"),
