@@ -78,4 +78,4 @@ def test_of_a_base_that_learns_only_what_is_live_can_be_drawn(new_run: RunFactor
     grid = train_and_draw(ready_workspace, run, 2, draw).wait(0)
     titles = {column.title: key for column, key in zip(grid.columns, grid.cells[0], strict=True)}
     assert titles["without ControlNet"] and titles["now (step 2)"] and titles["step 1"] is None
-    assert any("pause the training" in note or "base learns" in note for note in grid.notes)
+    assert any("the base is trained, too" in note for note in grid.notes)
