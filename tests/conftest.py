@@ -50,17 +50,20 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         gc.freeze()
 
 
-FIRST = ("tests/training/", "tests/export/", "tests/browser/", "tests/")
-"""Where what takes longest lies: begun last, it would be waited for by a core that has nothing left to do."""
+FIRST = ("tests/training/", "tests/nets/", "tests/export/", "tests/browser/", "tests/")
+"""Folders of the tests that take longest. If these began last, one process would wait for the other at the end."""
 OWN_APP = ("test_dataset_journey.py", "test_injection.py", "test_window_may_go.py")
 """Browser tests with an app of their own; all others look at one run of the demo, which is trained once."""
-DEMO = "the demo's run"
+FORKED = ("tests/training/test_kills.py", "tests/distributed/test_processes.py")
+"""They share the process of tests/forked.py."""
 
 
 def work_of(nodeid: str) -> str:
-    """What a process takes on as a whole: a file, or all files that look at the demo's run."""
+    """Name of the group that a test belongs to. A group stays together in one process: a file, or files that share."""
     file = nodeid.split("::", 1)[0]
-    return DEMO if file.startswith("tests/browser/") and not file.endswith(OWN_APP) else file
+    if file.startswith("tests/browser/") and not file.endswith(OWN_APP):
+        return "the demo's run"
+    return "forked" if file in FORKED else file
 
 
 class Collected:
@@ -90,7 +93,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In one of several processes: the demo's run first, then by folders; a file stays together."""
     if hasattr(config, "workerinput"):
         place = {item.nodeid: next(n for n, name in enumerate(FIRST) if item.nodeid.startswith(name)) for item in items}
-        items.sort(key=lambda item: -1 if work_of(item.nodeid) == DEMO else place[item.nodeid])
+        items.sort(key=lambda item: -1 if work_of(item.nodeid) == "the demo's run" else place[item.nodeid])
 
 
 @pytest.hookimpl(optionalhook=True)  # one process alone has no scheduler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from engine.runs.run import Run
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
+from tests.forked import Forks
 from tests.short_runs import RunFactory
 
 
@@ -197,3 +199,13 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setattr(places, "_current", [Workspace(tmp_path / "workspace")])
     yield
     weights.free()
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts programs that need torch in no time, as forks of a process that has loaded it."""
+    if not hasattr(os, "fork"):
+        pytest.skip("Windows cannot fork")
+    server = Forks()
+    yield server
+    server.close()

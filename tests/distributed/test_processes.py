@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,12 @@ from engine.nets.fp8 import quantize_fp8
 from engine.nets.lora import to_control_lora
 from engine.runs.run import Run
 from engine.training.job import create_run
-from engine.workspace.paths import APP_FOLDER, Workspace
+from engine.workspace.paths import Workspace
 from tests.conditions import tiny_models
+from tests.forked import Forks
 from tests.short_runs import train
 
+WORKER = "tests.distributed.process_worker"
 SETTINGS: dict[str, dict[str, Any]] = {
     "data": {"dataset": "mixed", "resolution": 64, "held_out": 2, "buckets": True},
     "optim": {"learning_rate": 1e-3, "ema_decay": 0.9},
@@ -57,19 +58,18 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
-def start(rank: int, port: int, words: list[str], more: dict[str, str]) -> subprocess.Popen[str]:
+def variables(rank: int, port: int) -> dict[str, str]:
+    """What torchrun or accelerate would put into the environment of one of two processes."""
     place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     tools = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}  # DeepSpeed builds with ninja
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.distributed.process_worker", *words],
-        cwd=APP_FOLDER, env={**os.environ, **place, **meet, **tools, **more},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8",
-    )  # fmt: skip
+    return {**place, **meet, **tools, "ACCELERATE_DYNAMO_BACKEND": "inductor"}
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_folder: Path, tiny_base: Path) -> Two:
+def two(
+    tmp_path_factory: pytest.TempPathFactory, forks: Forks, paired_folder: Path, mixed_folder: Path, tiny_base: Path
+) -> Two:
     workspace = Workspace(tmp_path_factory.mktemp("several") / "workspace")
     answers = tmp_path_factory.mktemp("answers")
     tiny_models.depth_anything(workspace.models / "depth")
@@ -85,22 +85,24 @@ def two(tmp_path_factory: pytest.TempPathFactory, paired_folder: Path, mixed_fol
     kinds = ("well", "short", "pause", "fault", "gone")
     runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
     todo = [("canny", "pairs"), ("depth", "scenes"), *((kind, runs[kind].name) for kind in kinds)]
-    main, printed = work_together(workspace, answers, todo)
+    main, printed = work_together(forks, workspace, answers, todo)
     assert not (answers / "1.json").exists(), "the second one has ended before it could answer"
     return Two(workspace, main, printed, {**runs, "alone": run()})
 
 
 def work_together(
-    workspace: Workspace, answers: Path, todo: list[tuple[str, str]], **more: str
+    forks: Forks, workspace: Workspace, answers: Path, todo: list[tuple[str, str]], **more: str
 ) -> tuple[dict[str, Any], str]:
-    """What main answers after two processes have done all of ``todo``, and what the other one printed.
+    """Let two processes do all of ``todo``. Returns the answers of the main one, and what the other one printed.
 
     ``more``: what accelerate would put into their environment.
     """
     port, words = free_port(), [str(workspace.root), str(answers), json.dumps(todo)]
-    workers = [start(rank, port, words, {"ACCELERATE_DYNAMO_BACKEND": "inductor", **more}) for rank in (0, 1)]
-    said = [worker.communicate(timeout=300)[0] for worker in workers]
-    assert workers[0].returncode == 0, said[0]
+    printed = [answers / f"printed-{rank}.txt" for rank in (0, 1)]
+    workers = [forks.start(WORKER, *words, output=printed[rank], **variables(rank, port), **more) for rank in (0, 1)]
+    codes = [forks.wait(worker) for worker in workers]
+    said = [file.read_text(encoding="utf-8") for file in printed]
+    assert codes[0] == 0, said[0]
     return json.loads((answers / "0.json").read_text(encoding="utf-8")), said[1]
 
 
@@ -129,7 +131,7 @@ def test_two_processes_learn_what_one_learns(two: Two, monkeypatch: pytest.Monke
 
 @pytest.mark.long
 def test_every_way_to_learn_is_the_same_with_two(
-    tmp_path: Path, paired_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forks: Forks, paired_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies in half precision, thin matrices over the base's weights in eight bits, the decoder, offload."""
     monkeypatch.setattr(cache, "SHARD", 4)  # as in the others
@@ -150,7 +152,7 @@ def test_every_way_to_learn_is_the_same_with_two(
         return create_run(workspace, parse(whole), {})
 
     shared = {kind: run(way) for kind, way in ways.items()}
-    main, _ = work_together(workspace, tmp_path, [(kind, made.name) for kind, made in shared.items()])
+    main, _ = work_together(forks, workspace, tmp_path, [(kind, made.name) for kind, made in shared.items()])
     for kind, way in ways.items():
         assert main[kind].get("error") is None
         alone = run(way)
@@ -170,7 +172,7 @@ FSDP = {
 
 @pytest.mark.long
 def test_a_divided_net_learns_what_a_whole_one_learns(
-    tmp_path: Path, mixed_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forks: Forks, mixed_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "SHARD", 4)
     workspace = Workspace(tmp_path / "workspace")
@@ -186,7 +188,7 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
     shared = {"well": run("fp32"), "half": run("bf16"), "pause": run("fp32"), "average": run("fp32", ema_decay=0.9)}
     shared["nan"], again = run("fp32"), run("fp32")
     todo = [(kind, made.name) for kind, made in shared.items()] + [("pause", again.name), ("further", again.name)]
-    main, _ = work_together(workspace, tmp_path, todo, **FSDP)
+    main, _ = work_together(forks, workspace, tmp_path, todo, **FSDP)
     assert "optim.ema_decay above 0" in main["average"]["error"]
     assert main["well"]["model"].startswith("FSDP")
     assert main["well"]["pictures"] == [0, 5, 6]
@@ -216,7 +218,13 @@ def test_a_divided_net_learns_what_a_whole_one_learns(
 @pytest.mark.long
 @pytest.mark.parametrize(("stage", "offload"), [(2, "none"), (3, "none"), (2, "cpu")])
 def test_deepspeed_learns_what_a_whole_net_learns(
-    stage: int, offload: str, tmp_path: Path, mixed_folder: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+    forks: Forks,
+    stage: int,
+    offload: str,
+    tmp_path: Path,
+    mixed_folder: Path,
+    tiny_base: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("deepspeed", reason="an option for several cards; install it to run this")
     monkeypatch.setattr(cache, "SHARD", 4)
@@ -236,7 +244,7 @@ def test_deepspeed_learns_what_a_whole_net_learns(
     todo = [(kind, made.name) for kind, made in shared.items()] + [("pause", again.name), ("further", again.name)]
     settings = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
     settings["ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE"] = offload
-    main, _ = work_together(workspace, tmp_path, todo, **settings)
+    main, _ = work_together(forks, workspace, tmp_path, todo, **settings)
     assert "cannot be sharded among cards by DeepSpeed" in main["average"]["error"]
     assert main["well"]["model"] == "DeepSpeedEngine"
     assert main["well"]["pictures"] == [0, 5, 6]

@@ -2,9 +2,9 @@
 
     python -m tests.training.kills --kills 50 [--steps 260] [--seed 0]
 
-Every process that is killed trains for real, in a process of its own; they are forked from one that has loaded the
-libraries, which saves the seconds of an import each time. Half of the kills come while a checkpoint is being written:
-the temporary folder is watched, and the kill follows its appearance by a random part of the time that a save takes.
+Every process that is killed trains for real (tests/forked.py starts it). Half of the kills come while a checkpoint is
+being written: the temporary folder is watched, and the kill follows its appearance by a random part of the time that a
+save takes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import random
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.forked import Forks
+
 TICK = 0.0005
 PATIENCE = 300.0
 """Seconds after which a process that does nothing is given up."""
@@ -50,67 +50,33 @@ class Report:
         )
 
 
-class Stable:
-    """A process with everything imported that forks one training process at a time."""
-
-    def __init__(self, workspace: Path) -> None:
-        command = [sys.executable, "-m", "tests.training.kills", "--serve", str(workspace)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        pipe: Any = subprocess.PIPE
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True
-        )
-
-    def start(self, folder: Path) -> int:
-        """The number of a new process that trains this run."""
-        return int(self._ask(str(folder)))
-
-    def outcome(self) -> str:
-        """How it ended: "0" (complete), "1" (an error) or "-9"; waits for it."""
-        return self._ask("wait")
-
-    def _ask(self, word: str) -> str:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(word + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-
-def serve(workspace: str) -> None:
-    """The stable's own loop."""
-    import torch
-
-    import engine.training.trainer  # noqa: F401  (what takes long to import)
+def train(workspace: str, folder: str) -> int:
+    """Train a run in this process. Returns 0 when it is complete."""
     from engine.jobs.control import Control
     from engine.runs.run import Run
     from engine.training.job import training_job
     from engine.workspace.paths import Workspace
 
-    torch.set_num_threads(1)
-    child = 0
-    for line in sys.stdin:
-        if line.strip() != "wait":
-            child = os.fork()
-            if child == 0:
-                code = 1
-                try:
-                    outcome = training_job(Workspace(workspace), Run(line.strip()))(Control().token, lambda event: None)
-                    code = 0 if outcome == "completed" else 1
-                finally:
-                    os._exit(code)
-            answer = str(child)
-        else:
-            _, status = os.waitpid(child, 0)
-            answer = str(os.waitstatus_to_exitcode(status))
-        print(answer, flush=True)
+    return int(training_job(Workspace(workspace), Run(folder))(Control().token, lambda event: None) != "completed")
 
 
-def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Report:
+class Trainings:
+    """One training process after the other, all of one workspace."""
+
+    def __init__(self, forks: Forks, workspace: Path) -> None:
+        self._forks, self._workspace, self._process = forks, workspace, 0
+
+    def start(self, folder: Path) -> int:
+        """Start a process that trains this run, and return its id."""
+        self._process = self._forks.start("tests.training.kills", "--train", str(self._workspace), str(folder))
+        return self._process
+
+    def outcome(self) -> int:
+        """Wait for it: 0 (complete), 1 (an error) or -9 (killed)."""
+        return self._forks.wait(self._process, PATIENCE)
+
+
+def kill_often(trainings: Trainings, folder: Path, kills: int, seed: int = 0) -> Report:
     """Train the run in ``folder`` to its end, killing its process ``kills`` times on the way.
 
     Raises:
@@ -121,13 +87,13 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
     chance, report = random.Random(seed), Report()
     span, known = 0.02, 0  # seconds from the first sign of a save to its end, as far as known; newest step saved
     while report.kills < kills:
-        process, saving, before = stable.start(folder), report.kills % 2 == 1, _lines(folder)
+        process, saving, before = trainings.start(folder), report.kills % 2 == 1, _lines(folder)
         alive = _wait_for_saving(folder, process) if saving else _wait_for_steps(folder, process, chance, before)
         if saving:
             time.sleep(chance.uniform(0, span))
         if alive:
             os.kill(process, signal.SIGKILL)
-        if stable.outcome() != "-9":
+        if trainings.outcome() != -9:
             break  # it had come to its end just before
         report.kills += 1
         report.before_first_step += _lines(folder) == before
@@ -137,8 +103,8 @@ def kill_often(stable: Stable, folder: Path, kills: int, seed: int = 0) -> Repor
             span *= 1.15 if half else 0.8
         known = recognize_folder(Run(folder), known, report)
     if not Run(folder).completed:
-        stable.start(folder)
-        assert stable.outcome() == "0", "it does not come to its end"
+        trainings.start(folder)
+        assert trainings.outcome() == 0, "it does not come to its end"
     report.completed = Run(folder).completed
     return report
 
@@ -257,23 +223,23 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--steps", type=int, default=260)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--serve", metavar="WORKSPACE", help=argparse.SUPPRESS)
+    parser.add_argument("--train", nargs=2, metavar=("WORKSPACE", "RUN"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve:
-        serve(options.serve)
-        return
+    if options.train:
+        sys.exit(train(*options.train))
     from engine.runs.run import Run
     from tests.compare_runs import assert_same_run
 
     with tempfile.TemporaryDirectory() as place:
         began = time.monotonic()
         workspace, straight, killed = prepare(Path(place), options.steps)
-        stable = Stable(workspace)
+        forks = Forks()
+        trainings = Trainings(forks, workspace)
         try:
-            kill_often(stable, straight, 0)
-            report = kill_often(stable, killed, options.kills, options.seed)
+            kill_often(trainings, straight, 0)
+            report = kill_often(trainings, killed, options.kills, options.seed)
         finally:
-            stable.close()
+            forks.close()
         assert_same_run(Run(straight), Run(killed))
         print(report)
         print(f"The run ended with the same weights as one of {options.steps} steps that was never killed.")

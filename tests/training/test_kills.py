@@ -9,7 +9,8 @@ import pytest
 
 from engine.runs.run import Run
 from tests.compare_runs import assert_same_run
-from tests.training.kills import Stable, kill_often, prepare
+from tests.forked import Forks
+from tests.training.kills import Trainings, kill_often, prepare
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -17,14 +18,11 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and 
 @pytest.mark.answers("The last checkpoint is half-written")
 @pytest.mark.parametrize(("kills", "steps"), [(4, 30), pytest.param(50, 260, marks=pytest.mark.long)])
 def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
-    tmp_path: Path, kills: int, steps: int
+    tmp_path: Path, forks: Forks, kills: int, steps: int
 ) -> None:
     workspace, straight, killed = prepare(tmp_path, steps)
-    stable = Stable(workspace)
-    try:
-        kill_often(stable, straight, 0)
-        report = kill_often(stable, killed, kills)
-    finally:
-        stable.close()
+    trainings = Trainings(forks, workspace)
+    kill_often(trainings, straight, 0)
+    report = kill_often(trainings, killed, kills)
     assert report.completed and report.kills == kills
     assert_same_run(Run(straight), Run(killed))
