@@ -53,18 +53,14 @@ def atomic_write_bytes(
     Args:
         data: the bytes, or an iterable of pieces that do not fit into memory together.
     """
-
-    def write() -> None:
-        with atomic_write(target, unique=unique, flushed=flushed) as temporary, temporary.open("wb") as file:
+    with atomic_write(target, unique=unique, flushed=flushed) as temporary:
+        try:
+            file = temporary.open("wb")
+        except FileNotFoundError:  # checking beforehand would cost time, and most folders exist
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("wb")
+        with file:
             file.writelines([data] if isinstance(data, bytes) else data)
-
-    try:
-        write()
-    except FileNotFoundError:  # a look beforehand would cost time, and most folders exist
-        if target.parent.is_dir():
-            raise
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write()
 
 
 def atomic_write_text(target: Path, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 
@@ -53,6 +54,21 @@ def test_the_folder_is_made_and_long_names_work(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b" / ("n" * 251 + ".png")
     atomic_write_bytes(target, b"1", unique=True)
     assert target.read_bytes() == b"1"
+
+
+def test_another_thread_can_create_the_folder_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def open_late(path: Path, *args: Any, **options: Any) -> IO[Any]:
+        try:
+            return real(path, *args, **options)
+        except FileNotFoundError:
+            path.parent.mkdir()
+            raise
+
+    monkeypatch.setattr(Path, "open", open_late)
+    atomic_write_bytes(tmp_path / "maps" / "a.png", b"1", unique=True)
+    assert (tmp_path / "maps" / "a.png").read_bytes() == b"1"
 
 
 def test_everything_is_flushed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
