@@ -14,7 +14,7 @@ import argparse
 import cv2
 import numpy as np
 
-from benchmarks.planted import DEGREES, another, photographs
+from benchmarks.degradations import DEGREES, another, photographs
 from engine.conditions import registry
 from engine.evaluation.adherence import contour_agreement
 

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.precision import trained
 from benchmarks.step import ABLATIONS, GIB, THEIRS, measure, peak_rss
-from benchmarks.step_world import SHAPES, make_base, make_images
+from benchmarks.synthetic import SHAPES, make_base, make_images
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.dataset import Dataset

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.step_world import make_images
+from benchmarks.synthetic import make_images
 from engine.config import DataConfig
 from engine.data import map_cache
 from engine.data.cache import TrainingCache, open_or_build

@@ -4,7 +4,7 @@
     python -m benchmarks.shapes --presets 8gb 12gb --families sd1
 
 No card is needed, and no weights: nets are made from the configs of the real bases on a card that only counts
-(benchmarks/counting_card.py). The trainer builds them as for a run, its optimizer has its memory, and one step is taken
+(benchmarks/simulated_card.py). The trainer builds them as for a run, its optimizer has its memory, and one step is taken
 (of batches that are added up, two: from the second on all are alike). Then images are drawn and decoded, and images
 and captions encoded, with the calls that the app makes.
 """
@@ -24,7 +24,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.counting_card import CARD, Counter, counting
+from benchmarks.simulated_card import CARD, Counter, counting
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.captions import CAPTIONS_AT_ONCE

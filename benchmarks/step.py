@@ -29,7 +29,7 @@ import psutil
 import torch
 
 from benchmarks.step_recipe import BATCH, Encoders, their_step
-from benchmarks.step_world import SHAPES, make_base, make_images
+from benchmarks.synthetic import SHAPES, make_base, make_images
 from engine.config import RunConfig
 from engine.config.presets import PRESETS_FOLDER, load_preset, resolve
 from engine.data.dataset import Dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.counting_card import BLOCK, CARD, counting, fused_attention
+from benchmarks.simulated_card import BLOCK, CARD, counting, fused_attention
 from benchmarks.shapes import SIDES, count, foreseen, prepare, settings
 
 

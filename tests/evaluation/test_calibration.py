@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.adherence_calibration import ANOTHER, TYPES, calibrate, normalised
-from benchmarks.planted import photographs
+from benchmarks.degradations import photographs
 
 ROOM = {"canny": 0.05, "lines": 0.1, "lineart": 0.1, "scribble": 0.05}
 """Loss of score by a shift of 2.5 px, for types that depend on positions; the others lose little."""
