@@ -1,10 +1,11 @@
-"""Does adherence rise when the net gets better? Against the exact score of the bundled circles, over checkpoints.
+"""Compares adherence with the exact score of the demo's circles, over the course of a training run.
 
     python -m benchmarks.adherence_exact OUT.json [--steps 400] [--every 50] [--pictures 24]
 
-One run on the bundled base with the demo's settings and Canny maps. At every set of control images: the exact score
-(does the disc lie where it should, IoU), adherence with its interval, and the stand-in for maps without an extractor,
-all on the same images. Spearman's rank correlation over the sets, and over single images, is printed and kept.
+Trains once on the bundled base with the demo's settings and Canny maps. For each set of preview images it computes the
+exact score (IoU of the disc with its true place), adherence with its interval, and the comparison of contours that is
+used for types without a metric. Spearman's rank correlations, over the sets and over single images, are printed and
+written to OUT.json.
 """
 
 from __future__ import annotations
@@ -35,37 +36,40 @@ PAIRS = 800
 
 
 def spearman(first: Any, second: Any) -> float:
-    """Rank correlation; equal values share their mean rank."""
+    """Spearman's rank correlation. Ties get their mean rank."""
     from scipy.stats import spearmanr
 
     return float(spearmanr(first, second).statistic)
 
 
 def rows_of(folder: Path, dataset: Any, plan: CropPlan) -> list[dict[str, float]]:
-    """Each image of one set: exact IoU, adherence, stand-in; its own, and against the next pair's true image."""
+    """Scores of each image in a preview folder: exact IoU, adherence, and contour agreement.
+
+    Contours are compared with the pair's own original and, as a baseline, with that of the next pair.
+    """
     about = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     pairs = [read_pair(dataset.sample(one["key"]), dataset, plan) for one in about["samples"]]
     found = []
     for number, one in enumerate(about["samples"]):
         with Image.open(folder / one["picture"]) as image:
             drawn = np.asarray(image.convert("RGB"))
-        like = contour_agreement(pairs[number].original, drawn)
-        unlike = contour_agreement(pairs[(number + 1) % len(pairs)].original, drawn)
+        own = contour_agreement(pairs[number].original, drawn)
+        other = contour_agreement(pairs[(number + 1) % len(pairs)].original, drawn)
         scores = {"iou": one["scores"]["iou"], "adherence": one["scores"]["adherence"]}
-        found.append(scores | {"likeness": like, "likeness_of_another": unlike})
+        found.append(scores | {"likeness": own, "likeness_of_another": other})
     return found
 
 
 def record(workspace: Workspace, steps: int, every: int, images: int) -> dict[str, Any]:
-    """The run, as plain figures."""
+    """Train once and return the scores of all preview sets, ready for JSON."""
     dataset = make_demo_set(workspace, "circles", PAIRS)
     make_all(dataset, "canny", workers=1)
-    asked = {
+    settings = {
         "data": {"dataset": dataset.name},
         "train": {"steps": steps},
         "validation": {"every": every, "pictures": images, "probes": 0, "tensorboard": False},
     }
-    config = resolve(("demo", demo_preset().values), ("benchmark", asked))[0]
+    config = resolve(("demo", demo_preset().values), ("benchmark", settings))[0]
     plan = CropPlan.of(config.data, config.train.seed)
     sets: list[dict[str, Any]] = []
     gains: list[list[float]] = []
@@ -75,11 +79,11 @@ def record(workspace: Workspace, steps: int, every: int, images: int) -> dict[st
             gains.append([event.step, event.gain_share])
         if isinstance(event, PreviewMade):
             each = rows_of(event.folder, dataset, plan)
-            stand_in = normalize([PairScores(r["likeness"], r["likeness_of_another"], 1.0) for r in each])
+            contours = normalize([PairScores(r["likeness"], r["likeness_of_another"], 1.0) for r in each])
             sets.append({
                 "step": event.step, "iou": event.scores["iou"], "adherence": event.scores["adherence"],
                 "obeys": event.scores.get("obeys"), "low": event.figures.get("obeys_low"),
-                "high": event.figures.get("obeys_high"), "stand_in": stand_in.value if stand_in else None,
+                "high": event.figures.get("obeys_high"), "stand_in": contours.value if contours else None,
                 "pictures": each,
             })  # fmt: skip
             print({name: value for name, value in sets[-1].items() if name != "pictures"}, flush=True)
@@ -100,7 +104,7 @@ def record(workspace: Workspace, steps: int, every: int, images: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=50)

@@ -1,11 +1,11 @@
-"""Canny at 512 px: "make all maps" beside a bare cv2 loop, in images a second and core.
+"""Speed of making Canny maps at 512 px, compared with a plain cv2 loop, in images per second on one core.
 
     python -m benchmarks.conditions
 
-All read the same JPEGs, bring the shorter side to 512 px, run Canny and write a lossless PNG, on one core. The loop
-runs twice: with the PNG that cv2.imwrite makes when nothing else is said (eight bits a pixel), and with the one that
-"make all" makes (one bit, run lengths). All take turns, so that whatever else the machine does hits them alike. Time is
-the processor's own, which other programs' load changes little; the clock's is told beside it.
+All sides read the same JPEGs, scale the shorter side to 512 px, run Canny and write lossless PNG files. The loop runs
+twice: with cv2.imwrite's default PNG (8 bits per pixel) and with the PNG that the app writes (1 bit, run-length
+strategy). The sides alternate, so that other load on the machine affects all of them equally. The figures are processor
+time, which depends little on other load, with wall-clock time in parentheses.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -33,7 +34,7 @@ NAMES = ("astronaut", "coffee", "chelsea", "rocket")
 
 
 def photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """JPEGs of ``size`` (width, height), cut differently from scikit-image's photographs."""
+    """Write ``count`` JPEG files of ``size`` (width, height): random crops of scikit-image's photographs."""
     from skimage import data
 
     folder.mkdir(parents=True)
@@ -50,26 +51,26 @@ def photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
 ONE_BIT = [cv2.IMWRITE_PNG_BILEVEL, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
 
 
-def bare(folder: Path, target: Path, how: list[int]) -> None:
-    """What a script of ten lines would do."""
+def plain_loop(folder: Path, target: Path, png_options: list[int]) -> None:
+    """Make Canny maps with nothing but cv2."""
     target.mkdir(parents=True)
     for path in sorted(folder.iterdir()):
-        image = cv2.imread(str(path))
+        image: Any = cv2.imread(str(path))
         scale = SIDE / min(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         edges = cv2.Canny(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY), 100, 200)
-        cv2.imwrite(str(target / f"{path.stem}.png"), edges, how)
+        cv2.imwrite(str(target / f"{path.stem}.png"), edges, png_options)
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of the processor, and of the clock."""
+    """Processor seconds and wall-clock seconds of ``work()``."""
     cpu, clock = time.process_time(), time.perf_counter()
     work()
     return time.process_time() - cpu, time.perf_counter() - clock
 
 
 def compare(count: int, rounds: int, size: tuple[int, int], root: Path) -> list[str]:
-    """Medians of images a second, of ours and both loops, and how ours stands to each loop by the processor."""
+    """The cells of one table row: median images per second of the app and both loops, and the ratios of app to loop."""
     photographs(root / "photos", count, size)
     dataset = Dataset.create(Workspace(root / "workspace"), "set", scan_folder(root / "photos"))
 
@@ -77,16 +78,16 @@ def compare(count: int, rounds: int, size: tuple[int, int], root: Path) -> list[
         shutil.rmtree(dataset.folder / "conditions", ignore_errors=True)
         assert make_all(dataset, "canny", workers=1, resolution=SIDE).made == count
 
-    def loop(how: list[int]) -> None:
-        shutil.rmtree(root / "bare", ignore_errors=True)
-        bare(root / "photos", root / "bare", how)
+    def loop(png_options: list[int]) -> None:
+        shutil.rmtree(root / "loop", ignore_errors=True)
+        plain_loop(root / "photos", root / "loop", png_options)
 
     sides = [ours, lambda: loop([]), lambda: loop(ONE_BIT)]
     times = [[timed(side) for side in sides] for _ in range(rounds)]
     rates = [[count / statistics.median(row[side][kind] for row in times) for kind in (0, 1)] for side in range(3)]
     ratios = [statistics.median(row[side][0] / row[0][0] for row in times) for side in (1, 2)]
-    told = [f"{cpu:.0f} ({clock:.0f} by the clock)" for cpu, clock in rates]
-    return [told[0], told[1], f"{ratios[0]:.2f}", told[2], f"{ratios[1]:.2f}"]
+    cells = [f"{cpu:.0f} ({clock:.0f} by the clock)" for cpu, clock in rates]
+    return [cells[0], cells[1], f"{ratios[0]:.2f}", cells[2], f"{ratios[1]:.2f}"]
 
 
 def main() -> None:

@@ -1,18 +1,18 @@
-"""All that only a graphics card can show, in one command that can be cut anywhere and goes on where it was.
+"""Everything that only a graphics card can show, in one command. It can be stopped at any time and continues later.
 
-    python -m benchmarks.gpu --out OUT --work WORK --minutes 9          (a card; again until it says "all done")
+    python -m benchmarks.gpu --out OUT --work WORK --minutes 9          (on a card; repeat until it says "all done")
     python -m benchmarks.gpu --out OUT --work WORK --device cpu --tiny  (a rehearsal: the same code, tiny nets)
 
-Bases have the shapes of the real models and random weights, made on the spot: time and memory do not depend on their
-values. Each item is a process of its own and leaves OUT/<item>.json; what is there is not measured again. At the end,
-OUT/table.md holds what was found.
+The bases have the shapes of the real models and random weights: time and memory do not depend on their values. Each
+item runs in its own process and writes OUT/<item>.json; items that have a file are not measured again. The results are
+written to OUT/table.md.
 
-memory     peak of each preset and family, the process capped at that card's size, beside what was foreseen
-speed      images a second beside the recipe of diffusers, in turn A B A B; waits for data; what a checkpoint costs
-ablation   ours without, or with, one technique
-precision  the demo in fp32, bf16, fp16 and over a base in eight bits: the adherence reached
-resume     with each optimizer: a run that was paused ends as one that was not
-ladder     a run that does not fit: which rungs a real lack of memory takes
+memory     peak memory of each preset and family, with the process limited to that card's size, next to the estimate
+speed      images per second, alternating with diffusers' recipe; waiting for data; the cost of a checkpoint
+ablation   our step with one technique added or left out
+precision  the demo in fp32, bf16, fp16 and with a base in fp8: exact score, adherence and losses
+resume     for each optimizer: does a paused and resumed run end with the same weights as an uninterrupted one?
+ladder     a run that does not fit: which fallbacks it takes when memory really runs out
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ FAMILIES, PRESETS = ("sd15", "sdxl", "sd21"), ("8gb", "12gb", "6gb", "16gb", "24
 SPEED = ("theirs", "ours", "ours/12gb", "ours/8gb")
 ROUNDS = 3
 ABLATIONS = (
-    "checkpointing in the ControlNet", "checkpointing in both", "one image at a time, four added up",
-    "VAE and text encoder at each step", "condition maps decoded at each step", "autocast over fp32 weights",
-    "base in eight bits", "what learns in RAM", "Control-LoRA of rank 64", "channels last", "compiled",
-    "compiled, with CUDA graphs", "attention by xformers",
+    "gradient checkpointing in the ControlNet", "gradient checkpointing in both nets",
+    "batch size 1, gradient accumulation 4", "VAE and text encoder at each step", "condition maps decoded at each step",
+    "autocast with fp32 weights", "base in fp8", "trained weights in RAM", "Control-LoRA of rank 64", "channels last",
+    "torch.compile", "torch.compile with CUDA graphs", "attention by xformers",
 )  # fmt: skip
 KINDS = ("fp32", "fp16", "bf16", "fp8", "fp16+fp8")
 MODES = ("adamw8bit", "paged", "adamw", "adafactor", "offload", "fp8")
-LONGEST = {"cuda": 240, "cpu": 1200}  # seconds that an item may take; processors that rehearse may be busy
+TIME_LIMITS = {"cuda": 240, "cpu": 1200}  # seconds for one item; a processor that rehearses may be busy
 
 
 def items(tiny: bool) -> list[str]:
-    """What there is to measure, most wanted first."""
+    """All items, the most important first."""
     if tiny:
         return [
             "memory/sd15/8gb", "memory/sdxl/8gb", "speed/theirs/1", "speed/ours/1", "ablation/channels last",
             "precision/fp32/1", "precision/fp16/1", "resume/adamw", "ladder/sd15/24gb",
         ]  # fmt: skip
     first = [f"memory/sd15/{preset}" for preset in PRESETS]
-    turns = [f"speed/{one}" if "/" in one else f"speed/{one}/{n + 1}" for n in range(ROUNDS) for one in SPEED]
-    found = [*first, *turns, *(f"memory/sdxl/{preset}" for preset in PRESETS), "ladder/sd15/24gb"]
+    rounds = [f"speed/{one}" if "/" in one else f"speed/{one}/{n + 1}" for n in range(ROUNDS) for one in SPEED]
+    found = [*first, *rounds, *(f"memory/sdxl/{preset}" for preset in PRESETS), "ladder/sd15/24gb"]
     found += [f"resume/{mode}" for mode in MODES[:2]]
     found += [f"precision/{kind}/1" for kind in KINDS]
     found += [f"ablation/{name}" for name in ABLATIONS]
@@ -67,7 +67,7 @@ def file_of(out: Path, item: str) -> Path:
 
 
 def measured(out: Path, tiny: bool) -> dict[str, dict[str, Any]]:
-    """What is in the folder, by item."""
+    """The results in the folder, by item."""
     found = {}
     for item in items(tiny):
         path = file_of(out, item)
@@ -77,14 +77,18 @@ def measured(out: Path, tiny: bool) -> dict[str, dict[str, Any]]:
 
 
 def take(item: str, options: argparse.Namespace, seconds: float) -> dict[str, Any] | None:
-    """Measure in a process of its own; None where the time was up before it had ended."""
+    """Measure an item in its own process.
+
+    Returns:
+        The result, or {"error": ...}. None if there were not enough ``seconds`` left.
+    """
     command = [sys.executable, "-m", "benchmarks.gpu_parts", item, "--work", str(options.work)]
     command += ["--device", options.device, *(["--tiny"] if options.tiny else [])]
-    longest = LONGEST[options.device]
+    limit = TIME_LIMITS[options.device]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=min(longest, seconds))
+        done = subprocess.run(command, capture_output=True, text=True, timeout=min(limit, seconds))
     except subprocess.TimeoutExpired:
-        return {"error": f"stopped after {longest} s"} if seconds > longest else None
+        return {"error": f"stopped after {limit} s"} if seconds > limit else None
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if lines:
         return json.loads(lines[-1])
@@ -93,13 +97,13 @@ def take(item: str, options: argparse.Namespace, seconds: float) -> dict[str, An
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where results are kept")
-    parser.add_argument("--work", type=Path, help="where bases and images are kept for the next time")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--work", type=Path, help="folder for bases and images, kept for the next call")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a rehearsal")
-    parser.add_argument("--minutes", type=float, default=0, help="begin nothing that would not end in them; 0: all")
-    parser.add_argument("--parts", nargs="+", help="only items that begin with one of these, e.g. memory/sd15 speed")
-    parser.add_argument("--again", action="store_true", help="measure anew what failed")
+    parser.add_argument("--tiny", action="store_true", help="rehearse with tiny nets")
+    parser.add_argument("--minutes", type=float, default=0, help="stop after this time; 0: no limit")
+    parser.add_argument("--parts", nargs="+", help="only items that start with one of these, e.g. memory/sd15 speed")
+    parser.add_argument("--again", action="store_true", help="measure failed items again")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + options.minutes * 60 if options.minutes else float("inf")
@@ -120,9 +124,9 @@ def main() -> int:
             partial.write_text(json.dumps(found), encoding="utf-8")
             os.replace(partial, target)
             print(f"{item}: {found.get('error') or 'measured'} ({found.get('took', 0):.0f} s)", flush=True)
-    words = tables(measured(options.out, options.tiny))
-    (options.out / "table.md").write_text(words, encoding="utf-8")
-    print(words)
+    text = tables(measured(options.out, options.tiny))
+    (options.out / "table.md").write_text(text, encoding="utf-8")
+    print(text)
     print(f"left: {', '.join(left)}" if left else "all done")
     return 0
 

@@ -1,6 +1,6 @@
-"""What benchmarks/gpu.py measures, each in a process of its own, which it starts: python -m benchmarks.gpu_parts ITEM.
+"""Measures one item of benchmarks/gpu.py, which runs each in its own process: python -m benchmarks.gpu_parts ITEM.
 
-An item is a path such as memory/sd15/8gb. The last line of the output is what was found, as JSON.
+An item is a path such as memory/sd15/8gb. The last line of the output is the result as JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Found = dict[str, Any]
 
 
 class World:
-    """The workspace, and a base and images of given shapes in it; what is there already is kept."""
+    """A workspace with random bases and synthetic datasets. Those that exist already are used again."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self.on_card = options, options.device == "cuda"
@@ -53,14 +53,14 @@ class World:
 
     def base(self, family: str) -> str:
         name = self.shapes(family)
-        kept = torch.float16 if self.on_card else torch.float32
-        return str(make_base(self.options.work / f"base-{name}", SHAPES[name], kept, self.options.device))
+        dtype = torch.float16 if self.on_card else torch.float32
+        return str(make_base(self.options.work / f"base-{name}", SHAPES[name], dtype, self.options.device))
 
     def images(self, family: str) -> Dataset:
         return make_images(self.workspace, SHAPES[self.shapes(family)].resolution)
 
     def config(self, family: str, preset: str, settings: Found) -> RunConfig:
-        """A preset's settings for a family, with images of its size and what the item changes."""
+        """A preset's settings for a family at its resolution, with the item's own ``settings``."""
         shapes = SHAPES[self.shapes(family)]
         own: Found = {
             "model": {"base": self.base(family)},
@@ -71,14 +71,14 @@ class World:
         return resolve(*layers, ("benchmark", own), ("item", settings))[0]
 
     def cap(self, gib: float) -> None:
-        """Let this process have so much of the card, with what CUDA itself takes."""
+        """Limit this process to a card of ``gib`` GiB, including what CUDA itself takes."""
         if self.on_card:
             total = torch.cuda.get_device_properties(0).total_memory
             torch.cuda.set_per_process_memory_fraction((gib * GIB - CONTEXT_BYTES) / total)
 
 
-def most(reset: bool = True) -> tuple[float | None, float | None]:
-    """Most GiB reserved and allocated on the card since the last call; None without one."""
+def peak(reset: bool = True) -> tuple[float | None, float | None]:
+    """Peak GiB reserved and allocated on the card since the last reset. None without a card."""
     if not torch.cuda.is_available():
         return None, None
     found = torch.cuda.max_memory_reserved() / GIB, torch.cuda.max_memory_allocated() / GIB
@@ -88,26 +88,26 @@ def most(reset: bool = True) -> tuple[float | None, float | None]:
     return found
 
 
-# -- what a preset takes ----------------------------------------------------------------------------------------------
+# -- memory -----------------------------------------------------------------------------------------------------------
 
 
 def memory(world: World, family: str, preset: str) -> Found:
-    """Peaks of preparing, training and drawing with a preset on a card of its size, beside what was foreseen."""
+    """Peak memory of preparing, training and drawing with a preset on a card of its size, and the estimate."""
     world.cap(CARDS[preset])
     config = world.config(family, preset, {})
-    shutil.rmtree(world.workspace.cache, ignore_errors=True)  # so that the VAE and the text encoder are used, too
-    dataset, said = world.images(family), []
-    foreseen = predict(world.workspace, config, len(dataset.samples()))
+    shutil.rmtree(world.workspace.cache, ignore_errors=True)  # so that the VAE and the text encoder run, too
+    dataset, warnings = world.images(family), []
+    estimated = predict(world.workspace, config, len(dataset.samples()))
     run = create_run(world.workspace, config, {})
-    most()
+    peak()
 
-    def hear(event: Any) -> None:
+    def on_event(event: Any) -> None:
         if isinstance(event, Message) and event.level == "warning":
-            said.append(event.text)
+            warnings.append(event.text)
 
     before = peak_rss()
-    trainer = Trainer(run.folder, config, config.model.base, dataset, world.workspace.cache, Control().token, hear)
-    preparing, seconds, state = most(), [], trainer.state
+    trainer = Trainer(run.folder, config, config.model.base, dataset, world.workspace.cache, Control().token, on_event)
+    preparing, seconds, state = peak(), [], trainer.state
     while state.step < (3 if world.options.tiny else 8):
         began = time.perf_counter()
         loss = take_step(state)
@@ -115,10 +115,9 @@ def memory(world: World, family: str, preset: str) -> Found:
             float(loss)
             state.step_done()
             seconds.append(time.perf_counter() - began)
-    rungs = [fallback["words"] for fallback in Run(run.folder).about.get(RECORD, [])]
-    training = most()
+    training = peak()
     preview_during_training(state, state.step)
-    images = most(reset=False)
+    images = peak(reset=False)
     context = None
     if world.on_card:
         free, total = torch.cuda.mem_get_info()
@@ -131,61 +130,70 @@ def memory(world: World, family: str, preset: str) -> Found:
     step = sorted(seconds[1:])[len(seconds[1:]) // 2]
     phases = {"preparing": preparing, "training": training, "pictures": images}
     return {
-        "reserved": {name: peak[0] for name, peak in phases.items()},
-        "allocated": {name: peak[1] for name, peak in phases.items()},
+        "reserved": {name: reserved for name, (reserved, _) in phases.items()},
+        "allocated": {name: allocated for name, (_, allocated) in phases.items()},
         "context": context,
-        "foreseen": {name: sum(getattr(foreseen, name).values()) / GIB for name in phases},
-        "needs": foreseen.needs / GIB,
+        "foreseen": {name: sum(getattr(estimated, name).values()) / GIB for name in phases},
+        "needs": estimated.needs / GIB,
         "ram": peak_rss() / GIB,
         "ram_before": before / GIB,
-        "ram_foreseen": foreseen.ram / GIB,
+        "ram_foreseen": estimated.ram / GIB,
         "checkpoint": sum(file.stat().st_size for file in checkpoint.folder.rglob("*") if file.is_file()) / GIB,
-        "checkpoint_foreseen": foreseen.checkpoint / GIB,
+        "checkpoint_foreseen": estimated.checkpoint / GIB,
         "seconds_per_step": step,
         "images_per_step": config.images_per_step,
         "save": saving,
         "stall": saving / (saving + 500 * step),
-        "rungs": rungs,
-        "said": said,
+        "rungs": _fallbacks(run),
+        "said": warnings,
     }
 
 
-def climb(world: World, family: str, preset: str) -> Found:
-    """A run that does not fit, on purpose: which rungs does a real lack of memory take, and does it end well?"""
+def out_of_memory(world: World, family: str, preset: str) -> Found:
+    """Train with a preset that does not fit into 6 GB. Which fallbacks are taken, and does the run complete?"""
     world.cap(CARDS["6gb"])
     steps = 4
     config = world.config(family, preset, {"train": {"steps": steps, "precision": "fp16"}})
-    run, said, done = create_run(world.workspace, config, {}), [], []
+    run, warnings, done = create_run(world.workspace, config, {}), [], []
 
-    def hear(event: Any) -> None:
+    def on_event(event: Any) -> None:
         if isinstance(event, Message) and event.level == "warning":
-            said.append(event.text)
+            warnings.append(event.text)
         elif isinstance(event, StepDone):
             done.append(event)
 
-    outcome = training_job(world.workspace, run)(Control().token, hear)
-    rungs = Run(run.folder).about.get("memory_ladder", [])
+    outcome = training_job(world.workspace, run)(Control().token, on_event)
     return {
         "outcome": outcome,
         "steps": [event.step for event in done],
         "images": done[-1].images_seen / len(done),
         "wanted": config.images_per_step,
-        "rungs": [rung["words"] for rung in rungs],
-        "said": said,
-        "reserved": most(reset=False)[0],
+        "rungs": _fallbacks(run),
+        "said": warnings,
+        "reserved": peak(reset=False)[0],
     }
 
 
-# -- how fast ---------------------------------------------------------------------------------------------------------
+def _fallbacks(run: Run) -> list[str]:
+    """Descriptions of the fallbacks that a run has taken."""
+    return [fallback["words"] for fallback in Run(run.folder).about.get(RECORD, [])]
+
+
+# -- speed ------------------------------------------------------------------------------------------------------------
 
 
 def speed(world: World, variant: str, preset: str = "") -> Found:
-    """One measurement of benchmarks/step.py: its recipe, ours, or ours with a preset or an ablation."""
+    """One measurement of benchmarks/step.py.
+
+    Args:
+        variant: "theirs" (diffusers' recipe), "ours", or the name of an ablation.
+        preset: a preset, or the number of the round.
+    """
     name = {"theirs": THEIRS, "ours": "ours"}.get(variant, f"ours, {variant}")
     assert name == THEIRS or name in ABLATIONS, variant
     tiny = world.options.tiny
     precision = "fp16" if world.on_card else "fp32"
-    preset = "" if preset.isdigit() else preset  # a number is a round
+    preset = "" if preset.isdigit() else preset
     if preset:
         precision = str(load_preset(PRESETS_FOLDER / f"{preset}.toml").values["train"]["precision"])
     options = argparse.Namespace(
@@ -198,22 +206,22 @@ def speed(world: World, variant: str, preset: str = "") -> Found:
 
 
 def eight_bit(world: World) -> str:
-    """The optimizer of the recipe, where it is installed: of both sides then."""
+    """The optimizer for both sides: the recipe's 8-bit AdamW if bitsandbytes is installed, else AdamW."""
     import importlib.util
 
-    there = world.on_card and importlib.util.find_spec("bitsandbytes") is not None
-    return EIGHT_BIT if there else "adamw"
+    usable = world.on_card and importlib.util.find_spec("bitsandbytes") is not None
+    return EIGHT_BIT if usable else "adamw"
 
 
-# -- does it learn, does it resume ------------------------------------------------------------------------------------
+# -- precision and resuming -------------------------------------------------------------------------------------------
 
 
 def precision(world: World, kind: str, seed: str) -> Found:
-    """The demo in one precision, as benchmarks/precision.py has it."""
+    """Train the demo in one precision, as benchmarks/precision.py does."""
     dataset = make_demo_set(world.workspace, "circles", 60 if world.options.tiny else 2000)
-    less = {"data": {"held_out": 4}, "validation": {"pictures": 3, "check_pairs": 2, "sampling_steps": 2}}
-    steps, asked = (3, less) if world.options.tiny else (240, {})
-    return trained(world.workspace, dataset, kind, int(seed), steps, asked=asked)
+    smaller = {"data": {"held_out": 4}, "validation": {"pictures": 3, "check_pairs": 2, "sampling_steps": 2}}
+    steps, changes = (3, smaller) if world.options.tiny else (240, {})
+    return trained(world.workspace, dataset, kind, int(seed), steps, changes)
 
 
 RESUMED: dict[str, Found] = {
@@ -227,46 +235,50 @@ RESUMED: dict[str, Found] = {
 
 
 def resume(world: World, mode: str) -> Found:
-    """Six steps at once, and six with a pause in the middle: are the weights the same bits?"""
+    """Train six steps without and with a pause in the middle, and compare the final weights bit by bit."""
     half = "fp16" if world.on_card else "fp32"
-    wanted = {"train": {"steps": 6, "checkpoint_every": 100, "precision": half}, **RESUMED[mode]}
-    wanted["train"] = {**wanted["train"], "steps": 6, "checkpoint_every": 100, "precision": half}
-    config = world.config("sd15", "24gb", {**wanted, "validation": {"every": 0, "check_every": 0}})
+    train = {**RESUMED[mode].get("train", {}), "steps": 6, "checkpoint_every": 100, "precision": half}
+    validation = {"every": 0, "check_every": 0}
+    config = world.config("sd15", "24gb", {**RESUMED[mode], "train": train, "validation": validation})
     weights = []
     for stops in ((), (3,)):
         run = create_run(world.workspace, config, {})
         for stop in (*stops, None):
             control = Control()
 
-            def hear(event: Any, stop: int | None = stop, control: Control = control) -> None:
+            def on_event(event: Any, stop: int | None = stop, control: Control = control) -> None:
                 if isinstance(event, StepDone) and event.step == stop:
                     control.pause()
 
-            outcome = training_job(world.workspace, run)(control.token, hear)
+            outcome = training_job(world.workspace, run)(control.token, on_event)
         from safetensors.torch import load_file
 
         folder = Run(run.folder).checkpoints()[-1].folder
         weights.append({file.parent.name: load_file(file) for file in sorted(folder.rglob("*.safetensors"))})
-    apart = [
+    different = [
         f"{part}/{name}"
         for part, tensors in weights[0].items()
         for name, tensor in tensors.items()
         if not torch.equal(tensor, weights[1][part][name])
     ]
-    furthest = max(
-        (float((t - weights[1]["controlnet"][n]).abs().max()) for n, t in weights[0]["controlnet"].items()), default=0.0
-    )
+    first, second = (saved["controlnet"] for saved in weights)
+    largest = max((float((tensor - second[name]).abs().max()) for name, tensor in first.items()), default=0.0)
     return {
         "outcome": outcome,
         "tensors": sum(map(len, weights[0].values())),
-        "apart": len(apart),
-        "furthest": furthest,
+        "apart": len(different),
+        "furthest": largest,
     }
 
 
 KINDS: dict[str, Callable[..., Found]] = {
-    "memory": memory, "ladder": climb, "speed": speed, "ablation": speed, "precision": precision, "resume": resume,
-}  # fmt: skip
+    "memory": memory,
+    "ladder": out_of_memory,
+    "speed": speed,
+    "ablation": speed,
+    "precision": precision,
+    "resume": resume,
+}
 
 
 def main() -> None:
@@ -285,8 +297,8 @@ def main() -> None:
     except UserError as error:
         found = {"error": f"{error.what} {error.why}"}
     except Exception as error:
-        words = str(error).strip().splitlines() or [""]
-        found = {"error": f"{type(error).__name__}: {words[0][:200]}"}
+        lines = str(error).strip().splitlines() or [""]
+        found = {"error": f"{type(error).__name__}: {lines[0][:200]}"}
     found["took"] = time.perf_counter() - began
     print(json.dumps(found), flush=True)
 

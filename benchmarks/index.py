@@ -1,8 +1,8 @@
-"""How fast a large folder is indexed, in how much memory, and how fast it opens the second time.
+"""Time and memory for indexing a large folder of images, and for opening the dataset again (docs/datasets.md).
 
     python benchmarks/index.py [--count 100000] [--folder FOLDER]
 
-Makes the folder of small JPEG files first (50 different images under many names, a thousand to a folder).
+First it makes a folder of small JPEG files: 50 different images under many names, 1,000 files per subfolder.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,31 +28,32 @@ from engine.data.importing import import_source  # noqa: E402
 from engine.data.scan import recognize_folder  # noqa: E402
 from engine.workspace.paths import Workspace  # noqa: E402
 
-DIFFERENT, A_FOLDER = 50, 1000
+T = TypeVar("T")
+DISTINCT, FILES_PER_FOLDER = 50, 1000
 
 
 def fill(folder: Path, count: int) -> None:
-    """``count`` JPEG files of 256 x 192, as hard links where the disk has them."""
+    """Make ``count`` JPEG files of 256 x 192 px, as hard links if the disk supports them."""
     rng = np.random.default_rng(0)
     originals = []
-    for number in range(DIFFERENT):
+    for number in range(DISTINCT):
         small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8))
         path = folder / f"original-{number}.jpg"
         small.resize((256, 192), Image.Resampling.BICUBIC).save(path, quality=90)
         originals.append(path)
     for number in range(count):
-        target = folder / f"{number // A_FOLDER:04}" / f"{number:07}.jpg"
+        target = folder / f"{number // FILES_PER_FOLDER:04}" / f"{number:07}.jpg"
         target.parent.mkdir(exist_ok=True)
         try:
-            os.link(originals[number % DIFFERENT], target)
-        except OSError:  # no links on this disk, or too many
-            shutil.copyfile(originals[number % DIFFERENT], target)
+            os.link(originals[number % DISTINCT], target)
+        except OSError:  # the disk has no hard links, or this file has too many
+            shutil.copyfile(originals[number % DISTINCT], target)
     for path in originals:
         path.unlink()
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has ever held."""
+    """Peak memory of this process so far."""
     if sys.platform == "win32":
         import psutil
 
@@ -61,33 +64,34 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def timed(what: str, work, count: int = 0):  # type: ignore[no-untyped-def]
-    start, worked = time.perf_counter(), time.process_time()
+def timed(title: str, work: Callable[[], T], count: int = 0) -> T:
+    """Call ``work()``, print how long it took, and return its result. With ``count``, print images per second."""
+    clock, processor = time.perf_counter(), time.process_time()
     result = work()
-    seconds, worked = time.perf_counter() - start, time.process_time() - worked
-    rate = f", {count / seconds:,.0f} pictures/s" if count else ""
-    print(f"{what:<30}{seconds:9.3f} s, processor {worked:8.3f} s, peak {peak_megabytes():4.0f} MB{rate}", flush=True)
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    rate = f", {count / clock:,.0f} images/s" if count else ""
+    print(f"{title:<30}{clock:9.3f} s, processor {processor:8.3f} s, peak {peak_megabytes():4.0f} MB{rate}", flush=True)
     return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--count", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, help="where to work; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="where to put the files; default: a temporary folder")
     options = parser.parse_args()
     print(
         f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {options.count:,} images"
     )
-    with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        source = Path(place) / "pictures"
+    with tempfile.TemporaryDirectory(dir=options.folder) as root:
+        source = Path(root) / "pictures"
         source.mkdir()
         fill(source, options.count)
-        workspace = Workspace(Path(place) / "workspace")
-        timed("nothing yet", lambda: None)
-        timed("list the folder", lambda: recognize_folder(source), options.count)
+        workspace = Workspace(Path(root) / "workspace")
+        timed("before the first file", lambda: None)
+        timed("listing the files only", lambda: recognize_folder(source), options.count)
         result = timed("first scan", lambda: import_source(workspace, str(source)), options.count)
         assert result.pictures == options.count, result
-        dataset = timed("open again", lambda: Dataset.open(result.folder))
+        dataset = timed("opening it again", lambda: Dataset.open(result.folder))
         timed("first page of 24", lambda: dataset.page(0))
         timed("last page of 24", lambda: dataset.page(10**9))
         timed("second scan, nothing changed", lambda: import_source(workspace, str(source)), options.count)

@@ -1,12 +1,13 @@
-"""Can a card wait for its images? How many a second the loader hands out, and how long a card of a given speed waits.
+"""Throughput of the data loader, and how long a card of a given speed would wait for it (docs/performance.md).
 
     python -m benchmarks.loader [--batches 200] [--busy]
 
-Latents, embeddings and condition maps of the shapes of SD 1.5 at 512 px and XL at 1024 px, through the run's own cache
-and ``Batches``: batch size 4, four random crops of each image. Latents and embeddings hold noise, since their values
-do not matter to a reader; images and maps are pieces of photographs. "Most" is a card that takes no time at all. A
-card is stood in for by as long a rest as its step takes, in which the processor is free, as it is beside a real one.
-Before each measurement the system is asked to forget the files (Linux), so that they come from the disk.
+Reads latents, text embeddings and condition maps in the shapes of SD 1.5 at 512 px and XL at 1024 px through the app's
+own cache and ``Batches``, with batch size 4 and four random crops of each image. Latents and embeddings are random,
+because their values do not matter; images and maps are crops of photographs. "At most" is for a card that takes no
+time. Other cards are simulated by a pause of the length of their step, during which the processor is free, as it is
+with a real card. Before each measurement the files are dropped from the system's file cache (Linux), so that they are
+read from disk.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.map_cache import MapCache
 from engine.data.samples import Sample
+from engine.families.latents import LatentSpace
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1
 from engine.jobs.control import Control
@@ -38,15 +40,20 @@ from engine.training.batches import Batches
 from engine.workspace.paths import Workspace
 
 BATCH = 4
-WIDTHS = {StableDiffusion1: {"text": 768}, StableDiffusionXL: {"text": 2048, "pooled": 1280}}
+DISPLAY_NAMES = {StableDiffusion1: "SD 1.5", StableDiffusionXL: "XL"}
+WIDTHS = {StableDiffusion1: {"hidden": 768}, StableDiffusionXL: {"hidden": 2048, "pooled": 1280}}
+"""Text embeddings of each family, by name. "hidden" has 77 tokens."""
 CARDS = {StableDiffusion1: {"RTX 3060": 6.3, "RTX 4090": 35.0}, StableDiffusionXL: {"RTX 4090": 8.0}}
-"""Images a second: for SD 1.5 what each could reach at best by its arithmetic (roofline), for XL a guess above it."""
+"""Images per second: for SD 1.5 the best that the card's arithmetic allows (roofline), for XL a guess above that."""
 
 
-def noisy(kind: type[Any]) -> Any:
-    """The family, with encoders that answer noise of the right shapes."""
+def with_random_encoders(kind: type[Any]) -> Any:
+    """The family with encoders that return noise of the right shapes, so that no base is needed."""
 
-    class Noisy(kind):  # type: ignore[misc]
+    class RandomEncoders(kind):  # type: ignore[misc]
+        def latent_space(self, base: str) -> LatentSpace:
+            return self.latents
+
         def load_vae(self, base: str) -> torch.nn.Module:
             return torch.nn.Identity()
 
@@ -61,14 +68,14 @@ def noisy(kind: type[Any]) -> Any:
             return torch.randn(count, 4, height // 8, width // 8), torch.randn(count, 4, height // 8, width // 8)
 
         def encode_text(self, tokenizer: Any, encoder: Any, captions: Any) -> dict[str, torch.Tensor]:
-            rows = {name: (77, width) if name == "text" else (width,) for name, width in WIDTHS[kind].items()}
+            rows = {name: (77, width) if name == "hidden" else (width,) for name, width in WIDTHS[kind].items()}
             return {name: torch.randn(len(captions), *shape) for name, shape in rows.items()}
 
-    return Noisy()
+    return RandomEncoders()
 
 
 @contextmanager
-def reading(
+def open_batches(
     dataset: Dataset, samples: list[Sample], cache: TrainingCache, maps: MapCache | None, plan: CropPlan
 ) -> Iterator[Batches]:
     batches = Batches(
@@ -82,8 +89,8 @@ def reading(
         batches.close()
 
 
-def forget(folder: Path) -> None:
-    """Ask the system to drop its copies of these files."""
+def drop_file_cache(folder: Path) -> None:
+    """Ask the system to drop these files from its file cache."""
     if not hasattr(os, "posix_fadvise"):
         return
     for path in (path for path in folder.rglob("*") if path.is_file()):
@@ -92,8 +99,8 @@ def forget(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def most(batches: Batches, count: int) -> float:
-    """Images a second, of a card that takes no time."""
+def throughput(batches: Batches, count: int) -> float:
+    """Images per second for a card that takes no time."""
     began = time.perf_counter()
     for number in range(count):
         batches.get(number)
@@ -101,58 +108,60 @@ def most(batches: Batches, count: int) -> float:
 
 
 def waited(batches: Batches, count: int, per_second: float) -> float:
-    """The share of a card's time in which it had no batch, after the first one."""
+    """Fraction of the time that a card of ``per_second`` images per second waits for batches after the first one."""
     batches.get(0)
     batches.waited = 0.0
-    began, rest = time.perf_counter(), BATCH / per_second
+    began, pause = time.perf_counter(), BATCH / per_second
     for number in range(1, count):
         batches.get(number)
-        time.sleep(rest)
+        time.sleep(pause)
     return batches.waited / (time.perf_counter() - began)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batches", type=int, default=200)
-    parser.add_argument("--busy", action="store_true", help="another thread of the app computes all the time")
+    parser.add_argument("--busy", action="store_true", help="keep another Python thread of the process busy")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.busy:
-        threading.Thread(target=_be_busy, daemon=True).start()
-    print("| | most, pictures/s | a card waits |\n|---|---|---|")
+        threading.Thread(target=_compute_forever, daemon=True).start()
+    print("| | at most, images/s | a card waits |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for kind, side in ((StableDiffusion1, 512), (StableDiffusionXL, 1024)):
             measure(kind, side, Path(folder) / str(side), options.batches)
 
 
 def measure(kind: type[Any], side: int, folder: Path, count: int) -> None:
-    """Print two rows: maps from the cache, and maps decoded from their files."""
+    """Print two rows: with maps from the cache, and with maps decoded from their PNG files."""
     workspace = Workspace(folder)
     dataset = make_images(workspace, side)
     samples = list(dataset.samples())
     plan = CropPlan.of(DataConfig(resolution=side, crop="random"), 0)
     caches, token = workspace.cache, Control().token
 
-    def quiet(*_: Any) -> None:
-        """Nobody looks."""
+    def progress(*_: Any) -> None:
+        """Progress is not shown."""
 
-    cache = open_or_build(caches, noisy(kind), "noise", samples, plan, torch.device("cpu"), token, quiet)
-    maps = map_cache.open_or_build(cache, dataset, samples, plan, token, quiet)
+    cache = open_or_build(
+        caches, with_random_encoders(kind), "noise", samples, plan, torch.device("cpu"), token, progress
+    )
+    maps = map_cache.open_or_build(cache, dataset, samples, plan, token, progress)
     assert maps is not None
-    for words, source in (("maps from the cache", maps), ("maps from their PNGs", None)):
-        forget(folder)
-        with reading(dataset, samples, cache, source, plan) as batches:
-            best = most(batches, count if source is not None else count // 4)  # decoding is slow
-        shares = []
+    for title, source in (("maps from the cache", maps), ("maps from their PNGs", None)):
+        drop_file_cache(folder)
+        with open_batches(dataset, samples, cache, source, plan) as batches:
+            best = throughput(batches, count if source is not None else count // 4)  # decoding is slow
+        waits = []
         for card, speed in CARDS[kind].items():
-            forget(folder)
-            with reading(dataset, samples, cache, source, plan) as batches:
-                share = waited(batches, min(count, round(20 * speed / BATCH)), speed)  # 20 seconds are enough
-                shares.append(f"{card} ({speed:g}/s) {100 * share:.2f} %")
-        print(f"| {kind.title}, {side} px, {words} | {best:.0f} | {', '.join(shares)} |", flush=True)
+            drop_file_cache(folder)
+            with open_batches(dataset, samples, cache, source, plan) as batches:
+                fraction = waited(batches, min(count, round(20 * speed / BATCH)), speed)  # 20 seconds are enough
+                waits.append(f"{card} ({speed:g}/s) {100 * fraction:.2f} %")
+        print(f"| {DISPLAY_NAMES[kind]}, {side} px, {title} | {best:.0f} | {', '.join(waits)} |", flush=True)
 
 
-def _be_busy() -> None:
+def _compute_forever() -> None:
     while True:
         sum(range(1000))
 

@@ -1,8 +1,9 @@
-"""What the window costs: processor time of the app at rest, and of the page in a real browser. Needs Chromium.
+"""Processor time of the app and of its page in a real browser, at rest and during training. Needs Chromium.
 
     python -m benchmarks.page [--seconds 15]
 
-Percent of one core. The page's is the time of its main thread (scripts, layout, painting), as the browser counts it.
+Prints percentages of one core (docs/performance.md). For the page it counts the browser's main thread: scripts, layout
+and painting.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ def page_seconds(session: Any) -> float:
 
 
 def measure(title: str, app: Studio, page: Any, seconds: float) -> None:
-    """One line of the table; in a training the app's time is training's."""
+    """Measure for ``seconds`` and print one row. During training the app's time includes that of training."""
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
     page.wait_for_timeout(3000)
-    began, worked, drew = time.perf_counter(), app_seconds(app), page_seconds(session)
+    began, app_before, page_before = time.perf_counter(), app_seconds(app), page_seconds(session)
     page.wait_for_timeout(1000 * seconds)
-    lasted = time.perf_counter() - began
-    app_share, page_share = (app_seconds(app) - worked) / lasted, (page_seconds(session) - drew) / lasted
-    print(f"{title:<44} app {app_share:5.1%}   page {page_share:5.1%}", flush=True)
+    passed = time.perf_counter() - began
+    app_share, page_share = (app_seconds(app) - app_before) / passed, (page_seconds(session) - page_before) / passed
+    print(f"{title:<46} app {app_share:5.1%}   page {page_share:5.1%}", flush=True)
 
 
 def main() -> None:
@@ -47,12 +48,12 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     with tempfile.TemporaryDirectory() as name, studio(Path(name) / "workspace") as app, browser_page() as page:
         open_page(page, app)
-        measure("at rest, nothing touched yet", app, page, seconds)
+        measure("at rest, nothing clicked yet", app, page, seconds)
         set_up(page, app)
-        measure("at rest, all tabs seen and settings changed", app, page, seconds)
+        measure("at rest, all tabs opened and settings changed", app, page, seconds)
         click(page, "#train-start")
         wait_for(page, "#status-line", BUSY)
-        measure("beside a training", app, page, seconds)
+        measure("while the demo trains", app, page, seconds)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""Does half precision learn as well as fp32, and with the base in eight bits? The demo, shortened, in each.
+"""Does half precision train as well as fp32, also with a base in fp8? Trains the shortened demo in each precision.
 
     python -m benchmarks.precision --out OUT [--kinds fp32 bf16 fp16 fp8 fp16+fp8] [--seeds 1 2 3] [--steps 240]
 
-On the bundled base and the demo's circles, with the demo's settings, to just after the net has converged. Then forty
-held-out pairs are drawn as an export would draw them, and scored twice: where the disc really lies (IoU, exact) and by
-the app's own adherence, which knows nothing of discs. What is in OUT already is not computed again, so the work can be
-cut at any run; the table is printed, and written to OUT/table.md, from all that is there.
+Trains on the bundled base and the demo's circles with the demo's settings until just after the ControlNet follows its
+control images. Then 40 held-out pairs are drawn with the weights that an export would contain, and scored by the exact
+IoU of the disc and by the app's own adherence, which knows nothing of discs. Runs whose result is in OUT are not
+repeated, so the benchmark can be stopped between two runs. The table of all results is printed and written to
+OUT/table.md.
 
-On a card the precisions are the card's own. Processors compute in half precision ten times slower than in fp32, so
-there bf16 and fp16 are emulated as cards do it: sums in fp32, and every weight that computes, every layer's answer and
-every gradient rounded to the half type. The rest is the app's own code: copies that compute, loss scale, skipped steps.
-fp8: the frozen base in eight bits (train.base_storage); fp16+fp8 is what the 8 GB preset does.
+A card computes in its own half precision. On a processor half precision is ten times slower than fp32, so bf16 and fp16
+are emulated the way cards compute: sums in fp32, and every compute weight, layer output and gradient rounded to the
+half type. The rest is the app's own code: compute copies, loss scale, skipped steps. fp8 stores the frozen base in fp8
+(train.base_storage); fp16+fp8 is what the 8 GB preset uses.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ from engine.workspace.paths import DEMO_BASE, Workspace
 
 PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp16+fp8")
 PAIRS = 40
-"""Held-out pairs that are drawn and scored."""
-RESAMPLES = 2000
+"""Number of held-out pairs that are drawn and scored."""
+RESAMPLES = 2000  # of the bootstrap
 
 
 class _Rounded(torch.autograd.Function):
-    """Rounds what passes, and its gradient on the way back."""
+    """Rounds a tensor to a dtype in the forward pass, and its gradient in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -62,14 +63,14 @@ class _Rounded(torch.autograd.Function):
 
 
 def emulate(state: TrainState, precision: str) -> None:
-    """Let a run that was built in fp32 compute as if in half precision; call before its first step."""
+    """Make a run that was built in fp32 emulate half precision. Call it before the first step."""
     dtype = DTYPES[precision]
     state.precision, state.loss_scale = precision, LossScale(precision)
     state.trainable.weights = weights = MasterWeights(state.trainable.master, torch.float32, state.device)
     state.use_nets(weights.compute, state.denoiser)
 
-    def answer(layer: nn.Module, given: Any, said: Any) -> Any:
-        return _Rounded.apply(said, dtype) if isinstance(said, torch.Tensor) else said
+    def round_output(layer: nn.Module, inputs: Any, output: Any) -> Any:
+        return _Rounded.apply(output, dtype) if isinstance(output, torch.Tensor) else output
 
     with torch.no_grad():
         for weight in state.denoiser.parameters():
@@ -77,14 +78,14 @@ def emulate(state: TrainState, precision: str) -> None:
     for net in (weights.compute, state.denoiser):
         for layer in net.modules():
             if not list(layer.children()):
-                layer.register_forward_hook(answer)
+                layer.register_forward_hook(round_output)
     for weight in weights.compute.parameters():
         weight.register_hook(lambda grad: grad.to(dtype).float())
-    weights.refresh = _refreshed(weights, weights.refresh, dtype)  # type: ignore[method-assign]
+    weights.refresh = _rounding_refresh(weights, weights.refresh, dtype)  # type: ignore[method-assign]
     weights.refresh()
 
 
-def _refreshed(weights: MasterWeights, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
+def _rounding_refresh(weights: MasterWeights, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
     @torch.no_grad()
     def refresh() -> None:
         plain()
@@ -100,28 +101,27 @@ def trained(
     kind: str,
     seed: int,
     steps: int,
-    base: str = str(DEMO_BASE),
-    asked: dict[str, Any] | None = None,
+    changes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A run in one precision, to its end: its losses, and the scores of held-out pairs.
+    """Train one run to its end. Returns its losses and the scores of held-out pairs, ready for JSON.
 
     Args:
         kind: one of PRECISIONS.
-        asked: sparse settings over the demo's own.
+        changes: settings that replace the demo's.
     """
-    half, small = kind.split("+")[0], kind.endswith("fp8")
-    half = half if half in DTYPES else "fp32"
+    precision, fp8 = kind.split("+")[0], kind.endswith("fp8")
+    precision = precision if precision in DTYPES else "fp32"
     on_card = torch.cuda.is_available()
     own = {
         "data": {"dataset": dataset.name},
         "train": {
-            "seed": seed, "steps": steps, "base_storage": "fp8" if small else "same",
-            "precision": half if on_card else "fp32", "checkpoint_every": 10 * steps,
+            "seed": seed, "steps": steps, "base_storage": "fp8" if fp8 else "same",
+            "precision": precision if on_card else "fp32", "checkpoint_every": 10 * steps,
         },
         "optim": {"warmup_steps": min(30, steps // 10)},
         "validation": {"every": 0, "check_every": steps, "check_pairs": 16, "pictures": PAIRS, "probes": 0},
     }  # fmt: skip
-    config = resolve(("demo", demo_preset().values), ("benchmark", own), ("asked", asked or {}))[0]
+    config = resolve(("demo", demo_preset().values), ("benchmark", own), ("changes", changes or {}))[0]
     seen: list[StepDone] = []
     checked: list[Checked] = []
 
@@ -132,10 +132,10 @@ def trained(
             checked.append(event)
 
     run = workspace.new_run(f"{kind.replace('+', '-')}-{seed}")
-    trainer = Trainer(run, config, base, dataset, workspace.cache, Control().token, watch)
-    if half != "fp32" and not on_card:
-        emulate(trainer.state, half)
-    assert small == any(type(layer) in KINDS.values() for layer in trainer.state.denoiser.modules())
+    trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, Control().token, watch)
+    if precision != "fp32" and not on_card:
+        emulate(trainer.state, precision)
+    assert fp8 == any(type(layer) in KINDS.values() for layer in trainer.state.denoiser.modules())
     trainer.train()
     preview_during_training(trainer.state, steps)
     (scores,) = (run / "previews").glob("step-*/scores.json")
@@ -163,31 +163,35 @@ def trained(
 
 
 def interval(differences: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
-    """95 % of the mean of paired differences, a row a run: bootstrap over the runs, and over the pairs of each."""
-    table, rng = np.asarray(differences, np.float64), np.random.default_rng(seed)
-    runs = rng.integers(0, len(table), (RESAMPLES, len(table)))
-    pairs = rng.integers(0, table.shape[1], (RESAMPLES, *table.shape))
-    means = np.array([table[run[:, None], pair].mean() for run, pair in zip(runs, pairs, strict=True)])
+    """95 % interval of the mean of paired differences: bootstrap over runs, and over the pairs of each run.
+
+    Args:
+        differences: one row per run, one column per pair.
+    """
+    values, rng = np.asarray(differences, np.float64), np.random.default_rng(seed)
+    runs = rng.integers(0, len(values), (RESAMPLES, len(values)))
+    pairs = rng.integers(0, values.shape[1], (RESAMPLES, *values.shape))
+    means = np.array([values[run[:, None], pair].mean() for run, pair in zip(runs, pairs, strict=True)])
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
 
 
 def table(found: Sequence[dict[str, Any]]) -> str:
-    """Markdown, a row a precision: scores, and what lies between it and fp32 over the same seeds and pairs."""
+    """Markdown, one row per precision: scores, and the difference to fp32 over the same seeds and pairs."""
     by_kind = {kind: {run["seed"]: run for run in found if run["kind"] == kind} for kind in PRECISIONS}
-    exact = by_kind["fp32"]
-    head = "| | runs | IoU | of each seed | minus fp32's (95 %) | adherence (95 %) | colours | held-out loss | gain |"
+    reference = by_kind["fp32"]
+    head = "| | runs | IoU | per seed | difference to fp32 (95 %) | adherence (95 %) | colours | held-out loss | gain |"
     lines = [head, "|---|---|---|---|---|---|---|---|---|"]
     for kind, runs in by_kind.items():
         if not runs:
             continue
         each = {seed: statistics.fmean(run["iou"]) for seed, run in sorted(runs.items())}
-        alike = [seed for seed in runs if seed in exact]
-        apart = ""
-        if kind != "fp32" and alike:
-            gaps = [np.subtract(runs[seed]["iou"], exact[seed]["iou"]) for seed in alike]
+        seeds = [seed for seed in runs if seed in reference]
+        difference = ""
+        if kind != "fp32" and seeds:
+            gaps = [np.subtract(runs[seed]["iou"], reference[seed]["iou"]) for seed in seeds]
             low, high = interval(gaps)
-            apart = f"{float(np.mean(gaps)):+.3f} ({low:+.3f} to {high:+.3f})"
+            difference = f"{float(np.mean(gaps)):+.3f} ({low:+.3f} to {high:+.3f})"
         adherence = normalize([PairScores(**row) for run in runs.values() for row in run["normalising"]])
         interval_text = adherence.text if adherence else ""
         colours = statistics.fmean(value for run in runs.values() for value in run["colours"])
@@ -195,25 +199,25 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         gains = [run["gain"] for run in runs.values() if run["gain"] is not None]
         lines.append(
             f"| {kind} | {len(runs)} | {statistics.fmean(each.values()):.3f} "
-            f"| {', '.join(f'{value:.3f}' for value in each.values())} | {apart} | {interval_text} "
+            f"| {', '.join(f'{value:.3f}' for value in each.values())} | {difference} | {interval_text} "
             f"| {colours:.1%} | {statistics.fmean(losses):.5f} | {statistics.fmean(gains):.4f} |"
         )
     return "\n".join(lines)
 
 
 def results(out: Path) -> list[dict[str, Any]]:
-    """All runs that are in a folder."""
+    """The results in a folder."""
     return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("precision-*.json"))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="where results are kept")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--kinds", nargs="+", default=list(PRECISIONS[:4]), choices=PRECISIONS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pictures", type=int, default=2000)
-    parser.add_argument("--work", type=Path, help="where images and cache are kept for the next time")
+    parser.add_argument("--work", type=Path, help="folder for images and cache, kept for the next call")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
@@ -230,10 +234,10 @@ def main() -> None:
                     partial.write_text(json.dumps(found), encoding="utf-8")
                     os.replace(partial, target)
                     iou = statistics.fmean(found["iou"])
-                    print(f"{kind} seed {seed}: IoU {iou:.3f}, {found['seconds_per_step']:.2f} s a step", flush=True)
-    words = table(results(options.out))
-    (options.out / "table.md").write_text(words + "\n", encoding="utf-8")
-    print(words)
+                    print(f"{kind} seed {seed}: IoU {iou:.3f}, {found['seconds_per_step']:.2f} s per step", flush=True)
+    text = table(results(options.out))
+    (options.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""How long one live preview takes, for every type without weights, at 512 px.
+"""Time of one live preview at 512 px, for each condition type that needs no model (docs/conditions.md).
 
     python -m benchmarks.preview
 
-The clock's milliseconds, and the processor's, which other programs' load changes little. It counts what a move of a
-slider costs: the map and its statistics (the photograph is read before, and encoding for the page is not counted).
+Prints wall-clock and processor milliseconds; other load changes the latter little. The time covers one move of a
+slider: making the map and its statistics, without reading the photograph and without encoding the image for the page.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 
@@ -17,23 +18,23 @@ from PIL import Image
 from engine.conditions import registry
 from engine.data.map_preview import MapPreview, preview
 
-AIM = 150.0  # milliseconds
+TARGET = 150.0  # milliseconds
 
 
 def photograph() -> np.ndarray:
-    """512 x 512 RGB."""
+    """RGB uint8 (512, 512, 3)."""
     from skimage import data
 
     return np.asarray(Image.fromarray(data.coffee()).resize((512, 512), Image.Resampling.LANCZOS))
 
 
 def milliseconds(name: str, image: np.ndarray, rounds: int) -> tuple[float, float]:
-    """Median of ``rounds`` previews with default parameters: of the clock, of the processor."""
-    kind = registry.get(name)
-    values, times = kind.resolve({}), []
+    """Median wall-clock and processor milliseconds of ``rounds`` previews with default parameters."""
+    condition = registry.get(name)
+    values, times = condition.resolve({}), []
     for _ in range(rounds):
         start = time.perf_counter(), time.process_time()
-        shown: MapPreview = preview(kind, image, values)
+        shown: MapPreview = preview(condition, image, values)
         assert shown.map.shape == image.shape
         times.append((time.perf_counter() - start[0], time.process_time() - start[1]))
     clock, processor = (statistics.median(column) * 1000 for column in zip(*times, strict=True))
@@ -41,13 +42,15 @@ def milliseconds(name: str, image: np.ndarray, rounds: int) -> tuple[float, floa
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     image = photograph()
-    print(f"| type | ms (aim: under {AIM:.0f}) | of the processor |\n|---|---|---|")
-    for kind in registry.all():
-        if kind.live and kind.extract:
-            milliseconds(kind.name, image, 1)  # libraries are loaded
-            clock, processor = milliseconds(kind.name, image, 9)
-            print(f"| {kind.title} | {clock:.0f} | {processor:.0f} |", flush=True)
+    print(f"| type | ms (aim: under {TARGET:.0f}) | of the processor |\n|---|---|---|")
+    for condition in registry.all():
+        if condition.live and condition.extract:
+            milliseconds(condition.name, image, 1)  # loads libraries
+            clock, processor = milliseconds(condition.name, image, 9)
+            print(f"| {condition.title} | {clock:.0f} | {processor:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

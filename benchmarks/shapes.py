@@ -1,12 +1,13 @@
-"""What the app foresees of graphics memory, beside what its own code would hold at real shapes: counted, not measured.
+"""Compares the estimate of graphics memory with what the app's own code allocates at real shapes (docs/memory.md).
 
-    python -m benchmarks.shapes                                       (all presets and families: a quarter of an hour)
+    python -m benchmarks.shapes                                       (all presets and families: 15 minutes)
     python -m benchmarks.shapes --presets 8gb 12gb --families sd1
 
-No card is needed, and no weights: nets are made from the configs of the real bases on a card that only counts
-(benchmarks/simulated_card.py). The trainer builds them as for a run, its optimizer has its memory, and one step is taken
-(of batches that are added up, two: from the second on all are alike). Then images are drawn and decoded, and images
-and captions encoded, with the calls that the app makes.
+Memory is counted, not measured: neither a card nor weights are needed. The nets are built from the configs of the real
+bases on a simulated card that only counts allocations (benchmarks/simulated_card.py). The app's own code builds the
+nets of a run, the optimizer allocates its state, and one step is taken (with at most two micro-batches, because from
+the second on all are alike). Then images are drawn and decoded, and images and captions encoded, with the app's own
+calls.
 """
 
 from __future__ import annotations
@@ -53,50 +54,53 @@ from engine.tuning.trainable import Placement
 
 PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb")
 SIDES = {"sd1": 512, "sd2": 768, "sdxl": 1024}
-TITLES = {"sd1": "SD 1.5 at 512 px", "sd2": "SD 2.1 at 768 px", "sdxl": "XL at 1024 px"}
-WORDS = 77  # tokens of a prompt
+DISPLAY_NAMES = {"sd1": "SD 1.5 at 512 px", "sd2": "SD 2.1 at 768 px", "sdxl": "XL at 1024 px"}
+TOKENS = 77  # of a prompt
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Bytes on the card at the fullest moment of each phase."""
+    """Peak bytes on the card."""
 
     training: int
     parts: dict[str, int]
-    """Of ``training``."""
+    """What ``training`` consists of at its peak."""
     at: str
-    pictures: int
-    foreseen: Prediction
+    """The operation at the peak of ``training``."""
+    images: int
+    """Peak of drawing preview images."""
+    estimated: Prediction
 
 
 def settings(preset: str, family: str, **changes: dict[str, Any]) -> RunConfig:
-    """A preset's for a family, at the size that it was made for."""
+    """A preset's settings for a family at its resolution, with at most two micro-batches."""
     layers = load_preset(PRESETS_FOLDER / f"{preset}.toml").layers(family)
     config = resolve(*layers, ("size", {"data": {"resolution": SIDES[family]}}), ("changes", changes))[0]
-    twice = {"accumulation": min(2, config.train.accumulation)}
-    return config.model_copy(update={"train": config.train.model_copy(update=twice)})
+    fewer = {"accumulation": min(2, config.train.accumulation)}
+    return config.model_copy(update={"train": config.train.model_copy(update=fewer)})
 
 
-def foreseen(config: RunConfig, family: str) -> Prediction:
+def estimate(config: RunConfig, family: str) -> Prediction:
     return predict_from(config, read_configs(LAYOUTS / family))
 
 
-def on_paper(config: RunConfig, family_name: str) -> TrainState:
-    """The state of a run without data: its nets, and all that its step asks for."""
+def build_state(config: RunConfig, family_name: str) -> TrainState:
+    """The state of a run without data: its nets, and everything that a step reads."""
     base, family, dtype = str(LAYOUTS / family_name), by_name(family_name), DTYPES[config.train.precision]
     with tempfile.TemporaryDirectory() as folder:
         place = Placement(CARD, dtype, in_ram=config.optim.offload)
         denoiser, trainable = build_nets(Path(folder), config, family, base, place)
-    nothing: Any = SimpleNamespace()
+    unused: Any = SimpleNamespace()
+    history: Any = lambda event: None  # noqa: E731
     state = TrainState(
-        run_folder=Path(folder), config=config, token=nothing, history=lambda event: None, group=group.current(),
-        about={}, retry=nothing, watchdog=nothing, accelerator=_alone(), device=CARD,
+        run_folder=Path(folder), config=config, token=unused, history=history, group=group.current(),
+        about={}, retry=unused, watchdog=unused, accelerator=_single_process(), device=CARD,
         precision=config.train.precision, dtype=dtype, loss_scale=LossScale(config.train.precision), base=base,
         family=family, denoiser=denoiser, noise_process=family.noise_process(base),
         latent_space=family.latent_space(base), trainable=trainable,
         optimizer=build_optimizer(trainable.master, config.optim), ema=build_ema(trainable.averaged, config.optim),
-        dataset=nothing, samples=[], held_out=[], plan=nothing, cache=nothing, images_at_once=1,
-    )  # type: ignore[arg-type]  # fmt: skip
+        dataset=unused, samples=[], held_out=[], plan=unused, cache=unused, images_at_once=1,
+    )  # fmt: skip
     set_attention_and_layout(state)
     state.parallel = Parallel(state, str)
     state.parallel.prepare()
@@ -107,25 +111,29 @@ def on_paper(config: RunConfig, family_name: str) -> TrainState:
 
 def _batch(state: TrainState) -> Batch:
     count, side = state.config.train.batch_size, state.config.data.resolution
-    draws = Draws(*(torch.zeros(count, 4, side // 8, side // 8) for _ in range(2)),
-                  torch.zeros(count, dtype=torch.long), torch.zeros(count, dtype=torch.bool),
-                  torch.zeros(count, 4, 1, 1))  # fmt: skip
-    maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
     latents = torch.zeros(count, 4, side // 8, side // 8)
+    draws = Draws(
+        noise=latents.clone(),
+        posterior=latents.clone(),
+        timesteps=torch.zeros(count, dtype=torch.long),
+        hide_prompt=torch.zeros(count, dtype=torch.bool),
+        offset=torch.zeros(count, 4, 1, 1),
+    )
+    maps = torch.zeros(count, side, side, 3, dtype=torch.uint8)
     return Batch(latents, latents.clone(), _text(state, count), maps, draws, torch.zeros(count, 6))
 
 
 def _text(state: TrainState, count: int) -> dict[str, torch.Tensor]:
-    """Encoded captions, with nothing in them."""
+    """Text embeddings of zeros."""
     config = state.denoiser.config
-    text = {"hidden": torch.zeros(count, WORDS, config.cross_attention_dim)}
+    text = {"hidden": torch.zeros(count, TOKENS, config.cross_attention_dim)}
     if config.addition_embed_type:
         text["pooled"] = torch.zeros(count, config.projection_class_embeddings_input_dim - 6 * 256)
     return text
 
 
 def allocate_optimizer_state(state: TrainState) -> None:
-    """Let the optimizer allocate its state, as its first step does."""
+    """Let the optimizer allocate its state, which it does in its first step."""
     for parameter in state.trainable.parameters():
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     state.optimizer.step()
@@ -133,7 +141,7 @@ def allocate_optimizer_state(state: TrainState) -> None:
 
 
 def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
-    """What holds which memory of the card."""
+    """A function that lists the tensors of each part of the memory."""
     trained = state.trainable.parameters()
     weights = [*state.denoiser.parameters(), *state.denoiser.buffers(), *trained]
     weights += state.trainable.control_net.parameters()
@@ -144,42 +152,44 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
             "weights": weights,
             "gradients": [parameter.grad for parameter in trained],
             "optimizer": [value for value in states if isinstance(value, torch.Tensor)],
-            "average": state.ema.shadow_params if state.ema is not None else [],
+            "EMA": state.ema.shadow_params if state.ema is not None else [],
         }
 
     return now
 
 
 def count(preset: str, family: str, **changes: dict[str, Any]) -> Counted:
-    """A step, and images, with a preset's settings."""
+    """Count one step, and drawing preview images, with a preset's settings."""
     config = settings(preset, family, **changes)
-    with world(config.optim.offload) as counter:
+    with simulated_bases(config.optim.offload) as counter:
         with nullcontext() if config.optim.offload else CARD:
-            state = on_paper(config, family)
+            state = build_state(config, family)
         allocate_optimizer_state(state)
         counter.holders = holders(state)
-        counter.begin()
+        counter.reset_peak()
         loss = train_step(state)
         assert isinstance(loss, torch.Tensor), loss
         del loss
         training, parts, at = counter.peak, counter.parts, counter.at
-        counter.begin()
+        counter.reset_peak()
         draw(state)
         images = counter.peak
-    return Counted(training, parts, at, images, foreseen(config, family))
+    return Counted(training, parts, at, images, estimate(config, family))
 
 
 @torch.no_grad()
 def draw(state: TrainState) -> None:
-    """One sampling step of as many images as a preview draws together, with and without prompt; then decode one."""
+    """One sampling step of a batch of preview images, each with and without its prompt; then decode one image."""
     side = state.config.data.resolution
     rows = 2 * images_drawn_together(side)
     place = {"device": CARD, "dtype": state.dtype}
     text = {name: table.to(**place) for name, table in _text(state, rows).items()}
     text |= state.family.size_conditions(torch.zeros(rows, 6, device=CARD))
-    noisy, hint = torch.zeros(rows, 4, side // 8, side // 8, **place), torch.zeros(rows, 3, side, side, **place)
-    state.family.predict(state.denoiser, state.trainable.control_net, noisy, torch.zeros(rows, device=CARD), text, hint)
-    del text, noisy, hint
+    noisy, control = torch.zeros(rows, 4, side // 8, side // 8, **place), torch.zeros(rows, 3, side, side, **place)
+    state.family.predict(
+        state.denoiser, state.trainable.control_net, noisy, torch.zeros(rows, device=CARD), text, control
+    )
+    del text, noisy, control
     with CARD:
         vae = state.family.load_vae(state.base)
     state.family.decode_latents(vae, torch.zeros(1, 4, *[min(side, DECODED_SIDE) // 8] * 2, device=CARD))
@@ -187,53 +197,58 @@ def draw(state: TrainState) -> None:
 
 @torch.no_grad()
 def prepare(family: str) -> dict[str, int]:
-    """Bytes at the fullest moment of encoding images, and captions."""
-    base, model, side, found = str(LAYOUTS / family), by_name(family), SIDES[family], {}
-    with world(beside=False) as counter, CARD:
+    """Peak bytes of encoding images and of encoding captions."""
+    model: Any = by_name(family)
+    base, side, found = str(LAYOUTS / family), SIDES[family], {}
+    with simulated_bases(uses_ram=False) as counter, CARD:
         vae = model.load_vae(base)
-        counter.begin()
+        counter.reset_peak()
         model.encode_images(vae, torch.zeros(images_encoded_together(side), 3, side, side))
-        found["pictures"] = counter.peak
+        found["images"] = counter.peak
         del vae
         encoder = model.load_text_encoder(base, torch.float32)
-        counter.begin()
-        model.encode_tokens(encoder, [torch.zeros(CAPTIONS_AT_ONCE, WORDS, dtype=torch.long)] * 2)
+        counter.reset_peak()
+        model.encode_tokens(encoder, [torch.zeros(CAPTIONS_AT_ONCE, TOKENS, dtype=torch.long)] * 2)
         found["captions"] = counter.peak
     return found
 
 
 @contextmanager
-def world(beside: bool) -> Iterator[Counter]:
-    """A card that counts, and bases that are made from their configs. ``beside``: something stays in RAM."""
+def simulated_bases(uses_ram: bool) -> Iterator[Counter]:
+    """Count on the simulated card, and build bases from their configs instead of loading weights.
+
+    Args:
+        uses_ram: some tensors stay in RAM.
+    """
     with ExitStack() as stack:
-        for module in ("base", "sdxl"):
+        for module in ("base", "sdxl", "stable_diffusion"):
             stack.enter_context(patch(f"engine.families.{module}.load_part", _from_config))
-        yield stack.enter_context(counting(beside))
+        yield stack.enter_context(counting(uses_ram))
 
 
 def _from_config(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -> Any:
     if dtype is None:
         return load_part(kind, base, subfolder, dtype)
     config = _read(Path(base).name, subfolder)
-    # The UNet stands on the card at once: what passes through RAM as it is loaded is not counted.
+    # The UNet is built on the card: what loading needs in RAM is not counted.
     with CARD if subfolder == "unet" else nullcontext():
         net = kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class(**config))
     return torch.nn.Module.to(net, dtype)
 
 
-def _alone() -> Any:
-    """accelerate of one process: it hands everything on. The norm of gradients without numbers is finite."""
+def _single_process() -> Any:
+    """Stands in for accelerate's Accelerator in a single process. The gradients' norm counts as finite."""
 
-    def clip(parameters: list[torch.nn.Parameter], most: float) -> float:
-        torch.nn.utils.clip_grad_norm_(parameters, most)
+    def clip(parameters: list[torch.nn.Parameter], max_norm: float) -> float:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return 0.0
 
-    def hand_on(optimizer: Any) -> Any:
+    def unchanged(optimizer: Any) -> Any:
         optimizer.step_was_skipped = False
         return optimizer
 
     return SimpleNamespace(
-        prepare_model=lambda net: net, prepare_optimizer=hand_on,
+        prepare_model=lambda net: net, prepare_optimizer=unchanged,
         backward=lambda loss: loss.backward(), clip_grad_norm_=clip,
     )  # fmt: skip
 
@@ -242,7 +257,7 @@ def _read(family: str, part: str) -> dict[str, Any]:
     return json.loads((LAYOUTS / family / part / "config.json").read_text(encoding="utf-8"))
 
 
-# -- in words ---------------------------------------------------------------------------------------------------------
+# -- the table --------------------------------------------------------------------------------------------------------
 
 
 def gb(value: float) -> str:
@@ -250,11 +265,12 @@ def gb(value: float) -> str:
 
 
 def row(preset: str, family: str, counted: Counted) -> str:
-    step, images = sum(counted.foreseen.training.values()), sum(counted.foreseen.pictures.values())
+    step, images = sum(counted.estimated.training.values()), sum(counted.estimated.pictures.values())
     parts = " + ".join(f"{gb(size)} {name}" for name, size in counted.parts.items() if size > 0.005 * GIB)
-    off = f"{step / counted.training - 1:+.1%}"
-    drawn = f"{gb(images)} | {gb(counted.pictures)}"
-    return f"| {preset} | {TITLES[family]} | {gb(step)} | {gb(counted.training)} | {off} | {parts} | {drawn} |"
+    off = f"{100 * (step / counted.training - 1):+.1f} %"
+    drawn = f"{gb(images)} | {gb(counted.images)}"
+    names = f"{preset.removesuffix('gb')} GB | {DISPLAY_NAMES[family]}"
+    return f"| {names} | {gb(step)} | {gb(counted.training)} | {off} | {parts} | {drawn} |"
 
 
 def main() -> None:
@@ -263,17 +279,17 @@ def main() -> None:
     parser.add_argument("--families", nargs="+", choices=SIDES, default=tuple(SIDES))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print("GB on the card, counted at real shapes; without the driver's share and the allocator's.\n")
-    print("| preset | base | step, foreseen | counted | off by | what is there | images, foreseen | counted |")
+    print("GB on the card, counted at real shapes, without what driver and allocator need.\n")
+    print("| preset | base | one step, estimated | counted | off by | at the peak | images, estimated | counted |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for family in options.families:
         for preset in options.presets:
             print(row(preset, family, count(preset, family)), flush=True)
-    print("\n| encoding | foreseen | images, counted | captions, counted |\n|---|---|---|---|")
+    print("\n| encoding, before training | estimated | images, counted | captions, counted |\n|---|---|---|---|")
     for family in options.families:
-        found, expected = prepare(family), foreseen(settings("12gb", family), family)
-        print(f"| {TITLES[family]} | {gb(sum(expected.preparing.values()))} | {gb(found['pictures'])} "
-              f"| {gb(found['captions'])} |", flush=True)  # fmt: skip
+        found, expected = prepare(family), gb(sum(estimate(settings("12gb", family), family).preparing.values()))
+        name = DISPLAY_NAMES[family].split(" at ")[0]
+        print(f"| {name} | {expected} | {gb(found['images'])} | {gb(found['captions'])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A long run through the window, watched: does anything grow that should not?
+"""Soak test: does memory, or anything else, grow during a long run in the window? (docs/reliability.md)
 
-    python -m benchmarks.soak --out /tmp/soak                 # 20,000 steps: 7 minutes on two quiet cores
-    python -m benchmarks.soak --figures /tmp/soak/samples.csv  # the table again, from what was written down
+    python -m benchmarks.soak --out OUT                     # 20,000 steps: 7 minutes on two idle cores
+    python -m benchmarks.soak --figures OUT/samples.csv     # prints the table of an earlier run again
 
-The real app in a process of its own, a real Chromium with the Train tab open, a run on a tiny random base with
-images, checks, checkpoints and a pause with a resume every few minutes. Every few seconds a line goes to samples.csv:
-memory, open files and threads of the app; memory, page objects and processor time of the browser; the step. At the end
-straight lines are fitted, with intervals that allow for neighbouring samples being alike (means of blocks are fitted).
+Starts the real app in its own process and a real Chromium with the Train tab open, and trains on a tiny random base
+with preview images, loss checks, checkpoints, and a pause and resume every few minutes. Every few seconds it appends a
+row to samples.csv: memory, open files and threads of the app; memory, page objects and processor time of the browser;
+the step. At the end it fits a straight line to each column, with an interval that allows for correlated samples.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from tests.browser.studio import Studio, browser_page, open_tab, studio
 
 IMAGES = 64
 EVERY = 3.0  # seconds between two samples
-BLOCKS = 24
-WARM_UP = 0.15  # of the samples at the start: libraries load, caches fill
+BLOCKS = 24  # of samples, whose means are fitted
+WARM_UP = 0.15  # fraction of the samples that is left out: libraries load, caches fill
 SMALL: dict[str, Any] = tiny_bases.UNET | {
     "block_out_channels": (8,),
     "down_block_types": ("DownBlock2D",),
@@ -44,7 +44,7 @@ SMALL: dict[str, Any] = tiny_bases.UNET | {
     "mid_block_type": "UNetMidBlock2D",
     "norm_num_groups": 4,
 }
-"""A third of the tiny base's work: it is the steps that count here, and what they leave behind."""
+"""A UNet with a third of the tiny base's operations: this test needs many steps, not large ones."""
 COLUMNS = {
     "app_mb": "app, resident memory (MB)",
     "app_own_mb": "app, memory of its own (MB)",
@@ -63,7 +63,7 @@ COLUMNS = {
 
 
 def soak_config(base: Path, dataset: str, steps: int) -> RunConfig:
-    """The demo's settings at the smallest size, with images and checks as often as a long run has them."""
+    """The demo's settings at the smallest size, with previews and checks at the usual intervals of a long run."""
     config, _ = resolve(
         ("demo", demo_preset().values),
         (
@@ -81,7 +81,7 @@ def soak_config(base: Path, dataset: str, steps: int) -> RunConfig:
 
 
 def prepare(folder: Path, steps: int) -> tuple[Workspace, Run]:
-    """A workspace with a run that was never started."""
+    """Make a workspace with a run that has not started."""
     base, work = folder / "base", folder / "work"
     base.mkdir(parents=True)
     work.mkdir()
@@ -92,17 +92,17 @@ def prepare(folder: Path, steps: int) -> tuple[Workspace, Run]:
 
 
 def browser_processes() -> list[psutil.Process]:
-    """Chromium's processes below this one."""
+    """The Chromium processes that descend from this one."""
     return [p for p in psutil.Process().children(recursive=True) if "chrom" in p.name().lower()]
 
 
 def own_memory(process: psutil.Process) -> float:
-    """Bytes that would be free if the process ended; shared pages are not counted."""
+    """Bytes that would be freed if the process ended (USS: without shared pages)."""
     return float(process.memory_full_info().uss)
 
 
 class Watcher:
-    """Takes one sample at a time."""
+    """Writes samples of the app, the browser and the run to samples.csv."""
 
     def __init__(self, app: Studio, page: Any, run: Run, out: Path) -> None:
         self.app, self.run = psutil.Process(app.process.pid), run
@@ -120,7 +120,7 @@ class Watcher:
         self.file.close()
 
     def sample(self, phase: str) -> None:
-        """One line; the first of a phase has no processor shares yet, and is left out."""
+        """Write one row. The first call of a phase writes none: processor time needs two readings."""
         before_step = self.step
         self._read_steps()
         processes = browser_processes()
@@ -158,11 +158,11 @@ class Watcher:
         self._before = None
 
     def _read_steps(self) -> None:
-        """The newest step, and the median time of those since the last look."""
+        """Read the newest step, and the median duration of those since the last call."""
         path = self.run.folder / "metrics.jsonl"
         if not path.exists():
             return
-        if path.stat().st_size < self._read:  # a resume wrote the file anew
+        if path.stat().st_size < self._read:  # a resume has rewritten the file
             self._read = 0
         with path.open("rb") as file:
             file.seek(self._read)
@@ -180,13 +180,13 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def wait_for_words(page: Any, words: str, seconds: float = 120) -> None:
-    """Until the Train tab says so."""
-    page.locator("#train-status").filter(has_text=re.compile(words)).wait_for(timeout=seconds * 1000)
+def wait_for_status(page: Any, pattern: str, seconds: float = 120) -> None:
+    """Wait until the status on the Train tab matches a regular expression."""
+    page.locator("#train-status").filter(has_text=re.compile(pattern)).wait_for(timeout=seconds * 1000)
 
 
 def soak(folder: Path, out: Path, steps: int, stretch: float, rest: float) -> Path:
-    """Train to the end, in stretches of so many seconds with a pause of ``rest`` seconds after each."""
+    """Train to the end: ``stretch`` seconds of training and ``rest`` seconds of pause in turn. Returns samples.csv."""
     workspace, run = prepare(folder, steps)
     with studio(workspace.root) as app, browser_page() as page:
         page.goto(app.address)
@@ -195,9 +195,8 @@ def soak(folder: Path, out: Path, steps: int, stretch: float, rest: float) -> Pa
         watcher = Watcher(app, page, run, out)
         try:
             for number in stretches(run, steps):
-                before_stretch()
                 page.locator("#train-resume:not([disabled])").click()
-                wait_for_words(page, "Training: step|Making|Saving")
+                wait_for_status(page, "Training: step|Making|Saving")
                 watcher.new_phase()
                 end = time.monotonic() + stretch
                 while time.monotonic() < end and watcher.step < steps:
@@ -205,10 +204,9 @@ def soak(folder: Path, out: Path, steps: int, stretch: float, rest: float) -> Pa
                     watcher.sample("training")
                 if watcher.step < steps:
                     page.locator("#train-pause:not([disabled])").click()
-                    wait_for_words(page, "safe to close")
+                    wait_for_status(page, "safe to close")
                 else:
-                    wait_for_words(page, "Finished")
-                after_stretch()
+                    wait_for_status(page, "Finished")
                 watcher.new_phase()
                 end = time.monotonic() + rest
                 while time.monotonic() < end:
@@ -223,26 +221,18 @@ def soak(folder: Path, out: Path, steps: int, stretch: float, rest: float) -> Pa
 
 
 def stretches(run: Run, steps: int) -> Iterator[int]:
-    """Counts up until the run's last step is saved."""
+    """Yield 1, 2, ... until the run's last step is saved."""
     number = 0
     while run.last_step < steps:
         number += 1
         yield number
 
 
-def before_stretch() -> None:
-    """For a machine that is shared: replaced by whoever has to wait for their turn."""
-
-
-def after_stretch() -> None:
-    """The turn is over."""
-
-
 def slope(x: np.ndarray, y: np.ndarray, blocks: int = BLOCKS) -> tuple[float, float]:
-    """Least squares slope of y over x and the half width of its 95 % interval.
+    """Least-squares slope of y over x, and the half-width of its 95 % interval.
 
-    Neighbouring samples are alike, so that each is worth less than one: the means of ``blocks`` equal stretches are
-    fitted, which are nearly independent, with Student's t on blocks - 2 degrees.
+    Neighbouring samples are correlated. Therefore the means of ``blocks`` equal blocks are fitted, which are nearly
+    independent, and the interval is Student's t with blocks - 2 degrees of freedom.
     """
     from scipy.stats import t
 
@@ -253,13 +243,13 @@ def slope(x: np.ndarray, y: np.ndarray, blocks: int = BLOCKS) -> tuple[float, fl
     ys = np.array([part.mean() for part in np.array_split(y, count)])
     centred = xs - xs.mean()
     rise = float((centred * ys).sum() / (centred**2).sum())
-    left = ys - ys.mean() - rise * centred
-    error = float(np.sqrt((left**2).sum() / (count - 2) / (centred**2).sum()))
+    residuals = ys - ys.mean() - rise * centred
+    error = float(np.sqrt((residuals**2).sum() / (count - 2) / (centred**2).sum()))
     return rise, error * float(t.ppf(0.975, count - 2))
 
 
 def figures(path: Path) -> str:
-    """A table in Markdown: median while training, and the change over 1,000 steps with its interval."""
+    """A Markdown table: medians during training, and the change over 1,000 steps with its interval."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["phase"] == "training"]
     rows = rows[round(WARM_UP * len(rows)) :]
@@ -280,12 +270,12 @@ def figures(path: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--stretch", type=float, default=240, help="seconds of training until each pause")
-    parser.add_argument("--rest", type=float, default=12, help="seconds of each pause")
+    parser.add_argument("--stretch", type=float, default=240, help="seconds of training before each pause")
+    parser.add_argument("--rest", type=float, default=12, help="seconds of pause after it")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "soak")
-    parser.add_argument("--figures", type=Path, help="only the table, from this samples.csv")
+    parser.add_argument("--figures", type=Path, help="only print the table of this samples.csv")
     options = parser.parse_args()
     path = options.figures
     if path is None:

@@ -1,4 +1,4 @@
-"""The documented recipe of diffusers' train_controlnet.py for small cards, written with diffusers' parts."""
+"""The recipe for small cards in the guide to diffusers' train_controlnet.py, written with diffusers' components."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.synthetic import dataset_name
 from engine.config import OptimConfig
 from engine.data.dataset import Dataset
 from engine.disk.images import load_rgb
@@ -23,7 +24,7 @@ BATCH = 4
 
 
 class Encoders:
-    """VAE and text encoder, in the run's precision as the script has them."""
+    """VAE and text encoder in the training precision, as in diffusers' script."""
 
     def __init__(self, family: Any, base: str, device: torch.device, dtype: torch.dtype) -> None:
         self.family, self.device, self.dtype = family, device, dtype
@@ -38,7 +39,7 @@ class Encoders:
 
 
 def image(path: Path, size: int) -> torch.Tensor:
-    """Decoded, resized: RGB 0..1 (3, size, size)."""
+    """Decode and resize an image: RGB, 0..1, (3, size, size)."""
     resized = load_rgb(path).resize((size, size), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float() / 255
 
@@ -46,15 +47,16 @@ def image(path: Path, size: int) -> torch.Tensor:
 def their_step(
     options: argparse.Namespace, workspace: Workspace, base: str, size: int, optim: OptimConfig
 ) -> SimpleNamespace:
-    """A step of the documented recipe: images decoded and encoded, one at a time, four added up."""
-    device, dtype, family = torch.device(options.device), DTYPES[options.precision], detect(base)
+    """The recipe, and a function that takes one step of it: batch size 1, gradient accumulation 4, no cache."""
+    device, dtype = torch.device(options.device), DTYPES[options.precision]
+    family: Any = detect(base)
     encode = Encoders(family, base, device, dtype)
     unet: Any = family.load_denoiser(base, dtype).to(device)
     controlnet: Any = family.new_controlnet(unet).to(device).train()
     controlnet.enable_gradient_checkpointing()
     optimizer = build_optimizer(controlnet, optim)
     scheduler = family.load_scheduler(base)
-    samples = Dataset.open(workspace.dataset_folder(f"pictures-{size}")).samples()
+    samples: Any = Dataset.open(workspace.dataset_folder(dataset_name(size))).samples()
     half = options.precision != "fp32"
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16")
     seen = 0
@@ -66,15 +68,15 @@ def their_step(
             sample, seen = samples[seen % len(samples)], seen + 1
             latents, text = encode([sample], size)
             text |= family.size_conditions(torch.tensor([[size, size, 0, 0, size, size]], device=device).float())
-            hint = image(sample.condition, size)[None].to(device, dtype)
+            control = image(sample.condition, size)[None].to(device, dtype)
             noise = torch.randn_like(latents)
             timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (1,), device=device)
             noisy = scheduler.add_noise(latents.float(), noise.float(), timesteps).to(dtype)
             with torch.autocast(device.type, dtype, enabled=half):
-                predicted = family.predict(unet, controlnet, noisy, timesteps, text, hint)
+                predicted = family.predict(unet, controlnet, noisy, timesteps, text, control)
             velocity = scheduler.config.prediction_type == "v_prediction"
-            wanted = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
-            loss = torch.nn.functional.mse_loss(predicted.float(), wanted.float()) / BATCH
+            target = scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
+            loss = torch.nn.functional.mse_loss(predicted.float(), target.float()) / BATCH
             scaler.scale(loss).backward()
             total += loss.detach()
         scaler.unscale_(optimizer)
@@ -85,5 +87,5 @@ def their_step(
         return total
 
     return SimpleNamespace(
-        step=step, images=BATCH, waited=lambda: 0.0, save=None, close=lambda: None, predicted=None, said=[]
+        step=step, images=BATCH, waited=lambda: 0.0, save=None, close=lambda: None, estimate=None, warnings=[]
     )

@@ -1,4 +1,4 @@
-"""What benchmarks/step.py trains on: a base of random weights at real or reduced shapes, and images with edges."""
+"""Synthetic training material: bases of random weights in real or reduced shapes, and datasets with Canny maps."""
 
 from __future__ import annotations
 
@@ -31,16 +31,18 @@ IMAGES = 48
 
 @dataclass(frozen=True)
 class Shapes:
-    """A base: its layout, and by how much its widths are divided."""
+    """The shapes of a base."""
 
     layout: str
-    divided: int
+    divisor: int
+    """The widths of all nets are divided by it."""
     resolution: int
+    """Width and height of the images that it is trained on, in pixels."""
 
 
 SHAPES = {
-    "mid": Shapes("sd1", 4, 128),  # all nets a quarter as wide, so of like shares: what a processor can time
-    "tiny": Shapes("sd1", 8, 64),  # these three are for rehearsals
+    "mid": Shapes("sd1", 4, 128),  # all nets a quarter as wide, in the same proportions: fast enough for a processor
+    "tiny": Shapes("sd1", 8, 64),  # this one and the next two are for rehearsals
     "tiny21": Shapes("sd2", 8, 64),
     "tinyxl": Shapes("sdxl", 8, 64),
     "sd15": Shapes("sd1", 1, 512),
@@ -50,23 +52,23 @@ SHAPES = {
 
 
 def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype, device: str = "cpu") -> Path:
-    """Write a pipeline with seeded random weights, drawn on ``device``; what is there already is kept."""
+    """Write a pipeline of random weights (seed 0, generated on ``device``), unless the folder has one already."""
     if (folder / "model_index.json").exists():
         return folder
     torch.manual_seed(0)
     configs = LAYOUTS / shapes.layout
     parts: dict[str, Any] = {"tokenizer": clip_tokenizer(shapes.layout, "tokenizer")}
     unet, vae = _read(configs / "unet"), _read(configs / "vae")
-    narrow = shapes.divided
+    divisor = shapes.divisor
     for config in (unet, vae):
-        config["block_out_channels"] = [width // narrow for width in config["block_out_channels"]]
-        config["norm_num_groups"] = {1: 32, 4: 16, 8: 8}[narrow]  # 80 channels are not 32 groups
+        config["block_out_channels"] = [width // divisor for width in config["block_out_channels"]]
+        config["norm_num_groups"] = {1: 32, 4: 16, 8: 8}[divisor]  # 80 channels cannot be split into 32 groups
     texts = [name for name in ("text_encoder", "text_encoder_2") if (configs / name).is_dir()]
     context = 0
     with torch.device(device):
         for name in texts:
             config = _read(configs / name)
-            config |= {size: config[size] // narrow for size in ("hidden_size", "intermediate_size")}
+            config |= {size: config[size] // divisor for size in ("hidden_size", "intermediate_size")}
             context += config["hidden_size"]
             kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
             parts[name] = kind(CLIPTextConfig(**config)).to(dtype).cpu()
@@ -79,14 +81,19 @@ def make_base(folder: Path, shapes: Shapes, dtype: torch.dtype, device: str = "c
     if len(texts) == 2:
         StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=False).save_pretrained(folder)
     else:
-        plain = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        StableDiffusionPipeline(**parts, **plain).save_pretrained(folder)
+        options = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        StableDiffusionPipeline(**parts, **options).save_pretrained(folder)
     return folder
 
 
+def dataset_name(resolution: int) -> str:
+    """The name of the dataset that ``make_images`` makes."""
+    return f"pictures-{resolution}"
+
+
 def make_images(workspace: Workspace, resolution: int) -> Dataset:
-    """Pieces of photographs, a little larger than is trained with, with Canny edges and captions, as PNG."""
-    name = f"pictures-{resolution}"
+    """A dataset of crops of photographs, 1.25 times ``resolution``, with Canny maps and captions."""
+    name = dataset_name(resolution)
     if name in workspace.dataset_names():
         return Dataset.open(workspace.dataset_folder(name))
     from skimage import data

@@ -1,9 +1,9 @@
-"""The curves that the verdict's rules are tested on, recorded from real runs on the bundled base.
+"""Records the curves that the rules of the verdict are tested on, from real runs on the bundled base (docs/verdict.md).
 
     python -m benchmarks.verdict_curves OUT_FOLDER [NAME ...]
 
-With the demo's settings but for what RUNS says of each, checked every 10 steps whatever it costs. One JSON file each,
-as tests/evaluation/curves has. All of them together take about half an hour on one core.
+Each run has the demo's settings with the changes in RUNS, and a loss check every 10 steps. Each writes one JSON file,
+as in tests/evaluation/curves. All of them together take about half an hour on one core.
 """
 
 from __future__ import annotations
@@ -31,54 +31,58 @@ from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
 EVERY, PAIRS = 10, 800
-Spoil = Callable[[list[Image.Image]], list[Image.Image]]
+ChangeMaps = Callable[[list[Image.Image]], list[Image.Image]]
 
 
 def black(maps: list[Image.Image]) -> list[Image.Image]:
-    """Nothing to listen to."""
+    """All maps are black."""
     return [Image.new("RGB", one.size) for one in maps]
 
 
 def dim(maps: list[Image.Image]) -> list[Image.Image]:
-    """0 to 1 in place of 0 to 255, as a file of floats ends up that was never scaled."""
+    """Values from 0 to 1 instead of 0 to 255, like floats that were saved without scaling."""
     return [one.point(lambda value: round(value / 255)) for one in maps]
 
 
 def inverted(maps: list[Image.Image]) -> list[Image.Image]:
-    """Black lines on white, all of them."""
+    """All maps have black lines on white."""
     return [ImageOps.invert(one) for one in maps]
 
 
 def quarter_inverted(maps: list[Image.Image]) -> list[Image.Image]:
-    """Every fourth has black lines on white, as where two sources were put together."""
+    """Every fourth map has black lines on white, as in a dataset that was merged from two sources."""
     return [one if number % 4 else ImageOps.invert(one) for number, one in enumerate(maps)]
 
 
 def half_black(maps: list[Image.Image]) -> list[Image.Image]:
-    """Every other one is empty."""
+    """Every other map is black."""
     return [one if number % 2 else Image.new("RGB", one.size) for number, one in enumerate(maps)]
 
 
 def strangers(maps: list[Image.Image]) -> list[Image.Image]:
-    """Each image has the map of another one, as after a sorting that went wrong."""
+    """Each image has the map of another image, as after a mistake in sorting."""
     return [*maps[1:], maps[0]]
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One run: what is done to its maps, its settings beside the demo's, and the step at which it ends."""
+    """One run to record."""
 
     until: int
+    """The step at which it is stopped."""
     settings: dict[str, Any] = field(default_factory=dict)
-    spoil: Spoil | None = None
+    """Settings that replace the demo's."""
+    change_maps: ChangeMaps | None = None
+    """What is done to the condition maps."""
     images: int = 4
+    """Preview images every 50 steps; 0: none."""
     pairs: int = PAIRS
     fade: bool = False
-    """The images that it trains on lose most of their colour, the held-out ones do not."""
+    """Training images lose most of their colour, held-out ones do not."""
 
 
 SMALL: dict[str, Any] = {"data": {"resolution": 64}, "optim": {"schedule": "constant"}, "train": {"steps": 20_000}}
-"""A quarter of the pixels, and as if there were no end: several runs in the time of one."""
+"""A quarter of the pixels, which is faster, and a learning rate that does not decay."""
 IMPATIENT = {"validation": {"listens_by": 800}}
 
 
@@ -88,7 +92,7 @@ def small(**optim: Any) -> dict[str, Any]:
 
 RUNS = {
     "circles": Planned(300),
-    "blank": Planned(120, spoil=black, images=0),
+    "blank": Planned(120, change_maps=black, images=0),
     "dim": Planned(120, SMALL | IMPATIENT, dim, images=0),
     "strangers": Planned(120, SMALL | IMPATIENT, strangers, images=0),
     "slow": Planned(120, small(learning_rate=1e-7) | IMPATIENT, images=0),
@@ -105,24 +109,24 @@ RUNS = {
     "faded": Planned(200, SMALL, pairs=400, fade=True),
     "warm": Planned(240, small(learning_rate=0.008)),
 }
-"""Learns; black maps; maps of a wrong range; others' maps; rates far too small and too large; 16 pairs; a long run; all
-maps inverted; every fourth inverted; every second black; a rate that is usual for larger nets; 4 pairs;
-pale training images; a rate somewhat too large."""
+"""In this order: a normal run; black maps; maps in a wrong range; maps of other images; learning rates far too small
+and far too large; 16 pairs; a long run; all maps inverted; every fourth map inverted; every second map black; a
+learning rate that is usual for larger nets; 4 pairs; pale training images; a learning rate somewhat too large."""
 
 
-def spoilt(dataset: Dataset, spoil: Spoil) -> None:
-    """Other maps in the place of the outlines that were drawn for this set."""
+def replace_maps(dataset: Dataset, change: ChangeMaps) -> None:
+    """Replace the dataset's condition maps by changed ones."""
     paths = [dataset.condition_path(sample) for sample in dataset.samples()]
     maps = []
     for path in paths:
         with Image.open(path) as image:
             maps.append(image.convert("RGB"))
-    for path, made in zip(paths, spoil(maps), strict=True):
+    for path, made in zip(paths, change(maps), strict=True):
         made.save(path)
 
 
 def fade(dataset: Dataset, held_out: int) -> None:
-    """A fifth of the colour for all but the held-out images, as if worse scans had been added to a set."""
+    """Reduce the saturation of all but the held-out images to a fifth."""
     kept = {sample.key for sample in dataset.held_out(held_out).held_out}
     for sample in dataset.samples():
         if sample.key not in kept:
@@ -132,23 +136,23 @@ def fade(dataset: Dataset, held_out: int) -> None:
 
 
 def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
-    """Checks, scores and figures of a run of the demo's settings, ended at its step."""
+    """Train one run and return its settings, checks, scores and figures, ready for JSON."""
     dataset = make_demo_set(workspace, "circles", planned.pairs)
-    if planned.spoil:
-        spoilt(dataset, planned.spoil)
-    asked = {
+    if planned.change_maps:
+        replace_maps(dataset, planned.change_maps)
+    settings = {
         "data": {"dataset": dataset.name},
         "train": {"steps": 300, "checkpoint_every": 1000},
         "validation": {"every": 50 if planned.images else 0, "pictures": planned.images or 1, "probes": 0},
     }
-    layers = (("demo", demo_preset().values), ("benchmark", asked), (name, planned.settings))
+    layers = (("demo", demo_preset().values), ("benchmark", settings), (name, planned.settings))
     config = resolve(*layers)[0]
     if planned.fade:
         fade(dataset, config.data.held_out)
     control = Control()
     found: dict[str, Any] = {"name": name, "settings": config.model_dump(mode="json")}
     found |= {"pairs": planned.pairs - config.data.held_out, "checks": [], "scores": [], "figures": []}
-    if planned.spoil:
+    if planned.change_maps:
         found["doctor"] = check(dataset, config.data.resolution).counts
 
     def watch(event: Any) -> None:
@@ -172,9 +176,9 @@ def record(workspace: Workspace, name: str, planned: Planned) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)}; default: all")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(RUNS)} (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The benchmark for a graphics card: it goes on where it was cut, and says what it found. Its rehearsal is long."""
+"""The benchmark for graphics cards: it continues where it was stopped, and its results become tables."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ def start(monkeypatch: pytest.MonkeyPatch, out: Path, *more: str) -> None:
     assert gpu.main() == 0
 
 
-def test_it_goes_on_where_it_was_cut_and_says_what_is_left(
+def test_it_continues_where_it_was_stopped_and_lists_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[str] = []
+    taken: list[str] = []
 
     def take(item: str, options: argparse.Namespace, seconds: float) -> dict[str, Any] | None:
-        asked.append(item)
-        return None if len(asked) == 3 else {"error": "no"} if item.endswith("12gb") else MEMORY
+        taken.append(item)
+        return None if len(taken) == 3 else {"error": "no"} if item.endswith("12gb") else MEMORY
 
     monkeypatch.setattr(gpu, "take", take)
     start(monkeypatch, tmp_path, "--parts", "memory/sd15")
     assert "left: memory/sd15/6gb" in capsys.readouterr().out
     start(monkeypatch, tmp_path, "--parts", "memory/sd15")
-    assert asked[5:] == ["memory/sd15/6gb"] and "all done" in capsys.readouterr().out
+    assert taken[5:] == ["memory/sd15/6gb"] and "all done" in capsys.readouterr().out
     start(monkeypatch, tmp_path, "--parts", "memory/sd15", "--again")
-    assert asked[6:] == ["memory/sd15/12gb"], "what failed is measured anew where that is wanted"
-    words = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "| sd15, 8gb | 6.00 | 6.60 | +10% |" in words and "- memory/sd15/12gb: no" in words
+    assert taken[6:] == ["memory/sd15/12gb"], "with --again, failed items are measured again"
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| sd15, 8gb | 6.00 | 6.60 | +10% |" in text and "- memory/sd15/12gb: no" in text
     assert json.loads((tmp_path / "memory-sd15-8gb.json").read_text(encoding="utf-8")) == MEMORY
 
 
 @pytest.mark.parametrize("tiny", [True, False])
-def test_every_item_has_its_own_file_and_somebody_who_measures_it(tiny: bool) -> None:
+def test_every_item_has_its_own_file_and_a_function_that_measures_it(tiny: bool) -> None:
     from benchmarks.gpu_parts import CARDS, KINDS, RESUMED
     from benchmarks.step import ABLATIONS
 
@@ -70,12 +70,12 @@ def test_speed_is_compared_with_the_recipe_over_all_rounds() -> None:
     found = {f"speed/theirs/{n}": one for n in (1, 2, 3)}
     found |= {f"speed/ours/{n}": {**one, "images_per_second": 5.0, "save": 10.0} for n in (1, 2, 3)}
     found["ablation/channels last"] = {**one, "images_per_second": 4.0, "said": []}
-    words = gpu_table.tables(found)
-    assert "| ours | 3 | 5.00 (5.00 to 5.00) | 2.50 | 7.00 | 0.10% | 10.0 | 1.96% |" in words
-    assert "| channels last | 4.00 | 80% |" in words
+    text = gpu_table.tables(found)
+    assert "| ours | 3 | 5.00 (5.00 to 5.00) | 2.50 | 7.00 | 0.10% | 10.0 | 1.96% |" in text
+    assert "| channels last | 4.00 | 80% |" in text
 
 
-def test_an_interval_holds_the_truth_and_shrinks_with_the_pairs() -> None:
+def test_an_interval_contains_the_true_mean_and_shrinks_with_the_pairs() -> None:
     gaps = [[0.1, -0.1, 0.05, -0.05] * 10, [0.12, -0.08, 0.05, -0.05] * 10]
     low, high = interval(gaps)
     assert low < 0.005 < high
