@@ -20,7 +20,9 @@ def photographs(side: int = SIDE, count: int = 16) -> list[np.ndarray]:
     for half in (0, 1):
         for name in NAMES:
             image: Any = getattr(data, name)()
-            image = np.stack([image] * 3, axis=-1) if image.ndim == 2 else image[..., :3]
+            if image.ndim == 2:
+                image = np.stack([image] * 3, axis=-1)
+            image = image[..., :3]
             height, width = image.shape[:2]
             size = int(0.62 * min(height, width))
             top, left = ((0, 0), (height - size, width - size))[half]

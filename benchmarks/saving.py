@@ -132,9 +132,9 @@ def main() -> None:
     print(f"  meanwhile the thread that feeds a card is slower by {slower:.0%}")
     print(f"  total time lost {waits + flush * max(0.0, slower):.2f} s")
     print("Processor seconds, and seconds:")
-    titles = ("written, with checksums and flushes", "written, without", "verified before it is used")
+    titles = ("written and waited for, with checksums and flushes", "written, without", "verified before it is used")
     for title, (processor, wall) in zip(titles, (whole, plain, verified), strict=True):
-        print(f"  {title:<38} {processor:6.2f} {wall:7.2f}")
+        print(f"  {title:<52} {processor:6.2f} {wall:7.2f}")
     print(f"  checksums and flushes cost {(whole[0] - plain[0]) / gib:.2f} processor seconds per GiB written,")
     print(f"  verifying {verified[0] / gib:.2f} per GiB read.")
 
