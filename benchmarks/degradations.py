@@ -19,10 +19,8 @@ def photographs(side: int = SIDE, count: int = 16) -> list[np.ndarray]:
     found = []
     for half in (0, 1):
         for name in NAMES:
-            image: Any = getattr(data, name)()
-            if image.ndim == 2:
-                image = np.stack([image] * 3, axis=-1)
-            image = image[..., :3]
+            loaded: Any = getattr(data, name)()
+            image = np.asarray(np.stack([loaded] * 3, axis=-1) if loaded.ndim == 2 else loaded[..., :3])
             height, width = image.shape[:2]
             size = int(0.62 * min(height, width))
             top, left = ((0, 0), (height - size, width - size))[half]
