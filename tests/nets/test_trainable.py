@@ -211,5 +211,5 @@ def test_an_unlocked_base_learns_and_goes_along_into_try_it(
 def test_an_average_needs_a_locked_base() -> None:
     from engine.config.presets import resolve
 
-    with pytest.raises(UserError, match="holds only the ControlNet"):
+    with pytest.raises(UserError, match="covers only the ControlNet"):
         resolve(("test", {"objective": {"sd_locked": False}, "optim": {"ema_decay": 0.9}}))

@@ -154,7 +154,7 @@ def test_a_disk_that_was_pulled_out_saves_the_run_and_is_named(
 ) -> None:
     away = own_pairs.with_name("unplugged")
     run, error = spoiled_run(workspace, make_config, monkeypatch, lambda: own_pairs.rename(away) and None)
-    assert str(own_pairs) in error.why and "Plug its disk in" in error.try_this
+    assert str(own_pairs) in error.why and "Connect its disk" in error.try_this
     away.rename(own_pairs)
     saved = run.last_step
     trained = train(workspace, run)

@@ -302,7 +302,7 @@ def test_images_that_were_moved_are_asked_for_and_found_again(
     runner = JobRunner()
     with pytest.raises(UserError, match="which is not there any more.*under the same name, pairs"):
         resume_training(runner, workspace, run.folder)
-    with pytest.raises(UserError, match="There is a dataset named pairs already"):
+    with pytest.raises(UserError, match="There is already a dataset named pairs"):
         stranger = tmp_path / "stranger"
         stranger.mkdir()
         shutil.copy(there / "images" / "00.png", stranger / "other.png")

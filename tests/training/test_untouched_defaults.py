@@ -53,9 +53,9 @@ def test_the_suggested_settings_train_check_draw_and_save(
 
     events = [event for event in trained.events if not isinstance(event, Progress)]
     assert [event.phase if isinstance(event, PhaseChanged) else type(event).__name__ for event in events] == [
-        *("Message", "preparing", "Message", "RunOpened", "running", "DiskSeen", "Checked"),
+        *("Message", "preparing", "Message", "RunOpened", "running", "DiskSpace", "Checked"),
         *("validating", "PreviewMade", "running", "StepDone", "StepDone"),
-        *("saving", "CheckpointSaved", "DiskSeen", "running", "Message"),
+        *("saving", "CheckpointSaved", "DiskSpace", "running", "Message"),
     ]
     assert [message.text for message in trained.of(Message)] == [
         "Loading torch and diffusers.",
