@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from engine.export.out import export
@@ -16,7 +17,10 @@ from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
 
+QUICK = ("tiny_base", "tiny_sd2", "tiny_sdxl")  # the fourth differs from tiny_sd2 in what it predicts, as SD 1 does
 
+
+@pytest.mark.parametrize("any_base", [*QUICK, pytest.param("tiny_sd2_base", marks=pytest.mark.long)], indirect=True)
 def test_a_run_of_each_family_from_start_to_export(
     any_base: Path, new_run: RunFactory, ready_workspace: Workspace, edges: Image.Image, tmp_path: Path
 ) -> None:
