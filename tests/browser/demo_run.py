@@ -26,7 +26,7 @@ from tests.browser.acting import (
 )
 from tests.browser.studio import Studio, open_tab, watch_foreign_requests
 
-PAIRS, STEPS = 300, 200
+PAIRS, STEPS = 160, 140
 SETTINGS = {
     "data-held_out": 16,
     "validation-every": 100,

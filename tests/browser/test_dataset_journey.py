@@ -16,13 +16,13 @@ pytestmark = IN_A_BROWSER
 FOUND = (
     "Nearly one colour (1)",
     "The same file again (1)",
-    "Smaller than the training size (1)",
+    "Smaller than the training resolution (1)",
     "Very long or very tall (1)",
     "HTML in the caption (1)",
     "Empty file (1)",
-    "Web page under an image's name (1)",
+    "Web page with an image's name (1)",
     "End of the file is missing (1)",
-    "Rotated by a camera's note (EXIF) (1)",
+    "Rotated by a camera's metadata (EXIF) (1)",
 )
 LEFT_OUT = ("Nearly one colour", "The same file again", "Very long or very tall")
 
