@@ -19,6 +19,7 @@ from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot, wa
 from tests.browser.studio import ROOT, Studio, browser_page
 
 pytestmark = IN_A_BROWSER
+COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 PROGRAM = (str(ROOT / "tests" / "ui" / "train" / "training_window.py"),)
 
 
@@ -89,7 +90,7 @@ def test_the_run_continues_and_every_page_shows_its_state(place: Any) -> None:
             shoot(page, "app-gone")
             assert seen.ending == "interrupted"
 
-            later = Studio(root, port=app.port, program=(str(ROOT / "app.py"),))
+            later = Studio(root, port=app.port, program=COLD)
             later.wait_until_open()
             wait_for(page, "#unfinished", "1 unfinished run was found")
             page.wait_for_selector("#app-gone", state="hidden")

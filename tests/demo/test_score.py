@@ -30,7 +30,7 @@ def rough(image: np.ndarray, seed: int) -> np.ndarray:
     return cv2.imdecode(data, cv2.IMREAD_COLOR)
 
 
-@pytest.mark.parametrize("size", [128, 96])
+@pytest.mark.parametrize("size", [128, pytest.param(96, marks=pytest.mark.long)])
 def test_clean_images_are_scored_without_error(size: int) -> None:
     drawn = scenes(400)
     read = [read_scene(draw(scene, size)) for scene in drawn]

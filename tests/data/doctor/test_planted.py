@@ -39,7 +39,12 @@ def test_every_planted_image_fault_is_found_and_nothing_else(
     compare(found(dataset), faults.expected)
 
 
-@pytest.mark.parametrize("kind", planted.PAIR_TYPES)
+QUICK = ("canny", "depth")  # edges and areas
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.long) for kind in planted.PAIR_TYPES]
+)
 def test_every_planted_pair_fault_is_found_and_nothing_else(kind: str, workspace: Workspace, tmp_path: Path) -> None:
     faults = planted.plant_pairs(tmp_path / kind, kind)
     dataset = Dataset.create(workspace, kind, scan_folder(faults.folder))

@@ -145,7 +145,7 @@ def test_an_open_page_leaves_nothing_behind(
     context = AppContext(workspace)
     job, seen = Job(context), []
     with open_page(context) as (demo, page):
-        for ticks in (100, 200):
+        for ticks in (50, 100):
             for _ in range(ticks):
                 job.get_on()
                 assert page.look() >= 1
@@ -153,7 +153,7 @@ def test_an_open_page_leaves_nothing_behind(
         job.end()
     (blocks, parts), (blocks_later, parts_later) = seen
     assert parts_later == parts
-    assert blocks_later - blocks < 600, "three blocks of memory or more are lost with each tick"
+    assert blocks_later - blocks < 300, "three blocks of memory or more are lost with each tick"
     assert len(demo._queue.event_analytics) <= 1 and not tables, "gradio makes statistics of its events"
 
 
