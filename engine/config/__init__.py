@@ -97,7 +97,7 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
     return found
 
 
-def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
+def parse(values: dict[str, Any], source: str = "These settings") -> RunConfig:
     """Return a validated RunConfig from nested plain values.
 
     Raises:
@@ -113,13 +113,18 @@ def parse(values: dict[str, Any], source: str = "these settings") -> RunConfig:
 
 
 def describe(error: ValidationError) -> str:
-    """All problems of a validation error, one sentence each, with the setting's dotted name."""
+    """All problems of a validation error, one sentence each.
+
+    A problem of one setting starts with its dotted name; one that lies between settings names them itself.
+    """
     sentences = []
     for problem in error.errors():
-        where = ".".join(str(part) for part in problem["loc"]) or "the settings"
+        where = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             sentences.append(f"{where} is not a setting.")
+        elif not where:
+            sentences.append(f"{message[:1].upper()}{message[1:].removesuffix('.')}.")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
             sentences.append(f"{where}: {message[0].lower()}{message[1:]} (given: {problem['input']!r:.60}).")
     return " ".join(sentences)

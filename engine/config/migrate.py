@@ -31,7 +31,7 @@ MIGRATIONS: tuple[Migration, ...] = (checkpointing_was_a_switch,)
 """Each changes the values it is given, if they are out of date."""
 
 
-def migrated(values: Values, source: str = "these settings", version: int | None = None) -> Values:
+def migrated(values: Values, source: str = "These settings", version: int | None = None) -> Values:
     """A copy of nested settings, brought up to date.
 
     Args:
