@@ -40,7 +40,7 @@ PLACES = {
 }
 """Where to look into a cause: the text of the button, and the ids of the tabs that it opens."""
 GAIN_TITLE = "Control gain, in % of the loss (higher is better)"
-LOSS_TITLE = "Loss on fixed pairs, change in % (lower is better)"
+LOSS_TITLE = "Loss on fixed pairs, % change (lower is better)"
 COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
 
 
