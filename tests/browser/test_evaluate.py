@@ -51,10 +51,10 @@ def test_the_buttons_of_the_verdict_open_the_dataset_check_and_the_settings(page
         wait_for(page, "#verdict", "The control images are ignored")
         wait_for(page, "#verdict", "0 to 1 instead of 0 to 255")
         shoot(page, "verdict-ignored")
-        page.locator("#verdict button.look").get_by_text("Check the set").first.click()
+        page.locator("#verdict button.look").get_by_text("Check the dataset").first.click()
         page.wait_for_selector("#doctor-check", state="visible")
         open_tab(page, "Train")
-        page.locator("#verdict button.look").get_by_text("Look at the settings").click()
+        page.locator("#verdict button.look").get_by_text("Open the settings").click()
         page.wait_for_selector("#train-status", state="visible")
     finally:
         shutil.rmtree(ignoring)

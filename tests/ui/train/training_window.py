@@ -35,13 +35,12 @@ def rest_after_each_step() -> None:
 
 
 def begin(context: Any, loaded: threading.Event) -> None:
-    """Replaces launch.warm_up, and starts or resumes a training."""
+    """Replaces launch.warm_up: loads the libraries as it does, then starts or resumes a training."""
     from engine.config.presets import resolve
     from engine.training.job import resume_training, start_training
 
     rest_after_each_step()
-    loaded.set()
-    context.libraries_loaded.set()
+    WARM_UP(context, loaded)  # pages must not import the libraries at the same time as the training
     folders = context.workspace.run_folders()
     if folders:
         resume_training(context.runner, context.workspace, folders[0])
@@ -57,5 +56,5 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     from ui import launch
 
-    launch.warm_up = begin
+    WARM_UP, launch.warm_up = launch.warm_up, begin
     sys.exit(launch.main(sys.argv[1:]))
