@@ -117,7 +117,7 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
 
 
 def open_browser(address: str, wait: bool = False) -> None:
-    """Open the page in the background. ``wait``: until the browser is told, because this process ends next."""
+    """Open the page in the background. ``wait``: wait for the browser, because this process ends next."""
 
     def show() -> None:
         try:
@@ -134,10 +134,13 @@ def open_browser(address: str, wait: bool = False) -> None:
 
 
 def warm_up(context: AppContext, loaded: threading.Event) -> None:
-    """Import the large libraries while the user looks at the first page. Jobs start once this is done."""
+    """Import the trainer, and with it the large libraries, while the user looks at the first page.
+
+    Jobs and pages wait for it. ``import diffusers`` would not do: it loads its parts when they are first used, and two
+    threads that load the same part at once see it half initialised.
+    """
     try:
-        import diffusers  # noqa: F401
-        import torch  # noqa: F401
+        import engine.training.trainer  # noqa: F401
 
         gc.collect()
         gc.freeze()  # the libraries stay: scanning their objects at each collection takes longer than a small image

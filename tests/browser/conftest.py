@@ -16,11 +16,12 @@ from tests.browser.studio import ROOT, browser_page, open_tab, studio
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
     """The app with the demo's finished run, open until the end of all tests. It must not use the internet."""
     folder = tmp_path_factory.mktemp("demo")
-    calls = folder / "calls.txt"
+    calls, slow = folder / "calls.txt", folder / "slow"
+    slow.touch()
     program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
-    with studio(folder / "workspace", program=program, STUDIO_CALLS=str(calls)) as app:
+    with studio(folder / "workspace", program=program, STUDIO_CALLS=str(calls), STUDIO_SLOW=str(slow)) as app:
         with browser_page() as page:
-            seen = train_the_demo(page, app)
+            seen = train_the_demo(page, app, slow)
         yield seen
     assert not calls.exists(), "no request leaves the computer: " + calls.read_text(encoding="utf-8")
 

@@ -58,8 +58,12 @@ class DemoRun:
     """Errors of scripts on the page."""
 
 
-def train_the_demo(page: Any, app: Studio) -> DemoRun:
-    """Go from the first start to "Finished"."""
+def train_the_demo(page: Any, app: Studio, slow: Path) -> DemoRun:
+    """Go from the first start to "Finished".
+
+    Args:
+        slow: file that slows the training down; removed once nothing more is done with the run in progress.
+    """
     seen = DemoRun(app, foreign=watch_foreign_requests(page, app.address))
     page.on("pageerror", lambda error: seen.faults.append(str(error)))
     set_up(page, app)
@@ -77,6 +81,7 @@ def train_the_demo(page: Any, app: Studio) -> DemoRun:
     _grid_while_it_trains(second, seen)
     _image_of_the_live_weights(page, seen)
     second.close()
+    slow.unlink()
     wait_for(page, "#train-status", "Finished", 1200)
     return seen
 

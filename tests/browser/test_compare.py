@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from tests.browser.acting import IN_A_BROWSER, click, fill, shoot, wait_for, wait_for_count, wait_for_files, wait_while
-from tests.browser.demo_run import DemoRun
+from tests.browser.demo_run import STEPS, DemoRun
 from tests.browser.studio import open_tab
 
 pytestmark = IN_A_BROWSER
@@ -83,5 +83,5 @@ def test_a_time_lapse_of_the_whole_run(page: Any) -> None:
     open_tab(page, "Time-lapse")
     click(page, "#lapse-make")
     page.wait_for_selector("#lapse-shown img")
-    wait_for(page, "#lapse-words", re.compile(r"[45] steps, from 0 to 200"))
+    wait_for(page, "#lapse-words", re.compile(rf"[3-6] steps, from 0 to {STEPS}"))
     shoot(page, "compare-lapse")

@@ -1,6 +1,8 @@
-"""app.py with another base in place of the demo's (STUDIO_DEMO_BASE), or with its sockets watched (STUDIO_CALLS).
+"""app.py with another base in place of the demo's (STUDIO_DEMO_BASE), its sockets watched, or its steps slowed down.
 
 With $STUDIO_CALLS every address outside this computer that any library asks for is written there, and refused.
+While the file $STUDIO_SLOW exists, training rests after each step: the clicks of a test find it still in progress,
+however fast the machine is.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+REST_SECONDS = 0.5
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     if os.environ.get("STUDIO_CALLS"):
@@ -16,8 +20,12 @@ if __name__ == "__main__":
 
         sys.addaudithook(watch)
     import engine.workspace.paths
-    from ui.launch import main
+    from ui import launch
 
+    if os.environ.get("STUDIO_SLOW"):
+        from tests.slow_steps import rest_after_each_step
+
+        rest_after_each_step(REST_SECONDS, Path(os.environ["STUDIO_SLOW"]))
     if os.environ.get("STUDIO_DEMO_BASE"):
         engine.workspace.paths.DEMO_BASE = Path(os.environ["STUDIO_DEMO_BASE"])
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(launch.main(sys.argv[1:]))

@@ -129,7 +129,7 @@ def test_learning_in_ram_is_the_same_learning(new_run: RunFactory, ready_workspa
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "a base that is trained"),
+        ({"train": {"base_storage": "fp8"}, "objective": {"sd_locked": False}}, "base that is trained"),
         ({"optim": {"offload": True, "optimizer": "adamw8bit"}}, "need their state on the card"),
     ],
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,13 @@ REST_SECONDS = 0.2
 """After each step: at full speed the run would take the processor from other tests, and these only wait."""
 
 
-def rest_after_each_step() -> None:
-    import torch
-
-    step = torch.optim.AdamW.step
-
-    def step_and_rest(*arguments: Any, **named: Any) -> Any:
-        time.sleep(REST_SECONDS)
-        return step(*arguments, **named)
-
-    torch.optim.AdamW.step = step_and_rest  # type: ignore[method-assign]
-
-
 def begin(context: Any, loaded: threading.Event) -> None:
     """Replaces launch.warm_up: loads the libraries as it does, then starts or resumes a training."""
     from engine.config.presets import resolve
     from engine.training.job import resume_training, start_training
+    from tests.slow_steps import rest_after_each_step
 
-    rest_after_each_step()
+    rest_after_each_step(REST_SECONDS)
     WARM_UP(context, loaded)  # pages must not import the libraries at the same time as the training
     folders = context.workspace.run_folders()
     if folders:
