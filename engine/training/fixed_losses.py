@@ -169,11 +169,20 @@ def check(state: TrainState, held_out: Sequence[Fixed], trained: Sequence[Fixed]
 
 def event(state: TrainState, figures: Figures, held_out: Sequence[Fixed], seconds: float) -> Checked:
     """Build the ``Checked`` event of one loss check."""
-    f = figures
     return Checked(
-        state.step, state.step * state.images_per_step, f.held_out_loss, f.training_loss, f.gain, f.share,
-        f.share_error, difference(held_out), seconds, f.training_share, memory_gib(state.device), level(held_out),
-    )  # fmt: skip
+        step=state.step,
+        images_seen=state.step * state.images_per_step,
+        held_out_loss=figures.held_out_loss,
+        training_loss=figures.training_loss,
+        control_gain=figures.gain,
+        gain_share=figures.share,
+        share_error=figures.share_error,
+        map_difference=difference(held_out),
+        seconds=seconds,
+        training_share=figures.training_share,
+        memory_gib=memory_gib(state.device),
+        map_level=level(held_out),
+    )
 
 
 def memory_gib(device: torch.device) -> float:

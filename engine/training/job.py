@@ -187,9 +187,18 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     about: dict[str, Any] = {"condition": run.condition, "dataset_fingerprint": dataset.fingerprint, "run": run.name}
     config = with_fallbacks(run.config, run.about)
     return Trainer(
-        run.folder, config, workspace.locate_base(run.config.model.base), dataset, workspace.cache, token, emit,
-        DrawPreviews(), about, run.config.train.batch_size, held_out,
-    )  # fmt: skip
+        run.folder,
+        config,
+        workspace.locate_base(run.config.model.base),
+        dataset,
+        workspace.cache,
+        token,
+        emit,
+        preview=DrawPreviews(),
+        about=about,
+        configured_batch_size=run.config.train.batch_size,
+        held_out=held_out,
+    )
 
 
 def _held_out(run: Run, dataset: Dataset, token: Token) -> list[str] | None:

@@ -41,11 +41,34 @@ def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainSt
     history: Any = said.append
     some: Any = nothing
     state = TrainState(
-        folder, config, control.token, history, ALONE, {}, DiskRetry(folder, control.token, said.append),
-        DiskWatchdog(said.append), accelerator, CPU, "bf16", torch.bfloat16, LossScale("bf16"), "", some, net, some,
-        some, trainable, build_optimizer(net, config.optim), build_ema(trainable.averaged, config.optim), some, [], [],
-        some, some, 4,
-    )  # fmt: skip
+        run_folder=folder,
+        config=config,
+        token=control.token,
+        history=history,
+        group=ALONE,
+        about={},
+        retry=DiskRetry(folder, control.token, said.append),
+        watchdog=DiskWatchdog(said.append),
+        accelerator=accelerator,
+        device=CPU,
+        precision="bf16",
+        dtype=torch.bfloat16,
+        loss_scale=LossScale("bf16"),
+        base="",
+        family=some,
+        denoiser=net,
+        noise_process=some,
+        latent_space=some,
+        trainable=trainable,
+        optimizer=build_optimizer(net, config.optim),
+        ema=build_ema(trainable.averaged, config.optim),
+        dataset=some,
+        samples=[],
+        held_out=[],
+        plan=some,
+        cache=some,
+        images_at_once=4,
+    )
     state.parallel = Parallel(state, str)
     state.parallel.prepare()
     state.batches = some
