@@ -80,12 +80,18 @@ def record(workspace: Workspace, steps: int, every: int, images: int) -> dict[st
         if isinstance(event, PreviewMade):
             each = rows_of(event.folder, dataset, plan)
             contours = normalize([PairScores(r["likeness"], r["likeness_of_another"], 1.0) for r in each])
-            sets.append({
-                "step": event.step, "iou": event.scores["iou"], "adherence": event.scores["adherence"],
-                "obeys": event.scores.get("obeys"), "low": event.figures.get("obeys_low"),
-                "high": event.figures.get("obeys_high"), "stand_in": contours.value if contours else None,
-                "pictures": each,
-            })  # fmt: skip
+            sets.append(
+                {
+                    "step": event.step,
+                    "iou": event.scores["iou"],
+                    "adherence": event.scores["adherence"],
+                    "obeys": event.scores.get("obeys"),
+                    "low": event.figures.get("obeys_low"),
+                    "high": event.figures.get("obeys_high"),
+                    "stand_in": contours.value if contours else None,
+                    "pictures": each,
+                }
+            )
             print({name: value for name, value in sets[-1].items() if name != "pictures"}, flush=True)
 
     run = workspace.new_run("exact")

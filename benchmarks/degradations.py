@@ -69,5 +69,7 @@ def another(images: list[np.ndarray], number: int) -> np.ndarray:
 
 
 DEGRADATIONS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
-    "jpeg90": jpeg90, "retexture": retexture, "+ warp": warped,
-}  # fmt: skip
+    "jpeg90": jpeg90,
+    "retexture": retexture,
+    "+ warp": warped,
+}

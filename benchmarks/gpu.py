@@ -33,11 +33,20 @@ FAMILIES, PRESETS = ("sd15", "sdxl", "sd21"), ("8gb", "12gb", "6gb", "16gb", "24
 SPEED = ("theirs", "ours", "ours/12gb", "ours/8gb")
 ROUNDS = 3
 ABLATIONS = (
-    "gradient checkpointing in the ControlNet", "gradient checkpointing in both nets",
-    "batch size 1, gradient accumulation 4", "VAE and text encoder at each step", "condition maps decoded at each step",
-    "autocast with fp32 weights", "base in fp8", "trained weights in RAM", "Control-LoRA of rank 64", "channels last",
-    "torch.compile", "torch.compile with CUDA graphs", "attention by xformers",
-)  # fmt: skip
+    "gradient checkpointing in the ControlNet",
+    "gradient checkpointing in both nets",
+    "batch size 1, gradient accumulation 4",
+    "VAE and text encoder at each step",
+    "condition maps decoded at each step",
+    "autocast with fp32 weights",
+    "base in fp8",
+    "trained weights in RAM",
+    "Control-LoRA of rank 64",
+    "channels last",
+    "torch.compile",
+    "torch.compile with CUDA graphs",
+    "attention by xformers",
+)
 KINDS = ("fp32", "fp16", "bf16", "fp8", "fp16+fp8")
 MODES = ("adamw8bit", "paged", "adamw", "adafactor", "offload", "fp8")
 TIME_LIMITS = {"cuda": 240, "cpu": 1200}  # seconds for one item; a processor that rehearses may be busy
@@ -47,9 +56,16 @@ def items(tiny: bool) -> list[str]:
     """All items, the most important first."""
     if tiny:
         return [
-            "memory/sd15/8gb", "memory/sdxl/8gb", "speed/theirs/1", "speed/ours/1", "ablation/channels last",
-            "precision/fp32/1", "precision/fp16/1", "resume/adamw", "ladder/sd15/24gb",
-        ]  # fmt: skip
+            "memory/sd15/8gb",
+            "memory/sdxl/8gb",
+            "speed/theirs/1",
+            "speed/ours/1",
+            "ablation/channels last",
+            "precision/fp32/1",
+            "precision/fp16/1",
+            "resume/adamw",
+            "ladder/sd15/24gb",
+        ]
     first = [f"memory/sd15/{preset}" for preset in PRESETS]
     rounds = [f"speed/{one}" if "/" in one else f"speed/{one}/{n + 1}" for n in range(ROUNDS) for one in SPEED]
     found = [*first, *rounds, *(f"memory/sdxl/{preset}" for preset in PRESETS), "ladder/sd15/24gb"]

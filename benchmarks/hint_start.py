@@ -42,9 +42,16 @@ class Gain:
         count = len(state.held_out)
         everything = state.samples
         batches = Batches(
-            state.dataset, everything, range(len(everything) - count, len(everything)), state.cache,
-            plan=state.plan, seed=9, batch_size=PAIRS, timesteps=1000, prompt_dropout=0.0,
-        )  # fmt: skip
+            state.dataset,
+            everything,
+            range(len(everything) - count, len(everything)),
+            state.cache,
+            plan=state.plan,
+            seed=9,
+            batch_size=PAIRS,
+            timesteps=1000,
+            prompt_dropout=0.0,
+        )
         batch = batches.get(0)
         batches.close()
         timesteps = torch.tensor(TIMESTEPS).repeat(PAIRS // len(TIMESTEPS))

@@ -79,9 +79,17 @@ def open_batches(
     dataset: Dataset, samples: list[Sample], cache: TrainingCache, maps: MapCache | None, plan: CropPlan
 ) -> Iterator[Batches]:
     batches = Batches(
-        dataset, samples, range(len(samples)), cache, plan=plan, seed=0, batch_size=BATCH, timesteps=1000,
-        prompt_dropout=0.1, maps=maps,
-    )  # fmt: skip
+        dataset,
+        samples,
+        range(len(samples)),
+        cache,
+        plan=plan,
+        seed=0,
+        batch_size=BATCH,
+        timesteps=1000,
+        prompt_dropout=0.1,
+        maps=maps,
+    )
     batches.split(BATCH, 1)
     try:
         yield batches

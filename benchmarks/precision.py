@@ -115,12 +115,15 @@ def trained(
     own = {
         "data": {"dataset": dataset.name},
         "train": {
-            "seed": seed, "steps": steps, "base_storage": "fp8" if fp8 else "same",
-            "precision": precision if on_card else "fp32", "checkpoint_every": 10 * steps,
+            "seed": seed,
+            "steps": steps,
+            "base_storage": "fp8" if fp8 else "same",
+            "precision": precision if on_card else "fp32",
+            "checkpoint_every": 10 * steps,
         },
         "optim": {"warmup_steps": min(30, steps // 10)},
         "validation": {"every": 0, "check_every": steps, "check_pairs": 16, "pictures": PAIRS, "probes": 0},
-    }  # fmt: skip
+    }
     config = resolve(("demo", demo_preset().values), ("benchmark", own), ("changes", changes or {}))[0]
     seen: list[StepDone] = []
     checked: list[Checked] = []

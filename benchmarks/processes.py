@@ -24,9 +24,13 @@ from engine.workspace.paths import APP_FOLDER, Workspace
 IMAGES = 8
 WARM_UP = 5  # steps of each run that are left out
 SETTINGS = {
-    "train.accumulation": 1, "train.precision": "fp32", "train.checkpoint_every": 1000,
-    "optim.warmup_steps": 0, "validation.every": 0, "validation.check_every": 0,
-}  # fmt: skip
+    "train.accumulation": 1,
+    "train.precision": "fp32",
+    "train.checkpoint_every": 1000,
+    "optim.warmup_steps": 0,
+    "validation.every": 0,
+    "validation.check_every": 0,
+}
 
 
 def seconds(workspace: Workspace, dataset: str, processes: int, images: int, steps: int) -> list[float]:

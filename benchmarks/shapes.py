@@ -248,9 +248,11 @@ def _single_process() -> Any:
         return optimizer
 
     return SimpleNamespace(
-        prepare_model=lambda net: net, prepare_optimizer=unchanged,
-        backward=lambda loss: loss.backward(), clip_grad_norm_=clip,
-    )  # fmt: skip
+        prepare_model=lambda net: net,
+        prepare_optimizer=unchanged,
+        backward=lambda loss: loss.backward(),
+        clip_grad_norm_=clip,
+    )
 
 
 def _read(family: str, part: str) -> dict[str, Any]:

@@ -108,9 +108,15 @@ def _fused_adamw(groups: Any, *, fused: bool, **options: Any) -> torch.optim.Opt
 
 
 def fused_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, **_: Any,
-) -> torch.Tensor:  # fmt: skip
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: Any,
+) -> torch.Tensor:
     """Attention with the memory it needs on a card: its output and one number per row, no matrix of all pairs.
 
     Flash attention in half precision (Dao 2023, arXiv 2307.08691); memory-efficient attention (Rabe and Staats 2021,

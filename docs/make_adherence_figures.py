@@ -76,10 +76,13 @@ def chart(history: JobSnapshot, verdict: Verdict) -> str:
 
     parts = [
         *above.grid("Images", (0, 0.25, 0.5, 0.75, 1), ""),
-        above.area(of("obeys_low"), of("obeys_high"), OBEYS), above.line(of("obeys"), OBEYS),
+        above.area(of("obeys_low"), of("obeys_high"), OBEYS),
+        above.line(of("obeys"), OBEYS),
         above.line(of("iou"), EXACT, "6 4"),
-        *below.grid("Checks", (-100, 0, most / 2, most), "%"), below.line(gain, GAIN), below.line(loss, LOSS, "6 4"),
-    ]  # fmt: skip
+        *below.grid("Checks", (-100, 0, most / 2, most), "%"),
+        below.line(gain, GAIN),
+        below.line(loss, LOSS, "6 4"),
+    ]
     if verdict.follows_since is not None:
         parts += [
             panel.mark(verdict.follows_since, f"follows the control image since {verdict.follows_since}")
@@ -90,8 +93,12 @@ def chart(history: JobSnapshot, verdict: Verdict) -> str:
         x = below.at(step, 0).split(",")[0]
         parts.append(f'<text x="{x}" y="{height - 22}" text-anchor="middle">{step:,}</text>')
     parts.append(f'<text x="{WIDTH / 2}" y="{height - 4}" text-anchor="middle">step</text>')
-    names = (("adherence, with its 95 % interval", OBEYS), ("disc in the right place (IoU)", EXACT),
-             ("control gain", GAIN), ("held-out loss, change", LOSS))  # fmt: skip
+    names = (
+        ("adherence, with its 95 % interval", OBEYS),
+        ("disc in the right place (IoU)", EXACT),
+        ("control gain", GAIN),
+        ("held-out loss, change", LOSS),
+    )
     for number, (name, colour) in enumerate(names):
         y = (TOP if number < 2 else TOP + PANEL + GAP) - 10
         left = WIDTH - 430 + 215 * (number % 2)

@@ -135,10 +135,15 @@ def computes() -> dict[str, str]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         base = UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=32,
+            sample_size=8,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            cross_attention_dim=32,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), attention_head_dim=4, norm_num_groups=4,
-        )  # fmt: skip
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=4,
+            norm_num_groups=4,
+        )
         net = ControlNetModel.from_unet(base, conditioning_embedding_out_channels=(8, 8, 8, 8))
         for parameter in net.parameters():
             torch.nn.init.normal_(parameter, std=0.1)  # the zero convolutions would hide everything before them
@@ -232,8 +237,16 @@ def _run(folder: Path) -> dict[str, Any]:
         "ending": run.ending,
         "completed": run.completed,
         "checkpoints": [
-            {"step": c.step, "images": c.images_seen, "ema": c.has_ema, "resumable": c.resumable, "star": c.starred,
-             "rank": c.trained_rank, "base": c.about.get("base"), "family": c.about.get("family")}
+            {
+                "step": c.step,
+                "images": c.images_seen,
+                "ema": c.has_ema,
+                "resumable": c.resumable,
+                "star": c.starred,
+                "rank": c.trained_rank,
+                "base": c.about.get("base"),
+                "family": c.about.get("family"),
+            }
             for c in run.checkpoints()
         ],
         "averages": [(c.folder.name, c.step, c.about["merged"]) for c in merged_checkpoints(folder)],
@@ -247,7 +260,7 @@ def _run(folder: Path) -> dict[str, Any]:
         "sizes": read_table(run.exports),
         "grid": read_grid(run),
         "votes": read_votes(folder),
-    }  # fmt: skip
+    }
 
 
 def written(root: Path, name: str, *words: str) -> Path:

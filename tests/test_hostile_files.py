@@ -165,9 +165,13 @@ def bomb(path: Path, width: int, height: int) -> Path:
 def test_an_image_bomb_is_refused_in_words_wherever_it_is_opened(tmp_path: Path, width: int, height: int) -> None:
     path = bomb(tmp_path / "bomb.png", min(width, 100_000), height * max(1, width // 100_000))
     ways: tuple[Callable[[Path], Any], ...] = (
-        load_rgb, load_array, inspect, map_files.made_by, lambda p: thumbnail(p, tmp_path / "small"),
+        load_rgb,
+        load_array,
+        inspect,
+        map_files.made_by,
+        lambda p: thumbnail(p, tmp_path / "small"),
         read_settings,
-    )  # fmt: skip
+    )
     for way in ways:
         with pytest.raises(UserError) as caught:
             way(path)
@@ -320,11 +324,16 @@ def test_a_header_does_not_fill_the_memory(tmp_path: Path, kind: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"\x01", struct.pack("<Q", 2**63), struct.pack("<Q", 10**9) + b"{}", struct.pack("<Q", 2) + b"[]",
-        struct.pack("<Q", 9) + b'{"a": 1} ', struct.pack("<Q", 20_000) + b"[" * 20_000,
+        b"",
+        b"\x01",
+        struct.pack("<Q", 2**63),
+        struct.pack("<Q", 10**9) + b"{}",
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 9) + b'{"a": 1} ',
+        struct.pack("<Q", 20_000) + b"[" * 20_000,
         struct.pack("<Q", 26) + b'{"a": {"shape": ["x", 1]}}',
     ],
-)  # fmt: skip
+)
 def test_a_header_of_weights_that_lies_is_told(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(data)

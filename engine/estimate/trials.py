@@ -41,11 +41,23 @@ def former_key_of(config: RunConfig, machine: str) -> str:
     """The key under which versions before ``affects_speed`` kept a trial: other settings were not in it."""
     train, optim = config.train, config.optim
     facts = [
-        machine, config.model.base, config.data.resolution, train.batch_size, train.accumulation, train.precision,
-        train.gradient_checkpointing, optim.optimizer, optim.ema_decay > 0, optim.ema_device,
-        config.model.control_lora_rank, train.base_storage, optim.offload, train.attention, train.channels_last,
+        machine,
+        config.model.base,
+        config.data.resolution,
+        train.batch_size,
+        train.accumulation,
+        train.precision,
+        train.gradient_checkpointing,
+        optim.optimizer,
+        optim.ema_decay > 0,
+        optim.ema_device,
+        config.model.control_lora_rank,
+        train.base_storage,
+        optim.offload,
+        train.attention,
+        train.channels_last,
         train.compile,
-    ]  # fmt: skip
+    ]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 

@@ -31,9 +31,16 @@ def audit(layout: Layout, console: Console, environment: Mapping[str, str], limi
     command = [str(layout.python), "-m", *COMMAND]
     try:
         done = subprocess.run(
-            command, cwd=layout.root, env=dict(environment), stdin=subprocess.DEVNULL, capture_output=True,
-            encoding="utf-8", errors="replace", timeout=limit, check=False,
-        )  # fmt: skip
+            command,
+            cwd=layout.root,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=limit,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         lines = not_asked(f"it did not answer within {limit:.0f} seconds")
     except OSError as error:

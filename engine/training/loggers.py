@@ -27,9 +27,11 @@ def scalars(event: Event) -> tuple[dict[str, float], int]:
         return found, event.step
     if isinstance(event, Checked):
         found = {
-            "check/held_out_loss": event.held_out_loss, "check/training_loss": event.training_loss,
-            "check/control_gain": event.gain_share, "check/memory_gib": event.memory_gib,
-        }  # fmt: skip
+            "check/held_out_loss": event.held_out_loss,
+            "check/training_loss": event.training_loss,
+            "check/control_gain": event.gain_share,
+            "check/memory_gib": event.memory_gib,
+        }
         if event.training_share is not None:
             found["check/control_gain_training"] = event.training_share
         return found, event.step
@@ -86,8 +88,12 @@ class Loggers:
         except ImportError as error:
             raise ImportError("its package is not installed (pip install wandb, then wandb login)") from error
         run: Any = wandb.init(
-            project="controlnet-studio", name=folder.name, id=folder.name, resume="allow", dir=str(folder),
+            project="controlnet-studio",
+            name=folder.name,
+            id=folder.name,
+            resume="allow",
+            dir=str(folder),
             config=config.model_dump(mode="json"),
-        )  # fmt: skip
+        )
         self._close.append(run.finish)
         return lambda values, step: run.log(dict(values), step=step)

@@ -19,9 +19,17 @@ MEMORY: dict[str, Any] = {
     "reserved": {"preparing": 3.0, "training": 5.5, "pictures": 4.0},
     "allocated": {"preparing": 2.9, "training": 5.2, "pictures": 3.8},
     "foreseen": {"preparing": 3.1, "training": 5.4, "pictures": 4.1},
-    "context": 0.5, "needs": 6.6, "ram": 4.0, "ram_foreseen": 4.2, "checkpoint": 2.0, "checkpoint_foreseen": 2.0,
-    "seconds_per_step": 0.4, "stall": 0.012, "rungs": [], "said": [],
-}  # fmt: skip
+    "context": 0.5,
+    "needs": 6.6,
+    "ram": 4.0,
+    "ram_foreseen": 4.2,
+    "checkpoint": 2.0,
+    "checkpoint_foreseen": 2.0,
+    "seconds_per_step": 0.4,
+    "stall": 0.012,
+    "rungs": [],
+    "said": [],
+}
 
 
 def start(monkeypatch: pytest.MonkeyPatch, out: Path, *more: str) -> None:

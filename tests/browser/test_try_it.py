@@ -49,9 +49,13 @@ def test_an_image_from_the_camera_and_one_from_the_clipboard(page: Any, demo: De
 def test_every_folded_panel_opens(page: Any) -> None:
     open_tab(page, "Try it")
     inside = {
-        "try-more": "#try-sampler", "try-say": "#try-balance", "try-over": "#try-picture",
-        "try-second": "#try-second-map", "try-base": "#try-transfer", "try-history": "#try-restore",
-    }  # fmt: skip
+        "try-more": "#try-sampler",
+        "try-say": "#try-balance",
+        "try-over": "#try-picture",
+        "try-second": "#try-second-map",
+        "try-base": "#try-transfer",
+        "try-history": "#try-restore",
+    }
     for panel, widget in inside.items():
         unfold(page, panel)
         page.wait_for_selector(widget, state="visible")

@@ -30,13 +30,22 @@ def depth_anything(folder: Path) -> Path:
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
     backbone = Dinov2Config(
-        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14,
-        out_features=["stage1", "stage2", "stage3", "stage4"], reshape_hidden_states=False,
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=14,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+        reshape_hidden_states=False,
+    )
     config = DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=16, neck_hidden_sizes=[8, 8, 16, 16], fusion_hidden_size=8,
-        head_hidden_size=8, patch_size=14,
-    )  # fmt: skip
+        backbone_config=backbone,
+        reassemble_hidden_size=16,
+        neck_hidden_sizes=[8, 8, 16, 16],
+        fusion_hidden_size=8,
+        head_hidden_size=8,
+        patch_size=14,
+    )
     how = {"size": {"height": 56, "width": 56}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}
     model = seeded(lambda: DepthAnythingForDepthEstimation(config))
     with torch.no_grad():  # freshly initialized, it predicts the same for every pixel
@@ -52,9 +61,13 @@ def segformer(folder: Path) -> Path:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     config = SegformerConfig(
-        num_encoder_blocks=4, depths=[1] * 4, hidden_sizes=[8, 8, 16, 16], num_attention_heads=[1, 1, 2, 2],
-        decoder_hidden_size=16, num_labels=150,
-    )  # fmt: skip
+        num_encoder_blocks=4,
+        depths=[1] * 4,
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        num_labels=150,
+    )
     model = seeded(lambda: SegformerForSemanticSegmentation(config))
     return write(model, folder, {"size": {"height": 64, "width": 64}})
 
@@ -75,9 +88,15 @@ def detector(folder: Path) -> Path:
     from transformers import YolosConfig, YolosForObjectDetection
 
     config = YolosConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[64, 64],
-        num_detection_tokens=3, id2label={0: "cat", 1: "person"}, label2id={"cat": 0, "person": 1},
-    )  # fmt: skip
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[64, 64],
+        num_detection_tokens=3,
+        id2label={0: "cat", 1: "person"},
+        label2id={"cat": 0, "person": 1},
+    )
     model = seeded(lambda: YolosForObjectDetection(config))
     with torch.no_grad():
         last = model.class_labels_classifier.layers[-1]

@@ -44,9 +44,7 @@ def test_the_command_names_this_python_and_the_workspace(tmp_path: Path) -> None
     workspace = Workspace(tmp_path / "my space")
     words = shlex.split(launch_command(2, "resume", "my run", workspace=workspace))
     assert words[0] == sys.executable
-    assert words[1:] == [
-        "-m", "engine.cli", "--workspace", str(workspace.root), "resume", "my run", "--processes", "2",
-    ]  # fmt: skip
+    assert words[1:] == ["-m", "engine.cli", "--workspace", str(workspace.root), "resume", "my run", "--processes", "2"]
     assert "--workspace" not in launch_command(2, "train", "x.toml")
 
 

@@ -30,9 +30,7 @@ def test_only_what_differs_is_written(presets: UserPresets) -> None:
     written = (presets.folder / "Night-owls-2nd-try.toml").read_text(encoding="utf-8")
     lines = [line for line in written.splitlines() if line and not line.startswith("#")]
     assert lines[:3] == ["[preset]", 'title = "Night owls: 2nd try"', 'based_on = "8gb"']
-    assert [line.split("  #")[0] for line in lines[3:]] == [
-        "[optim]", "learning_rate = 3e-05", "[train]", "steps = 77"
-    ]  # fmt: skip
+    assert [line.split("  #")[0] for line in lines[3:]] == ["[optim]", "learning_rate = 3e-05", "[train]", "steps = 77"]
     kept = presets.all["Night-owls-2nd-try"]
     again = with_changes(kept, "sd1", name="owls", data={"dataset": "birds"})
     assert again == config

@@ -174,8 +174,11 @@ def test_huge_images_are_read_one_at_a_time_and_bombs_are_not_read(workspace: Wo
     )
     told = subprocess.run(
         [sys.executable, "-c", code, str(workspace.root), str(folder)],
-        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
     pictures, bad, megabytes = map(int, told.stdout.split())
     assert (pictures, bad) == (7, 1)
     assert megabytes < 2 * 216, "two at a time would need more"

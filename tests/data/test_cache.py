@@ -34,9 +34,14 @@ def samples(paired_folder: Path) -> list[Sample]:
 
 
 def build(
-    folder: Path, base: Path, samples: list[Sample], control: Control | None = None, progress=None,
-    plan: CropPlan = SQUARE, **more: Any,
-):  # fmt: skip
+    folder: Path,
+    base: Path,
+    samples: list[Sample],
+    control: Control | None = None,
+    progress=None,
+    plan: CropPlan = SQUARE,
+    **more: Any,
+):
     token = (control or Control()).token
     return open_or_build(
         folder,

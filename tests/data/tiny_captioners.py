@@ -23,9 +23,15 @@ def tiny_blip(folder: Path) -> Path:
     (folder / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = {
-        **small, "vocab_size": len(vocabulary), "encoder_hidden_size": 16, "max_position_embeddings": 64,
-        "bos_token_id": len(vocabulary) - 1, "sep_token_id": 3, "eos_token_id": 3, "initializer_range": 0.3,
-    }  # fmt: skip
+        **small,
+        "vocab_size": len(vocabulary),
+        "encoder_hidden_size": 16,
+        "max_position_embeddings": 64,
+        "bos_token_id": len(vocabulary) - 1,
+        "sep_token_id": 3,
+        "eos_token_id": 3,
+        "initializer_range": 0.3,
+    }
     vision = {**small, "image_size": 32, "patch_size": 8, "initializer_range": 0.3}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
@@ -54,19 +60,42 @@ def tiny_florence(folder: Path) -> Path:
     inner = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, [], unk_token="<unk>"))
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer = BartTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
-        mask_token="<mask>", extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
+        tokenizer_object=inner,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+        extra_special_tokens={"image_token": "<image>"},
+    )
     text = {
-        "model_type": "bart", "vocab_size": len(pieces), "d_model": 16, "encoder_layers": 1, "decoder_layers": 1,
-        "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
-        "max_position_embeddings": 512, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2,
-        "decoder_start_token_id": 2, "forced_bos_token_id": None, "forced_eos_token_id": 2, "init_std": 0.3,
-    }  # fmt: skip
+        "model_type": "bart",
+        "vocab_size": len(pieces),
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "max_position_embeddings": 512,
+        "bos_token_id": 0,
+        "pad_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_bos_token_id": None,
+        "forced_eos_token_id": 2,
+        "init_std": 0.3,
+    }
     vision = {
-        "depths": [1, 1, 1, 1], "embed_dim": [8, 8, 8, 16], "num_heads": [1, 1, 1, 1], "num_groups": [1, 1, 1, 1],
-        "window_size": 4, "projection_dim": 16, "initializer_range": 0.3,
-    }  # fmt: skip
+        "depths": [1, 1, 1, 1],
+        "embed_dim": [8, 8, 8, 16],
+        "num_heads": [1, 1, 1, 1],
+        "num_groups": [1, 1, 1, 1],
+        "window_size": 4,
+        "projection_dim": 16,
+        "initializer_range": 0.3,
+    }
     side, tokens = 64, 2 * 2 + 1  # 2 x 2 patches of 32 px, and one token for all of them
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

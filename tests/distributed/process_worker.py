@@ -96,9 +96,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
 
     Trainer.train, update = look_and_train, LossScale.update  # type: ignore[method-assign]
     LossScale.update = count_skipped  # type: ignore[method-assign]
-    acts = {
-        "pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil,
-    }  # fmt: skip
+    acts = {"pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil}
     if RANK == 1 and kind in acts:
         faults_module.train_step = at_step(2, acts[kind])
     try:

@@ -78,7 +78,7 @@ def spoilt(prepared: Run, tmp_path: Path) -> Callable[[Callable[[Path], None]], 
 )
 def test_the_command_reports_an_unusable_checkpoint(
     spoilt: Any, prepared: Run, how: Any, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     copy = spoilt(how)
     assert main(["--workspace", str(copy.root), "evaluate", prepared.name, "--checkpoint", "20", "--pairs", "2"]) == 2
     said = " ".join(capsys.readouterr().err.split())
@@ -104,7 +104,7 @@ def test_a_map_of_another_size_is_cropped_like_its_image(spoilt: Any, prepared: 
 
 def test_out_of_memory_reduces_the_batch_then_raises_an_error(
     prepared: Run, own_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
+) -> None:
     models = load_models(own_workspace, prepared, prepared.checkpoints()[0])
     needed, asked, shown = [0], [], []
     draw, to_images = loaded.draw, loaded.to_images

@@ -63,9 +63,13 @@ def test_cancelling_leaves_no_files(prepared: Run, own_workspace: Workspace) -> 
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*")} if folder.exists() else {}
     with pytest.raises(Cancelled):
         evaluate(
-            own_workspace, prepared, prepared.checkpoints()[0], 2, token=control.token,
+            own_workspace,
+            prepared,
+            prepared.checkpoints()[0],
+            2,
+            token=control.token,
             progress=lambda *_: control.cancel(),
-        )  # fmt: skip
+        )
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*")} == before
 
 
@@ -92,8 +96,14 @@ def made_up(**changes: Any) -> dict[str, Any]:
     """A report without any fault."""
     whole = {"value": 0.7, "low": 0.6, "high": 0.8, "pairs": 64}
     return {
-        "run": "r", "step": 100, "pairs": {"held_out": 64, "trained_on": 0}, "measure": "adherence", "obeys": whole,
-        "obeys_on_training_pairs": None, "scores": {"adherence": 0.5}, "scores_without_control": {"adherence": 0.1},
+        "run": "r",
+        "step": 100,
+        "pairs": {"held_out": 64, "trained_on": 0},
+        "measure": "adherence",
+        "obeys": whole,
+        "obeys_on_training_pairs": None,
+        "scores": {"adherence": 0.5},
+        "scores_without_control": {"adherence": 0.1},
         "control_effect": {"value": 0.4, "scores": {"right": 0.5, "blank": 0.1, "swapped": 0.1}, "moved": 20.0},
         "colour": {
             "against_without_control": {"saturation": 1.0, "contrast": 1.0},
@@ -101,8 +111,11 @@ def made_up(**changes: Any) -> dict[str, Any]:
         },
         "seed_diversity": {"with_control": 20.0, "without_control": 30.0},
         "nearest": {"drawn": [], "true_pictures": 0, "looked_at": 10, "of": 20, "suspicious": False},
-        "clip": {"missing": "no model"}, "compared": None, "pictures": [], "effect_pictures": [],
-    } | changes  # fmt: skip
+        "clip": {"missing": "no model"},
+        "compared": None,
+        "pictures": [],
+        "effect_pictures": [],
+    } | changes
 
 
 def test_a_good_report_has_no_warning_and_each_fault_has_one() -> None:

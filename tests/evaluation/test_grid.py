@@ -123,9 +123,11 @@ def test_a_grid_has_every_checkpoint_and_every_row(workspace: Workspace, run: Ru
     grid = draw_grid(workspace, run, WISH, painter, progress=lambda *about: told.append(about))
     assert [c.title for c in grid.columns] == ["without ControlNet", "step 100", "step 200", "step 300"]
     assert [(r.prompt, r.seed, r.strength) for r in grid.rows[:4]] == [
-        (grid.rows[0].prompt, 0, 0.5), (grid.rows[0].prompt, 0, 1.0),
-        (grid.rows[0].prompt, 7, 0.5), (grid.rows[0].prompt, 7, 1.0),
-    ]  # fmt: skip
+        (grid.rows[0].prompt, 0, 0.5),
+        (grid.rows[0].prompt, 0, 1.0),
+        (grid.rows[0].prompt, 7, 0.5),
+        (grid.rows[0].prompt, 7, 1.0),
+    ]
     assert len(grid.rows) == 8 and grid.complete
     assert grid.best == best_step(run) in (200, 300)
     # Without ControlNet the strength has no effect: 4 images there, 8 in each other column.

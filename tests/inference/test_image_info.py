@@ -76,9 +76,15 @@ def test_a1111_text_is_read(tmp_path: Path) -> None:
         'Lora hashes: "a: b, c"'
     )
     assert parse_a1111(newer) == {
-        "prompt": "a cat", "negative": "", "steps": 30, "guidance": 7.0, "seed": 5, "width": 512, "height": 768,
+        "prompt": "a cat",
+        "negative": "",
+        "steps": 30,
+        "guidance": 7.0,
+        "seed": 5,
+        "width": 512,
+        "height": 768,
         "sampler": "dpmpp_2m_karras",
-    }  # fmt: skip
+    }
     foreign = parse_a1111("a cat\nSteps: 30, Sampler: Restart, CFG scale: x, Seed: 5")
     assert foreign == {"prompt": "a cat", "negative": "", "steps": 30, "seed": 5}
     assert parse_a1111("only a prompt: with a colon") == {"prompt": "only a prompt: with a colon", "negative": ""}
@@ -111,18 +117,52 @@ def test_the_text_of_a_real_a1111_image_is_read() -> None:
 def test_images_of_the_first_version_are_read_into_the_same_values() -> None:
     """Written by version 0.1.0 before its settings were declared in one place, by the command line and by Try it."""
     sampled = {
-        "base": "tiny base, v2", "prompt": "red circle, (blue: background)\nsecond line", "negative": "ugly, “blurry”",
-        "seed": 7, "steps": 3, "guidance": 2.5, "strength": 0.8, "width": 64, "height": 128, "without_control": False,
-        "sampler": "dpmpp_2m_karras", "start": 0.1, "end": 0.9, "guess": False, "balance": "prompt", "change": None,
-        "second_strength": 1.0, "second": "", "inpainted": False, "run": "2026-11-28_pairs", "net": "my net",
-    }  # fmt: skip
+        "base": "tiny base, v2",
+        "prompt": "red circle, (blue: background)\nsecond line",
+        "negative": "ugly, “blurry”",
+        "seed": 7,
+        "steps": 3,
+        "guidance": 2.5,
+        "strength": 0.8,
+        "width": 64,
+        "height": 128,
+        "without_control": False,
+        "sampler": "dpmpp_2m_karras",
+        "start": 0.1,
+        "end": 0.9,
+        "guess": False,
+        "balance": "prompt",
+        "change": None,
+        "second_strength": 1.0,
+        "second": "",
+        "inpainted": False,
+        "run": "2026-11-28_pairs",
+        "net": "my net",
+    }
     tried = {
-        "base": "tiny base, v2", "prompt": "red circle", "negative": "", "seed": 2147483646, "steps": 4,
-        "guidance": 7.5, "strength": 1.05, "width": 64, "height": 64, "without_control": False, "sampler": "euler_a",
-        "start": 0.0, "end": 1.0, "guess": True, "balance": "balanced", "change": 0.55, "second_strength": 0.35,
-        "second": "nets/my net", "inpainted": True, "run": "2026-11-28_pairs", "net": "Step 2",
+        "base": "tiny base, v2",
+        "prompt": "red circle",
+        "negative": "",
+        "seed": 2147483646,
+        "steps": 4,
+        "guidance": 7.5,
+        "strength": 1.05,
+        "width": 64,
+        "height": 64,
+        "without_control": False,
+        "sampler": "euler_a",
+        "start": 0.0,
+        "end": 1.0,
+        "guess": True,
+        "balance": "balanced",
+        "change": 0.55,
+        "second_strength": 0.35,
+        "second": "nets/my net",
+        "inpainted": True,
+        "run": "2026-11-28_pairs",
+        "net": "Step 2",
         "control": "20261128-185723_2026-11-28_pairs_step-2_seed-2147483646_control.png",
-    }  # fmt: skip
+    }
     assert read_settings(OLD_VERSION / "sample_command.png") == sampled
     assert read_settings(OLD_VERSION / "try_it.png") == tried
     assert read_settings(OLD_VERSION / "try_it_control.png") == tried | {"control": ""}

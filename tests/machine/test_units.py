@@ -18,9 +18,18 @@ def test_bytes(count: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.2, "1 s"), (59, "59 s"), (75, "75 s"), (150, "2 min"), (200, "3 min"), (10_000, "2 h 47 min"),
-        (12_000, "3 h 20 min"), (7_200, "2 h"), (40_000, "11 h"), (200_000, "2.3 days"), (400_000, "4.6 days"),
+        (0.2, "1 s"),
+        (59, "59 s"),
+        (75, "75 s"),
+        (150, "2 min"),
+        (200, "3 min"),
+        (10_000, "2 h 47 min"),
+        (12_000, "3 h 20 min"),
+        (7_200, "2 h"),
+        (40_000, "11 h"),
+        (200_000, "2.3 days"),
+        (400_000, "4.6 days"),
     ],
-)  # fmt: skip
+)
 def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

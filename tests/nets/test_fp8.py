@@ -106,10 +106,16 @@ def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path) -
 
 def test_a_run_over_a_small_base_resumes_bit_for_bit(new_run: RunFactory, ready_workspace: Workspace) -> None:
     settings = {
-        "train.base_storage": "fp8", "train.gradient_checkpointing": "both", "train.steps": 4,
-        "model.control_lora_rank": 4, "train.precision": "bf16",
-        "validation.every": 4, "validation.pictures": 1, "validation.sampling_steps": 2, "validation.check_every": 50,
-    }  # fmt: skip
+        "train.base_storage": "fp8",
+        "train.gradient_checkpointing": "both",
+        "train.steps": 4,
+        "model.control_lora_rank": 4,
+        "train.precision": "bf16",
+        "validation.every": 4,
+        "validation.pictures": 1,
+        "validation.sampling_steps": 2,
+        "validation.check_every": 50,
+    }
     straight, paused = new_run(**settings), new_run(**settings)
     assert train(ready_workspace, straight).outcome == "completed"
     assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"

@@ -72,8 +72,13 @@ def test_sd15_has_the_published_names_and_shapes() -> None:
     config, ours = real_net("sd15")
     theirs = shapes(to_ldm(ours, config))
     assert {name.split(".")[0] for name in theirs} == {
-        "time_embed", "input_blocks", "middle_block", "middle_block_out", "zero_convs", "input_hint_block",
-    }  # fmt: skip
+        "time_embed",
+        "input_blocks",
+        "middle_block",
+        "middle_block_out",
+        "zero_convs",
+        "input_hint_block",
+    }
     expected = {
         "time_embed.0.weight": (1280, 320),
         "input_blocks.0.0.weight": (320, 4, 3, 3),

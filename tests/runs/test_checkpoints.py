@@ -231,8 +231,9 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
     )
     net = torch.nn.Linear(2, 2)
     net.save_pretrained = lambda place, **_: (  # type: ignore[assignment]
-        place.mkdir(), save_file(net.state_dict(), place / "weights.safetensors")
-    )  # fmt: skip
+        place.mkdir(),
+        save_file(net.state_dict(), place / "weights.safetensors"),
+    )
     optimizer = torch.optim.AdamW(net.parameters())
     checkpoint_module.stage_checkpoint(_empty_run(tmp_path), 1, 1, whole(net), None, optimizer, None, {})()
     named = order.index(("name", str(tmp_path / "run" / "checkpoints" / "step-000001")))

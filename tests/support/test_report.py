@@ -77,9 +77,22 @@ def test_nothing_private_is_in_the_public_report(run: Run, workspace: Workspace)
     failure, snapshot = failed(run)
     report = compose(failure, workspace, snapshot, run.name)
     for private in (
-        "rika", "mustermann", "Rex", "rex", "birthday", "secret prompt", "Herbert", "herbert", "Images", "Bilder",
-        "nas.", str(Path.home()), str(workspace.root), str(workspace.root.parent), run.name,
-    ):  # fmt: skip
+        "rika",
+        "mustermann",
+        "Rex",
+        "rex",
+        "birthday",
+        "secret prompt",
+        "Herbert",
+        "herbert",
+        "Images",
+        "Bilder",
+        "nas.",
+        str(Path.home()),
+        str(workspace.root),
+        str(workspace.root.parent),
+        run.name,
+    ):
         assert private not in report.public, f"{private!r} in:\n{report.public}"
     if len(platform.node()) > 2:
         assert platform.node() not in report.public.split()
@@ -89,11 +102,23 @@ def test_what_helps_is_in_it(run: Run, workspace: Workspace) -> None:
     failure, snapshot = failed(run)
     public = compose(failure, workspace, snapshot, run.name).public
     for useful in (
-        "Permission denied", "Memory ran out at step 12", "train.steps=77", "train.precision=fp32",
-        "data.resolution=64", "torch ", "diffusers ", "Card: ", platform.system(), "saved at step 0 of 77", "UserError",
-        "<caption>", 'File "engine/runs/run.py", line',
-        'File "python/pathlib.py", line', "ValueError: cannot tokenize", '"run.json"',
-    ):  # fmt: skip
+        "Permission denied",
+        "Memory ran out at step 12",
+        "train.steps=77",
+        "train.precision=fp32",
+        "data.resolution=64",
+        "torch ",
+        "diffusers ",
+        "Card: ",
+        platform.system(),
+        "saved at step 0 of 77",
+        "UserError",
+        "<caption>",
+        'File "engine/runs/run.py", line',
+        'File "python/pathlib.py", line',
+        "ValueError: cannot tokenize",
+        '"run.json"',
+    ):
         assert useful in public, f"{useful!r} not in:\n{public}"
 
 

@@ -212,10 +212,14 @@ def settings_for(base: str, dataset: str, steps: int, every: int) -> dict[str, A
         "data": {"dataset": dataset, "resolution": 64, "held_out": 2},
         "optim": {"learning_rate": 1e-3, "ema_decay": 0.9},
         "train": {
-            "steps": steps, "batch_size": 2, "precision": "fp32", "checkpoint_every": every, "keep_checkpoints": 2,
+            "steps": steps,
+            "batch_size": 2,
+            "precision": "fp32",
+            "checkpoint_every": every,
+            "keep_checkpoints": 2,
         },
         "validation": {"every": 10 * every, "pictures": 1, "sampling_steps": 1, "check_every": 0},
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -44,10 +44,16 @@ def test_batches_are_of_one_size_and_maps_lie_on_their_images(new_run: RunFactor
 
 
 def test_previews_have_the_shape_of_their_bucket(new_run: RunFactory, ready_workspace: Workspace) -> None:
-    run = new_run(**BUCKETS, **{
-        "data.held_out": 5, "train.steps": 1, "validation.every": 1, "validation.pictures": 5,
-        "validation.sampling_steps": 1,
-    })  # fmt: skip
+    run = new_run(
+        **BUCKETS,
+        **{
+            "data.held_out": 5,
+            "train.steps": 1,
+            "validation.every": 1,
+            "validation.pictures": 5,
+            "validation.sampling_steps": 1,
+        },
+    )
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed", trained.events[-3:]
     record = read_preview(run.folder / "previews" / "step-000001")

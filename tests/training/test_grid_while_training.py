@@ -49,8 +49,12 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
 
     grid = train_and_draw(ready_workspace, lending, 3, draw).wait(0)
     assert [column.title for column in grid.columns] == [
-        "without ControlNet", "step 1", "step 2", "step 3", "now (step 3)",
-    ]  # fmt: skip
+        "without ControlNet",
+        "step 1",
+        "step 2",
+        "step 3",
+        "now (step 3)",
+    ]
     assert grid.complete and grid.notes == () and read_grid(lending) == grid
     assert losses(lending) == losses(straight)
     assert_same_checkpoint(straight.checkpoints()[-1].folder, lending.checkpoints()[-1].folder)
@@ -63,9 +67,11 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
     asked: list[Any] = []
     monkeypatch.setattr(TrySession, "generate", lambda self, requests, *_: asked.extend(requests))
     again = draw_grid(
-        ready_workspace, lending, GridRequest((1, 2, 3), pictures=(0,), seeds=(3,), sampling_steps=2),
+        ready_workspace,
+        lending,
+        GridRequest((1, 2, 3), pictures=(0,), seeds=(3,), sampling_steps=2),
         TrySession(ready_workspace, "cpu"),
-    )  # fmt: skip
+    )
     assert asked == [] and again.cells[0] == grid.cells[0][:4]
 
 

@@ -22,10 +22,17 @@ EVENTS: tuple[Event, ...] = (
     PreviewMade(1, Path("x"), (), (), {"obeys": 0.7}, {"saturation": 1.1}),
 )
 WANTED = {
-    "train/loss": 0.5, "train/learning_rate": 1e-5, "train/pictures_per_second": 4.0, "check/held_out_loss": 0.2,
-    "check/training_loss": 0.1, "check/control_gain": 0.3, "check/control_gain_training": 0.4, "check/memory_gib": 6.5,
-    "pictures/obeys": 0.7, "pictures/saturation": 1.1,
-}  # fmt: skip
+    "train/loss": 0.5,
+    "train/learning_rate": 1e-5,
+    "train/pictures_per_second": 4.0,
+    "check/held_out_loss": 0.2,
+    "check/training_loss": 0.1,
+    "check/control_gain": 0.3,
+    "check/control_gain_training": 0.4,
+    "check/memory_gib": 6.5,
+    "pictures/obeys": 0.7,
+    "pictures/saturation": 1.1,
+}
 
 
 def config(**values: Any) -> RunConfig:

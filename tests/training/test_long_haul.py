@@ -52,9 +52,15 @@ def test_a_pause_and_a_resume_leave_nothing_behind(new_run: RunFactory, ready_wo
 def test_reading_rows_of_the_cache_keeps_nothing(tmp_path: Path, tiny_base: Path, paired_folder: Path) -> None:
     samples = scan_folder(paired_folder).samples
     cache = open_or_build(
-        tmp_path, detect(str(tiny_base)), str(tiny_base), samples, CropPlan(64), torch.device("cpu"),
-        Control().token, lambda *_: None,
-    )  # fmt: skip
+        tmp_path,
+        detect(str(tiny_base)),
+        str(tiny_base),
+        samples,
+        CropPlan(64),
+        torch.device("cpu"),
+        Control().token,
+        lambda *_: None,
+    )
     cache.latents([3, 7])
     gc.collect()
     before, reads = sys.getallocatedblocks(), 500

@@ -247,9 +247,14 @@ def test_a_run_of_an_earlier_version_keeps_its_draw(new_run: RunFactory, ready_w
     [("rest", 60, 16, "Flat since step"), pytest.param("few", 4, 32, "Overfitting since step", marks=pytest.mark.long)],
 )
 def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
-    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch,
-    name: str, first: int, ended: int, words: str,
-) -> None:  # fmt: skip
+    new_run: RunFactory,
+    ready_workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    first: int,
+    ended: int,
+    words: str,
+) -> None:
     """The figures of recorded runs from their ``first`` check on, one a step, judged by the rules themselves."""
     figures = iter(recorded(name)[first:])
     monkeypatch.setattr(Schedule, "due", lambda self, step, now: True)
@@ -267,11 +272,15 @@ def recorded(name: str) -> list[fixed_losses.Figures]:
     text = (Path(__file__).parents[1] / "evaluation" / "curves" / f"{name}.json").read_text(encoding="utf-8")
     return [
         fixed_losses.Figures(
-            one["held_out_loss"], one["training_loss"], one["control_gain"], one["gain_share"], one["share_error"],
+            one["held_out_loss"],
+            one["training_loss"],
+            one["control_gain"],
+            one["gain_share"],
+            one["share_error"],
             one["training_share"],
         )
         for one in json.loads(text)["checks"]
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.long

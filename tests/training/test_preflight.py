@@ -45,9 +45,8 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
 
     assert ready_workspace.run_folders() == []
     assert [p.name for p in ready_workspace.cache.iterdir() if p.name.startswith("trial-")] == []
-    assert [event.done for event in events if isinstance(event, Progress) and event.label.startswith("Trial")] == [
-        1, 2, 3, 4,
-    ]  # fmt: skip
+    trial = [event for event in events if isinstance(event, Progress) and event.label.startswith("Trial")]
+    assert [event.done for event in trial] == [1, 2, 3, 4]
     other = make_config(**{"train.batch_size": 1})
     assert read(ready_workspace, other, MACHINE.name) is None
     (ready_workspace.cache / FILE).write_text("{", encoding="utf-8")

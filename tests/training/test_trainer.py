@@ -79,9 +79,14 @@ def test_training_on_a_few_images_lowers_the_loss(new_run: RunFactory, ready_wor
     [("none", False, 0.0, 0.0), ("controlnet", True, 5.0, 0.1), ("both", True, 0.0, 0.0)],
 )
 def test_the_step_equals_a_plain_diffusers_step(
-    new_run: RunFactory, ready_workspace: Workspace, any_base: Path, checkpointing: str, apart: bool,
-    gamma: float, offset: float,
-) -> None:  # fmt: skip
+    new_run: RunFactory,
+    ready_workspace: Workspace,
+    any_base: Path,
+    checkpointing: str,
+    apart: bool,
+    gamma: float,
+    offset: float,
+) -> None:
     """Loss and every gradient to 1e-5, against a step from the files on with diffusers' parts alone.
 
     ``apart``: what learns and what computes are two nets, as in half precision, but both in fp32. ``gamma``: Min-SNR as

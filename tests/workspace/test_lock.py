@@ -65,8 +65,11 @@ def test_a_refused_one_gives_nothing_back(workspace: Workspace) -> None:
 def test_the_workspace_of_a_killed_app_is_taken_over(workspace: Workspace) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(workspace.root)],
-        cwd=APP_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=APP_FOLDER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert child.stdout is not None and child.stdin is not None
     try:
         assert child.stdout.readline().strip() == "held"

@@ -18,9 +18,12 @@ MODEL = RequiredModel(
     load="engine.conditions.types.depth:load",
 )
 MODEL_PARAMETER = Parameter(
-    "model", "Depth model", "text", "",
+    "model",
+    "Depth model",
+    "text",
+    "",
     hint="Empty: Depth Anything V2 Small. Or a folder, or the Hugging Face id of a depth model for transformers.",
-)  # fmt: skip
+)
 DEPTH = ConditionType(
     name="depth",
     title="Depth",

@@ -28,7 +28,10 @@ EXTERNAL = ConditionType(
     teaches="Whatever your program draws. It runs your own code with all your rights: use only code that you trust.",
     parameters=(
         Parameter(
-            "program", "Program", "text", "",
+            "program",
+            "Program",
+            "text",
+            "",
             hint="A Python file with a function extract(image) that returns an image (RGB arrays of bytes), or a "
             "command with {input} and {output}, the paths of the two images.",
         ),
@@ -37,7 +40,7 @@ EXTERNAL = ConditionType(
     extract="engine.conditions.types.external:external",
     batch="engine.conditions.types.external:external_batch",
     program="program",
-)  # fmt: skip
+)
 ALLOWED = "allowed_programs.json"
 _RUNNER = Path(__file__).with_name("external_child.py")
 _QUOTED_LINES = 8  # of the program's output, in error messages

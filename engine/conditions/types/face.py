@@ -31,7 +31,10 @@ FACE = ConditionType(
     teaches="Faces: coloured lines show the head, eyebrows, eyes, nose and mouth, and so the gaze and expression.",
     parameters=(
         Parameter(
-            "model", "Face models", "text", "",
+            "model",
+            "Face models",
+            "text",
+            "",
             hint="Empty: those inside the Python package mediapipe 0.10.21 (it does not need to run). Or a folder with "
             f"{DETECTOR_FILE} and {MESH_FILE}, .tflite or .onnx.",
         ),
@@ -41,7 +44,7 @@ FACE = ConditionType(
     extract="engine.conditions.types.face:face",
     metric="engine.conditions.types.face:face_adherence",
     models=(MODEL,),
-)  # fmt: skip
+)
 _DETECTOR_SIDE, _MESH_SIDE = 128, 192  # input sizes of the two nets, in pixels
 _GRIDS = ((16, 2), (8, 6))  # cells along a side of the detector's layers, and predictions in each cell
 _PADDING = 1.5  # of a face's square, as in the training of the mesh net
@@ -152,10 +155,12 @@ def _raw(detector: Any, view: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nd
     """
     detector.setInput(view.astype(np.float32).transpose(2, 0, 1)[None] / 127.5 - 1)
     offsets, logits = (detector.forward(name) for name in ("regressors", "classificators"))
-    centres = np.concatenate([
-        np.repeat(np.stack(np.meshgrid(*[(np.arange(cells) + 0.5) / cells] * 2), -1).reshape(-1, 2), guesses, 0)
-        for cells, guesses in _GRIDS
-    ])  # fmt: skip
+    centres = np.concatenate(
+        [
+            np.repeat(np.stack(np.meshgrid(*[(np.arange(cells) + 0.5) / cells] * 2), -1).reshape(-1, 2), guesses, 0)
+            for cells, guesses in _GRIDS
+        ]
+    )
     offsets = offsets.reshape(len(centres), 8, 2) / _DETECTOR_SIDE
     middle, size = centres + offsets[:, 0], offsets[:, 1]
     boxes = np.concatenate([middle - size / 2, middle + size / 2], 1)

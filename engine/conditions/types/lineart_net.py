@@ -24,7 +24,10 @@ LINEART_NET = ConditionType(
     teaches="A drawing like a person's: contours and folds as clean strokes, without grain and texture.",
     parameters=(
         Parameter(
-            "model", "Weights", "text", "",
+            "model",
+            "Weights",
+            "text",
+            "",
             hint="Empty: sk_model of lllyasviel/Annotators. Or a file in that format; sk_model2.pth draws less detail.",
         ),
         Parameter("strength", "Strength", "float", 1.0, 0.2, 4.0, 0.1, hint="Higher makes faint strokes white."),
@@ -33,7 +36,7 @@ LINEART_NET = ConditionType(
     batch="engine.conditions.types.lineart_net:lineart_net_batch",
     metric="engine.conditions.types.lineart_net:lineart_net_adherence",
     models=(MODEL,),
-)  # fmt: skip
+)
 BLOCKS = 3  # of the published weights
 _MULTIPLE = 4  # the net halves the image's size twice
 
@@ -111,9 +114,7 @@ def lineart_net_batch(images: list[np.ndarray], *, model: str, strength: float) 
     with torch.inference_mode():
         for (height, width, _), members in sizes.items():
             below, right = -height % _MULTIPLE, -width % _MULTIPLE
-            whole = [
-                cv2.copyMakeBorder(images[place], 0, below, 0, right, cv2.BORDER_REPLICATE) for place in members
-            ]  # fmt: skip
+            whole = [cv2.copyMakeBorder(images[place], 0, below, 0, right, cv2.BORDER_REPLICATE) for place in members]
             pixels = torch.from_numpy(np.stack(whole)).permute(0, 3, 1, 2).float() / 255
             paper = net(pixels.to(weights.device()))[:, 0, :height, :width].float().cpu().numpy()
             for place, sheet in zip(members, paper, strict=True):

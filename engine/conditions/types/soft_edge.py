@@ -24,7 +24,10 @@ SOFT_EDGE = ConditionType(
     teaches="The important contours: soft lines, bright where a person would draw one. Leaves much to the prompt.",
     parameters=(
         Parameter(
-            "model", "Weights", "text", "",
+            "model",
+            "Weights",
+            "text",
+            "",
             hint="Empty: ControlNetHED of lllyasviel/Annotators. Or a .safetensors or .pth file in that format.",
         ),
         Parameter("steps", "Shades", "int", 0, 0, 16, 1, hint="0 keeps all. Few shades look like a marker pen."),
@@ -33,7 +36,7 @@ SOFT_EDGE = ConditionType(
     batch="engine.conditions.types.soft_edge:soft_edge_batch",
     metric="engine.conditions.types.soft_edge:soft_edge_adherence",
     models=(MODEL,),
-)  # fmt: skip
+)
 WIDTHS = (64, 128, 256, 512, 512)  # channels of the five stages, as in VGG 16
 DEPTHS = (2, 2, 3, 3, 3)
 

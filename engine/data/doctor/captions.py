@@ -14,41 +14,60 @@ _MOJIBAKE = re.compile("[ÂÃâÐÑð][\u0080-\u00bf\u0152-\u0178\u2013-\u2122ˆ
 _CLEAN = "Correct: cleans the caption for this dataset. Your caption file stays as it is."
 
 MISSING = Finding(
-    "caption_missing", "No caption",
+    "caption_missing",
+    "No caption",
     "Images without captions teach the net to follow the map alone. Some of them are useful, but if all are, it "
     "ignores prompts.",
-    "Write or generate captions on this tab, or leave the image out.", "note",
-)  # fmt: skip
+    "Write or generate captions on this tab, or leave the image out.",
+    "note",
+)
 EMPTY = Finding(
-    "caption_empty", "Empty caption file", "The file exists but is empty: a captioning program failed on this image.",
-    "Caption it again, or leave the image out.", "warning",
-)  # fmt: skip
+    "caption_empty",
+    "Empty caption file",
+    "The file exists but is empty: a captioning program failed on this image.",
+    "Caption it again, or leave the image out.",
+    "warning",
+)
 REPEATED = Finding(
-    "caption_repeated", "The same caption many times",
-    "A text that describes very different images has no meaning: \"image\", \"untitled\", the name of a shop. The net "
+    "caption_repeated",
+    "The same caption many times",
+    'A text that describes very different images has no meaning: "image", "untitled", the name of a shop. The net '
     "learns to ignore it.",
-    "Replace it on this tab, with better captions or with none.", "warning",
-)  # fmt: skip
+    "Replace it on this tab, with better captions or with none.",
+    "warning",
+)
 MARKUP = Finding(
-    "caption_markup", "HTML in the caption",
+    "caption_markup",
+    "HTML in the caption",
     "Tags and entities such as <b> or &amp; count as words and use up some of the 77 tokens of a prompt.",
-    _CLEAN, "warning", "caption",
-)  # fmt: skip
+    _CLEAN,
+    "warning",
+    "caption",
+)
 URL = Finding(
-    "caption_url", "Web address in the caption",
+    "caption_url",
+    "Web address in the caption",
     "An address becomes dozens of meaningless tokens, which push the real words out of the prompt.",
-    _CLEAN, "warning", "caption",
-)  # fmt: skip
+    _CLEAN,
+    "warning",
+    "caption",
+)
 ENCODING = Finding(
-    "caption_encoding", "Wrong letters in the caption",
+    "caption_encoding",
+    "Wrong letters in the caption",
     "The text was read in the wrong encoding (cafÃ© for café), so its words differ from those that people type.",
-    _CLEAN + " Letters that were lost (\ufffd) are removed.", "warning", "caption",
-)  # fmt: skip
+    _CLEAN + " Letters that were lost (\ufffd) are removed.",
+    "warning",
+    "caption",
+)
 BACKSLASH = Finding(
-    "caption_backslash", "Backslashes in the caption",
+    "caption_backslash",
+    "Backslashes in the caption",
     "They are left over from another program's notation for brackets or line breaks, and count as characters.",
-    _CLEAN, "note", "caption",
-)  # fmt: skip
+    _CLEAN,
+    "note",
+    "caption",
+)
 FINDINGS = (MISSING, EMPTY, REPEATED, MARKUP, URL, ENCODING, BACKSLASH)
 
 

@@ -259,8 +259,13 @@ class _Seen:
             return
         self.digests[key] = row.sample.digest or key
         area = row.sample.width * row.sample.height
-        value = (float(not image.grey), float(area), -max(0.0, image.blur), float(row.sample.bytes),
-                 float(bool(row.sample.caption.strip())))  # fmt: skip
+        value = (
+            float(not image.grey),
+            float(area),
+            -max(0.0, image.blur),
+            float(row.sample.bytes),
+            float(bool(row.sample.caption.strip())),
+        )
         self.pictures[key] = (image.phash, bytes.fromhex(image.thumb), image.grey, value)
         if map and not pairs.blank(map):
             self.maps[key] = (map.phash, bytes.fromhex(map.thumb))

@@ -18,19 +18,26 @@ SAME_MAP = 0.99  # least correlation of two 16 x 16 maps; circles drawn 10 px (o
 CHUNK = 2048
 
 COPY = Finding(
-    "copy", "The same file again",
-    "It counts twice in every epoch, and the net leans towards it.", "Leave out all but one of them.", "warning",
-)  # fmt: skip
+    "copy",
+    "The same file again",
+    "It counts twice in every epoch, and the net leans towards it.",
+    "Leave out all but one of them.",
+    "warning",
+)
 NEAR_COPY = Finding(
-    "near_copy", "Nearly the same image",
+    "near_copy",
+    "Nearly the same image",
     "Smaller, recompressed or slightly edited copies count several times, and the net memorizes them first.",
-    "Look at the pairs, then leave these out. The largest, sharpest copy in colour stays.", "warning",
-)  # fmt: skip
+    "Look at the pairs, then leave these out. The largest, sharpest copy in colour stays.",
+    "warning",
+)
 LEAK = Finding(
-    "held_out_copy", "Also among the held-out images",
+    "held_out_copy",
+    "Also among the held-out images",
     "A copy of it is held out for the score, which then rewards memorizing.",
-    "Leave these out of the training. Their copies stay held out.", "serious",
-)  # fmt: skip
+    "Leave these out of the training. Their copies stay held out.",
+    "serious",
+)
 FINDINGS = (COPY, NEAR_COPY, LEAK)
 
 

@@ -13,52 +13,80 @@ _LEFT_OUT = "It is not used. Download the file again, or delete it, and read the
 _WRITES = "There is nothing to do here. A corrected copy only helps other programs that read this dataset's folder."
 
 EMPTY = Finding(
-    "empty_file", "Empty file", "The file has zero bytes: a download or copy was interrupted at its start.",
-    _LEFT_OUT, "warning", unusable=True,
-)  # fmt: skip
+    "empty_file",
+    "Empty file",
+    "The file has zero bytes: a download or copy was interrupted at its start.",
+    _LEFT_OUT,
+    "warning",
+    unusable=True,
+)
 WEB_PAGE = Finding(
-    "web_page", "Web page with an image's name",
+    "web_page",
+    "Web page with an image's name",
     "The server sent an error page, which was saved as .jpg. Many training scripts stop at such a file.",
-    _LEFT_OUT, "warning", unusable=True,
-)  # fmt: skip
+    _LEFT_OUT,
+    "warning",
+    unusable=True,
+)
 TRUNCATED = Finding(
-    "truncated", "End of the file is missing",
+    "truncated",
+    "End of the file is missing",
     "Such an image opens, but is grey below some line. The net would learn the grey part, too.",
-    _LEFT_OUT, "warning", unusable=True,
-)  # fmt: skip
+    _LEFT_OUT,
+    "warning",
+    unusable=True,
+)
 DAMAGED = Finding(
-    "damaged", "Damaged or unknown file", "The file is not an image in a supported format.",
-    _LEFT_OUT, "warning", unusable=True,
-)  # fmt: skip
+    "damaged",
+    "Damaged or unknown file",
+    "The file is not an image in a supported format.",
+    _LEFT_OUT,
+    "warning",
+    unusable=True,
+)
 CMYK = Finding(
-    "cmyk", "Print colours (CMYK)",
+    "cmyk",
+    "Print colours (CMYK)",
     "The file describes ink instead of light. Every program converts it to RGB in its own way, and colours become "
     "wrong or inverted. This app always converts it in the same way.",
     "Look at the colours. If they are wrong, leave the image out or export it as sRGB from an image editor.",
-    "warning", "picture",
-)  # fmt: skip
+    "warning",
+    "picture",
+)
 DEEP = Finding(
-    "deep", "More than 8 bits per channel",
+    "deep",
+    "More than 8 bits per channel",
     "Many programs clip such files instead of scaling them, and everything becomes white. This app scales them.",
-    _WRITES, "note", "picture",
-)  # fmt: skip
+    _WRITES,
+    "note",
+    "picture",
+)
 PALETTE = Finding(
-    "palette", "Palette image",
+    "palette",
+    "Palette image",
     "It has at most 256 colours: smooth skies have bands and dots, which the net learns to draw.",
-    "Look at a few. Leave photographs out; drawings are usually fine.", "note", "picture",
-)  # fmt: skip
+    "Look at a few. Leave photographs out; drawings are usually fine.",
+    "note",
+    "picture",
+)
 ALPHA = Finding(
-    "alpha", "Transparent parts",
+    "alpha",
+    "Transparent parts",
     "The colour of transparent pixels is arbitrary, often black with coloured fringes. This app puts a white "
     "background behind them, so the net learns white backgrounds.",
-    "Leave them out, or keep them if you want white backgrounds.", "note", "picture",
-)  # fmt: skip
+    "Leave them out, or keep them if you want white backgrounds.",
+    "note",
+    "picture",
+)
 ROTATED = Finding(
-    "exif_rotation", "Rotated by a camera's metadata (EXIF)",
+    "exif_rotation",
+    "Rotated by a camera's metadata (EXIF)",
     "The pixels are stored sideways, and metadata tell how to rotate them. Programs that ignore these make maps that "
     "do not fit. This app follows them.",
-    _WRITES, "note", "picture",
-)  # fmt: skip
+    _WRITES,
+    "note",
+    "picture",
+)
 FINDINGS = (EMPTY, WEB_PAGE, TRUNCATED, DAMAGED, CMYK, DEEP, PALETTE, ALPHA, ROTATED)
 
 

@@ -14,30 +14,40 @@ GREY_MINORITY = 0.5
 _NAMED_GREY = re.compile(r"\b(?:black|white|gr[ae]y|silver|monochrome|greyscale|grayscale|b&w)\b", re.IGNORECASE)
 
 TOO_SMALL = Finding(
-    "too_small", "Smaller than the training resolution",
+    "too_small",
+    "Smaller than the training resolution",
     "It is enlarged, which teaches the net that images are soft.",
-    "Train at a lower resolution, find a larger copy, or leave it out.", "warning",
-)  # fmt: skip
+    "Train at a lower resolution, find a larger copy, or leave it out.",
+    "warning",
+)
 ASPECT = Finding(
-    "extreme_aspect", "Very long or very tall",
+    "extreme_aspect",
+    "Very long or very tall",
     "The crop keeps only a small part of it, usually not the part that the caption describes.",
-    "Cut it into parts with an image editor, or leave it out.", "warning",
-)  # fmt: skip
+    "Cut it into parts with an image editor, or leave it out.",
+    "warning",
+)
 CONSTANT = Finding(
-    "constant", "Nearly one colour",
+    "constant",
+    "Nearly one colour",
     "There is nothing in it that a map could show. Placeholders for missing images look like this.",
-    "Leave it out.", "serious",
-)  # fmt: skip
+    "Leave it out.",
+    "serious",
+)
 GREY = Finding(
-    "grey_in_colour", "Black and white among colour images",
+    "grey_in_colour",
+    "Black and white among colour images",
     "The net learns to draw images without colour for some prompts, and colours become weaker everywhere.",
-    "Leave it out, or say in its caption that it is black and white.", "warning",
-)  # fmt: skip
+    "Leave it out, or say in its caption that it is black and white.",
+    "warning",
+)
 BLURRED = Finding(
-    "blurred", "Blurred",
+    "blurred",
+    "Blurred",
     "Even its sharpest edges are several pixels wide. The net learns softness, and its edge maps are empty.",
-    "Look at a few, then leave them out.", "warning",
-)  # fmt: skip
+    "Look at a few, then leave them out.",
+    "warning",
+)
 FINDINGS = (TOO_SMALL, ASPECT, CONSTANT, GREY, BLURRED)
 
 

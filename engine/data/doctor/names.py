@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from engine.data.doctor.finding import Finding, Hit
 
 CASE = Finding(
-    "name_case", "Names that differ only in case",
+    "name_case",
+    "Names that differ only in case",
     "Windows and macOS treat Cat.jpg and cat.jpg as the same file: a copy of the dataset loses one of them, and its "
     "map or caption ends up with the other.",
-    "Rename one of them and read the folder again, or leave it out.", "warning",
-)  # fmt: skip
+    "Rename one of them and read the folder again, or leave it out.",
+    "warning",
+)
 FINDINGS = (CASE,)
 
 

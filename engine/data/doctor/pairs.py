@@ -19,56 +19,83 @@ MAJORITY = 3  # an inverted map has this many times as many maps against it
 GRID, GRID_NOISE = 0.2, 0.4  # drawn lines have 1/8 of their steps on JPEG's block borders
 
 MISSING = Finding(
-    "map_missing", "Image without a map", "There is nothing for the net to follow.",
+    "map_missing",
+    "Image without a map",
+    "There is nothing for the net to follow.",
     "It is not used. Add the map under the image's name, or make all maps on the next tab.",
-    "warning", unusable=True,
-)  # fmt: skip
+    "warning",
+    unusable=True,
+)
 ORPHANED = Finding(
-    "map_orphaned", "Map without an image", "Its image is missing or has another name: a copy may be incomplete.",
-    "It is not used. Add the image under the map's name, or delete the map.", "warning", unusable=True,
-)  # fmt: skip
+    "map_orphaned",
+    "Map without an image",
+    "Its image is missing or has another name: a copy may be incomplete.",
+    "It is not used. Add the image under the map's name, or delete the map.",
+    "warning",
+    unusable=True,
+)
 SIZE = Finding(
-    "map_size", "Map of another size",
+    "map_size",
+    "Map of another size",
     "It is scaled to the image: thin lines become grey or jagged, and areas get soft borders.",
-    "Make the maps from the images at their own size, or leave it out.", "note",
-)  # fmt: skip
+    "Make the maps from the images at their own size, or leave it out.",
+    "note",
+)
 ASPECT = Finding(
-    "map_aspect", "Map with another aspect ratio",
+    "map_aspect",
+    "Map with another aspect ratio",
     "Image and map were cropped differently, so their parts are at different places, and stretching does not help. "
     "The net learns to follow maps loosely or not at all.",
-    "Make the map again from this image, or leave it out.", "serious",
-)  # fmt: skip
+    "Make the map again from this image, or leave it out.",
+    "serious",
+)
 BLANK = Finding(
-    "map_blank", "Empty map",
+    "map_blank",
+    "Empty map",
     "It shows nothing, so the net learns that an empty map can mean any image.",
-    "Make it with lower thresholds, or leave it out.", "serious",
-)  # fmt: skip
+    "Make it with lower thresholds, or leave it out.",
+    "serious",
+)
 INVERTED = Finding(
-    "map_inverted", "Inverted map",
+    "map_inverted",
+    "Inverted map",
     "Light and dark are swapped compared with the other maps, so the same value means two things.",
-    "Correct: writes a copy with light and dark swapped back.", "serious", "map",
-)  # fmt: skip
+    "Correct: writes a copy with light and dark swapped back.",
+    "serious",
+    "map",
+)
 TURNED = Finding(
-    "map_turned", "Mirrored or rotated map",
+    "map_turned",
+    "Mirrored or rotated map",
     "Things are on the wrong side. A few such maps teach the net that places do not matter.",
-    "Look at the overlay. Correct: writes a copy that is turned back.", "serious", "map",
-)  # fmt: skip
+    "Look at the overlay. Correct: writes a copy that is turned back.",
+    "serious",
+    "map",
+)
 SHIFTED = Finding(
-    "map_shifted", "Shifted map",
+    "map_shifted",
+    "Shifted map",
     "Every line is beside its edge. The net learns the offset, and draws doubled or displaced contours.",
-    "Look at the overlay. Correct: writes a copy that is shifted back.", "serious", "map",
-)  # fmt: skip
+    "Look at the overlay. Correct: writes a copy that is shifted back.",
+    "serious",
+    "map",
+)
 LOSSY = Finding(
-    "map_lossy", "Lines saved as JPEG",
+    "map_lossy",
+    "Lines saved as JPEG",
     "Compression puts grey dots around every line, which look like faint lines to the net. Maps made later, without "
     "the dots, look different.",
-    "Save maps as PNG. Correct: writes a copy without the dots. What they covered stays lost.", "warning", "map",
-)  # fmt: skip
+    "Save maps as PNG. Correct: writes a copy without the dots. What they covered stays lost.",
+    "warning",
+    "map",
+)
 REPEATED = Finding(
-    "map_repeated", "One map for several images",
+    "map_repeated",
+    "One map for several images",
     "Different images have the same map. It can fit one of them at most.",
-    "Look at both. Make the maps again, or leave the wrong ones out.", "serious",
-)  # fmt: skip
+    "Look at both. Make the maps again, or leave the wrong ones out.",
+    "serious",
+)
 FINDINGS = (MISSING, ORPHANED, ASPECT, SIZE, BLANK, INVERTED, TURNED, SHIFTED, LOSSY, REPEATED)
 
 

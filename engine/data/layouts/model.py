@@ -14,9 +14,20 @@ from engine.disk.images import EXTENSIONS
 
 IMAGE_FOLDERS = ("image", "images", "target", "targets", "ground_truth")
 CONDITION_FOLDERS = (
-    "condition", "conditions", "conditioning", "conditioning_image", "conditioning_images", "control",
-    "control_image", "control_images", "controls", "hint", "hints", "source", "sources",
-)  # fmt: skip
+    "condition",
+    "conditions",
+    "conditioning",
+    "conditioning_image",
+    "conditioning_images",
+    "control",
+    "control_image",
+    "control_images",
+    "controls",
+    "hint",
+    "hints",
+    "source",
+    "sources",
+)
 CAPTION_EXTENSIONS = (".txt", ".caption")
 
 

@@ -10,9 +10,15 @@ from engine.errors import UserError
 URLS = ("url", "image_url", "img_url", "top_level_url")
 CAPTIONS = ("text", "caption", "prompt", "captions", "texts", "top_caption", "description", "alt_text", "alttext")
 CONDITIONS = (
-    "conditioning_image", "condition", "conditioning", "control_image", "control", "source", "hint",
+    "conditioning_image",
+    "condition",
+    "conditioning",
+    "control_image",
+    "control",
+    "source",
+    "hint",
     "conditioning_images",
-)  # fmt: skip
+)
 IMAGES = ("image", "jpg", "png", "webp", "img", "images", "target", "picture", "pixel_values")
 WIDTHS, HEIGHTS = ("width", "original_width"), ("height", "original_height")
 

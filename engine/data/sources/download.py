@@ -30,8 +30,12 @@ from engine.version import VERSION
 REDIRECTS = 5
 ROBOTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 AGENT = f"ControlNetStudio/{VERSION}"
-_STATUS = {403: "the server does not allow it", 404: "not there any more", 410: "not there any more",
-           429: "the server is asked too often"}  # fmt: skip
+_STATUS = {
+    403: "the server does not allow it",
+    404: "not there any more",
+    410: "not there any more",
+    429: "the server is asked too often",
+}
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,12 @@ class Fetcher:
         # No connection is kept alive: two hosts with the same address must not share one.
         limits = httpx.Limits(max_connections=config.threads, max_keepalive_connections=0)
         self._client = httpx.Client(
-            follow_redirects=False, trust_env=False, timeout=config.timeout, limits=limits,
+            follow_redirects=False,
+            trust_env=False,
+            timeout=config.timeout,
+            limits=limits,
             headers={"User-Agent": AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         self._client.close()

@@ -60,9 +60,15 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     limit = min(kept, config.max_pictures or kept)
     with ImageStore(folder) as store:
         download_all(
-            _wanted(files, named, config, limit), limit, store, config, fetched, folder.parent / FAILURES, progress,
+            _wanted(files, named, config, limit),
+            limit,
+            store,
+            config,
+            fetched,
+            folder.parent / FAILURES,
+            progress,
             token,
-        )  # fmt: skip
+        )
     return fetched
 
 

@@ -87,9 +87,13 @@ def test_the_real_models_find_the_faces_of_photographs_and_no_others() -> None:
     (points,) = faces(astronaut, own["model"], 0.5, 10)
     # Read off the photograph by eye: the eyes, the tip of the nose, the corners of the mouth, the chin.
     for numbers, place in {
-        (159, 145): (203, 100), (386, 374): (246, 103), (4,): (222, 127), (61,): (203, 140), (291,): (244, 141),
+        (159, 145): (203, 100),
+        (386, 374): (246, 103),
+        (4,): (222, 127),
+        (61,): (203, 140),
+        (291,): (244, 141),
         (152,): (222, 178),
-    }.items():  # fmt: skip
+    }.items():
         assert np.abs(points[list(numbers)].mean(0) - place).max() < 4, (numbers, points[list(numbers)])
     for place in (1, 2, 3, 5):  # coffee, a cat, a rocket, coins
         assert faces(photographs()[place], own["model"], 0.5, 10) == []

@@ -125,8 +125,12 @@ def plant_images(folder: Path) -> Planted:
         leaked = lambda p, _, n=number: _edited(folder / held_out[n], p, n)  # noqa: E731
         expected["held_out_copy"].add(add("leak", ".jpg", leaked))
     for kind in ("image", "untitled", "stock"):
-        expected["caption_repeated"] |= {p.with_suffix(e).name for p in folder.glob("*.txt") for e in (".png", ".jpg")
-                                         if p.read_text("utf-8") == kind and p.with_suffix(e).exists()}  # fmt: skip
+        expected["caption_repeated"] |= {
+            p.with_suffix(e).name
+            for p in folder.glob("*.txt")
+            for e in (".png", ".jpg")
+            if p.read_text("utf-8") == kind and p.with_suffix(e).exists()
+        }
 
     for text in ("a <b>bold</b> cat", "salt &amp; pepper", "a dog<br/>in the rain"):
         expected["caption_markup"].add(add("html", ".jpg", write, text))
@@ -153,8 +157,10 @@ def _sixteen_bit(path: Path, pixels: np.ndarray) -> None:
 
 
 def _with_alpha(path: Path, pixels: np.ndarray) -> None:
-    write(path, np.dstack([pixels, np.tile(np.linspace(128, 255, pixels.shape[1]), (pixels.shape[0], 1))])
-          .astype(np.uint8))  # fmt: skip
+    write(
+        path,
+        np.dstack([pixels, np.tile(np.linspace(128, 255, pixels.shape[1]), (pixels.shape[0], 1))]).astype(np.uint8),
+    )
 
 
 def _grey(path: Path, pixels: np.ndarray) -> None:

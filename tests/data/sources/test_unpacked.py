@@ -65,9 +65,8 @@ def test_webdataset_archives_of_img2dataset(
         (source / f"{number:05}.parquet").write_bytes(b"what img2dataset notes beside each archive")
     assert "webdataset" in describe_source(str(source))
     result = import_source(workspace, str(source))
-    assert (result.name, result.pictures, result.captioned, result.new, result.layout) == (
-        "laion", 6, 6, 6, "img2dataset",
-    )  # fmt: skip
+    assert (result.name, result.layout) == ("laion", "img2dataset")
+    assert (result.pictures, result.captioned, result.new) == (6, 6, 6)
     sample = Dataset.open(result.folder).sample("00001/000000010.png")
     assert (sample.caption, sample.source) == ("coffee 10", "http://localhost/10.jpg")
     again = import_source(workspace, str(source))
@@ -269,9 +268,13 @@ def test_only_files_on_the_hub_are_streamed_unchanged(
             f"zip://inside.png::{hub_file(hub, 'packed/all.zip', packed.getvalue())}",
             f"zip://not inside.png::{hub_file(hub, 'packed/all.zip', packed.getvalue())}",
             hub_file(hub, "evil/bomb.png", bomb(tmp_path / "bomb.png", 60_000, 60_000).read_bytes()),
-            str(private), private.as_uri(), f"local://{private}", inner, f"zip://a::{private.as_uri()}",
+            str(private),
+            private.as_uri(),
+            f"local://{private}",
+            inner,
+            f"zip://a::{private.as_uri()}",
             f"file://{private}::hf://datasets/owner/set@main/train/coffee.png",
-        ]  # fmt: skip
+        ]
         rows = datasets.Dataset.from_list([{"image": {"bytes": None, "path": path}} for path in paths])
         stream = rows.cast_column("image", datasets.Image(decode=False)).to_iterable_dataset()
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
@@ -294,11 +297,18 @@ def test_a_dataset_with_a_loading_script_is_refused_with_an_alternative() -> Non
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        ("owner/name", "owner/name"), ("https://huggingface.co/datasets/owner/name/", "owner/name"),
-        ("hf:owner/name", "owner/name"), ("/a/folder", ""), ("./a/b", ""), ("a\\b", ""), ("name", ""), ("a/b/c", ""),
-        ("~/b", ""), ("../b", ""),
+        ("owner/name", "owner/name"),
+        ("https://huggingface.co/datasets/owner/name/", "owner/name"),
+        ("hf:owner/name", "owner/name"),
+        ("/a/folder", ""),
+        ("./a/b", ""),
+        ("a\\b", ""),
+        ("name", ""),
+        ("a/b/c", ""),
+        ("~/b", ""),
+        ("../b", ""),
     ],
-)  # fmt: skip
+)
 def test_only_ids_and_hub_urls_are_hub_paths(place: str, name: str) -> None:
     assert hub_id(place) == name
 

@@ -188,12 +188,22 @@ def test_robots_headers(headers: list[str], marks: set[str]) -> None:
 @pytest.mark.parametrize(
     ("number", "public"),
     [
-        ("8.8.8.8", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.1.2.3", False), ("::1", False),
-        ("169.254.169.254", False), ("192.168.1.1", False), ("0.0.0.0", False), ("::ffff:127.0.0.1", False),
-        ("64:ff9b::a00:1", False), ("2002:7f00:1::", False), ("fe80::1%eth0", False), ("224.0.0.1", False),
+        ("8.8.8.8", True),
+        ("2606:4700::1111", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("::1", False),
+        ("169.254.169.254", False),
+        ("192.168.1.1", False),
+        ("0.0.0.0", False),
+        ("::ffff:127.0.0.1", False),
+        ("64:ff9b::a00:1", False),
+        ("2002:7f00:1::", False),
+        ("fe80::1%eth0", False),
+        ("224.0.0.1", False),
         ("100.64.0.1", False),
     ],
-)  # fmt: skip
+)
 def test_private_addresses_are_recognized(number: str, public: bool) -> None:
     assert is_public(number) is public
 

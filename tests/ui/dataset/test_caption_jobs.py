@@ -17,9 +17,17 @@ from ui.dataset import caption_jobs, crops_panel
 from ui.page.context import AppContext
 
 NO_FIELDS: dict[str, Any] = {
-    "search": "", "by": "", "regex": False, "case": False, "words": True, "prefix": "", "suffix": "", "trigger": "",
-    "template": "", "only_empty": True,
-}  # fmt: skip
+    "search": "",
+    "by": "",
+    "regex": False,
+    "case": False,
+    "words": True,
+    "prefix": "",
+    "suffix": "",
+    "trigger": "",
+    "template": "",
+    "only_empty": True,
+}
 
 
 @pytest.fixture

@@ -43,8 +43,17 @@ def do(work: Any) -> None:
 
 
 def options(**changes: Any) -> ExportOptions:
-    return ExportOptions(**{"format": "single_file", "precision": "fp16", "average": False, "rank": 128, "name": "",
-                  "overwrite": False, **changes})  # fmt: skip
+    return ExportOptions(
+        **{
+            "format": "single_file",
+            "precision": "fp16",
+            "average": False,
+            "rank": 128,
+            "name": "",
+            "overwrite": False,
+            **changes,
+        }
+    )
 
 
 def exported(context: AppContext) -> Path:

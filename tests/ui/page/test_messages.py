@@ -62,9 +62,14 @@ def test_a_user_error_keeps_its_sentences_and_a_crash_is_described() -> None:
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
-        (None, ""), (0.2, "about 1 s"), (59, "about 59 s"), (200, "about 3 min"), (12_000, "about 3 h 20 min"),
-        (40_000, "about 11 h"), (400_000, "about 4.6 days"),
+        (None, ""),
+        (0.2, "about 1 s"),
+        (59, "about 59 s"),
+        (200, "about 3 min"),
+        (12_000, "about 3 h 20 min"),
+        (40_000, "about 11 h"),
+        (400_000, "about 4.6 days"),
     ],
-)  # fmt: skip
+)
 def test_duration(seconds: float | None, words: str) -> None:
     assert messages.duration(seconds) == words

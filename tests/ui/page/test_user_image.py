@@ -36,9 +36,11 @@ def test_an_image_bomb_in_a_drawing_is_refused_with_a_message(tmp_path: Path, pl
     for name, words in ((path, "far too large"), (tmp_path / "words.png", "cannot be read")):
         file = FileData(path=str(name), orig_name="mine.png") if sent == "as an upload" else name.read_bytes()
         parts = {"background": None, "composite": None, "layers": []} | {place: [file] if place == "layers" else file}
-        payload = EditorData(**parts) if sent == "as an upload" else EditorData(
-            background=None, layers=[], composite=None, id="drawing"
-        )  # fmt: skip
+        payload = (
+            EditorData(**parts)
+            if sent == "as an upload"
+            else EditorData(background=None, layers=[], composite=None, id="drawing")
+        )
         if payload.id:
             field.blob_storage["drawing"] = EditorDataBlobs(**parts)
         with pytest.raises(Error, match=words) as caught:

@@ -37,10 +37,17 @@ def test_its_own_names_are_answered(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil.example", "192.168.1.7:7860",
-        "127.0.0.1:7860@evil.example", "evil.example/127.0.0.1", "127.0.0.1:no", "",
+        "evil.example",
+        "evil.example:7860",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "192.168.1.7:7860",
+        "127.0.0.1:7860@evil.example",
+        "evil.example/127.0.0.1",
+        "127.0.0.1:no",
+        "",
     ],
-)  # fmt: skip
+)
 def test_a_foreign_host_is_refused(host: str) -> None:
     assert client().get("/", headers={"host": host}).status_code == 403
 

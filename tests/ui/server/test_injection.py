@@ -94,22 +94,54 @@ def evil_view(context: AppContext, alive: bool) -> View:
     failure = Failure(EVIL, EVIL, EVIL, EVIL)
     checks = tuple(Checked(step, step, 0.5, 0.5, 0.1, 0.2, 0.01, 0.5, 0.1) for step in (0, 50, 100))
     snapshot = JobSnapshot(
-        version=7, kind="train", title=EVIL, alive=alive, outcome=None if alive else "failed", failure=failure,
-        phase="running", progress=Progress(1, 2, EVIL), run_name=EVIL, total_steps=100, log=(EVIL, EVIL),
-        loss=Curve(((1, 0.5), (2, 0.25))), scores=((1, {EVIL: 0.5}), (2, {EVIL: 0.6})), checks=checks,
+        version=7,
+        kind="train",
+        title=EVIL,
+        alive=alive,
+        outcome=None if alive else "failed",
+        failure=failure,
+        phase="running",
+        progress=Progress(1, 2, EVIL),
+        run_name=EVIL,
+        total_steps=100,
+        log=(EVIL, EVIL),
+        loss=Curve(((1, 0.5), (2, 0.25))),
+        scores=((1, {EVIL: 0.5}), (2, {EVIL: 0.6})),
+        checks=checks,
         preview=PreviewMade(1, Path("x"), (Path(IN_A_NAME),), (EVIL,), {EVIL: 0.5}),
-    )  # fmt: skip
+    )
     view = context.view()
     results = {
         kind: Result(3, facts=((EVIL, EVIL),), note=EVIL, where=f"/x/{EVIL}")
-        for kind in ("dataset", "captions", "conditions", "doctor", "export", "average", "import", "compare", "try",
-                     "deliver", "hub", "trial", "demo")
-    }  # fmt: skip
+        for kind in (
+            "dataset",
+            "captions",
+            "conditions",
+            "doctor",
+            "export",
+            "average",
+            "import",
+            "compare",
+            "try",
+            "deliver",
+            "hub",
+            "trial",
+            "demo",
+        )
+    }
     train = replace(view.train, headline=EVIL, hint=EVIL)
     return replace(
-        view, snapshot=snapshot, history=snapshot, problem=failure, results=results, train=train, shown_run=EVIL,
-        datasets=(EVIL, "evil"), runs=(EVIL,), focus_dataset="evil",
-    )  # fmt: skip
+        view,
+        snapshot=snapshot,
+        history=snapshot,
+        problem=failure,
+        results=results,
+        train=train,
+        shown_run=EVIL,
+        datasets=(EVIL, "evil"),
+        runs=(EVIL,),
+        focus_dataset="evil",
+    )
 
 
 @pytest.mark.parametrize("alive", [True, False])

@@ -101,10 +101,20 @@ def test_a_closed_route_is_closed_for_any_path(route: Route) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/assets/../../etc/passwd", "/assets/..\\..\\x", "/static/x\0.png", "/nothing", "/gradio_api", "/gradio_api/",
-        "/gradio_api/queue", "/gradio_api/queue/join/../../x", "//etc/passwd", "", "*", "/gradio_api/FILE=/etc/passwd",
+        "/assets/../../etc/passwd",
+        "/assets/..\\..\\x",
+        "/static/x\0.png",
+        "/nothing",
+        "/gradio_api",
+        "/gradio_api/",
+        "/gradio_api/queue",
+        "/gradio_api/queue/join/../../x",
+        "//etc/passwd",
+        "",
+        "*",
+        "/gradio_api/FILE=/etc/passwd",
     ],
-)  # fmt: skip
+)
 def test_an_unknown_path_has_no_route(path: str) -> None:
     assert find_route("GET", path) is None
     assert find_route("DELETE", "/") is None

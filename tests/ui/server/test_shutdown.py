@@ -175,9 +175,13 @@ def test_a_closed_terminal_saves_the_run(ready: tuple[Path, dict[str, str]]) -> 
     )
     command = [sys.executable, "-c", code, *PROGRAM, "--no-browser", "--port", str(free_port())]
     child = subprocess.Popen(
-        [*command, "--workspace", str(root)], cwd=ROOT, stdin=terminal, stdout=terminal, stderr=terminal,
+        [*command, "--workspace", str(root)],
+        cwd=ROOT,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
     os.close(terminal)
     os.set_blocking(master, False)
     try:

@@ -19,8 +19,10 @@ PAGE = settings_tab.TROUBLESHOOTING.read_text(encoding="utf-8")
 
 def test_every_heading_has_an_answer() -> None:
     parts = re.split(r"^### (.+)$", PAGE, flags=re.MULTILINE)[1:]
-    answers = {heading: re.split(r"^## ", body, flags=re.MULTILINE)[0].strip() for heading, body in
-               zip(parts[::2], parts[1::2], strict=True)}  # fmt: skip
+    answers = {
+        heading: re.split(r"^## ", body, flags=re.MULTILINE)[0].strip()
+        for heading, body in zip(parts[::2], parts[1::2], strict=True)
+    }
     assert len(answers) > 30
     assert [heading for heading, answer in answers.items() if len(answer) < 60] == []
 

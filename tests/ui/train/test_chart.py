@@ -79,8 +79,14 @@ def test_ticks_are_few_and_span_the_range(low: float, high: float) -> None:
 
 def test_numbers_are_short() -> None:
     assert [figure(v) for v in (0.0, 0.00123, 0.1234, 1.234, 12.34, 1234.5, -0.5)] == [
-        "0.000", "0.0012", "0.123", "1.23", "12.3", "1,234", "−0.500",
-    ]  # fmt: skip
+        "0.000",
+        "0.0012",
+        "0.123",
+        "1.23",
+        "12.3",
+        "1,234",
+        "−0.500",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,22 @@ from ui.try_it.try_nets import EXPORT, LIVE_NET, Net, pick_net
 
 OLD_VERSION = Path(__file__).parents[2] / "inference" / "old_version"
 SETTINGS: dict[str, Any] = {
-    "prompt": "red circle", "negative": "", "seed": 5, "steps": 2, "guidance": 2.0, "strength": 1.0, "width": 64,
-    "height": 64, "sampler": "euler", "start": 0.0, "end": 1.0, "guess": False, "balance": "balanced", "change": 0.5,
+    "prompt": "red circle",
+    "negative": "",
+    "seed": 5,
+    "steps": 2,
+    "guidance": 2.0,
+    "strength": 1.0,
+    "width": 64,
+    "height": 64,
+    "sampler": "euler",
+    "start": 0.0,
+    "end": 1.0,
+    "guess": False,
+    "balance": "balanced",
+    "change": 0.5,
     "second_strength": 1.0,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +267,22 @@ def test_an_image_brings_its_settings_back(jobs: ModelJobs, context: AppContext)
 def test_an_image_of_the_first_version_brings_its_settings_back(context: AppContext) -> None:
     restored = restore(context, OLD_VERSION / "try_it.png")
     assert {name: value for name, value in restored.items() if name in (*SETTINGS, "second")} == {
-        "prompt": "red circle", "negative": "", "seed": 2147483646, "steps": 4, "guidance": 7.5, "sampler": "euler_a",
-        "width": 64, "height": 64, "strength": 1.05, "start": 0.0, "end": 1.0, "balance": "balanced", "guess": True,
-        "change": 0.55, "second": "nets/my net", "second_strength": 0.35,
-    }  # fmt: skip
+        "prompt": "red circle",
+        "negative": "",
+        "seed": 2147483646,
+        "steps": 4,
+        "guidance": 7.5,
+        "sampler": "euler_a",
+        "width": 64,
+        "height": 64,
+        "strength": 1.05,
+        "start": 0.0,
+        "end": 1.0,
+        "balance": "balanced",
+        "guess": True,
+        "change": 0.55,
+        "second": "nets/my net",
+        "second_strength": 0.35,
+    }
     assert restored["source"] == gr.skip(), "its control image is not in this workspace"
     assert "choose that again" in restored["note"]
