@@ -87,10 +87,8 @@ class Setting:
         if self.ge is not None and self.le is not None:
             words = f"between {self.ge:,} and {self.le:,}"
         else:
-            low = (
-                f"above {self.gt:,}" if self.gt is not None else f"at least {self.ge:,}" if self.ge is not None else ""
-            )
-            words = " and ".join(filter(None, (low, f"at most {self.le:,}" if self.le is not None else "")))
+            limits = (("above", self.gt), ("at least", self.ge), ("at most", self.le))
+            words = " and ".join(f"{name} {limit:,}" for name, limit in limits if limit is not None)
         return f"{words} {self.unit}".strip() if words else ""
 
     def problem(self, value: Any) -> str:
@@ -277,7 +275,9 @@ class DrawSettings(SamplingOptions, PromptSettings):
 
 
 @cache
-def _declared(cls: type) -> Mapping[str, Setting]:
+def declared(cls: type | None = None) -> Mapping[str, Setting]:
+    """Return the settings that a class declares (default: ``DrawSettings``), by name and in order."""
+    cls = cls or DrawSettings
     hints = typing.get_type_hints(cls)
     found = {}
     for one in fields(cls):
@@ -286,11 +286,6 @@ def _declared(cls: type) -> Mapping[str, Setting]:
             default = None if one.default is MISSING else one.default
             found[one.name] = replace(one.metadata["setting"], name=one.name, kind=kind, default=default)
     return MappingProxyType(found)
-
-
-def declared(cls: type | None = None) -> Mapping[str, Setting]:
-    """Return the settings that a class declares (default: ``DrawSettings``), by name and in order."""
-    return _declared(cls or DrawSettings)
 
 
 def run_defaults(config: RunConfig) -> dict[str, Any]:
