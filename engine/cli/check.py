@@ -79,8 +79,8 @@ def _print(dataset: Any, examples: int, console: Any) -> None:
         console.say("Nothing was found.")
     for state in states:
         finding = state.finding
-        settled = f" ({state.excluded:,} left out, {state.corrected:,} corrected)" if state.total > state.open else ""
-        console.say(f"\n{SIGNS[finding.severity]} {finding.title}: {state.open:,}{settled}   [{finding.name}]")
+        handled = f" ({state.excluded:,} left out, {state.corrected:,} corrected)" if state.total > state.open else ""
+        console.say(f"\n{SIGNS[finding.severity]} {finding.title}: {state.open:,}{handled}   [{finding.name}]")
         if state.open:
             console.say(f"   {finding.why}\n   {finding.what_to_do}")
             for hit in fix.open_hits(dataset, finding)[: max(0, examples)]:

@@ -52,7 +52,7 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
 
     console, run = Console(), Run(workspace.run_folder(options.run))
     kind = format_of(options.out) if options.out else "png"
-    wish = GridRequest(
+    request = GridRequest(
         steps=None if options.steps is None else numbers(options.steps, int),
         without=not options.no_plain,
         pictures=tuple(number - 1 for number in numbers(options.pictures, int) if number),
@@ -64,7 +64,7 @@ def grid(options: argparse.Namespace, workspace: Workspace, control: Control) ->
         sampling_steps=options.sampling_steps,
         guidance=options.guidance,
     )
-    drawn = draw_grid(workspace, run, wish, TrySession(workspace), control.token, console.progress)
+    drawn = draw_grid(workspace, run, request, TrySession(workspace), control.token, console.progress)
     for note in drawn.notes:
         console.say(f"     {note}")
     path = save_sheet(drawn, ImageCache(workspace), options.out or sheet_path(run.folder, kind), kind)

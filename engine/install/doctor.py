@@ -144,7 +144,7 @@ def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
 
 def _look(layout: Layout) -> dict[str, str]:
     try:
-        told = subprocess.run(
+        outcome = subprocess.run(
             [str(layout.python), "-c", LOOK, *PACKAGES, *OPTIONAL],
             cwd=layout.root,
             env=clean_environment(os.environ),
@@ -154,7 +154,7 @@ def _look(layout: Layout) -> dict[str, str]:
             timeout=300,
             check=False,
         )
-        answer = json.loads(told.stdout.strip().splitlines()[-1])
+        answer = json.loads(outcome.stdout.strip().splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         return {name: f"!the environment's Python does not answer ({type(error).__name__})" for name in PACKAGES}
     return answer

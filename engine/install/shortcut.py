@@ -45,12 +45,12 @@ def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
 def _linux_desktop(home: Path, environment: Mapping[str, str]) -> Path:
     """The desktop folder, whose name depends on the language."""
     try:
-        told = subprocess.run(
+        output = subprocess.run(
             ["xdg-user-dir", "DESKTOP"], env=dict(environment), capture_output=True, encoding="utf-8", check=False
         ).stdout.strip()
     except OSError:  # the tool is not there
-        told = ""
-    return Path(told) if told and Path(told) != home else home / "Desktop"
+        output = ""
+    return Path(output) if output and Path(output) != home else home / "Desktop"
 
 
 def desktop_entry(root: Path) -> str:
@@ -74,10 +74,10 @@ def desktop_entry(root: Path) -> str:
 
 
 def _windows_shortcut(root: Path, environment: Mapping[str, str]) -> str:
-    told = {"STUDIO_TITLE": TITLE, "STUDIO_TARGET": str(root / "install.bat"), "STUDIO_ROOT": str(root)}
+    variables = {"STUDIO_TITLE": TITLE, "STUDIO_TARGET": str(root / "install.bat"), "STUDIO_ROOT": str(root)}
     answer = subprocess.run(
         ["powershell", "-NoProfile", "-NonInteractive", "-Command", POWERSHELL],
-        env={**environment, **told},
+        env={**environment, **variables},
         capture_output=True,
         encoding="utf-8",
         errors="replace",

@@ -209,8 +209,8 @@ def _self_check(job: Job) -> str:
     device = "cuda" if job.choice.build != "cpu" else "cpu"
     command = [str(job.layout.python), "-m", "engine.install.selfcheck", device]
     outcome = job.console.run(command, job.pip.environment, job.layout.root)
-    told = outcome.output.strip().splitlines()
-    last = told[-1] if told else "it ended without output"
+    lines = outcome.output.strip().splitlines()
+    last = lines[-1] if lines else "it ended without output"
     if outcome.code:
         if device == "cuda":
             fix = "Install the newest driver from nvidia.com/drivers and restart, or continue without the card: --cpu"

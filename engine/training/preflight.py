@@ -112,9 +112,9 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
     emit(Progress(PARTS, PARTS, "Trial images"))
     recorded = Run(state.run_folder).about.get(RECORD, [])
     fallbacks = [fallback for fallback in recorded if fallback["settings"]]  # for others only memory was freed
-    settled = seconds[1:]  # the first step chooses kernels and allocates the optimizer's state
+    timed = seconds[1:]  # the first step chooses kernels and allocates the optimizer's state
     return Measured(
-        seconds_per_step=sum(settled) / len(settled),
+        seconds_per_step=sum(timed) / len(timed),
         seconds_per_picture=per_image,
         peak_bytes=peak,
         on_card=state.on_card,

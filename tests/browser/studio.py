@@ -72,7 +72,7 @@ class Studio:
                 env=variables,
             )
 
-    def said(self) -> str:
+    def printed(self) -> str:
         return self.output.read_text(encoding="utf-8")
 
     def wait_until_open(self, seconds: float = PATIENCE) -> Studio:
@@ -80,15 +80,15 @@ class Studio:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.process.poll() is not None:
-                raise AssertionError(f"app.py ended with {self.process.returncode}:\n{self.said()}")
+                raise AssertionError(f"app.py ended with {self.process.returncode}:\n{self.printed()}")
             try:
                 with urllib.request.urlopen(self.address, timeout=5) as answer:
-                    if answer.status == 200 and "is open at" in self.said():
+                    if answer.status == 200 and "is open at" in self.printed():
                         return self
             except OSError:
                 pass  # not there yet
             time.sleep(0.1)
-        raise AssertionError(f"app.py did not answer within {seconds} s:\n{self.said()}")
+        raise AssertionError(f"app.py did not answer within {seconds} s:\n{self.printed()}")
 
     def ask_to_end(self, seconds: float = PATIENCE) -> int:
         """Press Ctrl-C and return the exit status."""
@@ -109,7 +109,7 @@ def studio(workspace: Path, *arguments: str, **how: Any) -> Iterator[Studio]:
     try:
         yield app.wait_until_open()
     except BaseException as error:
-        error.add_note(f"the app said:\n{app.said()[-4000:]}")
+        error.add_note(f"the app said:\n{app.printed()[-4000:]}")
         raise
     finally:
         app.kill()
@@ -129,14 +129,14 @@ def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> It
             reduced_motion="reduce",
         )
         context.set_default_timeout(1000 * PATIENCE)
-        said: list[str] = []
-        context.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
+        messages: list[str] = []
+        context.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
         try:
             yield context.new_page()
         except BaseException as error:
             for number, page in enumerate(context.pages, 1):
                 error.add_note(f"page {number}: {_seen_on(page)}")
-            error.add_note("browser console:\n" + "\n".join(said[-20:]))
+            error.add_note("browser console:\n" + "\n".join(messages[-20:]))
             raise
         finally:
             browser.close()

@@ -94,13 +94,13 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_
         fill(page, "#captions-search textarea, #captions-search input", "part")
         fill(page, "#captions-by textarea, #captions-by input", "piece")
         click(page, "#captions-preview")
-        wait_for(page, "#captions-told", "would change")
+        wait_for(page, "#captions-result", "would change")
         click(page, "#captions-apply")
-        wait_for(page, "#captions-told", re.compile(r"Replaced .part. with .piece.: \d+ captions changed"))
+        wait_for(page, "#captions-result", re.compile(r"Replaced .part. with .piece.: \d+ captions changed"))
         choose(page, "#captions-view", "One by one")
         wait_for(page, "#captions-table", ", piece")
         click(page, "#captions-undo")
-        wait_for(page, "#captions-told", "Undone: Replaced")
+        wait_for(page, "#captions-result", "Undone: Replaced")
         wait_for(page, "#captions-table", ", part")
         shoot(page, "messy-captions")
 
@@ -114,4 +114,4 @@ def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_
 
         assert faults == []
     assert {path: path.read_bytes() for path in before} == before, "the person's own files are only read"
-    assert "output values" not in app.said(), "gradio warns of handlers whose answers do not fit"
+    assert "output values" not in app.printed(), "gradio warns of handlers whose answers do not fit"

@@ -109,7 +109,7 @@ def test_start_is_quick_offline_and_guarded_and_ctrl_c_ends_it(tmp_path: Path) -
     started = time.monotonic()
     with studio(tmp_path / "workspace", program=program, STUDIO_CALLS=str(calls), DISPLAY="") as app:
         assert time.monotonic() - started < SLOWEST_START
-        assert app.said().strip() == f"ControlNet Studio is open at {app.address}"
+        assert app.printed().strip() == f"ControlNet Studio is open at {app.address}"
 
         assert ask(app.port) == 200
         assert ask(app.port, host="evil.example") == 403
@@ -119,11 +119,11 @@ def test_start_is_quick_offline_and_guarded_and_ctrl_c_ends_it(tmp_path: Path) -
 
         second = Studio(tmp_path / "other", port=app.port)
         assert second.process.wait(60) == launch.EXIT_CANNOT_START
-        assert f"Port {app.port} is in use" in second.said()
+        assert f"Port {app.port} is in use" in second.printed()
 
         if sys.platform != "win32":
             assert app.ask_to_end() == 0
-            assert "ControlNet Studio is closed." in app.said()
+            assert "ControlNet Studio is closed." in app.printed()
     assert not calls.exists(), calls.read_text(encoding="utf-8")
 
 

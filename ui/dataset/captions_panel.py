@@ -41,7 +41,7 @@ def build(context: AppContext, live: Live, chosen: Any) -> None:
                     history = gr.HTML(elem_id="captions-history")
                 progress = gr.HTML(elem_id="captions-progress")
                 cancel = gr.Button("Cancel", visible=False, elem_id="captions-cancel")
-                result = gr.HTML(elem_id="captions-told")  # right below the button that was pressed
+                result = gr.HTML(elem_id="captions-result")  # right below the button that was pressed
 
     def show_view(title: str) -> list[Any]:
         return [*(gr.Column(visible=title == name) for name in VIEWS), ""]  # the result belongs to the other view

@@ -28,7 +28,7 @@ def build(context: AppContext, live: Live, run: Any) -> list[Any]:
         programs = [_build_program(program) for program in PROGRAMS]
         replace = gr.Checkbox(label="Overwrite a file of the same name there", elem_id="deliver-replace")
         show = gr.Button("Open the exports folder", visible=context.local, elem_id="deliver-open")
-        result = gr.HTML(elem_id="deliver-told")
+        result = gr.HTML(elem_id="deliver-result")
     with gr.Accordion("Upload it to the Hugging Face Hub", open=False, elem_id="hub"):
         repository, token, private, upload = _build_hub()
 

@@ -89,7 +89,7 @@ def _build_average(context: AppContext, live: Live, run: Any, checkpoint: Any, o
                 "export all of them."
             )
         )
-        result = gr.HTML(elem_id="average-told")
+        result = gr.HTML(elem_id="average-result")
 
     def steps_of(run: str | None) -> Any:
         found = checkpoints_of(context, run)
@@ -142,7 +142,7 @@ def _build_import(context: AppContext, live: Live) -> Any:
         kind = gr.Dropdown(types, value="", label="Control type", elem_id="import-type")
         name = gr.Textbox(label="Name", info="Empty: the file's name.", max_lines=1, elem_id="import-name")
         button = gr.Button("Import", elem_id="import-make")
-        result = gr.HTML(elem_id="import-told")
+        result = gr.HTML(elem_id="import-result")
 
     def start(path: str, base: str, kind: str, name: str) -> None:
         if not (path or "").strip():

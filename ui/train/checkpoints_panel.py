@@ -34,7 +34,7 @@ def build_checkpoints(context: AppContext, live: Live, run: Any) -> None:
             "You can still try and export all of them."
         )
         gr.HTML(note(hint))
-        result = gr.HTML(elem_id="checkpoints-told")
+        result = gr.HTML(elem_id="checkpoints-result")
 
     def star_ticked(name: str, steps: list[int]) -> None:
         star_only(context.workspace.run_folder(name), steps)

@@ -28,7 +28,7 @@ def build_own_presets(context: AppContext, live: Live, form: RunForm) -> None:
         with gr.Row():
             save = gr.Button("Save the preset", elem_id="own-preset-keep")
             delete = gr.Button("Delete this preset", visible=False, elem_id="own-preset-delete")
-        result = gr.HTML(elem_id="own-preset-told")
+        result = gr.HTML(elem_id="own-preset-result")
         broken = gr.HTML(_broken_presets(context))
 
     def save_preset(name: str, *values: Any) -> str:

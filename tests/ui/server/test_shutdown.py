@@ -99,8 +99,8 @@ def test_a_run_that_fails_while_saving_is_not_reported_as_saved(
 
     context.runner.start("train", "Training", fails)  # type: ignore[arg-type]
     assert shut_down(Demo(), context.runner, context.shutdown) == 1
-    said = capsys.readouterr().out
-    assert "disk is full" in said and "is saved" not in said
+    output = capsys.readouterr().out
+    assert "disk is full" in output and "is saved" not in output
 
 
 def test_printing_to_a_closed_terminal_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def until(condition: Any, app: Studio | None = None, seconds: float = 120) -> No
         if app is not None and app.process.poll() is not None:
             break
         time.sleep(0.05)
-    raise AssertionError(app.said() if app is not None else "it did not come about in time")
+    raise AssertionError(app.printed() if app is not None else "it did not come about in time")
 
 
 def trained(root: Path) -> bool:
@@ -149,15 +149,15 @@ def test_sigterm_saves_the_run(ready: tuple[Path, dict[str, str]]) -> None:
         until(lambda: trained(root), app)
         second = Studio(root, port=free_port())
         assert second.process.wait(60) == launch.EXIT_CANNOT_START
-        assert "open already" in second.said() and app.address in second.said()
+        assert "open already" in second.printed() and app.address in second.printed()
         app.process.send_signal(signal.SIGTERM)
-        assert app.process.wait(60) == 0, app.said()
+        assert app.process.wait(60) == 0, app.printed()
     finally:
         app.kill()
     (folder,) = Workspace(root).run_folders()
     run, saved = Run(folder), Run(folder).last_step
     assert (run.ending, saved > 0) == ("paused", True)
-    assert f"The run is saved at step {saved:,}" in app.said()
+    assert f"The run is saved at step {saved:,}" in app.printed()
     assert not (root / FILE).exists()
 
 
