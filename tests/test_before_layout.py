@@ -81,11 +81,11 @@ def unpack(root: Path) -> Path:
 
 def command(root: Path, *words: str) -> str:
     """Run a command, check that it succeeds, and return its output."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         code = main(["--workspace", str(root), *words])
-    assert code == 0, f"{words} ended with {code}: {said.getvalue()}"
-    return said.getvalue()
+    assert code == 0, f"{words} ended with {code}: {output.getvalue()}"
+    return output.getvalue()
 
 
 def plain(value: Any, root: Path) -> Any:
@@ -281,17 +281,17 @@ def exported(root: Path, run: str, out: Path, format: str, precision: str) -> di
 
     command(root, "export", run, "--format", format, "--precision", precision, "--out", str(out), "--name", "net")
     path = next(path for path in sorted(out.rglob("*")) if path.suffix in (".safetensors", ".pth"))
-    said: dict[str, str] = {}
+    header: dict[str, str] = {}
     if path.suffix == ".pth":
         tensors = torch.load(path, weights_only=True)
         tensors = tensors.get("state_dict", tensors)
     else:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
-            said = dict(file.metadata() or {})
-    said.pop("made_with", None)
+            header = dict(file.metadata() or {})
+    header.pop("made_with", None)
     beside = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
-    return {"tensors": tensors_digest(tensors), "count": len(tensors), "header": said, "files": beside}
+    return {"tensors": tensors_digest(tensors), "count": len(tensors), "header": header, "files": beside}
 
 
 def used(root: Path, run: str) -> dict[str, Any]:
@@ -478,7 +478,7 @@ def test_a_paused_run_finishes_with_the_same_bits(moved: Path, name: str) -> Non
         return
     near = NEAR.get(name, 1e-5)
     assert before["files"].keys() == now["files"].keys()
-    rates, rates_now = ([[step, rate] for step, _, rate in told["losses"]] for told in (before, now))
+    rates, rates_now = ([[step, rate] for step, _, rate in version["losses"]] for version in (before, now))
     assert kept(rates, rates_now, near=1e-12) == []
     assert kept(before["losses"], now["losses"], near=100 * near) == []
     numbers = some_numbers(folder)

@@ -334,7 +334,7 @@ def test_a_header_does_not_fill_the_memory(tmp_path: Path, kind: bytes) -> None:
         struct.pack("<Q", 26) + b'{"a": {"shape": ["x", 1]}}',
     ],
 )
-def test_a_header_of_weights_that_lies_is_told(tmp_path: Path, data: bytes) -> None:
+def test_a_header_of_weights_that_lies_is_reported(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "net.safetensors"
     path.write_bytes(data)
     for read in (shapes_of, read_net_file):

@@ -83,9 +83,9 @@ def heavy_after() -> dict[str, list[str]]:
         f"    found[name] = [heavy for heavy in {HEAVY} if heavy in sys.modules]\n"
         "print(json.dumps(found))\n"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
-    return dict(json.loads(told.stdout))
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return dict(json.loads(result.stdout))
 
 
 @pytest.mark.parametrize("module", LIGHT)
@@ -101,8 +101,8 @@ def test_the_whole_window_is_built_without_torch(tmp_path: Path) -> None:
         f"context = AppContext(Workspace({str(tmp_path)!r})); build_app(context); context.view();"
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert told.stdout.strip() == "[]", told.stdout + told.stderr
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
 def words_in(folder: str, names: tuple[str, ...]) -> list[str]:

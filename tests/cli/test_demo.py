@@ -1,4 +1,4 @@
-"""The demo's path from end to end on a tiny random base, and its promises."""
+"""The demo from end to end on a tiny random base, and the figures that it has to reach."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_it_draws_trains_scores_exports_and_prints_a_table(workspace: Workspace,
     assert all(path.exists() for path in result.exported)
     assert str(result.exported[0]) in text
     assert 0 <= result.iou <= 1
-    assert result.shortfalls, "a random base cannot keep the promises"
+    assert result.shortfalls, "a random base cannot reach the figures"
     assert len(list((result.run_folder / "evaluation").glob("*/*-row.webp"))) == 2
 
 

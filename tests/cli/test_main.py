@@ -87,14 +87,14 @@ def test_an_empty_folder_is_named(root: Path, tmp_path: Path, capsys) -> None:
     assert "empty" in capsys.readouterr().err
 
 
-def test_import_tells_what_it_found_to_people_and_to_programs(root: Path, tmp_path: Path, photos, capsys) -> None:
+def test_import_reports_what_it_found_to_people_and_to_programs(root: Path, tmp_path: Path, photos, capsys) -> None:
     for name in ("coffee", "rocket"):
         Image.fromarray(photos[name]).resize((64, 64)).save(tmp_path / f"{name}.jpg")
     (tmp_path / "metadata.csv").write_text("file_name,text\ncoffee.jpg,a cup\nrocket.jpg,\ngone.jpg,x\n", "utf-8")
     start = ["--workspace", str(root), "import", str(tmp_path), "--name", "two"]
     assert main(start) == 0
-    told = capsys.readouterr().out
-    assert "two: 2 images (images listed in metadata.csv), 1 captions" in told and "gone.jpg" in told
+    output = capsys.readouterr().out
+    assert "two: 2 images (images listed in metadata.csv), 1 captions" in output and "gone.jpg" in output
     assert main([*start, "--json", "--max", "5", "--min-width", "10", "--no-respect-robots"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["pictures"], result["captioned"], result["problems"], result["layout"]) == (2, 1, 1, "metadata_csv")
@@ -168,8 +168,8 @@ def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path)
     finally:
         child.kill()
     assert child.returncode == EXIT_INTERRUPTED
-    said = [line for line in error.splitlines() if line and not line.startswith("Loading weights: ")]  # a progress bar
-    assert len(said) == 1 and "then saving" in said[0], "libraries print nothing that a user who trains cannot use"
+    lines = [line for line in error.splitlines() if line and not line.startswith("Loading weights: ")]  # a progress bar
+    assert len(lines) == 1 and "then saving" in lines[0], "libraries print nothing that a user who trains cannot use"
     run = Run(Workspace(root).run_folders()[0])
     assert run.ending == "paused"
     assert run.last_step == max(entry["step"] for entry in run.metrics())

@@ -37,8 +37,8 @@ def test_a_single_process_puts_accelerates_settings_aside_too(
     monkeypatch.setenv(name, "4" if name.endswith("STEPS") else "true")
     assert main(["--workspace", str(tmp_path / "ws"), "doctor"]) == 0
     assert name not in os.environ
-    said = capsys.readouterr().out
-    assert "gradient_accumulation_steps 4" in said or "DeepSpeed" in said
+    output = capsys.readouterr().out
+    assert "gradient_accumulation_steps 4" in output or "DeepSpeed" in output
 
 
 @pytest.mark.parametrize(
@@ -49,15 +49,15 @@ def test_a_single_process_puts_accelerates_settings_aside_too(
         ({"ACCELERATE_USE_FSDP": "true"}, ("first version of FSDP", "fsdp_version: 2")),
     ],
 )
-def test_a_way_to_share_that_cannot_be_is_refused_before_anything_is_done(
+def test_processes_that_cannot_split_a_run_are_refused_before_anything_is_done(
     settings: dict[str, str], words: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)  # as where it is not installed
     for name, value in {**settings, "WORLD_SIZE": "2", "LOCAL_RANK": "0", "RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     assert main(["--workspace", str(tmp_path / "ws"), "train", "--dataset", "pairs"]) == EXIT_PROBLEM
-    said = capsys.readouterr().err
-    assert all(word in said for word in words) and "Traceback" not in said
+    output = capsys.readouterr().err
+    assert all(word in output for word in words) and "Traceback" not in output
     monkeypatch.setenv("RANK", "1")
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
@@ -105,18 +105,18 @@ def test_two_processes_are_interrupted_or_lose_one_and_the_run_resumes(command: 
         else:
             second = [p for p in psutil.Process(child.pid).children() if p.environ().get("RANK") == "1"]
             second[0].send_signal(signal.SIGKILL)
-        said = child.communicate()[0]
+        output = child.communicate()[0]
     finally:
         watchdog.cancel()
         child.kill()
     run = the_run(command)
     if how == "ctrl-c":
-        assert child.returncode == EXIT_INTERRUPTED, said
-        assert "Finishing this step" in said and "Paused. Saved at step" in said
+        assert child.returncode == EXIT_INTERRUPTED, output
+        assert "Finishing this step" in output and "Paused. Saved at step" in output
         assert run.ending == "paused"
     else:
-        assert child.returncode == EXIT_PROBLEM, said
-        assert said.count("one of its processes is gone") == 1 and "Traceback" not in said
+        assert child.returncode == EXIT_PROBLEM, output
+        assert output.count("one of its processes is gone") == 1 and "Traceback" not in output
         assert run.ending == "failed" and run.last_step >= 4
     about = run.about
     about["config"]["train"]["steps"] = run.last_step + 2

@@ -82,6 +82,6 @@ def test_a_layer_of_an_earlier_version_lies_where_it_did(monkeypatch: pytest.Mon
         assert config.train.steps == steps and origins["train.steps"] == origin
 
 
-def test_settings_that_are_no_sections_are_told(tmp_path: Path) -> None:
+def test_settings_that_are_no_sections_are_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="train"):
         parse({"train": 5})

@@ -80,7 +80,7 @@ def test_a_name_that_cannot_be_is_refused(presets: UserPresets, title: str, word
     assert not presets.folder.exists()
 
 
-def test_nothing_to_keep_is_said(presets: UserPresets) -> None:
+def test_a_preset_without_changes_is_refused(presets: UserPresets) -> None:
     with pytest.raises(UserError, match="those of the preset 8 GB card"):
         presets.save("mine", "8gb", "", with_changes(presets.all["8gb"], name="owls", data={"dataset": "birds"}))
 

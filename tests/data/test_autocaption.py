@@ -52,10 +52,10 @@ def test_a_model_is_recognized_by_its_config_and_captions_every_image(
     captioner = load(str(models[kind]))
     assert captioner.architecture == kind
     images = [Image.fromarray(photo) for photo in photos.values()]
-    told = captioner.describe(images)
-    assert len(told) == 4 and all(told) and len(set(told)) > 1, "it looks at the image"
-    assert told == [captioner.describe([image])[0] for image in images], "alone as in a batch"
-    assert not any(mark in text for text in told for mark in ("<s>", "</s>", "[DEC]", "<pad>"))
+    texts = captioner.describe(images)
+    assert len(texts) == 4 and all(texts) and len(set(texts)) > 1, "it looks at the image"
+    assert texts == [captioner.describe([image])[0] for image in images], "alone as in a batch"
+    assert not any(mark in text for text in texts for mark in ("<s>", "</s>", "[DEC]", "<pad>"))
 
 
 @pytest.mark.parametrize("kind", MAKERS)

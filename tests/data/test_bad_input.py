@@ -35,9 +35,9 @@ def folder(tmp_path: Path, photos: dict[str, np.ndarray]) -> Path:
 
 def problems(result: ImportResult) -> dict[str, str]:
     """File name -> the message."""
-    told = Dataset.open(result.folder).problems()
-    assert all(problem.what and problem.why and problem.try_this for problem in told)
-    return {problem.path.name: f"{problem.what} {problem.why} {problem.try_this}" for problem in told}
+    found = Dataset.open(result.folder).problems()
+    assert all(problem.what and problem.why and problem.try_this for problem in found)
+    return {problem.path.name: f"{problem.what} {problem.why} {problem.try_this}" for problem in found}
 
 
 def test_unicode_spaces_and_punctuation_in_names(workspace: Workspace, folder: Path) -> None:
@@ -96,10 +96,10 @@ def test_circular_and_broken_links(workspace: Workspace, folder: Path) -> None:
     (folder / "nowhere.jpg").symlink_to(folder / "gone.jpg")
     (folder / "fine.jpg").symlink_to(folder / "coffee.jpg")
     result = import_source(workspace, str(folder))
-    told = problems(result)
-    assert result.pictures == 5 and told.keys() == {"round", "self.jpg", "nowhere.jpg"}
-    assert "is a link and was skipped" in told["round"] and "leads back to itself" in told["self.jpg"]
-    assert "broken link" in told["nowhere.jpg"]
+    reasons = problems(result)
+    assert result.pictures == 5 and reasons.keys() == {"round", "self.jpg", "nowhere.jpg"}
+    assert "is a link and was skipped" in reasons["round"] and "leads back to itself" in reasons["self.jpg"]
+    assert "broken link" in reasons["nowhere.jpg"]
 
 
 def test_files_and_folders_without_read_permission(
@@ -130,10 +130,10 @@ def test_files_and_folders_without_read_permission(
     monkeypatch.setattr(os, "scandir", scanned)
     monkeypatch.setattr(Path, "read_text", text)
     result = import_source(workspace, str(folder))
-    told = problems(result)
-    assert result.pictures == 4 and told.keys() == {"secret.jpg", "closed", "rocket.jpg"}
-    assert "permissions" in told["secret.jpg"] and "skipped" in told["closed"]
-    assert "without a caption" in told["rocket.jpg"]
+    reasons = problems(result)
+    assert result.pictures == 4 and reasons.keys() == {"secret.jpg", "closed", "rocket.jpg"}
+    assert "permissions" in reasons["secret.jpg"] and "skipped" in reasons["closed"]
+    assert "without a caption" in reasons["rocket.jpg"]
 
 
 def test_a_folder_that_disappears_during_the_scan(
@@ -172,14 +172,14 @@ def test_huge_images_are_read_one_at_a_time_and_bombs_are_not_read(workspace: Wo
         "r = import_source(Workspace(sys.argv[1]), sys.argv[2]);"
         "print(r.pictures, r.problems, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)"
     )
-    told = subprocess.run(
+    child = subprocess.run(
         [sys.executable, "-c", code, str(workspace.root), str(folder)],
         capture_output=True,
         text=True,
         check=True,
         cwd=Path(__file__).parents[2],
     )
-    pictures, bad, megabytes = map(int, told.stdout.split())
+    pictures, bad, megabytes = map(int, child.stdout.split())
     assert (pictures, bad) == (7, 1)
     assert megabytes < 2 * 216, "two at a time would need more"
     dataset = Dataset.open(workspace.dataset_folder("source"))

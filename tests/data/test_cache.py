@@ -208,7 +208,7 @@ def test_after_out_of_memory_encoding_continues_with_smaller_batches(
     calm = build(tmp_path / "calm", tiny_base, samples)
     monkeypatch.setattr(cache_module, "CAPTIONS_AT_ONCE", 5)
     seen: list[int] = []
-    told: list[str] = []
+    messages: list[str] = []
     done: dict[str, int] = {}
     monkeypatch.setattr(StableDiffusion, method, tight(getattr(StableDiffusion, method), seen, 2, 1))
     cache = build(
@@ -216,11 +216,11 @@ def test_after_out_of_memory_encoding_continues_with_smaller_batches(
         tiny_base,
         samples,
         progress=lambda now, _, label: done.update({label: now}),
-        on_message=told.append,
+        on_message=messages.append,
     )
     left = [2, 2, 2, 1] if method == "encode_images" else [2, 2, 2, 2]  # including the empty prompt
     assert seen == [5, 5, *left], "the first batch is not encoded again"
-    (words,) = told
+    (words,) = messages
     assert words.startswith("Memory ran out with 5 ") and words.endswith(" at a time; going on with 2.")
     rows = range(len(samples))
     for one, two in zip(cache.latents(rows), calm.latents(rows), strict=True):
@@ -237,13 +237,13 @@ def test_a_single_image_out_of_memory_is_an_error_and_finished_shards_are_kept(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch, method: str, words: str
 ) -> None:
     monkeypatch.setattr(cache_module, "SHARD", 4)
-    told: list[str] = []
+    messages: list[str] = []
     real = getattr(StableDiffusion, method)
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, method, tight(real, [], 0, 1 if method == "encode_images" else 0))
         with pytest.raises(UserError, match=words):
-            build(tmp_path, tiny_base, samples, on_message=told.append)
-    assert told and told[-1].endswith("going on with 1.")
+            build(tmp_path, tiny_base, samples, on_message=messages.append)
+    assert messages and messages[-1].endswith("going on with 1.")
     kept = {path.name for path in tmp_path.rglob("latents-*.safetensors")}
     assert kept == {f"latents-64x64-{n:05d}.safetensors" for n in range(1 if method == "encode_images" else 3)}
     again: list[int] = []

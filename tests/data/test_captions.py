@@ -106,5 +106,5 @@ def test_templates() -> None:
 
 
 def test_what_a_fraction_of_empty_captions_means() -> None:
-    sentences = {captions.meaning(share) for share in (0, 0.3, 0.8, 1)}
+    sentences = {captions.meaning(fraction) for fraction in (0, 0.3, 0.8, 1)}
     assert len(sentences) == 4 and "30%" in captions.meaning(0.3) and "1%" in captions.meaning(0.0001)

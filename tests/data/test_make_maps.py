@@ -54,10 +54,10 @@ def dates(dataset: Dataset) -> dict[str, int]:
 
 @pytest.mark.parametrize("type", ["canny", "light_dark"])
 def test_every_image_gets_its_lossless_map(dataset: Dataset, type: str) -> None:
-    told: list[tuple[int, int, str]] = []
-    report = make_all(dataset, type, progress=lambda *p: told.append(p))
+    progress: list[tuple[int, int, str]] = []
+    report = make_all(dataset, type, progress=lambda *p: progress.append(p))
     assert (report.made, report.kept, report.failures) == (10, 0, [])
-    assert [p[:2] for p in told] == [(n + 1, 10) for n in range(10)]
+    assert [p[:2] for p in progress] == [(n + 1, 10) for n in range(10)]
     kind = registry.get(type)
     for sample in dataset.samples():
         wanted = kind.extractor(np.asarray(Image.open(sample.image)), **kind.resolve({}))
@@ -179,13 +179,14 @@ def test_a_map_stores_its_parameters_and_varied_ones_are_repeatable(dataset: Dat
     kind, used = registry.get("canny"), set()
     for sample in dataset.samples():
         path = dataset.condition_path(sample)
-        told = map_files.made_by(path)
-        assert told is not None and told.pop("condition") == "canny"
+        parameters = map_files.made_by(path)
+        assert parameters is not None and parameters.pop("condition") == "canny"
         wanted = variation.varied(kind, kind.resolve({}), 7, sample.key)
-        assert told == wanted and 50 <= told["low"] <= 130 and 130 <= told["high"] <= 260 and told["blur"] <= 1.5
+        low, high, blur = parameters["low"], parameters["high"], parameters["blur"]
+        assert parameters == wanted and 50 <= low <= 130 and 130 <= high <= 260 and blur <= 1.5
         expected = kind.extractor(np.asarray(Image.open(sample.image)), **wanted)
         assert np.array_equal(pixels(path), expected)
-        used.add((told["low"], told["high"], told["blur"]))
+        used.add((low, high, blur))
     assert len(used) == 10 and make_all(dataset, "canny", varied=7).made == 0
     assert make_all(dataset, "canny", varied=8).made == 10
     assert make_all(dataset, "canny").made == 10 and map_files.made_by(dataset.samples()[0].image) is None

@@ -147,7 +147,7 @@ def test_progress_is_reported_and_cancelling_raises(tmp_path: Path) -> None:
     for number in range(12):
         image(tmp_path / f"{number:02}.png", seed=number)
     seen: list[tuple[int, int, str]] = []
-    scan_folder(tmp_path, lambda *told: seen.append(told))
+    scan_folder(tmp_path, lambda *progress: seen.append(progress))
     assert seen == [(n + 1, 12, f"{n:02}.png") for n in range(12)]
     with pytest.raises(Cancelled):
         scan_folder(tmp_path, token=CancelAfter(3))

@@ -51,12 +51,12 @@ def test_generating_again_changes_nothing_and_a_larger_count_adds_images(make, t
 
 
 def test_a_stopped_generation_continues_to_the_same_result(tmp_path: Path) -> None:
-    told: list[tuple[int, int, str]] = []
+    progress: list[tuple[int, int, str]] = []
     with pytest.raises(Cancelled):
         make_circles(tmp_path / "a", 10, size=32, token=CancelAfter(4))
-    make_circles(tmp_path / "a", 10, size=32, progress=lambda *p: told.append(p))
+    make_circles(tmp_path / "a", 10, size=32, progress=lambda *p: progress.append(p))
     make_circles(tmp_path / "b", 10, size=32)
-    assert contents(tmp_path / "a") == contents(tmp_path / "b") and told[-1][:2] == (10, 10)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b") and progress[-1][:2] == (10, 10)
 
 
 def test_another_seed_replaces_the_dataset_but_no_other_files(tmp_path: Path) -> None:

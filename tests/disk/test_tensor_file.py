@@ -1,4 +1,4 @@
-"""Rows of a file: what safetensors gives, without a mapping; a file that is not what was written is told."""
+"""Rows of a file: what safetensors gives, without a mapping; a file that has changed is an error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_rows_are_those_of_the_file_in_the_order_asked_for(file: Path) -> None:
         half.read([4])
 
 
-def test_a_file_that_changed_is_told(file: Path) -> None:
+def test_a_file_that_changed_is_reported(file: Path) -> None:
     rows = [Rows(file, name) for name in ("half", "bytes")]
     whole = file.read_bytes()
     file.write_bytes(whole[:-30])

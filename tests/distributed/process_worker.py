@@ -111,7 +111,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
     finally:
         faults_module.train_step, Trainer.train = real, train  # type: ignore[method-assign]
         LossScale.update = update  # type: ignore[method-assign]
-    answer["told"] = [event.text for event in events if isinstance(event, Message)]
+    answer["messages"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop_requested
     return answer
@@ -123,11 +123,11 @@ def main() -> None:
     cache.SHARD = 4
     made, save = [], cache.save_tensors
     cache.save_tensors = lambda path, tensors: (made.append(path.name), save(path, tensors))[1]  # type: ignore[assignment]
-    told: dict[str, Any] = {"remarks": join.join()}
+    report: dict[str, Any] = {"remarks": join.join()}
     for kind, name in json.loads(sys.argv[3]):
-        told[kind] = do(kind, name, workspace)
-    told["shards"] = made
-    (answers / f"{RANK}.json").write_text(json.dumps(told), encoding="utf-8")
+        report[kind] = do(kind, name, workspace)
+    report["shards"] = made
+    (answers / f"{RANK}.json").write_text(json.dumps(report), encoding="utf-8")
 
 
 if __name__ == "__main__":

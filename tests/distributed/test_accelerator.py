@@ -34,9 +34,9 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PartialState._reset_state()  # it is this process's, and tests that come later are alone
 
 
-def ask(told: list[Any] | None = None, **changes: Any) -> Any:
+def ask(messages: list[Any] | None = None, **changes: Any) -> Any:
     config = parse({**BASE, **changes})
-    return accelerator_for(config, torch.float32, True, (told if told is not None else []).append)
+    return accelerator_for(config, torch.float32, True, (messages if messages is not None else []).append)
 
 
 def test_alone_nothing_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +53,7 @@ def test_stages_that_divide_no_gradients_are_refused(stage: int, two: None, monk
 
 
 @pytest.mark.parametrize("text", ["{}", "{not json", None])
-def test_a_file_of_deepspeeds_that_cannot_be_used_is_told(
+def test_a_file_of_deepspeeds_that_cannot_be_used_is_reported(
     text: str | None, two: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "ds.json"
@@ -82,10 +82,10 @@ def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
         raise Made
 
     monkeypatch.setattr(acceleration, "Accelerator", accelerator)  # DeepSpeed itself may not be installed
-    told: list[Any] = []
+    messages: list[Any] = []
     with pytest.raises(Made):
-        ask(told, train={"precision": "fp32", "batch_size": 3}, optim={"ema_decay": 0.0, "max_grad_norm": 0.5})
-    assert "optimizer, fp16" in told[0].text
+        ask(messages, train={"precision": "fp32", "batch_size": 3}, optim={"ema_decay": 0.0, "max_grad_norm": 0.5})
+    assert "optimizer, fp16" in messages[0].text
     assert made["zero_optimization"]["stage"] == 3
     assert (made["gradient_clipping"], made["train_batch_size"], made["gradient_accumulation_steps"]) == (0.5, 6, 1)
     assert made["bf16"] == {"enabled": False} and "optimizer" not in made and "fp16" not in made

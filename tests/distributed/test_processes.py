@@ -101,9 +101,9 @@ def work_together(
     printed = [answers / f"printed-{rank}.txt" for rank in (0, 1)]
     workers = [forks.start(WORKER, *words, output=printed[rank], **variables(rank, port), **more) for rank in (0, 1)]
     codes = [forks.wait(worker) for worker in workers]
-    said = [file.read_text(encoding="utf-8") for file in printed]
-    assert codes[0] == 0, said[0]
-    return json.loads((answers / "0.json").read_text(encoding="utf-8")), said[1]
+    outputs = [file.read_text(encoding="utf-8") for file in printed]
+    assert codes[0] == 0, outputs[0]
+    return json.loads((answers / "0.json").read_text(encoding="utf-8")), outputs[1]
 
 
 def curve(run: Run) -> list[float]:
@@ -274,7 +274,7 @@ def test_deepspeed_learns_what_a_whole_net_learns(
 
 
 @pytest.mark.slow
-def test_only_main_tells_and_draws(two: Two) -> None:
+def test_only_main_reports_and_draws(two: Two) -> None:
     run = two.runs["well"]
     assert two.main["well"]["outcome"] == "completed"
     assert two.main["well"]["pictures"] == [0, 5]
@@ -311,9 +311,9 @@ def test_they_share_maps_that_a_model_makes(two: Two, paired_folder: Path) -> No
 def test_when_memory_runs_out_on_one_all_go_on_with_less(two: Two) -> None:
     run = Run(two.runs["short"].folder)
     assert two.main["short"]["outcome"] == "completed"
-    assert any("Memory ran out at step 3" in text for text in two.main["short"]["told"])
-    (rung,) = run.about["memory_ladder"]
-    assert rung["settings"] == {"train.batch_size": 2, "train.accumulation": 4}
+    assert any("Memory ran out at step 3" in text for text in two.main["short"]["messages"])
+    (fallback,) = run.about["memory_ladder"]
+    assert fallback["settings"] == {"train.batch_size": 2, "train.accumulation": 4}
     assert len(curve(run)) == 5 and run.completed
 
 
@@ -342,8 +342,8 @@ def test_one_that_ends_among_gradients_ends_the_others_and_the_run_resumes(
     assert "Memory ran out at step 3 while gradients were being exchanged" in two.printed
     assert "one of its processes is gone" in two.main["gone"]["error"] and "resume" in two.main["gone"]["error"]
     assert run.last_step == 2
-    (rung,) = run.about["memory_ladder"]
-    assert rung["settings"] == {"train.batch_size": 1, "train.accumulation": 4}
+    (fallback,) = run.about["memory_ladder"]
+    assert fallback["settings"] == {"train.batch_size": 1, "train.accumulation": 4}
     monkeypatch.setattr(cache, "SHARD", 4)
     assert train(two.workspace, run).outcome == "completed"
     assert curve(run) == pytest.approx(curve(two.runs["well"]), rel=1e-5)
@@ -387,7 +387,7 @@ def test_a_step_keeps_its_images(size: int, accumulation: int, count: int, share
     assert split_among(config, 1) == (config, "")
 
 
-def test_a_step_that_cannot_be_shared_is_refused_with_a_way_out() -> None:
+def test_a_step_that_cannot_be_split_is_refused_with_a_way_out() -> None:
     config = RunConfig.model_validate({"train": {"batch_size": 4}})
     with pytest.raises(UserError, match="3 processes cannot split a step of 4 images.*product it divides .6, say"):
         split_among(config, 3)

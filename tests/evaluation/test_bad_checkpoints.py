@@ -81,8 +81,8 @@ def test_the_command_reports_an_unusable_checkpoint(
 ) -> None:
     copy = spoilt(how)
     assert main(["--workspace", str(copy.root), "evaluate", prepared.name, "--checkpoint", "20", "--pairs", "2"]) == 2
-    said = " ".join(capsys.readouterr().err.split())
-    assert all(word in said for word in words) and "Traceback" not in said
+    output = " ".join(capsys.readouterr().err.split())
+    assert all(word in output for word in words) and "Traceback" not in output
     run, chosen = Run(copy.runs / prepared.name), prepared.checkpoints()[1]  # listed before the damage
     with pytest.raises(UserError):
         measure_effect(copy, run, replace(chosen, folder=run.folder / "checkpoints" / chosen.folder.name))

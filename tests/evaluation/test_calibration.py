@@ -23,11 +23,11 @@ def images() -> list[np.ndarray]:
 @pytest.mark.parametrize("name", [*TYPES, "likeness"])
 def test_worse_images_score_less_and_another_image_far_less(images: list[np.ndarray], name: str) -> None:
     found = calibrate(name, images)
-    share = normalised(found)
+    scores = normalised(found)
     assert found["itself"] == pytest.approx(np.ones(8), abs=0.01)
-    assert share["jpeg90"] > 0.8
-    assert share["jpeg90"] >= share["retexture"] - 0.01 and share["retexture"] >= share["+ warp"] - 0.01
-    assert share["retexture"] - share["+ warp"] >= ROOM.get(name, -0.01)
-    assert share["+ warp"] > 0.15, "a scene that is there is told from one that is not"
+    assert scores["jpeg90"] > 0.8
+    assert scores["jpeg90"] >= scores["retexture"] - 0.01 and scores["retexture"] >= scores["+ warp"] - 0.01
+    assert scores["retexture"] - scores["+ warp"] >= ROOM.get(name, -0.01)
+    assert scores["+ warp"] > 0.15, "a scene that is there is told from one that is not"
     told_apart = (found["+ warp"][:, None] > found[ANOTHER][None]).mean()
     assert told_apart > 0.7, "of any two images, the one of the right scene"

@@ -84,8 +84,8 @@ def test_the_distance_grows_with_the_number_of_degraded_photographs(
 
 def test_the_model_is_found_in_its_folders_or_reported_missing(workspace: Workspace) -> None:
     assert clip.find() is None
-    said = clip.missing_text()
-    assert clip.MODEL.id in said and str(workspace.models / "clip") in said and "--download" in said
+    text = clip.missing_text()
+    assert clip.MODEL.id in text and str(workspace.models / "clip") in text and "--download" in text
     (workspace.models / "clip").mkdir(parents=True)
     assert clip.find() == workspace.models / "clip"
     with pytest.raises(UserError, match="were not found"):

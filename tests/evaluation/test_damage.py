@@ -37,10 +37,10 @@ def test_less_different_seeds_have_a_smaller_spread(photos: dict[str, np.ndarray
     """Images of one map, mixed more and more with the same image."""
     shown = [photos[name][:200, :200].astype(float) for name in ("coffee", "chelsea", "astronaut")]
 
-    def alike(share: float) -> list[np.ndarray]:
-        return [(share * shown[0] + (1 - share) * one).astype(np.uint8) for one in shown]
+    def alike(weight: float) -> list[np.ndarray]:
+        return [(weight * shown[0] + (1 - weight) * one).astype(np.uint8) for one in shown]
 
-    found = [colour.spread([alike(share)]) for share in (0.0, 0.5, 0.9, 1.0)]
+    found = [colour.spread([alike(weight)]) for weight in (0.0, 0.5, 0.9, 1.0)]
     assert found[0] > 1.5 * found[1] > 3 * found[2] > found[3] == 0
     assert colour.spread([alike(0.0), alike(1.0)]) == pytest.approx(found[0] / 2), "a mean over the prompts"
     assert colour.spread([[alike(0.0)[0]]]) == 0

@@ -79,8 +79,8 @@ def test_from_the_command_line(prepared: Run, own_workspace: Workspace, capsys: 
     found = json.loads(capsys.readouterr().out)
     assert (found["step"], found["pairs"]["held_out"]) == (20, 2)
     assert main([*start, "--checkpoint", "15"]) == 2
-    said = capsys.readouterr().err
-    assert "no checkpoint of step 15" in said and "10, 20" in said
+    output = capsys.readouterr().err
+    assert "no checkpoint of step 15" in output and "10, 20" in output
 
 
 def test_a_missing_dataset_is_reported(own_workspace: Workspace, prepared: Run) -> None:

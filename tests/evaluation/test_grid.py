@@ -115,12 +115,12 @@ def run(workspace: Workspace, prepared: tuple[Workspace, Path]) -> Run:
     return Run(folder)
 
 
-WISH = GridRequest(pictures=(0, 1), seeds=(0, 7), strengths=(0.5, 1.0))
+REQUEST = GridRequest(pictures=(0, 1), seeds=(0, 7), strengths=(0.5, 1.0))
 
 
 def test_a_grid_has_every_checkpoint_and_every_row(workspace: Workspace, run: Run) -> None:
-    painter, told = Painter(workspace), []
-    grid = draw_grid(workspace, run, WISH, painter, progress=lambda *about: told.append(about))
+    painter, progress = Painter(workspace), []
+    grid = draw_grid(workspace, run, REQUEST, painter, progress=lambda *about: progress.append(about))
     assert [c.title for c in grid.columns] == ["without ControlNet", "step 100", "step 200", "step 300"]
     assert [(r.prompt, r.seed, r.strength) for r in grid.rows[:4]] == [
         (grid.rows[0].prompt, 0, 0.5),
@@ -132,34 +132,34 @@ def test_a_grid_has_every_checkpoint_and_every_row(workspace: Workspace, run: Ru
     assert grid.best == best_step(run) in (200, 300)
     # Without ControlNet the strength has no effect: 4 images there, 8 in each other column.
     assert len(painter.asked) == 4 + 3 * 8
-    assert told[-1] == (28 * 2, 28 * 2, LABEL)
-    assert [done for done, *_ in told] == sorted(done for done, *_ in told)
+    assert progress[-1] == (28 * 2, 28 * 2, LABEL)
+    assert [done for done, *_ in progress] == sorted(done for done, *_ in progress)
     assert read_grid(run) == grid
     nets = [request.controlnet for request in painter.asked]
     assert nets == sorted(nets, key=nets.index), "the weights of each checkpoint are loaded once"
 
 
 def test_existing_images_are_not_generated_again(workspace: Workspace, run: Run) -> None:
-    draw_grid(workspace, run, WISH, Painter(workspace))
+    draw_grid(workspace, run, REQUEST, Painter(workspace))
     again = Painter(workspace)
-    draw_grid(workspace, run, WISH, again)
+    draw_grid(workspace, run, REQUEST, again)
     assert again.asked == []
     more = Painter(workspace)
-    draw_grid(workspace, run, replace(WISH, seeds=(0, 7, 9)), more)
+    draw_grid(workspace, run, replace(REQUEST, seeds=(0, 7, 9)), more)
     assert {request.seed for request in more.asked} == {9}
     for change in ({"sampling_steps": 3}, {"guidance": 3.0}, {"negative": "blur"}, {"prompts": ("a cat", "a dog")}):
         other = Painter(workspace)
-        draw_grid(workspace, run, replace(WISH, seeds=(0,), strengths=(1.0,), **change), other)
+        draw_grid(workspace, run, replace(REQUEST, seeds=(0,), strengths=(1.0,), **change), other)
         # Two images in four columns; with prompts 2 x 2 in three, and one for each prompt without ControlNet.
         assert len(other.asked) == (2 * 2 * 3 + 2 if "prompts" in change else 2 * 4), change
 
 
 def test_replaced_weights_are_generated_again(workspace: Workspace, run: Run) -> None:
-    draw_grid(workspace, run, WISH, Painter(workspace))
+    draw_grid(workspace, run, REQUEST, Painter(workspace))
     path = run.checkpoints()[1].controlnet / WEIGHTS
     save_file({name: weight + 1 for name, weight in load_file(path).items()}, path)
     painter = Painter(workspace)
-    draw_grid(workspace, run, WISH, painter)
+    draw_grid(workspace, run, REQUEST, painter)
     assert {request.controlnet for request in painter.asked} == {run.checkpoints()[1].controlnet}
 
 
@@ -171,12 +171,12 @@ def test_a_cancelled_grid_keeps_its_images_and_continues(workspace: Workspace, r
             control.cancel()
 
     with pytest.raises(Cancelled):
-        draw_grid(workspace, run, WISH, painter, control.token, on_column=on_column)
+        draw_grid(workspace, run, REQUEST, painter, control.token, on_column=on_column)
     half = read_grid(run)
     assert half is not None and not half.complete
     assert all(row[:2].count(None) == 0 and row[2:].count(None) == 2 for row in half.cells)
     rest = Painter(workspace)
-    assert draw_grid(workspace, run, WISH, rest).complete
+    assert draw_grid(workspace, run, REQUEST, rest).complete
     assert len(rest.asked) == 2 * 8
 
 
@@ -187,10 +187,10 @@ def test_an_unusable_checkpoint_does_not_affect_the_others(workspace: Workspace,
                 raise UserError("It is broken.", "NaN.", "Choose an earlier one.")
             return super().generate(requests, *rest)
 
-    grid = draw_grid(workspace, run, WISH, Careless(workspace))
+    grid = draw_grid(workspace, run, REQUEST, Careless(workspace))
     assert [row.count(None) for row in grid.cells] == [1] * 8
     assert grid.notes == ("step 200: It is broken. NaN.",)
-    alone = replace(WISH, steps=(200,), without=False)
+    alone = replace(REQUEST, steps=(200,), without=False)
     with pytest.raises(UserError, match="No image of the grid was drawn"):
         draw_grid(workspace, run, alone, Careless(workspace))
     assert read_grid(run) == grid, "the last good one stays"
@@ -213,16 +213,16 @@ def test_an_invalid_request_raises_a_readable_error(
 ) -> None:
     painter = Painter(workspace)
     with pytest.raises(UserError) as refused:
-        draw_grid(workspace, run, replace(WISH, **change), painter)
+        draw_grid(workspace, run, replace(REQUEST, **change), painter)
     assert words in f"{refused.value.what} {refused.value.why}"
     assert painter.asked == []
 
 
 def test_a_custom_map_is_a_row(workspace: Workspace, run: Run, tmp_path: Path, edges: Image.Image) -> None:
     edges.resize((90, 60)).save(tmp_path / "mine.png")
-    wish = GridRequest(pictures=(), controls=(tmp_path / "mine.png",), prompts=("one", "two"), strengths=(1.0,))
+    request = GridRequest(pictures=(), controls=(tmp_path / "mine.png",), prompts=("one", "two"), strengths=(1.0,))
     painter = Painter(workspace)
-    grid = draw_grid(workspace, run, wish, painter)
+    grid = draw_grid(workspace, run, request, painter)
     assert [(row.source, row.prompt, row.width) for row in grid.rows] == [
         ("mine.png", "one", 64),
         ("mine.png", "two", 64),
@@ -231,8 +231,8 @@ def test_a_custom_map_is_a_row(workspace: Workspace, run: Run, tmp_path: Path, e
 
 
 def test_real_checkpoints_generate_different_images(workspace: Workspace, run: Run) -> None:
-    wish = GridRequest(pictures=(0,), steps=(100, 300), strengths=(1.0,))
-    grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
+    request = GridRequest(pictures=(0,), steps=(100, 300), strengths=(1.0,))
+    grid = draw_grid(workspace, run, request, TrySession(workspace, "cpu"))
     drawn = ImageCache(workspace)
     plain, first, last = (np.asarray(drawn.open(str(key))).astype(int) for key in grid.cells[0])
     assert plain.shape == (SIDE, SIDE, 3)
@@ -241,13 +241,13 @@ def test_real_checkpoints_generate_different_images(workspace: Workspace, run: R
 
 def test_a_long_prompt_is_used_completely_and_noted(workspace: Workspace, run: Run) -> None:
     long = "red circle with blue background " * 20
-    wish = GridRequest(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
-    grid = draw_grid(workspace, run, wish, TrySession(workspace, "cpu"))
+    request = GridRequest(pictures=(0,), steps=(100,), strengths=(1.0,), prompts=(long,))
+    grid = draw_grid(workspace, run, request, TrySession(workspace, "cpu"))
     assert len(grid.notes) == 1 and "read in 4 chunks" in grid.notes[0]
 
 
 def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, run: Run, tmp_path: Path) -> None:
-    grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
+    grid = draw_grid(workspace, run, replace(REQUEST, strengths=(1.0,)), Painter(workspace))
     grid = replace(grid, cells=(*grid.cells[:-1], (*grid.cells[-1][:-1], None)))
     drawn = ImageCache(workspace)
     whole = np.asarray(sheet(grid, drawn)).astype(int)
@@ -264,7 +264,7 @@ def test_the_sheet_has_every_image_under_its_checkpoint(workspace: Workspace, ru
 
 
 def test_a_sheet_too_large_to_open_is_downscaled(workspace: Workspace, run: Run) -> None:
-    grid = draw_grid(workspace, run, replace(WISH, strengths=(1.0,)), Painter(workspace))
+    grid = draw_grid(workspace, run, replace(REQUEST, strengths=(1.0,)), Painter(workspace))
     rows = tuple(replace(row, width=1024, height=1024) for row in grid.rows * 8)
     whole = sheet(replace(grid, rows=rows, cells=grid.cells * 8), ImageCache(workspace))
     assert max(whole.size) <= 16_383

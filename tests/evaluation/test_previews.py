@@ -82,10 +82,10 @@ def test_it_writes_images_rows_and_scores(models: Models, dataset: Dataset, tmp_
 def test_every_file_has_its_generation_settings(models: Models, dataset: Dataset, tmp_path: Path) -> None:
     record = preview(models, dataset, tmp_path, seed=7)
     for name in ("01.webp", "01-row.webp"):
-        said = settings_in(record.folder / name)
-        assert said.splitlines()[0] == record.captions[1]
+        text = settings_in(record.folder / name)
+        assert text.splitlines()[0] == record.captions[1]
         for fact in ("Steps: 2", "Cfg scale: 7.5", "Seed: 8", "Checkpoint step: 500", "Size: 64x64"):
-            assert fact in said
+            assert fact in text
 
 
 def test_probes_are_generated_but_not_part_of_the_mean(models: Models, dataset: Dataset, tmp_path: Path) -> None:

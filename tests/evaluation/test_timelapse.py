@@ -109,6 +109,6 @@ def test_a_cancelled_timelapse_leaves_no_file(run: Run, tmp_path: Path) -> None:
 
 def test_a_missing_image_is_reported(run: Run, tmp_path: Path) -> None:
     frames = [*frames_of(run, 0), Frame(500, tmp_path / "gone.webp")]
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as caught:
         make_timelapse(frames, tmp_path / "x.gif", "gif")
-    assert "gone.webp" in told.value.why
+    assert "gone.webp" in caught.value.why

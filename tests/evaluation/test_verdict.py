@@ -144,8 +144,8 @@ def test_scored_images_do_not_change_the_verdict_of_a_recorded_run() -> None:
     """While the scored images have an adherence of at most 0.1, no run is called usable."""
     for path in CURVES.glob("*.json"):
         if "checks" in (recorded := json.loads(path.read_text(encoding="utf-8"))) and recorded.get("scores"):
-            said = Curve(path.stem).verdicts()
-            assert "not_usable_yet" not in {verdict.kind for verdict in said.values()}
+            verdicts = Curve(path.stem).verdicts()
+            assert "not_usable_yet" not in {verdict.kind for verdict in verdicts.values()}
 
 
 def test_blank_maps_are_noticed_at_the_first_check() -> None:
@@ -237,11 +237,11 @@ def test_colour_drift_is_also_reported_before_the_net_follows_its_map(circles: C
 
 def test_fading_colours_are_reported_after_two_previews_with_their_cause() -> None:
     """336 training pairs lost most of their colour and the 64 held-out ones did not, so the previews fade."""
-    said = Curve("faded").verdicts()
-    assert {said[step].kind for step in said if step < 100} == {"not_following"}
-    assert {(said[step].kind, said[step].since) for step in said if step >= 100} == {("drifting", 50)}
-    assert "saturation is 67% of the originals' (at the start 103%)" in said[190].sentence
-    (cause,) = said[190].causes
+    verdicts = Curve("faded").verdicts()
+    assert {verdicts[step].kind for step in verdicts if step < 100} == {"not_following"}
+    assert {(verdicts[step].kind, verdicts[step].since) for step in verdicts if step >= 100} == {("drifting", 50)}
+    assert "saturation is 67% of the originals' (at the start 103%)" in verdicts[190].sentence
+    (cause,) = verdicts[190].causes
     assert "these may differ in colours or subject" in cause.text and cause.look == "dataset"
 
 
@@ -278,13 +278,14 @@ def test_a_growing_gap_is_overfitting(circles: Curve) -> None:
 
 
 def test_a_recorded_run_on_16_pairs_is_called_overfitting_only_once_it_is() -> None:
-    said = Curve("few").verdicts(checkpoints=(100, 200, 300, 400))
-    first = next(step for step, verdict in said.items() if verdict.kind == "overfitting")
+    verdicts = Curve("few").verdicts(checkpoints=(100, 200, 300, 400))
+    first = next(step for step, verdict in verdicts.items() if verdict.kind == "overfitting")
     assert 330 <= first <= 380
-    assert {said[step].kind for step in said if 60 <= step < first} == {"improving"}, "its loss jumps by 5 %: no alarm"
-    assert {said[step].kind for step in said if step >= first} == {"overfitting"}
-    assert (said[400].since, said[400].best) == (300, 300)
-    assert said[400].sentence == (
+    before = {verdicts[step].kind for step in verdicts if 60 <= step < first}
+    assert before == {"improving"}, "its loss jumps by 5 %: no alarm"
+    assert {verdicts[step].kind for step in verdicts if step >= first} == {"overfitting"}
+    assert (verdicts[400].since, verdicts[400].best) == (300, 300)
+    assert verdicts[400].sentence == (
         "Overfitting since step 300: the net gets better on training images and worse on held-out ones. "
         "Best checkpoint so far: step 300."
     )
@@ -292,21 +293,23 @@ def test_a_recorded_run_on_16_pairs_is_called_overfitting_only_once_it_is() -> N
 
 def test_a_recorded_run_on_4_pairs_is_never_called_usable() -> None:
     """The gain rises as in a good run, but the held-out loss rises, too."""
-    said = Curve("four").verdicts(checkpoints=(20, 50, 100))
-    assert {said[step].kind for step in said if step < 50} == {"not_following"}
-    assert {said[step].kind for step in said if step >= 60} == {"overfitting"}
-    assert said[160].since == 40 and said[160].follows_since == 40
-    assert said[160].causes[0].text == "4 training pairs are few; several thousand are usual."
-    assert said[160].causes[0].look == "dataset"
+    verdicts = Curve("four").verdicts(checkpoints=(20, 50, 100))
+    assert {verdicts[step].kind for step in verdicts if step < 50} == {"not_following"}
+    assert {verdicts[step].kind for step in verdicts if step >= 60} == {"overfitting"}
+    assert verdicts[160].since == 40 and verdicts[160].follows_since == 40
+    assert verdicts[160].causes[0].text == "4 training pairs are few; several thousand are usual."
+    assert verdicts[160].causes[0].look == "dataset"
 
 
 def test_a_learning_rate_that_is_too_high_is_reported_with_a_checkpoint_to_return_to() -> None:
-    said = Curve("hot").verdicts(checkpoints=(10, 20, 60))
-    assert [step for step, verdict in said.items() if verdict.kind == "broken"] == [50, 60, 70, 80, 90, 100]
-    assert (said[40].kind, said[40].since) == ("worse", 20)
-    assert (said[100].since, said[100].best) == (40, 10), "step 60 is broken, step 20 a quarter worse than the start"
-    assert "broke by step 40" in said[100].sentence and "checkpoint of step 10" in said[100].sentence
-    assert "0.02" in said[100].causes[0].text and said[100].causes[0].look == "settings"
+    verdicts = Curve("hot").verdicts(checkpoints=(10, 20, 60))
+    assert [step for step, verdict in verdicts.items() if verdict.kind == "broken"] == [50, 60, 70, 80, 90, 100]
+    assert (verdicts[40].kind, verdicts[40].since) == ("worse", 20)
+    assert (verdicts[100].since, verdicts[100].best) == (40, 10), (
+        "step 60 is broken, step 20 a quarter worse than the start"
+    )
+    assert "broke by step 40" in verdicts[100].sentence and "checkpoint of step 10" in verdicts[100].sentence
+    assert "0.02" in verdicts[100].causes[0].text and verdicts[100].causes[0].look == "settings"
 
 
 @pytest.mark.parametrize(
@@ -319,22 +322,22 @@ def test_a_learning_rate_that_is_too_high_is_reported_with_a_checkpoint_to_retur
 def test_recorded_runs_that_cannot_learn_are_reported_in_time(name: str, first_cause: str, look: str) -> None:
     curve = Curve(name)
     assert curve.config.validation.listens_by == 800
-    said = curve.verdicts()
-    assert {said[step].kind for step in said if 8 * step < 800} == {"not_following"}
-    assert {said[step].kind for step in said if 8 * step >= 800} == {"ignored"}
-    assert said[120].causes[0].text.startswith(first_cause) and said[120].causes[0].look == look
+    verdicts = curve.verdicts()
+    assert {verdicts[step].kind for step in verdicts if 8 * step < 800} == {"not_following"}
+    assert {verdicts[step].kind for step in verdicts if 8 * step >= 800} == {"ignored"}
+    assert verdicts[120].causes[0].text.startswith(first_cause) and verdicts[120].causes[0].look == look
 
 
 def test_a_run_worse_than_its_start_is_never_called_usable_again() -> None:
     """At 0.008 the net follows its map a little between jumps, with a loss of up to 2.4 times the initial one."""
-    said = Curve("warm").verdicts(checkpoints=(40, 100, 200))
-    assert {said[step].kind for step in said if step >= 70} == {"worse", "broken"}
-    assert (said[240].kind, said[240].since, said[240].best) == ("worse", 50, 40)
-    assert said[240].sentence == (
+    verdicts = Curve("warm").verdicts(checkpoints=(40, 100, 200))
+    assert {verdicts[step].kind for step in verdicts if step >= 70} == {"worse", "broken"}
+    assert (verdicts[240].kind, verdicts[240].since, verdicts[240].best) == ("worse", 50, 40)
+    assert verdicts[240].sentence == (
         "Worse than at the start since step 50: the loss is 61% higher than it was then. "
         "Go back to the checkpoint of step 40."
     )
-    assert "0.008" in said[240].causes[0].text and said[240].causes[0].look == "settings"
+    assert "0.008" in verdicts[240].causes[0].text and verdicts[240].causes[0].look == "settings"
 
 
 @pytest.mark.parametrize("name", ["circles", "few", "rest", "blank", "dim", "strangers", "slow", "meek", "inverted"])
@@ -378,10 +381,13 @@ def test_a_resumed_run_without_improvement_is_flat() -> None:
     rest = Curve("rest")
     assert {verdict.kind for step, verdict in rest.verdicts().items() if step >= 160} == {"improving"}
     resumed = [check for check in rest.checks if check.step >= 600]
-    said = {resumed[n].step: judge(resumed[: n + 1], rest.facts) for n in range(1, len(resumed))}
-    assert {said[step].kind for step in said if step <= 740} == {"improving"}
-    assert {(said[step].kind, said[step].since) for step in said if step >= 780} <= {("flat", 690), ("flat", 700)}
-    assert said[900].sentence.startswith("Flat since step ") and "Consider stopping" in said[900].sentence
+    verdicts = {resumed[n].step: judge(resumed[: n + 1], rest.facts) for n in range(1, len(resumed))}
+    assert {verdicts[step].kind for step in verdicts if step <= 740} == {"improving"}
+    assert {(verdicts[step].kind, verdicts[step].since) for step in verdicts if step >= 780} <= {
+        ("flat", 690),
+        ("flat", 700),
+    }
+    assert verdicts[900].sentence.startswith("Flat since step ") and "Consider stopping" in verdicts[900].sentence
 
 
 def test_one_bad_check_does_not_mean_a_broken_net(circles: Curve) -> None:

@@ -41,7 +41,7 @@ AUX_NODES = {
 
 
 @pytest.fixture
-def told(loud_controlnet: Path, tmp_path: Path) -> Path:
+def scored(loud_controlnet: Path, tmp_path: Path) -> Path:
     """A checkpoint in a run that has images and scores."""
     run = tmp_path / "2026-01-01_secret-project"
     config = RunConfig().model_dump(mode="json")
@@ -60,8 +60,8 @@ def told(loud_controlnet: Path, tmp_path: Path) -> Path:
     return checkpoint
 
 
-def test_the_header_has_the_score_and_nothing_private(told: Path, tmp_path: Path) -> None:
-    made = export(told, "single_file", tmp_path / "out", "mine")
+def test_the_header_has_the_score_and_nothing_private(scored: Path, tmp_path: Path) -> None:
+    made = export(scored, "single_file", tmp_path / "out", "mine")
     with safe_open(made.path, framework="pt") as file:
         facts = file.metadata()
     assert (facts["score_adherence"], facts["resolution"]) == ("0.8125", "64")
@@ -71,8 +71,8 @@ def test_the_header_has_the_score_and_nothing_private(told: Path, tmp_path: Path
     assert not re.search("secret|somebody|private|/home", everything)
 
 
-def test_the_card_shows_the_drawn_images_but_not_the_users_own(told: Path, tmp_path: Path) -> None:
-    made = export(told, "single_file", tmp_path / "out", "mine")
+def test_the_card_shows_the_drawn_images_but_not_the_users_own(scored: Path, tmp_path: Path) -> None:
+    made = export(scored, "single_file", tmp_path / "out", "mine")
     with Image.open(made.card / "example-1.webp") as example:
         assert example.size == (128, 64)
         pixels = np.asarray(example.convert("RGB")).astype(int)
@@ -85,9 +85,9 @@ def test_the_card_shows_the_drawn_images_but_not_the_users_own(told: Path, tmp_p
 
 @pytest.mark.parametrize("format", ["single_file", "diffusers"])
 def test_the_cards_code_runs(
-    told: Path, tiny_base: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch, edges: Image.Image
+    scored: Path, tiny_base: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch, edges: Image.Image
 ) -> None:
-    made = export(told, format, tmp_path / "out", "mine", "fp32")
+    made = export(scored, format, tmp_path / "out", "mine", "fp32")
     assert made.card is not None
     code = re.search(r"```python\n(.*?)```", (made.card / "README.md").read_text(encoding="utf-8"), re.S)
     assert code is not None
@@ -107,8 +107,8 @@ def workflows(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return read("comfyui_workflow.json"), read("comfyui_workflow_api.json")
 
 
-def test_every_link_of_the_workflow_leads_to_a_slot_of_its_kind(told: Path, tmp_path: Path) -> None:
-    editor, server = workflows(export(told, "single_file", tmp_path / "out", "mine").card)
+def test_every_link_of_the_workflow_leads_to_a_slot_of_its_kind(scored: Path, tmp_path: Path) -> None:
+    editor, server = workflows(export(scored, "single_file", tmp_path / "out", "mine").card)
     nodes = {node["id"]: node for node in editor["nodes"]}
     assert editor["version"] == 0.4 and editor["last_node_id"] == max(nodes) and len(editor["links"]) > 10
     assert editor["last_link_id"] == max(link[0] for link in editor["links"])
@@ -126,8 +126,8 @@ def test_every_link_of_the_workflow_leads_to_a_slot_of_its_kind(told: Path, tmp_
                 assert value[1] < len(nodes[int(value[0])]["outputs"])
 
 
-def test_the_workflow_has_the_runs_own_numbers(told: Path, tmp_path: Path) -> None:
-    made = export(told, "single_file", tmp_path / "out", "mine")
+def test_the_workflow_has_the_runs_own_numbers(scored: Path, tmp_path: Path) -> None:
+    made = export(scored, "single_file", tmp_path / "out", "mine")
     editor, server = workflows(made.card)
     of = {node["class_type"]: node["inputs"] for node in server.values()}
     assert of["ControlNetLoader"] == {"control_net_name": made.path.name}
@@ -150,8 +150,8 @@ def test_a_type_without_a_preprocessor_takes_ready_maps(loud_controlnet: Path, t
     assert "preprocessor: none" in note and made.path.stem in note
 
 
-def test_the_note_names_the_preprocessor(told: Path, tmp_path: Path) -> None:
-    note = (export(told, "pth", tmp_path / "out", "mine").card / "automatic1111.txt").read_text(encoding="utf-8")
+def test_the_note_names_the_preprocessor(scored: Path, tmp_path: Path) -> None:
+    note = (export(scored, "pth", tmp_path / "out", "mine").card / "automatic1111.txt").read_text(encoding="utf-8")
     assert "choose the preprocessor: canny." in note and "Control weight 1.2" in note
 
 
@@ -182,18 +182,18 @@ def test_without_a_run_the_story_is_empty(checkpoint: Path) -> None:
     assert story_of(checkpoint).scores == {} and story_of(checkpoint).pictures == ()
 
 
-def test_a_folder_in_the_way_of_the_card_is_left_alone(told: Path, tmp_path: Path) -> None:
+def test_a_folder_in_the_way_of_the_card_is_left_alone(scored: Path, tmp_path: Path) -> None:
     precious = tmp_path / "out" / "mine_sd15_card"
     precious.mkdir(parents=True)
     (precious / "README.md").write_text("my diary", encoding="utf-8")
     with pytest.raises(UserError, match="is in the way"):
-        export(told, "single_file", tmp_path / "out", "mine", overwrite=True)
+        export(scored, "single_file", tmp_path / "out", "mine", overwrite=True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine_sd15_card"]
     assert (precious / "README.md").read_text(encoding="utf-8") == "my diary"
 
 
 def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
-    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fill(*_: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -201,5 +201,5 @@ def test_a_disk_that_fills_up_at_the_card_leaves_nothing(
     monkeypatch.setattr("engine.export.model_card.atomic_write_text", fill)
     for format in ("single_file", "diffusers"):
         with pytest.raises(UserError, match="filled up"):
-            export(told, format, tmp_path / "out", "mine")
+            export(scored, format, tmp_path / "out", "mine")
     assert not list((tmp_path / "out").iterdir())

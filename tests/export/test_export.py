@@ -65,7 +65,7 @@ def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, forma
     assert result.bytes == size
 
 
-def test_the_header_tells_what_the_net_is_and_nothing_private(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_header_says_what_the_net_is_and_nothing_private(checkpoint: Path, tmp_path: Path) -> None:
     facts = header(export(checkpoint, "single_file", tmp_path, "mine").path)
     assert facts["condition_type"] == "canny"
     assert json.loads(facts["condition_parameters"]) == {"low": 50, "high": 150, "blur": 0.0}
@@ -131,7 +131,7 @@ def test_overwriting_never_takes_a_folder_of_other_things(checkpoint: Path, tmp_
 
 
 @pytest.mark.parametrize("format", NAMES)
-def test_a_full_disk_is_said_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     checkpoint: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")

@@ -118,15 +118,19 @@ def test_the_net_and_its_card_arrive_whole(
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
     made = export(checkpoint, "single_file", tmp_path / "out", "mine")
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     link = upload(
-        files_of(made), "anna/net", TOKEN, endpoint=address, progress=lambda done, total, _: told.append((done, total))
+        files_of(made),
+        "anna/net",
+        TOKEN,
+        endpoint=address,
+        progress=lambda done, total, _: progress.append((done, total)),
     )
     assert link == f"{address}/anna/net"
     assert server.stored[made.path.name] == made.path.read_bytes()
     assert made.card is not None and server.stored["README.md"] == (made.card / "README.md").read_bytes()
     assert set(server.stored) == {made.path.name, *(path.name for path in made.card.iterdir())}
-    assert told[-1][0] == told[-1][1] or told[-1][1] == 1
+    assert progress[-1][0] == progress[-1][1] or progress[-1][1] == 1
     assert any(TOKEN in authorization for _, authorization in server.asked)
     for path in tmp_path.rglob("*"):  # the token is in no file
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes()
@@ -142,16 +146,18 @@ def test_a_folder_for_diffusers_arrives_as_a_repository(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_token_is_told_without_the_token(tmp_path: Path, hub: tuple[str, type[FakeHub]], status: int) -> None:
+def test_a_refused_token_is_reported_without_the_token(
+    tmp_path: Path, hub: tuple[str, type[FakeHub]], status: int
+) -> None:
     address, server = hub
     server.refuse = status
     (tmp_path / "a").write_text("a", encoding="utf-8")
-    with pytest.raises(UserError, match=rf"refused the token \({status}\)") as told:
+    with pytest.raises(UserError, match=rf"refused the token \({status}\)") as caught:
         upload([("a", tmp_path / "a")], "anna/net", TOKEN, endpoint=address)
-    assert TOKEN not in str(told.value)
+    assert TOKEN not in str(caught.value)
 
 
-def test_a_hub_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_hub_that_is_not_there_is_reported(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a", encoding="utf-8")
     with pytest.raises(UserError, match="upload to anna/net failed"):
         upload([("a", tmp_path / "a")], "anna/net", TOKEN, endpoint="http://127.0.0.1:9")

@@ -36,13 +36,13 @@ def trained(ready_workspace: Workspace, new_run: RunFactory) -> Run:
 @pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
 def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
     chosen = [Variant("half", "single_file", "fp16"), Variant("lora", "control_lora", "fp16", 32)]
-    told: list[str] = []
+    lines: list[str] = []
     table = compare(
         ready_workspace,
         trained,
         trained.checkpoints()[-1],
         chosen=chosen,
-        progress=lambda done, total, label: told.append(f"{done}/{total} {label}"),
+        progress=lambda done, total, label: lines.append(f"{done}/{total} {label}"),
     )
     assert [row.title for row in table.rows] == ["checkpoint", "half", "lora"]
     assert (table.score, table.pictures, table.step) == ("adherence", 2, 4)
@@ -51,7 +51,7 @@ def test_size_against_quality(trained: Run, ready_workspace: Workspace) -> None:
     assert half.loss == pytest.approx(whole.adherence - half.adherence) and abs(half.loss) < 0.1
     assert read_table(trained.exports) == table
     assert [path.name for path in trained.exports.iterdir()] == ["size_against_quality.json"]  # no files stay
-    assert "half" in as_text(table) and told[-1].startswith("2/3")
+    assert "half" in as_text(table) and lines[-1].startswith("2/3")
 
 
 def test_a_net_comes_back_as_a_run(trained: Run, ready_workspace: Workspace) -> None:

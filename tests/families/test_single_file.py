@@ -94,7 +94,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.ckpt"])
-def test_a_damaged_file_is_said(tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match="damaged"):
         detect(str(tmp_path / name))

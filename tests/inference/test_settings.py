@@ -43,7 +43,7 @@ def test_values_of_a_form_become_the_settings_own_type() -> None:
     assert settings["second"].read(' "~/nets/one" ') == Path.home() / "nets" / "one"
 
 
-def test_bounds_are_said_in_words() -> None:
+def test_bounds_in_words() -> None:
     settings = declared()
     assert settings["steps"].problem(1001) == "Sampling steps must be between 1 and 1,000."
     assert settings["width"].problem(32) == "Width must be between 64 and 2,048 px."

@@ -1,4 +1,4 @@
-"""Known vulnerabilities of the packages: always told, never a failure, and never silence where nobody answered."""
+"""Known vulnerabilities of the packages are always reported and fail nothing; so is a database without an answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def printed(*packages: dict[str, Any]) -> str:
     return json.dumps({"dependencies": list(packages), "fixes": []})
 
 
-def test_what_is_known_is_told_with_its_names_and_its_remedy() -> None:
+def test_a_known_vulnerability_is_reported_with_its_names_and_its_fix() -> None:
     assert parse_report(printed(CLEAN, FAULTY, SKIPPED), "Found 2 known vulnerabilities in 1 package") == [
         "Packages looked up: 2. Known vulnerabilities: 2.",
         "VULNERABLE pillow 12.3.0: PYSEC-2030-1, CVE-2030-77; fixed in 12.3.1, 13.0",
@@ -54,7 +54,7 @@ def test_what_is_known_is_told_with_its_names_and_its_remedy() -> None:
         ('{"dependencies": [{"name": 1, "vulns": [{}]}]}', "odd\n", "odd"),
     ],
 )
-def test_nobody_to_ask_is_told_with_its_reason(output: str, errors: str, why: str) -> None:
+def test_a_database_that_cannot_be_asked_is_reported_with_the_reason(output: str, errors: str, why: str) -> None:
     (line,) = parse_report(output, errors)
     assert line.startswith("NOT ASKED") and why in line
 

@@ -97,17 +97,17 @@ def windows(tmp_path: Path) -> Windows:
 @pytest.mark.slow
 def test_started_inside_the_archive_it_asks_to_unpack(windows: Windows) -> None:
     shutil.rmtree(windows.root / "engine")
-    told = windows.start("--doctor")
-    assert told.returncode == 1
-    assert "Extract All" in told.stdout
+    result = windows.start("--doctor")
+    assert result.returncode == 1
+    assert "Extract All" in result.stdout
 
 
 @needs_wine
 @pytest.mark.slow
 def test_without_a_python_windows_is_told_what_to_install(windows: Windows) -> None:
-    told = windows.start("--doctor")
-    assert told.returncode == 1
-    assert "winget install Python.Python.3.12" in told.stdout
+    result = windows.start("--doctor")
+    assert result.returncode == 1
+    assert "winget install Python.Python.3.12" in result.stdout
 
 
 @needs_wine
@@ -117,10 +117,10 @@ def test_windows_runs_the_installer_with_the_python_that_the_launcher_names(wind
     windows.put("found.bat", "echo RAN %* [%PYTHONPATH%] [%PYTHONUTF8%]", "exit /b 7")
     answer = "Z:" + str(python).replace("/", "\\")
     windows.put("py.bat", f'if "%1"=="-3.11" echo {answer}', 'if not "%1"=="-3.11" exit /b 1')
-    told = windows.start("--port", "8000", "--workspace", "my sets")
-    assert "RAN -m engine.install --port 8000 --workspace" in told.stdout
-    assert "[] [1]" in told.stdout
-    assert told.returncode == 7
+    result = windows.start("--port", "8000", "--workspace", "my sets")
+    assert "RAN -m engine.install --port 8000 --workspace" in result.stdout
+    assert "[] [1]" in result.stdout
+    assert result.returncode == 7
 
 
 @needs_wine
@@ -132,6 +132,6 @@ def test_on_windows_the_store_alias_is_passed_over_and_uv_asked(windows: Windows
     windows.put("fetched.bat", f"echo {found}")
     fetched = "Z:" + str(windows.path / "fetched.bat").replace("/", "\\")
     windows.put("uv.bat", f'if "%2"=="find" echo {fetched}')
-    told = windows.start("--demo")
-    assert "fetching Python 3.12 with uv" in told.stdout
-    assert "RAN -m engine.install --demo" in told.stdout
+    result = windows.start("--demo")
+    assert "fetching Python 3.12 with uv" in result.stdout
+    assert "RAN -m engine.install --demo" in result.stdout

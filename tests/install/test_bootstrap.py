@@ -54,9 +54,9 @@ def shell(any_root: Path, tmp_path: Path) -> Shell:
 
 def test_a_suitable_python_runs_the_installer(shell: Shell) -> None:
     shell.put("python3", GOOD)
-    told = shell.start("--dry-run")
-    assert told.returncode == 0, told.stderr
-    assert "would install torch" in told.stdout
+    result = shell.start("--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "would install torch" in result.stdout
     assert not (shell.root / ".venv").exists()
 
 
@@ -69,33 +69,33 @@ def test_an_old_default_python_is_passed_over(shell: Shell) -> None:
 
 def test_without_a_python_it_says_what_to_install(shell: Shell) -> None:
     shell.put("python3", OLD)
-    told = shell.start()
-    assert told.returncode == 1
-    assert "Cause: no suitable Python" in told.stderr
-    assert "it is Python 3.8" in told.stderr
-    assert "sudo apt install python3 python3-venv" in told.stderr
+    result = shell.start()
+    assert result.returncode == 1
+    assert "Cause: no suitable Python" in result.stderr
+    assert "it is Python 3.8" in result.stderr
+    assert "sudo apt install python3 python3-venv" in result.stderr
 
 
 def test_without_a_python_uv_fetches_one(shell: Shell) -> None:
     shell.put("fetched-python", GOOD)
     shell.put("uv", f'[ "$2" = find ] && echo "{shell.path}/fetched-python"; exit 0')
-    told = shell.start("--dry-run")
-    assert "fetching Python 3.12 with uv" in told.stdout
-    assert "would install torch" in told.stdout
+    result = shell.start("--dry-run")
+    assert "fetching Python 3.12 with uv" in result.stdout
+    assert "would install torch" in result.stdout
 
 
 def test_a_uv_that_fails_is_no_traceback(shell: Shell) -> None:
     shell.put("uv", "echo 'no network' >&2; exit 2")
-    told = shell.start()
-    assert told.returncode == 1
-    assert "Cause: no suitable Python" in told.stderr
+    result = shell.start()
+    assert result.returncode == 1
+    assert "Cause: no suitable Python" in result.stderr
 
 
 def test_another_pythons_settings_do_no_harm(shell: Shell, tmp_path: Path) -> None:
     (tmp_path / "argparse.py").write_text("raise SystemExit('the wrong argparse')", encoding="utf-8")
     shell.put("python3", GOOD)
-    told = shell.start("--dry-run", PYTHONPATH=str(tmp_path), PYTHONHOME="/nowhere", VIRTUAL_ENV="/nowhere")
-    assert told.returncode == 0, told.stderr
+    result = shell.start("--dry-run", PYTHONPATH=str(tmp_path), PYTHONHOME="/nowhere", VIRTUAL_ENV="/nowhere")
+    assert result.returncode == 0, result.stderr
 
 
 def test_it_can_be_started_through_a_link(shell: Shell, tmp_path: Path) -> None:
@@ -109,21 +109,21 @@ def test_a_reader_that_goes_away_is_no_traceback(shell: Shell) -> None:
     shell.put("python3", GOOD)
     shell.put("quits", "exec 0<&-; sleep 0.2")
     (shell.path / "sleep").symlink_to(shutil.which("sleep") or "/bin/false")
-    told = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", '"$0/install.sh" --dry-run | quits', str(shell.root)],
         env={"PATH": str(shell.path)},
         capture_output=True,
         encoding="utf-8",
         check=False,
     )
-    assert told.stderr == ""
+    assert result.stderr == ""
 
 
 def test_wrong_options_give_the_usage(shell: Shell) -> None:
     shell.put("python3", GOOD)
-    told = shell.start("--nonsense")
-    assert told.returncode == 2
-    assert "usage: install.sh" in told.stderr
+    result = shell.start("--nonsense")
+    assert result.returncode == 2
+    assert "usage: install.sh" in result.stderr
 
 
 def test_shellcheck_has_nothing_to_say() -> None:
@@ -131,5 +131,5 @@ def test_shellcheck_has_nothing_to_say() -> None:
     if shellcheck is None:
         pytest.skip("shellcheck is not installed")
     scripts = [str(ROOT / "install.sh"), str(ROOT / ".ci" / "run")]
-    told = subprocess.run([shellcheck, *scripts], capture_output=True, encoding="utf-8", check=False)
-    assert told.returncode == 0, told.stdout
+    result = subprocess.run([shellcheck, *scripts], capture_output=True, encoding="utf-8", check=False)
+    assert result.returncode == 0, result.stdout

@@ -107,16 +107,16 @@ def test_cpu_stays_asked_for_until_repair(
     assert not (installed / ".venv").exists()
 
 
-def test_dry_run_tells_the_plan_and_leaves_the_folder_alone(
+def test_dry_run_prints_the_plan_and_leaves_the_folder_alone(
     any_root: Path, cards: dict[str, GpuReport], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cards["report"] = CARD
     before = sorted(any_root.rglob("*"))
     assert cli.main(["--dry-run", "--repair"], any_root) == 0
     assert sorted(any_root.rglob("*")) == before
-    told = capsys.readouterr().out
-    assert "would install torch 2.13.0+cu130 from https://download.pytorch.org/whl/cu130" in told
-    assert "[6/6] Self-check" in told
+    output = capsys.readouterr().out
+    assert "would install torch 2.13.0+cu130 from https://download.pytorch.org/whl/cu130" in output
+    assert "[6/6] Self-check" in output
 
 
 def test_a_failure_is_explained_and_its_status_returned(
@@ -127,8 +127,8 @@ def test_a_failure_is_explained_and_its_status_returned(
 
     monkeypatch.setattr(cli, "run_steps", fail)
     assert cli.main([], root) == 3
-    told = capsys.readouterr().out
-    assert "Cause: the moon is full\nFix:   wait\nLog:   " in told
+    output = capsys.readouterr().out
+    assert "Cause: the moon is full\nFix:   wait\nLog:   " in output
 
 
 def test_ctrl_c_is_no_traceback(
@@ -177,8 +177,8 @@ def test_the_installer_needs_nothing_but_the_standard_library() -> None:
         "bad = {name.split('.')[0] for name in sys.modules} - ours;"
         "bad = [name for name in bad if not name.startswith('_')]; assert not bad, bad; main(['--help'])"
     )
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(ROOT)], capture_output=True, encoding="utf-8", check=False
     )
-    assert told.returncode == 0, told.stderr
-    assert "--dry-run" in told.stdout
+    assert result.returncode == 0, result.stderr
+    assert "--dry-run" in result.stdout

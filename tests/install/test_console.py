@@ -29,7 +29,7 @@ def test_a_step_is_one_line_with_its_warnings_below(console: Console) -> None:
     assert shown(console) == "[1/2] PyTorch ... done\n      ! careful\n"
 
 
-def test_a_failure_tells_cause_fix_and_log(console: Console) -> None:
+def test_a_failure_prints_cause_fix_and_log(console: Console) -> None:
     console.begin(2, 2, "Packages")
     console.fail(InstallError("the disk is full", "free some space"))
     assert "[2/2] Packages ... FAILED\n\nCause: the disk is full\nFix:   free some space\n" in shown(console)

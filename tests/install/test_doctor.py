@@ -36,7 +36,7 @@ def problems(layout: Layout, look: dict[str, str] = ALL_THERE) -> dict[str, doct
     return {finding.name: finding for finding in doctor.examine(layout, lambda _: look) if finding.problem}
 
 
-def test_nothing_installed_is_said_with_the_fix(any_root: Path, cards: dict[str, GpuReport]) -> None:
+def test_nothing_installed_is_reported_with_the_fix(any_root: Path, cards: dict[str, GpuReport]) -> None:
     before = sorted(any_root.rglob("*"))
     text, well = doctor.report(any_root)
     assert not well
@@ -55,25 +55,25 @@ def test_a_broken_package_is_named(installed: Layout, cards: dict[str, GpuReport
     assert "--repair" in found["cv2"].fix
 
 
-def test_an_interrupted_installation_is_told(installed: Layout, cards: dict[str, GpuReport]) -> None:
+def test_an_interrupted_installation_is_reported(installed: Layout, cards: dict[str, GpuReport]) -> None:
     (installed.root / "requirements.txt").write_text("torch==2.13.0\nnew\n", encoding="utf-8")
     assert "installation" in problems(installed)
 
 
 @pytest.mark.answers("It trains on the processor although there is a graphics card")
-def test_a_cpu_build_over_a_card_is_told(installed: Layout, cards: dict[str, GpuReport]) -> None:
+def test_a_cpu_build_over_a_card_is_reported(installed: Layout, cards: dict[str, GpuReport]) -> None:
     cards["report"] = CARD
     found = problems(installed)
     assert "2.13.0+cu130 would" in found["torch"].problem
     assert "does not reach the card" in found["torch on the card"].problem
 
 
-def test_an_old_driver_is_told_with_the_fix(installed: Layout, cards: dict[str, GpuReport]) -> None:
+def test_an_old_driver_is_reported_with_the_fix(installed: Layout, cards: dict[str, GpuReport]) -> None:
     cards["report"] = GpuReport((Gpu("RTX 5090", 32768, (570, 86), (12, 0)),))
     assert "driver 570.86 is too old" in problems(installed)["card's use"].problem
 
 
-def test_a_driver_that_does_not_answer_is_told(installed: Layout, cards: dict[str, GpuReport]) -> None:
+def test_a_driver_that_does_not_answer_is_reported(installed: Layout, cards: dict[str, GpuReport]) -> None:
     cards["report"] = GpuReport(problem="nvidia-smi did not answer within 15 seconds")
     assert "did not answer" in problems(installed)["NVIDIA card"].problem
 

@@ -32,7 +32,7 @@ def test_two_cards_are_read_in_order() -> None:
     assert [gpu.capability for gpu in gpus] == [(8, 9), (6, 1)]
 
 
-def test_memory_that_the_driver_does_not_tell_is_zero() -> None:
+def test_memory_that_the_driver_does_not_report_is_zero() -> None:
     (gpu,) = parse_nvidia_smi("NVIDIA GB10, [N/A], 580.95.05, 12.1").gpus
     assert gpu.memory_mib == 0
     assert "GB," not in gpu.label

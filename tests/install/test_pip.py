@@ -21,14 +21,14 @@ from engine.install.pip import explain, show_progress
         ("", "pip said nothing"),
     ],
 )
-def test_errors_are_told_as_cause_and_fix(output: str, cause: str) -> None:
+def test_errors_are_explained_with_cause_and_fix(output: str, cause: str) -> None:
     error = explain(output, "PyTorch")
     assert error.cause.startswith("PyTorch could not be installed")
     assert cause in error.cause
     assert error.fix
 
 
-def test_a_broken_connection_is_told_rather_than_the_missing_package_that_follows() -> None:
+def test_a_broken_connection_is_reported_rather_than_the_missing_package_that_follows() -> None:
     output = "NameResolutionError: ...\nERROR: No matching distribution found for torch==2.13.0"
     assert "no connection" in explain(output, "PyTorch").cause
 

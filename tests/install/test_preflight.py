@@ -46,7 +46,7 @@ def test_little_memory_is_a_warning(root: Path, disk: dict[str, float]) -> None:
     assert "4 GB of memory" in preflight.check(root, with_card=False, fresh=True)[0]
 
 
-def test_a_folder_that_cannot_be_written_is_told(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -55,7 +55,7 @@ def test_a_folder_that_cannot_be_written_is_told(root: Path, monkeypatch: pytest
         preflight.check(root, with_card=False, fresh=True)
 
 
-def test_the_path_separator_in_a_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_separator_in_a_path_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.os, "pathsep", "x")
     with pytest.raises(InstallError, match="Python environments do not allow"):
         preflight.check(tmp_path / "xyz", with_card=False, fresh=True)

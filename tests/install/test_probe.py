@@ -32,9 +32,9 @@ def test_32_bits_and_the_store_and_a_missing_venv_are_refused() -> None:
 
 
 def test_it_prints_a_path_and_nothing_else() -> None:
-    told = subprocess.run([sys.executable, probe.__file__], capture_output=True, text=True, check=True)
-    assert Path(told.stdout.strip()).exists()
-    assert len(told.stdout.splitlines()) == 1
+    result = subprocess.run([sys.executable, probe.__file__], capture_output=True, text=True, check=True)
+    assert Path(result.stdout.strip()).exists()
+    assert len(result.stdout.splitlines()) == 1
 
 
 def test_any_old_python_can_parse_it() -> None:

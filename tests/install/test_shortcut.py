@@ -41,9 +41,9 @@ def test_it_lands_in_the_menu_and_on_the_desktop(any_root: Path, tmp_path: Path)
     script = any_root / "install.sh"
     script.write_text(f'#!/bin/sh\necho ran >"{any_root}/ran"\n', encoding="utf-8")
     script.chmod(0o755)
-    told = make_shortcut(any_root, {"HOME": str(home), "PATH": os.environ["PATH"]})
+    text = make_shortcut(any_root, {"HOME": str(home), "PATH": os.environ["PATH"]})
     entry = home / "Desktop" / "controlnet-studio.desktop"
-    assert str(entry) in told
+    assert str(entry) in text
     assert (home / ".local/share/applications/controlnet-studio.desktop").read_bytes() == entry.read_bytes()
     assert os.access(entry, os.X_OK)
     subprocess.run(exec_words(entry.read_text(encoding="utf-8")), check=True)
@@ -52,5 +52,5 @@ def test_it_lands_in_the_menu_and_on_the_desktop(any_root: Path, tmp_path: Path)
 
 @LINUX
 def test_without_a_desktop_it_lands_in_the_menu(root: Path, tmp_path: Path) -> None:
-    told = make_shortcut(root, {"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
-    assert told == str(tmp_path / ".local/share/applications/controlnet-studio.desktop")
+    text = make_shortcut(root, {"HOME": str(tmp_path), "PATH": os.environ["PATH"]})
+    assert text == str(tmp_path / ".local/share/applications/controlnet-studio.desktop")

@@ -91,7 +91,7 @@ def test_a_package_that_replaces_torch_is_a_failure(machine: Machine) -> None:
     assert not is_ready(machine.layout, None)
 
 
-def test_a_failed_self_check_is_told_and_tried_again(machine: Machine) -> None:
+def test_a_failed_self_check_is_reported_and_tried_again(machine: Machine) -> None:
     machine.self_check = Outcome(1, "Traceback ...\nImportError: libGL.so.1 is missing\n")
     with pytest.raises(InstallError, match="libGL.so.1 is missing"):
         install(machine)

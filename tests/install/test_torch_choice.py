@@ -43,7 +43,7 @@ def test_build_by_card_and_driver(
     assert choose(GpuReport((card(capability, driver),)), system=system).build == build
 
 
-def test_an_old_driver_is_told_with_the_version_that_it_takes() -> None:
+def test_an_old_driver_is_reported_with_the_version_that_it_takes() -> None:
     words = " ".join(choose(GpuReport((card(BLACKWELL, (570, 86)),)), system="linux").warnings)
     assert "driver 570.86 is too old" in words
     assert "580.65" in words
@@ -57,13 +57,13 @@ def test_a_card_out_of_support_is_not_sent_after_a_driver() -> None:
 
 
 @pytest.mark.answers("It trains on the processor although there is a graphics card")
-def test_no_card_is_said_loudly() -> None:
+def test_no_card_is_a_warning() -> None:
     choice = choose(GpuReport())
     assert choice.build == "cpu"
     assert "No NVIDIA card" in choice.warnings[-1]
 
 
-def test_a_driver_that_does_not_answer_is_told() -> None:
+def test_a_driver_that_does_not_answer_is_reported() -> None:
     assert "did not answer" in choose(GpuReport(problem="nvidia-smi did not answer")).warnings[0]
 
 

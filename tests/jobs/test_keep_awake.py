@@ -1,4 +1,4 @@
-"""The machine is kept awake while a job runs, it is said, and the lock is given back however the job ends."""
+"""The machine is kept awake while a job runs, the page says so, and the lock is released however the job ends."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def test_an_app_that_is_killed_leaves_no_lock_behind(inhibitor: Path) -> None:
 
 
 @POSIX
-def test_a_system_that_refuses_is_told_and_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_that_refuses_is_reported_and_the_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     refuses, missing, no_program = tmp_path / "refuses", ["/no/such/program"], tmp_path / "not-executable"
     refuses.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
     refuses.chmod(0o755)
@@ -114,10 +116,10 @@ def test_a_system_that_refuses_is_told_and_the_work_goes_on(tmp_path: Path, monk
     no_program.chmod(0o755)
     monkeypatch.setattr(keep_awake, "inhibitors", lambda: [missing, [str(no_program)], [str(refuses)]])
     monkeypatch.setattr(sys, "platform", "linux")
-    told: list[str] = []
-    with keep_awake.keep_awake(told.append):
-        told.append("worked")
-    assert told == [NOT_KEPT, "worked"]
+    messages: list[str] = []
+    with keep_awake.keep_awake(messages.append):
+        messages.append("worked")
+    assert messages == [NOT_KEPT, "worked"]
 
 
 def test_jobs_with_somebody_in_front_of_them_need_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:

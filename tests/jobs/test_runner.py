@@ -1,4 +1,4 @@
-"""One job at a time; how it ends is told by the thread itself."""
+"""One job at a time; its thread reports how it ended."""
 
 from __future__ import annotations
 

@@ -21,11 +21,11 @@ def fits(most: int, tried: list[int]) -> Callable[[Sequence[int]], list[int]]:
 
 def test_batches_are_halved_until_they_fit_and_stay_small() -> None:
     tried: list[int] = []
-    told: list[tuple[int, int]] = []
-    batch = AdaptiveBatch(8, on_halved=lambda tried, size: told.append((tried, size)))
+    halved: list[tuple[int, int]] = []
+    batch = AdaptiveBatch(8, on_halved=lambda tried, size: halved.append((tried, size)))
     made = [result for results in batch.over(range(9), fits(3, tried)) for result in results]
     assert made == [10 * item for item in range(9)], "in order, each once"
-    assert tried == [8, 4, 2, 2, 2, 2, 1] and told == [(8, 4), (4, 2)] and batch.size == 2
+    assert tried == [8, 4, 2, 2, 2, 2, 1] and halved == [(8, 4), (4, 2)] and batch.size == 2
 
 
 @pytest.mark.parametrize(("smallest", "tried_last"), [(1, 1), (2, 2)])

@@ -13,7 +13,7 @@ from engine.nets.initial import he_initialization
 
 
 def seen(controlnet: torch.nn.Module, hints: torch.Tensor) -> float:
-    """How far the features of images differ at a place, as a share of all that varies."""
+    """How much the features differ between images at the same position, as a fraction of their total deviation."""
     encoder = controlnet.controlnet_cond_embedding
     features = functional.silu(encoder.conv_in(hints))
     for layer in encoder.blocks:

@@ -1,4 +1,4 @@
-"""The way in: every format comes back bit for bit, starts a training, draws; anything else is told in words."""
+"""The way in: every format comes back bit for bit, starts a training, draws; anything else is refused with a reason."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_an_archive_that_unpacks_to_too_much_is_not_opened(
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth"])
-def test_half_a_file_is_told(checkpoint: Path, tmp_path: Path, ending: str) -> None:
+def test_half_a_file_is_reported(checkpoint: Path, tmp_path: Path, ending: str) -> None:
     file = export(checkpoint, "ldm" if ending == ".safetensors" else "pth", tmp_path, "mine").path
     data = file.read_bytes()
     file.write_bytes(data[: len(data) // 2])
@@ -133,7 +133,7 @@ def test_half_a_file_is_told(checkpoint: Path, tmp_path: Path, ending: str) -> N
         read_net_file(file)
 
 
-def test_another_family_or_channel_count_is_told(checkpoint: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_another_family_or_channel_count_is_reported(checkpoint: Path, tiny_base: Path, tmp_path: Path) -> None:
     family, base = detect(str(tiny_base)), str(tiny_base)
     weights = load_file(checkpoint / "controlnet" / WEIGHTS)
     five = weights | {"controlnet_cond_embedding.conv_in.weight": torch.zeros(8, 5, 3, 3)}
@@ -150,7 +150,7 @@ def test_another_family_or_channel_count_is_told(checkpoint: Path, tiny_base: Pa
             read_controlnet(file, family, str(other))
 
 
-def test_a_net_with_a_missing_or_broken_tensor_is_told(checkpoint: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_a_net_with_a_missing_or_broken_tensor_is_reported(checkpoint: Path, tiny_base: Path, tmp_path: Path) -> None:
     weights = load_file(checkpoint / "controlnet" / WEIGHTS)
     name = "mid_block.resnets.0.conv1.weight"
     save_file({key: value for key, value in weights.items() if key != name}, tmp_path / "short.safetensors")

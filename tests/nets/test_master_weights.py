@@ -132,7 +132,7 @@ def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
 
 
-def test_fp16_that_always_overflows_is_told_with_what_to_change(build: Any, fp16_everywhere: None) -> None:
+def test_fp16_that_always_overflows_is_reported_with_what_to_change(build: Any, fp16_everywhere: None) -> None:
     made = build(**{"train.precision": "fp16"})
     made.loss_scale.value = 2.0**120
     before = [p.detach().clone() for p in made.trainable.parameters()]

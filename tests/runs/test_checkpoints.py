@@ -115,8 +115,8 @@ def test_a_broken_checkpoint_is_set_aside_in_words_and_never_offered_again(
 ) -> None:
     harm(newest(folder))
     assert steps(folder) == [1, 2, 3], "sizes alone do not tell"
-    step, said = opened(folder)
-    assert step == 2 and words in said[0] and "step 3" in said[0]
+    step, messages = opened(folder)
+    assert step == 2 and words in messages[0] and "step 3" in messages[0]
     assert steps(folder) == [1, 2]
     assert "step-000003 was set aside" in broken_checkpoints(folder)[0]
     assert opened(folder)[0] == 2
@@ -148,8 +148,8 @@ def test_what_is_not_whole_is_not_listed_and_named(folder: Path, harm: Callable[
     harm(newest(folder))
     assert steps(folder) == [1, 2]
     assert words in broken_checkpoints(folder)[0]
-    step, said = opened(folder)
-    assert step == 2 and words in said[0]
+    step, messages = opened(folder)
+    assert step == 2 and words in messages[0]
 
 
 def test_a_checkpoint_from_the_future_is_left_alone(folder: Path) -> None:
@@ -173,8 +173,8 @@ def test_one_of_an_earlier_version_has_no_checksums_and_counts(folder: Path) -> 
 def test_no_run_is_begun_anew_without_a_word(folder: Path) -> None:
     for checkpoint in list_checkpoints(folder):
         flip(checkpoint.folder / WEIGHTS)
-    step, said = opened(folder)
-    assert step == 0 and "the run begins anew" in said[-1]
+    step, messages = opened(folder)
+    assert step == 0 and "the run begins anew" in messages[-1]
 
 
 def test_damage_is_found_when_it_is_exported(folder: Path) -> None:

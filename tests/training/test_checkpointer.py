@@ -81,8 +81,8 @@ def test_what_the_disk_loses_on_the_way_is_saved_with_a_later_step(
     monkeypatch.setattr(durable, "flush", flush)
     trained = train(ready_workspace, run)
     assert steps_saved(trained) == [3, 4, 6] and not trained.of(Waiting)
-    said = " ".join(trained.warnings)
-    assert "The checkpoint of step 2 did not reach the disk. The system says: Input/output error." in said
+    text = " ".join(trained.warnings)
+    assert "The checkpoint of step 2 did not reach the disk. The system says: Input/output error." in text
     assert not list((run.folder / "checkpoints").glob(".*"))
     assert_same_run(straight, run)
 

@@ -70,9 +70,9 @@ def test_a_lost_card_ends_the_run_in_words_that_name_what_is_left(
     break_at(monkeypatch, 3, torch.AcceleratorError(LOST))
     with pytest.raises(UserError, match="stopped answering") as caught:
         train(ready_workspace, run)
-    said = str(caught.value)
-    assert "unspecified launch failure" in said and "start it again" in said
-    assert ("step 2 is whole" if saved else "nothing had been saved") in said
+    text = str(caught.value)
+    assert "unspecified launch failure" in text and "start it again" in text
+    assert ("step 2 is whole" if saved else "nothing had been saved") in text
     assert (run.ending, run.last_step) == ("failed", saved)
 
     refused = missing(ready_workspace, run.config)
@@ -214,7 +214,7 @@ def test_a_set_that_was_prepared_may_be_unplugged(
 
 
 @pytest.mark.answers("Images were changed or deleted after the folder was read")
-def test_images_that_were_changed_are_told_when_the_run_goes_on(
+def test_images_that_were_changed_are_reported_when_the_run_goes_on(
     workspace: Workspace, own_pairs: Path, make_config: Callable[..., RunConfig]
 ) -> None:
     run = create_run(workspace, make_config(), {})
@@ -227,8 +227,8 @@ def test_images_that_were_changed_are_told_when_the_run_goes_on(
     images[3].write_bytes(same_size)
     trained = train(workspace, run)
     assert trained.outcome == "completed", "what was prepared is used; nothing is lost"
-    (told,) = [m.text for m in trained.of(Message) if "since the folder was read" in m.text]
-    assert "3 of 12" in told and images[0].name in told and "Dataset tab" in told
+    (text,) = [m.text for m in trained.of(Message) if "since the folder was read" in m.text]
+    assert "3 of 12" in text and images[0].name in text and "Dataset tab" in text
 
 
 def test_a_copied_or_touched_folder_is_not_a_changed_one(own_pairs: Path, workspace: Workspace) -> None:
@@ -275,7 +275,7 @@ def test_a_clock_that_is_set_in_mid_run_changes_nothing(
     assert all(0 <= entry["seconds"] < 3600 for entry in run.metrics() if "seconds" in entry)
 
 
-def test_settings_of_a_run_that_were_damaged_are_told(new_run: RunFactory) -> None:
+def test_settings_of_a_run_that_were_damaged_are_reported(new_run: RunFactory) -> None:
     folder = new_run().folder
     about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     del about["config"]

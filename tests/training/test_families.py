@@ -55,7 +55,7 @@ def test_a_run_of_each_family_from_start_to_export(
         assert export(last, kind, tmp_path, name).path.exists()
 
 
-def test_sdxl_is_told_of_size_and_crop(tiny_sdxl: Path, photos: dict[str, np.ndarray]) -> None:
+def test_sdxl_gets_size_and_crop(tiny_sdxl: Path, photos: dict[str, np.ndarray]) -> None:
     from engine.data.crop import shared_crop, size_numbers
 
     height, width = photos["coffee"].shape[:2]

@@ -82,8 +82,8 @@ def test_a_full_disk_halts_the_run_until_there_is_room(
     trained = train(ready_workspace, run, when={**full_from, Waiting: make_room})
     assert trained.outcome == "completed"
     assert saved == [[2]], "the last good checkpoint is there while it waits"
-    said = " ".join(trained.warnings)
-    assert "The checkpoint of step 4 waits for room" in said and "goes on by itself" in said
+    text = " ".join(trained.warnings)
+    assert "The checkpoint of step 4 waits for room" in text and "goes on by itself" in text
     assert "the disk answers again" in " ".join(message.text for message in trained.of(Message))
     assert_same_run(straight, run)
 
@@ -128,7 +128,7 @@ class AtOnce:
 
 
 @pytest.mark.answers("Checkpoints fill the disk")
-def test_a_checkpoint_that_will_not_fit_is_told_of_ahead(
+def test_a_checkpoint_that_will_not_fit_is_reported_ahead(
     new_run: RunFactory, ready_workspace: Workspace, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpointer, "ThreadPoolExecutor", AtOnce)
@@ -306,32 +306,32 @@ def test_the_cache_waits_for_room_too_and_a_cancel_ends_that(
     assert "The cache of images and captions waits for room" in " ".join(trained.warnings)
 
 
-def test_a_write_that_takes_long_is_told_by_another_thread() -> None:
-    told: list[Any] = []
-    slow = DiskWatchdog(told.append, slow_after=30)
+def test_a_write_that_takes_long_is_reported_by_another_thread() -> None:
+    events: list[Any] = []
+    slow = DiskWatchdog(events.append, slow_after=30)
     with slow.watch("Writing the checkpoint of step 500"):
         began = active_time()
         assert not slow.check(began + 29)
-        assert slow.check(began + 31) and "has taken 31 s so far" in told[0].text
+        assert slow.check(began + 31) and "has taken 31 s so far" in events[0].text
         assert not slow.check(began + 45), "not every second"
         assert slow.check(began + 63)
     assert not slow.check(began + 1000), "it is done"
     slow.close()
 
 
-def test_small_writes_that_take_long_together_are_told() -> None:
-    told: list[Any] = []
-    slow = DiskWatchdog(told.append, slow_after=30)
+def test_small_writes_that_take_long_together_are_reported() -> None:
+    events: list[Any] = []
+    slow = DiskWatchdog(events.append, slow_after=30)
     now = active_time()
     for _ in range(14):
         assert not slow.add_small("Writing the log and the figures", now, now + 2)
         now += 4
     assert slow.add_small("Writing the log and the figures", now, now + 2)
-    assert "took 30 s of the last 58 s: the disk is slow" in told[0].text
+    assert "took 30 s of the last 58 s: the disk is slow" in events[0].text
     now += 4
     assert not any(slow.add_small("Writing", now + 4 * n, now + 4 * n + 2) for n in range(29)), "more and more seldom"
     slow.close()
-    quick = DiskWatchdog(told.append, slow_after=30)
+    quick = DiskWatchdog(events.append, slow_after=30)
     now = active_time()
     assert not any(quick.add_small("Writing", now + 60 * n, now + 60 * n + 2) for n in range(100)), "a normal disk"
     quick.close()
@@ -351,12 +351,12 @@ PLACES = {
 }
 
 
-def test_whatever_hangs_is_told_while_it_hangs(
+def test_whatever_hangs_is_reported_while_it_hangs(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of them waits, once, until another thread has told of it; the run then goes on as if nothing was."""
+    """Each hangs once, until another thread has reported it; then the run goes on as if nothing had happened."""
     disks: list[DiskWatchdog] = []
-    told: dict[str, threading.Event] = {what: threading.Event() for what in PLACES}
+    reported: dict[str, threading.Event] = {what: threading.Event() for what in PLACES}
 
     class Impatient(DiskWatchdog):
         def __init__(self, emit: Emit) -> None:
@@ -368,15 +368,16 @@ def test_whatever_hangs_is_told_while_it_hangs(
         real = pkgutil.resolve_name(place)
 
         def slowly(*arguments: Any, **named: Any) -> Any:
-            if not told[what].is_set() and any(watch.what == what for disk in disks for watch in list(disk._watched)):
-                assert told[what].wait(60), f"{what}: nobody told of it"
+            watched = {watch.what for disk in disks for watch in list(disk._watched)}
+            if what in watched and not reported[what].is_set():
+                assert reported[what].wait(60), f"{what} was not reported"
             return real(*arguments, **named)
 
         monkeypatch.setattr(pkgutil.resolve_name(owner), name, slowly)
 
     def hear(trained: Trained) -> None:
         words = trained.of(Message)[-1].text
-        for what, event in told.items():
+        for what, event in reported.items():
             if words.startswith(f"{what} has taken"):
                 event.set()
 
@@ -389,7 +390,7 @@ def test_whatever_hangs_is_told_while_it_hangs(
     run = new_run(**{"train.steps": 3, "train.checkpoint_every": 3, "train.keep_resumable": 1}, **images)
     trained = train(ready_workspace, run, when={Message: hear})
     assert trained.outcome == "completed"
-    assert [what for what, event in told.items() if not event.is_set()] == []
+    assert [what for what, event in reported.items() if not event.is_set()] == []
     assert len(run.previews()) == 2 and run.last_step == 3
 
 

@@ -22,7 +22,7 @@ from tests.short_runs import RunFactory, train
 from tests.training.test_full_disk import AtOnce
 
 SETTINGS = {"train.steps": 4, "train.checkpoint_every": 1, "train.keep_checkpoints": 0, "optim.ema_decay": 0.5}
-WISH = GridRequest(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
+REQUEST = GridRequest(pictures=(0,), seeds=(3,), live=True, sampling_steps=2)
 
 
 def train_and_draw(workspace: Workspace, run: Run, at: int, draw: Callable[[Any, Any], Any]) -> BorrowRequest:
@@ -45,7 +45,7 @@ def test_a_grid_of_the_run_in_progress_changes_nothing_in_it(
     train(ready_workspace, straight)
 
     def draw(session: Any, token: Any) -> Grid:
-        return draw_grid(ready_workspace, lending, WISH, session, token, live_step=session.step)
+        return draw_grid(ready_workspace, lending, REQUEST, session, token, live_step=session.step)
 
     grid = train_and_draw(ready_workspace, lending, 3, draw).wait(0)
     assert [column.title for column in grid.columns] == [
@@ -79,7 +79,7 @@ def test_of_a_base_that_learns_only_what_is_live_can_be_drawn(new_run: RunFactor
     run = new_run(**{**SETTINGS, "optim.ema_decay": 0.0, "train.steps": 2, "objective.sd_locked": False})
 
     def draw(session: Any, token: Any) -> Grid:
-        return draw_grid(ready_workspace, run, WISH, session, token, live_step=session.step)
+        return draw_grid(ready_workspace, run, REQUEST, session, token, live_step=session.step)
 
     grid = train_and_draw(ready_workspace, run, 2, draw).wait(0)
     titles = {column.title: key for column, key in zip(grid.columns, grid.cells[0], strict=True)}

@@ -94,15 +94,15 @@ def test_every_figure_is_in_the_file_and_every_event_goes_on(tmp_path: Path) -> 
     assert len(records(path)) == 1 + 3 + 9 + 3, "each of the first steps, then every tenth"
 
 
-def test_a_file_that_cannot_be_written_is_told_once_and_given_up(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_once_and_given_up(tmp_path: Path) -> None:
     heard: list[Event] = []
     log = Loggers(tmp_path, config(), heard.append)
     log(EVENTS[0])
     shutil.rmtree(tmp_path / TENSORBOARD)  # the disk is gone
     for event in EVENTS * 2:
         log(event)
-    (said,) = [event for event in heard if isinstance(event, Message)]
-    assert said.level == "warning" and "TensorBoard" in said.text and "the run goes on" in said.text
+    (message,) = [event for event in heard if isinstance(event, Message)]
+    assert message.level == "warning" and "TensorBoard" in message.text and "the run goes on" in message.text
     assert [event for event in heard if event in EVENTS] == [EVENTS[0], *EVENTS * 2]
 
 
@@ -115,15 +115,15 @@ def test_nothing_is_written_or_loaded_where_it_is_off(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.answers("TensorBoard, Weights & Biases?")
-def test_weights_and_biases_is_told_once_where_it_is_not_installed(
+def test_weights_and_biases_is_reported_once_where_it_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     heard: list[Event] = []
     log = Loggers(tmp_path, config(wandb=True, tensorboard=False), heard.append)
     log(EVENTS[0])
-    (said,) = [event for event in heard if isinstance(event, Message)]
-    assert "pip install wandb" in said.text and said.level == "warning"
+    (message,) = [event for event in heard if isinstance(event, Message)]
+    assert "pip install wandb" in message.text and message.level == "warning"
 
 
 def test_weights_and_biases_gets_the_figures_and_its_faults_end_nothing(

@@ -120,13 +120,13 @@ met.wait(); print(done, psutil.Process().memory_info().vms - before); met.wait()
 
 @pytest.mark.skipif(_glibc("mallopt") is None, reason="only glibc has a heap for each thread")
 def test_threads_share_two_heaps() -> None:
-    told = {}
+    megabytes = {}
     for how in ("few", "many"):
         environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
         command = [sys.executable, "-c", ROOM_OF_THREADS, how]
         out = subprocess.run(
             command, cwd=APP_FOLDER, env=environment, capture_output=True, text=True, check=True
         ).stdout.split()
-        told[how] = int(out[1])
+        megabytes[how] = int(out[1])
         assert out[0] == ("True" if how == "few" else "None")
-    assert told["many"] - told["few"] > 5 * 64 * 2**20, "each heap reserves 64 MiB of addresses"
+    assert megabytes["many"] - megabytes["few"] > 5 * 64 * 2**20, "each heap reserves 64 MiB of addresses"

@@ -263,8 +263,8 @@ def test_a_run_whose_figures_no_longer_improve_ends_by_itself(
     trained = train(ready_workspace, run)
     assert trained.outcome == "stopped"
     assert trained.of(StepDone)[-1].step == trained.of(CheckpointSaved)[-1].step == run.checkpoints()[-1].step == ended
-    (said,) = [message.text for message in trained.of(Message) if "ends by itself" in message.text]
-    assert words in said
+    (text,) = [message.text for message in trained.of(Message) if "ends by itself" in message.text]
+    assert words in text
 
 
 def recorded(name: str) -> list[fixed_losses.Figures]:
@@ -309,8 +309,8 @@ def test_a_real_run_that_goes_on_from_a_finished_net_at_a_tiny_rate_is_flat_and_
         "again", model={"controlnet": str(net)}, optim={"learning_rate": 1e-7}, validation={"stop_when_flat": True}
     )
     trained = train(workspace, again)
-    said = [message.text for message in trained.of(Message) if "ends by itself" in message.text]
-    assert trained.outcome == "stopped" and len(said) == 1 and "Flat since step" in said[0]
+    texts = [message.text for message in trained.of(Message) if "ends by itself" in message.text]
+    assert trained.outcome == "stopped" and len(texts) == 1 and "Flat since step" in texts[0]
     assert trained.of(StepDone)[-1].step == again.checkpoints()[-1].step < 240
 
 

@@ -48,13 +48,13 @@ def weights(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.checkpoints()[-1].folder / "controlnet" / "diffusion_pytorch_model.safetensors")
 
 
-def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Callable[..., RunConfig]) -> None:
+def test_the_fallbacks_keep_the_effective_batch_and_come_to_an_end(make_config: Callable[..., RunConfig]) -> None:
     config = make_config(**{"train.batch_size": 6, "optim.ema_decay": 0.9, "train.precision": "fp16"})
     seen = []
-    while (rung := next_fallback(config, on_card=True, eight_bit=True)) is not None:
-        config = with_fallbacks(config, {"memory_ladder": [{"settings": rung.settings}]})
+    while (fallback := next_fallback(config, on_card=True, eight_bit=True)) is not None:
+        config = with_fallbacks(config, {"memory_ladder": [{"settings": fallback.settings}]})
         assert config.images_per_step == 6
-        seen.append(rung.settings)
+        seen.append(fallback.settings)
     assert seen == [
         {"train.batch_size": 3, "train.accumulation": 2},
         {"train.batch_size": 1, "train.accumulation": 6},
@@ -68,9 +68,9 @@ def test_the_rungs_keep_the_effective_batch_and_come_to_an_end(make_config: Call
     ]
     thrifty = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "train.precision": "fp16"})
     seen = []
-    while (rung := next_fallback(thrifty, on_card=True, eight_bit=False)) is not None:
-        thrifty = with_fallbacks(thrifty, {"memory_ladder": [{"settings": rung.settings}]})
-        seen.append(rung.settings)
+    while (fallback := next_fallback(thrifty, on_card=True, eight_bit=False)) is not None:
+        thrifty = with_fallbacks(thrifty, {"memory_ladder": [{"settings": fallback.settings}]})
+        seen.append(fallback.settings)
     assert seen == [{"optim.optimizer": "adafactor"}, {"train.base_storage": "fp8"}, {"optim.offload": True}]
     offloaded = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "optim.offload": True})
     assert next_fallback(offloaded, on_card=True, eight_bit=True) == Fallback(
@@ -125,7 +125,7 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
         pytest.param({"optim.offload": True, "optim.optimizer": "adafactor"}, marks=pytest.mark.long),
     ],
 )
-def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
+def test_a_fallback_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     settings: dict[str, Any], new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
@@ -140,7 +140,7 @@ def test_a_rung_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
         return real(family, unet, net, *rest)
 
     monkeypatch.setattr(StableDiffusion, "predict", predict)
-    monkeypatch.setattr(fp8, "quantize", failing(fp8.quantize, 1, 3))  # there is no room for the rung itself
+    monkeypatch.setattr(fp8, "quantize", failing(fp8.quantize, 1, 3))  # there is no room for the fallback itself
     monkeypatch.setattr(Trainable, "move_to_ram", failing(Trainable.move_to_ram, 1))
     assert train(ready_workspace, run, at_step={3: "pause"}).outcome == "paused"
     again = train(ready_workspace, Run(run.folder))
@@ -177,8 +177,8 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     assert [event.step for event in trained.of(StepDone)] == [1, 2, 3, 4]
     assert [event.images_seen for event in trained.of(StepDone)] == [4, 8, 12, 16]
     assert any("Memory ran out at step 3" in text and "2 at a time instead of 4" in text for text in trained.warnings)
-    (rung,) = Run(short.folder).about["memory_ladder"]
-    assert rung["settings"] == {"train.batch_size": 2, "train.accumulation": 2} and rung["step"] == 2
+    (fallback,) = Run(short.folder).about["memory_ladder"]
+    assert fallback["settings"] == {"train.batch_size": 2, "train.accumulation": 2} and fallback["step"] == 2
     ours, wanted = weights(short), weights(calm)
     assert all(torch.allclose(ours[key], wanted[key], rtol=1e-4, atol=2e-5) for key in wanted)
 
@@ -217,11 +217,11 @@ def test_an_average_that_does_not_fit_takes_each_weight_in_once(
     assert trained.outcome == "completed"
     assert [event.step for event in trained.of(StepDone)] == [1, 2, 3]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
-    (said,) = trained.warnings
-    assert said.startswith("Memory ran out at the average of step 2. ")
-    (rung,) = Run(short.folder).about["memory_ladder"]
-    assert rung["settings"] == ({"optim.ema_device": "cpu"} if to_ram else {})
-    assert ("in the computer's memory" in said) == to_ram
+    (warning,) = trained.warnings
+    assert warning.startswith("Memory ran out at the average of step 2. ")
+    (fallback,) = Run(short.folder).about["memory_ladder"]
+    assert fallback["settings"] == ({"optim.ema_device": "cpu"} if to_ram else {})
+    assert ("in the computer's memory" in warning) == to_ram
 
 
 def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
@@ -250,7 +250,7 @@ def test_a_run_whose_average_never_fits_ends_in_words_and_resumes_as_if_nothing_
 
 
 @pytest.mark.answers("Out of memory")
-def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
+def test_all_fallbacks_are_taken_and_then_the_error_says_what_to_do(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
@@ -259,7 +259,7 @@ def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
     monkeypatch.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 10_000))
     with pytest.raises(UserError, match="lower resolution"):
         train(ready_workspace, run)
-    taken = [sorted(rung["settings"]) for rung in Run(run.folder).about["memory_ladder"]]
+    taken = [sorted(fallback["settings"]) for fallback in Run(run.folder).about["memory_ladder"]]
     assert taken == [
         ["train.accumulation", "train.batch_size"],
         ["train.gradient_checkpointing"],
@@ -268,7 +268,7 @@ def test_all_rungs_are_taken_and_then_it_is_said_what_to_do(
     ]
 
 
-def test_a_resumed_run_starts_at_the_rung_that_was_reached(
+def test_a_resumed_run_starts_at_the_fallback_that_was_reached(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
@@ -324,8 +324,8 @@ def test_images_are_made_again_wherever_memory_ran_out(
     trained = train(ready_workspace, new_run(**settings))
     assert trained.outcome == "completed"
     assert [event.step for event in trained.of(PreviewMade)] == [0, 1]
-    (said,) = trained.warnings
-    assert "one at a time" in said
+    (warning,) = trained.warnings
+    assert "one at a time" in warning
 
 
 def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
@@ -373,7 +373,7 @@ def test_windows_is_kept_from_spilling_into_shared_memory(
     monkeypatch.setattr(oom.platform, "system", lambda: system)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (6 * gib, 8 * gib))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, device: caps.append(share))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: caps.append(fraction))
     cap_allocator(SimpleNamespace(type="cuda"))  # type: ignore[arg-type]
     cap_allocator(torch.device("cpu"))
     assert caps == expected

@@ -45,18 +45,18 @@ def test_own_images_of_a_set_with_its_own_maps_are_maps(
     assert [len(event.probes) for event in made] == [1, 1, 1]
 
 
-def test_a_folder_that_is_gone_is_told_once_and_the_rest_is_drawn(
+def test_a_folder_that_is_gone_is_reported_once_and_the_rest_is_drawn(
     new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
     run = new_run(**SETS, **{"validation.pictures_folder": str(tmp_path / "gone"), "validation.probes": 1})
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed"
-    told = [message for message in trained.of(Message) if "own test images were not found" in message.text]
-    assert len(told) == 1 and told[0].level == "warning"
+    messages = [message for message in trained.of(Message) if "own test images were not found" in message.text]
+    assert len(messages) == 1 and messages[0].level == "warning"
     assert all(event.pictures and event.probes for event in trained.of(PreviewMade))
 
 
-def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
+def test_long_prompts_of_the_users_are_read_to_their_end_and_reported_once(
     new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tiny base reads 30 tokens at once; the two long prompts differ behind that only."""
@@ -72,9 +72,9 @@ def test_long_prompts_of_the_users_are_read_to_their_end_and_it_is_said_once(
     prompts = f"a short one\n{long}and green\n{long}and white"
     settings = {"validation.prompts": prompts, "validation.probes": 0, "train.steps": 3}
     trained = train(ready_workspace, new_run(**SETS, **settings))
-    told = [message for message in trained.of(Message) if "longer than the base reads" in message.text]
-    assert len(told) == 2, "one of each, though they are drawn twice"
-    assert all("a red circle" in message.text and "read in 2 chunks" in message.text for message in told)
+    messages = [message for message in trained.of(Message) if "longer than the base reads" in message.text]
+    assert len(messages) == 2, "one of each, though they are drawn twice"
+    assert all("a red circle" in message.text and "read in 2 chunks" in message.text for message in messages)
     assert [len(event.probes) for event in trained.of(PreviewMade)] == [3, 3]
     short, whole = read[:2]
     assert [text.shape[:2] for text, _ in (short, whole)] == [(3, 32), (2, 64)], "captions as in training, apart"

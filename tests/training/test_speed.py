@@ -1,4 +1,4 @@
-"""Attention, channels last and compiling: used where they work, told in one line and left where they do not."""
+"""Attention, channels last and compiling: used where they work, skipped with one line where not."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Callable[
     built: list[Trainer] = []
 
     def make(**settings: Any) -> tuple[TrainState, list[str]]:
-        said: list[str] = []
+        messages: list[str] = []
 
         def hear(event: Event) -> None:
             if isinstance(event, Message) and event.level == "warning":
-                said.append(event.text)
+                messages.append(event.text)
 
         made = build_trainer(ready_workspace, new_run(**settings), Control().token, hear)
         built.append(made)
-        return made.state, said
+        return made.state, messages
 
     yield make
     for made in built:
@@ -67,9 +67,9 @@ def pretended_compiler(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return modes
 
 
-def test_without_a_card_attention_stays_torchs_and_that_is_said_in_a_line(build: Callable) -> None:
-    made, said = build(**{"train.attention": "xformers"})
-    assert said == ["xformers is not used (it computes on graphics cards only); attention is PyTorch's own."]
+def test_without_a_card_attention_stays_torchs_and_one_line_reports_it(build: Callable) -> None:
+    made, messages = build(**{"train.attention": "xformers"})
+    assert messages == ["xformers is not used (it computes on graphics cards only); attention is PyTorch's own."]
     assert isinstance(take_step(made), torch.Tensor)
 
 
@@ -77,7 +77,7 @@ def test_without_a_card_attention_stays_torchs_and_that_is_said_in_a_line(build:
 def test_xformers_that_does_not_fit_this_torch_leaves_torchs_attention(
     build: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, said = build()
+    made, messages = build()
     before = {name: type(one) for name, one in made.denoiser.attn_processors.items()}
     made.config = made.config.model_copy(
         update={"train": made.config.train.model_copy(update={"attention": "xformers"})}
@@ -87,19 +87,19 @@ def test_xformers_that_does_not_fit_this_torch_leaves_torchs_attention(
     for found, words in ((None, "not installed"), (object(), "xformers is not used (")):
         monkeypatch.setattr(speed.importlib.util, "find_spec", lambda name, found=found: found)
         speed.set_attention_and_layout(made)
-        assert words in said[-1] and "\n" not in said[-1]
+        assert words in messages[-1] and "\n" not in messages[-1]
     assert {name: type(one) for name, one in made.denoiser.attn_processors.items()} == before
     made.device = torch.device("cpu")
 
 
 def test_channels_last_learns_the_same_and_keeps_what_is_saved_as_ever(build: Callable) -> None:
-    for precision, share in (("fp32", 0.99999), ("bf16", 0.995)):
+    for precision, similarity in (("fp32", 0.99999), ("bf16", 0.995)):
         plain, _ = build(**{"train.precision": precision})
-        turned, said = build(**{"train.precision": precision, "train.channels_last": True})
+        turned, messages = build(**{"train.precision": precision, "train.channels_last": True})
         kernel = turned.denoiser.conv_in.weight
-        assert kernel.is_contiguous(memory_format=torch.channels_last) and said == []
+        assert kernel.is_contiguous(memory_format=torch.channels_last) and messages == []
         found = step_gradients(turned)[1]
-        assert torch.nn.functional.cosine_similarity(flat(step_gradients(plain)[1]), flat(found), dim=0) > share
+        assert torch.nn.functional.cosine_similarity(flat(step_gradients(plain)[1]), flat(found), dim=0) > similarity
         assert all(tensor.is_contiguous() for tensor in (*turned.trainable.parameters(), *found.values()))
     assert turned.trainable.control_net.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert isinstance(take_step(turned), torch.Tensor)
@@ -107,9 +107,9 @@ def test_channels_last_learns_the_same_and_keeps_what_is_saved_as_ever(build: Ca
 
 
 def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[str]) -> None:
-    made, said = build(**{"train.compile": "graphs"})
+    made, messages = build(**{"train.compile": "graphs"})
     assert pretended_compiler == ["default", "default"]
-    assert said == ["There is no graphics card to replay steps (CUDA graphs); the nets are compiled only."]
+    assert messages == ["There is no graphics card to replay steps (CUDA graphs); the nets are compiled only."]
     take_step(made)
     assert Compiled.calls == 2 and speed.is_compiled(made)
     assert not isinstance(made.denoiser, Compiled) and not isinstance(made.trainable.control_net, Compiled), (
@@ -119,10 +119,10 @@ def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[
 
 def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, pretended_compiler: list[str]) -> None:
     plain, _ = build()
-    made, said = build(**{"train.compile": "kernels"})
+    made, messages = build(**{"train.compile": "kernels"})
     Compiled.fault = RuntimeError("Failed to find a C++ compiler\nand much more")
     assert torch.equal(take_step(made), take_step(plain))
-    assert said == [
+    assert messages == [
         "The nets could not be compiled (RuntimeError: Failed to find a C++ compiler); the run goes on without."
     ]
     assert not speed.is_compiled(made)
@@ -132,19 +132,19 @@ def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, preten
 
 
 def test_faults_that_are_not_the_compilers_stay_what_they_are(build: Callable, pretended_compiler: list[str]) -> None:
-    made, said = build(**{"train.compile": "kernels"})
+    made, messages = build(**{"train.compile": "kernels"})
     Compiled.fault = UserError("A map is gone.", "It was moved.", "Bring it back.")
     with pytest.raises(UserError, match="A map is gone"):
         take_step(made)
-    assert said == [] and speed.is_compiled(made)
+    assert messages == [] and speed.is_compiled(made)
 
 
 @pytest.mark.long
 def test_a_real_compiler_changes_nothing_but_rounding(build: Callable) -> None:
     plain, _ = build()
-    made, said = build(**{"train.compile": "kernels"})
+    made, messages = build(**{"train.compile": "kernels"})
     for step in range(2):
         plain.start_at(step)
         made.start_at(step)
         assert float(take_step(made)) == pytest.approx(float(take_step(plain)), rel=1e-4)
-    assert said == [] and speed.is_compiled(made)
+    assert messages == [] and speed.is_compiled(made)

@@ -27,7 +27,7 @@ from engine.tuning.trainable import Placement
 CPU = torch.device("cpu")
 
 
-def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainState:
+def make(folder: Path, events: list[Event], **settings: dict[str, Any]) -> TrainState:
     """A run of a net with one layer."""
     config: RunConfig = parse({"optim": {"ema_decay": 0.5, "learning_rate": 0.1}, **settings})
     net, nothing = torch.nn.Linear(3, 2), SimpleNamespace()
@@ -38,7 +38,7 @@ def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainSt
         clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
         _optimizers=SimpleNamespace(remove=lambda one: None),
     )
-    history: Any = said.append
+    history: Any = events.append
     some: Any = nothing
     state = TrainState(
         run_folder=folder,
@@ -47,8 +47,8 @@ def make(folder: Path, said: list[Event], **settings: dict[str, Any]) -> TrainSt
         history=history,
         group=ALONE,
         about={},
-        retry=DiskRetry(folder, control.token, said.append),
-        watchdog=DiskWatchdog(said.append),
+        retry=DiskRetry(folder, control.token, events.append),
+        watchdog=DiskWatchdog(events.append),
         accelerator=accelerator,
         device=CPU,
         precision="bf16",
@@ -107,8 +107,8 @@ def test_an_optimizer_step_that_failed_is_known_as_such(tmp_path: Path) -> None:
 
 
 def test_a_fallback_replaces_the_optimizer_and_keeps_the_rate(tmp_path: Path) -> None:
-    said: list[Event] = []
-    state = make(tmp_path, said)
+    events: list[Event] = []
+    state = make(tmp_path, events)
     state.batches = SimpleNamespace(split=lambda *given: None)  # type: ignore[assignment]
     state.set_learning_rate(0.025)
     oom.apply(state, oom.Fallback({"optim.optimizer": "adafactor"}, "less"))
@@ -118,8 +118,8 @@ def test_a_fallback_replaces_the_optimizer_and_keeps_the_rate(tmp_path: Path) ->
 
 
 def test_a_batch_that_is_gone_ends_the_run_in_words(tmp_path: Path) -> None:
-    said: list[Event] = []
-    state = make(tmp_path, said)
+    events: list[Event] = []
+    state = make(tmp_path, events)
     missing = UserError("The map of 07 is gone.", "It was moved.", "Bring it back.")
 
     def get(number: int) -> Any:
@@ -129,5 +129,5 @@ def test_a_batch_that_is_gone_ends_the_run_in_words(tmp_path: Path) -> None:
     state.batches = SimpleNamespace(get=get)  # type: ignore[assignment]
     with pytest.raises(UserError, match="map of 07"):
         state.next_batch(0)
-    assert not [event for event in said if isinstance(event, Message)]
+    assert not [event for event in events if isinstance(event, Message)]
     assert issubclass(DataGone, UserError)

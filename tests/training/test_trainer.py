@@ -1,4 +1,4 @@
-"""The loop keeps its promises: checkpoints, images, requests, and failures in words."""
+"""The training loop: checkpoints, images, requests, and failures with a cause and a fix."""
 
 from __future__ import annotations
 
@@ -325,8 +325,8 @@ def test_a_base_that_does_not_fit_ends_the_run_in_words_and_it_can_be_resumed(
         patch.setattr(StableDiffusion, part, too_large)
         with pytest.raises((torch.OutOfMemoryError, UserError)) as caught:
             train(ready_workspace, run)
-    told = describe_crash(caught.value)
-    words = str(caught.value) if isinstance(caught.value, UserError) else f"{told.what} {told.why} {told.try_this}"
+    crash = describe_crash(caught.value)
+    words = str(caught.value) if isinstance(caught.value, UserError) else f"{crash.what} {crash.why} {crash.try_this}"
     assert "memory" in words.lower() and "Close other programs" in words
     assert run.ending == "failed"
     assert train(ready_workspace, run).outcome == "completed"

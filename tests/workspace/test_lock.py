@@ -138,7 +138,7 @@ def test_of_many_at_once_one_gets_it(workspace: Workspace) -> None:
     assert outcomes.count("held") == 1, outcomes
 
 
-def test_a_share_without_file_locks_will_do(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_drive_without_file_locks_will_do(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
@@ -147,7 +147,7 @@ def test_a_share_without_file_locks_will_do(workspace: Workspace, monkeypatch: p
         WorkspaceLock(workspace, "the window").acquire()
 
 
-def test_a_folder_that_cannot_be_written_is_told(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 

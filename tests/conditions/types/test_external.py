@@ -59,7 +59,7 @@ def test_code_that_was_not_allowed_or_has_changed_does_not_run(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("def extract(image):\n    raise ValueError('no luck today')\n", "no luck today"),
         ("x = 1\n", "no function extract"),
@@ -68,16 +68,16 @@ def test_code_that_was_not_allowed_or_has_changed_does_not_run(tmp_path: Path) -
         ("import time\nprint('on my way', flush=True)\ntime.sleep(60)\n", "took too long"),
     ],
 )
-def test_errors_include_the_programs_output(tmp_path: Path, text: str, told: str) -> None:
+def test_errors_include_the_programs_output(tmp_path: Path, text: str, expected: str) -> None:
     program = script(tmp_path, text)
     allow(program)
     with pytest.raises(UserError) as caught:
         external.external(images(1)[0], program=program, seconds=1 if "sleep" in text else 60)
-    assert told in f"{caught.value.what} {caught.value.why}"
+    assert expected in f"{caught.value.what} {caught.value.why}"
 
 
 def test_an_incomplete_command_raises_a_readable_error() -> None:
-    for program, told in (
+    for program, expected in (
         ("", "No program"),
         ("tool {input}", "needs both"),
         ("nowhere.py", "not found"),
@@ -85,7 +85,7 @@ def test_an_incomplete_command_raises_a_readable_error() -> None:
     ):
         with pytest.raises(UserError) as caught:
             command_of(program)
-        assert told in f"{caught.value.what} {caught.value.why}"
+        assert expected in f"{caught.value.what} {caught.value.why}"
     allow("no-such-tool-here {input} {output}")
     with pytest.raises(UserError, match="cannot be started"):
         external.external(images(1)[0], program="no-such-tool-here {input} {output}", seconds=5)

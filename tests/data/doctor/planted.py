@@ -207,7 +207,7 @@ LINES = ("canny", "lineart")
 
 def plant_pairs(folder: Path, name: str) -> Planted:
     """Images and maps of one type in two folders."""
-    extract, told = PAIR_TYPES[name][0](), PAIR_TYPES[name][1]
+    extract, declared = PAIR_TYPES[name][0](), PAIR_TYPES[name][1]
     planted, photos = Planted(folder), photographs()
     expected = planted.expected
     count = 0
@@ -248,7 +248,7 @@ def plant_pairs(folder: Path, name: str) -> Planted:
         first, second = (folder / "conditions" / Path(key).name for key in (one, other))
         second.write_bytes(first.read_bytes())
         expected["map_repeated"] |= {one, other}
-    if told:
+    if declared:
         (folder / "condition.json").write_text(json.dumps({"type": name}), "utf-8")
     return planted
 

@@ -50,8 +50,8 @@ def test_every_planted_pair_fault_is_found_and_nothing_else(kind: str, workspace
     dataset = Dataset.create(workspace, kind, scan_folder(faults.folder))
     check(dataset, 200, workers=1)
     compare(found(dataset), faults.expected)
-    said = sorted((hit.key, hit.detail) for hit in CheckStore(dataset.folder).hits("map_shifted"))
-    for (_, detail), (dx, dy) in zip(said, planted.SHIFTS, strict=True):
+    hits = sorted((hit.key, hit.detail) for hit in CheckStore(dataset.folder).hits("map_shifted"))
+    for (_, detail), (dx, dy) in zip(hits, planted.SHIFTS, strict=True):
         for amount, words in ((dx, ("far right", "far left")), (dy, ("low", "high"))):
             close = [f"{abs(amount) + play} px too {words[amount < 0]}" for play in (-1, 0, 1)]
             assert amount == 0 or any(text in detail for text in close), (detail, dx, dy)

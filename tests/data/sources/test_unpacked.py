@@ -92,8 +92,8 @@ def test_images_outside_the_size_limits_are_skipped_reported_and_restored(
     result = import_source(workspace, str(source), config=wanted)
     dataset = Dataset.open(result.folder)
     assert [Path(sample.key).name for sample in dataset.samples()] == ["right.png"] and result.problems == 3
-    told = {problem.path.name: problem.why for problem in dataset.problems(0, 9)}
-    assert "60 x 80" in told["narrow.png"] and "64 x 64" in told["low.png"] and "2 : 1" in told["long.png"]
+    reasons = {problem.path.name: problem.why for problem in dataset.problems(0, 9)}
+    assert "60 x 80" in reasons["narrow.png"] and "64 x 64" in reasons["low.png"] and "2 : 1" in reasons["long.png"]
     everything = import_source(workspace, str(source))
     assert (everything.pictures, everything.problems) == (4, 0)
 
@@ -125,9 +125,9 @@ def test_archive_members_cannot_leave_the_folder(
     assert {s.key for s in Dataset.open(result.folder).samples()} == {"set/fine.png", "set/link/through.png"}
     assert {p for p in tmp_path.rglob("*") if not p.is_relative_to(workspace.root)} == before
     assert not any(p.is_symlink() for p in Path(result.folder).rglob("*"))
-    told = " ".join(result.notes)
-    assert f"{len(names) + len(links)} skipped: entries that are not regular files" in told
-    assert "1 skipped: larger" in told and "2 skipped: entries with names" in told
+    notes = " ".join(result.notes)
+    assert f"{len(names) + len(links)} skipped: entries that are not regular files" in notes
+    assert "1 skipped: larger" in notes and "2 skipped: entries with names" in notes
     assert safe_member(tarfile.TarInfo("./00/1.png")) is not None
 
 
@@ -280,8 +280,8 @@ def test_only_files_on_the_hub_are_streamed_unchanged(
         monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
         result = import_source(workspace, "owner/set")
         assert not hub.asked["/of%20the%20own%20network.png"] and not hub.asked["/of the own network.png"]
-    told = " ".join(result.notes)
-    assert result.new == 2 and "rows without an image" in told and "million pixels" in told, told
+    notes = " ".join(result.notes)
+    assert result.new == 2 and "rows without an image" in notes and "million pixels" in notes, notes
     kept = {sample.image.read_bytes() for sample in Dataset.open(result.folder).samples()}
     assert kept == {photo, png(photos["rocket"])}, "byte for byte"
 

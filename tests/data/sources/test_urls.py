@@ -111,10 +111,10 @@ def test_failed_downloads_are_listed_with_a_reason_and_the_others_continue(
     path = url_list(tmp_path / "list.csv", [{"url": url, "caption": url} for url in cases])
     result = bring(workspace, path, max_megabytes=1, min_width=64)
     assert result.pictures == 2 and result.failures.endswith("failures.csv")
-    told = failures(workspace)
+    reasons = failures(workspace)
     wanted = {url: reason for url, reason in cases.items() if reason}
-    assert told.keys() == wanted.keys()
-    assert {url: (reason, told[url]) for url, reason in wanted.items() if reason not in told[url]} == {}
+    assert reasons.keys() == wanted.keys()
+    assert {url: (reason, reasons[url]) for url, reason in wanted.items() if reason not in reasons[url]} == {}
 
 
 def test_a_second_try_requests_only_missing_images(

@@ -88,11 +88,11 @@ def test_a_click_before_the_list_is_filled_uses_the_dataset_in_focus(context: Ap
         caption_jobs.undo(AppContext(Workspace(tmp_path / "nothing yet")), None)
 
 
-def test_the_share_of_images_without_a_prompt_includes_empty_captions(context: AppContext) -> None:
+def test_the_fraction_of_images_without_a_prompt_includes_empty_captions(context: AppContext) -> None:
     context.set_draft("cpu", {"objective": {"prompt_dropout": 0.2}})
-    told = caption_jobs.summary(context, "photos")
-    assert "4 captions" in told and "1 empty" in told and "25% of the captions are empty" in told
-    assert "40% of its images without a prompt" in told, "0.2 hidden, and a quarter of the rest empty"
+    text = caption_jobs.summary(context, "photos")
+    assert "4 captions" in text and "1 empty" in text and "25% of the captions are empty" in text
+    assert "40% of its images without a prompt" in text, "0.2 hidden, and a quarter of the rest empty"
 
 
 @pytest.mark.answers("Heads are cut off")

@@ -54,8 +54,8 @@ def test_a_large_folder_is_not_searched(folder: Path, monkeypatch: pytest.Monkey
 def test_the_result_says_what_was_found_and_every_tab_shows_the_dataset(context: AppContext, folder: Path) -> None:
     view = finish(context, import_images(context, str(folder), "", ImportConfig()))
     assert view.problem is None and view.focus_dataset == "my-images"
-    told = import_panel._result(view.results["dataset"])
-    assert "28 images" in told and "a folder of images" in told and "28 images are few" in told
+    text = import_panel._result(view.results["dataset"])
+    assert "28 images" in text and "a folder of images" in text and "28 images are few" in text
 
 
 def test_a_page_shows_images_a_table_and_the_problems(context: AppContext, folder: Path) -> None:

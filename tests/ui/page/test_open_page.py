@@ -51,8 +51,10 @@ class Page:
         assert answer.status == 200, answer.read()
         answer.read()
         self.server.request("GET", f"/gradio_api/queue/data?session_hash={SESSION}")
-        told = [json.loads(line[6:]) for line in self.server.getresponse().read().splitlines() if line[:6] == b"data: "]
-        (end,) = [message for message in told if message["msg"] == "process_completed"]
+        messages = [
+            json.loads(line[6:]) for line in self.server.getresponse().read().splitlines() if line[:6] == b"data: "
+        ]
+        (end,) = [message for message in messages if message["msg"] == "process_completed"]
         assert end["success"], end
         return list(end["output"]["data"])
 

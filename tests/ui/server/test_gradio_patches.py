@@ -19,5 +19,5 @@ with gradio.Blocks():
 
 def test_no_stubs_are_written() -> None:
     root = Path(__file__).resolve().parents[3]
-    told = subprocess.run([sys.executable, "-c", CODE], cwd=root, capture_output=True, text=True, check=False)
-    assert told.stdout.split() == ["None", "works"], told.stderr
+    result = subprocess.run([sys.executable, "-c", CODE], cwd=root, capture_output=True, text=True, check=False)
+    assert result.stdout.split() == ["None", "works"], result.stderr

@@ -244,21 +244,21 @@ def test_no_route_returns_the_secret(app: Studio, place: Place) -> None:
     for trap in tried:
         if trap == str(inside):
             continue
-        status, said = ask(app, "GET", f"/gradio_api/file={sendable(trap)}")
-        assert status in (400, 403, 404) and SECRET.encode() not in said, (trap, status)
+        status, answer = ask(app, "GET", f"/gradio_api/file={sendable(trap)}")
+        assert status in (400, 403, 404) and SECRET.encode() not in answer, (trap, status)
     for route in ROUTES:
         if route.path.startswith(FILE) or "{" not in route.path or "heartbeat" in route.path:
             continue
         for trap in (str(place.secret), f"..%2f..%2f{place.secret}", f"%2e%2e/%2e%2e/{place.secret}", "\\\\host\\x"):
             path = re.sub(r"\{[^}]+\}", lambda _, trap=trap: trap, route.path)  # type: ignore[misc]
-            status, said = ask(app, route.methods[0], path, b"{}" if "POST" in route.methods else None)
-            assert status in (400, 403, 404, 422) and SECRET.encode() not in said, (path, status)
+            status, answer = ask(app, route.methods[0], path, b"{}" if "POST" in route.methods else None)
+            assert status in (400, 403, 404, 422) and SECRET.encode() not in answer, (path, status)
 
 
 @pytest.mark.slow
 def test_no_function_takes_a_file_that_was_not_uploaded(app: Studio, place: Place) -> None:
-    _, said = ask(app, "GET", "/config")
-    functions = json.loads(said)["dependencies"]
+    _, answer = ask(app, "GET", "/config")
+    functions = json.loads(answer)["dependencies"]
     assert len(functions) > 50
     some = [str(place.secret), f"\\\\host\\share\\{place.secret.name}", "http://example.com/x.png"]
     for function in functions:
@@ -266,8 +266,8 @@ def test_no_function_takes_a_file_that_was_not_uploaded(app: Studio, place: Plac
             forged = {"path": trap, "url": trap, "orig_name": "x.png", "meta": {"_type": "gradio.FileData"}}
             values: list[Any] = [forged] * max(1, len(function["inputs"]))
             body = json.dumps({"data": values, "fn_index": function["id"], "session_hash": "fuzz"}).encode()
-            status, said = ask(app, "POST", "/gradio_api/queue/join", body)
-            assert status == 403, (function["id"], trap, status, said)
+            status, answer = ask(app, "POST", "/gradio_api/queue/join", body)
+            assert status == 403, (function["id"], trap, status, answer)
     for body in (b"{", b"[]", b"[" * 100_000, b'{"data": [' + b"[" * 5000 + b"]" * 5000 + b"]}", b"\xff\xfe", b"3"):
         assert ask(app, "POST", "/gradio_api/queue/join", body)[0] == 403
 

@@ -48,8 +48,8 @@ def test_a_slow_or_full_disk_is_reported_above_the_buttons(workspace: Workspace)
         nonlocal snapshot
         for event in events:
             snapshot = fold(snapshot, event, 0.0)
-        told = train_view(snapshot, None, Readiness())
-        return _status(replace(page, snapshot=snapshot, history=snapshot, train=told))
+        train = train_view(snapshot, None, Readiness())
+        return _status(replace(page, snapshot=snapshot, history=snapshot, train=train))
 
     slow = "Writing the checkpoint of step 5 has taken 31 s so far."
     assert "62.0 GB free" in words(seen, PhaseChanged("saving")) and slow not in words()
