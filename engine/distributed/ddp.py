@@ -1,9 +1,9 @@
-"""DDP: every process holds the whole net and takes its share of a step. The images and their order stay the same.
+"""DDP: every process holds the whole net and computes a part of each step. The images and their order stay the same.
 
 accelerate wraps the compute copy in torch's DistributedDataParallel: gradients are all-reduced while the backward pass
-still runs (Li et al. 2020, arXiv 2006.15704). If one process runs out of memory in the middle of that, the others
-cannot be told. Memory usually runs out in the first steps, so these do not all-reduce during backward: gradients are
-averaged when all processes have reported that they are well, and all can take a fallback together.
+still runs (Li et al. 2020, arXiv 2006.15704). If one process runs out of memory in the middle of that, it
+cannot notify the others. Memory usually runs out in the first steps, so these do not all-reduce during backward:
+gradients are averaged after every process has reported success, so that all can take a fallback together.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ DDP_SETTINGS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
 
 
 def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
-    """The settings with which ``world_size`` processes do together what one would do, and a sentence about it.
+    """Settings with which ``world_size`` processes together compute the steps of one, and a sentence about them.
 
     A step has ``batch_size`` x ``accumulation`` images in all. Micro-batches are assigned to the processes; if there
-    are too few, each is cut into smaller ones. In the returned settings ``batch_size`` is what one process computes at
-    once, and ``accumulation`` the number of micro-batches in a whole step.
+    are too few, each is split into smaller ones. In the returned settings ``batch_size`` is what one process computes
+    at once, and ``accumulation`` the number of micro-batches in a whole step.
 
     Raises:
         UserError: the images of a step cannot be split evenly.
@@ -46,10 +46,10 @@ def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
         fitting = -(-images // world_size) * world_size
         raise UserError(
             f"{world_size} processes cannot split a step of {images} images evenly.",
-            f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which "
-            f"{world_size} does not divide.",
-            f"Choose a batch size and accumulation whose product it divides ({fitting}, say), or start another number "
-            "of processes.",
+            f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which is not a "
+            f"multiple of {world_size}.",
+            f"Choose a batch size and accumulation whose product is a multiple of {world_size}, such as {fitting}, or "
+            "start another number of processes.",
         )
     sizes = range(train.batch_size, 0, -1)
     size = next(s for s in sizes if train.batch_size % s == 0 and images // s % world_size == 0)
@@ -68,18 +68,18 @@ class DDP(Parallel):
         self._computing = False
         """Between the start of a step and the end of ``reduce``."""
         self._all_reducing = False
-        """Gradients are being exchanged, so the other processes cannot be told anything."""
-        self._outside: list[torch.nn.Parameter] = []  # trained, but not a part of the wrapped net
+        """Gradients are being exchanged, so the other processes cannot be notified of anything."""
+        self._outside: list[torch.nn.Parameter] = []  # trained, but not part of the wrapped net
 
     def prepare(self) -> None:
         trainable, net = self._run.trainable, self._run.trainable.control_net
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
-        ignored = [*frozen, *(name for name, _ in net.named_buffers())]  # equal everywhere, and fp8 cannot be sent
+        ignored = [*frozen, *(name for name, _ in net.named_buffers())]  # the same everywhere, and fp8 cannot be sent
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)
         with self._group.collective():
             self.net = self._run.accelerator.prepare_model(net)
         if trainable.weights.separate:
-            # A lambda: torch compares annotations with its own types, and ours are strings.
+            # A lambda, because torch compares a hook's annotations with its own types, and ours are strings.
             self.net.register_comm_hook(trainable.weights, lambda weights, bucket: all_reduce_fp32(weights, bucket))
         wrapped = {trainable.weights.master_of.get(p, p) for p in net.parameters() if p.requires_grad}
         self._outside = [p for p in trainable.parameters() if p.requires_grad and p not in wrapped]
@@ -90,7 +90,7 @@ class DDP(Parallel):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
-        """Wraps forward and backward of a micro-batch; gradients are all-reduced in the ``last`` one's backward pass.
+        """Wrap forward and backward of a micro-batch; gradients are all-reduced in the ``last`` one's backward pass.
 
         Raises:
             SharedOutOfMemory: another process ran out of memory before this point.
@@ -100,7 +100,7 @@ class DDP(Parallel):
             self._all_reducing = True
             with self._group.collective():
                 yield
-            self._run.trainable.weights.drop_gradients()  # what is left in the buckets of the compute copy
+            self._run.trainable.weights.drop_gradients()  # those left in the buckets of the compute copy
         else:
             with self._run.accelerator.no_sync(self.net):
                 yield
@@ -125,18 +125,18 @@ class DDP(Parallel):
             return
         if self._all_reducing:
             self._end(message)
-        with suppress(SharedOutOfMemory):  # which this call raises here, too
+        with suppress(SharedOutOfMemory):  # this call raises it here as well
             self._group.all_ok(message or "out of memory")
 
     def fallback_taken(self) -> None:
         self._cautious_steps = CAUTIOUS_STEPS
 
     def _end(self, message: str) -> NoReturn:
-        """End the run: the other processes are in a collective and cannot be told that memory ran out here."""
+        """End the run: the other processes are in a collective and cannot be notified that memory ran out here."""
         fallback = self._record_fallback()
         raise Unreachable(
             f"Memory ran out at step {self._run.step + 1:,} while gradients were being exchanged.",
-            f"The other processes could not be called back any more: {message[:200]}",
+            f"The other processes could no longer be stopped: {message[:200]}",
             f"Resume: the run goes on from its last checkpoint with {fallback}.",
         )
 
@@ -154,8 +154,8 @@ class DDP(Parallel):
 def all_reduce_fp32(weights: MasterWeights, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """DistributedDataParallel's communication hook for compute copies in half precision.
 
-    Each gradient has been transferred to its master weight already, where those of a step are accumulated in fp32. That
-    sum is what is all-reduced, so nothing is rounded to half precision on the way. The bucket itself holds zeros.
+    A step's gradients have already been accumulated in fp32, as the gradients of the master weights. These sums are
+    all-reduced, so nothing is rounded to half precision on the way. The bucket itself holds zeros.
     """
     sent = bucket.buffer()
     gradients = [weights.master_of[compute].grad for compute in bucket.parameters()]
@@ -172,10 +172,10 @@ def all_reduce_fp32(weights: MasterWeights, bucket: dist.GradBucket) -> torch.fu
 
 
 def start_equal(group: ProcessGroup, step: int, run_folder: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Before the first step: all processes are at the same step and get main's trainable weights.
+    """Check that all processes start at the same step, then broadcast the main process's trainable weights.
 
     Raises:
-        UserError: they found different checkpoints.
+        UserError: the processes found different checkpoints.
     """
     if len(set(group.gather(step))) > 1:
         raise UserError(
@@ -183,4 +183,4 @@ def start_equal(group: ProcessGroup, step: int, run_folder: Any, parameters: Ite
             f"They see different checkpoints in {run_folder}.",
             "The workspace must be one folder that all machines share (docs/several-cards.md).",
         )
-    group.broadcast_parameters(p for p in parameters if p.requires_grad)  # the base's fp8 weights cannot be sent
+    group.broadcast_parameters(p for p in parameters if p.requires_grad)  # the base's fp8 weights cannot be broadcast

@@ -26,7 +26,7 @@ COMMAND = (
 def audit(layout: Layout, console: Console, environment: Mapping[str, str], limit: float = LIMIT_SECONDS) -> list[str]:
     """Look up every package of the virtual environment, print the report and return its lines.
 
-    Raises nothing: if the database cannot be asked, the report says so and why.
+    Never raises: if the database cannot be queried, the report says so and why.
     """
     command = [str(layout.python), "-m", *COMMAND]
     try:
@@ -42,9 +42,9 @@ def audit(layout: Layout, console: Console, environment: Mapping[str, str], limi
             check=False,
         )
     except subprocess.TimeoutExpired:
-        lines = not_asked(f"it did not answer within {limit:.0f} seconds")
+        lines = not_checked(f"it did not answer within {limit:.0f} seconds")
     except OSError as error:
-        lines = not_asked(f"pip-audit could not be started: {error}")
+        lines = not_checked(f"pip-audit could not be started: {error}")
     else:
         lines = parse_report(done.stdout, done.stderr)
     console.say("--- known vulnerabilities of the installed packages")
@@ -67,7 +67,7 @@ def parse_report(output: str, errors: str) -> list[str]:
         found = [_line(name, version, fault) for name, version, fault in known]
     except (ValueError, KeyError, TypeError):
         lines = [line.strip() for line in errors.splitlines() if line.strip()]
-        return not_asked(lines[-1][:400] if lines else "pip-audit said nothing")
+        return not_checked(lines[-1][:400] if lines else "pip-audit printed nothing")
     first = f"Packages looked up: {len(packages) - len(skipped)}. Known vulnerabilities: {len(found) or 'none'}."
     return [first, *found, *skipped]
 
@@ -78,6 +78,6 @@ def _line(name: str, version: str, fault: dict[str, Any]) -> str:
     return f"VULNERABLE {name} {version}: {names}; " + (f"fixed in {fixed}" if fixed else "no fixed version yet")
 
 
-def not_asked(why: str) -> list[str]:
-    """The report if the database could not be asked."""
-    return [f"NOT ASKED: the database (osv.dev) could not be asked whether vulnerabilities are known: {why}"]
+def not_checked(why: str) -> list[str]:
+    """The report if the database could not be queried."""
+    return [f"NOT CHECKED: the vulnerability database (osv.dev) could not be queried: {why}"]

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str], root: Path | None = None) -> int:
         console.fail(error)
         return error.code
     except KeyboardInterrupt:
-        console.say("\nStopped. Start it again to continue where it was.")
+        console.say("\nStopped. Start it again to continue where it left off.")
         return 130
     except BrokenPipeError:  # the reader of the output is gone (`| head`), so nothing can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

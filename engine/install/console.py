@@ -49,7 +49,7 @@ class Console:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     def say(self, text: str = "") -> None:
-        """Print a line of its own."""
+        """Print a separate line."""
         self.out.write(text + "\n")
         self.out.flush()
         if text:
@@ -77,7 +77,7 @@ class Console:
             self.out.flush()
 
     def end(self, note: str) -> None:
-        """Finish the line of the step, with the time that it took if that was 2 s or more."""
+        """Finish the line of the step, with its duration if that was 2 s or more."""
         seconds = time.monotonic() - self._begun
         if seconds >= 2:
             note += f" ({seconds:.0f} s)"

@@ -40,7 +40,7 @@ print("\\n" + json.dumps(answer))
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``problem`` and ``fix`` are "" if nothing is wrong; a missing extra is no problem."""
+    """One line of the report. ``problem`` and ``fix`` are "" if nothing is wrong; a missing extra is not a problem."""
 
     name: str
     value: str
@@ -53,7 +53,7 @@ class Finding:
 
 
 def examine(layout: Layout, look: Callable[[Layout], dict[str, str]] | None = None) -> list[Finding]:
-    """All findings.
+    """Return all findings.
 
     Args:
         look: imports the packages in the virtual environment, in a child process, and returns their versions; tests
@@ -125,7 +125,7 @@ def _environment(layout: Layout, choice: Choice) -> list[Finding]:
 def _packages(found: dict[str, str], choice: Choice) -> list[Finding]:
     findings = []
     for name in PACKAGES:
-        value = found.get(name, "!not looked at")
+        value = found.get(name, "!not checked")
         wrong = value[1:] if value.startswith("!") else ""
         fix = "Start again with --repair." if wrong else ""
         findings.append(Finding(name, "broken" if wrong else value, wrong, fix))

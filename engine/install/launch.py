@@ -14,10 +14,10 @@ from engine.install.layout import Layout, read_record
 
 
 def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Replace this process by ``python ...`` of the virtual environment, which gets all signals.
+    """Replace this process with ``python ...`` of the virtual environment, which then receives all signals.
 
-    Windows cannot replace a process: there a child runs, which gets Ctrl-C as the whole console does, and this process
-    waits for it. Returns its exit status.
+    Windows cannot replace a process. There, this process waits for a child, which receives Ctrl-C because the console
+    sends it to all of its processes. Returns the child's exit status.
     """
     command = [str(layout.python), *arguments]
     sys.stdout.flush()
@@ -30,7 +30,7 @@ def hand_over(layout: Layout, arguments: Sequence[str], environment: Mapping[str
             try:
                 return child.wait()
             except KeyboardInterrupt:
-                continue  # the app has received it, too, and is saving
+                continue  # the app has received it as well and is saving
 
 
 def run_checks(
@@ -38,9 +38,9 @@ def run_checks(
 ) -> int:
     """Run lint, format, type check and tests. The tests are last, so that the output ends with their summary.
 
-    In continuous integration known vulnerabilities of the packages are reported after that; they fail nothing
-    (engine/install/audit.py). The tests run in as many processes as there are cores, browser tests among them: these
-    wait most of the time, and the others use it (tests/conftest.py sets the order).
+    In continuous integration, known vulnerabilities of the packages are reported after that, without failing the build
+    (engine/install/audit.py). The tests run in one process per core, at most 8. Browser tests, which mostly wait, run
+    beside the others (tests/conftest.py sets the order).
 
     Args:
         arguments: more arguments for pytest.

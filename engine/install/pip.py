@@ -34,7 +34,7 @@ KNOWN_FAILURES = (
     (
         r"filename or extension is too long|File name too long|Errno 36|WinError 206",
         "A path became too long.",
-        "Move the app's folder nearer to the drive's top, for instance to C:\\ControlNetStudio, and start this again.",
+        "Move the app's folder closer to the root of the drive, e.g. to C:\\ControlNetStudio, and start this again.",
     ),
     (
         r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Could not resolve|"
@@ -66,7 +66,7 @@ def explain(output: str, doing: str) -> InstallError:
         if re.search(pattern, output, re.IGNORECASE):
             return InstallError(f"{doing} could not be installed. {cause}", fix)
     errors = [line for line in output.splitlines() if line.startswith("ERROR")]
-    last = (errors or output.strip().splitlines() or ["pip said nothing"])[-1]
+    last = (errors or output.strip().splitlines() or ["pip printed nothing"])[-1]
     return InstallError(f"{doing} could not be installed: {last.strip()[:300]}", "Look into the log; or try --repair.")
 
 
@@ -110,7 +110,7 @@ class Pip:
         if self.version() >= (24, 1):
             options += ["--progress-bar", "raw" if self.console.out.isatty() else "off"]
         if self.version() >= (25, 1):
-            options += ["--resume-retries", "5"]  # a torch of 2.5 GB over a weak line
+            options += ["--resume-retries", "5"]  # torch alone is 2.5 GB, and connections drop
         outcome = self.run("install", *options, *arguments)
         if outcome.code:
             raise explain(outcome.output, doing)

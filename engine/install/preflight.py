@@ -11,7 +11,7 @@ from engine.install.console import InstallError
 from engine.install.hardware import free_disk_gb, memory_gb
 from engine.install.torch_choice import Choice
 
-LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190 characters below, Windows allows 260
+LONGEST_ROOT = 60  # characters; the longest path below it has about 190, and Windows allows 260 in all
 # Disk in GB (10^9 bytes): for the packages alone, and for training with a Stable Diffusion base.
 LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
 COMFORTABLE_DISK = {False: 4.0, True: 25.0}
@@ -19,7 +19,7 @@ COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GiB
 
 
 def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
-    """Return warnings.
+    """Return warnings about the computer and the folder.
 
     Args:
         fresh: nothing large has been installed yet.
@@ -33,7 +33,7 @@ def check(root: Path, with_card: bool, fresh: bool) -> list[str]:
     free, memory = free_disk_gb(root), memory_gb()
     if fresh and free < LEAST_DISK[with_card]:
         raise InstallError(
-            f"Only {free:.1f} GB are free where {root} lies; the packages alone take {LEAST_DISK[with_card]:.0f} GB.",
+            f"Only {free:.1f} GB are free on the disk of {root}; the packages take {LEAST_DISK[with_card]:.0f} GB.",
             "Free some space, or move the app's folder to another drive.",
         )
     if free < COMFORTABLE_DISK[with_card]:
@@ -60,7 +60,7 @@ def _check_path(root: Path) -> None:
     if sys.platform == "win32" and len(str(root)) > LONGEST_ROOT and not _long_paths_enabled():
         raise InstallError(
             f"The folder's path has {len(str(root))} characters; Windows allows the packages {LONGEST_ROOT}: {root}",
-            "Move the folder nearer to the drive's top, for instance to C:\\ControlNetStudio.",
+            "Move the folder closer to the root of the drive, e.g. to C:\\ControlNetStudio.",
         )
 
 

@@ -26,7 +26,7 @@ def make_shortcut(root: Path, environment: Mapping[str, str] = os.environ) -> st
 
 
 def _linux_shortcut(root: Path, environment: Mapping[str, str]) -> str:
-    """Write it to the menu, and to the desktop if there is one (freedesktop.org's Desktop Entry format)."""
+    """Add it to the menu, and to the desktop if there is one (Desktop Entry Specification of freedesktop.org)."""
     home = Path(environment.get("HOME") or Path.home())
     menu = Path(environment.get("XDG_DATA_HOME") or home / ".local" / "share") / "applications"
     written = [menu / "controlnet-studio.desktop"]
@@ -48,7 +48,7 @@ def _linux_desktop(home: Path, environment: Mapping[str, str]) -> Path:
         output = subprocess.run(
             ["xdg-user-dir", "DESKTOP"], env=dict(environment), capture_output=True, encoding="utf-8", check=False
         ).stdout.strip()
-    except OSError:  # the tool is not there
+    except OSError:  # the tool is not installed
         output = ""
     return Path(output) if output and Path(output) != home else home / "Desktop"
 

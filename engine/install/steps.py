@@ -54,7 +54,7 @@ def _make_venv(job: Job) -> str:
         )
     if job.choice.forced:
         note(job.layout, cpu=True)
-    # A newer pip resumes broken downloads. The old one works, too, so a failure is only noted in the log.
+    # A newer pip resumes broken downloads. The old one works as well, so a failure is only logged.
     job.pip.run("install", "--upgrade", "--retries", "1", "pip")
     return f"Python {job.layout.python_version()}"
 
@@ -67,16 +67,16 @@ def remove_venv(layout: Layout) -> None:
     """
     if Path(sys.prefix).resolve() == layout.venv.resolve():
         raise InstallError(
-            "The installer runs in the very environment that it is about to replace.",
+            "The installer runs in the environment that it is about to replace.",
             "Start it with install.sh or install.bat.",
         )
     # Renamed first: deleting takes minutes on a slow disk, and a kill in between must not leave half of it in place.
-    attic = layout.log.parent
-    attic.mkdir(exist_ok=True)
+    trash = layout.log.parent
+    trash.mkdir(exist_ok=True)
     try:
         if layout.venv.exists():
-            layout.venv.rename(attic / f"old-{uuid.uuid4().hex[:8]}")
-        for old in attic.glob("old-*"):
+            layout.venv.rename(trash / f"old-{uuid.uuid4().hex[:8]}")
+        for old in trash.glob("old-*"):
             shutil.rmtree(old)
     except OSError as error:
         raise InstallError(
@@ -100,13 +100,13 @@ def torch_suits(layout: Layout, choice: Choice, system: str) -> bool:
 
 
 def _plan_torch(job: Job) -> str:
-    if _ordinary_is_enough(job):
-        return f"install torch {TORCH} from pip's ordinary index ({job.choice.reason})"
-    return f"install torch {job.choice.wanted} from {job.choice.index}, or as pip is set up ({job.choice.reason})"
+    if _is_on_default_index(job):
+        return f"install torch {TORCH} from pip's default index ({job.choice.reason})"
+    return f"install torch {job.choice.wanted} from {job.choice.index}, or as pip is configured ({job.choice.reason})"
 
 
-def _ordinary_is_enough(job: Job) -> bool:
-    """Whether pip's ordinary index has the wanted build: its torch is the CPU build everywhere but on Linux."""
+def _is_on_default_index(job: Job) -> bool:
+    """Whether pip's default index has the wanted build: its torch is the CPU build on all systems but Linux."""
     return job.choice.build == "cpu" and not job.system.startswith("linux")
 
 
@@ -114,7 +114,7 @@ def _install_torch(job: Job) -> str:
     pip, choice = job.pip, job.choice
     quick = ("--retries", "1", "--timeout", "15")
     index = ("--index-url", choice.index)
-    if _ordinary_is_enough(job):
+    if _is_on_default_index(job):
         pip.install("PyTorch", [f"torch=={TORCH}"])
     elif pip.offers("torch", choice.wanted, *quick):
         # pip's own settings (a mirror, a folder of wheels) already offer the right build.
@@ -122,8 +122,8 @@ def _install_torch(job: Job) -> str:
     elif pip.offers("torch", choice.wanted, *index, *quick):
         pip.install("PyTorch", [f"torch=={choice.wanted}", *index])
     elif job.system.startswith("linux") and choice.build in ("cpu", "cu130"):
-        # On Linux the ordinary index has the CUDA 13.0 build, which runs without a card as well.
-        job.console.warn(f"{choice.index} could not be reached: taking the ordinary, larger build.")
+        # On Linux the default index has the CUDA 13.0 build, which runs without a card as well.
+        job.console.warn(f"{choice.index} could not be reached: installing the larger build of pip's default index.")
         pip.install("PyTorch", [f"torch=={TORCH}"])
     else:
         raise InstallError(

@@ -31,9 +31,11 @@ class Build:
         return gpu.capability is not None and self.lowest <= gpu.capability <= self.highest
 
     def driver_for(self, system: str) -> tuple[int, ...]:
+        """The oldest driver that will do, e.g. (580, 65). ``system``: as in sys.platform."""
         return self.driver_windows if system == "win32" else self.driver_linux
 
     def runs_on(self, gpu: Gpu, system: str) -> bool:
+        """Whether it was compiled for the card and the card's driver is new enough."""
         return self.holds(gpu) and gpu.driver >= self.driver_for(system)
 
 
@@ -69,7 +71,7 @@ def choose(report: GpuReport, force_cpu: bool = False, system: str = sys.platfor
     if force_cpu:
         return Choice("cpu", "chosen with --cpu", forced=True)
     if not report.gpus:
-        warning = f"An NVIDIA driver seems to be there, but {report.problem}." if report.problem else ""
+        warning = f"An NVIDIA driver seems to be installed, but {report.problem}." if report.problem else ""
         banner = "No NVIDIA card was found: training will run on the processor, many times slower."
         return Choice("cpu", "no NVIDIA card", tuple(filter(None, (warning, banner))))
     for build in BUILDS:

@@ -11,6 +11,8 @@ Phase = Literal["preparing", "running", "saving", "validating", "waiting"]
 
 @dataclass(frozen=True)
 class PhaseChanged:
+    """The job has entered another phase."""
+
     phase: Phase
 
 
@@ -47,7 +49,7 @@ class StepDone:
 
 @dataclass(frozen=True)
 class PreviewMade:
-    """One set of preview images. ``scores`` are means over the set, for example {"adherence": 0.81}."""
+    """One set of preview images. ``scores`` are means over the set, e.g. {"adherence": 0.81}."""
 
     step: int
     folder: Path
@@ -56,9 +58,9 @@ class PreviewMade:
     scores: dict[str, float] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     """Measurements that are not scores: "obeys_low" and "obeys_high", the interval of "obeys"; "saturation" and
-    "contrast", as ratios to the true images'."""
+    "contrast", relative to the original images."""
     probes: tuple[tuple[Path, str], ...] = ()
-    """Images that do not count in the scores (odd prompts, the user's own), with their titles."""
+    """Images that are not part of the scores (unusual prompts, the user's own images), with their titles."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class Checked:
     share_error: float
     """Standard error of ``gain_share`` over the pairs."""
     map_difference: float
-    """How much the maps differ from one another, 0 (all equal) to 1."""
+    """How much the maps differ from each other, 0 (all equal) to 1."""
     seconds: float
     training_share: float | None = None
     """``gain_share`` on training pairs. None in runs of an earlier version."""
@@ -88,10 +90,12 @@ class Checked:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
+    """A checkpoint is complete and on the disk."""
+
     step: int
     folder: Path
     kept: tuple[int, ...] = ()
-    """Steps of all checkpoints that are on the disk now."""
+    """Steps of all checkpoints that are on the disk now, this one included."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +108,14 @@ class Message:
 
 @dataclass(frozen=True)
 class Waiting:
-    """The work stands still until the disk takes what has to be written. The phase is "waiting" meanwhile."""
+    """The job is blocked until the disk accepts a write. Meanwhile the phase is "waiting"."""
 
     sentence: str
 
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """Free and used bytes on the disk of a run, checked now and then."""
+    """Free and used bytes on the disk of a run, checked from time to time."""
 
     free: int
     run: int

@@ -1,14 +1,13 @@
-"""Scalars in TensorBoard's file format, written here.
+"""Writes scalars in TensorBoard's file format.
 
-Why no library: a log may fail, and the training must neither stand still nor keep silent over it. tensorboardX hands
-its values to a thread through a queue of ten; that thread ends at the first write that fails, and the training then
-waits for ever once the queue is full (tried with 2.6.5 and a disk that fills up). tensorboard's own writer
-has such a thread, too, and raises at a later call, but comes with a web server and gRPC, some 50 MB, of which only the
-reader is of use, to whoever wants it. Here a write that fails raises at once, and is told and given up
-(engine/training/loggers.py).
+Why no library: if a log fails, training must neither block nor hide the failure. tensorboardX passes values to a thread
+through a queue of ten. The thread dies at the first failed write, and training blocks for ever once the queue is full
+(tried with 2.6.5 and a disk that fills up). tensorboard's own writer also uses a thread, so it raises only at a later
+call; besides, it brings a web server and gRPC, about 50 MB that only a reader of the files needs. Here a failed write
+raises at once; engine/training/loggers.py reports it and drops the log.
 
-A file is a row of records (TFRecord): length, checksum of the length, an Event message in protocol buffers, checksum
-of the message. Format: tensorflow/core/util/event.proto and tensorflow/core/lib/io/record_writer.
+A file is a sequence of records (TFRecord): length, checksum of the length, an Event message in protocol buffers,
+checksum of the message. Format: tensorflow/core/util/event.proto and tensorflow/core/lib/io/record_writer.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _TABLE = _table()
 
 
 def checksum(data: bytes) -> int:
-    """CRC-32C, masked as TFRecord has it: turned right by 15 bits, plus a constant."""
+    """CRC-32C, masked as in TFRecord: rotated right by 15 bits, plus a constant."""
     value = 0xFFFFFFFF
     for byte in data:
         value = _TABLE[(value ^ byte) & 0xFF] ^ value >> 8
@@ -52,7 +51,7 @@ def _varint(number: int) -> bytes:
 
 
 def _field(number: int, data: bytes) -> bytes:
-    """A field of bytes or of a message."""
+    """A field that holds bytes or a message (wire type 2)."""
     return _varint(number << 3 | 2) + _varint(len(data)) + data
 
 
@@ -62,9 +61,9 @@ def _record(event: bytes) -> bytes:
 
 
 class EventFile:
-    """One file of a folder; each call appends a record and hands it to the system at once.
+    """One file in a folder. Each call appends a record and passes it to the operating system at once.
 
-    Each start of the run begins a new file, as TensorBoard expects; for repeated steps it shows the newer ones.
+    Each start of a run begins a new file, as TensorBoard expects; where steps repeat, it shows the newer values.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +72,7 @@ class EventFile:
         self._append(_field(3, b"brain.Event:2"))
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        """Scalars of one step; ``step`` from 0 on."""
+        """Append the scalars of one step (0 or more). Raises OSError if they cannot be written."""
         each = (
             _field(1, _field(1, name.encode("utf-8")) + b"\x15" + struct.pack("<f", value))
             for name, value in values.items()

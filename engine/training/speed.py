@@ -1,7 +1,7 @@
-"""What may make steps faster and changes nothing that is learned but its rounding. Each part can fail without harm.
+"""Optional speed-ups: attention by xformers, channels-last tensors, torch.compile, CUDA graphs.
 
-Attention by xformers, channels-last tensors, and nets compiled by torch (with CUDA graphs, where wanted). What this
-machine cannot do is told in one line, and the run goes on without it.
+They change nothing but rounding. If this machine does not support one, a line in the log says so and the run continues
+without it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MODES = {"kernels": "default", "graphs": "reduce-overhead"}
 
 
 def set_attention_and_layout(state: TrainState) -> None:
-    """Set attention and memory format as the settings say, once, when the nets are where they compute."""
+    """Apply the settings for attention and memory format. Called once, when the nets are on their device."""
     train, trainable = state.config.train, state.trainable
     if train.attention == "xformers":
         _use_xformers(state)
     if train.channels_last:
         state.denoiser.to(memory_format=torch.channels_last)
-        if trainable.weights.separate:  # else it is the master net, whose files and optimizer keep the usual order
+        if trainable.weights.separate:  # else it is the master net, whose files and optimizer keep the usual format
             trainable.control_net.to(memory_format=torch.channels_last)
 
 
@@ -43,7 +43,7 @@ def _use_xformers(state: TrainState) -> None:
         try:
             for net in nets:
                 net.enable_xformers_memory_efficient_attention()
-        except Exception as error:  # built for another torch or card, which shows in many ways
+        except Exception as error:  # a build for another torch or card fails in many ways
             for net, processors in zip(nets, before, strict=True):
                 net.set_attn_processor(processors)
             why = f"{type(error).__name__}: {str(error).splitlines()[0][:120] if str(error) else 'it does not work'}"
@@ -52,12 +52,12 @@ def _use_xformers(state: TrainState) -> None:
 
 
 def compile_nets(state: TrainState) -> None:
-    """Compile what a step calls. Images and loss checks use the plain nets, as their sizes differ."""
+    """Compile the nets that a step calls. Previews and loss checks use the plain nets, because their shapes differ."""
     mode = state.config.train.compile
     if mode == "none":
         return
     if mode == "graphs" and not state.on_card:
-        _warn(state, "There is no graphics card to replay steps (CUDA graphs); the nets are compiled only.")
+        _warn(state, "CUDA graphs need a graphics card; the nets are compiled without them.")
         mode = "kernels"
     if state.group.world_size > 1:
         _warn(state, "The nets are not compiled: several processes share this run.")
@@ -65,7 +65,7 @@ def compile_nets(state: TrainState) -> None:
     try:
         net, denoiser = (torch.compile(net, mode=MODES[mode]) for net in (state.wrapped_net, state.wrapped_denoiser))
         state.use_nets(net, denoiser)
-    except Exception as error:  # of Python's version or of the system's; other errors show at the first step
+    except Exception as error:  # torch rejects this Python or system; the compiler fails at the first step
         _use_plain_nets(state, error)
 
 
@@ -76,11 +76,12 @@ def begin_micro_batch(state: TrainState) -> None:
 
 
 def is_compiled(state: TrainState) -> bool:
+    """Whether steps call compiled nets at the moment."""
     return state.wrapped_denoiser is not state.denoiser
 
 
 def go_on_uncompiled(state: TrainState, error: BaseException) -> bool:
-    """If an error of a step may be the compiler's, use the plain nets from now on; whether that was done."""
+    """Switch to the plain nets if the compiler may have caused a step's error. Returns whether it did so."""
     if not is_compiled(state) or isinstance(error, UserError) or is_device_lost(error) or is_out_of_memory(error):
         return False
     _use_plain_nets(state, error)
@@ -92,7 +93,7 @@ def _use_plain_nets(state: TrainState, error: BaseException) -> None:
     state.use_nets(net, state.denoiser)
     lines = str(error).strip().splitlines()
     why = f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
-    _warn(state, f"The nets could not be compiled ({why}); the run goes on without.")
+    _warn(state, f"The nets could not be compiled ({why}); the run continues uncompiled.")
 
 
 def _warn(state: TrainState, words: str) -> None:

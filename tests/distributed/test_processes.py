@@ -389,5 +389,5 @@ def test_a_step_keeps_its_images(size: int, accumulation: int, count: int, share
 
 def test_a_step_that_cannot_be_split_is_refused_with_a_way_out() -> None:
     config = RunConfig.model_validate({"train": {"batch_size": 4}})
-    with pytest.raises(UserError, match="3 processes cannot split a step of 4 images.*product it divides .6, say"):
+    with pytest.raises(UserError, match="3 processes cannot split a step of 4 images.*multiple of 3, such as 6"):
         split_among(config, 3)

@@ -30,7 +30,7 @@ class Machine(Console):
         super().__init__(log=layout.log, out=io.StringIO())
         self.layout = layout
         self.offered = {"": ["2.13.0+cpu", "2.13.0"]} if offered is None else offered
-        self.plain_torch = ("2.13.0", "13.0")  # what the ordinary index of Linux brings
+        self.plain_torch = ("2.13.0", "13.0")  # what pip's default index has for Linux
         self.packages_bring_torch: str | None = None
         self.self_check = Outcome(0, "PyTorch computes on the processor, the app imports\n")
         self.broken_imports: set[str] = set()

@@ -50,13 +50,13 @@ def test_a_known_vulnerability_is_reported_with_its_names_and_its_fix() -> None:
     [
         ("", "Traceback ...\nrequests.exceptions.ConnectionError: Failed to resolve 'api.osv.dev'\n", "Failed to reso"),
         ("", "/usr/bin/python: No module named pip_audit\n", "No module named pip_audit"),
-        ("[]", "", "said nothing"),
+        ("[]", "", "printed nothing"),
         ('{"dependencies": [{"name": 1, "vulns": [{}]}]}', "odd\n", "odd"),
     ],
 )
 def test_a_database_that_cannot_be_asked_is_reported_with_the_reason(output: str, errors: str, why: str) -> None:
     (line,) = parse_report(output, errors)
-    assert line.startswith("NOT ASKED") and why in line
+    assert line.startswith("NOT CHECKED") and why in line
 
 
 def in_ci(root: Path, monkeypatch: pytest.MonkeyPatch, result: Any, ci: str) -> tuple[int, str, list[str]]:
@@ -82,7 +82,7 @@ def in_ci(root: Path, monkeypatch: pytest.MonkeyPatch, result: Any, ci: str) -> 
     ("result", "words"),
     [
         ((printed(FAULTY), ""), "VULNERABLE pillow 12.3.0: PYSEC-2030-1"),
-        (("", "No module named pip_audit"), "NOT ASKED"),
+        (("", "No module named pip_audit"), "NOT CHECKED"),
         (subprocess.TimeoutExpired("pip_audit", 180), "did not answer within 180 seconds"),
         (FileNotFoundError("no python"), "could not be started: no python"),
     ],

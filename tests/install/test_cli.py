@@ -139,7 +139,7 @@ def test_ctrl_c_is_no_traceback(
 
     monkeypatch.setattr(cli, "run_steps", interrupt)
     assert cli.main([], root) == 130
-    assert "continue where it was" in capsys.readouterr().out
+    assert "continue where it left off" in capsys.readouterr().out
 
 
 def test_a_second_installer_in_the_folder_is_refused(

@@ -18,7 +18,7 @@ from engine.install.pip import explain, show_progress
         ("ERROR: Could not find a version that satisfies the requirement gradio>=6.31", "not available"),
         ("ERROR: ResolutionImpossible: for help visit", "do not fit together"),
         ("something\nERROR: a new kind of trouble\n", "a new kind of trouble"),
-        ("", "pip said nothing"),
+        ("", "pip printed nothing"),
     ],
 )
 def test_errors_are_explained_with_cause_and_fix(output: str, cause: str) -> None:

@@ -113,7 +113,7 @@ def test_otherwise_the_cpu_build_comes_from_pytorchs_index(machine: Machine) -> 
     assert machine.ran("torch==")[0].endswith(f"torch==2.13.0+cpu --index-url {INDEX}cpu")
 
 
-def test_where_that_cannot_be_reached_the_ordinary_build_is_kept_for_good(machine: Machine) -> None:
+def test_if_that_cannot_be_reached_the_build_of_the_default_index_is_kept(machine: Machine) -> None:
     machine.offered = {"": ["2.13.0"]}
     install(machine)
     assert machine.ran("torch==")[0].endswith("torch==2.13.0")
@@ -121,7 +121,7 @@ def test_where_that_cannot_be_reached_the_ordinary_build_is_kept_for_good(machin
     assert is_ready(machine.layout, choose(GpuReport(), force_cpu=True), "linux")
 
 
-def test_windows_without_a_card_takes_the_ordinary_index_straight_away(machine: Machine) -> None:
+def test_windows_without_a_card_uses_the_default_index_at_once(machine: Machine) -> None:
     machine.plain_torch = ("2.13.0+cpu", None)  # type: ignore[assignment]
     run_steps(job_for(machine, system="win32"), APP_STEPS)
     assert machine.ran("index versions") == []

@@ -109,7 +109,7 @@ def test_channels_last_learns_the_same_and_keeps_what_is_saved_as_ever(build: Ca
 def test_compiled_nets_take_the_steps(build: Callable, pretended_compiler: list[str]) -> None:
     made, messages = build(**{"train.compile": "graphs"})
     assert pretended_compiler == ["default", "default"]
-    assert messages == ["There is no graphics card to replay steps (CUDA graphs); the nets are compiled only."]
+    assert messages == ["CUDA graphs need a graphics card; the nets are compiled without them."]
     take_step(made)
     assert Compiled.calls == 2 and speed.is_compiled(made)
     assert not isinstance(made.denoiser, Compiled) and not isinstance(made.trainable.control_net, Compiled), (
@@ -123,7 +123,7 @@ def test_a_net_that_does_not_compile_is_trained_as_it_is(build: Callable, preten
     Compiled.fault = RuntimeError("Failed to find a C++ compiler\nand much more")
     assert torch.equal(take_step(made), take_step(plain))
     assert messages == [
-        "The nets could not be compiled (RuntimeError: Failed to find a C++ compiler); the run goes on without."
+        "The nets could not be compiled (RuntimeError: Failed to find a C++ compiler); the run continues uncompiled."
     ]
     assert not speed.is_compiled(made)
     made.start_at(1)
