@@ -36,6 +36,7 @@ def lines_of(values: Mapping[str, Any]) -> list[str]:
 
 
 def write_run_file(path: Path, config: RunConfig) -> None:
+    """Write ``to_toml(config)`` atomically. Raises OSError if it cannot be written."""
     atomic_write_text(path, to_toml(config))
 
 

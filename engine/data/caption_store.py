@@ -229,6 +229,7 @@ class CaptionWriter:
         self._connection.commit()
 
     def close(self, finished: bool) -> None:
+        """Commit, and keep the newest KEPT operations. ``finished=False``: a resumable one stays unfinished."""
         run = self._connection.execute
         if finished:
             run("UPDATE operations SET unfinished = 0 WHERE number = ?", (self._number,))

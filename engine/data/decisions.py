@@ -88,10 +88,12 @@ class DecisionStore:
         return self._read[1]
 
     def exclude(self, keys: Iterable[str], finding: str) -> None:
+        """Leave samples out because of a finding. Those that are left out already keep their first finding."""
         with self._connection() as connection:
             connection.executemany("INSERT OR IGNORE INTO excluded VALUES (?, ?)", ((key, finding) for key in keys))
 
     def correct(self, corrections: Iterable[Correction]) -> None:
+        """Add corrections. One for the same part of the same sample replaces the earlier one."""
         rows = (tuple(vars(correction).values()) for correction in corrections)
         with self._connection() as connection:
             connection.executemany("INSERT OR REPLACE INTO corrections VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)

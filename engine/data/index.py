@@ -81,12 +81,14 @@ class Index:
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
     def count(self, where: tuple[str, tuple[Any, ...]] = EVERY) -> int:
+        """Number of samples. ``where``: a WHERE clause and its values, like EVERY."""
         with connect(self.path) as connection:
             return int(connection.execute(f"SELECT COUNT(*) FROM samples {where[0]}", where[1]).fetchone()[0])
 
     def samples(
         self, offset: int = 0, limit: int | None = None, where: tuple[str, tuple[Any, ...]] = EVERY
     ) -> list[Sample]:
+        """Samples in the order of the scan. ``where``: as for ``count``; ``limit=None``: all from ``offset`` on."""
         return self._select(
             f"{where[0]} ORDER BY position LIMIT ? OFFSET ?", (*where[1], -1 if limit is None else limit, offset)
         )
@@ -98,6 +100,7 @@ class Index:
         raise KeyError(key)
 
     def problems(self, offset: int = 0, limit: int | None = None) -> list[Problem]:
+        """The files that the scan could not use, in its order. ``limit=None``: all from ``offset`` on."""
         with connect(self.path) as connection:
             rows = connection.execute(
                 "SELECT path, what, why, try_this FROM problems ORDER BY position LIMIT ? OFFSET ?",

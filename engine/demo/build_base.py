@@ -134,6 +134,7 @@ def pictures(first: int, count: int) -> tuple[torch.Tensor, list[str]]:
 
 
 def cosine_lr(step: int, total: int, peak: float, warmup: int = 200) -> float:
+    """Learning rate: linear warmup to ``peak``, then a cosine down to 2 % of it."""
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
@@ -145,6 +146,7 @@ def save_state(path: Path, state: dict) -> None:
 
 
 def train_vae(work: Path, steps: int) -> AutoencoderKL:
+    """Train the VAE, or continue from ``work``. Returns it frozen, with its scaling factor set."""
     torch.manual_seed(SEED)
     vae = build_vae()
     pass_colours_through(vae)
@@ -185,6 +187,7 @@ def train_vae(work: Path, steps: int) -> AutoencoderKL:
 
 @torch.no_grad()
 def encode_pool(vae: AutoencoderKL, work: Path) -> tuple[torch.Tensor, list[str]]:
+    """Scaled latents of the POOL training images, (POOL, C, h, w), and their captions. Kept in ``work``."""
     path = work / "pool.pt"
     captions = [random_scene(np.random.default_rng([SEED, i])).caption for i in range(POOL)]
     if path.exists():
@@ -196,11 +199,13 @@ def encode_pool(vae: AutoencoderKL, work: Path) -> tuple[torch.Tensor, list[str]
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
+    """Token ids, (captions, TEXT_LENGTH), padded or truncated."""
     options = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True, "return_tensors": "pt"}
     return tokenizer(captions, **options).input_ids
 
 
 def export(out: Path, vae, unet, text_encoder, tokenizer, scheduler) -> None:
+    """Write the pipeline in fp16, as diffusers saves it."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
         unet=unet,
@@ -215,6 +220,7 @@ def export(out: Path, vae, unet, text_encoder, tokenizer, scheduler) -> None:
 
 
 def train_unet(work: Path, out: Path, vae: AutoencoderKL, steps: int, batch: int = 16) -> None:
+    """Train UNet and text encoder, or continue from ``work``, and export the base to ``out``."""
     tokenizer = build_tokenizer(work / "tokenizer")
     torch.manual_seed(SEED + 1)
     unet, text_encoder = build_unet(), build_text_encoder(tokenizer)

@@ -19,7 +19,8 @@ OnProgress = Callable[[int, int, str], None]
 class CancelToken(Protocol):
     """The part of a job's token that long loops need."""
 
-    def raise_if_cancelled(self) -> None: ...
+    def raise_if_cancelled(self) -> None:
+        """Raise Cancelled if the job was cancelled."""
 
 
 class Cancelled(Exception):
@@ -52,9 +53,11 @@ class BorrowRequest:
         return self._cancel
 
     def cancel(self) -> None:
+        """End the work at its next ``raise_if_cancelled``. Called by the requesting side."""
         self._cancel = True
 
     def raise_if_cancelled(self) -> None:
+        """Raise Cancelled after ``cancel``. Called by the work."""
         if self._cancel:
             raise Cancelled
 

@@ -22,6 +22,7 @@ JobContext = Callable[[str, Emit], AbstractContextManager[None]]
 
 
 def no_context(kind: str, emit: Emit) -> AbstractContextManager[None]:
+    """The JobContext of a runner that needs none."""
     return nullcontext()
 
 
@@ -146,15 +147,19 @@ class JobRunner:
         return self._request("pause")
 
     def stop(self) -> bool:
+        """Request the same as ``pause``, recorded as stopped."""
         return self._request("stop")
 
     def cancel(self) -> bool:
+        """Request an end as soon as possible."""
         return self._request("cancel")
 
     def save_now(self) -> bool:
+        """Request a checkpoint after the current step."""
         return self._request("save_now")
 
     def preview_now(self) -> bool:
+        """Request preview images after the current step."""
         return self._request("preview_now")
 
     def send(self, request: BorrowRequest) -> bool:

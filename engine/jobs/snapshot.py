@@ -72,6 +72,7 @@ class Curve:
     waiting: int = 0
 
     def add(self, x: int, y: float) -> Curve:
+        """Return the curve with a point added, or only counted if the stride skips it."""
         if self.waiting + 1 < self.stride:
             return Curve(self.points, self.stride, self.waiting + 1)
         points, stride = (*self.points, (x, y)), self.stride

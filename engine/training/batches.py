@@ -200,6 +200,7 @@ class Batches:
         self._count = accumulation // self._world
 
     def close(self) -> None:
+        """Wait for the read in progress and end the thread that reads ahead."""
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, number: int) -> Batch:

@@ -43,6 +43,11 @@ class BorrowedSession(TrySession):
         return self._state.step
 
     def load(self, base: str, controlnet: Path) -> None:
+        """Use the live weights (``LIVE``), or a checkpoint or file for the same base.
+
+        Raises:
+            UserError: another base, or the trainable can only be tried live.
+        """
         state = self._state
         if self._workspace.locate_base(base) != state.base:
             raise UserError(

@@ -66,6 +66,7 @@ class Loggers:
                 self._drop(name, error)
 
     def close(self) -> None:
+        """Finish the logs. An error is reported, not raised."""
         for end in self._close:
             try:
                 end()

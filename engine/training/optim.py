@@ -144,5 +144,6 @@ class LossScale:
         return {"scale": self.value, "_growth_tracker": self._good} if self.moves else None
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Continue with the scale of a checkpoint. Without one, or where the scale is always 1, nothing changes."""
         if self.moves and state:
             self.value, self._good = float(state["scale"]), int(state["_growth_tracker"])

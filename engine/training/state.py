@@ -190,6 +190,7 @@ class TrainState:
         self.batches.split(config.train.batch_size, config.train.accumulation)
 
     def new_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        """An optimizer with the run's settings for these weights. It is not in use yet."""
         return build_optimizer(net, self.config.optim)
 
     def replace_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
@@ -208,6 +209,7 @@ class TrainState:
         self.wrapped_net, self.wrapped_denoiser = net, denoiser
 
     def draw_one_image_at_a_time(self) -> None:
+        """Draw previews with the least memory from now on."""
         self.images_at_once = 1
 
     # What others see of it.

@@ -70,6 +70,7 @@ class Workspace:
         return self.root / "temporary"
 
     def dataset_folder(self, name: str) -> Path:
+        """Folder of the dataset with this name, which may not exist. The name is made safe for file systems."""
         return self.datasets / safe_name(name)
 
     def dataset_names(self) -> list[str]:
@@ -131,6 +132,7 @@ class Workspace:
         )
 
     def free_bytes(self) -> int:
+        """Free space on the workspace's disk, in bytes."""
         return free_bytes(self.root)
 
 

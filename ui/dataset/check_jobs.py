@@ -89,6 +89,7 @@ def undo(context: AppContext, name: str, finding: str) -> None:
 
 
 def finding_named(name: str) -> Finding:
+    """The finding with this name (``Finding.name``). Raises KeyError."""
     from engine.data.doctor.catalogue import BY_NAME
 
     return BY_NAME[name]

@@ -157,6 +157,7 @@ def _newest_meter(folder: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def meter_html(found: dict[str, Any]) -> str:
+    """The control-effect meter of one checkpoint as HTML. ``found``: the measurement, with step and pairs."""
     text = f"Step {found['step']:,}, {found['pairs']} pairs: {report.effect_text(found)}."
     legend = (
         "All with the same seed. From left to right: control image, image generated with it, with a blank one, with "

@@ -72,6 +72,7 @@ FINDINGS = (MISSING, EMPTY, REPEATED, MARKUP, URL, ENCODING, BACKSLASH)
 
 
 def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
+    """The findings about the caption of one sample."""
     sample, text = row.sample, row.sample.caption
     if not text.strip():
         yield Hit((EMPTY if caption_file(sample.image) else MISSING).name, sample.key)

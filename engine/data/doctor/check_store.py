@@ -79,6 +79,7 @@ class CheckStore:
             return dict(connection.execute("SELECT finding, COUNT(*) FROM hits GROUP BY finding"))
 
     def hits(self, finding: str, offset: int = 0, limit: int | None = None) -> list[Hit]:
+        """The hits of a finding, sorted by key. ``limit=None``: all from ``offset`` on."""
         with connect(self.path, _SCHEMA) as connection:
             rows = connection.execute(
                 "SELECT finding, key, detail, other FROM hits WHERE finding = ? ORDER BY key LIMIT ? OFFSET ?",

@@ -70,11 +70,13 @@ class Groups:
         self._above: dict[str, str] = {}
 
     def find(self, key: str) -> str:
+        """The key that represents the group of ``key``. Shortens the path to it."""
         while (above := self._above.setdefault(key, key)) != key:
             self._above[key] = key = self._above.setdefault(above, above)
         return key
 
     def join(self, one: str, other: str) -> None:
+        """Merge the groups of two keys."""
         self._above[self.find(one)] = self.find(other)
 
     def members(self) -> Iterator[list[str]]:

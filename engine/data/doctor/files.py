@@ -122,6 +122,7 @@ def _ends_early(path: Path, start: bytes, error: UserError) -> bool:
 
 
 def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
+    """The findings about the file of one image; none if it could not be read."""
     facts, key = row.image, row.sample.key
     if facts is None:
         return

@@ -52,6 +52,7 @@ FINDINGS = (TOO_SMALL, ASPECT, CONSTANT, GREY, BLURRED)
 
 
 def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
+    """The findings about the content and the size of one image; none if it could not be read."""
     sample, facts = row.sample, row.image
     if facts is None:
         return

@@ -114,10 +114,12 @@ _PROBLEMS = {
 
 
 def blank(map: MapFacts) -> bool:
+    """Whether a single value fills at least the fraction BLANK_SHARE of the map."""
     return map.background_share >= BLANK_SHARE
 
 
 def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
+    """The findings about one map and how it fits its image; none without a map."""
     sample, map = row.sample, row.map
     if map is None:
         return

@@ -11,6 +11,7 @@ from engine.data.samples import Problem
 
 
 def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
+    """All images, if the first one has a number as its name and img2dataset's metadata beside it; else None."""
     files = image_files(folder, problems)
     first = next(files, None)
     if first is None or not first.stem.isdecimal() or not {"key", "status"} <= _facts(first).keys():

@@ -27,6 +27,7 @@ _REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # at most three digits: 2019_su
 
 
 def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
+    """The images in subfolders named like 10_name, with maps if there are any; None without such a subfolder."""
     base = next((place for place in (folder, subfolder(folder, ("img", *IMAGE_FOLDERS))) if _fits(place)), None)
     if base is None:
         return None

@@ -23,6 +23,7 @@ from engine.disk.images import EXTENSIONS
 
 
 def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
+    """The images with their maps; None without a folder of maps, or without a folder of images or matching images."""
     images, conditions = subfolder(folder, IMAGE_FOLDERS), subfolder(folder, CONDITION_FOLDERS)
     if not conditions:
         return None

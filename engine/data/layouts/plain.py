@@ -9,6 +9,7 @@ from engine.data.samples import Problem
 
 
 def find(folder: Path, problems: list[Problem]) -> list[FoundImage]:
+    """All images of the folder and its subfolders: the layout that always applies."""
     return [FoundImage(key(path, folder), path) for path in image_files(folder, problems)]
 
 

@@ -25,6 +25,7 @@ class FetchResult:
     notes: list[str] = field(default_factory=list)
 
     def skip(self, reason: str, count: int = 1) -> None:
+        """Count skipped images by the reason that the user reads."""
         self.skipped[reason] = self.skipped.get(reason, 0) + count
 
     def sentences(self) -> list[str]:

@@ -18,6 +18,7 @@ _RATIO, _FREE = 200, 256_000_000  # largest ratio of unpacked to packed size, fo
 
 
 def fits(place: str) -> bool:
+    """Whether the place is a parquet file, or a folder with some and without images."""
     return bool(files_of(place, (".parquet",)))
 
 

@@ -39,6 +39,7 @@ class SmallHeaders(tarfile.TarInfo):
 
 
 def fits(place: str) -> bool:
+    """Whether the place is an archive, or a folder with some and without images."""
     return bool(files_of(place, ENDINGS))
 
 

@@ -33,6 +33,7 @@ class Columns:
 
 
 def fits(place: str) -> bool:
+    """Whether the place is a table with a column of URLs, or a folder with some. False if it cannot be read."""
     files = files_of(place, ENDINGS)
     try:
         return bool(files) and columns.column(_names(files[0]), columns.URLS) is not None
