@@ -28,7 +28,7 @@ def script(name: str) -> str:
 
 ON_LOAD = (
     f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); "
-    f"({script('heartbeat.js')})(); ({script('poll.js')})(); }}"
+    f"({script('heartbeat.js')})(); ({script('poll.js')})(); ({script('loading_status.js')})(); }}"
 )
 
 
