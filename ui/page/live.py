@@ -81,6 +81,7 @@ class Live:
         # Hidden by CSS: gradio leaves a component with visible=False out of the page.
         self.refresh_buttons = [gr.Button(group, elem_classes="live-refresh") for group in GROUPS]
         self._refreshing: list[Any] = []
+        self._events: dict[Callable[..., Any], list[Any]] = {}
         self._keys: dict[UpdateGroup, list[Hashable]] = {}
         self._versions = dict.fromkeys(GROUPS, 0)
         self._seen: OrderedDict[str, dict[UpdateGroup, dict[int, Hashable]]] = OrderedDict()
@@ -117,6 +118,7 @@ class Live:
         checked = self.context.catch_errors(handler, has_outputs=outputs is not None)
         wire = functools.partial(gr.on, event) if isinstance(event, list) else event
         wired = wire(checked, inputs, outputs, **(NO_PROGRESS | options))
+        self._events.setdefault(handler, []).append(wired)
         if refresh if refresh is not None else outputs is None:
             self.refresh_after(wired)
         return wired
@@ -152,6 +154,18 @@ class Live:
         for function in self.demo.fns.values():
             if function.show_progress == "hidden":
                 function.show_progress_on = [self.refresh_buttons[0]]
+        self._answer_in_order()
+
+    def _answer_in_order(self) -> None:
+        """Handle the events that one handler serves one after the other.
+
+        Otherwise the answer to an earlier event, with the selection as it was then, may arrive last and stay.
+        """
+        for events in self._events.values():
+            functions = [self.demo.fns[event["id"]] for event in events]
+            if len(functions) > 1:
+                for function in functions:
+                    function.concurrency_id, function.concurrency_limit = functions[0].concurrency_id, 1
 
     def versions(self) -> list[int]:
         """Return a number for each group, which grows when something in the group changes. The same for all pages."""

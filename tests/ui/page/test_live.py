@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import threading
+import time
+
 import gradio as gr
 import pytest
 
 from engine.workspace.paths import Workspace
+from tests.browser.studio import free_port
 from ui.app import build_app
 from ui.page.context import AppContext
-from ui.page.live import Live, LiveOutputs, changed_updates
+from ui.page.live import PAGES, Live, LiveOutputs, changed_updates
+from ui.server import serve
 from ui.train import watch
 
 
@@ -62,3 +70,43 @@ def test_an_error_in_a_chart_does_not_end_the_training(context: AppContext, monk
     assert (context.runner.snapshot.outcome, looked) == ("completed", [1])
     problem = context.view().problem
     assert problem is not None and "A part of this page" in problem.what
+
+
+def test_events_of_one_handler_are_answered_in_their_order(
+    context: AppContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event that was sent earlier and takes longer than the next one: the answer to the later one must stay."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    serve.prepare_environment(context.workspace)
+    begun = threading.Event()
+
+    def show(selected: str) -> str:
+        if selected == "before":
+            begun.set()
+            time.sleep(0.5)
+        return f"details of {selected}"
+
+    with gr.Blocks(analytics_enabled=False) as demo:
+        live = Live(context, demo)
+        boxes, details = (gr.Textbox(), gr.Textbox()), gr.HTML()
+        for box in boxes:
+            live.on(box.change, show, [box], [details])
+        live.wire()
+    demo.queue(api_open=False, default_concurrency_limit=8)
+    port = free_port()
+    serve.serve(demo, context.workspace, live.versions, "127.0.0.1", port, None, PAGES)
+    try:
+        server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        events = [(number, box) for box in boxes for number, f in demo.fns.items() if (box._id, "change") in f.targets]
+        for (number, box), selected in zip(events, ("before", "after"), strict=True):
+            event = {"data": [selected], "fn_index": number, "session_hash": "a-page", "trigger_id": box._id}
+            server.request("POST", "/gradio_api/queue/join", json.dumps(event), {"Content-Type": "application/json"})
+            server.getresponse().read()
+            assert begun.wait(30)
+        server.request("GET", "/gradio_api/queue/data?session_hash=a-page")
+        lines = server.getresponse().read().splitlines()
+    finally:
+        demo.close(verbose=False)
+    messages = [json.loads(line[6:]) for line in lines if line[:6] == b"data: "]
+    answers = [message["output"]["data"][0] for message in messages if message["msg"] == "process_completed"]
+    assert answers == ["details of before", "details of after"]
