@@ -57,6 +57,7 @@ def _command(process: psutil.Process) -> list[str]:
     "I closed the tab, reloaded, or the browser crashed",
     "The page says that the app does not answer",
 )
+@pytest.mark.long
 def test_the_run_continues_and_every_page_shows_its_state(place: Any) -> None:
     root, environment = place
     app = Studio(root, program=PROGRAM, **environment)

@@ -117,7 +117,7 @@ def train_until(workspace: Workspace, run: Run, how: str, kind: type, nth: int) 
         train(workspace, run, when={object: look})
 
 
-FAST = ("accumulation, EMA, Min-SNR, warm-up", "8-bit AdamW")
+FAST = ("accumulation, EMA, Min-SNR, warm-up",)
 
 
 @pytest.mark.answers("Three seeds, three results")
