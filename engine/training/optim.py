@@ -85,10 +85,10 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
-def drop_updated_gradients(optimizer: torch.optim.Optimizer) -> None:
-    """After an optimizer failed in the middle of a step: drop the gradients of parameters that it has updated already.
+def updated_parameters(optimizer: torch.optim.Optimizer) -> set[torch.nn.Parameter]:
+    """After an optimizer failed in the middle of a step: the parameters that it has updated already.
 
-    So the next try updates the others alone, and none twice.
+    Their state counts one step more than that of the others.
     """
     counts = {
         parameter: int(optimizer.state[parameter].get("step", 0)) if parameter in optimizer.state else 0
@@ -96,10 +96,9 @@ def drop_updated_gradients(optimizer: torch.optim.Optimizer) -> None:
         for parameter in group["params"]
     }
     newest = max(counts.values())
-    if min(counts.values()) < newest:
-        for parameter, count in counts.items():
-            if count == newest:
-                parameter.grad = None
+    if min(counts.values()) == newest:
+        return set()
+    return {parameter for parameter, count in counts.items() if count == newest}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

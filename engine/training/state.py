@@ -30,7 +30,7 @@ from engine.jobs.events import Event
 from engine.nets.ema import Average, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
-from engine.training.optim import LossScale, build_optimizer, drop_updated_gradients, set_learning_rate
+from engine.training.optim import LossScale, build_optimizer, set_learning_rate, updated_parameters
 from engine.tuning.trainable import Trainable
 
 
@@ -100,7 +100,9 @@ class TrainState:
     wrapped_denoiser: Any = field(init=False)
     wrapped_net: Any = field(init=False)
     updating_weights: bool = field(default=False, init=False)
-    """The optimizer is in the middle of a step, or failed there: some weights may have moved."""
+    """The optimizer is in the middle of a step, or failed there: some weights may have been updated."""
+    _updated: set[nn.Parameter] = field(default_factory=set, init=False)
+    """Weights that failed tries of the present optimizer step have updated."""
 
     def emit(self, event: Event) -> None:
         """Report an event: to the window, the logs and the history."""
@@ -153,12 +155,22 @@ class TrainState:
 
     @contextmanager
     def weights_update(self) -> Iterator[None]:
-        """Wraps the optimizer's step. If an earlier try failed in the middle, no weight is updated twice."""
+        """Wraps the optimizer's step. If an earlier try failed in the middle, no weight is updated twice.
+
+        That holds as well if a fallback has replaced the optimizer since. The new one has then seen only a part of the
+        weights in its first step; its state is dropped, so that its step counts are the same for all weights.
+        """
         if self.updating_weights:
-            drop_updated_gradients(self.optimizer)
+            self._updated |= updated_parameters(self.optimizer)
+            for parameter in self._updated:
+                parameter.grad = None
         self.updating_weights = True
         yield
         self.updating_weights = False
+        if self._updated:
+            self._updated.clear()
+            if updated_parameters(self.optimizer):
+                self.optimizer.state.clear()
 
     def update_ema(self) -> None:
         """Update the average of the weights."""
@@ -195,6 +207,8 @@ class TrainState:
 
     def replace_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Continue with another optimizer, at the present learning rate."""
+        if self.updating_weights:
+            self._updated |= updated_parameters(self.optimizer)
         set_learning_rate(optimizer, self.optimizer.param_groups[0]["lr"])
         self.optimizer = optimizer
         self.parallel.wrap_optimizer()

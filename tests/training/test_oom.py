@@ -23,7 +23,7 @@ from engine.nets.master_weights import MasterWeights
 from engine.runs.run import Run
 from engine.training import oom
 from engine.training.oom import Fallback, cap_allocator, ema_fallback, next_fallback, with_fallbacks
-from engine.training.optim import drop_updated_gradients
+from engine.training.optim import updated_parameters
 from engine.tuning.controlnet import ControlLora
 from engine.tuning.trainable import Placement, Trainable
 from engine.workspace.paths import Workspace
@@ -345,15 +345,14 @@ def test_a_checkpoint_that_does_not_fit_is_written_after_memory_was_freed(
         train(ready_workspace, new_run(**{"train.steps": 1}))
 
 
-def test_parameters_that_moved_before_it_broke_off_do_not_move_twice() -> None:
+def test_parameters_that_were_updated_before_the_optimizer_failed_are_found() -> None:
     first, second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
     optimizer = torch.optim.AdamW([first, second], lr=0.1)
     for parameter in (first, second):
         parameter.grad = torch.ones(3)
     optimizer.step()
     optimizer.state[first]["step"] += 1  # as if only the first had come to its second step
-    drop_updated_gradients(optimizer)
-    assert first.grad is None and second.grad is not None
+    assert updated_parameters(optimizer) == {first}
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

@@ -106,6 +106,43 @@ def test_an_optimizer_step_that_failed_is_known_as_such(tmp_path: Path) -> None:
     assert not state.updating_weights
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor"])
+def test_no_weight_is_updated_twice_after_a_fallback_in_the_middle_of_an_update(optimizer: str, tmp_path: Path) -> None:
+    """Whether the retry continues with the same optimizer or with a fresh one, whose state knows of no updates."""
+    state = make(tmp_path, [])
+    state.batches = SimpleNamespace(split=lambda *given: None)  # type: ignore[assignment]
+    weight, bias = state.trainable.parameters()
+
+    def gradients() -> None:
+        weight.grad, bias.grad = torch.ones_like(weight), torch.ones_like(bias)
+
+    gradients()
+    with state.weights_update():
+        state.parallel.optimizer_step()
+    gradients()
+    with pytest.raises(torch.OutOfMemoryError), state.weights_update():
+        bias.grad = None
+        state.parallel.optimizer_step()
+        raise torch.OutOfMemoryError("after the weight, before the bias")
+    smaller = {"train.batch_size": 1, "train.accumulation": 4}
+    oom.apply(state, oom.Fallback(smaller if optimizer == "adamw" else {"optim.optimizer": optimizer}, "less"))
+    updated, waiting = weight.detach().clone(), bias.detach().clone()
+    gradients()
+    with state.weights_update():
+        state.parallel.optimizer_step()
+    assert torch.equal(weight, updated) and not torch.equal(bias, waiting)
+
+    # The next step has nothing left of that: both are updated, also if it is interrupted before the first of them.
+    gradients()
+    with pytest.raises(torch.OutOfMemoryError), state.weights_update():
+        raise torch.OutOfMemoryError("before the weight")
+    updated, waiting = weight.detach().clone(), bias.detach().clone()
+    gradients()
+    with state.weights_update():
+        state.parallel.optimizer_step()
+    assert not torch.equal(weight, updated) and not torch.equal(bias, waiting)
+
+
 def test_a_fallback_replaces_the_optimizer_and_keeps_the_rate(tmp_path: Path) -> None:
     events: list[Event] = []
     state = make(tmp_path, events)
