@@ -49,7 +49,7 @@ class Gain:
             plan=state.plan,
             seed=9,
             batch_size=PAIRS,
-            timesteps=1000,
+            num_train_timesteps=1000,
             prompt_dropout=0.0,
         )
         batch = batches.get(0)
@@ -57,6 +57,7 @@ class Gain:
         timesteps = torch.tensor(TIMESTEPS).repeat(PAIRS // len(TIMESTEPS))
         latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
         noisy = state.noise_process.add_noise(latents, batch.draws.noise, timesteps)
+        assert batch.maps is not None
         control = state.family.encode_control(batch.maps)
 
         def loss(control: torch.Tensor) -> float:

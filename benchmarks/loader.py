@@ -86,7 +86,7 @@ def open_batches(
         plan=plan,
         seed=0,
         batch_size=BATCH,
-        timesteps=1000,
+        num_train_timesteps=1000,
         prompt_dropout=0.1,
         maps=maps,
     )

@@ -115,7 +115,7 @@ def _batch(state: TrainState) -> Batch:
     draws = Draws(
         noise=latents.clone(),
         posterior=latents.clone(),
-        timesteps=torch.zeros(count, dtype=torch.long),
+        uniform_timesteps=torch.zeros(count, dtype=torch.long),
         hide_prompt=torch.zeros(count, dtype=torch.bool),
         offset=torch.zeros(count, 4, 1, 1),
     )

@@ -66,7 +66,7 @@ class DDP(Parallel):
         super().__init__(run, record_fallback)
         self._cautious_steps = CAUTIOUS_STEPS
         self._computing = False
-        """Between the start of a step and the end of ``reduce``."""
+        """Between the start of a step and the end of ``average_gradients_and_loss``."""
         self._all_reducing = False
         """Gradients are being exchanged, so the other processes cannot be notified of anything."""
         self._outside: list[torch.nn.Parameter] = []  # trained, but not part of the wrapped net
@@ -105,7 +105,7 @@ class DDP(Parallel):
             with self._run.accelerator.no_sync(self.net):
                 yield
 
-    def reduce(self, loss: torch.Tensor) -> torch.Tensor:
+    def average_gradients_and_loss(self, loss: torch.Tensor) -> torch.Tensor:
         if self._all_reducing:
             self._average(self._outside)
         else:

@@ -56,7 +56,7 @@ class FSDP(DDP):
         with self._group.collective():
             yield
 
-    def reduce(self, loss: torch.Tensor) -> torch.Tensor:
+    def average_gradients_and_loss(self, loss: torch.Tensor) -> torch.Tensor:
         """The mean loss; the backward pass has averaged the gradients."""
         mean = self._mean(loss)
         self._computing = False

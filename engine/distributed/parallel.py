@@ -42,7 +42,7 @@ class Parallel:
     """One process: nothing is exchanged."""
 
     sharded = False
-    """Each process holds a part of the master weights only."""
+    """Whether each process holds only a part of the master weights."""
 
     def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
         """
@@ -61,7 +61,7 @@ class Parallel:
         self.wrap_optimizer()
 
     def wrap_optimizer(self) -> None:
-        """Wrap the run's optimizer; again after a fallback has replaced it."""
+        """Let accelerate wrap the run's optimizer. Called again when a fallback has replaced the optimizer."""
         accelerator = self._run.accelerator
         if self.optimizer is not None:
             accelerator._optimizers.remove(self.optimizer)
@@ -89,8 +89,8 @@ class Parallel:
         """Accumulate the gradients of a loss in the fp32 parameters."""
         self._run.accelerator.backward(loss)
 
-    def reduce(self, loss: torch.Tensor) -> torch.Tensor:
-        """The mean loss over all processes; the gradients are means, too, from here on."""
+    def average_gradients_and_loss(self, loss: torch.Tensor) -> torch.Tensor:
+        """Average gradients over all processes, if ``backward`` has not yet; return the mean loss."""
         return loss
 
     def unscale_and_clip(self, max_norm: float, loss_scale: float) -> bool:
@@ -104,7 +104,7 @@ class Parallel:
         return True
 
     def optimizer_step(self) -> None:
-        """Update the master weights and drop the gradients."""
+        """Update the master weights."""
         self.optimizer.step()
 
     def zero_grad(self) -> None:
@@ -131,7 +131,7 @@ class Parallel:
         """
 
     def fallback_taken(self) -> None:
-        """Memory ran out and settings have changed: peak memory is unknown again."""
+        """Memory ran out and settings have changed, so the peak memory of a step is unknown again."""
 
     # What happens between steps.
 
@@ -140,7 +140,11 @@ class Parallel:
         return work()
 
     def gather_full_weights(self, with_optimizer: bool = False) -> None:
-        """On main, within ``on_main``: make ``trainable.master`` (and ``full_optimizer``) what they are now."""
+        """Gather the current weights of all processes into main's ``trainable.master``. Call within ``on_main`` only.
+
+        Args:
+            with_optimizer: gather the optimizer's state into ``full_optimizer``, too.
+        """
 
     @contextmanager
     def full_net(self) -> Iterator[Any]:

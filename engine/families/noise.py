@@ -22,8 +22,8 @@ class NoiseProcess(ABC):
 
     @property
     @abstractmethod
-    def timesteps(self) -> int:
-        """Training draws integers evenly from 0..timesteps - 1 and hands them to ``shape_timesteps``."""
+    def num_train_timesteps(self) -> int:
+        """Training draws integers evenly from 0..num_train_timesteps - 1 and hands them to ``shape_timesteps``."""
 
     @property
     @abstractmethod
@@ -69,7 +69,7 @@ class DiffusionNoise(NoiseProcess):
         self.scheduler = scheduler
 
     @property
-    def timesteps(self) -> int:
+    def num_train_timesteps(self) -> int:
         return int(self.scheduler.config.num_train_timesteps)
 
     @property
@@ -80,18 +80,18 @@ class DiffusionNoise(NoiseProcess):
         return f"predicts {predicts}" + (", zero terminal SNR" if config.get("rescale_betas_zero_snr") else "")
 
     def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
-        """Integers in 0..timesteps - 1: as drawn ("uniform"), or bent to the noisy end ("cubic").
+        """Integers in 0..num_train_timesteps - 1: as drawn ("uniform"), or bent to the noisy end ("cubic").
 
         Cubic: t = (1 - (u / T)^3) T, so half of the draws fall on the noisiest eighth, where an image's layout is
         decided. Source: Mou et al. 2023, "T2I-Adapter", arXiv 2302.08453, section 3.3.
         """
         if sampling == "uniform":
             return uniform
-        bent = (1 - (uniform.double() / self.timesteps) ** 3) * self.timesteps
-        return bent.long().clamp(0, self.timesteps - 1)
+        bent = (1 - (uniform.double() / self.num_train_timesteps) ** 3) * self.num_train_timesteps
+        return bent.long().clamp(0, self.num_train_timesteps - 1)
 
     def timesteps_at(self, levels: Sequence[float]) -> torch.Tensor:
-        return torch.tensor([int(level * (self.timesteps - 1)) for level in levels])
+        return torch.tensor([int(level * (self.num_train_timesteps - 1)) for level in levels])
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         return self.scheduler.add_noise(latents, noise, timesteps)

@@ -48,15 +48,17 @@ class Draws:
     """(B, 4, h, w), standard normal."""
     posterior: torch.Tensor
     """(B, 4, h, w), standard normal: the sample of the VAE's posterior."""
-    timesteps: torch.Tensor
-    """(B,), integers in 0..num_train_timesteps - 1."""
+    uniform_timesteps: torch.Tensor
+    """(B,), integers drawn evenly from 0..num_train_timesteps - 1; ``NoiseProcess.shape_timesteps`` takes them."""
     hide_prompt: torch.Tensor
     """(B,), bool."""
     offset: torch.Tensor
     """(B, C, 1, 1), standard normal: how far offset noise shifts each channel."""
 
 
-def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: int, prompt_dropout: float) -> Draws:
+def draw(
+    seed: int, first: int, batch: int, shape: tuple[int, ...], num_train_timesteps: int, prompt_dropout: float
+) -> Draws:
     """Random numbers for images ``first`` to ``first + batch`` of the stream.
 
     Each image has its own generator, so the numbers depend neither on the batch size nor on how images are assigned to
@@ -68,7 +70,7 @@ def draw(seed: int, first: int, batch: int, shape: tuple[int, ...], timesteps: i
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
         noise.append(torch.randn(shape, generator=generator))
         posterior.append(torch.randn(shape, generator=generator))
-        steps.append(torch.randint(0, timesteps, (), generator=generator))
+        steps.append(torch.randint(0, num_train_timesteps, (), generator=generator))
         hidden.append(torch.rand((), generator=generator) < prompt_dropout)
         offset.append(torch.randn((shape[0], 1, 1), generator=generator))
     return Draws(*(torch.stack(drawn) for drawn in (noise, posterior, steps, hidden, offset)))
@@ -83,8 +85,8 @@ class Batch:
     logvar: torch.Tensor
     text: dict[str, torch.Tensor]
     """Embeddings, those of the empty prompt where the caption is hidden."""
-    maps: torch.Tensor
-    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the bytes to copy to a card."""
+    maps: torch.Tensor | None
+    """Condition maps, uint8 RGB (B, H, W, 3): a quarter of the bytes to copy to a card. None: the run needs none."""
     draws: Draws
     sizes: torch.Tensor
     """(B, 6) fp32: size of the image and place of its crop, see ``size_numbers``."""
@@ -100,7 +102,8 @@ class Batch:
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         draws = Draws(**{field.name: change(getattr(self.draws, field.name)) for field in fields(Draws)})
         text = {name: change(rows) for name, rows in self.text.items()}
-        return Batch(change(self.mean), change(self.logvar), text, change(self.maps), draws, change(self.sizes))
+        maps = change(self.maps) if self.maps is not None else None
+        return Batch(change(self.mean), change(self.logvar), text, maps, draws, change(self.sizes))
 
 
 class BatchOrder:
@@ -152,22 +155,29 @@ class Batches:
         plan: CropPlan,
         seed: int,
         batch_size: int,
-        timesteps: int,
+        num_train_timesteps: int,
         prompt_dropout: float,
         maps: MapCache | None = None,
+        with_maps: bool = True,
         rank: int = 0,
         world: int = 1,
     ) -> None:
+        """
+        Args:
+            maps: prepared condition maps; None: they are read from their files.
+            with_maps: batches have condition maps; every one of these samples has one then.
+        """
         spec = dataset.condition
-        assert spec is not None, "a run starts only with condition maps"
-        self._nearest = registry.get(spec.type).categorical
+        assert spec is not None or not with_maps, "checked when the run was created"
+        self._with_maps = with_maps
+        self._nearest = spec is not None and registry.get(spec.type).categorical
         self._dataset, self._samples, self._cache, self._plan, self._maps = dataset, samples, cache, plan, maps
         rows_by_size: dict[tuple[int, int], list[int]] = {}
         for row in train_rows:
             rows_by_size.setdefault(cache.size(row), []).append(row)
         self._order = BatchOrder(rows_by_size, seed, batch_size)
         self._seed, self._size, self._part = seed, batch_size, batch_size
-        self._timesteps, self._dropout = timesteps, prompt_dropout
+        self._num_train_timesteps, self._dropout = num_train_timesteps, prompt_dropout
         self._rank, self._world, self._count = rank, world, 1
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         self._ahead: tuple[int, Future[Batch]] | None = None
@@ -212,14 +222,17 @@ class Batches:
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
         shape = self._cache.latent_shape(rows[0])
-        draws = draw(self._seed, place * self._size + first, self._part, shape, self._timesteps, self._dropout)
+        position = place * self._size + first
+        draws = draw(self._seed, position, self._part, shape, self._num_train_timesteps, self._dropout)
         captions = ["" if hide else s.caption for s, hide in zip(samples, draws.hide_prompt.tolist(), strict=True)]
         crops = [self._cache.crop(row, variant) for row, variant in zip(rows, variants, strict=True)]
         places = zip(rows, variants, crops, strict=True)
         try:
             mean, logvar = self._cache.latents(rows, variants)
             text = self._cache.text(captions)
-            maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
+            maps = None
+            if self._with_maps:
+                maps = torch.from_numpy(np.stack([self._map(row, variant, crop) for row, variant, crop in places]))
         except (FileNotFoundError, DamagedFile) as error:
             if not self._cache.folder.exists():
                 raise  # the disk is gone, and may come back

@@ -17,7 +17,7 @@ from engine.machine.memory import trim_heap
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.cleanup import prune, trim
 from engine.training.checkpoint import stage_checkpoint
-from engine.training.oom import finish
+from engine.training.oom import retry_once
 from engine.training.state import TrainState
 
 
@@ -126,7 +126,7 @@ class Checkpointer:
         state.parallel.gather_full_weights(with_optimizer=True)
         what = f"checkpoint of step {state.step:,}"
         with state.watchdog.watch(f"Writing the {what}"):
-            return finish(
+            return retry_once(
                 state,
                 what,
                 lambda: stage_checkpoint(

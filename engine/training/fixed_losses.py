@@ -61,7 +61,7 @@ def _fix(state: TrainState, numbered: Sequence[tuple[int, int]]) -> Fixed:
     rows = [row for _, row in numbered]
     cache, dataset, spec = state.cache, state.dataset, state.dataset.condition
     nearest = spec is not None and registry.get(spec.type).categorical
-    count = state.noise_process.timesteps
+    count = state.noise_process.num_train_timesteps
     noise = [draw(NOISE_SEED, number, 1, cache.latent_shape(row), count, 0.0).noise for number, row in numbered]
     levels = [LEVELS[number % len(LEVELS)] for number, _ in numbered]
     samples = [state.samples[row] for row in rows]

@@ -147,7 +147,7 @@ def record_for_resume(state: TrainState) -> str:
     return fallback.words
 
 
-def finish(state: TrainState, what: str, action: Callable[[], T], fallback: Fallback | None = None) -> T:
+def retry_once(state: TrainState, what: str, action: Callable[[], T], fallback: Fallback | None = None) -> T:
     """Call ``action()``, which must not fail halfway; if memory runs out, free some and call it once more.
 
     Args:

@@ -122,9 +122,11 @@ def set_up(
         )
 
     cache = _wait_for_disk(retry, build_cache) if group.world_size == 1 else build_cache()
-    maps = group.main_first(lambda: map_cache.open_or_build(cache, dataset, samples, plan, token, progress))
-    if maps is None:
-        history(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
+    needs_maps, maps = facts_of(config).needs_condition_maps, None
+    if needs_maps:
+        maps = group.main_first(lambda: map_cache.open_or_build(cache, dataset, samples, plan, token, progress))
+        if maps is None:
+            history(Message("The disk has no room for prepared condition maps; their files are read.", "warning"))
     token.raise_if_cancelled()
 
     # The base and the trainable.
@@ -181,9 +183,10 @@ def set_up(
         plan=plan,
         seed=config.train.seed,
         batch_size=batch_size,
-        timesteps=state.noise_process.timesteps,
+        num_train_timesteps=state.noise_process.num_train_timesteps,
         prompt_dropout=config.objective.prompt_dropout,
         maps=maps,
+        with_maps=needs_maps,
         rank=group.rank,
         world=group.world_size,
     )

@@ -69,8 +69,8 @@ def compile_nets(state: TrainState) -> None:
         _use_plain_nets(state, error)
 
 
-def begin_micro_batch(state: TrainState) -> None:
-    """Tell CUDA graphs that they may reuse the memory of the previous micro-batch."""
+def mark_cuda_graph_step(state: TrainState) -> None:
+    """Before each micro-batch: CUDA graphs may reuse the memory of the previous one. Does nothing without them."""
     if state.config.train.compile == "graphs" and is_compiled(state):
         torch.compiler.cudagraph_mark_step_begin()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from engine.training import oom
-from engine.training.speed import begin_micro_batch
+from engine.training.speed import mark_cuda_graph_step
 from engine.training.state import TrainState
 
 
@@ -17,11 +17,14 @@ def train_step(state: TrainState) -> torch.Tensor | None:
     """Take one optimizer step over ``state.micro_batches`` micro-batches.
 
     Returns:
-        The mean loss, a scalar on the device (reading it waits for the card), or None where a gradient is not finite:
+        The mean loss, a scalar on the device (reading it waits for the card), or None if a gradient is not finite:
         then nothing has changed but the loss scale.
 
     Raises:
-        UserError: memory ran out twice for what follows the optimizer's step.
+        RuntimeError, MemoryError: memory ran out, or a compiled net failed, before or in the optimizer's update. The
+            step can be repeated (``faults.take_step`` does).
+        UserError: memory ran out twice after the update, in the compute copy or the EMA; or the next batch cannot be
+            read.
     """
     objective, family, noise_process = state.config.objective, state.family, state.noise_process
     step_loss = torch.zeros((), device=state.device)
@@ -32,30 +35,31 @@ def train_step(state: TrainState) -> torch.Tensor | None:
         # Latents, noise and timesteps. Noise is added in fp32.
         latents = state.latent_space.sample(batch.mean, batch.logvar, batch.draws.posterior)
         noise = batch.draws.noise + objective.offset_noise * batch.draws.offset
-        timesteps = noise_process.shape_timesteps(batch.draws.timesteps, objective.timestep_sampling)
+        timesteps = noise_process.shape_timesteps(batch.draws.uniform_timesteps, objective.timestep_sampling)
         noisy = noise_process.add_noise(latents, noise, timesteps).to(state.dtype)
 
-        # Text and control image, in the run's precision.
+        # Text and control image, in the run's precision. A run without condition maps has no control.
         text = family.conditioning(batch.text, batch.sizes, state.dtype)
-        control = family.encode_control(batch.maps).to(state.dtype)
+        control = None if batch.maps is None else family.encode_control(batch.maps).to(state.dtype)
 
         # Target of the prediction, and the weight of each image's loss.
         target = noise_process.target(latents, noise, timesteps)
         loss_weights = noise_process.loss_weights(timesteps, objective.min_snr_gamma)
 
         with state.parallel.micro_batch(last=micro + 1 == state.micro_batches):
-            # Prediction under control, and its loss in fp32.
-            begin_micro_batch(state)
-            net, denoiser = state.wrapped_net, state.wrapped_denoiser
+            # Prediction under control, and its loss in fp32. CUDA graphs may reuse the previous micro-batch's memory.
+            mark_cuda_graph_step(state)
+            denoiser, net = state.wrapped_denoiser, state.wrapped_net
             predicted = family.predict(denoiser, net, noisy, timesteps, text, control)
             loss = denoising_loss(predicted, target, loss_weights) / state.micro_batches
 
-            # Backward: gradients accumulate in the fp32 master weights, loss_scale times too large.
+            # Backward, with the loss scaled for fp16. Hooks on the compute copy add each gradient to its fp32 master
+            # weight (nets/master_weights.py). DeepSpeed alone also clips and updates here, in the last micro-batch.
             state.parallel.backward(loss * state.loss_scale.value)
         step_loss += loss.detach()
 
-    # Mean over all processes.
-    step_loss = state.parallel.reduce(step_loss)
+    # Mean of the gradients (where the backward pass has not averaged them) and of the loss over all processes.
+    step_loss = state.parallel.average_gradients_and_loss(step_loss)
 
     # Unscale and clip. A gradient that is not finite skips the step.
     if not state.parallel.unscale_and_clip(state.config.optim.max_grad_norm, state.loss_scale.value):
@@ -63,16 +67,19 @@ def train_step(state: TrainState) -> torch.Tensor | None:
         state.drop_gradients()
         return None
 
-    # Optimizer: the master weights move.
+    # Optimizer: update the master weights. If it ran out of memory halfway in an earlier try of this step, the weights
+    # that it had updated are left out.
     with state.weights_update():
         state.parallel.optimizer_step()
     state.parallel.zero_grad()
 
-    # What follows the master weights: the compute copy, then the EMA. Each happens exactly once (oom.finish).
+    # Cast the updated master weights into the compute copy, then update the EMA. From here on the step cannot be
+    # repeated, so whatever runs out of memory is itself retried once; the texts name it in messages.
     this_step = f"step {state.step + 1:,}"
-    oom.finish(state, f"copy of the weights of {this_step}", state.trainable.weights.refresh)
+    oom.retry_once(state, f"copy of the weights of {this_step}", state.trainable.weights.refresh)
     if state.ema is not None:
-        oom.finish(state, f"average of {this_step}", state.update_ema, oom.ema_fallback(state.config, state.on_card))
+        fallback = oom.ema_fallback(state.config, state.on_card)
+        oom.retry_once(state, f"average of {this_step}", state.update_ema, fallback)
     state.loss_scale.update(found_inf=False)
     return step_loss
 

@@ -43,12 +43,12 @@ class FlowMatching(NoiseProcess):
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
         )
 
-    timesteps = 1000
+    num_train_timesteps = 1000
     description = "predicts flow"
 
     def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
         """Sigmas (B,): the integers moved into 0..1, with more of the noisy end."""
-        even = (uniform.float() + 0.5) / self.timesteps
+        even = (uniform.float() + 0.5) / self.num_train_timesteps
         return SHIFT * even / (1 + (SHIFT - 1) * even)
 
     def timesteps_at(self, levels: Sequence[float]) -> torch.Tensor:

@@ -46,7 +46,7 @@ def test_its_step_is_the_formula(base: str, new_run: RunFactory, ready_workspace
     net, draws = state.trainable.master, batch.draws
     scale = detect(base).latent_space(base).scale
     latents = (batch.mean + torch.exp(0.5 * batch.logvar) * draws.posterior - 0.1) * scale
-    even = (draws.timesteps + 0.5) / 1000
+    even = (draws.uniform_timesteps + 0.5) / 1000
     sigma = 3 * even / (1 + 2 * even)
     noisy = latents + sigma[:, None, None, None] * (draws.noise - latents)
     hidden, control = batch.text["hidden"], batch.maps.permute(0, 3, 1, 2) / 255

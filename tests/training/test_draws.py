@@ -26,7 +26,7 @@ def test_the_order_can_be_entered_anywhere() -> None:
 
 def test_draws_do_not_depend_on_the_batch_size() -> None:
     whole, parts = draw(1, 0, 4, SHAPE, 1000, 0.5), [draw(1, i, 1, SHAPE, 1000, 0.5) for i in range(4)]
-    for name in ("noise", "posterior", "timesteps", "hide_prompt"):
+    for name in ("noise", "posterior", "uniform_timesteps", "hide_prompt"):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(part, name) for part in parts]))
 
 
@@ -44,7 +44,7 @@ def test_prompts_are_hidden_as_often_as_asked() -> None:
 
 
 def test_timesteps_cover_the_whole_schedule() -> None:
-    timesteps = draw(2, 0, 4000, (1, 1, 1), 1000, 0.0).timesteps
+    timesteps = draw(2, 0, 4000, (1, 1, 1), 1000, 0.0).uniform_timesteps
     assert timesteps.min() < 10 and timesteps.max() > 989 and timesteps.max() <= 999
     assert timesteps.float().mean().item() == pytest.approx(499.5, abs=15)
 

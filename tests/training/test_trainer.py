@@ -126,20 +126,20 @@ def test_the_step_equals_a_plain_diffusers_step(
     mean, logvar, hidden = (tensor.half().float() for tensor in (posterior.mean, posterior.logvar, hidden))  # as kept
     latents = (mean + torch.exp(0.5 * logvar) * draws.posterior) * pipe.vae.config.scaling_factor
     noise = draws.noise + offset * draws.offset
-    noisy = pipe.scheduler.add_noise(latents, noise, draws.timesteps)
+    noisy = pipe.scheduler.add_noise(latents, noise, draws.uniform_timesteps)
     named = {"encoder_hidden_states": hidden}
     if pooled:
         whole_image = torch.tensor([[64.0, 64.0, 0.0, 0.0, 64.0, 64.0]] * 3)
         named["added_cond_kwargs"] = {"text_embeds": pooled[0].half().float(), "time_ids": whole_image}
     hint = hint.permute(0, 3, 1, 2).float() / 255
-    down, middle = net(noisy, draws.timesteps, controlnet_cond=hint, return_dict=False, **named)
+    down, middle = net(noisy, draws.uniform_timesteps, controlnet_cond=hint, return_dict=False, **named)
     residuals = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
-    predicted = pipe.unet(noisy, draws.timesteps, **residuals, **named).sample
+    predicted = pipe.unet(noisy, draws.uniform_timesteps, **residuals, **named).sample
     velocity = pipe.scheduler.config.prediction_type == "v_prediction"
-    wanted = pipe.scheduler.get_velocity(latents, noise, draws.timesteps) if velocity else noise
+    wanted = pipe.scheduler.get_velocity(latents, noise, draws.uniform_timesteps) if velocity else noise
     each = torch.nn.functional.mse_loss(predicted, wanted, reduction="none").mean(dim=(1, 2, 3))
     if gamma:
-        ratio = compute_snr(pipe.scheduler, draws.timesteps)
+        ratio = compute_snr(pipe.scheduler, draws.uniform_timesteps)
         each = each * ratio.clamp(max=gamma) / (ratio + 1 if velocity else ratio)
     plain = each.mean()
     plain.backward()
