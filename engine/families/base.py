@@ -205,7 +205,7 @@ class Family(ABC):
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: dict[str, torch.Tensor],
-        control: torch.Tensor,
+        control: torch.Tensor | None,
     ) -> torch.Tensor:
         """The denoiser's prediction under control, of the shape of ``noisy``.
 
@@ -214,7 +214,7 @@ class Family(ABC):
             noisy: noisy latents (B, C, h, w).
             timesteps: (B,), from the base's ``NoiseProcess``.
             text: from ``conditioning``.
-            control: from ``encode_control``.
+            control: from ``encode_control``; None: the denoiser predicts without control.
         """
 
     @abstractmethod

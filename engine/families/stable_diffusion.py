@@ -102,9 +102,11 @@ class StableDiffusion(Family):
         noisy: torch.Tensor,
         timesteps: torch.Tensor,
         text: dict[str, torch.Tensor],
-        control: torch.Tensor,
+        control: torch.Tensor | None,
     ) -> torch.Tensor:
         added = self.added_conditions(text)
+        if control is None:
+            return denoiser(noisy, timesteps, text["hidden"], return_dict=False, **added)[0]
         down, middle = net(noisy, timesteps, text["hidden"], controlnet_cond=control, return_dict=False, **added)
         dtype = denoiser.dtype  # read once: diffusers walks over the whole net for it
         return denoiser(

@@ -44,12 +44,14 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         sentences.append(f"There is no dataset called {config.data.dataset} in this workspace.")
     else:
         dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-        if dataset.condition is None and facts_of(config).needs_condition_maps:
+        needs_maps = facts_of(config).needs_condition_maps
+        if dataset.condition is None and needs_maps:
             sentences.append("Make the condition maps on the Conditions tab.")
         elif gone := missing_source(dataset.name, dataset.source):
             sentences.append(gone)
-        elif (ready := dataset.count(ready=True)) < 2:
-            sentences.append(f"{ready} of {dataset.count()} images have a condition map; at least 2 are needed.")
+        elif (ready := dataset.count(ready=needs_maps)) < 2:
+            have = "have a condition map" if needs_maps else "can be used"
+            sentences.append(f"{ready} of {dataset.count()} images {have}; at least 2 are needed.")
     try:
         workspace.locate_base(config.model.base)
     except UserError as error:
@@ -74,14 +76,13 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str])
     if sentences:
         raise UserError("Training cannot start.", " ".join(sentences), "Then press Start again.")
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-    spec = dataset.condition
-    assert spec is not None, "checked by missing()"
+    spec = dataset.condition if facts_of(config).needs_condition_maps else None
     config = config.model_copy(update={"name": config.name or config.data.dataset})
     folder = workspace.new_run(config.name)
     about = {
         "config": config.model_dump(mode="json"),
         "origins": origins,
-        "condition": {"type": spec.type, "parameters": spec.parameters},
+        "condition": {"type": spec.type, "parameters": spec.parameters} if spec is not None else {},
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"app": VERSION, "python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS}},
     }
@@ -219,5 +220,5 @@ def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
     if changed := changed_since_read(dataset).sentence:
         emit(Message(changed, "warning"))
     spec = dataset.condition
-    if spec is not None and {"type": spec.type, "parameters": spec.parameters} != run.condition:
+    if run.condition and spec is not None and {"type": spec.type, "parameters": spec.parameters} != run.condition:
         emit(Message(f"The condition maps are now {spec.type}; the run began with {run.condition['type']}.", "warning"))
