@@ -36,7 +36,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
 from engine.nets.fp8 import KINDS
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.training.optim import LossScale
 from engine.training.previews import preview_during_training
 from engine.training.state import TrainState
@@ -66,7 +66,7 @@ def emulate(state: TrainState, precision: str) -> None:
     """Make a run that was built in fp32 emulate half precision. Call it before the first step."""
     dtype = DTYPES[precision]
     state.precision, state.loss_scale = precision, LossScale(precision)
-    state.trainable.weights = weights = MasterWeights(state.trainable.master, torch.float32, state.device)
+    state.trainable.weights = weights = MasterWeightSync(state.trainable.master, torch.float32, state.device)
     state.use_nets(weights.compute, state.denoiser)
 
     def round_output(layer: nn.Module, inputs: Any, output: Any) -> Any:
@@ -85,7 +85,7 @@ def emulate(state: TrainState, precision: str) -> None:
     weights.refresh()
 
 
-def _rounding_refresh(weights: MasterWeights, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
+def _rounding_refresh(weights: MasterWeightSync, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
     @torch.no_grad()
     def refresh() -> None:
         plain()

@@ -38,7 +38,7 @@ from engine.estimate.memory import predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message
 from engine.machine.precision import DTYPES
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.runs.run import write_run
 from engine.training.faults import take_step
 from engine.training.state import TrainState
@@ -109,7 +109,7 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
     if also == "decode":
         trainer.state.batches._maps = None
     if also == "autocast":
-        trainer.state.trainable.weights = MasterWeights(trainer.state.trainable.master, torch.float32)
+        trainer.state.trainable.weights = MasterWeightSync(trainer.state.trainable.master, torch.float32)
         trainer.state.use_nets(trainer.state.trainable.master, trainer.state.denoiser)
         trainer.state.family = _autocast(trainer.state)
     encode = _encoder(trainer.state) if also == "encode" else lambda: None

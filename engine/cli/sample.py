@@ -25,7 +25,7 @@ def add_command(commands: Any) -> None:
     sample.add_argument("--bases", type=Path, metavar="FOLDER", help="draw on every base in there: does it transfer?")
     sample.add_argument("--count", type=int, default=1, help="number of images, each with the next seed")
     sample.add_argument("--over", type=Path, metavar="IMAGE", help="draw over this image (img2img)")
-    sample.add_argument("--mask", type=Path, metavar="IMAGE", help="white where --over is drawn anew (inpainting)")
+    sample.add_argument("--mask", type=Path, metavar="IMAGE", help="white where --over is redrawn (inpainting)")
     sample.add_argument("--second-control", type=Path, metavar="IMAGE", help="its control image; default: the same one")
     sample.add_argument("--without", action="store_true", help="also draw without the ControlNet, to compare")
     sample.add_argument("--out", type=Path, help="folder; default: the workspace's outputs")

@@ -180,7 +180,7 @@ def open_or_build(
         batch: initial number of images per batch. It is halved when memory runs out, and ``on_message`` is called.
 
     Raises:
-        UserError: an image is not readable any more, or memory is not enough for one.
+        UserError: an image can no longer be read, or memory is not enough for one.
         DiskFull, OSError: the disk is full or gone; finished parts are kept.
         Cancelled: the token was cancelled.
     """

@@ -281,7 +281,7 @@ def _digest_now(dataset: Dataset, sample: Sample) -> str:
         state = sample.image.stat()
     except OSError as error:
         raise UserError(
-            f"{sample.image.name} is not there any more.",
+            f"{sample.image.name} is no longer there.",
             f"The system says: {error.strerror}.",
             "Scan the folder again on the Dataset tab.",
         ) from error

@@ -196,7 +196,7 @@ def read_images(
             for what in result.items:
                 if isinstance(what, Problem) and not recognized.folder.exists():
                     raise UserError(
-                        f"The folder {recognized.folder} is not there any more.",
+                        f"The folder {recognized.folder} is no longer there.",
                         f"It disappeared after {done:,} of {len(recognized.found):,} images.",
                         "Connect its disk again and read it once more; images that were read already are remembered.",
                     )

@@ -138,7 +138,7 @@ class ChecksumPool:
         self._pool.shutdown(wait=True)
 
     def add(self, *paths: Path) -> None:
-        """Add files, or folders with all their files. They must not change any more."""
+        """Add files, or folders with all their files. They must not change afterwards."""
         for path in paths:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():

@@ -157,7 +157,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
                 "Put the image itself into the folder, or delete the link.",
             ) from error
         raise UserError(
-            f"{path.name} is not there any more.", "The file was moved or deleted.", "Scan the folder again."
+            f"{path.name} is no longer there.", "The file was moved or deleted.", "Scan the folder again."
         ) from error
     except PermissionError as error:
         raise UserError(

@@ -21,7 +21,7 @@ from engine.config import RunConfig
 from engine.distributed.group import ProcessGroup, SharedOutOfMemory, Unreachable
 from engine.distributed.parallel import Parallel, Run
 from engine.errors import UserError
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 
 CAUTIOUS_STEPS = 2
 """Number of steps, after the start and after each fallback, in which gradients are not all-reduced during backward:
@@ -151,7 +151,7 @@ class DDP(Parallel):
         return mean
 
 
-def all_reduce_fp32(weights: MasterWeights, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+def all_reduce_fp32(weights: MasterWeightSync, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
     """DistributedDataParallel's communication hook for compute copies in half precision.
 
     A step's gradients have already been accumulated in fp32, as the gradients of the master weights. These sums are

@@ -23,7 +23,7 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.memory import free_memory
 
 BATCH = 4
-DRAWING = "Drawing control images"
+DRAWING = "Generating images"
 Encode = Callable[[Sequence[str]], list[Text]]
 """Prompts to text embeddings, one for each, without the batch dimension. A long prompt, encoded in several pieces, has
 that many times as many tokens."""

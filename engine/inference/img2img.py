@@ -26,7 +26,7 @@ class InitLatents:
     change: float
     """Denoising strength, 0..1: the fraction of the steps that are done."""
     mask: torch.Tensor | None = None
-    """(B, 1, h, w): 1 where the image is drawn anew, 0 where it stays. None: everywhere."""
+    """(B, 1, h, w): 1 where the image is redrawn, 0 where it stays. None: everywhere."""
 
 
 @torch.no_grad()

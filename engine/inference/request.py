@@ -32,7 +32,7 @@ class TryRequest(DrawSettings):
     image: Image.Image | None = None
     """Start from this image instead of from noise (img2img)."""
     mask: Image.Image | None = None
-    """White where ``image`` is drawn anew (inpainting); None: everywhere."""
+    """White where ``image`` is redrawn (inpainting); None: everywhere."""
     second_control: Image.Image | None = None
     """Control image of the second ControlNet; None: ``control``."""
 

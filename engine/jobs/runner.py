@@ -172,7 +172,7 @@ class JobRunner:
         return control is not None and self.alive and control.send(request)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the job's end. Returns True if nothing is running any more."""
+        """Wait for the job's end. Returns True if no job is left running."""
         thread = self._thread
         if thread is not None:
             thread.join(timeout)

@@ -29,7 +29,7 @@ class ActiveClock:
     """A monotonic clock that stands still while the machine sleeps.
 
     Args:
-        fine: a fine clock that may go on during sleep.
+        fine: a fine clock that may continue during sleep.
         coarse: a coarse clock that does not; None if ``fine`` does not either.
     """
 

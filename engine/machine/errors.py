@@ -37,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_device_lost(error: BaseException) -> bool:
     """Whether the graphics card no longer works for this process: its driver was reset, or a kernel crashed.
 
-    After such an error every further call fails, and nothing can be read from the card any more.
+    After such an error every further call fails, and nothing can be read from the card.
     """
     if is_out_of_memory(error) or not isinstance(error, RuntimeError):
         return False

@@ -15,7 +15,7 @@ AT_ONCE = 2**24
 """Numbers that are averaged together (64 MiB), so that an update needs little memory beside the average itself."""
 
 
-class Average(EMAModel):
+class EMA(EMAModel):
     """diffusers' average, bit for bit, updated a part at a time; it may be in RAM while the net is on a card.
 
     An update that runs out of memory can be retried: it continues with the remaining parts, so that no weight is
@@ -68,11 +68,11 @@ def ema_parameters(model: torch.nn.Module) -> list[torch.nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def build_ema(model: torch.nn.Module, config: OptimConfig) -> Average | None:
+def build_ema(model: torch.nn.Module, config: OptimConfig) -> EMA | None:
     """The average of the net's trainable weights; None where the config has EMA off."""
     if config.ema_decay <= 0:
         return None
-    average = Average(ema_parameters(model), decay=config.ema_decay, foreach=True)
+    average = EMA(ema_parameters(model), decay=config.ema_decay, foreach=True)
     if config.ema_device == "cpu":
         average.to("cpu")
     return average

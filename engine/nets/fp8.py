@@ -4,9 +4,9 @@ fp8 takes half the memory of half precision, for a little accuracy and time.
 
 Weights are stored as float8 (e4m3: three bits of mantissa) with one scale per output channel, so that a channel's
 largest weight is the format's largest number; without scales most weights of Stable Diffusion fall among the format's
-smallest, coarsest numbers. A layer widens its weight for the forward pass and again for the backward pass: autograd
-keeps neither the wide weight nor the layer's input. diffusers' ``enable_layerwise_casting`` has no scales, and autograd
-keeps the wide weights there. Norms, biases, and both ends of the net stay as they are.
+smallest, coarsest numbers. A layer dequantizes its weight for the forward pass and again for the backward pass:
+autograd keeps neither the dequantized weight nor the layer's input. diffusers' ``enable_layerwise_casting`` has no
+scales, and autograd keeps the dequantized weights there. Norms, biases, and both ends of the net stay as they are.
 
 In any precision torch keeps a convolution's input until the backward pass, even where the weight is frozen and nobody
 needs it (0.08 GB per image in the decoder of Stable Diffusion 1.5). ``FrozenConv2d`` keeps its weight alone.
@@ -104,10 +104,10 @@ def dequantize(weight: torch.Tensor, scale: torch.Tensor | None, dtype: torch.dt
 
 def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A weight (out, ...) in fp8, and its scale (out,) in fp32."""
-    wide = weight.float()
-    largest = wide.abs().flatten(1).amax(dim=1).clamp_min(1e-12)
+    unquantized = weight.float()
+    largest = unquantized.abs().flatten(1).amax(dim=1).clamp_min(1e-12)
     scale = largest / torch.finfo(FP8).max
-    return (wide / scale.reshape(-1, *[1] * (wide.ndim - 1))).to(FP8), scale
+    return (unquantized / scale.reshape(-1, *[1] * (weight.ndim - 1))).to(FP8), scale
 
 
 def use_frozen_convolutions(net: nn.Module) -> None:
@@ -124,7 +124,7 @@ def quantize_fp8(denoiser: Any, *sharing: nn.Module, layers: Layers = UNET, devi
     Args:
         sharing: control nets whose LoRA layers share some of these weights; they receive the scales.
         layers: of the denoiser's family.
-        device: where the fp8 weights go, one by one: the wide ones (5 GB of XL) are never there together.
+        device: where the fp8 weights go, one by one: the unquantized ones (5 GB of XL) are never there together.
     """
     scales: dict[int, torch.Tensor] = {}
     for name, layer in denoiser.named_modules():

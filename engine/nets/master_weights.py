@@ -22,8 +22,8 @@ from torch import nn
 from engine.nets.lora import lora_layers
 
 
-class MasterWeights:
-    """Links a net's fp32 master weights to the copy that computes: gradients go one way, updates the other."""
+class MasterWeightSync:
+    """Keeps a net's fp32 master weights and its compute copy in sync: gradients go one way, updates the other."""
 
     def __init__(self, master: Any, dtype: torch.dtype, device: torch.device | None = None) -> None:
         """

@@ -67,7 +67,7 @@ def read_net_file(path: Path | str) -> NetFile:
         raise UserError(
             f"The ControlNet {path.name} was not found.",
             f"{path} does not exist.",
-            "Check the path, or choose it anew.",
+            "Check the path, or choose it again.",
         )
     if path.suffix.lower() == ".safetensors":
         tensors, metadata = read_safetensors(path)

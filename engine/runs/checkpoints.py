@@ -70,7 +70,7 @@ class DamagedCheckpoint(UserError):
         super().__init__(
             f"The checkpoint {folder.name} is damaged.",
             f"{names[0]} is not what was written (its checksum differs).",
-            "Choose another checkpoint; this one is not offered any more. Have the disk checked if it happens again.",
+            "Choose another checkpoint; this one is no longer offered. Have the disk checked if it happens again.",
         )
 
 

@@ -30,7 +30,7 @@ from engine.disk.durable import ChecksumPool, atomic_write_text, flush_folder
 from engine.disk.space import require_space
 from engine.errors import UserError
 from engine.machine.errors import as_os_error
-from engine.nets.ema import Average, ema_names, ema_weights
+from engine.nets.ema import EMA, ema_names, ema_weights
 from engine.runs.checkpoints import (
     DESCRIPTION,
     STAR,
@@ -97,7 +97,7 @@ def stage_checkpoint(
     step: int,
     images_seen: int,
     trainable: Trainable,
-    ema: Average | None,
+    ema: EMA | None,
     optimizer: torch.optim.Optimizer,
     scaler: dict[str, Any] | None,
     about: dict[str, Any],
@@ -116,7 +116,7 @@ def stage_checkpoint(
 
     Raises:
         DiskFull: the disk has no room for it. OSError: the disk did not take it; nothing is left behind.
-        UserError: a weight is not a number any more.
+        UserError: a weight is NaN or infinite.
     """
     target = run_folder / "checkpoints" / f"step-{step:06d}"
     existing = read_checkpoint(target)
@@ -170,7 +170,7 @@ def _write(
     folder: Path,
     pool: ChecksumPool,
     trainable: Trainable,
-    ema: Average | None,
+    ema: EMA | None,
     optimizer: torch.optim.Optimizer,
     scaler: dict[str, Any] | None,
 ) -> None:
@@ -205,9 +205,9 @@ def _check_finite(trainable: Trainable, step: int) -> None:
 
 
 def load_training_state(
-    checkpoint: Checkpoint, trainable: Trainable, ema: Average | None, optimizer: torch.optim.Optimizer | None
+    checkpoint: Checkpoint, trainable: Trainable, ema: EMA | None, optimizer: torch.optim.Optimizer | None
 ) -> dict[str, Any] | None:
-    """Load weights, optimizer (None: it starts afresh) and average. Returns the state of the fp16 loss scale.
+    """Load weights, optimizer (None: its state is reset) and average. Returns the state of the fp16 loss scale.
 
     Raises:
         UserError: a file is missing, damaged or of another net.

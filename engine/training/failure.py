@@ -53,9 +53,9 @@ def _card_is_lost(run: Run, error: BaseException) -> UserError:
     first = next(str(one) for one in error_chain(error) if is_device_lost(one)).split("\n")[0][:200]
     return UserError(
         "The graphics card stopped answering.",
-        f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. What it held cannot be "
-        f"read any more, so that nothing could be saved now; {left}.",
-        f"Close the app and start it again, then {'resume' if saved else 'start the run anew'}. If it comes back: "
+        f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. Its memory can "
+        f"no longer be read, so nothing could be saved now; {left}.",
+        f"Close the app and start it again, then {'resume' if saved else 'start the run again'}. If it comes back: "
         "update the driver, undo overclocking, let the card cool, and lower the settings that fill its memory.",
     )
 

@@ -1,4 +1,4 @@
-"""What may go wrong in a step, and how the run goes on: memory, a compiler, gradients that are not finite."""
+"""What may go wrong in a step, and how the run continues: memory, a compiler, gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | None:
         where: in which part of the work, for people.
 
     Returns:
-        The mean loss on the device; None if the step has to be tried again. Then nothing has moved.
+        The mean loss on the device; None if the step has to be tried again. Then no weight was updated.
 
     Raises:
         UserError: memory ran out, and no fallback is left.

@@ -1,4 +1,4 @@
-"""The figures of a run that a verdict needs: kept as they are emitted, those of earlier sittings included."""
+"""The figures of a run that a verdict needs: kept as they are emitted, those of earlier sessions included."""
 
 from __future__ import annotations
 

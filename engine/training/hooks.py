@@ -78,7 +78,7 @@ class Hooks:
 
 
 class Previews:
-    """Control images: held-out pairs drawn and scored at the steps that the settings say, and when asked for."""
+    """Preview images: held-out pairs drawn and scored at the steps that the settings say, and when asked for."""
 
     def __init__(self, state: TrainState, draw: DrawPreviews | None) -> None:
         self._state, self._draw = state, draw
@@ -134,7 +134,7 @@ class Previews:
         return self._state.run_folder / "previews" / REQUESTED
 
     def _remember(self, pending: bool) -> None:
-        """Remember beyond this sitting that images were asked for, or that they are drawn."""
+        """Remember beyond this session that images were asked for, or that they are drawn."""
         try:
             if pending:
                 self._request_file.parent.mkdir(exist_ok=True)

@@ -19,7 +19,7 @@ from engine.tuning.facts import facts_of
 BUDGET = 0.03
 """Largest share of the time that loss checks may take."""
 MAX_LEFT_OUT = 3
-"""Checks in a row that did not fit in memory, after which none is tried any more."""
+"""Checks in a row that did not fit in memory, after which no more are tried."""
 
 
 class Schedule:
@@ -91,7 +91,7 @@ class LossChecks:
             return bool(made)
         except Exception as error:
             if is_device_lost(error):
-                raise  # nothing will work any more: the run ends with its own message
+                raise  # nothing works from here on: the run ends with its own message
             self._off = True
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
             words = f"This run is no longer checked (control gain, held-out loss): {error} ({detail})"
@@ -126,7 +126,7 @@ class LossChecks:
             return True  # broken weights: the loop ends the run with a message
         state.emit(fixed_losses.event(state, figures, self._fixed[0], ended - began))
         if state.config.validation.stop_when_flat:
-            # A run that stopped by itself and was resumed has to be flat anew.
+            # A run that stopped by itself and was resumed has to become flat again.
             verdict = self.verdict(since=self._first_step)
             if verdict.kind in ("flat", "overfitting", "broken"):
                 self.should_stop_early = True

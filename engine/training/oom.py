@@ -65,21 +65,21 @@ def next_fallback(config: RunConfig, on_card: bool, eight_bit: bool) -> Fallback
     in_ram = not on_card or optim.offload  # then the optimizer's state is not on the card anyway
     if optim.optimizer == "adamw" and not optim.offload:
         smaller_optimizer = "adamw8bit" if on_card and eight_bit else "adafactor"
-        words = f"the optimizer {smaller_optimizer}, whose state is smaller and starts afresh"
+        words = f"the optimizer {smaller_optimizer}, whose state is smaller and is reset"
         return Fallback({"optim.optimizer": smaller_optimizer}, words)
     if (fallback := ema_fallback(config, on_card)) is not None:
         return fallback
     if on_card and facts_of(config).base_is_frozen and train.base_storage == "same":
         return Fallback({"train.base_storage": "fp8"}, "the frozen base in eight bits")
     if on_card and optim.optimizer == "adamw8bit":
-        words = "the optimizer's state in the computer's memory, starting afresh"
+        words = "the optimizer's state in the computer's memory, and reset"
         return Fallback({"optim.optimizer": "paged_adamw8bit"}, words)
     if not in_ram and train.precision != "fp32":  # in fp32 the master weights are what computes
         words = "the trained weights kept in the computer's memory: slower steps"
         if "8bit" not in optim.optimizer:
             return Fallback({"optim.offload": True}, words)
         settings = {"optim.offload": True, "optim.optimizer": "adafactor"}  # the 8-bit ones compute on the card
-        return Fallback(settings, f"{words}, with the optimizer adafactor, whose state starts afresh")
+        return Fallback(settings, f"{words}, with the optimizer adafactor, whose state is reset")
     return None
 
 

@@ -111,14 +111,14 @@ class LossScale:
 
     In the first steps of a ControlNet most gradients are far below what fp16 can hold. Halved when a step overflows,
     doubled after GROW_AFTER steps in a row that did not. It is a power of two, so dividing by it is exact. For bf16 and
-    fp32 it stays 1. torch's GradScaler cannot promise that a skipped step moves nothing on any process.
+    fp32 it stays 1. torch's GradScaler cannot promise that a skipped step is skipped on all processes.
     """
 
     START, GROW_AFTER = 2.0**16, 2000
 
     def __init__(self, precision: str) -> None:
-        self.moves = precision == "fp16"
-        self.value = self.START if self.moves else 1.0
+        self.enabled = precision == "fp16"
+        self.value = self.START if self.enabled else 1.0
         self._good = 0
         self.skipped = 0
         """Steps in a row that were skipped."""
@@ -131,18 +131,18 @@ class LossScale:
         """
         if found_inf:
             self.skipped, self._good = self.skipped + 1, 0
-            if self.moves:
+            if self.enabled:
                 self.value /= 2
             return
         self.skipped, self._good = 0, self._good + 1
-        if self.moves and self._good == self.GROW_AFTER:
+        if self.enabled and self._good == self.GROW_AFTER:
             self.value, self._good = self.value * 2, 0
 
     def state_dict(self) -> dict[str, Any] | None:
         """Under the names of torch's GradScaler, which wrote earlier checkpoints; None if there is nothing to keep."""
-        return {"scale": self.value, "_growth_tracker": self._good} if self.moves else None
+        return {"scale": self.value, "_growth_tracker": self._good} if self.enabled else None
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Continue with the scale of a checkpoint. Without one, or where the scale is always 1, nothing changes."""
-        if self.moves and state:
+        if self.enabled and state:
             self.value, self._good = float(state["scale"]), int(state["_growth_tracker"])

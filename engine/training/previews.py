@@ -1,4 +1,4 @@
-"""Control images and their scores while a run trains, drawn with the weights that are in memory."""
+"""Preview images and their scores while a run trains, drawn with the weights that are in memory."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class DrawPreviews:
             return  # a pause does not wait for images: the loop saves and ends
         except Exception as error:
             if is_device_lost(error):
-                raise  # nothing will work any more: the run ends with its own message
+                raise  # nothing works from here on: the run ends with its own message
             detail = traceback.format_exc(limit=-2).replace("\n", " ")[:400]
             state.emit(Message(f"The images of step {step:,} could not be made: {error} ({detail})", "warning"))
             return

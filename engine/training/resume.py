@@ -23,9 +23,9 @@ from engine.runs.cleanup import clean_up
 
 
 def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
-    """The newest checkpoint whose checksums match and whose tensors are finite; None if the run begins.
+    """The newest checkpoint whose checksums match and whose tensors are finite; None if the run starts from scratch.
 
-    DamagedCheckpoint ones are set aside, with a warning. Call once for each start, before anything is loaded.
+    Damaged checkpoints are set aside, with a warning. Call once for each start, before anything is loaded.
 
     Raises:
         UserError: a newer version of this app has written checkpoints here; they are left alone.
@@ -45,7 +45,7 @@ def open_run(run_folder: Path, emit: Emit) -> Checkpoint | None:
         resumable = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
         if not resumable:
             if found_broken:
-                emit(Message("No checkpoint is left that is whole: the run begins anew.", "warning"))
+                emit(Message("No checkpoint is left that is whole: the run starts from scratch.", "warning"))
             return None
         newest = resumable[-1]
         why = _check_and_set_aside(newest)

@@ -203,7 +203,7 @@ def build_nets(
     if not quantized:
         denoiser.to(place.device)
     control_net = initial_controlnet(run_folder, config, family, base, denoiser, facts_of(config).rank, place.device)
-    if quantized:  # after the control net was made from the wide weights
+    if quantized:  # after the control net was made from the unquantized weights
         quantize_fp8(denoiser, layers=layers, device=place.device)
         denoiser.to(place.device)
     trainable = build_trainable(config, control_net, denoiser, place, layers)
@@ -224,7 +224,7 @@ def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
     optimizer: torch.optim.Optimizer | None = state.optimizer
     if checkpoint.about.get("optimizer", "adamw") != state.config.optim.optimizer:
         optimizer = None
-        state.emit(Message("The optimizer is another one than before; its state starts afresh.", "warning"))
+        state.emit(Message("The optimizer is another one than before; its state is reset.", "warning"))
     scaling = load_training_state(checkpoint, state.trainable, state.ema, optimizer)
     state.loss_scale.load_state_dict(scaling)
     state.trainable.weights.refresh()
@@ -235,7 +235,7 @@ def resume_from(state: TrainState, checkpoint: Checkpoint) -> None:
 def _wait_for_disk(retry: DiskRetry, build: Callable[[], TrainingCache]) -> TrainingCache:
     """``build()``, waiting while the disk has no room; finished parts are kept.
 
-    Several processes do not wait: what one of them began anew, the others would find elsewhere.
+    Several processes do not wait: they would no longer agree on which parts are finished.
     """
 
     def stop(problem: UserError) -> TrainingCache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from engine.families.latents import LatentSpace
 from engine.families.noise import NoiseProcess
 from engine.jobs.control import Token
 from engine.jobs.events import Event
-from engine.nets.ema import Average, ema_parameters, ema_weights
+from engine.nets.ema import EMA, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
 from engine.training.optim import LossScale, build_optimizer, set_learning_rate, updated_parameters
@@ -80,7 +80,7 @@ class TrainState:
     # The trained weights.
     trainable: Trainable
     optimizer: torch.optim.Optimizer
-    ema: Average | None
+    ema: EMA | None
 
     # The data.
     dataset: Dataset
@@ -243,10 +243,6 @@ class TrainState:
         finally:
             trainable.weights.stale = True  # until it is refreshed; if that fails, the next step begins with it
             trainable.weights.refresh()
-
-    def on_main(self, work: Callable[[], Any]) -> Any:
-        """Call ``work()`` on main, which may gather sharded weights in it."""
-        return self.parallel.on_main(work)
 
     def close(self) -> None:
         """Free the memory of nets, optimizer and data."""

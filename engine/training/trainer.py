@@ -65,7 +65,7 @@ class Trainer:
             rate = learning_rate(state.config.optim, state.step, total)
             state.set_learning_rate(rate)
 
-            # One optimizer step (step.py). None: nothing has moved, and it is tried again.
+            # One optimizer step (step.py). None: no weight was updated, and it is tried again.
             loss = take_step(state)
             if loss is None:
                 stop_if_broken(state, self.save)

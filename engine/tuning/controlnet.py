@@ -12,7 +12,7 @@ from torch import nn
 
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.lora import load_trained, lora_layers, save_factors, save_net
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS
 from engine.tuning.trainable import Placement, Trainable
 
@@ -33,7 +33,7 @@ class WholeControlNet(Trainable):
         self.master = self.averaged = (control_net if stays else control_net.to(place.device)).train()
         silence(control_net, silent)
         dtype = torch.float32 if place.sharded else place.dtype
-        self.weights = MasterWeights(self.master, dtype, place.device if place.in_ram else None)
+        self.weights = MasterWeightSync(self.master, dtype, place.device if place.in_ram else None)
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         target = folder / (AVERAGED_FOLDER if average else FOLDER)

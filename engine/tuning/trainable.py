@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Trainable(ABC):
     """All fp32 weights that the optimizer updates."""
     averaged: nn.Module
     """The part of them that an EMA covers, and that an export contains."""
-    weights: MasterWeights
+    weights: MasterWeightSync
     """The link between the master weights and the copy that computes."""
 
     @property

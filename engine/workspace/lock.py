@@ -81,7 +81,7 @@ class InUse(UserError):
                 "This workspace is open on another computer.",
                 f"{owner.host} ({who}) has had {root} since {owner.since}; two at once would write over each other's "
                 "runs.",
-                f"Close it there. If it is not open there any more, delete the file {root / FILE} and start again.",
+                f"Close it there. If it is no longer open there, delete the file {root / FILE} and start again.",
             )
 
 

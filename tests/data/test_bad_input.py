@@ -151,7 +151,7 @@ def test_a_folder_that_disappears_during_the_scan(
     monkeypatch.setattr(scan, "inspect", inspect)
     with pytest.raises(UserError) as caught:
         import_source(workspace, str(folder))
-    assert "not there any more" in caught.value.what and "remembered" in caught.value.try_this
+    assert "no longer there" in caught.value.what and "remembered" in caught.value.try_this
     assert Dataset.open(before.folder).count() == 4, "the old index stays"
     (tmp_path / "unplugged").rename(folder)
     monkeypatch.undo()

@@ -18,7 +18,7 @@ from engine.families.registry import detect
 from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
 from engine.nets.lora import to_control_lora
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.training.optim import build_optimizer
 from engine.workspace.paths import APP_FOLDER, Workspace
 
@@ -78,7 +78,7 @@ def test_activations_as_autograd_keeps_them(
 ) -> None:
     base = str(any_base)
     family, unet, learning = nets(any_base, rank)
-    unet, controlnet = unet.to(dtype), MasterWeights(learning, dtype).compute
+    unet, controlnet = unet.to(dtype), MasterWeightSync(learning, dtype).compute
     encoder = family.load_text_encoder(base, torch.float32)
     text = family.encode_text(family.load_tokenizer(base), encoder, ["red circle"] * batch)
     text = {name: rows.detach().to(dtype) for name, rows in text.items()}

@@ -199,6 +199,6 @@ def test_a_missing_image_is_reported(models: Models, dataset: Dataset, tmp_path:
     from dataclasses import replace
 
     gone = replace(dataset.samples(0, 1)[0], image=tmp_path / "gone.png")
-    with pytest.raises(UserError, match=r"gone.png is not there any more"):
+    with pytest.raises(UserError, match=r"gone.png is no longer there"):
         preview(models, dataset, tmp_path, samples=[gone])
     assert models.controlnet.training

@@ -23,7 +23,7 @@ from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets import ema
-from engine.nets.ema import Average, build_ema
+from engine.nets.ema import EMA, build_ema
 from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.training.optim import build_optimizer, set_learning_rate
 from engine.workspace.paths import Workspace
@@ -88,7 +88,7 @@ def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ema, "AT_ONCE", 20)
     model = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(3)))
     ours, theirs = (
-        Average(model.parameters(), decay=0.9, foreach=True),
+        EMA(model.parameters(), decay=0.9, foreach=True),
         EMAModel(model.parameters(), decay=0.9, foreach=True),
     )
     for _ in range(30):

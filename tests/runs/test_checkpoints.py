@@ -174,7 +174,7 @@ def test_no_run_is_begun_anew_without_a_word(folder: Path) -> None:
     for checkpoint in list_checkpoints(folder):
         flip(checkpoint.folder / WEIGHTS)
     step, messages = opened(folder)
-    assert step == 0 and "the run begins anew" in messages[-1]
+    assert step == 0 and "the run starts from scratch" in messages[-1]
 
 
 def test_damage_is_found_when_it_is_exported(folder: Path) -> None:

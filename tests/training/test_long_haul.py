@@ -41,10 +41,10 @@ def alive() -> Counter[str]:
 def test_a_pause_and_a_resume_leave_nothing_behind(new_run: RunFactory, ready_workspace: Workspace) -> None:
     run = new_run(**{"train.steps": 100, "validation.check_every": 50})
     kept = {}
-    for sitting in range(1, 5):
-        assert train(ready_workspace, run, {2 * sitting: "pause"}).outcome == "paused"
-        if sitting in (2, 4):
-            kept[sitting] = alive()
+    for session in range(1, 5):
+        assert train(ready_workspace, run, {2 * session: "pause"}).outcome == "paused"
+        if session in (2, 4):
+            kept[session] = alive()
     grown = {kind: count - kept[2][kind] for kind, count in kept[4].items() if count > kept[2][kind] + 1}
     assert not grown
 

@@ -15,7 +15,7 @@ from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.verdict import Verdict
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, CheckpointSaved, Message, StepDone
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.runs.run import Run, write_run
 from engine.training import fixed_losses
 from engine.training.job import build_trainer, create_run
@@ -184,15 +184,15 @@ def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_st
     settings = {"train.steps": 3, "optim.offload": True, "optim.ema_decay": 0.9, "validation.check_every": 2}
     calm, short = new_run(**settings), new_run(**settings)
     train(ready_workspace, calm)
-    real, calls = MasterWeights.refresh, []
+    real, calls = MasterWeightSync.refresh, []
 
-    def refresh(nets: MasterWeights) -> None:
+    def refresh(nets: MasterWeightSync) -> None:
         calls.append(nets.stale)
         if nets.stale and 2 <= calls.count(True) <= 4:  # the check of step 2: after it, and around its second try
             raise torch.OutOfMemoryError("CUDA out of memory")
         real(nets)
 
-    monkeypatch.setattr(MasterWeights, "refresh", refresh)
+    monkeypatch.setattr(MasterWeightSync, "refresh", refresh)
     monkeypatch.setattr(Schedule, "due", lambda self, step, now: step == 2)
     trained = train(ready_workspace, short)
     assert trained.outcome == "completed" and calls.count(True) > 4

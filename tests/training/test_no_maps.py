@@ -17,7 +17,7 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.training import job, loss_checks, setup
 from engine.training.job import create_run
 from engine.tuning import facts
@@ -33,7 +33,7 @@ class WholeDenoiser(Trainable):
 
     def __init__(self, denoiser: Any, place: Placement) -> None:
         self.master = self.averaged = denoiser.requires_grad_(True)
-        self.weights = MasterWeights(self.master, place.dtype)
+        self.weights = MasterWeightSync(self.master, place.dtype)
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         save_file(self.master.state_dict(), folder / FILE)

@@ -19,7 +19,7 @@ from engine.jobs.events import CheckpointSaved, PreviewMade, StepDone
 from engine.machine.errors import is_out_of_memory
 from engine.nets import ema
 from engine.nets.lora import to_control_lora
-from engine.nets.master_weights import MasterWeights
+from engine.nets.master_weights import MasterWeightSync
 from engine.runs.run import Run
 from engine.training import oom
 from engine.training.oom import Fallback, cap_allocator, ema_fallback, next_fallback, with_fallbacks
@@ -78,7 +78,7 @@ def test_the_fallbacks_keep_the_effective_batch_and_come_to_an_end(make_config: 
     )
     on_processor = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both"})
     assert next_fallback(on_processor, on_card=False, eight_bit=True) == Fallback(
-        {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose state is smaller and starts afresh"
+        {"optim.optimizer": "adafactor"}, "the optimizer adafactor, whose state is smaller and is reset"
     )
 
 
@@ -230,7 +230,9 @@ def test_copies_that_could_not_be_made_do_not_move_the_weights_twice(
     settings = {"train.steps": 3, "optim.offload": True, "validation.check_every": 0}
     calm, short = new_run(**settings), new_run(**settings)
     train(ready_workspace, calm)
-    monkeypatch.setattr(MasterWeights, "refresh", failing(MasterWeights.refresh, 1, 2))  # one is made at the start
+    monkeypatch.setattr(
+        MasterWeightSync, "refresh", failing(MasterWeightSync.refresh, 1, 2)
+    )  # one is made at the start
     trained = train(ready_workspace, short)
     assert trained.warnings == ["Memory ran out at the copy of the weights of step 2. Freed some and tried again."]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)

@@ -300,7 +300,7 @@ def test_images_that_were_moved_are_asked_for_and_found_again(
     train(workspace, run, at_step={2: "pause"})
     here.rename(there)
     runner = JobRunner()
-    with pytest.raises(UserError, match="which is not there any more.*under the same name, pairs"):
+    with pytest.raises(UserError, match="which is no longer there.*under the same name, pairs"):
         resume_training(runner, workspace, run.folder)
     with pytest.raises(UserError, match="There is already a dataset named pairs"):
         stranger = tmp_path / "stranger"

@@ -80,7 +80,7 @@ def _wire_form(
 
 
 def _wire_preview(context: AppContext, live: Live, form: ConditionForm, preview: ConditionPreview, chosen: Any) -> None:
-    """Draw the preview anew after every change of the form. Slow types wait for the button "Show the map"."""
+    """Draw the preview again after every change of the form. Slow types wait for the button "Show the map"."""
 
     def show_live(dataset: str | None, at: int, upload: str | None, *raw: Any) -> tuple[Any, str]:
         settings = form.read(*raw)

@@ -75,7 +75,7 @@ def exclude(context: AppContext, name: str, finding: str) -> None:
     from engine.data.doctor import fix
 
     number = fix.exclude(open_dataset(context, name), finding_named(finding))
-    context.set_result(KIND, note=f"{number:,} left out.")  # makes the other tabs show the dataset anew
+    context.set_result(KIND, note=f"{number:,} left out.")  # makes the other tabs show the dataset again
     context.files_changed()
 
 

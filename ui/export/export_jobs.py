@@ -186,7 +186,7 @@ def upload_job(context: AppContext, file: str, repository: str, token_text: str,
 
         made = next((m for m in exports_in(Path(file).parent) if str(m.path) == file), None)
         if made is None:
-            raise UserError("Nothing was uploaded.", f"{Path(file).name} is not there any more.", "Export it again.")
+            raise UserError("Nothing was uploaded.", f"{Path(file).name} is no longer there.", "Export it again.")
         link = upload(
             files_of(made), repository, token_text, private, None, token, progress_events(emit, "Uploading, MB")
         )

@@ -179,7 +179,7 @@ class Live:
             return list(self._versions.values())
 
     def report(self, number: int, error: Exception) -> None:
-        """Show that outputs cannot be drawn, once for each. Everything else on the page goes on."""
+        """Show that outputs cannot be drawn, once for each. The rest of the page keeps working."""
         if number in self._reported:
             return
         self._reported.add(number)

@@ -70,7 +70,7 @@ def keep_component_ids() -> None:
     """Stop the memory leak of open pages. Call before pages are served; a second call has no effect.
 
     gradio keeps what each open page shows in a SessionState, keyed by component id. For every update, ``gr.skip()``
-    included, Blocks.postprocess_data (blocks.py) builds the component anew and stores it under the old id, but the new
+    included, Blocks.postprocess_data (blocks.py) builds the component again and stores it under the old id, but the new
     component has an id of its own. When that one is next given a plain value, it is looked up under its own id, not
     found, and stored there too. Nothing ever removes it: an open Train tab lost a megabyte for every ten redraws of the
     charts. Here a component takes the id that it is stored under.

@@ -14,7 +14,7 @@ from engine.jobs.snapshot import JobKind
 REPORT_SECONDS = 15.0
 """Interval of the message that saving is still under way."""
 MAX_SECONDS = 900.0
-"""A step that hangs for this long will not end any more."""
+"""A step that hangs for this long is not expected to end."""
 CONSOLE_SECONDS = 20.0
 """Windows waits five seconds for a process after its console is closed, twenty at a shutdown, whatever it answers."""
 CONSOLE_EVENTS = (2, 5, 6)  # CTRL_CLOSE_EVENT, CTRL_LOGOFF_EVENT, CTRL_SHUTDOWN_EVENT

@@ -100,7 +100,7 @@ def img2img_panel(fields: Fields) -> None:
             buttons=[],
             elem_id="try-picture",
         )
-        gr.HTML(note("Paint over the parts to be drawn anew (inpainting). Unpainted, the whole image changes."))
+        gr.HTML(note("Paint over the parts to be redrawn (inpainting). Unpainted, the whole image changes."))
         add_settings(fields, "img2img")
 
 

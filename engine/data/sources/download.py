@@ -32,8 +32,8 @@ ROBOTS = frozenset({"noai", "noimageai", "noindex", "noimageindex", "none"})
 AGENT = f"ControlNetStudio/{VERSION}"
 _STATUS = {
     403: "the server does not allow it",
-    404: "not there any more",
-    410: "not there any more",
+    404: "no longer there",
+    410: "no longer there",
     429: "the server is asked too often",
 }
 

@@ -90,7 +90,7 @@ def test_failed_downloads_are_listed_with_a_reason_and_the_others_continue(
     cases = {
         server.page("/good.png", good): None,
         server.page("/moved", b"", 302, Location="/good.png"): None,
-        server.address + "/gone.png": "not there any more",
+        server.address + "/gone.png": "no longer there",
         server.page("/page.png", b"<html>", Content_Type="text/html; charset=utf-8"): "a web page instead of an image",
         server.page("/liar.png", b"<!doctype html><p>no"): "saved under an image's name",
         server.page("/cut.png", good[: len(good) // 2]): "interrupted",
@@ -244,4 +244,4 @@ def test_a_list_without_any_available_image_raises_an_error_with_the_reason(
     path = url_list(tmp_path / "list.csv", [{"url": server.address + "/gone.png"}])
     with pytest.raises(UserError) as caught:
         bring(workspace, path)
-    assert "not there any more" in caught.value.why and "failures.csv" in caught.value.try_this
+    assert "no longer there" in caught.value.why and "failures.csv" in caught.value.try_this

@@ -60,5 +60,5 @@ def test_browsing_images_wraps_around_and_reports_missing_files(context: AppCont
     assert [check_jobs.image_seen(dataset, None, at, CropPlan(64))[2] for at in (0, 2, 3, -1)] == [0, 2, 0, 2]
     (tmp_path / "set" / "images" / "<0>.png").unlink()
     image, words, _ = check_jobs.image_seen(dataset, None, 0, CropPlan(64))
-    assert image is None and "not there any more" in words
+    assert image is None and "no longer there" in words
     assert check_jobs.examples(context, dataset, BY_NAME["blurred"], [fix.Hit("blurred", "images/gone.png")]) == []

@@ -99,7 +99,7 @@ def test_an_upload_keeps_the_repository_but_not_the_token(context: AppContext, m
     assert remembered(context.workspace) == {"hub_repository": "anna/birds"}
     assert not any(b"hf_secret" in path.read_bytes() for path in context.workspace.root.rglob("*") if path.is_file())
     shutil.rmtree(file.parent)
-    with pytest.raises(UserError, match="not there any more"):
+    with pytest.raises(UserError, match="no longer there"):
         do(export_jobs.upload_job(context, str(file), "anna/birds", "hf_secret", True))
 
 
