@@ -101,12 +101,12 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def free_disk_gb(folder: Path) -> float:
-    """Free space for this user on the folder's disk, in GB (10^9 bytes)."""
-    return shutil.disk_usage(folder).free / 1e9
+    """Free space for this user on the folder's disk, in GB (2**30 bytes)."""
+    return shutil.disk_usage(folder).free / 2**30
 
 
 def memory_gb() -> float:
-    """Installed main memory in GiB; 0.0 if the system does not report it."""
+    """Installed main memory in GB (2**30 bytes); 0.0 if the system does not report it."""
     if sys.platform == "win32":
         return _windows_memory_gb()
     try:

@@ -74,7 +74,7 @@ def show_progress(line: str) -> str | None:
     """What ``Console.tick`` shows for a line of pip's output (see ``Console.run``)."""
     raw = re.match(r"\s*Progress (\d+) of (\d+)", line)
     if raw:
-        done, total = (int(number) / 1e6 for number in raw.groups())
+        done, total = (int(number) / 2**20 for number in raw.groups())
         return f"\t{done:,.0f} of {total:,.0f} MB" if total else "\t"
     named = re.match(r"\s*(Collecting|Downloading|Installing|Building)\b(.*)", line)
     if not named:

@@ -11,11 +11,11 @@ from engine.install.console import InstallError
 from engine.install.hardware import free_disk_gb, memory_gb
 from engine.install.torch_choice import Choice
 
-LONGEST_ROOT = 60  # characters; the longest path below it has about 190, and Windows allows 260 in all
-# Disk in GB (10^9 bytes): for the packages alone, and for training with a Stable Diffusion base.
+LONGEST_ROOT = 60  # characters; the deepest file of the packages lies about 190 characters below, Windows allows 260
+# Disk in GB (2**30 bytes, as in the app): for the packages alone, and for training with a Stable Diffusion base.
 LEAST_DISK = {False: 3.0, True: 10.0}  # by "with a card": the CUDA libraries are large
 COMFORTABLE_DISK = {False: 4.0, True: 25.0}
-COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GiB
+COMFORTABLE_MEMORY = {False: 6.0, True: 12.0}  # GB (2**30 bytes)
 
 
 def check(root: Path, with_card: bool, fresh: bool) -> list[str]:

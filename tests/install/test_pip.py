@@ -36,7 +36,7 @@ def test_a_broken_connection_is_reported_rather_than_the_missing_package_that_fo
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("Progress 1250000000 of 2500000000", "\t1,250 of 2,500 MB"),
+        ("Progress 1310720000 of 2621440000", "\t1,250 of 2,500 MB"),
         ("  Downloading https://host/path/torch-2.13.0.whl (2.5 GB)", "downloading torch-2.13.0.whl (2.5 GB)"),
         ("Collecting gradio<7,>=6.31", "collecting gradio<7,>=6.31"),
         ("Requirement already satisfied: numpy", None),

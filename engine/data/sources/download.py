@@ -25,6 +25,7 @@ from engine.data.import_config import ImportConfig
 from engine.data.sources.image_store import ImageStore, Refused
 from engine.data.sources.model import FetchResult, require_package
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
 from engine.version import VERSION
 
 REDIRECTS = 5
@@ -143,7 +144,7 @@ class Fetcher:
             answer.close()
 
     def _body(self, answer: Any, deadline: float) -> bytes:
-        most = self._config.max_megabytes * 1_000_000
+        most = self._config.max_megabytes * MIB
         parts, size = [], 0
         declared = answer.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > most:

@@ -18,9 +18,10 @@ from engine.data.sources.model import FetchResult, ImageSource, require_package
 from engine.data.sources.parquet import choose, store_row
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_MOST_BYTES = 2_000_000_000  # the upper bound of the setting max_megabytes
+_MOST_BYTES = 2_000 * MIB  # the upper bound of the setting max_megabytes
 _UNPACKED = ("zip://", "tar://", "gzip://", "bz2://", "xz://", "zstd://")
 _PREFIX = re.compile(r"(?:https?://huggingface\.co/datasets/|hf://datasets/|hf:)")
 

@@ -12,6 +12,7 @@ from engine.data.sources.image_store import ImageStore, Refused, name_for
 from engine.data.sources.model import FetchResult, ImageSource, files_of, require_package
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
 
 _ROWS = 32  # images in memory at once
 _RATIO, _FREE = 200, 256_000_000  # largest ratio of unpacked to packed size, for columns above this size (see tars.py)
@@ -128,7 +129,7 @@ def store_row(
     if image is None or (paired and condition is None):
         fetched.skip("rows without an image" if image is None else "rows without a condition map")
         return
-    if max(len(image), len(condition or b"")) > config.max_megabytes * 1_000_000:
+    if max(len(image), len(condition or b"")) > config.max_megabytes * MIB:
         fetched.skip("larger than the limit")
         return
     try:

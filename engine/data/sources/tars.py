@@ -17,6 +17,7 @@ from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.units import MIB
 from engine.workspace.paths import RESERVED
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -95,7 +96,7 @@ def _unpack(
         for number, member in enumerate(tar):
             token.raise_if_cancelled()
             _check_growth(number, tar.offset, raw.tell())
-            progress((part[0] + raw.tell()) // 1_000_000, max(1, part[1] // 1_000_000), "Megabytes unpacked")
+            progress((part[0] + raw.tell()) // MIB, max(1, part[1] // MIB), "Megabytes unpacked")
             relative = safe_member(member)
             if relative is None:
                 if not member.isdir():
@@ -107,7 +108,7 @@ def _unpack(
             stem = str(relative.with_suffix(""))
             if _full(fetched, config) and stem != last:  # the text files of the last image are still needed
                 return
-            if member.size > (config.max_megabytes * 1_000_000 if image else _TEXT_BYTES):
+            if member.size > (config.max_megabytes * MIB if image else _TEXT_BYTES):
                 fetched.skip("larger than the limit")
                 continue
             try:
