@@ -24,6 +24,7 @@ from engine.families.registry import detect
 from engine.jobs.control import Token
 from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
+from engine.machine.units import format_duration
 from engine.runs.run import PreviewRecord, Run
 from engine.training.job import create_run, training_job
 from engine.workspace.paths import Workspace
@@ -104,7 +105,7 @@ def run_demo(
     scores = final.scores
     for line in table(run, config, final):
         say(line)
-    say(f"Training took {seconds:.0f} s. Images: {run.folder / 'previews'} and {final.folder}")
+    say(f"Training took {format_duration(seconds)}. Images: {run.folder / 'previews'} and {final.folder}")
     say(f"Your ControlNet: {exported[0]}")
     return DemoResult(
         scores["iou"],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit
 from engine.machine.clock import active_time
+from engine.machine.units import format_duration
 
 SLOW_SECONDS = 30.0
 """Writing a checkpoint of SD 1.5 takes an SSD about 5 s and a slow disk 30 s."""
@@ -80,8 +81,9 @@ class DiskWatchdog:
                 lasted = now - watched.began
                 if now >= watched.due:
                     watched.due = now + lasted  # report again once it has taken twice as long
-                    so_far = f"{watched.what} has taken {lasted:.0f} s so far: the disk is slow or does not answer."
-                    messages.append(f"{so_far} {WAITS if watched.waits else GOES_ON} {ADVICE}")
+                    so_far = f"{watched.what} has taken {format_duration(lasted)} so far"
+                    slow = f"{so_far}: the disk is slow or does not answer."
+                    messages.append(f"{slow} {WAITS if watched.waits else GOES_ON} {ADVICE}")
         for message in messages:
             self._emit(Message(message, "warning"))
         return bool(messages)
@@ -97,7 +99,7 @@ class DiskWatchdog:
                 return False
             self._limit *= 2  # report less and less often
             self._window_start, self._spent = ended, 0.0
-        message = f"{what} took {spent:.0f} s of the last {within:.0f} s: the disk is slow."
+        message = f"{what} took {format_duration(spent)} of the last {format_duration(within)}: the disk is slow."
         self._emit(Message(f"{message} {WAITS} {ADVICE}", "warning"))
         return True
 

@@ -10,7 +10,7 @@ from engine.estimate.memory import PROCESS_RAM_WITHOUT_CARD, Prediction, predict
 from engine.estimate.trials import Measured
 from engine.families.files import denoiser_parameters
 from engine.machine.hardware import Hardware
-from engine.machine.units import GIB, format_bytes, format_duration
+from engine.machine.units import GIB, format_bytes, format_duration, format_memory
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
@@ -96,13 +96,13 @@ def predicted_memory(needed: Prediction, hardware: Hardware) -> str:
     bytes_needed = needed.needs if on_card else needed.peak + PROCESS_RAM_WITHOUT_CARD
     there = hardware.vram_gib if hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if on_card else "memory"
-    text = f"{format_bytes(bytes_needed)} of {kind} by prediction ({there:.0f} GB there)"
+    text = f"{format_bytes(bytes_needed)} of {kind} by prediction ({format_memory(there)} there)"
     if bytes_needed > there * GIB:
         text += ". That is more than there is: take a preset for a smaller card, or the run will shrink its batches"
     if on_card and needed.ram > hardware.ram_gib * GIB:
         text += (
-            f". It also needs {format_bytes(needed.ram)} of the computer's memory, and {hardware.ram_gib:.0f} GB are "
-            "there: close other programs, or train a Control-LoRA"
+            f". It also needs {format_bytes(needed.ram)} of the computer's memory, and "
+            f"{format_memory(hardware.ram_gib)} are there: close other programs, or train a Control-LoRA"
         )
     return text
 
@@ -111,7 +111,7 @@ def measured_memory(trial: Measured, hardware: Hardware) -> str:
     """The memory that a trial measured, and what it had to change to fit."""
     there = hardware.vram_gib if trial.on_card and hardware.vram_gib is not None else hardware.ram_gib
     kind = "graphics memory" if trial.on_card else "memory"
-    text = f"{format_bytes(trial.peak_bytes)} of {kind} as a trial measured ({there:.0f} GB there)"
+    text = f"{format_bytes(trial.peak_bytes)} of {kind} as a trial measured ({format_memory(there)} there)"
     return f"{text}; it fitted only with {', '.join(trial.rungs)}" if trial.rungs else text
 
 

@@ -13,7 +13,7 @@ from engine.disk.durable import move_into_place
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import ExportResult
-from engine.export.out import CARD_ENDING
+from engine.export.out import CARD_ENDING, SPARE_BYTES
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import is_disk_full
 from engine.machine.units import MIB
@@ -21,7 +21,6 @@ from engine.machine.units import MIB
 TEMPORARY = ".copying-"
 CHUNK = 4 * 2**20
 NET_ENDINGS = (".safetensors", ".pth")
-SPARE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)

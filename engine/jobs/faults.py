@@ -27,18 +27,31 @@ def error_chain(error: BaseException) -> list[BaseException]:
     return found
 
 
+def lost_card_words(
+    error: BaseException, left: str = "", then: str = "resume from the last checkpoint"
+) -> tuple[str, str, str]:
+    """What happened, why, and what to try, of an error for which ``is_device_lost`` is true.
+
+    Args:
+        left: a sentence about what is left of the work.
+        then: what to do when the app runs again.
+    """
+    first = next(str(one) for one in error_chain(error) if is_device_lost(one)).split("\n")[0][:200]
+    why = f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. {left}"
+    return (
+        "The graphics card stopped answering.",
+        why.strip(),
+        f"Close the app and start it again, then {then}. If it happens again: update the driver, undo overclocking, "
+        "let the card cool, and lower the settings that fill its memory.",
+    )
+
+
 def describe_crash(error: BaseException) -> Failure:
     """What the panel shows for an exception that is no UserError."""
     details = "".join(traceback.format_exception(error))
     first_line = str(error).split("\n")[0][:300]
     if any(is_device_lost(one) for one in error_chain(error)):
-        return Failure(
-            "The graphics card stopped answering.",
-            f"{first_line} The driver was reset or updated, the card was unplugged or overheated, or it hung.",
-            "Close the app and start it again, then resume from the last checkpoint. If it comes back: update the "
-            "driver, undo overclocking, and let the card cool.",
-            details,
-        )
+        return Failure(*lost_card_words(error), details)
     if is_out_of_memory(error):
         return Failure(
             "The work ended because memory ran out.",

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from engine.machine.units import format_memory
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -32,10 +34,10 @@ class Hardware:
 
     @property
     def sentence(self) -> str:
-        if self.device == "cuda":
+        if self.vram_gib is not None:
             others = f" (the largest of {self.cards} cards)" if self.cards > 1 else ""
-            return f"{self.name}, {self.vram_gib:.0f} GB{others}"
-        return f"no graphics card in use; processor with {self.cores} cores, {self.ram_gib:.0f} GB memory"
+            return f"{self.name}, {format_memory(self.vram_gib)}{others}"
+        return f"no graphics card in use; processor with {self.cores} cores, {format_memory(self.ram_gib)} memory"
 
 
 def _nvidia_smi() -> str | None:
@@ -72,7 +74,7 @@ def detect() -> Hardware:
     banner = ""
     if cards:
         banner = (
-            f"{cards[0][0]} is there but not used: this torch ({build}) was built for processors. "
+            f"{cards[0][0]} was detected but is not used: this PyTorch ({build}) is a CPU-only build. "
             "Run the installer again with --repair."
         )
     return Hardware("cpu", platform.processor() or platform.machine(), None, ram, cores, banner)

@@ -1,8 +1,9 @@
 """Bytes and durations as text for people.
 
-A GB is 2**30 bytes everywhere in the app, for memory and for disks. Graphics cards and RAM are sold in that unit, and
-nvidia-smi, PyTorch and Windows' file manager count in it, so that "8 GB card", "needs 6.4 GB" and "12.3 GB free" can be
-compared. File managers that count in powers of ten show up to 7 % more for the same disk.
+A GB is 2**30 bytes and an MB 2**20 everywhere in the app, for memory, disks and files. Graphics cards and RAM are sold
+in that unit, and nvidia-smi, PyTorch and Windows' file manager count in it, so that "8 GB card", "needs 6.4 GB" and
+"12.3 GB free" can be compared. File managers that count in powers of ten show up to 7 % more for the same disk. The
+installer (``engine/install``) counts the same, but imports nothing from the engine and so writes these numbers itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit in ("B", "KB") else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TB"
+
+
+def format_memory(gib: float) -> str:
+    """The memory of a card or computer, in GiB, as it is sold: 7.8 -> "8 GB"."""
+    return f"{gib:.0f} GB"
 
 
 def format_duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import platform
 from importlib import metadata
 
 from engine.machine.hardware import detect
-from engine.machine.units import GIB, format_bytes
+from engine.machine.units import GIB, format_bytes, format_memory
 from engine.version import VERSION
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -59,7 +59,7 @@ def report(workspace: Workspace) -> str:
     lines = [
         f"System      {platform.system()} {platform.release()}",
         f"Device      {hardware.sentence}",
-        f"Memory      {hardware.ram_gib:.0f} GB",
+        f"Memory      {format_memory(hardware.ram_gib)}",
         f"Workspace   {workspace.root}",
         f"Free disk   {format_bytes(workspace.free_bytes())}",
         "",

@@ -13,6 +13,7 @@ from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.jobs.snapshot import Failure, JobSnapshot
 from engine.machine.hardware import detect
+from engine.machine.units import format_memory
 from engine.runs.run import Run
 from engine.support.doctor import versions
 from engine.support.scrub import caption_in, private_words, scrub
@@ -49,7 +50,7 @@ def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str
         f"What to try: {failure.try_this}",
         "",
         f"System: {platform.system()} {platform.release()} ({platform.machine()})",
-        f"Card: {hardware.sentence}; {hardware.ram_gib:.0f} GB RAM",
+        f"Card: {hardware.sentence}; {format_memory(hardware.ram_gib)} RAM",
         f"Versions: {found}",
     ]
     if run is not None:

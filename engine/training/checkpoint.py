@@ -197,11 +197,20 @@ def _check_finite(trainable: Trainable, step: int) -> None:
     trained = [p.detach() for p in trainable.parameters() if p.requires_grad]
     # A sum is read ten times as fast as each number is tested, and is finite only if all are (but it may overflow).
     if not torch.stack([p.sum() for p in trained]).isfinite().all() and not all(p.isfinite().all() for p in trained):
-        raise UserError(
-            f"Training broke at step {step:,}: the weights are not numbers any more.",
-            "The learning rate is too high for this set, or the precision too low. Nothing was saved over good work.",
-            "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
-        )
+        raise training_broke(step, "the weights contain NaN or infinity", "No good checkpoint was overwritten.")
+
+
+def training_broke(step: int, symptom: str, kept: str) -> UserError:
+    """The error of a run whose loss or weights are NaN or infinite.
+
+    Args:
+        symptom: a clause; ``kept``: a sentence about what is saved.
+    """
+    return UserError(
+        f"Training broke at step {step:,}: {symptom}.",
+        f"The learning rate is too high for this dataset, or the precision too low. {kept}",
+        "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
+    )
 
 
 def load_training_state(

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from engine.errors import DataGone, UserError
-from engine.jobs.faults import error_chain
+from engine.jobs.faults import error_chain, lost_card_words
 from engine.machine.errors import is_device_lost
 from engine.runs.run import Recorder, Run
 
@@ -50,14 +50,8 @@ def _card_is_lost(run: Run, error: BaseException) -> UserError:
     _lost[:] = ["The graphics card stopped answering earlier: close the app and start it again."]
     saved = run.last_step
     left = f"the checkpoint of step {saved:,} is whole" if saved else "nothing had been saved yet"
-    first = next(str(one) for one in error_chain(error) if is_device_lost(one)).split("\n")[0][:200]
-    return UserError(
-        "The graphics card stopped answering.",
-        f"{first}. Its driver was reset or updated, it was unplugged or overheated, or it hung. Its memory can "
-        f"no longer be read, so nothing could be saved now; {left}.",
-        f"Close the app and start it again, then {'resume' if saved else 'start the run again'}. If it comes back: "
-        "update the driver, undo overclocking, let the card cool, and lower the settings that fill its memory.",
-    )
+    lost = f"Its memory can no longer be read, so nothing could be saved now; {left}."
+    return UserError(*lost_card_words(error, lost, "resume" if saved else "start the run again"))
 
 
 def _save(trainer: Trainer) -> None:

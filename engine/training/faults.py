@@ -11,6 +11,7 @@ from engine.distributed.group import SharedOutOfMemory
 from engine.errors import UserError
 from engine.machine.errors import is_out_of_memory
 from engine.training import oom, speed
+from engine.training.checkpoint import training_broke
 from engine.training.state import TrainState
 from engine.training.step import train_step
 
@@ -68,15 +69,11 @@ def stop_if_broken(state: TrainState, save: Callable[[], Any]) -> None:
     finite = all(state.group.gather(finite))
     if finite:
         save()
-    kept = f"The state of step {state.step:,} is good and saved." if finite else "Its weights are broken, too."
+    kept = f"The state of step {state.step:,} is good and saved." if finite else "The weights are damaged, too."
     if state.precision == "fp16":
         raise UserError(
             f"Training broke at step {state.step + 1:,}: fp16 overflows at every try.",
             f"The loss scale was halved {skipped} times in a row. {kept}",
             "Choose bf16 or fp32 (Precision), or a lower learning rate, and resume from the last checkpoint.",
         )
-    raise UserError(
-        f"Training broke at step {state.step + 1:,}: the loss is not a number any more.",
-        f"The learning rate is too high for this set, or the precision too low. {kept}",
-        "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
-    )
+    raise training_broke(state.step + 1, "the loss or its gradients are NaN or infinite", kept)

@@ -14,6 +14,7 @@ from engine.errors import UserError
 from engine.jobs.control import Token
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.units import format_duration
 from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.jobs import progress_events
@@ -134,7 +135,7 @@ class _Drawing:
         label = "Drawing, steps" if session.step is None else "Drawing between two training steps"
         progress = progress_events(emit, label)
         (self._draw_on_bases if self.asked.bases_folder else self._draw_seeds)(session, token, progress)
-        facts = f"{_net_title(self.asked.net)}, seed {self.first.seed}, {time.monotonic() - began:.0f} s."
+        facts = f"{_net_title(self.asked.net)}, seed {self.first.seed}, {format_duration(time.monotonic() - began)}."
         notes = [facts, *self.notes, *session.warnings, f"Saved in {self.context.workspace.outputs}."]
         self.context.set_result(JobKind.TRY, pictures=tuple(self.images), note=" ".join(dict.fromkeys(notes)))
 
