@@ -1,4 +1,4 @@
-"""The command "evaluate": a thorough evaluation of one checkpoint.
+"""The command "evaluate": the full evaluation of one checkpoint.
 
 python -m engine.cli evaluate RUN
 python -m engine.cli evaluate RUN --checkpoint 500 --pairs 128 --json

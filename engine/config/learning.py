@@ -38,8 +38,8 @@ class ObjectiveConfig(Section):
     offset_noise: float = setting(
         0.0,
         "Noise offset",
-        "Shifts the noise of each image up or down as a whole, so that very dark and very bright images can be learnt. "
-        "Usual: 0.05. 0 switches it off. Not needed for v-prediction bases with zero terminal SNR.",
+        "Shifts the noise of each image up or down as a whole, so that very dark and very bright images can be "
+        "learned. Usual: 0.05. 0 switches it off. Not needed for v-prediction bases with zero terminal SNR.",
         ge=0,
         le=1,
         advanced=True,

@@ -66,7 +66,7 @@ class ValidationConfig(Section):
     clip_model: str = setting(
         "",
         "CLIP model",
-        "For the CLIP score and the distance of image sets in the thorough evaluation: a folder, or a name in the "
+        "For the CLIP score and the distance of image sets in the full evaluation: a folder, or a name in the "
         "models folder or on Hugging Face (used only if it is on this disk). Empty: clip, if it is there.",
         max_length=1_000,
         advanced=True,

@@ -192,7 +192,7 @@ class ProcessGroup:
             raise FailedElsewhere(
                 "The work ended because one of its processes failed.",
                 f"{where}: {what}",
-                "Repair that, then resume: a training goes on from its last checkpoint.",
+                "Fix that, then resume: training continues from its last checkpoint.",
             )
         if worst == CANCELLED:
             raise CancelledElsewhere
@@ -217,10 +217,10 @@ class ProcessGroup:
                 self._exchange(OK)  # a process that failed is waiting here to say so
             raise ProcessLost(
                 "The work ended because one of its processes is gone.",
-                f"{self._name()} no longer hears from the others: one was killed, has crashed, or its machine is off "
+                f"{self._name()} lost the connection to the others: one was killed, crashed, or its machine is off "
                 f"({str(error).splitlines()[0][:160]}).",
-                "Look at what it said last, free memory if that was short, and resume: a training goes on from its "
-                "last checkpoint.",
+                "Read the last output of the missing process, free memory if it ran out, and resume: training "
+                "continues from its last checkpoint.",
             ) from error
 
 

@@ -65,10 +65,10 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
                 f"the base its outputs are those of the checkpoint (largest difference {difference:.2%})."
             )
         return (
-            f"Read back: {len(tensors)} tensors, all finite and as they were written in {source.precision}. With the "
-            f"base it is the checkpoint except for {source.error:.1%} of what was learnt; its outputs differ by at "
-            f"most {difference:.1%} of the strongest."
-            + ("" if any(key.endswith(".up") for key in tensors) else " So small a net does not shrink at this rank.")
+            f"Read back: {len(tensors)} tensors, all finite and equal to what was written in {source.precision}. At "
+            f"this rank {source.error:.1%} of what was learned is lost; with the base, its outputs differ from the "
+            f"checkpoint's by at most {difference:.1%} of the largest output."
+            + ("" if any(key.endswith(".up") for key in tensors) else " A net this small does not shrink at this rank.")
         )
     _demand_same_outputs(source, difference)
     return (
@@ -79,7 +79,7 @@ def check(source: Source, config: dict[str, Any] | None, tensors: Tensors, name:
 
 def _demand_same_outputs(source: Source, difference: float) -> None:
     if not difference <= TOLERANCE[source.coarsest]:
-        raise failed(f"its outputs differ from the checkpoint's (by {difference:.2%} of the strongest)")
+        raise failed(f"its outputs differ from the checkpoint's (by {difference:.2%} of the largest output)")
 
 
 def check_readers(path: Path, source: Source, stem: str, family: FamilyFacts) -> str:

@@ -159,6 +159,6 @@ def _not_finite(checkpoint: str, name: str, original: torch.Tensor, precision: s
         )
     return (
         f"The checkpoint {checkpoint} cannot be exported.",
-        f"Its weights are not numbers any more (first in {name}): training went wrong before it was saved.",
+        f"Its weights contain NaN or infinity (first in {name}): training went wrong before it was saved.",
         "Choose an earlier checkpoint.",
     )

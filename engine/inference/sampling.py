@@ -149,8 +149,8 @@ def draw_latents(
         ).images
     if not torch.isfinite(latents).all():
         raise UserError(
-            "The image came out empty.",
-            "The numbers overflowed while it was drawn.",
+            "The image could not be generated.",
+            "It contains NaN or infinity.",
             "Choose an earlier checkpoint, a lower strength or guidance scale, or fp32.",
         )
     return latents

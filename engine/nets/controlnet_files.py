@@ -103,7 +103,7 @@ def check_finite(controlnet: Any, name: str) -> None:
         if weight.element_size() > 1 and not weight.isfinite().all():  # torch cannot check fp8
             raise UserError(
                 f"The ControlNet {name} is broken.",
-                f"Its weights are not numbers any more (first in {key}): training went wrong before it was saved.",
+                f"Its weights contain NaN or infinity (first in {key}): training went wrong before it was saved.",
                 "Choose an earlier checkpoint, and resume with a lower learning rate.",
             )
 

@@ -170,7 +170,7 @@ def check_tensors(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
     broken = next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
     if broken:
         raise UserError(
-            f"{file.path.name} is broken.", f"Some of its weights are no numbers (first in {broken}).", "Get it again."
+            f"{file.path.name} is broken.", f"Its weights contain NaN or infinity (first in {broken}).", "Get it again."
         )
 
 

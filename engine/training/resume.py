@@ -65,7 +65,7 @@ def _check_and_set_aside(checkpoint: Checkpoint) -> str:
         name = path.relative_to(checkpoint.folder).as_posix()
         key = _first_broken(path)
         if key:
-            why = f"{name} holds what is not a number (first in {key})."
+            why = f"{name} contains NaN or infinity (first in {key})."
             set_aside(checkpoint.folder, why.rstrip("."), [name])
             return why
     return ""

@@ -73,7 +73,7 @@ def test_names_marker_and_facts(taught: Path, tiny_base: Path, tmp_path: Path) -
     with safe_open(made.path, framework="pt") as file:
         facts = file.metadata()
     assert facts["control_lora_rank"] == "4" and 0 < float(facts["approximation_error"]) < 1
-    assert f"{float(facts['approximation_error']):.1%} of what was learnt" in made.checked
+    assert f"{float(facts['approximation_error']):.1%} of what was learned" in made.checked
     assert "a Control-LoRA" in made.checked and "draws" in made.checked
 
 

@@ -109,7 +109,7 @@ def break_numbers(place: Path) -> None:
     (place / "checkpoint.json").write_text(json.dumps(about | {"seal": description_checksum(about)}), encoding="utf-8")
 
 
-@pytest.mark.parametrize(("harm", "words"), [(break_weights, "checksum differs"), (break_numbers, "not a number")])
+@pytest.mark.parametrize(("harm", "words"), [(break_weights, "checksum differs"), (break_numbers, "NaN or infinity")])
 def test_a_broken_checkpoint_is_set_aside_in_words_and_never_offered_again(
     folder: Path, harm: Callable[[Path], None], words: str
 ) -> None:
