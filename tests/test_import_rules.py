@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,7 +133,11 @@ def family_marks() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def marks_in(source: str) -> list[tuple[int, str]]:
+TEXT_ENTRIES = ("hidden", "pooled")
+"""Names of tensors in an encoded text. ``Family.text_length`` and its neighbours read them for everyone else."""
+
+
+def marks_in(source: str) -> list[tuple[int, Any]]:
     """Strings and names of a source text that hold a family's mark, with their lines.
 
     Docstrings may name anything. Texts for people may name the products (SDXL), so strings are compared with case.
@@ -142,7 +147,10 @@ def marks_in(source: str) -> list[tuple[int, str]]:
     marks, found = family_marks(), []
     for node in ast.walk(tree):
         words = []
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Subscript):
+            words = [node.slice.value] if isinstance(node.slice, ast.Constant) else []
+            hit = words != [] and words[0] in TEXT_ENTRIES
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             hit = id(node) not in docstrings and any(mark in node.value for mark in marks)
             words = [node.value]
         else:
@@ -176,6 +184,7 @@ def test_only_families_and_nets_know_a_family() -> None:
         "from engine.families.sdxl import StableDiffusionXL",
         'name = f"{stem}_sd15"',
         "call(cross_attention_dim=768)",
+        'length = len(text["hidden"])',
     ],
 )
 def test_a_planted_mark_of_a_family_is_found(planted: str) -> None:

@@ -149,7 +149,7 @@ def _batches(family: Family, requests: Sequence[ImageRequest], texts: Sequence[T
     """Groups of at most ``most`` indices of requests with the same size, strength and text length."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for number, (request, text) in enumerate(zip(requests, texts, strict=True)):
-        alike.setdefault((request.strength, request.map.shape, len(text["hidden"])), []).append(number)
+        alike.setdefault((request.strength, request.map.shape, family.text_length(text)), []).append(number)
     return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
 
 
