@@ -11,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine.evaluation.causes import facts_of
+from engine.evaluation.causes import verdict_facts
 from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs.run import Run
@@ -131,7 +131,7 @@ def table(history: JobSnapshot) -> str:
 def main() -> None:
     run = Run(sys.argv[1])
     history = run.history()
-    verdict = judge(history.checks, facts_of(run.config), history.scores, history.kept, history.figures)
+    verdict = judge(history.checks, verdict_facts(run.config), history.scores, history.kept, history.figures)
     OUT.write_text(chart(history, verdict), encoding="utf-8")
     print(table(history), verdict.sentence, sep="\n\n")
 

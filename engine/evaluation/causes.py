@@ -47,7 +47,7 @@ class Facts:
     offset_noise: float = 0.0
 
 
-def facts_of(config: RunConfig, training_pairs: int = 0, found: Mapping[str, int] | None = None) -> Facts:
+def verdict_facts(config: RunConfig, training_pairs: int = 0, found: Mapping[str, int] | None = None) -> Facts:
     """The facts of a run with these settings."""
     return Facts(
         total_steps=config.train.steps,

@@ -15,7 +15,7 @@ from engine.data.held_out import split
 from engine.data.samples import Sample
 from engine.disk.durable import atomic_write_text
 from engine.errors import UserError
-from engine.evaluation.causes import facts_of
+from engine.evaluation.causes import verdict_facts
 from engine.evaluation.verdict import judge
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -116,7 +116,7 @@ def best_step(run: Run) -> int | None:
     history = run.history()
     if not history.checks:
         return None
-    verdict = judge(history.checks, facts_of(run.config), history.scores, history.kept)
+    verdict = judge(history.checks, verdict_facts(run.config), history.scores, history.kept)
     return verdict.best if verdict.follows_since is not None else None
 
 

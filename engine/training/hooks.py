@@ -18,13 +18,14 @@ from engine.training.state import TrainState
 IMAGES_MARGIN_BYTES = 16 * 2**20
 REQUESTED = ".asked"
 
-DrawPreviews = Callable[[TrainState, int], None]
+PreviewFunction = Callable[[TrainState, int], None]
+"""Draws and scores the previews of a step."""
 
 
 class Hooks:
     """Runs the periodic tasks of a training run. Call ``close`` when training ends."""
 
-    def __init__(self, state: TrainState, draw: DrawPreviews | None) -> None:
+    def __init__(self, state: TrainState, draw: PreviewFunction | None) -> None:
         """
         Args:
             draw: draws and scores the previews of a step; None: there are none.
@@ -80,7 +81,7 @@ class Hooks:
 class Previews:
     """Preview images: held-out pairs drawn and scored at the steps that the settings say, and when asked for."""
 
-    def __init__(self, state: TrainState, draw: DrawPreviews | None) -> None:
+    def __init__(self, state: TrainState, draw: PreviewFunction | None) -> None:
         self._state, self._draw = state, draw
 
     def draw_missing(self) -> None:

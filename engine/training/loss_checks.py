@@ -64,7 +64,7 @@ class LossChecks:
         """The verdict on the figures from step ``since`` on. If judging fails, "too early" and a warning."""
         state, history = self._state, self._state.history
         try:
-            facts = causes.facts_of(state.config, state.trained_samples)
+            facts = causes.verdict_facts(state.config, state.trained_samples)
             checks = [check for check in history.checks if check.step >= since]
             return judge(checks, facts, history.scores, checkpoints, history.figures)
         except Exception as error:  # a sentence above the charts is not worth a run

@@ -18,7 +18,7 @@ from engine.machine.clock import active_time
 from engine.machine.memory import free_memory, trim_heap
 from engine.runs.checkpoints import Checkpoint
 from engine.training.faults import stop_if_broken, take_step
-from engine.training.hooks import DrawPreviews, Hooks
+from engine.training.hooks import Hooks, PreviewFunction
 from engine.training.optim import learning_rate
 from engine.training.setup import set_up
 
@@ -37,7 +37,7 @@ class Trainer:
         cache_folder: Path,
         token: Token,
         emit: Emit,
-        preview: DrawPreviews | None = None,
+        preview: PreviewFunction | None = None,
         about: dict[str, Any] | None = None,
         configured_batch_size: int | None = None,
         held_out: Sequence[str] | None = None,

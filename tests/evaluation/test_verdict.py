@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.verdict_curves import RUNS
 from engine.config import RunConfig, parse
-from engine.evaluation.causes import Facts, facts_of
+from engine.evaluation.causes import Facts, verdict_facts
 from engine.evaluation.verdict import Verdict, best_checkpoint, convergence, follows, judge
 from engine.evaluation.verdict_rules import smooth
 from engine.jobs.events import Checked
@@ -36,7 +36,7 @@ class Curve:
         self.scores: list[tuple[int, dict[str, float]]] = [(step, scores) for step, scores in recorded["scores"]]
         self.figures: list[tuple[int, dict[str, float]]] = [(s, values) for s, values in recorded.get("figures", [])]
         self.config: RunConfig = parse(recorded["settings"])
-        self.facts = facts_of(self.config, recorded.get("pairs", 700))
+        self.facts = verdict_facts(self.config, recorded.get("pairs", 700))
         self.asked = replace(self.facts, found=recorded.get("doctor", {}))
         """The same run after a dataset check, with the findings that the check really had."""
 

@@ -12,7 +12,7 @@ from engine.jobs.snapshot import JobKind
 from ui.page.context import AppContext
 from ui.page.jobs import DEMO_STEPS, choose_demo, demo_set_job, is_demo_set
 from ui.page.live import Live
-from ui.page.states import TrainState
+from ui.page.states import TrainTabState
 from ui.page.view import View
 
 DEMO_SET = "circles"
@@ -83,7 +83,7 @@ def _state(view: View) -> tuple[bool, tuple[str, ...]]:
     """Return whether the card is shown, and for each step "done", "now", "unfinished", "next" or "" (not yet)."""
     alive, kind = view.snapshot.alive, view.snapshot.kind
     made = any(map(is_demo_set, view.datasets))
-    trained = view.train.state is TrainState.COMPLETED
+    trained = view.train.state is TrainTabState.COMPLETED
     unfinished = bool(view.shown_run) and not trained and not view.train.active
     first = "now" if alive and kind == JobKind.DATASET else "done" if made else "next"
     if view.train.active:

@@ -10,7 +10,7 @@ from engine.jobs.snapshot import JobSnapshot, Outcome
 from engine.runs.run import Ending
 
 
-class TrainState(Enum):
+class TrainTabState(Enum):
     NOT_READY = "Not ready"
     READY = "Ready"
     PREPARING = "Preparing"
@@ -76,7 +76,7 @@ class ButtonView:
 
 @dataclass(frozen=True)
 class TrainView:
-    state: TrainState
+    state: TrainTabState
     headline: str
     hint: str
     buttons: dict[Action, ButtonView]
@@ -89,49 +89,49 @@ class TrainView:
 
 ACTIVE = frozenset(
     {
-        TrainState.PREPARING,
-        TrainState.RUNNING,
-        TrainState.VALIDATING,
-        TrainState.SAVING,
-        TrainState.WAITING,
-        TrainState.PAUSING,
-        TrainState.STOPPING,
+        TrainTabState.PREPARING,
+        TrainTabState.RUNNING,
+        TrainTabState.VALIDATING,
+        TrainTabState.SAVING,
+        TrainTabState.WAITING,
+        TrainTabState.PAUSING,
+        TrainTabState.STOPPING,
     }
 )
-AFTER_ENDING: dict[Ending, TrainState] = {
-    "completed": TrainState.COMPLETED,
-    "paused": TrainState.PAUSED,
-    "stopped": TrainState.STOPPED,
-    "failed": TrainState.FAILED,
-    "interrupted": TrainState.INTERRUPTED,
+AFTER_ENDING: dict[Ending, TrainTabState] = {
+    "completed": TrainTabState.COMPLETED,
+    "paused": TrainTabState.PAUSED,
+    "stopped": TrainTabState.STOPPED,
+    "failed": TrainTabState.FAILED,
+    "interrupted": TrainTabState.INTERRUPTED,
 }
 # For a run that ended before its first step: its files do not say how.
-AFTER_OUTCOME: dict[Outcome | None, TrainState] = {
-    "cancelled": TrainState.STOPPED,
-    "stopped": TrainState.STOPPED,
-    "paused": TrainState.PAUSED,
-    "failed": TrainState.FAILED,
+AFTER_OUTCOME: dict[Outcome | None, TrainTabState] = {
+    "cancelled": TrainTabState.STOPPED,
+    "stopped": TrainTabState.STOPPED,
+    "paused": TrainTabState.PAUSED,
+    "failed": TrainTabState.FAILED,
 }
 WHILE_TRAINING = (Action.PAUSE, Action.STOP, Action.SAVE_NOW, Action.SAMPLE_NOW)
-BUTTONS: dict[TrainState, tuple[Action, ...]] = {
-    TrainState.NOT_READY: (Action.START,),
-    TrainState.READY: (Action.START,),
-    TrainState.PREPARING: (Action.CANCEL,),
-    TrainState.RUNNING: WHILE_TRAINING,
-    TrainState.VALIDATING: WHILE_TRAINING,
-    TrainState.SAVING: WHILE_TRAINING,
-    TrainState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW),
-    TrainState.PAUSING: WHILE_TRAINING,
-    TrainState.STOPPING: WHILE_TRAINING,
-    TrainState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
-    TrainState.STOPPED: (Action.RESUME, Action.NEW),
-    TrainState.COMPLETED: (Action.NEW,),
-    TrainState.FAILED: (Action.RESUME, Action.NEW),
-    TrainState.INTERRUPTED: (Action.RESUME, Action.NEW, Action.DISCARD),
+BUTTONS: dict[TrainTabState, tuple[Action, ...]] = {
+    TrainTabState.NOT_READY: (Action.START,),
+    TrainTabState.READY: (Action.START,),
+    TrainTabState.PREPARING: (Action.CANCEL,),
+    TrainTabState.RUNNING: WHILE_TRAINING,
+    TrainTabState.VALIDATING: WHILE_TRAINING,
+    TrainTabState.SAVING: WHILE_TRAINING,
+    TrainTabState.WAITING: (Action.PAUSE, Action.STOP, Action.SAVE_NOW),
+    TrainTabState.PAUSING: WHILE_TRAINING,
+    TrainTabState.STOPPING: WHILE_TRAINING,
+    TrainTabState.PAUSED: (Action.RESUME, Action.SAVE_NOW, Action.SAMPLE_NOW, Action.NEW),
+    TrainTabState.STOPPED: (Action.RESUME, Action.NEW),
+    TrainTabState.COMPLETED: (Action.NEW,),
+    TrainTabState.FAILED: (Action.RESUME, Action.NEW),
+    TrainTabState.INTERRUPTED: (Action.RESUME, Action.NEW, Action.DISCARD),
 }
 
 
-def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness) -> TrainState:
+def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness) -> TrainTabState:
     """Return the state, from the live job and the run's files, never from a stored flag.
 
     Args:
@@ -140,22 +140,22 @@ def find_state(training: JobSnapshot | None, facts: RunFacts | None, readiness: 
     """
     if training is not None and training.alive:
         if training.phase == "waiting":  # whatever was requested has to wait for the disk, too
-            return TrainState.WAITING
+            return TrainTabState.WAITING
         if training.asked == "pause":
-            return TrainState.PAUSING
+            return TrainTabState.PAUSING
         if training.asked in ("stop", "cancel"):
-            return TrainState.STOPPING
+            return TrainTabState.STOPPING
         phases = {
-            "preparing": TrainState.PREPARING,
-            "validating": TrainState.VALIDATING,
-            "saving": TrainState.SAVING,
+            "preparing": TrainTabState.PREPARING,
+            "validating": TrainTabState.VALIDATING,
+            "saving": TrainTabState.SAVING,
         }
-        return phases.get(training.phase, TrainState.RUNNING)
+        return phases.get(training.phase, TrainTabState.RUNNING)
     outcome = training.outcome if training is not None else None
     if facts is None:
         if outcome == "failed":
-            return TrainState.FAILED
-        return TrainState.NOT_READY if readiness.missing else TrainState.READY
+            return TrainTabState.FAILED
+        return TrainTabState.NOT_READY if readiness.missing else TrainTabState.READY
     if facts.ending == "interrupted" and outcome in AFTER_OUTCOME:
         return AFTER_OUTCOME[outcome]
     return AFTER_ENDING[facts.ending]
@@ -177,24 +177,24 @@ def train_view(
 
 
 def _reason(
-    action: Action, state: TrainState, facts: RunFacts | None, readiness: Readiness, busy_with: str, asked: str = ""
+    action: Action, state: TrainTabState, facts: RunFacts | None, readiness: Readiness, busy_with: str, asked: str = ""
 ) -> str:
     """Return why a visible button is disabled, or an empty string."""
     if action in (Action.START, Action.RESUME) and busy_with:
         return f"“{busy_with}” is running; wait for it or cancel it"
-    if action is Action.START and state is TrainState.NOT_READY:
+    if action is Action.START and state is TrainTabState.NOT_READY:
         return readiness.missing
     if action is Action.RESUME and facts is None:
         return "the run ended before anything was saved"
-    if state is TrainState.WAITING and action is Action.PAUSE and asked == "pause":
+    if state is TrainTabState.WAITING and action is Action.PAUSE and asked == "pause":
         return "it pauses as soon as it could save"
-    if state in (TrainState.PAUSING, TrainState.STOPPING):
+    if state in (TrainTabState.PAUSING, TrainTabState.STOPPING):
         return "finishing this step, then saving"
-    if state in (TrainState.VALIDATING, TrainState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
-        return "preview images are being generated" if state is TrainState.VALIDATING else "the run is being saved"
-    if state is TrainState.PAUSED and action is Action.SAVE_NOW:
+    if state in (TrainTabState.VALIDATING, TrainTabState.SAVING) and action in (Action.SAVE_NOW, Action.SAMPLE_NOW):
+        return "preview images are being generated" if state is TrainTabState.VALIDATING else "the run is being saved"
+    if state is TrainTabState.PAUSED and action is Action.SAVE_NOW:
         return "everything is saved"
-    if state is TrainState.PAUSED and action is Action.SAMPLE_NOW:
+    if state is TrainTabState.PAUSED and action is Action.SAMPLE_NOW:
         return "resume first, or use Try it"
     return ""
 
@@ -211,7 +211,7 @@ def _waiting_text(training: JobSnapshot | None) -> str:
 
 
 def _text(
-    state: TrainState, training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness
+    state: TrainTabState, training: JobSnapshot | None, facts: RunFacts | None, readiness: Readiness
 ) -> tuple[str, str]:
     """Return headline and hint of a state."""
     step = f"{training.step:,} of {training.total_steps:,}" if training and training.total_steps else ""
@@ -219,31 +219,31 @@ def _text(
     total = facts.total_steps if facts else 0
     where = f"Saved at step {saved:,} of {total:,}" if saved else "Nothing was saved yet"
     lost = max(0, facts.last_step - saved) if facts else 0
-    if state is TrainState.NOT_READY:
+    if state is TrainTabState.NOT_READY:
         return "Not ready yet", ""  # the reason is shown below Start
-    if state is TrainState.READY:
+    if state is TrainTabState.READY:
         return "Ready to start", readiness.summary
-    if state is TrainState.PREPARING:
+    if state is TrainTabState.PREPARING:
         return "Preparing", "Loading the base model and encoding your images. If you cancel, finished work is kept."
-    if state is TrainState.RUNNING:
+    if state is TrainTabState.RUNNING:
         return f"Training: step {step}", "You can close this page: training continues, and you find it here again."
-    if state is TrainState.VALIDATING:
+    if state is TrainTabState.VALIDATING:
         return f"Generating preview images at step {step}", "Training continues by itself afterwards."
-    if state is TrainState.SAVING:
+    if state is TrainTabState.SAVING:
         return f"Saving at step {step}", "Training continues by itself afterwards."
-    if state is TrainState.WAITING:
+    if state is TrainTabState.WAITING:
         return f"Waiting for the disk at step {step}", _waiting_text(training)
-    if state is TrainState.PAUSING:
+    if state is TrainTabState.PAUSING:
         return "Pausing", "Finishing this step, then saving. This takes a few seconds."
-    if state is TrainState.STOPPING:
+    if state is TrainTabState.STOPPING:
         return "Stopping", "Finishing this step, then saving. You can resume later."
-    if state is TrainState.PAUSED:
+    if state is TrainTabState.PAUSED:
         return "Paused", f"{where}. It is safe to close the app: Resume continues exactly from there."
-    if state is TrainState.STOPPED:
+    if state is TrainTabState.STOPPED:
         return "Stopped", f"{where}. You can resume it later."
-    if state is TrainState.COMPLETED:
+    if state is TrainTabState.COMPLETED:
         return "Finished", f"All {total:,} steps are done. Test it on Try it, or take it to other programs on Export."
-    if state is TrainState.FAILED:
+    if state is TrainTabState.FAILED:
         hint = "The message at the top says why, and what to try."
         return "Ended with an error", f"{where}. {hint}" if facts else hint
     again = f" The last {lost:,} steps were not saved and will be trained again." if lost else ""

@@ -14,7 +14,7 @@ from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import duration, note, progress_bar
-from ui.page.states import Action, TrainState
+from ui.page.states import Action, TrainTabState
 from ui.page.view import View
 from ui.train.checkpoints_panel import build_checkpoints, disk_line
 from ui.train.evaluate_panel import build_evaluate
@@ -27,13 +27,13 @@ from ui.train.watch import build_watch
 NEW_RUN = "A new run"
 VARIANTS = {Action.START: "primary", Action.RESUME: "primary", Action.STOP: "stop", Action.DISCARD: "stop"}
 SIGNS = {
-    TrainState.NOT_READY: "○",
-    TrainState.READY: "○",
-    TrainState.PAUSED: "Ⅱ",
-    TrainState.STOPPED: "■",
-    TrainState.COMPLETED: "✓",
-    TrainState.FAILED: "!",
-    TrainState.INTERRUPTED: "!",
+    TrainTabState.NOT_READY: "○",
+    TrainTabState.READY: "○",
+    TrainTabState.PAUSED: "Ⅱ",
+    TrainTabState.STOPPED: "■",
+    TrainTabState.COMPLETED: "✓",
+    TrainTabState.FAILED: "!",
+    TrainTabState.INTERRUPTED: "!",
 }
 COMMANDS = {
     Action.PAUSE: "pause",
@@ -122,7 +122,7 @@ def _status(view: View) -> str:
     elif history.total_steps and (train.active or view.shown_run):
         left = duration(history.seconds_left) if train.active else ""
         parts.append(progress_bar(history.step, history.total_steps, "Steps", left))
-    waiting = train.state is TrainState.WAITING
+    waiting = train.state is TrainTabState.WAITING
     parts.append(note(train.hint, "warning" if waiting else "hint"))
     if train.active and not waiting:
         parts.append(note(view.snapshot.warned, "warning"))  # for example a slow disk: the log may be folded

@@ -11,7 +11,7 @@ import gradio as gr
 from engine.data.dataset import Dataset
 from engine.data.doctor.check_store import CheckStore
 from engine.errors import UserError
-from engine.evaluation.causes import Cause, Facts, facts_of
+from engine.evaluation.causes import Cause, Facts, verdict_facts
 from engine.evaluation.verdict import Kind, Verdict, judge
 from engine.jobs.snapshot import JobSnapshot
 from engine.runs.run import Run
@@ -69,7 +69,7 @@ def verdict_of(history: JobSnapshot, datasets: Path | None = None) -> Verdict | 
         config = Run(history.run_folder).config
     except UserError:
         return None
-    facts: Facts = facts_of(config, *(_dataset_facts(datasets / config.data.dataset) if datasets else ()))
+    facts: Facts = verdict_facts(config, *(_dataset_facts(datasets / config.data.dataset) if datasets else ()))
     return judge(history.checks, facts, history.scores, history.kept, history.figures)
 
 

@@ -22,7 +22,7 @@ from engine.workspace.paths import Workspace
 from ui.dataset.import_jobs import import_images
 from ui.page.context import AppContext
 from ui.page.live import LiveOutputs, changed_updates
-from ui.page.states import TrainState
+from ui.page.states import TrainTabState
 from ui.server.shutdown import shut_down
 
 
@@ -85,12 +85,12 @@ def test_a_full_disk_is_reported_next_to_start(
 ) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")
-    assert context.view().train.state is TrainState.READY
+    assert context.view().train.state is TrainTabState.READY
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 0))
     context.files_changed()
     view = context.view()
-    assert view.train.state is TrainState.NOT_READY
+    assert view.train.state is TrainTabState.NOT_READY
     assert any("disk" in button.reason for button in view.train.buttons.values())
 
 
@@ -99,7 +99,7 @@ def test_from_nothing_to_ready(context: AppContext, base: Path) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")
     context.files_changed()
-    assert context.view().train.state is TrainState.READY
+    assert context.view().train.state is TrainTabState.READY
 
 
 def test_a_second_start_is_refused_and_leaves_nothing_behind(context: AppContext, base: Path) -> None:
@@ -149,7 +149,7 @@ def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_discarded(conte
     run = create_run(context.workspace, *context.config_of(context.draft))
     later = AppContext(context.workspace)
     view = later.view()
-    assert (view.shown_run, view.train.state) == (run.name, TrainState.INTERRUPTED)
+    assert (view.shown_run, view.train.state) == (run.name, TrainTabState.INTERRUPTED)
     kept = later.discard_run(run.name)
     assert (kept / "run.json").exists()
     assert later.view().shown_run == ""
@@ -199,7 +199,7 @@ def test_a_new_start_selects_an_existing_dataset(workspace: Workspace, base: Pat
     make_demo_set(workspace, "circles", 8)
     later = AppContext(workspace)
     assert later.view().focus_dataset == "demo-circles-8"
-    assert later.view().train.state is TrainState.READY
+    assert later.view().train.state is TrainTabState.READY
 
 
 def test_a_failed_handler_without_outputs_returns_nothing(context: AppContext) -> None:
