@@ -36,12 +36,12 @@ from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows, tensor_names
 from engine.distributed.group import ALONE, ProcessGroup
 from engine.families.base import Family
+from engine.families.facts import TEXT_PARTS
 from engine.families.latents import LatentSpace
 from engine.jobs.control import OnProgress, Token
 
 SHARD = 512
 ROOM_TO_SPARE = 64 * 2**20
-TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 Entries = dict[Size, list[tuple[int, int]]]
 """For each size the crops (row of the sample, variant), in the order of the samples."""

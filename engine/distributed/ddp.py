@@ -10,53 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.nn.parallel import DistributedDataParallel
 
-from engine.config import RunConfig
-from engine.distributed.group import ProcessGroup, SharedOutOfMemory, Unreachable
+from engine.distributed.group import SharedOutOfMemory, Unreachable
 from engine.distributed.parallel import Parallel, Run
-from engine.errors import UserError
 from engine.nets.master_weights import MasterWeightSync
 
 CAUTIOUS_STEPS = 2
 """Number of steps, after the start and after each fallback, in which gradients are not all-reduced during backward:
 peak memory is known only after the optimizer has allocated its state."""
 DDP_SETTINGS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-
-
-def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
-    """Settings with which ``world_size`` processes together compute the steps of one, and a sentence about them.
-
-    A step has ``batch_size`` x ``accumulation`` images in all. Micro-batches are assigned to the processes; if there
-    are too few, each is split into smaller ones. In the returned settings ``batch_size`` is what one process computes
-    at once, and ``accumulation`` the number of micro-batches in a whole step.
-
-    Raises:
-        UserError: the images of a step cannot be split evenly.
-    """
-    if world_size == 1:
-        return config, ""
-    train, images = config.train, config.images_per_step
-    if images % world_size:
-        fitting = -(-images // world_size) * world_size
-        raise UserError(
-            f"{world_size} processes cannot split a step of {images} images evenly.",
-            f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which is not a "
-            f"multiple of {world_size}.",
-            f"Choose a batch size and accumulation whose product is a multiple of {world_size}, such as {fitting}, or "
-            "start another number of processes.",
-        )
-    sizes = range(train.batch_size, 0, -1)
-    size = next(s for s in sizes if train.batch_size % s == 0 and images // s % world_size == 0)
-    changes = {"batch_size": size, "accumulation": images // size}
-    shared = config.model_copy(update={"train": train.model_copy(update=changes)})
-    times = f", {images // size // world_size} times" if images // size > world_size else ""
-    return shared, f"{world_size} processes split the {images} images of a step: {size} at a time on each{times}."
 
 
 class DDP(Parallel):
@@ -169,18 +137,3 @@ def all_reduce_fp32(weights: MasterWeightSync, bucket: dist.GradBucket) -> torch
         return sent
 
     return dist.all_reduce(flat, async_op=True).get_future().then(copy_means)
-
-
-def start_equal(group: ProcessGroup, step: int, run_folder: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Check that all processes start at the same step, then broadcast the main process's trainable weights.
-
-    Raises:
-        UserError: the processes found different checkpoints.
-    """
-    if len(set(group.gather(step))) > 1:
-        raise UserError(
-            "The processes would start from different steps.",
-            f"They see different checkpoints in {run_folder}.",
-            "The workspace must be one folder that all machines share (docs/several-cards.md).",
-        )
-    group.broadcast_parameters(p for p in parameters if p.requires_grad)  # the base's fp8 weights cannot be broadcast

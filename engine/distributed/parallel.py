@@ -7,7 +7,7 @@ process; ``ddp.py``, ``fsdp.py`` and ``deepspeed.py`` override what differs with
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -15,7 +15,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from engine.config import RunConfig
 from engine.distributed.group import ProcessGroup
+from engine.errors import UserError
 from engine.tuning.trainable import Trainable
 
 T = TypeVar("T")
@@ -155,3 +157,48 @@ class Parallel:
     def full_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer whose state a checkpoint holds."""
         return self._run.optimizer
+
+
+def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
+    """Settings with which ``world_size`` processes together compute the steps of one, and a sentence about them.
+
+    A step has ``batch_size`` x ``accumulation`` images in all. Micro-batches are assigned to the processes; if there
+    are too few, each is split into smaller ones. In the returned settings ``batch_size`` is what one process computes
+    at once, and ``accumulation`` the number of micro-batches in a whole step.
+
+    Raises:
+        UserError: the images of a step cannot be split evenly.
+    """
+    if world_size == 1:
+        return config, ""
+    train, images = config.train, config.images_per_step
+    if images % world_size:
+        fitting = -(-images // world_size) * world_size
+        raise UserError(
+            f"{world_size} processes cannot split a step of {images} images evenly.",
+            f"Batch size {train.batch_size} x gradient accumulation {train.accumulation} is {images}, which is not a "
+            f"multiple of {world_size}.",
+            f"Choose a batch size and accumulation whose product is a multiple of {world_size}, such as {fitting}, or "
+            "start another number of processes.",
+        )
+    sizes = range(train.batch_size, 0, -1)
+    size = next(s for s in sizes if train.batch_size % s == 0 and images // s % world_size == 0)
+    changes = {"batch_size": size, "accumulation": images // size}
+    shared = config.model_copy(update={"train": train.model_copy(update=changes)})
+    times = f", {images // size // world_size} times" if images // size > world_size else ""
+    return shared, f"{world_size} processes split the {images} images of a step: {size} at a time on each{times}."
+
+
+def start_equal(group: ProcessGroup, step: int, run_folder: Any, parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Check that all processes start at the same step, then broadcast the main process's trainable weights.
+
+    Raises:
+        UserError: the processes found different checkpoints.
+    """
+    if len(set(group.gather(step))) > 1:
+        raise UserError(
+            "The processes would start from different steps.",
+            f"They see different checkpoints in {run_folder}.",
+            "The workspace must be one folder that all machines share (docs/several-cards.md).",
+        )
+    group.broadcast_parameters(p for p in parameters if p.requires_grad)  # the base's fp8 weights cannot be broadcast

@@ -91,6 +91,8 @@ SDXL = FamilyFacts(
 
 FACTS = (SD1, SD2, SDXL)
 """In the order in which AUTOMATIC1111 looks for their marks in a file name. The first stands in for unknown bases."""
+TEXT_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+"""Folders of a base, of any family, from which encoded text comes. Their files are a part of the text cache's key."""
 NAMES = tuple(facts.name for facts in FACTS)
 
 

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
-from engine.families.layers import UNET, Layers
+from engine.families.layers import Layers
 
 FP8 = torch.float8_e4m3fn
 
@@ -118,7 +118,7 @@ def use_frozen_convolutions(net: nn.Module) -> None:
 
 
 @torch.no_grad()
-def quantize_fp8(denoiser: Any, *sharing: nn.Module, layers: Layers = UNET, device: torch.device | None = None) -> None:
+def quantize_fp8(denoiser: Any, *sharing: nn.Module, layers: Layers, device: torch.device | None = None) -> None:
     """Quantize a frozen denoiser in place. Layers that are in fp8 already stay as they are.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedding
 from torch.utils.checkpoint import checkpoint
 
-from engine.families.layers import UNET, Layers
+from engine.families.layers import Layers
 
 
 class RecomputedControlEncoder(ControlNetConditioningEmbedding):
@@ -20,7 +20,7 @@ class RecomputedControlEncoder(ControlNetConditioningEmbedding):
         return checkpoint(super().forward, conditioning, use_reentrant=False, preserve_rng_state=False)
 
 
-def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, layers: Layers = UNET) -> None:
+def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, layers: Layers) -> None:
     """Keep only the inputs of layers for the backward pass (Chen et al. 2016, arXiv 1604.06174).
 
     Gradients are the same to the last bit. diffusers leaves out the control image's encoder, which works at the image's

@@ -56,7 +56,7 @@ def initial_controlnet(
             he_initialization(controlnet.get_submodule(family.layers.control_encoder))
     if rank:
         torch.manual_seed(config.train.seed + 1)
-        to_control_lora(controlnet, denoiser, rank, trained, device, family.layers)
+        to_control_lora(controlnet, denoiser, rank, family.layers, trained, device)
     return controlnet
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engine.families.layers import UNET, Layers
+from engine.families.layers import Layers
 from engine.nets import fp8
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.low_rank_math import factorize, is_smaller
@@ -54,9 +54,9 @@ def to_control_lora(
     controlnet: Any,
     unet: Any,
     rank: int,
+    layers: Layers,
     trained: bool = False,
     device: torch.device | None = None,
-    layers: Layers = UNET,
 ) -> None:
     """Turn a whole ControlNet, in place, into low-rank factors over the UNet's own weights.
 
@@ -64,10 +64,10 @@ def to_control_lora(
 
     Args:
         rank: of the factors.
+        layers: of the base's family.
         trained: the net was trained before; its difference from the base is kept as far as the rank allows. Otherwise
             the factors add nothing at first: ``up`` is zero, ``down`` is drawn from the global random state.
         device: where to decompose the difference, if not where the base is.
-        layers: of the base's family.
     """
     base = dict(unet.named_parameters())
     for name, layer in list(controlnet.named_modules()):

@@ -20,7 +20,7 @@ from engine.disk.retry import DiskRetry
 from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group as processes
 from engine.distributed.accelerator import accelerator_for
-from engine.distributed.ddp import split_among, start_equal
+from engine.distributed.parallel import split_among, start_equal
 from engine.errors import UserError
 from engine.estimate.memory import images_drawn_together, images_encoded_together
 from engine.families.base import Family

@@ -21,7 +21,7 @@ from engine.data.dataset import Dataset
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
 from engine.disk.images import load_array
-from engine.distributed.ddp import split_among, start_equal
+from engine.distributed.parallel import split_among, start_equal
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets.fp8 import quantize_fp8
@@ -365,8 +365,8 @@ def test_weights_in_eight_bits_stay_at_home(tiny_base: Path) -> None:
     family = detect(str(tiny_base))
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
-    to_control_lora(net, unet, 4)
-    quantize_fp8(unet, net)
+    to_control_lora(net, unet, 4, family.layers)
+    quantize_fp8(unet, net, layers=family.layers)
     sent: list[torch.Tensor] = []
     group = SimpleNamespace(gather=lambda step: [step, step], broadcast_parameters=sent.extend)
     start_equal(cast(Any, group), 0, Path("run"), net.parameters())

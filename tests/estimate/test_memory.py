@@ -49,7 +49,7 @@ def nets(base: Path, rank: int = 0) -> tuple:
     unet = family.load_denoiser(str(base), torch.float32)
     controlnet = family.new_controlnet(unet).train()
     if rank:
-        to_control_lora(controlnet, unet, rank)
+        to_control_lora(controlnet, unet, rank, family.layers)
     return family, unet, controlnet
 
 

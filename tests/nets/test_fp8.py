@@ -11,6 +11,7 @@ from torch import nn
 
 from engine.config.presets import resolve
 from engine.errors import UserError
+from engine.families.layers import UNET
 from engine.families.registry import detect
 from engine.nets.fp8 import FP8, dequantize, quantize, quantize_fp8, use_frozen_convolutions
 from engine.nets.lora import lora_layers, merged_weights, to_control_lora
@@ -34,7 +35,7 @@ def test_eight_bits_keep_weights_of_any_size_to_a_sixteenth(size: float) -> None
 @pytest.mark.parametrize("layer", [nn.Linear(8, 6), nn.Conv2d(4, 6, 3, 2, 1), nn.Conv2d(4, 6, 1, bias=False)])
 def test_gradients_through_a_small_layer_are_those_of_its_widened_weight(layer: nn.Module) -> None:
     net = nn.ModuleDict({"mid_block": nn.ModuleList([layer])})
-    quantize_fp8(net)
+    quantize_fp8(net, layers=UNET)
     small = net["mid_block"][0]
     wide = type(layer).__mro__[1](**_settings(layer))
     wide.weight.data = dequantize(small.weight, small.scale, torch.float32)
@@ -87,11 +88,11 @@ def test_nets_that_share_the_bases_weights_see_the_small_ones(tiny_base: Path) -
     family = detect(str(tiny_base))
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
-    to_control_lora(net, unet, 4)
+    to_control_lora(net, unet, 4, UNET)
     before = merged_weights(net)
     bytes_before = sum(p.nbytes for p in unet.parameters())
-    quantize_fp8(unet, net)
-    quantize_fp8(unet, net)  # a second time there is nothing to do
+    quantize_fp8(unet, net, layers=UNET)
+    quantize_fp8(unet, net, layers=UNET)  # a second time there is nothing to do
     assert sum(p.nbytes for p in unet.parameters()) < 0.4 * bytes_before
     assert unet.dtype == torch.float32, "diffusers asks its first weight"
     inside = [layer for name, layer in lora_layers(net).items() if name.startswith("down_blocks")]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from engine.errors import UserError
 from engine.export import AS_TRAINED, export, readers
 from engine.families.files import LAYOUTS
+from engine.families.layers import UNET
 from engine.families.registry import by_name, detect
 from engine.families.unet_sizes import count
 from engine.inference.request import TryRequest
@@ -54,7 +55,7 @@ def nets(base: str, rank: int = RANK) -> tuple[Any, Any, Any]:
         whole = family.new_controlnet(unet)
         thin = family.new_controlnet(unet)
         thin.load_state_dict(whole.state_dict())
-        to_control_lora(thin, unet, rank)
+        to_control_lora(thin, unet, rank, family.layers)
     return unet, whole, thin
 
 
@@ -115,7 +116,7 @@ def test_a_net_that_has_learnt_is_taken_over_and_every_direction_can_still_learn
     unet, whole, thin = nets(str(tiny_base))
     stir(thin)
     whole.load_state_dict(merged_weights(thin))
-    to_control_lora(whole, unet, 2 * RANK, trained=True)  # twice the room: half of it has nothing to hold yet
+    to_control_lora(whole, unet, 2 * RANK, UNET, trained=True)  # twice the room: half of it has nothing to hold yet
     there, here = merged_weights(thin), merged_weights(whole)
     assert all(torch.allclose(here[name], tensor, atol=1e-4) for name, tensor in there.items())
     for layer in lora_layers(whole).values():
@@ -254,7 +255,7 @@ def test_at_the_real_size_the_readers_take_it_and_its_numbers_are_foreseen(layou
         unet = UNet2DConditionModel.from_config(config)
         net: Any = family.new_controlnet(unet)
         shapes = {name: tuple(weight.shape) for name, weight in net.state_dict().items()}
-        to_control_lora(net, unet, 64)
+        to_control_lora(net, unet, 64, family.layers)
     raw = {name: tuple(weight.shape) for name, weight in to_ldm(trained_tensors(net), net.config).items()} | {
         LORA_MARK: (1,)
     }

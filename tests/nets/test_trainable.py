@@ -45,7 +45,7 @@ def test_a_hint_encoder_computed_twice_keeps_the_map_alone_and_learns_the_same(t
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     usual = family.new_controlnet(unet)
     sparing = copy.deepcopy(usual)
-    use_gradient_checkpointing(sparing, unet, "controlnet")
+    use_gradient_checkpointing(sparing, unet, "controlnet", family.layers)
     found, hint = [], torch.rand(2, 3, 64, 64)
     for net in (usual, sparing):
         encoder = net.controlnet_cond_embedding

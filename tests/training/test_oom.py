@@ -107,7 +107,7 @@ def test_of_a_control_lora_what_learns_moves_and_the_bases_own_weights_stay(
     family = detect(str(tiny_base))
     unet = family.load_denoiser(str(tiny_base), torch.float32)
     net = family.new_controlnet(unet)
-    to_control_lora(net, unet, 4)
+    to_control_lora(net, unet, 4, family.layers)
     moved: set[int] = set()
     plain = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: moved.add(tensor.data_ptr()) or plain(tensor))
