@@ -1,7 +1,7 @@
-"""Writes checkpoints while training goes on: it waits until the files are written, not until the disk has them.
+"""Writes checkpoints. Training pauses only while the files are written to the system's file cache.
 
-The training thread writes the files into the system's file cache, as no weight may change meanwhile. Another thread
-computes their checksums and waits for the disk. There is at most one such checkpoint.
+The training thread writes them, since no weight may change meanwhile. Then it continues, while another thread computes
+their checksums, flushes them to the disk and renames the folder. At most one checkpoint is in that state (pending).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Checkpointer:
         self._pending: Future[Checkpoint] | None = None
 
     def save_if_due(self) -> None:
-        """Between two steps: begin a checkpoint that is due or was asked for, or report one that the disk has by now.
+        """Between two steps: begin a checkpoint if one is due or requested; else report a pending one that is flushed.
 
         Raises:
             as ``begin``.
@@ -49,11 +49,10 @@ class Checkpointer:
             self._check_pending()
 
     def begin(self) -> None:
-        """Write the files of a checkpoint of this step. It is reported when the disk has it.
+        """Write the files of a checkpoint of this step. It is reported when it is flushed to the disk.
 
         Raises:
-            Unsaved: the disk cannot take it and the user did not want to wait. UserError: a weight is not a number any
-            more.
+            Unsaved: the disk cannot take it and the user did not want to wait. UserError: a weight is NaN or infinite.
         """
         state = self._state
         if not state.is_main or state.step == 0:
@@ -67,7 +66,7 @@ class Checkpointer:
         state.emit(PhaseChanged("running"))
 
     def save(self) -> Checkpoint | None:
-        """A checkpoint of this step, on the disk when this returns. While the disk cannot take it, the run waits.
+        """Write a checkpoint of this step and flush it to the disk. The run waits while the disk cannot take it.
 
         Raises:
             as ``begin``.
@@ -91,7 +90,7 @@ class Checkpointer:
         except OSError as error:
             cause = reason_of(error, state.run_folder)
             words = f"The checkpoint of step {self._step:,} did not reach the disk. {cause}"
-            state.emit(Message(f"{words} Training has gone on; a later step is saved in its place.", "warning"))
+            state.emit(Message(f"{words} Training has continued; a later step is saved in its place.", "warning"))
             return False
         self._report(checkpoint)
         return True
@@ -104,7 +103,7 @@ class Checkpointer:
             self._thread.shutdown()
 
     def _check_pending(self) -> None:
-        """Report a checkpoint that the disk has by now. If it was lost, save this step in its place."""
+        """Report the pending checkpoint if it is flushed. If it was lost, save this step in its place."""
         if self._pending is not None and self._pending.done() and not self.wait():
             self._save_and_wait()
 
@@ -146,7 +145,7 @@ class Checkpointer:
             return finish_writing()
 
     def _report(self, checkpoint: Checkpoint) -> None:
-        """The disk has it: remove old ones, and tell."""
+        """A checkpoint is on the disk: remove old ones, and report it."""
         self._remove_old()
         trim_heap()
         kept = tuple(saved.step for saved in list_checkpoints(self._state.run_folder))

@@ -38,7 +38,11 @@ class TrainableFacts:
 
 
 def facts_of(config: RunConfig) -> TrainableFacts:
-    """The facts of the trainable that these settings ask for. No other place reads the settings that decide it."""
+    """The facts of the trainable that these settings ask for. The engine asks here instead of reading the settings.
+
+    Besides this only the validators in ``engine.config``, which exclude combinations, and the keys of measured trials
+    read them.
+    """
     rank, frozen = config.model.control_lora_rank, config.objective.sd_locked
     reasons = ((rank > 0, LOW_RANK_IS_NOT_SHARDED), (not frozen, UNLOCKED_IS_NOT_SHARDED))
     return TrainableFacts(
