@@ -1,0 +1,1 @@
+"""What a ControlNet has learned: adherence, the verdict, preview images, grids and the full evaluation."""
