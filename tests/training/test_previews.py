@@ -1,4 +1,4 @@
-"""Control images of a run: what the user brings is drawn, read once, and never in the way of the training."""
+"""Preview images of a run: what the user brings is drawn, read once, and never in the way of the training."""
 
 from __future__ import annotations
 
