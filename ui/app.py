@@ -43,7 +43,7 @@ def build_app(context: AppContext) -> tuple[gr.Blocks, Live]:
             unfinished.build(context, live, tabs)
             first_start.build(context, live, tabs)
         live.wire()
-    demo.queue(api_open=False, default_concurrency_limit=8)
+    demo.queue(api_open=False)
     return demo, live
 
 

@@ -146,7 +146,6 @@ class Live:
                 None,
                 components,
                 trigger_mode="always_last",
-                concurrency_limit=None,
                 **NO_PROGRESS,
             )
         for event in self._refreshing:
@@ -157,15 +156,17 @@ class Live:
         self._answer_in_order()
 
     def _answer_in_order(self) -> None:
-        """Handle the events that one handler serves one after the other.
+        """Let one handler serve its events one after the other, whichever component they came from.
 
-        Otherwise the answer to an earlier event, with the selection as it was then, may arrive last and stay.
+        Otherwise the answer to an earlier event, with the selection or the state as it was then, may arrive last and
+        stay. gradio's queue does that for each event that is wired (its limit is one at a time), so all events of a
+        handler get the queue of the first. The browser alone does not: its "always_last" looks for a request in
+        progress some moments before it sends its own.
         """
         for events in self._events.values():
             functions = [self.demo.fns[event["id"]] for event in events]
-            if len(functions) > 1:
-                for function in functions:
-                    function.concurrency_id, function.concurrency_limit = functions[0].concurrency_id, 1
+            for function in functions:
+                function.concurrency_id = functions[0].concurrency_id
 
     def versions(self) -> list[int]:
         """Return a number for each group, which grows when something in the group changes. The same for all pages."""

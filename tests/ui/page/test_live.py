@@ -92,7 +92,7 @@ def test_events_of_one_handler_are_answered_in_their_order(
         for box in boxes:
             live.on(box.change, show, [box], [details])
         live.wire()
-    demo.queue(api_open=False, default_concurrency_limit=8)
+    demo.queue(api_open=False)
     port = free_port()
     serve.serve(demo, context.workspace, live.versions, "127.0.0.1", port, None, PAGES)
     try:
@@ -110,3 +110,11 @@ def test_events_of_one_handler_are_answered_in_their_order(
     messages = [json.loads(line[6:]) for line in lines if line[:6] == b"data: "]
     answers = [message["output"]["data"][0] for message in messages if message["msg"] == "process_completed"]
     assert answers == ["details of before", "details of after"]
+
+
+def test_no_event_of_the_window_overtakes_another_of_its_handler(context: AppContext) -> None:
+    demo, live = build_app(context)
+    assert {f.concurrency_limit for f in demo.fns.values()} <= {1, "default"}
+    assert demo._queue.default_concurrency_limit == 1
+    queues = [{demo.fns[event["id"]].concurrency_id for event in events} for events in live._events.values()]
+    assert len(queues) > 50 and all(len(one) == 1 for one in queues)
