@@ -1,9 +1,9 @@
 """DDP: every process holds the whole net and computes a part of each step. The images and their order stay the same.
 
 accelerate wraps the compute copy in torch's DistributedDataParallel: gradients are all-reduced while the backward pass
-still runs (Li et al. 2020, arXiv 2006.15704). If one process runs out of memory in the middle of that, it
-cannot notify the others. Memory usually runs out in the first steps, so these do not all-reduce during backward:
-gradients are averaged after every process has reported success, so that all can take a fallback together.
+still runs (Li et al. 2020, arXiv 2006.15704). A process that runs out of memory in the middle of that cannot notify the
+others. Memory usually runs out in the first steps, so these do not all-reduce during backward: gradients are averaged
+after every process has reported success, so that all can take a fallback together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-// Halves what the page takes of a processor while a job runs. gradio 6.31 (Blocks.svelte, LoadingStatus) keeps a status
-// of every component that was ever the input of an event, over two hundred after a few clicks, and searches the whole
-// page for each of them at the beginning and end of every event. Only outputs show a status here, so drop the inputs.
-// The class belongs to a module, which is reached by importing it again. Where a later gradio has no such class, nothing
-// is changed.
+// Drops the loading status of inputs: while a job runs, the page then takes a third of the processor time
+// (docs/performance.md). gradio 6.31 keeps a status of every component that was ever the input of an event, over a
+// hundred after one change of a setting, and searches the whole page for each of them at the start and end of every
+// event. Only outputs show a status here. The class belongs to a module, which is reached by importing it again. Where a
+// later gradio has no such class, nothing is changed.
 () => {
   const names = new Set([
     ...performance.getEntriesByType('resource').map((entry) => entry.name),

@@ -28,7 +28,8 @@ def script(name: str) -> str:
 
 ON_LOAD = (
     f"() => {{ ({APPLY.strip()})(localStorage.getItem('studio-colours') || 'system'); "
-    f"({script('heartbeat.js')})(); ({script('poll.js')})(); ({script('loading_status.js')})(); }}"
+    + "".join(f"({script(name)})(); " for name in ("heartbeat.js", "poll.js", "loading_status.js"))
+    + "}"
 )
 
 

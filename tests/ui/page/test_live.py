@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import threading
 import time
@@ -13,6 +12,7 @@ import pytest
 
 from engine.workspace.paths import Workspace
 from tests.browser.studio import free_port
+from tests.ui.page.event_queue import answers, send
 from ui.app import build_app
 from ui.page.context import AppContext
 from ui.page.live import PAGES, Live, LiveOutputs, changed_updates
@@ -97,19 +97,14 @@ def test_events_of_one_handler_are_answered_in_their_order(
     serve.serve(demo, context.workspace, live.versions, "127.0.0.1", port, None, PAGES)
     try:
         server = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        events = [(number, box) for box in boxes for number, f in demo.fns.items() if (box._id, "change") in f.targets]
-        for (number, box), selected in zip(events, ("before", "after"), strict=True):
-            event = {"data": [selected], "fn_index": number, "session_hash": "a-page", "trigger_id": box._id}
-            server.request("POST", "/gradio_api/queue/join", json.dumps(event), {"Content-Type": "application/json"})
-            server.getresponse().read()
+        functions = [f for box in boxes for f in demo.fns.values() if (box._id, "change") in f.targets]
+        for function, selected in zip(functions, ("before", "after"), strict=True):
+            send(server, function, [selected])
             assert begun.wait(30)
-        server.request("GET", "/gradio_api/queue/data?session_hash=a-page")
-        lines = server.getresponse().read().splitlines()
+        answered = answers(server)
     finally:
         demo.close(verbose=False)
-    messages = [json.loads(line[6:]) for line in lines if line[:6] == b"data: "]
-    answers = [message["output"]["data"][0] for message in messages if message["msg"] == "process_completed"]
-    assert answers == ["details of before", "details of after"]
+    assert answered == [["details of before"], ["details of after"]]
 
 
 def test_no_event_of_the_window_overtakes_another_of_its_handler(context: AppContext) -> None:

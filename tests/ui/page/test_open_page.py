@@ -22,13 +22,12 @@ from engine.jobs.runner import Emit
 from engine.workspace.paths import Workspace
 from tests.browser.studio import free_port
 from tests.living import living_objects
+from tests.ui.page.event_queue import SESSION, answers, send
 from ui.page.context import AppContext
 from ui.page.live import GROUPS, PAGES, Live
 from ui.page.messages import status_line
 from ui.server import gradio_patches, serve
 from ui.server.routes import POLL
-
-SESSION = "a-page"
 
 
 class Page:
@@ -44,20 +43,9 @@ class Page:
 
     def ask(self, function: Any) -> list[Any]:
         """Send one event through gradio's queue, and return what it sends to the page."""
-        body = {"data": [], "fn_index": function._id, "session_hash": SESSION, "trigger_id": function.targets[0][0]}
-        self.server.request(
-            "POST", "/gradio_api/queue/join", json.dumps(body), headers={"Content-Type": "application/json"}
-        )
-        answer = self.server.getresponse()
-        assert answer.status == 200, answer.read()
-        answer.read()
-        self.server.request("GET", f"/gradio_api/queue/data?session_hash={SESSION}")
-        messages = [
-            json.loads(line[6:]) for line in self.server.getresponse().read().splitlines() if line[:6] == b"data: "
-        ]
-        (end,) = [message for message in messages if message["msg"] == "process_completed"]
-        assert end["success"], end
-        return list(end["output"]["data"])
+        send(self.server, function)
+        (answer,) = answers(self.server)
+        return answer
 
     def look(self) -> int:
         """Poll once, and return how many groups have changed."""
