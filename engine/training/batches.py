@@ -1,4 +1,4 @@
-"""What the loop trains on: latents, text, control images and random numbers, read one batch ahead.
+"""What the loop trains on: latents, text, control images and random numbers, read one batch ahead for a card.
 
 Random numbers and the order of images come from (seed, position), so a resumed run repeats them exactly.
 """
@@ -136,10 +136,11 @@ class BatchOrder:
 
     def _block(self, block: int) -> np.ndarray:
         """The sizes of the batches of one block, in order."""
-        if self._drawn is None or self._drawn[0] != block:
-            shuffled = np.random.default_rng([self._seed, 2, block]).permutation(self._owners)
-            self._drawn = (block, shuffled)
-        return self._drawn[1]
+        drawn = self._drawn  # read once: the thread that reads ahead may draw another block in between
+        if drawn is None or drawn[0] != block:
+            drawn = (block, np.random.default_rng([self._seed, 2, block]).permutation(self._owners))
+            self._drawn = drawn
+        return drawn[1]
 
 
 class Batches:
@@ -161,11 +162,15 @@ class Batches:
         with_maps: bool = True,
         rank: int = 0,
         world: int = 1,
+        read_ahead: bool = True,
     ) -> None:
         """
         Args:
             maps: prepared condition maps; None: they are read from their files.
             with_maps: batches have condition maps; every one of these samples has one then.
+            read_ahead: a second thread reads the next batch while the card computes. Without a card it costs more than
+                it saves: once a second thread has used torch, OpenMP counts more threads than there are cores and puts
+                those of the training to sleep between any two operations.
         """
         spec = dataset.condition
         assert spec is not None or not with_maps, "checked when the run was created"
@@ -179,13 +184,13 @@ class Batches:
         self._seed, self._size, self._part = seed, batch_size, batch_size
         self._num_train_timesteps, self._dropout = num_train_timesteps, prompt_dropout
         self._rank, self._world, self._count = rank, world, 1
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") if read_ahead else None
         self._ahead: tuple[int, Future[Batch]] | None = None
         self.waited = 0.0
         """Seconds that ``get`` has waited for batches."""
 
     def get(self, number: int) -> Batch:
-        """Batch ``number`` of this process, counted from 0 over the whole run. The next one is read ahead.
+        """Batch ``number`` of this process, counted from 0 over the whole run.
 
         Raises:
             DataGone: a file of the dataset or its cache is gone. OSError: the disk does not answer; call it again.
@@ -194,7 +199,8 @@ class Batches:
         ahead, self._ahead = self._ahead, None  # one that failed is read again
         batch = ahead[1].result() if ahead is not None and ahead[0] == number else self._read(number)
         self.waited += time.perf_counter() - began
-        self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
+        if self._reader is not None:
+            self._ahead = (number + 1, self._reader.submit(self._read, number + 1))
         return batch
 
     def split(self, batch_size: int, accumulation: int) -> None:
@@ -211,7 +217,8 @@ class Batches:
 
     def close(self) -> None:
         """Wait for the read in progress and end the thread that reads ahead."""
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        if self._reader is not None:
+            self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, number: int) -> Batch:
         step, micro = divmod(number, self._count)

@@ -189,6 +189,7 @@ def set_up(
         with_maps=needs_maps,
         rank=group.rank,
         world=group.world_size,
+        read_ahead=device.type != "cpu",
     )
     state.batches.split(config.train.batch_size, config.train.accumulation)
     return state

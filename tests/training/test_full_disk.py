@@ -287,7 +287,7 @@ def test_who_does_not_want_to_wait_for_the_cache_keeps_what_was_learnt(
 
     with pytest.raises(UserError, match="could not be read"):
         train(ready_workspace, run, when={StepDone: unplug, Waiting: lambda trained: trained.control.stop()})
-    assert run.last_step in (3, 4), "the batch after was read ahead"
+    assert run.last_step == 3
     away.rename(cache)
     assert train(ready_workspace, run).outcome == "completed"
 
