@@ -18,6 +18,7 @@ from engine.disk.durable import move_into_place
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
+from engine.machine.errors import is_of_machine
 from engine.machine.memory import free_memory
 
 _loaded: dict[tuple[str, str, str], Any] = {}
@@ -95,6 +96,8 @@ def loaded(model: RequiredModel, name: str = "") -> Any:
             except UserError:
                 raise
             except Exception as error:  # a damaged file can make a library raise anything
+                if is_of_machine(error):
+                    raise
                 raise UserError(
                     f"The weights in {place} cannot be used.",
                     f"They are damaged or of another kind: {_first_line(error)}",

@@ -25,6 +25,7 @@ from engine.data.samples import Problem, Sample
 from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.errors import is_of_machine
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # otherwise it warns about torchvision on every start
 
@@ -97,6 +98,8 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
         processor = getattr(transformers, about.processor).from_pretrained(place, trust_remote_code=False)
         net = getattr(transformers, about.model).from_pretrained(place, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # a damaged file can make a loader raise anything
+        if is_of_machine(error):
+            raise
         first = (str(error).splitlines() or [repr(error)])[0][:300]
         raise UserError(
             f"The caption model {model} cannot be loaded.",

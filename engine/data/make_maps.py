@@ -28,7 +28,7 @@ from engine.disk.images import digest, load_array
 from engine.distributed.group import ALONE, ProcessGroup
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.errors import is_out_of_memory
+from engine.machine.errors import is_device_lost, is_out_of_memory
 from engine.machine.memory import AdaptiveBatch, free_memory
 
 SAVE_EVERY = 64  # finished maps before they are recorded in the index
@@ -226,6 +226,8 @@ class _Worker:
         except OSError:
             raise  # a fault of the disk, not of the image
         except _FAILURES as error:
+            if is_device_lost(error):
+                raise  # the other images would fail in the same way
             what, short = f"No map could be made of {sample.image.name}.", is_out_of_memory(error)
             why, advice = f"{self._condition.title} failed: {error}.", "Check the image, or leave it out."
         if short:

@@ -11,6 +11,7 @@ import torch
 
 from engine.errors import UserError
 from engine.families import single_file
+from engine.machine.errors import is_of_machine
 
 # transformers warns at import that torchvision is missing; the app does not need it.
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -68,7 +69,7 @@ def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -
         dtype: of the weights; None for parts without weights.
 
     Raises:
-        UserError: it does not load.
+        UserError: it does not load. Errors of the machine, such as a lack of memory, pass.
     """
     options: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
     if dtype is not None:
@@ -80,4 +81,6 @@ def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -
     except UserError:
         raise
     except Exception as error:
+        if is_of_machine(error):
+            raise
         raise cannot_load(base, subfolder, error) from error

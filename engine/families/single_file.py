@@ -21,6 +21,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from engine.errors import UserError
 from engine.families.facts import by_text_width
 from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of, text_width
+from engine.machine.errors import is_of_machine
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
 VAE = "first_stage_model."
@@ -144,6 +145,8 @@ def _shapes(path: Path) -> dict[str, list[int]]:
             weights = weights["state_dict"]
         return {name: list(value.shape) for name, value in weights.items() if isinstance(value, torch.Tensor)}
     except Exception as error:
+        if is_of_machine(error):
+            raise
         code = "Unsupported global" in str(error) or "Unsupported class" in str(error)
         why = "It holds more than weights, and code in it will not be run" if code else f"{type(error).__name__}"
         raise UserError(

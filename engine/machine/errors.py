@@ -1,6 +1,7 @@
 """What an error says about the machine: out of memory, graphics card lost, disk full.
 
-torch is not loaded: its errors are recognised by type name and message.
+Errors of torch are recognised by type name and message. Some messages of cuBLAS and cuDNN mean either a full card or a
+lost one: then the card itself is asked (``ask_card``). torch is not loaded for any of it.
 """
 
 from __future__ import annotations
@@ -8,19 +9,38 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
+from typing import Literal
 
-MEMORY_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "cublas_status_alloc_failed")
-LOST_MESSAGES = (
-    "cuda error",
-    "cuda driver error",
-    "cublas_status_execution_failed",
-    "cublas_status_internal_error",
-    "cudnn_status_execution_failed",
-    "cudnn_status_internal_error",
-    "nvml",
-    "gpu is lost",
-    "device-side assert",
+CardAnswer = Literal["works", "full", "lost"]
+Cause = Literal["memory", "card", ""]
+
+MEMORY_MESSAGES = (
+    "out of memory",
+    "out_of_memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cudnn_status_alloc_failed",
+    "cudnn_status_not_initialized",  # cudnnCreate allocates
+    "unable to find an engine to execute this computation",  # "GET was" and "FIND was ...": no workspace fits
+    "unable to find a valid cudnn algorithm",
 )
+"""What torch and cuDNN say when an allocation failed."""
+UNCLEAR_MESSAGES = (
+    "blas_status_not_initialized",  # of cuBLAS, hipBLAS and rocBLAS
+    "blas_status_alloc_failed",
+    "blas_status_internal_error",
+    "blas_status_execution_failed",
+    "cudnn_status_internal_error",  # also ..._DEVICE_ALLOCATION_FAILED
+    "cudnn_status_execution_failed",
+)
+"""What the libraries say both when they cannot allocate and when the card is lost."""
+ALLOCATION_WORDS = ("alloc_failed", "allocation_failed")
+LOST_MESSAGES = ("cuda error", "cuda driver error", "hip error", "nvml", "gpu is lost", "device-side assert")
+"""What is said when the card is lost, and also of other errors of a call."""
+NEARLY_FULL_BYTES = 512 * 2**20
+NEARLY_FULL_SHARE = 0.05
+"""A card is nearly full if less is free than either of these: a library's handle and its kernels take up to that."""
 DISK_FULL = {errno.ENOSPC, *({errno.EDQUOT} if hasattr(errno, "EDQUOT") else ())}
 WINDOWS_DISK_FULL = (39, 112)
 """ERROR_HANDLE_DISK_FULL and ERROR_DISK_FULL."""
@@ -29,9 +49,7 @@ _OS_ERROR = re.compile(r"os error (\d+)")
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the graphics card or in the computer."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in MEMORY_MESSAGES)
+    return cause_of(error) == "memory"
 
 
 def is_device_lost(error: BaseException) -> bool:
@@ -39,10 +57,62 @@ def is_device_lost(error: BaseException) -> bool:
 
     After such an error every further call fails, and nothing can be read from the card.
     """
-    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
-        return False
+    return cause_of(error) == "card"
+
+
+def is_of_machine(error: BaseException) -> bool:
+    """Whether an error is the machine's (memory ran out, or the card is lost), and not of what was being read or done.
+
+    Code that takes any error for a damaged file lets these pass.
+    """
+    return cause_of(error) != ""
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Which part of the machine an error comes from: "memory", a lost "card", or "" for any other error.
+
+    A card counts as lost only if it does not answer. It is asked once for each error, since memory may be freed, or
+    another program started, between two questions about the same one.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "memory"
+    if not isinstance(error, RuntimeError):
+        return ""
+    known: Cause | None = getattr(error, "machine_cause", None)
+    if known is None:
+        known = error.machine_cause = _cause_of_message(error)  # type: ignore[attr-defined]
+    return known
+
+
+def _cause_of_message(error: RuntimeError) -> Cause:
     text = str(error).lower()
-    return type(error).__name__ == "AcceleratorError" or any(message in text for message in LOST_MESSAGES)
+    if any(message in text for message in MEMORY_MESSAGES):
+        return "memory"
+    unclear = any(message in text for message in UNCLEAR_MESSAGES)
+    if not (unclear or type(error).__name__ == "AcceleratorError" or any(message in text for message in LOST_MESSAGES)):
+        return ""
+    answer = ask_card()
+    if answer == "lost":
+        return "card"
+    full = answer == "full" or any(word in text for word in ALLOCATION_WORDS)
+    return "memory" if unclear and full else ""
+
+
+def ask_card() -> CardAnswer:
+    """Ask the graphics card that this thread uses: it "works", it works and is nearly "full", or it is "lost".
+
+    A kernel over one number is run. A card that cannot take that number for lack of memory is full, not lost; one that
+    torch no longer finds, or that was never used, is lost.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return "lost"
+    try:
+        free, total = torch.cuda.mem_get_info()
+        (torch.ones(1, device="cuda") + 1).item()  # waits for the kernel
+    except RuntimeError as error:
+        return "full" if any(message in str(error).lower() for message in MEMORY_MESSAGES) else "lost"
+    return "full" if free < max(NEARLY_FULL_BYTES, NEARLY_FULL_SHARE * total) else "works"
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from engine.disk.durable import ChecksumPool, atomic_write_text, flush_folder
 from engine.disk.space import require_space
 from engine.errors import UserError
-from engine.machine.errors import as_os_error
+from engine.machine.errors import as_os_error, is_of_machine
 from engine.nets.ema import EMA, ema_names, ema_weights
 from engine.runs.checkpoints import (
     DESCRIPTION,
@@ -233,6 +233,8 @@ def load_training_state(
                 shadow.copy_(averaged[name])
             ema.optimization_step = state["ema_step"]
     except Exception as error:
+        if is_of_machine(error):
+            raise  # the checkpoint is whole
         raise UserError(
             f"The checkpoint of step {checkpoint.step:,} cannot be resumed.",
             f"{type(error).__name__}: {str(error)[:300]}",

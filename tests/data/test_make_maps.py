@@ -264,6 +264,15 @@ def test_a_single_image_out_of_memory_is_a_readable_error(
     assert "Close other programs" in report.failures[0].try_this
 
 
+def test_a_lost_card_ends_the_job_at_once(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(images: list[np.ndarray], *, model: str, steps: int) -> list[np.ndarray]:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(soft_edge, "soft_edge_batch", lost)
+    with pytest.raises(RuntimeError, match="unspecified launch failure"):
+        make_all(dataset, "soft_edge", {"model": str(tiny_models.hed(tmp_path / "hed.pth"))})
+
+
 def test_missing_weights_stop_the_job_before_it_changes_the_dataset(dataset: Dataset) -> None:
     make_all(dataset, "canny")
     with pytest.raises(UserError, match="not on this computer"):

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from engine.machine.errors import as_os_error, is_device_lost, is_disk_full, is_out_of_memory
+from engine.families.parts import load_part
+from engine.machine import errors
+from engine.machine.errors import (
+    as_os_error,
+    cause_of,
+    is_device_lost,
+    is_disk_full,
+    is_of_machine,
+    is_out_of_memory,
+)
 
 
 def on_windows(code: int) -> OSError:
@@ -55,3 +67,75 @@ def test_a_lost_card_is_not_a_full_one() -> None:
     full, lost = RuntimeError("CUDA error: out of memory"), RuntimeError("CUDA error: device-side assert triggered")
     assert (is_out_of_memory(full), is_device_lost(full)) == (True, False)
     assert (is_out_of_memory(lost), is_device_lost(lost)) == (False, True)
+
+
+LIBRARIES = {
+    "cuDNN error: CUDNN_STATUS_ALLOC_FAILED": ("memory", "memory", "memory"),
+    "cuDNN error: CUDNN_STATUS_NOT_INITIALIZED": ("memory", "memory", "memory"),
+    "GET was unable to find an engine to execute this computation": ("memory", "memory", "memory"),
+    "FIND was unable to find an engine to execute this computation": ("memory", "memory", "memory"),
+    "Unable to find a valid cuDNN algorithm to run convolution": ("memory", "memory", "memory"),
+    "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`": ("memory", "", "card"),
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`": ("memory", "memory", "card"),
+    "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`": ("memory", "", "card"),
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR": ("memory", "", "card"),
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED": ("memory", "memory", "card"),
+    "CUDA error: unspecified launch failure": ("", "", "card"),
+    "CUDA error: device-side assert triggered": ("", "", "card"),
+    "shapes cannot be multiplied": ("", "", ""),
+}
+"""What the libraries say, and the cause if the card is full, works, or is lost."""
+
+
+@pytest.mark.answers("Out of memory")
+@pytest.mark.parametrize("text", LIBRARIES)
+def test_what_cublas_and_cudnn_say_is_understood_after_asking_the_card(
+    text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: tuple[errors.CardAnswer, ...] = ("full", "works", "lost")
+    for answer, cause in zip(answers, LIBRARIES[text], strict=True):
+        monkeypatch.setattr(errors, "ask_card", lambda answer=answer: answer)
+        assert cause_of(RuntimeError(text)) == cause, answer
+        found = RuntimeError(text)
+        facts = (is_out_of_memory(found), is_device_lost(found), is_of_machine(found))
+        assert facts == (cause == "memory", cause == "card", cause != "")
+    monkeypatch.setattr(errors, "ask_card", lambda: "works")
+    assert cause_of(found) == LIBRARIES[text][2], "an error is judged once"
+    assert not is_of_machine(ValueError(text))
+
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "kernel", "answer"),
+    [
+        (5 * GIB, 8 * GIB, None, "works"),
+        (GIB // 4, 8 * GIB, None, "full"),
+        (GIB, 24 * GIB, None, "full"),
+        (5 * GIB, 8 * GIB, RuntimeError("CUDA error: an illegal memory access was encountered"), "lost"),
+        (0, 8 * GIB, RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB"), "full"),
+    ],
+)
+def test_a_card_is_asked_by_its_free_memory_and_a_kernel(
+    free: int, total: int, kernel: Exception | None, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ones(*_: Any, device: str) -> torch.Tensor:
+        if kernel is not None:
+            raise kernel
+        return torch.zeros(1) + 1
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, total))
+    monkeypatch.setattr(torch, "ones", ones)
+    assert errors.ask_card() == answer
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_damaged_base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Part:
+        @staticmethod
+        def from_pretrained(*_: Any, **__: Any) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        load_part(Part, str(tmp_path), "unet", torch.float32)
