@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from engine.conditions import places, wheels
 from engine.conditions.declaration import ConditionType, RequiredModel, function_at
 from engine.disk.durable import move_into_place
+from engine.disk.in_use import clear
 from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
@@ -150,7 +150,7 @@ def download(wanted: Sequence[MissingWeights], token: CancelToken | None = None)
                 f"Check the connection, or download it in a browser from huggingface.co/{entry.name} and put it into "
                 f"{entry.target}.",
             ) from error
-        shutil.rmtree(partial / ".cache", ignore_errors=True)
+        clear(partial / ".cache")
         move_into_place(partial, entry.target)
 
 

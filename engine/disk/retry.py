@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from engine.disk.in_use import is_in_use
 from engine.disk.space import DiskFull, free_bytes
 from engine.errors import UserError
 from engine.jobs.control import Token
@@ -102,4 +103,6 @@ def reason_of(problem: Exception, folder: Path) -> str:
             return f"The disk of {folder.name} is full ({format_bytes(free_bytes(folder))} left)."
         except OSError:
             return "The disk is full."
+    if is_in_use(problem):
+        return "Another program has one of its files open: a virus scanner, a backup or a viewer."
     return f"The system says: {getattr(problem, 'strerror', None) or problem}."

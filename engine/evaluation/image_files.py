@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from engine.disk.durable import move_into_place
+from engine.disk.durable import replace_folder
+from engine.disk.in_use import clear
 from engine.errors import UserError
 
 TEMPORARY = ".drawing-"
@@ -42,16 +42,11 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
         UserError: the disk is full or read-only. Exceptions of ``fill`` pass through. Nothing is left behind.
     """
     temporary = target.with_name(TEMPORARY + target.name)
-    shutil.rmtree(temporary, ignore_errors=True)
+    clear(temporary)
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        if target.exists():  # a resumed run draws the same step again
-            old = target.with_name(TEMPORARY + "old-" + target.name)
-            shutil.rmtree(old, ignore_errors=True)
-            target.replace(old)
-            shutil.rmtree(old)
-        move_into_place(temporary, target)
+        replace_folder(temporary, target, aside=target.with_name(TEMPORARY + "old-" + target.name))
     except OSError as error:
         raise UserError(
             f"{target.name} could not be written.",
@@ -59,4 +54,4 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
             "Free some space, and make sure that the folder is writable.",
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear(temporary)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.held_out import split
+from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.evaluation.pairs import Models
 from engine.evaluation.previews import PreviewRequest, make_previews
@@ -95,7 +95,7 @@ def compare(
     denoiser: Any = family.load_denoiser(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
     plan = CropPlan.of(run.config.data, run.config.train.seed)
     scratch = run.exports / ".comparing"
-    shutil.rmtree(scratch, ignore_errors=True)
+    clear(scratch)
     whole = whole_checkpoint(checkpoint.folder)
     source = read_source(whole, "fp32", weights or ("ema" if whole.has_ema else "plain"))
     todo = list(chosen if chosen is not None else variants(whole.trained_rank))
@@ -150,7 +150,7 @@ def compare(
             rows.append(Row(variant.title, made.bytes / MIB, score, reference - score))
             made.path.unlink()
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        clear(scratch)
     table = Table(tuple(rows), name, count, checkpoint.step)
     write_table(table, run.exports)
     return table

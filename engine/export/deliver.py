@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.disk.durable import move_into_place
+from engine.disk.in_use import clear
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import ExportResult
@@ -162,7 +163,7 @@ def copy_to(
             f"{file.name} could not be copied.", f"{folder}: {error.strerror or error}.", "Choose another folder."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        clear(temporary)
     return target
 
 

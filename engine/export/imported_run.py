@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from engine.conditions import registry
 from engine.config.presets import resolve
 from engine.disk.durable import ChecksumPool, atomic_write_text
+from engine.disk.in_use import clear
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import Imported, read_controlnet, store
@@ -96,7 +96,7 @@ def import_as_run(
         }
         write_run(folder, run)  # last, because it makes the folder a run
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        clear(folder)
         raise
     stage(3, "Done")
     return Run(folder)

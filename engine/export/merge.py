@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from engine.disk.durable import ChecksumPool, atomic_write_text, move_into_place
+from engine.disk.in_use import clear
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, read_config
@@ -102,7 +103,7 @@ def merge(
         )
     out_folder.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(TEMPORARY + target.name)
-    shutil.rmtree(temporary, ignore_errors=True)
+    clear(temporary)
     try:
         net = temporary / "controlnet"
         net.mkdir(parents=True)
@@ -122,7 +123,7 @@ def merge(
     except OSError as error:
         raise _cannot(f"{error.strerror or error}", "Free some space and try again.") from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear(temporary)
     return target
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.disk.durable import move_into_place
+from engine.disk.durable import move_into_place, replace_folder
+from engine.disk.in_use import clear, is_in_use, remove
 from engine.disk.space import free_bytes
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
@@ -95,8 +95,8 @@ def export(
         source = _against_base(source, whole, weights, family, base, rank, token)
     _demand_space(target, source.bytes)
     temporary, temporary_card = (path.with_name(f"{TEMPORARY}{path.name}") for path in (target, card))
-    _remove(temporary)
-    _remove(temporary_card)
+    remove(temporary)
+    remove(temporary_card)
     module = importlib.import_module(way.module)
     try:
         stage(1, "Writing")
@@ -115,15 +115,17 @@ def export(
         _write(lambda: model_card.write_card(beside, file, way.name, source.metadata, family.facts, story), target)
         stage(5, "Done")
         _demand_free_name(target, way, overwrite)
-        if way.ending:
-            _remove(card)
-            move_into_place(temporary_card, card)
-        if overwrite and target.is_dir():
-            shutil.rmtree(target)
-        move_into_place(temporary, target)
+        try:
+            if way.ending:
+                replace_folder(temporary_card, card, card.with_name(f"{TEMPORARY}old-{card.name}"))
+                move_into_place(temporary, target)
+            else:
+                replace_folder(temporary, target, target.with_name(f"{TEMPORARY}old-{target.name}"))
+        except OSError as error:
+            raise _not_named(target, error) from error
     finally:
-        _remove(temporary)
-        _remove(temporary_card)
+        clear(temporary)
+        clear(temporary_card)
     files = [target] if target.is_file() else [path for path in target.rglob("*") if path.is_file()]
     return ExportResult(target, sum(path.stat().st_size for path in files), checked, card if way.ending else target)
 
@@ -220,8 +222,12 @@ def _disk_full(target: Path, why: str) -> UserError:
     return UserError(f"{target.name} was not exported.", why, "Free some space, or choose a folder on another disk.")
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _not_named(target: Path, error: OSError) -> UserError:
+    what, why = f"{target.name} was not exported.", f"The system says: {error.strerror or error}."
+    if not is_in_use(error):
+        return UserError(what, why, "Choose another folder.")
+    return UserError(
+        what,
+        f"Another program has a file of that name open; ComfyUI keeps those that it has loaded. {why}",
+        "Close that program, or choose another name.",
+    )

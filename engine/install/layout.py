@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # Settings of another Python that would leak into ours. pip's proxy, index and certificate settings stay.
 SCRUBBED = {"PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
+IN_USE = (5, 32, 33, 145, 1224)  # as in engine/disk/in_use.py
+WAITS = (0.1, 0.2, 0.4, 0.8, 1.5, 2, 2.5, 2.5)  # seconds; ten together
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,19 @@ def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    until_free(lambda: temporary.replace(path))
+
+
+def until_free(action: Callable[[], object]) -> None:
+    """Do it, and again for ten seconds while Windows says that a program, such as a virus scanner, has a file open."""
+    for wait in (*WAITS, None):
+        try:
+            action()
+            return
+        except OSError as error:
+            if wait is None or getattr(error, "winerror", None) not in IN_USE:
+                raise
+        time.sleep(wait)
 
 
 def read_record(layout: Layout) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import shutil
 import sys
 import uuid
+from functools import partial
 from pathlib import Path
 
 from engine.install import preflight
 from engine.install.browser import ensure_browser, find_browser
 from engine.install.console import InstallError
 from engine.install.job import Job, Step
-from engine.install.layout import Layout, installed_torch, note, read_record, stamp, write_atomically
+from engine.install.layout import Layout, installed_torch, note, read_record, stamp, until_free, write_atomically
 from engine.install.packages import OPTIONAL
 from engine.install.probe import NEWEST, OLDEST
 from engine.install.torch_choice import TORCH, Choice, fits
@@ -75,9 +76,10 @@ def remove_venv(layout: Layout) -> None:
     trash.mkdir(exist_ok=True)
     try:
         if layout.venv.exists():
-            layout.venv.rename(trash / f"old-{uuid.uuid4().hex[:8]}")
+            unused = trash / f"old-{uuid.uuid4().hex[:8]}"
+            until_free(lambda: layout.venv.rename(unused))
         for old in trash.glob("old-*"):
-            shutil.rmtree(old)
+            until_free(partial(shutil.rmtree, old))
     except OSError as error:
         raise InstallError(
             f"The old Python environment could not be removed: {error}",

@@ -11,13 +11,13 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.disk.durable import checksums
+from engine.disk.durable import checksums, flush_folder
+from engine.disk.in_use import remove_folder, rename
 from engine.errors import UserError
 
 FORMAT = 2
@@ -132,6 +132,12 @@ def _size(path: Path) -> int:
         return -1
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder, whatever its name, holds a checkpoint from which a run can be resumed."""
+    found = read_checkpoint(folder)
+    return found is not None and found.resumable
+
+
 def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
     """Whole checkpoints of a run, oldest first. Half-written ones are left out."""
     found = (read_checkpoint(folder) for folder in (run_folder / "checkpoints").glob("step-*"))
@@ -214,8 +220,8 @@ def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
     while target.exists():
         number += 1
         target = old.with_name(f"{BROKEN}{old.name}-{number}")
-    with contextlib.suppress(OSError):  # Windows does not rename files that are open; the caller reports the damage
-        os.replace(old, target)
+    with contextlib.suppress(OSError):  # a program keeps a file open; the caller reports the damage
+        rename(old, target)
         (target / WHY).write_text(why[:1].lower() + why[1:], encoding="utf-8")
     return target
 
@@ -225,8 +231,23 @@ def temporary_name(target: Path) -> Path:
     return target.with_name(f"{TEMPORARY}{target.name}.{os.getpid()}")
 
 
+def give_name(temporary: Path, target: Path) -> None:
+    """Rename a whole checkpoint from its `temporary_name`. A broken one of that name is removed; its star stays.
+
+    Raises:
+        OSError: the system refuses it. ``temporary`` is kept, for `engine.runs.cleanup.clean_up` to finish.
+    """
+    if target.exists():
+        starred = (target / STAR).is_file()
+        remove(target)
+        if starred:
+            (temporary / STAR).touch()
+    rename(temporary, target)
+    flush_folder(target.parent)
+
+
 def remove(folder: Path) -> None:
     """Remove a checkpoint's folder. It is renamed first: half of it must not look like a whole one."""
     doomed = folder.with_name(REMOVING + folder.name)
-    os.replace(folder, doomed)
-    shutil.rmtree(doomed)
+    rename(folder, doomed)
+    remove_folder(doomed)

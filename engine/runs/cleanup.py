@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import psutil
 
 from engine.disk.durable import flush_folder
+from engine.disk.in_use import clear, is_in_use
 from engine.disk.space import folder_bytes
 from engine.errors import UserError
 from engine.runs.checkpoints import (
@@ -17,8 +17,10 @@ from engine.runs.checkpoints import (
     STATE,
     TEMPORARY,
     Checkpoint,
-    inspect_checkpoint,
+    give_name,
+    is_whole,
     list_checkpoints,
+    read_checkpoint,
     remove,
 )
 
@@ -93,6 +95,9 @@ def clean_up(run_folder: Path, own: bool = False) -> list[Path]:
 
     Returns:
         What was removed.
+
+    Raises:
+        UserError: a program keeps a file of a whole checkpoint open, which cannot be renamed.
     """
     removed = []
     checkpoints = run_folder / "checkpoints"
@@ -100,9 +105,8 @@ def clean_up(run_folder: Path, own: bool = False) -> list[Path]:
         if _still_being_written(folder, own):
             continue
         target = folder.with_name(folder.name.removeprefix(TEMPORARY).split(".")[0])
-        if isinstance(inspect_checkpoint(folder), Checkpoint) and not target.exists():
-            os.replace(folder, target)
-            flush_folder(target.parent)
+        if not target.exists() and read_checkpoint(folder) or is_whole(folder) and not is_whole(target):
+            _finish(folder, target)
         else:
             removed.append(folder)
     removed += sorted(checkpoints.glob(f"{REMOVING}*"))
@@ -111,11 +115,22 @@ def clean_up(run_folder: Path, own: bool = False) -> list[Path]:
         removed += sorted((run_folder / "previews").glob(".drawing-*"))
         removed += sorted(run_folder.glob("*.tmp"))
     for path in removed:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        clear(path)  # what a program keeps open is removed at a later start
     return removed
+
+
+def _finish(folder: Path, target: Path) -> None:
+    try:
+        give_name(folder, target)
+    except OSError as error:
+        if not is_in_use(error):
+            raise
+        raise UserError(
+            f"The newest checkpoint of {target.parent.parent.name}, {target.name}, is whole but has no name yet.",
+            f"Another program keeps one of its files open: a virus scanner, a backup or a viewer. {error.strerror}.",
+            f"Close that program and try again. Or, to go on from an older checkpoint, delete {folder.name} in "
+            f"{target.parent}.",
+        ) from error
 
 
 def _still_being_written(folder: Path, own: bool) -> bool:

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,19 +25,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from engine.disk.durable import ChecksumPool, atomic_write_text, flush_folder
+from engine.disk.in_use import clear
 from engine.disk.space import require_space
 from engine.errors import UserError
 from engine.machine.errors import as_os_error, is_of_machine
 from engine.nets.ema import EMA, ema_names, ema_weights
 from engine.runs.checkpoints import (
     DESCRIPTION,
-    STAR,
     STATE,
     Checkpoint,
     describe_files,
     description_checksum,
+    give_name,
+    is_whole,
     read_checkpoint,
-    remove,
     temporary_name,
 )
 from engine.tuning.trainable import Trainable
@@ -112,32 +111,44 @@ def stage_checkpoint(
 
     Returns:
         A function to be called once, in any thread. It waits until the disk has all files, renames the folder, and
-        returns the checkpoint. It raises OSError if the disk did not take it.
+        returns the checkpoint. It raises OSError if the disk did not take it; where only the rename failed, the
+        files stay, and the next attempt or the next start of the run renames them.
 
     Raises:
         DiskFull: the disk has no room for it. OSError: the disk did not take it; nothing is left behind.
         UserError: a weight is NaN or infinite.
     """
-    target = run_folder / "checkpoints" / f"step-{step:06d}"
+    target = _place(run_folder, step)
     existing = read_checkpoint(target)
     if existing is not None and existing.resumable:
         return lambda: existing
+    temporary = temporary_name(target)
+    if is_whole(temporary):  # an earlier attempt wrote it, and only the rename failed
+        return partial(_name, temporary, target)
     _check_finite(trainable, step)
     target.parent.mkdir(exist_ok=True)  # but not the run's folder: if its disk is gone, the path is on another disk
     require_space(target.parent, trainable.checkpoint_bytes(ema is not None), f"The checkpoint of step {step:,}")
-    temporary = temporary_name(target)
-    shutil.rmtree(temporary, ignore_errors=True)
+    clear(temporary)
     pool = ChecksumPool()
     try:
         _write(temporary, pool, trainable, ema, optimizer, scaler)
     except BaseException as error:
         pool.close()
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear(temporary)
         if isinstance(error, SafetensorError):
             raise as_os_error(error) from error
         raise
     facts = {**about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION}
     return partial(_finish, temporary, target, pool, facts)
+
+
+def lacks_only_its_name(run_folder: Path, step: int) -> bool:
+    """Whether this process has written the checkpoint of a step, but could not rename it."""
+    return is_whole(temporary_name(_place(run_folder, step)))
+
+
+def _place(run_folder: Path, step: int) -> Path:
+    return run_folder / "checkpoints" / f"step-{step:06d}"
 
 
 def _finish(temporary: Path, target: Path, pool: ChecksumPool, about: dict[str, Any]) -> Checkpoint:
@@ -150,16 +161,15 @@ def _finish(temporary: Path, target: Path, pool: ChecksumPool, about: dict[str, 
         )
         for folder in [path for path in temporary.rglob("*") if path.is_dir()]:
             flush_folder(folder)
-        if target.exists():
-            starred = (target / STAR).is_file()
-            remove(target)
-            if starred:
-                (temporary / STAR).touch()
-        os.replace(temporary, target)
-        flush_folder(target.parent)
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        clear(temporary)
         raise
+    return _name(temporary, target)
+
+
+def _name(temporary: Path, target: Path) -> Checkpoint:
+    """Rename a whole checkpoint, which is kept under its temporary name if that fails. Returns it as it reads back."""
+    give_name(temporary, target)
     saved = read_checkpoint(target)
     if saved is None:
         raise OSError(errno.EIO, "what was just written does not read back", str(target))

@@ -10,13 +10,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from engine.disk.in_use import is_in_use
 from engine.disk.retry import Unsaved, reason_of
 from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged
 from engine.machine.memory import trim_heap
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.cleanup import prune, trim
-from engine.training.checkpoint import stage_checkpoint
+from engine.training.checkpoint import lacks_only_its_name, stage_checkpoint
 from engine.training.oom import retry_once
 from engine.training.state import TrainState
 
@@ -77,7 +78,7 @@ class Checkpointer:
         return self._save_and_wait()
 
     def wait(self) -> bool:
-        """Wait for the pending checkpoint, if any; False if it was lost."""
+        """Wait for the pending checkpoint, if any; False if it was lost. One that only lacks its name is not."""
         pending, self._pending = self._pending, None
         if pending is None:
             return True
@@ -89,6 +90,10 @@ class Checkpointer:
                 checkpoint = pending.result()
         except OSError as error:
             cause = reason_of(error, state.run_folder)
+            if is_in_use(error) and lacks_only_its_name(state.run_folder, self._step):
+                words = f"The checkpoint of step {self._step:,} is written, but has not got its name. {cause}"
+                state.emit(Message(f"{words} It is named when the run is resumed.", "warning"))
+                return True
             words = f"The checkpoint of step {self._step:,} did not reach the disk. {cause}"
             state.emit(Message(f"{words} Training has continued; a later step is saved in its place.", "warning"))
             return False
@@ -154,6 +159,12 @@ class Checkpointer:
 
     def _give_up(self, problem: UserError) -> Any:
         state = self._state
+        if lacks_only_its_name(state.run_folder, state.step):
+            raise Unsaved(
+                f"The checkpoint of step {state.step:,} is written, but has not got its name.",
+                problem.why,
+                "Close the program that has one of its files open, and resume: the checkpoint is named then.",
+            )
         saved = list_checkpoints(state.run_folder)
         last = saved[-1].step if saved else 0
         where = f"the checkpoint of step {last:,}" if last else "the beginning"

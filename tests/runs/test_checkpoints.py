@@ -21,6 +21,7 @@ from engine.disk import durable
 from engine.errors import UserError
 from engine.export.source import read_source
 from engine.jobs.events import Event, Message
+from engine.runs import checkpoints as checkpoints_module
 from engine.runs.checkpoints import (
     REMOVING,
     DamagedCheckpoint,
@@ -221,14 +222,11 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
 ) -> None:
     """The order of flushes and renames is all that a test can see of a power cut."""
     order: list[tuple[str, str]] = []
-    for module in (durable, checkpoint_module):
-        real = module.flush_folder
-        monkeypatch.setattr(module, "flush_folder", lambda path, real=real: order.append(("folder", str(path))))
+    for module in (durable, checkpoint_module, checkpoints_module):
+        monkeypatch.setattr(module, "flush_folder", lambda path: order.append(("folder", str(path))))
     real_flush, real_replace = durable.flush, os.replace
     monkeypatch.setattr(durable, "flush", lambda path: (order.append(("file", str(path))), real_flush(path)))
-    monkeypatch.setattr(
-        checkpoint_module.os, "replace", lambda a, b: (order.append(("name", str(b))), real_replace(a, b))
-    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (order.append(("name", str(b))), real_replace(a, b)))
     net = torch.nn.Linear(2, 2)
     net.save_pretrained = lambda place, **_: (  # type: ignore[assignment]
         place.mkdir(),

@@ -15,6 +15,7 @@ from engine.config import RunConfig
 from engine.config.presets import Preset, all_presets, resolve, suggest
 from engine.config.user_presets import UserPresets
 from engine.demo.sets import demo_preset
+from engine.disk.in_use import rename
 from engine.errors import UserError
 from engine.estimate.estimate import estimate
 from engine.families.files import family_of
@@ -290,7 +291,7 @@ class AppContext(Problems):
         """Move a run's folder to workspace/discarded and return its new place. Nothing is deleted."""
         target = self.workspace.root / "discarded" / f"{name}-{time.strftime('%H%M%S')}"
         target.parent.mkdir(exist_ok=True)
-        (self.workspace.runs / name).rename(target)
+        rename(self.workspace.runs / name, target)
         self._chosen_run, self._training = "", None
         self.unfinished = tuple(run for run in self.unfinished if run.folder != name)
         self.files_changed()

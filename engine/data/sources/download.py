@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import ipaddress
-import os
 import socket
 import threading
 import time
@@ -24,6 +23,7 @@ from urllib.parse import urljoin
 from engine.data.import_config import ImportConfig
 from engine.data.sources.image_store import ImageStore, Refused
 from engine.data.sources.model import FetchResult, require_package
+from engine.disk.in_use import rename
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
 from engine.version import VERSION
@@ -258,7 +258,7 @@ def download_all(
             pool.shutdown(wait=True, cancel_futures=True)
             fetcher.close()
             file.close()
-            os.replace(temporary, failures)
+            rename(temporary, failures)
 
 
 def _finished(future: Future[str]) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from engine.data.layouts.listed import METADATA
 from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS, inspect, opened
+from engine.disk.in_use import clear, rename
 from engine.errors import UserError
 
 ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "TIFF": ".tif", "GIF": ".gif", "MPO": ".jpg"}
@@ -103,9 +103,9 @@ class ImageStore:
             if seen.width < min_size[0] or seen.height < min_size[1]:
                 raise Refused("smaller than the minimum size")
             target = place / f"{name}{suffix}{ending}"
-            os.replace(temporary, target)
+            rename(temporary, target)
         finally:
-            temporary.unlink(missing_ok=True)
+            clear(temporary)
         return target.relative_to(self.folder).as_posix()
 
     def add_row(self, name: str, file_name: str, caption: str, address: str = "", condition: str = "") -> None:
