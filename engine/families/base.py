@@ -19,6 +19,7 @@ from engine.families.latents import LatentSpace
 from engine.families.layers import Layers
 from engine.families.noise import NoiseProcess
 from engine.families.parts import load_part, read_component_config
+from engine.families.unsuitable import BaseParts
 from engine.machine.memory import free_memory, none_if_out_of_memory
 
 Text = Mapping[str, torch.Tensor]
@@ -63,6 +64,10 @@ class Family(ABC):
     @abstractmethod
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
         """Whether a base with this model_index.json and denoiser config belongs here."""
+
+    def unsuitable(self, parts: BaseParts) -> str:
+        """Why a base that matches cannot be trained for all the same, as a sentence for people; "" if it can be."""
+        return ""
 
     # Text
 

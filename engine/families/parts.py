@@ -38,6 +38,17 @@ def read_component_config(base: str, subfolder: str, name: str) -> dict[str, Any
         raise cannot_load(base, subfolder, error) from error
 
 
+def read_optional_config(base: str, subfolder: str, name: str) -> dict[str, Any]:
+    """``read_component_config``, or an empty config if there is none.
+
+    To recognise a base: a part that is missing is reported when it is loaded.
+    """
+    try:
+        return read_component_config(base, subfolder, name)
+    except UserError:
+        return {}
+
+
 def cannot_load(base: str, part: str, error: Exception) -> UserError:
     """The error for a base model, or a part of one, that does not load."""
     if Path(base).is_file():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from engine.errors import UserError
 from engine.families.base import Family
-from engine.families.parts import read_component_config
+from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
+from engine.families.unsuitable import BaseParts
 
 FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
 
@@ -18,18 +19,30 @@ def detect(base: str) -> Family:
         base: a folder in diffusers layout, a single file, or a Hugging Face id.
 
     Raises:
-        UserError: not a diffusers pipeline, or of a family that is not supported.
+        UserError: not a diffusers pipeline, of a family that is not supported, or one that its family cannot train for.
     """
     index = read_component_config(base, "", "model_index.json")
     denoisers = {family.facts.denoiser for family in FAMILIES} & index.keys()
     configs = {name: read_component_config(base, name, "config.json") for name in denoisers}
     for family in FAMILIES:
         if family.facts.denoiser in configs and family.matches(index, configs[family.facts.denoiser]):
+            parts = BaseParts(
+                index,
+                configs[family.facts.denoiser],
+                read_optional_config(base, "scheduler", "scheduler_config.json"),
+                read_optional_config(base, "vae", "config.json"),
+            )
+            if why := family.unsuitable(parts):
+                raise _refused(base, why)
             return family
+    raise _refused(base, f"It is a {index.get('_class_name', 'model of an unknown kind')}.")
+
+
+def _refused(base: str, why: str) -> UserError:
     known = ", ".join(family.title for family in FAMILIES)
-    raise UserError(
+    return UserError(
         f"The base model {base} cannot be used.",
-        f"It is a {index.get('_class_name', 'model of an unknown kind')}, and this version trains for: {known}.",
+        f"{why} This version trains for: {known}.",
         "Choose a base of one of these families.",
     )
 

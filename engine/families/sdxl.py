@@ -39,12 +39,7 @@ class StableDiffusionXL(StableDiffusion):
     pipeline_options = {"force_zeros_for_empty_prompt": False, "add_watermarker": False}
 
     def matches(self, index: dict[str, Any], config: dict[str, Any]) -> bool:
-        # The refiner has only the second text encoder; inpainting bases have nine channels.
-        return (
-            {"text_encoder", "text_encoder_2"} <= index.keys()
-            and config.get("addition_embed_type") == "text_time"
-            and config.get("in_channels", 4) == 4
-        )
+        return {"text_encoder", "text_encoder_2"} <= index.keys() and config.get("addition_embed_type") == "text_time"
 
     def load_tokenizer(self, base: str) -> Any:
         return [load_part(CLIPTokenizer, base, name, None) for name in ("tokenizer", "tokenizer_2")]

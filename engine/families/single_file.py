@@ -21,6 +21,7 @@ from transformers import CLIPTokenizer, PreTrainedModel
 from engine.errors import UserError
 from engine.families.facts import by_text_width
 from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of, text_width
+from engine.families.hints import names_noise, schedule_beside, schedule_of_name
 from engine.machine.errors import is_of_machine
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
@@ -34,6 +35,12 @@ OTHER_KINDS = (
     ("joint_blocks", "a Stable Diffusion 3 model"),
     ("double_blocks", "a Flux model"),
 )
+OTHER_SCHEDULES = (
+    ("edm_mean", "trained with EDM's noise schedule and normalised latents, as Playground v2.5 is"),
+    ("edm_vpred.sigma_max", "trained with EDM's noise schedule, as CosXL is"),
+    (f"{UNET_PREFIX}time_embed.cond_proj.weight", "a latent consistency model (LCM), which takes the guidance scale"),
+)
+"""Tensors of bases whose UNet looks like one that can be trained for."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class SingleFile:
     configs: Path
     """Folder with its configs."""
     schedule: Mapping[str, Any]
-    """Entries of the scheduler's config that the file's marker tensors override."""
+    """Entries of the scheduler's config that the file's name, its marker tensors or a .yaml beside it override."""
 
 
 def recognise(path: str) -> SingleFile:
@@ -52,8 +59,9 @@ def recognise(path: str) -> SingleFile:
     Raises:
         UserError: it cannot be read, or is of no family that can be trained for.
     """
-    facts = Path(path).stat()
-    return _recognise(path, facts.st_size, facts.st_mtime_ns)
+    facts, beside = Path(path).stat(), Path(path).with_suffix(".yaml")
+    told = beside.stat().st_mtime_ns if beside.is_file() else 0
+    return _recognise(path, facts.st_size, facts.st_mtime_ns, told)
 
 
 def read_config(path: str, subfolder: str, name: str) -> dict[str, Any]:
@@ -100,27 +108,36 @@ def clip_tokenizer(layout: str, part: str) -> CLIPTokenizer:
 
 
 @lru_cache(maxsize=8)
-def _recognise(path: str, size: int, changed: int) -> SingleFile:
+def _recognise(path: str, size: int, changed: int, told: int) -> SingleFile:
     shapes = _shapes(Path(path))
-    beside = Path(path).with_suffix("")
+    for name, what in OTHER_SCHEDULES:
+        if name in shapes:
+            raise _refused(path, what)
+    beside, told_beside = Path(path).with_suffix(""), schedule_beside(Path(path))
     if (beside / "model_index.json").is_file():
-        return SingleFile(beside, _markers(shapes))
+        return SingleFile(beside, _markers(shapes) | told_beside)
     first = shapes.get(f"{UNET_PREFIX}input_blocks.0.0.weight")
     if first is None:
         raise _refused(path, _what_else(shapes))
     if first[1] != 4:
         raise _refused(path, f"a base for inpainting or the like (its UNet reads {first[1]} channels instead of 4)")
-    width = text_width(shapes)
+    width, classes = text_width(shapes), f"{UNET_PREFIX}label_emb.0.0.weight" in shapes
     facts = by_text_width(width)
-    if facts is None or (facts.name == "sdxl") != (f"{UNET_PREFIX}label_emb.0.0.weight" in shapes):
+    if width == 1280 and classes:
+        raise _refused(path, "the refiner of Stable Diffusion XL, which only finishes another base's images")
+    if facts is not None and facts.name != "sdxl" and classes:
+        raise _refused(path, "a base that reads an image embedding besides the text (unCLIP)")
+    if facts is None or (facts.name == "sdxl") != classes:
         raise _refused(path, f"a model of an unknown kind (its text is {width} numbers wide)")
     layout = facts.name
     for part, prefixes in (("VAE", (VAE,)), ("text encoder", TEXT)):
         if not any(name.startswith(prefixes) for name in shapes):
             raise _refused(path, f"only a part of a base: it has no {part}")
-    if layout == "sd2" and any(word in Path(path).name.lower() for word in ("base", "512")):
+    schedule = schedule_of_name(path) | _markers(shapes) | told_beside
+    says_noise = told_beside.get("prediction_type", "epsilon" if names_noise(path) else "") == "epsilon"
+    if layout == "sd2" and says_noise:
         layout = "sd2-base"
-    return SingleFile(LAYOUTS / layout, _markers(shapes))
+    return SingleFile(LAYOUTS / layout, schedule)
 
 
 def _markers(shapes: Mapping[str, Any]) -> dict[str, Any]:

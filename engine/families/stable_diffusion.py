@@ -26,10 +26,14 @@ from engine.families.facts import SD1, SD2
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part
 from engine.families.unet_sizes import control_channels
+from engine.families.unsuitable import BaseParts, why_not
 
 
 class StableDiffusion(Family):
     """A UNet reads latents, timestep and text; its ControlNet adds residuals to the down blocks' and middle outputs."""
+
+    def unsuitable(self, parts: BaseParts) -> str:
+        return why_not(parts)
 
     def load_tokenizer(self, base: str) -> Any:
         return load_part(CLIPTokenizer, base, "tokenizer", None)
@@ -147,12 +151,11 @@ class StableDiffusion2(StableDiffusion1):
 
 
 def one_text_encoder(index: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Whether a base is Stable Diffusion 1 or 2, and not one for inpainting (nine input channels)."""
+    """Whether a base has the parts of Stable Diffusion 1 or 2."""
     return (
         "text_encoder" in index
         and "text_encoder_2" not in index
         and config.get("_class_name") == "UNet2DConditionModel"
-        and config.get("in_channels", 4) == 4
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,6 +41,62 @@ def test_what_cannot_be_trained_for_is_refused_with_what_can(any_base: Path, tmp
     inpainting = changed(any_base, tmp_path / "inpaint", config, in_channels=9)
     with pytest.raises(UserError, match="Stable Diffusion 1.x, Stable Diffusion 2.x, Stable Diffusion XL"):
         detect(inpainting)
+
+
+CLIP, BOTH = {"text_encoder": ["transformers", "CLIPTextModel"]}, "text_encoder_2"
+ONE_ENCODER: dict[str, Any] = {"_class_name": "StableDiffusionPipeline", "unet": ["diffusers", "X"], **CLIP}
+TWO_ENCODERS: dict[str, Any] = ONE_ENCODER | {BOTH: ["transformers", "CLIPTextModelWithProjection"]}
+OF_SD2: dict[str, Any] = {"_class_name": "UNet2DConditionModel", "in_channels": 4, "use_linear_projection": True}
+OF_SDXL: dict[str, Any] = OF_SD2 | {"addition_embed_type": "text_time"}
+BETAS: dict[str, Any] = {"_class_name": "DDPMScheduler", "beta_start": 0.00085, "prediction_type": "epsilon"}
+EDM: dict[str, Any] = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_data": 0.5, "prediction_type": "epsilon"}
+FLOW: dict[str, Any] = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+NO_SCALE: dict[str, Any] = {}
+
+
+def base_of(
+    folder: Path, index: dict[str, Any], unet: dict[str, Any], scheduler: dict[str, Any], vae: dict[str, Any]
+) -> str:
+    """A folder in diffusers layout with nothing but configs."""
+    files = {"model_index.json": index, "unet/config.json": unet, "vae/config.json": vae}
+    for name, values in (files | {"scheduler/scheduler_config.json": scheduler}).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(json.dumps(values), encoding="utf-8")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "unet", "scheduler", "vae", "words"),
+    [
+        (TWO_ENCODERS, OF_SDXL, EDM, NO_SCALE, "EDM's noise schedule"),
+        (TWO_ENCODERS, OF_SDXL, BETAS, {"latents_mean": [0.0] * 4}, "latents_mean"),
+        (TWO_ENCODERS, OF_SDXL, FLOW, NO_SCALE, "flow matching"),
+        (TWO_ENCODERS, OF_SDXL, BETAS | {"use_flow_sigmas": True}, NO_SCALE, "flow matching"),
+        (TWO_ENCODERS | {"text_encoder": [None, None]}, OF_SDXL, BETAS, NO_SCALE, "refiner"),
+        (TWO_ENCODERS, OF_SDXL | {"time_cond_proj_dim": 256}, BETAS, NO_SCALE, "LCM"),
+        (ONE_ENCODER, OF_SD2 | {"class_embed_type": "projection"}, BETAS, NO_SCALE, "unCLIP"),
+        (ONE_ENCODER, OF_SDXL | {"encoder_hid_dim": 4096}, BETAS, NO_SCALE, "Kolors"),
+        (ONE_ENCODER | {"text_encoder": ["x", "T5EncoderModel"]}, OF_SD2, BETAS, NO_SCALE, "T5EncoderModel"),
+        (ONE_ENCODER, OF_SD2, BETAS | {"prediction_type": "sample"}, NO_SCALE, "'sample'"),
+        (ONE_ENCODER, OF_SD2 | {"in_channels": 9}, BETAS, NO_SCALE, "inpainting"),
+        (ONE_ENCODER, OF_SD2, BETAS, {"_class_name": "VQModel"}, "VQModel"),
+    ],
+)
+def test_a_base_that_would_train_as_something_else_is_refused_in_words(
+    tmp_path: Path,
+    index: dict[str, Any],
+    unet: dict[str, Any],
+    scheduler: dict[str, Any],
+    vae: dict[str, Any],
+    words: str,
+) -> None:
+    """From its configs, so at the choice: before anything is cached or loaded."""
+    with pytest.raises(UserError, match=words) as refused:
+        detect(base_of(tmp_path, index, unet, scheduler, vae))
+    assert "This version trains for: Stable Diffusion 1.x" in refused.value.why
+    plain = {BOTH: TWO_ENCODERS[BOTH]} if BOTH in index else {}
+    added = {"addition_embed_type": "text_time"} if BOTH in index else {}
+    assert detect(base_of(tmp_path, ONE_ENCODER | plain, OF_SD2 | added, BETAS, NO_SCALE)).name in ("sd2", "sdxl")
 
 
 def test_what_the_base_predicts_comes_from_its_own_config(tiny_sd2: Path, tiny_sd2_base: Path) -> None:

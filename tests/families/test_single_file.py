@@ -51,7 +51,16 @@ def file_of(path: Path, shapes: dict[str, tuple[int, ...]]) -> str:
         ("dreamer", OF_SD1, "Stable Diffusion 1.x, predicts noise, made for 512 px"),
         ("v2-1_768", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
         ("v2-1_512-base", OF_SD2, "Stable Diffusion 2.x, predicts noise, made for 512 px"),
+        ("database_768v", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
+        ("databaseMix", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
+        ("anime-2-0-base_768", OF_SD2, "Stable Diffusion 2.x, predicts velocity, made for 768 px"),
         ("xl", OF_SDXL, "Stable Diffusion XL, predicts noise, made for 1024 px"),
+        ("noobXL_vPred05", OF_SDXL, "Stable Diffusion XL, predicts velocity, made for 1024 px"),
+        (
+            "noobXL-v-pred-ztsnr",
+            OF_SDXL,
+            "Stable Diffusion XL, predicts velocity, zero terminal SNR, made for 1024 px",
+        ),
         (
             "xl-v",
             OF_SDXL | {"v_pred": (0,), "ztsnr": (0,)},
@@ -72,12 +81,67 @@ def test_a_file_is_recognised_by_its_header(tmp_path: Path, name: str, shapes: d
         (OF_SD1 | {f"{UNET}input_blocks.0.0.weight": (320, 9, 3, 3)}, "inpainting"),
         ({name: shape for name, shape in OF_SD1.items() if "first_stage" not in name}, "no VAE"),
         ({name: shape for name, shape in OF_SD1.items() if "cond_stage" not in name}, "no text encoder"),
-        (OF_SD1 | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1280)}, "unknown kind"),
+        (OF_SD1 | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1408)}, "unknown kind"),
+        (OF_SDXL | {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (384, 1280)}, "the refiner"),
+        (OF_SD2 | {f"{UNET}label_emb.0.0.weight": (1280, 1536)}, "unCLIP"),
+        (OF_SDXL | {"edm_mean": (4,), "edm_std": (4,)}, "Playground v2.5"),
+        (OF_SDXL | {"edm_vpred.sigma_max": (0,), "edm_vpred.sigma_min": (0,)}, "CosXL"),
+        (OF_SD1 | {f"{UNET}time_embed.cond_proj.weight": (320, 256)}, "LCM"),
     ],
 )
 def test_something_else_is_refused_by_its_name(tmp_path: Path, shapes: dict, word: str) -> None:
     with pytest.raises(UserError, match=word):
         detect(file_of(tmp_path / "some.safetensors", shapes))
+
+
+YAML_V = 'model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params:\n    parameterization: "v"\n'
+YAML_EPS = YAML_V.replace('"v"', "eps")
+YAML_XL = """model:
+  params:
+    denoiser_config:
+      params:
+        scaling_config: {target: sgm.modules.diffusionmodules.denoiser_scaling.%s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "yaml", "words"),
+    [
+        ("some512base", OF_SD2, YAML_V, "predicts velocity, made for 768 px"),
+        ("some768v", OF_SD2, YAML_EPS, "predicts noise, made for 512 px"),
+        ("dreamer", OF_SD1, YAML_V, "predicts velocity, made for 512 px"),
+        ("dreamer", OF_SD1, YAML_V + "    zero_terminal_snr: true\n", "predicts velocity, zero terminal SNR, made for"),
+        ("xl", OF_SDXL | {"v_pred": (0,)}, YAML_XL % "EpsScaling", "predicts noise"),
+        ("xl", OF_SDXL, YAML_XL % "VScaling", "predicts velocity"),
+        ("xl", OF_SDXL, "model: 3", "predicts noise"),
+    ],
+)
+def test_a_yaml_beside_a_file_decides(tmp_path: Path, name: str, shapes: dict, yaml: str, words: str) -> None:
+    """As in AUTOMATIC1111. The answer of before it was there is not kept."""
+    path = file_of(tmp_path / f"{name}.safetensors", shapes)
+    describe(path)
+    (tmp_path / f"{name}.yaml").write_text(yaml, encoding="utf-8")
+    assert words in describe(path)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "words"),
+    [
+        (YAML_XL % "VScalingWithEDMcNoise", "vscalingwithedmcnoise"),
+        (YAML_V.replace('"v"', "x0"), "otherwise than noise or velocity"),
+        ("a: [", "some.yaml cannot be read"),
+        ("!!python/object/apply:os.mkdir [there]", "some.yaml cannot be read"),
+    ],
+)
+def test_a_yaml_that_says_something_else_is_refused(
+    tmp_path: Path, yaml: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = file_of(tmp_path / "some.safetensors", OF_SD1)
+    (tmp_path / "some.yaml").write_text(yaml, encoding="utf-8")
+    with pytest.raises(UserError) as refused:
+        describe(path)
+    assert words in f"{refused.value.what} {refused.value.why}" and not (tmp_path / "there").exists()
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
