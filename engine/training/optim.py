@@ -11,6 +11,7 @@ import torch
 
 from engine.config import OptimConfig
 from engine.errors import UserError
+from engine.training.adafactor import Adafactor
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
@@ -34,10 +35,7 @@ def build_optimizer(model: torch.nn.Module, config: OptimConfig) -> torch.optim.
     groups = parameter_groups(model, config.weight_decay)
     betas, device = (config.beta1, config.beta2), next(model.parameters()).device
     if config.optimizer == "adafactor":
-        from transformers.optimization import Adafactor
-
-        own_rate = {"scale_parameter": False, "relative_step": False, "warmup_init": False}
-        return Adafactor(groups, lr=config.learning_rate, **own_rate)
+        return Adafactor(groups, lr=config.learning_rate)
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=device.type in ("cuda", "cpu"))
     kinds = {"adamw8bit": "AdamW8bit", "paged_adamw8bit": "PagedAdamW8bit"}

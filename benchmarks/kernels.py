@@ -1,0 +1,124 @@
+"""Kernels and memory traffic of what follows a backward pass, counted at real shapes (docs/performance.md).
+
+    python -m benchmarks.kernels [--families sd1 sdxl]
+
+Counted, not measured: torch's operations on the meta device, which computes nothing. An operation reads and writes each
+of its tensors once and is one kernel; a ``_foreach`` operation is as many as torch starts for its list
+(ATen/native/cuda/MultiTensorApply.cuh). Views cost nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel, UNet2DConditionModel
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers.optimization import Adafactor as TransformersAdafactor
+
+from engine.config import OptimConfig
+from engine.families.files import LAYOUTS
+from engine.nets.ema import build_ema
+from engine.training.optim import build_optimizer, parameter_groups
+
+CARD = torch.device("meta")
+CHUNK, BLOCKS = 65536, 320  # numbers for each block of a foreach kernel, and blocks in one launch
+TENSORS = {1: 110, 2: 64, 3: 48, 4: 36}  # tensors in one launch, by the number of lists
+FAMILIES = ("sd1", "sdxl")
+
+
+@dataclass
+class Traffic(TorchDispatchMode):
+    """Counts kernels, and the bytes that they read and write."""
+
+    kernels: int = 0
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        schema = func._schema
+        is_view = any(r.alias_info and not r.alias_info.is_write for r in schema.returns)
+        if is_view or func in (torch.ops.aten.empty_like.default, torch.ops.aten.empty.memory_format):
+            return output
+        given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | (kwargs or {})
+        changed = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write and a.name in given]
+        read = _tensors([value for name, value in given.items() if name != "out"])
+        written = _tensors([given[name] for name in changed] if changed else output)
+        moved = _bytes(read) + _bytes(written)
+        if moved:
+            self.bytes += moved
+            self.kernels += _launches(given) if "_foreach_" in func.__name__ else 1
+        return output
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
+
+
+def _launches(given: dict[str, Any]) -> int:
+    lists = [_tensors(value) for value in given.values() if isinstance(value, list | tuple) and _tensors(value)]
+    if any(one.shape != other.shape for many in lists[1:] for one, other in zip(lists[0], many, strict=True)):
+        return len(lists[0])  # torch takes them one by one
+    blocks = sum(-(-tensor.numel() // CHUNK) for tensor in lists[0])
+    return max(-(-len(lists[0]) // TENSORS[len(lists)]), -(-blocks // BLOCKS))
+
+
+def count(work: Callable[[], object]) -> Traffic:
+    """The traffic of ``work``, which is called twice: the first time it may allocate its state."""
+    work()
+    with Traffic() as traffic:
+        work()
+    return traffic
+
+
+def control_net(family: str) -> nn.Module:
+    """The ControlNet of a family at its real shapes, without values, each weight with a gradient."""
+    config = json.loads((LAYOUTS / family / "unet" / "config.json").read_text(encoding="utf-8"))
+    with CARD:
+        unet = UNet2DConditionModel.from_config(config)
+        net: nn.Module = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    for parameter in net.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    return net
+
+
+def optimizers(net: nn.Module) -> dict[str, Callable[[], object]]:
+    """What to count, by name."""
+    theirs = TransformersAdafactor(
+        parameter_groups(net, 0.01), lr=1e-5, scale_parameter=False, relative_step=False, warmup_init=False
+    )
+    ours = build_optimizer(net, OptimConfig(optimizer="adafactor"))
+    average = build_ema(net, OptimConfig(ema_decay=0.999))
+    assert average is not None
+    return {
+        "Adafactor of transformers": theirs.step,
+        "Adafactor": ours.step,
+        "EMA": lambda: average.step(net.parameters()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    print("| | ControlNet of | kernels | GB read and written |\n|---|---|---|---|")
+    for family in parser.parse_args().families:
+        for name, work in optimizers(control_net(family)).items():
+            traffic = count(work)
+            print(f"| {name} | {family} | {traffic.kernels:,} | {traffic.bytes / 1e9:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
