@@ -77,7 +77,11 @@ def factorize(
 
 
 def against_base(
-    source: Source, base: Tensors, rank: int, token: CancelToken | None = None, progress: OnProgress | None = None
+    source: Source,
+    base: Mapping[str, torch.Tensor],
+    rank: int,
+    token: CancelToken | None = None,
+    progress: OnProgress | None = None,
 ) -> Source:
     """The source with its net as low-rank factors, in its precision; the metadata say what was lost.
 
@@ -100,7 +104,11 @@ def against_base(
 
 
 def as_trained(
-    source: Source, factors: Mapping[str, torch.Tensor], base: Tensors, rank: int, base_precision: str
+    source: Source,
+    factors: Mapping[str, torch.Tensor],
+    base: Mapping[str, torch.Tensor],
+    rank: int,
+    base_precision: str,
 ) -> Source:
     """The source as the low-rank factors that its run trained, in its precision. Nothing is approximated.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -33,7 +34,7 @@ class Source:
     precision: str
     metadata: dict[str, str]
     """For the file's header. Holds no private path and no caption."""
-    base: dict[str, torch.Tensor] | None = None
+    base: Mapping[str, torch.Tensor] | None = None
     """The base's weights that the net copies (fp32), if ``tensors`` are low-rank factors; else None."""
     error: float = 0.0
     """Share of the difference to the base that the factors lost, 0 to 1."""

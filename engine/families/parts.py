@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from engine.disk.tensor_file import tensor_names
 from engine.errors import UserError
 from engine.families import single_file
 from engine.machine.errors import is_of_machine
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+"""diffusers' name for a model's weights. With ``.index.json`` behind it: the list of the files they are split into."""
 
 # transformers warns at import that torchvision is missing; the app does not need it.
 logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -95,3 +101,68 @@ def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -
         if is_of_machine(error):
             raise
         raise cannot_load(base, subfolder, error) from error
+
+
+class FileTensors(Mapping[str, torch.Tensor]):
+    """Tensors of one part of a base by diffusers name, in fp32, each read from its file when it is asked for.
+
+    Raises:
+        UserError: when a tensor is read: the file is damaged, or gone.
+    """
+
+    def __init__(self, base: str, subfolder: str, places: Mapping[str, tuple[Path, str]]) -> None:
+        self._base, self._subfolder, self._places = base, subfolder, places
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        path, in_file = self._places[name]
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(in_file).float()
+        except (OSError, SafetensorError) as error:
+            raise cannot_load(self._base, self._subfolder, error) from error
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def file_tensors(base: str, subfolder: str, prefixes: Sequence[str]) -> FileTensors | None:
+    """The tensors of a part whose diffusers names begin with one of ``prefixes``, without loading the part.
+
+    None: the weights are in a kind of file from which single tensors cannot be read.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        places = _tensor_places(base, subfolder)
+    except (OSError, ValueError, KeyError) as error:
+        raise cannot_load(base, subfolder, error) from error
+    if places is None:
+        return None
+    return FileTensors(base, subfolder, {n: place for n, place in places.items() if n.startswith(tuple(prefixes))})
+
+
+def _tensor_places(base: str, subfolder: str) -> dict[str, tuple[Path, str]] | None:
+    """Where a part's tensors are, by diffusers name: the safetensors file, and the name in it. None: another kind."""
+    if Path(base).is_file():
+        return single_file.tensor_places(base, subfolder)
+    if (index := _file_of(base, subfolder, f"{WEIGHTS}.index.json")) is not None:
+        shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: (index.parent / shard, name) for name, shard in shards.items()}
+    if (path := _file_of(base, subfolder, WEIGHTS)) is None:
+        return None
+    return {name: (path, name) for name in tensor_names(path)}
+
+
+def _file_of(base: str, subfolder: str, name: str) -> Path | None:
+    """A file of a base on this disk, or in the hub library's cache; None if it is not there."""
+    if Path(base).is_dir():
+        path = Path(base) / subfolder / name
+        return path if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(base, f"{subfolder}/{name}")
+    return Path(found) if isinstance(found, str) else None

@@ -89,6 +89,18 @@ def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
     return kind.from_single_file(path, config=str(configs), subfolder=part, torch_dtype=dtype, local_files_only=True)
 
 
+def tensor_places(path: str, part: str) -> dict[str, tuple[Path, str]] | None:
+    """Where each tensor of the denoiser is, by diffusers name: the file, and the name in it. None: no safetensors."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    # diffusers only moves the values to their new names, so names can stand in for the tensors.
+    names = {name: name for name in _shapes(Path(path)) if name.startswith(UNET_PREFIX)}
+    renamed: dict[str, str] = convert_ldm_unet_checkpoint(names, read_config(path, part, "config.json"))
+    return {ours: (Path(path), UNET_PREFIX + theirs.removeprefix(UNET_PREFIX)) for ours, theirs in renamed.items()}
+
+
 def clip_tokenizer(layout: str, part: str) -> CLIPTokenizer:
     """CLIP's tokenizer from its merges, which are beside this module (MIT licence, OpenAI).
 

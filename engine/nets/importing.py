@@ -18,6 +18,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from safetensors.torch import save_file
 
 from engine.errors import UserError
+from engine.families.parts import file_tensors
 from engine.families.registry import Family
 from engine.nets import low_rank_math
 from engine.nets.controlnet_files import CONFIG, WEIGHTS, check_fits
@@ -98,13 +99,21 @@ def expected_config(family: Family, unet: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def copied_weights(family: Family, base: str) -> Tensors:
-    """The base's weights that a control net begins as a copy of: fp32, by diffusers names."""
+def copied_weights(family: Family, base: str) -> Mapping[str, torch.Tensor]:
+    """The base's weights that a control net begins as a copy of: fp32, by diffusers names, as its file has them.
+
+    Each is read when it is asked for. A base in .ckpt or .bin files is loaded whole instead, in fp32.
+    """
+    found = file_tensors(base, family.facts.denoiser, family.layers.copied)
+    if found is not None:
+        return found
     weights = family.load_denoiser(base, torch.float32).state_dict()
     return {name: weight for name, weight in weights.items() if name.startswith(family.layers.copied)}
 
 
-def restore_control_lora(tensors: Tensors, config: Mapping[str, Any], copied: Tensors, file: str) -> Tensors:
+def restore_control_lora(
+    tensors: Tensors, config: Mapping[str, Any], copied: Mapping[str, torch.Tensor], file: str
+) -> Tensors:
     """The whole net, fp32 under diffusers names, from a Control-LoRA under LDM names.
 
     Args:

@@ -11,6 +11,7 @@ arXiv 2302.05543): training starts from exactly what the base draws.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,38 @@ def initial_controlnet(
     Raises:
         UserError: the file that it starts from is missing, broken, or for another base.
     """
+    from engine.nets.importing import copied_weights, open_controlnet
+
+    # A denoiser in half precision is a rounded copy of the base. Rounding to bf16 changes most weights, altogether by
+    # as much as the first ten steps of AdamW at 1e-5, and a Control-LoRA would spend its rank on that difference. So
+    # what the net begins with, or differs from, is read from the base's file.
+    rounded = denoiser.dtype != torch.float32
     saved = [checkpoint for checkpoint in list_checkpoints(run_folder) if checkpoint.resumable]
     trained = False
     if saved:  # resuming loads its weights afterwards; a file that the run started from may be gone by now
         controlnet = in_own_memory(family.load_controlnet(saved[-1].folder / "controlnet"))
     elif config.model.controlnet:
-        from engine.nets.importing import open_controlnet
-
         controlnet, trained = in_own_memory(open_controlnet(config.model.controlnet, family, base)), True
     else:
         torch.manual_seed(config.train.seed)  # the encoder of the control image is random: the same for the same seed
         controlnet = family.new_controlnet(denoiser)
+        if rounded:
+            copy_weights(controlnet, copied_weights(family, base))
         if config.model.hint_start == "he":
             he_initialization(controlnet.get_submodule(family.layers.control_encoder))
     if rank:
         torch.manual_seed(config.train.seed + 1)
-        to_control_lora(controlnet, denoiser, rank, family.layers, trained, device)
+        exact = copied_weights(family, base) if trained and rounded else None
+        to_control_lora(controlnet, denoiser, rank, family.layers, trained, device, exact)
     return controlnet
+
+
+@torch.no_grad()
+def copy_weights(controlnet: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy weights (fp32, by name) into a net, one at a time, so that memory does not hold them twice."""
+    parameters = controlnet.state_dict()
+    for name, weight in weights.items():
+        parameters[name].copy_(weight)
 
 
 def he_initialization(encoder: Any) -> None:

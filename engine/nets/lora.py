@@ -8,6 +8,7 @@ convolutions, all norms and all biases are trained whole, in fp32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def to_control_lora(
     layers: Layers,
     trained: bool = False,
     device: torch.device | None = None,
+    exact: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Turn a whole ControlNet, in place, into low-rank factors over the UNet's own weights.
 
@@ -68,8 +70,10 @@ def to_control_lora(
         trained: the net was trained before; its difference from the base is kept as far as the rank allows. Otherwise
             the factors add nothing at first: ``up`` is zero, ``down`` is drawn from the global random state.
         device: where to decompose the difference, if not where the base is.
+        exact: the base's weights in fp32, which the difference is taken from; None: the UNet's own.
     """
     base = dict(unet.named_parameters())
+    exact = exact or base
     for name, layer in list(controlnet.named_modules()):
         key = f"{name}.weight"
         if (
@@ -82,7 +86,7 @@ def to_control_lora(
         up, down = new_factors(whole, rank)
         if trained:
             place = device or base[key].device
-            difference = whole.float().to(place) - base[key].float().to(place)
+            difference = whole.float().to(place) - exact[key].float().to(place)
             up, down = nearest_factors(difference.flatten(1), up.flatten(1), down.flatten(1))
         layer.__class__ = KINDS[type(layer)]  # kernel, stride, padding and bias stay
         layer.weight = base[key].requires_grad_(False)

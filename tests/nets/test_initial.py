@@ -1,0 +1,98 @@
+"""What a new net begins as: the base's own weights, however roughly the run holds the base."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.config import RunConfig, parse
+from engine.errors import UserError
+from engine.families.registry import detect
+from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.importing import copied_weights
+from engine.nets.initial import initial_controlnet
+from engine.nets.lora import lora_layers
+from tests.families.ldm_file import write_single_file
+
+
+def sharded(base: Path, folder: Path) -> Path:
+    """The same base with its denoiser in two files."""
+    (folder / "unet").mkdir(parents=True)
+    for path in (base / "model_index.json", base / "unet" / "config.json"):
+        (folder / path.relative_to(base)).write_bytes(path.read_bytes())
+    tensors = load_file(base / "unet" / WEIGHTS)
+    halves = {f"part-{half}.safetensors": sorted(tensors)[half::2] for half in (0, 1)}
+    for file, names in halves.items():
+        save_file({name: tensors[name] for name in names}, folder / "unet" / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: file for file, names in halves.items() for name in names}}
+    (folder / "unet" / f"{WEIGHTS}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "two files", "single file", "ckpt"])
+def test_a_new_controlnet_has_the_weights_of_the_file_although_the_base_is_rounded(
+    tiny_base: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = {
+        "folder": lambda: tiny_base,
+        "two files": lambda: sharded(tiny_base, tmp_path / "sharded"),
+        "single file": lambda: write_single_file(tiny_base, tmp_path / "base.safetensors"),
+        "ckpt": lambda: write_single_file(tiny_base, tmp_path / "base.ckpt"),
+    }
+    base = str(make[kind]())
+    family = detect(base)
+    denoiser = family.load_denoiser(base, torch.bfloat16)
+    if kind != "ckpt":
+        monkeypatch.setattr(type(family), "load_denoiser", lambda *_: pytest.fail("the base was loaded once more"))
+    made = initial_controlnet(tmp_path, RunConfig(), family, base, denoiser).state_dict()
+    file = load_file(tiny_base / "unet" / WEIGHTS)
+    copied = [name for name in file if name.startswith(family.layers.copied)]
+    assert len(copied) > 50 and {name for name in made if name.startswith(family.layers.copied)} == set(copied)
+    for name in copied:
+        assert made[name].dtype == torch.float32 and torch.equal(made[name], file[name]), name
+    assert not torch.equal(denoiser.state_dict()[copied[0]].float(), file[copied[0]]), "bf16 would not have rounded it"
+
+
+def test_two_text_encoders_add_layers_that_are_copied_too(tiny_sdxl: Path, tmp_path: Path) -> None:
+    base = str(tiny_sdxl)
+    family = detect(base)
+    made = initial_controlnet(tmp_path, RunConfig(), family, base, family.load_denoiser(base, torch.float16))
+    file = load_file(tiny_sdxl / "unet" / WEIGHTS)
+    assert torch.equal(made.add_embedding.linear_1.weight, file["add_embedding.linear_1.weight"])
+
+
+def test_a_control_lora_keeps_what_it_trains_whole_exact_and_shares_the_rest(tiny_base: Path, tmp_path: Path) -> None:
+    base = str(tiny_base)
+    family = detect(base)
+    denoiser = family.load_denoiser(base, torch.bfloat16)
+    net = initial_controlnet(tmp_path, RunConfig(), family, base, denoiser, rank=4)
+    file, frozen, low = load_file(tiny_base / "unet" / WEIGHTS), denoiser.state_dict(), lora_layers(net)
+    assert low
+    for name, weight in net.state_dict().items():
+        stem, _, part = name.rpartition(".")
+        if name in file and name.startswith(family.layers.copied):
+            shared = stem in low and part == "weight"
+            assert torch.equal(weight, frozen[name] if shared else file[name]), name
+
+
+def test_a_net_that_equals_the_base_spends_no_rank_on_rounding(tiny_base: Path, tmp_path: Path) -> None:
+    base = str(tiny_base)
+    family = detect(base)
+    family.new_controlnet(family.load_denoiser(base, torch.float32)).save_pretrained(tmp_path / "net")
+    config = parse({"model": {"controlnet": str(tmp_path / "net")}})
+    net = initial_controlnet(tmp_path, config, family, base, family.load_denoiser(base, torch.bfloat16), rank=4)
+    assert not any(layer.up.any() for layer in lora_layers(net).values())
+
+
+def test_weights_are_read_when_they_are_asked_for(tiny_base: Path, tmp_path: Path) -> None:
+    path = write_single_file(tiny_base, tmp_path / "base.safetensors")
+    weights = copied_weights(detect(str(path)), str(path))
+    assert len(weights) == len(list(weights)) and "conv_in.weight" in weights and "conv_out.weight" not in weights
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        dict(weights)
