@@ -26,10 +26,10 @@ from engine.errors import UserError
 from engine.estimate.memory import CONTEXT_BYTES, predict
 from engine.jobs.control import Control
 from engine.jobs.events import Message, StepDone
+from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run
 from engine.training.faults import take_step
 from engine.training.job import create_run, training_job
-from engine.training.oom import RECORD
 from engine.training.previews import preview_during_training
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
@@ -176,7 +176,7 @@ def out_of_memory(world: World, family: str, preset: str) -> Found:
 
 def _fallbacks(run: Run) -> list[str]:
     """Descriptions of the fallbacks that a run has taken."""
-    return [fallback["words"] for fallback in Run(run.folder).about.get(RECORD, [])]
+    return [fallback["words"] for fallback in Run(run.folder).about.get(FALLBACKS, [])]
 
 
 # -- speed ------------------------------------------------------------------------------------------------------------

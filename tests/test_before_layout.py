@@ -230,7 +230,7 @@ def _run(folder: Path) -> dict[str, Any]:
     run = Run(folder)
     history = run.history()
     return {
-        "config": run.config.model_dump(mode="json"),
+        "config": run.begun_with.model_dump(mode="json"),
         "origins": run.origins,
         "condition": run.condition,
         "held out": run.held_out,

@@ -7,6 +7,8 @@ python -m engine.cli captions birds --prefix "a photo of"
 python -m engine.cli extract birds --type canny --set low=80
 python -m engine.cli train run.toml        (or: train --dataset birds --base owner/name --preset 12gb)
 python -m engine.cli resume RUN            (on several cards: docs/several-cards.md)
+python -m engine.cli resume RUN --set optim.learning_rate=5e-6 --set train.steps=8000    (with other settings)
+python -m engine.cli train --from-run RUN --set data.resolution=768      (a new run with its settings)
 python -m engine.cli sample RUN --control map.png --prompt "red circle with blue background"
 python -m engine.cli evaluate RUN --checkpoint 500     (does it follow its control images, is it damaged?)
 python -m engine.cli export RUN --format single_file    (or: --compare, for the table of sizes and scores)

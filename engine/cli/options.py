@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
+from engine.config import changeable
 from engine.config.presets import unflatten
 from engine.errors import UserError
 
@@ -15,6 +16,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the option --set for any setting of a run."""
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for example train.steps=500"
+    )
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add the option --set for the settings that may be changed at a resume. Its help is made from them."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"go on with another value, for example optim.learning_rate=5e-6. One of: {', '.join(changeable())}",
     )
 
 

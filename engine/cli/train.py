@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from engine.cli import processes
-from engine.cli.options import add_processes, add_settings, parse_settings
+from engine.cli.options import add_changes, add_processes, add_settings, parse_settings
+from engine.config import SECTIONS
+from engine.config.presets import flatten
 from engine.distributed import group
 from engine.jobs.control import Control
+from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 EXIT_INTERRUPTED = 130
@@ -19,13 +22,24 @@ def add_commands(commands: Any) -> None:
     """Add "train" and "resume" to the command line's parsers."""
     train = commands.add_parser("train", help="train a ControlNet")
     train.add_argument("file", type=Path, nargs="?", help="settings as a TOML file, like the presets")
-    train.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
+    begin = train.add_mutually_exclusive_group()
+    begin.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
+    begin.add_argument(
+        "--from-run", metavar="RUN", help="begin a new run with the settings that this one has now; --set changes some"
+    )
     train.add_argument("--dataset", help="the dataset's name")
     train.add_argument("--base", help="the base model, as in the settings")
     train.add_argument("--write", type=Path, metavar="FILE", help="write all settings to a TOML file, and do not train")
     add_settings(train)
     resume = commands.add_parser("resume", help="resume a run")
     resume.add_argument("run", help="the run's folder name")
+    add_changes(resume)
+    resume.add_argument(
+        "--from-step",
+        type=int,
+        metavar="STEP",
+        help="go back to the checkpoint of this step (0: from scratch); later ones are set aside, not deleted",
+    )
     for parser in (train, resume):
         add_processes(parser)
 
@@ -37,7 +51,16 @@ def train(options: argparse.Namespace, workspace: Workspace, control: Control) -
 
 
 def resume(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
-    """Go on with a run. Returns the exit status."""
+    """Go on with a run, with other settings where the options say so. Returns the exit status."""
+    from engine.training.job import change_run
+
+    changes = flatten(parse_settings(options.set))
+
+    def change() -> str:
+        return change_run(Run(workspace.run_folder(options.run)), changes, options.from_step).name
+
+    if changes or options.from_step is not None:
+        group.current().broadcast(change)
     return _train_run(options.run, workspace, control)
 
 
@@ -51,16 +74,22 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     from engine.machine.hardware import detect
     from engine.training.job import create_run
 
+    preset = None
     if options.preset:
         preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
-    else:
+    elif not options.from_run:
         preset = suggest(detect().vram_gib)
+
+    def below(family: str = "") -> list[tuple[str, dict[str, Any]]]:
+        """The settings below those of the file and the options."""
+        return preset.layers(family) if preset is not None else [_settings_of(options.from_run, workspace)]
+
     layers = [(options.file.name, read_toml(options.file))] if options.file else []
     from_options = {"data": {"dataset": options.dataset}, "model": {"base": options.base}}
     given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
     layers += [("you", given), ("you", parse_settings(options.set))]
-    base = resolve(*preset.layers(), *layers)[0].model.base
-    config, origins = resolve(*preset.layers(family_of(workspace, base)), *layers)
+    base = resolve(*below(), *layers)[0].model.base
+    config, origins = resolve(*below(family_of(workspace, base)), *layers)
     if options.write:
         write_run_file(options.write, config)
         processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
@@ -68,9 +97,14 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     return create_run(workspace, config, origins).name
 
 
+def _settings_of(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:
+    """The settings that a run has now, as a layer for ``resolve``."""
+    config = Run(workspace.run_folder(name)).config
+    return f"run {name}", config.model_dump(mode="json", include={"name", *SECTIONS})
+
+
 def _train_run(name: str, workspace: Workspace, control: Control) -> int:
     from engine.jobs.keep_awake import keep_awake
-    from engine.runs.run import Run
     from engine.training.job import training_job
 
     run, console = Run(workspace.run_folder(name)), processes.console()

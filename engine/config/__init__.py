@@ -13,7 +13,7 @@ from engine.config.data import DataConfig
 from engine.config.learning import ObjectiveConfig, OptimConfig
 from engine.config.migrate import migrated
 from engine.config.model import ModelConfig
-from engine.config.setting import Section, setting
+from engine.config.setting import MayChange, Section, setting
 from engine.config.training import TrainConfig
 from engine.config.validation import ValidationConfig
 from engine.errors import UserError
@@ -29,7 +29,9 @@ __all__ = [
     "Section",
     "TrainConfig",
     "ValidationConfig",
+    "changeable",
     "describe",
+    "field_of",
     "fields",
     "parse",
     "setting",
@@ -108,6 +110,24 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
                 value = getattr(getattr(config, section), name)
                 found[f"{section}.{name}"] = bool(value) if mark == "on or off" else value
     return found
+
+
+def changeable() -> dict[str, MayChange]:
+    """The settings with which a run may be resumed, by dotted name in the order of the sections; see ``setting``."""
+    found: dict[str, MayChange] = {}
+    for section in SECTIONS:
+        for name, field in fields(section).items():
+            if may := (field.json_schema_extra or {}).get("may_change"):
+                found[f"{section}.{name}"] = may
+    return found
+
+
+def field_of(dotted: str) -> Any | None:
+    """The pydantic FieldInfo of a setting by its dotted name; None if there is none."""
+    section, _, name = dotted.partition(".")
+    if not name:
+        return RunConfig.model_fields.get(section) if section not in SECTIONS else None
+    return fields(section).get(name) if section in SECTIONS else None
 
 
 def parse(values: dict[str, Any], source: str = "These settings") -> RunConfig:

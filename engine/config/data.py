@@ -10,7 +10,12 @@ from engine.config.setting import Section, setting
 class DataConfig(Section):
     """The images of the run, and how they are cropped."""
 
-    dataset: str = setting("", "Dataset", "A dataset of this workspace whose control images have been made.")
+    dataset: str = setting(
+        "",
+        "Dataset",
+        "A dataset of this workspace whose control images have been made.",
+        why_fixed="Its images, and those held out from it, are what the run has learned and is measured on.",
+    )
     resolution: int = setting(
         512,
         "Resolution",
@@ -21,6 +26,7 @@ class DataConfig(Section):
         ge=64,
         le=2048,
         multiple_of=64,
+        why_fixed="The images were cropped and encoded at this size, and the run was measured at it.",
     )
     crop: Literal["centre", "random", "smart"] = setting(
         "centre",

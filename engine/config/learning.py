@@ -52,6 +52,7 @@ class ObjectiveConfig(Section):
         "thousands of images. Try it uses the trained base, but exports hold only the ControlNet.",
         advanced=True,
         affects_speed=True,
+        why_fixed="It decides which weights are trained, and so what the checkpoints hold.",
     )
     only_mid_control: bool = setting(
         False,
@@ -73,6 +74,7 @@ class OptimConfig(Section):
         "colours break.",
         gt=0,
         le=0.1,
+        may_change="course",
     )
     schedule: Literal["constant", "cosine", "linear"] = setting(
         "constant",
@@ -88,6 +90,7 @@ class OptimConfig(Section):
         "memory and no package; training is a little less stable.",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )
     warmup_steps: int = setting(
         0,
@@ -132,6 +135,7 @@ class OptimConfig(Section):
         lt=1,
         advanced=True,
         affects_speed="on or off",
+        why_fixed="The average began with the run, and holds weights from its whole length.",
     )
     ema_device: Literal["same", "cpu"] = setting(
         "same",
@@ -140,6 +144,7 @@ class OptimConfig(Section):
         "SD 1.5 and makes each step a little slower.",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )
     offload: bool = setting(
         False,
@@ -149,4 +154,5 @@ class OptimConfig(Section):
         "slower. For the optimizers adamw and adafactor.",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )

@@ -16,6 +16,7 @@ class ModelConfig(Section):
         "The model that the ControlNet is trained for: a Stable Diffusion 1.x, 2.x or XL checkpoint (.safetensors, "
         ".ckpt), a folder in diffusers layout, a Hugging Face id, or 'demo', the tiny base that comes with the app.",
         affects_speed=True,
+        why_fixed="The weights were trained for this base, and mean nothing to another.",
     )
     controlnet: str = setting(
         "",
@@ -24,6 +25,7 @@ class ModelConfig(Section):
         "a ControlNet to continue: .safetensors, .pth, .ckpt, a Control-LoRA, a diffusers folder, or a checkpoint of "
         "another run.",
         advanced=True,
+        why_fixed="It is where the run began. It has gone on from there.",
     )
     control_lora_rank: int = setting(
         0,
@@ -35,6 +37,7 @@ class ModelConfig(Section):
         affects_speed=True,
         ge=0,
         le=256,
+        why_fixed="The trained weights have the shape of this rank.",
     )
     hint_start: Literal["he", "default"] = setting(
         "he",
@@ -43,4 +46,5 @@ class ModelConfig(Section):
         "(He et al. 2015) so that the image gets through from the first step, and the net follows it sooner. default: "
         "as in the original training scripts.",
         advanced=True,
+        why_fixed="It is where the run began. It has gone on from there.",
     )

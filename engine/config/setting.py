@@ -6,6 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MayChange = Literal["", "course", "memory"]
+WHY_FIXED = (
+    "A run keeps it from its first step to its last, so that its figures, images and checkpoints can be compared."
+)
+
 
 def setting(
     default: Any,
@@ -16,6 +21,8 @@ def setting(
     advanced: bool = False,
     lines: int = 1,
     affects_speed: bool | Literal["on or off"] = False,
+    may_change: MayChange = "",
+    why_fixed: str = "",
     **bounds: Any,
 ) -> Any:
     """A pydantic field with what forms, docs and the command line show of it.
@@ -24,8 +31,18 @@ def setting(
         lines: height of its text box.
         affects_speed: whether a step takes another time, or other memory, with another value; "on or off" if it only
             matters whether the value is zero. Measurements of one run hold for another if these settings are the same.
+        may_change: whether a run may be resumed with another value. "course": it changes how the training goes on.
+            "memory": it changes what memory and time a step takes, and the images of a step stay the same.
+        why_fixed: for a setting that may not, a sentence that says why; empty: the usual one.
     """
-    extra: dict[str, Any] = {"unit": unit, "advanced": advanced, "lines": lines, "affects_speed": affects_speed}
+    extra: dict[str, Any] = {
+        "unit": unit,
+        "advanced": advanced,
+        "lines": lines,
+        "affects_speed": affects_speed,
+        "may_change": may_change,
+        "why_fixed": why_fixed or WHY_FIXED,
+    }
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
 
 

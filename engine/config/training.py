@@ -11,7 +11,13 @@ class TrainConfig(Section):
     """Length, batch size, precision, memory saving and checkpoints."""
 
     steps: int = setting(
-        4000, "Steps", "Optimizer steps of the whole run. Usual: 4,000 to 20,000.", unit="steps", ge=1, le=10_000_000
+        4000,
+        "Steps",
+        "Optimizer steps of the whole run. Usual: 4,000 to 20,000.",
+        unit="steps",
+        ge=1,
+        le=10_000_000,
+        may_change="course",
     )
     batch_size: int = setting(
         4,
@@ -22,6 +28,7 @@ class TrainConfig(Section):
         affects_speed=True,
         ge=1,
         le=512,
+        may_change="memory",
     )
     accumulation: int = setting(
         1,
@@ -34,6 +41,7 @@ class TrainConfig(Section):
         ge=1,
         le=1024,
         advanced=True,
+        why_fixed="It follows from the batch size, so that the images of a step stay the same.",
     )
     precision: Literal["fp32", "fp16", "bf16"] = setting(
         "fp16",
@@ -42,6 +50,7 @@ class TrainConfig(Section):
         "card or newer. fp32 is for processors.",
         advanced=True,
         affects_speed=True,
+        may_change="course",
     )
     base_storage: Literal["same", "fp8"] = setting(
         "same",
@@ -50,6 +59,7 @@ class TrainConfig(Section):
         "with SDXL); a little slower, and the base draws very slightly different images while training.",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )
     gradient_checkpointing: Literal["none", "controlnet", "both"] = setting(
         "none",
@@ -58,6 +68,7 @@ class TrainConfig(Section):
         "controlnet: in the ControlNet (8 % more work). both: also in the base's decoder (26 % more).",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )
     attention: Literal["sdpa", "xformers"] = setting(
         "sdpa",
@@ -84,7 +95,15 @@ class TrainConfig(Section):
         advanced=True,
         affects_speed=True,
     )
-    seed: int = setting(0, "Seed", "The same seed repeats the same run.", ge=0, le=2**31 - 1, advanced=True)
+    seed: int = setting(
+        0,
+        "Seed",
+        "The same seed repeats the same run.",
+        ge=0,
+        le=2**31 - 1,
+        advanced=True,
+        why_fixed="The order of the images and their noise come from it: another one would be another run.",
+    )
     checkpoint_every: int = setting(
         500, "Checkpoint every", "How often a checkpoint is saved. Usual: 500.", unit="steps", ge=1
     )

@@ -73,7 +73,9 @@ def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float
         metrics = run.metrics()
         if any("processes" in entry for entry in metrics):
             continue  # several cards shared the work; the window trains on one
-        seconds = [entry["seconds"] for entry in metrics[-RECENT_LINES:] if "seconds" in entry]
+        since = max((change.step for change in run.changes), default=0)  # before, it had other settings
+        recent = metrics[-RECENT_LINES:]
+        seconds = [entry["seconds"] for entry in recent if "seconds" in entry and entry["step"] > since]
         if len(seconds) >= FEWEST_STEPS:
             return sorted(seconds)[len(seconds) // 2] / run.config.images_per_step
     return None

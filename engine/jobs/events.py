@@ -48,6 +48,14 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class SettingsChanged:
+    """From this step on the run goes on with other settings, for example with less memory."""
+
+    step: int
+    words: str
+
+
+@dataclass(frozen=True)
 class PreviewMade:
     """One set of preview images. ``scores`` are means over the set, e.g. {"adherence": 0.81}."""
 
@@ -136,6 +144,7 @@ Event = (
     | Progress
     | RunOpened
     | StepDone
+    | SettingsChanged
     | PreviewMade
     | Checked
     | CheckpointSaved

@@ -21,6 +21,7 @@ from engine.jobs.events import (
     PreviewMade,
     Progress,
     RunOpened,
+    SettingsChanged,
     StepDone,
     Waiting,
 )
@@ -115,6 +116,8 @@ class JobSnapshot:
     """Measurements of preview images that are not scores; see PreviewMade."""
     pauses: tuple[int, ...] = ()
     """Steps at which the run was paused and later resumed."""
+    changes: tuple[tuple[int, str], ...] = ()
+    """Steps at which settings changed, with the change in words."""
     preview: PreviewMade | None = None
     checkpoint: CheckpointSaved | None = None
     checks: tuple[Checked, ...] = ()
@@ -207,6 +210,8 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         )
     if isinstance(event, StepDone):
         return fold_steps(base, (event,))
+    if isinstance(event, SettingsChanged):
+        return replace(base, changes=(*snapshot.changes, (event.step, event.words)))
     if isinstance(event, PreviewMade):
         return replace(
             base,

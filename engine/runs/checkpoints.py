@@ -226,6 +226,17 @@ def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
     return target
 
 
+def go_back(run_folder: Path, step: int) -> None:
+    """Set all checkpoints of later steps aside, so that the run goes on from this one. Nothing is deleted.
+
+    Args:
+        step: 0: the run starts again from scratch.
+    """
+    for checkpoint in list_checkpoints(run_folder):
+        if checkpoint.step > step:
+            set_aside(checkpoint.folder, f"the run went back to step {step:,}")
+
+
 def temporary_name(target: Path) -> Path:
     """Where a checkpoint is written. The name ends in the id of the writing process."""
     return target.with_name(f"{TEMPORARY}{target.name}.{os.getpid()}")

@@ -18,6 +18,7 @@ from engine.errors import UserError
 from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseChanged, PreviewMade, RunOpened, StepDone
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, add_check, fold, fold_steps
+from engine.runs.changes import Change, changes_of, settings_now
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.metrics import last_status, read_metrics
 
@@ -69,7 +70,11 @@ class Run:
                 "Its run.json holds no settings.",
                 "Its checkpoints can still be exported; start a new run to go on training.",
             )
-        self.config: RunConfig = parse(self.about["config"], f"The settings of {self.folder.name}")
+        named = f"The settings of {self.folder.name}"
+        self.begun_with: RunConfig = parse(self.about["config"], named)
+        """The settings of its first step."""
+        self.config: RunConfig = settings_now(self.begun_with, self.about, named)
+        """The settings that it has reached: with what the user has changed since, and with its memory fallbacks."""
 
     @property
     def name(self) -> str:
@@ -89,6 +94,11 @@ class Run:
         """Keys of the pairs that are never trained on. None in runs of an earlier version."""
         keys = self.about.get("held_out")
         return [str(key) for key in keys] if keys else None
+
+    @property
+    def changes(self) -> list[Change]:
+        """Changes of settings since it began, in their order; of memory fallbacks, too."""
+        return changes_of(self.about)
 
     @property
     def exports(self) -> Path:
@@ -153,7 +163,8 @@ class Run:
                     checks = add_check(checks, Checked(**entry))
 
         snapshot = fold_steps(snapshot, steps())
-        snapshot = replace(snapshot, checks=checks, pauses=tuple(pauses))
+        changes = tuple((change.step, change.words) for change in self.changes)
+        snapshot = replace(snapshot, checks=checks, pauses=tuple(pauses), changes=changes)
         checkpoints = self.checkpoints()
         if checkpoints:
             kept = tuple(checkpoint.step for checkpoint in checkpoints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.runs.changes import allowed_changes, record_changes
+from engine.runs.checkpoints import go_back
 from engine.runs.metrics import drop_after
 from engine.runs.run import Recorder, Run, write_run
 from engine.training import failure
@@ -103,22 +106,69 @@ def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, o
     return run.folder
 
 
-def resume_training(runner: JobRunner, workspace: Workspace, folder: Path) -> Path:
-    """Go on from the newest checkpoint of a run, in the background.
+def resume_training(
+    runner: JobRunner,
+    workspace: Workspace,
+    folder: Path,
+    changes: Mapping[str, Any] | None = None,
+    from_step: int | None = None,
+) -> Path:
+    """Go on from the newest checkpoint of a run, in the background. ``changes``, ``from_step``: see ``change_run``.
 
     Raises:
-        UserError: the run is complete, or its dataset is gone. Busy: another job is running.
+        UserError: the run is complete, its dataset is gone, or it cannot go on with these settings. Busy: another job
+            is running (nothing was changed).
     """
+    if runner.alive:
+        runner.start(JobKind.TRAIN, "Training", lambda token, emit: "failed")  # says who is busy
     run = Run(folder)
-    if run.completed:
-        raise UserError(
-            f"{run.name} is complete.", f"It has done all {run.config.train.steps:,} steps.", "Start a new run."
-        )
     sentences = missing(workspace, run.config)
     if sentences:
         raise UserError(f"{run.name} cannot go on.", " ".join(sentences), "Then press Resume again.")
+    run = change_run(run, changes or {}, from_step)
     runner.start(JobKind.TRAIN, f"Training {run.config.name}", training_job(workspace, run), initial=run.history())
     return run.folder
+
+
+def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = None) -> Run:
+    """Prepare a run to be resumed with other settings, and record them. Returns the run as it goes on.
+
+    Args:
+        changes: values by dotted name; those that are as now are ignored.
+        from_step: go back to the checkpoint of this step, and set later ones aside; 0: start again from scratch. None:
+            the newest.
+
+    Raises:
+        UserError: a setting may not be changed (see ``allowed_changes``), there is no such checkpoint, or nothing is
+            left to do. Nothing was changed then.
+    """
+    steps = [checkpoint.step for checkpoint in run.checkpoints() if checkpoint.resumable]
+    if from_step not in (None, 0, *steps):
+        raise UserError(
+            f"{run.name} cannot go back to step {from_step:,}.",
+            "There is no checkpoint of that step from which it can be resumed.",
+            f"Choose one of these steps: {', '.join(f'{step:,}' for step in (0, *steps))}.",
+        )
+    if run.last_step and not steps and from_step is None:
+        raise UserError(
+            f"{run.name} cannot be resumed.",
+            "Its checkpoints hold weights, but no training state (of the optimizer): it was imported, or removed.",
+            f"Start a new run that begins with its weights: Start from a ControlNet, {run.checkpoints()[-1].folder}.",
+        )
+    done = run.last_step if from_step is None else from_step
+    changed = allowed_changes(run.name, run.begun_with, run.config, done, changes)
+    if done >= changed.get("train.steps", run.config.train.steps):
+        raise UserError(
+            f"{run.name} is complete.",
+            f"It has done all {run.config.train.steps:,} steps.",
+            "Give it more steps (Resume with other settings, on the Train tab; or python -m engine.cli resume "
+            f"{run.name} --set train.steps={2 * run.config.train.steps}), or start a new run.",
+        )
+    if changed:
+        record_changes(run.folder, done, run.config, changed)
+    if from_step is not None:
+        go_back(run.folder, from_step)
+    return Run(run.folder)
 
 
 def training_job(workspace: Workspace, run: Run) -> Work:
@@ -178,7 +228,6 @@ SENTENCES = {
 
 def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> Trainer:
     """Load everything, resume from the newest checkpoint, and return the trainer."""
-    from engine.training.oom import with_fallbacks
     from engine.training.previews import DrawPreviews
     from engine.training.trainer import Trainer
 
@@ -186,10 +235,9 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
     held_out = group.current().broadcast(lambda: _held_out(run, dataset, token))
     warn_of_changes(run, dataset, emit)
     about: dict[str, Any] = {"condition": run.condition, "dataset_fingerprint": dataset.fingerprint, "run": run.name}
-    config = with_fallbacks(run.config, run.about)
     return Trainer(
         run.folder,
-        config,
+        run.config,
         workspace.locate_base(run.config.model.base),
         dataset,
         workspace.cache,
@@ -197,7 +245,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
         emit,
         preview=DrawPreviews(),
         about=about,
-        configured_batch_size=run.config.train.batch_size,
+        configured_batch_size=run.begun_with.train.batch_size,
         held_out=held_out,
     )
 

@@ -18,22 +18,19 @@ from typing import Any, TypeVar
 
 import torch
 
-from engine.config import RunConfig, parse
-from engine.config.presets import flatten, unflatten
+from engine.config import RunConfig
 from engine.errors import UserError
-from engine.jobs.events import Message
+from engine.jobs.events import Message, SettingsChanged
 from engine.machine.errors import is_out_of_memory
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.fp8 import quantize_fp8
 from engine.nets.gradient_checkpointing import use_gradient_checkpointing
+from engine.runs.changes import FALLBACKS, with_settings
 from engine.runs.run import write_run
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
 WINDOWS_SPARE_BYTES = 256 * 2**20
-RECORD = "memory_ladder"
-"""The key of run.json under which fallbacks are noted."""
-
 T = TypeVar("T")
 
 
@@ -89,14 +86,6 @@ def ema_fallback(config: RunConfig, on_card: bool) -> Fallback | None:
     if not on_card or optim.offload or optim.ema_decay <= 0 or optim.ema_device != "same":
         return None
     return Fallback({"optim.ema_device": "cpu"}, "the average of the weights in the computer's memory")
-
-
-def with_fallbacks(config: RunConfig, about: dict[str, Any]) -> RunConfig:
-    """A run's settings with the fallbacks that its run.json holds."""
-    changes: dict[str, Any] = {}
-    for fallback in about.get(RECORD, []):
-        changes |= fallback["settings"]
-    return parse(unflatten({**flatten(config.model_dump()), **changes})) if changes else config
 
 
 def recover(state: TrainState, where: str) -> Fallback:
@@ -192,7 +181,7 @@ def clear(state: TrainState) -> None:
 def apply(state: TrainState, fallback: Fallback) -> Fallback:
     """Change the settings of a run that is between two steps. If it fails it can be called again."""
     settings, trainable = fallback.settings, state.trainable
-    config = parse(unflatten({**flatten(state.config.model_dump()), **settings}))
+    config = with_settings(state.config, settings)
     state.use_settings(config)
     if "train.gradient_checkpointing" in settings:
         scope = config.train.gradient_checkpointing
@@ -233,9 +222,11 @@ def _has_bitsandbytes() -> bool:
 def _record(state: TrainState, where: str, fallback: Fallback) -> None:
     """Note a fallback in run.json. A full disk does not end the run here: the next checkpoint waits for it."""
     entry = {"step": state.step, "where": where, "settings": fallback.settings, "words": fallback.words}
+    if fallback.settings:
+        state.emit(SettingsChanged(state.step, f"memory ran out: {fallback.words}"))
     try:
         about = json.loads((state.run_folder / "run.json").read_text(encoding="utf-8"))
-        about.setdefault(RECORD, []).append(entry)
+        about.setdefault(FALLBACKS, []).append(entry)
         write_run(state.run_folder, about)
     except OSError as error:
         words = f"The change was not noted in run.json ({error.strerror or error}); a resume has to find it out again."

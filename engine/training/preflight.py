@@ -22,9 +22,9 @@ from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.machine.hardware import Hardware
 from engine.machine.units import format_bytes
+from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run, write_run
 from engine.training.faults import stop_if_broken, take_step
-from engine.training.oom import RECORD
 from engine.training.previews import preview_during_training
 from engine.workspace.paths import Workspace
 
@@ -110,7 +110,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         per_image = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
         peak = max(peak, memory_used(state.device))
     emit(Progress(PARTS, PARTS, "Trial images"))
-    recorded = Run(state.run_folder).about.get(RECORD, [])
+    recorded = Run(state.run_folder).about.get(FALLBACKS, [])
     fallbacks = [fallback for fallback in recorded if fallback["settings"]]  # for others only memory was freed
     timed = seconds[1:]  # the first step chooses kernels and allocates the optimizer's state
     return Measured(

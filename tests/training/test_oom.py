@@ -20,9 +20,10 @@ from engine.machine.errors import is_out_of_memory
 from engine.nets import ema
 from engine.nets.lora import to_control_lora
 from engine.nets.master_weights import MasterWeightSync
+from engine.runs.changes import settings_now
 from engine.runs.run import Run
 from engine.training import oom
-from engine.training.oom import Fallback, cap_allocator, ema_fallback, next_fallback, with_fallbacks
+from engine.training.oom import Fallback, cap_allocator, ema_fallback, next_fallback
 from engine.training.optim import updated_parameters
 from engine.tuning.controlnet import ControlLora
 from engine.tuning.trainable import Placement, Trainable
@@ -52,7 +53,7 @@ def test_the_fallbacks_keep_the_effective_batch_and_come_to_an_end(make_config: 
     config = make_config(**{"train.batch_size": 6, "optim.ema_decay": 0.9, "train.precision": "fp16"})
     seen = []
     while (fallback := next_fallback(config, on_card=True, eight_bit=True)) is not None:
-        config = with_fallbacks(config, {"memory_ladder": [{"settings": fallback.settings}]})
+        config = settings_now(config, {"memory_ladder": [{"settings": fallback.settings}]})
         assert config.images_per_step == 6
         seen.append(fallback.settings)
     assert seen == [
@@ -69,7 +70,7 @@ def test_the_fallbacks_keep_the_effective_batch_and_come_to_an_end(make_config: 
     thrifty = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "train.precision": "fp16"})
     seen = []
     while (fallback := next_fallback(thrifty, on_card=True, eight_bit=False)) is not None:
-        thrifty = with_fallbacks(thrifty, {"memory_ladder": [{"settings": fallback.settings}]})
+        thrifty = settings_now(thrifty, {"memory_ladder": [{"settings": fallback.settings}]})
         seen.append(fallback.settings)
     assert seen == [{"optim.optimizer": "adafactor"}, {"train.base_storage": "fp8"}, {"optim.offload": True}]
     offloaded = make_config(**{"train.batch_size": 1, "train.gradient_checkpointing": "both", "optim.offload": True})

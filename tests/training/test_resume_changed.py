@@ -1,0 +1,100 @@
+"""A run that is resumed with other settings: it keeps its course, and what interrupts it then changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engine.cli.main import EXIT_PROBLEM, main
+from engine.errors import UserError
+from engine.jobs.events import StepDone
+from engine.jobs.runner import JobRunner
+from engine.runs.cleanup import trim
+from engine.runs.run import Run
+from engine.training.job import change_run, resume_training
+from engine.workspace.paths import Workspace
+from tests.compare_runs import assert_same_run, tensors
+from tests.short_runs import RunFactory, train
+
+CHANGED = {
+    "optim.learning_rate": 5e-4,
+    "train.steps": 6,
+    "train.precision": "bf16",
+    "train.batch_size": 1,
+    "train.gradient_checkpointing": "both",
+}
+"""All that may change at once, but for what resets the optimizer's state."""
+
+
+def test_changed_interrupted_and_resumed_again_it_equals_one_that_was_not_interrupted(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    settings = {"train.steps": 4, "optim.schedule": "cosine", "optim.warmup_steps": 1, "optim.ema_decay": 0.9}
+    straight, other = new_run(**settings), new_run(**settings)
+    for run in (straight, other):
+        train(ready_workspace, run, at_step={2: "pause"})
+    first = train(ready_workspace, change_run(straight, CHANGED))
+    train(ready_workspace, change_run(other, CHANGED), at_step={4: "pause"})
+    assert train(ready_workspace, Run(other.folder)).outcome == "completed"
+    assert_same_run(straight, other)
+
+    def cosine(step: int) -> float:
+        return float(5e-4 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (step - 1) / 5, dtype=torch.float64))))
+
+    rates = {event.step: event.learning_rate for event in first.of(StepDone)}
+    assert rates == pytest.approx({step + 1: cosine(step) for step in range(2, 6)}), "of the new total, without warm-up"
+    about = Run(straight.folder).about
+    assert about["config"]["optim"]["learning_rate"] == 1e-3, "as it began"
+    assert about["changes"][0] == {
+        "step": 2, "setting": "optim.learning_rate", "from": 1e-3, "to": 5e-4, "fallbacks": 0
+    }  # fmt: skip
+
+
+def test_another_learning_rate_keeps_the_optimizers_state(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    run = new_run()
+    train(ready_workspace, run, at_step={2: "pause"})
+    moments = {k: v for k, v in tensors(run.checkpoints()[-1].folder).items() if "exp_avg" in k}
+    changed = train(ready_workspace, change_run(run, {"optim.learning_rate": 1e-9}), at_step={3: "pause"})
+    assert not changed.warnings
+    after = {k: v for k, v in tensors(run.checkpoints()[-1].folder).items() if k in moments}
+    squares = [name for name in moments if name.endswith("exp_avg_sq") and moments[name].any()]
+    assert squares and all(bool((after[name] >= 0.99 * moments[name]).all()) for name in squares), "0.999 of it stays"
+
+
+def test_a_finished_run_goes_on_for_more_steps_from_the_command_line(
+    new_run: RunFactory, ready_workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long, short = new_run(**{"train.steps": 5}), new_run(**{"train.steps": 3})
+    train(ready_workspace, long)
+    train(ready_workspace, short)
+    start = ["--workspace", str(ready_workspace.root)]
+    assert main([*start, "resume", short.name, "--set", "train.seed=1"]) == EXIT_PROBLEM
+    assert "order of the images" in capsys.readouterr().err
+    assert main([*start, "resume", short.name, "--set", "train.steps=5"]) == 0
+    assert_same_run(long, Run(short.folder))
+
+    assert main([*start, "resume", short.name, "--from-step", "4"]) == EXIT_PROBLEM
+    assert "Choose one of these steps: 0, 3, 5." in capsys.readouterr().err
+    assert main([*start, "resume", short.name, "--from-step", "3"]) == 0
+    assert (short.folder / "checkpoints" / "broken-step-000005").is_dir(), "set aside, not deleted"
+    assert_same_run(long, Run(short.folder))
+
+    assert main([*start, "train", "--from-run", short.name, "--set", "train.steps=1"]) == 0
+    new = Run(max(ready_workspace.run_folders(), key=lambda folder: (folder / "metrics.jsonl").stat().st_mtime_ns))
+    assert new.last_step == 1 and new.origins["optim.learning_rate"] == f"run {short.name}"
+    assert new.config.model_dump(exclude={"train"}) == short.config.model_dump(exclude={"train"})
+
+
+def test_a_run_without_anything_left_to_do_or_to_resume_from_says_what_to_do(
+    new_run: RunFactory, ready_workspace: Workspace
+) -> None:
+    run, runner = new_run(**{"train.steps": 1}), JobRunner()
+    train(ready_workspace, run)
+    with pytest.raises(UserError, match=r"is complete.*Give it more steps.*train\.steps=2"):
+        resume_training(runner, ready_workspace, run.folder)
+    with pytest.raises(UserError, match="is complete"):
+        resume_training(runner, ready_workspace, run.folder, {"optim.learning_rate": 1e-5})
+    assert "changes" not in Run(run.folder).about, "refused as a whole"
+    trim(run.folder, keep=0)
+    with pytest.raises(UserError, match="no training state"):
+        resume_training(runner, ready_workspace, run.folder, {"train.steps": 3})
