@@ -3,11 +3,10 @@
     cache/KEY/latents-WxH-00000.safetensors   mean, logvar: (n, 4, h, w) fp16; box: (n, 4), the crop in the image's
                                               pixels; SHARD crops of one size per file, in the order of the samples
     cache/KEY/cache.json                      written after all latents, with size and checksum of each file
-    cache/KEY/text-TEXT.safetensors           one row for each caption, and one for the empty prompt
-    cache/KEY/text-TEXT.json                  the captions in the order of the rows, size and checksum; written last
+    cache/KEY/text-*                          embeddings of the captions (text_cache.py)
 
-KEY is a hash of everything that the latents depend on, TEXT of everything that the embeddings depend on. So a cache is
-either right or not found, and editing captions does not affect the latents.
+KEY is a hash of everything that the latents depend on. So a cache is either right or not found, and editing captions
+does not affect the latents.
 """
 
 from __future__ import annotations
@@ -25,18 +24,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from engine.data.cache_files import describe, save_tensors, verify
-from engine.data.captions import CAPTIONS_AT_ONCE
+from engine.data.cache_files import base_files, describe, save_tensors, verify
 from engine.data.crop import Crop, apply_crop
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.encode import EncoderBatches, latents_of
 from engine.data.samples import Sample
+from engine.data.text_cache import TextCache, encode_missing
 from engine.disk.images import load_rgb
 from engine.disk.space import require_space
-from engine.disk.tensor_file import Rows, tensor_names
+from engine.disk.tensor_file import Rows
 from engine.distributed.group import ALONE, ProcessGroup
 from engine.families.base import Family
-from engine.families.facts import TEXT_PARTS
 from engine.families.latents import LatentSpace
 from engine.jobs.control import OnProgress, Token
 
@@ -61,28 +59,10 @@ def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:
     """A hash of the images, their crops and the base's VAE."""
     state = hashlib.blake2b(digest_size=12)
     crops = [plan.resolution, plan.mode, plan.variants, plan.buckets, plan.seed]
-    state.update(json.dumps([2, _files(base, ("vae",)), crops]).encode())
+    state.update(json.dumps([2, base_files(base, ("vae",)), crops]).encode())
     for sample in samples:
         state.update(json.dumps([sample.key, sample.digest]).encode())
     return state.hexdigest()
-
-
-def text_key(base: str, captions: Sequence[str]) -> str:
-    """A hash of the captions and the base's text encoders."""
-    made_of = [1, _files(base, TEXT_PARTS), list(captions)]
-    return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=12).hexdigest()
-
-
-def _files(base: str, parts: Sequence[str]) -> list[str]:
-    found = [] if Path(base).exists() else [str(base)]  # the path of a local base does not matter, so it can be moved
-    if Path(base).is_file():
-        found.append(f"{Path(base).stat().st_size}:{Path(base).stat().st_mtime_ns}")
-    if Path(base).is_dir():
-        for part in parts:
-            for path in sorted((Path(base) / part).glob("*")):
-                facts = path.stat()
-                found.append(f"{part}/{path.name}:{facts.st_size}:{facts.st_mtime_ns}")
-    return found
 
 
 def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:
@@ -96,13 +76,9 @@ def entries(samples: Sequence[Sample], plan: CropPlan) -> Entries:
 class TrainingCache:
     """Reads latents by row of the sample and variant of its crop, and embeddings by caption."""
 
-    def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, text: str) -> None:
+    def __init__(self, folder: Path, samples: Sequence[Sample], plan: CropPlan, texts: TextCache) -> None:
         self.folder = folder
-        about = json.loads((folder / f"text-{text}.json").read_text(encoding="utf-8"))
-        self._captions = {caption: row for row, caption in enumerate(about["captions"])}
-        path = folder / f"text-{text}.safetensors"
-        self._text = {name: Rows(path, name) for name in tensor_names(path)}
-        self._samples, self._plan = samples, plan
+        self._samples, self._plan, self._texts = samples, plan, texts
         self._places: dict[tuple[int, int], tuple[Size, int]] = {}
         self._shards: dict[Size, list[Any]] = {}
         for size, stored in entries(samples, plan).items():
@@ -139,8 +115,7 @@ class TrainingCache:
 
     def text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Embeddings of captions of this dataset, or of "", fp32 (B, ...)."""
-        rows = [self._captions[caption] for caption in captions]
-        return {name: torch.from_numpy(table.read(rows)).float() for name, table in self._text.items()}
+        return self._texts.read(captions)
 
     def _find(self, row: int, variant: int) -> tuple[_Shard, int]:
         size, place = self._places[row, variant]
@@ -195,15 +170,10 @@ def open_or_build(
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
             describe(folder / "cache.json", about, _shards(folder, samples, plan))
     captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
-    text = text_key(base, captions)
-    if group.main and not verify(folder / f"text-{text}.json", token, progress):
-        _forget_texts(folder)
-        batches = EncoderBatches(CAPTIONS_AT_ONCE, "captions", on_message)
-        _encode_text(folder / f"text-{text}.safetensors", family, base, captions, device, token, progress, batches)
-        about = {"captions": captions, "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-        describe(folder / f"text-{text}.json", about, [folder / f"text-{text}.safetensors"])
+    if group.main:
+        encode_missing(folder, family, base, captions, device, token, progress, on_message)
     group.barrier()
-    return TrainingCache(folder, samples, plan, text)
+    return TrainingCache(folder, samples, plan, TextCache(folder, base))
 
 
 def _shards(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> list[Path]:
@@ -223,12 +193,6 @@ def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan, space:
                 latent = math.prod(space.shape(*size))
                 missing += len(stored[first : first + SHARD]) * (2 * latent * 2 + 16)
     require_space(folder, missing + ROOM_TO_SPARE, "The cache of images and captions")
-
-
-def _forget_texts(folder: Path) -> None:
-    """Deletes embeddings of earlier captions: they are large, and computed quickly after an undo."""
-    for path in folder.glob("text-*"):
-        path.unlink(missing_ok=True)
 
 
 @torch.no_grad()
@@ -266,32 +230,3 @@ def _encode_latents(
     del vae, encode
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-@torch.no_grad()
-def _encode_text(
-    path: Path,
-    family: Family,
-    base: str,
-    captions: Sequence[str],
-    device: torch.device,
-    token: Token,
-    progress: OnProgress,
-    batches: EncoderBatches,
-) -> None:
-    tokenizer = family.load_tokenizer(base)
-    encoder: Any = batches.load(lambda: family.load_text_encoder(base, torch.float32).to(device))
-    parts: dict[str, list[torch.Tensor]] = {}
-    done = 0
-
-    def encode(some: Sequence[str]) -> tuple[int, dict[str, torch.Tensor]]:
-        token.raise_if_cancelled()
-        made = family.encode_text(tokenizer, encoder, some)
-        return len(some), {name: rows.half().cpu() for name, rows in made.items()}
-
-    for count, made in batches.over(captions, encode):
-        for name, rows in made.items():
-            parts.setdefault(name, []).append(rows)
-        done += count
-        progress(done, len(captions), "Encoding captions")
-    save_tensors(path, {name: torch.cat(rows) for name, rows in parts.items()})
