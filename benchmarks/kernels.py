@@ -103,6 +103,7 @@ def optimizers(net: nn.Module) -> dict[str, Callable[[], object]]:
     ours = build_optimizer(net, OptimConfig(optimizer="adafactor"))
     average = build_ema(net, OptimConfig(ema_decay=0.999))
     assert average is not None
+    average.optimization_step = 1000  # after the decay has risen
     return {
         "Adafactor of transformers": theirs.step,
         "Adafactor": ours.step,

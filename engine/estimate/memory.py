@@ -106,7 +106,6 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0) -> Predi
     encoding, decoding = _vae_bytes(base.vae, resolution)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
-    copies = 3 if has_ema else 1  # weights; EMA, and the weights put aside while it is used
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = 3 * resolution**2  # in colour
     weights_on_disk = facts.saved_weights(sizes) * (8 if has_ema else 4) + base_trained * 4
@@ -114,7 +113,7 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0) -> Predi
         preparing={"VAE or text encoder": float(max(encoding, _text_encoding_bytes(base.text_encoders, tokens)))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
         pictures={**resident, "pictures": float(max(sampling, decoding))},
-        ram=PROCESS_RAM + copies * sizes.controlnet.weights * 4 + ema_in_ram + offloaded + optimizer,
+        ram=PROCESS_RAM + sizes.controlnet.weights * 4 + ema_in_ram + offloaded + optimizer,
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * (latents + sizes.text * 2 + largest_map)),
         weights_of_checkpoint=float(weights_on_disk),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -23,25 +23,26 @@ class EMA(EMAModel):
     """
 
     optimization_step: int
+    every = 1
+    """The average is updated at each multiple of this number of steps, with the decay of all of them."""
     _done = 0
     """Weights that an interrupted update has averaged already."""
 
     @torch.no_grad()
     def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Update the average with the trainable weights as they are now.
+        """One more step is done: update the average with the trainable weights as they are now, if it is due.
 
         ``get_decay`` warms up: early steps weigh more than the configured decay says.
         """
-        weights = list(parameters)
-        decay = self.get_decay(self.optimization_step + 1)
-        for part in self._parts():
-            averages = self.shadow_params[part]
-            beside = [
-                weight.detach().to(average.device) for weight, average in zip(weights[part], averages, strict=True)
-            ]
-            torch._foreach_sub_(averages, torch._foreach_sub(averages, beside), alpha=1 - decay)
-            self._done = part.stop
-        self.optimization_step, self.cur_decay_value, self._done = self.optimization_step + 1, decay, 0
+        step = self.optimization_step + 1
+        if step % self.every == 0:
+            decay = math.prod(self.get_decay(step - back) for back in range(self.every))
+            weights = list(parameters)
+            for part in self._parts():
+                _average(self.shadow_params[part], weights[part], decay)
+                self._done = part.stop
+            self.cur_decay_value, self._done = decay, 0
+        self.optimization_step = step
 
     def _parts(self) -> Iterator[slice]:
         """The remaining weights in order, in groups of up to AT_ONCE numbers, at least one weight each."""
@@ -53,9 +54,23 @@ class EMA(EMAModel):
             size += self.shadow_params[place].numel()
         yield slice(first, len(self.shadow_params))
 
-    def copy_to(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Copy the average into these weights, without extra memory on the card."""
-        torch._foreach_copy_([parameter.data for parameter in parameters], self.shadow_params)
+
+def _average(averages: list[torch.Tensor], weights: list[torch.nn.Parameter], decay: float) -> None:
+    beside = _beside(averages, [weight.detach() for weight in weights])
+    if decay > 0.5:  # the bits of the other form, in half of its memory traffic
+        torch._foreach_lerp_(averages, beside, 1 - decay)
+    else:
+        torch._foreach_sub_(averages, torch._foreach_sub(averages, beside), alpha=1 - decay)
+
+
+def _beside(averages: list[torch.Tensor], weights: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The weights where their averages are. From a card they come through pinned memory, which copies at full speed."""
+    if not weights[0].is_cuda or averages[0].is_cuda:
+        return [weight.to(average.device) for weight, average in zip(weights, averages, strict=True)]
+    pinned = [torch.empty_like(average, pin_memory=True) for average in averages]
+    torch._foreach_copy_(pinned, weights, non_blocking=True)
+    torch.cuda.current_stream(weights[0].device).synchronize()
+    return pinned
 
 
 def ema_names(model: torch.nn.Module) -> list[str]:
@@ -73,18 +88,25 @@ def build_ema(model: torch.nn.Module, config: OptimConfig) -> EMA | None:
     if config.ema_decay <= 0:
         return None
     average = EMA(ema_parameters(model), decay=config.ema_decay, foreach=True)
+    average.every = config.ema_every
     if config.ema_device == "cpu":
         average.to("cpu")
     return average
 
 
 @contextmanager
-def ema_weights(ema: Any, model: torch.nn.Module) -> Iterator[None]:
-    """Within the block ``model`` has the averaged weights; afterwards its own, bit for bit."""
+def ema_weights(ema: EMA, model: torch.nn.Module, device: torch.device | None = None) -> Iterator[None]:
+    """Within the block the trainable weights of ``model`` are the averaged ones. No weight is copied.
+
+    Args:
+        device: where to compute with them; None: they are only read, where the average is.
+    """
     parameters = ema_parameters(model)
-    ema.store(parameters)
+    own = [parameter.data for parameter in parameters]
     try:
-        ema.copy_to(parameters)
+        for parameter, average in zip(parameters, ema.shadow_params, strict=True):
+            parameter.data = average.to(device or average.device)
         yield
     finally:
-        ema.restore(parameters)
+        for parameter, data in zip(parameters, own, strict=True):
+            parameter.data = data

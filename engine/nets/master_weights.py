@@ -62,6 +62,18 @@ class MasterWeightSync:
         self.stale = False
 
     @contextmanager
+    def computing_weights(self, of: list[nn.Parameter], tensors: list[torch.Tensor]) -> Iterator[Any]:
+        """Within the block the compute copy has these weights instead of those of ``of``, some of the master's."""
+        copies = {master: copy for copy, master in self.master_of.items()}
+        try:
+            with torch.no_grad():
+                torch._foreach_copy_([copies[parameter] for parameter in of], tensors)
+            yield self.compute
+        finally:
+            self.stale = True  # until it is refreshed; if that fails, the next step begins with it
+            self.refresh()
+
+    @contextmanager
     def computing_with(self, net: nn.Module) -> Iterator[Any]:
         """Within the block ``net`` is the one that computes."""
         before, self.compute = self.compute, net

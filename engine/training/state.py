@@ -235,14 +235,13 @@ class TrainState:
         if self.ema is None:
             with self.parallel.full_net() as net:
                 yield net
-            return
-        try:
-            with ema_weights(self.ema, trainable.averaged):
-                trainable.weights.refresh()
+        elif trainable.weights.separate:  # the master weights stay as they are
+            averaged = ema_parameters(trainable.averaged)
+            with trainable.weights.computing_weights(averaged, self.ema.shadow_params) as net:
+                yield net
+        else:
+            with ema_weights(self.ema, trainable.averaged, self.device):
                 yield trainable.control_net
-        finally:
-            trainable.weights.stale = True  # until it is refreshed; if that fails, the next step begins with it
-            trainable.weights.refresh()
 
     def close(self) -> None:
         """Free the memory of nets, optimizer and data."""

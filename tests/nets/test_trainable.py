@@ -23,7 +23,7 @@ from engine.distributed.parallel import Parallel
 from engine.errors import UserError
 from engine.families.registry import detect
 from engine.nets import ema
-from engine.nets.ema import EMA, build_ema
+from engine.nets.ema import EMA, build_ema, ema_weights
 from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.training.optim import build_optimizer, set_learning_rate
 from engine.workspace.paths import Workspace
@@ -99,8 +99,26 @@ def test_the_average_is_diffusers_own_to_the_bit(monkeypatch: pytest.MonkeyPatch
         theirs.step(model.parameters())
         assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, theirs.shadow_params, strict=True))
     assert (ours.optimization_step, ours.cur_decay_value) == (theirs.optimization_step, theirs.cur_decay_value)
-    ours.copy_to(model.parameters())
-    assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, model.parameters(), strict=True))
+    own = [parameter.detach().clone() for parameter in model.parameters()]
+    with ema_weights(ours, model):
+        assert all(torch.equal(one, two) for one, two in zip(ours.shadow_params, model.parameters(), strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(own, model.parameters(), strict=True))
+
+
+def test_an_average_that_is_updated_at_each_third_step_has_the_decay_of_three() -> None:
+    model = torch.nn.Linear(3, 3, bias=False)
+    average = build_ema(model, OptimConfig(ema_decay=0.9, ema_every=3))
+    assert average is not None
+    wanted, decay = model.weight.detach().clone(), 1.0
+    for step in range(1, 100):
+        with torch.no_grad():
+            model.weight.normal_()
+        average.step(model.parameters())
+        decay *= average.get_decay(step)
+        if step % 3 == 0:
+            wanted, decay = decay * wanted + (1 - decay) * model.weight.detach(), 1.0
+        assert average.optimization_step == step and torch.allclose(average.shadow_params[0], wanted, atol=1e-6)
+    assert average.cur_decay_value == pytest.approx(0.9**3)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])

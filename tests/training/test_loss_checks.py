@@ -188,14 +188,14 @@ def test_weights_that_could_not_be_put_back_after_a_check_are_before_the_next_st
 
     def refresh(nets: MasterWeightSync) -> None:
         calls.append(nets.stale)
-        if nets.stale and 2 <= calls.count(True) <= 4:  # the check of step 2: after it, and around its second try
+        if nets.stale and 2 <= calls.count(True) <= 3:  # after the check of step 2, and after its second try
             raise torch.OutOfMemoryError("CUDA out of memory")
         real(nets)
 
     monkeypatch.setattr(MasterWeightSync, "refresh", refresh)
     monkeypatch.setattr(Schedule, "due", lambda self, step, now: step == 2)
     trained = train(ready_workspace, short)
-    assert trained.outcome == "completed" and calls.count(True) > 4
+    assert trained.outcome == "completed" and calls.count(True) > 3
     assert [text.split(":")[0] for text in trained.warnings] == ["The check of step 2 was left out"]
     assert_same_checkpoint(calm.checkpoints()[-1].folder, short.checkpoints()[-1].folder)
 

@@ -89,8 +89,10 @@ def test_master_weights_gradients_and_average_go_their_ways(tmp_path: Path) -> N
         before, state.trainable.parameters(), state.trainable.control_net.parameters(), strict=True
     ):
         assert not torch.equal(was, master) and torch.equal(copy, master.bfloat16())
+    masters = [weight.detach().clone() for weight in state.trainable.parameters()]
     with state.exported_weights() as averaged:
         assert torch.equal(averaged.weight, state.ema.shadow_params[0].bfloat16())  # type: ignore[union-attr]
+        assert all(map(torch.equal, masters, state.trainable.parameters())), "they are not needed for that"
     assert torch.equal(state.trainable.control_net.weight, state.trainable.master.weight.bfloat16())
     state.drop_gradients()
     assert all(weight.grad is None for weight in state.trainable.parameters())
