@@ -11,9 +11,8 @@ import pytest
 
 from engine.config import RunConfig, changeable, field_of
 from engine.errors import UserError
-from engine.runs.changes import allowed_changes, record_changes, settings_now
+from engine.runs.changes import allowed_changes, record_changes
 from engine.runs.run import Run
-from engine.training.oom import next_fallback
 
 
 @pytest.fixture
@@ -28,21 +27,21 @@ def folder(tmp_path: Path, begun: RunConfig) -> Path:
     return tmp_path
 
 
-def test_what_may_change_is_the_course_and_whatever_a_memory_fallback_changes(
-    make_config: Callable[..., RunConfig],
-) -> None:
-    assert {name for name, kind in changeable().items() if kind == "course"} == {
+def test_what_may_change_is_the_course_and_what_saves_memory() -> None:
+    kinds = changeable()
+    assert {name for name, kind in kinds.items() if kind == "course"} == {
         "optim.learning_rate",
         "train.steps",
         "train.precision",
     }
-    config = make_config(**{"optim.ema_decay": 0.9, "train.precision": "fp16"})
-    taken: set[str] = set()
-    while (fallback := next_fallback(config, on_card=True, eight_bit=True)) is not None:
-        config = settings_now(config, {"memory_ladder": [{"settings": fallback.settings}]})
-        taken |= fallback.settings.keys()
-    memory = {name for name, kind in changeable().items() if kind == "memory"}
-    assert taken - {"train.accumulation"} == memory, "accumulation follows from the batch size"
+    assert {name for name, kind in kinds.items() if kind == "memory"} == {
+        "optim.optimizer",
+        "optim.ema_device",
+        "optim.offload",
+        "train.batch_size",
+        "train.base_storage",
+        "train.gradient_checkpointing",
+    }
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -257,14 +257,16 @@ class AppContext(Problems):
         start_training(self.runner, self.workspace, *self.config_of(self.draft))
         self.training_started()
 
-    def resume_training(self, name: str) -> None:
-        """Resume a run by its folder name.
+    def resume_training(
+        self, name: str, changes: Mapping[str, Any] | None = None, from_step: int | None = None
+    ) -> None:
+        """Resume a run by its folder name. Other settings and an earlier step: see ``engine.training.job.change_run``.
 
         Raises:
-            UserError: the run cannot be resumed. Busy: another job is running.
+            UserError: the run cannot be resumed so. Busy: another job is running.
         """
         self.free_models()
-        resume_training(self.runner, self.workspace, self.workspace.run_folder(name))
+        resume_training(self.runner, self.workspace, self.workspace.run_folder(name), changes, from_step)
         self.training_started()
 
     def training_started(self) -> None:

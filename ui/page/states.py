@@ -242,7 +242,8 @@ def _text(
     if state is TrainTabState.STOPPED:
         return "Stopped", f"{where}. You can resume it later."
     if state is TrainTabState.COMPLETED:
-        return "Finished", f"All {total:,} steps are done. Test it on Try it, or take it to other programs on Export."
+        hint = "Test it on Try it, take it to other programs on Export, or train longer: Resume with other settings."
+        return "Finished", f"All {total:,} steps are done. {hint}"
     if state is TrainTabState.FAILED:
         hint = "The message at the top says why, and what to try."
         return "Ended with an error", f"{where}. {hint}" if facts else hint

@@ -18,7 +18,8 @@ MAX_DOTS = 60  # a line of at most so many points gets dots that show their valu
 MAX_POINTS = 600  # of one line; more are thinned out, except for the last one
 SIDE = 1000.0  # of the drawing, in its own units; it is stretched to its box while lines keep their width
 FOLLOWS, SAVED, PAUSED = "follows the control image", "saved", "paused"
-MARKS = {FOLLOWS: ("follows", 1.0), SAVED: ("saved", 0.06), PAUSED: ("paused", 1.0)}
+CHANGED = "settings changed"
+MARKS = {FOLLOWS: ("follows", 1.0), SAVED: ("saved", 0.06), PAUSED: ("paused", 1.0), CHANGED: ("changed", 1.0)}
 """What can happen at a step: the CSS class of its mark, and the height of the mark as a fraction."""
 MAX_MARKS = 200
 DASHES = ("", "6 4", "2 3")  # so that lines differ by more than their colour
@@ -73,6 +74,7 @@ def line_chart(
     marks: Mapping[str, Sequence[float]] | None = None,
     images: int = 0,
     band: Sequence[tuple[float, float, float]] = (),
+    notes: Sequence[tuple[float, str]] = (),
 ) -> str:
     """Return the HTML of a chart of columns ``x`` and ``y``, with a line for each name in the column ``line``.
 
@@ -83,6 +85,7 @@ def line_chart(
         marks: places on the x axis by what happened there, one of MARKS. Only the newest are drawn if there are many.
         images: images per step. If given, the x axis shows steps and images.
         band: (x, low, high) of the first line's likely range, drawn as an area.
+        notes: (x, text) of what happened there, shown under the mouse.
 
     Returns:
         HTML, or an empty string if there is no point.
@@ -115,7 +118,7 @@ def line_chart(
         f"<div class='plot{' two' if images else ''}'>"
         f"<div class='up' title='{escape(y_title)}'>{left}</div><div class='area'>"
         f"<svg viewBox='0 0 {SIDE:g} {SIDE:g}' preserveAspectRatio='none' aria-hidden='true'>"
-        f"<g class='grid'>{grid}</g>{''.join([*below, *curves])}</svg>{''.join(dots)}</div>"
+        f"<g class='grid'>{grid}</g>{''.join([*below, *curves])}</svg>{_notes(notes, axes)}{''.join(dots)}</div>"
         f"<div class='across'>{across}</div>{unit}</div></figure>"
     )
 
@@ -151,6 +154,20 @@ def _marks(marks: Mapping[str, Sequence[float]], low: float, high: float) -> tup
         where = f"step {inside[-1]:,g}" if len(inside) == 1 else ""
         legend.append(_legend_entry(f"class='mark {kind}' d='M12 0V8'", name, where))
     return drawn, legend
+
+
+def _notes(notes: Sequence[tuple[float, str]], axes: Axes) -> str:
+    """Return strips over the height of the drawing that show the notes of their places under the mouse."""
+    texts: dict[float, list[str]] = {}
+    low, high = axes.x_range
+    for at, text in notes:
+        if low <= at <= high:
+            texts.setdefault(at, []).append(text)
+    strips = (
+        f"<s style='left:{axes.place(at, 0)[0]:.2%}' title='{escape(f'{at:,g}: ' + '; '.join(found))}'></s>"
+        for at, found in list(texts.items())[-MAX_MARKS:]
+    )
+    return "".join(strips)
 
 
 def _legend_entry(path: str, name: str, value: str) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from engine.jobs.events import Checked
+from engine.jobs.snapshot import JobSnapshot
+from ui.train.chart import CHANGED, PAUSED, SAVED
 
 Points = Sequence[tuple[int, float]]
 LIMIT = 500
@@ -102,3 +104,13 @@ def one_line(points: Points, name: str) -> dict[str, list[Any]]:
     """Return columns step, value and line of a single curve."""
     shown = thin(latest(points))
     return {"step": [x for x, _ in shown], "value": [y for _, y in shown], "line": [name] * len(shown)}
+
+
+def step_axis(history: JobSnapshot) -> dict[str, Any]:
+    """Return the options of ``line_chart`` that all charts over a run's steps share: marks, notes, images per step."""
+    marks = {
+        SAVED: history.kept,
+        PAUSED: history.pauses,
+        CHANGED: tuple(dict.fromkeys(step for step, _ in history.changes)),
+    }
+    return {"marks": marks, "images": history.images_per_step, "notes": history.changes}

@@ -19,6 +19,7 @@ from ui.page.view import View
 from ui.train.checkpoints_panel import build_checkpoints, disk_line
 from ui.train.evaluate_panel import build_evaluate
 from ui.train.own_presets import build_own_presets
+from ui.train.resume_form import build_resume_form
 from ui.train.run_form import RunForm
 from ui.train.several_cards import build_several_cards
 from ui.train.verdict import build_verdict
@@ -59,6 +60,7 @@ def build(context: AppContext, live: Live) -> None:
             with gr.Row(elem_classes="buttons"):
                 buttons = {action: _button(action) for action in Action}
             reasons = gr.HTML(elem_id="train-reasons")
+            build_resume_form(context, live)
             build_verdict(context, live)
             build_watch(context, live)
             build_checkpoints(context, live, run)
@@ -179,6 +181,8 @@ def _about(context: AppContext, view: View) -> str:
         "Saved every": f"{train.checkpoint_every:,} steps",
         "Folder": str(run.folder),
     }
+    if run.changes:
+        rows["Changed"] = "; ".join(f"step {change.step:,}: {change.words}" for change in run.changes)
     if context.hardware.cards > 1 and not run.completed:
         resume = launch_command(context.hardware.cards, "resume", run.name, workspace=context.workspace)
         rows[f"On {context.hardware.cards} graphics cards"] = f"Close the app, then in a terminal: {resume}"

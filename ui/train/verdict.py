@@ -18,8 +18,8 @@ from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.view import View
-from ui.train.chart import FOLLOWS, PAUSED, SAVED, line_chart
-from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows
+from ui.train.chart import FOLLOWS, line_chart
+from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows, step_axis
 
 SIGNS: dict[Kind, tuple[str, str]] = {
     "too_early": ("…", ""),
@@ -52,9 +52,14 @@ def build_verdict(context: AppContext, live: Live) -> None:
         loss = gr.HTML(elem_id="chart-fixed-loss", min_width=340)
     live.outputs(
         [verdict, charts, gain, loss],
-        lambda view: (view.shown_run, view.history.checks[-1:], view.history.kept, len(view.history.scores)),
+        _key,
         lambda view: _render(context, view),
     )
+
+
+def _key(view: View) -> Any:
+    history = view.history
+    return view.shown_run, history.checks[-1:], history.kept, len(history.scores), history.changes
 
 
 def verdict_of(history: JobSnapshot, datasets: Path | None = None) -> Verdict | None:
@@ -105,9 +110,9 @@ def _link(cause: Cause) -> str:
 
 
 def marks_of(history: JobSnapshot, verdict: Verdict | None) -> dict[str, tuple[int, ...]]:
-    """Return the marks of the charts: the step since which it follows its control images, checkpoints, pauses."""
+    """Return the marks of the charts: those of all charts, and the step since which it follows its control images."""
     since = verdict.follows_since if verdict else None
-    return {FOLLOWS: () if since is None else (since,), SAVED: history.kept, PAUSED: history.pauses}
+    return {FOLLOWS: () if since is None else (since,), **step_axis(history)["marks"]}
 
 
 def _render(context: AppContext, view: View) -> list[Any]:
@@ -115,7 +120,7 @@ def _render(context: AppContext, view: View) -> list[Any]:
     verdict = verdict_of(history, context.workspace.datasets)
     if verdict is None:
         return ["", gr.Row(visible=False), "", ""]
-    options: dict[str, Any] = {"marks": marks_of(history, verdict), "images": history.images_per_step}
+    options = {**step_axis(history), "marks": marks_of(history, verdict)}
     gains, losses = gain_rows(history.checks), fixed_loss_rows(history.checks)
     return [
         verdict_html(verdict),

@@ -15,8 +15,19 @@ from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.view import View
-from ui.train.chart import PAUSED, SAVED, line_chart
-from ui.train.curves import ADHERENCE, CONTOURS, EACH, SMOOTH, TITLES, likely_range, loss_rows, one_line, score_rows
+from ui.train.chart import line_chart
+from ui.train.curves import (
+    ADHERENCE,
+    CONTOURS,
+    EACH,
+    SMOOTH,
+    TITLES,
+    likely_range,
+    loss_rows,
+    one_line,
+    score_rows,
+    step_axis,
+)
 
 CHART_SECONDS = 4.0
 IMAGE_SIDE = 512
@@ -49,7 +60,7 @@ def build_watch(context: AppContext, live: Live) -> None:
     thumbnails = context.workspace.thumbnails
     live.outputs([charts, loss], _loss_key, _loss)
     live.outputs([more, rate, speed, memory], _loss_key, _more)
-    live.outputs([scores], lambda view: (view.shown_run, view.history.scores), _scores)
+    live.outputs([scores], lambda view: (view.shown_run, view.history.scores, view.history.changes), _scores)
     live.outputs(
         [heading, previews, tests_heading, tests],
         lambda view: (view.shown_run, view.history.preview),
@@ -82,13 +93,8 @@ def _loss_key(view: View) -> Any:
 def _loss(view: View) -> list[Any]:
     points = view.history.loss.points
     title = "Loss (lower is better, but it stays noisy)"
-    chart = line_chart(loss_rows(points), "step", "loss", "line", COLOURS, title, "Loss", **_axis(view))
+    chart = line_chart(loss_rows(points), "step", "loss", "line", COLOURS, title, "Loss", **step_axis(view.history))
     return [gr.Row(visible=bool(points)), chart]
-
-
-def _axis(view: View) -> dict[str, Any]:
-    """Return the options that all charts over the steps share."""
-    return {"marks": {SAVED: view.history.kept, PAUSED: view.history.pauses}, "images": view.history.images_per_step}
 
 
 def _more(view: View) -> list[Any]:
@@ -101,7 +107,16 @@ def _more(view: View) -> list[Any]:
         (memory, "GB", "Memory in use, GB (graphics card, or RAM without one)"),
     )
     charts = [
-        line_chart(one_line(points, name), "step", "value", "line", {name: "var(--first)"}, title, name, **_axis(view))
+        line_chart(
+            one_line(points, name),
+            "step",
+            "value",
+            "line",
+            {name: "var(--first)"},
+            title,
+            name,
+            **step_axis(view.history),
+        )
         for points, name, title in curves
     ]
     return [gr.Accordion(visible=bool(history.rate.points)), *charts]
@@ -112,7 +127,11 @@ def _scores(view: View) -> list[Any]:
     rows = score_rows(history.scores) if len(history.scores) > 1 else {}
     title = "Score on held-out images (0: chance, 1: best)"
     band = likely_range(history.figures)
-    return [line_chart(rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **_axis(view))]
+    return [
+        line_chart(
+            rows, "step", "score", "what", SCORE_COLOURS, title, "Score", (0, 1), band=band, **step_axis(view.history)
+        )
+    ]
 
 
 def _previews(folder: Path, preview: PreviewMade | None) -> list[Any]:

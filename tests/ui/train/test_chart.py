@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ui.train.chart import FOLLOWS, MAX_DOTS, MAX_POINTS, PAUSED, SAVED, figure, line_chart, ticks
+from ui.train.chart import CHANGED, FOLLOWS, MAX_DOTS, MAX_POINTS, PAUSED, SAVED, figure, line_chart, ticks
 
 COLOURS = {"each step": "#94a3b8", "smoothed": "#0f766e"}
 
@@ -121,3 +121,12 @@ def test_a_likely_range_is_an_area_that_stays_inside() -> None:
     html = line_chart(rows, "x", "y", "line", {"a": "#000"}, "T", "Y", (0, 1), band=band)
     assert "likely range" in html
     assert "points='0.0,600.0 1000.0,0.0 1000.0,400.0 0.0,1000.0'" in html
+
+
+def test_changed_settings_are_marked_with_what_changed_under_the_mouse() -> None:
+    notes = [(20, "learning rate 1e-05 → 5e-06"), (20, "<b>memory</b>"), (400, "beyond the end")]
+    html = chart([(n, 1.0, "smoothed") for n in range(101)], marks={CHANGED: (20,)}, notes=notes)
+    assert html.count("<path class='mark changed'") == 2, "in the drawing and in the legend"
+    assert "settings changed <b>step 20</b>" in html
+    (strip,) = re.findall(r"<s [^>]*>", html)
+    assert "left:20.00%" in strip and "title='20: learning rate 1e-05 → 5e-06; &lt;b&gt;memory&lt;/b&gt;'" in strip

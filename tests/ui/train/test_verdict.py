@@ -18,7 +18,7 @@ from engine.jobs.events import Checked
 from engine.jobs.snapshot import JobSnapshot
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
-from ui.train.chart import FOLLOWS, PAUSED, SAVED
+from ui.train.chart import CHANGED, FOLLOWS, PAUSED, SAVED
 from ui.train.curves import HELD_OUT, TRAINED, fixed_loss_rows, gain_rows
 from ui.train.verdict import SIGNS, marks_of, verdict_html, verdict_of
 
@@ -84,9 +84,10 @@ def test_the_gain_is_drawn_in_percent_of_held_out_and_training_pairs() -> None:
 
 
 def test_the_charts_mark_what_happened() -> None:
-    history = JobSnapshot(kept=(50, 100), pauses=(75,))
+    changes = ((75, "learning rate 1e-05 → 5e-06"), (75, "steps 100 → 200"), (90, "memory ran out: 1 at a time"))
+    history = JobSnapshot(kept=(50, 100), pauses=(75,), changes=changes)
     marks = marks_of(history, Verdict("improving", "Usable.", follows_since=50))
-    assert marks == {FOLLOWS: (50,), SAVED: (50, 100), PAUSED: (75,)}
+    assert marks == {FOLLOWS: (50,), SAVED: (50, 100), PAUSED: (75,), CHANGED: (75, 90)}
     assert marks_of(history, None)[FOLLOWS] == ()
 
 

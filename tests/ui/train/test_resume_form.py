@@ -1,0 +1,95 @@
+"""The form of a resume holds exactly the settings that may be changed, with the values that the run has now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from engine import config
+from engine.config.presets import flatten
+from engine.errors import UserError
+from engine.jobs.events import Message
+from engine.runs.changes import record_changes
+from engine.runs.run import Run
+from engine.training import job
+from engine.workspace.paths import Workspace
+from tests.short_runs import RunFactory
+from ui.page.context import AppContext
+from ui.page.live import Live
+from ui.train.resume_form import NEWEST, begin_again, build_resume_form
+
+CHANGED = {"optim.learning_rate": 5e-4, "train.steps": 12}
+
+
+@pytest.fixture
+def run(new_run: RunFactory) -> Run:
+    made = new_run()
+    record_changes(made.folder, 0, made.config, CHANGED)
+    return Run(made.folder)
+
+
+def build(context: AppContext) -> Live:
+    with gr.Blocks() as demo:
+        live = Live(context, demo)
+        build_resume_form(context, live)
+    return live
+
+
+def shown(context: AppContext, live: Live) -> tuple[bool, str, dict[str, Any]]:
+    """Whether the form is visible, of which run, and its values by the id of their box."""
+    (outputs,) = live.registered
+    view = context.view()
+    visible, name, _, *values = outputs.render(view)
+    ids = [component.elem_id for component in outputs.components[3:]]
+    return bool(visible.visible), name, dict(zip(ids, values, strict=False))
+
+
+def test_it_holds_what_may_change_as_the_run_has_it_now(ready_workspace: Workspace, run: Run) -> None:
+    context = AppContext(ready_workspace)
+    context.show_run(run.name)
+    live = build(context)
+    visible, name, values = shown(context, live)
+    assert visible and name == run.name
+    assert set(values) == {"resume-" + dotted.replace(".", "-") for dotted in config.changeable()}
+    assert values["resume-optim-learning_rate"] == 5e-4 and values["resume-train-steps"] == 12
+    context.show_run("")
+    assert shown(context, live)[:2] == (False, "")
+
+
+def test_what_is_entered_is_what_the_run_goes_on_with(
+    ready_workspace: Workspace, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(workspace: Workspace, started: Run) -> Any:
+        def train(token: Any, emit: Any) -> str:
+            emit(Message(f"{started.config.train.precision} {started.config.train.batch_size}"))
+            return "paused"
+
+        return train
+
+    monkeypatch.setattr(job, "training_job", work)
+    context = AppContext(ready_workspace)
+    context.show_run(run.name)
+    live = build(context)
+    go_on = next(handler for handler in live._events if handler.__name__ == "go_on")
+    entered = {**shown(context, live)[2], "resume-train-precision": "bf16", "resume-train-batch_size": 1.0}
+    go_on(run.name, NEWEST, *entered.values())
+    context.runner.wait()
+    assert "bf16 1" in context.runner.snapshot.log
+    assert [(change.step, change.words) for change in Run(run.folder).changes][-3:] == [
+        (0, "batch size 2 → 1"),
+        (0, "precision fp32 → bf16"),
+        (0, "gradient accumulation 1 → 2"),
+    ]
+    with pytest.raises(UserError, match="not into parts of 7"):
+        go_on(run.name, NEWEST, *{**entered, "resume-train-batch_size": 7}.values())
+
+
+def test_a_new_run_begins_with_all_settings_of_this_one(ready_workspace: Workspace, run: Run) -> None:
+    context = AppContext(ready_workspace)
+    before = context.draft.number
+    begin_again(context, run.name)
+    started, _ = context.config_of(context.draft)
+    assert flatten(started.model_dump()) == flatten(run.config.model_dump())
+    assert context.draft.number > before and context.view().shown_run == ""

@@ -1,0 +1,109 @@
+"""Resume the shown run with other settings: a form of the settings that may be changed, and from which checkpoint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from engine import config
+from engine.config import SECTIONS
+from engine.config.presets import flatten, unflatten
+from engine.errors import UserError
+from engine.runs.run import Run
+from ui.page.context import AppContext
+from ui.page.form import parse_value, widget
+from ui.page.live import Live
+from ui.page.messages import note
+from ui.page.states import TrainTabState
+from ui.page.view import Draft, View
+
+HELP = (
+    "What you change holds from the next step on, and the charts mark that step. The optimizer's state stays, unless "
+    "you choose another optimizer. For anything else start a new run."
+)
+HEADINGS = {"course": "", "memory": "Less memory, slower steps (the result stays the same but for rounding)"}
+CAN_RESUME = (
+    TrainTabState.PAUSED,
+    TrainTabState.STOPPED,
+    TrainTabState.COMPLETED,
+    TrainTabState.FAILED,
+    TrainTabState.INTERRUPTED,
+)
+NEWEST = -1
+"""In the list of checkpoints: the newest one."""
+
+
+def build_resume_form(context: AppContext, live: Live) -> None:
+    """Build the folded form. It is there while a run is shown that can be resumed."""
+    now, settings = flatten(config.RunConfig().model_dump()), {}
+    kinds = config.changeable()
+    with gr.Accordion("Resume with other settings", open=False, visible=False, elem_id="resume-settings") as box:
+        gr.HTML(note(HELP))
+        for kind, heading in HEADINGS.items():
+            gr.HTML(f"<h4>{heading}</h4>" if heading else "", visible=bool(heading))
+            with gr.Row():
+                for dotted in (name for name, its in kinds.items() if its == kind):
+                    elem_id = "resume-" + dotted.replace(".", "-")
+                    settings[dotted] = widget(config.field_of(dotted), now[dotted], elem_id)
+        from_step = gr.Dropdown(
+            [("the newest", NEWEST)],
+            value=NEWEST,
+            label="From checkpoint",
+            info="An earlier one goes back: the later ones are set aside, and those steps are trained again.",
+            elem_id="resume-from-step",
+            interactive=True,
+        )
+        with gr.Row():
+            resume = gr.Button("Resume with these settings", variant="primary", elem_id="resume-changed")
+            again = gr.Button("New run with its settings", elem_id="resume-new-run")
+        shown = gr.State("")  # the run whose values this page shows, even if another is shown elsewhere by now
+
+    def go_on(name: str, step: int, *raw: Any) -> None:
+        changes = {dotted: parse_value(dotted, value) for dotted, value in zip(settings, raw, strict=True)}
+        context.resume_training(name, changes, None if step == NEWEST else int(step))
+
+    live.on(resume.click, go_on, [shown, from_step, *settings.values()])
+    live.on(again.click, lambda name: begin_again(context, name), [shown])
+    live.outputs([box, shown, from_step, *settings.values()], _key, lambda view: _render(context, view, settings))
+
+
+def begin_again(context: AppContext, name: str) -> None:
+    """Put the settings that a run has now into the form of a new run, and show that.
+
+    Raises:
+        UserError: the run cannot be opened.
+    """
+    own = Run(context.workspace.run_folder(name)).config
+    preset = context.preset_of(context.draft).name
+    usual = flatten(context.config_of(Draft(preset, {"model": {"base": own.model.base}}))[0].model_dump())
+    values = flatten(own.model_dump(include={"name", *SECTIONS}))
+    changes = {dotted: value for dotted, value in values.items() if value != usual[dotted] or dotted == "model.base"}
+    context.set_draft(preset, unflatten(changes), refresh_forms=True)
+    context.show_run("")
+
+
+def _key(view: View) -> Any:
+    return view.shown_run, view.train.state in CAN_RESUME, view.history.kept, view.history.changes
+
+
+def _render(context: AppContext, view: View, settings: dict[str, Any]) -> list[Any]:
+    """Render the form with the settings that the run has now."""
+    hidden = [gr.Accordion(visible=False), "", *[gr.skip()] * (1 + len(settings))]
+    if not view.shown_run or view.train.state not in CAN_RESUME:
+        return hidden
+    try:
+        run = Run(context.workspace.runs / view.shown_run)
+    except UserError:
+        return hidden  # a damaged run; the tab says what is wrong
+    values = flatten(run.config.model_dump())
+    steps = [checkpoint.step for checkpoint in reversed(run.checkpoints()) if checkpoint.resumable]
+    choices = [(f"the newest (step {steps[0]:,})" if steps else "the newest", NEWEST)]
+    choices += [(f"step {step:,}", step) for step in steps[1:]]
+    choices += [("from scratch", 0)]
+    return [
+        gr.Accordion(visible=True),
+        run.name,
+        gr.Dropdown(choices, value=NEWEST),
+        *(values[dotted] for dotted in settings),
+    ]
