@@ -26,6 +26,8 @@ LIGHT = (
     "engine.data.scan",
     "engine.data.dataset",
     "engine.machine.hardware",
+    "engine.machine.environment",
+    "engine.cli.main",
     "engine.training.job",
     "engine.evaluation.grid",
     "engine.evaluation.votes",

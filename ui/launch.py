@@ -13,9 +13,12 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from engine.errors import UserError
+from engine.machine import environment
+from engine.machine.cards import use_one
 from engine.machine.memory import limit_arenas
 from engine.workspace.lock import InUse, WorkspaceLock
 from engine.workspace.paths import Workspace
+from engine.workspace.remembered import CARD, remembered
 from ui.server import gradio_patches
 from ui.server.serve import EVERYWHERE, FIRST_PORT, LOOPBACK, USER, choose_port, prepare_environment, serve
 from ui.server.shutdown import print_line, shut_down
@@ -52,6 +55,9 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--no-browser", action="store_true", help="do not open the browser")
     parser.add_argument("--port", type=int, help=f"port of the page (default: the first free one from {FIRST_PORT})")
     parser.add_argument("--workspace", help="folder for datasets, runs and models (default: workspace/ beside the app)")
+    parser.add_argument(
+        "--card", type=int, metavar="N", help="the graphics card to use this time, as nvidia-smi counts (0, 1, ...)"
+    )
     parser.add_argument("--listen", action="store_true", help="let other computers connect; needs --password")
     parser.add_argument("--password", help=f"password to open the page (user name: {USER})")
     options = parser.parse_args(list(arguments))
@@ -66,11 +72,15 @@ def run(options: argparse.Namespace) -> int:
     """Lock the workspace and open the window. Returns when the user ends it.
 
     Raises:
-        UserError: the workspace or the port cannot be used.
+        UserError: the workspace, the port or the graphics card cannot be used.
         InUse: another app uses the workspace.
     """
     host = EVERYWHERE if options.listen else LOOPBACK
     workspace = Workspace(options.workspace)
+    environment.prepare()
+    card = use_one(options.card, remembered(workspace).get(CARD, ""))  # before torch is imported
+    if options.card is not None and card is not None:
+        print_line(f"Graphics card {card.number} is used: {card.title}.")
     with WorkspaceLock(workspace, "its window") as lock:
         port = choose_port(host, options.port)
         lock.set_address(f"http://{LOOPBACK}:{port}")

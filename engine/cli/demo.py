@@ -24,6 +24,7 @@ from engine.families.registry import detect
 from engine.jobs.control import Token
 from engine.jobs.events import PhaseChanged
 from engine.jobs.runner import Emit
+from engine.machine.cards import torch_device
 from engine.machine.units import format_duration
 from engine.runs.run import PreviewRecord, Run
 from engine.training.job import create_run, training_job
@@ -121,7 +122,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
     checkpoint = run.checkpoints()[-1]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device()
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     held_out = split(dataset, run.config.data.held_out, Run(run.folder).held_out).held_out
     settings = run.config.validation.model_copy(update={"pictures": len(held_out)})

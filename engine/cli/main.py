@@ -38,8 +38,11 @@ from engine.distributed import group
 from engine.distributed.launch import start_together
 from engine.errors import UserError
 from engine.jobs.control import Cancelled, Control
+from engine.machine import environment
+from engine.machine.cards import use_one
 from engine.workspace.lock import WorkspaceLock
 from engine.workspace.paths import Workspace
+from engine.workspace.remembered import CARD, remembered
 
 EXIT_FELL_SHORT, EXIT_PROBLEM = 1, 2
 
@@ -50,6 +53,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         prog="engine.cli", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workspace", type=Path, help="folder for datasets, runs and models")
+    parser.add_argument(
+        "--card", type=int, metavar="N", help="the graphics card to use, as nvidia-smi counts; default: the largest"
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser(
@@ -93,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code: 0 success, 1 the demo fell short, 2 a problem, 130 interrupted."""
     options = parse_arguments(arguments)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    environment.prepare()
     if getattr(options, "processes", 1) > group.started():
         return start_together(sys.argv[1:] if arguments is None else arguments, options.processes)
     control = Control()
@@ -114,6 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _do(options: argparse.Namespace, control: Control) -> int:
     workspace = Workspace(options.workspace)
+    if group.started() == 1:
+        use_one(options.card, remembered(workspace).get(CARD, ""))  # before torch is imported
+    elif options.card is not None:
+        raise UserError("--card was not understood.", "Several processes use one card each.", "Leave --card out.")
     exclusive = options.command in EXCLUSIVE and processes.is_main()
     with WorkspaceLock(workspace, f"the command {options.command}") if exclusive else nullcontext():
         return COMMANDS[options.command](options, workspace, control)

@@ -71,6 +71,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     from engine.config.user_presets import UserPresets
     from engine.demo.sets import demo_preset
     from engine.families.files import family_of
+    from engine.machine import cards
     from engine.machine.hardware import detect
     from engine.training.job import create_run
 
@@ -78,7 +79,8 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     if options.preset:
         preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
     elif not options.from_run:
-        preset = suggest(detect().vram_gib)
+        smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
+        preset = suggest(detect().vram_gib if group.current().world_size == 1 else smallest)
 
     def below(family: str = "") -> list[tuple[str, dict[str, Any]]]:
         """The settings below those of the file and the options."""

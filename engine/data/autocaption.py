@@ -25,6 +25,7 @@ from engine.data.samples import Problem, Sample
 from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.cards import torch_device
 from engine.machine.errors import is_of_machine
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # otherwise it warns about torchvision on every start
@@ -89,7 +90,7 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
     """
     import transformers
 
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch_device()
     place = _locate(model, models_folder)
     kind = architecture(place, _where_to_put(model, models_folder))
     about = _ARCHITECTURES[kind]

@@ -49,7 +49,7 @@ def run_seconds(config: RunConfig, workspace: Workspace, hardware: Hardware) -> 
             sets = 1 + -(-config.train.steps // config.validation.every)
             seconds += sets * config.validation.images_each_time * trial.seconds_per_picture
         return seconds, True
-    if (each := measured_seconds_per_image(config, workspace)) is not None:
+    if (each := measured_seconds_per_image(config, workspace, hardware.name)) is not None:
         return each * images, True
     work = (
         denoiser_parameters(workspace, config.model.base) * (config.data.resolution / 512) ** 2 / 860e6
@@ -60,8 +60,12 @@ def run_seconds(config: RunConfig, workspace: Workspace, hardware: Hardware) -> 
     return images * work / speed, False
 
 
-def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float | None:
-    """Median over the last steps of the newest run that was equally fast; None if there is none."""
+def measured_seconds_per_image(config: RunConfig, workspace: Workspace, machine: str) -> float | None:
+    """Median over the last steps of the newest run that was equally fast; None if there is none.
+
+    Args:
+        machine: name of the card, or of the processor. Runs that were trained on another one do not count.
+    """
     wanted = speed_settings(config)
     for folder in workspace.run_folders()[:RECENT_RUNS]:
         try:
@@ -73,6 +77,8 @@ def measured_seconds_per_image(config: RunConfig, workspace: Workspace) -> float
         metrics = run.metrics()
         if any("processes" in entry for entry in metrics):
             continue  # several cards shared the work; the window trains on one
+        if run.machine not in ("", machine):
+            continue
         since = max((change.step for change in run.changes), default=0)  # before, it had other settings
         recent = metrics[-RECENT_LINES:]
         seconds = [entry["seconds"] for entry in recent if "seconds" in entry and entry["step"] > since]

@@ -13,6 +13,7 @@ from engine.evaluation.pairs import ImageRequest, Models, draw, to_images
 from engine.families.registry import detect
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.cards import torch_device
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.runs.checkpoints import Checkpoint, require_intact
@@ -35,7 +36,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
     check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base)
     require_intact(checkpoint.folder, f"{folder.name}/")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device()
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     denoiser: Any = family.load_denoiser(base, dtype).to(device)
     load_trained_base(checkpoint.folder, denoiser, family.layers)

@@ -21,6 +21,7 @@ from engine.export.source import read_source, whole_checkpoint
 from engine.export.table import Row, Table, write_table
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.cards import torch_device
 from engine.machine.units import MIB
 from engine.nets.importing import read_controlnet
 from engine.nets.outputs import net_of
@@ -91,7 +92,7 @@ def compare(
     settings = run.config.validation
     count = min(len(samples), images or settings.pictures)
     settings = settings.model_copy(update={"pictures": count})
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device()
     denoiser: Any = family.load_denoiser(base, torch.float16 if device.type == "cuda" else torch.float32).to(device)
     plan = CropPlan.of(run.config.data, run.config.train.seed)
     scratch = run.exports / ".comparing"

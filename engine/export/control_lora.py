@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.export import single_file
 from engine.export.source import Source
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.cards import torch_device
 from engine.nets import low_rank_math
 from engine.nets.ldm_keys import rename_from_ldm, to_ldm
 from engine.nets.reading import LORA_MARK
@@ -52,7 +53,7 @@ def factorize(
         tensors, base: fp32, under diffusers names.
         dtype: of the factors; the error includes its rounding.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device()
     made: Tensors = {}
     lost = whole = 0.0
     for number, (name, weight) in enumerate(tensors.items()):

@@ -24,6 +24,7 @@ from engine.inference.sampling import (
     long_prompt_note,
 )
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.cards import torch_device
 from engine.machine.memory import free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.runs.checkpoints import require_intact
@@ -46,7 +47,7 @@ class TrySession:
         self, workspace: Workspace, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> None:
         self._workspace = workspace
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device) if device else torch_device()
         self._dtype = dtype or (torch.float16 if self._device.type == "cuda" else torch.float32)
         self._lock = threading.RLock()
         self._pipeline: Any = None

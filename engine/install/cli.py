@@ -42,6 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
     window = parser.add_argument_group("the window")
     window.add_argument("--no-browser", action="store_true", help="do not open the browser")
+    window.add_argument("--card", type=int, metavar="N", help="number of the graphics card, from 0")
     window.add_argument("--listen", action="store_true", help="let other computers connect (needs --password)")
     window.add_argument("--password", metavar="WORD", help="ask for this password")
     window.add_argument("--port", type=int, metavar="N", help="the port to answer on")
@@ -99,7 +100,8 @@ def _run(options: argparse.Namespace, layout: Layout, console: Console) -> int:
         return 0
     if options.demo:
         workspace = ["--workspace", options.workspace] if options.workspace else []
-        return hand_over(layout, ["-m", "engine.cli", *workspace, "demo", *options.extra], environment)
+        card = ["--card", str(options.card)] if options.card is not None else []
+        return hand_over(layout, ["-m", "engine.cli", *workspace, *card, "demo", *options.extra], environment)
     console.say("Starting. To stop it, close this window or press Ctrl-C.")
     return hand_over(layout, ["app.py", *_for_the_app(options)], environment)
 
@@ -141,7 +143,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
 def _for_the_app(options: argparse.Namespace) -> list[str]:
     """The options that app.py gets."""
     handed = [flag for flag, given in (("--no-browser", options.no_browser), ("--listen", options.listen)) if given]
-    for name in ("port", "workspace", "password"):
+    for name in ("port", "card", "workspace", "password"):
         value = getattr(options, name)
         if value is not None:
             handed += [f"--{name}", str(value)]

@@ -101,6 +101,23 @@ class Run:
         return changes_of(self.about)
 
     @property
+    def machine(self) -> str:
+        """What the run was last trained on: the card's name, or the processor's. Empty in runs of earlier versions."""
+        machines = self.about.get("machines") or [{}]
+        return str(machines[-1].get("name", ""))
+
+    def note_machine(self, **facts: Any) -> None:
+        """Add what the run is trained on from its last step on to run.json, unless it is what was there before.
+
+        Args:
+            facts: plain values; ``name`` is the card's name, or the processor's.
+        """
+        machines = list(self.about.get("machines", []))
+        if not machines or {name: value for name, value in machines[-1].items() if name != "from_step"} != facts:
+            self.about["machines"] = [*machines, {"from_step": self.last_step, **facts}]
+            write_run(self.folder, self.about)
+
+    @property
     def exports(self) -> Path:
         return self.folder / "exports"
 

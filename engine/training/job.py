@@ -20,6 +20,7 @@ from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, Outcome
+from engine.machine.hardware import detect
 from engine.runs.changes import allowed_changes, record_changes
 from engine.runs.checkpoints import go_back
 from engine.runs.metrics import drop_after
@@ -184,6 +185,7 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         recorder.record_status("resumed" if run.last_step else "started", run.last_step, group.current().world_size)
         trainer: Trainer | None = None
         try:
+            note_machine(run, recorder)
             recorder(Message("Loading torch and diffusers."))
             trainer = build_trainer(workspace, run, token, recorder)
             outcome = trainer.train()
@@ -206,6 +208,15 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         return outcome
 
     return work
+
+
+def note_machine(run: Run, emit: Emit) -> None:
+    """Record what the run is trained on from here on, and tell the user if that is another card than before."""
+    before, hardware = run.machine, detect()
+    run.note_machine(name=hardware.name, vram_gib=hardware.vram_gib, torch=metadata.version("torch"))
+    if before not in ("", hardware.name):
+        words = f"Until now the run was trained on {before}; from here on, on {hardware.name}."
+        emit(Message(f"{words} Its figures differ by rounding from those of a run on one of them."))
 
 
 def _train_silently(workspace: Workspace, run: Run, token: Token) -> Outcome:

@@ -28,6 +28,8 @@ from engine.families.registry import detect
 from engine.jobs.control import Cancelled, Token
 from engine.jobs.events import Message, PhaseChanged, Progress
 from engine.jobs.runner import Emit
+from engine.machine.cards import torch_device
+from engine.machine.hardware import why_unused
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
@@ -78,8 +80,10 @@ def set_up(
 
     # The device and the precision.
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch_device()
     precision, remark = usable_precision(config.train.precision, device)
+    if unused := why_unused(device.type):
+        emit(Message(unused, "warning"))
     if remark:
         emit(Message(remark, "warning"))
     if split_words:

@@ -10,7 +10,9 @@ from engine.errors import UserError
 from engine.workspace.paths import Workspace
 
 FILE = "remembered.json"
-KEYS = ("comfyui", "a1111", "hub_repository")
+CARD = "card"
+"""Key of the graphics card that the user has chosen: its ``engine.machine.cards.Card.mark``."""
+KEYS = ("comfyui", "a1111", "hub_repository", CARD)
 
 
 def remembered(workspace: Workspace) -> dict[str, str]:
@@ -36,7 +38,7 @@ def remember(workspace: Workspace, **values: str) -> None:
         )
     except OSError as error:
         raise UserError(
-            "The folder could not be remembered.",
+            "Your choice could not be remembered.",
             f"{workspace.root / FILE}: {error.strerror or error}.",
             "Check that the workspace can be written.",
         ) from error

@@ -16,7 +16,7 @@ from engine.estimate.trials import Measured, read, write
 from engine.families.files import denoiser_parameters
 from engine.jobs.events import StepDone
 from engine.machine.hardware import Hardware
-from engine.runs.run import Recorder, write_run
+from engine.runs.run import Recorder, Run, write_run
 from engine.workspace.paths import Workspace
 
 CPU = Hardware("cpu", "x", None, 16, 8)
@@ -46,10 +46,12 @@ def another(dotted: str) -> dict[str, Any]:
     return {dotted: value}
 
 
-def trained(workspace: Workspace, run: RunConfig, seconds: float = 2.0, processes: int = 1) -> None:
+def trained(workspace: Workspace, run: RunConfig, seconds: float = 2.0, processes: int = 1, machine: str = "") -> None:
     """A run's folder with the figures of ten steps."""
     folder = workspace.new_run("earlier")
     write_run(folder, {"config": run.model_dump(mode="json")})
+    if machine:
+        Run(folder).note_machine(name=machine)
     recorder = Recorder(folder, lambda event: None)
     recorder.record_status("started", 0, processes=processes)
     for step in range(1, 11):
@@ -115,6 +117,13 @@ def test_what_is_known_to_cost_time_or_memory_is_marked() -> None:
 def test_a_run_that_several_cards_shared_is_no_measure_for_one(workspace: Workspace) -> None:
     trained(workspace, config(), processes=2)
     assert "roughly " in estimate(config(), workspace, CARD)
+
+
+def test_a_run_of_another_card_is_no_measure_for_this_one(workspace: Workspace) -> None:
+    trained(workspace, config(), machine="RTX 5090")
+    assert "roughly " in estimate(config(), workspace, CARD)
+    trained(workspace, config(), machine=CARD.name)
+    assert "about 33 min" in estimate(config(), workspace, CARD)
 
 
 def test_a_damaged_run_does_not_hide_the_estimate(workspace: Workspace) -> None:

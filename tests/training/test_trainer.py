@@ -23,7 +23,9 @@ from engine.families.stable_diffusion import StableDiffusion
 from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.jobs.faults import describe_crash
 from engine.jobs.runner import Busy, JobRunner
+from engine.machine.hardware import Hardware
 from engine.runs.run import Run, read_preview
+from engine.training import job
 from engine.training.job import create_run, missing, resume_training, start_training
 from engine.workspace.paths import Workspace
 from tests.compare_runs import step_gradients, tensors
@@ -162,6 +164,19 @@ def test_stop_saves_and_can_be_resumed(new_run: RunFactory, ready_workspace: Wor
     assert (run.ending, run.last_step) == ("stopped", 4)
     assert train(ready_workspace, run).outcome == "completed"
     assert run.ending == "completed"
+
+
+def test_a_run_records_what_it_was_trained_on_and_says_when_that_changes(
+    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(**{"train.steps": 3})
+    for end, name in ((1, "RTX 3060"), (2, "RTX 3060"), (None, "RTX 4090")):
+        monkeypatch.setattr(job, "detect", lambda name=name: Hardware("cuda", name, 12.0, 16, 8))
+        trained = train(ready_workspace, run, at_step={end: "stop"} if end else {})
+    assert "was trained on RTX 3060; from here on, on RTX 4090" in " ".join(m.text for m in trained.of(Message))
+    machines = Run(run.folder).about["machines"]
+    assert [(entry["from_step"], entry["name"]) for entry in machines] == [(0, "RTX 3060"), (2, "RTX 4090")]
+    assert Run(run.folder).machine == "RTX 4090"
 
 
 @pytest.mark.answers("Checkpoints fill the disk")

@@ -9,14 +9,17 @@ from importlib import metadata
 
 import gradio as gr
 
+from engine.machine.cards import usable
 from engine.machine.units import format_bytes
 from engine.version import VERSION
 from engine.workspace.paths import APP_FOLDER
+from engine.workspace.remembered import CARD, remember, remembered
 from ui.page.context import AppContext
 from ui.page.live import Live
 from ui.page.messages import note
 from ui.page.style import CHOSEN_THEME, SET_THEME
 
+AUTOMATIC = "automatic"
 TROUBLESHOOTING = APP_FOLDER / "docs" / "troubleshooting.md"
 LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+\.md)\)")
 SHOWN_VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "pillow")
@@ -73,6 +76,7 @@ def build(context: AppContext, live: Live) -> None:
                 + note(hardware.sentence[:1].upper() + hardware.sentence[1:])
                 + note(hardware.banner, "warning")
             )
+            choose_card(context, live)
             check = gr.Button("Check the installation", elem_id="doctor-run")
             report = gr.HTML(elem_id="doctor-report")
         with gr.Column(scale=1, min_width=340):
@@ -82,6 +86,28 @@ def build(context: AppContext, live: Live) -> None:
     theme.change(None, [theme], None, js=SET_THEME)
     live.on(check.click, _check_installation, None, [report], show_progress="full")
     live.demo.load(None, None, [theme], js=CHOSEN_THEME)
+
+
+def choose_card(context: AppContext, live: Live) -> None:
+    """Build the choice of the graphics card. With a single card there is nothing to show."""
+    cards = usable()
+    if len(cards) < 2:
+        return
+    wanted = remembered(context.workspace).get(CARD, "")
+    card = gr.Radio(
+        [("The one with the most memory", AUTOMATIC), *((f"{c.number}: {c.title}", c.mark) for c in cards)],
+        value=next((c.mark for c in cards if c.mark == wanted), AUTOMATIC),
+        label="Graphics card for training and Try it",
+        info="The numbers are nvidia-smi's. A run on all cards is started from a terminal (see the Train tab).",
+        elem_id="card-choice",
+    )
+    said = gr.HTML(elem_id="card-chosen")
+
+    def remember_card(mark: str) -> str:
+        remember(context.workspace, **{CARD: "" if mark == AUTOMATIC else mark})
+        return note("Used from the next start of the app on.", "good")
+
+    live.on(card.input, remember_card, [card], [said])
 
 
 def troubleshooting() -> str:

@@ -1,0 +1,200 @@
+"""The graphics cards of this machine, and which of them this process uses. torch is loaded only to use one.
+
+CUDA counts the cards by their speed unless it is told otherwise, and nvidia-smi by their place in the computer. So that
+the card which is described, and for which presets are suggested, is the one that computes, CUDA is told to count like
+nvidia-smi; and where there are several cards, all but one are hidden from this process (`use_one`). Whatever it loads
+or starts then uses that one: torch, the libraries beside it, and child processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.errors import UserError
+from engine.machine.units import GIB, MIB, format_memory
+
+if TYPE_CHECKING:
+    import torch
+
+ORDER, VISIBLE = "CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES"  # CUDA C++ Programming Guide, "CUDA Environment Variables"
+HIP_VISIBLE = "HIP_VISIBLE_DEVICES"
+"""With a ROCm build: whoever sets it has chosen a card already."""
+PART = "MIG-"
+"""Begins the name of a part of a card, which CUDA_VISIBLE_DEVICES may hold. It counts as chosen, too."""
+SMI_SECONDS, TORCH_SECONDS = 10, 60
+ASK_TORCH = """
+import json, torch
+cards = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+print(json.dumps([[str(getattr(card, "uuid", "")), card.name, card.total_memory] for card in cards]))
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One graphics card."""
+
+    number: int
+    """As nvidia-smi counts, from 0: by the place in the computer."""
+    name: str
+    memory_gib: float
+    mark: str
+    """Stays the same when cards are moved or added: its UUID."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {format_memory(self.memory_gib)}"
+
+
+def _nvidia_smi() -> str | None:
+    for place in (shutil.which("nvidia-smi"), r"C:\Windows\System32\nvidia-smi.exe", "/usr/lib/wsl/lib/nvidia-smi"):
+        if place and Path(place).exists():
+            return place
+    return None
+
+
+def ask_nvidia_smi() -> str:
+    """One line for each card that NVIDIA's driver reports: number, UUID, name, MiB. Empty if it reports none."""
+    program = _nvidia_smi()
+    if program is None:
+        return ""
+    command = [program, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=SMI_SECONDS, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""  # a card whose driver does not answer cannot be used
+
+
+def ask_torch(hidden: bool) -> str:
+    """What torch itself finds, as JSON; it is loaded in another process, which takes some seconds. Empty: it failed.
+
+    Args:
+        hidden: leave out what CUDA_VISIBLE_DEVICES hides.
+    """
+    environment = {**os.environ, ORDER: "PCI_BUS_ID"}
+    if not hidden:
+        environment.pop(VISIBLE, None)
+    command = [sys.executable, "-c", ASK_TORCH]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=TORCH_SECONDS, check=True, env=environment
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def is_cpu_build(build: str, system: str) -> bool:
+    """Whether a version of torch, such as "2.13.0+cpu", is a build that uses no card. ``system``: platform.system()."""
+    marked = any(mark in build for mark in ("+cu", "+rocm", "+xpu"))
+    return "+cpu" in build or (system != "Linux" and not marked)
+
+
+@cache
+def reported() -> tuple[Card, ...]:
+    """All NVIDIA cards that the driver reports, whatever torch can use."""
+    found = []
+    for line in ask_nvidia_smi().splitlines():
+        try:
+            number, mark, *name, size = (part.strip() for part in line.split(","))
+            found.append(Card(int(number), ",".join(name), float(size) * MIB / GIB, mark))
+        except ValueError:
+            return ()  # "[N/A]", or another program's output
+    return tuple(found)
+
+
+@cache
+def _seen_by_torch(hidden: bool) -> tuple[Card, ...]:
+    """The cards where nvidia-smi says nothing: AMD's, and NVIDIA's without that program."""
+    try:
+        rows = json.loads(ask_torch(hidden))
+    except ValueError:
+        return ()
+    return tuple(Card(number, name, size / GIB, mark) for number, (mark, name, size) in enumerate(rows))
+
+
+def visible() -> tuple[Card, ...]:
+    """The cards that torch can use in this process, in its order: the first is its ``cuda``. Empty: a processor."""
+    if is_cpu_build(metadata.version("torch"), platform.system()):
+        return ()
+    allowed = os.environ.get(VISIBLE)
+    if allowed == "":
+        return ()
+    if allowed and PART in allowed:
+        return _seen_by_torch(hidden=True)  # nvidia-smi tells the size of the whole card only
+    cards = reported() or _seen_by_torch(hidden=False)
+    return cards if allowed is None else _named(allowed, cards)
+
+
+def _named(allowed: str, cards: tuple[Card, ...]) -> tuple[Card, ...]:
+    """The cards that CUDA_VISIBLE_DEVICES names, up to the first that is not there, as CUDA reads it."""
+    found: list[Card] = []
+    for name in (part.strip() for part in allowed.split(",")):
+        card = next(
+            (c for c in cards if (name == str(c.number) if name.isdigit() else name and c.mark.startswith(name))), None
+        )
+        if card is None or card in found:
+            break
+        found.append(card)
+    return tuple(found)
+
+
+_hidden_from: list[tuple[Card, ...]] = []
+"""What was visible before ``use_one``."""
+
+
+def usable() -> tuple[Card, ...]:
+    """The cards among which ``use_one`` chooses. Several processes can share them (docs/several-cards.md)."""
+    return _hidden_from[0] if _hidden_from else visible()
+
+
+def count_like_nvidia_smi() -> None:
+    """Make CUDA number the cards as nvidia-smi does. Call it before torch is imported."""
+    os.environ[ORDER] = "PCI_BUS_ID"
+
+
+def use_one(number: int | None = None, mark: str = "") -> Card | None:
+    """Hide all cards but one from this process and its children. Call it before torch is imported.
+
+    Args:
+        number: of the card, as nvidia-smi counts. None: the card with ``mark``; if that is not there, the one with the
+            most memory, of several the first.
+
+    Returns:
+        The card; None if there is none that can be used.
+
+    Raises:
+        UserError: there is no card of that number.
+    """
+    count_like_nvidia_smi()
+    cards = usable()
+    if number is not None and number not in {card.number for card in cards}:
+        listed = "; ".join(f"{card.number}: {card.title}" for card in cards)
+        raise UserError(
+            f"Graphics card {number} cannot be used.",
+            f"Cards that can be used here: {listed or 'none'}.",
+            "Give --card one of these numbers, or leave it out." if cards else "Leave --card out.",
+        )
+    if not cards:
+        return None
+    wanted = [card for card in cards if card.number == number or (number is None and mark and card.mark == mark)]
+    card = wanted[0] if wanted else max(cards, key=lambda c: c.memory_gib)
+    if len(cards) > 1 and HIP_VISIBLE not in os.environ and PART not in os.environ.get(VISIBLE, ""):
+        _hidden_from[:] = [cards]
+        os.environ[VISIBLE] = str(card.number)
+    return card
+
+
+def torch_device() -> torch.device:
+    """The device that this process computes on: its graphics card, if torch can use it, else the processor."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
