@@ -1,4 +1,4 @@
-"""One run of the demo that all browser tests share, and a page that shows it."""
+"""One browser and one run of the demo that all browser tests share, and a page that shows it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,36 @@ import pytest
 
 from tests.browser.acting import open_page, pick, wait_for
 from tests.browser.demo_run import DemoRun, train_the_demo
-from tests.browser.studio import ROOT, browser_page, open_tab, studio
+from tests.browser.studio import ROOT, chromium, explained, open_tab, page_of, studio
 
 
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Any]:
+    """A browser. Playwright keeps an event loop running, so it has to end before the tests of other folders."""
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture(scope="package")
+def window(browser: Any) -> Iterator[Any]:
+    """The page on which the demo is trained, and which all tests share: opening one takes several seconds."""
+    with page_of(browser) as page:
+        yield page
+
+
+@pytest.fixture(scope="package")
+def demo(window: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoRun]:
     """The app with the demo's finished run, open until the end of all tests. It must not use the internet."""
     folder = tmp_path_factory.mktemp("demo")
     calls, slow = folder / "calls.txt", folder / "slow"
     slow.touch()
     program = (str(ROOT / "tests" / "browser" / "with_base.py"),)
     with studio(folder / "workspace", program=program, STUDIO_CALLS=str(calls), STUDIO_SLOW=str(slow)) as app:
-        with browser_page() as page:
-            seen = train_the_demo(page, app, slow)
+        with explained(window):
+            seen = train_the_demo(window, app, slow)
         yield seen
+        assert seen.faults == []
     assert not calls.exists(), "no request leaves the computer: " + calls.read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def window(demo: DemoRun) -> Iterator[Any]:
-    """A page that the tests of a file share, because opening one takes several seconds on a busy machine."""
-    with browser_page() as opened:
-        faults: list[str] = []
-        opened.on("pageerror", lambda error: faults.append(str(error)))
-        open_page(opened, demo.app)
-        yield opened
-        assert faults == []
 
 
 @pytest.fixture

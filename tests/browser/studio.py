@@ -116,30 +116,66 @@ def studio(workspace: Path, *arguments: str, **how: Any) -> Iterator[Studio]:
 
 
 @contextmanager
-def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> Iterator[Any]:
-    """Open a page of a headless browser. ``page.context.browser`` opens more."""
+def chromium() -> Iterator[Any]:
+    """Start a headless browser. Only one in a process can be started like this; ``browser_type`` launches more."""
     from playwright.sync_api import sync_playwright
 
-    executable = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            reduced_motion="reduce",
-        )
-        context.set_default_timeout(1000 * PATIENCE)
-        messages: list[str] = []
-        context.on("console", lambda message: messages.append(f"{message.type}: {message.text}"))
-        try:
-            yield context.new_page()
-        except BaseException as error:
-            for number, page in enumerate(context.pages, 1):
-                error.add_note(f"page {number}: {_seen_on(page)}")
-            error.add_note("browser console:\n" + "\n".join(messages[-20:]))
-            raise
-        finally:
-            browser.close()
+    with sync_playwright() as playwright, launched(playwright.chromium) as browser:
+        yield browser
+
+
+@contextmanager
+def launched(browser_type: Any) -> Iterator[Any]:
+    """Launch the browser as a process of its own, and close it afterwards."""
+    browser = browser_type.launch(executable_path=find_chromium(), args=ARGUMENTS)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@contextmanager
+def page_of(browser: Any, width: int = 1440, height: int = 900, dark: bool = False) -> Iterator[Any]:
+    """Open a page that shares neither cookies nor storage with others of this browser."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
+    )
+    context.set_default_timeout(1000 * PATIENCE)
+    try:
+        page = context.new_page()
+        with explained(page):
+            yield page
+    finally:
+        context.close()
+
+
+@contextmanager
+def explained(page: Any) -> Iterator[None]:
+    """Within the block, an error gets what the pages show, and what the browser's console says, as notes."""
+    context, messages = page.context, []
+
+    def note(message: Any) -> None:
+        messages.append(f"{message.type}: {message.text}")
+
+    context.on("console", note)
+    try:
+        yield
+    except BaseException as error:
+        for number, shown in enumerate(context.pages, 1):
+            error.add_note(f"page {number}: {_seen_on(shown)}")
+        error.add_note("browser console:\n" + "\n".join(messages[-20:]))
+        raise
+    finally:
+        context.remove_listener("console", note)
+
+
+@contextmanager
+def browser_page(width: int = 1440, height: int = 900, dark: bool = False) -> Iterator[Any]:
+    """Open a page of a browser of its own. ``page.context.browser`` opens more."""
+    with chromium() as browser, page_of(browser, width, height, dark) as page:
+        yield page
 
 
 def _seen_on(page: Any) -> str:

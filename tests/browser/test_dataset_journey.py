@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser import messy_folder
 from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, shoot, wait_for
-from tests.browser.studio import Studio, browser_page, open_tab, studio
+from tests.browser.studio import Studio, open_tab, page_of, studio
 
 pytestmark = IN_A_BROWSER
 FOUND = (
@@ -53,11 +53,11 @@ def make_maps(page: Any, title: str, images: int) -> None:
     wait_for(page, "#maps-result", f"{images} maps are ready")
 
 
-def test_a_messy_folder_becomes_two_sets_that_training_accepts(app: Studio, tmp_path: Path) -> None:
+def test_a_messy_folder_becomes_two_sets_that_training_accepts(browser: Any, app: Studio, tmp_path: Path) -> None:
     messy = messy_folder.make(tmp_path)
     before = {path: path.read_bytes() for path in messy.folder.rglob("*") if path.is_file()}
     images = messy.readable - len(LEFT_OUT)
-    with browser_page() as page:
+    with page_of(browser) as page:
         faults: list[str] = []
         page.on("pageerror", lambda error: faults.append(str(error)))
         open_page(page, app)

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from tests.browser.acting import IN_A_BROWSER
-from tests.browser.studio import ROOT, browser_page, open_tab, studio
+from tests.browser.studio import ROOT, open_tab, page_of, studio
 from ui.app import TABS
 
 pytestmark = IN_A_BROWSER
@@ -18,7 +18,7 @@ COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 IN_A_NAME = "<img src=x onerror=window.fired=3>"
 
 
-def test_names_and_captions_run_nothing(tmp_path: Path, photos: dict[str, Any]) -> None:
+def test_names_and_captions_run_nothing(browser: Any, tmp_path: Path, photos: dict[str, Any]) -> None:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number, photo in enumerate(photos.values()):
@@ -29,7 +29,7 @@ def test_names_and_captions_run_nothing(tmp_path: Path, photos: dict[str, Any]) 
         Image.fromarray(photo).resize((96, 64)).save(path)
         path.with_suffix(".txt").write_text(f"{number} {EVIL}", encoding="utf-8")
     (folder / "bad.png").write_bytes(b"<script>window.fired=4</script>")
-    with studio(tmp_path / "workspace", program=COLD, DISPLAY="") as app, browser_page() as page:
+    with studio(tmp_path / "workspace", program=COLD, DISPLAY="") as app, page_of(browser) as page:
         dialogs: list[str] = []
         page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
         page.goto(app.address)

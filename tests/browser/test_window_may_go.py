@@ -16,7 +16,7 @@ from engine.demo.sets import make_demo_set
 from engine.runs.run import Run
 from engine.workspace.paths import DEMO_BASE, Workspace
 from tests.browser.acting import BUSY, IN_A_BROWSER, click, open_page, shoot, wait_for
-from tests.browser.studio import ROOT, Studio, browser_page
+from tests.browser.studio import ROOT, Studio, launched, page_of
 
 pytestmark = IN_A_BROWSER
 COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
@@ -32,13 +32,18 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Any:
     return root, {"STUDIO_DATASET": "demo-circles-8", "STUDIO_BASE": str(base)}
 
 
-def kill_browser() -> int:
-    """Kill the browser processes that this test has started, as a crash would."""
-    mine = [
+def browser_processes() -> set[psutil.Process]:
+    """The processes of all browsers that the tests have started."""
+    return {
         child
         for child in psutil.Process().children(recursive=True)
         if any(word.startswith(("--headless", "--remote-debugging")) for word in _command(child))
-    ]
+    }
+
+
+def kill_browser(others: set[psutil.Process]) -> int:
+    """Kill the browser that this test has launched, as a crash would; not those that run for other tests."""
+    mine = browser_processes() - others
     for child in mine:
         with suppress(psutil.NoSuchProcess):  # it ended together with the one before it
             child.kill()
@@ -58,7 +63,7 @@ def _command(process: psutil.Process) -> list[str]:
     "The page says that the app does not answer",
 )
 @pytest.mark.long
-def test_the_run_continues_and_every_page_shows_its_state(place: Any) -> None:
+def test_the_run_continues_and_every_page_shows_its_state(browser: Any, place: Any) -> None:
     root, environment = place
     app = Studio(root, program=PROGRAM, **environment)
     later = None
@@ -67,7 +72,8 @@ def test_the_run_continues_and_every_page_shows_its_state(place: Any) -> None:
         from playwright.sync_api import Error
 
         processes = before = 0
-        with pytest.raises(Error), browser_page() as page:
+        others = browser_processes()
+        with pytest.raises(Error), launched(browser.browser_type) as killed, page_of(killed) as page:
             open_page(page, app)
             wait_for(page, "#status-line", BUSY)
             click(page, "#close-app")
@@ -77,11 +83,11 @@ def test_the_run_continues_and_every_page_shows_its_state(place: Any) -> None:
             page.wait_for_selector("#close-box", state="hidden")
             seen = Run(Workspace(root).run_folders()[0])
             before = seen.metrics()[-1]["step"]
-            processes = kill_browser()
+            processes = kill_browser(others)
             page.reload()
         assert processes, "the browser was killed"
 
-        with browser_page(900, 900) as page:
+        with page_of(browser, 900, 900) as page:
             open_page(page, app)
             wait_for(page, "#status-line", BUSY)
             assert seen.metrics()[-1]["step"] > before, "it went on while nobody looked"
