@@ -64,7 +64,8 @@ def given_settings(options: argparse.Namespace) -> dict[str, Any]:
 def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     """Draw the images, save them and print where; exit status 0."""
     from engine.cli.output import Console
-    from engine.conditions import places, registry
+    from engine.conditions import places
+    from engine.inference.control_image import condition_type
     from engine.inference.session import TrySession
     from engine.inference.transfer import Transferred, transfer
     from engine.runs.run import Run
@@ -72,8 +73,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     console = Console()
     places.use(workspace)
     trained = Run(workspace.run_folder(options.run))
+    categorical = condition_type(trained).categorical
     request, name, notes = _request(options, workspace, trained)
-    categorical = registry.get(str(trained.condition["type"])).categorical
     session = TrySession(workspace)
     results: list[Transferred]
     if options.bases:

@@ -30,6 +30,8 @@ DDP_SETTINGS = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
 class DDP(Parallel):
     """DistributedDataParallel around the compute copy."""
 
+    not_compiled = "several processes share this run"
+
     def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
         super().__init__(run, record_fallback)
         self._cautious_steps = CAUTIOUS_STEPS
@@ -40,7 +42,7 @@ class DDP(Parallel):
         self._outside: list[torch.nn.Parameter] = []  # trained, but not part of the wrapped net
 
     def prepare(self) -> None:
-        trainable, net = self._run.trainable, self._run.trainable.control_net
+        trainable, net = self._run.trainable, self._run.trainable.weights.compute
         frozen = [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
         ignored = [*frozen, *(name for name, _ in net.named_buffers())]  # the same everywhere, and fp8 cannot be sent
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(net, ignored)

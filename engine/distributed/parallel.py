@@ -45,6 +45,8 @@ class Parallel:
 
     sharded = False
     """Whether each process holds only a part of the master weights."""
+    not_compiled = ""
+    """Why nets are not compiled, as a clause; empty: they can be."""
 
     def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
         """
@@ -53,13 +55,13 @@ class Parallel:
         """
         self._run, self._group, self._record_fallback = run, run.group, record_fallback
         self.net: Any = None
-        """The control net as accelerate wrapped it: what a step calls. Set by ``prepare``."""
+        """The net with the trained weights as accelerate wrapped it: what a step calls. Set by ``prepare``."""
         self.optimizer: Any = None
         """The optimizer as accelerate wrapped it."""
 
     def prepare(self) -> None:
         """Wrap the net and the optimizer, once, before the first step."""
-        self.net = self._run.accelerator.prepare_model(self._run.trainable.control_net)
+        self.net = self._run.accelerator.prepare_model(self._run.trainable.weights.compute)
         self.wrap_optimizer()
 
     def wrap_optimizer(self) -> None:

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.conditions import registry
 from engine.errors import UserError
 from engine.evaluation.grid import Column, Grid, GridRequest, RowLabel, best_step, default_steps, write_grid
 from engine.evaluation.grid_rows import GridRow, rows_of
 from engine.evaluation.image_cache import ImageCache, base_of, file_digest, key_of, pixels_key, weights_of
+from engine.inference.control_image import condition_type
 from engine.inference.memory_saving import MAX_BATCH
 from engine.inference.request import LIVE, TryRequest
 from engine.inference.session import TrySession
@@ -128,7 +128,7 @@ class _GridJob:
         self.base = run.config.model.base
         self.steps = request.sampling_steps or settings.sampling_steps
         self.guidance, self.negative = request.guidance or settings.guidance_scale, request.negative
-        self.categorical = registry.get(str(run.condition["type"])).categorical
+        self.categorical = condition_type(run).categorical
         base = base_of(workspace.locate_base(self.base))
         controls = [pixels_key(row.control) for row in rows]
         for row, control in zip(rows, controls, strict=True):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from engine.conditions import registry
 from engine.data.cache import cropped_map
 from engine.data.crop import apply_crop, shared_crop
 from engine.data.crop_plan import CropPlan
@@ -16,6 +15,7 @@ from engine.data.dataset import Dataset
 from engine.disk.images import load_rgb
 from engine.errors import UserError
 from engine.evaluation.grid import GridRequest, held_out_pairs
+from engine.inference.control_image import condition_type
 from engine.inference.settings import declared
 from engine.runs.run import Run
 from engine.workspace.paths import Workspace
@@ -64,7 +64,7 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
         return []
     dataset = Dataset.open(workspace.dataset_folder(run.config.data.dataset))
     plan = CropPlan.of(run.config.data, run.config.train.seed)
-    nearest = registry.get(str(run.condition["type"])).categorical
+    nearest = condition_type(run).categorical
     found = []
     for number in dict.fromkeys(numbers):
         if not 0 <= number < len(pairs):
@@ -82,7 +82,7 @@ def _held_out(workspace: Workspace, run: Run, numbers: tuple[int, ...]) -> list[
 def _own(run: Run, paths: tuple[Path, ...]) -> list[tuple[str, Image.Image, str]]:
     """The user's control images, cropped to the run's resolution, with an empty prompt."""
     side = run.config.data.resolution
-    nearest = registry.get(str(run.condition["type"])).categorical
+    nearest = condition_type(run).categorical
     found = []
     for path in paths:
         image = load_rgb(path)

@@ -14,6 +14,8 @@ from engine.workspace.paths import Workspace
 if TYPE_CHECKING:
     from PIL import Image
 
+    from engine.conditions.declaration import ConditionType
+
 MAPS_COMPARED = 16
 """Number of held-out maps that an image is compared with."""
 
@@ -31,6 +33,21 @@ def held_out_maps(workspace: Workspace, run: Run) -> list[tuple[Path, str]]:
         return []  # Try it still works with an image of the user
 
 
+def condition_type(run: Run) -> ConditionType:
+    """Return the type of a run's condition maps.
+
+    Raises:
+        UserError: the run has none, so nothing is drawn with its weights and a control image.
+    """
+    if not run.condition:
+        raise UserError(
+            f"No images can be drawn with {run.name}.",
+            "It was trained without condition maps, and images are drawn with a ControlNet and a control image.",
+            "Choose a run that has trained a ControlNet.",
+        )
+    return registry.get(str(run.condition["type"]))
+
+
 def map_of(run: Run, image: Image.Image) -> Image.Image:
     """Extract the map of a photograph, with the settings that made the run's training maps.
 
@@ -40,7 +57,7 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    kind = registry.get(str(run.condition["type"]))
+    kind = condition_type(run)
     if kind.extract is None:
         raise UserError(
             "A map cannot be made of this image.",
@@ -64,7 +81,7 @@ def advice(workspace: Workspace, run: Run, image: Image.Image, is_map: bool) -> 
 
     if is_map:
         return look_warning(workspace, run, image)
-    kind, looks = registry.get(str(run.condition["type"])), _looks_of(workspace, run)
+    kind, looks = condition_type(run), _looks_of(workspace, run)
     if looks and not differences(statistics_of(image), looks):
         return "This looks like a map already: if it is one, tick the box."
     if kind.extract is None:

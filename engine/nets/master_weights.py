@@ -25,22 +25,28 @@ from engine.nets.lora import lora_layers
 class MasterWeightSync:
     """Keeps a net's fp32 master weights and its compute copy in sync: gradients go one way, updates the other."""
 
-    def __init__(self, master: Any, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    def __init__(
+        self, master: Any, dtype: torch.dtype, device: torch.device | None = None, compute: Any | None = None
+    ) -> None:
         """
         Args:
             master: the net that the optimizer updates, fp32. Weights that belong to the base are in ``dtype`` already.
             dtype: what to compute in.
             device: where to compute, if not where the master weights are (those are in RAM then).
+            compute: a copy in ``dtype`` that is there already, or the master net itself; None: a copy is made where one
+                is needed.
         """
         self.master_of: dict[nn.Parameter, nn.Parameter] = {}
         """Compute parameter -> master parameter. Empty where both are the same net."""
         self.stale = False
         """The copy is not up to date: memory ran out while it was refreshed."""
-        self.separate = dtype != torch.float32 or device is not None
-        self.compute: Any = master
+        if compute is None:
+            compute = master if dtype == torch.float32 and device is None else compute_copy(master, dtype, device)
+        self.separate = compute is not master
+        """Master and copy are two nets."""
+        self.compute: Any = compute
         """The net that computes."""
         if self.separate:
-            self.compute = compute_copy(master, dtype, device)
             self.link(self.compute, master)
 
     def link(self, compute: nn.Module, master: nn.Module) -> None:

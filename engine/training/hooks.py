@@ -14,6 +14,7 @@ from engine.training import lending
 from engine.training.checkpointer import Checkpointer
 from engine.training.loss_checks import LossChecks
 from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 
 IMAGES_MARGIN_BYTES = 16 * 2**20
 REQUESTED = ".asked"
@@ -99,7 +100,12 @@ class Previews:
     def draw(self, requested: bool = False) -> None:
         """Draw and score the held-out pairs, on main only. A request is remembered if a pause comes before."""
         state = self._state
-        if self._draw is None or not state.is_main:
+        if not state.is_main:
+            return
+        if self._draw is None:
+            if requested:
+                why = facts_of(state.config).not_drawn or "This run has no preview images."
+                state.emit(Message(f"No images were drawn. {why}", "warning"))
             return
         state.emit(PhaseChanged("validating"))
         settings, side = state.config.validation, state.config.data.resolution

@@ -22,6 +22,7 @@ from engine.jobs.events import PhaseChanged
 from engine.machine.memory import free_memory
 from engine.nets.controlnet_files import check_finite
 from engine.training.state import TrainState
+from engine.tuning.facts import facts_of
 from engine.workspace.paths import Workspace
 
 
@@ -65,6 +66,10 @@ class BorrowedSession(TrySession):
                 )
             super().load(base, controlnet)
             return
+        if why := facts_of(state.config).not_drawn:
+            raise UserError(
+                "No images can be drawn with the live weights.", why, "Pause the training to draw with another run."
+            )
         if self._controlnet is None or self._controlnet[0] != LIVE:
             check_finite(self._live, "being trained")
             self._use(state.family, state.base, self._live)
@@ -91,7 +96,7 @@ def borrowing(workspace: Workspace, draw: Callable[[TrySession, CancelToken], An
     def work(state: TrainState, request: BorrowRequest) -> Any:
         devices = [state.device] if state.on_card else []
         with torch.random.fork_rng(devices=devices), torch.no_grad(), state.exported_weights() as live:
-            modes = {net: net.training for net in (state.denoiser, live)}
+            modes = {net: net.training for net in (state.denoiser, live) if net is not None}
             session = BorrowedSession(workspace, state, live)
             try:
                 for net in modes:

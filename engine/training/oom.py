@@ -187,7 +187,7 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
         scope = config.train.gradient_checkpointing
         use_gradient_checkpointing(trainable.control_net, state.denoiser, scope, state.family.layers)
     if "train.base_storage" in settings:
-        quantize_fp8(state.denoiser, trainable.master, trainable.control_net, layers=state.family.layers)
+        quantize_fp8(state.denoiser, trainable.master, *trainable.nets, layers=state.family.layers)
     if "optim.ema_device" in settings and state.ema is not None:
         state.ema.to("cpu")
     if "optim.offload" in settings:

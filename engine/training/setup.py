@@ -34,7 +34,6 @@ from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
 from engine.nets.gradient_checkpointing import use_gradient_checkpointing
-from engine.nets.initial import initial_controlnet
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
 from engine.training.batches import Batches
@@ -43,7 +42,7 @@ from engine.training.history import MetricsHistory
 from engine.training.optim import LossScale, build_optimizer
 from engine.training.resume import open_run
 from engine.training.state import TrainState
-from engine.tuning.build import base_dtype, build_trainable
+from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net
 from engine.tuning.facts import facts_of
 from engine.tuning.trainable import Placement, Trainable
 
@@ -175,11 +174,9 @@ def set_up(
     trainable.weights.refresh()
 
     # What a step calls, and the batches that it reads.
-    state.parallel = strategy(state, partial(oom.record_for_resume, state))
-    state.parallel.prepare()
-    state.use_nets(state.parallel.net, denoiser)
+    state.connect(strategy(state, partial(oom.record_for_resume, state)))
     speed.compile_nets(state)
-    state.batches = Batches(
+    batches = Batches(
         dataset,
         samples,
         range(len(split.train)),
@@ -195,7 +192,7 @@ def set_up(
         world=group.world_size,
         read_ahead=device.type != "cpu",
     )
-    state.batches.split(config.train.batch_size, config.train.accumulation)
+    state.train_on(batches)
     return state
 
 
@@ -207,14 +204,15 @@ def build_nets(
     layers, quantized = family.layers, config.train.base_storage == "fp8"
     if not quantized:
         denoiser.to(place.device)
-    control_net = initial_controlnet(run_folder, config, family, base, denoiser, facts_of(config).rank, place.device)
-    if quantized:  # after the control net was made from the unquantized weights
+    inputs = Inputs(run_folder, config, family, base, denoiser, place)
+    net = initial_net(inputs)
+    if quantized:  # after the net was made from the unquantized weights
         quantize_fp8(denoiser, layers=layers, device=place.device)
         denoiser.to(place.device)
-    trainable = build_trainable(config, control_net, denoiser, place, layers)
+    trainable = build_trainable(inputs, net)
     use_frozen_convolutions(denoiser)
     if quantized:  # LoRA layers that share the base's weights get their scales
-        quantize_fp8(denoiser, trainable.master, trainable.control_net, layers=layers)
+        quantize_fp8(denoiser, trainable.master, *trainable.nets, layers=layers)
     scope = config.train.gradient_checkpointing
     use_gradient_checkpointing(trainable.control_net, denoiser, scope, layers)
     return denoiser, trainable

@@ -27,8 +27,9 @@ def set_attention_and_layout(state: TrainState) -> None:
         _use_xformers(state)
     if train.channels_last:
         state.denoiser.to(memory_format=torch.channels_last)
-        if trainable.weights.separate:  # else it is the master net, whose files and optimizer keep the usual format
-            trainable.control_net.to(memory_format=torch.channels_last)
+        if trainable.weights.separate:  # else they are master nets, whose files and optimizer keep the usual format
+            for net in trainable.nets:
+                net.to(memory_format=torch.channels_last)
 
 
 def _use_xformers(state: TrainState) -> None:
@@ -38,7 +39,7 @@ def _use_xformers(state: TrainState) -> None:
     elif importlib.util.find_spec("xformers") is None:
         why = "it is not installed"
     else:
-        nets = (state.denoiser, state.trainable.control_net)
+        nets = (state.denoiser, *state.trainable.nets)
         before = [dict(net.attn_processors) for net in nets]
         try:
             for net in nets:
@@ -59,12 +60,15 @@ def compile_nets(state: TrainState) -> None:
     if mode == "graphs" and not state.on_card:
         _warn(state, "CUDA graphs need a graphics card; the nets are compiled without them.")
         mode = "kernels"
-    if state.group.world_size > 1:
-        _warn(state, "The nets are not compiled: several processes share this run.")
+    if why := state.parallel.not_compiled:
+        _warn(state, f"The nets are not compiled: {why}.")
         return
+
+    def compiled(net: Any) -> Any:
+        return None if net is None else torch.compile(net, mode=MODES[mode])
+
     try:
-        net, denoiser = (torch.compile(net, mode=MODES[mode]) for net in (state.wrapped_net, state.wrapped_denoiser))
-        state.use_nets(net, denoiser)
+        state.use_compiled_nets(compiled(state.wrapped_net), compiled(state.wrapped_denoiser))
     except Exception as error:  # torch rejects this Python or system; the compiler fails at the first step
         _use_plain_nets(state, error)
 
@@ -77,7 +81,7 @@ def mark_cuda_graph_step(state: TrainState) -> None:
 
 def is_compiled(state: TrainState) -> bool:
     """Whether steps call compiled nets at the moment."""
-    return state.wrapped_denoiser is not state.denoiser
+    return state.compiled
 
 
 def go_on_uncompiled(state: TrainState, error: BaseException) -> bool:
@@ -89,8 +93,7 @@ def go_on_uncompiled(state: TrainState, error: BaseException) -> bool:
 
 
 def _use_plain_nets(state: TrainState, error: BaseException) -> None:
-    net: Any = getattr(state.wrapped_net, "_orig_mod", state.wrapped_net)
-    state.use_nets(net, state.denoiser)
+    state.use_plain_nets()
     lines = str(error).strip().splitlines()
     why = f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
     _warn(state, f"The nets could not be compiled ({why}); the run continues uncompiled.")

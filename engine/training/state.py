@@ -44,7 +44,8 @@ class TrainState:
     There is one name for each form of a net:
 
     - ``trainable.master``: fp32 weights, which the optimizer updates
-    - ``trainable.control_net``: the compute copy, in the run's precision
+    - ``trainable.weights.compute``: the compute copy, in the run's precision; ``trainable.control_net`` is the same
+      where a ControlNet learns
     - ``wrapped_net``, ``wrapped_denoiser``: what a step calls, wrapped by accelerate and compiled by torch
     """
 
@@ -99,8 +100,11 @@ class TrainState:
     batches: Batches = field(init=False)
     wrapped_denoiser: Any = field(init=False)
     wrapped_net: Any = field(init=False)
+    """None where the denoiser alone computes."""
     updating_weights: bool = field(default=False, init=False)
     """The optimizer is in the middle of a step, or failed there: some weights may have been updated."""
+    _plain_nets: tuple[Any, Any] = field(default=(None, None), init=False)
+    """What a step calls where nothing is compiled."""
     _updated: set[nn.Parameter] = field(default_factory=set, init=False)
     """Weights that failed tries of the present optimizer step have updated."""
 
@@ -133,6 +137,24 @@ class TrainState:
     def trained_samples(self) -> int:
         """How many samples are trained on."""
         return len(self.samples) - len(self.held_out)
+
+    @property
+    def compiled(self) -> bool:
+        """A step calls compiled nets at the moment."""
+        return self.wrapped_denoiser is not self._plain_nets[1]
+
+    # Set-up.
+
+    def connect(self, parallel: Parallel) -> None:
+        """Wrap what a step calls, so that the processes share the step from now on."""
+        self.parallel = parallel
+        parallel.prepare()
+        self.use_nets(*self.trainable.nets_of_step(parallel.net, self.denoiser))
+
+    def train_on(self, batches: Batches) -> None:
+        """Take the images of each step from these batches."""
+        self.batches = batches
+        batches.split(self.config.train.batch_size, self.config.train.accumulation)
 
     # One step.
 
@@ -219,8 +241,20 @@ class TrainState:
         self.accelerator.device_placement = False  # else accelerate would move the optimizer's state to the card
 
     def use_nets(self, net: Any, denoiser: Any) -> None:
-        """What a step calls from now on: compiled nets, or plain ones."""
+        """What a step calls from now on.
+
+        Args:
+            net: the control net; None: there is none.
+        """
+        self._plain_nets = self.wrapped_net, self.wrapped_denoiser = net, denoiser
+
+    def use_compiled_nets(self, net: Any, denoiser: Any) -> None:
+        """Call these compiled nets from now on, until ``use_plain_nets``."""
         self.wrapped_net, self.wrapped_denoiser = net, denoiser
+
+    def use_plain_nets(self) -> None:
+        """Call the nets of ``use_nets`` again."""
+        self.wrapped_net, self.wrapped_denoiser = self._plain_nets
 
     def draw_one_image_at_a_time(self) -> None:
         """Draw previews with the least memory from now on."""

@@ -2,16 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from engine.config import RunConfig
-from engine.families.layers import Layers
+from engine.families.base import Family
+from engine.nets.initial import initial_controlnet
 from engine.tuning.controlnet import ControlLora, WholeControlNet
-from engine.tuning.facts import facts_of
+from engine.tuning.facts import TrainableFacts, facts_of
 from engine.tuning.trainable import Placement, Trainable
 from engine.tuning.unlocked import UnlockedDecoder
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a trainable is built from."""
+
+    run_folder: Path
+    config: RunConfig
+    family: Family
+    base: str
+    """Where the base is."""
+    denoiser: Any
+    """In ``base_dtype``. Once the trainable is built it is in the placement's dtype."""
+    place: Placement
+
+    @property
+    def facts(self) -> TrainableFacts:
+        return facts_of(self.config)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """How one kind of trainable is built."""
+
+    build: Callable[[Inputs, Any], Trainable]
+    """From the inputs and the initial net."""
+    initial: Callable[[Inputs], Any] = lambda inputs: None
+    """The net that training starts from beside the base, made before the base is quantized; None: there is none."""
 
 
 def base_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
@@ -19,18 +51,51 @@ def base_dtype(config: RunConfig, dtype: torch.dtype) -> torch.dtype:
     return dtype if facts_of(config).base_is_frozen else torch.float32
 
 
-def build_trainable(config: RunConfig, control_net: Any, denoiser: Any, place: Placement, layers: Layers) -> Trainable:
+def initial_net(inputs: Inputs) -> Any:
+    """The net that training starts from beside the base, fp32; None where the trainable has none.
+
+    Raises:
+        UserError: the file that it starts from is missing, broken, or for another base.
+    """
+    return BUILDERS[inputs.facts.kind].initial(inputs)
+
+
+def build_trainable(inputs: Inputs, net: Any) -> Trainable:
     """Build the trainable of a run.
 
     Args:
-        control_net: from ``initial_controlnet``.
-        denoiser: in ``base_dtype``; afterwards in the placement's dtype.
-        layers: of the base's family.
+        net: from ``initial_net``.
     """
-    facts = facts_of(config)
-    kind = ControlLora if facts.rank else WholeControlNet
+    return BUILDERS[inputs.facts.kind].build(inputs, net)
 
-    def build_control() -> WholeControlNet:
-        return kind(control_net, place, layers.outer_outputs if config.objective.only_mid_control else ())
 
-    return build_control() if facts.base_is_frozen else UnlockedDecoder(denoiser, place, layers, build_control)
+def _controlnet(inputs: Inputs) -> Any:
+    device = inputs.place.device
+    return initial_controlnet(
+        inputs.run_folder, inputs.config, inputs.family, inputs.base, inputs.denoiser, inputs.facts.rank, device
+    )
+
+
+def _silent(inputs: Inputs) -> tuple[str, ...]:
+    return inputs.family.layers.outer_outputs if inputs.config.objective.only_mid_control else ()
+
+
+def _whole(inputs: Inputs, net: Any) -> WholeControlNet:
+    return WholeControlNet(net, inputs.place, _silent(inputs))
+
+
+def _low_rank(inputs: Inputs, net: Any) -> WholeControlNet:
+    return ControlLora(net, inputs.place, _silent(inputs))
+
+
+def _unlocked(inputs: Inputs, net: Any) -> Trainable:
+    build = _low_rank if inputs.facts.rank else _whole
+    return UnlockedDecoder(inputs.denoiser, inputs.place, inputs.family.layers, lambda: build(inputs, net))
+
+
+BUILDERS = {
+    "controlnet": Builder(_whole, _controlnet),
+    "control_lora": Builder(_low_rank, _controlnet),
+    "unlocked_decoder": Builder(_unlocked, _controlnet),
+}
+"""By ``TrainableFacts.kind``."""

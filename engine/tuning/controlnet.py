@@ -35,6 +35,10 @@ class WholeControlNet(Trainable):
         dtype = torch.float32 if place.sharded else place.dtype
         self.weights = MasterWeightSync(self.master, dtype, place.device if place.in_ram else None)
 
+    @property
+    def control_net(self) -> Any:
+        return self.weights.compute
+
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         target = folder / (AVERAGED_FOLDER if average else FOLDER)
         save_net(self.averaged, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from engine.config import RunConfig
@@ -16,6 +17,8 @@ UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; expor
 class TrainableFacts:
     """The kind of trainable that a run's settings ask for."""
 
+    kind: str
+    """Its key in ``build.BUILDERS``."""
     rank: int = 0
     """Rank of the low-rank factors; 0: whole weights are trained."""
     base_is_frozen: bool = True
@@ -27,6 +30,8 @@ class TrainableFacts:
     """Why FSDP and DeepSpeed cannot shard it, each as a noun phrase; empty: they can."""
     message: str = ""
     """What the user is told when training starts; empty: nothing."""
+    not_drawn: str = ""
+    """Why no images are drawn with it, as a sentence; empty: they are, with its ControlNet and a control image."""
 
     def trained_nets(self, sizes: Sizes) -> tuple[NetSize, ...]:
         """Sizes of the nets with trained weights: each takes master weights, gradients and an optimizer's state."""
@@ -37,17 +42,40 @@ class TrainableFacts:
         return sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
 
 
+def controlnet(config: RunConfig) -> TrainableFacts | None:
+    """A whole ControlNet: what a run trains if its settings ask for nothing else."""
+    return TrainableFacts("controlnet")
+
+
+def control_lora(config: RunConfig) -> TrainableFacts | None:
+    """A ControlNet whose copied layers are the base's, with low-rank factors beside them."""
+    rank = config.model.control_lora_rank
+    return TrainableFacts("control_lora", rank, not_sharded=(LOW_RANK_IS_NOT_SHARDED,)) if rank else None
+
+
+def unlocked_decoder(config: RunConfig) -> TrainableFacts | None:
+    """A ControlNet, whole or low rank, and the base's decoder."""
+    if config.objective.sd_locked:
+        return None
+    control = control_lora(config)
+    reasons = (*(control.not_sharded if control else ()), UNLOCKED_IS_NOT_SHARDED)
+    return TrainableFacts(
+        "unlocked_decoder",
+        rank=control.rank if control else 0,
+        base_is_frozen=False,
+        not_sharded=reasons,
+        message=UNLOCKED_MESSAGE,
+    )
+
+
+CASES: list[Callable[[RunConfig], TrainableFacts | None]] = [unlocked_decoder, control_lora, controlnet]
+"""Each returns the facts of its trainable if the settings ask for it. The first that does counts."""
+
+
 def facts_of(config: RunConfig) -> TrainableFacts:
     """The facts of the trainable that these settings ask for. The engine asks here instead of reading the settings.
 
-    Besides this only the validators in ``engine.config``, which exclude combinations, and the keys of measured trials
-    read them.
+    Besides the cases only the validators in ``engine.config``, which exclude combinations, and the keys of measured
+    trials read them.
     """
-    rank, frozen = config.model.control_lora_rank, config.objective.sd_locked
-    reasons = ((rank > 0, LOW_RANK_IS_NOT_SHARDED), (not frozen, UNLOCKED_IS_NOT_SHARDED))
-    return TrainableFacts(
-        rank=rank,
-        base_is_frozen=frozen,
-        not_sharded=tuple(reason for applies, reason in reasons if applies),
-        message="" if frozen else UNLOCKED_MESSAGE,
-    )
+    return next(facts for case in CASES if (facts := case(config)) is not None)

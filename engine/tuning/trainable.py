@@ -1,7 +1,8 @@
 """The trained weights of a run, as everything else sees them: parameters, compute copy, files.
 
 A training run asks these questions and knows no more. The cases are ``controlnet.py`` (whole and low rank) and
-``unlocked.py`` (the base's decoder, too); a new one is a class here and a line in ``build.py``.
+``unlocked.py`` (the base's decoder, too); a new one is a class beside them, and an entry in each of the two lists by
+which a run's settings choose it: ``facts.CASES`` and ``build.BUILDERS``.
 """
 
 from __future__ import annotations
@@ -44,8 +45,23 @@ class Trainable(ABC):
 
     @property
     def control_net(self) -> Any:
-        """The net that turns a control image into residuals for the denoiser, in the form that computes."""
-        return self.weights.compute
+        """The net that turns a control image into residuals for the denoiser, in the form that computes; None: a step
+        calls the denoiser alone."""
+        return None
+
+    @property
+    def nets(self) -> list[Any]:
+        """The nets that compute beside the denoiser."""
+        return [] if self.control_net is None else [self.control_net]
+
+    def nets_of_step(self, wrapped: Any, denoiser: Any) -> tuple[Any, Any]:
+        """The control net (or None) and the denoiser that a step calls.
+
+        Args:
+            wrapped: ``weights.compute`` as accelerate has wrapped it, so that several processes share its gradients.
+            denoiser: the plain one.
+        """
+        return (None, wrapped) if self.control_net is None else (wrapped, denoiser)
 
     def parameters(self) -> list[nn.Parameter]:
         """The fp32 parameters, frozen ones included."""

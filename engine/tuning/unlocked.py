@@ -41,6 +41,10 @@ class UnlockedDecoder(Trainable):
         self.weights.link(decoder_of(denoiser, layers), self.decoder)
         self.master = nn.ModuleList([self.control.master, self.decoder])
 
+    @property
+    def control_net(self) -> Any:
+        return self.control.control_net
+
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         yield from self.control.save(folder, average)
         if not average:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from engine.training.optim import LossScale
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
+from tests import whole_denoiser
 
 RANK = int(os.environ["RANK"])
 
@@ -99,9 +101,11 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
     acts = {"pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil}
     if RANK == 1 and kind in acts:
         faults_module.train_step = at_step(2, acts[kind])
+    trained = whole_denoiser.chosen() if kind == "whole" else nullcontext()
     try:
         run = Run(workspace.run_folder(name))
-        answer["outcome"] = training_job(workspace, run)(control.token, events.append)
+        with trained:
+            answer["outcome"] = training_job(workspace, run)(control.token, events.append)
     except UserError as error:
         answer["error"] = f"{error.what} {error.why} {error.try_this}"
         group.current().abort_all(error)

@@ -29,6 +29,7 @@ from engine.nets.lora import to_control_lora
 from engine.runs.run import Run
 from engine.training.job import create_run
 from engine.workspace.paths import Workspace
+from tests import whole_denoiser
 from tests.conditions import tiny_models
 from tests.forked import Forks
 from tests.short_runs import train
@@ -84,7 +85,10 @@ def two(
 
     kinds = ("well", "short", "pause", "fault", "gone")
     runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
-    todo = [("canny", "pairs"), ("depth", "scenes"), *((kind, runs[kind].name) for kind in kinds)]
+    with whole_denoiser.chosen():
+        runs |= {name: run(steps=3, accumulation=2) for name in ("whole", "whole alone")}
+    todo = [("canny", "pairs"), ("depth", "scenes"), *((kind, runs[kind].name) for kind in (*kinds[:-1], "whole"))]
+    todo += [("gone", runs["gone"].name)]  # ends the other process
     main, printed = work_together(forks, workspace, answers, todo)
     assert not (answers / "1.json").exists(), "the second one has ended before it could answer"
     return Two(workspace, main, printed, {**runs, "alone": run()})
@@ -127,6 +131,23 @@ def test_two_processes_learn_what_one_learns(two: Two, monkeypatch: pytest.Monke
         assert all(torch.allclose(mine[key], theirs[key], atol=2e-5) for key in theirs)
     seen = [entry["images_seen"] for entry in two.runs["well"].metrics() if "loss" in entry]
     assert seen == [4, 8, 12, 16, 20] == [step * two.runs["well"].config.images_per_step for step in range(1, 6)]
+
+
+@pytest.mark.slow
+def test_the_whole_denoiser_can_be_shared(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What computes is the denoiser: there is no ControlNet to wrap."""
+    monkeypatch.setattr(cache, "SHARD", 4)  # as in the others
+    assert two.main["whole"].get("error") is None
+    assert two.main["whole"]["model"] == "DistributedDataParallel"
+    with whole_denoiser.chosen():
+        train(two.workspace, two.runs["whole alone"])
+    assert curve(two.runs["whole"]) == pytest.approx(curve(two.runs["whole alone"]), rel=1e-5)
+    mine, theirs = (whole_weights(two.runs[name]) for name in ("whole", "whole alone"))
+    assert all(torch.allclose(mine[key], theirs[key], atol=2e-5) for key in theirs)
+
+
+def whole_weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.checkpoints()[-1].folder / whole_denoiser.FILE)
 
 
 @pytest.mark.long

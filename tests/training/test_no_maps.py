@@ -1,9 +1,8 @@
-"""A trainable that needs no condition maps: its runs start, train and save with images and captions alone."""
+"""A trainable that is no ControlNet and needs no condition maps: its runs train, pause and resume like any other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +10,34 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from engine.cli import sample
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
-from engine.nets.master_weights import MasterWeightSync
-from engine.training import job, loss_checks, setup
-from engine.training.job import create_run
-from engine.tuning import facts
-from engine.tuning.trainable import Placement, Trainable
+from engine.evaluation.grid import GridRequest
+from engine.evaluation.grid_rows import rows_of
+from engine.inference import control_image
+from engine.inference.request import LIVE, TryRequest
+from engine.jobs.control import Control
+from engine.nets.ema import ema_names
+from engine.runs.run import Run
+from engine.training.job import build_trainer, create_run
+from engine.training.lending import borrowing
 from engine.workspace.paths import Workspace
+from tests import whole_denoiser
+from tests.compare_runs import assert_same_run, losses
 from tests.short_runs import train
 
-FILE = "denoiser.safetensors"
-
-
-class WholeDenoiser(Trainable):
-    """Made up: all weights of the base are trained, and nothing conditions it but the text."""
-
-    def __init__(self, denoiser: Any, place: Placement) -> None:
-        self.master = self.averaged = denoiser.requires_grad_(True)
-        self.weights = MasterWeightSync(self.master, place.dtype)
-
-    def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
-        save_file(self.master.state_dict(), folder / FILE)
-        yield folder / FILE
-
-    def load(self, folder: Path) -> None:
-        self.master.load_state_dict(load_file(folder / FILE))
-
-    def averaged_tensors(self, folder: Path) -> dict[str, torch.Tensor]:
-        raise NotImplementedError
-
-    def checkpoint_bytes(self, average: bool) -> int:
-        return 2**20
+HALF = {
+    "train.precision": "bf16",
+    "train.accumulation": 2,
+    "train.channels_last": True,
+    "optim.ema_decay": 0.9,
+    "optim.optimizer": "adafactor",
+}
 
 
 @pytest.fixture
@@ -62,26 +53,95 @@ def images_only(workspace: Workspace, tmp_path: Path) -> Workspace:
     return workspace
 
 
-def test_a_run_without_condition_maps_trains_and_saves(
-    images_only: Workspace, make_config: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def new_run(images_only: Workspace, make_config: Callable[..., RunConfig]) -> Iterator[Callable[..., Run]]:
+    """Makes runs that train the whole denoiser."""
+    with whole_denoiser.chosen():
+        yield lambda **settings: create_run(
+            images_only, make_config(**{"data.dataset": "pictures", "train.steps": 4, **settings}), {}
+        )
+
+
+def test_a_run_of_a_controlnet_needs_condition_maps(
+    images_only: Workspace, make_config: Callable[..., RunConfig]
 ) -> None:
-    config = make_config(**{"data.dataset": "pictures", "train.steps": 3})
     with pytest.raises(UserError, match="condition maps"):
-        create_run(images_only, config, {})
+        create_run(images_only, make_config(**{"data.dataset": "pictures"}), {})
 
-    def needs_none(config: RunConfig) -> facts.TrainableFacts:
-        return replace(facts.facts_of(config), needs_condition_maps=False)
 
-    for module in (job, loss_checks, setup):
-        monkeypatch.setattr(module, "facts_of", needs_none)
-    monkeypatch.setattr(
-        setup, "build_trainable", lambda config, net, denoiser, place, layers: WholeDenoiser(denoiser, place)
-    )
-    run = create_run(images_only, config, {})
+def test_it_trains_and_saves_and_says_that_it_draws_nothing(
+    new_run: Callable[..., Run], images_only: Workspace, tiny_base: Path
+) -> None:
+    run = new_run(**{"validation.every": 1, "validation.check_every": 1})
     assert run.condition == {}
-    trained = train(images_only, run)
-    assert trained.outcome == "completed" and trained.warnings == []
+    asked = TryRequest(base=str(tiny_base), controlnet=LIVE, prompt="", control=Image.new("RGB", (64, 64)))
+    requests = {2: borrowing(images_only, lambda session, token: session.generate([asked], token))}
+    trained = train(images_only, run, at_step={1: "preview_now"}, requests=requests)
+    assert trained.outcome == "completed"
+    assert trained.warnings == [f"No images were drawn. {whole_denoiser.NOT_DRAWN}"]
+    assert not (run.folder / "previews").exists()
+    with pytest.raises(UserError) as refused:
+        requests[2].wait(0)
+    assert refused.value.why == whole_denoiser.NOT_DRAWN
+
     (saved,) = run.checkpoints()
-    before = load_file(Path(config.model.base) / "unet" / "diffusion_pytorch_model.safetensors")
-    after = load_file(saved.folder / FILE)
-    assert after.keys() == before.keys() and any(not torch.equal(after[name], before[name]) for name in before)
+    before = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
+    after = load_file(saved.folder / whole_denoiser.FILE)
+    assert after.keys() == before.keys() and not any(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, HALF, pytest.param({**HALF, "optim.offload": True}, marks=pytest.mark.long)],
+    ids=["fp32", "bf16, EMA, channels last", "offload"],
+)
+def test_a_pause_and_checkpointing_change_no_bit(
+    new_run: Callable[..., Run], images_only: Workspace, settings: dict[str, Any]
+) -> None:
+    """Gradient checkpointing computes the same gradients, so the run that is paused uses it and the other does not."""
+    straight = new_run(**settings)
+    paused = new_run(**settings, **{"train.gradient_checkpointing": "controlnet"})
+    train(images_only, straight)
+    assert train(images_only, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(images_only, paused).outcome == "completed"
+    assert_same_run(straight, paused)
+    assert len({loss for _, loss in losses(straight)}) == 4, "it learns"
+
+
+def test_what_is_asked_for_is_applied_to_the_denoiser(new_run: Callable[..., Run], images_only: Workspace) -> None:
+    run = new_run(**HALF, **{"train.gradient_checkpointing": "controlnet"})
+    events: list[Any] = []
+    trainer = build_trainer(images_only, run, Control().token, events.append)
+    state = trainer.state
+    assert state.wrapped_net is None and state.wrapped_denoiser is state.denoiser is state.trainable.weights.compute
+    assert state.denoiser.down_blocks[0].gradient_checkpointing
+    assert state.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert state.denoiser.dtype == torch.bfloat16 and state.trainable.master.dtype == torch.float32
+    assert state.ema is not None and len(state.ema.shadow_params) == len(ema_names(state.trainable.averaged)) > 50
+    trainer.close()
+
+
+def test_who_would_draw_with_it_is_told_why_not(
+    new_run: Callable[..., Run], images_only: Workspace, tmp_path: Path
+) -> None:
+    run, image = new_run(), Image.new("RGB", (64, 64))
+    image.save(tmp_path / "map.png")
+    options = sample_options([run.folder.name, "--control", str(tmp_path / "map.png")])
+    asks: list[Callable[[], Any]] = [
+        lambda: rows_of(images_only, run, GridRequest(controls=(tmp_path / "map.png",))),
+        lambda: control_image.map_of(run, image),
+        lambda: control_image.advice(images_only, run, image, is_map=False),
+        lambda: sample.run(options, images_only, Control()),
+    ]
+    for ask in asks:
+        with pytest.raises(UserError, match="No images can be drawn") as refused:
+            ask()
+        assert "without condition maps" in refused.value.why
+
+
+def sample_options(words: list[str]) -> Any:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    sample.add_command(parser.add_subparsers())
+    return parser.parse_args(["sample", *words])

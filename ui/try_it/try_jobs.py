@@ -108,11 +108,12 @@ class _Drawing:
     @staticmethod
     def prepare(context: AppContext, asked: DrawRequest) -> _Drawing:
         """Do everything that needs no model."""
-        from engine.conditions import registry
         from engine.disk.images import load_rgb
+        from engine.inference.control_image import condition_type
         from engine.inference.request import TryRequest
 
         run = Run(context.workspace.runs / asked.run)
+        categorical = condition_type(run).categorical
         control, notes = make_map(context, asked.control, run)
         settings = {**asked.settings, "base": asked.settings.get("base") or run.config.model.base}
         if asked.random_seed:
@@ -125,7 +126,6 @@ class _Drawing:
             mask=asked.mask,
             second_control=load_rgb(asked.second_control) if asked.second_control else None,
         )
-        categorical = registry.get(str(run.condition["type"])).categorical
         return _Drawing(context, asked, first, categorical, notes)
 
     def draw(self, session: TrySession, token: CancelToken, emit: Emit) -> None:
