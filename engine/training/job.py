@@ -254,7 +254,7 @@ def build_trainer(workspace: Workspace, run: Run, token: Token, emit: Emit) -> T
         workspace.cache,
         token,
         emit,
-        preview=None if facts_of(config).not_drawn else DrawPreviews(),
+        preview=None if facts_of(run.config).not_drawn else DrawPreviews(),
         about=about,
         configured_batch_size=run.begun_with.train.batch_size,
         held_out=held_out,
