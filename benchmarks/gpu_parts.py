@@ -112,6 +112,7 @@ def memory(world: World, family: str, preset: str) -> Found:
         began = time.perf_counter()
         loss = take_step(state)
         if loss is not None:
+            assert isinstance(loss, torch.Tensor), loss
             float(loss)
             state.step_done()
             seconds.append(time.perf_counter() - began)

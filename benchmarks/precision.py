@@ -37,7 +37,7 @@ from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
 from engine.nets.fp8 import KINDS
 from engine.nets.master_weights import MasterWeightSync
-from engine.training.optim import LossScale
+from engine.training.loss_scale import LossScale
 from engine.training.previews import preview_during_training
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer

@@ -45,7 +45,8 @@ from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
 from engine.nets.ema import build_ema
 from engine.training.batches import Batch, Draws
-from engine.training.optim import LossScale, build_optimizer
+from engine.training.loss_scale import LossScale
+from engine.training.optim import build_optimizer
 from engine.training.setup import build_nets
 from engine.training.speed import set_attention_and_layout
 from engine.training.state import TrainState
@@ -102,7 +103,7 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
         dataset=unused, samples=[], held_out=[], plan=unused, cache=unused, images_at_once=1,
     )  # fmt: skip
     set_attention_and_layout(state)
-    state.parallel = Parallel(state, str)
+    state.parallel = _AllFinite(state, str)
     state.parallel.prepare()
     state.use_nets(state.parallel.net, denoiser)
     state.next_batch = lambda micro: _batch(state)  # type: ignore[method-assign]
@@ -236,12 +237,15 @@ def _from_config(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None
     return torch.nn.Module.to(net, dtype)
 
 
-def _single_process() -> Any:
-    """Stands in for accelerate's Accelerator in a single process. The gradients' norm counts as finite."""
+class _AllFinite(Parallel):
+    """Tensors without values count as finite."""
 
-    def clip(parameters: list[torch.nn.Parameter], max_norm: float) -> float:
-        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-        return 0.0
+    def _in_all_processes(self, flags: torch.Tensor) -> list[bool]:
+        return [True] * len(flags)
+
+
+def _single_process() -> Any:
+    """Stands in for accelerate's Accelerator in a single process."""
 
     def unchanged(optimizer: Any) -> Any:
         optimizer.step_was_skipped = False
@@ -251,7 +255,7 @@ def _single_process() -> Any:
         prepare_model=lambda net: net,
         prepare_optimizer=unchanged,
         backward=lambda loss: loss.backward(),
-        clip_grad_norm_=clip,
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
 
 

@@ -118,6 +118,7 @@ def our_step(options: argparse.Namespace, workspace: Workspace, base: str, varia
         encode()
         while (loss := take_step(trainer.state)) is None:  # the loss scale is still too large
             pass
+        assert isinstance(loss, torch.Tensor), loss
         trainer.state.step_done()
         return loss
 

@@ -76,7 +76,7 @@ def step_gradients(state: TrainState) -> tuple[torch.Tensor, dict[str, torch.Ten
         loss = train_step(state)
     finally:
         parallel.optimizer_step, parallel.zero_grad = optimizer_step, zero_grad  # type: ignore[method-assign]
-    assert loss is not None, "a gradient is not finite"
+    assert isinstance(loss, torch.Tensor), "something is not finite"
     named = state.trainable.master.named_parameters()
     found = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
     state.drop_gradients()

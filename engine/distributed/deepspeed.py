@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from engine.distributed.fsdp import FSDP
-from engine.distributed.parallel import Run
+from engine.distributed.parallel import Finite, Run
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of each weight."""
@@ -27,7 +27,7 @@ class DeepSpeed(FSDP):
     def __init__(self, run: Run, record_fallback: Callable[[], str]) -> None:
         super().__init__(run, record_fallback)
         self._shards: dict[nn.Parameter, nn.Parameter] = {}  # full trainable weight -> this process's
-        self._first_step = run.step  # nothing has to be gathered until a step was taken
+        self._updated = False  # a step was taken; before that there is nothing to gather
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -36,10 +36,12 @@ class DeepSpeed(FSDP):
         with super().micro_batch(last):
             yield
 
-    def unscale_and_clip(self, max_norm: float, loss_scale: float) -> bool:
-        """Whether the step was taken: DeepSpeed has clipped the gradients, and looked whether they are finite."""
+    def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
+        """What was finite. DeepSpeed has clipped, and has taken the step unless a gradient is not finite anywhere."""
         self._run.accelerator.clip_grad_norm_(self.parameters(), max_norm * loss_scale)
-        return not self.optimizer.step_was_skipped
+        taken = not self.optimizer.step_was_skipped
+        self._updated = self._updated or taken
+        return Finite(taken or bool(loss.isfinite()), taken)
 
     @property
     def sharded_optimizer(self) -> Any:
@@ -74,7 +76,7 @@ class DeepSpeed(FSDP):
     def _gather(self, with_optimizer: bool) -> None:
         optimizer = self.sharded_optimizer
         held = optimizer.optimizer.state
-        if self._run.step == self._first_step:
+        if not self._updated:
             return
         with self._group.collective():
             for whole, value in self._full_values():

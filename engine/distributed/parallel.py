@@ -6,10 +6,9 @@ process; ``ddp.py``, ``fsdp.py`` and ``deepspeed.py`` override what differs with
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -38,6 +37,13 @@ class Run(Protocol):
 
     def new_optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
         """An optimizer with the run's settings for these weights."""
+
+
+class Finite(NamedTuple):
+    """What a step computed without NaN or infinity, in every process."""
+
+    loss: bool
+    gradients: bool
 
 
 class Parallel:
@@ -97,15 +103,19 @@ class Parallel:
         """Average gradients over all processes, if ``backward`` has not yet; return the mean loss."""
         return loss
 
-    def unscale_and_clip(self, max_norm: float, loss_scale: float) -> bool:
-        """Divide the gradients by the loss scale and clip their total norm; False where they are not all finite."""
+    def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
+        """Divide the gradients by the loss scale and clip their total norm, where they and the loss are finite.
+
+        The only place in a step that waits for the card. All processes get the same answer, since a step that only one
+        of them skips would part their weights.
+        """
         parameters = self.parameters()
-        norm = self._run.accelerator.clip_grad_norm_(parameters, max_norm * loss_scale)
-        if not math.isfinite(float(self._whole_norm(norm))):
-            return False
-        if loss_scale != 1:
+        norm = self._whole_norm(self._run.accelerator.clip_grad_norm_(parameters, max_norm * loss_scale))
+        finite = torch.stack([loss.detach().float(), norm.detach().to(loss.device, torch.float32)]).isfinite()
+        found = Finite(*self._in_all_processes(finite))
+        if found.loss and found.gradients and loss_scale != 1:
             torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / loss_scale)
-        return True
+        return found
 
     def optimizer_step(self) -> None:
         """Update the master weights."""
@@ -117,6 +127,11 @@ class Parallel:
 
     def _whole_norm(self, norm: Any) -> Any:
         return norm
+
+    def _in_all_processes(self, flags: torch.Tensor) -> list[bool]:
+        """Which of these flags (bool) are set in every process."""
+        found: list[bool] = flags.tolist()
+        return found
 
     # What a step reports back.
 

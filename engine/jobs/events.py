@@ -56,6 +56,16 @@ class SettingsChanged:
 
 
 @dataclass(frozen=True)
+class StepSkipped:
+    """A step that changed no weight, since its loss or gradients were NaN or infinite."""
+
+    step: int
+    not_finite: Literal["loss", "gradients"]
+    images: tuple[str, ...]
+    """Keys of the step's images."""
+
+
+@dataclass(frozen=True)
 class PreviewMade:
     """One set of preview images. ``scores`` are means over the set, e.g. {"adherence": 0.81}."""
 
@@ -145,6 +155,7 @@ Event = (
     | RunOpened
     | StepDone
     | SettingsChanged
+    | StepSkipped
     | PreviewMade
     | Checked
     | CheckpointSaved

@@ -23,6 +23,7 @@ from engine.jobs.events import (
     RunOpened,
     SettingsChanged,
     StepDone,
+    StepSkipped,
     Waiting,
 )
 
@@ -212,6 +213,8 @@ def fold(snapshot: JobSnapshot, event: Event, now: float) -> JobSnapshot:
         return fold_steps(base, (event,))
     if isinstance(event, SettingsChanged):
         return replace(base, changes=(*snapshot.changes, (event.step, event.words)))
+    if isinstance(event, StepSkipped):
+        return base  # a message in the log says so
     if isinstance(event, PreviewMade):
         return replace(
             base,

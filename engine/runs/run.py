@@ -15,7 +15,17 @@ from engine.config import RunConfig, parse
 from engine.disk.durable import atomic_write_text
 from engine.disk.watchdog import DiskWatchdog
 from engine.errors import UserError
-from engine.jobs.events import Checked, CheckpointSaved, Event, Message, PhaseChanged, PreviewMade, RunOpened, StepDone
+from engine.jobs.events import (
+    Checked,
+    CheckpointSaved,
+    Event,
+    Message,
+    PhaseChanged,
+    PreviewMade,
+    RunOpened,
+    StepDone,
+    StepSkipped,
+)
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, add_check, fold, fold_steps
 from engine.runs.changes import Change, changes_of, settings_now
@@ -251,6 +261,9 @@ class Recorder:
         self._emit(event)  # first, so that the page gets the event even if the disk hangs
         if isinstance(event, StepDone | Checked):
             self._append("metrics.jsonl", json.dumps(vars(event)))
+        elif isinstance(event, StepSkipped):
+            skipped = {"step": event.step, "skipped": event.not_finite, "images": event.images}
+            self._append("metrics.jsonl", json.dumps(skipped))
         elif isinstance(event, PreviewMade):
             line = {"step": event.step, "scores": event.scores, "figures": event.figures}
             self._append("metrics.jsonl", json.dumps(line))

@@ -215,6 +215,12 @@ class Batches:
         self._part, self._ahead = batch_size, None
         self._count = accumulation // self._world
 
+    def keys(self, step: int) -> list[str]:
+        """Keys of the images of step ``step``, counted from 0, in all processes."""
+        parts = self._count * self._world
+        chosen = [pair for number in range(step * parts, (step + 1) * parts) for pair in self._rows(number)[2]]
+        return [self._samples[row].key for row, _ in chosen]
+
     def close(self) -> None:
         """Wait for the read in progress and end the thread that reads ahead."""
         if self._reader is not None:
@@ -222,9 +228,7 @@ class Batches:
 
     def _read(self, number: int) -> Batch:
         step, micro = divmod(number, self._count)
-        place, part = divmod((step * self._world + self._rank) * self._count + micro, self._size // self._part)
-        first = part * self._part
-        chosen = self._order.batch(place)[first : first + self._part]
+        place, first, chosen = self._rows((step * self._world + self._rank) * self._count + micro)
         rows = [row for row, _ in chosen]
         samples = [self._samples[row] for row in rows]
         variants = [self._plan.variant_at(self._samples[row], epoch) for row, epoch in chosen]
@@ -251,6 +255,12 @@ class Batches:
         sizes = torch.tensor([size_numbers(crop) for crop in crops], dtype=torch.float32)
         batch = Batch(mean, logvar, text, maps, draws, sizes)
         return batch.pinned() if torch.cuda.is_available() else batch
+
+    def _rows(self, number: int) -> tuple[int, int, list[tuple[int, int]]]:
+        """Part ``number`` of all processes: its batch, where it begins in there, and (row, epoch) of each image."""
+        place, part = divmod(number, self._size // self._part)
+        first = part * self._part
+        return place, first, self._order.batch(place)[first : first + self._part]
 
     def _map(self, row: int, variant: int, crop: Crop) -> np.ndarray:
         if self._maps is not None:

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from engine.distributed.group import SharedOutOfMemory
 from engine.errors import UserError
+from engine.jobs.events import Message, StepSkipped
 from engine.machine.errors import is_out_of_memory
 from engine.training import oom, speed
-from engine.training.checkpoint import training_broke
 from engine.training.state import TrainState
-from engine.training.step import train_step
+from engine.training.step import Skipped, train_step
 
-MAX_SKIPPED = {"fp16": 30, "bf16": 3, "fp32": 3}
-"""Steps that may be skipped in a row. fp16 halves its loss scale each time; in the others a retry rarely helps."""
+CAUSES = {
+    "loss": "its loss is NaN or infinite",
+    "gradients": "its loss is a number, but its gradients are not",
+}
+NAMED = 16
+"""Images of a skipped step that the log names."""
 
 
-def take_step(state: TrainState, where: str = "step") -> torch.Tensor | None:
+def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped | None:
     """Take one optimizer step, whatever happens in it.
 
     Args:
         where: in which part of the work, for people.
 
     Returns:
-        The mean loss on the device; None if the step has to be tried again. Then no weight was updated.
+        As ``train_step``: the mean loss on the device; ``Skipped``; or None if the step has to be tried again.
 
     Raises:
         UserError: memory ran out, and no fallback is left.
@@ -35,10 +39,10 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | None:
         state.parallel.begin_step()
         if state.trainable.weights.stale:
             state.trainable.weights.refresh()
-        loss = train_step(state)
-        if loss is not None:
+        outcome = train_step(state)
+        if isinstance(outcome, torch.Tensor):
             state.parallel.step_done()
-        return loss
+        return outcome
     except Exception as error:
         no_memory, message = is_out_of_memory(error), str(error)
         all_know = isinstance(error, SharedOutOfMemory)
@@ -53,27 +57,39 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | None:
     return take_step(state, where)
 
 
-def stop_if_broken(state: TrainState, save: Callable[[], Any]) -> None:
-    """End a run that skips one step after another, at its last good state.
+def report_skipped(state: TrainState, skipped: Skipped, save: Callable[[], Any]) -> None:
+    """Log the step that was skipped just now, with its images. End the run if too many were, at its last good state.
 
     Args:
+        skipped: the outcome of step ``state.step``.
         save: writes a checkpoint of the present step.
 
     Raises:
-        UserError: too many steps in a row were skipped.
+        UserError: too many steps were skipped.
     """
-    skipped = state.loss_scale.skipped
-    if skipped < MAX_SKIPPED[state.precision]:
-        return
+    images = state.batches.keys(state.step - 1)
+    state.emit(StepSkipped(state.step, skipped.not_finite, tuple(images)))
+    more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
+    named = f"Its images: {', '.join(images[:NAMED])}{more}."
+    state.emit(Message(f"Step {state.step:,} was skipped: {CAUSES[skipped.not_finite]}. {named}", "warning"))
+    if why := state.loss_scale.too_many_skipped(state.step):
+        _stop(state, why, save)
+
+
+def _stop(state: TrainState, why: str, save: Callable[[], Any]) -> NoReturn:
+    """End the run after its last good step. Weights and loss scale are still those of that step."""
+    broke_at = state.step
+    state.start_at(state.loss_scale.last_good(state.step))
+    state.loss_scale.forget_skipped()
     finite = all(bool(torch.isfinite(p).all()) for p in state.parallel.parameters())
     finite = all(state.group.gather(finite))
     if finite:
         save()
     kept = f"The state of step {state.step:,} is good and saved." if finite else "The weights are damaged, too."
-    if state.precision == "fp16":
-        raise UserError(
-            f"Training broke at step {state.step + 1:,}: fp16 overflows at every try.",
-            f"The loss scale was halved {skipped} times in a row. {kept}",
-            "Choose bf16 or fp32 (Precision), or a lower learning rate, and resume from the last checkpoint.",
-        )
-    raise training_broke(state.step + 1, "the loss or its gradients are NaN or infinite", kept)
+    raise UserError(
+        f"Training broke at step {broke_at:,}: {why}.",
+        "Their loss or gradients were NaN or infinite: the learning rate is too high, the precision too low, or images "
+        f"are broken (the log names those of each skipped step). {kept}",
+        "Halve the learning rate, or choose bf16 (fp32 where the card has no bf16), or take broken images out of the "
+        "dataset. Then resume from the last checkpoint.",
+    )

@@ -24,8 +24,9 @@ from engine.machine.hardware import Hardware
 from engine.machine.units import format_bytes
 from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run, write_run
-from engine.training.faults import stop_if_broken, take_step
+from engine.training.faults import report_skipped, take_step
 from engine.training.previews import preview_during_training
+from engine.training.step import Skipped
 from engine.workspace.paths import Workspace
 
 if TYPE_CHECKING:
@@ -93,12 +94,14 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
     while len(seconds) < STEPS:
         token.raise_if_cancelled()
         began = time.perf_counter()
-        loss = take_step(state, "trial")
-        if loss is None:
-            stop_if_broken(state, trainer.save)
+        outcome = take_step(state, "trial")
+        if outcome is None:
             continue
-        float(loss)  # waits for the card
         state.step_done()
+        if isinstance(outcome, Skipped):
+            report_skipped(state, outcome, trainer.save)
+            continue
+        float(outcome)  # waits for the card
         seconds.append(time.perf_counter() - began)
         peak = max(peak, memory_used(state.device))
         emit(Progress(len(seconds), PARTS, "Trial steps"))

@@ -39,7 +39,8 @@ from engine.training import oom, speed
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.history import MetricsHistory
-from engine.training.optim import LossScale, build_optimizer
+from engine.training.loss_scale import LossScale
+from engine.training.optim import build_optimizer
 from engine.training.resume import open_run
 from engine.training.state import TrainState
 from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net

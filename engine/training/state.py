@@ -30,7 +30,8 @@ from engine.jobs.events import Event
 from engine.nets.ema import EMA, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
-from engine.training.optim import LossScale, build_optimizer, set_learning_rate, updated_parameters
+from engine.training.loss_scale import LossScale
+from engine.training.optim import build_optimizer, set_learning_rate, updated_parameters
 from engine.tuning.trainable import Trainable
 
 

@@ -6,6 +6,8 @@ Memory that runs out and compilers that fail are handled around it (``faults.py`
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 import torch
 
 from engine.training import oom
@@ -13,12 +15,20 @@ from engine.training.speed import mark_cuda_graph_step
 from engine.training.state import TrainState
 
 
-def train_step(state: TrainState) -> torch.Tensor | None:
+class Skipped(NamedTuple):
+    """A step without an update."""
+
+    not_finite: Literal["loss", "gradients"]
+    """What was NaN or infinite."""
+
+
+def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
     """Take one optimizer step over ``state.micro_batches`` micro-batches.
 
     Returns:
-        The mean loss, a scalar on the device (reading it waits for the card), or None if a gradient is not finite:
-        then nothing has changed but the loss scale.
+        The mean loss, a scalar on the device (reading it waits for the card). Or ``Skipped``: the loss or a gradient is
+        not finite, and the run goes on with the next step. Or None: the step has to be tried again, at a smaller loss
+        scale. No weight has changed in these two cases, in any process.
 
     Raises:
         RuntimeError, MemoryError: memory ran out, or a compiled net failed, before or in the optimizer's update. The
@@ -61,11 +71,16 @@ def train_step(state: TrainState) -> torch.Tensor | None:
     # Mean of the gradients (where the backward pass has not averaged them) and of the loss over all processes.
     step_loss = state.parallel.average_gradients_and_loss(step_loss)
 
-    # Unscale and clip. A gradient that is not finite skips the step.
-    if not state.parallel.unscale_and_clip(state.config.optim.max_grad_norm, state.loss_scale.value):
-        state.loss_scale.update(found_inf=True)
+    # Unscale and clip. If the loss or a gradient is not finite, in whichever process, no weight changes: gradients that
+    # overflow in fp16 are tried again at a smaller loss scale (loss_scale.py), otherwise the step is skipped.
+    max_norm, this_step = state.config.optim.max_grad_norm, state.step + 1
+    finite = state.parallel.unscale_and_clip(step_loss, max_norm, state.loss_scale.value)
+    if not (finite.loss and finite.gradients):
         state.drop_gradients()
-        return None
+        if finite.loss and state.loss_scale.overflowed(this_step):
+            return None
+        state.loss_scale.skipped(this_step)
+        return Skipped("gradients" if finite.loss else "loss")
 
     # Optimizer: update the master weights. If it ran out of memory halfway in an earlier try of this step, the weights
     # that it had updated are left out.
@@ -75,12 +90,11 @@ def train_step(state: TrainState) -> torch.Tensor | None:
 
     # Cast the updated master weights into the compute copy, then update the EMA. From here on the step cannot be
     # repeated, so whatever runs out of memory is itself retried once; the texts name it in messages.
-    this_step = f"step {state.step + 1:,}"
-    oom.retry_once(state, f"copy of the weights of {this_step}", state.trainable.weights.refresh)
+    oom.retry_once(state, f"copy of the weights of step {this_step:,}", state.trainable.weights.refresh)
     if state.ema is not None:
         fallback = oom.ema_fallback(state.config, state.on_card)
-        oom.retry_once(state, f"average of {this_step}", state.update_ema, fallback)
-    state.loss_scale.update(found_inf=False)
+        oom.retry_once(state, f"average of step {this_step:,}", state.update_ema, fallback)
+    state.loss_scale.held()
     return step_loss
 
 

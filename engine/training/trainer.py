@@ -17,10 +17,11 @@ from engine.jobs.snapshot import Outcome
 from engine.machine.clock import active_time
 from engine.machine.memory import free_memory, trim_heap
 from engine.runs.checkpoints import Checkpoint
-from engine.training.faults import stop_if_broken, take_step
+from engine.training.faults import report_skipped, take_step
 from engine.training.hooks import Hooks, PreviewFunction
 from engine.training.optim import learning_rate
 from engine.training.setup import set_up
+from engine.training.step import Skipped
 
 READ_EVERY_ON_GPU = 10  # reading the loss makes the GPU wait, so it is done for several steps at once
 
@@ -66,14 +67,17 @@ class Trainer:
             state.set_learning_rate(rate)
 
             # One optimizer step (step.py). None: no weight was updated, and it is tried again.
-            loss = take_step(state)
-            if loss is None:
-                stop_if_broken(state, self.save)
+            outcome = take_step(state)
+            if outcome is None:
                 continue
             state.step_done()
 
-            # Report the loss; on a card for several steps at once.
-            unread.append((state.step, rate, active_time() - began, loss))
+            # Report the loss; on a card for several steps at once. A skipped step has none.
+            if isinstance(outcome, Skipped):
+                self._report(unread)
+                report_skipped(state, outcome, self.save)
+            else:
+                unread.append((state.step, rate, active_time() - began, outcome))
             if not state.on_card or len(unread) >= READ_EVERY_ON_GPU or state.step == total:
                 self._report(unread)
 

@@ -26,7 +26,7 @@ from engine.runs.run import Run
 from engine.training import faults as faults_module
 from engine.training import step as step_module
 from engine.training.job import training_job
-from engine.training.optim import LossScale
+from engine.training.loss_scale import LossScale
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
@@ -92,12 +92,12 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         answer["model"] = type(trainer.state.parallel.net).__name__
         return train(trainer)
 
-    def count_skipped(self: LossScale, found_inf: bool) -> None:
-        answer["skipped"] += found_inf
-        update(self, found_inf)
+    def count_skipped(self: LossScale, step: int) -> None:
+        answer["skipped"] += 1
+        skipped(self, step)
 
-    Trainer.train, update = look_and_train, LossScale.update  # type: ignore[method-assign]
-    LossScale.update = count_skipped  # type: ignore[method-assign]
+    Trainer.train, skipped = look_and_train, LossScale.skipped  # type: ignore[method-assign]
+    LossScale.skipped = count_skipped  # type: ignore[method-assign]
     acts = {"pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil}
     if RANK == 1 and kind in acts:
         faults_module.train_step = at_step(2, acts[kind])
@@ -114,7 +114,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             os._exit(1)
     finally:
         faults_module.train_step, Trainer.train = real, train  # type: ignore[method-assign]
-        LossScale.update = update  # type: ignore[method-assign]
+        LossScale.skipped = skipped  # type: ignore[method-assign]
     answer["messages"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]
     answer["stop"] = control.token.stop_requested

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from engine.errors import UserError
 from engine.jobs.control import Control
 from engine.jobs.events import StepDone
 from engine.nets.lora import lora_layers
-from engine.runs.run import Run
-from engine.training import optim, setup, step
-from engine.training.faults import stop_if_broken, take_step
+from engine.training import setup
+from engine.training.checkpoint import optimizer_to_tensors
+from engine.training.faults import take_step
 from engine.training.job import build_trainer
-from engine.training.optim import LossScale
+from engine.training.loss_scale import LossScale
 from engine.training.state import TrainState
+from engine.training.step import Skipped
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint, flat, step_gradients
@@ -99,26 +99,10 @@ def test_there_is_one_net_in_fp32(build: Any) -> None:
     assert made.trainable.control_net is made.trainable.master and not made.trainable.weights.separate
 
 
-def test_the_loss_scale_follows_what_happens() -> None:
-    scale = LossScale("fp16")
-    assert scale.value == 2**16
-    scale.update(found_inf=True)
-    for _ in range(LossScale.GROW_AFTER - 1):
-        scale.update(found_inf=False)
-    assert scale.value == 2**15
-    again = LossScale("fp16")
-    again.load_state_dict(scale.state_dict())
-    again.update(found_inf=False)
-    assert again.value == 2**16
-    fixed = LossScale("bf16")
-    fixed.update(found_inf=True)
-    assert fixed.value == 1 and fixed.state_dict() is None
-
-
-def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
+def test_tries_at_too_large_a_scale_count_for_nothing_and_a_resume_goes_on_the_same(
     new_run: RunFactory, ready_workspace: Workspace, fp16_everywhere: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(optim.LossScale, "START", 2.0**26)  # overflows for real, six times
+    monkeypatch.setattr(LossScale, "START", 2.0**26)  # overflows for real, six times
     settings = {"train.precision": "fp16", "optim.schedule": "linear", "optim.ema_decay": 0.9, "train.steps": 4}
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
@@ -127,42 +111,24 @@ def test_skipped_steps_of_fp16_count_for_nothing_and_a_resume_goes_on_the_same(
     rates = [event.learning_rate for event in trained.of(StepDone)]
     assert rates == pytest.approx([1e-3, 0.75e-3, 0.5e-3, 0.25e-3])
     assert train(ready_workspace, paused, at_step={1: "pause"}).outcome == "paused"
-    monkeypatch.setattr(optim.LossScale, "START", 2.0**50)  # what it had found is remembered
+    monkeypatch.setattr(LossScale, "START", 2.0**50)  # what it had found is remembered
     assert train(ready_workspace, paused).outcome == "completed"
     assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
 
 
-def test_fp16_that_always_overflows_is_reported_with_what_to_change(build: Any, fp16_everywhere: None) -> None:
+@pytest.mark.answers("A step was skipped, or the loss became NaN")
+def test_gradients_that_always_overflow_change_no_weight_and_no_scale(build: Any, fp16_everywhere: None) -> None:
     made = build(**{"train.precision": "fp16"})
-    made.loss_scale.value = 2.0**120
+    assert isinstance(take_step(made), torch.Tensor)
+    held = made.loss_scale.value
+    made.step_done()
     before = [p.detach().clone() for p in made.trainable.parameters()]
-    assert take_step(made) is None
-    assert made.loss_scale.value == 2.0**119
+    moments = {name: value.clone() for name, value in optimizer_to_tensors(made.optimizer)[0].items()}
+    real = made.parallel.backward
+    made.parallel.backward = lambda loss: real(loss * float("inf"))
+    assert [take_step(made) for _ in range(4)] == [None, None, None, Skipped("gradients")]
+    assert made.loss_scale.value == held
     assert all(torch.equal(one, other) for one, other in zip(before, made.trainable.parameters(), strict=True))
-    assert all(p.grad is None for p in made.trainable.parameters()) and not made.optimizer.state
-    made.loss_scale.skipped = 30
-    with pytest.raises(UserError, match="Choose bf16 or fp32"):
-        stop_if_broken(made, lambda: None)
-
-
-@pytest.mark.answers("Which precision, fp16 or bf16? Does bf16 harm the result?")
-def test_a_run_that_breaks_stops_at_its_last_good_state_and_can_go_on(
-    new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {"train.precision": "bf16", "train.steps": 4}
-    straight, broken = new_run(**settings), new_run(**settings)
-    train(ready_workspace, straight)
-    real, calls = step.denoising_loss, {"count": 0}
-
-    def breaks(*arguments: torch.Tensor) -> torch.Tensor:
-        calls["count"] += 1
-        return real(*arguments) * (float("nan") if calls["count"] > 2 else 1)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(step, "denoising_loss", breaks)
-        with pytest.raises(UserError, match="The state of step 2 is good and saved.*\n?.*Halve the learning rate"):
-            train(ready_workspace, broken)
-    assert calls["count"] == 5, "tried three times"
-    assert (broken.last_step, Run(broken.folder).ending) == (2, "failed")
-    assert train(ready_workspace, broken).outcome == "completed"
-    assert_same_checkpoint(straight.checkpoints()[-1].folder, broken.checkpoints()[-1].folder)
+    assert all(p.grad is None for p in made.trainable.parameters())
+    after = optimizer_to_tensors(made.optimizer)[0]
+    assert moments and all(torch.equal(value, after[name]) for name, value in moments.items())

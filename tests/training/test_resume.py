@@ -24,7 +24,7 @@ from engine.jobs.runner import JobRunner
 from engine.runs.run import Run
 from engine.training.checkpoint import optimizer_to_tensors, tensors_to_optimizer
 from engine.training.job import build_trainer, create_run, resume_training
-from engine.training.optim import LossScale
+from engine.training.loss_scale import LossScale
 from engine.training.setup import resume_from
 from engine.workspace.paths import APP_FOLDER, Workspace
 from tests.compare_runs import assert_same_checkpoint, assert_same_run, tensors
@@ -201,9 +201,9 @@ def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory,
     trainer = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     state = trainer.state
     state.loss_scale = LossScale("fp16")
-    state.loss_scale.update(found_inf=True)
+    assert state.loss_scale.overflowed(1)
     for _ in range(37):
-        state.loss_scale.update(found_inf=False)
+        state.loss_scale.held()
     wanted = state.loss_scale.state_dict()
     state.start_at(2)
     trainer.save()
@@ -211,7 +211,9 @@ def test_the_loss_scale_of_fp16_travels_with_the_checkpoint(new_run: RunFactory,
     again = build_trainer(ready_workspace, run, Control().token, lambda event: None)
     again.state.loss_scale = LossScale("fp16")
     resume_from(again.state, run.checkpoints()[-1])
-    assert again.state.loss_scale.state_dict() == wanted == {"scale": 2.0**15, "_growth_tracker": 37}
+    assert (
+        again.state.loss_scale.state_dict() == wanted == {"scale": 2.0**15, "_growth_tracker": 37, "largest": 2.0**15}
+    )
     again.close()
 
 

@@ -19,7 +19,8 @@ from engine.jobs.control import Control
 from engine.jobs.events import Event, Message
 from engine.nets.ema import build_ema
 from engine.training import oom
-from engine.training.optim import LossScale, build_optimizer
+from engine.training.loss_scale import LossScale
+from engine.training.optim import build_optimizer
 from engine.training.state import TrainState
 from engine.tuning.controlnet import WholeControlNet
 from engine.tuning.trainable import Placement
