@@ -31,6 +31,7 @@ LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, 
 FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
 DRAWN_PIXELS = 4 * 512**2  # pixels of preview images drawn together, each with and without its prompt
 ENCODE_BATCH_PIXELS = 4 * 512**2  # pixels of images that the VAE encodes together
+STEP_PARTS = ("gradients", "activations")  # of the training phase; its other parts stay in memory between two steps
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Prediction:
     """Disk, for latents, text, and condition maps at most."""
     weights_of_checkpoint: float = 0.0
     """Disk, for a checkpoint that cannot be resumed from."""
+
+    @property
+    def step(self) -> float:
+        """Graphics memory at the peak of a training step."""
+        return sum(self.training.values())
+
+    @property
+    def resident(self) -> float:
+        """Graphics memory that stays taken between two steps: weights, optimizer and EMA."""
+        return sum(size for part, size in self.training.items() if part not in STEP_PARTS)
 
     @property
     def peak(self) -> float:
@@ -79,8 +90,12 @@ def predict(workspace: Workspace, config: RunConfig, images: int = 0) -> Predict
     return predict_from(config, configs_of(workspace, config.model.base), images)
 
 
-def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0) -> Prediction:
-    """``predict`` from the configs of a base."""
+def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0, processes: int = 1) -> Prediction:
+    """``predict`` from the configs of a base.
+
+    Args:
+        processes: that share the micro-batches of a step; the prediction is for one of them.
+    """
     resolution, train, optim = config.data.resolution, config.train, config.optim
     tokens = int(base.text_encoders[0].get("max_position_embeddings", 77)) if base.text_encoders else 77
     facts = facts_of(config)
@@ -92,15 +107,16 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0) -> Predi
     bytes_each = 4 if train.precision == "fp32" else 2
     has_copy = bytes_each < 4 or optim.offload  # the nets that compute are copies of the master weights
     optimizer = sum(optimizer_bytes(net, optim.optimizer) for net in nets)
+    optimizer_on_card = on_card and not optim.optimizer.startswith("paged")  # a paged state moves to RAM when needed
     ema = trained * 4 if has_ema else 0
     resident = {
         "base model": float(sizes.denoiser.weights * (FP8_BYTES if train.base_storage == "fp8" else bytes_each)),
         "ControlNet": float((trained + (base_trained if has_copy else 0)) * 4 if on_card else 0),
         "its compute copy": float(trained * bytes_each if has_copy else 0),
-        "optimizer": float(optimizer if on_card else 0),
+        "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
     }
-    accumulates = train.accumulation > 1
+    accumulates = train.accumulation > processes
     step = training_peak(sizes, train.batch_size, bytes_each, train.gradient_checkpointing, accumulates, on_card)
     sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
     encoding, decoding = _vae_bytes(base.vae, resolution)

@@ -125,9 +125,17 @@ def read_configs(folder: Path) -> BaseConfigs:
 
 def configs_of(workspace: Workspace, base: str) -> BaseConfigs:
     """The configs of a base; Stable Diffusion 1.5's if it is not on this disk or incomplete."""
+    try:
+        return configs_at(workspace.locate_base(base))
+    except UserError:
+        return read_configs(LAYOUTS / FACTS[0].name)
+
+
+def configs_at(located: str) -> BaseConfigs:
+    """``configs_of`` for a base whose place is known."""
     stand_in = LAYOUTS / FACTS[0].name
     try:
-        return read_configs(config_folder(workspace.locate_base(base)) or stand_in)
+        return read_configs(config_folder(located) or stand_in)
     except (UserError, OSError, ValueError):  # an incomplete base is reported when it is used
         return read_configs(stand_in)
 

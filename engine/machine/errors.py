@@ -44,6 +44,9 @@ NEARLY_FULL_SHARE = 0.05
 DISK_FULL = {errno.ENOSPC, *({errno.EDQUOT} if hasattr(errno, "EDQUOT") else ())}
 WINDOWS_DISK_FULL = (39, 112)
 """ERROR_HANDLE_DISK_FULL and ERROR_DISK_FULL."""
+_SIZE = r"([\d.]+) ?(bytes|kib|mib|gib)"
+_TRIED, _FREE = re.compile(rf"tried to allocate {_SIZE}"), re.compile(rf"of which {_SIZE} is free")
+_UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _OS_ERROR = re.compile(r"os error (\d+)")
 
 
@@ -96,6 +99,18 @@ def _cause_of_message(error: RuntimeError) -> Cause:
         return "card"
     full = answer == "full" or any(word in text for word in ALLOCATION_WORDS)
     return "memory" if unclear and full else ""
+
+
+def missing_bytes(message: str) -> float:
+    """Bytes that a failed allocation lacked, by torch's message; 0 if it does not tell.
+
+    That is a lower bound of what the work lacks: other allocations would have followed.
+    """
+    tried, free = _TRIED.search(message.lower()), _FREE.search(message.lower())
+    if tried is None:
+        return 0.0
+    wanted, there = (float(found[1]) * _UNITS[found[2]] if found else 0.0 for found in (tried, free))
+    return max(0.0, wanted - there)
 
 
 def ask_card() -> CardAnswer:

@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from engine.machine.errors import is_out_of_memory
 
 S = TypeVar("S")
 T = TypeVar("T")
+WINDOWS_SPARE_BYTES = 256 * 2**20
+"""What the limit on Windows leaves to the desktop."""
 M_ARENA_MAX, ARENAS = -8, 2  # M_ARENA_MAX: malloc.h
 
 
@@ -63,14 +66,49 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def usable_bytes(device: Any) -> float | None:
+    """Graphics memory that this process can have: what it holds, and what is free. None without a graphics card.
+
+    Args:
+        device: a torch.device.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    spare = WINDOWS_SPARE_BYTES if platform.system() == "Windows" else 0
+    return float(free + torch.cuda.memory_reserved(device) - spare)
+
+
+def cap_allocator(device: Any) -> None:
+    """On Windows, keep the driver from spilling into slow shared memory instead of refusing an allocation.
+
+    Other programs take and free memory, so this is called whenever work on the card begins, and when memory ran out. On
+    other systems an allocation that does not fit fails by itself, and nothing is capped.
+    """
+    import torch
+
+    if device.type != "cuda" or platform.system() != "Windows":
+        return
+    total = torch.cuda.mem_get_info(device)[1]
+    usable = usable_bytes(device) or 0.0
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, usable / total)), device)
+
+
 def none_if_out_of_memory(action: Callable[[], T]) -> T | None:
     """Return ``action()``, or None if memory ran out. The error, which would keep tensors alive, is gone by then."""
+    return result_or_message(action)[0]
+
+
+def result_or_message(action: Callable[[], T]) -> tuple[T | None, str]:
+    """``none_if_out_of_memory``, and what the error said: empty if memory was enough."""
     try:
-        return action()
+        return action(), ""
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    return None
+        return None, str(error) or "out of memory"
 
 
 class AdaptiveBatch:

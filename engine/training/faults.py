@@ -51,7 +51,7 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped 
     # Outside of the except block, so that the error no longer holds the tensors of the failed step.
     if no_memory:
         state.parallel.out_of_memory(message, all_know)
-        oom.recover(state, where)
+        oom.recover(state, where, message)
         return None
     oom.clear(state)  # what the compiler left
     return take_step(state, where)

@@ -30,6 +30,7 @@ from engine.jobs.events import Message, PhaseChanged, Progress
 from engine.jobs.runner import Emit
 from engine.machine.cards import torch_device
 from engine.machine.hardware import why_unused
+from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
@@ -91,7 +92,7 @@ def set_up(
     dtype = DTYPES[precision]
     accelerator, strategy = accelerator_for(config, dtype, device.type == "cpu", emit)
     device = accelerator.device
-    oom.cap_allocator(device)
+    cap_allocator(device)
 
     # The data: training pairs, then held-out pairs; latents, text and maps in the cache.
     history(PhaseChanged("preparing"))
@@ -137,40 +138,57 @@ def set_up(
     history(Message("Loading the base model."))
     if message := facts_of(config).message:
         history(Message(message))
-    place = Placement(device, dtype, in_ram=config.optim.offload, sharded=strategy.sharded)
-    denoiser, trainable = build_nets(run_folder, config, family, base, place)
-    state = TrainState(
+
+    def build(config: RunConfig) -> TrainState:
+        accelerator.device_placement = not config.optim.offload
+        place = Placement(device, dtype, in_ram=config.optim.offload, sharded=strategy.sharded)
+        denoiser, trainable = build_nets(run_folder, config, family, base, place)
+        state = TrainState(
+            run_folder=run_folder,
+            config=config,
+            token=token,
+            history=history,
+            group=group,
+            about=about,
+            retry=retry,
+            watchdog=watchdog,
+            accelerator=accelerator,
+            device=device,
+            precision=precision,
+            dtype=dtype,
+            loss_scale=LossScale(precision),
+            base=base,
+            family=family,
+            denoiser=denoiser,
+            noise_process=family.noise_process(base),
+            latent_space=family.latent_space(base),
+            trainable=trainable,
+            optimizer=build_optimizer(trainable.master, config.optim),
+            ema=build_ema(trainable.averaged, config.optim) if group.main else None,
+            dataset=dataset,
+            samples=samples,
+            held_out=split.held_out,
+            plan=plan,
+            cache=cache,
+            images_at_once=images_drawn_together(config.data.resolution),
+        )
+        speed.set_attention_and_layout(state)
+        if checkpoint is not None:
+            resume_from(state, checkpoint)
+        return state
+
+    state = oom.build_that_fits(
+        build,
+        config,
         run_folder=run_folder,
-        config=config,
-        token=token,
-        history=history,
-        group=group,
-        about=about,
-        retry=retry,
-        watchdog=watchdog,
-        accelerator=accelerator,
-        device=device,
-        precision=precision,
-        dtype=dtype,
-        loss_scale=LossScale(precision),
         base=base,
-        family=family,
-        denoiser=denoiser,
-        noise_process=family.noise_process(base),
-        latent_space=family.latent_space(base),
-        trainable=trainable,
-        optimizer=build_optimizer(trainable.master, config.optim),
-        ema=build_ema(trainable.averaged, config.optim) if group.main else None,
-        dataset=dataset,
-        samples=samples,
-        held_out=split.held_out,
-        plan=plan,
-        cache=cache,
-        images_at_once=images_drawn_together(config.data.resolution),
+        step=checkpoint.step if checkpoint is not None else 0,
+        device=device,
+        group=group,
+        sharded=strategy.sharded,
+        emit=history,
     )
-    speed.set_attention_and_layout(state)
-    if checkpoint is not None:
-        resume_from(state, checkpoint)
+    trainable = state.trainable
     start_equal(group, state.step, run_folder, trainable.parameters())
     trainable.weights.refresh()
 

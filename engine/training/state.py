@@ -106,6 +106,8 @@ class TrainState:
     """The optimizer is in the middle of a step, or failed there: some weights may have been updated."""
     _plain_nets: tuple[Any, Any] = field(default=(None, None), init=False)
     """What a step calls where nothing is compiled."""
+    memory_freed_at: int | None = field(default=None, init=False)
+    """Step at which memory had run out and was freed without a change of settings, the last time."""
     _updated: set[nn.Parameter] = field(default_factory=set, init=False)
     """Weights that failed tries of the present optimizer step have updated."""
 

@@ -92,8 +92,7 @@ def train_step(state: TrainState) -> torch.Tensor | Skipped | None:
     # repeated, so whatever runs out of memory is itself retried once; the texts name it in messages.
     oom.retry_once(state, f"copy of the weights of step {this_step:,}", state.trainable.weights.refresh)
     if state.ema is not None:
-        fallback = oom.ema_fallback(state.config, state.on_card)
-        oom.retry_once(state, f"average of step {this_step:,}", state.update_ema, fallback)
+        oom.retry_once(state, f"average of step {this_step:,}", state.update_ema, oom.ema_fallback)
     state.loss_scale.held()
     return step_loss
 

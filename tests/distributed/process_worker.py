@@ -35,10 +35,10 @@ from tests import whole_denoiser
 RANK = int(os.environ["RANK"])
 
 
-def at_step(step: int, act: Callable[[TrainState], None]) -> Callable[[TrainState], Any]:
-    """A step, but ``act`` comes first when step ``step`` (from 0) begins."""
+def at_step(step: int, act: Callable[[TrainState], None], times: int = 1) -> Callable[[TrainState], Any]:
+    """A step, but ``act`` comes first when step ``step`` (from 0) begins, and when it is tried again."""
     real = faults_module.train_step
-    calls = {"left": 1}
+    calls = {"left": times}
 
     def train_step(state: TrainState) -> Any:
         if state.step == step and calls["left"]:
@@ -100,7 +100,8 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
     LossScale.skipped = count_skipped  # type: ignore[method-assign]
     acts = {"pause": lambda _: control.pause(), "short": run_out, "fault": fail, "gone": run_out_late, "nan": spoil}
     if RANK == 1 and kind in acts:
-        faults_module.train_step = at_step(2, acts[kind])
+        # When memory runs out, the same settings are tried once more before a fallback.
+        faults_module.train_step = at_step(2, acts[kind], times=2 if kind == "short" else 1)
     trained = whole_denoiser.chosen() if kind == "whole" else nullcontext()
     try:
         run = Run(workspace.run_folder(name))

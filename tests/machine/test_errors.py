@@ -18,6 +18,7 @@ from engine.machine.errors import (
     is_disk_full,
     is_of_machine,
     is_out_of_memory,
+    missing_bytes,
 )
 
 
@@ -139,3 +140,28 @@ def test_a_lack_of_memory_is_not_taken_for_a_damaged_base(monkeypatch: pytest.Mo
 
     with pytest.raises(torch.OutOfMemoryError):
         load_part(Part, str(tmp_path), "unet", torch.float32)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("x")) and is_out_of_memory(MemoryError())
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
+    assert not is_out_of_memory(RuntimeError("shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("message", "lacked"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.79 GiB of which "
+            "512.00 MiB is free. Including non-PyTorch memory, this process has 7.2 GiB memory in use.",
+            2 * GIB,
+        ),
+        ("CUDA out of memory. Tried to allocate 20.00 MiB", 20 * 2**20),
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes.", 8 * GIB),
+        ("Tried to allocate 1.00 MiB. GPU 0 has a total capacity of 8 GiB of which 5.00 MiB is free.", 0),  # in pieces
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", 0),
+    ],
+)
+def test_what_a_failed_allocation_lacked_is_read(message: str, lacked: float) -> None:
+    assert missing_bytes(message) == lacked

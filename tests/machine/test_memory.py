@@ -1,12 +1,15 @@
-"""Smaller batches when memory runs out."""
+"""Smaller batches when memory runs out, and the memory of the card that this process may use."""
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from engine.machine.memory import AdaptiveBatch, none_if_out_of_memory
+from engine.machine.memory import AdaptiveBatch, cap_allocator, none_if_out_of_memory, usable_bytes
 
 
 def fits(most: int, tried: list[int]) -> Callable[[Sequence[int]], list[int]]:
@@ -44,3 +47,27 @@ def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         list(AdaptiveBatch(4).over(range(9), wrong))
     assert none_if_out_of_memory(lambda: 1) == 1
+
+
+GIB = 2**30
+
+
+@pytest.mark.answers("Out of memory")
+@pytest.mark.parametrize("system", ["Windows", "Linux"])
+def test_windows_is_kept_from_spilling_into_shared_memory(system: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured anew each time: other programs use the card, too."""
+    caps: list[float] = []
+    free, device = [6 * GIB, 3 * GIB], SimpleNamespace(type="cuda")
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 8 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: GIB)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: caps.append(fraction))
+    usable = []
+    for _ in range(2):
+        cap_allocator(device)
+        usable.append(usable_bytes(device))
+        free.reverse()
+    cap_allocator(torch.device("cpu"))
+    spare = GIB / 4 if system == "Windows" else 0
+    assert usable == [7 * GIB - spare, 4 * GIB - spare] and usable_bytes(torch.device("cpu")) is None
+    assert caps == ([(7 - 0.25) / 8, (4 - 0.25) / 8] if system == "Windows" else [])

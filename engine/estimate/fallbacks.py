@@ -1,0 +1,209 @@
+"""What a run can change when memory runs out: what each change saves by prediction, and what it costs. No torch.
+
+All combinations of the changes are predicted (``memory.predict_from``), and the cheapest that saves enough is taken:
+never one that saves nothing with these settings, and none before a cheaper one that would do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from engine.config import RunConfig
+from engine.config.presets import flatten
+from engine.estimate.memory import Prediction, predict_from
+from engine.families.files import BaseConfigs
+from engine.runs.changes import with_settings
+from engine.tuning.facts import facts_of
+
+LEAST_SAVING = 0.02
+"""Share of the predicted memory; a combination that saves less is not worth a change."""
+ASSUMED_SHORTAGE = 0.05
+"""Share of the predicted memory that is assumed to be missing where nothing tells more: a failed allocation only tells
+what was missing for itself, and others follow it."""
+
+# Time, in units of what one image takes without gradient checkpointing. Counted work and traffic of SD 1.5 at 512 px
+# (docs/performance.md); not measured on cards.
+CHECKPOINTING_WORK = {"none": 1.0, "controlnet": 1.08, "both": 1.26}
+"""For each image."""
+MICRO_BATCH = 0.12
+"""For each micro-batch: starting some 2,500 kernels, which small batches do not hide."""
+FP8 = 0.2
+"""For each micro-batch: the base's weights are widened in every forward and backward pass."""
+OPTIMIZER = {"adafactor": 0.3, "paged_adamw8bit": 1.0}
+"""For each step, more than AdamW: more memory traffic; the state over PCIe."""
+EMA_IN_RAM = 1.5
+"""For each update of the EMA: the fp32 weights over PCIe."""
+OFFLOAD = 4.0
+"""For each step: gradients and weights over PCIe, and the optimizer on the processor."""
+RESET_COST = 10.0
+"""In per cent of a step's time: what a reset of the optimizer's state, whose averages have to form again, counts as."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the choice of a fallback depends on, beside the run's settings."""
+
+    on_card: bool
+    """The run is on a graphics card, so moving things to RAM helps."""
+    eight_bit: bool
+    """bitsandbytes is installed."""
+    processes: int = 1
+    free_ram: float = math.inf
+    """Bytes that may be moved to the computer's memory."""
+    sharded: bool = False
+    """FSDP or DeepSpeed, which take neither another optimizer nor the EMA or weights in RAM."""
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """Bytes that are missing."""
+
+    peak: float
+    """At the peak of a step."""
+    resident: float = 0.0
+    """While the nets are built: for weights, optimizer and EMA alone."""
+
+
+@dataclass(frozen=True)
+class Fallback:
+    """A change of settings that saves memory, by their dotted names, and what it means."""
+
+    settings: dict[str, Any]
+    words: str
+    saves: float = 0.0
+    """Bytes at the peak of a step, by prediction."""
+    saves_resident: float = 0.0
+    """Bytes of what stays in memory between steps."""
+    cost: float = 0.0
+    """Per cent of a step's time."""
+
+
+def next_fallback(config: RunConfig, base: BaseConfigs, machine: Machine, shortage: Shortage) -> Fallback | None:
+    """The cheapest change that saves what is missing and keeps the effective batch size.
+
+    If none saves enough, the one that saves most; None if none saves anything.
+    """
+    return choose(options(config, base, machine), predict_from(config, base, processes=machine.processes), shortage)
+
+
+def choose(found: Sequence[Fallback], now: Prediction, shortage: Shortage) -> Fallback | None:
+    """``next_fallback`` among given options.
+
+    Args:
+        now: with the present settings.
+    """
+    least, needed = LEAST_SAVING * now.step, max(shortage.peak, LEAST_SAVING * now.step)
+    if shortage.resident:
+        found = [one for one in found if one.saves_resident >= LEAST_SAVING * now.resident]
+
+    def missing(one: Fallback) -> float:
+        return max(0.0, needed - one.saves) + max(0.0, shortage.resident - one.saves_resident)
+
+    best = min((missing(one) for one in found), default=math.inf)
+    if needed + shortage.resident - best < least:
+        return None
+    allowed = best + (least if best > 0 else 0)  # if all is not enough anyway, the last percent is not worth a change
+    return min((one for one in found if missing(one) <= allowed), key=lambda one: one.cost)
+
+
+def options(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[Fallback]:
+    """All changes, alone and together, with what they save and cost. Those that save nothing are among them."""
+    now, before = predict_from(config, base, processes=machine.processes), flatten(config.model_dump())
+    found = []
+    for settings in _combinations(config, machine):
+        changed = with_settings(config, settings)
+        then = predict_from(changed, base, processes=machine.processes)
+        if then.ram - now.ram > machine.free_ram:
+            continue
+        words = "; ".join(_words(before, settings))
+        cost = 100 * (step_time(changed) / step_time(config) - 1)
+        cost += RESET_COST if "optim.optimizer" in settings else 0
+        found.append(Fallback(settings, words, now.step - then.step, now.resident - then.resident, cost))
+    return found
+
+
+def step_time(config: RunConfig) -> float:
+    """Predicted time of a step, in units of what one image takes without gradient checkpointing."""
+    train, optim = config.train, config.optim
+    micro_batches = config.images_per_step / train.batch_size
+    time = config.images_per_step * CHECKPOINTING_WORK[train.gradient_checkpointing]
+    time += micro_batches * (MICRO_BATCH + (FP8 if train.base_storage == "fp8" else 0))
+    if optim.offload:
+        return time + OFFLOAD
+    in_ram = optim.ema_decay > 0 and optim.ema_device == "cpu"
+    return time + OPTIMIZER.get(optim.optimizer, 0) + (EMA_IN_RAM / optim.ema_every if in_ram else 0)
+
+
+def ema_fallback(config: RunConfig, on_card: bool) -> Fallback | None:
+    """The fallback that moves the EMA from the card to RAM; None if it is not on the card."""
+    optim = config.optim
+    if not on_card or optim.offload or optim.ema_decay <= 0 or optim.ema_device != "same":
+        return None
+    settings = {"optim.ema_device": "cpu"}
+    return Fallback(settings, "; ".join(_words({}, settings)))
+
+
+def _combinations(config: RunConfig, machine: Machine) -> Iterator[dict[str, Any]]:
+    """Settings that may be changed together. All keep the effective batch size."""
+    train = config.train
+    none: dict[str, Any] = {}
+    batches = [none] + [
+        {"train.batch_size": size, "train.accumulation": train.accumulation * train.batch_size // size}
+        for size in range(train.batch_size - 1, 0, -1)
+        if train.batch_size % size == 0
+    ]
+    scopes = list(CHECKPOINTING_WORK)
+    wider = scopes[scopes.index(train.gradient_checkpointing) + 1 :]
+    checkpointing = [none] + [{"train.gradient_checkpointing": scope} for scope in wider]
+    storage = [none]
+    if machine.on_card and facts_of(config).base_is_frozen and train.base_storage == "same":
+        storage.append({"train.base_storage": "fp8"})
+    for parts in product(batches, checkpointing, storage, [none] if machine.sharded else _learning(config, machine)):
+        merged: dict[str, Any] = {}
+        for part in parts:
+            merged |= part
+        if merged:
+            yield merged
+
+
+def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
+    """No change; optimizers with a smaller state; the EMA in RAM; and all trained weights in RAM."""
+    optim = config.optim
+    found: list[dict[str, Any]] = [{}]
+    if not optim.offload:
+        smaller = {
+            "adamw": ("adamw8bit", "paged_adamw8bit", "adafactor"),
+            "adamw8bit": ("paged_adamw8bit", "adafactor"),
+        }
+        bits = machine.on_card and machine.eight_bit
+        usable = [name for name in smaller.get(optim.optimizer, ()) if bits or "8bit" not in name]
+        found += [{"optim.optimizer": name} for name in usable]
+    if (ema := ema_fallback(config, machine.on_card)) is not None:
+        found += [{**one, **ema.settings} for one in found]
+    if machine.on_card and not optim.offload and config.train.precision != "fp32":  # in fp32 the master weights compute
+        # The 8-bit optimizers compute on the card only.
+        other = {"optim.optimizer": "adafactor"} if "8bit" in optim.optimizer else {}
+        found.append({"optim.offload": True, **other})
+    return found
+
+
+def _words(before: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
+    """What the changes mean, for people."""
+    if (size := settings.get("train.batch_size")) is not None:
+        more = settings["train.accumulation"]
+        yield f"{size} at a time instead of {before['train.batch_size']}, {more} micro-batches accumulated"
+    if (scope := settings.get("train.gradient_checkpointing")) is not None:
+        yield f"gradient checkpointing ({scope}): some things are computed twice"
+    if "train.base_storage" in settings:
+        yield "the frozen base in eight bits"
+    if (optimizer := settings.get("optim.optimizer")) is not None:
+        where = "in the computer's memory" if "paged" in optimizer else "smaller"
+        yield f"the optimizer {optimizer}, whose state is {where} and is reset"
+    if "optim.ema_device" in settings:
+        yield "the average of the weights in the computer's memory"
+    if "optim.offload" in settings:
+        yield "the trained weights kept in the computer's memory: slower steps"

@@ -1,0 +1,142 @@
+"""Which settings a run changes when memory runs out: the cheapest that save enough, by prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from docs.make_fallback_table import PAGE, SIDES, preset_settings, with_table
+from engine.config import RunConfig
+from engine.config.presets import resolve, unflatten
+from engine.estimate.fallbacks import (
+    ASSUMED_SHORTAGE,
+    Machine,
+    Shortage,
+    next_fallback,
+    options,
+    step_time,
+)
+from engine.estimate.memory import GIB, predict_from
+from engine.families.files import LAYOUTS, read_configs
+from engine.runs.changes import with_settings
+
+CARD = Machine(on_card=True, eight_bit=False)
+WITH_8BIT = Machine(on_card=True, eight_bit=True)
+SD1 = read_configs(LAYOUTS / "sd1")
+PRESETS = preset_settings()
+
+
+def config(**settings: Any) -> RunConfig:
+    return resolve(("test", {"model": {"base": "owner/sd15"}}), ("more", unflatten(settings)))[0]
+
+
+def taken(settings: RunConfig, short: float, machine: Machine = CARD, family: str = "sd1", **more: float) -> dict:
+    found = next_fallback(settings, read_configs(LAYOUTS / family), machine, Shortage(short * GIB, **more))
+    return found.settings if found is not None else {}
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    """If this fails: python -m docs.make_fallback_table."""
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_table(page) == page
+
+
+def test_a_12_gb_card_that_is_short_of_half_a_gigabyte_goes_on_with_a_base_in_fp8() -> None:
+    """Not with two times two images, which need 0.4 GB more, nor with an optimizer that starts anew."""
+    twelve, sixteen = PRESETS["12gb", "sd1"], PRESETS["16gb", "sd1"]
+    assert taken(twelve, 0.5) == {"train.base_storage": "fp8"}
+    assert taken(sixteen, 0.5) == {"train.base_storage": "fp8"}
+    assert taken(sixteen, 1) == {"train.gradient_checkpointing": "controlnet"}
+    found = {tuple(one.settings): one for one in options(twelve, SD1, CARD)}
+    assert found["train.batch_size", "train.accumulation"].saves < 0.1 * GIB
+
+
+@pytest.mark.parametrize("family", SIDES)
+@pytest.mark.parametrize("preset", ["6gb", "8gb", "12gb", "16gb", "24gb"])
+def test_every_fallback_saves_enough_at_the_least_cost_and_they_come_to_an_end(preset: str, family: str) -> None:
+    settings, base, seen = PRESETS[preset, family], read_configs(LAYOUTS / family), []
+    images = settings.images_per_step
+    while True:
+        now = predict_from(settings, base)
+        short = ASSUMED_SHORTAGE * now.step
+        found = next_fallback(settings, base, CARD, Shortage(short))
+        if found is None:
+            break
+        then = with_settings(settings, found.settings)
+        assert then.images_per_step == images
+        assert now.step - predict_from(then, base).step == pytest.approx(found.saves) and found.saves > 0
+        cheaper = [one for one in options(settings, base, CARD) if one.cost < found.cost]
+        assert all(one.saves < short for one in cheaper)
+        settings = then
+        seen.append(found.settings)
+    assert 0 < len(seen) < 12
+    assert predict_from(settings, base).step < 0.85 * predict_from(PRESETS[preset, family], base).step
+
+
+def test_of_what_does_not_suffice_the_most_is_taken_and_nothing_if_all_is_in_use() -> None:
+    six = PRESETS["6gb", "sd1"]
+    assert taken(six, 4) == {"train.batch_size": 1, "train.accumulation": 4}
+    assert taken(with_settings(six, taken(six, 4)), 4) == {}
+
+
+def test_what_a_machine_cannot_do_is_not_proposed() -> None:
+    def names(machine: Machine, **settings: Any) -> set[str]:
+        found = options(config(**{"train.batch_size": 1, "optim.ema_decay": 0.9, **settings}), SD1, machine)
+        return {f"{name}={value}" for one in found for name, value in one.settings.items()}
+
+    learning = {"optim.optimizer=adafactor", "optim.ema_device=cpu", "optim.offload=True"}
+    checkpointing = {"train.gradient_checkpointing=controlnet", "train.gradient_checkpointing=both"}
+    assert names(CARD) == {*learning, *checkpointing, "train.base_storage=fp8"}
+    bits = {"optim.optimizer=adamw8bit", "optim.optimizer=paged_adamw8bit"}
+    assert names(WITH_8BIT) == names(CARD) | bits
+    assert names(Machine(on_card=False, eight_bit=True)) == {*checkpointing, "optim.optimizer=adafactor"}
+    sharded = Machine(on_card=True, eight_bit=True, sharded=True)
+    assert names(sharded) == {*checkpointing, "train.base_storage=fp8"}
+    assert "optim.offload=True" not in names(CARD, **{"train.precision": "fp32"})
+    little_ram = Machine(on_card=True, eight_bit=False, free_ram=2 * GIB)
+    assert names(little_ram) == names(CARD) - {"optim.offload=True"}
+    frozen = names(CARD, **{"objective.sd_locked": False, "optim.ema_decay": 0.0})
+    assert "train.base_storage=fp8" not in frozen
+
+
+def test_an_8bit_state_is_cheaper_than_adafactor_and_goes_to_ram_by_pages() -> None:
+    twelve = PRESETS["12gb", "sd1"]
+    assert taken(twelve, 2, WITH_8BIT) == {"optim.optimizer": "adamw8bit"}
+    saved = with_settings(twelve, {"optim.optimizer": "adamw8bit", "train.base_storage": "fp8"})
+    assert taken(saved, 0.6, WITH_8BIT) == {"optim.optimizer": "paged_adamw8bit"}
+    paged = with_settings(saved, {"optim.optimizer": "paged_adamw8bit"})
+    offloaded = taken(paged, 3, WITH_8BIT)
+    assert offloaded["optim.offload"] and offloaded["optim.optimizer"] == "adafactor"
+
+
+def test_nets_that_do_not_fit_take_what_makes_them_smaller() -> None:
+    """Batches and checkpointing do not help while the nets are loaded."""
+    large = config(**{"train.batch_size": 4})
+    assert taken(large, 0, resident=0.5 * GIB) == {"train.base_storage": "fp8"}
+    both = taken(large, 2, resident=0.5 * GIB)
+    assert both["train.base_storage"] == "fp8" and len(both) > 1, "and the step has to fit afterwards"
+    small = PRESETS["6gb", "sd1"]
+    assert taken(small, 0, resident=0.5 * GIB) == {}, "nothing left that would help"
+
+
+def test_several_processes_that_share_the_micro_batches_save_by_smaller_ones() -> None:
+    """Each has one of two, so no gradients of an earlier one lie there."""
+    shared = config(**{"train.batch_size": 4, "train.accumulation": 2})
+    alone, one_of_two = (predict_from(shared, SD1, processes=count) for count in (1, 2))
+    assert one_of_two.step < alone.step - GIB
+
+
+def test_what_a_step_takes_grows_with_each_saving() -> None:
+    plain = step_time(config())
+    for name, value in (
+        ("train.gradient_checkpointing", "both"),
+        ("train.base_storage", "fp8"),
+        ("optim.optimizer", "adafactor"),
+        ("optim.offload", True),
+    ):
+        assert step_time(config(**{name: value})) > plain
+    one, two, four = (
+        step_time(config(**{"train.batch_size": size, "train.accumulation": 4 // size})) for size in (1, 2, 4)
+    )
+    assert one > two > four
