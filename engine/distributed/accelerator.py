@@ -47,32 +47,36 @@ def accelerator_for(
     if on_processor and not alone:
         PartialState().distributed_type = DistributedType.MULTI_CPU  # undo what an earlier run has set
     if not alone and join.asked_for(join.FSDP):
-        check_shardable(config, "FSDP")
+        check_shardable(config, dtype, "FSDP")
         return _with_fsdp(settings, dtype), FSDP
     if not alone and join.asked_for(join.DEEPSPEED):
-        check_shardable(config, "DeepSpeed")
+        check_shardable(config, dtype, "DeepSpeed")
         return _with_deepspeed(settings, config, dtype, emit), DeepSpeed
     return Accelerator(**settings, kwargs_handlers=[DDP_SETTINGS]), Parallel if alone else DDP
 
 
-def check_shardable(config: RunConfig, by: str) -> None:
+def check_shardable(config: RunConfig, dtype: torch.dtype, by: str) -> None:
     """Check that FSDP or DeepSpeed can shard what the run's settings ask for.
+
+    Args:
+        dtype: what all processes compute in.
 
     Raises:
         UserError: it cannot; names every reason at once.
     """
-    optim, train = config.optim, config.train
+    optim, wanted = config.optim, config.train.precision
+    instead = "" if wanted == "fp16" else f"; {wanted} was asked for, but a card has none"
     settings = {
         "an average of the weights (optim.ema_decay above 0)": optim.ema_decay > 0,
         f"the optimizer {optim.optimizer} (adamw can be sharded)": optim.optimizer != "adamw",
         "the optimizer in the computer's memory (optim.offload)": optim.offload,
-        "fp16 (bf16 and fp32 can be)": train.precision == "fp16",
+        f"fp16 (bf16 and fp32 can be{instead})": dtype == torch.float16,
     }
     reasons = [*facts_of(config).not_sharded, *(what for what, is_so in settings.items() if is_so)]
     if reasons:
         raise UserError(
             f"This run cannot be sharded among cards by {by}.",
-            f"Its settings ask for {'; '.join(reasons)}.",
+            f"It would have {'; '.join(reasons)}.",
             f"Change these settings, or start with a configuration of accelerate's without {by}: each card then holds "
             "the whole net.",
         )

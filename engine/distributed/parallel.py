@@ -17,6 +17,7 @@ from torch import nn
 from engine.config import RunConfig
 from engine.distributed.group import ProcessGroup
 from engine.errors import UserError
+from engine.machine.precision import DTYPES
 from engine.tuning.trainable import Trainable
 
 T = TypeVar("T")
@@ -204,6 +205,24 @@ def split_among(config: RunConfig, world_size: int) -> tuple[RunConfig, str]:
     shared = config.model_copy(update={"train": train.model_copy(update=changes)})
     times = f", {images // size // world_size} times" if images // size > world_size else ""
     return shared, f"{world_size} processes split the {images} images of a step: {size} at a time on each{times}."
+
+
+def agree_on_precision(group: ProcessGroup, usable: str, remark: str) -> tuple[str, str]:
+    """One precision for all processes, whose cards may differ, and a sentence about it.
+
+    Gradients of different precisions, and of different loss scales, must not be averaged.
+
+    Args:
+        usable: the precision that this process can use; ``remark``: why it is not the wanted one (empty if it is).
+
+    Returns:
+        The finest of the precisions that the processes named: every device can compute in those finer than its own.
+    """
+    named = group.gather(usable)
+    agreed = next(precision for precision in DTYPES if precision in named)
+    if agreed != usable:
+        remark = f"Another device of this run cannot compute in {usable}; all processes use {agreed}."
+    return agreed, remark
 
 
 def start_equal(group: ProcessGroup, step: int, run_folder: Any, parameters: Iterable[torch.nn.Parameter]) -> None:

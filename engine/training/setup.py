@@ -20,7 +20,7 @@ from engine.disk.retry import DiskRetry
 from engine.disk.watchdog import DiskWatchdog
 from engine.distributed import group as processes
 from engine.distributed.accelerator import accelerator_for
-from engine.distributed.parallel import split_among, start_equal
+from engine.distributed.parallel import agree_on_precision, split_among, start_equal
 from engine.errors import UserError
 from engine.estimate.memory import images_drawn_together, images_encoded_together
 from engine.families.base import Family
@@ -82,7 +82,8 @@ def set_up(
     # The device and the precision.
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
     device = torch_device()
-    precision, remark = usable_precision(config.train.precision, device)
+    card = torch.device(group.card) if device.type == "cuda" else device
+    precision, remark = agree_on_precision(group, *usable_precision(config.train.precision, card))
     if unused := why_unused(device.type):
         emit(Message(unused, "warning"))
     if remark:

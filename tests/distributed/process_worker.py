@@ -24,6 +24,7 @@ from engine.jobs.control import Control
 from engine.jobs.events import Event, Message, PreviewMade
 from engine.runs.run import Run
 from engine.training import faults as faults_module
+from engine.training import setup as setup_module
 from engine.training import step as step_module
 from engine.training.job import training_job
 from engine.training.loss_scale import LossScale
@@ -85,6 +86,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         report = make_all(dataset, kind, model, progress=count, group=group.current())
         return {"made": report.made, "kept": report.kept, "failed": len(report.failures), "here": own}
     events: list[Event] = []
+    usable = setup_module.usable_precision
     control, real, train = Control(), faults_module.train_step, Trainer.train
     answer: dict[str, Any] = {"skipped": 0}
 
@@ -103,6 +105,8 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
         # When memory runs out, the same settings are tried once more before a fallback.
         faults_module.train_step = at_step(2, acts[kind], times=2 if kind == "short" else 1)
     trained = whole_denoiser.chosen() if kind == "whole" else nullcontext()
+    if RANK == 1 and kind == "nan":  # as on an older card than the first one's
+        setup_module.usable_precision = lambda wanted, device: ("fp32", "")
     try:
         run = Run(workspace.run_folder(name))
         with trained:
@@ -115,6 +119,7 @@ def do(kind: str, name: str, workspace: Workspace) -> dict[str, Any]:
             os._exit(1)
     finally:
         faults_module.train_step, Trainer.train = real, train  # type: ignore[method-assign]
+        setup_module.usable_precision = usable
         LossScale.skipped = skipped  # type: ignore[method-assign]
     answer["messages"] = [event.text for event in events if isinstance(event, Message)]
     answer["pictures"] = [event.step for event in events if isinstance(event, PreviewMade)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ from accelerate.state import PartialState
 
 from engine.config import parse
 from engine.distributed import accelerator as acceleration
-from engine.distributed.accelerator import accelerator_for
-from engine.distributed.parallel import Parallel
+from engine.distributed.accelerator import accelerator_for, check_shardable
+from engine.distributed.parallel import Parallel, agree_on_precision
 from engine.errors import UserError
 
 BASE = {"model": {"base": "x"}, "data": {"dataset": "x"}, "optim": {"ema_decay": 0.0}, "train": {"precision": "fp32"}}
@@ -34,9 +35,9 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PartialState._reset_state()  # it is this process's, and tests that come later are alone
 
 
-def ask(messages: list[Any] | None = None, **changes: Any) -> Any:
+def ask(messages: list[Any] | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     config = parse({**BASE, **changes})
-    return accelerator_for(config, torch.float32, True, (messages if messages is not None else []).append)
+    return accelerator_for(config, dtype, True, (messages if messages is not None else []).append)
 
 
 def test_alone_nothing_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,5 +94,29 @@ def test_of_deepspeeds_file_the_runs_own_settings_are_put_aside_with_words(
 
 def test_what_cannot_be_divided_is_named_at_once(two: None) -> None:
     with pytest.raises(UserError, match="by DeepSpeed") as caught:
-        ask(optim={"ema_decay": 0.9, "optimizer": "adafactor"}, train={"precision": "fp16"})
-    assert all(word in caught.value.why for word in ("ema_decay", "adafactor", "fp16"))
+        ask(optim={"ema_decay": 0.9, "optimizer": "adafactor"}, train={"precision": "fp16"}, dtype=torch.float16)
+    assert all(word in caught.value.why for word in ("ema_decay", "adafactor", "fp16 (bf16 and fp32 can be)"))
+
+
+def test_what_is_computed_in_decides_and_not_what_was_asked_for(two: None) -> None:
+    """A card without bf16 makes a run of it fp16; on a processor fp16 becomes fp32."""
+    with pytest.raises(UserError, match="by DeepSpeed") as caught:
+        ask(train={"precision": "bf16"}, dtype=torch.float16)
+    assert "bf16 was asked for, but a card has none" in caught.value.why
+    check_shardable(parse({**BASE, "train": {"precision": "fp16"}}), torch.float32, "FSDP")
+
+
+@pytest.mark.parametrize(
+    ("named", "agreed", "words"),
+    [
+        (["bf16", "fp16"], "fp16", "cannot compute in bf16; all processes use fp16"),
+        (["bf16", "bf16"], "bf16", ""),
+        (["bf16", "fp16", "fp32"], "fp32", "all processes use fp32"),
+        (["fp16", "bf16"], "fp16", "this card's own words"),
+    ],
+)
+def test_unlike_cards_agree_on_a_precision(named: list[str], agreed: str, words: str) -> None:
+    """The first process speaks."""
+    group: Any = SimpleNamespace(gather=lambda mine: named)
+    precision, remark = agree_on_precision(group, named[0], "" if named[0] == "bf16" else "this card's own words")
+    assert precision == agreed and (words in remark if words else remark == "")

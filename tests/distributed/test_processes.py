@@ -84,7 +84,8 @@ def two(
         return create_run(workspace, parse(values), {})
 
     kinds = ("well", "short", "pause", "fault", "nan", "gone")
-    runs = {kind: run(kind == "well", accumulation=1 + (kind == "short"), checkpoint_every=2) for kind in kinds}
+    own: dict[str, dict[str, Any]] = {"short": {"accumulation": 2}, "nan": {"precision": "bf16"}}
+    runs = {kind: run(kind == "well", checkpoint_every=2, **own.get(kind, {})) for kind in kinds}
     with whole_denoiser.chosen():
         runs |= {name: run(steps=3, accumulation=2) for name in ("whole", "whole alone")}
     todo = [("canny", "pairs"), ("depth", "scenes"), *((kind, runs[kind].name) for kind in (*kinds[:-1], "whole"))]
@@ -357,7 +358,8 @@ def test_what_is_not_finite_in_one_is_skipped_by_all(two: Two) -> None:
     assert (skipped["step"], skipped["skipped"]) == (3, "loss")
     assert len(skipped["images"]) == run.config.images_per_step, "those of both processes"
     ours, wanted = curve(run), curve(two.runs["well"])
-    assert ours[:2] == pytest.approx(wanted[:2], rel=1e-5), "the same batches before the skipped one"
+    assert "cannot compute in bf16; all processes use fp32" in "".join(two.main["nan"]["messages"])
+    assert ours[:2] == pytest.approx(wanted[:2], rel=1e-5), "the same batches, in fp32, before the skipped one"
     assert len(ours) == 4 and ours[2:] == pytest.approx(wanted[3:], rel=0.2) and ours[2:] != wanted[3:]
 
 
