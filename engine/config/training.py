@@ -46,8 +46,9 @@ class TrainConfig(Section):
     precision: Literal["fp32", "fp16", "bf16"] = setting(
         "fp16",
         "Precision",
-        "fp16 and bf16 halve the memory and double the speed; the trained weights stay in fp32. bf16 needs an RTX 30 "
-        "card or newer. fp32 is for processors.",
+        "fp16 and bf16 halve the memory and double the speed; the trained weights stay in fp32. bf16 is the safer "
+        "one: in fp16 large values overflow, and single steps are skipped. It needs an RTX 30 card or newer; on older "
+        "ones the run uses fp16. fp32 is for processors.",
         advanced=True,
         affects_speed=True,
         may_change="course",

@@ -39,6 +39,12 @@ def test_a_wrong_setting_for_a_family_is_refused(tmp_path: Path, text: str) -> N
         load_preset(tmp_path / "mine.toml")
 
 
+def test_presets_for_cards_ask_for_bf16_which_a_run_replaces_where_the_card_has_none() -> None:
+    """``engine.machine.precision.usable_precision`` does that; fp16 overflows where bf16 does not."""
+    wanted = {preset.name: resolve(*preset.layers("sd1"))[0].train.precision for preset in all_presets()}
+    assert wanted.pop("cpu") == "fp32" and set(wanted.values()) == {"bf16"}
+
+
 def test_presets_go_from_no_card_at_all_to_ever_larger_ones() -> None:
     sizes = [preset.min_vram_gib for preset in all_presets()]
     assert len(sizes) == len(list(PRESETS_FOLDER.glob("*.toml")))
