@@ -34,9 +34,10 @@ from typing import Any
 from engine.cli import add_images, captions, check, compare, evaluate, export, processes, sample, train
 from engine.cli.options import add_processes, add_settings, parse_settings
 from engine.cli.train import EXIT_INTERRUPTED
+from engine.config.toml import join_words
 from engine.distributed import group
 from engine.distributed.launch import start_together
-from engine.errors import UserError
+from engine.errors import Offer, UserError
 from engine.jobs.control import Cancelled, Control
 from engine.machine import environment
 from engine.machine.cards import use_one
@@ -109,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if processes.prints_error(error):
             print(f"\n{error.what}\n  Why: {error.why}\n  Try: {error.try_this}", file=sys.stderr)
+            print("".join(_offered(offer, options.workspace) for offer in error.offers), end="", file=sys.stderr)
         return EXIT_PROBLEM
     except Cancelled as error:
         if processes.prints_error(error):
@@ -128,6 +130,12 @@ def _do(options: argparse.Namespace, control: Control) -> int:
     exclusive = options.command in EXCLUSIVE and processes.is_main()
     with WorkspaceLock(workspace, f"the command {options.command}") if exclusive else nullcontext():
         return COMMANDS[options.command](options, workspace, control)
+
+
+def _offered(offer: Offer, workspace: Path | None) -> str:
+    """Two lines: what may help, and its command."""
+    words = ["python", "-m", "engine.cli", *(["--workspace", str(workspace)] if workspace else []), *offer.arguments]
+    return f"  {offer.title} ({offer.words}):\n    {join_words(words)}\n"
 
 
 def _pause_on_signals(control: Control) -> dict[int, Any]:

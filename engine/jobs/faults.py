@@ -56,8 +56,8 @@ def describe_crash(error: BaseException) -> Failure:
         return Failure(
             "The work ended because memory ran out.",
             first_line or "The computer has no memory left.",
-            "Close other programs. For a training, choose a preset for a smaller card or a smaller batch size and "
-            "resume.",
+            "Close other programs. A training can be resumed with less memory, for example with smaller batches "
+            "(Resume with other settings, on the Train tab).",
             details,
         )
     if isinstance(error, OSError):

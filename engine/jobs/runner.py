@@ -99,7 +99,7 @@ class JobRunner:
         except Cancelled:
             outcome = "cancelled"
         except UserError as error:
-            failure = Failure(error.what, error.why, error.try_this, traceback.format_exc())
+            failure = Failure(error.what, error.why, error.try_this, traceback.format_exc(), error.offers)
         except BaseException as error:  # whatever it is, the page shows it
             failure = describe_crash(error)
         finally:

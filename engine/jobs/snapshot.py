@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from engine.errors import Offer
 from engine.jobs.events import (
     Checked,
     CheckpointSaved,
@@ -63,6 +64,8 @@ class Failure:
     why: str
     try_this: str
     details: str = ""
+    offers: tuple[Offer, ...] = ()
+    """Ways to resume a run that has failed; each is a button."""
 
 
 @dataclass(frozen=True)

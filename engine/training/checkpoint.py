@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from engine.disk.durable import ChecksumPool, atomic_write_text, flush_folder
 from engine.disk.in_use import clear
 from engine.disk.space import require_space
-from engine.errors import UserError
+from engine.errors import TrainingBroke, UserError
 from engine.machine.errors import as_os_error, is_of_machine
 from engine.nets.ema import EMA, ema_names, ema_weights
 from engine.runs.checkpoints import (
@@ -210,16 +210,18 @@ def _check_finite(trainable: Trainable, step: int) -> None:
         raise training_broke(step, "the weights contain NaN or infinity", "No good checkpoint was overwritten.")
 
 
-def training_broke(step: int, symptom: str, kept: str) -> UserError:
+def training_broke(step: int, symptom: str, kept: str) -> TrainingBroke:
     """The error of a run whose loss or weights are NaN or infinite.
 
     Args:
         symptom: a clause; ``kept``: a sentence about what is saved.
     """
-    return UserError(
+    return TrainingBroke(
+        step,
         f"Training broke at step {step:,}: {symptom}.",
         f"The learning rate is too high for this dataset, or the precision too low. {kept}",
-        "Halve the learning rate (or choose fp32 or bf16) and resume from the last checkpoint.",
+        "Resume with half the learning rate from a checkpoint well before that step, or in fp32 or bf16 (Resume with "
+        "other settings, on the Train tab).",
     )
 
 

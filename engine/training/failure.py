@@ -23,7 +23,7 @@ def lost_card() -> str:
 
 def record_failure(run: Run, trainer: Trainer | None, recorder: Recorder, error: BaseException) -> UserError | None:
     """Save what is whole and record the failure. Returns an error that says more than ``error`` does, or None."""
-    words = None
+    words: UserError | None = None
     if trainer is not None:
         trainer.hooks.checkpointer.wait()
     if any(is_device_lost(one) for one in error_chain(error)):
@@ -34,7 +34,17 @@ def record_failure(run: Run, trainer: Trainer | None, recorder: Recorder, error:
         recorder.record_status("failed", run.last_step)
     except OSError as unwritten:  # the disk is gone, too: the run will be listed as interrupted
         print(f"{run.folder}: {unwritten}", file=sys.stderr)
-    return words
+    return words or _with_offers(run, error)
+
+
+def _with_offers(run: Run, error: BaseException) -> UserError | None:
+    """The error with ways to resume the run, or None if there are none."""
+    from engine.training.offers import with_offers
+
+    try:
+        return with_offers(error, Run(run.folder))  # read again: memory fallbacks were recorded since
+    except (UserError, OSError):
+        return None  # its disk is gone, too: the first error says what happened
 
 
 def close(trainer: Trainer) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 
 from engine.distributed.group import SharedOutOfMemory
-from engine.errors import UserError
+from engine.errors import TrainingBroke
 from engine.jobs.events import Message, StepSkipped
 from engine.machine.errors import is_out_of_memory
 from engine.training import oom, speed
@@ -65,7 +65,7 @@ def report_skipped(state: TrainState, skipped: Skipped, save: Callable[[], Any])
         save: writes a checkpoint of the present step.
 
     Raises:
-        UserError: too many steps were skipped.
+        TrainingBroke: too many steps were skipped.
     """
     images = state.batches.keys(state.step - 1)
     state.emit(StepSkipped(state.step, skipped.not_finite, tuple(images)))
@@ -86,10 +86,11 @@ def _stop(state: TrainState, why: str, save: Callable[[], Any]) -> NoReturn:
     if finite:
         save()
     kept = f"The state of step {state.step:,} is good and saved." if finite else "The weights are damaged, too."
-    raise UserError(
+    raise TrainingBroke(
+        state.step + 1,
         f"Training broke at step {broke_at:,}: {why}.",
         "Their loss or gradients were NaN or infinite: the learning rate is too high, the precision too low, or images "
         f"are broken (the log names those of each skipped step). {kept}",
-        "Halve the learning rate, or choose bf16 (fp32 where the card has no bf16), or take broken images out of the "
-        "dataset. Then resume from the last checkpoint.",
+        "Resume with half the learning rate from a checkpoint well before that step, or in bf16 or fp32 (Resume with "
+        "other settings, on the Train tab). Or take broken images out of the dataset, then resume.",
     )

@@ -266,7 +266,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path, wrong: tuple[
     net = torch.nn.Linear(2, 2)
     with torch.no_grad():
         net.weight[0] = torch.tensor(wrong)
-    with pytest.raises(UserError, match="Halve the learning rate"):
+    with pytest.raises(UserError, match="half the learning rate"):
         checkpoint_module.stage_checkpoint(
             _empty_run(tmp_path), 7, 7, whole(net), None, torch.optim.AdamW(net.parameters()), None, {}
         )

@@ -204,7 +204,7 @@ def test_a_run_that_breaks_ends_at_its_last_good_state_and_can_go_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(step, "denoising_loss", breaks)
-        expected = "step 7: 5 steps in a row were skipped.*\n?.*The state of step 2 is good and saved.*\n?.*Halve the"
+        expected = "step 7: 5 steps in a row were skipped.*\n?.*The state of step 2 is good and saved.*\n?.*half the"
         with pytest.raises(UserError, match=expected):
             train(ready_workspace, broken)
     assert calls["count"] == 7, "each batch is tried once"

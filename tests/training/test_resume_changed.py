@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -26,13 +28,14 @@ CHANGED = {
 """All that may change at once, but for what resets the optimizer's state."""
 
 
+@pytest.mark.answers("Can I change settings and resume? Can a finished run go on?")
 def test_changed_interrupted_and_resumed_again_it_equals_one_that_was_not_interrupted(
     new_run: RunFactory, ready_workspace: Workspace
 ) -> None:
     settings = {"train.steps": 4, "optim.schedule": "cosine", "optim.warmup_steps": 1, "optim.ema_decay": 0.9}
-    straight, other = new_run(**settings), new_run(**settings)
-    for run in (straight, other):
-        train(ready_workspace, run, at_step={2: "pause"})
+    straight = new_run(**settings)
+    train(ready_workspace, straight, at_step={2: "pause"})
+    other = Run(shutil.copytree(straight.folder, straight.folder.with_name("other")))
     first = train(ready_workspace, change_run(straight, CHANGED))
     train(ready_workspace, change_run(other, CHANGED), at_step={4: "pause"})
     assert train(ready_workspace, Run(other.folder)).outcome == "completed"

@@ -87,7 +87,7 @@ def to_failure(error: BaseException) -> Failure:
     """Turn an exception into what the panel shows."""
     if isinstance(error, UserError):
         cause = "".join(traceback.format_exception(error)) if error.__cause__ else ""
-        return Failure(error.what, error.why, error.try_this, cause)
+        return Failure(error.what, error.why, error.try_this, cause, error.offers)
     return describe_crash(error)
 
 
@@ -123,11 +123,13 @@ def problem_html(failure: Failure | None, report: Report | None = None) -> str:
     if report is None:
         text = "\n".join([failure.what, failure.why, failure.try_this, "", failure.details]).rstrip()
         report = Report(text, text)
+    items = (f"<li><b>{escape(offer.title)}</b>: {escape(offer.words)}</li>" for offer in failure.offers)
+    offers = f"<ul class='offers'>{''.join(items)}</ul>" if failure.offers else ""
     return (
         '<div class="problem" role="alert">'
         f"<p class='what'><span class='sign' aria-hidden='true'>!</span> {escape(failure.what)}</p>"
         f"<p><b>Why:</b> {escape(failure.why)}</p>"
-        f"<p><b>What to try:</b> {escape(failure.try_this)}</p>"
+        f"<p><b>What to try:</b> {escape(failure.try_this)}</p>{offers}"
         "<details><summary>Report for the developers: versions, graphics card, settings, end of the log</summary>"
         f"<pre>{escape(report.public)}</pre><pre hidden>{escape(report.full)}</pre>"
         f'<button type="button" class="copy" onclick="{COPY_REPORT}">Copy the report</button> '

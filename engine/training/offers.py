@@ -1,0 +1,105 @@
+"""What may help a run that has failed: ways to resume it that the failure panel and the command line offer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from engine.config import RunConfig
+from engine.errors import Offer, TrainingBroke, UserError
+from engine.jobs.faults import describe_crash, error_chain
+from engine.machine.errors import is_out_of_memory
+from engine.machine.precision import usable_precision
+from engine.runs.changes import in_words, with_settings
+from engine.runs.run import Run
+from engine.tuning.facts import facts_of
+
+FINER = {"fp16": ("bf16", "fp32"), "bf16": ("fp32",), "fp32": ()}
+"""Precisions in which a run that broke may go on, the fastest first."""
+
+
+def with_offers(error: BaseException, run: Run) -> UserError | None:
+    """The error with ways to resume the run, if there are any that may help; None: there are none.
+
+    Args:
+        run: as its files are now, with what could be saved.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(error, TrainingBroke):
+        offers = tuple(after_break(run, error.step, device))
+    elif any(is_out_of_memory(one) for one in error_chain(error)):
+        offers = tuple(after_shortage(run, on_card=device.type == "cuda"))
+    else:
+        return None
+    if not offers:
+        return None
+    if not isinstance(error, UserError):
+        seen = describe_crash(error)
+        return UserError(seen.what, seen.why, seen.try_this, offers)
+    error.offers = offers
+    return error
+
+
+def after_break(run: Run, step: int, device: torch.device) -> Iterator[Offer]:
+    """Half the learning rate from before the trouble, and a finer precision from the step before.
+
+    The gradient of a step does not depend on its learning rate: with a lower one the same checkpoint would break again.
+
+    Args:
+        step: the first that could not be taken. Checkpoints of later steps only skipped it.
+    """
+    saved = [checkpoint.step for checkpoint in run.checkpoints() if checkpoint.resumable]
+    back = max((before for before in saved if before < step - 1), default=0)
+    rate = run.config.optim.learning_rate
+    where = f"from the checkpoint of step {back:,}" if back else "from the start, as no earlier checkpoint is left"
+    half = Offer(
+        "Resume with half the learning rate",
+        run.name,
+        {"optim.learning_rate": rate / 2},
+        back,
+        f"{in_words('optim.learning_rate', rate, rate / 2)}, {where}",
+    )
+    now, _ = usable_precision(run.config.train.precision, device)
+    finer = next((one for one in FINER[now] if usable_precision(one, device)[0] == one), None)
+    last_good = max((before for before in saved if before < step), default=0)
+    more = [
+        Offer(f"Resume in {precision}", run.name, {"train.precision": precision}, last_good, f"from step {last_good:,}")
+        for precision in (finer,)
+        if precision is not None
+    ]
+    yield from [*more, half] if now == "fp16" else [half, *more]
+
+
+def after_shortage(run: Run, on_card: bool) -> Iterator[Offer]:
+    """The first of these that the run does not do yet, and that keep its result but for rounding."""
+    config = run.config
+    for settings in _savings(config, on_card):
+        now = {dotted: _value(config, dotted) for dotted in settings}
+        changed = {dotted: value for dotted, value in settings.items() if value != now[dotted]}
+        if changed and _fits(config, changed):
+            words = ", ".join(in_words(dotted, now[dotted], value) for dotted, value in changed.items())
+            yield Offer("Resume with less memory", run.name, changed, None, words)
+            return
+
+
+def _savings(config: RunConfig, on_card: bool) -> Iterator[dict[str, Any]]:
+    yield {"train.batch_size": 1, "train.gradient_checkpointing": "both"}
+    if on_card:
+        frozen, averaged = facts_of(config).base_is_frozen, config.optim.ema_decay > 0
+        yield {"train.base_storage": "fp8"} if frozen else {}
+        yield {"optim.ema_device": "cpu"} if averaged else {}
+
+
+def _value(config: RunConfig, dotted: str) -> Any:
+    section, name = dotted.split(".")
+    return getattr(getattr(config, section), name)
+
+
+def _fits(config: RunConfig, changed: dict[str, Any]) -> bool:
+    try:
+        with_settings(config, changed)
+    except UserError:
+        return False  # it does not go with the other settings
+    return True
