@@ -24,13 +24,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from engine.config import ValidationConfig
 from engine.config.presets import resolve
+from engine.config.validation import CHECK_SHARE
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.families.files import LAYOUTS
 from engine.families.registry import by_name
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.training.faults import take_step
-from engine.training.loss_checks import BUDGET
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
@@ -129,7 +129,7 @@ def main() -> None:
         family = by_name(layout)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         steps = predicted(family, config, side, tokens, batch)
-        interval = every * -(-max(every, steps / BUDGET) // every)
+        interval = every * -(-max(every, steps / CHECK_SHARE) // every)
         print(
             f"{title}, {batch} images a step: a check costs as many operations as {steps:.2f} steps; with the default "
             f"of {every}, checks are made every {interval:.0f} steps: {steps / (interval + steps):.1%} of the time"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from engine.config.setting import Section, setting
 
+CHECK_SHARE = 0.03
+"""Largest share of the time that loss checks take where preview images are not limited."""
 MOST_OWN = 16
 """Images of the user's own in one set of previews."""
 
@@ -42,6 +46,28 @@ class ValidationConfig(Section):
         unit="images each",
         ge=0,
         le=8,
+    )
+    probe_steps: int = setting(
+        0,
+        "Sampling steps for these",
+        "Denoising steps for each of these images, which need not be beautiful. Usual: 12. 0: as many as the preview "
+        "images.",
+        unit="steps",
+        ge=0,
+        le=200,
+        advanced=True,
+    )
+    time_share: float = setting(
+        0.0,
+        "Time for previews and checks",
+        "Preview images and loss checks take at most this share of the time, half each. Preview every and Loss check "
+        "every are then the shortest intervals: if drawing takes too long, the next sets are left out. The images of "
+        "the last step are always drawn. Usual: 3. 0: images are drawn at every interval, and only checks are limited, "
+        "to 3 %.",
+        unit="%",
+        ge=0,
+        le=100,
+        advanced=True,
     )
     prompts: str = setting(
         "",
@@ -129,3 +155,13 @@ class ValidationConfig(Section):
     def images_each_time(self) -> int:
         """How many images one set has, without those of the user's folder, which is not read here."""
         return self.pictures + 2 * min(self.probes, self.pictures) + min(MOST_OWN, len(self.own_prompts))
+
+    @property
+    def share_of_checks(self) -> float:
+        """Largest share of the time for loss checks."""
+        return self.time_share / 100 / (2 if self.every else 1) or CHECK_SHARE
+
+    @property
+    def share_of_previews(self) -> float:
+        """Largest share of the time for preview images; infinity: no limit."""
+        return self.time_share / 100 / (2 if self.check_every else 1) or math.inf

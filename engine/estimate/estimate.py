@@ -45,10 +45,7 @@ def run_seconds(config: RunConfig, workspace: Workspace, hardware: Hardware) -> 
     trial = trials.read(workspace, config, hardware.name)
     if trial is not None:
         seconds = config.train.steps * trial.seconds_per_step
-        if config.validation.every:
-            sets = 1 + -(-config.train.steps // config.validation.every)
-            seconds += sets * config.validation.images_each_time * trial.seconds_per_picture
-        return seconds, True
+        return seconds + preview_seconds(config, seconds, trial.seconds_per_picture), True
     if (each := measured_seconds_per_image(config, workspace, hardware.name)) is not None:
         return each * images, True
     work = (
@@ -58,6 +55,23 @@ def run_seconds(config: RunConfig, workspace: Workspace, hardware: Hardware) -> 
         return images * 2.33 * work / (CPU_TERAFLOPS_PER_CORE * hardware.cores), False
     speed = next(rate for least, rate in GUESSED_IMAGES_PER_SECOND if hardware.vram_gib >= least)
     return images * work / speed, False
+
+
+def preview_seconds(config: RunConfig, training: float, each: float) -> float:
+    """Seconds for the preview images of a whole run.
+
+    Args:
+        training: seconds of its steps.
+        each: seconds for one image.
+    """
+    validation = config.validation
+    if not validation.every:
+        return 0.0
+    probes = 2 * min(validation.probes, validation.pictures)
+    shorter = (validation.probe_steps or validation.sampling_steps) / validation.sampling_steps
+    one_set = (validation.images_each_time - probes + probes * shorter) * each
+    between = -(-config.train.steps // validation.every) - 1  # sets, apart from the first and the last
+    return 2 * one_set + min(between * one_set, validation.share_of_previews * training)
 
 
 def measured_seconds_per_image(config: RunConfig, workspace: Workspace, machine: str) -> float | None:

@@ -122,6 +122,7 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0, processe
     encoding, decoding = _vae_bytes(base.vae, resolution)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer
+    kept_vae = 4 * _vae_weights(base.vae) if config.validation.every else 0  # between two sets of preview images
     latents = 2 * math.prod(LatentSpace.from_config(base.vae).shape(resolution, resolution)) * 2  # mean, logvar; fp16
     largest_map = 3 * resolution**2  # in colour
     weights_on_disk = facts.saved_weights(sizes) * (8 if has_ema else 4) + base_trained * 4
@@ -129,7 +130,7 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0, processe
         preparing={"VAE or text encoder": float(max(encoding, _text_encoding_bytes(base.text_encoders, tokens)))},
         training={**resident, "gradients": step.gradients, "activations": step.activations},
         pictures={**resident, "pictures": float(max(sampling, decoding))},
-        ram=PROCESS_RAM + sizes.controlnet.weights * 4 + ema_in_ram + offloaded + optimizer,
+        ram=PROCESS_RAM + sizes.controlnet.weights * 4 + kept_vae + ema_in_ram + offloaded + optimizer,
         checkpoint=weights_on_disk + optimizer,
         cache=float(images * (latents + sizes.text * 2 + largest_map)),
         weights_of_checkpoint=float(weights_on_disk),
@@ -148,10 +149,15 @@ def optimizer_bytes(net: NetSize, optimizer: str) -> float:
 def _vae_bytes(vae: Mapping[str, Any], resolution: int) -> tuple[float, float]:
     """The VAE's fp32 peak while it encodes, and while it decodes one image."""
     widths = vae.get("block_out_channels", (128, 256, 512, VAE_WIDEST))
-    weights = 4 * VAE_PARAMETERS * (widths[-1] / VAE_WIDEST) ** 2
+    weights = 4 * _vae_weights(vae)
     encoding = 4 * FIRST_LAYER_TENSORS * widths[0] * resolution**2 * images_encoded_together(resolution)
     decoding = 4 * LAYER_TENSORS * widths[1] * min(resolution, DECODED_SIDE) ** 2
     return weights + encoding, weights + decoding
+
+
+def _vae_weights(vae: Mapping[str, Any]) -> float:
+    """Parameters of a VAE, about."""
+    return float(VAE_PARAMETERS * (vae.get("block_out_channels", (VAE_WIDEST,))[-1] / VAE_WIDEST) ** 2)
 
 
 def _text_encoding_bytes(configs: Sequence[Mapping[str, Any]], tokens: int) -> int:

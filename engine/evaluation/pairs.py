@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,10 +50,12 @@ class ImageRequest:
     seed: int
     strength: float = 1.0
     """Scale of the ControlNet's outputs. 0 switches it off."""
+    steps: int = 0
+    """Denoising steps. 0: as many as the settings say."""
 
     def without_control(self) -> ImageRequest:
         """The same image with the ControlNet switched off."""
-        return ImageRequest(self.map, self.prompt, self.seed, 0.0)
+        return replace(self, strength=0.0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def draw(
 ) -> list[torch.Tensor]:
     """Latents (4, h, w) on the CPU, one for each request. Keeps neither text encoder nor VAE in memory.
 
-    Images of the same size, strength and text length are drawn together.
+    Images of the same size, strength, steps and text length are drawn together.
 
     Raises:
         Cancelled: the token was cancelled. UserError: the result is not finite.
@@ -114,19 +116,19 @@ def draw(
     del encode  # frees a text encoder that was loaded for this call
     resident = {"denoiser": models.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
     pipeline = models.family.pipeline(models.base, models.controlnet, models.denoiser.dtype, **resident)
-    total, done = settings.sampling_steps * len(requests), 0
+    total, done = sum(request.steps or settings.sampling_steps for request in requests), 0
     if progress:
         progress(done, total, DRAWING)
     drawn: dict[int, torch.Tensor] = {}
     for numbers in _batches(models.family, requests, texts, batch):
+        first = requests[numbers[0]]
 
         def on_step(steps: int, before: int = done, count: int = len(numbers)) -> None:
             if progress:
                 progress(before + steps * count, total, DRAWING)
 
-        options = SamplingOptions(
-            steps=settings.sampling_steps, guidance=settings.guidance_scale, strength=requests[numbers[0]].strength
-        )
+        steps = first.steps or settings.sampling_steps
+        options = SamplingOptions(steps=steps, guidance=settings.guidance_scale, strength=first.strength)
         rows = {name: torch.stack([texts[number][name] for number in numbers]) for name in empty}
         unconditional = {name: row[None] for name, row in empty.items()}
         latents = draw_latents(
@@ -141,15 +143,16 @@ def draw(
             on_step=on_step,
         ).cpu()
         drawn.update(zip(numbers, latents, strict=True))
-        done += settings.sampling_steps * len(numbers)
+        done += steps * len(numbers)
     return [drawn[number] for number in range(len(requests))]
 
 
 def _batches(family: Family, requests: Sequence[ImageRequest], texts: Sequence[Text], most: int) -> list[list[int]]:
-    """Groups of at most ``most`` indices of requests with the same size, strength and text length."""
+    """Groups of at most ``most`` indices of requests with the same size, strength, steps and text length."""
     alike: dict[tuple[Any, ...], list[int]] = {}
     for number, (request, text) in enumerate(zip(requests, texts, strict=True)):
-        alike.setdefault((request.strength, request.map.shape, family.text_length(text)), []).append(number)
+        kind = (request.strength, request.steps, request.map.shape, family.text_length(text))
+        alike.setdefault(kind, []).append(number)
     return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
 
 

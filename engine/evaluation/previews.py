@@ -78,6 +78,8 @@ class PreviewCache:
 
     best: dict[str, float] = field(default_factory=dict)
     """m_ref of each pair (see adherence.py), by the sample's key."""
+    vae: Any = None
+    """The base's VAE, in RAM while it is not in use."""
 
 
 @dataclass(frozen=True)
@@ -151,17 +153,27 @@ def _draw(
         own = [ImageRequest(p.wanted, p.sample.caption, seed + n, settings.strength) for n, p in enumerate(pairs)]
         without = [one.without_control() for one in own] if request.without_control else []
         probes = [
-            ImageRequest(probe.pair.wanted, probe.prompt, seed + n, settings.strength)
+            ImageRequest(
+                probe.pair.wanted,
+                probe.prompt,
+                seed + n,
+                settings.strength,
+                settings.probe_steps if probe.kind != "own" else 0,
+            )
             for n, probe in enumerate(request.probes)
         ]
         latents = draw(models, [*own, *without, *probes], settings, token, progress, request.batch)
-        with watch("Loading the base's VAE"):
-            vae = models.family.load_vae(models.base).to(models.denoiser.device)
-        images = to_images(models, vae, latents, token)
-        for pair in pairs:
-            if pair.sample.key not in cache.best:
-                cache.best[pair.sample.key] = metric.score(pair, round_trip(models, vae, pair.original))
-        del vae
+        if cache.vae is None:
+            with watch("Loading the base's VAE"):
+                cache.vae = models.family.load_vae(models.base)
+        try:
+            vae = cache.vae.to(models.denoiser.device)
+            images = to_images(models, vae, latents, token)
+            for pair in pairs:
+                if pair.sample.key not in cache.best:
+                    cache.best[pair.sample.key] = metric.score(pair, round_trip(models, vae, pair.original))
+        finally:
+            cache.vae.to("cpu").disable_tiling()  # which it may have needed for lack of memory
     count, end = len(own), len(own) + len(without)
     best = [cache.best[pair.sample.key] for pair in pairs]
     return _Drawn(pairs, own, images[:count], images[count:end], probes, images[end:], best)
@@ -249,7 +261,7 @@ def _write_image(
     text = settings_text(
         one.prompt,
         (one.map.shape[1], one.map.shape[0]),
-        steps=settings.sampling_steps,
+        steps=one.steps or settings.sampling_steps,
         cfg_scale=settings.guidance_scale,
         seed=one.seed,
         control_strength=one.strength,

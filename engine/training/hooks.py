@@ -7,12 +7,13 @@ from pathlib import Path
 
 from engine.disk.space import folder_bytes, free_bytes, require_space
 from engine.jobs.events import DiskSpace, Message, PhaseChanged
+from engine.machine.clock import active_time
 from engine.machine.memory import trim_heap
 from engine.machine.units import format_bytes
 from engine.runs.run import read_preview
 from engine.training import lending
 from engine.training.checkpointer import Checkpointer
-from engine.training.loss_checks import LossChecks
+from engine.training.loss_checks import LossChecks, Schedule
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
@@ -80,10 +81,12 @@ class Hooks:
 
 
 class Previews:
-    """Preview images: held-out pairs drawn and scored at the steps that the settings say, and when asked for."""
+    """Preview images: held-out pairs drawn and scored at an interval, in a share of the time, and when asked for."""
 
     def __init__(self, state: TrainState, draw: PreviewFunction | None) -> None:
+        settings = state.config.validation
         self._state, self._draw = state, draw
+        self.schedule = Schedule(settings.every, settings.share_of_previews)
 
     def draw_missing(self) -> None:
         """At the start: images that are due at this step or were asked for, and are not there yet."""
@@ -119,15 +122,18 @@ class Previews:
             return True
 
         if state.retry.until_done(what, check_space, lambda problem: False):
+            began = active_time()
             self._draw(state, state.step)
+            self.schedule.took(began, active_time())
         if requested:
             self._remember(state.token.stop_requested is not None and not self._drawn())
         trim_heap()
         state.emit(PhaseChanged("running"))
 
     def _due(self) -> bool:
-        every, step = self._state.config.validation.every, self._state.step
-        return bool(every) and (step % every == 0 or step == self._state.config.train.steps)
+        config, step = self._state.config, self._state.step
+        last = bool(config.validation.every) and step == config.train.steps
+        return last or self.schedule.due(step, active_time())
 
     def _drawn(self) -> bool:
         """Whether the images of this step exist, and their scores are recorded."""

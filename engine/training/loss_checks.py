@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Sequence
 
+from engine.config.validation import CHECK_SHARE
 from engine.evaluation import causes
 from engine.evaluation.verdict import Verdict, judge
 from engine.jobs.events import Message
@@ -16,16 +17,19 @@ from engine.training import fixed_losses, oom
 from engine.training.state import TrainState
 from engine.tuning.facts import facts_of
 
-BUDGET = 0.03
-"""Largest share of the time that loss checks may take."""
 MAX_LEFT_OUT = 3
 """Checks in a row that did not fit in memory, after which no more are tried."""
 
 
 class Schedule:
-    """Due at every ``every``-th step, unless too little time has passed for what the last check took."""
+    """Due at every ``every``-th step, unless too little time has passed for what the last one took."""
 
-    def __init__(self, every: int, budget: float = BUDGET) -> None:
+    def __init__(self, every: int, budget: float = CHECK_SHARE) -> None:
+        """
+        Args:
+            every: steps; 0: never due.
+            budget: largest share of the time; infinity: no limit.
+        """
         self._every, self._budget = every, budget
         self._cost = 0.0
         self._ended: float | None = None
@@ -37,7 +41,7 @@ class Schedule:
         return self._ended is None or now - self._ended >= self._cost / self._budget
 
     def took(self, began: float, ended: float) -> None:
-        """A check was made between these times."""
+        """It was done between these times."""
         self._cost, self._ended = ended - began, ended
 
 
@@ -49,7 +53,7 @@ class LossChecks:
 
     def __init__(self, state: TrainState) -> None:
         settings = state.config.validation
-        self.schedule = Schedule(settings.check_every)
+        self.schedule = Schedule(settings.check_every, settings.share_of_checks)
         self._state = state
         judged_by_control = facts_of(state.config).needs_condition_maps
         self._off = not (settings.check_every and state.is_main and judged_by_control)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.config.presets import resolve
+from engine.config.validation import CHECK_SHARE
 from engine.data.dataset import Dataset
 from engine.demo.sets import demo_preset, make_demo_set
 from engine.evaluation.verdict import Verdict
@@ -19,7 +20,7 @@ from engine.nets.master_weights import MasterWeightSync
 from engine.runs.run import Run, write_run
 from engine.training import fixed_losses
 from engine.training.job import build_trainer, create_run
-from engine.training.loss_checks import BUDGET, Schedule
+from engine.training.loss_checks import Schedule
 from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
@@ -110,8 +111,8 @@ def test_checks_wait_until_they_cost_little() -> None:
     pace = Schedule(50)
     assert pace.due(0, 0.0)
     pace.took(0.0, 3.0)
-    assert not pace.due(50, 3.0 + 0.9 * 3.0 / BUDGET)
-    assert pace.due(100, 3.0 + 3.0 / BUDGET)
+    assert not pace.due(50, 3.0 + 0.9 * 3.0 / CHECK_SHARE)
+    assert pace.due(100, 3.0 + 3.0 / CHECK_SHARE)
     assert not pace.due(101, 1e9), "only at round steps"
     assert not Schedule(0).due(0, 0.0)
 
@@ -290,8 +291,7 @@ def test_a_real_run_that_goes_on_from_a_finished_net_at_a_tiny_rate_is_flat_and_
     """On the bundled base, checked every 10 steps whatever it costs; nothing else is replaced."""
     workspace = Workspace(tmp_path / "workspace")
     dataset = make_demo_set(workspace, "circles", 200)
-    monkeypatch.setattr("engine.training.loss_checks.BUDGET", 1.0)
-    monkeypatch.setattr(Schedule.__init__, "__defaults__", (1.0,))
+    monkeypatch.setattr("engine.config.validation.CHECK_SHARE", 1.0)
 
     def run(name: str, **more: dict[str, Any]) -> Run:
         asked: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.config import ValidationConfig
 from engine.evaluation import pairs
 from engine.families.stable_diffusion import StableDiffusion1
-from engine.jobs.events import Message, PreviewMade
+from engine.jobs.events import Message, PreviewMade, Progress
 from engine.workspace.paths import Workspace
 from tests.exif_settings import settings_in
 from tests.short_runs import RunFactory, train
@@ -26,13 +28,40 @@ def test_the_users_prompts_are_read_once_and_drawn_each_time(
     real = StableDiffusion1.load_text_encoder
     run = new_run(**SETS, **{"validation.prompts": "my own prompt\nanother", "validation.probes": 1})
     monkeypatch.setattr(StableDiffusion1, "load_text_encoder", lambda self, *a: loads.append(a) or real(self, *a))
+    vaes: list[Any] = []
+    load_vae = StableDiffusion1.load_vae
+    monkeypatch.setattr(StableDiffusion1, "load_vae", lambda self, base: vaes.append(base) or load_vae(self, base))
     made = train(ready_workspace, run).of(PreviewMade)
+    assert len(vaes) == 2, "once for the images of the set, once for all previews"
     assert len(loads) == 2, "once for the captions of the set, once for the two prompts"
     for event in made:
         assert [title.split(":")[0] for _, title in event.probes][-2:] == ["Your own"] * 2
         assert settings_in(event.probes[-2][0]).startswith("my own prompt\n")
         assert len(event.pictures) == 2, "they are apart from the held-out ones"
     assert [event.step for event in made] == [0, 3, 6]
+
+
+def test_previews_stay_within_their_share_of_the_time(new_run: RunFactory, ready_workspace: Workspace) -> None:
+    """The last set is drawn whatever it costs. Probes have steps of their own, but the user's prompts have not."""
+    few = {"validation.every": 2, "validation.time_share": 0.01, "validation.probes": 1, "validation.probe_steps": 2}
+    trained = train(ready_workspace, new_run(**SETS | few | {"validation.prompts": "my own prompt"}))
+    made = trained.of(PreviewMade)
+    assert [event.step for event in made] == [0, 6]
+    steps = [
+        f"Steps: {count}," in settings_in(image) for (image, _), count in zip(made[0].probes, (2, 2, 1), strict=True)
+    ]
+    assert steps == [True] * 3
+    done = [event.total for event in trained.of(Progress) if event.label == pairs.DRAWING]
+    assert set(done) == {2 * 1 + 2 * 2 + 1}
+
+
+def test_the_shares_of_checks_and_previews_add_up_to_the_whole() -> None:
+    usual = ValidationConfig()
+    assert (usual.share_of_checks, usual.share_of_previews) == (0.03, math.inf), "as before there was the setting"
+    both = ValidationConfig(time_share=4)
+    assert (both.share_of_checks, both.share_of_previews) == (0.02, 0.02)
+    assert ValidationConfig(time_share=4, check_every=0).share_of_previews == 0.04
+    assert ValidationConfig(time_share=4, every=0).share_of_checks == 0.04
 
 
 def test_own_images_of_a_set_with_its_own_maps_are_maps(
