@@ -106,7 +106,7 @@ def speed_settings(config: RunConfig) -> dict[str, Any]:
     for section in SECTIONS:
         for name, field in fields(section).items():
             mark = (field.json_schema_extra or {}).get("affects_speed")
-            if mark:
+            if mark and (mark != "in fp32" or config.train.precision == "fp32"):
                 value = getattr(getattr(config, section), name)
                 found[f"{section}.{name}"] = bool(value) if mark == "on or off" else value
     return found

@@ -56,6 +56,23 @@ def migrated(values: Values, source: str = "These settings", version: int | None
     return updated
 
 
+DEFAULTS_BEFORE = {"train.allow_tf32": False}
+"""Settings whose default is not what the app did before it had them."""
+
+
+def of_a_run(values: Values) -> Values:
+    """The settings in a run's run.json, with those that it does not know as they were when it began.
+
+    run.json holds all settings that its app had. So one that is missing came later; and the run goes on as it began.
+    """
+    updated = copy.deepcopy(values)
+    for dotted, before in DEFAULTS_BEFORE.items():
+        section, name = dotted.split(".")
+        if isinstance(updated.setdefault(section, {}), dict):
+            updated[section].setdefault(name, before)
+    return updated
+
+
 def _check_version(found: Any, source: str, known: int) -> None:
     if isinstance(found, bool) or not isinstance(found, int) or found < 1:
         raise UserError(

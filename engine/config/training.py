@@ -96,6 +96,32 @@ class TrainConfig(Section):
         advanced=True,
         affects_speed=True,
     )
+    allow_tf32: bool = setting(
+        True,
+        "TF32",
+        "Only for fp32 on an RTX 30 card or newer: matrix products round their inputs to 10 bits, as convolutions do "
+        "anyway, and take a quarter to an eighth of the time. Sums stay in fp32. Usual: on.",
+        advanced=True,
+        affects_speed="in fp32",
+    )
+    cudnn_benchmark: bool = setting(
+        False,
+        "cuDNN benchmark",
+        "Tries all of a card's kernels for each shape of convolution and keeps the fastest. It pays only if all images "
+        "have one size (no buckets); the trials take time and memory, and their choice may change the rounding from "
+        "one start to the next. Usual: off. Not measured on cards yet: compare two trials.",
+        advanced=True,
+        affects_speed=True,
+    )
+    deterministic: bool = setting(
+        False,
+        "Deterministic",
+        "On a graphics card, sums are added in one order as far as PyTorch can, so that the same run gives the same "
+        "numbers, and a resumed run those of an uninterrupted one. Costs about 10 to 20 % of the speed. Without it "
+        "they are the same but for rounding. On a processor they are the same anyway. cuDNN benchmark is then off.",
+        advanced=True,
+        affects_speed=True,
+    )
     seed: int = setting(
         0,
         "Seed",

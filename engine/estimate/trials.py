@@ -13,6 +13,8 @@ from engine.workspace.paths import Workspace
 
 FILE = "measurements.json"
 KEPT = 50
+ADDED = {"train.allow_tf32": False, "train.cudnn_benchmark": False, "train.deterministic": False}
+"""Settings that came after trials were first kept, with the values of before. These stay out of a trial's key."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Measured:
 
 def key_of(config: RunConfig, machine: str) -> str:
     """Equal for settings with which a step takes the same time and memory on the same machine."""
-    facts = [machine, *sorted(speed_settings(config).items())]
+    settings = {name: value for name, value in speed_settings(config).items() if ADDED.get(name) != value}
+    facts = [machine, *sorted(settings.items())]
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
@@ -64,7 +67,9 @@ def former_key_of(config: RunConfig, machine: str) -> str:
 def read(workspace: Workspace, config: RunConfig, machine: str) -> Measured | None:
     """The newest trial with these settings, or None."""
     entries = _entries(workspace)
-    entry = entries.get(key_of(config, machine)) or entries.get(former_key_of(config, machine))
+    entry = entries.get(key_of(config, machine))
+    if entry is None and not any(speed_settings(config).get(name, value) != value for name, value in ADDED.items()):
+        entry = entries.get(former_key_of(config, machine))
     try:
         return Measured(**{**entry, "rungs": tuple(entry["rungs"])}) if entry else None
     except (KeyError, TypeError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import RunConfig, parse
+from engine.config.migrate import of_a_run
 from engine.disk.durable import atomic_write_text
 from engine.disk.watchdog import DiskWatchdog
 from engine.errors import UserError
@@ -81,7 +82,7 @@ class Run:
                 "Its checkpoints can still be exported; start a new run to go on training.",
             )
         named = f"The settings of {self.folder.name}"
-        self.begun_with: RunConfig = parse(self.about["config"], named)
+        self.begun_with: RunConfig = parse(of_a_run(self.about["config"]), named)
         """The settings of its first step."""
         self.config: RunConfig = settings_now(self.begun_with, self.about, named)
         """The settings that it has reached: with what the user has changed since, and with its memory fallbacks."""

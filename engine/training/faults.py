@@ -14,6 +14,7 @@ from engine.machine.errors import is_out_of_memory
 from engine.training import oom, speed
 from engine.training.state import TrainState
 from engine.training.step import Skipped, train_step
+from engine.training.torch_settings import has_no_kernel, strictly_deterministic
 
 CAUSES = {
     "loss": "its loss is NaN or infinite",
@@ -36,24 +37,28 @@ def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped 
         UserError: memory ran out, and no fallback is left.
     """
     try:
-        state.parallel.begin_step()
-        if state.trainable.weights.stale:
-            state.trainable.weights.refresh()
-        outcome = train_step(state)
-        if isinstance(outcome, torch.Tensor):
-            state.parallel.step_done()
-        return outcome
+        with strictly_deterministic(state.strict):
+            state.parallel.begin_step()
+            if state.trainable.weights.stale:
+                state.trainable.weights.refresh()
+            outcome = train_step(state)
+            if isinstance(outcome, torch.Tensor):
+                state.parallel.step_done()
+            return outcome
     except Exception as error:
         no_memory, message = is_out_of_memory(error), str(error)
         all_know = isinstance(error, SharedOutOfMemory)
-        if not no_memory and not speed.go_on_uncompiled(state, error):
+        no_kernel = state.strict and has_no_kernel(error)
+        if not no_memory and not no_kernel and not speed.go_on_uncompiled(state, error):
             raise
     # Outside of the except block, so that the error no longer holds the tensors of the failed step.
     if no_memory:
         state.parallel.out_of_memory(message, all_know)
         oom.recover(state, where, message)
         return None
-    oom.clear(state)  # what the compiler left
+    if no_kernel:
+        state.go_on_without_strictness(message)
+    oom.clear(state)  # what the compiler, or the failed operation, left
     return take_step(state, where)
 
 

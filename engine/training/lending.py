@@ -1,7 +1,7 @@
 """Try it while a run trains: images are drawn between two steps with the run's models, so nothing is loaded twice.
 
 The denoiser and the live weights are the training's own; text encoder and VAE, which training does not hold, are loaded
-for the drawing and freed after it. Training continues as if nothing had happened, bit for bit.
+for the drawing and freed after it. Training continues as if nothing had happened.
 """
 
 from __future__ import annotations

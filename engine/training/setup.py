@@ -44,6 +44,7 @@ from engine.training.loss_scale import LossScale
 from engine.training.optim import build_optimizer
 from engine.training.resume import open_run
 from engine.training.state import TrainState
+from engine.training.torch_settings import without_tf32
 from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net
 from engine.tuning.facts import facts_of
 from engine.tuning.trainable import Placement, Trainable
@@ -113,19 +114,20 @@ def set_up(
         history(Progress(done, total, label))
 
     def build_cache() -> TrainingCache:
-        return open_or_build(
-            cache_folder,
-            family,
-            base,
-            samples,
-            plan,
-            device,
-            token,
-            progress,
-            batch=images_encoded_together(config.data.resolution),
-            group=group,
-            on_message=lambda words: history(Message(words, "warning")),
-        )
+        with without_tf32():  # other runs use the cache, too
+            return open_or_build(
+                cache_folder,
+                family,
+                base,
+                samples,
+                plan,
+                device,
+                token,
+                progress,
+                batch=images_encoded_together(config.data.resolution),
+                group=group,
+                on_message=lambda words: history(Message(words, "warning")),
+            )
 
     cache = _wait_for_disk(retry, build_cache) if group.world_size == 1 else build_cache()
     needs_maps, maps = facts_of(config).needs_condition_maps, None
@@ -172,6 +174,7 @@ def set_up(
             plan=plan,
             cache=cache,
             images_at_once=images_drawn_together(config.data.resolution),
+            strict=config.train.deterministic,
         )
         speed.set_attention_and_layout(state)
         if checkpoint is not None:

@@ -26,7 +26,7 @@ from engine.families.base import Family
 from engine.families.latents import LatentSpace
 from engine.families.noise import NoiseProcess
 from engine.jobs.control import Token
-from engine.jobs.events import Event
+from engine.jobs.events import Event, Message
 from engine.nets.ema import EMA, ema_parameters, ema_weights
 from engine.training.batches import Batch, Batches
 from engine.training.history import MetricsHistory
@@ -93,6 +93,8 @@ class TrainState:
     cache: TrainingCache
     images_at_once: int
     """Images that previews draw together."""
+    strict: bool = False
+    """Steps use deterministic kernels only (``train.deterministic``), until one turns out to be missing."""
 
     step: int = 0
     """Optimizer steps that are done."""
@@ -262,6 +264,16 @@ class TrainState:
     def draw_one_image_at_a_time(self) -> None:
         """Draw previews with the least memory from now on."""
         self.images_at_once = 1
+
+    def go_on_without_strictness(self, error: str) -> None:
+        """Let steps use kernels that are not deterministic from now on, where there is no other.
+
+        Args:
+            error: torch's words.
+        """
+        self.strict = False
+        why = error.splitlines()[0].split(", but you")[0][:200]
+        self.emit(Message(f"The run is deterministic but for rounding: {why}. It continues so.", "warning"))
 
     # What others see of it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine.jobs.snapshot import Outcome
 from engine.machine.clock import active_time
 from engine.machine.memory import free_memory, trim_heap
 from engine.runs.checkpoints import Checkpoint
+from engine.training import torch_settings
 from engine.training.faults import report_skipped, take_step
 from engine.training.hooks import Hooks, PreviewFunction
 from engine.training.optim import learning_rate
@@ -48,10 +50,12 @@ class Trainer:
         Args:
             preview: draws and scores the previews of a step.
         """
-        self.state = set_up(
-            run_folder, config, base, dataset, cache_folder, token, emit, about or {}, configured_batch_size, held_out
-        )
-        self.hooks = Hooks(self.state, preview)
+        given = (run_folder, config, base, dataset, cache_folder, token, emit, about or {})
+        with ExitStack() as stack:
+            stack.enter_context(torch_settings.for_a_run(config.train))
+            self.state = set_up(*given, configured_batch_size, held_out)
+            self.hooks = Hooks(self.state, preview)
+            self._until_closed = stack.pop_all()
 
     def train(self) -> Outcome:
         """Train to the last step, or until the user asks for a pause or stop. Returns how it ended."""
@@ -99,7 +103,11 @@ class Trainer:
         return self.state.parallel.on_main(self.hooks.checkpointer.save)
 
     def close(self) -> None:
-        """End the threads and free the memory."""
+        """End the threads, free the memory, and put torch's settings back."""
+        with self._until_closed:
+            self._close()
+
+    def _close(self) -> None:
         self.state.batches.close()
         self.hooks.close()
         del self.hooks

@@ -105,7 +105,7 @@ def choose_card(context: AppContext, live: Live) -> None:
 
     def remember_card(mark: str) -> str:
         remember(context.workspace, **{CARD: "" if mark == AUTOMATIC else mark})
-        return note("Used from the next start of the app on.", "good")
+        return note("The app uses it from its next start on.", "good")
 
     live.on(card.input, remember_card, [card], [said])
 
