@@ -134,6 +134,8 @@ class Figures:
     """Standard error of the share."""
     training_share: float
     """The share on training pairs. Far above the held-out one, the net has memorized its training maps."""
+    left_out: int = 0
+    """Pairs that do not count, because a loss of theirs is NaN or infinite: their images may be broken."""
 
     @property
     def finite(self) -> bool:
@@ -156,6 +158,9 @@ def check(state: TrainState, held_out: Sequence[Fixed], trained: Sequence[Fixed]
             on_training, misled = (losses(state, trained, swapped, at_once) for swapped in (False, True))
     finally:
         net.train(training)
+    given = len(right) + len(on_training)
+    right, wrong = _finite_pairs(right, wrong)
+    on_training, misled = _finite_pairs(on_training, misled)
     shares = wrong / np.maximum(right, 1e-12) - 1
     return Figures(
         held_out_loss=float(right.mean()),
@@ -164,7 +169,14 @@ def check(state: TrainState, held_out: Sequence[Fixed], trained: Sequence[Fixed]
         share=float(shares.mean()),
         share_error=float(shares.std(ddof=1)) / math.sqrt(len(shares)) if len(shares) > 1 else 0.0,
         training_share=float((misled / np.maximum(on_training, 1e-12) - 1).mean()),
+        left_out=given - len(right) - len(on_training),
     )
+
+
+def _finite_pairs(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of which both losses are finite; all of them if none is, so that the figures say so."""
+    finite = np.isfinite(one) & np.isfinite(other)
+    return (one[finite], other[finite]) if finite.any() else (one, other)
 
 
 def event(state: TrainState, figures: Figures, held_out: Sequence[Fixed], seconds: float) -> Checked:

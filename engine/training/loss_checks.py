@@ -61,6 +61,7 @@ class LossChecks:
         self._fixed: tuple[list[fixed_losses.Fixed], list[fixed_losses.Fixed]] | None = None
         self._first_step = state.step
         self._left_out = 0  # checks in a row that did not fit
+        self._told_of_left_out = False  # pairs that are not finite
         self.should_stop_early = False
         """The run's settings ask to end it when it no longer improves, and it no longer does."""
 
@@ -128,6 +129,13 @@ class LossChecks:
         self.schedule.took(began, ended)
         if not figures.finite:
             return True  # broken weights: the loop ends the run with a message
+        if figures.left_out and not self._told_of_left_out:
+            self._told_of_left_out = True
+            words = (
+                f"The check of step {state.step:,} left out {figures.left_out} of its pairs, whose loss is NaN or "
+                "infinite: their images may be broken. Later checks leave such pairs out, too."
+            )
+            state.emit(Message(words, "warning"))
         state.emit(fixed_losses.event(state, figures, self._fixed[0], ended - began))
         if state.config.validation.stop_when_flat:
             # A run that stopped by itself and was resumed has to become flat again.

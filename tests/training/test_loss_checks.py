@@ -89,6 +89,23 @@ def test_a_new_net_has_no_gain_and_one_that_listens_has(trainer: Trainer) -> Non
     trainer.close()
 
 
+def test_a_pair_whose_latents_are_nan_is_left_out_and_all_broken_ones_are_seen(trainer: Trainer) -> None:
+    said: list[Any] = []
+    checks = trainer.hooks.loss_checks
+    trainer.state.history._emit = said.append
+    held_out, trained = (fixed_losses.fix(trainer.state, range(first, first + 4)) for first in (8, 0))
+    held_out[0].latents[1] = float("nan")
+    rest = fixed_losses.check(trainer.state, held_out, trained, 4)
+    assert rest.finite and rest.left_out == 1
+    checks._fixed = (held_out, trained)
+    assert checks.check_if_due(always=True) and checks.check_if_due(always=True)
+    assert [event.level for event in said if isinstance(event, Message)] == ["warning"], "once"
+    assert len([event for event in said if isinstance(event, Checked)]) == 2
+    held_out[0].latents[:] = float("nan")
+    assert not fixed_losses.check(trainer.state, held_out, trained, 4).finite
+    trainer.close()
+
+
 def test_the_same_net_gets_the_same_figures_whatever_fits_in_memory(trainer: Trainer) -> None:
     held_out = fixed_losses.fix(trainer.state, range(8, 12))
     together, alone = (fixed_losses.losses(trainer.state, held_out, False, at_once) for at_once in (4, 1))
