@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from engine.data.cache_files import base_files, describe, save_tensors, verify
+from engine.data.cache_files import Verified, base_files, describe, save_tensors, verify
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.data.encode import EncoderBatches
 from engine.disk.in_use import remove_file
@@ -228,18 +229,26 @@ def _sort_out(
     kept: list[Shard] = []
     replaced: list[Shard] = []
     found: set[str] = set()
-    for number, shard in enumerate(shards):
-        if not verify(shard.description, token, lambda *_, n=number: progress(n, len(shards), "Checking the cache")):
-            shard.remove()
-            continue
-        used = wanted.intersection(shard.captions) - found
-        if not used:
-            shard.remove()
-        elif 2 * len(used) < len(shard.captions):
-            replaced.append(shard)
-        else:
-            kept.append(shard)
-            found |= used
+    verified = Verified(folder)
+
+    def at(number: int, *_: Any) -> None:
+        progress(number, len(shards), "Checking the cache")
+
+    try:
+        for number, shard in enumerate(shards):
+            if not verify(shard.description, token, partial(at, number), verified):
+                shard.remove()
+                continue
+            used = wanted.intersection(shard.captions) - found
+            if not used:
+                shard.remove()
+            elif 2 * len(used) < len(shard.captions):
+                replaced.append(shard)
+            else:
+                kept.append(shard)
+                found |= used
+    finally:
+        verified.save()
     return kept, replaced
 
 
