@@ -19,7 +19,7 @@ from engine.distributed import group
 from engine.errors import UserError
 from engine.jobs.control import CancelToken
 from engine.machine.errors import is_of_machine
-from engine.machine.memory import free_memory
+from engine.machine.memory import cap_allocator, free_memory
 
 _loaded: dict[tuple[str, str, str], Any] = {}
 """Models in the memory of this process, by (load function, name, device)."""
@@ -84,6 +84,8 @@ def loaded(model: RequiredModel, name: str = "") -> Any:
     Raises:
         UserError: the weights are missing or cannot be loaded.
     """
+    import torch
+
     where = device()
     with _lock:
         key = (model.load, name or model.id, where)
@@ -91,6 +93,7 @@ def loaded(model: RequiredModel, name: str = "") -> Any:
             place = find(model, name)
             if place is None:
                 raise _not_here(MissingWeights(model, name or model.id, _target(name or model.id)))
+            cap_allocator(torch.device(where))
             try:
                 _loaded[key] = function_at(model.load)(place, where)
             except UserError:

@@ -50,6 +50,7 @@ class DataConfig(Section):
         "Aspect ratio buckets",
         "Sorts wide and tall images into sizes of their own (multiples of 64 px with about the same area), so that "
         "little is cropped. All images of a batch have one size.",
+        affects_speed=True,
     )
     held_out: int = setting(
         16,

@@ -27,6 +27,7 @@ from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
 from engine.machine.errors import is_of_machine
+from engine.machine.memory import cap_allocator
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # otherwise it warns about torchvision on every start
 
@@ -91,6 +92,7 @@ def load(model: str, models_folder: Path | None = None, device: torch.device | N
     import transformers
 
     device = device or torch_device()
+    cap_allocator(device)
     place = _locate(model, models_folder)
     kind = architecture(place, _where_to_put(model, models_folder))
     about = _ARCHITECTURES[kind]

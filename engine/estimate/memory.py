@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.config import RunConfig
+from engine.config.validation import MOST_OWN
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.estimate.peak import sampling_peak, training_peak
 from engine.families.files import BaseConfigs, configs_of
@@ -79,6 +80,15 @@ def images_encoded_together(resolution: int) -> int:
 def images_drawn_together(resolution: int) -> int:
     """Preview images in a batch: four at 512 px, fewer larger ones."""
     return max(1, min(4, DRAWN_PIXELS // resolution**2))
+
+
+def images_drawn_at_once(config: RunConfig) -> int:
+    """Preview images of a run that are in one batch; 0 if it draws none."""
+    settings = config.validation
+    if not settings.every:
+        return 0
+    own = MOST_OWN if settings.pictures_folder else 0  # the folder is not read here
+    return min(images_drawn_together(config.data.resolution), settings.images_each_time + own)
 
 
 def predict(workspace: Workspace, config: RunConfig, images: int = 0) -> Prediction:

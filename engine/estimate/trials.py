@@ -9,12 +9,11 @@ from typing import Any
 
 from engine.config import RunConfig, speed_settings
 from engine.disk.durable import atomic_write_text
+from engine.estimate.memory import images_drawn_at_once
 from engine.workspace.paths import Workspace
 
 FILE = "measurements.json"
 KEPT = 50
-ADDED = {"train.allow_tf32": False, "train.cudnn_benchmark": False, "train.deterministic": False}
-"""Settings that came after trials were first kept, with the values of before. These stay out of a trial's key."""
 
 
 @dataclass(frozen=True)
@@ -34,46 +33,60 @@ class Measured:
 
 
 def key_of(config: RunConfig, machine: str) -> str:
-    """Equal for settings with which a step takes the same time and memory on the same machine."""
-    settings = {name: value for name, value in speed_settings(config).items() if ADDED.get(name) != value}
-    facts = [machine, *sorted(settings.items())]
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    """Equal for settings with which a step and preview images take the same time and memory on the same machine.
 
-
-def former_key_of(config: RunConfig, machine: str) -> str:
-    """The key under which versions before ``affects_speed`` kept a trial: other settings were not in it."""
-    train, optim = config.train, config.optim
-    facts = [
-        machine,
-        config.model.base,
-        config.data.resolution,
-        train.batch_size,
-        train.accumulation,
-        train.precision,
-        train.gradient_checkpointing,
-        optim.optimizer,
-        optim.ema_decay > 0,
-        optim.ema_device,
-        config.model.control_lora_rank,
-        train.base_storage,
-        optim.offload,
-        train.attention,
-        train.channels_last,
-        train.compile,
-    ]
-    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
+    Settings at their default values are left out, so that a new setting does not make older trials useless.
+    """
+    speed, usual = speed_settings(config), speed_settings(RunConfig())
+    facts: dict[str, Any] = {name: value for name, value in speed.items() if value != usual[name]}
+    drawn = images_drawn_at_once(config)
+    facts["images at once"] = drawn
+    facts["guided"] = bool(drawn) and config.validation.guidance_scale > 1  # else an image takes half the time
+    return _digest([machine, *sorted(facts.items())])
 
 
 def read(workspace: Workspace, config: RunConfig, machine: str) -> Measured | None:
     """The newest trial with these settings, or None."""
     entries = _entries(workspace)
-    entry = entries.get(key_of(config, machine))
-    if entry is None and not any(speed_settings(config).get(name, value) != value for name, value in ADDED.items()):
-        entry = entries.get(former_key_of(config, machine))
+    entry = entries.get(key_of(config, machine)) or _former(entries, config, machine)
     try:
         return Measured(**{**entry, "rungs": tuple(entry["rungs"])}) if entry else None
     except (KeyError, TypeError):
         return None  # written by another version: the trial can be repeated
+
+
+FORMER_SETTINGS = (
+    "model.base",
+    "data.resolution",
+    "train.batch_size",
+    "train.accumulation",
+    "train.precision",
+    "train.gradient_checkpointing",
+    "optim.optimizer",
+    "optim.ema_decay",
+    "optim.ema_device",
+    "model.control_lora_rank",
+    "train.base_storage",
+    "optim.offload",
+    "train.attention",
+    "train.channels_last",
+    "train.compile",
+)
+"""What the key of the first versions consisted of."""
+
+
+def _former(entries: dict[str, Any], config: RunConfig, machine: str) -> dict[str, Any] | None:
+    """A trial of a version whose key left out settings. It counts only for the usual values of those."""
+    speed, usual = speed_settings(config), speed_settings(RunConfig())
+    if any(speed[name] != usual[name] for name in speed if name not in FORMER_SETTINGS):
+        return None
+    entry: dict[str, Any] | None = entries.get(_digest([machine, *(speed[name] for name in FORMER_SETTINGS)]))
+    drew = entry is not None and bool(entry.get("seconds_per_picture"))
+    return entry if drew == bool(config.validation.every) else None
+
+
+def _digest(facts: list[Any]) -> str:
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 
 def write(workspace: Workspace, config: RunConfig, machine: str, measured: Measured) -> None:

@@ -14,7 +14,7 @@ from engine.families.registry import detect
 from engine.inference.memory_saving import MemorySaving
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
-from engine.machine.memory import free_memory, none_if_out_of_memory
+from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.runs.checkpoints import Checkpoint, require_intact
 from engine.runs.run import Run
@@ -37,6 +37,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base)
     require_intact(checkpoint.folder, f"{folder.name}/")
     device = torch_device()
+    cap_allocator(device)
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     denoiser: Any = family.load_denoiser(base, dtype).to(device)
     load_trained_base(checkpoint.folder, denoiser, family.layers)

@@ -25,7 +25,7 @@ from engine.inference.sampling import (
 )
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
-from engine.machine.memory import free_memory, none_if_out_of_memory
+from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.runs.checkpoints import require_intact
 from engine.tuning.unlocked import load_trained_base
@@ -87,6 +87,7 @@ class TrySession:
             self._check(family, located, base, folder, Path(controlnet))
             if located != self._base or self._base_is_changed:
                 self.free()
+            cap_allocator(self._device)
             net = self._open(family, folder, located, _display_name(Path(controlnet)))
             self._use(family, located, net)
             if folder.is_dir():

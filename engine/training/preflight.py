@@ -15,12 +15,14 @@ import torch
 
 from engine.config import RunConfig
 from engine.data.dataset import Dataset
+from engine.estimate.memory import images_drawn_at_once
 from engine.estimate.trials import Measured, write
 from engine.jobs.control import Token
 from engine.jobs.events import Event, Message, Progress
 from engine.jobs.runner import Emit, Work
 from engine.jobs.snapshot import Outcome
 from engine.machine.hardware import Hardware
+from engine.machine.memory import free_memory
 from engine.machine.units import format_bytes
 from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run, write_run
@@ -59,7 +61,9 @@ def measure(workspace: Workspace, config: RunConfig, token: Token, emit: Emit) -
         UserError: the run could not start with these settings. Cancelled: asked for by the owner.
     """
     dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
-    plain = {"probes": 0, "prompts": "", "pictures_folder": ""}  # held-out pairs say what an image costs
+    # Held-out pairs say what an image costs, as many of them as the run draws together.
+    pictures = max(config.validation.pictures, images_drawn_at_once(config))
+    plain = {"pictures": pictures, "probes": 0, "prompts": "", "pictures_folder": ""}
     few = config.validation.model_copy(update={"sampling_steps": SAMPLING_STEPS, **plain})
     with tempfile.TemporaryDirectory(prefix="trial-", dir=workspace.cache, ignore_cleanup_errors=True) as folder:
         about = {"config": config.model_dump(mode="json"), "condition": {}}
@@ -82,14 +86,15 @@ def _build(
             emit(event)
 
     base = workspace.locate_base(config.model.base)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
     return Trainer(folder, config, base, dataset, workspace.cache, token, quiet, preview_during_training)
 
 
 def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> Measured:
     state = trainer.state
     seconds: list[float] = []
+    free_memory()  # of the encoders, if the cache was built: the run itself does not need them
+    if state.on_card:
+        torch.cuda.reset_peak_memory_stats(state.device)
     peak = memory_used(state.device)
     while len(seconds) < STEPS:
         token.raise_if_cancelled()
@@ -109,7 +114,7 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
     if config.validation.every:
         began = time.perf_counter()
         preview_during_training(state, state.step)
-        drawn = min(config.validation.pictures, len(state.held_out)) or 1
+        drawn = min(state.config.validation.pictures, len(state.held_out)) or 1
         per_image = (time.perf_counter() - began) / drawn * config.validation.sampling_steps / SAMPLING_STEPS
         peak = max(peak, memory_used(state.device))
     emit(Progress(PARTS, PARTS, "Trial images"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,6 +12,7 @@ from safetensors.torch import load_file
 
 from engine.config import SECTIONS, RunConfig, fields, speed_settings
 from engine.config.presets import resolve, unflatten
+from engine.estimate import trials
 from engine.estimate.estimate import checkpoint_bytes, estimate, run_seconds
 from engine.estimate.memory import predict
 from engine.estimate.trials import Measured, read, write
@@ -100,6 +103,34 @@ def test_no_other_run_s_seconds_are_called_measured(workspace: Workspace, dotted
     assert read(workspace, other, CARD.name) is None
 
 
+@pytest.mark.parametrize(
+    ("tried", "wanted", "same"),
+    [
+        ({"validation.every": 0}, {}, False),  # it drew nothing, so it does not know what an image takes
+        ({"validation.pictures": 1, "validation.probes": 0}, {"validation.pictures": 1}, False),  # 3 at once
+        ({"validation.pictures": 4}, {"validation.probes": 0}, True),  # 4 at once, as many as are drawn together
+        ({"validation.pictures": 8}, {"validation.sampling_steps": 50}, True),
+        ({"validation.guidance_scale": 1.0}, {}, False),
+        ({}, {"validation.every": 100}, True),
+    ],
+)
+def test_a_trial_counts_where_as_many_images_are_drawn_together(
+    workspace: Workspace, tried: dict[str, Any], wanted: dict[str, Any], same: bool
+) -> None:
+    write(workspace, config(more=tried), CARD.name, Measured(2.0, 1.0, 2.0**30, True))
+    assert (read(workspace, config(more=wanted), CARD.name) is not None) == same
+    assert read(workspace, config(more=tried), CPU.name) is None, "another machine"
+
+
+def test_a_trial_of_the_first_versions_counts_for_usual_values_of_what_its_key_left_out(workspace: Workspace) -> None:
+    facts = [CARD.name, *(speed_settings(config())[name] for name in trials.FORMER_SETTINGS)]
+    entry = asdict(Measured(2.0, 1.0, 2.0**30, True))
+    (workspace.cache / trials.FILE).write_text(json.dumps({trials._digest(facts): entry}), encoding="utf-8")
+    assert read(workspace, config(), CARD.name) is not None
+    for left_out in ({"data.buckets": True}, {"objective.only_mid_control": True}, {"validation.every": 0}):
+        assert read(workspace, config(more=left_out), CARD.name) is None
+
+
 def test_what_is_known_to_cost_time_or_memory_is_marked() -> None:
     costly = {
         "train.gradient_checkpointing",
@@ -108,6 +139,7 @@ def test_what_is_known_to_cost_time_or_memory_is_marked() -> None:
         "train.compile",
         "train.batch_size",
         "objective.sd_locked",
+        "data.buckets",
         "model.control_lora_rank",
     }
     assert costly <= set(MARKED)
