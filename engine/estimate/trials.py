@@ -14,6 +14,8 @@ from engine.workspace.paths import Workspace
 
 FILE = "measurements.json"
 KEPT = 50
+ADDED = {"train.allow_tf32": False}
+"""Settings that came after trials were first kept, with the values of before, where these are not the defaults."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class Measured:
 def key_of(config: RunConfig, machine: str) -> str:
     """Equal for settings with which a step and preview images take the same time and memory on the same machine.
 
-    Settings at their default values are left out, so that a new setting does not make older trials useless.
+    Settings that are as they always were are left out, so that a new setting does not make older trials useless.
     """
-    speed, usual = speed_settings(config), speed_settings(RunConfig())
+    speed, usual = speed_settings(config), speed_settings(RunConfig()) | ADDED
     facts: dict[str, Any] = {name: value for name, value in speed.items() if value != usual[name]}
     drawn = images_drawn_at_once(config)
     facts["images at once"] = drawn
@@ -77,7 +79,7 @@ FORMER_SETTINGS = (
 
 def _former(entries: dict[str, Any], config: RunConfig, machine: str) -> dict[str, Any] | None:
     """A trial of a version whose key left out settings. It counts only for the usual values of those."""
-    speed, usual = speed_settings(config), speed_settings(RunConfig())
+    speed, usual = speed_settings(config), speed_settings(RunConfig()) | ADDED
     if any(speed[name] != usual[name] for name in speed if name not in FORMER_SETTINGS):
         return None
     entry: dict[str, Any] | None = entries.get(_digest([machine, *(speed[name] for name in FORMER_SETTINGS)]))
