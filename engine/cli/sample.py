@@ -106,7 +106,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
 
 def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) -> tuple[Any, str, list[str]]:
     """Return the request, the ControlNet's name, and notes about the control image."""
-    from engine.disk.images import load_rgb
+    from engine.disk.images import load_map, load_rgb
     from engine.inference.control_image import held_out_maps, look_warning, map_of
     from engine.inference.request import TryRequest
 
@@ -114,13 +114,13 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
     if options.photo:
         control = map_of(trained, load_rgb(options.photo))
     elif options.control:
-        control = load_rgb(options.control)
+        control = load_map(options.control)
         notes = [sentence] if (sentence := look_warning(workspace, trained, control)) else []
     else:
         pairs = held_out_maps(workspace, trained)
         if not pairs:
             raise UserError("There is no control image.", "The run's dataset is gone.", "Give one with --control.")
-        control, caption = load_rgb(pairs[0][0]), pairs[0][1]
+        control, caption = load_map(pairs[0][0]), pairs[0][1]
     net, name = _net(options, trained)
     given = given_settings(options)
     if "width" in given:
@@ -132,7 +132,7 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
         control=control,
         image=load_rgb(options.over) if options.over else None,
         mask=load_rgb(options.mask) if options.mask else None,
-        second_control=load_rgb(options.second_control) if options.second_control else None,
+        second_control=load_map(options.second_control) if options.second_control else None,
     )
     return request, name, notes
 

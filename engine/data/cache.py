@@ -30,7 +30,7 @@ from engine.data.crop_plan import CropPlan, Size
 from engine.data.encode import EncoderBatches, latents_of
 from engine.data.samples import Sample
 from engine.data.text_cache import TextCache, encode_missing
-from engine.disk.images import load_rgb
+from engine.disk.images import load_map, load_rgb
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
 from engine.distributed.group import ALONE, ProcessGroup
@@ -52,7 +52,7 @@ def cropped_image(sample: Sample, crop: Crop) -> Image.Image:
 
 def cropped_map(path: Path, crop: Crop, nearest: bool) -> np.ndarray:
     """Reads a condition map and crops it like its image: uint8 RGB (height, width, 3)."""
-    return np.asarray(apply_crop(load_rgb(path), crop, nearest=nearest))
+    return np.asarray(apply_crop(load_map(path), crop, nearest=nearest))
 
 
 def cache_key(base: str, samples: Sequence[Sample], plan: CropPlan) -> str:

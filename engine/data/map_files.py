@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from engine.disk.durable import atomic_write_bytes
+from engine.disk.image_formats import exif_value
 from engine.disk.images import opened
 
 _DESCRIPTION = 0x010E  # EXIF's ImageDescription
@@ -55,7 +56,7 @@ def _one_bit(map: np.ndarray, exif: bytes) -> bytes:
 def made_by(path: Path) -> dict[str, Any] | None:
     """{"condition": type, parameter: value, ...} of a map that the app made. None for any other image."""
     with opened(path) as image:
-        text = image.getexif().get(_DESCRIPTION, "")
+        text = exif_value(image, _DESCRIPTION)
     try:
         found = json.loads(text)
     except (TypeError, ValueError):

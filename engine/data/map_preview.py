@@ -16,7 +16,7 @@ from engine.conditions.declaration import ConditionType
 from engine.data.dataset import Dataset
 from engine.data.make_maps import read_image
 from engine.data.samples import Sample
-from engine.disk.images import load_rgb
+from engine.disk.images import load_map
 from engine.errors import UserError
 
 SHEET = 12
@@ -62,7 +62,7 @@ def of_sample(
                 "Choose a type that makes maps.",
             )
         image = read_image(sample.image, side)
-        made = np.asarray(load_rgb(sample.condition).resize(image.shape[1::-1]))
+        made = np.asarray(load_map(sample.condition).resize(image.shape[1::-1]))
         return MapPreview(sample.key, image, made, coverage(made), {})
     own = variation.varied(condition, values, varied, sample.key)
     return preview(condition, read_image(sample.image, side), own, sample.key)

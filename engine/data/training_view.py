@@ -13,7 +13,7 @@ from engine.data.crop import apply_crop
 from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
-from engine.disk.images import load_rgb
+from engine.disk.images import load_map, load_rgb
 from engine.errors import UserError
 
 GAP = 8  # pixels between the parts of a strip
@@ -34,7 +34,7 @@ def view(dataset: Dataset, sample: Sample, plan: CropPlan) -> tuple[Image.Image,
         return image, None
     assert dataset.condition is not None  # otherwise there is no path
     nearest = registry.get(dataset.condition.type).categorical
-    return image, apply_crop(load_rgb(path), crop, nearest=nearest)
+    return image, apply_crop(load_map(path), crop, nearest=nearest)
 
 
 def map_path(dataset: Dataset, sample: Sample) -> Path | None:

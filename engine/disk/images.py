@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -13,20 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from engine.disk.durable import atomic_write_bytes
+from engine.disk.image_formats import (
+    EXTENSIONS,
+    SIGNATURE_BYTES,
+    SUPPORTED,
+    UNREAD,
+    format_of,
+    open_image,
+    orientation,
+    upright,
+)
 from engine.errors import UserError
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+__all__ = ["EXTENSIONS", "Inspected", "load_array", "load_map", "load_rgb", "inspect", "opened", "to_rgb"]
+
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 32
 LARGE_PIXELS = 16_000_000  # larger images are read one at a time, so that several threads do not fill the memory
-_EXIF_ORIENTATION = 0x0112
 _one_large = threading.Lock()
 # Applies to every image opened in this process, also by gradio. Pillow raises an error at twice this size.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # Pillow warns from this size on
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of damaged metadata, which nobody needs
 _JPEG_END, _JPEG_TAIL = b"\xff\xd9", 1024  # some cameras write data after the end marker
 _JPEG_SHRINKS = ((8, 64), (4, 32), (2, 16))  # scale divisor, flag of cv2.IMREAD_REDUCED_COLOR_8, _4, _2
 HTML_STARTS = (b"<html", b"<!doctype", b"<?xml", b"<head", b"<script")
@@ -44,7 +56,7 @@ class Inspected:
 
 
 def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
-    """Reads an image as RGB: EXIF rotation applied, alpha over white, 16 bits converted to 8.
+    """Reads an image as RGB: EXIF rotation applied, transparency and deep grey as in ``to_rgb``.
 
     ``at_least``: a JPEG may be read at 1/2, 1/4 or 1/8 of its size, as long as its shorter side has at least this many
     pixels, which is several times faster. Raises UserError naming the file, the cause and what to try.
@@ -53,8 +65,13 @@ def load_rgb(path: Path | str, at_least: int | None = None) -> Image.Image:
     with opened(path) as image:
         if at_least is not None:
             image.draft("RGB", (at_least, at_least))
-        turned = image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-        return to_rgb(ImageOps.exif_transpose(image) if turned else image)
+        return to_rgb(upright(image))
+
+
+def load_map(path: Path | str) -> Image.Image:
+    """Reads a condition map: as ``load_rgb``, with values in real units (millimetres, metres) stretched to 0..255."""
+    with opened(Path(path)) as image:
+        return to_rgb(upright(image), stretch=True)
 
 
 def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
@@ -62,10 +79,9 @@ def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
     import cv2
 
     with opened(path) as image:
-        plain = image.format == "JPEG" and image.mode == "RGB"
-        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        plain = image.format == "JPEG" and image.mode == "RGB" and orientation(image) == 1
         times = 1 if at_least is None else min(image.size) // at_least
-    if plain and orientation == 1:
+    if plain:
         data = np.fromfile(path, np.uint8)  # on Windows OpenCV cannot open paths outside the code page
         if _JPEG_END in data[-_JPEG_TAIL:].tobytes():  # OpenCV would fill a truncated file with grey
             shrink = next((flag for least, flag in _JPEG_SHRINKS if times >= least), 0)
@@ -75,28 +91,50 @@ def load_array(path: Path, at_least: int | None = None) -> np.ndarray:
     return np.asarray(load_rgb(path, at_least))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any Pillow mode to RGB. Divides 16-bit grey by 257; float grey is 0..1 or 0..255 by its maximum."""
+def to_rgb(image: Image.Image, stretch: bool = False) -> Image.Image:
+    """Converts any Pillow mode to RGB.
+
+    Transparent parts become white, or black if all that is visible is nearly white. Of grey with more than 8 bits:
+
+    - integers up to 255 stay, as labels do; others are divided by 257;
+    - floats up to 1 are multiplied by 255; others count as 0..255;
+    - ``stretch``: values in real units, which would come out almost black or white (integers that use less than half of
+      16 bits, floats that are no whole numbers up to 255), are scaled so that the largest becomes 255.
+    """
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        top = values.max(initial=0.0)
-        if image.mode == "F":
-            scale = 255.0 if top <= 1 else 1.0
-        else:
-            scale = 1 / 257 if image.mode.startswith("I;16") or top > 255 else 1.0
-        return Image.fromarray(np.clip(np.round(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+        scaled = np.round(values * _grey_scale(values, image.mode == "F", stretch))
+        return Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, layer).convert("RGB")
+        pixels = np.asarray(layer)
+        visible = pixels[pixels[..., 3] > 127][:, :3]
+        white_on_nothing = 0 < len(visible) < pixels[..., 3].size and int(visible.min()) > 250
+        ground = (0, 0, 0, 255) if white_on_nothing else (255, 255, 255, 255)
+        return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey_scale(values: np.ndarray, floats: bool, stretch: bool) -> float:
+    """What grey values are multiplied by, so that they fit 0..255: see ``to_rgb``."""
+    top = float(values.max(initial=0.0))
+    if floats:
+        if 0 < top <= 1:
+            return 255.0
+        in_units = top > 255 or not np.array_equal(values, np.round(values))
+        return 255 / top if stretch and top > 1 and in_units else 1.0
+    if top <= 255:
+        return 1.0
+    if top > 65_535 or (stretch and top <= 32_767):
+        return 255 / top
+    return 1 / 257
 
 
 def inspect(path: Path, min_side: int = MIN_SIDE) -> Inspected:
     """Reads an image completely, to find truncated ones. Raises UserError if it cannot be used."""
     with opened(path) as image:
         width, height = image.size
-        if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+        if orientation(image) >= 5:
             width, height = height, width
         check_side(path, width, height, min_side)
         image.draft("RGB", (max(1, width // 8), max(1, height // 8)))  # decodes JPEGs several times faster
@@ -128,7 +166,7 @@ def thumbnail(path: Path, cache_dir: Path, side: int = 256, content: str | None 
     if not target.exists():
         with opened(path) as image:
             image.draft("RGB", (2 * side, 2 * side))
-            small = to_rgb(ImageOps.exif_transpose(image))
+            small = to_rgb(upright(image))
         small.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         small.save(buffer, "WEBP", quality=85)
@@ -143,7 +181,7 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
     ``data``: the content of the file, if it is not on the disk. ``path`` is then only its name.
     """
     try:
-        with Image.open(path if data is None else io.BytesIO(data)) as image:
+        with open_image(path if data is None else io.BytesIO(data)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             yield image
@@ -169,10 +207,15 @@ def opened(path: Path, data: bytes | None = None) -> Iterator[Image.Image]:
             f"It has more than {MAX_PIXELS // 1_000_000} million pixels ({error}).",
             "Scale the image down with an image editor, or leave it out.",
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+    except _DAMAGED as error:
         raise UserError(
             f"{path.name} cannot be read.", _cause(path, error, data), "Replace the file or delete it."
         ) from error
+
+
+_DAMAGED = (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error, LookupError,
+            ArithmeticError, AttributeError, TypeError, RuntimeError)  # fmt: skip
+"""What Pillow raises for damaged files: whatever their bytes lead it to."""
 
 
 def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
@@ -186,9 +229,10 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
         return "The computer has not enough memory left for an image of this size."
     try:
         with path.open("rb") if data is None else io.BytesIO(data) as file:
-            start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+            head = file.read(512)
     except OSError:
-        start = b"?"
+        head = b"?"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "The file is empty (zero bytes)."
     if start.startswith(HTML_STARTS):
@@ -196,5 +240,8 @@ def _cause(path: Path, error: BaseException, data: bytes | None) -> str:
     if "truncated" in str(error).lower() or "broken" in str(error).lower():
         return "The end of the file is missing; the download or copy was interrupted."
     if isinstance(error, UnidentifiedImageError):
-        return "It is not an image in a supported format (PNG, JPEG, WebP, BMP, TIFF, GIF)."
+        found = format_of(head[:SIGNATURE_BYTES]) or UNREAD.get(path.suffix.lower(), "")
+        if found in UNREAD.values():
+            return f"It is a {found} file, which is not read here; save it as PNG or JPEG."
+        return f"It is not an image in a format that is read here ({SUPPORTED})."
     return f"The file is damaged ({error})."

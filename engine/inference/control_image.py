@@ -97,6 +97,6 @@ def _looks_of(workspace: Workspace, run: Run) -> tuple[Any, ...]:
 @lru_cache(maxsize=8)
 def _looks(files: tuple[tuple[Path, int], ...]) -> tuple[Any, ...]:
     from engine.conditions.similarity import statistics_of
-    from engine.disk.images import load_rgb
+    from engine.disk.images import load_map
 
-    return tuple(statistics_of(load_rgb(path)) for path, _ in files)
+    return tuple(statistics_of(load_map(path)) for path, _ in files)

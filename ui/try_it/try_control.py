@@ -67,7 +67,7 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
     Raises:
         UserError: there is no image, or its map cannot be extracted.
     """
-    from engine.disk.images import load_rgb
+    from engine.disk.images import load_map, load_rgb
 
     if control.source == HELD_OUT:
         sample = held_out(context, run.name, control.at)
@@ -77,8 +77,9 @@ def make_map(context: AppContext, control: Control, run: Run) -> tuple[Any, list
                 "The run's dataset is gone or has too few images.",
                 "Upload an image.",
             )
-        return load_rgb(sample.condition), []
-    image = drawn(control.drawing) if control.source == DRAW else load_rgb(control.upload) if control.upload else None
+        return load_map(sample.condition), []
+    load = load_map if control.is_map else load_rgb
+    image = drawn(control.drawing) if control.source == DRAW else load(control.upload) if control.upload else None
     if image is None:
         raise UserError(
             "There is no control image.", "None was uploaded or drawn.", "Add one, or use a held-out image."
@@ -103,7 +104,8 @@ def drawn(value: Any) -> Any:
 
 def advice(context: AppContext, run_name: str | None, upload: str | None, is_map: bool) -> str:
     """Return a hint about an uploaded image, shown before anything is drawn."""
-    from engine.disk.images import load_rgb
+    from engine.disk.images import load_map, load_rgb
 
+    load = load_map if is_map else load_rgb
     run = run_of(context, run_name)
-    return control_image.advice(context.workspace, run, load_rgb(upload), is_map) if run and upload else ""
+    return control_image.advice(context.workspace, run, load(upload), is_map) if run and upload else ""

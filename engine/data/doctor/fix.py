@@ -24,7 +24,7 @@ from engine.data.doctor.facts import MapFacts
 from engine.data.doctor.finding import Finding, Hit
 from engine.data.samples import Sample
 from engine.disk.durable import atomic_write_bytes
-from engine.disk.images import digest, load_rgb
+from engine.disk.images import digest, load_map, load_rgb
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -149,7 +149,7 @@ def _corrected(dataset: Dataset, store: CheckStore, finding: Finding, hit: Hit) 
     facts = store.measured([hit.key])[hit.key][1]
     if facts is None or sample.condition is None or facts.digest != sample.condition_digest:
         return None  # it was corrected for another reason since the check, so its measurements are outdated
-    map = _MAP_FIXES[finding.name](np.asarray(load_rgb(sample.condition)), facts)
+    map = _MAP_FIXES[finding.name](np.asarray(load_map(sample.condition)), facts)
     return _write(dataset, original.condition_digest, sample, "map", map, finding)
 
 

@@ -10,16 +10,16 @@ from typing import Any
 import cv2
 import imagehash
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from engine.data.doctor.alignment import align
 from engine.data.doctor.facts import ImageFacts, MapFacts
+from engine.disk.image_formats import orientation, upright
 from engine.disk.images import digest, opened, to_rgb
 
 SIDE = 512  # shorter side for measuring blur
 REFERENCE_SIDE = 1024  # an image is scaled down to this before its map is made for comparison
 THUMB, MAP_THUMB = 8, 16
-_EXIF_ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258  # TIFF tag
 
 Extract = Callable[[np.ndarray], np.ndarray]
@@ -32,11 +32,11 @@ def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
     Raises UserError for a file that cannot be used.
     """
     with opened(path) as image:
-        mode, bits, orientation = image.mode, _bits(image, path), image.getexif().get(_EXIF_ORIENTATION, 1)
+        mode, bits, turned = image.mode, _bits(image, path), orientation(image)
         image.draft(None, (SIDE, SIDE))  # decodes JPEGs several times faster, to at least this size
         image.load()
         transparent = image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255
-        picture = to_rgb(ImageOps.exif_transpose(image))
+        picture = to_rgb(upright(image))
     pixels = np.asarray(picture)
     small = cv2.resize(pixels, (128, 128), interpolation=cv2.INTER_AREA)
     low, high = np.quantile(small.reshape(-1, 3), [0.005, 0.995], axis=0)
@@ -44,7 +44,7 @@ def measure_image(path: Path) -> tuple[ImageFacts, Image.Image]:
     facts = ImageFacts(
         mode=mode,
         bits=bits,
-        orientation=int(orientation),
+        orientation=turned,
         transparent=bool(transparent),
         spread=int((high - low).max()),
         chroma=round(float(np.quantile(np.hypot(lab[..., 1], lab[..., 2]), 0.99)), 2),
@@ -64,7 +64,7 @@ def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> Ma
     """
     with opened(path) as image:
         lossy = _lossy(image, path)
-        map = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        map = np.asarray(to_rgb(upright(image), stretch=True))
     grey = cv2.cvtColor(map, cv2.COLOR_RGB2GRAY)
     if (scale := REFERENCE_SIDE / min(picture.size)) < 1:
         picture = picture.resize((round(picture.width * scale), round(picture.height * scale)))

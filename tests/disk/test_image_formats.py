@@ -1,0 +1,152 @@
+"""Any image that Pillow can read, whatever its metadata says; deep and transparent maps keep what they show."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.disk.image_formats import EXTENSIONS, SIGNATURE_BYTES, format_of, orientation
+from engine.disk.images import inspect, load_array, load_map, load_rgb, thumbnail
+from engine.errors import UserError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
+SIXES = [(0x112, 3, 1, struct.pack("<HH", 6, 0))]
+
+
+def jpeg(entries: list[tuple[int, int, int, bytes]], size: tuple[int, int] = (80, 60)) -> bytes:
+    """A JPEG of these (width, height) whose EXIF block has these entries: tag, type, count, four bytes of value."""
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    block = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(entries))
+    for tag, kind, count, value in entries:
+        block += struct.pack("<HHI", tag, kind, count) + value
+    segment = b"Exif\0\0" + block + struct.pack("<I", 0)
+    raw = buffer.getvalue()
+    return raw[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + raw[2:]
+
+
+@pytest.mark.parametrize(
+    ("entries", "turned"),
+    [
+        ([(0x112, 2, 2, b"6\0\0\0")], True),  # as text
+        ([(0x112, 2, 2, b"x\0\0\0")], False),
+        ([(0x112, 3, 1, struct.pack("<HH", 99, 0))], False),
+        ([(0x112, 11, 1, struct.pack("<f", float("nan")))], False),
+        ([(0x112, 3, 200, struct.pack("<HH", 6, 0))], False),  # more values than there are bytes
+        ([*SIXES, (0x131, 11, 1, struct.pack("<f", 1.5))], True),
+        ([*SIXES, (0x128, 11, 1, struct.pack("<f", 2.5))], True),
+        ([*SIXES, (0x11A, 2, 3, b"72\0\0")], True),
+        ([*SIXES, (0x8769, 2, 2, b"x\0\0\0")], True),
+    ],
+)
+def test_metadata_never_breaks_an_image(
+    tmp_path: Path, entries: list[tuple[int, int, int, bytes]], turned: bool
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(entries))
+    size = (60, 80) if turned else (80, 60)
+    seen = inspect(path)
+    assert (seen.width, seen.height) == load_rgb(path).size == load_array(path).shape[1::-1] == size
+    with Image.open(thumbnail(path, tmp_path / "small", 40)) as small:
+        assert (small.width < small.height) == turned
+
+
+def test_randomly_damaged_metadata_never_breaks_an_image(tmp_path: Path) -> None:
+    whole = jpeg([*SIXES, (0x131, 2, 4, b"cam\0"), (0x128, 3, 1, struct.pack("<HH", 2, 0))])
+    end = whole.index(b"\xff\xe0") if b"\xff\xe0" in whole[20:] else 60
+    rng, path = np.random.default_rng(1), tmp_path / "a.jpg"
+    for _ in range(60):
+        bad = bytearray(whole)
+        for place in rng.integers(12, end, 3):
+            bad[place] = rng.integers(0, 256)
+        path.write_bytes(bytes(bad))
+        assert sorted(load_rgb(path).size) == [60, 80]
+        assert inspect(path).width * inspect(path).height == 4800
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif", "webp"])
+def test_every_orientation_in_every_format(tmp_path: Path, value: int, kind: str) -> None:
+    shown = np.zeros((40, 60, 3), np.uint8)
+    shown[:20, :30] = 255, 0, 0  # upper left of the image as it is meant to be seen
+    undo = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[value]
+    stored = Image.fromarray(shown)
+    stored = stored if undo is None else stored.transpose(Image.Transpose(undo))
+    exif = Image.Exif()
+    exif[0x0112] = value
+    path = tmp_path / f"a.{kind}"
+    stored.save(path, exif=exif)
+    got = np.asarray(load_rgb(path)).astype(int)
+    assert got.shape == shown.shape and np.abs(got - shown).mean() < 6
+    seen = inspect(path)
+    assert (seen.width, seen.height) == (60, 40)
+
+
+@pytest.mark.parametrize("ending", sorted(EXTENSIONS - {".ico", ".psd", ".mpo", ".sgi", ".pfm", ".qoi"}))
+def test_every_ending_is_read(tmp_path: Path, ending: str) -> None:
+    if ending in (".heic", ".heif", ".hif"):
+        pytest.skip("an extra")
+    path = tmp_path / f"a{ending}"
+    picture = Image.new("1" if ending == ".pbm" else "L" if ending == ".pgm" else "RGB", (64, 48), 1)
+    picture.save(path, {".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG"}.get(ending))
+    assert load_rgb(path).size == (64, 48)
+    if ending not in (".tga", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".bmp", ".dib", ".j2k"):  # no clear signature
+        assert format_of(path.read_bytes()[:SIGNATURE_BYTES])
+
+
+@pytest.mark.parametrize(("head", "name"), [
+    (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"), (b"\xff\x0a" + bytes(40), "JPEG XL"),
+])  # fmt: skip
+def test_formats_that_are_not_read_are_named(tmp_path: Path, head: bytes, name: str) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(head)
+    with pytest.raises(UserError, match=f"{name} file.*save it as PNG or JPEG"):
+        load_rgb(path)
+
+
+def test_a_program_in_an_image_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\nshowpage\n")
+    with pytest.raises(UserError, match="not an image in a format"):
+        load_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        (np.linspace(500, 8000, 64 * 64).astype(np.uint16), (16, 255)),  # depth in millimetres
+        (np.tile(np.arange(64), 64).astype(np.uint16), (0, 63)),  # labels
+        (np.linspace(0, 65535, 64 * 64).astype(np.uint16), (0, 255)),
+        (np.linspace(0, 9.5, 64 * 64).astype(np.float32), (0, 255)),  # metres
+        (np.linspace(0, 1, 64 * 64).astype(np.float32), (0, 255)),
+        (np.full(64 * 64, 7, np.float32), (7, 7)),
+        (np.array([np.nan, np.inf, -np.inf, *[4.0] * (64 * 64 - 4), 2.5], np.float32), (0, 255)),
+        (np.linspace(0, 1e6, 64 * 64).astype(np.int32), (0, 255)),
+    ],
+)
+def test_maps_in_real_units_are_stretched_and_labels_stay(
+    tmp_path: Path, values: np.ndarray, shown: tuple[int, int]
+) -> None:
+    path = tmp_path / ("a.png" if values.dtype == np.uint16 else "a.tif")
+    Image.fromarray(values.reshape(64, 64)).save(path)
+    grey = np.asarray(load_map(path))[..., 0]
+    assert (grey.min(), grey.max()) == shown
+
+
+def test_white_lines_on_nothing_stay_visible_and_black_ones_too(tmp_path: Path) -> None:
+    for colour, ground in ((255, 0), (0, 255)):
+        layer = np.zeros((64, 64, 4), np.uint8)
+        layer[30:34] = colour, colour, colour, 255
+        path = tmp_path / f"{colour}.png"
+        Image.fromarray(layer).save(path)
+        shown = np.asarray(load_map(path))[..., 0]
+        assert shown[32, 5] == colour and shown[0, 0] == ground
+
+
+def test_an_orientation_is_one_of_eight() -> None:
+    assert orientation(Image.new("RGB", (2, 2))) == 1
