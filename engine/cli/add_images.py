@@ -44,7 +44,7 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     """Import, and print what was found. Raises UserError or Cancelled."""
     from engine.cli.output import Console
     from engine.data.dataset import Dataset
-    from engine.data.import_config import ImportConfig, parse_import
+    from engine.data.import_config import ImportConfig, parse_import, text_of_roles
     from engine.data.importing import import_source
 
     console = Console(sys.stderr if options.json else sys.stdout)
@@ -57,8 +57,13 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))
         return 0
     console.say(f"{result.name}: {result.pictures:,} images ({result.found}), {result.captioned:,} captions")
-    for sentence in result.notes:
+    for sentence in [*result.account, *result.notes]:
         console.say(f"  {sentence}")
+    if result.doubts:
+        for sentence in result.doubts:
+            console.say(f"  Guessed: {sentence}")
+        roles = text_of_roles({part.name: part.role for part in result.parts})
+        console.say(f'  To say it otherwise, change this and import again: --roles "{roles}"')
     for problem in Dataset.open(result.folder).problems(0, PROBLEMS_SHOWN):
         console.say(f"  {problem.what} {problem.why} {problem.try_this}")
     if result.problems > PROBLEMS_SHOWN:

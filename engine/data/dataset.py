@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from engine.conditions import registry
 from engine.data import index, moved
+from engine.data.account import Account
 from engine.data.caption_store import CaptionStore
 from engine.data.decisions import DecisionStore
 from engine.data.description import (
@@ -69,6 +70,7 @@ class Dataset:
         read: Callable[[index.IndexWriter], Iterable[Sample | Problem]],
         made_by: Callable[[bool], tuple[str | None, dict[str, Any]]],
         origin: str = "",
+        about: Callable[[], dict[str, Any]] = dict,
     ) -> Dataset:
         """Like ``create``, but streams samples into the index. Readers see the old index until the end.
 
@@ -76,6 +78,7 @@ class Dataset:
             read: yields samples and problems. Gets the index's cache of what was read before.
             made_by: type and parameters of the maps that came with the images. Gets whether there are any.
             origin: where the images in ``source`` were fetched from, as text. Empty: they are the user's own files.
+            about: more entries of dataset.json, asked for when everything was read.
 
         Raises:
             UserError: the name is taken, nothing can be used, or the workspace is not writable.
@@ -119,6 +122,7 @@ class Dataset:
                 "condition": condition,
                 "created": before.get("created", now),
                 "updated": now,
+                **about(),
             }
             dataset = cls(folder, description)
             dataset._save()
@@ -172,6 +176,17 @@ class Dataset:
     def origin(self) -> str:
         """Where the images were fetched from, as text. Empty: ``source`` is the user's own folder."""
         return str(self._description.get("origin", ""))
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """What the user said of the parts of the folder, by their names. Empty: nothing."""
+        return dict(self._description.get("roles", {}))
+
+    @property
+    def account(self) -> Account | None:
+        """What every file of the folder was used as. None for datasets of earlier versions."""
+        kept = self._description.get("account")
+        return Account.from_dict(kept) if kept else None
 
     @property
     def layout(self) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from engine.config import Section, describe, setting
+from engine.data.layouts.words import ROLES
 from engine.errors import UserError
 
 
@@ -56,6 +58,13 @@ class ImportConfig(Section):
     timeout: float = setting(
         20.0, "Timeout", "Images that take longer are skipped.", unit="seconds", gt=0, le=600, advanced=True
     )
+    roles: str = setting(
+        "",
+        "What is what",
+        "For folders: what a subfolder, a column of a list or an ending of file names holds, as NAME=ROLE with commas "
+        "between. Roles: image, map, caption, ignored. Empty: by their names and contents.",
+        advanced=True,
+    )
     image_column: str = setting("", "Image column", "Empty: found by its name and content.", advanced=True)
     caption_column: str = setting("", "Caption column", "Empty: text, caption or prompt.", advanced=True)
     condition_column: str = setting("", "Condition column", "Empty: conditioning_image or similar.", advanced=True)
@@ -64,6 +73,16 @@ class ImportConfig(Section):
     )
     split: str = setting("train", "Split", "For Hugging Face datasets. Usually train.", advanced=True)
 
+    @field_validator("roles")
+    @classmethod
+    def _known_roles(cls, text: str) -> str:
+        return text_of_roles(roles_in(text))
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The roles that the user gave to parts of a folder, by the parts' names."""
+        return roles_in(self.roles)
+
     def unwanted(self, width: int, height: int) -> str:
         """Why an image of this size (pixels) is skipped. Empty if it is not."""
         if width < self.min_width or height < self.min_height:
@@ -71,6 +90,22 @@ class ImportConfig(Section):
         if self.max_aspect and max(width, height) > self.max_aspect * min(width, height):
             return f"Its aspect ratio is too large ({width} x {height}); the maximum is {self.max_aspect:g} : 1."
         return ""
+
+
+def roles_in(text: str) -> dict[str, str]:
+    """The roles in a text such as "mask=map, photos=image". Raises ValueError for another role."""
+    found = {}
+    for entry in filter(None, (part.strip() for part in text.replace("\n", ",").split(","))):
+        name, equals, role = (word.strip() for word in entry.rpartition("="))
+        if not name or role.lower() not in ROLES:
+            raise ValueError(f"{entry!r} should be NAME=ROLE, with one of the roles {', '.join(ROLES)}")
+        found[name] = role.lower()
+    return found
+
+
+def text_of_roles(roles: Mapping[str, str]) -> str:
+    """The opposite of ``roles_in``."""
+    return ", ".join(f"{name}={role}" for name, role in roles.items())
 
 
 def parse_import(values: dict[str, Any]) -> ImportConfig:

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from engine.data.account import Bookkeeper
 from engine.data.dataset import Dataset
+from engine.data.description import DESCRIPTION
 from engine.data.import_config import ImportConfig
 from engine.data.index import IndexWriter
-from engine.data.layouts.model import checked_search
+from engine.data.layouts.inventory import checked_search
+from engine.data.layouts.model import Part, Reading
 from engine.data.samples import Problem, Sample
 from engine.data.scan import read_images, recognize_folder
 from engine.data.sources import source_of
@@ -55,6 +58,12 @@ class ImportResult:
     notes: list[str] = field(default_factory=list)
     failures: str = ""
     """Path of the CSV file with failed downloads. Empty if there is none."""
+    doubts: list[str] = field(default_factory=list)
+    """What was guessed and the user should look at, as sentences."""
+    parts: list[Part] = field(default_factory=list)
+    """The parts of the folder and what they were taken for."""
+    account: list[str] = field(default_factory=list)
+    """What became of every file, as sentences."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -170,28 +179,35 @@ def _index(
     token: CancelToken,
     min_side: int,
 ) -> ImportResult:
-    recognized = recognize_folder(folder)
+    asked = config.asked or _roles_before(workspace, name)
+    recognized = recognize_folder(folder, asked)
+    _refuse_unknown(config.asked, recognized.reading)
     captioned, any_map = 0, False
+    books = Bookkeeper(recognized.reading, recognized.found)
 
     def read(writer: IndexWriter) -> Iterator[Sample | Problem]:
         nonlocal captioned, any_map
         images = read_images(recognized, progress, token, min_side, memory=writer)
-        for what in chain(recognized.problems, images):
+        for what in chain(list(recognized.problems), images):
             if isinstance(what, Sample) and (unwanted := config.unwanted(what.width, what.height)):
-                yield Problem(
+                what = Problem(
                     what.image,
                     f"{what.image.name} was skipped.",
                     unwanted,
                     "Change the sizes of the import to include it.",
                 )
-                continue
+            books.note(what)
             if isinstance(what, Sample):
                 captioned += bool(what.caption)
                 any_map = any_map or what.condition is not None
             yield what
 
-    dataset = Dataset.write(workspace, name, folder, recognized.layout.name, read, recognized.condition, origin)
-    count = dataset.count()
+    def about() -> dict[str, Any]:
+        return {"roles": asked, "account": books.close(recognized.note_file()).as_dict()}
+
+    dataset = Dataset.write(workspace, name, folder, recognized.layout.name, read, recognized.condition, origin, about)
+    count, account, reading = dataset.count(), dataset.account, recognized.reading
+    assert account is not None  # just written
     return ImportResult(
         name=dataset.name,
         folder=str(dataset.folder),
@@ -203,8 +219,40 @@ def _index(
         problems=dataset.problem_count(),
         new=0,
         present=0,
-        notes=_advice(count),
+        notes=[*reading.notes, *_advice(count)],
+        doubts=[] if asked else reading.doubts,
+        parts=list(reading.parts.values()),
+        account=account.sentences(),
     )
+
+
+def _roles_before(workspace: Workspace, name: str) -> dict[str, str]:
+    """What the user said when the dataset was read before."""
+    folder = workspace.dataset_folder(name)
+    return Dataset.open(folder).roles if (folder / DESCRIPTION).exists() else {}
+
+
+def _refuse_unknown(asked: Mapping[str, str], reading: Reading) -> None:
+    """Raises UserError if the user gave a role to something that is not there."""
+    unknown = [name for name in asked if name not in reading.parts]
+    if unknown:
+        raise UserError(
+            f"There is no {' and no '.join(unknown)} in {reading.root.name}.",
+            f"Its parts are: {', '.join(reading.parts) or 'the images themselves, in one folder'}.",
+            'Use one of these names in "What is what" (--roles), or leave it empty.',
+        )
+
+
+def question(place: str, config: ImportConfig | None = None) -> Reading | None:
+    """What the user should decide before a folder is read: its parts, and the doubts. None: nothing, or no folder.
+
+    Takes as long as listing the folder's files. Raises UserError if the folder cannot be used.
+    """
+    place = _clean(place)
+    if source_of(place) is not None or not Path(place).expanduser().is_dir():
+        return None
+    reading = recognize_folder(place, (config or ImportConfig()).asked).reading
+    return reading if reading.doubts else None
 
 
 def _advice(count: int) -> list[str]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from engine.data.layouts import ORDER, FolderLayout, FoundImage, recognise
+from engine.data.account import Account, Bookkeeper
+from engine.data.layouts import ORDER, FolderLayout, FoundImage, Reading, recognise
+from engine.data.layouts.captions import caption_in
 from engine.data.layouts.listed import METADATA
-from engine.data.layouts.model import caption_beside
 from engine.data.samples import Problem, Sample
+from engine.disk.image_formats import SUPPORTED
 from engine.disk.images import MIN_SIDE, Inspected, check_side, inspect
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
@@ -38,6 +40,12 @@ class ScanReport:
     condition_type: str | None = None
     """For ready-made maps: the type in condition.json, or else "own". None if there are no maps."""
     condition_parameters: dict[str, Any] = field(default_factory=dict)
+    account: Account | None = None
+    """What every file was used as."""
+    notes: list[str] = field(default_factory=list)
+    """What else the user should know, as sentences."""
+    doubts: list[str] = field(default_factory=list)
+    """What the user should decide, as sentences."""
 
     @property
     def paired(self) -> bool:
@@ -63,33 +71,51 @@ class RecognizedFolder:
     folder: Path
     layout: FolderLayout
     found: list[FoundImage]
-    problems: list[Problem]
+    reading: Reading
+    """Roles, doubts and what was left out."""
+
+    @property
+    def problems(self) -> list[Problem]:
+        return self.reading.problems
+
+    def note_file(self) -> list[Path]:
+        """The file that says how the maps were made, if there is one."""
+        note = self.folder / CONDITION_NOTE
+        return [note] if note.is_file() else []
 
     def condition(self, paired: bool) -> tuple[str | None, dict[str, Any]]:
         """Type and parameters of the maps that came with the images, if any. A damaged note becomes a problem."""
         return _read_condition_note(self.folder, self.problems) if paired else (None, {})
 
 
-def recognize_folder(folder: Path | str) -> RecognizedFolder:
-    """Recognizes the folder's layout. Raises UserError if the folder itself cannot be used."""
+def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None) -> RecognizedFolder:
+    """Recognizes the folder's layout. ``asked``: roles of its parts, by their names.
+
+    Raises UserError if the folder itself cannot be used.
+    """
     folder = Path(folder).expanduser()
     _check_folder(folder)
-    problems: list[Problem] = []
     try:
-        layout, found = recognise(folder, problems)
+        layout, found, reading = recognise(folder, asked)
     except OSError as error:
         raise UserError(
             f"The folder {folder} could not be read completely.",
             f"The system says: {error.strerror or error} ({Path(error.filename or folder).name}).",
             "Check that its disk is still connected and that you are allowed to open it, then read it again.",
         ) from error
-    if not found and not problems:
-        raise UserError(
-            f"There are no images in {folder}.",
-            "Neither the folder nor its subfolders contain a PNG, JPEG, WebP, BMP, TIFF or GIF file.",
-            "Choose the folder with your images.",
-        )
-    return RecognizedFolder(folder, layout, found, problems)
+    if not found and not reading.problems:
+        raise UserError(f"There are no images in {folder}.", _why_none(reading), "Choose the folder with your images.")
+    return RecognizedFolder(folder, layout, found, reading)
+
+
+def _why_none(reading: Reading) -> str:
+    """What lies in a folder without usable images."""
+    unread = [f"{len(paths):,} {kind} files, which are not read" for kind, paths in reading.inventory.unread.items()]
+    if reading.inventory.archives:
+        unread.append(f"{len(reading.inventory.archives):,} archives")
+    if not unread:
+        return f"Neither the folder nor its subfolders contain an image ({SUPPORTED})."
+    return f"It holds {' and '.join(unread)}, but no image in a format that is read here ({SUPPORTED})."
 
 
 def scan_folder(
@@ -98,6 +124,7 @@ def scan_folder(
     token: CancelToken | None = None,
     min_side: int = MIN_SIDE,
     workers: int | None = None,
+    asked: Mapping[str, str] | None = None,
 ) -> ScanReport:
     """Recognizes the folder's layout and reads every image completely. Keeps everything in memory.
 
@@ -106,9 +133,13 @@ def scan_folder(
     Raises:
         UserError: the folder itself cannot be used. Cancelled: the token was cancelled.
     """
-    recognized = recognize_folder(folder)
+    recognized = recognize_folder(folder, asked)
     samples: list[Sample] = []
+    books = Bookkeeper(recognized.reading, recognized.found)
+    for problem in recognized.problems:
+        books.note(problem)
     for what in read_images(recognized, progress, token, min_side, workers):
+        books.note(what)
         if isinstance(what, Sample):
             samples.append(what)
         else:
@@ -116,7 +147,18 @@ def scan_folder(
     if not samples:
         raise nothing_usable(recognized.folder, len(recognized.problems), recognized.problems[0])
     name, parameters = recognized.condition(any(sample.condition for sample in samples))
-    return ScanReport(samples, recognized.problems, recognized.layout.name, recognized.folder, name, parameters)
+    reading = recognized.reading
+    return ScanReport(
+        samples,
+        recognized.problems,
+        recognized.layout.name,
+        recognized.folder,
+        name,
+        parameters,
+        books.close(recognized.note_file()),
+        reading.notes,
+        reading.doubts,
+    )
 
 
 def nothing_usable(folder: Path, count: int, first: Problem) -> UserError:
@@ -178,6 +220,8 @@ def read_images(
         UserError: the whole folder has disappeared. Cancelled: the token was cancelled.
     """
     workers = workers or min(4, os.cpu_count() or 1)
+    guessed: dict[str, list[Path]] = {}
+    lines = 0
     waiting: deque[tuple[FoundImage, Future[_Read]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="scan")
     try:
@@ -190,6 +234,9 @@ def read_images(
                 waiting.append((item, pool.submit(_read, item, min_side, *known)))
             item, future = waiting.popleft()
             result = future.result()
+            lines += result.lines
+            for path, encoding in result.guessed:
+                guessed.setdefault(encoding, []).append(path)
             if memory:
                 for path, seen in result.fresh:
                     memory.remember(path, seen)
@@ -205,6 +252,19 @@ def read_images(
                 progress(done + 1, len(recognized.found), item.key)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    recognized.reading.notes += _about_captions(guessed, lines)
+
+
+def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
+    """What the user should know of the caption files."""
+    notes = [
+        f"{len(paths):,} caption files are not UTF-8 and were read as {encoding}, for example {paths[0].name}. If "
+        "letters are wrong, save them as UTF-8."
+        for encoding, paths in guessed.items()
+    ]
+    if lines:
+        notes.append(f"{lines:,} captions have several lines; each counts as one caption.")
+    return notes
 
 
 @dataclass
@@ -213,6 +273,10 @@ class _Read:
 
     items: list[Sample | Problem]
     fresh: list[tuple[Path, Inspected]]
+    guessed: list[tuple[Path, str]] = field(default_factory=list)
+    """Caption files whose encoding was guessed, and the guess."""
+    lines: int = 0
+    """Captions of several lines."""
 
 
 def _known(path: Path | None, memory: ReadCache | None) -> Inspected | None:
@@ -253,17 +317,20 @@ def _read(item: FoundImage, min_side: int, image: Inspected | None, map: Inspect
         )
         return result
     caption = item.caption
-    if caption is None:
+    if not caption and item.caption_path is not None:
         try:
-            caption = caption_beside(item.image)
+            caption, text = caption_in(item.caption_path)
+            if text is not None and not text.sure:
+                result.guessed.append((item.caption_path, text.encoding))
+            result.lines += "\n" in caption
         except OSError as error:
             caption = ""
             result.items.append(
                 Problem(
                     item.image,
                     f"The caption of {item.image.name} cannot be read.",
-                    f"The system says: {error.strerror or error}.",
-                    "Check the permissions of the text file beside it. The image is used without a caption.",
+                    f"The system says: {error.strerror or error} ({item.caption_path.name}).",
+                    "Check the permissions of that file. The image is used without a caption.",
                 )
             )
     result.items.append(

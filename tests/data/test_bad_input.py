@@ -108,27 +108,27 @@ def test_files_and_folders_without_read_permission(
     (folder / "closed").mkdir()
     shutil.copy(folder / "coffee.jpg", folder / "secret.jpg")
     (folder / "rocket.txt").write_text("x", encoding="utf-8")
-    real_open, real_walk, real_read = Image.open, os.scandir, Path.read_text
+    real_open, real_walk, real_read = Image.open, os.scandir, Path.open
 
     def refuse(path: object) -> None:
         if Path(str(path)).name in ("secret.jpg", "closed", "rocket.txt"):
             raise PermissionError(13, "Permission denied", str(path))
 
-    def opened(path: Path, *rest: object) -> object:
+    def opened(path: Path, *rest: object, **more: object) -> object:
         refuse(path)
-        return real_open(path, *rest)
+        return real_open(path, *rest, **more)
 
     def scanned(path: object) -> object:
         refuse(path)
         return real_walk(path)
 
-    def text(path: Path, *rest: object, **more: object) -> str:
+    def text(path: Path, *rest: object, **more: object) -> object:
         refuse(path)
         return real_read(path, *rest, **more)
 
     monkeypatch.setattr(images.Image, "open", opened)
     monkeypatch.setattr(os, "scandir", scanned)
-    monkeypatch.setattr(Path, "read_text", text)
+    monkeypatch.setattr(Path, "open", text)
     result = import_source(workspace, str(folder))
     reasons = problems(result)
     assert result.pictures == 4 and reasons.keys() == {"secret.jpg", "closed", "rocket.jpg"}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from engine.data import captions
 from engine.data.doctor.finding import Finding, Hit, Rules, SampleFacts, Summary
-from engine.data.layouts.model import caption_file
+from engine.data.layouts.captions import text_beside
 
 MIN_REPEATS, MIN_REPEATED_FRACTION = 10, 0.03  # a repeated caption has at least so many images of the dataset
 _MOJIBAKE = re.compile("[ÂÃâÐÑð][\u0080-\u00bf\u0152-\u0178\u2013-\u2122ˆ˜ƒ]")
@@ -75,7 +75,7 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
     """The findings about the caption of one sample."""
     sample, text = row.sample, row.sample.caption
     if not text.strip():
-        yield Hit((EMPTY if caption_file(sample.image) else MISSING).name, sample.key)
+        yield Hit((EMPTY if text_beside(sample.image) else MISSING).name, sample.key)
         return
     shown = text if len(text) <= 120 else text[:119] + "…"
     if captions.clean(text, urls=False, control=False, backslashes=False) != " ".join(text.split()):

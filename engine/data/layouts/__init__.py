@@ -1,40 +1,111 @@
-"""Folder layouts: one module for each, and the list of all in the order in which they are tried.
+"""Folder layouts: the list of all in the order in which they are tried, and how a folder is recognized.
 
-To add one: a module with a ``find`` function and its ``FolderLayout`` (see ``plain.py``), a line in the list, a test.
+To add one: a module with a ``find`` function and its ``FolderLayout`` (see ``endings.py``), a line in the list, a test.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from engine.data.layouts.captions import CaptionFinder
+from engine.data.layouts.endings import ENDINGS
+from engine.data.layouts.folders import PAIRED, PLAIN, groups_of
 from engine.data.layouts.img2dataset import IMG2DATASET
+from engine.data.layouts.inventory import take_inventory
 from engine.data.layouts.kohya import KOHYA
-from engine.data.layouts.listed import METADATA_CSV, METADATA_JSONL, PROMPT_JSON, TRAIN_JSONL
-from engine.data.layouts.model import FolderLayout, FoundImage
-from engine.data.layouts.paired import PAIRED
-from engine.data.layouts.plain import PLAIN
+from engine.data.layouts.listed import LISTS
+from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading
+from engine.data.layouts.words import IGNORED, IMAGE, is_validation
 from engine.data.samples import Problem
 
-__all__ = ["ORDER", "FoundImage", "FolderLayout", "recognise"]
+__all__ = ["ORDER", "FolderLayout", "FoundImage", "Part", "Reading", "recognise"]
 
 ORDER: tuple[FolderLayout, ...] = (
-    METADATA_JSONL,  # a list is more specific than names of folders
-    METADATA_CSV,
-    TRAIN_JSONL,
-    PROMPT_JSON,
+    *LISTS,  # a list is more specific than names of folders
     KOHYA,
     PAIRED,
+    ENDINGS,
     IMG2DATASET,
     PLAIN,  # fits every folder
 )
+_DEEPEST = 3
 
 
-def recognise(folder: Path, problems: list[Problem]) -> tuple[FolderLayout, list[FoundImage]]:
-    """The first layout that fits the folder, and its images, not read yet. Adds unusable files to ``problems``."""
-    for layout in ORDER:
-        met: list[Problem] = []
-        found = layout.find(folder, met)
-        if found is not None:
-            problems += met
-            return layout, found
-    raise AssertionError("the last layout fits every folder")
+def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[FolderLayout, list[FoundImage], Reading]:
+    """The layout that fits a folder, its images, not read yet, and what else was found out.
+
+    ``asked``: roles that the user gave to parts, by their names.
+    """
+    problems: list[Problem] = []
+    reading = Reading(folder, take_inventory(folder, problems), asked or {}, problems)
+    found = _recognise(folder, reading, 0)
+    if found is None:
+        found = PLAIN, PLAIN.find(folder, reading) or []
+    layout, images = found
+    return layout, _with_captions(images, reading), reading
+
+
+def _recognise(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout, list[FoundImage]] | None:
+    """The layout of a folder, or of all its folders. None: it holds images in no particular order."""
+    for layout in ORDER[:-1]:
+        attempt = reading.attempt()
+        images = layout.find(folder, attempt)
+        reading.accept(attempt)
+        if images is not None:
+            return layout, images
+    if depth == _DEEPEST:
+        return None
+    return _folders_apart(folder, reading, depth)
+
+
+def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout, list[FoundImage]] | None:
+    """A layout that each folder of this one has: splits such as train, scenes, or a single wrapper."""
+    groups = groups_of(folder, reading)
+    if any(group.folder == folder for group in groups):
+        return None  # images beside the folders
+    kept = [group for group in groups if is_validation(group.name)]
+    rest = [group for group in groups if group not in kept]
+    if not rest:
+        kept, rest = [], groups
+    layout, images, unlike = None, [], []
+    trial = reading.attempt()
+    for group in rest:
+        if reading.role(group.name, IMAGE) == IGNORED:
+            trial.leave_out("ignored, as you said", group.images)
+            continue
+        inner = _recognise(group.folder, trial, depth + 1)
+        if inner is None:
+            unlike.append(group)
+            continue
+        layout = layout or inner[0]
+        images += inner[1]
+    if layout is None:
+        return None
+    for group in kept:
+        role = trial.role(group.name, IGNORED)
+        inner = _recognise(group.folder, trial.attempt(), depth + 1) if role == IMAGE else None
+        images += inner[1] if inner else []
+        if inner is None:
+            trial.leave_out(f"in {group.name}, which is kept for validation", group.images)
+            trial.doubts.append(f"{group.name} was left out: it is kept for validation.")
+        trial.add(Part(group.name, "split", role, len(group.images), tuple(map(str, group.images[:3]))))
+    for group in unlike:
+        trial.leave_out(f"in {group.name}, which is organized in another way than the rest", group.images)
+        trial.doubts.append(f"{group.name} was left out: it is organized in another way than the rest.")
+    reading.accept(trial)
+    return layout, images
+
+
+def _with_captions(images: list[FoundImage], reading: Reading) -> list[FoundImage]:
+    """The images with the files that hold their captions. A caption from a list of images stays."""
+    finder = CaptionFinder(reading.inventory, reading.lists)
+    found = []
+    for item in images:
+        path = None if item.caption else finder.file_for(item.image, item.condition)
+        caption = item.caption or ("" if path else finder.listed_for(item.image) or item.otherwise)
+        found.append(replace(item, caption=caption, caption_path=path))
+    reading.lists += finder.lists
+    reading.captions |= finder.used
+    return found

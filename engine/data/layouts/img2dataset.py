@@ -6,23 +6,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import FolderLayout, FoundImage, caption_file, image_files, key
-from engine.data.samples import Problem
+from engine.data.layouts.inventory import below
+from engine.data.layouts.model import FolderLayout, FoundImage, Reading, key
 
 
-def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
+def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     """All images, if the first one has a number as its name and img2dataset's metadata beside it; else None."""
-    files = image_files(folder, problems)
-    first = next(files, None)
-    if first is None or not first.stem.isdecimal() or not {"key", "status"} <= _facts(first).keys():
+    images = list(below(reading.inventory.images, folder))
+    if not images or not images[0].stem.isdecimal() or not {"key", "status"} <= _facts(images[0]).keys():
         return None
-    return [_found(path, folder) for path in (first, *files)]
+    return [_found(path, reading) for path in images]
 
 
-def _found(path: Path, folder: Path) -> FoundImage:
+def _found(path: Path, reading: Reading) -> FoundImage:
     facts = _facts(path)
-    caption = None if caption_file(path) else str(facts.get("caption") or "").strip()
-    return FoundImage(key(path, folder), path, caption, source=str(facts.get("url") or ""))
+    caption = str(facts.get("caption") or "").strip()
+    return FoundImage(key(path, reading.root), path, source=str(facts.get("url") or ""), otherwise=caption)
 
 
 def _facts(image: Path) -> dict[str, Any]:

@@ -4,82 +4,97 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from engine.data.layouts.model import (
-    CONDITION_FOLDERS,
-    IMAGE_FOLDERS,
-    FolderLayout,
-    FoundImage,
-    caption_file,
-    image_files,
-    image_without_map,
-    key,
-    map_without_image,
-    stem,
-    subfolder,
-)
-from engine.data.samples import Problem
+from engine.data.layouts.inventory import below
+from engine.data.layouts.model import FolderLayout, FoundImage, Reading, image_without_map, key, map_without_image
+from engine.data.layouts.words import IMAGE, MAP, role_of, same_name
 
-CONDITIONS = (*CONDITION_FOLDERS, "conditioning_data", "cond")
 REGULARISATION = ("reg", "regularization", "regularisation", "log", "model")  # beside img in kohya's folder tree
 _REPEATS = re.compile(r"[1-9]\d{0,2}_(.*\S.*)")  # at most three digits: 2019_summer is a year
 
 
-def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
+def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     """The images in subfolders named like 10_name, with maps if there are any; None without such a subfolder."""
-    base = next((place for place in (folder, subfolder(folder, ("img", *IMAGE_FOLDERS))) if _fits(place)), None)
+    base = next((place for place in (folder, _images_folder(folder, reading)) if _fits(place, reading)), None)
     if base is None:
         return None
-    conditions = subfolder(folder, CONDITIONS) or subfolder(base, CONDITIONS)
-    images = [
-        (path, subset)
-        for subset in sorted(base.iterdir())
-        if subset.is_dir() and _REPEATS.fullmatch(subset.name)
-        for path in image_files(subset, problems)
-    ]
-    maps = {stem(path, conditions): path for path in image_files(conditions)} if conditions else {}
-    names = Counter(path.stem for path, _ in images)
+    below_base = list(below(reading.inventory.images, base))
+    conditions = _maps_folder(folder, reading) or _maps_folder(base, reading)
+    images = [path for path in below_base if _REPEATS.fullmatch(path.relative_to(base).parts[0])]
+    maps = {}
+    if conditions:
+        maps = {_name(path, conditions): path for path in below(reading.inventory.images, conditions)}
+    names = Counter(same_name(path.stem) for path in images)
     found, used = [], set()
-    for path, subset in images:
+    for path in images:
         # Maps lie in the same folders as the images, or all in one folder if the images' names are unique.
-        choices = [stem(path, base), *([path.stem] if names[path.stem] == 1 else [])]
+        alone = same_name(path.stem)
+        choices = [_name(path, base), *([alone] if names[alone] == 1 else [])]
         name = next((choice for choice in choices if choice in maps), None)
         if conditions and name is None:
-            problems.append(
+            reading.problems.append(
                 image_without_map(
                     path,
-                    f"There is neither {choices[0]} in {conditions.name} nor an unambiguous {path.stem}.",
-                    f"Add the map as {choices[0]}, or move {conditions.name} elsewhere and make all maps here.",
+                    f"There is neither {path.relative_to(base).with_suffix('').as_posix()} in {conditions.name} nor an "
+                    f"unambiguous {path.stem}.",
+                    f"Add the map under this name, or move {conditions.name} elsewhere and make all maps here.",
                 )
             )
             continue
         if name is not None:
             used.add(name)
-        caption = None if caption_file(path) else _words(subset)
-        found.append(FoundImage(key(path, folder), path, caption, maps[name] if name is not None else None))
-    problems += [map_without_image(path, "the 10_name folders") for name, path in maps.items() if name not in used]
+        map = maps[name] if name is not None else None
+        found.append(FoundImage(key(path, reading.root), path, condition=map, otherwise=_words(path, base)))
+    reading.problems += [
+        map_without_image(path, "the 10_name folders") for name, path in maps.items() if name not in used
+    ]
+    taken = {*images, *maps.values()}
+    rest = [path for path in below(reading.inventory.images, folder) if path not in taken]
+    reading.leave_out("in kohya's folder for regularization images, or outside the 10_name folders", rest)
     return found
 
 
-def _fits(base: Path | None) -> bool:
+def _name(path: Path, folder: Path) -> str:
+    return same_name(path.relative_to(folder))
+
+
+def _images_folder(folder: Path, reading: Reading) -> Path | None:
+    """The folder named img or images, if there is one."""
+    return _subfolder(folder, reading, lambda name: role_of(name) == IMAGE)
+
+
+def _maps_folder(folder: Path, reading: Reading) -> Path | None:
+    """The folder with conditioning images, if there is one."""
+    return _subfolder(folder, reading, lambda name: role_of(name) == MAP and not _REPEATS.fullmatch(name))
+
+
+def _subfolder(folder: Path, reading: Reading, wanted: Callable[[str], bool]) -> Path | None:
+    names = {
+        path.relative_to(folder).parts[0] for path in below(reading.inventory.images, folder) if path.parent != folder
+    }
+    return next((folder / name for name in sorted(names) if wanted(name)), None)
+
+
+def _fits(base: Path | None, reading: Reading) -> bool:
     """Whether every image lies in a folder with repeats, so that this layout loses none."""
     if base is None:
         return False
     some = False
-    for path in image_files(base):
+    for path in below(reading.inventory.images, base):
         parts = path.relative_to(base).parts
-        if parts[0].lower() in (*CONDITIONS, *REGULARISATION) and len(parts) > 1:
-            continue
-        if len(parts) == 1 or not _REPEATS.fullmatch(parts[0]):
+        apart = parts[0].lower() in REGULARISATION or role_of(parts[0]) == MAP
+        if len(parts) > 1 and _REPEATS.fullmatch(parts[0]):
+            some = True
+        elif len(parts) == 1 or not apart:
             return False
-        some = True
     return some
 
 
-def _words(subset: Path) -> str:
-    match = _REPEATS.fullmatch(subset.name)
-    assert match  # called for such folders only
+def _words(path: Path, base: Path) -> str:
+    match = _REPEATS.fullmatch(path.relative_to(base).parts[0])
+    assert match  # checked by the caller
     return match[1].strip()
 
 

@@ -1,57 +1,248 @@
-"""Images named in a list: metadata.jsonl or .csv (Hugging Face), train.jsonl, prompt.json (first ControlNet)."""
+"""Images named in a list: metadata.jsonl or .csv (Hugging Face), train.jsonl, prompt.json (ControlNet), any other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import IMAGE_FOLDERS, FolderLayout, FoundImage, subfolder
-from engine.data.layouts.rows import Form, csv_rows, from_listing, json_rows
+from engine.data.layouts.captions import CAPTION_KEYS, caption_of
+from engine.data.layouts.columns import IMAGE_COLUMNS, SAMPLE, columns_of, roles_of
+from engine.data.layouts.folders import find_pairs
+from engine.data.layouts.inventory import below
+from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
+from engine.data.layouts.rows import rows_of
+from engine.data.layouts.words import CAPTION, IMAGE, MAP, role_of, same_name
 from engine.data.samples import Problem
 
 METADATA = "metadata.jsonl"
-_MAPS = ("conditioning_image_file_name", "conditioning_image", "conditioning_image_path")
+_KNOWN = {
+    METADATA: ("file_name", *IMAGE_COLUMNS),
+    "metadata.csv": ("file_name", *IMAGE_COLUMNS),
+    "train.jsonl": ("image", "image_path", "file_name", *IMAGE_COLUMNS),
+    "prompt.json": ("target", *IMAGE_COLUMNS),
+}
+"""Names of usual lists, with the names of their columns of images."""
+_BAD_LINES_TOLD = 5
 
 
-def _listing(folder: Path, name: str) -> Path | None:
-    """The list in the folder or in its folder of images."""
-    places = (folder, subfolder(folder, IMAGE_FOLDERS))
-    return next((place / name for place in places if place and (place / name).is_file()), None)
-
-
-def _layout(name: str, title: str, file: str, form: Form, sure: bool = False) -> FolderLayout:
-    """``sure``: the file's name is enough. Otherwise a row must name an image."""
-
-    def names_image(row: Any) -> bool:
-        return isinstance(row, dict) and any(column in row for column in form.images)
-
-    def find(folder: Path, problems: list[Problem]) -> list[FoundImage] | None:
-        listing = _listing(folder, file)
-        if listing is None or not (sure or any(names_image(row) for _, row in form.read(listing))):
-            return None
-        return from_listing(folder, listing, form, problems)
+def _layout(name: str, title: str, file: str) -> FolderLayout:
+    def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
+        listing = next((path for path in _lists_in(folder, reading) if path.name.lower() == file), None)
+        return None if listing is None else _find(folder, listing, reading)
 
     return FolderLayout(name, title, find)
 
 
-METADATA_JSONL = _layout(
-    "metadata", f"images listed in {METADATA}", METADATA, Form("JSON", json_rows, ("file_name",), _MAPS), sure=True
-)
-METADATA_CSV = _layout(
-    "metadata_csv",
-    "images listed in metadata.csv",
-    "metadata.csv",
-    Form("CSV", csv_rows, ("file_name", "image", "image_path"), _MAPS),
-)
-TRAIN_JSONL = _layout(
-    "train_jsonl",
-    "images listed in train.jsonl",
-    "train.jsonl",
-    Form("JSON", json_rows, ("image", "image_path", "file_name"), _MAPS),
-)
-PROMPT_JSON = _layout(
-    "prompt_json",
-    "pairs listed in prompt.json, as for the original ControlNet",
-    "prompt.json",
-    Form("JSON", json_rows, ("target",), ("source",)),
+def _any_list(folder: Path, reading: Reading) -> list[FoundImage] | None:
+    for listing in _lists_in(folder, reading):
+        if listing.name.lower() not in _KNOWN and (found := _find(folder, listing, reading)) is not None:
+            return found
+    return None
+
+
+def _lists_in(folder: Path, reading: Reading) -> Iterator[Path]:
+    """The lists in the folder itself, then those in its folders of images."""
+    own = [path for path in reading.inventory.lists if path.parent == folder]
+    yield from own
+    for path in reading.inventory.lists:
+        if path.parent.parent == folder and role_of(path.parent.name) == IMAGE:
+            yield path
+
+
+def _find(folder: Path, listing: Path, reading: Reading) -> list[FoundImage] | None:
+    """The images of a list. None if it does not name images."""
+    files = _Files(listing.parent, folder, reading)
+    try:
+        sample = [row for _, row in islice(rows_of(listing), SAMPLE) if isinstance(row, dict)]
+    except OSError as error:
+        reading.problems.append(_unreadable(listing, str(error.strerror or error)))
+        return None
+    columns = columns_of(sample, files.exists)
+    known = listing.name.lower() in _KNOWN
+    roles, doubts = roles_of(columns, reading.asked, _KNOWN.get(listing.name.lower(), IMAGE_COLUMNS))
+    image = _column(roles, IMAGE)
+    if image is None or (not known and columns[image].files < 0.5):
+        if known and listing.name.lower().startswith("metadata"):
+            why = "None of its rows names an image." if sample else "None of its lines could be read as a row."
+            reading.problems.append(_unreadable(listing, why))
+        return None
+    reading.lists.append(listing)
+    reading.doubts += doubts
+    for name, column in columns.items():
+        reading.add(Part(name, "column", roles[name], column.count, column.examples))
+    return _images(folder, listing, roles, files, reading)
+
+
+def _column(roles: dict[str, str], role: str) -> str | None:
+    return next((name for name, given in roles.items() if given == role), None)
+
+
+def _images(folder: Path, listing: Path, roles: dict[str, str], files: _Files, reading: Reading) -> list[FoundImage]:
+    """The images of a list whose columns are known.
+
+    If two rows name the same image, the later one counts.
+    """
+    image, map, caption = (_column(roles, role) for role in (IMAGE, MAP, CAPTION))
+    assert image is not None  # checked by the caller
+    found: dict[str, FoundImage] = {}
+    lines: dict[str, int] = {}
+    bad: list[tuple[int, str]] = []
+    several = 0
+    for number, row in rows_of(listing):
+        try:
+            name, item = _item(row, image, map, caption, folder, files, reading)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            bad.append((number, f"{type(error).__name__}: {error}"))
+            continue
+        several += isinstance(value := row.get(caption or ""), list) and len(value) > 1
+        before = found.get(name)
+        if before is not None and before.condition != item.condition:
+            reading.problems.append(_named_twice(listing, lines[name], number, before))
+        found[name], lines[name] = item, number
+    reading.problems += _bad_lines(listing, bad, image)
+    if several:
+        reading.notes.append(f"{several:,} rows of {listing.name} have several captions; the first one is used.")
+    items = list(found.values())
+    if map is None:
+        items = _maps_from_folders(folder, items, reading)
+    named = {item.image for item in items} | {item.condition for item in items}
+    rest = [path for path in below(reading.inventory.images, folder) if path not in named]
+    reading.leave_out(f"not named in {listing.name}", rest)
+    return _all_or_none(items, listing, reading)
+
+
+def _item(
+    row: Any, image: str, map: str | None, caption: str | None, folder: Path, files: _Files, reading: Reading
+) -> tuple[str, FoundImage]:
+    """The image of a row. Raises one of several errors for a row that names none."""
+    if isinstance(row, ValueError):
+        raise row
+    name = row.get(image) or next((row[other] for other in IMAGE_COLUMNS if row.get(other)), None)
+    if not name:
+        raise KeyError(image)
+    path = files.find(name[0] if isinstance(name, list) else name)
+    relative = key(path.resolve(), reading.root.resolve())
+    value = row.get(map) if map else None
+    value = value[0] if isinstance(value, list) and value else value
+    condition = files.find(value) if value else None
+    address = row.get("url")
+    texts = (caption_of(row.get(column)) for column in ([caption, *CAPTION_KEYS] if caption else ()))
+    text = next((text for text in texts if text), None)
+    source = address if isinstance(address, str) else ""
+    return relative, FoundImage(relative, reading.root / relative, text or "", None, condition, source)
+
+
+class _Files:
+    """Finds the files that a list names: as written, or under the same name where the list was made elsewhere."""
+
+    def __init__(self, place: Path, folder: Path, reading: Reading) -> None:
+        self._place, self._folder, self._reading = place, folder, reading
+        self._by_name: dict[str, list[Path]] | None = None
+
+    def exists(self, name: str) -> bool:
+        try:
+            return self.find(name).is_file()
+        except (ValueError, OSError, TypeError):
+            return False
+
+    def find(self, name: str) -> Path:
+        """The path that a row names. Names are relative to the list, or else to the folder."""
+        name = name.strip()
+        for form in (name, name.replace("\\", "/"), name.replace("\\", "/").lstrip("/")):
+            for place in (self._place, self._folder):
+                if (path := place / form).is_file():
+                    return path
+        form = name.replace("\\", "/")
+        alike = self._alike(form)
+        return alike if alike is not None else self._place / form
+
+    def _alike(self, name: str) -> Path | None:
+        """The only image of this name in the folder, if the path to it is another one here, or is spelled otherwise."""
+        if ".." in name.split("/"):
+            return None
+        if self._by_name is None:
+            self._by_name = {}
+            for path in below(self._reading.inventory.images, self._folder):
+                self._by_name.setdefault("/" + same_name(path.name), []).append(path)
+        found = self._by_name.get("/" + same_name(name.rsplit("/", 1)[-1]), [])
+        if len(found) > 1:
+            found = [path for path in found if same_name(path.as_posix()).endswith("/" + same_name(name))] or [
+                path for path in found if path.parent.name == Path(name).parent.name
+            ]
+        return found[0] if len(found) == 1 else None
+
+
+def _maps_from_folders(folder: Path, items: list[FoundImage], reading: Reading) -> list[FoundImage]:
+    """Maps of images whose list names none, from a folder of maps with the same names, if there is one."""
+    attempt = reading.attempt()
+    pairs = {item.image: item.condition for item in find_pairs(folder, attempt) or () if item.condition}
+    if not any(item.image in pairs for item in items):
+        return items
+    reading.doubts += attempt.doubts
+    for part in attempt.parts.values():
+        reading.add(part)
+    return [FoundImage(item.key, item.image, item.caption, None, pairs.get(item.image), item.source) for item in items]
+
+
+def _all_or_none(items: list[FoundImage], listing: Path, reading: Reading) -> list[FoundImage]:
+    """If some rows have a map, the rows that have none become problems."""
+    without = [item for item in items if item.condition is None]
+    if len(without) == len(items):
+        return items
+    for item in without:
+        reading.problems.append(
+            image_without_map(
+                item.image,
+                f"Its line in {listing.name} names no conditioning image, but other lines do.",
+                "Name its conditioning image in the line.",
+            )
+        )
+    return [item for item in items if item.condition is not None]
+
+
+def _bad_lines(listing: Path, bad: list[tuple[int, str]], image: str) -> Iterator[Problem]:
+    """One problem for each bad line, and one for all the others if there are many."""
+    for number, why in bad[:_BAD_LINES_TOLD]:
+        yield Problem(
+            listing,
+            f"Line {number} of {listing.name} cannot be used.",
+            f"It needs a {image} inside the folder ({why}).",
+            "Correct the line.",
+        )
+    if rest := bad[_BAD_LINES_TOLD:]:
+        yield Problem(
+            listing,
+            f"{len(rest):,} more lines of {listing.name} cannot be used.",
+            f"The first is line {rest[0][0]} ({rest[0][1]}).",
+            "Correct these lines.",
+        )
+
+
+def _named_twice(listing: Path, first: int, second: int, before: FoundImage) -> Problem:
+    map = before.condition.name if before.condition else "no map"
+    return Problem(
+        listing,
+        f"{listing.name} names {before.image.name} twice, with different maps.",
+        f"Line {second} counts; line {first}, with {map}, is left out.",
+        "Make a copy of the image under another name for the second map.",
+    )
+
+
+def _unreadable(listing: Path, why: str) -> Problem:
+    return Problem(
+        listing,
+        f"{listing.name} was not used.",
+        why,
+        "Correct it and read the folder again. Until then, names of folders and files decide what is what.",
+    )
+
+
+LISTS = (
+    _layout("metadata", f"images listed in {METADATA}", METADATA),  # the most common one first
+    _layout("metadata_csv", "images listed in metadata.csv", "metadata.csv"),
+    _layout("train_jsonl", "images listed in train.jsonl", "train.jsonl"),
+    _layout("prompt_json", "pairs listed in prompt.json, as for the original ControlNet", "prompt.json"),
+    FolderLayout("listed", "images named in a list", _any_list),
 )

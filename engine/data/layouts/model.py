@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from engine.data.layouts.inventory import Inventory
 from engine.data.samples import Problem
-from engine.disk.images import EXTENSIONS
-
-IMAGE_FOLDERS = ("image", "images", "target", "targets", "ground_truth")
-CONDITION_FOLDERS = (
-    "condition",
-    "conditions",
-    "conditioning",
-    "conditioning_image",
-    "conditioning_images",
-    "control",
-    "control_image",
-    "control_images",
-    "controls",
-    "hint",
-    "hints",
-    "source",
-    "sources",
-)
-CAPTION_EXTENSIONS = (".txt", ".caption")
 
 
 @dataclass(frozen=True)
@@ -37,11 +16,83 @@ class FoundImage:
 
     key: str
     image: Path
-    caption: str | None = None
-    """None: it is in the text file beside the image, if there is one, which is read with the image."""
+    caption: str = ""
+    """From a list. Empty: it is in ``caption_path``, if there is one."""
+    caption_path: Path | None = None
+    """The file with the caption, which is read with the image."""
     condition: Path | None = None
     source: str = ""
     """Where it came from, if the layout knows."""
+    otherwise: str = ""
+    """The caption if no file holds one."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder, a column of a list, or an ending of file names, and what it was taken for."""
+
+    name: str
+    kind: str
+    """"folder", "column", "ending", or "split" for a folder such as train or validation."""
+    role: str
+    """A role of ``words.ROLES``."""
+    count: int = 0
+    """Number of its images, or of its rows with a value."""
+    examples: tuple[str, ...] = ()
+    """A few of its files or values."""
+
+
+@dataclass
+class Reading:
+    """What is known of a folder while its layout is recognized, and what the layouts find out."""
+
+    root: Path
+    inventory: Inventory
+    asked: Mapping[str, str] = field(default_factory=dict)
+    """Roles that the user gave to parts, by their names."""
+    problems: list[Problem] = field(default_factory=list)
+    parts: dict[str, Part] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    """Why the user should look at the roles, as sentences."""
+    notes: list[str] = field(default_factory=list)
+    """What else the user should know, as sentences."""
+    lists: list[Path] = field(default_factory=list)
+    """Lists that were used."""
+    captions: set[Path] = field(default_factory=set)
+    """Files that hold the caption of one image."""
+    left_out: dict[str, list[Path]] = field(default_factory=dict)
+    """Reason -> images that the layout did not take."""
+
+    def role(self, part: str, guess: str) -> str:
+        """The role of a part: what the user said, or else the guess."""
+        return self.asked.get(part, guess)
+
+    def add(self, part: Part) -> None:
+        """Note a part. Parts of the same name in several folders count as one."""
+        before = self.parts.get(part.name)
+        if before is not None:
+            part = Part(part.name, part.kind, part.role, before.count + part.count, before.examples or part.examples)
+        self.parts[part.name] = part
+
+    def leave_out(self, reason: str, paths: list[Path]) -> None:
+        """Note images that are not taken. The reason is a sentence."""
+        if paths:
+            self.left_out.setdefault(reason, []).extend(paths)
+
+    def attempt(self) -> Reading:
+        """A copy for a layout that may turn out not to fit."""
+        return Reading(self.root, self.inventory, self.asked)
+
+    def accept(self, attempt: Reading) -> None:
+        """Take over what an attempt found out."""
+        self.problems += attempt.problems
+        self.doubts += [doubt for doubt in attempt.doubts if doubt not in self.doubts]
+        self.notes += attempt.notes
+        self.lists += attempt.lists
+        for part in attempt.parts.values():
+            self.add(part)
+        for reason, paths in attempt.left_out.items():
+            self.leave_out(reason, paths)
 
 
 @dataclass(frozen=True)
@@ -51,107 +102,13 @@ class FolderLayout:
     name: str
     title: str
     """Description of what was found, for the page."""
-    find: Callable[[Path, list[Problem]], list[FoundImage] | None]
-    """find(folder, problems) -> images, or None if the folder has another layout."""
-
-
-def subfolder(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The first of these names that is a folder here, in upper or lower case."""
-    with os.scandir(folder) as entries:
-        present = {entry.name.lower(): Path(entry.path) for entry in sorted(entries, key=_name) if _is_folder(entry)}
-    return next((present[name] for name in names if name in present), None)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False  # a circular link, which is reported when its files are read
-
-
-def _name(entry: os.DirEntry[str]) -> str:
-    return entry.name
-
-
-_SEARCH_CHECK: ContextVar[Callable[[], None]] = ContextVar("search_check", default=lambda: None)
-"""Called for every folder that a search enters. It ends the search by raising an exception."""
-
-
-@contextmanager
-def checked_search(check: Callable[[], None]) -> Iterator[None]:
-    """Inside this context, ``check`` is called for every folder that a search enters, and can end the search."""
-    before = _SEARCH_CHECK.set(check)
-    try:
-        yield
-    finally:
-        _SEARCH_CHECK.reset(before)
-
-
-def image_files(folder: Path, problems: list[Problem] | None = None) -> Iterator[Path]:
-    """All images in a folder and its subfolders, in a stable order. See ``files_below``."""
-    return files_below(folder, lambda name: Path(name).suffix.lower() in EXTENSIONS, problems)
-
-
-def files_below(folder: Path, wanted: Callable[[str], bool], problems: list[Problem] | None = None) -> Iterator[Path]:
-    """All files in a folder and its subfolders whose names are wanted, in a stable order. Skips hidden files.
-
-    Also skips linked folders, which may be circular, and folders that cannot be opened, and adds both to ``problems``.
-    """
-
-    def closed(error: OSError) -> None:
-        if problems is not None:
-            problems.append(
-                Problem(
-                    Path(error.filename or folder),
-                    f"The folder {Path(error.filename or folder).name} cannot be opened.",
-                    f"The system says: {error.strerror}.",
-                    "Check its permissions. The images in it were skipped.",
-                )
-            )
-
-    check = _SEARCH_CHECK.get()
-    for place, folders, files in os.walk(folder, onerror=closed):
-        check()
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if problems is not None:
-            problems += [_link(Path(place, name)) for name in folders if (Path(place, name)).is_symlink()]
-        for name in sorted(files):
-            if not name.startswith(".") and wanted(name):
-                yield Path(place) / name
-
-
-def _link(path: Path) -> Problem:
-    return Problem(
-        path,
-        f"The folder {path.name} is a link and was skipped.",
-        "Linked folders may be circular.",
-        "Read the folder that it points to as a dataset of its own, or move the images here.",
-    )
+    find: Callable[[Path, Reading], list[FoundImage] | None]
+    """find(folder, reading) -> images, or None if the folder has another layout."""
 
 
 def key(path: Path, folder: Path) -> str:
     """The path relative to the folder, with forward slashes. Raises ValueError if it is not inside."""
     return path.relative_to(folder).as_posix()
-
-
-def stem(path: Path, folder: Path) -> str:
-    """The key without its extension, which an image and its map have in common."""
-    return path.relative_to(folder).with_suffix("").as_posix()
-
-
-def caption_file(path: Path) -> Path | None:
-    """The caption file beside an image, or None."""
-    return next((file for end in CAPTION_EXTENSIONS if (file := path.with_suffix(end)).is_file()), None)
-
-
-def caption_beside(path: Path) -> str:
-    """The content of the caption file beside an image. Empty if there is none. OSError if it cannot be read."""
-    for end in CAPTION_EXTENSIONS:
-        try:
-            return path.with_suffix(end).read_text(encoding="utf-8-sig", errors="replace").strip()
-        except FileNotFoundError:
-            continue
-    return ""
 
 
 # The dataset check recognizes these sentences.

@@ -1,140 +1,129 @@
-"""Reads lists of images, whose rows name an image, a caption and perhaps a condition map."""
+"""Reads the rows of lists: JSON in every form that people write, CSV in every dialect."""
 
 from __future__ import annotations
 
+import ast
 import csv
+import io
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engine.data.layouts.model import FoundImage, image_without_map, key
-from engine.data.samples import Problem
+from engine.disk.text import read_text
 
-CAPTION_COLUMNS = ("text", "caption", "prompt")
 Row = tuple[int, Any]
 """Line number, counted from 1, and the content of the row, or a ValueError if it could not be read."""
 
-
-@dataclass(frozen=True)
-class Form:
-    """The format of a list. Columns are tried in order, since other lists use some of the names for other things."""
-
-    written_as: str
-    """Name of the format, for messages."""
-    read: Callable[[Path], Iterator[Row]]
-    images: tuple[str, ...]
-    conditions: tuple[str, ...]
+_WRAPPERS = ("data", "images", "annotations", "items", "rows", "samples", "train", "entries", "dataset")
+_SNIFF = 65_536  # characters
 
 
-def json_rows(path: Path) -> Iterator[Row]:
-    """One JSON object per line. Skips empty lines. Also reads a file that is one JSON array."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        while (start := file.read(1)).isspace():
-            pass
-        file.seek(0)
-        if start == "[":
-            try:
-                yield from enumerate(json.load(file), 1)
-            except ValueError as error:
-                yield 1, error
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except ValueError as error:
-                    yield number, error
+def rows_of(path: Path) -> Iterator[Row]:
+    """The rows of a list, dictionaries in a good one. Lists with one object per line, and CSV, are not read at once.
+
+    Raises OSError.
+    """
+    if path.suffix.lower() in (".csv", ".tsv"):
+        yield from csv_rows(path)
+        return
+    start = read_text(path, most=_SNIFF)
+    lines = [line for line in start.text.split("\n")[:-1] if line.strip()] or [start.text]
+    if sum(isinstance(_value(line), dict) for line in lines) >= 0.5 * len(lines) and len(lines) > 1:
+        with path.open(encoding=_codec(start.encoding), errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _value(line)
+        return
+    yield from _json_rows(read_text(path).text)
 
 
 def csv_rows(path: Path) -> Iterator[Row]:
-    """Rows as dictionaries by the names in the first line, in lower case. Separated by comma, semicolon or tab."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        head = file.readline()
+    """Rows as dictionaries by the names in the first line, in lower case, of a file of any size."""
+    with path.open("rb") as file:
+        start = read_text(path, most=_SNIFF)
         file.seek(0)
-        reader = csv.reader(file, delimiter=max(",;\t", key=head.count))
-        names: list[str] | None = None
-        while True:
-            try:
-                cells = next(reader, None)
-            except csv.Error as error:  # for example a quote that never ends
-                yield reader.line_num, ValueError(str(error))
-                continue
-            if cells is None:
-                return
-            if names is None:
-                names = [name.strip().lower() for name in cells]
-            elif any(cells):
-                yield reader.line_num, dict(zip(names, cells, strict=False))
+        with io.TextIOWrapper(file, encoding=_codec(start.encoding), errors="replace", newline="") as text:
+            yield from _parse_csv(text, start.text)
 
 
-def from_listing(folder: Path, listing: Path, form: Form, problems: list[Problem]) -> list[FoundImage]:
-    """The images of a list. They must lie in ``folder``, which the user chose. Names are relative to the list.
+def _codec(encoding: str) -> str:
+    """The codec that also skips a byte order mark."""
+    return {"utf-8": "utf-8-sig", "utf-16-le": "utf-16", "utf-16-be": "utf-16"}.get(encoding, encoding)
 
-    If two rows name the same image, the later one counts.
-    """
-    found: dict[str, FoundImage] = {}
-    place = listing.parent
-    for number, row in form.read(listing):
+
+def _parse_csv(file: Any, start: str) -> Iterator[Row]:
+    head = start.split("\n", 1)[0]
+    delimiter = max(",;\t|", key=head.count)
+    reader = csv.reader(file, delimiter=delimiter, quotechar="'" if _single_quoted(start, delimiter) else '"')
+    names: list[str] | None = None
+    while True:
         try:
-            if isinstance(row, ValueError):
-                raise row
-            name = _first(row, form.images)
-            if not name:
-                raise KeyError(form.images[0])
-            image = key(_path(place, name).resolve(), folder.resolve())
-            condition = _first(row, form.conditions)
-            map = _path(place, condition) if condition else None
-            caption = _text(_first(row, CAPTION_COLUMNS))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-            problems.append(
-                Problem(
-                    listing,
-                    f"Line {number} of {listing.name} cannot be used.",
-                    f"It needs a {form.images[0]} inside the folder, in the format {form.written_as} "
-                    f"({type(error).__name__}: {error}).",
-                    "Correct the line.",
-                )
-            )
+            cells = next(reader, None)
+        except csv.Error as error:  # for example a quote that never ends
+            yield reader.line_num, ValueError(str(error))
             continue
-        found[image] = FoundImage(image, folder / image, caption or None, map, _source(row))
-    return _all_or_none(found, listing, problems)
+        if cells is None:
+            return
+        if names is None:
+            names = [name.strip().lstrip("\ufeff").lower() for name in cells]
+        elif any(cells):
+            yield reader.line_num, dict(zip(names, cells, strict=False))
 
 
-def _first(row: Any, columns: tuple[str, ...]) -> Any:
-    """The first column with a value. Raises AttributeError if the row is not a dictionary."""
-    return next((value for name in columns if (value := row.get(name))), None)
+def _single_quoted(start: str, delimiter: str) -> bool:
+    """Whether cells are quoted with ' rather than with "."""
+    at_cell = rf"(?:^|{re.escape(delimiter)})'[^'\n]*'(?:{re.escape(delimiter)}|$)"
+    return '"' not in start and bool(re.search(at_cell, start, re.MULTILINE))
 
 
-def _source(row: Any) -> str:
-    address = row.get("url")
-    return address if isinstance(address, str) else ""
+def _json_rows(text: str) -> Iterator[Row]:
+    """The rows of a whole JSON file: an array, objects one after the other over several lines, or one object a line."""
+    whole = _value(text)
+    if isinstance(whole, dict):  # {"data": [...]}
+        whole = next((value for name in _WRAPPERS if isinstance(value := whole.get(name), list)), [whole])
+    if isinstance(whole, list):
+        yield from enumerate(whole, 1)
+        return
+    objects = list(_one_after_the_other(text))
+    if len(objects) > 1:
+        yield from objects
+        return
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    values = [(number, _value(line)) for number, line in lines]
+    if any(not isinstance(value, ValueError) for _, value in values):
+        yield from values
+    elif isinstance(whole, ValueError):
+        yield 1, whole
 
 
-def _path(place: Path, name: str) -> Path:
-    """The path of a name. Lists made on Windows may have backslashes."""
-    path = place / name
-    return path if "\\" not in name or path.exists() else place / name.replace("\\", "/")
+def _value(text: str) -> Any:
+    """A JSON value, also with a comma at its end, single quotes, or Windows' backslashes; or the error."""
+    text = text.strip().rstrip(",").strip()
+    try:
+        return json.loads(text, parse_constant=lambda name: None)
+    except (ValueError, RecursionError) as error:
+        first = error
+    for repaired in (re.sub(r'\\(?!["\\/bfnrtu])', r"\\\\", text), re.sub(r",(\s*[}\]])", r"\1", text)):
+        try:
+            return json.loads(repaired, parse_constant=lambda name: None)
+        except (ValueError, RecursionError):
+            continue
+    if text[:1] in "{[" and "'" in text and len(text) < 1_000_000:
+        try:
+            return ast.literal_eval(text)  # literals only: nothing is run
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            pass
+    return ValueError(str(first))
 
 
-def _text(caption: Any) -> str:
-    """A caption, the first one if there are several."""
-    return str(caption[0] if isinstance(caption, list) else caption or "").strip()
-
-
-def _all_or_none(found: dict[str, FoundImage], listing: Path, problems: list[Problem]) -> list[FoundImage]:
-    """If some rows name a map, the rows that name none become problems."""
-    without = [item for item in found.values() if item.condition is None]
-    if len(without) == len(found):
-        return without
-    for item in without:
-        del found[item.key]
-        problems.append(
-            image_without_map(
-                item.image,
-                f"Its line in {listing.name} names no conditioning image, but other lines do.",
-                "Name its conditioning image in the line.",
-            )
-        )
-    return list(found.values())
+def _one_after_the_other(text: str) -> Iterator[Row]:
+    """Objects that follow one another without brackets around them: pretty-printed, or all on one line."""
+    decoder, place = json.JSONDecoder(parse_constant=lambda name: None), 0
+    while (start := text.find("{", place)) >= 0:
+        try:
+            value, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return
+        yield text.count("\n", 0, start) + 1, value

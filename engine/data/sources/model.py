@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.model import files_below, image_files
+from engine.data.layouts.inventory import files_below, image_files
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from engine.data.import_config import ImportConfig
-from engine.data.layouts.model import CAPTION_EXTENSIONS
+from engine.data.layouts.inventory import TEXTS
 from engine.data.sources.model import FetchResult, ImageSource, files_of
 from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS
@@ -21,7 +21,7 @@ from engine.machine.units import MIB
 from engine.workspace.paths import RESERVED
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
-_TEXTS = (*CAPTION_EXTENSIONS, ".json")
+_TEXTS = (*TEXTS, ".json")
 _TEXT_BYTES = 1_000_000
 _PIECE = 1 << 20
 _HEADER_BYTES = 1_000_000  # for long names and notes; tarfile itself would read any size into memory

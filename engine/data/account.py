@@ -1,0 +1,149 @@
+"""Accounts for every file of an imported folder: what it was used as, or why it was left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engine.data.layouts.model import FoundImage, Reading
+from engine.data.samples import Problem, Sample
+
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files that were not used, for one reason."""
+
+    what: str
+    """What they are and why, as words after a number: "HEIC files, which are not read"."""
+    count: int
+    examples: tuple[str, ...]
+    """Paths relative to the folder, with forward slashes."""
+
+
+@dataclass(frozen=True)
+class Account:
+    """What every file of a folder was used as. The numbers add up to ``files``."""
+
+    files: int
+    images: int
+    maps: int
+    captions: int
+    lists: int
+    left_out: tuple[LeftOut, ...] = ()
+    hidden: int = 0
+    """Hidden files, and those that the system makes. Not part of ``files``."""
+
+    def sentences(self) -> list[str]:
+        """The account for people, one sentence for each kind."""
+        used = [
+            _counted(self.images, "image", "images"),
+            _counted(self.maps, "condition map", "condition maps"),
+            _counted(self.captions, "caption file", "caption files"),
+            _counted(self.lists, "list", "lists"),
+        ]
+        said = ", ".join(words for words in used if not words.startswith("0 "))
+        rest = sum(one.count for one in self.left_out)
+        first = f"Of {_counted(self.files, 'file', 'files')} in the folder, {said or 'nothing'} {_were(said)} used"
+        if not rest:
+            return [f"{first}. Nothing was left out."]
+        return [
+            f"{first}, {rest:,} left out:",
+            *(f"{one.count:,} {one.what}: {_some(one.examples, one.count)}" for one in self.left_out),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For dataset.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Account:
+        """The opposite of ``as_dict``."""
+        left = tuple(LeftOut(one["what"], one["count"], tuple(one["examples"])) for one in values.get("left_out", ()))
+        return cls(**{**values, "left_out": left})
+
+
+@dataclass
+class Bookkeeper:
+    """Notes what became of each file while a folder is read."""
+
+    reading: Reading
+    found: list[FoundImage]
+    used: set[Path] = field(default_factory=set)
+    maps: set[Path] = field(default_factory=set)
+    problems: set[Path] = field(default_factory=set)
+
+    def note(self, what: Sample | Problem) -> None:
+        """Note one result of the reading."""
+        if isinstance(what, Problem):
+            self.problems.add(what.path)
+        else:
+            self.used.add(what.image)
+            if what.condition is not None:
+                self.maps.add(what.condition)
+
+    def close(self, notes: Iterable[Path] = ()) -> Account:
+        """The account. ``notes``: other files that were read, such as condition.json."""
+        inventory, root = self.reading.inventory, self.reading.root
+        maps = self.maps.intersection(inventory.images)  # a list may name maps outside of the folder
+        captions = {item.caption_path for item in self.found if item.image in self.used and item.caption_path}
+        lists = {*self.reading.lists, *notes}
+        done = self.used | maps | captions | lists
+        left: dict[str, list[Path]] = {}
+
+        def leave(what: str, paths: Iterable[Path]) -> None:
+            rest = [path for path in paths if path not in done]
+            done.update(rest)
+            if rest:
+                left.setdefault(what, []).extend(rest)
+
+        everything = [*inventory.images, *inventory.texts, *inventory.lists, *inventory.archives, *inventory.others]
+        leave("that cannot be used (see Problems)", (path for path in everything if path in self.problems))
+        for reason, paths in self.reading.left_out.items():
+            leave(f"images {reason}", paths)
+        leave("images and maps whose partner cannot be used", (p for item in self.found for p in _both(item)))
+        leave("captions of these", (item.caption_path for item in self.found if item.caption_path))
+        leave("images that belong to no pair", inventory.images)
+        leave("text files that belong to no image", inventory.texts)
+        leave("lists and JSON files that name no image here", inventory.lists)
+        leave("archives, which are not unpacked while images lie beside them", inventory.archives)
+        for kind, paths in inventory.unread.items():
+            leave(f"{kind} files, which are not read (images: save them as JPEG or PNG)", paths)
+        leave("other files", inventory.others)
+        return Account(
+            files=inventory.files,
+            images=len(self.used),
+            maps=len(maps - self.used),
+            captions=len(captions),
+            lists=len(lists),
+            left_out=tuple(
+                LeftOut(what, len(paths), tuple(_relative(path, root) for path in paths[:EXAMPLES]))
+                for what, paths in left.items()
+            ),
+            hidden=inventory.hidden,
+        )
+
+
+def _both(item: FoundImage) -> Iterable[Path]:
+    return (path for path in (item.image, item.condition) if path is not None)
+
+
+def _relative(path: Path, root: Path) -> str:
+    name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    return os.fsencode(name).decode("utf-8", "replace")  # a name may hold bytes that are no text
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _were(said: str) -> str:
+    return "was" if said.startswith("1 ") and "," not in said else "were"
+
+
+def _some(examples: tuple[str, ...], count: int) -> str:
+    return ", ".join(examples) + (" …" if count > len(examples) else ".")

@@ -1,0 +1,93 @@
+"""Roles that names suggest: of folders, of columns of a list, of endings such as -condlabel, of splits."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePath
+
+IMAGE, MAP, CAPTION, IGNORED = "image", "map", "caption", "ignored"
+ROLES = (IMAGE, MAP, CAPTION, IGNORED)
+"""What a folder, a column or an ending can be."""
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_MASKS = _words("mask masks masklabel matte mattes")
+_CLEAR_MAPS = _words(
+    "condition conditions conditional conditioning cond conds condlabel control controls controlnet ctrl hint hints "
+    "edge edges contour contours outline outlines canny depth depths zoe midas disparity hed pidi softedge softedges "
+    "lineart mlsd "
+    "scribble scribbles sketch sketches seg segs segmentation segmentations segmap semantic semantics normalbae "
+    "normalmap pose poses openpose dwpose densepose skeleton skeletons landmark landmarks"
+)
+_POSSIBLE_MAPS = _words(
+    "guide guides line lines normal normals map maps source sources src input inputs original originals orig before "
+    "layout layouts"
+)
+_IMAGES = _words(
+    "image images img imgs target targets tgt gt groundtruth truth photo photos picture pictures pic pics rgb output "
+    "outputs edited after jpg jpeg png webp file files frame frames"
+)
+_CAPTIONS = _words(
+    "caption captions text texts txt prompt prompts description descriptions tag tags instruction instructions "
+    "annotation annotations"
+)
+_VALIDATION = frozenset({"val", "valid", "validation", "dev", "eval", "evaluation", "test", "testing"})
+_TRAINING = frozenset({"train", "training", "trainset"})
+
+
+def words(name: str) -> list[str]:
+    """The words of a name, in lower case: "conditioning_images", "ControlImage" and "x-depth2" have two each."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_]+", name)]
+
+
+def role_of(name: str) -> str:
+    """IMAGE, MAP or CAPTION if the name says so, else "". "conditioning_images" is a map, "image_caption" a caption."""
+    found = words(name)
+    parts = {*found, *("".join(two) for two in zip(found, found[1:], strict=False))}
+    if parts & _CAPTIONS:
+        return CAPTION
+    if parts & (_CLEAR_MAPS | _POSSIBLE_MAPS | _MASKS):
+        return MAP
+    return IMAGE if parts & _IMAGES else ""
+
+
+def is_clear_map(name: str) -> bool:
+    """Whether the name hardly means anything else than a condition map. "source" and "normal" may."""
+    found = words(name)
+    return bool({*found, *("".join(two) for two in zip(found, found[1:], strict=False))} & (_CLEAR_MAPS | _MASKS))
+
+
+def is_mask(name: str) -> bool:
+    """Whether the name is that of a mask, which is a map only where there is no other one."""
+    return bool(_MASKS & set(words(name)))
+
+
+def is_validation(name: str) -> bool:
+    """Whether the name is that of a part which is kept for validation or tests."""
+    return name.lower() in _VALIDATION
+
+
+def is_split(name: str) -> bool:
+    """Whether the name is that of a part for training, validation or tests."""
+    return name.lower() in _TRAINING | _VALIDATION
+
+
+def same_name(path: PurePath | str) -> str:
+    """A path without its ending, in the form in which equal looking names are equal (Unicode's NFC, no case)."""
+    text = path if isinstance(path, str) else path.with_suffix("").as_posix()
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def map_suffix(stem: str) -> tuple[str, str]:
+    """A name without the words that call it a map, and these: ("a", "-condlabel"). ("", "") if there are none."""
+    for cut in re.finditer(r"[-_. ]+", stem):
+        base, tail = stem[: cut.start()], stem[cut.start() :]
+        found = words(tail)
+        known = all(word in _CLEAR_MAPS | _POSSIBLE_MAPS | _MASKS | _IMAGES for word in found)
+        if base and found and known and role_of(tail) == MAP:
+            return base, tail
+    return "", ""

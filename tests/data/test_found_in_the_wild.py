@@ -1,0 +1,318 @@
+"""Folders as people have them: pairs and captions are found whatever their names, and every file is accounted for."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engine.data.scan import ScanReport, scan_folder
+
+PHOTO = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
+MAP = np.zeros((48, 48), np.uint8)
+MAP[10:14] = 255
+Build = Callable[[Path], None]
+
+
+def photo(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PHOTO).save(path)
+
+
+def drawn(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(MAP).save(path)
+
+
+def write(path: Path, content: object, encoding: str = "utf-8") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_bytes(text.encode(encoding))
+
+
+def rows(path: Path, *content: object) -> None:
+    write(path, "\n".join(map(json.dumps, content)))
+
+
+def adds_up(report: ScanReport) -> bool:
+    """Whether the account has each file of the folder exactly once."""
+    account = report.account
+    assert account is not None
+    files = [path for path in report.source.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    used = account.images + account.maps + account.captions + account.lists
+    return account.files == len(files) == used + sum(one.count for one in account.left_out)
+
+
+def pairs(report: ScanReport) -> dict[str, tuple[str, str]]:
+    """File name of the image -> caption and file name of the map."""
+    return {s.image.name: (s.caption, s.condition.name if s.condition else "") for s in report.samples}
+
+
+def diffusers_tree(root: Path) -> None:
+    for n in "12":
+        photo(root / "train" / "images" / f"{n}.png")
+        drawn(root / "train" / "conditioning_images" / f"{n}.png")
+    rows(root / "train" / "metadata.jsonl", *(
+        {"file_name": f"images/{n}.png", "conditioning_image": f"conditioning_images/{n}.png", "text": f"c{n}"}
+        for n in "12"
+    ))  # fmt: skip
+
+
+def two_folders(images: str, maps: str, captions: str = "") -> Build:
+    def build(root: Path) -> None:
+        for n in "12":
+            photo(root / images / f"{n}.png")
+            drawn(root / maps / f"{n}.png")
+            write(root / (captions or images) / f"{n}.txt", f"c{n}")
+
+    return build
+
+
+def listed(name: str, image: str, map: str, caption: str = "text") -> Build:
+    def build(root: Path) -> None:
+        for n in "12":
+            photo(root / "images" / f"{n}.png")
+            drawn(root / "conditioning_images" / f"{n}.png")
+        rows(root / name, *(
+            {image: f"images/{n}.png", map: f"conditioning_images/{n}.png", caption: f"c{n} of a cat"} for n in "12"
+        ))  # fmt: skip
+
+    return build
+
+
+def splits(root: Path) -> None:
+    for split, names in (("train", "12"), ("validation", "34")):
+        for n in names:
+            photo(root / split / "image" / f"{n}.png")
+            drawn(root / split / "canny" / f"{n}.png")
+            write(root / split / "image" / f"{n}.txt", f"c{n}")
+
+
+def scenes(root: Path) -> None:
+    for scene, n in (("kitchen", "1"), ("bath", "2")):
+        photo(root / scene / "rgb" / f"{n}.png")
+        drawn(root / scene / "depth" / f"{n}.png")
+        write(root / scene / "rgb" / f"{n}.txt", f"c{n}")
+
+
+def side_by_side(map_end: str, other_end: str = "") -> Build:
+    def build(root: Path) -> None:
+        for n in "12":
+            photo(root / f"{n}.png")
+            drawn(root / f"{n}{map_end}.png")
+            if other_end:
+                drawn(root / f"{n}{other_end}.png")
+            write(root / f"{n}.txt", f"c{n}")
+
+    return build
+
+
+def suffix_in_the_other_folder(root: Path) -> None:
+    for n in "12":
+        photo(root / "images" / f"{n}.png")
+        drawn(root / "conditioning_images" / f"{n}_canny.png")
+        write(root / "images" / f"{n}.txt", f"c{n}")
+
+
+def lists_without_maps(root: Path) -> None:
+    for n in "12":
+        photo(root / "image" / f"{n}.png")
+        drawn(root / "mask" / f"{n}.png")
+    rows(root / "image" / "metadata.jsonl", *({"file_name": f"{n}.png", "text": f"c{n}"} for n in "12"))
+
+
+def other_forms_of_letters(root: Path) -> None:
+    names = {"café": "c1", "zürich": "c2"}
+    for name in names:
+        photo(root / "images" / (unicodedata.normalize("NFD", name) + ".png"))
+        drawn(root / "conditioning_images" / (unicodedata.normalize("NFC", name) + ".png"))
+        write(root / "images" / (unicodedata.normalize("NFC", name) + ".txt"), names[name])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        diffusers_tree,
+        two_folders("image", "mask"),
+        two_folders("image", "canny"),
+        two_folders("image", "depth"),
+        two_folders("image", "cond"),
+        two_folders("Images", "Condition_Images"),
+        two_folders("target_image_dir", "condition_image_dir", "captions"),
+        two_folders("x-data", "x-conditioning"),
+        two_folders("edited_image", "original_image"),
+        two_folders("output", "input"),
+        two_folders("photos", "openpose", "prompts"),
+        two_folders("blorb", "fnord"),  # only their contents tell
+        listed("metadata.jsonl", "file_name", "control_image"),
+        listed("metadata.jsonl", "file_name", "control_file_name"),
+        listed("metadata.jsonl", "file_name", "condition"),
+        listed("metadata.jsonl", "file_name", "mask"),
+        listed("metadata.jsonl", "file_name", "conditioning_image", "additional_feature"),
+        listed("train.jsonl", "image_path", "control_path", "caption"),
+        listed("data.json", "image", "conditioning_image"),
+        listed("dataset.jsonl", "target_img", "pose_img", "blip_caption"),
+        splits,
+        scenes,
+        side_by_side("-condlabel", "-masklabel"),
+        side_by_side("_canny"),
+        side_by_side("_depth_map"),
+        suffix_in_the_other_folder,
+        lists_without_maps,
+        other_forms_of_letters,
+    ],
+)
+def test_pairs_are_found_and_no_map_is_taken_for_an_image(tmp_path: Path, build: Build) -> None:
+    build(tmp_path)
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 2 and report.paired and not report.problems
+    assert [sample.caption[:2] for sample in report.samples] in (["c1", "c2"], ["c2", "c1"])
+    for sample in report.samples:
+        assert sample.condition is not None and np.asarray(Image.open(sample.condition)).ndim == 2
+        assert np.asarray(Image.open(sample.image)).ndim == 3
+    assert adds_up(report)
+
+
+def test_what_was_left_out_is_told(tmp_path: Path) -> None:
+    splits(tmp_path)
+    report = scan_folder(tmp_path)
+    assert any("validation was left out" in doubt for doubt in report.doubts)
+    assert report.account is not None
+    said = " ".join(report.account.sentences())
+    assert "kept for validation" in said and "validation/image/3.png" in said
+    both = scan_folder(tmp_path, asked={"validation": "image"})
+    assert len(both.samples) == 4 and adds_up(both)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda root: [write(root / "captions" / f"{n}.txt", f"c{n}") for n in "12"],
+        lambda root: [write(root / f"{n}.json", {"caption": f"c{n}", "score": 3}) for n in "12"],
+        lambda root: [write(root / f"{n}.png.txt", f"c{n}") for n in "12"],
+        lambda root: [write(root / f"{n}..txt", f"c{n}") for n in "12"],
+        lambda root: [write(root / f"{n}.caption", f"c{n}") for n in "12"],
+        lambda root: write(root / "captions.json", {"1.png": "c1", "2.png": "c2"}),
+        lambda root: write(root / "meta_cap.json", {n: {"caption": f"c{n}"} for n in "12"}),
+        lambda root: write(root / "metadata.json", {f"/content/data/{n}.png": {"tags": f"c{n}"} for n in "12"}),
+        lambda root: write(root / "metadata.json", [{"file_name": f"{n}.png", "text": f"c{n}"} for n in "12"]),
+        lambda root: write(root / "metadata.json1", "\n".join(
+            json.dumps({"file_name": f"{n}.png", "text": f"c{n}"}) for n in "12")),
+        lambda root: write(root / "captions.txt", "1.png: c1\n2.png: c2"),
+        lambda root: write(root / "captions.txt", "1.png\tc1\r\n2.png\tc2\r\n"),
+        lambda root: write(root / "captions.csv", "image;caption\n1.png;c1\n2.png;c2"),
+        lambda root: write(root / "list.tsv", "filename\tdescription\n1.png\tc1\n2.png\tc2"),
+        lambda root: [write(root / f"{n}.txt", f"c{n}", "utf-16") for n in "12"],
+        lambda root: write(root / "metadata.jsonl", "\n".join(
+            json.dumps({"file_name": f"{n}.png", "text": f"c{n}"}) for n in "12"), "utf-16"),
+        lambda root: write(root / "metadata.csv", "file_name,text\r\n1.png,c1\r\n2.png,c2\r\n", "utf-16"),
+        lambda root: write(root / "metadata.jsonl", "\n".join(
+            json.dumps({"file_name": f"{n}.png", "text": f"c{n}"}, indent=2) for n in "12")),
+        lambda root: write(root / "metadata.jsonl", "".join(
+            json.dumps({"file_name": f"{n}.png", "text": f"c{n}"}) for n in "12")),
+        lambda root: write(root / "metadata.jsonl", "".join(
+            json.dumps({"file_name": f"{n}.png", "text": f"c{n}"}) + ",\n" for n in "12")),
+        lambda root: write(root / "metadata.jsonl", "\n".join(
+            str({"file_name": f"{n}.png", "text": f"c{n}"}) for n in "12")),
+        lambda root: write(root / "metadata.jsonl", "\n".join(
+            f'{{"file_name": "C:\\data\\{n}.png", "text": "c{n}"}}' for n in "12")),
+        lambda root: write(root / "metadata.jsonl", json.dumps(
+            {"data": [{"file_name": f"{n}.png", "text": f"c{n}"} for n in "12"]})),
+    ],
+)  # fmt: skip
+def test_captions_are_found_wherever_tools_put_them(tmp_path: Path, build: Build) -> None:
+    photo(tmp_path / "1.png", tmp_path / "2.png")
+    build(tmp_path)
+    report = scan_folder(tmp_path)
+    assert {name: caption for name, (caption, _) in pairs(report).items()} == {"1.png": "c1", "2.png": "c2"}
+    assert not report.problems and adds_up(report)
+
+
+def test_captions_beside_the_maps_count_too(tmp_path: Path) -> None:
+    photo(tmp_path / "images" / "1.png")
+    drawn(tmp_path / "control" / "1.png")
+    write(tmp_path / "control" / "1.txt", "c1")
+    report = scan_folder(tmp_path)
+    assert pairs(report) == {"1.png": ("c1", "1.png")} and adds_up(report)
+
+
+def test_nothing_is_dropped_without_a_word(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    for name in ("a.heic", "b.jxl", "c.exr", "film.mp4", "old.zip", "lonely.txt", "notes.md", "x.json", "data.parquet"):
+        write(tmp_path / name, "x")
+    write(tmp_path / ".hidden", "x")
+    report = scan_folder(tmp_path)
+    assert report.account is not None and adds_up(report) and report.account.hidden == 1
+    said = " ".join(report.account.sentences())
+    for words in ("HEIC", "JPEG XL", "OpenEXR", "video", "archives", "lonely.txt", "notes.md", "x.json"):
+        assert words in said
+
+
+def test_images_are_known_by_their_content(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    for name in ("no_ending", "photo.download", "2.jpg"):
+        (tmp_path / name).write_bytes((tmp_path / "1.png").read_bytes())
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 4 and adds_up(report)
+
+
+def test_one_image_with_two_maps_is_told(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png")
+    drawn(tmp_path / "maps" / "a.png", tmp_path / "maps" / "b.png")
+    rows(tmp_path / "metadata.jsonl", *(
+        {"file_name": "1.png", "conditioning_image": f"maps/{name}.png", "text": "x"} for name in "ab"
+    ))  # fmt: skip
+    report = scan_folder(tmp_path)
+    assert pairs(report) == {"1.png": ("x", "b.png")} and adds_up(report)
+    assert "twice, with different maps" in report.problems[0].what and "a.png" in report.problems[0].why
+
+
+def test_several_captions_and_other_encodings_are_told(tmp_path: Path) -> None:
+    photo(tmp_path / "1.png", tmp_path / "2.png")
+    write(tmp_path / "1.txt", "un café près de la fenêtre", "cp1252")
+    write(tmp_path / "2.txt", "one\ntwo")
+    notes = " ".join(scan_folder(tmp_path).notes)
+    assert "read as cp1252, for example 1.txt" in notes and "several lines" in notes
+    rows(tmp_path / "metadata.jsonl", *({"file_name": f"{n}.png", "text": ["a", "b"]} for n in "12"))
+    assert "2 rows of metadata.jsonl have several captions" in " ".join(scan_folder(tmp_path).notes)
+
+
+def test_a_broken_list_is_named_once_and_the_folders_decide(tmp_path: Path) -> None:
+    two_folders("images", "conditioning_images")(tmp_path)
+    write(tmp_path / "metadata.jsonl", "{'file_name': oops\n" * 30)
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 2 and report.paired
+    assert [problem.what for problem in report.problems] == ["metadata.jsonl was not used."]
+
+
+def test_folders_of_the_same_names_are_asked_about(tmp_path: Path) -> None:
+    for n in "12":
+        photo(tmp_path / "cats" / f"{n}.png", tmp_path / "dogs" / f"{n}.png")
+    report = scan_folder(tmp_path)
+    assert len(report.samples) == 4 and "cats and dogs have the same names" in report.doubts[0]
+    paired = scan_folder(tmp_path, asked={"cats": "image", "dogs": "map"})
+    assert paired.paired and len(paired.samples) == 2 and adds_up(paired)
+    alone = scan_folder(tmp_path, asked={"dogs": "ignored"})
+    assert len(alone.samples) == 2 and not alone.paired and adds_up(alone)
+
+
+def test_a_column_can_be_chosen(tmp_path: Path) -> None:
+    for n in "12":
+        photo(tmp_path / f"{n}.png")
+        drawn(tmp_path / "a" / f"{n}.png", tmp_path / "b" / f"{n}.png")
+    rows(tmp_path / "metadata.jsonl", *(
+        {"file_name": f"{n}.png", "canny": f"a/{n}.png", "depth": f"b/{n}.png", "title": f"t{n}", "text": f"c{n}"}
+        for n in "12"
+    ))  # fmt: skip
+    report = scan_folder(tmp_path)
+    assert report.paired and "depth" in " ".join(report.doubts) and adds_up(report)
+    chosen = scan_folder(tmp_path, asked={"depth": "map", "title": "caption"})
+    assert pairs(chosen) == {"1.png": ("t1", "1.png"), "2.png": ("t2", "2.png")} and adds_up(chosen)
+    assert {sample.condition.parent.name for sample in chosen.samples if sample.condition} == {"b"}
