@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from engine.data.description import DESCRIPTION
 from engine.data.import_config import ImportConfig
 from engine.data.index import IndexWriter
 from engine.data.layouts.inventory import checked_search
-from engine.data.layouts.model import Part, Reading
+from engine.data.layouts.model import FoundImage, Part, Reading
 from engine.data.samples import Problem, Sample
-from engine.data.scan import read_images, recognize_folder
+from engine.data.scan import caption_of_found, read_images, recognize_folder
 from engine.data.sources import source_of
 from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
@@ -243,15 +243,34 @@ def _refuse_unknown(asked: Mapping[str, str], reading: Reading) -> None:
         )
 
 
+def first_pairs(place: str, roles: Mapping[str, str], count: int) -> list[FoundImage]:
+    """The first images of a folder as they would be read with these roles, with their captions.
+
+    Raises UserError if the folder cannot be used.
+    """
+    recognized = recognize_folder(_clean(place), roles)
+    return [replace(item, caption=caption_of_found(item)) for item in recognized.found[:count]]
+
+
 def question(place: str, config: ImportConfig | None = None) -> Reading | None:
     """What the user should decide before a folder is read: its parts, and the doubts. None: nothing, or no folder.
 
-    Takes as long as listing the folder's files. Raises UserError if the folder cannot be used.
+    Takes a few seconds at most. Raises UserError if the folder cannot be used.
     """
     place = _clean(place)
     if source_of(place) is not None or not Path(place).expanduser().is_dir():
         return None
-    reading = recognize_folder(place, (config or ImportConfig()).asked).reading
+    end = time.monotonic() + RECOGNITION_SECONDS
+
+    def ask() -> None:
+        if time.monotonic() > end:
+            raise _TooLarge
+
+    try:
+        with checked_search(ask):
+            reading = recognize_folder(place, (config or ImportConfig()).asked).reading
+    except _TooLarge:
+        return None  # it is read as far as names tell, and the result says what was guessed
     return reading if reading.doubts else None
 
 

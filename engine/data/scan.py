@@ -255,6 +255,14 @@ def read_images(
     recognized.reading.notes += _about_captions(guessed, lines)
 
 
+def caption_of_found(item: FoundImage) -> str:
+    """The caption of an image that was found but not read. Empty if its file cannot be read."""
+    try:
+        return item.caption or (caption_in(item.caption_path)[0] if item.caption_path else "")
+    except OSError:
+        return ""
+
+
 def _about_captions(guessed: Mapping[str, list[Path]], lines: int) -> list[str]:
     """What the user should know of the caption files."""
     notes = [

@@ -45,7 +45,8 @@ def import_images(context: AppContext, place: str, name: str, config: ImportConf
 
 def _sentences(result: ImportResult) -> list[str]:
     failures = [f"The images that could not be loaded are listed in {result.failures}."] if result.failures else []
-    return [*result.notes, *failures]
+    guessed = [f"Guessed: {doubt}" for doubt in result.doubts]
+    return [*guessed, *result.account, *result.notes, *failures]
 
 
 def suggested_name(place: str) -> str:

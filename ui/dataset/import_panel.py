@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
-from engine.data.import_config import ImportConfig, parse_import
+from engine.data.import_config import ImportConfig, parse_import, text_of_roles
 from engine.errors import UserError
 from ui.dataset import folder_dialog
 from ui.dataset.import_jobs import KIND, import_images, suggested_name
+from ui.dataset.question_panel import QuestionPanel
 from ui.page.context import AppContext
 from ui.page.form import describe, widget
 from ui.page.live import Live
@@ -52,12 +54,29 @@ def build(context: AppContext, live: Live) -> None:
         with gr.Accordion("Options for lists and archives", open=False, elem_id="import-options"):
             settings = _options()
 
-    def start(place: str, name: str, *values: Any) -> None:
-        config = parse_import(
-            {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
-        )
+        asking = QuestionPanel(context, live)
+
+    def config_of(values: Sequence[Any], **roles: str) -> ImportConfig:
+        given = {key: _value(key, raw) for key, raw in zip(settings, values, strict=True) if raw is not None}
+        return parse_import(given | roles)
+
+    def begin(place: str, name: str, config: ImportConfig) -> None:
         title = f"Reading {name.strip() or suggested_name(place) or 'images'}"
         context.start_job(KIND, title, import_images(context, place, name, config))
+
+    def start(place: str, name: str, *values: Any) -> list[Any]:
+        from engine.data.importing import question
+
+        config = config_of(values)
+        unclear = None if config.roles or known(context, place, name) else question(place, config)
+        if unclear is not None:
+            return asking.show(place, unclear)
+        begin(place, name, config)
+        return asking.hidden()
+
+    def start_with(roles: dict[str, str], values: list[Any]) -> None:
+        place, name, *rest = values
+        begin(place, name, config_of(rest, roles=text_of_roles(roles)))
 
     def pick(current: str) -> str:
         return folder_dialog.ask_folder() or current
@@ -66,7 +85,17 @@ def build(context: AppContext, live: Live) -> None:
     for event in (place.blur, place.submit, picked.then):
         live.on(event, _found, [place], [found])
     live.on(place.change, suggested_name, [place], [name])
-    live.on(read.click, start, [place, name, *settings.values()], show_progress="full")
+    inputs = [place, name, *settings.values()]
+    live.on(read.click, start, inputs, asking.outputs, refresh=True, show_progress="full")
+    asking.wire(live, place, start_with, inputs)
+
+
+def known(context: AppContext, place: str, name: str) -> bool:
+    """Whether the dataset was read before, with roles that the user gave."""
+    from engine.data.dataset import Dataset
+
+    folder = context.workspace.dataset_folder(name.strip() or suggested_name(place) or "pictures")
+    return (folder / "dataset.json").exists() and bool(Dataset.open(folder).roles)
 
 
 def build_result(live: Live) -> None:
