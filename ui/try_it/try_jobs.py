@@ -108,13 +108,8 @@ class _Drawing:
     @staticmethod
     def prepare(context: AppContext, asked: DrawRequest) -> _Drawing:
         """Do everything that needs no model."""
-<<<<<<< HEAD
-        from engine.disk.images import load_rgb
-        from engine.inference.control_image import condition_type
-=======
-        from engine.conditions import registry
         from engine.disk.images import load_map
->>>>>>> 5f48dc3 (Images are read by their content: every format of Pillow, damaged metadata ignored, deep and transparent maps visible)
+        from engine.inference.control_image import condition_type
         from engine.inference.request import TryRequest
 
         run = Run(context.workspace.runs / asked.run)

@@ -1,0 +1,51 @@
+"""A folder in which it is not clear what is what: the page asks once, shows three pairs, and reads as it was told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, shoot, wait_for
+from tests.browser.studio import Studio, page_of, studio
+from tests.data.test_found_in_the_wild import drawn, photo, write
+
+pytestmark = IN_A_BROWSER
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Any:
+    with studio(tmp_path / "workspace") as opened:
+        yield opened
+
+
+def test_the_page_asks_what_is_what_and_reads_it_so(app: Studio, browser: Any, tmp_path: Path) -> None:
+    source = tmp_path / "mine"
+    for n in "1234":
+        photo(source / "image" / f"{n}.png")
+        drawn(source / "canny" / f"{n}.png", source / "depth" / f"{n}.png")
+        write(source / "image" / f"{n}.txt", f"noise number {n}")
+    with page_of(browser) as page:
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        open_page(page, app)
+        fill(page, "#dataset-folder textarea, #dataset-folder input", str(source))
+        wait_for(page, "#dataset-found", "images and condition maps in two folders")
+        click(page, "#dataset-read")
+        wait_for(page, "#question-why", "Several folders may hold the condition maps: canny, depth. canny was taken.")
+        page.wait_for_selector("#question-pairs img")
+        shoot(page, "question")
+        page.click("#question-role-1 input")  # depth shall be the map
+        for number, role in ((0, "Ignored"), (1, "Condition map")):
+            page.click(f"#question-role-{number} input")
+            page.get_by_role("option", name=role, exact=True).click()
+        click(page, "#question-read")
+        wait_for(page, "#dataset-outcome", "4 images, 4 captions")
+        wait_for(page, "#dataset-outcome", "4 images ignored, as you said")
+        assert not page.locator("#question").is_visible()
+        shoot(page, "question-answered")
+        assert faults == []
+    description = (app.workspace / "datasets" / "mine" / "dataset.json").read_text(encoding="utf-8")
+    assert '"depth": "map"' in description and '"canny": "ignored"' in description
+    assert "output values" not in app.printed()
