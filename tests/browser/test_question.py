@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, shoot, wait_for
+from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, pick, shoot, wait_for
 from tests.browser.studio import Studio, page_of, studio
 from tests.data.test_found_in_the_wild import drawn, photo, write
 
@@ -36,10 +36,8 @@ def test_the_page_asks_what_is_what_and_reads_it_so(app: Studio, browser: Any, t
         wait_for(page, "#question-why", "Several folders may hold the condition maps: canny, depth. canny was taken.")
         page.wait_for_selector("#question-pairs img")
         shoot(page, "question")
-        page.click("#question-role-1 input")  # depth shall be the map
-        for number, role in ((0, "Ignored"), (1, "Condition map")):
-            page.click(f"#question-role-{number} input")
-            page.get_by_role("option", name=role, exact=True).click()
+        for number, role in ((0, "Ignored"), (1, "Condition map")):  # depth shall be the map
+            pick(page, f"#question-role-{number}", role)
         click(page, "#question-read")
         wait_for(page, "#dataset-outcome", "4 images, 4 captions")
         wait_for(page, "#dataset-outcome", "4 images ignored, as you said")

@@ -35,8 +35,9 @@ class QuestionPanel:
                     gr.Dropdown(ROLES, visible=False, min_width=220, elem_id=f"question-role-{number}")
                     for number in range(MOST)
                 ]
+            gr.HTML("<p class='hint'>The first of them, as they would be read: each image, then its condition map.</p>")
             self._pairs = gr.Gallery(
-                label="How they would be read",
+                show_label=False,
                 columns=2 * PAIRS,
                 height="auto",
                 object_fit="contain",
