@@ -146,7 +146,7 @@ def test_images_are_opened_in_one_place() -> None:
     opens = [where for where, call in calls() if ast.unparse(call.func) == "Image.open"]
     places = {where.split(":")[0] for where in opens}
     made_here = {"engine/conditions/types/external_child.py"}
-    assert places <= {"engine/disk/images.py"} | made_here
+    assert places <= {"engine/disk/image_formats.py"} | made_here
 
 
 def bomb(path: Path, width: int, height: int) -> Path:
