@@ -24,10 +24,10 @@ INFO = (
 )
 LAYOUTS = (
     "<details class='hint'><summary>Folder layouts that work</summary><ul>"
-    "<li>images, with captions in text files of the same name (<code>cat.jpg</code>, <code>cat.txt</code>), in a folder "
-    "<code>captions</code> or in one list</li>"
-    "<li>pairs: folders such as <code>images</code> and <code>conditioning_images</code> with files of the same names, or "
-    "<code>cat.jpg</code> beside <code>cat_canny.png</code></li>"
+    "<li>images, with captions in text files of the same name (<code>cat.jpg</code>, <code>cat.txt</code>), in a "
+    "folder <code>captions</code> or in one list</li>"
+    "<li>pairs: folders such as <code>images</code> and <code>conditioning_images</code> with files of the same names, "
+    "or <code>cat.jpg</code> beside <code>cat_canny.png</code></li>"
     "<li>images with a list (<code>metadata.jsonl</code>, <code>.csv</code>, <code>.json</code>), also in "
     "<code>train/</code></li>"
     "<li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets library</li></ul></details>"
