@@ -67,7 +67,7 @@ def with_random_encoders(kind: type[Any]) -> Any:
             count, _, height, width = images.shape
             return torch.randn(count, 4, height // 8, width // 8), torch.randn(count, 4, height // 8, width // 8)
 
-        def encode_text(self, tokenizer: Any, encoder: Any, captions: Any) -> dict[str, torch.Tensor]:
+        def encode_text(self, tokenizer: Any, encoder: Any, captions: Any, **_: Any) -> dict[str, torch.Tensor]:
             rows = {name: (77, width) if name == "hidden" else (width,) for name, width in WIDTHS[kind].items()}
             return {name: torch.randn(len(captions), *shape) for name, shape in rows.items()}
 

@@ -131,6 +131,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
         base,
         family.load_denoiser(base, torch.float32).to(device),
         family.load_controlnet(checkpoint.controlnet).to(device),
+        text=run.config.text,
     )
     request = PreviewRequest(
         samples=held_out,

@@ -17,6 +17,7 @@ from engine.config.setting import MayChange, Section, setting
 from engine.config.training import TrainConfig
 from engine.config.validation import ValidationConfig
 from engine.errors import UserError
+from engine.families.text import TextOptions
 
 __all__ = [
     "CONFIG_VERSION",
@@ -81,6 +82,11 @@ class RunConfig(Section):
                 "the 8-bit optimizers need their state on the card: with optim.offload choose adamw or adafactor"
             )
         return self
+
+    @property
+    def text(self) -> TextOptions:
+        """How captions are read."""
+        return TextOptions(self.model.clip_skip, self.data.long_captions == "whole")
 
     @property
     def images_per_step(self) -> int:

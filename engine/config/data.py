@@ -52,6 +52,14 @@ class DataConfig(Section):
         "little is cropped. All images of a batch have one size.",
         affects_speed=True,
     )
+    long_captions: Literal["whole", "cut"] = setting(
+        "whole",
+        "Long captions",
+        "Captions of more than 75 tokens, about 55 words. whole, the usual choice: they are read to the end, in up to "
+        "three parts of 75 tokens, as AUTOMATIC1111 and ComfyUI read long prompts. cut: what is beyond 75 tokens is "
+        "left out. Where all captions are short there is no difference.",
+        advanced=True,
+    )
     held_out: int = setting(
         16,
         "Held-out images",

@@ -18,6 +18,17 @@ class ModelConfig(Section):
         affects_speed=True,
         why_fixed="The weights were trained for this base, and mean nothing to another.",
     )
+    clip_skip: int = setting(
+        1,
+        "Clip skip",
+        "Which layer of the text encoder is read, counted from the last as in AUTOMATIC1111. 1: the last one, the "
+        "usual choice. 2: the last but one, for anime bases of SD 1.x whose authors name it. SD 2 and SDXL read the "
+        "last but one anyway, so 1 and 2 are the same there.",
+        ge=1,
+        le=12,
+        advanced=True,
+        why_fixed="The ControlNet has learned with the text as that layer gives it.",
+    )
     controlnet: str = setting(
         "",
         "Start from a ControlNet",

@@ -30,12 +30,14 @@ from engine.data.crop_plan import CropPlan, Size
 from engine.data.encode import EncoderBatches, latents_of
 from engine.data.samples import Sample
 from engine.data.text_cache import TextCache, encode_missing
+from engine.data.text_shards import RunCaptions
 from engine.disk.images import load_map, load_rgb
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows
 from engine.distributed.group import ALONE, ProcessGroup
 from engine.families.base import Family
 from engine.families.latents import LatentSpace
+from engine.families.text import USUAL_TEXT, TextOptions
 from engine.jobs.control import OnProgress, Token
 
 SHARD = 512
@@ -114,8 +116,16 @@ class TrainingCache:
         return Crop((left, top, right, bottom), self.size(row), (sample.width, sample.height))
 
     def text(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Embeddings of captions of this dataset, or of "", fp32 (B, ...)."""
+        """Embeddings of captions of this dataset, or of "", fp32 (B, ...), all of one length in the whole run."""
         return self._texts.read(captions)
+
+    def text_of(self, caption: str) -> dict[str, torch.Tensor]:
+        """The embedding of one caption, fp32 (1, ...), as long as it was encoded: a short one is not repeated.
+
+        Raises:
+            KeyError: it is no caption of this dataset.
+        """
+        return self._texts.read_one(caption)
 
     def _find(self, row: int, variant: int) -> tuple[_Shard, int]:
         size, place = self._places[row, variant]
@@ -146,6 +156,7 @@ def open_or_build(
     batch: int = 8,
     group: ProcessGroup = ALONE,
     on_message: Callable[[str], None] = lambda message: None,
+    text: TextOptions = USUAL_TEXT,
 ) -> TrainingCache:
     """Opens the cache of these samples and computes what is missing. Finished shards of an earlier attempt are kept.
 
@@ -153,6 +164,7 @@ def open_or_build(
 
     Args:
         batch: initial number of images per batch. It is halved when memory runs out, and ``on_message`` is called.
+        text: how captions are read.
 
     Raises:
         UserError: an image can no longer be read, or memory is not enough for one.
@@ -170,10 +182,13 @@ def open_or_build(
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
             describe(folder / "cache.json", about, _shards(folder, samples, plan))
     captions = list(dict.fromkeys(["", *(sample.caption for sample in samples)]))
+    run = None
     if group.main:
-        encode_missing(folder, family, base, captions, device, token, progress, on_message)
+        run = RunCaptions(folder, family, base, captions, text, token, progress)
+        encode_missing(run, device, token, progress, on_message)
     group.barrier()
-    return TrainingCache(folder, samples, plan, TextCache(folder, base))
+    run = run or RunCaptions(folder, family, base, captions, text, token)
+    return TrainingCache(folder, samples, plan, TextCache(run))
 
 
 def _shards(folder: Path, samples: Sequence[Sample], plan: CropPlan) -> list[Path]:

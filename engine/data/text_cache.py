@@ -2,7 +2,7 @@
 
     cache/KEY/text-NAME.safetensors   a shard: the tensors of up to SHARD encoded captions, fp16, one row for each
     cache/KEY/text-NAME.json          written after it: the captions in the order of the rows, a hash of what encoded
-                                      them, size and checksum of the shard
+                                      them, in how many chunks, size and checksum of the shard
 
 A shard is never changed. Captions that no shard has are encoded into new ones, so an edited caption costs one encoding
 and a killed process loses less than one shard. A shard that is mostly of no use any more is replaced by one with the
@@ -11,160 +11,128 @@ rows that are. Older versions wrote the same two files with all captions in one 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from engine.data.cache_files import Verified, base_files, describe, save_tensors, verify
+from engine.data.cache_files import Verified, describe, save_tensors, verify
 from engine.data.captions import CAPTIONS_AT_ONCE
 from engine.data.encode import EncoderBatches
+from engine.data.text_shards import RunCaptions, Shard
 from engine.disk.in_use import remove_file
 from engine.disk.space import require_space
 from engine.disk.tensor_file import Rows, tensor_names
-from engine.families.base import Family
-from engine.families.facts import TEXT_PARTS
 from engine.jobs.control import CancelToken, OnProgress
 
 SHARD = 256
-"""Captions in a shard, a multiple of CAPTIONS_AT_ONCE. In memory 30 MB for SD 1.5, 80 MB for XL."""
+"""Captions in a shard, a multiple of CAPTIONS_AT_ONCE. In memory 30 MB for SD 1.5, 80 MB for XL; long ones more."""
 LOCK = "text.lock"
-
-
-@dataclass(frozen=True)
-class Shard:
-    """The files of one shard."""
-
-    description: Path
-    captions: tuple[str, ...]
-
-    @property
-    def tensors(self) -> Path:
-        return self.description.with_suffix(".safetensors")
-
-    def remove(self) -> None:
-        """The description first: without it the tensors are nobody's."""
-        remove_file(self.description)
-        remove_file(self.tensors)
-
-
-def made_with(base: str) -> str:
-    """A hash of the base's text encoders."""
-    return _hash([2, base_files(base, TEXT_PARTS)])
-
-
-def _key_before_shards(base: str, captions: Sequence[str]) -> str:
-    """The name that older versions gave to the shard with all captions."""
-    return _hash([1, base_files(base, TEXT_PARTS), list(captions)])
-
-
-def _hash(made_of: list[Any]) -> str:
-    return hashlib.blake2b(json.dumps(made_of).encode(), digest_size=12).hexdigest()
 
 
 class TextCache:
     """Reads embeddings by caption."""
 
-    def __init__(self, folder: Path, base: str) -> None:
-        """All shards of this base must be whole: ``encode_missing`` first."""
+    def __init__(self, run: RunCaptions) -> None:
+        """All captions must have been encoded, see ``encode_missing``."""
+        self._family, self._longest = run.family, max(run.chunks.values())
         self._tables: list[dict[str, Rows]] = []
         self._places: dict[str, tuple[int, int]] = {}
-        for shard in _shards(folder, base):
-            self._tables.append({name: Rows(shard.tensors, name) for name in tensor_names(shard.tensors)})
-            self._places.update({c: (len(self._tables) - 1, row) for row, c in enumerate(shard.captions)})
+        for shard in run.shards:
+            rows = shard.rows(run.chunks)
+            if rows:
+                self._places.update({caption: (len(self._tables), row) for caption, row in rows.items()})
+                self._tables.append({name: Rows(shard.tensors, name) for name in tensor_names(shard.tensors)})
 
     def read(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Embeddings, fp32 (B, ...). Raises KeyError for a caption that was not encoded."""
-        parts: dict[str, list[np.ndarray]] = {}
-        for caption in captions:
-            number, row = self._places[caption]
-            for name, table in self._tables[number].items():
-                parts.setdefault(name, []).append(table.read([row]))
-        return {name: torch.from_numpy(np.concatenate(rows)).float() for name, rows in parts.items()}
+        """Embeddings, fp32 (B, ...), all as long as the longest caption of the run (see ``chunks_to_read``).
+
+        Raises:
+            KeyError: one of the captions was not encoded.
+        """
+        rows = [self.read_one(caption) for caption in captions]
+        if self._longest > 1:
+            length = self._longest * self._family.text_length(self.read_one(""))
+            rows = [self._family.repeated_text(row, length) for row in rows]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def read_one(self, caption: str) -> dict[str, torch.Tensor]:
+        """The embedding of a caption, fp32 (1, ...), as long as it was encoded: one chunk if it is short.
+
+        Raises:
+            KeyError: it was not encoded.
+        """
+        number, row = self._places[caption]
+        return {name: torch.from_numpy(table.read([row])).float() for name, table in self._tables[number].items()}
 
 
 def encode_missing(
-    folder: Path,
-    family: Family,
-    base: str,
-    captions: Sequence[str],
+    run: RunCaptions,
     device: torch.device,
     token: CancelToken,
     progress: OnProgress,
     on_message: Callable[[str], None] = lambda message: None,
 ) -> None:
-    """Encode the captions that no whole shard has, and remove what none of them needs. Finished shards are kept.
+    """Encode the captions of a run that no whole shard has, and remove what it does not need. Finished shards are kept.
 
     One process at a time does this in a folder; another one waits, and then finds the shards. At most one shard of
     embeddings is in memory.
-
-    Args:
-        captions: without repetitions.
 
     Raises:
         UserError: memory is not enough for one caption. DiskFull, OSError: the disk is full or gone.
         Cancelled: the token was cancelled.
     """
-    with _locked(folder, token):
-        wanted = frozenset(captions)
-        kept, replaced = _sort_out(folder, base, wanted, token, progress)
-        there = {caption for shard in kept for caption in shard.captions}
-        missing = [caption for caption in captions if caption not in there]
-        if missing:
-            encoder = _Encoder(folder, family, base, device, token, on_message)
-            known = {c: (shard, row) for shard in replaced for row, c in enumerate(shard.captions) if c in wanted}
-            for first in range(0, len(missing), SHARD):
-                part = missing[first : first + SHARD]
-                old = {caption: known[caption] for caption in part if caption in known}
-                begun = len(captions) - len(missing) + first
+    with _locked(run.folder, token):
+        run.find_shards()
+        kept, replaced = _sort_out(run, token, progress)
+        there = {caption for shard in kept for caption in shard.rows(run.chunks)}
+        copied = {c: (shard, row) for shard in replaced for c, row in shard.rows(run.chunks).items()}
+        missing = sorted((c for c in run.captions if c not in there), key=lambda caption: run.chunks[caption])
+        encoder = _Encoder(run, device, token, on_message)
+        done = len(there)
+        while missing:
+            alike = [caption for caption in missing[:SHARD] if run.chunks[caption] == run.chunks[missing[0]]]
 
-                def on_done(count: int, begun: int = begun) -> None:
-                    progress(begun + count, len(captions), "Encoding captions")
+            def on_done(count: int, before: int = done) -> None:
+                progress(before + count, len(run.captions), "Encoding captions")
 
-                _write(folder, base, part, encoder.shard(part, old, len(missing) - first, on_done))
+            known = {caption: copied[caption] for caption in alike if caption in copied}
+            encoder.write(alike, known, len(missing), on_done)
+            done, missing = done + len(alike), missing[len(alike) :]
         for shard in replaced:
             shard.remove()
+        run.find_shards()
 
 
 class _Encoder:
-    """Makes the tensors of shards. The text encoder is loaded when the first caption has to be encoded."""
+    """Writes shards. The text encoder is loaded when the first caption has to be encoded."""
 
     def __init__(
-        self,
-        folder: Path,
-        family: Family,
-        base: str,
-        device: torch.device,
-        token: CancelToken,
-        on_message: Callable[[str], None],
+        self, run: RunCaptions, device: torch.device, token: CancelToken, on_message: Callable[[str], None]
     ) -> None:
-        self._folder, self._family, self._base, self._device, self._token = folder, family, base, device, token
+        self._run, self._device, self._token = run, device, token
         self._batches = EncoderBatches(CAPTIONS_AT_ONCE, "captions", on_message)
         self._loaded: tuple[Any, Any] | None = None
 
     @torch.no_grad()
-    def shard(
+    def write(
         self,
         captions: Sequence[str],
-        known: Mapping[str, tuple[Shard, int]],
+        copied: Mapping[str, tuple[Shard, int]],
         left: int,
         on_done: Callable[[int], None],
-    ) -> dict[str, torch.Tensor]:
-        """The tensors of a shard with these captions, fp16.
+    ) -> None:
+        """Write a shard with these captions, which are read in the same number of chunks.
 
         Args:
-            known: rows that other shards have.
-            left: captions that are still to be written, to look for the disk space.
+            copied: rows that are taken from other shards.
+            left: captions still to be written, these among them: the disk must have room for as many of their size.
         """
         tables: dict[str, torch.Tensor] = {}
 
@@ -174,73 +142,71 @@ class _Encoder:
                     tables[name] = torch.empty((len(captions), *values.shape[1:]), dtype=torch.float16)
                 tables[name][list(rows)] = values.half().cpu()
 
-        for row, caption in enumerate(captions):
-            if caption in known:
-                shard, place = known[caption]
-                names = tensor_names(shard.tensors)
-                put([row], {name: torch.from_numpy(Rows(shard.tensors, name).read([place])) for name in names})
-        new = [row for row, caption in enumerate(captions) if caption not in known]
-        done = len(captions) - len(new)
-
         def encode(rows: Sequence[int]) -> int:
+            self._token.raise_if_cancelled()
             put(rows, self._encode([captions[row] for row in rows]))
             return len(rows)
 
+        for row, caption in enumerate(captions):
+            if caption in copied:
+                shard, place = copied[caption]
+                names = tensor_names(shard.tensors)
+                put([row], {name: torch.from_numpy(Rows(shard.tensors, name).read([place])) for name in names})
+        new = [row for row, caption in enumerate(captions) if caption not in copied]
+        done = len(captions) - len(new)
         for count in self._batches.over(new, encode):
             done += count
             on_done(done)
         needed = sum(table.nbytes for table in tables.values()) * left // len(captions)
-        require_space(self._folder, needed, "The cache of captions")
-        return tables
+        require_space(self._run.folder, needed, "The cache of captions")
+        self._save(captions, tables)
 
     def _encode(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        self._token.raise_if_cancelled()
-        tokenizer, encoder = self._load()
-        return self._family.encode_text(tokenizer, encoder, captions)
-
-    def _load(self) -> tuple[Any, Any]:
+        family, base = self._run.family, self._run.base
         if self._loaded is None:
-            family, base = self._family, self._base
             encoder: Any = self._batches.load(lambda: family.load_text_encoder(base, torch.float32).to(self._device))
             self._loaded = family.load_tokenizer(base), encoder
-        return self._loaded
+        chunks, clip_skip = self._run.chunks[captions[0]], self._run.options.clip_skip
+        return family.encode_long(*self._loaded, captions, chunks, clip_skip)
+
+    def _save(self, captions: Sequence[str], tables: dict[str, torch.Tensor]) -> None:
+        run = self._run
+        description = run.folder / f"text-{uuid.uuid4().hex[:24]}.json"
+        path = description.with_suffix(".safetensors")
+        save_tensors(path, tables)
+        about: dict[str, Any] = {
+            "captions": list(captions),
+            "chunks": run.chunks[captions[0]],
+            "made_with": run.made_with,
+            "made": time.strftime("%Y-%m-%d %H:%M:%S"),
+        }
+        if run.needed:
+            about["needed"] = [run.needed[caption] for caption in captions]
+        describe(description, about, [path])
 
 
-def _write(folder: Path, base: str, captions: Sequence[str], tensors: dict[str, torch.Tensor]) -> None:
-    description = folder / f"text-{uuid.uuid4().hex[:24]}.json"
-    path = description.with_suffix(".safetensors")
-    save_tensors(path, tensors)
-    about = {"captions": list(captions), "made_with": made_with(base), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
-    describe(description, about, [path])
-
-
-def _sort_out(
-    folder: Path, base: str, wanted: frozenset[str], token: CancelToken, progress: OnProgress
-) -> tuple[list[Shard], list[Shard]]:
+def _sort_out(run: RunCaptions, token: CancelToken, progress: OnProgress) -> tuple[list[Shard], list[Shard]]:
     """The whole shards to keep, and those to replace: more than half of their rows are of no use.
 
     Everything else is removed: broken shards, those of other encoders, and what a killed process left behind.
     """
-    shards = _shards(folder, base)
-    ours = {path for shard in shards for path in (shard.description, shard.tensors)}
-    for path in folder.glob("text-*"):
+    ours = {path for shard in run.shards for path in (shard.description, shard.tensors)}
+    for path in run.folder.glob("text-*"):
         if path not in ours:
             remove_file(path)
     kept: list[Shard] = []
     replaced: list[Shard] = []
     found: set[str] = set()
-    verified = Verified(folder)
+    verified = Verified(run.folder)
 
     def at(number: int, *_: Any) -> None:
-        progress(number, len(shards), "Checking the cache")
+        progress(number, len(run.shards), "Checking the cache")
 
     try:
-        for number, shard in enumerate(shards):
-            if not verify(shard.description, token, partial(at, number), verified):
-                shard.remove()
-                continue
-            used = wanted.intersection(shard.captions) - found
-            if not used:
+        for number, shard in enumerate(run.shards):
+            whole = verify(shard.description, token, partial(at, number), verified)
+            used = shard.rows(run.chunks).keys() - found
+            if not whole or not used:
                 shard.remove()
             elif 2 * len(used) < len(shard.captions):
                 replaced.append(shard)
@@ -250,21 +216,6 @@ def _sort_out(
     finally:
         verified.save()
     return kept, replaced
-
-
-def _shards(folder: Path, base: str) -> list[Shard]:
-    """The shards that this base's encoders made, largest first. Their tensors may be damaged or missing."""
-    made, found = made_with(base), []
-    for description in folder.glob("text-*.json"):
-        try:
-            about = json.loads(description.read_text(encoding="utf-8"))
-            captions = tuple(map(str, about["captions"]))
-        except (OSError, ValueError, TypeError, KeyError):
-            continue  # not readable: removed, and encoded again
-        by = about.get("made_with")
-        if by == made or (by is None and description.stem == f"text-{_key_before_shards(base, captions)}"):
-            found.append(Shard(description, captions))
-    return sorted(found, key=lambda shard: (-len(shard.captions), shard.description))
 
 
 @contextmanager

@@ -128,6 +128,7 @@ class _GridJob:
         self.base = run.config.model.base
         self.steps = request.sampling_steps or settings.sampling_steps
         self.guidance, self.negative = request.guidance or settings.guidance_scale, request.negative
+        self.clip_skip = run.config.model.clip_skip
         self.categorical = condition_type(run).categorical
         base = base_of(workspace.locate_base(self.base))
         controls = [pixels_key(row.control) for row in rows]
@@ -166,6 +167,8 @@ class _GridJob:
                 "steps": self.steps,
                 "guidance": self.guidance,
                 "categorical": self.categorical,
+                # Images of earlier versions, which had no such setting, stay valid.
+                **({"clip_skip": self.clip_skip} if self.clip_skip != 1 else {}),
             }
         )
 
@@ -250,6 +253,7 @@ class _GridJob:
             seed=row.seed,
             steps=self.steps,
             guidance=self.guidance,
+            clip_skip=self.clip_skip,
             strength=row.strength,
             width=row.control.width,
             height=row.control.height,

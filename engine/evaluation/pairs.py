@@ -17,6 +17,7 @@ from engine.data.crop_plan import CropPlan
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
 from engine.families.registry import Family
+from engine.families.text import USUAL_TEXT, TextOptions
 from engine.inference.sampling import Text, decode, draw_latents
 from engine.inference.settings import SamplingOptions
 from engine.jobs.control import CancelToken, OnProgress
@@ -68,6 +69,8 @@ class Models:
     controlnet: Any
     encode: Encode | None = None
     """None: ``draw`` loads the text encoder and drops it again."""
+    text: TextOptions = USUAL_TEXT
+    """How prompts are read then."""
 
 
 def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
@@ -111,7 +114,7 @@ def draw(
     Raises:
         Cancelled: the token was cancelled. UserError: the result is not finite.
     """
-    encode = models.encode or encoder(models.family, models.base, models.denoiser.device)
+    encode = models.encode or encoder(models.family, models.base, models.denoiser.device, models.text)
     *texts, empty = encode([*(request.prompt for request in requests), ""])
     del encode  # frees a text encoder that was loaded for this call
     resident = {"denoiser": models.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
@@ -156,17 +159,15 @@ def _batches(family: Family, requests: Sequence[ImageRequest], texts: Sequence[T
     return [same[first : first + most] for same in alike.values() for first in range(0, len(same), most)]
 
 
-def encoder(family: Family, base: str, device: torch.device | str, whole: bool = False) -> Encode:
-    """Loads the text encoder. Prompts are truncated like captions in training.
-
-    ``whole``: encodes all of a long prompt, in pieces.
-    """
+def encoder(family: Family, base: str, device: torch.device | str, text: TextOptions = USUAL_TEXT) -> Encode:
+    """Loads the text encoder. ``text``: how prompts are read; a whole one in as many pieces as it fills."""
     tokenizer = family.load_tokenizer(base)
     text_encoder = family.load_text_encoder(base, torch.float32).to(device)
 
     def one(prompt: str) -> Text:
-        pieces = family.count_chunks(tokenizer, [prompt]) if whole else 1
-        return {name: rows[0] for name, rows in family.encode_long(tokenizer, text_encoder, [prompt], pieces).items()}
+        pieces = family.count_chunks(tokenizer, [prompt]) if text.whole else 1
+        encoded = family.encode_long(tokenizer, text_encoder, [prompt], pieces, text.clip_skip)
+        return {name: rows[0] for name, rows in encoded.items()}
 
     def encode(prompts: Sequence[str]) -> list[Text]:
         with torch.no_grad():

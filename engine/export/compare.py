@@ -111,7 +111,7 @@ def compare(
             out_folder=scratch / "pictures",
             step=number,
         )
-        record = make_previews(Models(family, base, denoiser, net), request, token=token)
+        record = make_previews(Models(family, base, denoiser, net, text=run.config.text), request, token=token)
         return record.scores
 
     def report(done: int, label: str) -> None:

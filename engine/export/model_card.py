@@ -42,14 +42,14 @@ def write_card(folder: Path, file: str, kind: str, facts: Mapping[str, str], fam
     near = preprocessor(facts.get("condition_type", ""))
     parameters = json.loads(facts.get("condition_parameters") or "{}")
     if file:
-        nodes = workflow.nodes(settings(file, facts, story), near, parameters)
+        nodes = workflow.nodes(settings(file, facts, family, story), near, parameters)
         for name, form in ((EDITOR, workflow.for_editor), (SERVER, workflow.for_server)):
             atomic_write_text(folder / name, json.dumps(form(nodes), indent=2))
-        atomic_write_text(folder / NOTE, automatic1111(file, facts, near, story))
+        atomic_write_text(folder / NOTE, automatic1111(file, facts, family, near, story))
     atomic_write_text(folder / README, card(file, kind, facts, family, story, examples))
 
 
-def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Settings:
+def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, story: Story) -> workflow.Settings:
     """The settings of the workflow: those with which the run drew its previews."""
     drawn = story.drawn
     return workflow.Settings(
@@ -59,6 +59,7 @@ def settings(file: str, facts: Mapping[str, str], story: Story) -> workflow.Sett
         steps=drawn.sampling_steps if drawn else 20,
         guidance=drawn.guidance_scale if drawn else 7.5,
         side=story.resolution or DEFAULT_SIDE,
+        clip_skip=story.clip_skip if story.clip_skip > family.text_layer else 1,
     )
 
 
@@ -112,6 +113,7 @@ ROWS = (
     ("images_seen", "images seen"),
     ("training_pictures", "images in the set"),
     ("resolution", "resolution, px"),
+    ("clip_skip", "Clip skip"),
     ("precision", "precision"),
     ("control_lora_rank", "Control-LoRA rank"),
     ("made_with", "made with"),
@@ -124,6 +126,17 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
     side = story.resolution or DEFAULT_SIDE
     strength = story.drawn.strength if story.drawn else 1.0
     head = ["import torch", f"from diffusers import {net_class}, {pipeline}", "from PIL import Image"]
+    skipped = max(0, story.clip_skip - family.text_layer)
+    clip_skip, earlier_layer = "", []
+    if skipped and family.clip_skip_argument:
+        clip_skip = f', "clip_skip": {skipped}'  # counted from the layer that the family reads
+    elif skipped:
+        head = [*head, "from transformers import CLIPTextModel"]
+        earlier_layer = [
+            f"layers = pipeline.text_encoder.config.num_hidden_layers - {skipped}  # Clip skip {story.clip_skip}",
+            'part = {"subfolder": "text_encoder", "num_hidden_layers": layers}',
+            "pipeline.text_encoder = CLIPTextModel.from_pretrained(BASE, **part)",
+        ]
     if kind == "single_file":
         load = [
             "with safe_open(FILE, framework='pt') as file:",
@@ -152,17 +165,20 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
             f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float(), safety_checker=None)"
             if family.safety_checker
             else f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float())",
+            *earlier_layer,
             'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
             f'control = Image.open("map.png").convert("RGB").resize(({side}, {side}))  # the map, not the photograph',
-            f'picture = pipeline("your prompt", image=control, controlnet_conditioning_scale={strength}).images[0]',
+            f'settings = {{"image": control, "controlnet_conditioning_scale": {strength}{clip_skip}}}',
+            'picture = pipeline("your prompt", **settings).images[0]',
             'picture.save("picture.png")',
         ]
     )
 
 
-def automatic1111(file: str, facts: Mapping[str, str], near: Preprocessor, story: Story) -> str:
+def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near: Preprocessor, story: Story) -> str:
     """The note on how to set AUTOMATIC1111's ControlNet panel."""
     strength = story.drawn.strength if story.drawn else 1.0
+    skipped = story.clip_skip > family.text_layer
     made = f"choose the preprocessor: {near.a1111}"
     if near.a1111 == "none":
         made = "choose the preprocessor: none, and give it a map made with ControlNet Studio"
@@ -176,6 +192,7 @@ def automatic1111(file: str, facts: Mapping[str, str], near: Preprocessor, story
             f"2. Enable a ControlNet unit and {made}.",
             f"3. Choose the model {Path(file).stem}. Leave its name as it is: the version is read from it.",
             f"4. Control weight {strength:g}, pixel perfect on, resize mode: crop and resize.",
+            *([f"5. Settings, Stable Diffusion: Clip skip {story.clip_skip}."] if skipped else []),
             "",
             f"Condition: {_title(facts.get('condition_type', ''))} {facts.get('condition_parameters', '')}".rstrip(),
             "",

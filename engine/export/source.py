@@ -138,6 +138,7 @@ def metadata(checkpoint: Checkpoint, precision: str, weights: str, story: Story 
         "dataset_fingerprint": str(about.get("dataset_fingerprint", "")),
         "training_pictures": str(story.training_pictures or ""),
         "resolution": str(story.resolution or ""),
+        "clip_skip": str(story.clip_skip) if story.clip_skip > 1 else "",
     }
     facts |= {f"score_{name}": f"{value:.4f}" for name, value in story.scores.items()}
     return {name: value for name, value in facts.items() if value}

@@ -22,6 +22,8 @@ class Story:
     drawn: ValidationConfig | None = None
     """Settings with which they were drawn."""
     resolution: int = 0
+    clip_skip: int = 1
+    """Layer of the text encoder, counted from the last as AUTOMATIC1111 does."""
     training_pictures: int = 0
 
 
@@ -46,6 +48,7 @@ def story_of(checkpoint: Path) -> Story:
         pictures=tuple(path for path in last.pictures if path.is_file()) if last else (),
         drawn=run.config.validation,
         resolution=run.config.data.resolution,
+        clip_skip=run.config.model.clip_skip,
         training_pictures=_count(folder.parent.parent / "datasets" / run.config.data.dataset),
     )
 

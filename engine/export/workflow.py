@@ -27,6 +27,7 @@ IMAGE = ("IMAGE", "IMAGE")
 CONDITIONS = (("positive", "CONDITIONING"), ("negative", "CONDITIONING"))
 CORE: dict[str, Kind] = {
     "CheckpointLoaderSimple": Kind(outputs=(("MODEL", "MODEL"), ("CLIP", "CLIP"), ("VAE", "VAE"))),
+    "CLIPSetLastLayer": Kind((("clip", "CLIP"),), (("CLIP", "CLIP"),)),
     "CLIPTextEncode": Kind((("clip", "CLIP"),), (("CONDITIONING", "CONDITIONING"),)),
     "EmptyLatentImage": Kind(outputs=(("LATENT", "LATENT"),)),
     "LoadImage": Kind(outputs=(IMAGE, ("MASK", "MASK"))),
@@ -69,19 +70,25 @@ class Settings:
     steps: int = 20
     guidance: float = 7.5
     side: int = 512
+    clip_skip: int = 1
+    """Above 1: the text encoder's layer is set, counted from the last."""
     seed: int = 0
 
 
 def nodes(settings: Settings, preprocessor: Preprocessor, parameters: Mapping[str, Any]) -> dict[str, Node]:
     """The nodes of the workflow by name: image, preprocessor, ControlNet, sampler."""
     side = settings.side
+    clip: Link = ("layer", 0) if settings.clip_skip > 1 else ("base", 1)
     made = {
         "base": Node("CheckpointLoaderSimple", (0, 0), widgets={"ckpt_name": settings.base}, title="Your base model"),
         "picture": Node("LoadImage", (0, 3), widgets={"image": "example.png"}, title="Your control image"),
         "net": Node("ControlNetLoader", (1, 2.2), widgets={"control_net_name": settings.file}, title="Your ControlNet"),
-        "prompt": Node("CLIPTextEncode", (1, 0), {"clip": ("base", 1)}, {"text": settings.prompt}, "Prompt"),
-        "negative": Node("CLIPTextEncode", (1, 1.1), {"clip": ("base", 1)}, {"text": ""}, "Negative prompt"),
+        "prompt": Node("CLIPTextEncode", (1, 0), {"clip": clip}, {"text": settings.prompt}, "Prompt"),
+        "negative": Node("CLIPTextEncode", (1, 1.1), {"clip": clip}, {"text": ""}, "Negative prompt"),
     }
+    if settings.clip_skip > 1:
+        layer = {"stop_at_clip_layer": -settings.clip_skip}
+        made["layer"] = Node("CLIPSetLastLayer", (0, 1.1), {"clip": ("base", 1)}, layer, "Clip skip")
     image: Link = ("picture", 0)
     if preprocessor.node:
         widgets = {**preprocessor.widgets(parameters), "resolution": side}

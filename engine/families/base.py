@@ -80,18 +80,36 @@ class Family(ABC):
         """The text encoder (or several in one module), frozen."""
 
     @abstractmethod
-    def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Encode captions, cut to the number of tokens that the encoder reads at once."""
+    def encode_text(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        """Encode captions, cut to the tokens that the encoder reads at once. ``clip_skip``: see ``skipped_layers``.
+
+        Raises:
+            UserError: the text encoder has fewer layers.
+        """
 
     @abstractmethod
     def encode_long(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
     ) -> dict[str, torch.Tensor]:
-        """``encode_text`` of captions of any length, in ``chunks`` chunks."""
+        """``encode_text`` of captions of any length, in ``chunks`` chunks; what is beyond them is cut off."""
+
+    def skipped_layers(self, clip_skip: int) -> int:
+        """How many layers earlier than usual the text encoder is read.
+
+        Args:
+            clip_skip: the layer, counted from the last as AUTOMATIC1111 does; the usual one for layers behind it.
+        """
+        return max(0, clip_skip - self.facts.text_layer)
 
     @abstractmethod
+    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
+        """Number of chunks in which the text encoder reads each of the captions."""
+
     def count_chunks(self, tokenizer: Any, captions: Sequence[str]) -> int:
         """Number of chunks in which the text encoder reads the longest of the captions."""
+        return max(self.chunk_counts(tokenizer, captions))
 
     @abstractmethod
     def text_length(self, text: Text) -> int:

@@ -42,6 +42,10 @@ class FamilyFacts:
     """Tag of a model card."""
     safety_checker: bool = True
     """The pipeline has a safety checker, which the model card's code switches off."""
+    text_layer: int = 1
+    """The text encoder's layer that the base reads, counted from the last as AUTOMATIC1111's Clip skip does."""
+    clip_skip_argument: bool = False
+    """diffusers' pipeline can be told to read an earlier layer. The ones for SD 1 and 2 fail with transformers 5."""
     denoiser: str = "unet"
     """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
     denoiser_class: str = "UNet2DConditionModel"
@@ -75,6 +79,7 @@ SD2 = FamilyFacts(
     version_marks=("sd21", "2.1"),
     outputs=12,
     lora_mark=True,
+    text_layer=2,  # diffusers' folders leave out the layer behind it
 )
 SDXL = FamilyFacts(
     name="sdxl",
@@ -87,6 +92,8 @@ SDXL = FamilyFacts(
     outputs=9,
     lora_mark=False,
     safety_checker=False,
+    text_layer=2,
+    clip_skip_argument=True,
 )
 
 FACTS = (SD1, SD2, SDXL)

@@ -49,13 +49,18 @@ class StableDiffusionXL(StableDiffusion):
         second = load_part(CLIPTextModelWithProjection, base, "text_encoder_2", dtype)
         return TwoTextEncoders(first, second).eval().requires_grad_(False)
 
-    def encode_tokens(self, text_encoder: Any, tokens: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Both encoders' last hidden states but one, side by side (B, length, 2048), and the pooled text (B, 1280)."""
+    def encode_tokens(
+        self, text_encoder: Any, tokens: Sequence[torch.Tensor], skipped: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """Both encoders' last hidden states but one, side by side (B, length, 2048), and the pooled text (B, 1280).
+
+        Clip skip moves to earlier layers in both. The pooled text always comes from the last.
+        """
         first, second = (
             encoder(numbers.to(text_encoder.device), output_hidden_states=True)
             for numbers, encoder in zip(tokens, (text_encoder.first, text_encoder.second), strict=True)
         )
-        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        hidden = torch.cat([self.layer_output(read.hidden_states, 2, skipped) for read in (first, second)], dim=-1)
         return {"hidden": hidden, "pooled": second.text_embeds}
 
     def size_conditions(self, sizes: torch.Tensor) -> dict[str, torch.Tensor]:

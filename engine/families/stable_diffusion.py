@@ -21,6 +21,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from engine.errors import UserError
 from engine.families.base import Family, Text
 from engine.families.facts import SD1, SD2
 from engine.families.noise import DiffusionNoise, NoiseProcess
@@ -59,31 +60,62 @@ class StableDiffusion(Family):
     def load_controlnet(self, folder: Path | str, dtype: torch.dtype = torch.float32) -> ControlNetModel:
         return load_part(ControlNetModel, str(folder), "", dtype)
 
-    def encode_text(self, tokenizer: Any, text_encoder: Any, captions: Sequence[str]) -> dict[str, torch.Tensor]:
-        return self.encode_tokens(text_encoder, [tokenize(one, captions) for one in listed(tokenizer)])
+    def encode_text(
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], clip_skip: int = 1
+    ) -> dict[str, torch.Tensor]:
+        tokens = [tokenize(one, captions) for one in listed(tokenizer)]
+        return self.encode_tokens(text_encoder, tokens, self.skipped_layers(clip_skip))
 
-    def encode_tokens(self, text_encoder: Any, tokens: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """``encode_text`` from the tokens (B, length) of each tokenizer."""
-        return {"hidden": text_encoder(tokens[0].to(text_encoder.device))[0]}
+    def encode_tokens(
+        self, text_encoder: Any, tokens: Sequence[torch.Tensor], skipped: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """``encode_text`` from the tokens (B, length) of each tokenizer.
+
+        The final norm follows the layer that is read, whichever it is, as in AUTOMATIC1111 and diffusers.
+        """
+        if not skipped:
+            return {"hidden": text_encoder(tokens[0].to(text_encoder.device))[0]}
+        read = text_encoder(tokens[0].to(text_encoder.device), output_hidden_states=True)
+        model = getattr(text_encoder, "text_model", text_encoder)  # transformers 5 has it under either name
+        return {"hidden": model.final_layer_norm(self.layer_output(read.hidden_states, 1, skipped))}
+
+    def layer_output(self, states: Sequence[torch.Tensor], usual: int, skipped: int) -> torch.Tensor:
+        """The output of the layer that is ``skipped`` layers before the usual one.
+
+        Args:
+            states: the embeddings, then each layer's output.
+            usual: place of the usual layer among them, counted from the end; 1 is the last.
+
+        Raises:
+            UserError: there are not so many layers.
+        """
+        count, unloaded = len(states) - 1, self.facts.text_layer - usual
+        if usual + skipped > count:
+            raise UserError(
+                f"Clip skip {usual + skipped + unloaded} cannot be used with this base.",
+                f"Its text encoder has {count + unloaded} layers.",
+                f"Set Clip skip to {count + unloaded} or less. 1 and 2 are usual.",
+            )
+        return states[-usual - skipped]
 
     def encode_long(
-        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int
+        self, tokenizer: Any, text_encoder: Any, captions: Sequence[str], chunks: int, clip_skip: int = 1
     ) -> dict[str, torch.Tensor]:
         """The hidden states of all chunks one after the other, and the first chunk's pooled text.
 
         AUTOMATIC1111 does the same, but prefers to split at commas.
         """
         if chunks == 1:
-            return self.encode_text(tokenizer, text_encoder, captions)
+            return self.encode_text(tokenizer, text_encoder, captions, clip_skip=clip_skip)
         split = [[tokenize_chunk(one, captions, chunk) for one in listed(tokenizer)] for chunk in range(chunks)]
-        encoded = [self.encode_tokens(text_encoder, tokens) for tokens in split]
+        encoded = [self.encode_tokens(text_encoder, tokens, self.skipped_layers(clip_skip)) for tokens in split]
         return {**encoded[0], "hidden": torch.cat([one["hidden"] for one in encoded], dim=1)}
 
-    def count_chunks(self, tokenizer: Any, captions: Sequence[str]) -> int:
+    def chunk_counts(self, tokenizer: Any, captions: Sequence[str]) -> list[int]:
         first = listed(tokenizer)[0]
         length = first.model_max_length - 2  # without start and end token
-        longest = max(len(first(text, truncation=False, verbose=False).input_ids) - 2 for text in captions)
-        return max(1, -(-longest // length))
+        tokens = first(list(captions), truncation=False, verbose=False).input_ids
+        return [max(1, -(-(len(numbers) - 2) // length)) for numbers in tokens]
 
     def text_length(self, text: Text) -> int:
         return int(text["hidden"].shape[-2])

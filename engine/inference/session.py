@@ -262,7 +262,8 @@ class TrySession:
             notes.append(long_prompt_note("A prompt", chunks))
         with torch.no_grad(), self.memory_saving.on_device(self._text_encoder):
             text, negative = (
-                family.encode_long(self._tokenizer, self._text_encoder, texts, chunks) for texts in (prompts, negatives)
+                family.encode_long(self._tokenizer, self._text_encoder, texts, chunks, batch[0].clip_skip)
+                for texts in (prompts, negatives)
             )
         return text, negative
 

@@ -218,6 +218,17 @@ class SamplingOptions:
 class DrawSettings(SamplingOptions, PromptSettings):
     """Everything that can be set for one image."""
 
+    clip_skip: int = setting(
+        1,
+        "Clip skip",
+        "As the run was trained: 1 reads the text encoder's last layer, 2 the last but one.",
+        ge=1,
+        le=12,
+        slider=(1, 12, 1),
+        from_run="model.clip_skip",
+        a1111="Clip skip",
+    )
+
     width: int = setting(
         512,
         "Width",

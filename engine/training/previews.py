@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 
 from engine.errors import UserError
 from engine.evaluation import probes
@@ -110,8 +111,9 @@ class DrawPreviews:
         rows = {prompt: self._known_text(state, prompt) for prompt in prompts}
         foreign = [prompt for prompt, row in rows.items() if row is None]
         if foreign:
-            texts = encoder(state.family, state.base, "cpu", whole=True)(foreign)
-            once = state.family.text_length(state.cache.text([""]))
+            options = replace(state.config.text, whole=True)
+            texts = encoder(state.family, state.base, "cpu", options)(foreign)
+            once = state.family.text_length(state.cache.text_of(""))
             for prompt, text in zip(foreign, texts, strict=True):
                 self._own_text[prompt] = {name: row.float().clone() for name, row in text.items()}
                 pieces = state.family.text_length(text) // once
@@ -123,7 +125,7 @@ class DrawPreviews:
         if prompt in self._own_text:
             return self._own_text[prompt]
         try:
-            return {name: table[0] for name, table in state.cache.text([prompt]).items()}
+            return {name: table[0] for name, table in state.cache.text_of(prompt).items()}
         except KeyError:
             return None  # no caption of this dataset
 

@@ -127,6 +127,7 @@ def set_up(
                 batch=images_encoded_together(config.data.resolution),
                 group=group,
                 on_message=lambda words: history(Message(words, "warning")),
+                text=config.text,
             )
 
     cache = _wait_for_disk(retry, build_cache) if group.world_size == 1 else build_cache()

@@ -191,12 +191,12 @@ def test_a_full_disk_is_noticed_before_encoding(
 def tight(real: Any, seen: list[int], most: int, after: int) -> Any:
     """Wraps a family's encoding method: after ``after`` calls, more than ``most`` at once run out of memory."""
 
-    def encode(family: StableDiffusion, first: Any, *rest: Any) -> Any:
+    def encode(family: StableDiffusion, first: Any, *rest: Any, **more: Any) -> Any:
         count = len(rest[-1])
         seen.append(count)
         if len(seen) > after and count > most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return real(family, first, *rest)
+        return real(family, first, *rest, **more)
 
     return encode
 

@@ -17,9 +17,11 @@ from safetensors.torch import save_file
 from engine.data import text_cache
 from engine.data.cache_files import base_files
 from engine.data.text_cache import TextCache, encode_missing
+from engine.data.text_shards import RunCaptions
 from engine.disk.durable import checksum
 from engine.disk.space import DiskFull
 from engine.families.facts import TEXT_PARTS
+from engine.families.text import USUAL_TEXT, TextOptions
 from engine.jobs.control import Cancelled, Control
 from tests.data.plain_encoder import BATCH, SHARD, PlainEncoder, captions
 from tests.forked import Forks
@@ -46,14 +48,23 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def encode(folder: Path, base: str, wanted: list[str], progress: Any = None, token: Any = None) -> list[str]:
+def encode(
+    folder: Path,
+    base: str,
+    wanted: list[str],
+    progress: Any = None,
+    token: Any = None,
+    options: TextOptions = USUAL_TEXT,
+    family: Any = None,
+) -> list[str]:
     """Completes the cache, checks that it is right, and returns the captions that were encoded."""
-    family: Any = PlainEncoder()
-    encode_missing(folder, family, base, wanted, CPU, token or Control().token, progress or (lambda *_: None))
-    cache = TextCache(folder, base)
-    right = PlainEncoder().encode_text(None, None, wanted)
-    for name, rows in cache.read(wanted).items():
-        assert rows.dtype == torch.float32 and torch.equal(rows, right[name].half().float())
+    family = family or PlainEncoder()
+    run = RunCaptions(folder, family, base, wanted, options)
+    encode_missing(run, CPU, token or Control().token, progress or (lambda *_: None))
+    right = PlainEncoder().encode_long(None, None, wanted, max(run.chunks.values()), options.clip_skip)
+    for opened in (run, RunCaptions(folder, family, base, wanted, options)):
+        for name, rows in TextCache(opened).read(wanted).items():
+            assert rows.dtype == torch.float32 and torch.equal(rows, right[name].half().float())
     return [caption for batch in family.encoded for caption in batch]
 
 
@@ -69,8 +80,9 @@ def test_each_caption_is_encoded_once(folder: Path, base: str) -> None:
         (done, 19, "Encoding captions") for done in (4, 8, 12, 16, 19)
     ]
     assert encode(folder, base, wanted) == []
+    family: Any = PlainEncoder()
     with pytest.raises(KeyError):
-        TextCache(folder, base).read(["another"])
+        TextCache(RunCaptions(folder, family, base, wanted)).read(["another"])
 
 
 def test_an_edited_caption_costs_one_encoding(folder: Path, base: str) -> None:
@@ -172,7 +184,7 @@ def test_a_cache_of_an_earlier_version_is_used(folder: Path, base: str) -> None:
     old = captions(2 * SHARD)
     key = hashlib.blake2b(json.dumps([1, base_files(base, TEXT_PARTS), old]).encode(), digest_size=12).hexdigest()
     path = folder / f"text-{key}.safetensors"
-    rows = PlainEncoder().encode_text(None, None, old)
+    rows = PlainEncoder().encode_long(None, None, old, 1, 1)
     save_file({name: values.half().contiguous() for name, values in rows.items()}, path)
     about = {"captions": old, "made": "2025-01-01 12:00:00", "checksums": {path.name: checksum(path)}}
     path.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
@@ -205,5 +217,32 @@ def test_a_full_disk_is_noticed_before_the_rest_is_encoded(
     monkeypatch.setattr("engine.disk.space.free_bytes", lambda _: 20 * row)
     family: Any = PlainEncoder()
     with pytest.raises(DiskFull, match="The cache of captions was not written"):
-        encode_missing(folder, family, base, captions(3 * SHARD), CPU, Control().token, lambda *_: None)
+        encode_missing(RunCaptions(folder, family, base, captions(3 * SHARD)), CPU, Control().token, lambda *_: None)
     assert len(family.encoded) == SHARD // BATCH
+
+
+def test_long_captions_are_read_whole_and_short_ones_as_if_alone(folder: Path, base: str) -> None:
+    short, two, three, more = captions(SHARD), "b" * 60, "c" * 110, "d" * 490
+    wanted, whole = [*short, two], TextOptions(whole=True)
+    family: Any = PlainEncoder()
+    assert encode(folder, base, wanted, options=whole, family=family) == wanted and family.counted == wanted
+    again: Any = PlainEncoder()
+    assert encode(folder, base, wanted, options=whole, family=again) == [] and again.counted == []
+    cache = TextCache(RunCaptions(folder, again, base, wanted, whole))
+    assert cache.read([short[1], two])["hidden"].shape == (2, 14, 2)
+    assert cache.read_one(short[1])["hidden"].shape == (1, 7, 2) and cache.read_one(two)["hidden"].shape == (1, 14, 2)
+
+    assert encode(folder, base, [*wanted, three], options=whole) == [two, three], (
+        "two has an empty chunk at its end now"
+    )
+    assert encode(folder, base, [*short, more], options=whole) == [more]
+    cache = TextCache(RunCaptions(folder, again, base, [*short, more], whole))
+    assert cache.read([""])["hidden"].shape == (1, 21, 2), "three chunks at most"
+    assert encode(folder, base, [*short, more]) == [more], "where they are cut, only the long ones differ"
+
+
+def test_another_clip_skip_is_another_text(folder: Path, base: str) -> None:
+    wanted = captions(SHARD)
+    assert encode(folder, base, wanted) == wanted
+    assert encode(folder, base, wanted, options=TextOptions(clip_skip=2)) == wanted
+    assert encode(folder, base, wanted, options=TextOptions(clip_skip=2)) == []

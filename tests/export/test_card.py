@@ -46,7 +46,7 @@ def scored(loud_controlnet: Path, tmp_path: Path) -> Path:
     run = tmp_path / "2026-01-01_secret-project"
     config = RunConfig().model_dump(mode="json")
     config["data"] |= {"resolution": 64, "dataset": "secret-set"}
-    config["model"] |= {"base": "/home/somebody/private/my-base"}
+    config["model"] |= {"base": "/home/somebody/private/my-base", "clip_skip": 2}
     config["validation"] |= {"strength": 1.2, "sampling_steps": 7}
     checkpoint = write_checkpoint(run / "checkpoints" / "step-000500", loud_controlnet)
     (run / "run.json").write_text(json.dumps({"config": config, "condition": {}}), encoding="utf-8")
@@ -80,6 +80,8 @@ def test_the_card_shows_the_drawn_images_but_not_the_users_own(scored: Path, tmp
     card = (made.card / "README.md").read_text(encoding="utf-8")
     assert card.startswith("---\nlibrary_name: diffusers\n")
     assert "![example](example-1.webp)" in card and "| score on held-out pairs: adherence | 0.812 |" in card
+    assert "| Clip skip | 2 |" in card and "num_hidden_layers - 1  # Clip skip 2" in card
+    assert "Clip skip 2" in (made.card / "automatic1111.txt").read_text(encoding="utf-8")
     assert "Canny edges" in card and '{"blur": 0.0, "high": 150, "low": 50}' in card
 
 
@@ -130,6 +132,8 @@ def test_the_workflow_has_the_runs_own_numbers(scored: Path, tmp_path: Path) -> 
     made = export(scored, "single_file", tmp_path / "out", "mine")
     editor, server = workflows(made.card)
     of = {node["class_type"]: node["inputs"] for node in server.values()}
+    assert of["CLIPSetLastLayer"]["stop_at_clip_layer"] == -2
+    assert [server[of["CLIPTextEncode"]["clip"][0]]["class_type"]] == ["CLIPSetLastLayer"]
     assert of["ControlNetLoader"] == {"control_net_name": made.path.name}
     assert of["CannyEdgePreprocessor"].items() >= {"low_threshold": 50, "high_threshold": 150}.items()
     assert of["ControlNetApplyAdvanced"]["strength"] == 1.2

@@ -106,6 +106,7 @@ def test_the_text_of_a_real_a1111_image_is_read() -> None:
         "negative": "lowres, (worst quality, low quality:1.4),\nextra fingers",
         "steps": 24,
         "sampler": "dpmpp_2m_karras",
+        "clip_skip": 2,
         "guidance": 5.5,
         "seed": 1944526060,
         "width": 512,

@@ -1,0 +1,37 @@
+"""How a run reads its captions. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+MAX_CHUNKS = 3
+"""Chunks up to which a long caption is read in training: 225 tokens with CLIP, about 170 words."""
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """The settings that decide what a caption is encoded to."""
+
+    clip_skip: int = 1
+    """The text encoder's layer whose output is used, counted from the last one as AUTOMATIC1111 does: 1 is the last."""
+    whole: bool = False
+    """Captions that the text encoder cannot read at once are read in chunks; otherwise the rest of them is cut off."""
+
+
+USUAL_TEXT = TextOptions()
+
+
+def chunks_to_read(needed: Mapping[str, int], captions: Sequence[str]) -> dict[str, int]:
+    """The number of chunks in which each caption of a run is encoded: 1, or that of the longest one.
+
+    All captions of a batch must have one length, and what a caption is encoded to must depend neither on its neighbours
+    nor on the batch size. A caption of one chunk is repeated to that length: attention to the same tokens twice is
+    attention to them once, so it means what it means alone. One of two chunks among others of three gets an empty one.
+
+    Args:
+        needed: chunks that each caption fills.
+    """
+    counts = {caption: min(needed[caption], MAX_CHUNKS) for caption in captions}
+    longest = max(counts.values(), default=1)
+    return {caption: 1 if count == 1 else longest for caption, count in counts.items()}
