@@ -145,6 +145,7 @@ class OptimConfig(Section):
         "every 10 saves nine tenths of that.",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )
     ema_every: int = setting(
         1,
@@ -156,7 +157,6 @@ class OptimConfig(Section):
         le=100,
         advanced=True,
         affects_speed=True,
-        may_change="memory",
     )
     offload: bool = setting(
         False,

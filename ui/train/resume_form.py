@@ -22,7 +22,8 @@ HELP = (
     "What you change holds from the next step on, and the charts mark that step. The optimizer's state stays, unless "
     "you choose another optimizer. For anything else start a new run."
 )
-HEADINGS = {"course": "", "memory": "Less memory, slower steps (the result stays the same but for rounding)"}
+HEADINGS: dict[str, str] = {"course": "", "memory": "Less memory, slower steps"}
+"""What stands above the settings of each kind (``may_change``)."""
 CAN_RESUME = (
     TrainTabState.PAUSED,
     TrainTabState.STOPPED,
@@ -41,11 +42,13 @@ def build_resume_form(context: AppContext, live: Live) -> None:
     with gr.Accordion("Resume with other settings", open=False, visible=False, elem_id="resume-settings") as box:
         gr.HTML(note(HELP))
         for kind, heading in HEADINGS.items():
-            gr.HTML(f"<h4>{heading}</h4>" if heading else "", visible=bool(heading))
-            with gr.Row():
+            if heading:
+                gr.HTML(f"<h4>{heading}</h4>")
+            with gr.Row(equal_height=False):
                 for dotted in (name for name, its in kinds.items() if its == kind):
-                    elem_id = "resume-" + dotted.replace(".", "-")
-                    settings[dotted] = widget(config.field_of(dotted), now[dotted], elem_id)
+                    with gr.Column(min_width=260):
+                        elem_id = "resume-" + dotted.replace(".", "-")
+                        settings[dotted] = widget(config.field_of(dotted), now[dotted], elem_id)
         from_step = gr.Dropdown(
             [("the newest", NEWEST)],
             value=NEWEST,
