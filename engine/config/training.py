@@ -125,7 +125,8 @@ class TrainConfig(Section):
     seed: int = setting(
         0,
         "Seed",
-        "The same seed repeats the same run.",
+        "The same seed repeats the same run: on a processor bit for bit, on a graphics card but for rounding (see "
+        "Deterministic).",
         ge=0,
         le=2**31 - 1,
         advanced=True,

@@ -12,6 +12,7 @@ from engine.config import RunConfig
 from engine.config.presets import Preset, flatten, load_preset, resolve
 from engine.config.toml import lines_of
 from engine.disk.durable import atomic_write_text
+from engine.disk.in_use import remove_file
 from engine.errors import UserError
 from engine.workspace.paths import safe_name
 
@@ -103,7 +104,7 @@ class UserPresets:
     def delete(self, name: str) -> None:
         """Delete a preset of the user's."""
         if self.is_own(name):
-            (self.folder / f"{name}.toml").unlink(missing_ok=True)
+            remove_file(self.folder / f"{name}.toml")
             self.read()
 
     def _require_free(self, name: str) -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from engine.disk.durable import atomic_write, atomic_write_text, checksum, checksums
+from engine.disk.in_use import remove_file
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.errors import as_os_error
 
@@ -73,7 +74,7 @@ def verify(description: Path, token: CancelToken, progress: OnProgress, verified
     except FileNotFoundError:
         return False
     except (OSError, ValueError, TypeError, AttributeError):
-        description.unlink(missing_ok=True)
+        remove_file(description)
         return False
     seen = Verified(description.parent) if verified is None else verified
     broken = []
@@ -93,9 +94,9 @@ def verify(description: Path, token: CancelToken, progress: OnProgress, verified
         if verified is None:
             seen.save()
     for path in broken:
-        path.unlink(missing_ok=True)
+        remove_file(path)
     if broken:
-        description.unlink()
+        remove_file(description)
     return not broken
 
 

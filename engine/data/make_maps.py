@@ -25,6 +25,7 @@ from engine.data.dataset import Dataset
 from engine.data.description import ConditionSpec
 from engine.data.samples import Problem, Sample
 from engine.disk.images import digest, load_array
+from engine.disk.in_use import remove_file
 from engine.distributed.group import ALONE, ProcessGroup
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
@@ -215,7 +216,7 @@ class _Worker:
         two_level = self._condition.two_level
         path = self._dataset.map_path(sample, self._condition.name)
         map_files.write(path, map, self._condition.name, values, two_level)
-        path.with_suffix(".png" if path.suffix == ".webp" else ".webp").unlink(missing_ok=True)  # another type's map
+        remove_file(path.with_suffix(".png" if path.suffix == ".webp" else ".webp"))  # another type's map
         return _Made(sample.key, content, coverage(map[::2, :, 0] if two_level else map[::2])["warning"])
 
     def _guarded(self, sample: Sample, work: Callable[[], _Made | None]) -> _Outcome:

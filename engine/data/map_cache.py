@@ -28,6 +28,7 @@ from engine.data.cache_files import describe, save_tensors, verify
 from engine.data.crop_plan import CropPlan, Size
 from engine.data.dataset import Dataset
 from engine.data.samples import Sample
+from engine.disk.in_use import remove_file
 from engine.disk.space import free_bytes
 from engine.disk.tensor_file import Rows
 from engine.errors import DataGone
@@ -211,7 +212,7 @@ def _forget(folder: Path, key: str) -> None:
     """Deletes all but the newest sets, and leftovers of cancelled attempts: they are large, and quickly made again."""
     finished = sorted(folder.glob("maps-*.json"), key=lambda path: path.stat().st_mtime_ns)
     for old in finished[: max(0, len(finished) - KEPT + 1)]:
-        old.unlink()
+        remove_file(old)
     kept = {f"maps-{key}", *(path.stem for path in folder.glob("maps-*.json"))}
     for path in folder.glob("maps-*.safetensors*"):
         if "-".join(path.name.split("-")[:2]) in kept:

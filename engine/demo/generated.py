@@ -15,6 +15,7 @@ from PIL import Image
 from engine.data.scan import CONDITION_NOTE, METADATA
 from engine.demo.shapes import Scene, draw
 from engine.disk.durable import atomic_write_bytes, atomic_write_text
+from engine.disk.in_use import remove_file
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -89,7 +90,7 @@ def _clear(folder: Path, recipe: dict[str, Any]) -> None:
     if before != recipe:
         for place in (folder / "images", folder / "conditions"):
             for path in place.glob("[0-9]*.png"):
-                path.unlink()
+                remove_file(path)
 
 
 def _condition_key(key: str) -> str:

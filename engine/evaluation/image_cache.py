@@ -14,6 +14,7 @@ from PIL import Image
 
 from engine.disk.durable import atomic_write_bytes
 from engine.disk.images import digest, load_rgb
+from engine.disk.in_use import remove_file
 from engine.errors import UserError
 from engine.families.files import denoiser_files
 from engine.workspace.paths import Workspace
@@ -72,7 +73,7 @@ class ImageCache:
                 break
             if path.stem in keep:
                 continue
-            path.unlink(missing_ok=True)
+            remove_file(path)
             count, size, gone = count - 1, size - bytes_, gone + 1
         return gone
 

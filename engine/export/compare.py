@@ -149,7 +149,7 @@ def compare(
             back = read_controlnet(made.path, family, base)
             score = measure(back.config, back.tensors, number)[name]
             rows.append(Row(variant.title, made.bytes / MIB, score, reference - score))
-            made.path.unlink()
+            clear(made.path)
     finally:
         clear(scratch)
     table = Table(tuple(rows), name, count, checkpoint.step)

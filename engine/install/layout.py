@@ -76,6 +76,7 @@ def clean_environment(environment: Mapping[str, str]) -> dict[str, str]:
     kept["PYTHONNOUSERSITE"] = "1"  # packages in the user's home must not shadow ours
     kept["PIP_USER"] = "0"  # "user = true" in a pip.conf fails inside a virtual environment
     kept["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+    kept["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # cards are counted as nvidia-smi counts them; else the fastest is first
     return kept
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from engine.disk.durable import flush_folder
-from engine.disk.in_use import clear, is_in_use
+from engine.disk.in_use import clear, is_in_use, remove_file
 from engine.disk.space import folder_bytes
 from engine.errors import UserError
 from engine.runs.checkpoints import (
@@ -34,7 +34,7 @@ def star(run_folder: Path, step: int, wanted: bool = True) -> None:
     for checkpoint in list_checkpoints(run_folder):
         if checkpoint.step == step:
             mark = checkpoint.folder / STAR
-            mark.touch() if wanted else mark.unlink(missing_ok=True)
+            mark.touch() if wanted else remove_file(mark)
             flush_folder(checkpoint.folder)
             return
     raise UserError(

@@ -29,6 +29,7 @@ from engine.jobs.events import (
 )
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import JobSnapshot, add_check, fold, fold_steps
+from engine.machine.units import format_memory
 from engine.runs.changes import Change, changes_of, settings_now
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
 from engine.runs.metrics import last_status, read_metrics
@@ -116,6 +117,15 @@ class Run:
         """What the run was last trained on: the card's name, or the processor's. Empty in runs of earlier versions."""
         machines = self.about.get("machines") or [{}]
         return str(machines[-1].get("name", ""))
+
+    @property
+    def trained_on(self) -> str:
+        """``machine`` for people: "NVIDIA RTX 3090, 24 GB", or "a processor". Empty in runs of earlier versions."""
+        machines = self.about.get("machines") or [{}]
+        memory = machines[-1].get("vram_gib")
+        if memory is None:
+            return "a processor" if self.machine else ""
+        return f"{self.machine}, {format_memory(memory)}"
 
     def note_machine(self, **facts: Any) -> None:
         """Add what the run is trained on from its last step on to run.json, unless it is what was there before.

@@ -212,11 +212,11 @@ def training_job(workspace: Workspace, run: Run) -> Work:
 
 def note_machine(run: Run, emit: Emit) -> None:
     """Record what the run is trained on from here on, and tell the user if that is another card than before."""
-    before, hardware = run.machine, detect()
+    before, words, hardware = run.machine, run.trained_on, detect()
     run.note_machine(name=hardware.name, vram_gib=hardware.vram_gib, torch=metadata.version("torch"))
     if before not in ("", hardware.name):
-        words = f"Until now the run was trained on {before}; from here on, on {hardware.name}."
-        emit(Message(f"{words} Its figures differ by rounding from those of a run on one of them."))
+        now = f"Until now the run was trained on {words}; from here on, on {run.trained_on}."
+        emit(Message(f"{now} Its figures differ by rounding from those of a run on one of them."))
 
 
 def _train_silently(workspace: Workspace, run: Run, token: Token) -> Outcome:

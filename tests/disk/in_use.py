@@ -21,7 +21,7 @@ def sharing_violation(code: int = 32) -> PermissionError:
 
 
 class OpenElsewhere:
-    """Refuses ``os.replace`` and ``shutil.rmtree`` of paths for which ``held`` says so, the first ``times`` times."""
+    """Refuses to rename (from or to) and to remove paths for which ``held`` says so, the first ``times`` times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, held: Callable[[Path], bool], times: float, code: int) -> None:
         self.held, self.left, self.code = held, times, code
@@ -33,7 +33,8 @@ class OpenElsewhere:
 
     def _unless_held(self, real: Callable[..., Any]) -> Callable[..., Any]:
         def action(path: Any, *arguments: Any, **named: Any) -> Any:
-            if self.left > 0 and self.held(Path(path)):
+            paths = [Path(path), *(Path(other) for other in arguments if isinstance(other, str | Path))]
+            if self.left > 0 and any(map(self.held, paths)):
                 self.left -= 1
                 self.refused.append(Path(path).name)
                 raise sharing_violation(self.code)

@@ -30,6 +30,7 @@ from engine.nets.outputs import empty_net
 from engine.nets.reading import DIFFUSERS_TRIGGER
 from engine.workspace.paths import Workspace
 from tests.checkpoint_folder import write_checkpoint
+from tests.disk.in_use import open_elsewhere
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 NAMES = [format.name for format in FORMATS if not format.ranks]
@@ -63,6 +64,18 @@ def test_every_format_in_every_precision(checkpoint: Path, tmp_path: Path, forma
     assert all(torch.equal(written[name], weight.to(dtype)) for name, weight in original.items())
     size = sum(p.stat().st_size for p in ([file] if result.path.is_file() else result.path.iterdir()))
     assert result.bytes == size
+
+
+def test_a_file_that_comfyui_has_open_stays_and_the_message_says_so(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = export(checkpoint, "single_file", tmp_path, "mine")
+    before = first.path.read_bytes()
+    open_elsewhere(monkeypatch, lambda path: path == first.path, code=5)
+    with pytest.raises(UserError, match="was not exported") as raised:
+        export(checkpoint, "single_file", tmp_path, "mine", "fp32", overwrite=True)
+    assert "ComfyUI keeps those" in raised.value.why
+    assert first.path.read_bytes() == before and (tmp_path / "mine_sd15_card").is_dir()
 
 
 def test_the_header_says_what_the_net_is_and_nothing_private(checkpoint: Path, tmp_path: Path) -> None:

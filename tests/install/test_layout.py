@@ -22,7 +22,7 @@ def test_another_pythons_settings_are_scrubbed() -> None:
     assert clean.pop("PIP_USER") == "0"
     assert not set(clean) & set(dirty)
     assert clean["PATH"] == "/bin"
-    assert clean["PYTHONUTF8"] == "1"
+    assert clean["PYTHONUTF8"] == "1" and clean["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
 def test_network_settings_of_pip_are_kept() -> None:

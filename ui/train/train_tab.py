@@ -183,8 +183,8 @@ def _about(context: AppContext, view: View) -> str:
     }
     if run.changes:
         rows["Changed"] = "; ".join(f"step {change.step:,}: {change.words}" for change in run.changes)
-    if machine := run.machine:
-        rows["Trained on"] = machine
+    if run.trained_on:
+        rows["Trained on"] = run.trained_on
     if context.hardware.cards > 1 and not run.completed:
         resume = launch_command(context.hardware.cards, "resume", run.name, workspace=context.workspace)
         rows[f"On {context.hardware.cards} graphics cards"] = f"Close the app, then in a terminal: {resume}"

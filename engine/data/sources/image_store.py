@@ -45,7 +45,7 @@ class ImageStore:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob("*/.*.tmp"):  # leftovers of a killed process
-            left.unlink(missing_ok=True)
+            clear(left)
         self._present = self._read_list()
         self._list = (folder / METADATA).open("a", encoding="utf-8")
 
