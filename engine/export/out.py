@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, DEFAULT_RANK, ExportFormat, ExportResult, Precision, Weights, get
 from engine.families.files import is_local
 from engine.jobs.control import CancelToken, OnProgress
-from engine.machine.errors import as_os_error, is_disk_full
+from engine.machine.errors import as_os_error, is_disk_full, is_of_machine
 from engine.machine.units import format_bytes
 
 if TYPE_CHECKING:
@@ -211,6 +211,8 @@ def _write(write: Callable[[], None], target: Path) -> None:
     try:
         write()
     except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError
+        if is_of_machine(error):
+            raise
         if is_disk_full(as_os_error(error)):
             raise _disk_full(target, "The disk filled up while it was written.") from error
         raise UserError(

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
+from engine.machine.errors import is_of_machine
 from engine.machine.units import GIB, format_bytes
 from engine.nets import ldm_keys
 from engine.nets.controlnet_files import CONFIG_KEY, WEIGHTS, locate_controlnet, read_config
@@ -184,6 +185,8 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
             "Get the same net as a .safetensors file; they cannot hold code.",
         ) from error
     except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        if is_of_machine(error):
+            raise
         raise _damaged(path, str(error)) from error
     while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
