@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -21,7 +21,7 @@ CAUSES = {
     "gradients": "its loss is a number, but its gradients are not",
 }
 NAMED = 16
-"""Images of a skipped step that the log names."""
+"""Images of a skipped step that a message names; metrics.jsonl has all."""
 
 
 def take_step(state: TrainState, where: str = "step") -> torch.Tensor | Skipped | None:
@@ -73,12 +73,19 @@ def report_skipped(state: TrainState, skipped: Skipped, save: Callable[[], Any])
         TrainingBroke: too many steps were skipped.
     """
     images = state.batches.keys(state.step - 1)
+    again = [image for image in dict.fromkeys(images) if image in state.history.skipped]
     state.emit(StepSkipped(state.step, skipped.not_finite, tuple(images)))
-    more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
-    named = f"Its images: {', '.join(images[:NAMED])}{more}."
+    named = f"Its images: {_named(images)}."
+    if again:
+        named += f" In an earlier skipped step, too: {_named(again)}."
     state.emit(Message(f"Step {state.step:,} was skipped: {CAUSES[skipped.not_finite]}. {named}", "warning"))
     if why := state.loss_scale.too_many_skipped(state.step):
         _stop(state, why, save)
+
+
+def _named(images: Sequence[str]) -> str:
+    more = f" and {len(images) - NAMED:,} more" if len(images) > NAMED else ""
+    return ", ".join(images[:NAMED]) + more
 
 
 def _stop(state: TrainState, why: str, save: Callable[[], Any]) -> NoReturn:

@@ -1,29 +1,34 @@
-"""The figures of a run that a verdict needs: kept as they are emitted, those of earlier sessions included."""
+"""What a run has to know of its course: figures for the verdict, images of skipped steps. Of earlier sessions, too."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
-from engine.jobs.events import Checked, Event, PreviewMade
+from engine.jobs.events import Checked, Event, PreviewMade, StepSkipped
 from engine.jobs.runner import Emit
 from engine.jobs.snapshot import add_check
 from engine.runs.metrics import read_metrics
 
 
 class MetricsHistory:
-    """Passes events on, and keeps the losses and scores among them."""
+    """Passes events on, and keeps what later steps need of them."""
 
     def __init__(self, run_folder: Path, emit: Emit) -> None:
         self._emit = emit
         self.checks: tuple[Checked, ...] = ()
         self.scores: list[tuple[int, dict[str, float]]] = []
         self.figures: list[tuple[int, dict[str, float]]] = []
+        self.skipped: Counter[str] = Counter()
+        """In how many skipped steps an image was, by its key."""
         for entry in read_metrics(run_folder):
             if "control_gain" in entry:
                 self.checks = add_check(self.checks, Checked(**entry))
             elif "scores" in entry:
                 self.scores.append((entry["step"], entry["scores"]))
                 self.figures.append((entry["step"], entry.get("figures", {})))
+            elif "skipped" in entry:
+                self.skipped.update(set(entry["images"]))
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Checked):
@@ -31,4 +36,6 @@ class MetricsHistory:
         elif isinstance(event, PreviewMade):
             self.scores.append((event.step, event.scores))
             self.figures.append((event.step, event.figures))
+        elif isinstance(event, StepSkipped):
+            self.skipped.update(set(event.images))
         self._emit(event)
