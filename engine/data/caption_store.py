@@ -100,6 +100,12 @@ class CaptionStore:
         """Number of captions in an index that match ``which``, a key of FILTERS, and contain a text."""
         return int(self._ask(index, "COUNT(*)", which, containing, "", ())[0][0])
 
+    def lengths(self, index: Path, more_than: int) -> tuple[int, int]:
+        """Length of the longest caption in an index, and how many are longer than ``more_than``, in characters."""
+        what = f"coalesce(max(length({_NOW})), 0), coalesce(sum(length({_NOW}) > {int(more_than)}), 0)"
+        longest, count = self._ask(index, what, "all", "", "", ())[0]
+        return int(longest), int(count)
+
     def find(
         self, index: Path, which: str = "all", containing: str = "", offset: int = 0, limit: int = 20
     ) -> list[CaptionRow]:

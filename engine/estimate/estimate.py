@@ -6,9 +6,10 @@ from engine.config import RunConfig, speed_settings
 from engine.data.dataset import Dataset
 from engine.errors import UserError
 from engine.estimate import trials
-from engine.estimate.memory import PROCESS_RAM_WITHOUT_CARD, Prediction, predict
+from engine.estimate.memory import PROCESS_RAM_WITHOUT_CARD, LongCaptions, Prediction, predict
 from engine.estimate.trials import Measured
 from engine.families.files import denoiser_parameters
+from engine.families.text import MAX_CHUNKS
 from engine.machine.hardware import Hardware
 from engine.machine.units import GIB, format_bytes, format_duration, format_memory
 from engine.runs.run import Run
@@ -18,12 +19,13 @@ from engine.workspace.paths import Workspace
 # usually have that much; used until this machine has trained once.
 GUESSED_IMAGES_PER_SECOND = ((20, 30.0), (14, 12.0), (10, 6.0), (7, 4.5), (0, 3.0))
 CPU_TERAFLOPS_PER_CORE = 0.008
+CHARACTERS_PER_CHUNK = 4 * 75  # of English; CLIP's tokens have 4 to 5 characters with the space
 RECENT_RUNS, RECENT_LINES, FEWEST_STEPS = 10, 200, 5
 
 
 def estimate(config: RunConfig, workspace: Workspace, hardware: Hardware) -> str:
     """The sentence for people, without a full stop."""
-    needed = predict(workspace, config, dataset_size(config, workspace))
+    needed = predict(workspace, config, dataset_size(config, workspace), long_captions(config, workspace))
     seconds, measured = run_seconds(config, workspace, hardware)
     disk = checkpoint_bytes(config, needed) + needed.cache
     trial = trials.read(workspace, config, hardware.name)
@@ -135,6 +137,16 @@ def measured_memory(trial: Measured, hardware: Hardware) -> str:
     kind = "graphics memory" if trial.on_card else "memory"
     text = f"{format_bytes(trial.peak_bytes)} of {kind} as a trial measured ({format_memory(there)} there)"
     return f"{text}; it fitted only with {', '.join(trial.rungs)}" if trial.rungs else text
+
+
+def long_captions(config: RunConfig, workspace: Workspace) -> LongCaptions:
+    """The long captions of the dataset, by their number of characters: no tokenizer is loaded for an estimate."""
+    if config.data.long_captions == "cut" or config.data.dataset not in workspace.dataset_names():
+        return LongCaptions()
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+    longest, count = dataset.captions.lengths(dataset.index.path, CHARACTERS_PER_CHUNK)
+    chunks = min(MAX_CHUNKS, max(1, -(-longest // CHARACTERS_PER_CHUNK)))
+    return LongCaptions(count, chunks)
 
 
 def dataset_size(config: RunConfig, workspace: Workspace) -> int:

@@ -72,6 +72,18 @@ class Prediction:
         return self.peak * SLACK + CONTEXT_BYTES
 
 
+@dataclass(frozen=True)
+class LongCaptions:
+    """The captions of a dataset that are read in more than one chunk."""
+
+    count: int = 0
+    chunks: int = 1
+    """Chunks of the longest one; every text of the run is as long."""
+
+
+NO_LONG_CAPTIONS = LongCaptions()
+
+
 def images_encoded_together(resolution: int) -> int:
     """The VAE's batch size: up to 1024 px it then needs no more than at 512 px (2.8 GB, for cards of 6 GB)."""
     return max(1, min(8, ENCODE_BATCH_PIXELS // resolution**2))
@@ -91,16 +103,25 @@ def images_drawn_at_once(config: RunConfig) -> int:
     return min(images_drawn_together(config.data.resolution), settings.images_each_time + own)
 
 
-def predict(workspace: Workspace, config: RunConfig, images: int = 0) -> Prediction:
+def predict(
+    workspace: Workspace, config: RunConfig, images: int = 0, long: LongCaptions = NO_LONG_CAPTIONS
+) -> Prediction:
     """The prediction for a run. A base that is not on this disk counts as Stable Diffusion 1.5.
 
     Args:
         images: number of images in the dataset, for the cache.
+        long: those with long captions.
     """
-    return predict_from(config, configs_of(workspace, config.model.base), images)
+    return predict_from(config, configs_of(workspace, config.model.base), images, long=long)
 
 
-def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0, processes: int = 1) -> Prediction:
+def predict_from(
+    config: RunConfig,
+    base: BaseConfigs,
+    images: int = 0,
+    processes: int = 1,
+    long: LongCaptions = NO_LONG_CAPTIONS,
+) -> Prediction:
     """``predict`` from the configs of a base.
 
     Args:
@@ -109,7 +130,8 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0, processe
     resolution, train, optim = config.data.resolution, config.train, config.optim
     tokens = int(base.text_encoders[0].get("max_position_embeddings", 77)) if base.text_encoders else 77
     facts = facts_of(config)
-    sizes = base.facts.count(base.denoiser, resolution, tokens, not facts.base_is_frozen, facts.rank)
+    short_text = base.facts.count(base.denoiser, resolution, tokens).text
+    sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, not facts.base_is_frozen, facts.rank)
     trained = sizes.controlnet.trained
     nets = facts.trained_nets(sizes)
     base_trained = sum(net.trained for net in nets[1:])  # weights of the base itself
@@ -142,7 +164,7 @@ def predict_from(config: RunConfig, base: BaseConfigs, images: int = 0, processe
         pictures={**resident, "pictures": float(max(sampling, decoding))},
         ram=PROCESS_RAM + sizes.controlnet.weights * 4 + kept_vae + ema_in_ram + offloaded + optimizer,
         checkpoint=weights_on_disk + optimizer,
-        cache=float(images * (latents + sizes.text * 2 + largest_map)),
+        cache=float(images * (latents + short_text * 2 + largest_map) + long.count * (sizes.text - short_text) * 2),
         weights_of_checkpoint=float(weights_on_disk),
     )
 

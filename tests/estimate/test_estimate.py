@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 
 from engine.config import SECTIONS, RunConfig, fields, speed_settings
 from engine.config.presets import resolve, unflatten
+from engine.data import caption_edits
+from engine.data.dataset import Dataset
 from engine.estimate import trials
-from engine.estimate.estimate import checkpoint_bytes, estimate, run_seconds
-from engine.estimate.memory import predict
+from engine.estimate.estimate import checkpoint_bytes, estimate, long_captions, run_seconds
+from engine.estimate.memory import LongCaptions, predict
 from engine.estimate.trials import Measured, read, write
 from engine.families.files import denoiser_parameters
 from engine.jobs.events import StepDone
@@ -167,3 +169,14 @@ def test_a_damaged_run_does_not_hide_the_estimate(workspace: Workspace) -> None:
 def test_sizes_come_from_the_file_of_a_local_base(workspace: Workspace, tiny_base: Path) -> None:
     weights = load_file(tiny_base / "unet" / "diffusion_pytorch_model.safetensors")
     assert denoiser_parameters(workspace, str(tiny_base)) == sum(weight.numel() for weight in weights.values())
+
+
+def test_long_captions_are_found_by_their_characters(ready_workspace: Workspace) -> None:
+    settings = config(more={"data.dataset": "pairs"})
+    assert long_captions(settings, ready_workspace) == LongCaptions()
+    dataset = Dataset.open(ready_workspace.dataset_folder("pairs"))
+    keys = [sample.key for sample in dataset.samples()]
+    caption_edits.set_captions(dataset, {keys[0]: "red circle " * 30, keys[1]: "red circle " * 500})
+    assert long_captions(settings, ready_workspace) == LongCaptions(2, 3), "not more than training reads"
+    cut = config(more={"data.dataset": "pairs", "data.long_captions": "cut"})
+    assert long_captions(cut, ready_workspace) == LongCaptions()

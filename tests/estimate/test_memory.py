@@ -12,7 +12,14 @@ import torch
 from engine.config import OptimConfig, RunConfig
 from engine.config.presets import all_presets, resolve
 from engine.estimate.estimate import estimate, predicted_memory
-from engine.estimate.memory import GIB, images_encoded_together, optimizer_bytes, predict, predict_from
+from engine.estimate.memory import (
+    GIB,
+    LongCaptions,
+    images_encoded_together,
+    optimizer_bytes,
+    predict,
+    predict_from,
+)
 from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
 from engine.families.unet_sizes import count
@@ -187,6 +194,12 @@ def test_the_demo_base_needs_little(workspace: Workspace) -> None:
 def test_the_cache_grows_with_the_images(workspace: Workspace) -> None:
     """Mean and log-variance in fp16: 64 KiB an image at 512 px; a caption of SD 1.5: 116 KiB; a map 768 at most."""
     assert predict(workspace, config(), images=10).cache == 10 * (64 * 1024 + 77 * 768 * 2 + 768 * 1024)
+
+
+def test_long_captions_take_their_length_on_the_disk_and_a_little_memory(workspace: Workspace) -> None:
+    short, long = (predict(workspace, config(), 10, captions) for captions in (LongCaptions(), LongCaptions(3, 2)))
+    assert long.cache - short.cache == 3 * 77 * 768 * 2
+    assert 1 < long.peak / short.peak < 1.05
 
 
 @pytest.mark.parametrize(("resolution", "expected"), [(128, 8), (512, 4), (768, 1), (1024, 1), (2048, 1)])
