@@ -120,7 +120,7 @@ class Parallel:
 
     def optimizer_step(self) -> None:
         """Update the master weights."""
-        self.optimizer.step()
+        self._run.trainable.weights.update(self.optimizer.step, self._run.step)
 
     def zero_grad(self) -> None:
         """Drop the gradients of the master weights."""

@@ -18,7 +18,7 @@ from engine.families.files import BaseConfigs, configs_of
 from engine.families.latents import LatentSpace
 from engine.families.sizes import NetSize
 from engine.machine.units import GIB
-from engine.tuning.facts import facts_of
+from engine.tuning.facts import facts_of, master_weights_of
 from engine.workspace.paths import Workspace
 
 CONTEXT_BYTES = 0.75 * GIB  # CUDA's own, with the kernels of torch and cuDNN
@@ -138,12 +138,13 @@ def predict_from(
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
     bytes_each = 4 if train.precision == "fp32" else 2
     has_copy = bytes_each < 4 or optim.offload  # the nets that compute are copies of the master weights
+    master_bytes = {"whole": 4, "split": 2, "none": 0}[master_weights_of(config, train.precision, processes)]
     optimizer = sum(optimizer_bytes(net, optim.optimizer) for net in nets)
     optimizer_on_card = on_card and not optim.optimizer.startswith("paged")  # a paged state moves to RAM when needed
     ema = trained * 4 if has_ema else 0
     resident = {
         "base model": float(sizes.denoiser.weights * (FP8_BYTES if train.base_storage == "fp8" else bytes_each)),
-        "ControlNet": float((trained + (base_trained if has_copy else 0)) * 4 if on_card else 0),
+        "ControlNet": float((trained + (base_trained if has_copy else 0)) * master_bytes if on_card else 0),
         "its compute copy": float(trained * bytes_each if has_copy else 0),
         "optimizer": float(optimizer if optimizer_on_card else 0),
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),

@@ -5,14 +5,15 @@ the compute copy is refreshed after each step, and its gradients are accumulated
 arXiv 1710.03740, section 3.1). Nothing runs under autocast: no weight is cast at every use, and norms return the run's
 precision (their kernels accumulate in fp32). In an fp32 run master and copy are the same net.
 
-Master weights, gradients and optimizer may also stay in RAM, with only the compute copy on the card: 2 bytes per weight
-there in place of 18 (Ren et al. 2021, "ZeRO-Offload", arXiv 2101.06840).
+``compact_weights.py`` keeps master weights in fewer bytes. Or master weights, gradients and optimizer stay in RAM, with
+only the compute copy on the card: 2 bytes per weight there in place of 18 (Ren et al. 2021, "ZeRO-Offload", arXiv
+2101.06840).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,6 +67,27 @@ class MasterWeightSync:
         if self.master_of:
             torch._foreach_copy_(list(self.master_of), list(self.master_of.values()))
         self.stale = False
+
+    def update(self, step: Callable[[], object], number: int) -> None:
+        """Update the master weights that have a gradient, all trained weights being among them.
+
+        Args:
+            step: the optimizer's.
+            number: of the optimizer step in the run; random numbers come from it, where rounding needs some.
+        """
+        step()
+
+    @contextmanager
+    def whole_weights(self, changed: bool = False) -> Iterator[None]:
+        """Within the block the parameters of the master net are whole fp32 weights, to be read.
+
+        Args:
+            changed: they may be written to as well.
+        """
+        yield
+
+    def keep_whole(self, device: torch.device) -> None:
+        """From now on the master weights are whole, on ``device``, unless they were already."""
 
     @contextmanager
     def computing_weights(self, of: list[nn.Parameter], tensors: list[torch.Tensor]) -> Iterator[Any]:

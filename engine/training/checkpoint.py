@@ -125,13 +125,15 @@ def stage_checkpoint(
     temporary = temporary_name(target)
     if is_whole(temporary):  # an earlier attempt wrote it, and only the rename failed
         return partial(_name, temporary, target)
-    _check_finite(trainable, step)
+    with trainable.weights.whole_weights():
+        _check_finite(trainable, step)
     target.parent.mkdir(exist_ok=True)  # but not the run's folder: if its disk is gone, the path is on another disk
     require_space(target.parent, trainable.checkpoint_bytes(ema is not None), f"The checkpoint of step {step:,}")
     clear(temporary)
     pool = ChecksumPool()
     try:
-        _write(temporary, pool, trainable, ema, optimizer, scaler)
+        with trainable.weights.whole_weights():
+            _write(temporary, pool, trainable, ema, optimizer, scaler)
     except BaseException as error:
         pool.close()
         clear(temporary)
@@ -235,7 +237,8 @@ def load_training_state(
     """
     folder = checkpoint.folder
     try:
-        trainable.load(folder)
+        with trainable.weights.whole_weights(changed=True):
+            trainable.load(folder)
         state = json.loads((folder / STATE / "state.json").read_text(encoding="utf-8"))
         if optimizer is not None:
             tensors_to_optimizer(optimizer, load_file(folder / STATE / "optimizer.safetensors"), state["optimizer"])

@@ -46,7 +46,7 @@ from engine.training.resume import open_run
 from engine.training.state import TrainState
 from engine.training.torch_settings import without_tf32
 from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net
-from engine.tuning.facts import facts_of
+from engine.tuning.facts import facts_of, master_weights_of
 from engine.tuning.trainable import Placement, Trainable
 
 
@@ -145,7 +145,8 @@ def set_up(
 
     def build(config: RunConfig) -> TrainState:
         accelerator.device_placement = not config.optim.offload
-        place = Placement(device, dtype, in_ram=config.optim.offload, sharded=strategy.sharded)
+        kept = master_weights_of(config, precision, group.world_size)
+        place = Placement(device, dtype, in_ram=config.optim.offload, sharded=strategy.sharded, master_weights=kept)
         denoiser, trainable = build_nets(run_folder, config, family, base, place)
         state = TrainState(
             run_folder=run_folder,

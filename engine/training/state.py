@@ -202,7 +202,8 @@ class TrainState:
     def update_ema(self) -> None:
         """Update the average of the weights."""
         assert self.ema is not None
-        self.ema.step(ema_parameters(self.trainable.averaged))
+        with self.trainable.weights.whole_weights():
+            self.ema.step(ema_parameters(self.trainable.averaged))
 
     def drop_gradients(self) -> None:
         """Drop all gradients of the current step, of the master weights and of the compute copy."""

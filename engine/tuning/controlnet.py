@@ -12,7 +12,6 @@ from torch import nn
 
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.lora import load_trained, lora_layers, save_factors, save_net
-from engine.nets.master_weights import MasterWeightSync
 from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS
 from engine.tuning.trainable import Placement, Trainable
 
@@ -32,8 +31,7 @@ class WholeControlNet(Trainable):
         stays = place.in_ram or place.sharded
         self.master = self.averaged = (control_net if stays else control_net.to(place.device)).train()
         silence(control_net, silent)
-        dtype = torch.float32 if place.sharded else place.dtype
-        self.weights = MasterWeightSync(self.master, dtype, place.device if place.in_ram else None)
+        self.weights = place.sync(self.master)
 
     @property
     def control_net(self) -> Any:

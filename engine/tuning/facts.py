@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from engine.config import RunConfig
 from engine.families.sizes import NetSize, Sizes
+
+MasterWeights = Literal["whole", "split", "none"]
+"""How fp32 master weights are kept: as they are; in two halves, of which the copy that computes is one; not at all."""
 
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
@@ -79,3 +83,16 @@ def facts_of(config: RunConfig) -> TrainableFacts:
     trials read them.
     """
     return next(facts for case in CASES if (facts := case(config)) is not None)
+
+
+def master_weights_of(config: RunConfig, precision: str, processes: int = 1) -> MasterWeights:
+    """How a run keeps its master weights: as its settings say, where that is possible.
+
+    Several processes, weights in RAM and fp32 need them whole. fp16 is no half of fp32.
+
+    Args:
+        precision: "fp32", "fp16" or "bf16", which may differ from the settings' on an old card.
+    """
+    wanted = config.optim.master_weights
+    needs_whole = config.optim.offload or processes > 1 or precision == "fp32"
+    return "whole" if needs_whole or (wanted == "split" and precision != "bf16") else wanted

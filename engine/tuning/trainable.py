@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.master_weights import MasterWeightSync
+from engine.tuning.facts import MasterWeights
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class Placement:
     """Master weights, gradients and optimizer stay in RAM (``optim.offload``)."""
     sharded: bool = False
     """FSDP or DeepSpeed makes the shards that compute; the whole master weights stay in RAM."""
+    master_weights: MasterWeights = "whole"
+    """How they are kept (``facts.master_weights_of``)."""
+
+    def sync(self, master: nn.Module) -> MasterWeightSync:
+        """The link between a net of fp32 master weights and the copy of it that computes."""
+        if self.master_weights != "whole":
+            return CompactMasterWeights(master, self.dtype, self.master_weights)
+        return MasterWeightSync(
+            master, torch.float32 if self.sharded else self.dtype, self.device if self.in_ram else None
+        )
 
 
 class Trainable(ABC):
@@ -103,6 +115,7 @@ class Trainable(ABC):
     @torch.no_grad()
     def move_to_ram(self) -> None:
         """Move the master weights to RAM, in place, so that whoever holds these parameters sees it."""
+        self.weights.keep_whole(torch.device("cpu"))
         for parameter in self._own_parameters():
             parameter.data = parameter.data.cpu()
 

@@ -77,6 +77,17 @@ MODES = {
         "data.crop": "smart",
     },
     "8-bit AdamW": {"optim.optimizer": "adamw8bit"},
+    "bf16, master weights in two halves, EMA": {
+        "train.precision": "bf16",
+        "optim.master_weights": "split",
+        "optim.ema_decay": 0.9,
+    },
+    "bf16, no master weights, Control-LoRA, Adafactor": {
+        "train.precision": "bf16",
+        "optim.master_weights": "none",
+        "optim.optimizer": "adafactor",
+        "model.control_lora_rank": 4,
+    },
 }
 
 
@@ -247,6 +258,19 @@ def test_what_was_loaded_lies_in_memory_like_what_was_made(new_run: RunFactory, 
     if sys.platform == "linux":
         assert str(run.folder) not in Path("/proc/self/maps").read_text(encoding="utf-8")
     trainer.close()
+
+
+@pytest.mark.parametrize("kept", ["split", "none"])
+def test_compact_master_weights_resume_bit_for_bit(new_run: RunFactory, ready_workspace: Workspace, kept: str) -> None:
+    settings = {"train.precision": "bf16", "optim.master_weights": kept, "optim.ema_decay": 0.9, "train.steps": 4}
+    straight, paused = new_run(**settings), new_run(**settings)
+    train(ready_workspace, straight)
+    train(ready_workspace, paused, at_step={2: "pause"})
+    train(ready_workspace, paused)
+    assert_same_checkpoint(straight.checkpoints()[-1].folder, paused.checkpoints()[-1].folder)
+    saved = tensors(straight.checkpoints()[-1].folder / "controlnet")
+    rounded = [torch.equal(weight, weight.bfloat16().float()) for weight in saved.values() if weight.any()]
+    assert all(rounded) if kept == "none" else not any(rounded)
 
 
 @pytest.mark.answers("Can I pause? Where does it resume from?")

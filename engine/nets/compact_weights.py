@@ -1,0 +1,186 @@
+"""Master weights in less than four bytes, beside the copy that computes in half precision.
+
+split: a master weight is the bf16 weight that computes, which is the nearest one, and the 16 bits that this lacks. What
+the optimizer updates is fp32, bit for bit as if the master weights were kept whole.
+
+none: only the half precision that computes is kept. Updates are far smaller than what it can hold, so an updated weight
+is rounded up or down at random, with the probabilities that make its expected value the exact one (Gupta et al. 2015,
+arXiv 1502.02551; for fine-tuning in bf16 Zamirai et al. 2020, arXiv 2010.06192).
+
+In both, fp32 weights exist only while they are updated, a part at a time, or read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.nets.master_weights import MasterWeightSync
+
+AT_ONCE = 2**25
+"""Weights that are in fp32 together while they are updated (128 MiB)."""
+LOW_BITS = {torch.bfloat16: 16, torch.float16: 13}  # bits of fp32 that the type lacks, for its normal numbers
+SMALLEST_NORMAL, SPACING_BELOW = 2.0**-14, 2.0**-24  # of fp16, whose smaller numbers are evenly spaced
+
+
+def split(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest bf16 of fp32 weights (a tie away from zero), and what is missing, int16. ``join`` is the inverse."""
+    bits = weights.contiguous().view(torch.int32)
+    return ((bits + 0x8000) >> 16).to(torch.int16).view(torch.bfloat16), bits.to(torch.int16)
+
+
+def join(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """The fp32 weights whose halves these are, bit for bit."""
+    bits = high.contiguous().view(torch.int16).to(torch.int32)
+    return bits.bitwise_left_shift_(16).add_(low).view(torch.float32)
+
+
+def round_stochastically(weights: torch.Tensor, dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    """fp32 weights in half precision: one of the two neighbours of each, whose expected value is the weight.
+
+    A weight that ``dtype`` can hold stays as it is.
+    """
+    low = LOW_BITS[dtype]
+    weights = weights.contiguous()
+    draws = torch.empty(weights.shape, dtype=torch.int32, device=weights.device).random_(0, 2**low, generator=generator)
+    rounded = (weights.view(torch.int32) + draws).bitwise_and_(-(2**low)).view(torch.float32)
+    if dtype == torch.float16:  # rounding to the nearest, after a shift by up to half of the spacing
+        shifted = weights + ((draws + 0.5) / 2**low - 0.5) * SPACING_BELOW
+        rounded = torch.where(weights.abs() < SMALLEST_NORMAL, shifted, rounded)
+    return rounded.to(dtype)
+
+
+class CompactMasterWeights(MasterWeightSync):
+    """Keeps no whole fp32 weights from ``refresh`` on: the parameters of the master net are then placeholders.
+
+    A placeholder has the shape of its weight and NaN everywhere, and cannot be written to. Gradients go to it as usual.
+    """
+
+    def __init__(self, master: Any, dtype: torch.dtype, kind: str) -> None:
+        """
+        Args:
+            dtype: what to compute in, bf16 (or fp16, for "none").
+            kind: "split" or "none".
+        """
+        self._kind = kind
+        self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
+        super().__init__(master, dtype)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Store the master weights that are whole: at the start, and those that an update has left so."""
+        if self._kind == "whole":
+            super().refresh()
+        for copy, master in self.master_of.items():
+            if self._kind != "whole" and master not in self._low:
+                self._store(copy, master)
+        self.stale = False
+
+    def update(self, step: Callable[[], object], number: int) -> None:
+        if self._kind == "whole":
+            step()
+            return
+        waiting = {master: master.grad for master in self.master_of.values() if master.grad is not None}
+        for master in waiting:
+            master.grad = None
+        try:
+            for part in self._parts(list(waiting)):
+                for copy, master, _ in part:
+                    self._restore(copy, master)
+                    master.grad = waiting[master]
+                step()
+                for copy, master, index in part:
+                    self._store(copy, master, (number, index))
+                    master.grad = None
+                    del waiting[master]
+        finally:  # where memory ran out; usually there are none left
+            for master, gradient in waiting.items():
+                master.grad = gradient
+
+    def _parts(self, masters: list[nn.Parameter]) -> Iterator[list[tuple[nn.Parameter, nn.Parameter, int]]]:
+        """Copy, master and number of up to AT_ONCE weights, at least one parameter."""
+        part: list[tuple[nn.Parameter, nn.Parameter, int]] = []
+        size, wanted = 0, set(masters)
+        for index, (copy, master) in enumerate(self.master_of.items()):
+            if master not in wanted:
+                continue
+            if part and size + master.numel() > AT_ONCE:
+                yield part
+                part, size = [], 0
+            part.append((copy, master, index))
+            size += master.numel()
+        if part:
+            yield part
+
+    @contextmanager
+    def whole_weights(self, changed: bool = False) -> Iterator[None]:
+        stored = dict(self._low)
+        try:
+            with torch.no_grad():
+                for copy, master in self.master_of.items():
+                    self._restore(copy, master)
+            yield
+        finally:
+            for copy, master in self.master_of.items():
+                if master in stored and master not in self._low:
+                    if changed:
+                        self._store(copy, master)
+                    else:
+                        self._put_away(master, stored[master])
+
+    @contextmanager
+    def computing_weights(self, of: list[nn.Parameter], tensors: list[torch.Tensor]) -> Iterator[Any]:
+        if self._kind == "whole":
+            with super().computing_weights(of, tensors) as net:
+                yield net
+            return
+        copies = {master: copy for copy, master in self.master_of.items()}
+        own = {copies[master]: copies[master].data for master in of}  # there is no other copy of these bits
+        try:
+            for master, tensor in zip(of, tensors, strict=True):
+                copies[master].data = tensor.to(own[copies[master]])
+            yield self.compute
+        finally:
+            for copy, data in own.items():
+                copy.data = data
+
+    @torch.no_grad()
+    def keep_whole(self, device: torch.device) -> None:
+        for copy, master in self.master_of.items():
+            self._restore(copy, master)
+            master.data = master.data.to(device)
+        self._kind = "whole"
+
+    @torch.no_grad()
+    def _store(self, copy: nn.Parameter, master: nn.Parameter, place: tuple[int, int] | None = None) -> None:
+        """Write a whole weight into its copy, and forget it.
+
+        Args:
+            place: step and number of the parameter, which its random numbers come from; None: rounds to the nearest.
+        """
+        high, low = master.data, None
+        if self._kind == "split":
+            high, low = split(master.data)
+        elif place is not None:
+            seed = hashlib.blake2b(repr(place).encode(), digest_size=7).digest()
+            draws = torch.Generator(master.device).manual_seed(int.from_bytes(seed, "big"))
+            high = round_stochastically(master.data, copy.dtype, draws)
+        copy.data.copy_(high)
+        self._put_away(master, low)
+
+    def _restore(self, copy: nn.Parameter, master: nn.Parameter) -> None:
+        """Make a master weight whole, if it is not."""
+        if master in self._low:
+            low = self._low[master]
+            usual = torch.contiguous_format  # the copy may be channels last
+            master.data = copy.data.to(torch.float32, memory_format=usual) if low is None else join(copy.data, low)
+            del self._low[master]
+
+    def _put_away(self, master: nn.Parameter, low: torch.Tensor | None) -> None:
+        self._low[master] = low
+        master.data = torch.full((), torch.nan, device=master.device).expand(master.shape)
