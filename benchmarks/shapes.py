@@ -43,6 +43,7 @@ from engine.families.files import LAYOUTS, read_configs
 from engine.families.parts import load_part
 from engine.families.registry import by_name
 from engine.machine.precision import DTYPES
+from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.ema import build_ema
 from engine.training.batches import Batch, Draws
 from engine.training.loss_scale import LossScale
@@ -51,6 +52,7 @@ from engine.training.setup import build_nets
 from engine.training.speed import set_attention_and_layout
 from engine.training.state import TrainState
 from engine.training.step import train_step
+from engine.tuning.facts import master_weights_of
 from engine.tuning.trainable import Placement
 
 PRESETS = ("6gb", "8gb", "12gb", "16gb", "24gb")
@@ -89,7 +91,8 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
     """The state of a run without data: its nets, and everything that a step reads."""
     base, family, dtype = str(LAYOUTS / family_name), by_name(family_name), DTYPES[config.train.precision]
     with tempfile.TemporaryDirectory() as folder:
-        place = Placement(CARD, dtype, in_ram=config.optim.offload)
+        kept = master_weights_of(config, config.train.precision)
+        place = Placement(CARD, dtype, in_ram=config.optim.offload, master_weights=kept)
         denoiser, trainable = build_nets(Path(folder), config, family, base, place)
     unused: Any = SimpleNamespace()
     history: Any = lambda event: None  # noqa: E731
@@ -103,6 +106,7 @@ def build_state(config: RunConfig, family_name: str) -> TrainState:
         dataset=unused, samples=[], held_out=[], plan=unused, cache=unused, images_at_once=1,
     )  # fmt: skip
     set_attention_and_layout(state)
+    state.trainable.weights.refresh()
     state.parallel = _AllFinite(state, str)
     state.parallel.prepare()
     state.use_nets(state.parallel.net, denoiser)
@@ -137,7 +141,7 @@ def allocate_optimizer_state(state: TrainState) -> None:
     """Let the optimizer allocate its state, which it does in its first step."""
     for parameter in state.trainable.parameters():
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-    state.optimizer.step()
+    state.trainable.weights.update(state.optimizer.step, 0)
     state.optimizer.zero_grad(set_to_none=True)
 
 
@@ -146,11 +150,12 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
     trained = state.trainable.parameters()
     weights = [*state.denoiser.parameters(), *state.denoiser.buffers(), *trained]
     weights += state.trainable.control_net.parameters()
+    kept = state.trainable.weights
 
     def now() -> dict[str, Any]:
         states = (value for entries in state.optimizer.state.values() for value in entries.values())
         return {
-            "weights": weights,
+            "weights": [*weights, *(kept.low_bits if isinstance(kept, CompactMasterWeights) else ())],
             "gradients": [parameter.grad for parameter in trained],
             "optimizer": [value for value in states if isinstance(value, torch.Tensor)],
             "EMA": state.ema.shadow_params if state.ema is not None else [],

@@ -98,6 +98,8 @@ def counting(uses_ram: bool) -> Iterator[Counter]:
         # On a card AdamW is one fused kernel, which torch does not offer for the meta device.
         stack.enter_context(patch("torch.optim.AdamW", _fused_adamw))
         stack.enter_context(patch("torch.optim.adam._device_dtype_check_for_fused"))
+        # The meta device has no random numbers.
+        stack.enter_context(patch("engine.nets.compact_weights.generator_of", lambda place, device: None))
         if uses_ram:
             stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield stack.enter_context(Counter())

@@ -55,6 +55,12 @@ def round_stochastically(weights: torch.Tensor, dtype: torch.dtype, generator: t
     return rounded.to(dtype)
 
 
+def generator_of(place: tuple[int, int], device: torch.device) -> torch.Generator:
+    """Random numbers of a step and a parameter, the same whenever they are drawn."""
+    digest = hashlib.blake2b(repr(place).encode(), digest_size=7).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
+
+
 class CompactMasterWeights(MasterWeightSync):
     """Keeps no whole fp32 weights from ``refresh`` on: the parameters of the master net are then placeholders.
 
@@ -70,6 +76,11 @@ class CompactMasterWeights(MasterWeightSync):
         self._kind = kind
         self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
         super().__init__(master, dtype)
+
+    @property
+    def low_bits(self) -> list[torch.Tensor]:
+        """What is kept beside the copy that computes."""
+        return [low for low in self._low.values() if low is not None]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -167,9 +178,7 @@ class CompactMasterWeights(MasterWeightSync):
         if self._kind == "split":
             high, low = split(master.data)
         elif place is not None:
-            seed = hashlib.blake2b(repr(place).encode(), digest_size=7).digest()
-            draws = torch.Generator(master.device).manual_seed(int.from_bytes(seed, "big"))
-            high = round_stochastically(master.data, copy.dtype, draws)
+            high = round_stochastically(master.data, copy.dtype, generator_of(place, master.device))
         copy.data.copy_(high)
         self._put_away(master, low)
 

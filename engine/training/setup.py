@@ -46,7 +46,7 @@ from engine.training.resume import open_run
 from engine.training.state import TrainState
 from engine.training.torch_settings import without_tf32
 from engine.tuning.build import Inputs, base_dtype, build_trainable, initial_net
-from engine.tuning.facts import facts_of, master_weights_of
+from engine.tuning.facts import WHY_WHOLE, facts_of, master_weights_of
 from engine.tuning.trainable import Placement, Trainable
 
 
@@ -142,6 +142,9 @@ def set_up(
     history(Message("Loading the base model."))
     if message := facts_of(config).message:
         history(Message(message))
+
+    if (kept := master_weights_of(config, precision, group.world_size)) != config.optim.master_weights:
+        history(Message(f"The master weights are kept {kept}: {WHY_WHOLE}.", "warning"))
 
     def build(config: RunConfig) -> TrainState:
         accelerator.device_placement = not config.optim.offload

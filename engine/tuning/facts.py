@@ -12,6 +12,7 @@ from engine.families.sizes import NetSize, Sizes
 MasterWeights = Literal["whole", "split", "none"]
 """How fp32 master weights are kept: as they are; in two halves, of which the copy that computes is one; not at all."""
 
+WHY_WHOLE = "offloaded ones, several cards and fp32 need that, and only bf16 weights can be split"
 LOW_RANK_IS_NOT_SHARDED = "a Control-LoRA (its layers are the base's)"
 UNLOCKED_IS_NOT_SHARDED = "a base that is trained, too (objective.sd_locked off)"
 UNLOCKED_MESSAGE = "The base is trained, too: Try it uses what it learned; exports contain only the ControlNet."
@@ -88,7 +89,7 @@ def facts_of(config: RunConfig) -> TrainableFacts:
 def master_weights_of(config: RunConfig, precision: str, processes: int = 1) -> MasterWeights:
     """How a run keeps its master weights: as its settings say, where that is possible.
 
-    Several processes, weights in RAM and fp32 need them whole. fp16 is no half of fp32.
+    Several processes, weights in RAM and fp32 need them whole, and fp16 is no half of fp32 (``WHY_WHOLE``).
 
     Args:
         precision: "fp32", "fp16" or "bf16", which may differ from the settings' on an old card.

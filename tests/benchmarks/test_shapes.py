@@ -44,6 +44,15 @@ def test_a_step_needs_what_is_estimated(preset: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.parametrize("kept", ["split", "none"])
+def test_a_step_with_compact_master_weights_needs_what_is_estimated(kept: str) -> None:
+    counted = count("8gb", "sd1", train={"precision": "bf16"}, optim={"master_weights": kept})
+    assert sum(counted.estimated.training.values()) == pytest.approx(counted.training, rel=0.03)
+    assert sum(counted.estimated.pictures.values()) == pytest.approx(counted.images, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("family", SIDES)
 def test_encoding_needs_what_is_estimated(family: str) -> None:
     found = prepare(family)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +25,12 @@ from engine.families.files import LAYOUTS, read_configs
 from engine.families.registry import detect
 from engine.families.unet_sizes import count
 from engine.machine.hardware import Hardware
+from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.lora import to_control_lora
 from engine.nets.master_weights import MasterWeightSync
 from engine.training.optim import build_optimizer
+from engine.tuning.facts import master_weights_of
+from engine.tuning.trainable import Placement
 from engine.workspace.paths import APP_FOLDER, Workspace
 
 DOCS = APP_FOLDER / "docs" / "memory.md"
@@ -74,6 +78,31 @@ def test_weights_and_optimizer_to_the_byte(any_base: Path, optimizer: str, rank:
     rule.step()
     held = [value for state in rule.state.values() for value in state.values() if isinstance(value, torch.Tensor)]
     assert sum(value.nbytes for value in held if value.ndim) == optimizer_bytes(counted.controlnet, optimizer)
+
+
+@pytest.mark.parametrize(("kept", "each"), [("whole", 4), ("split", 2), ("none", 0)])
+def test_master_weights_to_the_byte(tiny_base: Path, kept: Any, each: int) -> None:
+    _, unet, controlnet = nets(tiny_base)
+    place = Placement(torch.device("cpu"), torch.bfloat16, master_weights=kept)
+    weights = place.sync(controlnet)
+    weights.refresh()
+    placeholders = 4 if kept != "whole" else 0
+    held = sum(p.untyped_storage().nbytes() - placeholders for p in controlnet.parameters())
+    held += sum(low.nbytes for low in weights.low_bits) if isinstance(weights, CompactMasterWeights) else 0
+    base = replace(read_configs(LAYOUTS / "sd1"), denoiser=dict(unet.config))
+    run = config(train={"precision": "bf16"}, optim={"master_weights": kept})
+    assert (
+        held == predict_from(run, base).training["ControlNet"] == each * count(dict(unet.config), 64).controlnet.trained
+    )
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("bf16", "split"), ("fp16", "whole"), ("fp32", "whole")])
+def test_master_weights_that_cannot_be_split_stay_whole(precision: str, kept: str) -> None:
+    run = config(train={"precision": precision}, optim={"master_weights": "split"})
+    assert master_weights_of(run, precision) == kept
+    assert master_weights_of(run, precision, processes=2) == "whole"
+    none = run.model_copy(update={"optim": run.optim.model_copy(update={"master_weights": "none"})})
+    assert master_weights_of(none, precision) == ("whole" if precision == "fp32" else "none")
 
 
 @pytest.mark.parametrize(
@@ -156,6 +185,7 @@ def test_what_saves_memory_is_foreseen_to_save_memory(workspace: Workspace) -> N
         {"train": {"batch_size": 4}, "model": {"control_lora_rank": 128}},
         {"train": {"batch_size": 4, "base_storage": "fp8"}},
         {"train": {"batch_size": 4}, "optim": {"offload": True}},
+        {"train": {"batch_size": 4}, "optim": {"master_weights": "none"}},
     ):
         assert needs(**settings) < 0.97 * plain
     average = {"ema_decay": 0.99}
