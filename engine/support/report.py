@@ -55,7 +55,8 @@ def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str
     ]
     if run is not None:
         step = f"saved at step {run.last_step:,} of {run.config.train.steps:,}, {run.ending}"
-        lines += [f"Run: {step}", f"Settings that are not the default: {_settings(run.config)}"]
+        where = f"trained on {run.trained_on}; " if run.trained_on else ""
+        lines += [f"Run: {where}{step}", f"Settings that are not the default: {_settings(run.config)}"]
     log = snapshot.log or (tuple(run.log_tail(LOG_LINES)) if run is not None else ())
     if log:
         lines += ["", "The log's end:", *log[-LOG_LINES:]]

@@ -17,6 +17,7 @@ from engine.machine.hardware import detect, why_unused
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import CARD, remember
 from ui import launch
+from ui.page.context import AppContext
 
 SMALL_AND_LARGE = """0, GPU-aaaa1111, NVIDIA GeForce RTX 4070 Ti, 12282
 1, GPU-bbbb2222, NVIDIA GeForce RTX 3090, 24576
@@ -203,9 +204,17 @@ def test_the_window_uses_the_card_of_the_option(
 ) -> None:
     machine(SMALL_AND_LARGE)
     opened: list[str] = []
-    monkeypatch.setattr(launch, "open_window", lambda *_: opened.append(detect().name) or 0)
+
+    def open_window(*_: object) -> int:
+        context = AppContext(workspace)
+        opened.extend([context.hardware.name, context.suggested_preset])
+        return 0
+
+    monkeypatch.setattr(launch, "open_window", open_window)
     start = ["--workspace", str(workspace.root), "--no-browser"]
     assert launch.main([*start, "--card", "0"]) == 0
-    assert opened == ["NVIDIA GeForce RTX 4070 Ti"] and os.environ[cards.VISIBLE] == "0"
+    assert opened == ["NVIDIA GeForce RTX 4070 Ti", "12gb"] and os.environ[cards.VISIBLE] == "0"
     assert "Graphics card 0 is used: NVIDIA GeForce RTX 4070 Ti, 12 GB." in capsys.readouterr().out
     assert launch.main([*start, "--card", "9"]) == launch.EXIT_CANNOT_START
+    detect.cache_clear()
+    assert launch.main(start) == 0 and opened[2:] == ["NVIDIA GeForce RTX 3090", "24gb"]

@@ -100,6 +100,7 @@ def test_nothing_private_is_in_the_public_report(run: Run, workspace: Workspace)
 
 def test_what_helps_is_in_it(run: Run, workspace: Workspace) -> None:
     failure, snapshot = failed(run)
+    run.note_machine(name="RTX 3060", vram_gib=12.0)
     public = compose(failure, workspace, snapshot, run.name).public
     for useful in (
         "Permission denied",
@@ -111,7 +112,7 @@ def test_what_helps_is_in_it(run: Run, workspace: Workspace) -> None:
         "diffusers ",
         "Card: ",
         platform.system(),
-        "saved at step 0 of 77",
+        "trained on RTX 3060, 12 GB; saved at step 0 of 77",
         "UserError",
         "<caption>",
         'File "engine/runs/run.py", line',

@@ -290,10 +290,21 @@ class AppContext(Problems):
             self._try.free()
 
     def discard_run(self, name: str) -> Path:
-        """Move a run's folder to workspace/discarded and return its new place. Nothing is deleted."""
+        """Move a run's folder to workspace/discarded and return its new place. Nothing is deleted.
+
+        Raises:
+            UserError: the system refuses it.
+        """
         target = self.workspace.root / "discarded" / f"{name}-{time.strftime('%H%M%S')}"
         target.parent.mkdir(exist_ok=True)
-        rename(self.workspace.runs / name, target)
+        try:
+            rename(self.workspace.runs / name, target)
+        except OSError as error:
+            raise UserError(
+                f"{name} was not moved.",
+                f"The system says: {error.strerror or error}.",
+                "Close programs that have a file of it open, such as TensorBoard, and try again.",
+            ) from error
         self._chosen_run, self._training = "", None
         self.unfinished = tuple(run for run in self.unfinished if run.folder != name)
         self.files_changed()

@@ -19,6 +19,7 @@ from engine.errors import UserError
 from engine.jobs.runner import Busy
 from engine.training.job import create_run, start_training
 from engine.workspace.paths import Workspace
+from tests.disk.in_use import open_elsewhere
 from ui.dataset.import_jobs import import_images
 from ui.page.context import AppContext
 from ui.page.live import LiveOutputs, changed_updates
@@ -143,13 +144,19 @@ def test_a_problem_stays_until_it_is_closed_and_the_next_one_shows_again(context
     assert finish(context, fail).problem is not None
 
 
-def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_discarded(context: AppContext, base: Path) -> None:
+def test_an_unfinished_run_is_found_at_the_next_start_and_can_be_discarded(
+    context: AppContext, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make_demo_set(context.workspace, "circles", 8)
     context.focus_on("demo-circles-8")
     run = create_run(context.workspace, *context.config_of(context.draft))
     later = AppContext(context.workspace)
     view = later.view()
     assert (view.shown_run, view.train.state) == (run.name, TrainTabState.INTERRUPTED)
+    with monkeypatch.context() as held:
+        open_elsewhere(held, lambda path: path == run.folder)
+        with pytest.raises(UserError, match="was not moved"):
+            later.discard_run(run.name)
     kept = later.discard_run(run.name)
     assert (kept / "run.json").exists()
     assert later.view().shown_run == ""
