@@ -122,7 +122,10 @@ def predicted_memory(needed: Prediction, hardware: Hardware) -> str:
     kind = "graphics memory" if on_card else "memory"
     text = f"{format_bytes(bytes_needed)} of {kind} by prediction ({format_memory(there)} there)"
     if bytes_needed > there * GIB:
-        text += ". That is more than there is: take a preset for a smaller card, or the run will shrink its batches"
+        text += (
+            ". That is more than there is: take a preset for a smaller card, or the run will change its settings when "
+            "memory runs out"
+        )
     if on_card and needed.ram > hardware.ram_gib * GIB:
         text += (
             f". It also needs {format_bytes(needed.ram)} of the computer's memory, and "

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,15 +22,16 @@ from engine.config import RunConfig
 from engine.distributed.group import ProcessGroup, SharedOutOfMemory
 from engine.errors import UserError
 from engine.estimate.fallbacks import (
-    ASSUMED_SHORTAGE,
     Fallback,
     Machine,
     Shortage,
     ema_fallback,
     next_fallback,
+    shortage_of_step,
+    shortage_to_build,
 )
-from engine.estimate.memory import SLACK, predict_from
-from engine.families.files import BaseConfigs, configs_at
+from engine.estimate.memory import predict_from
+from engine.families.files import configs_at
 from engine.jobs.events import Message, SettingsChanged
 from engine.jobs.runner import Emit
 from engine.machine.errors import is_out_of_memory, missing_bytes
@@ -78,7 +79,8 @@ def recover(state: TrainState, where: str, message: str = "") -> Fallback | None
         state.parallel.fallback_taken()
         state.emit(Message(f"{place} Freed some and tried again.", "warning"))
         return None
-    fallback = group.broadcast(lambda: _cheapest(state, message))
+    missing = _largest(group.gather(_shortage_of_step(state, message)))
+    fallback = group.broadcast(lambda: _cheapest(state, missing))
     if fallback is None:
         raise _not_enough(f"At step {state.step + 1:,} it")
     if group.main:
@@ -130,7 +132,9 @@ def build_that_fits(
             emit(Message("Memory ran out while the models were loaded. Freed some and tried again.", "warning"))
             continue
         machine = machine_of(device, group.world_size, sharded)
-        fallback = group.broadcast(partial(_cheapest_to_build, config, configs, machine, device, message))
+        now = predict_from(config, configs, processes=machine.processes)
+        missing = _largest(group.gather(shortage_to_build(now, usable_bytes(device), missing_bytes(message))))
+        fallback = group.broadcast(partial(next_fallback, config, configs, machine, missing))
         if fallback is None:
             raise _not_enough("While the models were loaded it")
         if group.main:
@@ -139,28 +143,20 @@ def build_that_fits(
         config = with_settings(config, fallback.settings)
 
 
-def _cheapest(state: TrainState, message: str) -> Fallback | None:
-    """The next fallback of a step."""
-    base, machine = configs_at(state.base), machine_of(state.device, state.group.world_size, state.parallel.sharded)
-    now = predict_from(state.config, base, processes=machine.processes)
-    peak = max(ASSUMED_SHORTAGE * now.step, missing_bytes(message), _more_than_there_is(now.step, state.device))
-    return next_fallback(state.config, base, machine, Shortage(peak))
+def _shortage_of_step(state: TrainState, message: str) -> Shortage:
+    """What this process lacks. Call when memory was freed."""
+    now = predict_from(state.config, configs_at(state.base), processes=state.group.world_size)
+    return shortage_of_step(now, usable_bytes(state.device), missing_bytes(message))
 
 
-def _cheapest_to_build(
-    config: RunConfig, base: BaseConfigs, machine: Machine, device: torch.device, message: str
-) -> Fallback | None:
-    """The next fallback where the nets do not fit: after it the steps have to fit, too."""
-    now = predict_from(config, base, processes=machine.processes)
-    known = max(missing_bytes(message), _more_than_there_is(now.resident, device))
-    resident = max(ASSUMED_SHORTAGE * now.resident, known)
-    return next_fallback(config, base, machine, Shortage(_more_than_there_is(now.step, device), resident))
+def _largest(shortages: Sequence[Shortage]) -> Shortage:
+    """Of several processes: all take the same fallback."""
+    return Shortage(max(one.peak for one in shortages), max(one.resident for one in shortages))
 
 
-def _more_than_there_is(predicted: float, device: torch.device) -> float:
-    """Predicted bytes that this process cannot have; 0 where that is not known. Call when memory was freed."""
-    usable = usable_bytes(device)
-    return 0.0 if usable is None else max(0.0, predicted * SLACK - usable)
+def _cheapest(state: TrainState, shortage: Shortage) -> Fallback | None:
+    machine = machine_of(state.device, state.group.world_size, state.parallel.sharded)
+    return next_fallback(state.config, configs_at(state.base), machine, shortage)
 
 
 def machine_of(device: torch.device, processes: int, sharded: bool) -> Machine:
@@ -185,7 +181,7 @@ def _not_enough(when: str) -> UserError:
 def record_for_resume(state: TrainState) -> str:
     """Record the fallback with which a resume should start, and return its description."""
     clear(state)
-    fallback = _cheapest(state, "")
+    fallback = _cheapest(state, _shortage_of_step(state, ""))
     if fallback is None:
         return "the same settings: close other programs first, or choose a lower resolution"
     _record(state.run_folder, state.step, "step", fallback, state.emit)

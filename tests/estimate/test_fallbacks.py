@@ -15,6 +15,8 @@ from engine.estimate.fallbacks import (
     Shortage,
     next_fallback,
     options,
+    shortage_of_step,
+    shortage_to_build,
     step_time,
 )
 from engine.estimate.memory import GIB, predict_from
@@ -140,3 +142,18 @@ def test_what_a_step_takes_grows_with_each_saving() -> None:
         step_time(config(**{"train.batch_size": size, "train.accumulation": 4 // size})) for size in (1, 2, 4)
     )
     assert one > two > four
+
+
+def test_what_is_missing_is_known_from_the_card_and_the_failed_allocation() -> None:
+    now = predict_from(PRESETS["24gb", "sd1"], SD1)
+    assert shortage_of_step(now, None, 0) == shortage_of_step(now, 24 * GIB, 0) == Shortage(0.05 * now.step)
+    assert shortage_of_step(now, 24 * GIB, 2 * GIB).peak == 2 * GIB
+    on_8_gb = shortage_of_step(now, 7 * GIB, 2 * GIB)
+    assert on_8_gb.peak == pytest.approx(1.05 * now.step - 7 * GIB)
+    found = next_fallback(PRESETS["24gb", "sd1"], SD1, CARD, on_8_gb)
+    assert found is not None, "one change of several settings, not one after the other"
+    assert predict_from(with_settings(PRESETS["24gb", "sd1"], found.settings), SD1).step * 1.05 <= 7 * GIB
+
+    nets = shortage_to_build(now, 5 * GIB, 0)
+    assert nets == Shortage(pytest.approx(1.05 * now.step - 5 * GIB), pytest.approx(1.05 * now.resident - 5 * GIB))
+    assert shortage_to_build(now, None, GIB) == Shortage(0, GIB)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.distributed.group import SharedOutOfMemory
 from engine.errors import UserError
-from engine.estimate.fallbacks import Machine
+from engine.estimate.fallbacks import Machine, Shortage
 from engine.families.registry import detect
 from engine.jobs.events import CheckpointSaved, PreviewMade, StepDone
 from engine.nets import ema
@@ -306,6 +308,40 @@ def test_nets_that_do_not_fit_are_built_anew_with_less(
     monkeypatch.setattr("engine.training.setup.quantize_fp8", look)
     again = train(ready_workspace, Run(run.folder))
     assert again.outcome == "completed" and again.warnings == [] and seen, "a resume builds them so at once"
+
+
+def test_where_the_nets_do_not_fit_in_one_process_all_build_them_anew(
+    new_run: RunFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They all take the fallback for the one that lacks most."""
+    run, built, said = new_run(**{"train.precision": "bf16"}), [], []
+
+    def all_ok(message: str) -> None:
+        assert message == "", "this one has enough"
+        if len(built) < 3:
+            raise SharedOutOfMemory
+
+    group: Any = SimpleNamespace(
+        main=True,
+        world_size=2,
+        all_ok=all_ok,
+        gather=lambda shortage: [shortage, Shortage(0, 10.0**9)],
+        broadcast=lambda make: make(),
+    )
+    monkeypatch.setattr(oom, "machine_of", lambda *given: Machine(on_card=True, eight_bit=False, processes=2))
+    state = oom.build_that_fits(
+        lambda config: built.append(config) or config,  # type: ignore[arg-type, return-value, func-returns-value]
+        run.config,
+        run_folder=run.folder,
+        base=run.config.model.base,
+        step=0,
+        device=torch.device("cpu"),
+        group=group,
+        sharded=False,
+        emit=said.append,
+    )
+    assert built[0] == built[1] == run.config and state is built[2] == Run(run.folder).config
+    assert built[2].train.base_storage == "fp8" and built[2].optim.offload, "all that helps"
 
 
 def test_a_checkpoint_that_does_not_fit_at_first_is_not_taken_for_a_damaged_one(
