@@ -54,8 +54,14 @@ FIRST = ("tests/training/", "tests/nets/", "tests/export/", "tests/browser/", "t
 """Folders of the tests that take longest. If these began last, one process would wait for the other at the end."""
 OWN_APP = ("test_dataset_journey.py", "test_injection.py", "test_window_may_go.py")
 """Browser tests with an app of their own; all others look at one run of the demo, which is trained once."""
-FORKED = ("tests/training/test_kills.py", "tests/distributed/test_processes.py")
-"""They share the process of tests/forked.py."""
+FORKED = (
+    "tests/training/test_kills.py",
+    "tests/distributed/test_processes.py",
+    "tests/data/test_text_cache.py",
+    "tests/cli/test_main.py",
+    "tests/ui/server/test_shutdown.py",
+)
+"""They share the process of tests/forked.py, whose start takes some eight seconds of computing."""
 
 
 def work_of(nodeid: str) -> str:
@@ -91,6 +97,9 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """In one of several processes: the demo's run first, then by folders; a file stays together."""
+    forking = {item.nodeid.split("::")[0] for item in items if "forks" in getattr(item, "fixturenames", ())}
+    if missing := sorted(forking - set(FORKED)):
+        raise pytest.UsageError(f"{', '.join(missing)} would start a second process of tests/forked.py: see FORKED")
     if hasattr(config, "workerinput"):
         place = {item.nodeid: next(n for n, name in enumerate(FIRST) if item.nodeid.startswith(name)) for item in items}
         items.sort(key=lambda item: -1 if work_of(item.nodeid) == "the demo's run" else place[item.nodeid])

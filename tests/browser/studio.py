@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.forked import Forks
+
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge", "chrome")
 PATIENCE = 240
@@ -47,7 +49,10 @@ def free_port() -> int:
 
 
 class Studio:
-    """app.py as a child process on a free port."""
+    """app.py as a child process on a free port.
+
+    With ``forks`` it is a fork in which torch and the trainer are loaded already.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Studio:
         *arguments: str,
         port: int | None = None,
         program: tuple[str, ...] = (str(ROOT / "app.py"),),
+        forks: Forks | None = None,
         **environment: str,
     ) -> None:
         self.workspace = workspace
@@ -62,6 +68,12 @@ class Studio:
         self.address = f"http://127.0.0.1:{self.port}"
         self.output: Path = workspace.parent / f"{workspace.name}-{self.port}.log"
         command = [sys.executable, *program, "--no-browser", "--port", str(self.port)]
+        self.process: Any
+        if forks is not None:
+            module = ".".join(Path(program[0]).relative_to(ROOT).with_suffix("").parts)
+            words = (*command[2:], "--workspace", str(workspace), *arguments)
+            self.process = forks.popen(module, *words, output=self.output, **environment)
+            return
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment}
         with self.output.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(

@@ -10,9 +10,10 @@ import pytest
 
 from tests.browser import messy_folder
 from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, shoot, wait_for
-from tests.browser.studio import Studio, open_tab, page_of, studio
+from tests.browser.studio import ROOT, Studio, open_tab, page_of, studio
 
 pytestmark = IN_A_BROWSER
+COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 FOUND = (
     "Nearly one colour (1)",
     "The same file again (1)",
@@ -29,7 +30,7 @@ LEFT_OUT = ("Nearly one colour", "The same file again", "Very long or very tall"
 
 @pytest.fixture
 def app(tmp_path: Path) -> Any:
-    with studio(tmp_path / "workspace") as opened:
+    with studio(tmp_path / "workspace", program=COLD) as opened:
         yield opened
 
 

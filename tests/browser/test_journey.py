@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.browser.acting import IN_A_BROWSER, click, open_page, shoot, unfold, wait_for, wait_for_count
+import pytest
+
+from tests.browser.acting import IN_A_BROWSER, click, shoot, unfold, wait_for, wait_for_count
 from tests.browser.demo_run import STEPS, DemoRun
-from tests.browser.studio import PATIENCE, open_tab
+from tests.browser.studio import open_tab
 
 pytestmark = IN_A_BROWSER
 DOT = re.compile(r"(?P<line>.+): (?P<value>−?[\d.]+(e[+−]?\d+)?) at (?P<step>[\d,]+)$")
@@ -90,10 +92,11 @@ def test_try_it_and_export(page: Any, demo: DemoRun) -> None:
     shoot(page, "settings")
 
 
-def test_a_missing_folder_is_reported_on_a_panel_that_stays(window: Any, demo: DemoRun) -> None:
-    page = window.context.browser.new_page(viewport={"width": 900, "height": 800})
-    page.set_default_timeout(1000 * PATIENCE)
-    open_page(page, demo.app)
+def test_a_missing_folder_is_reported_on_a_panel_that_stays(page: Any, request: pytest.FixtureRequest) -> None:
+    usual = page.viewport_size
+    request.addfinalizer(lambda: page.set_viewport_size(usual))
+    page.set_viewport_size({"width": 900, "height": 800})
+    open_tab(page, "Dataset")
     page.wait_for_selector("#dataset-read", state="hidden")  # there is a set: it folds a moment after opening
     page.click("#dataset-sources > button")
     page.wait_for_selector("#dataset-read", state="visible")
@@ -105,4 +108,3 @@ def test_a_missing_folder_is_reported_on_a_panel_that_stays(window: Any, demo: D
     wait_for(page, "#problem", "What to try")
     page.click("#problem-dismiss")
     page.wait_for_selector("#problem", state="hidden")
-    page.close()

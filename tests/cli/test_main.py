@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,8 @@ from engine.errors import UserError
 from engine.runs.run import Run
 from engine.training import faults
 from engine.training.state import TrainState
-from engine.workspace.paths import APP_FOLDER, Workspace
+from engine.workspace.paths import Workspace
+from tests.forked import Forks
 
 
 @pytest.fixture
@@ -150,25 +150,26 @@ def test_a_signal_saves_and_ends(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one child")
-def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path) -> None:
+def test_ctrl_c_saves_and_ends(root: Path, paired_folder: Path, tiny_base: Path, forks: Forks, tmp_path: Path) -> None:
+    """What libraries print while they are loaded: tests/ui/test_warm_up.py."""
     main(["--workspace", str(root), "scan", str(paired_folder), "--name", "pairs"])
-    command = [sys.executable, "-m", "engine.cli", "--workspace", str(root), "train", "--dataset", "pairs"]
-    command += ["--preset", "cpu", *train_settings(tiny_base, steps=100_000)]
-    child = subprocess.Popen(command, cwd=APP_FOLDER, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = ["--workspace", str(root), "train", "--dataset", "pairs", "--preset", "cpu"]
+    printed, errors = tmp_path / "stdout", tmp_path / "stderr"
+    child = forks.popen("engine.cli", *words, *train_settings(tiny_base, steps=100_000), output=printed, errors=errors)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             folders = Workspace(root).run_folders()
             if folders and len(Run(folders[0]).metrics()) >= 3:
                 break
-            assert child.poll() is None, child.stderr.read()
+            assert child.poll() is None, errors.read_text(encoding="utf-8")
             time.sleep(0.1)
         child.send_signal(signal.SIGINT)
-        _, error = child.communicate(timeout=60)
+        assert child.wait(60) == EXIT_INTERRUPTED
     finally:
         child.kill()
-    assert child.returncode == EXIT_INTERRUPTED
-    lines = [line for line in error.splitlines() if line and not line.startswith("Loading weights: ")]  # a progress bar
+    said = errors.read_text(encoding="utf-8").splitlines()
+    lines = [line for line in said if line and not line.startswith("Loading weights: ")]  # a progress bar
     assert len(lines) == 1 and "then saving" in lines[0], "libraries print nothing that a user who trains cannot use"
     run = Run(Workspace(root).run_folders()[0])
     assert run.ending == "paused"

@@ -207,7 +207,7 @@ def test_old_uploads_are_removed_and_new_ones_kept(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with studio(tmp_path_factory.mktemp("routes") / "workspace", DISPLAY="") as opened:
+    with studio(tmp_path_factory.mktemp("routes") / "workspace", program=COLD, DISPLAY="") as opened:
         yield opened
 
 

@@ -22,6 +22,7 @@ from engine.runs.run import Run
 from engine.workspace.lock import FILE
 from engine.workspace.paths import Workspace
 from tests.browser.studio import ROOT, Studio, free_port
+from tests.forked import Forks
 from ui import launch
 from ui.page.context import AppContext
 from ui.server.shutdown import CONSOLE_EVENTS, Shutdown, print_line, shut_down
@@ -142,9 +143,9 @@ def ready(tmp_path: Path, paired_folder: Path, tiny_base: Path) -> tuple[Path, d
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
-def test_sigterm_saves_the_run(ready: tuple[Path, dict[str, str]]) -> None:
+def test_sigterm_saves_the_run(ready: tuple[Path, dict[str, str]], forks: Forks) -> None:
     root, environment = ready
-    app = Studio(root, program=PROGRAM, **environment)
+    app = Studio(root, program=PROGRAM, forks=forks, **environment)
     try:
         until(lambda: trained(root), app)
         second = Studio(root, port=free_port())
