@@ -123,7 +123,7 @@ def main() -> None:
         waits, flush, slower = in_background(stage, options.times, folder)
         whole = measure(save, options.times, folder)
         verified = measure(lambda place: verify_files(last), options.times, folder)
-        with patch.object(durable, "_seal", lambda path: ""):
+        with patch.object(durable, "seal", lambda path: ""):
             plain = measure(save, options.times, folder)
     gib = size / 2**30
     print(f"A checkpoint of {gib:.2f} GiB:")

@@ -196,7 +196,7 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(wheels, "installed", lambda need: None)  # whatever this Python happens to have
-    monkeypatch.setattr(places, "_current", [Workspace(tmp_path / "workspace")])
+    monkeypatch.setattr(places, "current_workspace", [Workspace(tmp_path / "workspace")])
     yield
     weights.free()
 

@@ -205,7 +205,7 @@ def test_an_image_bomb_in_a_parquet_cell_is_left_out_in_words(
 def test_a_parquet_file_that_unpacks_to_far_more_than_it_holds_is_not_opened(
     tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.data.sources.parquet._FREE", 100_000)
+    monkeypatch.setattr("engine.data.sources.parquet.FREE_BYTES", 100_000)
     table = write_table(tmp_path / "set.parquet", [bytes(20_000_000), image_bytes(photos)])
     with pytest.raises(UserError, match=r"set\.parquet was not opened"):
         PARQUET.fetch(str(table), tmp_path / "out", ImportConfig(), lambda *_: None, Control().token)
@@ -292,7 +292,7 @@ def test_a_link_that_lies_in_the_folder_is_not_written_through(tmp_path: Path, p
 def test_an_archive_that_unpacks_to_far_more_than_it_holds_ends_early(
     tmp_path: Path, photos: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.data.sources.tars._FREE", 4_000_000)
+    monkeypatch.setattr("engine.data.sources.tars.FREE_BYTES", 4_000_000)
     with tarfile.open(tmp_path / "set.tar.gz", "w:gz", compresslevel=9) as tar:
         add(tar, "good.png", image_bytes(photos))
         for number in range(100):
@@ -303,7 +303,7 @@ def test_an_archive_that_unpacks_to_far_more_than_it_holds_ends_early(
 
 
 def test_an_archive_of_endless_entries_ends_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.data.sources.tars._MOST_MEMBERS", 50)
+    monkeypatch.setattr("engine.data.sources.tars.MOST_MEMBERS", 50)
     with tarfile.open(tmp_path / "set.tar", "w") as tar:
         for number in range(80):
             add(tar, f"{number}.png", b"x")

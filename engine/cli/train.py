@@ -80,7 +80,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
         preset = UserPresets(workspace.presets, [demo_preset(), *all_presets()]).get(options.preset)
     elif not options.from_run:
         smallest = min((card.memory_gib for card in cards.visible()), default=None)  # each process gets one of them
-        preset = suggest(detect().vram_gib if group.current().world_size == 1 else smallest)
+        preset = suggest(detect().vram_gib if group.current().alone else smallest)
 
     def below(family: str = "") -> list[tuple[str, dict[str, Any]]]:
         """The settings below those of the file and the options."""

@@ -11,19 +11,19 @@ from engine.workspace.paths import Workspace
 
 __all__ = ["models", "use", "workspace"]
 
-_current: list[Workspace] = []
+current_workspace: list[Workspace] = []
 
 
 def use(workspace: Workspace) -> None:
     """Sets the workspace. Call it once, when the app or the command line starts."""
-    _current[:] = [workspace]
+    current_workspace[:] = [workspace]
 
 
 def workspace() -> Path:
     """The folder of the workspace. The default one if ``use`` was not called."""
-    if not _current:
+    if not current_workspace:
         use(Workspace())
-    return _current[0].root
+    return current_workspace[0].root
 
 
 def models() -> Path:

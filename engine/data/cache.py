@@ -176,7 +176,7 @@ def open_or_build(
         folder.mkdir(parents=True, exist_ok=True)
         _demand_room(folder, samples, plan, family.latent_space(base))
         batches = EncoderBatches(batch, "images", on_message)
-        _encode_latents(folder, family, base, samples, plan, device, token, progress, batches, group)
+        encode_latents(folder, family, base, samples, plan, device, token, progress, batches, group)
         group.barrier()
         if group.main:
             about: dict[str, Any] = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -211,7 +211,7 @@ def _demand_room(folder: Path, samples: Sequence[Sample], plan: CropPlan, space:
 
 
 @torch.no_grad()
-def _encode_latents(
+def encode_latents(
     folder: Path,
     family: Family,
     base: str,

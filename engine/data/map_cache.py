@@ -105,7 +105,7 @@ def open_or_build(
         if free_bytes(folder) < most_bytes(samples, plan) + SPARE_DISK:
             return None
         _forget(folder, key)
-        _make(cache, key, dataset, samples, plan, token, progress)
+        make_all(cache, key, dataset, samples, plan, token, progress)
         about = {"count": len(samples), "made": time.strftime("%Y-%m-%d %H:%M:%S")}
         describe(done, about, _paths(folder, key, samples, plan))
     return MapCache(folder, key, samples, plan)
@@ -154,7 +154,7 @@ def existing_map(dataset: Dataset, sample: Sample) -> Path:
     )
 
 
-def _make(
+def make_all(
     cache: TrainingCache,
     key: str,
     dataset: Dataset,

@@ -167,14 +167,14 @@ class ChecksumPool:
         for path in paths:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
-                    self._pending[file] = self._pool.submit(_seal, file)
+                    self._pending[file] = self._pool.submit(seal, file)
 
     def checksums(self) -> dict[Path, str]:
         """Wait for all files and return their checksums. Raises OSError if the disk did not take one."""
         return {path: future.result() for path, future in self._pending.items()}
 
 
-def _seal(path: Path) -> str:
+def seal(path: Path) -> str:
     found = checksum(path)
     flush(path)
     return found

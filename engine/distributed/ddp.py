@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine.distributed.group import SharedOutOfMemory, Unreachable
 from engine.distributed.parallel import Parallel, Run
+from engine.errors import UserError
 from engine.nets.master_weights import MasterWeightSync
 
 CAUTIOUS_STEPS = 2
@@ -97,6 +98,13 @@ class DDP(Parallel):
             self._end(message)
         with suppress(SharedOutOfMemory):  # this call raises it here as well
             self._group.all_ok(message or "out of memory")
+
+    def check_update_repeatable(self) -> None:
+        raise UserError(
+            f"Memory ran out in the middle of optimizer step {self._run.step + 1:,}.",
+            "Other processes may have completed that step already, so it cannot be tried again with less memory.",
+            "Choose a smaller batch size, gradient checkpointing or an 8-bit optimizer, and start again.",
+        )
 
     def fallback_taken(self) -> None:
         self._cautious_steps = CAUTIOUS_STEPS

@@ -73,6 +73,11 @@ class ProcessGroup:
         self.main = rank == 0
         self._status = status
 
+    @property
+    def alone(self) -> bool:
+        """There is no other process, so this one may wait and repeat work as it likes: none has to agree."""
+        return self.world_size == 1
+
     def broadcast(self, make: Callable[[], T]) -> T:
         """Call ``make()`` on main and return its result on every process. If it raises, every process raises."""
         if self.world_size == 1:

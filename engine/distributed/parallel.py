@@ -150,6 +150,13 @@ class Parallel:
             Unreachable: the other processes cannot be told, so the run has to end.
         """
 
+    def check_update_repeatable(self) -> None:
+        """Check that an optimizer update in which memory ran out can be tried again.
+
+        Raises:
+            UserError: it cannot: other processes may have completed it.
+        """
+
     def fallback_taken(self) -> None:
         """Memory ran out and settings have changed, so the peak memory of a step is unknown again."""
 

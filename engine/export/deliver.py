@@ -154,7 +154,7 @@ def copy_to(
         folder.mkdir(parents=True, exist_ok=True)
         if free_bytes(folder) < total + SPARE_BYTES:
             raise _disk_full(file.name)
-        _copy(file, temporary, total, token, progress)
+        copy_into(file, temporary, total, token, progress)
         move_into_place(temporary, target)
     except OSError as error:
         if is_disk_full(error):
@@ -167,7 +167,7 @@ def copy_to(
     return target
 
 
-def _copy(source: Path, target: Path, total: int, token: CancelToken | None, progress: OnProgress | None) -> None:
+def copy_into(source: Path, target: Path, total: int, token: CancelToken | None, progress: OnProgress | None) -> None:
     done = 0
     with source.open("rb") as read, target.open("wb") as write:
         while chunk := read.read(CHUNK):

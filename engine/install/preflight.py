@@ -57,14 +57,14 @@ def _check_path(root: Path) -> None:
             f'The folder\'s path contains "{os.pathsep}", which Python environments do not allow: {root}',
             "Rename the folder.",
         )
-    if sys.platform == "win32" and len(str(root)) > LONGEST_ROOT and not _long_paths_enabled():
+    if sys.platform == "win32" and len(str(root)) > LONGEST_ROOT and not long_paths_enabled():
         raise InstallError(
             f"The folder's path has {len(str(root))} characters; Windows allows the packages {LONGEST_ROOT}: {root}",
             "Move the folder closer to the root of the drive, e.g. to C:\\ControlNetStudio.",
         )
 
 
-def _long_paths_enabled() -> bool:
+def long_paths_enabled() -> bool:
     """Whether Windows allows paths of more than 260 characters."""
     if sys.platform != "win32":
         return True

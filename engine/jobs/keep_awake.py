@@ -48,7 +48,7 @@ def keep_awake(report: Callable[[str], None]) -> Iterator[None]:
     Args:
         report: called with one sentence: the computer is kept awake, or it could not be.
     """
-    release = _hold()
+    release = hold()
     report(KEPT if release else NOT_KEPT)
     try:
         yield
@@ -64,7 +64,7 @@ def job_context(kind: str, emit: Callable[[Event], None]) -> AbstractContextMana
     return keep_awake(lambda sentence: emit(KeepAwakeStatus(sentence)))
 
 
-def _hold() -> Callable[[], None] | None:
+def hold() -> Callable[[], None] | None:
     """Keep the system awake. Returns a function that ends it, or None if the system refuses."""
     if sys.platform == "win32":
         import ctypes

@@ -147,13 +147,13 @@ def _named(allowed: str, cards: tuple[Card, ...]) -> tuple[Card, ...]:
     return tuple(found)
 
 
-_hidden_from: list[tuple[Card, ...]] = []
+hidden_from: list[tuple[Card, ...]] = []
 """What was visible before ``use_one``."""
 
 
 def usable() -> tuple[Card, ...]:
     """The cards among which ``use_one`` chooses. Several processes can share them (docs/several-cards.md)."""
-    return _hidden_from[0] if _hidden_from else visible()
+    return hidden_from[0] if hidden_from else visible()
 
 
 def count_like_nvidia_smi() -> None:
@@ -188,7 +188,7 @@ def use_one(number: int | None = None, mark: str = "") -> Card | None:
     wanted = [card for card in cards if card.number == number or (number is None and mark and card.mark == mark)]
     card = wanted[0] if wanted else max(cards, key=lambda c: c.memory_gib)
     if len(cards) > 1 and HIP_VISIBLE not in os.environ and PART not in os.environ.get(VISIBLE, ""):
-        _hidden_from[:] = [cards]
+        hidden_from[:] = [cards]
         os.environ[VISIBLE] = str(card.number)
     return card
 

@@ -27,14 +27,11 @@ def use_gradient_checkpointing(control_net: Any, denoiser: Any, scope: str, laye
     full size and costs next to nothing to compute again; here it is one layer.
 
     Args:
-        control_net: None: the run has none, and trains weights of the denoiser.
-        scope: "none", "controlnet" (the trained net alone) or "both" (the denoiser, too).
+        scope: "none", "controlnet" or "both" (the denoiser, too).
         layers: of the base's family.
     """
-    if scope == "none":
-        return
-    if control_net is not None:
+    if scope != "none":
         control_net.enable_gradient_checkpointing()
         control_net.get_submodule(layers.control_encoder).__class__ = RecomputedControlEncoder
-    if scope == "both" or control_net is None:
+    if scope == "both":
         denoiser.enable_gradient_checkpointing()

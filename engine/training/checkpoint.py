@@ -133,7 +133,7 @@ def stage_checkpoint(
     pool = ChecksumPool()
     try:
         with trainable.weights.whole_weights():
-            _write(temporary, pool, trainable, ema, optimizer, scaler)
+            write_files(temporary, pool, trainable, ema, optimizer, scaler)
     except BaseException as error:
         pool.close()
         clear(temporary)
@@ -141,7 +141,7 @@ def stage_checkpoint(
             raise as_os_error(error) from error
         raise
     facts = {**about, "step": step, "images_seen": images_seen, "has_ema": ema is not None, "app": VERSION}
-    return partial(_finish, temporary, target, pool, facts)
+    return partial(finish_writing, temporary, target, pool, facts)
 
 
 def lacks_only_its_name(run_folder: Path, step: int) -> bool:
@@ -153,7 +153,7 @@ def _place(run_folder: Path, step: int) -> Path:
     return run_folder / "checkpoints" / f"step-{step:06d}"
 
 
-def _finish(temporary: Path, target: Path, pool: ChecksumPool, about: dict[str, Any]) -> Checkpoint:
+def finish_writing(temporary: Path, target: Path, pool: ChecksumPool, about: dict[str, Any]) -> Checkpoint:
     """Flush everything, write checkpoint.json last, then rename the folder."""
     try:
         with pool:
@@ -178,7 +178,7 @@ def _name(temporary: Path, target: Path) -> Checkpoint:
     return saved
 
 
-def _write(
+def write_files(
     folder: Path,
     pool: ChecksumPool,
     trainable: Trainable,

@@ -37,7 +37,6 @@ from engine.jobs.runner import Emit
 from engine.machine.errors import is_out_of_memory, missing_bytes
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory, result_or_message, usable_bytes
 from engine.nets.fp8 import quantize_fp8
-from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.runs.changes import FALLBACKS, with_settings
 from engine.runs.run import write_run
 from engine.training.state import TrainState
@@ -68,14 +67,10 @@ def recover(state: TrainState, where: str, message: str = "") -> Fallback | None
     clear(state)
     cap_allocator(state.device)
     group, place = state.group, f"Memory ran out at step {state.step + 1:,} ({where})."
-    if group.world_size > 1 and state.updating_weights:
-        raise UserError(
-            f"Memory ran out in the middle of optimizer step {state.step + 1:,}.",
-            "Other processes may have completed that step already, so it cannot be tried again with less memory.",
-            "Choose a smaller batch size, gradient checkpointing or an 8-bit optimizer, and start again.",
-        )
+    if state.updating_weights:
+        state.parallel.check_update_repeatable()
     if state.memory_freed_at is None or state.step - state.memory_freed_at >= RETRY_EVERY:
-        state.memory_freed_at = state.step
+        state.memory_was_freed()
         state.parallel.fallback_taken()
         state.emit(Message(f"{place} Freed some and tried again.", "warning"))
         return None
@@ -244,7 +239,7 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
     state.use_settings(config)
     if "train.gradient_checkpointing" in settings:
         scope = config.train.gradient_checkpointing
-        use_gradient_checkpointing(trainable.control_net, state.denoiser, scope, state.family.layers)
+        trainable.use_gradient_checkpointing(state.denoiser, scope, state.family.layers)
     if "train.base_storage" in settings:
         quantize_fp8(state.denoiser, trainable.master, *trainable.nets, layers=state.family.layers)
     if ("optim.ema_device" in settings or "optim.offload" in settings) and state.ema is not None:

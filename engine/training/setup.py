@@ -34,7 +34,6 @@ from engine.machine.memory import cap_allocator
 from engine.machine.precision import DTYPES, usable_precision
 from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
-from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
 from engine.training.batches import Batches
@@ -130,7 +129,7 @@ def set_up(
                 text=config.text,
             )
 
-    cache = _wait_for_disk(retry, build_cache) if group.world_size == 1 else build_cache()
+    cache = _wait_for_disk(retry, build_cache) if group.alone else build_cache()
     needs_maps, maps = facts_of(config).needs_condition_maps, None
     if needs_maps:
         maps = group.main_first(lambda: map_cache.open_or_build(cache, dataset, samples, plan, token, progress))
@@ -242,7 +241,7 @@ def build_nets(
     if quantized:  # LoRA layers that share the base's weights get their scales
         quantize_fp8(denoiser, trainable.master, *trainable.nets, layers=layers)
     scope = config.train.gradient_checkpointing
-    use_gradient_checkpointing(trainable.control_net, denoiser, scope, layers)
+    trainable.use_gradient_checkpointing(denoiser, scope, layers)
     return denoiser, trainable
 
 

@@ -262,6 +262,10 @@ class TrainState:
         """Call the nets of ``use_nets`` again."""
         self.wrapped_net, self.wrapped_denoiser = self._plain_nets
 
+    def memory_was_freed(self) -> None:
+        """Note that memory ran out at this step, and was freed without a change of settings."""
+        self.memory_freed_at = self.step
+
     def draw_one_image_at_a_time(self) -> None:
         """Draw previews with the least memory from now on."""
         self.images_at_once = 1

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from engine.families.layers import Layers
 from engine.nets.controlnet_files import WEIGHTS
+from engine.nets.gradient_checkpointing import use_gradient_checkpointing
 from engine.nets.lora import load_trained, lora_layers, save_factors, save_net
 from engine.runs.checkpoints import AVERAGED_FACTORS, FACTORS
 from engine.tuning.trainable import Placement, Trainable
@@ -19,7 +21,25 @@ FOLDER, AVERAGED_FOLDER = "controlnet", "controlnet_ema"
 MARGIN_BYTES = 64 * 2**20
 
 
-class WholeControlNet(Trainable):
+class ControlNetTrainable(Trainable):
+    """A ControlNet is trained, alone or beside weights of the base: ``weights.compute`` is the one that computes."""
+
+    @property
+    def control_net(self) -> Any:
+        return self.weights.compute
+
+    @property
+    def nets(self) -> list[Any]:
+        return [self.control_net]
+
+    def nets_of_step(self, wrapped: Any, denoiser: Any) -> tuple[Any, Any]:
+        return wrapped, denoiser
+
+    def use_gradient_checkpointing(self, denoiser: Any, scope: str, layers: Layers) -> None:
+        use_gradient_checkpointing(self.control_net, denoiser, scope, layers)
+
+
+class WholeControlNet(ControlNetTrainable):
     """Every weight of the ControlNet is trained."""
 
     def __init__(self, control_net: Any, place: Placement, silent: Sequence[str] = ()) -> None:
@@ -32,10 +52,6 @@ class WholeControlNet(Trainable):
         self.master = self.averaged = (control_net if stays else control_net.to(place.device)).train()
         silence(control_net, silent)
         self.weights = place.sync(self.master)
-
-    @property
-    def control_net(self) -> Any:
-        return self.weights.compute
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         target = folder / (AVERAGED_FOLDER if average else FOLDER)

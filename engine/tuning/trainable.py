@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.families.layers import Layers
 from engine.nets.compact_weights import CompactMasterWeights
 from engine.nets.master_weights import MasterWeightSync
 from engine.tuning.facts import MasterWeights
@@ -46,7 +47,11 @@ class Placement:
 
 
 class Trainable(ABC):
-    """The trained weights of a run."""
+    """The trained weights of a run.
+
+    The methods that are not abstract suit one that trains weights of the denoiser. ``ControlNetTrainable``
+    (controlnet.py) has those of one with a ControlNet.
+    """
 
     master: nn.Module
     """All fp32 weights that the optimizer updates."""
@@ -64,7 +69,7 @@ class Trainable(ABC):
     @property
     def nets(self) -> list[Any]:
         """The nets that compute beside the denoiser."""
-        return [] if self.control_net is None else [self.control_net]
+        return []
 
     def nets_of_step(self, wrapped: Any, denoiser: Any) -> tuple[Any, Any]:
         """The control net (or None) and the denoiser that a step calls.
@@ -73,7 +78,17 @@ class Trainable(ABC):
             wrapped: ``weights.compute`` as accelerate has wrapped it, so that several processes share its gradients.
             denoiser: the plain one.
         """
-        return (None, wrapped) if self.control_net is None else (wrapped, denoiser)
+        return None, wrapped
+
+    def use_gradient_checkpointing(self, denoiser: Any, scope: str, layers: Layers) -> None:
+        """Keep only the inputs of layers for the backward pass.
+
+        Args:
+            scope: "none", "controlnet" (what is trained alone) or "both" (the whole denoiser, too).
+            layers: of the base's family.
+        """
+        if scope != "none":
+            denoiser.enable_gradient_checkpointing()
 
     def parameters(self) -> list[nn.Parameter]:
         """The fp32 parameters, frozen ones included."""

@@ -13,11 +13,11 @@ from torch import nn
 
 from engine.families.layers import Layers
 from engine.runs.checkpoints import DECODER, require_intact
-from engine.tuning.controlnet import WholeControlNet, training_bytes
-from engine.tuning.trainable import Placement, Trainable
+from engine.tuning.controlnet import ControlNetTrainable, WholeControlNet, training_bytes
+from engine.tuning.trainable import Placement
 
 
-class UnlockedDecoder(Trainable):
+class UnlockedDecoder(ControlNetTrainable):
     """The half of the denoiser that the control flows into is trained beside the control net."""
 
     def __init__(
@@ -40,10 +40,6 @@ class UnlockedDecoder(Trainable):
         self.weights, self.averaged = self.control.weights, self.control.averaged
         self.weights.link(decoder_of(denoiser, layers), self.decoder)
         self.master = nn.ModuleList([self.control.master, self.decoder])
-
-    @property
-    def control_net(self) -> Any:
-        return self.control.control_net
 
     def save(self, folder: Path, average: bool = False) -> Iterator[Path]:
         yield from self.control.save(folder, average)

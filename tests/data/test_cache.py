@@ -83,7 +83,7 @@ def test_the_cache_is_built_once(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(tmp_path, tiny_base, samples)
-    monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr(cache_module, "encode_latents", lambda *_: pytest.fail("made twice"))
     build(tmp_path, tiny_base, samples)
 
 
@@ -122,7 +122,7 @@ def test_edited_captions_do_not_rebuild_latents(
 ) -> None:
     before = build(tmp_path, tiny_base, samples)
     text = before.text([samples[0].caption])["hidden"]
-    monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("made twice"))
+    monkeypatch.setattr(cache_module, "encode_latents", lambda *_: pytest.fail("made twice"))
     edited = [replace(samples[0], caption="a new caption"), *samples[1:]]
     after = build(tmp_path, tiny_base, edited)
     assert torch.equal(before.latents([0, 1])[0], after.latents([0, 1])[0])
@@ -183,7 +183,7 @@ def test_a_full_disk_is_noticed_before_encoding(
     tmp_path: Path, tiny_base: Path, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engine.disk.space.free_bytes", lambda folder: 1000)
-    monkeypatch.setattr(cache_module, "_encode_latents", lambda *_: pytest.fail("began"))
+    monkeypatch.setattr(cache_module, "encode_latents", lambda *_: pytest.fail("began"))
     with pytest.raises(DiskFull, match="The cache .* was not written"):
         build(tmp_path, tiny_base, samples)
 

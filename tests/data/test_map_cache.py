@@ -92,7 +92,7 @@ def test_maps_are_prepared_once_and_again_if_a_file_changes(
     build(dataset, cache)
     before = map_key(dataset, dataset.samples())
     with monkeypatch.context() as patched:
-        patched.setattr(map_cache, "_make", lambda *_: pytest.fail("made twice"))
+        patched.setattr(map_cache, "make_all", lambda *_: pytest.fail("made twice"))
         build(dataset, cache)
     for _ in range(3):  # edited manually and scanned again
         path = dataset.condition_path(dataset.samples()[0])

@@ -98,7 +98,7 @@ def test_a_full_disk_or_a_cancel_leaves_nothing(net: Path, tmp_path: Path, monke
         (tmp_path / "models" / f".copying-{net.name}").write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("engine.export.deliver._copy", fill)
+    monkeypatch.setattr("engine.export.deliver.copy_into", fill)
     with pytest.raises(UserError, match="was not copied"):
         copy_to(net, tmp_path / "models")
     assert not list((tmp_path / "models").iterdir())

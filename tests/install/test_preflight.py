@@ -68,7 +68,7 @@ def test_windows_wants_a_short_path(
     length: int, long_paths: bool, stopped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(preflight.sys, "platform", "win32")
-    monkeypatch.setattr(preflight, "_long_paths_enabled", lambda: long_paths)
+    monkeypatch.setattr(preflight, "long_paths_enabled", lambda: long_paths)
     path = Path("/" + "a" * (length - 1))
     if stopped:
         with pytest.raises(InstallError, match="70 characters"):

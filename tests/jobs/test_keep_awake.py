@@ -90,7 +90,7 @@ def test_a_job_holds_the_lock_from_its_start_to_its_end(inhibitor: Path, fails: 
 @POSIX
 @pytest.mark.skipif(sys.platform != "linux", reason="it is Linux' program")
 def test_an_app_that_is_killed_leaves_no_lock_behind(inhibitor: Path) -> None:
-    code = "from engine.jobs import keep_awake; keep_awake._hold(); print('held', flush=True); input()"
+    code = "from engine.jobs import keep_awake; keep_awake.hold(); print('held', flush=True); input()"
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=APP_FOLDER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -123,7 +123,7 @@ def test_a_system_that_refuses_is_reported_and_the_work_goes_on(
 
 
 def test_jobs_with_somebody_in_front_of_them_need_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keep_awake, "_hold", lambda: pytest.fail("nothing is to be held"))
+    monkeypatch.setattr(keep_awake, "hold", lambda: pytest.fail("nothing is to be held"))
     with keep_awake.job_context("try", lambda event: None):
         pass
 

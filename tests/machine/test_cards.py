@@ -32,7 +32,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Pretend a machine: what nvidia-smi and torch (in another process) print, and the build of torch."""
     caches = (cards.reported, cards._seen_by_torch, detect)
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k not in VARIABLES})
-    monkeypatch.setattr(cards, "_hidden_from", [])
+    monkeypatch.setattr(cards, "hidden_from", [])
 
     def pretend(smi: str = "", build: str = "2.13.0+cu130", seen: object = (), system: str = "Linux") -> None:
         monkeypatch.setattr(cards, "ask_nvidia_smi", lambda: smi)

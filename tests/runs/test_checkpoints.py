@@ -241,8 +241,8 @@ def test_everything_is_on_the_disk_before_it_gets_its_name(
 
 
 def test_all_that_was_added_is_sealed_however_many_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, real = threading.Event(), durable._seal
-    monkeypatch.setattr(durable, "_seal", lambda path: (gate.wait(60), real(path))[1])
+    gate, real = threading.Event(), durable.seal
+    monkeypatch.setattr(durable, "seal", lambda path: (gate.wait(60), real(path))[1])
     files = [tmp_path / str(number) for number in range(3 * durable.THREADS)]
     for file in files:
         file.write_text(file.name, encoding="utf-8")

@@ -66,7 +66,7 @@ def test_where_only_the_rename_fails_the_files_stay_and_are_not_written_again(
         with pytest.raises(PermissionError):
             small.save()
     assert small.names == [f".writing-step-000001.{os.getpid()}"] and lacks_only_its_name(small.folder, 1)
-    monkeypatch.setattr(checkpoint_module, "_write", lambda *_: pytest.fail("it is written already"))
+    monkeypatch.setattr(checkpoint_module, "write_files", lambda *_: pytest.fail("it is written already"))
     assert small.save().step == 1 and small.names == ["step-000001"]
 
 

@@ -26,14 +26,14 @@ class SlowToFinish:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.let, self.threads = threading.Event(), set[str]()
-        real = checkpoint._finish
+        real = checkpoint.finish_writing
 
         def finish(*arguments: Any) -> Any:
             self.threads.add(threading.current_thread().name)
             assert self.let.wait(60), "nobody lets it end"
             return real(*arguments)
 
-        monkeypatch.setattr(checkpoint, "_finish", finish)
+        monkeypatch.setattr(checkpoint, "finish_writing", finish)
 
 
 def steps_saved(trained: Trained) -> list[int]:

@@ -60,7 +60,7 @@ def build_watch(context: AppContext, live: Live) -> None:
     thumbnails = context.workspace.thumbnails
     live.outputs([charts, loss], _loss_key, _loss)
     live.outputs([more, rate, speed, memory], _loss_key, _more)
-    live.outputs([scores], lambda view: (view.shown_run, view.history.scores, view.history.changes), _scores)
+    live.outputs([scores], lambda view: (view.shown_run, view.history.scores, view.history.changes), score_chart)
     live.outputs(
         [heading, previews, tests_heading, tests],
         lambda view: (view.shown_run, view.history.preview),
@@ -122,7 +122,7 @@ def _more(view: View) -> list[Any]:
     return [gr.Accordion(visible=bool(history.rate.points)), *charts]
 
 
-def _scores(view: View) -> list[Any]:
+def score_chart(view: View) -> list[Any]:
     history = view.history
     rows = score_rows(history.scores) if len(history.scores) > 1 else {}
     title = "Score on held-out images (0: chance, 1: best)"

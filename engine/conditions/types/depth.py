@@ -38,7 +38,7 @@ DEPTH = ConditionType(
     models=(MODEL,),
 )
 _FALLBACK = 518  # pixels, if the model's folder does not specify it
-_METRES = ("zoedepth", "depth_pro", "glpn")  # these predict distance, the others nearness (inverse depth)
+METRES = ("zoedepth", "depth_pro", "glpn")  # these predict distance, the others nearness (inverse depth)
 
 
 def load(place: Path, device: str) -> Any:
@@ -71,7 +71,7 @@ def nearness(images: list[np.ndarray], model: str) -> list[np.ndarray]:
         for members, pixels in weights.preprocess(images, how):
             predicted = net(pixel_values=pixels).predicted_depth.float().cpu().numpy()
             for place, values in zip(members, predicted, strict=True):
-                if getattr(net.config, "model_type", "") in _METRES:
+                if getattr(net.config, "model_type", "") in METRES:
                     values = 1 / np.maximum(values, 1e-3)
                 height, width = images[place].shape[:2]
                 found[place] = cv2.resize(values, (width, height), interpolation=cv2.INTER_CUBIC)

@@ -15,7 +15,8 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
 
 _ROWS = 32  # images in memory at once
-_RATIO, _FREE = 200, 256_000_000  # largest ratio of unpacked to packed size, for columns above this size (see tars.py)
+FREE_BYTES = 256_000_000
+_RATIO = 200  # largest ratio of unpacked to packed size, for columns above FREE_BYTES (see tars.py)
 
 
 def fits(place: str) -> bool:
@@ -40,7 +41,7 @@ def refuse_bombs(path: Path, table: Any) -> None:
     for group in range(about.num_row_groups):
         for column in range(about.num_columns):
             one = about.row_group(group).column(column)
-            if one.total_uncompressed_size > max(_FREE, _RATIO * one.total_compressed_size):
+            if one.total_uncompressed_size > max(FREE_BYTES, _RATIO * one.total_compressed_size):
                 raise UserError(
                     f"{path.name} was not opened.",
                     f"Its column {one.path_in_schema} unpacks to more than {_RATIO} times its size, unlike any image.",

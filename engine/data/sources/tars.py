@@ -25,8 +25,8 @@ _TEXTS = (*TEXTS, ".json")
 _TEXT_BYTES = 1_000_000
 _PIECE = 1 << 20
 _HEADER_BYTES = 1_000_000  # for long names and notes; tarfile itself would read any size into memory
-_MOST_MEMBERS = 20_000_000
-_RATIO, _FREE = 200, 256_000_000  # largest ratio of unpacked to packed size, after this many bytes
+MOST_MEMBERS = 20_000_000
+_RATIO, FREE_BYTES = 200, 256_000_000  # largest ratio of unpacked to packed size, after this many bytes
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EINVAL)
 
 
@@ -128,9 +128,9 @@ def _unpack(
 
 def _check_growth(members: int, unpacked: int, packed: int) -> None:
     """Stops at a decompression bomb. Raises tarfile.ReadError; what came before is kept."""
-    if members > _MOST_MEMBERS:
-        raise tarfile.ReadError(f"more than {_MOST_MEMBERS:,} entries")
-    if unpacked > _FREE and unpacked > _RATIO * packed:
+    if members > MOST_MEMBERS:
+        raise tarfile.ReadError(f"more than {MOST_MEMBERS:,} entries")
+    if unpacked > FREE_BYTES and unpacked > _RATIO * packed:
         raise tarfile.ReadError(f"it unpacks to more than {_RATIO} times its size")
 
 

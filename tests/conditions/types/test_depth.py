@@ -51,6 +51,6 @@ def test_models_that_predict_metres_are_inverted(tmp_path: Path, monkeypatch: py
     image = photographs()[0][:70, :70]
     net, _ = weights.loaded(depth.MODEL, folder)
     near = depth.nearness([image], folder)[0]
-    monkeypatch.setattr(depth, "_METRES", (net.config.model_type,))
+    monkeypatch.setattr(depth, "METRES", (net.config.model_type,))
     far = depth.nearness([image], folder)[0]
     assert np.corrcoef(near.ravel(), far.ravel())[0, 1] < 0

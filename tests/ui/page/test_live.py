@@ -56,7 +56,7 @@ def test_a_render_error_is_reported_once(context: AppContext) -> None:
 
 def test_an_error_in_a_chart_does_not_end_the_training(context: AppContext, monkeypatch: pytest.MonkeyPatch) -> None:
     """Build the whole window with a chart that always fails, and run a job."""
-    monkeypatch.setattr(watch, "_scores", broken)
+    monkeypatch.setattr(watch, "score_chart", broken)
     _, live = build_app(context)
     looked = [0]
 
