@@ -23,6 +23,7 @@ __all__ = [
     "CONFIG_VERSION",
     "SECTIONS",
     "DataConfig",
+    "MayChange",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimConfig",

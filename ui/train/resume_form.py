@@ -22,8 +22,10 @@ HELP = (
     "What you change holds from the next step on, and the charts mark that step. The optimizer's state stays, unless "
     "you choose another optimizer. For anything else start a new run."
 )
-HEADINGS: dict[str, str] = {"course": "", "memory": "Less memory, slower steps"}
-"""What stands above the settings of each kind (``may_change``)."""
+MEMORY_HELP = (
+    "The images of a step stay the same: batches can be cut into equal parts of those that the run began with, and "
+    "gradient accumulation follows."
+)
 CAN_RESUME = (
     TrainTabState.PAUSED,
     TrainTabState.STOPPED,
@@ -37,18 +39,13 @@ NEWEST = -1
 
 def build_resume_form(context: AppContext, live: Live) -> None:
     """Build the folded form. It is there while a run is shown that can be resumed."""
-    now, settings = flatten(config.RunConfig().model_dump()), {}
-    kinds = config.changeable()
+    settings: dict[str, Any] = {}
     with gr.Accordion("Resume with other settings", open=False, visible=False, elem_id="resume-settings") as box:
         gr.HTML(note(HELP))
-        for kind, heading in HEADINGS.items():
-            if heading:
-                gr.HTML(f"<h4>{heading}</h4>")
-            with gr.Row(equal_height=False):
-                for dotted in (name for name, its in kinds.items() if its == kind):
-                    with gr.Column(min_width=260):
-                        elem_id = "resume-" + dotted.replace(".", "-")
-                        settings[dotted] = widget(config.field_of(dotted), now[dotted], elem_id)
+        _widgets("course", settings, 200)
+        with gr.Accordion("Less memory, slower steps", open=False, elem_id="resume-memory"):
+            gr.HTML(note(MEMORY_HELP))
+            _widgets("memory", settings, 260)
         from_step = gr.Dropdown(
             [("the newest", NEWEST)],
             value=NEWEST,
@@ -69,6 +66,16 @@ def build_resume_form(context: AppContext, live: Live) -> None:
     live.on(resume.click, go_on, [shown, from_step, *settings.values()])
     live.on(again.click, lambda name: begin_again(context, name), [shown])
     live.outputs([box, shown, from_step, *settings.values()], _key, lambda view: _render(context, view, settings))
+
+
+def _widgets(kind: config.MayChange, settings: dict[str, Any], width: int) -> None:
+    """Build the boxes of the settings that may change as ``kind`` says, and add them to ``settings``."""
+    default = flatten(config.RunConfig().model_dump())
+    with gr.Row(equal_height=False):
+        for dotted in (name for name, its in config.changeable().items() if its == kind):
+            with gr.Column(min_width=width):
+                elem_id = "resume-" + dotted.replace(".", "-")
+                settings[dotted] = widget(config.field_of(dotted), default[dotted], elem_id)
 
 
 def begin_again(context: AppContext, name: str) -> None:
