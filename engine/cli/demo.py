@@ -132,6 +132,7 @@ def score_held_out(workspace: Workspace, run: Run, token: Token, report: Report 
         family.load_denoiser(base, torch.float32).to(device),
         family.load_controlnet(checkpoint.controlnet).to(device),
         text=run.config.text,
+        schedule=checkpoint.noise_schedule,
     )
     request = PreviewRequest(
         samples=held_out,

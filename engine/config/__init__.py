@@ -84,6 +84,15 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _zero_snr_needs_velocity(self) -> RunConfig:
+        if self.model.prediction == "epsilon" and self.model.zero_terminal_snr == "on":
+            raise ValueError(
+                "a base that predicts noise learns nothing from pure noise: set model.zero_terminal_snr to off or "
+                "auto, or model.prediction to v"
+            )
+        return self
+
     @property
     def text(self) -> TextOptions:
         """How captions are read."""

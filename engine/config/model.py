@@ -59,3 +59,18 @@ class ModelConfig(Section):
         advanced=True,
         why_fixed="It is where the run began. It has gone on from there.",
     )
+    prediction: Literal["auto", "epsilon", "v"] = setting(
+        "auto",
+        "Prediction type",
+        "What the base predicts. auto, the usual choice: what its config says, checked by the base's own loss on your "
+        "images before the first step; if that clearly says otherwise, it decides, and the log tells. epsilon (noise) "
+        "and v (velocity, v-prediction) are used as set.",
+        advanced=True,
+    )
+    zero_terminal_snr: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Zero terminal SNR",
+        "Whether the base was trained with pure noise at the last timestep (ztsnr, Lin et al. 2023), as many "
+        "v-prediction bases are. auto, the usual choice: as its config, its file or a .yaml beside it says.",
+        advanced=True,
+    )

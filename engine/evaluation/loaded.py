@@ -43,7 +43,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     load_trained_base(checkpoint.folder, denoiser, family.layers)
     net: Any = family.load_controlnet(folder, dtype).to(device)
     check_finite(net, name)
-    return Models(family, base, denoiser, net, text=run.config.text)
+    return Models(family, base, denoiser, net, text=run.config.text, schedule=checkpoint.noise_schedule)
 
 
 class LowMemoryDrawing:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,8 @@ class Models:
     """None: ``draw`` loads the text encoder and drops it again."""
     text: TextOptions = USUAL_TEXT
     """How prompts are read then."""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    """What the run took the base for, see ``Checkpoint.noise_schedule``. Empty: what its config says."""
 
 
 def read_pair(sample: Sample, dataset: Dataset, plan: CropPlan) -> Pair:
@@ -118,7 +120,9 @@ def draw(
     *texts, empty = encode([*(request.prompt for request in requests), ""])
     del encode  # frees a text encoder that was loaded for this call
     resident = {"denoiser": models.denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
-    pipeline = models.family.pipeline(models.base, models.controlnet, models.denoiser.dtype, **resident)
+    pipeline = models.family.pipeline(
+        models.base, models.controlnet, models.denoiser.dtype, models.schedule, **resident
+    )
     total, done = sum(request.steps or settings.sampling_steps for request in requests), 0
     if progress:
         progress(done, total, DRAWING)

@@ -111,7 +111,8 @@ def compare(
             out_folder=scratch / "pictures",
             step=number,
         )
-        record = make_previews(Models(family, base, denoiser, net, text=run.config.text), request, token=token)
+        models = Models(family, base, denoiser, net, text=run.config.text, schedule=checkpoint.noise_schedule)
+        record = make_previews(models, request, token=token)
         return record.scores
 
     def report(done: int, label: str) -> None:

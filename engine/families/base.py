@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -246,10 +247,23 @@ class Family(ABC):
 
     # Sampling
 
-    def pipeline(self, base: str, controlnet: Any, dtype: torch.dtype, **resident: Any) -> Any:
+    def default_scheduler(self, base: str, schedule: Mapping[str, Any]) -> Any:
+        """The sampler of a pipeline. ``schedule``: of the run that trained the control net; empty: as the base says."""
+        process = self.noise_process(base).with_schedule(schedule)
+        return self.sampling_scheduler(DEFAULT_SCHEDULER, process.scheduler.config, {})
+
+    def pipeline(
+        self,
+        base: str,
+        controlnet: Any,
+        dtype: torch.dtype,
+        schedule: Mapping[str, Any] = MappingProxyType({}),
+        **resident: Any,
+    ) -> Any:
         """A diffusers ControlNet pipeline without safety checker.
 
         Args:
+            schedule: see ``default_scheduler``.
             resident: loaded parts to use as they are (denoiser=, vae=, text_encoder=, tokenizer=, scheduler=). None
                 leaves a part out: sampling itself needs neither text encoder nor VAE.
         """
@@ -258,9 +272,7 @@ class Family(ABC):
             "denoiser": lambda: self.load_denoiser(base, dtype),
             "text_encoder": lambda: self.load_text_encoder(base, dtype),
             "tokenizer": lambda: self.load_tokenizer(base),
-            "scheduler": lambda: self.sampling_scheduler(
-                DEFAULT_SCHEDULER, self.noise_process(base).scheduler.config, {}
-            ),
+            "scheduler": lambda: self.default_scheduler(base, schedule),
         }
         parts = {name: resident[name] if name in resident else loader() for name, loader in load.items()}
         parts[self.facts.denoiser] = parts.pop("denoiser")

@@ -6,7 +6,7 @@ Shapes: latents, noise and predictions (B, C, h, w); timesteps (B,). Formulas ru
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,52 @@ class NoiseProcess(ABC):
     def loss_weights(self, timesteps: torch.Tensor, min_snr_gamma: float) -> torch.Tensor:
         """Weight of each image's squared error, (B,); ones where ``min_snr_gamma`` is 0."""
 
+    # A base's config may be wrong about it. The defaults are for bases that can be read in one way only.
+
+    @property
+    def prediction(self) -> str:
+        """Name of this one among the ``readings``."""
+        return "only"
+
+    def readings(self) -> dict[str, NoiseProcess]:
+        """The ways in which a base of this kind may have been trained, this one among them, by ``model.prediction``.
+
+        The base's own errors tell which is right (engine/training/base_check.py). Empty: there is only one.
+        """
+        return {}
+
+    def with_settings(self, prediction: str, zero_terminal_snr: str) -> NoiseProcess:
+        """The process that the settings ``model.prediction`` and ``model.zero_terminal_snr`` ask for.
+
+        Raises:
+            UserError: a base of this kind leaves no choice.
+        """
+        if (prediction, zero_terminal_snr) != ("auto", "auto"):
+            raise UserError(
+                "Prediction type and zero terminal SNR cannot be set for this base.",
+                f"A base that {self.description} is trained in one way only.",
+                "Set both to auto.",
+            )
+        return self
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        """What runs and checkpoints record of it, in plain values, for ``with_schedule``."""
+        return {}
+
+    def with_schedule(self, schedule: Mapping[str, Any]) -> NoiseProcess:
+        """The process that has recorded this ``schedule``; an empty one changes nothing."""
+        return self
+
+
+PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction"}
+"""Prediction types of diffusers' schedulers, by value of ``model.prediction``."""
+RECORDED: Mapping[str, tuple[Any, ...]] = {
+    "prediction_type": tuple(PREDICTIONS.values()),
+    "rescale_betas_zero_snr": (False, True),
+}
+"""Entries of a scheduler's config that are recorded, and their values."""
+
 
 class DiffusionNoise(NoiseProcess):
     """DDPM's discrete noise schedule with noise or velocity prediction, as the base's scheduler config says.
@@ -78,6 +124,45 @@ class DiffusionNoise(NoiseProcess):
         names = {"epsilon": "noise", "v_prediction": "velocity"}
         predicts = names.get(config.prediction_type, config.prediction_type)
         return f"predicts {predicts}" + (", zero terminal SNR" if config.get("rescale_betas_zero_snr") else "")
+
+    @property
+    def prediction(self) -> str:
+        kind = self.scheduler.config.prediction_type
+        return next((name for name, theirs in PREDICTIONS.items() if theirs == kind), kind)
+
+    def readings(self) -> dict[str, NoiseProcess]:
+        """Noise or velocity, with the same betas; noise without zero terminal SNR, where it says nothing of an image.
+
+        Source: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps Are Flawed", arXiv 2305.08891,
+        section 3.2.
+        """
+        of_noise = {"rescale_betas_zero_snr": False}
+        return {
+            name: self.with_schedule({"prediction_type": kind, **(of_noise if kind == "epsilon" else {})})
+            for name, kind in PREDICTIONS.items()
+        }
+
+    def with_settings(self, prediction: str, zero_terminal_snr: str) -> NoiseProcess:
+        chosen: dict[str, Any] = {}
+        if prediction != "auto":
+            chosen["prediction_type"] = PREDICTIONS[prediction]
+        if zero_terminal_snr != "auto":
+            chosen["rescale_betas_zero_snr"] = zero_terminal_snr == "on"
+        return self.with_schedule(chosen)
+
+    @property
+    def schedule(self) -> dict[str, Any]:
+        return {name: self.scheduler.config.get(name) for name in RECORDED}
+
+    def with_schedule(self, schedule: Mapping[str, Any]) -> NoiseProcess:
+        changes = {
+            name: value
+            for name, value in schedule.items()
+            if value in RECORDED.get(name, ()) and value != self.schedule[name]
+        }
+        if not changes:
+            return self
+        return DiffusionNoise(type(self.scheduler).from_config(self.scheduler.config, **changes))
 
     def shape_timesteps(self, uniform: torch.Tensor, sampling: str) -> torch.Tensor:
         """Integers in 0..num_train_timesteps - 1: as drawn ("uniform"), or bent to the noisy end ("cubic").

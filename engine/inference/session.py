@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.cards import torch_device
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
-from engine.runs.checkpoints import require_intact
+from engine.runs.checkpoints import read_checkpoint, require_intact
 from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
 
@@ -89,7 +89,8 @@ class TrySession:
                 self.free()
             cap_allocator(self._device)
             net = self._open(family, folder, located, _display_name(Path(controlnet)))
-            self._use(family, located, net)
+            whole = read_checkpoint(folder.parent) if folder.is_dir() else None
+            self._use(family, located, net, whole.noise_schedule if whole else {})
             if folder.is_dir():
                 denoiser = family.denoiser_of(self._pipeline)
                 self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)
@@ -112,19 +113,24 @@ class TrySession:
         check_finite(net, name)
         return net
 
-    def _use(self, family: Family, located: str, net: Any) -> None:
-        """Put the ControlNet into the pipeline; load the base first if there is no pipeline yet."""
+    def _use(self, family: Family, located: str, net: Any, schedule: Mapping[str, Any]) -> None:
+        """Put the ControlNet into the pipeline; load the base first if there is no pipeline yet.
+
+        Args:
+            schedule: what the net's run took the base for; empty: what the base's config says.
+        """
         if self._pipeline is None:
             denoiser = self._denoiser(family, located)
             # Text encoder and VAE stay out of the pipeline: they may be in RAM while it samples.
             alone = {"denoiser": denoiser, "vae": None, "text_encoder": None, "tokenizer": None}
-            pipeline = family.pipeline(located, net, denoiser.dtype, **alone)
+            pipeline = family.pipeline(located, net, denoiser.dtype, schedule, **alone)
             encoder: Any = family.load_text_encoder(located, self._dtype)
             self._tokenizer, self._text_encoder = family.load_tokenizer(located), encoder.to(self._device)
             self._vae = family.load_vae(located).to(self._device)
             self._pipeline, self._family, self._base = pipeline, family, located
         else:
-            self._pipeline.register_modules(controlnet=net)
+            scheduler = family.default_scheduler(located, schedule)
+            self._pipeline.register_modules(controlnet=net, scheduler=scheduler)
 
     def _denoiser(self, family: Family, located: str) -> Any:
         denoiser: Any = family.load_denoiser(located, self._dtype)

@@ -52,6 +52,12 @@ class Checkpoint:
         return int((self.about.get("control_lora") or {}).get("rank", 0)) if has_factors else 0
 
     @property
+    def noise_schedule(self) -> dict[str, Any]:
+        """What its run took the base for, where the base's config may say otherwise; see ``NoiseProcess.schedule``."""
+        schedule = self.about.get("noise_schedule")
+        return dict(schedule) if isinstance(schedule, dict) else {}
+
+    @property
     def controlnet(self) -> Path:
         """Folder of the weights to use: the EMA weights if the run keeps them."""
         return self.folder / ("controlnet_ema" if self.has_ema else "controlnet")

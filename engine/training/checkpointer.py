@@ -126,6 +126,7 @@ class Checkpointer:
         state.emit(PhaseChanged("saving"))  # set again on every retry, so the page stops showing "waiting for the disk"
         about: dict[str, Any] = {**state.about, "base": state.config.model.base, "family": state.family.name}
         about["optimizer"] = state.config.optim.optimizer
+        about["noise_schedule"] = state.noise_process.schedule
         about |= state.trainable.description(state.precision)
         state.parallel.gather_full_weights(with_optimizer=True)
         what = f"checkpoint of step {state.step:,}"

@@ -72,7 +72,7 @@ class BorrowedSession(TrySession):
             )
         if self._controlnet is None or self._controlnet[0] != LIVE:
             check_finite(self._live, "being trained")
-            self._use(state.family, state.base, self._live)
+            self._use(state.family, state.base, self._live, state.noise_process.schedule)
             self._controlnet = (LIVE, state.step)
 
     def _denoiser(self, family: Family, located: str) -> Any:

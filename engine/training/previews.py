@@ -71,6 +71,7 @@ class DrawPreviews:
                         state.denoiser,
                         controlnet,
                         lambda prompts: self._encode(state, prompts),
+                        schedule=state.noise_process.schedule,
                     ),
                     PreviewRequest(
                         samples=state.held_out,

@@ -36,6 +36,7 @@ from engine.nets.ema import build_ema
 from engine.nets.fp8 import quantize_fp8, use_frozen_convolutions
 from engine.runs.checkpoints import Checkpoint
 from engine.training import oom, speed
+from engine.training.base_check import settle_prediction
 from engine.training.batches import Batches
 from engine.training.checkpoint import load_training_state
 from engine.training.history import MetricsHistory
@@ -78,6 +79,7 @@ def set_up(
     config, split_words = split_among(config, group.world_size)
     history = MetricsHistory(run_folder, emit)
     family = detect(base)
+    noise_process = family.noise_process(base).with_settings(config.model.prediction, config.model.zero_terminal_snr)
 
     # The device and the precision.
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
@@ -167,7 +169,7 @@ def set_up(
             base=base,
             family=family,
             denoiser=denoiser,
-            noise_process=family.noise_process(base),
+            noise_process=noise_process,
             latent_space=family.latent_space(base),
             trainable=trainable,
             optimizer=build_optimizer(trainable.master, config.optim),
@@ -199,6 +201,7 @@ def set_up(
     trainable = state.trainable
     start_equal(group, state.step, run_folder, trainable.parameters())
     trainable.weights.refresh()
+    settle_prediction(state, new=checkpoint is None)
 
     # What a step calls, and the batches that it reads.
     state.connect(strategy(state, partial(oom.record_for_resume, state)))

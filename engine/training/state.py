@@ -246,6 +246,10 @@ class TrainState:
         self.trainable.move_to_ram()
         self.accelerator.device_placement = False  # else accelerate would move the optimizer's state to the card
 
+    def use_noise_process(self, process: NoiseProcess) -> None:
+        """What the base was found to predict, before the first step."""
+        self.noise_process = process
+
     def use_nets(self, net: Any, denoiser: Any) -> None:
         """What a step calls from now on.
 

@@ -29,7 +29,7 @@ from engine.tuning.controlnet import ControlLora
 from engine.tuning.trainable import Placement, Trainable
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
-from tests.short_runs import RunFactory, train
+from tests.short_runs import RunFactory, checked, train
 
 
 def failing(real: Callable[..., Any], times: int, after: int = 0) -> Callable[..., Any]:
@@ -56,7 +56,7 @@ def test_what_learns_moves_to_ram_and_learns_on_as_it_did(
 
     settings = {"train.precision": "bf16", "model.control_lora_rank": 4, "optim.ema_decay": 0.9}
     settings |= {"objective.sd_locked": True, "validation.check_every": 0}
-    calm, short = new_run(**settings), new_run(**settings)
+    calm, short = new_run(**settings), checked(new_run(**settings))
     train(ready_workspace, calm)
     monkeypatch.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 2, 3))
     monkeypatch.setattr(
@@ -98,7 +98,7 @@ def test_a_fallback_for_cards_is_taken_in_mid_run_and_a_resume_begins_with_it(
     from engine.families.stable_diffusion import StableDiffusion
     from engine.nets import fp8
 
-    run, seen = new_run(**{"train.steps": 4, "validation.check_every": 0}), []
+    run, seen = checked(new_run(**{"train.steps": 4, "validation.check_every": 0})), []
     monkeypatch.setattr(oom, "next_fallback", lambda *given: Fallback(settings, "less on the card"))
     real = failing(StableDiffusion.predict, 2, 2)
 
@@ -131,7 +131,7 @@ def test_a_step_that_does_not_fit_is_done_in_smaller_batches(
     place: str, new_run: RunFactory, ready_workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"train.steps": 4, "train.batch_size": 4, "validation.check_every": 0}  # the faults count calls
-    calm, short = new_run(**settings), new_run(**settings)
+    calm, short = new_run(**settings), checked(new_run(**settings))
     train(ready_workspace, calm)
     target, after = PLACES[place]
     owner, name = target.rsplit(".", 1)
@@ -157,7 +157,7 @@ def test_a_step_that_fits_once_memory_is_freed_takes_no_fallback(
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
 
-    calm, short = new_run(**{"train.steps": 2}), new_run(**{"train.steps": 2})
+    calm, short = new_run(**{"train.steps": 2}), checked(new_run(**{"train.steps": 2}))
     train(ready_workspace, calm)
     monkeypatch.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 1, 1))
     trained = train(ready_workspace, short)
@@ -257,7 +257,7 @@ def test_a_resumed_run_starts_at_the_fallback_that_was_reached(
 ) -> None:
     from engine.families.stable_diffusion import StableDiffusion
 
-    run = new_run(**{"train.batch_size": 1, "validation.check_every": 0})
+    run = checked(new_run(**{"train.batch_size": 1, "validation.check_every": 0}))
     with monkeypatch.context() as patched:
         patched.setattr(StableDiffusion, "predict", failing(StableDiffusion.predict, 2, 2))
         assert train(ready_workspace, run, at_step={4: "pause"}).outcome == "paused"
