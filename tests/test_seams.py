@@ -119,8 +119,10 @@ def test_the_state_writes_itself_in_methods_alone_and_each_has_a_docstring() -> 
 
 
 def settings_that_choose() -> set[str]:
-    """Names of the settings by which engine/tuning/facts.py chooses what is trained: ``config.section.name``."""
-    chains = [chain(n) for n in ast.walk(tree(read("engine/tuning/facts.py"))) if isinstance(n, ast.Attribute)]
+    """Names of the settings (``config.section.name``) by which the cases of engine/tuning/facts.py choose."""
+    functions = [n for n in ast.walk(tree(read("engine/tuning/facts.py"))) if isinstance(n, ast.FunctionDef)]
+    cases = [n for n in functions if n.returns is not None and ast.unparse(n.returns) == "TrainableFacts | None"]
+    chains = [chain(n) for case in cases for n in ast.walk(case) if isinstance(n, ast.Attribute)]
     return {names[2] for names in chains if names[:1] == ["config"] and len(names) == 3}
 
 
