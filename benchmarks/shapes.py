@@ -243,10 +243,10 @@ def _from_config(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None
 
 
 class _AllFinite(Parallel):
-    """Tensors without values count as finite."""
+    """Tensors have no values here: they count as finite, and the gradients as too large, so that they are clipped."""
 
-    def _in_all_processes(self, flags: torch.Tensor) -> list[bool]:
-        return [True] * len(flags)
+    def _read(self, values: torch.Tensor) -> list[float]:
+        return [1e9] * len(values)
 
 
 def _single_process() -> Any:
@@ -260,7 +260,6 @@ def _single_process() -> Any:
         prepare_model=lambda net: net,
         prepare_optimizer=unchanged,
         backward=lambda loss: loss.backward(),
-        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
     )
 
 

@@ -109,8 +109,8 @@ class DDP(Parallel):
     def fallback_taken(self) -> None:
         self._cautious_steps = CAUTIOUS_STEPS
 
-    def _in_all_processes(self, flags: torch.Tensor) -> list[bool]:
-        return super()._in_all_processes(self._mean(flags.float()) == 1)
+    def _read(self, values: torch.Tensor) -> list[float]:
+        return super()._read(self._mean(values))
 
     def _end(self, message: str) -> NoReturn:
         """End the run: the other processes are in a collective and cannot be notified that memory ran out here."""

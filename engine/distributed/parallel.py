@@ -6,6 +6,7 @@ process; ``ddp.py``, ``fsdp.py`` and ``deepspeed.py`` override what differs with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -107,16 +108,18 @@ class Parallel:
     def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:
         """Divide the gradients by the loss scale and clip their total norm, where they and the loss are finite.
 
-        The only place in a step that waits for the card. All processes get the same answer, since a step that only one
-        of them skips would part their weights.
+        The only place in a step that waits for the card. So what there is to multiply is known here: mostly nothing,
+        and the gradients are not read and written for it. All processes find the same, since a step that only one of
+        them skips would part their weights.
         """
-        parameters = self.parameters()
-        norm = self._whole_norm(self._run.accelerator.clip_grad_norm_(parameters, max_norm * loss_scale))
-        finite = torch.stack([loss.detach().float(), norm.detach().to(loss.device, torch.float32)]).isfinite()
-        found = Finite(*self._in_all_processes(finite))
-        if found.loss and found.gradients and loss_scale != 1:
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / loss_scale)
-        return found
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        scaled_norm = self._whole_norm(torch.nn.utils.get_total_norm(gradients)).to(loss.device, torch.float32)
+        loss_found, norm = self._read(torch.stack([loss.detach().float(), scaled_norm / loss_scale]))
+        finite = Finite(math.isfinite(loss_found), math.isfinite(norm))
+        factor = min(1.0, max_norm / (norm + 1e-6)) / loss_scale if finite.gradients else 1.0
+        if finite.loss and factor != 1:
+            torch._foreach_mul_(gradients, factor)
+        return finite
 
     def optimizer_step(self) -> None:
         """Update the master weights."""
@@ -129,9 +132,9 @@ class Parallel:
     def _whole_norm(self, norm: Any) -> Any:
         return norm
 
-    def _in_all_processes(self, flags: torch.Tensor) -> list[bool]:
-        """Which of these flags (bool) are set in every process."""
-        found: list[bool] = flags.tolist()
+    def _read(self, values: torch.Tensor) -> list[float]:
+        """Values on the device, mean over all processes: what is NaN or infinite in one of them is so in all."""
+        found: list[float] = values.tolist()
         return found
 
     # What a step reports back.

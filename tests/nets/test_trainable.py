@@ -148,17 +148,26 @@ def test_adafactor_goes_by_our_learning_rate_alone() -> None:
 def test_gradients_are_shortened_to_the_norm_that_was_asked_for(scale: float) -> None:
     net = torch.nn.Linear(3, 1, bias=False)
     run: Any = SimpleNamespace(
-        group=ALONE,
-        trainable=SimpleNamespace(parameters=lambda: list(net.parameters())),
-        accelerator=SimpleNamespace(clip_grad_norm_=torch.nn.utils.clip_grad_norm_),
+        group=ALONE, trainable=SimpleNamespace(parameters=lambda: list(net.parameters())), accelerator=None
     )
-    parallel = Parallel(run, str)
+    parallel, loss, nan = Parallel(run, str), torch.tensor(0.1), torch.tensor(float("nan"))
     for given, wanted in (([3.0, 0.0, 4.0], [0.3, 0.0, 0.4]), ([0.03, 0.0, 0.04], [0.03, 0.0, 0.04])):
         net.weight.grad = scale * torch.tensor([given])
-        assert parallel.unscale_and_clip(0.5, scale)
+        assert parallel.unscale_and_clip(loss, 0.5, scale) == (True, True)
         assert net.weight.grad.tolist()[0] == pytest.approx(wanted, rel=1e-4)
+    assert parallel.unscale_and_clip(nan, 0.5, scale) == (False, True)
     net.weight.grad = torch.tensor([[1.0, float("inf"), 0.0]])
-    assert not parallel.unscale_and_clip(0.5, scale)
+    assert parallel.unscale_and_clip(loss, 0.5, scale) == (True, False)
+    assert net.weight.grad.tolist() == [[1.0, float("inf"), 0.0]]
+
+
+def test_short_gradients_are_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole pass over them, which takes longest in RAM (offload)."""
+    monkeypatch.setattr(torch, "_foreach_mul_", None)
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([0.3, 0.4])
+    run: Any = SimpleNamespace(group=ALONE, trainable=SimpleNamespace(parameters=lambda: [weight]), accelerator=None)
+    assert Parallel(run, str).unscale_and_clip(torch.tensor(0.1), 1.0, 1.0) == (True, True)
 
 
 @pytest.mark.parametrize(("name", "version"), [("adamw8bit", "0.49.2"), ("paged_adamw8bit", "0.50.2")])

@@ -36,7 +36,6 @@ def make(folder: Path, events: list[Event], **settings: dict[str, Any]) -> Train
     accelerator: Any = SimpleNamespace(
         prepare_model=lambda one: one,
         prepare_optimizer=lambda one: one,
-        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
         _optimizers=SimpleNamespace(remove=lambda one: None),
     )
     history: Any = events.append
