@@ -89,6 +89,11 @@ class TrainingCache:
             self._shards[size] = [_Shard(path) for path in paths]
 
     @property
+    def text_note(self) -> str:
+        """A sentence about long captions for the run's log; may be empty."""
+        return self._texts.note
+
+    @property
     def count(self) -> int:
         """Number of stored crops."""
         return len(self._places)

@@ -42,6 +42,8 @@ class TextCache:
     def __init__(self, run: RunCaptions) -> None:
         """All captions must have been encoded, see ``encode_missing``."""
         self._family, self._longest = run.family, max(run.chunks.values())
+        self.note = run.note
+        """About long captions, for the run's log."""
         self._tables: list[dict[str, Rows]] = []
         self._places: dict[str, tuple[int, int]] = {}
         for shard in run.shards:

@@ -13,7 +13,7 @@ from engine.data.cache_files import base_files
 from engine.disk.in_use import remove_file
 from engine.families.base import Family
 from engine.families.facts import TEXT_PARTS
-from engine.families.text import USUAL_TEXT, TextOptions, chunks_to_read
+from engine.families.text import MAX_CHUNKS, USUAL_TEXT, TextOptions, chunks_to_read
 from engine.jobs.control import CancelToken, OnProgress
 
 COUNTED_AT_ONCE = 1024
@@ -86,6 +86,17 @@ class RunCaptions:
             if by == self.made_with or (by is None and self._is_of_older_version(path, captions)):
                 found.append(Shard(path, captions, int(chunks), tuple(needed)))
         self.shards = sorted(found, key=lambda shard: (-len(shard.captions), shard.description))
+
+    @property
+    def note(self) -> str:
+        """A sentence about long captions for the run's log; empty: there are none, or they were not counted."""
+        counts = [self.needed[caption] for caption in self.captions] if self.needed else []
+        long, beyond = sum(count > 1 for count in counts), sum(count > MAX_CHUNKS for count in counts)
+        if not long:
+            return ""
+        longest = max(self.chunks.values())
+        words = f"Captions that are longer than the base reads at once: {long:,}, read in {longest} chunks."
+        return f"{words} In {beyond:,} of them what stands behind is left out." if beyond else words
 
     def _is_of_older_version(self, path: Path, captions: Sequence[str]) -> bool:
         """Whether these encoders made a shard with all captions, the name of which is a hash of them."""

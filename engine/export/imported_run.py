@@ -54,13 +54,14 @@ def import_as_run(
     found = read_controlnet(path, family, located)
     about = condition_of(found, condition)
     steps = max(1, int(found.metadata.get("steps") or 1))
+    layer = found.metadata.get("clip_skip", "")
     side = int(found.metadata.get("resolution") or family.default_resolution(located))
     config, _ = resolve(
         (
             path.name,
             {
                 "name": name or path.stem,
-                "model": {"base": base},
+                "model": {"base": base, "clip_skip": int(layer) if layer.isdecimal() else 1},
                 "data": {"resolution": side},
                 "train": {"steps": steps},
             },

@@ -132,6 +132,8 @@ def set_up(
             )
 
     cache = _wait_for_disk(retry, build_cache) if group.alone else build_cache()
+    if cache.text_note:
+        history(Message(cache.text_note))
     needs_maps, maps = facts_of(config).needs_condition_maps, None
     if needs_maps:
         maps = group.main_first(lambda: map_cache.open_or_build(cache, dataset, samples, plan, token, progress))

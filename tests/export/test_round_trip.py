@@ -28,7 +28,7 @@ def trained(ready_workspace: Workspace, new_run: RunFactory) -> Run:
     """Four steps on edges, two checkpoints."""
     make_all(Dataset.open(ready_workspace.dataset_folder("pairs")), "canny", {})
     settings = {"validation.sampling_steps": 2, "validation.pictures": 2, "train.checkpoint_every": 2}
-    run = new_run(**{"train.steps": 4, **settings})
+    run = new_run(**{"train.steps": 4, "model.clip_skip": 2, **settings})
     train(ready_workspace, run)
     return run
 
@@ -60,7 +60,7 @@ def test_a_net_comes_back_as_a_run(trained: Run, ready_workspace: Workspace) -> 
     assert run.completed and run.condition == trained.condition
     (checkpoint,) = run.checkpoints()
     assert (checkpoint.step, checkpoint.images_seen, checkpoint.resumable) == (4, 8, False)
-    assert run.config.data.resolution == 64
+    assert run.config.data.resolution == 64 and run.config.model.clip_skip == 2
     original = load_file(trained.checkpoints()[-1].folder / "controlnet" / WEIGHTS)
     back = load_file(checkpoint.folder / "controlnet" / WEIGHTS)
     assert all(torch.equal(weight, original[name]) for name, weight in back.items())

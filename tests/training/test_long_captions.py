@@ -15,6 +15,7 @@ from PIL import Image
 from engine.data import caption_edits
 from engine.data.dataset import Dataset
 from engine.jobs.control import Control
+from engine.jobs.events import Message
 from engine.runs.run import Run, write_run
 from engine.training.job import build_trainer
 from engine.workspace.paths import Workspace
@@ -124,6 +125,8 @@ def test_previews_are_drawn_with_long_captions_and_other_prompts(
     )
     trained = train(ready_workspace, run)
     assert trained.outcome == "completed" and not trained.warnings
+    (note,) = [message.text for message in trained.of(Message) if message.text.startswith("Captions")]
+    assert note.startswith("Captions that are longer than the base reads at once: 8, read in 3 chunks. In 8 of them")
 
 
 def test_a_run_of_an_earlier_version_cuts_them_as_before(
