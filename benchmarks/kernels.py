@@ -1,4 +1,4 @@
-"""Kernels and memory traffic of what follows a backward pass, counted at real shapes (docs/performance.md).
+"""Kernels and memory traffic, counted at real shapes: optimizer, EMA, a base in fp8 (docs/performance.md).
 
     python -m benchmarks.kernels [--families sd1 sdxl]
 
@@ -10,10 +10,12 @@ of its tensors once and is one kernel; a ``_foreach`` operation is as many as to
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
@@ -24,7 +26,9 @@ from transformers.optimization import Adafactor as TransformersAdafactor
 
 from engine.config import OptimConfig
 from engine.families.files import LAYOUTS
+from engine.families.registry import by_name
 from engine.nets.ema import build_ema
+from engine.nets.fp8 import quantize_fp8
 from engine.training.optim import build_optimizer, parameter_groups
 
 CARD = torch.device("meta")
@@ -111,12 +115,41 @@ def optimizers(net: nn.Module) -> dict[str, Callable[[], object]]:
     }
 
 
+def fp8_forward(family: str, images: int = 4) -> dict[str, Callable[[], object]]:
+    """The forward pass of a base's UNet in half precision and in fp8, with its scales on the weights alone and as it
+    is."""
+    config = json.loads((LAYOUTS / family / "unet" / "config.json").read_text(encoding="utf-8"))
+    side, width = config["sample_size"], config["cross_attention_dim"]
+    with CARD:
+        unet = UNet2DConditionModel.from_config(config).to(torch.bfloat16).requires_grad_(False)
+        noisy, text = torch.empty(images, 4, side, side), torch.empty(images, 77, width)
+        more = {"text_embeds": torch.empty(images, 1280), "time_ids": torch.empty(images, 6)}
+    more = {name: tensor.bfloat16() for name, tensor in more.items()}
+    conditions = {"added_cond_kwargs": more} if config.get("addition_embed_type") else {}
+    small = copy.deepcopy(unet)
+    quantize_fp8(small, layers=by_name(family).layers)
+
+    def forward(net: Any) -> object:
+        with torch.no_grad():
+            return net(noisy.bfloat16(), torch.zeros(images, device=CARD), text.bfloat16(), **conditions)
+
+    def on_weights() -> object:
+        with patch("engine.nets.fp8._scales_output", lambda *given: False):
+            return forward(small)
+
+    return {
+        "UNet in bf16, forward pass": lambda: forward(unet),
+        "UNet in fp8, scales on the weights": on_weights,
+        "UNet in fp8": lambda: forward(small),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
     print("| | ControlNet of | kernels | GB read and written |\n|---|---|---|---|")
     for family in parser.parse_args().families:
-        for name, work in optimizers(control_net(family)).items():
+        for name, work in {**optimizers(control_net(family)), **fp8_forward(family)}.items():
             traffic = count(work)
             print(f"| {name} | {family} | {traffic.kernels:,} | {traffic.bytes / 1e9:.1f} |", flush=True)
 

@@ -13,6 +13,7 @@ from engine.config.presets import resolve
 from engine.errors import UserError
 from engine.families.layers import UNET
 from engine.families.registry import detect
+from engine.nets import fp8
 from engine.nets.fp8 import FP8, dequantize, quantize, quantize_fp8, use_frozen_convolutions
 from engine.nets.lora import lora_layers, merged_weights, to_control_lora
 from engine.workspace.paths import Workspace
@@ -28,7 +29,7 @@ def test_eight_bits_keep_weights_of_any_size_to_a_sixteenth(size: float) -> None
     back = dequantize(small, scale, torch.float32)
     assert small.dtype == FP8 and small.nbytes == weight.nbytes / 4
     assert ((back - weight).norm() / weight.norm()) < 0.03
-    normal = weight.abs() > 2**-6 / 448 * weight.abs().amax(dim=(1, 2, 3), keepdim=True)  # above its smallest numbers
+    normal = weight.abs() > 2**-6 * scale[:, None, None, None]  # above its smallest numbers
     assert ((back - weight).abs() <= weight.abs() / 16 + 1e-12)[normal].all()
 
 
@@ -53,6 +54,45 @@ def test_gradients_through_a_small_layer_are_those_of_its_widened_weight(layer: 
     if small.bias is not None:
         assert torch.allclose(small.bias.grad, wide.bias.grad, atol=1e-5)
     assert small.weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(64, 48), nn.Conv2d(32, 48, 3, 2, 1), nn.Conv2d(32, 48, 3, 1, 1, bias=False)]
+)
+def test_a_scale_on_the_output_gives_the_bits_of_one_on_the_weight(
+    layer: nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of small inputs, whose output is smaller than the weight. fp16 could overflow: there it stays on the weight."""
+    layer = copy.deepcopy(layer)
+    with torch.no_grad():
+        layer.weight *= torch.logspace(-3, 1, 48).reshape(-1, *[1] * (layer.weight.ndim - 1))
+    net = nn.ModuleDict({"mid_block": nn.ModuleList([layer.to(dtype)])}).requires_grad_(False)
+    quantize_fp8(net, layers=UNET)
+    small, seen, found = net["mid_block"][0], [], []
+    real = fp8._scales_output
+    monkeypatch.setattr(fp8, "_scales_output", lambda *given: seen.append(real(*given)) or seen[-1])
+    x = torch.randn((5, 64) if isinstance(layer, nn.Linear) else (1, 32, 5, 5)).to(dtype)
+    for at_output in (True, False):
+        if not at_output:
+            monkeypatch.setattr(fp8, "_scales_output", lambda *given: False)
+        given = x.clone().requires_grad_()
+        answer = small(given)
+        answer.float().square().sum().backward()
+        found.append((answer, given.grad))
+    assert seen == [dtype != torch.float16] * 2
+    assert all(map(torch.equal, *found)) and all(tensor.isfinite().all() for tensor in found[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-5, 1e-3, 0.03])
+def test_half_precision_holds_scales_and_weights_exactly(dtype: torch.dtype, size: float) -> None:
+    """Rounded scales would make whole channels larger or smaller than they are."""
+    small, scale = quantize(size * torch.randn(64, 320, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(scale.to(dtype).float(), scale)
+    exact = dequantize(small, scale, torch.float32)
+    held = exact.abs() >= (2**-14 if dtype == torch.float16 else 0)  # fp16's smaller numbers have fewer bits
+    assert torch.equal(dequantize(small, scale, dtype).float()[held], exact[held])
 
 
 def _settings(layer: nn.Module) -> dict:
