@@ -70,6 +70,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     from engine.config.toml import write_run_file
     from engine.config.user_presets import UserPresets
     from engine.demo.sets import demo_preset
+    from engine.families.distilled import usual_settings
     from engine.families.files import family_of
     from engine.machine import cards
     from engine.machine.hardware import detect
@@ -91,7 +92,7 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     given = {section: {k: v for k, v in values.items() if v} for section, values in from_options.items()}
     layers += [("you", given), ("you", parse_settings(options.set))]
     base = resolve(*below(), *layers)[0].model.base
-    config, origins = resolve(*below(family_of(workspace, base)), *layers)
+    config, origins = resolve(*usual_settings(workspace, base), *below(family_of(workspace, base)), *layers)
     if options.write:
         write_run_file(options.write, config)
         processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")

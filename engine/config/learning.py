@@ -22,7 +22,8 @@ class ObjectiveConfig(Section):
         0.0,
         "Min-SNR gamma",
         "Weights the loss so that easy and hard noise levels count alike (Hang et al. 2023). Usual: 5. 0 switches it "
-        "off.",
+        "off, which suits v-prediction bases with zero terminal SNR: there it takes the weight from the noisiest "
+        "levels, which decide an image's layout.",
         ge=0,
         le=100,
         advanced=True,

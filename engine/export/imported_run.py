@@ -12,6 +12,7 @@ from engine.conditions import registry
 from engine.config.presets import resolve
 from engine.disk.durable import ChecksumPool, atomic_write_text
 from engine.disk.in_use import clear
+from engine.families.distilled import usual_settings
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import Imported, read_controlnet, store
@@ -57,6 +58,7 @@ def import_as_run(
     layer = found.metadata.get("clip_skip", "")
     side = int(found.metadata.get("resolution") or family.default_resolution(located))
     config, _ = resolve(
+        *usual_settings(workspace, base),
         (
             path.name,
             {
@@ -65,7 +67,7 @@ def import_as_run(
                 "data": {"resolution": side},
                 "train": {"steps": steps},
             },
-        )
+        ),
     )
     stage(1, "Writing")
     folder = workspace.new_run(config.name)

@@ -295,7 +295,13 @@ class Family(ABC):
         """Encoded prompts and negative prompts as arguments of the pipeline's call."""
 
     def sampling_scheduler(self, name: str, config: Any, options: Mapping[str, Any]) -> Any:
-        """A sampler: the diffusers scheduler of this class name, with the noise schedule of ``config``."""
+        """A sampler: the diffusers scheduler of this class name, with the noise schedule of ``config``.
+
+        With zero terminal SNR it starts at the last timestep, the only one that is pure noise. Source: Lin et al. 2023,
+        arXiv 2305.08891, section 3.3.
+        """
+        if config.get("rescale_betas_zero_snr"):
+            options = {"timestep_spacing": "trailing", **options}
         return getattr(diffusers, name).from_config(config, **options)
 
     def add_sampling_noise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.errors import UserError
+from engine.families import distilled
 from engine.families.base import Family
 from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sdxl import StableDiffusionXL
@@ -53,8 +54,9 @@ def describe(base: str) -> str:
     Raises:
         UserError: as ``detect``.
     """
-    family = detect(base)
-    return f"{family.title}, {family.noise_process(base).description}, made for {family.default_resolution(base)} px"
+    family, found = detect(base), distilled.recognise(base)
+    words = [family.title, family.noise_process(base).description, f"made for {family.default_resolution(base)} px"]
+    return ", ".join(words if found is None else [*words, found.words])
 
 
 def by_name(name: str) -> Family:

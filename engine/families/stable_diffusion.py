@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from engine.errors import UserError
 from engine.families.base import Family, Text
+from engine.families.distilled import recognise
 from engine.families.facts import SD1, SD2
 from engine.families.noise import DiffusionNoise, NoiseProcess
 from engine.families.parts import load_part
@@ -47,7 +48,11 @@ class StableDiffusion(Family):
 
     def load_scheduler(self, base: str) -> Any:
         """The training noise schedule. Prediction type and zero terminal SNR come from the base's config."""
-        return load_part(DDPMScheduler, base, "scheduler", None)
+        scheduler = load_part(DDPMScheduler, base, "scheduler", None)
+        if recognise(base) is None:
+            return scheduler
+        # Distilled bases know the timesteps that are counted from the last one, and samplers inherit this.
+        return DDPMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
 
     def noise_process(self, base: str) -> NoiseProcess:
         return DiffusionNoise(self.load_scheduler(base))

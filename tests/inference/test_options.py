@@ -68,6 +68,7 @@ def test_samplers_keep_what_the_base_predicts(name: str, tiny_sd2: Path) -> None
     assert type(made).__name__ == samplers.sampler(name).scheduler
     assert made.config.prediction_type == "v_prediction"
     assert torch.isfinite(torch.as_tensor(made.timesteps, dtype=torch.float32)).all()
+    assert made.timesteps[0] == 999, "the only timestep that is pure noise"
 
 
 def test_a_sampler_of_sigmas_on_a_base_with_no_signal_at_the_end_draws(

@@ -18,6 +18,7 @@ from engine.demo.sets import demo_preset
 from engine.disk.in_use import rename
 from engine.errors import UserError
 from engine.estimate.estimate import estimate
+from engine.families.distilled import usual_settings
 from engine.families.files import family_of
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
@@ -93,8 +94,9 @@ class AppContext(Problems):
         Raises:
             UserError: a value is out of bounds.
         """
-        layers = self.preset_of(draft).layers(family_of(self.workspace, self.base_of(draft)))
-        return resolve(*layers, ("you", draft.changes))
+        base = self.base_of(draft)
+        layers = self.preset_of(draft).layers(family_of(self.workspace, base))
+        return resolve(*usual_settings(self.workspace, base), *layers, ("you", draft.changes))
 
     def base_of(self, draft: Draft) -> str:
         """Return the base model of a draft. A preset's values depend on the family of the base."""
