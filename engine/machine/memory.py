@@ -67,18 +67,20 @@ def free_memory() -> None:
 
 
 def usable_bytes(device: Any) -> float | None:
-    """Graphics memory that this process can have: what it holds, and what is free. None without a graphics card.
+    """Graphics memory that this process can have: what it holds and what is free, up to a limit that was set.
 
     Args:
         device: a torch.device.
+
+    Returns:
+        None without a graphics card.
     """
     import torch
 
     if device.type != "cuda":
         return None
-    free, _ = torch.cuda.mem_get_info(device)
-    spare = WINDOWS_SPARE_BYTES if platform.system() == "Windows" else 0
-    return float(free + torch.cuda.memory_reserved(device) - spare)
+    limit = torch.cuda.get_per_process_memory_fraction(device) * torch.cuda.mem_get_info(device)[1]
+    return min(_free_and_held(device), limit)
 
 
 def cap_allocator(device: Any) -> None:
@@ -92,8 +94,14 @@ def cap_allocator(device: Any) -> None:
     if device.type != "cuda" or platform.system() != "Windows":
         return
     total = torch.cuda.mem_get_info(device)[1]
-    usable = usable_bytes(device) or 0.0
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, usable / total)), device)
+    fraction = (_free_and_held(device) - WINDOWS_SPARE_BYTES) / total
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.1, fraction)), device)
+
+
+def _free_and_held(device: Any) -> float:
+    import torch
+
+    return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
 
 
 def none_if_out_of_memory(action: Callable[[], T]) -> T | None:
