@@ -103,7 +103,8 @@ class DDP(Parallel):
         raise UserError(
             f"Memory ran out in the middle of optimizer step {self._run.step + 1:,}.",
             "Other processes may have completed that step already, so it cannot be tried again with less memory.",
-            "Choose a smaller batch size, gradient checkpointing or an 8-bit optimizer, and start again.",
+            "Resume with less memory: add --set train.batch_size=1, --set train.gradient_checkpointing=both or --set "
+            "optim.optimizer=adafactor to the command.",
         )
 
     def fallback_taken(self) -> None:

@@ -79,7 +79,11 @@ def of_blank_maps(last: Checked, facts: Facts) -> tuple[Cause, ...]:
 def of_higher_loss(facts: Facts) -> tuple[Cause, ...]:
     """Why both losses may be above those at the start."""
     causes = [
-        Cause(f"The learning rate ({facts.learning_rate:g}) is too high for this net: try a third of it.", "settings")
+        Cause(
+            f"The learning rate ({facts.learning_rate:g}) is too high for this net: resume with a third of it, from a "
+            "checkpoint before the loss rose (Resume with other settings).",
+            "settings",
+        )
     ]
     if facts.offset_noise > LARGE_OFFSET:
         text = (

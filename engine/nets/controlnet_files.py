@@ -104,7 +104,8 @@ def check_finite(controlnet: Any, name: str) -> None:
             raise UserError(
                 f"The ControlNet {name} is broken.",
                 f"Its weights contain NaN or infinity (first in {key}): training went wrong before it was saved.",
-                "Choose an earlier checkpoint, and resume with a lower learning rate.",
+                "Choose an earlier checkpoint. To train on, resume its run from that one with a lower learning rate "
+                "(Resume with other settings, on the Train tab).",
             )
 
 

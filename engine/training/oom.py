@@ -169,7 +169,8 @@ def _not_enough(when: str) -> UserError:
     return UserError(
         "The memory is not enough for this run.",
         f"{when} ran out with the most memory-saving settings there are.",
-        "Close other programs that use the graphics card, choose a lower resolution, or a smaller base model.",
+        "Close other programs that use the graphics card and resume. Or begin a new run with its settings at a lower "
+        "resolution, or with a smaller base model (Resume with other settings, on the Train tab).",
     )
 
 

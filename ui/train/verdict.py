@@ -39,6 +39,11 @@ PLACES = {
     "dataset": ("Add images", ("tab-dataset",)),
 }
 """Where to look into a cause: the text of the button, and the ids of the tabs that it opens."""
+UNFOLD = (
+    "const form=document.getElementById('resume-settings'),fold=form?.querySelector('button');"
+    "if(fold&&!fold.classList.contains('open'))fold.click();form?.scrollIntoView({block:'center'});"
+)
+"""Opens the form of settings with which the shown run can be resumed, if it is there."""
 GAIN_TITLE = "Control gain, in % of the loss (higher is better)"
 LOSS_TITLE = "Loss on fixed pairs, % change (lower is better)"
 COLOURS = {HELD_OUT: "var(--first)", TRAINED: "#94a3b8"}
@@ -106,6 +111,7 @@ def _link(cause: Cause) -> str:
         return ""
     text, tabs = PLACES[cause.look]
     clicks = "".join(f"document.getElementById('{name}-button')?.click();" for name in tabs)
+    clicks += UNFOLD if cause.look == "settings" else ""
     return f' <button type="button" class="look" onclick="{clicks}">{escape(text)}</button>'
 
 
