@@ -1,4 +1,4 @@
-"""Environment variables that CUDA and torch read when they start. Set before torch is imported; loads no torch."""
+"""Environment variables that CUDA, torch and HTTP clients read when they start. Set before these are imported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 
 from engine.machine.cards import count_like_nvidia_smi, is_cpu_build
+from engine.machine.proxies import prepare_proxies
 
 CUBLAS, CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 """Without it cuBLAS may sum in another order each time, even where ``train.deterministic`` asks for one order (cuBLAS'
@@ -20,6 +21,8 @@ EXPANDABLE = "expandable_segments:True"
 
 def prepare() -> None:
     """Set what is not set already, for this process and its children. The order of the cards is always set."""
+    for sentence in prepare_proxies():
+        print(sentence, file=sys.stderr)
     count_like_nvidia_smi()
     os.environ.setdefault(CUBLAS, CUBLAS_WORKSPACE)
     if ALLOCATOR not in os.environ and FORMER_ALLOCATOR not in os.environ and has_expandable_segments():

@@ -16,7 +16,9 @@ pytestmark = IN_A_BROWSER
 
 @pytest.fixture
 def app(tmp_path: Path) -> Any:
-    with studio(tmp_path / "workspace") as opened:
+    dead = "127.0.0.1:9"  # of proxies that would be asked, none answers
+    proxies = {"HTTP_PROXY": f"http://{dead}", "ALL_PROXY": f"socks://{dead}", "no_proxy": "::1/128,[::1]"}
+    with studio(tmp_path / "workspace", **proxies) as opened:
         yield opened
 
 

@@ -1,8 +1,8 @@
 """Downloads images: in parallel, at a limited rate per server, and only images on public servers.
 
 Redirects are followed step by step, so that each address is checked. The checked address is also the one that is
-connected to, so that a name cannot point elsewhere in between (DNS rebinding). For the same reason, proxies from the
-environment are ignored.
+connected to, so that a name cannot point elsewhere in between (DNS rebinding). Where the environment names a proxy, the
+proxy connects, and names that only it can resolve are left to it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from engine.data.sources.image_store import ImageStore, Refused
 from engine.data.sources.model import FetchResult, require_package
 from engine.disk.in_use import rename
 from engine.jobs.control import CancelToken, OnProgress
+from engine.machine.proxies import needs_no_proxy, proxies
 from engine.machine.units import MIB
 from engine.version import VERSION
 
@@ -86,16 +87,19 @@ class Fetcher:
         self._pace = RateLimit(config.per_host, stop.wait)
         # No connection is kept alive: two hosts with the same address must not share one.
         limits = httpx.Limits(max_connections=config.threads, max_keepalive_connections=0)
-        self._client = httpx.Client(
-            follow_redirects=False,
-            trust_env=False,
-            timeout=config.timeout,
-            limits=limits,
-            headers={"User-Agent": AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
-        )
+        common: dict[str, Any] = {
+            "follow_redirects": False,
+            "trust_env": False,
+            "timeout": config.timeout,
+            "limits": limits,
+            "headers": {"User-Agent": AGENT, "Accept": "image/*", "Accept-Encoding": "identity"},
+        }
+        self._client = httpx.Client(**common)
+        self._through = {scheme: httpx.Client(proxy=proxy, **common) for scheme, proxy in proxies().items()}
 
     def close(self) -> None:
-        self._client.close()
+        for client in (self._client, *self._through.values()):
+            client.close()
 
     def get(self, url: str) -> bytes:
         """Downloads a file. Raises Refused with the reason."""
@@ -118,17 +122,23 @@ class Fetcher:
         address = self._url(url)
         if address.scheme not in ("http", "https") or not address.host:
             raise Refused("not an http or https address")
-        number = self._checked(address.host, address.port or (443 if address.scheme == "https" else 80))
+        through = None if needs_no_proxy(address.host) else self._through.get(address.scheme)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        number = self._checked(address.host, port, may_be_unknown=through is not None)
         self._pace.turn(address.host)
         deadline = time.monotonic() + self._config.timeout
         self._check_deadline(deadline)
-        request = self._client.build_request(
-            "GET",
-            address.copy_with(host=number, username=None, password=None),
-            headers={"Host": address.netloc.decode("ascii")},
-            extensions={"sni_hostname": address.raw_host.decode("ascii")},  # the certificate is for the name
-        )
-        answer = self._client.send(request, stream=True)
+        if through is not None:
+            client, request = through, through.build_request("GET", address.copy_with(username=None, password=None))
+        else:
+            client = self._client
+            request = client.build_request(
+                "GET",
+                address.copy_with(host=number, username=None, password=None),
+                headers={"Host": address.netloc.decode("ascii")},
+                extensions={"sni_hostname": address.raw_host.decode("ascii")},  # the certificate is for the name
+            )
+        answer = client.send(request, stream=True)
         try:
             if answer.is_redirect:
                 return str(answer.headers["location"])
@@ -163,11 +173,16 @@ class Fetcher:
         if time.monotonic() > deadline:
             raise Refused("the server took too long")
 
-    def _checked(self, host: str, port: int) -> str:
-        """The host's IP address. Raises Refused unless all its addresses are public."""
+    def _checked(self, host: str, port: int, may_be_unknown: bool = False) -> str:
+        """The host's IP address. Raises Refused unless all its addresses are public.
+
+        ``may_be_unknown``: an empty answer for a name that only a proxy can resolve.
+        """
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
+            if may_be_unknown:
+                return ""
             raise Refused("unknown server") from error
         numbers = [str(entry[4][0]) for entry in found]
         if not self._private and not all(is_public(number) for number in numbers):

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -245,3 +246,34 @@ def test_a_list_without_any_available_image_raises_an_error_with_the_reason(
     with pytest.raises(UserError) as caught:
         bring(workspace, path)
     assert "no longer there" in caught.value.why and "failures.csv" in caught.value.try_this
+
+
+def test_a_proxy_of_the_environment_is_used_and_private_servers_stay_refused(
+    monkeypatch: pytest.MonkeyPatch, photos: dict[str, np.ndarray]
+) -> None:
+    asked: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            body = png(photos["coffee"])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.setenv("no_proxy", "localhost")
+        fetcher = Fetcher(ImportConfig(**FAST), threading.Event())
+        assert fetcher.get("http://only-the-proxy-knows.invalid/1.png").startswith(b"\x89PNG")
+        for private in ("http://10.0.0.1/x.png", "http://127.0.0.1:1/x.png"):
+            with pytest.raises(Refused, match="private network"):
+                fetcher.get(private)
+        fetcher.close()
+        proxy.shutdown()
+    assert asked == ["http://only-the-proxy-knows.invalid/1.png"]
