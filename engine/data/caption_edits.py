@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from engine.jobs.control import CancelToken, OnProgress
 
 PAGE = 2000
 EXAMPLES = 5
+SEARCH_SECONDS = 60.0
+"""Longest time that all searches of one operation may take."""
 
 Change = Callable[[Sample], str]
 """Returns the new caption of a sample that has its current caption."""
@@ -42,9 +45,18 @@ class EmptyCount:
 def replacing(search: str, by: str, regex: bool = False, match_case: bool = True, whole_words: bool = False) -> Change:
     """Searches and replaces. Raises UserError for an invalid expression, before any caption is changed."""
     captions.replace("", search, by, regex=regex, match_case=match_case, whole_words=whole_words)
-    return lambda sample: captions.replace(
-        sample.caption, search, by, regex=regex, match_case=match_case, whole_words=whole_words
-    )
+    taken = 0.0
+
+    def change(sample: Sample) -> str:
+        nonlocal taken
+        began = time.monotonic()
+        new = captions.replace(sample.caption, search, by, regex=regex, match_case=match_case, whole_words=whole_words)
+        taken += time.monotonic() - began
+        if taken > SEARCH_SECONDS:
+            raise captions.too_slow(search, f"It has taken more than {SEARCH_SECONDS:g} s")
+        return new
+
+    return change
 
 
 def adding(prefix: str = "", suffix: str = "", trigger: str = "") -> Change:

@@ -9,6 +9,8 @@ from pathlib import PurePosixPath
 
 from engine.errors import UserError
 
+PATTERN_SECONDS = 0.5
+"""Longest time that a regular expression may take on one caption."""
 CAPTIONS_AT_ONCE = 32
 """Number of captions that the text encoders process in one batch."""
 
@@ -81,23 +83,38 @@ def add_trigger(text: str, trigger: str, separator: str = ", ") -> str:
 def replace(
     text: str, search: str, by: str, *, regex: bool = False, match_case: bool = True, whole_words: bool = False
 ) -> str:
-    """Searches and replaces. ``regex``: with Python's regular expressions, and \\1 in ``by``.
+    """Searches and replaces. ``regex``: with regular expressions, and \\1 in ``by``.
 
-    Raises UserError for an empty search or an invalid expression.
+    Raises UserError for an empty search, an invalid expression, or one that takes longer than ``PATTERN_SECONDS``.
     """
     if not search:
         raise UserError("There is nothing to search for.", "The search field is empty.", "Type what to replace.")
+    import regex as patterns  # unlike re, it has a time limit and lets other threads run meanwhile
+
     pattern = search if regex else re.escape(search)
     if whole_words:
         pattern = rf"(?<!\w)(?:{pattern})(?!\w)"
+    flags = patterns.VERSION0 | (0 if match_case else patterns.IGNORECASE)
     try:
-        return re.sub(pattern, by if regex else lambda _: by, text, flags=0 if match_case else re.IGNORECASE)
-    except (re.error, IndexError) as error:
+        new = by if regex else lambda _: by
+        return str(patterns.sub(pattern, new, text, flags=flags, timeout=PATTERN_SECONDS, concurrent=True))
+    except TimeoutError as error:
+        raise too_slow(search, f"On one caption it takes longer than {PATTERN_SECONDS:g} s: {text[:60]}") from error
+    except (patterns.error, IndexError, RecursionError, MemoryError) as error:
         raise UserError(
             f"{search!r} cannot be searched for.",
             f"It is not a valid regular expression ({error}).",
             "Correct it, or turn regular expressions off.",
         ) from error
+
+
+def too_slow(search: str, why: str) -> UserError:
+    """The error for a regular expression that takes too long."""
+    return UserError(
+        f"The search for {search!r} was stopped.",
+        f"{why}.",
+        "Simplify it: alternatives inside a repetition, as in (a|aa)+, can be tried in endless ways. Nothing was changed.",
+    )
 
 
 def from_file_name(key: str) -> str:

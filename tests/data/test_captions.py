@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import nullcontext
+
 import pytest
 
 from engine.data import captions
@@ -56,6 +60,28 @@ def test_a_trigger_is_added_in_front_unless_present() -> None:
     assert captions.add_trigger("a SKS cat", "sks") == "a SKS cat"
     assert captions.add_trigger("masks", "sks") == "sks, masks"
     assert captions.add_trigger("a <x+> cat", "<x+>") == "a <x+> cat" and captions.add_trigger("a cat", " ") == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "harmless"), [("(a+)+$", True), ("(a|aa)+$", False), ("(.*a){12}$", True), ("([a-zA-Z]+)*!!$", True)]
+)
+def test_a_search_cannot_hold_anything_up(pattern: str, harmless: bool) -> None:
+    beside, stop = 0, threading.Event()
+
+    def count() -> None:
+        nonlocal beside
+        while not stop.wait(0.01):
+            beside += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    began = time.monotonic()
+    with nullcontext() if harmless else pytest.raises(UserError, match="was stopped"):
+        captions.replace("a" * 52 + "!", pattern, "x", regex=True)
+    assert time.monotonic() - began < 5
+    stop.set()
+    thread.join()
+    assert harmless or beside > 5, "other threads go on meanwhile"
 
 
 def test_search_and_replace() -> None:
