@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import re
 import sys
 import threading
 import webbrowser
@@ -59,10 +60,21 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         "--card", type=int, metavar="N", help="the graphics card to use this time, as nvidia-smi counts (0, 1, ...)"
     )
     parser.add_argument("--listen", action="store_true", help="let other computers connect; needs --password")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also answer under this name: of a reverse proxy, or of this computer in another network (repeatable)",
+    )
     parser.add_argument("--password", help=f"password to open the page (user name: {USER})")
     options = parser.parse_args(list(arguments))
     if options.listen and not options.password:
         parser.error("--listen lets other computers in: give a --password too.")
+    if options.allow_host and not options.password:
+        parser.error("--allow-host may let other computers in: give a --password too.")
+    if any(not re.fullmatch(r"[\w.-]+", name) for name in options.allow_host):
+        parser.error("--allow-host takes a name such as studio.example.org, without https:// and without a port.")
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port {options.port}: a port lies between 1 and 65535.")
     return options
@@ -108,7 +120,19 @@ def open_window(options: argparse.Namespace, workspace: Workspace, host: str, po
     context = AppContext(workspace, JobRunner(around), local=not options.listen)
     demo, live = build_app(context)
     context.shutdown.install_handlers()
-    serve(demo, workspace, live.versions, host, port, options.password, PAGES, theme=theme(), css=CSS, js=ON_LOAD)
+    serve(
+        demo,
+        workspace,
+        live.versions,
+        host,
+        port,
+        options.password,
+        PAGES,
+        options.allow_host,
+        theme=theme(),
+        css=CSS,
+        js=ON_LOAD,
+    )
     if options.port is None and port != FIRST_PORT:
         print_line(f"Port {FIRST_PORT} is in use, so this window takes {port}.")
     address = f"http://{LOOPBACK}:{port}"

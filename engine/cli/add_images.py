@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engine.disk.typed_path import typed_path
 from engine.jobs.control import Control
 from engine.workspace.paths import Workspace
 
@@ -50,8 +51,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
     console = Console(sys.stderr if options.json else sys.stdout)
     given = {name: value for name in ImportConfig.model_fields if (value := getattr(options, name)) is not None}
     place = options.source
-    if Path(place).expanduser().exists():
-        place = str(Path(place).expanduser().resolve())
+    if Path(typed_path(place)).exists():
+        place = str(Path(typed_path(place)).resolve())
     result = import_source(workspace, place, options.name or "", parse_import(given), console.progress, control.token)
     if options.json:
         print(json.dumps(result.as_dict(), ensure_ascii=False, indent=2))

@@ -7,9 +7,9 @@ python -m engine.cli timelapse RUN --picture 2 --format gif
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from engine.disk.typed_path import path_of
 from engine.jobs.control import Control
 from engine.workspace.paths import Workspace
 
@@ -21,7 +21,7 @@ def add_commands(commands: Any) -> None:
     grid.add_argument("--steps", help="checkpoints, for example 100,300,500; default: six, spread over the run")
     grid.add_argument("--pictures", default="1-2", help="held-out images, for example 1-4 or 1,3; 0: none")
     grid.add_argument(
-        "--control", action="append", default=[], type=Path, metavar="IMAGE", help="a control image of yours"
+        "--control", action="append", default=[], type=path_of, metavar="IMAGE", help="a control image of yours"
     )
     grid.add_argument("--prompt", action="append", default=[], help="instead of the images' own captions")
     grid.add_argument("--negative", default="", help="what the images should not show")
@@ -30,14 +30,14 @@ def add_commands(commands: Any) -> None:
     grid.add_argument("--sampling-steps", type=int, default=0, help="denoising steps; default: as in the run")
     grid.add_argument("--guidance", type=float, default=0.0, help="guidance (CFG) scale; default: as in the run")
     grid.add_argument("--no-plain", action="store_true", help="no column without ControlNet")
-    grid.add_argument("--out", type=Path, help="a .png or .webp file; default: in the run's folder")
+    grid.add_argument("--out", type=path_of, help="a .png or .webp file; default: in the run's folder")
     lapse = commands.add_parser("timelapse", help="the previews of one held-out image over all steps, as an animation")
     lapse.add_argument("run", help="the run's folder name")
     lapse.add_argument("--picture", type=int, default=1, help="which of the preview images; the first is 1")
     lapse.add_argument("--alone", action="store_true", help="without the control image and the original beside it")
     lapse.add_argument("--seconds", type=float, default=0.4, help="how long each step is shown")
     lapse.add_argument("--format", choices=["webp", "gif"], default="webp")
-    lapse.add_argument("--out", type=Path, help="default: in the run's folder")
+    lapse.add_argument("--out", type=path_of, help="default: in the run's folder")
 
 
 def grid(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:

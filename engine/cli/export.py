@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from engine.disk.typed_path import path_of
 from engine.errors import UserError
 from engine.export.formats import AS_TRAINED, FORMATS
 from engine.families.files import is_local
@@ -27,7 +27,7 @@ def add_commands(commands: Any) -> None:
     add_export_options(export)
 
     bring = commands.add_parser("import-net", help="import a ControlNet from a file or folder, as a run of its own")
-    bring.add_argument("file", type=Path, help="a file or folder")
+    bring.add_argument("file", type=path_of, help="a file or folder")
     bring.add_argument("--base", default="demo", help="the base it was trained for, as in the settings")
     bring.add_argument("--type", default="", help="its condition type; default: what the file says")
     bring.add_argument("--name", default="", help="name of the run; default: that of the file")
@@ -55,12 +55,13 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "--rank", type=int, default=AS_TRAINED, help="rank of a Control-LoRA; default: as it was trained, else 128"
     )
     parser.add_argument("--name", help="name of the file; default: the run's name")
-    parser.add_argument("--out", type=Path, help="folder; default: the run's exports folder")
+    parser.add_argument("--out", type=path_of, help="folder; default: the run's exports folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 
 
 def _export(options: argparse.Namespace, workspace: Workspace, control: Control) -> int:
     from engine.export.merge import merged_checkpoints
+    from engine.runs.choice import choose_checkpoint
     from engine.runs.run import Run
 
     run = Run(workspace.run_folder(options.run))
@@ -70,13 +71,12 @@ def _export(options: argparse.Namespace, workspace: Workspace, control: Control)
             known = ", ".join(names) or "none"
             raise UserError(f"{run.name} has no average {options.merged}.", f"There are: {known}.", "Choose one.")
         return _write(options, workspace, control, run, names[options.merged])
-    chosen = [c for c in run.checkpoints() if options.step in (None, c.step)]
-    if not chosen:
-        steps = ", ".join(f"{c.step:,}" for c in run.checkpoints()) or "none"
-        raise UserError(f"{run.name} has no such checkpoint.", f"There are: {steps}.", "Choose one of these steps.")
+    chosen, notices = choose_checkpoint(run, options.step)
+    for sentence in notices:
+        print(sentence)
     if options.compare:
-        return _compare(options, workspace, control, run, chosen[-1])
-    return _write(options, workspace, control, run, chosen[-1])
+        return _compare(options, workspace, control, run, chosen)
+    return _write(options, workspace, control, run, chosen)
 
 
 def _write(options: argparse.Namespace, workspace: Workspace, control: Control, run: Any, checkpoint: Any) -> int:
@@ -99,7 +99,8 @@ def _write(options: argparse.Namespace, workspace: Workspace, control: Control, 
         base=base,
         rank=options.rank,
     )
-    print(f"{result.path} ({format_bytes(result.bytes)}; {result.checked})")
+    what = f"step {checkpoint.step:,}"
+    print(f"{result.path} ({what}, {format_bytes(result.bytes)}; {result.checked})")
     return 0
 
 

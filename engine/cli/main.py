@@ -35,6 +35,7 @@ from engine.cli import add_images, captions, check, compare, evaluate, export, p
 from engine.cli.options import add_processes, add_settings, parse_settings
 from engine.cli.train import EXIT_INTERRUPTED
 from engine.config.toml import join_words
+from engine.disk.typed_path import path_of
 from engine.distributed import group
 from engine.distributed.launch import start_together
 from engine.errors import Offer, UserError
@@ -53,7 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(
         prog="engine.cli", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workspace", type=Path, help="folder for datasets, runs and models")
+    parser.add_argument("--workspace", type=path_of, help="folder for datasets, runs and models")
     parser.add_argument(
         "--card", type=int, metavar="N", help="the graphics card to use, as nvidia-smi counts; default: the largest"
     )

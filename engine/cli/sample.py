@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.disk.typed_path import path_of
 from engine.errors import UserError
 from engine.inference import settings
 from engine.jobs.control import Control
@@ -18,17 +19,21 @@ def add_command(commands: Any) -> None:
     """Add "sample" to the command line's parsers. The settings of an image come from ``engine.inference.settings``."""
     sample = commands.add_parser("sample", help="draw images with a run's ControlNet")
     sample.add_argument("run", help="the run's folder name")
-    sample.add_argument("--control", type=Path, help="a control image; default: a held-out one, with its caption")
-    sample.add_argument("--photo", type=Path, help="an image whose map is made as in training, instead of --control")
+    sample.add_argument("--control", type=path_of, help="a control image; default: a held-out one, with its caption")
+    sample.add_argument("--photo", type=path_of, help="an image whose map is made as in training, instead of --control")
     sample.add_argument("--step", type=int, help="checkpoint; default: the newest")
-    sample.add_argument("--net", type=Path, help="another ControlNet, file or folder, instead of a checkpoint")
-    sample.add_argument("--bases", type=Path, metavar="FOLDER", help="draw on every base in there: does it transfer?")
+    sample.add_argument("--net", type=path_of, help="another ControlNet, file or folder, instead of a checkpoint")
+    sample.add_argument(
+        "--bases", type=path_of, metavar="FOLDER", help="draw on every base in there: does it transfer?"
+    )
     sample.add_argument("--count", type=int, default=1, help="number of images, each with the next seed")
-    sample.add_argument("--over", type=Path, metavar="IMAGE", help="draw over this image (img2img)")
-    sample.add_argument("--mask", type=Path, metavar="IMAGE", help="white where --over is redrawn (inpainting)")
-    sample.add_argument("--second-control", type=Path, metavar="IMAGE", help="its control image; default: the same one")
+    sample.add_argument("--over", type=path_of, metavar="IMAGE", help="draw over this image (img2img)")
+    sample.add_argument("--mask", type=path_of, metavar="IMAGE", help="white where --over is redrawn (inpainting)")
+    sample.add_argument(
+        "--second-control", type=path_of, metavar="IMAGE", help="its control image; default: the same one"
+    )
     sample.add_argument("--without", action="store_true", help="also draw without the ControlNet, to compare")
-    sample.add_argument("--out", type=Path, help="folder; default: the workspace's outputs")
+    sample.add_argument("--out", type=path_of, help="folder, or a .png file for one image; default: outputs")
     add_settings(sample.add_argument_group("settings of the image"))
 
 
@@ -90,7 +95,9 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
         results = [Transferred(one.base, image) for one, image in zip(requests, drawn, strict=True)]
     for note in dict.fromkeys([*notes, *session.warnings]):
         console.say(note)
-    folder = options.out or workspace.outputs
+    folder, only = options.out or workspace.outputs, None
+    if options.out and options.out.suffix.lower() == ".png" and len(results) == 1:
+        folder, only = options.out.parent, options.out
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{trained.name}_{name}"
     for one, result in zip(requests, results, strict=True):
@@ -99,7 +106,8 @@ def run(options: argparse.Namespace, workspace: Workspace, control: Control) -> 
             continue
         where = f"_{result.name}" if options.bases else ""
         ending = "without" if one.without_control else "with"
-        path = _save(folder / f"{stem}{where}_seed-{one.seed}_{ending}.png", result.image, one, trained.name, name)
+        path = only or folder / f"{stem}{where}_seed-{one.seed}_{ending}.png"
+        path = _save(path, result.image, one, trained.name, name)
         console.say(str(path))
     return 0
 
@@ -140,13 +148,12 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
 def _net(options: argparse.Namespace, trained: Any) -> tuple[Path, str]:
     if options.net:
         return options.net, options.net.stem
-    for checkpoint in reversed(trained.checkpoints()):
-        if options.step in (None, checkpoint.step):
-            return checkpoint.controlnet, f"step-{checkpoint.step}"
-    which = f"at step {options.step:,}" if options.step is not None else "yet"
-    raise UserError(
-        "There is no such checkpoint.", f"The run {trained.name} has none {which}.", "Choose another step, or --net."
-    )
+    from engine.runs.choice import choose_checkpoint
+
+    checkpoint, notices = choose_checkpoint(trained, options.step)
+    for sentence in notices:
+        print(sentence)
+    return checkpoint.controlnet, f"step-{checkpoint.step}"
 
 
 def _save(path: Path, image: Any, request: Any, run_name: str, net: str) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from engine.cli import processes
 from engine.cli.options import add_changes, add_processes, add_settings, parse_settings
 from engine.config import SECTIONS
 from engine.config.presets import flatten
+from engine.disk.typed_path import path_of
 from engine.distributed import group
 from engine.jobs.control import Control
 from engine.runs.run import Run
@@ -21,7 +21,7 @@ EXIT_INTERRUPTED = 130
 def add_commands(commands: Any) -> None:
     """Add "train" and "resume" to the command line's parsers."""
     train = commands.add_parser("train", help="train a ControlNet")
-    train.add_argument("file", type=Path, nargs="?", help="settings as a TOML file, like the presets")
+    train.add_argument("file", type=path_of, nargs="?", help="settings as a TOML file, like the presets")
     begin = train.add_mutually_exclusive_group()
     begin.add_argument("--preset", help="one of the app's presets or of yours; default: the one for this machine")
     begin.add_argument(
@@ -29,7 +29,9 @@ def add_commands(commands: Any) -> None:
     )
     train.add_argument("--dataset", help="the dataset's name")
     train.add_argument("--base", help="the base model, as in the settings")
-    train.add_argument("--write", type=Path, metavar="FILE", help="write all settings to a TOML file, and do not train")
+    train.add_argument(
+        "--write", type=path_of, metavar="FILE", help="write all settings to a TOML file, and do not train"
+    )
     add_settings(train)
     resume = commands.add_parser("resume", help="resume a run")
     resume.add_argument("run", help="the run's folder name")

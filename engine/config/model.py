@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from engine.config.setting import Section, setting
+from engine.disk.typed_path import typed_path
 
 
 class ModelConfig(Section):
@@ -74,3 +77,8 @@ class ModelConfig(Section):
         "v-prediction bases are. auto, the usual choice: as its config, its file or a .yaml beside it says.",
         advanced=True,
     )
+
+    @field_validator("base", "controlnet")
+    @classmethod
+    def _as_meant(cls, text: str) -> str:
+        return typed_path(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,16 +47,25 @@ class Preset:
 def read_toml(path: Path) -> dict[str, Any]:
     """Contents of a TOML file. Raises UserError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # Windows' editors write a byte order mark
     except FileNotFoundError as error:
         raise UserError(f"{path} cannot be read.", "The file does not exist.", "Check the path.") from error
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} cannot be read.", f"It is not valid TOML: {error}.", "Correct that line.") from error
+        raise UserError(f"{path} cannot be read.", f"It is not valid TOML: {error}.", _toml_advice(path)) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read.", f"It is not UTF-8 text: {error}.", "Save it as UTF-8.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read.", f"{error.strerror or error}.", "Look at its permissions.") from error
+
+
+def _toml_advice(path: Path) -> str:
+    """What to try with a file that is no TOML: the two mistakes that most people make are named."""
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    if re.search(r'=\s*"[^"\n]*\\[^"\n]*"', text):
+        return "Write Windows paths in single quotes: base = 'C:\\models\\base.safetensors'."
+    if re.search(r"=\s*\d+,\d+", text):
+        return "Write decimals with a point: learning_rate = 0.00001."
+    return "Correct that line."
 
 
 def load_preset(path: Path, known: Mapping[str, Preset] | None = None) -> Preset:

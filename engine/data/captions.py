@@ -113,7 +113,7 @@ def too_slow(search: str, why: str) -> UserError:
     return UserError(
         f"The search for {search!r} was stopped.",
         f"{why}.",
-        "Simplify it: alternatives inside a repetition, as in (a|aa)+, can be tried in endless ways. Nothing was changed.",
+        "Simplify it: alternatives inside a repetition, as in (a|aa)+, can be tried in endless ways. Nothing changed.",
     )
 
 

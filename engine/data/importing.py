@@ -28,6 +28,7 @@ from engine.data.sources.hub import hub_id
 from engine.data.sources.urls import FAILURES
 from engine.disk.durable import atomic_write_text
 from engine.disk.images import MIN_SIDE
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.workspace.paths import Workspace, safe_name
@@ -72,7 +73,7 @@ class ImportResult:
 
 def suggest_name(place: str) -> str:
     """Suggests a dataset name for a source. Empty for an empty source."""
-    bare = hub_id(place) or place.strip().strip('"').rstrip("/\\")
+    bare = hub_id(place) or typed_path(place).rstrip("/\\")
     if not bare:
         return ""
     path = Path(bare).expanduser()
@@ -301,13 +302,8 @@ def _record_origin(dataset_folder: Path, folder: Path, origin: str) -> None:
 
 
 def _clean(place: str) -> str:
-    """Removes what people paste along: quotation marks, or file:// in front."""
-    bare = place.strip().strip('"').strip("'")
-    if bare.lower().startswith("file://"):
-        from urllib.parse import urlsplit
-        from urllib.request import url2pathname
-
-        bare = url2pathname(urlsplit(bare).path)
+    """The path, address or name that the user means."""
+    bare = typed_path(place)
     if not bare:
         raise UserError("Nothing was chosen.", "The field is empty.", "Give the folder or the list of your images.")
     return bare

@@ -12,6 +12,7 @@ from pathlib import Path
 from engine.disk.durable import move_into_place
 from engine.disk.in_use import clear
 from engine.disk.space import free_bytes
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.export.formats import ExportResult
 from engine.export.out import CARD_ENDING, SPARE_BYTES
@@ -51,6 +52,10 @@ PROGRAMS: tuple[Program, ...] = (
 NESTED = ("ComfyUI", "webui", "stable-diffusion-webui", "stable-diffusion-webui-forge")
 """Portable packages hold the program in a folder with one of these names."""
 
+SHARED = ("Data/Models/ControlNet", "Models/ControlNet", "Models/controlnet", "ControlNet", "controlnet")
+"""Folders of ControlNets that several programs share: in Stability Matrix, SwarmUI and similar shells, or in a folder
+of models itself."""
+
 
 def program(name: str) -> Program:
     """Find a program by name."""
@@ -63,7 +68,7 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
     Raises:
         UserError: the folder does not belong to that program.
     """
-    folder = Path(chosen).expanduser()
+    folder = Path(typed_path(chosen))
     if not str(chosen).strip() or not folder.is_dir():
         raise UserError(
             f"The folder of {wanted.title} was not found.",
@@ -74,8 +79,13 @@ def models_folder(chosen: Path | str, wanted: Program) -> Path:
         if _belongs(candidate, wanted):
             places = [candidate / place for place in wanted.models if _is_dir_exactly(candidate, place)]
             return places[0] if places else candidate / wanted.default
-    itself = folder.resolve().as_posix()
-    if any(itself.endswith("/" + place) for place in wanted.models):
+    shared = next((folder / place for place in SHARED if _is_dir_exactly(folder, place)), None)
+    if shared is not None:
+        return shared
+    itself = folder.resolve()
+    if itself.name.casefold() == "controlnet" and itself.parent.name.casefold() == "models":
+        return folder
+    if any(itself.as_posix().endswith("/" + place) for place in wanted.models):
         return folder
     raise UserError(
         f"{folder} does not look like {wanted.title}.",

@@ -12,6 +12,7 @@ from engine.conditions import registry
 from engine.config.presets import resolve
 from engine.disk.durable import ChecksumPool, atomic_write_text
 from engine.disk.in_use import clear
+from engine.disk.typed_path import typed_path
 from engine.families.distilled import usual_settings
 from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
@@ -50,6 +51,7 @@ def import_as_run(
 
     stage(0, "Reading")
     path = Path(path).expanduser()
+    path = Path(typed_path(path))
     located = workspace.locate_base(base)
     family = detect(located)
     found = read_controlnet(path, family, located)

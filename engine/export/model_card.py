@@ -12,7 +12,7 @@ from engine.disk.durable import atomic_write_text
 from engine.disk.images import opened
 from engine.errors import UserError
 from engine.export import workflow
-from engine.export.preprocessors import Preprocessor, preprocessor
+from engine.export.preprocessors import NODE_PACK, NODE_PACK_SOURCE, Preprocessor, preprocessor
 from engine.export.story import Story
 from engine.families.facts import FamilyFacts
 
@@ -54,13 +54,24 @@ def settings(file: str, facts: Mapping[str, str], family: FamilyFacts, story: St
     drawn = story.drawn
     return workflow.Settings(
         file=file,
-        base=f"{facts.get('base', 'your-base').rsplit('/', 1)[-1]}.safetensors",
+        base=checkpoint_name(facts.get("base", "your-base")),
         strength=drawn.strength if drawn else 1.0,
         steps=drawn.sampling_steps if drawn else 20,
         guidance=drawn.guidance_scale if drawn else 7.5,
         side=story.resolution or DEFAULT_SIDE,
         clip_skip=story.clip_skip if story.clip_skip > family.text_layer else 1,
     )
+
+
+def checkpoint_name(base: str) -> str:
+    """The file's name under which a base is likely to lie in ComfyUI's models folder."""
+    name = base.rsplit("/", 1)[-1]
+    return name if is_one_file(name) else f"{name}.safetensors"
+
+
+def is_one_file(base: str) -> bool:
+    """Whether a base is a file, not a folder or a Hugging Face id."""
+    return base.lower().endswith((".safetensors", ".ckpt"))
 
 
 def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, story: Story, examples: list[str]) -> str:
@@ -94,14 +105,27 @@ def card(file: str, kind: str, facts: Mapping[str, str], family: FamilyFacts, st
             "## In ComfyUI",
             "",
             f"Put `{file}` into `models/controlnet` and open `{EDITOR}` with File > Open (`{SERVER}` is the "
-            "same for its server).",
+            "same for its server). Choose your base model in the first node.",
+            *_nodes_needed(facts),
             "",
             "## In AUTOMATIC1111 and Forge",
             "",
             f"Put `{file}` into `models/ControlNet`; `{NOTE}` names the preprocessor.",
+            *(["", family.a1111_caveat] if family.a1111_caveat else []),
             "",
         ]
     return "\n".join(lines)
+
+
+def _nodes_needed(facts: Mapping[str, str]) -> list[str]:
+    """What has to be installed into ComfyUI for the workflow."""
+    if not preprocessor(facts.get("condition_type", "")).node:
+        return []
+    return [
+        "",
+        f"The node that makes the map is one of [{NODE_PACK}](https://github.com/{NODE_PACK_SOURCE}): install it with "
+        "ComfyUI's manager. Without it the workflow does not start.",
+    ]
 
 
 ROWS = (
@@ -137,6 +161,8 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
             'part = {"subfolder": "text_encoder", "num_hidden_layers": layers}',
             "pipeline.text_encoder = CLIPTextModel.from_pretrained(BASE, **part)",
         ]
+    from_base = "from_single_file" if is_one_file(base) else "from_pretrained"
+    checker = ", safety_checker=None" if family.safety_checker else ""
     if kind == "single_file":
         load = [
             "with safe_open(FILE, framework='pt') as file:",
@@ -162,11 +188,11 @@ def snippet(file: str, kind: str, base: str, family: FamilyFacts, story: Story) 
             f'BASE = "{base or "your/base"}"',
             "",
             *load,
-            f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float(), safety_checker=None)"
-            if family.safety_checker
-            else f"pipeline = {pipeline}.from_pretrained(BASE, controlnet=controlnet.float())",
+            'device = "cuda" if torch.cuda.is_available() else "cpu"',
+            'dtype = torch.float16 if device == "cuda" else torch.float32',
+            f"pipeline = {pipeline}.{from_base}(BASE, controlnet=controlnet{checker})",
             *earlier_layer,
-            'pipeline.to("cuda" if torch.cuda.is_available() else "cpu")',
+            "pipeline.to(device, dtype)",
             f'control = Image.open("map.png").convert("RGB").resize(({side}, {side}))  # the map, not the photograph',
             f'settings = {{"image": control, "controlnet_conditioning_scale": {strength}{clip_skip}}}',
             'picture = pipeline("your prompt", **settings).images[0]',
@@ -193,6 +219,7 @@ def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near
             f"3. Choose the model {Path(file).stem}. Leave its name as it is: the version is read from it.",
             f"4. Control weight {strength:g}, pixel perfect on, resize mode: crop and resize.",
             *([f"5. Settings, Stable Diffusion: Clip skip {story.clip_skip}."] if skipped else []),
+            *([f"5. {family.a1111_caveat}"] if family.a1111_caveat else []),
             "",
             f"Condition: {_title(facts.get('condition_type', ''))} {facts.get('condition_parameters', '')}".rstrip(),
             "",

@@ -101,6 +101,7 @@ def export(
     try:
         stage(1, "Writing")
         _write(lambda: module.write(temporary, source), target)
+        give_ordinary_permissions(temporary)
         stage(2, "Checking")
         read = module.read(temporary)
         checked = _check(temporary, read, source, family, stem, target.name)
@@ -174,6 +175,22 @@ def _against_base(
         precision = str(whole.about["control_lora"].get("precision", "fp32"))
         return as_trained(source, read_factors(whole, weights), copied, trained, precision)
     return against_base(source, copied, rank or DEFAULT_RANK, token)
+
+
+def give_ordinary_permissions(path: Path) -> None:
+    """Give a file, or the files of a folder, the permissions of any new file: other accounts' programs may read it.
+
+    The safetensors library writes files that only this account may read.
+    """
+    files = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
+    probe = path.with_name(f"{path.name}.new")
+    try:
+        probe.touch()
+        usual = probe.stat().st_mode
+    finally:
+        probe.unlink(missing_ok=True)
+    for file in files:
+        file.chmod(usual & 0o777)
 
 
 def _demand_free_name(target: Path, way: ExportFormat, overwrite: bool) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+NODE_PACK, NODE_PACK_SOURCE = "comfyui_controlnet_aux", "Fannovel16/comfyui_controlnet_aux"
 Parameters = Mapping[str, Any]
 Values = dict[str, Any]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.export.preprocessors import Preprocessor
+from engine.export.preprocessors import NODE_PACK, Preprocessor
 
 Link = tuple[str, int]
 """Name of the source node, and the number of its output."""
@@ -162,7 +162,7 @@ def for_editor(made: Mapping[str, Node]) -> dict[str, Any]:
                 {"name": n, "type": t, "links": outgoing.get((name, slot), []), "slot_index": slot}
                 for slot, (n, t) in enumerate(kind.outputs)
             ],
-            "properties": {"Node name for S&R": node.kind},
+            "properties": {"Node name for S&R": node.kind, "cnr_id": "comfy-core" if node.kind in CORE else NODE_PACK},
             "widgets_values": values,
         }
         entries.append(entry | ({"title": node.title} if node.title else {}))

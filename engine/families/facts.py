@@ -46,6 +46,8 @@ class FamilyFacts:
     """The text encoder's layer that the base reads, counted from the last as AUTOMATIC1111's Clip skip does."""
     clip_skip_argument: bool = False
     """diffusers' pipeline can be told to read an earlier layer. The ones for SD 1 and 2 fail with transformers 5."""
+    a1111_caveat: str = ""
+    """What users of AUTOMATIC1111 have to know, as a sentence."""
     denoiser: str = "unet"
     """Name of the denoiser: its folder in a base, and its attribute of a diffusers pipeline."""
     denoiser_class: str = "UNet2DConditionModel"
@@ -80,6 +82,8 @@ SD2 = FamilyFacts(
     outputs=12,
     lora_mark=True,
     text_layer=2,  # diffusers' folders leave out the layer behind it
+    a1111_caveat="AUTOMATIC1111's ControlNet extension computes the attention of Stable Diffusion 2 nets with another "
+    "number of heads, so images differ a little from those here; ComfyUI's do not.",
 )
 SDXL = FamilyFacts(
     name="sdxl",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.disk.tensor_file import tensor_shapes
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.families.facts import FACTS, FamilyFacts, by_text_width, of_class, of_config
 from engine.workspace.paths import Workspace
@@ -39,6 +40,7 @@ def bases_in(folder: Path) -> list[str]:
     Raises:
         UserError: there is no such folder.
     """
+    folder = Path(typed_path(folder))
     if not folder.is_dir():
         raise UserError(
             f"{folder} is not a folder.", "Bases are looked for in one.", "Give the folder that holds them."

@@ -44,6 +44,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     window.add_argument("--no-browser", action="store_true", help="do not open the browser")
     window.add_argument("--card", type=int, metavar="N", help="number of the graphics card, from 0")
     window.add_argument("--listen", action="store_true", help="let other computers connect (needs --password)")
+    window.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="also answer under this name (repeatable)"
+    )
     window.add_argument("--password", metavar="WORD", help="ask for this password")
     window.add_argument("--port", type=int, metavar="N", help="the port to answer on")
     window.add_argument("--workspace", metavar="DIR", help="folder of datasets, runs and models")
@@ -143,6 +146,7 @@ def _install(options: argparse.Namespace, layout: Layout, console: Console, envi
 def _for_the_app(options: argparse.Namespace) -> list[str]:
     """The options that app.py gets."""
     handed = [flag for flag, given in (("--no-browser", options.no_browser), ("--listen", options.listen)) if given]
+    handed += [word for name in options.allow_host for word in ("--allow-host", name)]
     for name in ("port", "card", "workspace", "password"):
         value = getattr(options, name)
         if value is not None:

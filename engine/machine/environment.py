@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import sys
@@ -21,6 +22,9 @@ EXPANDABLE = "expandable_segments:True"
 
 def prepare() -> None:
     """Set what is not set already, for this process and its children. The order of the cards is always set."""
+    for stream in (sys.stdout, sys.stderr):  # a console, or a file that it is sent to, may not have all letters
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     for sentence in prepare_proxies():
         print(sentence, file=sys.stderr)
     count_like_nvidia_smi()

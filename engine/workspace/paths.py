@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from engine.disk.space import free_bytes
+from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 
 APP_FOLDER = Path(__file__).resolve().parents[2]
@@ -112,6 +113,7 @@ class Workspace:
         Raises:
             UserError: there is no such base model.
         """
+        base = typed_path(base)
         if base == "demo":
             if not (DEMO_BASE / "model_index.json").exists():
                 raise UserError(

@@ -58,6 +58,6 @@ def test_a_missing_checkpoint_and_a_missing_run_are_named(
 ) -> None:
     root, run = sampled
     assert main(["--workspace", str(root), "sample", run, "--step", "500"]) == 2
-    assert "has none at step 500" in capsys.readouterr().err
+    assert "no checkpoint of step 500" in capsys.readouterr().err
     assert main(["--workspace", str(root), "sample", "gone"]) == 2
     assert "no run called gone" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from engine.conditions import registry
 from engine.config import RunConfig
 from engine.errors import UserError
 from engine.export import export, workflow
+from engine.export.model_card import card, settings, snippet
 from engine.export.preprocessors import PREPROCESSORS, preprocessor
-from engine.export.story import story_of
+from engine.export.story import Story, story_of
+from engine.families.facts import SD1, SD2
 from tests.checkpoint_folder import write_checkpoint
 
 # Class names of comfyui_controlnet_aux, as its README and NODE_CLASS_MAPPINGS list them.
@@ -102,6 +106,47 @@ def test_the_cards_code_runs(
     exec(compile(faster, "card", "exec"), {})
     with Image.open("picture.png") as picture:
         assert picture.size == (64, 64)
+
+
+@pytest.mark.parametrize("format", ["single_file", "diffusers"])
+def test_the_cards_code_runs_with_a_base_in_half_precision(
+    scored: Path, tiny_base: Path, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch, edges: Image.Image
+) -> None:
+    made = export(scored, format, tmp_path / "out", "mine")
+    assert made.card is not None
+    code = re.search(r"```python\n(.*?)```", (made.card / "README.md").read_text(encoding="utf-8"), re.S)
+    assert code is not None
+    here = made.path if made.path.is_dir() else made.path.parent
+    shutil.copytree(tiny_base, here / "my-base")
+    for file in (here / "my-base").rglob("*.safetensors"):
+        save_file({name: value.half() for name, value in load_file(file).items()}, file, {"format": "pt"})
+    edges.save(here / "map.png")
+    monkeypatch.chdir(here)
+    exec(compile(code[1].replace('"your prompt"', '"a", num_inference_steps=1'), "card", "exec"), {})
+    assert (here / "picture.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["my_base.safetensors", "old.ckpt"])
+def test_a_base_in_one_file_keeps_its_name(name: str) -> None:
+    facts = {"base": name, "condition_type": "canny"}
+    assert settings("net.safetensors", facts, SD1, Story()).base == name
+    code = snippet("net.safetensors", "single_file", name, SD1, Story())
+    assert f'BASE = "{name}"' in code and "Pipeline.from_single_file(BASE" in code
+    assert "from_pretrained(BASE" in snippet("net.safetensors", "single_file", "owner/name", SD1, Story())
+
+
+def test_the_card_says_what_else_a_program_needs(scored: Path, tmp_path: Path) -> None:
+    made = export(scored, "single_file", tmp_path / "out", "mine")
+    assert made.card is not None
+    readme = (made.card / "README.md").read_text(encoding="utf-8")
+    assert "comfyui_controlnet_aux" in readme and "first node" in readme
+    editor, _ = workflows(made.card)
+    packs = {node["type"]: node["properties"]["cnr_id"] for node in editor["nodes"]}
+    assert packs["CannyEdgePreprocessor"] == "comfyui_controlnet_aux" and packs["KSampler"] == "comfy-core"
+    assert "number of heads" in card("a.pth", "pth", {"condition_type": "canny"}, SD2, Story(), [])
+    if os.name == "posix":
+        (tmp_path / "new").touch()
+        assert made.path.stat().st_mode == (tmp_path / "new").stat().st_mode, "other accounts' programs may read it"
 
 
 def workflows(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import UserError
-from engine.export.deliver import copy_to, models_folder, opening_command, program
+from engine.export.deliver import PROGRAMS, Program, copy_to, models_folder, opening_command, program
 from engine.jobs.control import Cancelled, Control
 from engine.workspace.paths import Workspace
 from engine.workspace.remembered import remember, remembered
@@ -58,6 +58,15 @@ def test_another_folder_is_refused(tmp_path: Path, wanted) -> None:
     for nothing in ("", tmp_path / "gone"):
         with pytest.raises(UserError, match="was not found"):
             models_folder(nothing, wanted)
+
+
+@pytest.mark.parametrize("place", ["Data/Models/ControlNet", "Models/controlnet", "Models/ControlNet"])
+@pytest.mark.parametrize("wanted", PROGRAMS, ids=lambda one: one.name)
+def test_folders_that_programs_share_are_known(tmp_path: Path, place: str, wanted: Program) -> None:
+    there = tmp_path / "shell" / place
+    there.mkdir(parents=True)
+    assert models_folder(tmp_path / "shell", wanted) == there
+    assert models_folder(f'"{there}"', wanted) == there
 
 
 def test_one_program_is_not_the_other(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ class LocalGuard:
     Args:
         names: host names that are ours.
         any_address: accept every plain IP address too.
+        allowed: more names, which the user gave: of a reverse proxy, or of this computer in another network.
         requests: checks the requests of our own page; None lets all of them through.
     """
 
@@ -107,9 +108,11 @@ class LocalGuard:
         names: frozenset[str] = LOOPBACK_NAMES,
         any_address: bool = False,
         requests: RequestFilter | None = None,
+        allowed: frozenset[str] = frozenset(),
     ) -> None:
         self.app = app
-        self.names = names
+        self.names = names | allowed
+        self.allowed = allowed
         self.any_address = any_address
         self.requests = requests
 
@@ -142,6 +145,21 @@ class LocalGuard:
             if not answered:
                 await _refuse(scope, receive, send, refusal)
 
+    def _is_allowed_name(self, origin: str) -> bool:
+        """Whether an Origin is one of the names that the user allowed: a reverse proxy may send another Host."""
+        try:
+            parts = urlsplit(origin)
+            return parts.scheme in ("http", "https") and parts.hostname in self.allowed
+        except ValueError:
+            return False
+
+    def _why(self, hosts: list[str]) -> str:
+        why = "this app answers only to its own page on this computer."
+        name = _name_of(f"//{hosts[0]}") if len(hosts) == 1 else None
+        if name is None or name in self.names or not self.any_address:
+            return why
+        return f"{why} If {name} is a name of yours for it, start it with --allow-host {name}."
+
     def _check_sender(self, scope: Any) -> None:
         hosts, origins, sites, modes = (
             [v.decode("latin-1") for k, v in scope["headers"] if k == name]
@@ -150,9 +168,9 @@ class LocalGuard:
         if not (
             len(hosts) == 1
             and host_allowed(hosts[0], self.names, self.any_address)
-            and all(origin_allowed(origin, hosts[0]) for origin in origins)
+            and all(origin_allowed(origin, hosts[0]) or self._is_allowed_name(origin) for origin in origins)
         ):
-            raise Refused(403, "this app answers only to its own page on this computer.")
+            raise Refused(403, self._why(hosts))
         # Images, scripts and frames that other pages embed come without an Origin, but browsers mark them. A link on
         # another page may open our front page and nothing else.
         if any(site not in ("same-origin", "none") for site in sites):

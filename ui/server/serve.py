@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -112,12 +112,14 @@ def serve(
     port: int,
     password: str | None,
     max_pages: int,
+    allowed: Collection[str] = (),
     **look: Any,
 ) -> None:
     """Start the server in threads of its own.
 
     Args:
         demo: the Blocks. versions: see ``Poll``.
+        allowed: host names that the user gave with --allow-host.
         max_pages: how many open pages gradio keeps in memory, more than a megabyte each.
         look: theme, css and js of the page.
 
@@ -131,7 +133,14 @@ def serve(
     everywhere = host == EVERYWHERE
     names = LOOPBACK_NAMES | machine_names() if everywhere else LOOPBACK_NAMES
     requests = RequestFilter((workspace.thumbnails, workspace.outputs), workspace.temporary, MAX_UPLOAD)
-    guard = Middleware(LocalGuard, names=names, any_address=everywhere, requests=requests)  # type: ignore[arg-type]
+    own = frozenset(name.lower() for name in allowed)
+    guard = Middleware(
+        LocalGuard,  # type: ignore[arg-type]
+        names=names,
+        any_address=everywhere,
+        requests=requests,
+        allowed=own,
+    )
     poll = Middleware(Poll, versions=versions)  # type: ignore[arg-type]
     try:
         demo.launch(

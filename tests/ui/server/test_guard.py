@@ -78,6 +78,17 @@ def test_in_the_network_addresses_are_answered_and_foreign_names_are_not() -> No
     assert open_client.get("/", headers={"host": "evil.example"}).status_code == 403
 
 
+def test_a_name_that_the_user_allows_is_answered_and_others_are_told_how() -> None:
+    behind = client(any_address=True, allowed=frozenset({"studio.example.org"}))
+    assert behind.get("/", headers={"host": "studio.example.org"}).status_code == 200
+    proxied = {"host": "127.0.0.1:7860", "origin": "https://studio.example.org"}
+    assert behind.post("/", headers=proxied).status_code == 200
+    assert behind.post("/", headers={"host": "studio.example.org", "origin": "https://evil.example"}).status_code == 403
+    refused = behind.get("/", headers={"host": "studio.lan:7860"})
+    assert refused.status_code == 403 and "--allow-host studio.lan" in refused.text
+    assert "--allow-host" not in client().get("/", headers={"host": "evil.example"}).text
+
+
 def test_pages_may_load_nothing_from_elsewhere() -> None:
     policy = client().get("/").headers["content-security-policy"]
     assert "default-src 'self'" in policy

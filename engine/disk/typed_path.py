@@ -1,0 +1,52 @@
+"""Paths as people paste them: with quotation marks, invisible marks, file://, variables, Windows' long form."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+_QUOTES = "\"'`“”„‘’«»"
+_LONG_FORM = re.compile(r"^\\\\\?\\(UNC\\)?")
+_WINDOWS_VARIABLE = re.compile(r"%([A-Za-z_()0-9]+)%")
+
+
+def typed_path(text: str | os.PathLike[str]) -> str:
+    """What a person means by a text that should be a path. Names that are no paths, such as Hugging Face ids, stay.
+
+    Takes off quotation marks, blanks and invisible marks around it, file:// and Windows' long form in front of it, and
+    fills in ``~`` and environment variables. The text itself counts if it names something that exists.
+    """
+    given = os.fspath(text)
+    if given and given == given.strip() and _exists(given):
+        return given
+    bare = "".join(letter for letter in given if unicodedata.category(letter) not in ("Cf", "Cc"))
+    bare = bare.replace("\u00a0", " ").strip()
+    while len(bare) >= 2 and bare[0] in _QUOTES and bare[-1] in _QUOTES:
+        bare = bare[1:-1].strip()
+    if bare.lower().startswith("file:"):
+        parts = urlsplit(bare)
+        host = f"//{parts.netloc}" if parts.netloc not in ("", "localhost") else ""
+        bare = url2pathname(host + parts.path)
+    bare = _LONG_FORM.sub(lambda match: "\\\\" if match[1] else "", bare)
+    if "$" in bare or "%" in bare:
+        filled = _WINDOWS_VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), os.path.expandvars(bare))
+        bare = bare if _exists(bare) else filled
+    return str(Path(bare).expanduser()) if bare.startswith("~") else bare
+
+
+def path_of(text: str) -> Path:
+    """``typed_path`` as a Path, for options of the command line. Raises ValueError for an empty one."""
+    if not (found := typed_path(text)):
+        raise ValueError("no path is given")
+    return Path(found)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False

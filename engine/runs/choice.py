@@ -1,0 +1,34 @@
+"""Which checkpoint of a run is meant, and what has to be said about it."""
+
+from __future__ import annotations
+
+from engine.errors import UserError
+from engine.runs.checkpoints import Checkpoint, broken_checkpoints, list_checkpoints
+from engine.runs.run import Run
+
+
+def choose_checkpoint(run: Run, step: int | None = None) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint of a step, or the newest one; and sentences on newer ones that are damaged and left out.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    found = list_checkpoints(run.folder)
+    broken = broken_checkpoints(run.folder)
+    chosen = next((checkpoint for checkpoint in reversed(found) if step in (None, checkpoint.step)), None)
+    if chosen is not None:
+        newer = [sentence for sentence in broken if _step(sentence) > chosen.step] if step is None else []
+        return chosen, [f"{sentence} Step {chosen.step:,} is used instead." for sentence in newer]
+    damaged = next((sentence for sentence in broken if step is not None and _step(sentence) == step), "")
+    steps = ", ".join(f"{checkpoint.step:,}" for checkpoint in found) or "none"
+    raise UserError(
+        f"{run.name} has no {'usable ' if broken else ''}checkpoint{'' if step is None else f' of step {step:,}'}.",
+        f"{damaged + ' ' if damaged else ''}Whole ones on the disk: {steps}.",
+        "Choose one of these steps, or train on until the next is saved.",
+    )
+
+
+def _step(sentence: str) -> int:
+    """The step of the checkpoint that a sentence of ``broken_checkpoints`` is about. -1 if it names none."""
+    digits = sentence.split(" ", 1)[0].removeprefix("step-").split("-")[0]
+    return int(digits) if digits.isdigit() else -1

@@ -1,0 +1,52 @@
+"""Paths as people paste them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.disk.typed_path import path_of, typed_path
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"', '"'),
+        ("'", "'"),
+        ("“", "”"),
+        (" ", "  "),
+        ("\u202a", ""),  # Windows' properties dialog puts it in front
+        ("\ufeff", "\u200b"),
+        ("\u00a0", "\n"),
+        ("file://", ""),
+        ("file://localhost", ""),
+        ('"file://', '"'),
+        ("\\\\?\\", ""),
+        ("\t' ", " '\r\n"),
+    ],
+)
+def test_what_surrounds_a_path_is_taken_off(tmp_path: Path, before: str, after: str) -> None:
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    assert typed_path(f"{before}{folder}{after}") == str(folder)
+
+
+def test_variables_and_home_are_filled_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("PICTURES", str(tmp_path / "p"))
+    assert typed_path("~/a") == str(tmp_path / "a") and typed_path('"~/a"') == str(tmp_path / "a")
+    assert typed_path("$PICTURES/a") == typed_path("%PICTURES%/a") == f"{tmp_path}/p/a"
+    assert typed_path("file:///a%20b/%C3%A9") == "/a b/é"
+
+
+def test_what_exists_or_is_no_path_stays(tmp_path: Path) -> None:
+    for name in ("'quoted'", "$HOME", "50%", "a~b"):
+        (tmp_path / name).mkdir()
+        assert typed_path(tmp_path / name) == str(tmp_path / name)
+    for name in ("owner/name", "demo", "", "http://example.com/a", "C:\\Users\\x\\a"):
+        assert typed_path(name) == name
+    assert typed_path("\\\\?\\UNC\\server\\share") == "\\\\server\\share"
+    with pytest.raises(ValueError):
+        path_of(" '' ")
