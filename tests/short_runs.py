@@ -8,6 +8,7 @@ from typing import Any
 
 from engine.jobs.control import BorrowRequest, Control
 from engine.jobs.events import Event, Message, StepDone
+from engine.runs.known_bases import RECORD
 from engine.runs.run import Run, write_run
 from engine.training.job import training_job
 from engine.workspace.paths import Workspace
@@ -39,8 +40,6 @@ class Trained:
 
 def checked(run: Run) -> Run:
     """The run, with its base recorded as checked: for tests that count the calls of a net."""
-    from engine.training.base_check import RECORD
-
     run.about[RECORD] = {}
     write_run(run.folder, run.about)
     return run

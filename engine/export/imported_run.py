@@ -18,6 +18,7 @@ from engine.families.registry import detect
 from engine.jobs.control import CancelToken, OnProgress
 from engine.nets.importing import Imported, read_controlnet, store
 from engine.runs.checkpoints import DESCRIPTION, describe_files, description_checksum
+from engine.runs.known_bases import known_schedule
 from engine.runs.run import Run, write_run
 from engine.version import VERSION
 from engine.workspace.paths import Workspace
@@ -87,6 +88,7 @@ def import_as_run(
             "step": steps,
             "images_seen": int(found.metadata.get("images_seen") or 0),
             "has_ema": False,
+            "noise_schedule": known_schedule(workspace, located),
             "app": VERSION,
             **describe_files(checkpoint, pool.checksums()),
         }

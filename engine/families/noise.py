@@ -72,6 +72,11 @@ class NoiseProcess(ABC):
         """
         return {}
 
+    @property
+    def not_measured(self) -> str:
+        """What errors do not tell of this reading and people have to set, as a sentence; "" if there is nothing."""
+        return ""
+
     def with_settings(self, prediction: str, zero_terminal_snr: str) -> NoiseProcess:
         """The process that the settings ``model.prediction`` and ``model.zero_terminal_snr`` ask for.
 
@@ -141,6 +146,12 @@ class DiffusionNoise(NoiseProcess):
             name: self.with_schedule({"prediction_type": kind, **(of_noise if kind == "epsilon" else {})})
             for name, kind in PREDICTIONS.items()
         }
+
+    @property
+    def not_measured(self) -> str:
+        if self.prediction != "v" or self.scheduler.config.get("rescale_betas_zero_snr"):
+            return ""
+        return "If it was trained with zero terminal SNR, as many such bases are, set that: it is not measured."
 
     def with_settings(self, prediction: str, zero_terminal_snr: str) -> NoiseProcess:
         chosen: dict[str, Any] = {}

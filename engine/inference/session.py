@@ -28,6 +28,7 @@ from engine.machine.cards import torch_device
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.runs.checkpoints import read_checkpoint, require_intact
+from engine.runs.known_bases import known_schedule
 from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
 
@@ -90,7 +91,8 @@ class TrySession:
             cap_allocator(self._device)
             net = self._open(family, folder, located, _display_name(Path(controlnet)))
             whole = read_checkpoint(folder.parent) if folder.is_dir() else None
-            self._use(family, located, net, whole.noise_schedule if whole else {})
+            schedule = whole.noise_schedule if whole else known_schedule(self._workspace, located)
+            self._use(family, located, net, schedule)
             if folder.is_dir():
                 denoiser = family.denoiser_of(self._pipeline)
                 self._base_is_changed = load_trained_base(folder.parent, denoiser, family.layers)

@@ -21,13 +21,12 @@ from engine.families.base import Family
 from engine.families.noise import NoiseProcess
 from engine.jobs.events import Message
 from engine.machine.memory import free_memory, none_if_out_of_memory
+from engine.runs.known_bases import RECORD
 from engine.runs.run import write_run
 from engine.training.batches import draw
 from engine.training.fixed_losses import NOISE_SEED
 from engine.training.state import TrainState
 
-RECORD = "base_check"
-"""Key in run.json."""
 LEVELS = (0.1, 0.3, 0.6, 0.8)
 """Noise levels, as shares of the schedule. The first is about fine detail and tells least of the prediction type."""
 IMAGES = (2, 4)
@@ -121,6 +120,7 @@ def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple
         if setting == "auto":
             notes.append(f"The base is not what its config says: {measured}, {against}. The run trains for the former.")
             process = readings[found]
+            notes[-1] += process.not_measured and f" {process.not_measured}"
         else:
             notes.append(f"Prediction type is set to {setting}, but {measured}, {against}. The setting is used.")
     if check and found and check.error(found) >= UNKNOWN:

@@ -20,8 +20,9 @@ from engine.families.noise import DiffusionNoise
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import Message
+from engine.runs.known_bases import RECORD, known_schedule
 from engine.runs.run import Run
-from engine.training.base_check import RECORD, BaseCheck, judge
+from engine.training.base_check import BaseCheck, judge
 from engine.training.job import build_trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 from tests.families.made_up import FlowMatching
@@ -63,6 +64,12 @@ def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
     session.load(base, checkpoint.folder)
     sampler: Any = session._pipeline.scheduler.config
     assert (sampler.prediction_type, sampler.rescale_betas_zero_snr) == ("epsilon", False)
+
+    # A net without a record of its own, such as an exported one, is drawn as the newest run on its base says.
+    assert known_schedule(ready_workspace, base) == found["schedule"] and known_schedule(ready_workspace, "demo") == {}
+    shutil.copytree(checkpoint.controlnet, tmp_path / "exported")
+    session.load(base, tmp_path / "exported")
+    assert session._pipeline.scheduler.config.prediction_type == "epsilon"
 
     # It goes on as it began, and does not look again.
     again = build_trainer(ready_workspace, Run(run.folder), Control().token, lambda event: None)
@@ -126,7 +133,7 @@ def test_a_run_of_an_earlier_version_goes_on_as_it_began(
     [
         (NOISE, {"epsilon": 0.2, "v": 1.1}, "auto", NOISE, []),
         (VELOCITY, {"epsilon": 15.0, "v": 0.3}, "auto", VELOCITY, []),
-        (NOISE, {"epsilon": 15.0, "v": 0.3}, "auto", VELOCITY, ["not what its config says"]),
+        (NOISE, {"epsilon": 15.0, "v": 0.3}, "auto", VELOCITY, ["trained with zero terminal SNR"]),
         (NOISE, {"epsilon": 15.0, "v": 0.3}, "epsilon", NOISE, ["set to epsilon, but"]),
         (ZERO_SNR, {"epsilon": 0.1, "v": 1.2}, "auto", NOISE, ["not what its config says"]),
         (VELOCITY, {"epsilon": 0.3, "v": 0.4}, "auto", VELOCITY, ["no better than chance"]),
