@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ Found = Iterator[tuple[int, str]]
 """Lines, and what was found there."""
 
 
+@cache
 def tree(source: str) -> ast.Module:
     return ast.parse(source)
 
@@ -118,6 +120,7 @@ def test_the_state_writes_itself_in_methods_alone_and_each_has_a_docstring() -> 
 # What learns
 
 
+@cache
 def settings_that_choose() -> set[str]:
     """Names of the settings (``config.section.name``) by which the cases of engine/tuning/facts.py choose."""
     functions = [n for n in ast.walk(tree(read("engine/tuning/facts.py"))) if isinstance(n, ast.FunctionDef)]
@@ -126,6 +129,7 @@ def settings_that_choose() -> set[str]:
     return {names[2] for names in chains if names[:1] == ["config"] and len(names) == 3}
 
 
+@cache
 def trainable_classes() -> set[str]:
     """``Trainable`` and all classes of engine/tuning that derive from it."""
     found, grown = {"Trainable"}, True
@@ -184,6 +188,7 @@ def test_a_planted_branch_on_what_is_trained_is_found(planted: str) -> None:
 # How processes share a step
 
 
+@cache
 def strategies() -> set[str]:
     """Names of the strategies: the classes that derive from ``Parallel``."""
     found = set()
@@ -208,9 +213,10 @@ def knowledge_of_processes(source: str) -> Found:
             imported = [getattr(node, "module", None) or "", *(one.name for one in node.names)]
             if any(one in names or one.startswith("torch.distributed") for one in imported):
                 yield node.lineno, " ".join(imported)
-        elif isinstance(node, ast.Compare):
-            if any(ast.unparse(side).endswith("world_size") for side in (node.left, *node.comparators)):
-                yield node.lineno, ast.unparse(node)
+        elif isinstance(node, ast.Compare) and any(
+            ast.unparse(side).endswith("world_size") for side in (node.left, *node.comparators)
+        ):
+            yield node.lineno, ast.unparse(node)
 
 
 def test_only_distributed_knows_how_processes_share_a_step() -> None:
