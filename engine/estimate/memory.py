@@ -152,6 +152,8 @@ def predict_from(
     accumulates = train.accumulation > processes
     step = training_peak(sizes, train.batch_size, bytes_each, train.gradient_checkpointing, accumulates, on_card)
     sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
+    if base.facts.control_is_encoded:
+        resident["VAE"] = 4 * _vae_weights(base.vae)
     encoding, decoding = _vae_bytes(base.vae, resolution)
     ema_in_ram = ema if optim.ema_device == "cpu" or not on_card else 0
     offloaded = 0 if on_card else (trained + base_trained) * 8 + optimizer

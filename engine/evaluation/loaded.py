@@ -34,7 +34,7 @@ def load_models(workspace: Workspace, run: Run, checkpoint: Checkpoint) -> Model
     base = workspace.locate_base(run.config.model.base)
     family = detect(base)
     name, folder = f"of step {checkpoint.step:,}", locate_controlnet(checkpoint.controlnet)
-    check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base)
+    check_fits(read_config(folder), family.denoiser_config(base), name, run.config.model.base, family.facts)
     require_intact(checkpoint.folder, f"{folder.name}/")
     device = torch_device()
     cap_allocator(device)

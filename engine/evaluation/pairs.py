@@ -127,6 +127,7 @@ def draw(
     if progress:
         progress(done, total, DRAWING)
     drawn: dict[int, torch.Tensor] = {}
+    control_vae = models.family.control_vae(models.base, models.denoiser.device)
     for numbers in _batches(models.family, requests, texts, batch):
         first = requests[numbers[0]]
 
@@ -146,6 +147,7 @@ def draw(
             control=torch.stack([torch.from_numpy(requests[number].map.copy()) for number in numbers]),
             seeds=[requests[number].seed for number in numbers],
             options=options,
+            control_vae=control_vae,
             token=token,
             on_step=on_step,
         ).cpu()

@@ -98,6 +98,7 @@ class Comparison:
             control=fit_control(ring(SIDE), SIDE, SIDE)[None],
             seeds=[0],
             options=SamplingOptions(steps=STEPS, guidance=3.0),
+            control_vae=self._vae,
             token=token,
         )
         return np.asarray(decode(self._family, self._vae, latents, token)[0])

@@ -213,12 +213,17 @@ class Family(ABC):
             UserError: the folder is not one, or is incomplete.
         """
 
+    def control_vae(self, base: str, device: torch.device) -> Any:
+        """What ``encode_control`` encodes with: the base's VAE, on a device; None where control images are pixels."""
+        return self.load_vae(base).to(device) if self.facts.control_is_encoded else None
+
     @abstractmethod
-    def encode_control(self, maps: torch.Tensor) -> torch.Tensor:
-        """Control images as the control net reads them, fp32, on the same device.
+    def encode_control(self, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        """Control images as the control net reads them, fp32, on the device of ``maps``.
 
         Args:
             maps: uint8 RGB (B, H, W, 3).
+            vae: the base's, on any device, where ``facts.control_is_encoded``.
         """
 
     @abstractmethod

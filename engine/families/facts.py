@@ -54,10 +54,17 @@ class FamilyFacts:
     """diffusers' class of the denoiser."""
     latents: LatentSpace = LatentSpace()
     """Channels and size of the latents. Their scale is the base's own: ``Family.latent_space``."""
+    control_is_encoded: bool = False
+    """The control net reads latents of the control image, from the base's VAE, in place of pixels."""
     layers: Layers = UNET
     """Module names of the denoiser and of its control net."""
     count: Count = unet_sizes.count
     """Counts parameters and activations from the denoiser's config."""
+
+    @property
+    def control_channels(self) -> int:
+        """Channels of the control image as the control net reads it: RGB, or those of latents."""
+        return self.latents.channels if self.control_is_encoded else 3
 
 
 SD1 = FamilyFacts(

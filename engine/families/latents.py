@@ -37,6 +37,21 @@ class LatentSpace:
         """(channels, h, w) of the latents of an image of ``width`` x ``height`` pixels."""
         return self.channels, height // self.factor, width // self.factor
 
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) as the tokens of a transformer, (B, h / 2 * w / 2, 4 C): each is a square of 2 x 2.
+
+        The order is that of Flux and Stable Diffusion 3 in diffusers: channel, row, column.
+        """
+        count, channels, height, width = latents.shape
+        squares = latents.reshape(count, channels, height // 2, 2, width // 2, 2)
+        return squares.permute(0, 2, 4, 1, 3, 5).reshape(count, height // 2 * (width // 2), channels * 4)
+
+    def unpack(self, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """The inverse of ``pack``. ``height``, ``width``: of the latents."""
+        count, _, inner = tokens.shape
+        squares = tokens.reshape(count, height // 2, width // 2, inner // 4, 2, 2)
+        return squares.permute(0, 3, 1, 4, 2, 5).reshape(count, inner // 4, height, width)
+
     def scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """The VAE's latents as the denoiser sees them."""
         return (latents - self.shift) * self.scale

@@ -132,7 +132,7 @@ class StableDiffusion(Family):
         """Arguments that UNet and ControlNet take besides the text's hidden states."""
         return {}
 
-    def encode_control(self, maps: torch.Tensor) -> torch.Tensor:
+    def encode_control(self, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
         """RGB in 0..1, (B, 3, H, W)."""
         return maps.permute(0, 3, 1, 2).contiguous().float() / 255
 

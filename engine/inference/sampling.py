@@ -82,6 +82,7 @@ def draw_latents(
     options: SamplingOptions,
     init: InitLatents | None = None,
     second: SecondControlNet | None = None,
+    control_vae: Any = None,
     token: CancelToken | None = None,
     on_step: Callable[[int], None] | None = None,
     on_latents: Callable[[torch.Tensor], None] | None = None,
@@ -93,6 +94,7 @@ def draw_latents(
         text, negative: from ``family.encode_text``, B rows each (``negative`` may have one row for all).
         control: control images, uint8 RGB (B, H, W, 3).
         init: draw over these images.
+        control_vae: the base's VAE, from ``family.control_vae``; other families need none.
         on_step: called with the number of finished steps.
         on_latents: called after each step with the latents so far, noisy, (B, 4, h, w).
 
@@ -110,7 +112,8 @@ def draw_latents(
     noise = seeded_noise(family, seeds, width, height).to(**place)
     balance = samplers.balance(options.balance)
     nets = [pipeline.controlnet, second.net] if second else [pipeline.controlnet]
-    controls = [family.encode_control(one) for one in ([control, second.control] if second else [control])]
+    maps = [control, second.control] if second else [control]
+    controls = [family.encode_control(one, control_vae) for one in maps]
     strengths = [float(options.strength), *([float(second.strength)] if second else [])]
     images = [one.to(device=device, dtype=net.dtype) for one, net in zip(controls, nets, strict=True)]
     with contextlib.ExitStack() as stack:

@@ -100,7 +100,9 @@ class TrySession:
 
     def _check(self, family: Family, located: str, base: str, folder: Path, controlnet: Path) -> None:
         if folder.is_dir():  # a file is checked while it is read
-            check_fits(read_config(folder), family.denoiser_config(located), _display_name(controlnet), base)
+            check_fits(
+                read_config(folder), family.denoiser_config(located), _display_name(controlnet), base, family.facts
+            )
             require_intact(folder.parent, f"{folder.name}/")
 
     def _open(self, family: Family, path: Path, base: str, name: str) -> Any:
@@ -252,6 +254,7 @@ class TrySession:
                 options=sampling_options(first),
                 init=init,
                 second=second,
+                control_vae=self._vae,
                 token=token,
                 on_step=on_step,
                 on_latents=preview,

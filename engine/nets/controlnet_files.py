@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
+from engine.families.facts import FamilyFacts
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -71,17 +72,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def check_fits(controlnet: Mapping[str, Any], denoiser: Mapping[str, Any], name: str, base: str) -> None:
+def check_fits(
+    controlnet: Mapping[str, Any], denoiser: Mapping[str, Any], name: str, base: str, facts: FamilyFacts
+) -> None:
     """Compare the config of a ControlNet with that of a base's denoiser.
+
+    Args:
+        facts: of the base's family.
 
     Raises:
         UserError: they do not fit; names each difference.
     """
     channels = controlnet.get("conditioning_channels", 3)
-    if channels != 3:
+    if channels != facts.control_channels:
+        made = f"latents ({facts.control_channels})" if facts.control_is_encoded else "RGB ones (3)"
         raise UserError(
             f"The ControlNet {name} cannot be used here.",
-            f"It reads control images of {channels} channels; this app makes RGB ones (3).",
+            f"It reads control images of {channels} channels; this app makes {made}.",
             "Choose another ControlNet.",
         )
     differences = [

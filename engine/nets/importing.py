@@ -61,7 +61,7 @@ def read_controlnet(path: Path | str, family: Family, base: str) -> Imported:
         else:
             tensors = {n: t + copied[n].to(t.dtype) if n in copied else t for n, t in tensors.items()}
     shown = config_from_shapes(tensors, file.path.name)
-    check_fits(shown, base_config, file.path.name, base)
+    check_fits(shown, base_config, file.path.name, base, family.facts)
     encoder = {"conditioning_embedding_out_channels": shown["conditioning_embedding_out_channels"]}
     config = config or expected | encoder
     check_tensors(config, tensors, file)

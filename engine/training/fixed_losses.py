@@ -97,7 +97,7 @@ def _part(state: TrainState, group: Fixed, part: slice, swapped: bool) -> torch.
     latents, noise, timesteps = (t[part].to(to) for t in (group.latents, group.noise, group.timesteps))
     maps = torch.from_numpy((group.swapped if swapped else group.maps)[part]).to(to)
     family, noise_process = state.family, state.noise_process
-    control = family.encode_control(maps).to(state.dtype)
+    control = family.encode_control(maps, state.control_vae).to(state.dtype)
     text = family.conditioning(
         {name: rows[part].to(to) for name, rows in group.text.items()}, group.sizes[part].to(to), state.dtype
     )

@@ -182,6 +182,7 @@ def set_up(
             plan=plan,
             cache=cache,
             images_at_once=images_drawn_together(config.data.resolution),
+            control_vae=family.control_vae(base, device) if needs_maps else None,
             strict=config.train.deterministic,
         )
         speed.set_attention_and_layout(state)

@@ -15,7 +15,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import UniPCMultistepScheduler
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    UniPCMultistepScheduler,
+)
 
 from engine.families import facts, files, registry
 from engine.families.latents import LatentSpace
@@ -86,12 +91,52 @@ class MadeUp(StableDiffusion1):
         return {"unet": parts["transformer"], **{name: part for name, part in parts.items() if name != "transformer"}}
 
 
-def register(patch: pytest.MonkeyPatch) -> None:
+class EncodedControl:
+    """diffusers' pipeline without its changes to the control image: latents stay as they are."""
+
+    def prepare_image(self, image: Any, **how: Any) -> Any:
+        return torch.cat([image, image]) if how["do_classifier_free_guidance"] and not how["guess_mode"] else image
+
+    prepare_control_image = prepare_image
+
+
+class EncodedPipeline(EncodedControl, StableDiffusionControlNetPipeline):
+    pass
+
+
+class EncodedImagePipeline(EncodedControl, StableDiffusionControlNetImg2ImgPipeline):
+    pass
+
+
+class Encoded(MadeUp):
+    """Its control net reads latents of the control image, and its denoiser tokens of 2 x 2 latents."""
+
+    facts = replace(MADE_UP, control_is_encoded=True)
+    pipeline_class = EncodedPipeline
+    image_pipeline_class = EncodedImagePipeline
+
+    def new_controlnet(self, denoiser: Any) -> ControlNetModel:
+        channels = self.latents.channels
+        net = ControlNetModel.from_unet(
+            denoiser, conditioning_embedding_out_channels=(16,), conditioning_channels=channels
+        )  # one width: nothing shrinks
+        return net.float()
+
+    def encode_control(self, maps: torch.Tensor, vae: Any = None) -> torch.Tensor:
+        images = maps.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.encode_mean(vae, images.to(vae.device)).to(maps.device)
+
+    def predict(self, denoiser: Any, net: Any, noisy: torch.Tensor, *rest: Any) -> torch.Tensor:
+        tokens = self.latents.pack(noisy)
+        return super().predict(denoiser, net, self.latents.unpack(tokens, *noisy.shape[2:]), *rest)
+
+
+def register(patch: pytest.MonkeyPatch, family: type[MadeUp] = MadeUp) -> None:
     """Add the family to the two lists, as a line in each file would."""
-    known = (*facts.FACTS, MADE_UP)
+    known = (*facts.FACTS, family.facts)
     for module in (facts, files):
         patch.setattr(module, "FACTS", known)
-    patch.setattr(registry, "FAMILIES", (*registry.FAMILIES, MadeUp()))
+    patch.setattr(registry, "FAMILIES", (*registry.FAMILIES, family()))
 
 
 def build(tiny_base: Path, folder: Path) -> Path:

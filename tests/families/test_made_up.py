@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from engine.estimate.memory import predict
 from engine.export.out import export
 from engine.families.files import family_of
+from engine.families.latents import LatentSpace
 from engine.families.registry import describe, detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
@@ -81,3 +84,44 @@ def test_it_trains_resumes_draws_and_leaves(
     assert np.asarray(TrySession(ready_workspace, device="cpu").generate([request])[0]).std() > 1
     assert export(last, "single_file", tmp_path, "net").path.name == "net_madeup.safetensors"
     assert predict(ready_workspace, straight.config).peak > 0
+
+
+def test_a_control_net_can_read_latents_of_the_control_image(
+    tiny_base: Path,
+    new_run: RunFactory,
+    ready_workspace: Workspace,
+    edges: Image.Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made_up.register(monkeypatch, made_up.Encoded)
+    base = str(made_up.build(tiny_base, tmp_path / "made-up"))
+    settings = {"model.base": base, "train.steps": 3, "validation.check_every": 50, "validation.every": 3}
+    settings |= {"validation.pictures": 1, "validation.sampling_steps": 1}
+    straight, paused = new_run(**settings), new_run(**settings)
+    trained = train(ready_workspace, straight)
+    assert trained.outcome == "completed" and trained.warnings == []
+    assert [event.step for event in trained.of(PreviewMade)] == [0, 3]
+    assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
+    assert train(ready_workspace, paused).outcome == "completed"
+    last = straight.checkpoints()[-1].folder
+    assert_same_checkpoint(last, paused.checkpoints()[-1].folder)
+
+    weights = load_file(last / "controlnet" / "diffusion_pytorch_model.safetensors")
+    assert weights["controlnet_cond_embedding.conv_in.weight"].shape[1] == LatentSpace().channels
+    request = TryRequest(
+        base=base, controlnet=last, prompt="", control=edges, steps=2, width=64, height=64, strength=2.0, image=edges
+    )
+    session = TrySession(ready_workspace, device="cpu")
+    drawn, bare = session.generate([request, replace(request, control=Image.new("RGB", (64, 64)))])
+    assert not np.array_equal(drawn, bare), "the control image counts"
+    assert predict(ready_workspace, straight.config).training["VAE"] > 0
+
+
+def test_packed_latents_are_those_of_diffusers() -> None:
+    from diffusers import FluxPipeline
+
+    space, latents = LatentSpace(channels=16), torch.randn(2, 16, 6, 10)
+    tokens = space.pack(latents)
+    assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 16, 6, 10))
+    assert torch.equal(space.unpack(tokens, 6, 10), latents)
