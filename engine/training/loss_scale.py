@@ -11,8 +11,9 @@ class LossScale:
     In the first steps of a ControlNet most gradients are far below what fp16 can hold. Where they overflow, the same
     batch is tried again at half the scale. A batch that overflows at every try is skipped, and its halvings are undone:
     one bad image must not leave a scale at which all gradients vanish. After enough good steps twice the scale is
-    tried: soon while it is below the largest that held, later above. The scale is a power of two, so dividing by it is
-    exact. For bf16 and fp32 it stays 1, and only the record of skipped steps is kept.
+    tried: soon while that is no larger than what held before (at first: than START), later above, or where it failed.
+    The scale is a power of two, so dividing by it is exact. For bf16 and fp32 it stays 1, and only the record of
+    skipped steps is kept.
 
     torch's GradScaler cannot promise that a skipped step is skipped in all processes, and it keeps every halving.
     """
@@ -23,7 +24,7 @@ class LossScale:
     """Halvings for one batch. As long as no scale has held, there may be as many as it takes; and after batches that
     were skipped, three more for each, since the scale may be what is wrong."""
     RECOVER_AFTER, GROW_AFTER = 200, 2000
-    """Good steps after which twice the scale is tried: below the largest that held, and above."""
+    """Good steps after which twice the scale is tried: below the ceiling, and above."""
     IN_A_ROW, IN_WINDOW, WINDOW = 5, 20, 100
     """A run ends after 5 skipped steps in a row, and after more than 20 of the last 100."""
 
@@ -33,8 +34,9 @@ class LossScale:
         """Numbers (from 1) of the skipped steps among the last WINDOW, in order."""
         self._scale = self.START if self.enabled else 1.0  # the one of the last good step, unless a batch is retried
         self._good = 0  # steps since it changed
-        self._largest = 0.0  # that held; 0: none has
-        self._before: tuple[float, int] | None = None  # scale and good steps before the present batch overflowed
+        self._ceiling = self._scale  # the largest that held and has not failed since; START until one has failed
+        self._any_held = False
+        self._before: tuple[float, int, float] | None = None  # scale, good steps, ceiling before the batch overflowed
         self._halvings = 0  # for the present batch
 
     @property
@@ -44,7 +46,7 @@ class LossScale:
 
     @property
     def _trying_twice(self) -> bool:
-        after = self.RECOVER_AFTER if self._scale < self._largest else self.GROW_AFTER
+        after = self.RECOVER_AFTER if self._scale < self._ceiling else self.GROW_AFTER
         return self.enabled and self._good >= after
 
     # What a step reports, one of these each time.
@@ -54,7 +56,7 @@ class LossScale:
         if self._trying_twice:
             self._scale, self._good = self.value, 0
         self._good += 1
-        self._largest = max(self._largest, self._scale)
+        self._ceiling, self._any_held = max(self._ceiling, self._scale), True
         self._before, self._halvings = None, 0
 
     def overflowed(self, step: int) -> bool:
@@ -64,11 +66,13 @@ class LossScale:
             step: the step's number, from 1.
         """
         tries = self.TRIES * (1 + self._in_a_row(step - 1))
-        if self.value <= self.SMALLEST or (self._largest and self._halvings >= tries):
+        if self.value <= self.SMALLEST or (self._any_held and self._halvings >= tries):
             return False
         if self._before is None:
-            self._before = (self._scale, self._good)
-        if not self._trying_twice:
+            self._before = (self._scale, self._good, self._ceiling)
+        if self._trying_twice:
+            self._ceiling = self._scale
+        else:
             self._scale /= 2
         self._good = 0
         self._halvings += 1
@@ -77,7 +81,7 @@ class LossScale:
     def skipped(self, step: int) -> None:
         """Step ``step`` (from 1) was skipped: the scale is what it was before."""
         if self._before is not None:
-            self._scale, self._good = self._before
+            self._scale, self._good, self._ceiling = self._before
         self._before, self._halvings = None, 0
         self.skipped_steps = [one for one in self.skipped_steps if one > step - self.WINDOW] + [step]
 
@@ -116,8 +120,8 @@ class LossScale:
         record = {"skipped": self.skipped_steps} if self.skipped_steps else {}
         if not self.enabled:
             return record or None
-        scale, good = self._before or (self._scale, self._good)
-        return {"scale": scale, "_growth_tracker": good, "largest": self._largest, **record}
+        scale, good, ceiling = self._before or (self._scale, self._good, self._ceiling)
+        return {"scale": scale, "_growth_tracker": good, "ceiling": ceiling, "any_held": self._any_held, **record}
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Continue as a checkpoint says; without a state nothing changes.
@@ -130,8 +134,8 @@ class LossScale:
         self.skipped_steps = list(state.get("skipped", []))
         if not self.enabled or "scale" not in state:
             return
-        if "largest" in state:
+        if "ceiling" in state:
             self._scale, self._good = float(state["scale"]), int(state["_growth_tracker"])
-            self._largest = float(state["largest"])
+            self._ceiling, self._any_held = float(state["ceiling"]), bool(state["any_held"])
         else:
-            self._scale = max(self.START, float(state["scale"]))
+            self._scale = self._ceiling = max(self.START, float(state["scale"]))

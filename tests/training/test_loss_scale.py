@@ -85,14 +85,20 @@ def test_a_loss_that_is_not_finite_leaves_the_scale_alone() -> None:
     assert scale.value == GOOD
 
 
+def good_steps(scale: LossScale, count: int) -> None:
+    for _ in range(count):
+        scale.held()
+
+
 def test_a_halved_scale_that_held_recovers_fast_and_grows_slowly_beyond() -> None:
     scale = calibrated()
+    good_steps(scale, LossScale.RECOVER_AFTER - 1)
+    assert scale.value == LossScale.START, "the first batch alone does not say how large a scale may be"
+    assert scale.overflowed(2) and scale.value == GOOD, "but this one says so, too"
     assert scale.overflowed(2) and scale.overflowed(2)
-    for _ in range(2 * LossScale.RECOVER_AFTER):
-        scale.held()
+    good_steps(scale, 2 * LossScale.RECOVER_AFTER)
     assert scale.value == GOOD
-    for _ in range(LossScale.GROW_AFTER - 1):
-        scale.held()
+    good_steps(scale, LossScale.GROW_AFTER - 1)
     assert scale.value == GOOD and saved(scale).value == GOOD
     scale.held()
     assert scale.value == saved(scale).value == 2 * GOOD
@@ -101,10 +107,19 @@ def test_a_halved_scale_that_held_recovers_fast_and_grows_slowly_beyond() -> Non
     assert scale.overflowed(3) and scale.value == GOOD
 
 
+def test_a_larger_scale_that_fails_for_a_bad_batch_is_tried_again() -> None:
+    scale = calibrated()
+    good_steps(scale, LossScale.RECOVER_AFTER - 1)
+    while scale.overflowed(2):
+        pass
+    scale.skipped(2)
+    assert scale.value == LossScale.START and saved(scale).value == LossScale.START
+
+
 def test_a_scale_that_is_too_large_for_every_batch_is_still_found() -> None:
     """Batch after batch is skipped, with more tries each time, so that the run does not end for a wrong scale."""
     scale, largest = LossScale("fp16"), GOOD / 2**7
-    scale.load_state_dict({"scale": GOOD, "_growth_tracker": 5, "largest": GOOD})
+    scale.load_state_dict({"scale": GOOD, "_growth_tracker": 5, "ceiling": GOOD, "any_held": True})
     number = 1
     while scale.value > largest:
         if not scale.overflowed(number):
