@@ -103,6 +103,7 @@ class Parallel:
 
     def average_gradients_and_loss(self, loss: torch.Tensor) -> torch.Tensor:
         """Average gradients over all processes, if ``backward`` has not yet; return the mean loss."""
+        self._run.trainable.weights.finish_gradients()
         return loss
 
     def unscale_and_clip(self, loss: torch.Tensor, max_norm: float, loss_scale: float) -> Finite:

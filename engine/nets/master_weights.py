@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from engine.nets.lora import lora_layers
+from engine.nets.offload import Offload
 
 
 class MasterWeightSync:
@@ -47,6 +48,8 @@ class MasterWeightSync:
         """Master and copy are two nets."""
         self.compute: Any = compute
         """The net that computes."""
+        self.offload = Offload()
+        """Copies between RAM and a card that are under way."""
         if self.separate:
             self.link(self.compute, master)
 
@@ -59,14 +62,25 @@ class MasterWeightSync:
             if one is other or not other.requires_grad:
                 continue
             self.master_of[one] = other
-            one.register_post_accumulate_grad_hook(lambda p, to=other: _transfer_grad(p, to))  # type: ignore[misc]
+            # Without a reference to this object, whose nets the garbage collector would have to find.
+            one.register_post_accumulate_grad_hook(
+                lambda p, to=other, offload=self.offload: _transfer_grad(p, to, offload)  # type: ignore[misc]
+            )
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the master weights into the compute copy: after each step, and whenever they were changed."""
-        if self.master_of:
+        pairs = list(self.master_of.items())
+        if pairs and self.offload.overlaps(*pairs[0]):
+            for copy, master in pairs:
+                self.offload.send_weight(master.data, copy.data)
+        elif pairs:
             torch._foreach_copy_(list(self.master_of), list(self.master_of.values()))
         self.stale = False
+
+    def finish_gradients(self) -> None:
+        """Wait until the gradients of all master weights are complete: some may still be on their way to RAM."""
+        self.offload.finish()
 
     def update(self, step: Callable[[], object], number: int) -> None:
         """Update the master weights that have a gradient, all trained weights being among them.
@@ -112,19 +126,27 @@ class MasterWeightSync:
 
     def drop_gradients(self) -> None:
         """Drop the compute copy's gradients: those of a failed step, and what is left of transferred ones."""
+        self.offload.drop()
         for parameter in self.master_of:
             parameter.grad = None
 
 
-def _transfer_grad(compute: torch.Tensor, master: torch.Tensor) -> None:
-    if compute.grad is None:
+def _transfer_grad(compute: torch.Tensor, master: torch.Tensor, offload: Offload) -> None:
+    gradient, compute.grad = compute.grad, None
+    if gradient is None:
         return
+    if offload.overlaps(compute, master):
+        offload.send_gradient(gradient, lambda arrived: _accumulate(arrived, master))
+    else:
+        _accumulate(gradient.to(master.device) if master.grad is not None else gradient, master)
+
+
+def _accumulate(gradient: torch.Tensor, master: torch.Tensor) -> None:
     if master.grad is None:
         usual = torch.contiguous_format  # as the master weight; the compute copy may be channels last
-        master.grad = compute.grad.to(master.device, master.dtype, memory_format=usual)
+        master.grad = gradient.to(master.device, master.dtype, memory_format=usual, copy=gradient.is_pinned())
     else:
-        master.grad.add_(compute.grad.to(master.device))
-    compute.grad = None
+        master.grad.add_(gradient)
 
 
 def compute_copy(net: nn.Module, dtype: torch.dtype, device: torch.device | None = None) -> Any:
