@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def clean_up(run_folder: Path, own: bool = False) -> list[Path]:
     for folder in sorted(checkpoints.glob(f"{TEMPORARY}*")):
         if _still_being_written(folder, own):
             continue
-        target = folder.with_name(folder.name.removeprefix(TEMPORARY).split(".")[0])
+        target = _target(folder)
         if not target.exists() and read_checkpoint(folder) or is_whole(folder) and not is_whole(target):
             _finish(folder, target)
         else:
@@ -119,6 +120,18 @@ def clean_up(run_folder: Path, own: bool = False) -> list[Path]:
     return removed
 
 
+def name_others(run_folder: Path) -> None:
+    """Name the whole checkpoints of this process that could not be renamed. Call it when none is being written."""
+    for folder in sorted((run_folder / "checkpoints").glob(f"{TEMPORARY}*.{os.getpid()}")):
+        if is_whole(folder) and not is_whole(_target(folder)):
+            with contextlib.suppress(OSError):  # still in use: the next call, or the next start of the run
+                give_name(folder, _target(folder))
+
+
+def _target(temporary: Path) -> Path:
+    return temporary.with_name(temporary.name.removeprefix(TEMPORARY).split(".")[0])
+
+
 def _finish(folder: Path, target: Path) -> None:
     try:
         give_name(folder, target)
@@ -126,7 +139,7 @@ def _finish(folder: Path, target: Path) -> None:
         if not is_in_use(error):
             raise
         raise UserError(
-            f"The newest checkpoint of {target.parent.parent.name}, {target.name}, is whole but has no name yet.",
+            f"The checkpoint {target.name} of {target.parent.parent.name} is whole but has no name yet.",
             f"Another program keeps one of its files open: a virus scanner, a backup or a viewer. {error.strerror}.",
             f"Close that program and try again. Or, to go on from an older checkpoint, delete {folder.name} in "
             f"{target.parent}.",

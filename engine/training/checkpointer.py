@@ -16,7 +16,7 @@ from engine.errors import UserError
 from engine.jobs.events import CheckpointSaved, Message, PhaseChanged
 from engine.machine.memory import trim_heap
 from engine.runs.checkpoints import Checkpoint, list_checkpoints
-from engine.runs.cleanup import prune, trim
+from engine.runs.cleanup import name_others, prune, trim
 from engine.training.checkpoint import lacks_only_its_name, stage_checkpoint
 from engine.training.oom import retry_once
 from engine.training.state import TrainState
@@ -92,7 +92,7 @@ class Checkpointer:
             cause = reason_of(error, state.run_folder)
             if is_in_use(error) and lacks_only_its_name(state.run_folder, self._step):
                 words = f"The checkpoint of step {self._step:,} is written, but has not got its name. {cause}"
-                state.emit(Message(f"{words} It is named when the run is resumed.", "warning"))
+                state.emit(Message(f"{words} It is named with the next one, or when the run is resumed.", "warning"))
                 return True
             words = f"The checkpoint of step {self._step:,} did not reach the disk. {cause}"
             state.emit(Message(f"{words} Training has continued; a later step is saved in its place.", "warning"))
@@ -148,7 +148,9 @@ class Checkpointer:
 
     def _to_disk(self, finish_writing: Callable[[], Checkpoint], step: int, waits: bool = True) -> Checkpoint:
         with self._state.watchdog.watch(f"Bringing the checkpoint of step {step:,} to the disk", waits=waits):
-            return finish_writing()
+            checkpoint = finish_writing()
+            name_others(self._state.run_folder)
+            return checkpoint
 
     def _report(self, checkpoint: Checkpoint) -> None:
         """A checkpoint is on the disk: remove old ones, and report it."""
