@@ -51,6 +51,7 @@ class TextCache:
             if rows:
                 self._places.update({caption: (len(self._tables), row) for caption, row in rows.items()})
                 self._tables.append({name: Rows(shard.tensors, name) for name in tensor_names(shard.tensors)})
+        self._length = self._longest * run.family.text_length(self.read_one("")) if self._longest > 1 else 0
 
     def read(self, captions: Sequence[str]) -> dict[str, torch.Tensor]:
         """Embeddings, fp32 (B, ...), all as long as the longest caption of the run (see ``chunks_to_read``).
@@ -60,8 +61,7 @@ class TextCache:
         """
         rows = [self.read_one(caption) for caption in captions]
         if self._longest > 1:
-            length = self._longest * self._family.text_length(self.read_one(""))
-            rows = [self._family.repeated_text(row, length) for row in rows]
+            rows = [self._family.repeated_text(row, self._length) for row in rows]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def read_one(self, caption: str) -> dict[str, torch.Tensor]:

@@ -121,6 +121,9 @@ class FileTensors(Mapping[str, torch.Tensor]):
         except (OSError, SafetensorError) as error:
             raise cannot_load(self._base, self._subfolder, error) from error
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places  # without reading it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

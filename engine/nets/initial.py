@@ -70,10 +70,13 @@ def initial_controlnet(
 
 @torch.no_grad()
 def copy_weights(controlnet: Any, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copy weights (fp32, by name) into a net, one at a time, so that memory does not hold them twice."""
-    parameters = controlnet.state_dict()
-    for name, weight in weights.items():
-        parameters[name].copy_(weight)
+    """Copy weights (fp32, by name) into a net, one at a time, so that memory does not hold them twice.
+
+    Names that the net does not have are left out, as they are when a base is loaded.
+    """
+    for name, parameter in controlnet.state_dict().items():
+        if name in weights:
+            parameter.copy_(weights[name])
 
 
 def he_initialization(encoder: Any) -> None:
