@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.config import RunConfig, parse
-from engine.data import cache
+from engine.data import cache, caption_edits
 from engine.data.dataset import Dataset
 from engine.data.make_maps import make_all
 from engine.data.scan import scan_folder
@@ -75,7 +75,9 @@ def two(
     answers = tmp_path_factory.mktemp("answers")
     tiny_models.depth_anything(workspace.models / "depth")
     for name, folder in (("mixed", mixed_folder), ("pairs", paired_folder), ("scenes", paired_folder)):
-        Dataset.create(workspace, name, scan_folder(folder))
+        dataset = Dataset.create(workspace, name, scan_folder(folder))
+        if name == "mixed":  # texts of several lengths
+            caption_edits.set_captions(dataset, {dataset.samples()[0].key: "red circle, " * 30})
 
     def run(watched: bool = False, **changes: Any) -> Run:
         values = {**SETTINGS, "train": {**SETTINGS["train"], **changes}, "model": {"base": str(tiny_base)}}
