@@ -32,6 +32,8 @@ class Change:
     settings: dict[str, Any]
     """The new values by dotted name."""
     words: str
+    by_user: bool = True
+    """Else it is a memory fallback."""
 
 
 def changes_of(about: Mapping[str, Any]) -> list[Change]:
@@ -47,7 +49,7 @@ def changes_of(about: Mapping[str, Any]) -> list[Change]:
         for fallback in fallbacks[taken:count]:
             if fallback["settings"]:  # else memory was only freed
                 words = f"memory ran out: {fallback.get('words', '')}"
-                found.append(Change(int(fallback.get("step", 0)), dict(fallback["settings"]), words))
+                found.append(Change(int(fallback.get("step", 0)), dict(fallback["settings"]), words, by_user=False))
         taken = max(taken, count)
 
     for change in about.get(CHANGES, []):

@@ -24,6 +24,8 @@ FORMAT = 2
 """Format of checkpoint.json. Format 1 had sizes but no checksums, and no entry for the format."""
 DESCRIPTION = "checkpoint.json"
 TEMPORARY, REMOVING, BROKEN = ".writing-", ".removing-", "broken-"
+ASIDE = "aside-"
+"""Before the names of preview images and evaluations of steps that a run has gone back from."""
 STATE = "training_state"
 WHY = "why.txt"
 STAR = "starred"
@@ -218,14 +220,9 @@ def require_intact(folder: Path, part: str = "") -> None:
 
 def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
     """Rename a broken checkpoint, or only its resume state if nothing else is broken. Returns the new path."""
-    target = folder
     only_state = bool(names) and all(name.startswith(f"{STATE}/") for name in names or ())
     old = folder / STATE if only_state else folder
-    target = old.with_name(BROKEN + old.name)
-    number = 1
-    while target.exists():
-        number += 1
-        target = old.with_name(f"{BROKEN}{old.name}-{number}")
+    target = _free_name(old, BROKEN)
     with contextlib.suppress(OSError):  # a program keeps a file open; the caller reports the damage
         rename(old, target)
         (target / WHY).write_text(why[:1].lower() + why[1:], encoding="utf-8")
@@ -235,12 +232,36 @@ def set_aside(folder: Path, why: str, names: list[str] | None = None) -> Path:
 def go_back(run_folder: Path, step: int) -> None:
     """Set all checkpoints of later steps aside, so that the run goes on from this one. Nothing is deleted.
 
+    So are their preview images and evaluations: they are made again with other weights.
+
     Args:
         step: 0: the run starts again from scratch.
+
+    Raises:
+        UserError: a program keeps one of their files open.
     """
     for checkpoint in list_checkpoints(run_folder):
         if checkpoint.step > step:
             set_aside(checkpoint.folder, f"the run went back to step {step:,}")
+    left = [checkpoint.folder.name for checkpoint in list_checkpoints(run_folder) if checkpoint.step > step]
+    if left:
+        raise UserError(
+            f"{run_folder.name} cannot go back to step {step:,}.",
+            f"{left[0]} cannot be renamed: a program has one of its files open.",
+            "Close that program and try again.",
+        )
+    for kind in ("previews/step-*", "evaluation/full-*"):
+        for folder in run_folder.glob(kind):
+            number = folder.name.rpartition("-")[2]
+            if number.isdigit() and int(number) > step:
+                with contextlib.suppress(OSError):  # a viewer has an image open: it is replaced when it is made again
+                    rename(folder, _free_name(folder, ASIDE))
+
+
+def _free_name(folder: Path, prefix: str) -> Path:
+    """A name with this prefix that no folder beside it has."""
+    names = [f"{prefix}{folder.name}", *(f"{prefix}{folder.name}-{number}" for number in range(2, 1000))]
+    return next(folder.with_name(name) for name in names if not folder.with_name(name).exists())
 
 
 def temporary_name(target: Path) -> Path:

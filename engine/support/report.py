@@ -20,6 +20,7 @@ from engine.support.scrub import caption_in, private_words, scrub
 from engine.workspace.paths import Workspace
 
 LOG_LINES = 30
+MOST_CHANGES = 20
 LEFT_OUT = ("name", "data.dataset", "version")
 """Settings that only hold names the user has chosen."""
 
@@ -57,6 +58,7 @@ def _lines(failure: Failure, snapshot: JobSnapshot, run: Run | None) -> list[str
         step = f"saved at step {run.last_step:,} of {run.config.train.steps:,}, {run.ending}"
         where = f"trained on {run.trained_on}; " if run.trained_on else ""
         lines += [f"Run: {where}{step}", f"Settings that are not the default: {_settings(run.config)}"]
+        lines += [f"Changed at step {change.step:,}: {change.words}" for change in run.changes[-MOST_CHANGES:]]
     log = snapshot.log or (tuple(run.log_tail(LOG_LINES)) if run is not None else ())
     if log:
         lines += ["", "The log's end:", *log[-LOG_LINES:]]

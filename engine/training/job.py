@@ -156,19 +156,20 @@ def change_run(run: Run, changes: Mapping[str, Any], from_step: int | None = Non
             "Its checkpoints hold weights, but no training state (of the optimizer): it was imported, or removed.",
             f"Start a new run that begins with its weights: Start from a ControlNet, {run.checkpoints()[-1].folder}.",
         )
-    done = run.last_step if from_step is None else from_step
+    done = max(steps, default=0) if from_step is None else from_step
     changed = allowed_changes(run.name, run.begun_with, run.config, done, changes)
-    if done >= changed.get("train.steps", run.config.train.steps):
+    reached = run.last_step if from_step is None else from_step
+    if reached >= changed.get("train.steps", run.config.train.steps):
         raise UserError(
             f"{run.name} is complete.",
             f"It has done all {run.config.train.steps:,} steps.",
             "Give it more steps (Resume with other settings, on the Train tab; or python -m engine.cli resume "
             f"{run.name} --set train.steps={2 * run.config.train.steps}), or start a new run.",
         )
-    if changed:
-        record_changes(run.folder, done, run.config, changed)
     if from_step is not None:
         go_back(run.folder, from_step)
+    if changed:
+        record_changes(run.folder, done, run.config, changed)
     return Run(run.folder)
 
 
@@ -186,6 +187,8 @@ def training_job(workspace: Workspace, run: Run) -> Work:
         trainer: Trainer | None = None
         try:
             note_machine(run, recorder)
+            if changed := [one.words for one in run.changes if one.by_user and one.step == run.last_step]:
+                recorder(Message(f"From step {run.last_step:,} on with other settings: {'; '.join(changed)}."))
             recorder(Message("Loading torch and diffusers."))
             trainer = build_trainer(workspace, run, token, recorder)
             outcome = trainer.train()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from engine.cli.main import EXIT_INTERRUPTED, EXIT_PROBLEM, main
 from engine.cli.options import parse_settings
+from engine.config import changeable
 from engine.errors import UserError
 from engine.runs.run import Run
 from engine.training import faults
@@ -79,6 +80,13 @@ def test_a_mistake_is_named_with_what_to_try(root: Path, arguments: list[str], w
     assert words in error
     assert "Try:" in error
     assert "Traceback" not in error
+
+
+def test_the_help_of_resume_names_what_may_be_changed(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["resume", "--help"])
+    words = "".join(capsys.readouterr().out.split())
+    assert "Oneof:" + ",".join(changeable()) in words, "as the settings declare it"
 
 
 def test_an_empty_folder_is_named(root: Path, tmp_path: Path, capsys) -> None:

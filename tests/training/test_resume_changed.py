@@ -9,7 +9,7 @@ import torch
 
 from engine.cli.main import EXIT_PROBLEM, main
 from engine.errors import UserError
-from engine.jobs.events import StepDone
+from engine.jobs.events import Message, StepDone
 from engine.jobs.runner import JobRunner
 from engine.runs.cleanup import trim
 from engine.runs.run import Run
@@ -59,6 +59,7 @@ def test_another_learning_rate_keeps_the_optimizers_state(new_run: RunFactory, r
     moments = {k: v for k, v in tensors(run.checkpoints()[-1].folder).items() if "exp_avg" in k}
     changed = train(ready_workspace, change_run(run, {"optim.learning_rate": 1e-9}), at_step={3: "pause"})
     assert not changed.warnings
+    assert "From step 2 on with other settings: learning rate 0.001 → 1e-09." in [m.text for m in changed.of(Message)]
     after = {k: v for k, v in tensors(run.checkpoints()[-1].folder).items() if k in moments}
     squares = [name for name in moments if name.endswith("exp_avg_sq") and moments[name].any()]
     assert squares and all(bool((after[name] >= 0.99 * moments[name]).all()) for name in squares), "0.999 of it stays"
@@ -78,7 +79,11 @@ def test_a_finished_run_goes_on_for_more_steps_from_the_command_line(
 
     assert main([*start, "resume", short.name, "--from-step", "4"]) == EXIT_PROBLEM
     assert "Choose one of these steps: 0, 3, 5." in capsys.readouterr().err
+    for name in ("previews/step-000003", "previews/step-000005", "evaluation/full-000005"):
+        (short.folder / name).mkdir(parents=True)
     assert main([*start, "resume", short.name, "--from-step", "3"]) == 0
+    made = {path.relative_to(short.folder).as_posix() for path in short.folder.glob("*/*-00*")}
+    assert {"previews/step-000003", "previews/aside-step-000005", "evaluation/aside-full-000005"} <= made
     assert (short.folder / "checkpoints" / "broken-step-000005").is_dir(), "set aside, not deleted"
     assert_same_run(long, Run(short.folder))
 

@@ -75,7 +75,7 @@ def build(context: AppContext, live: Live) -> None:
     live.outputs([run], lambda view: (view.runs, view.shown_run, view.train.active), _runs)
     live.outputs(
         [setup, about],
-        lambda view: (view.shown_run, view.train.state),
+        lambda view: (view.shown_run, view.train.state, view.history.changes),
         lambda view: [gr.Column(visible=not view.shown_run and not view.train.active), _about(context, view)],
     )
 
