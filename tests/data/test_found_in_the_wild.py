@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.layouts.inventory import is_hidden
 from engine.data.scan import ScanReport, scan_folder
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
@@ -45,7 +46,7 @@ def adds_up(report: ScanReport) -> bool:
     """Whether the account has each file of the folder exactly once."""
     account = report.account
     assert account is not None
-    files = [path for path in report.source.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in report.source.rglob("*") if path.is_file() and not is_hidden(path.name)]
     used = account.images + account.maps + account.captions + account.lists
     return account.files == len(files) == used + sum(one.count for one in account.left_out)
 

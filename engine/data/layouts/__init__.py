@@ -63,8 +63,8 @@ def _recognise(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout
 def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLayout, list[FoundImage]] | None:
     """A layout that each folder of this one has: splits such as train, scenes, or a single wrapper."""
     groups = groups_of(folder, reading)
-    if any(group.folder == folder for group in groups):
-        return None  # images beside the folders
+    loose = [group for group in groups if group.folder == folder]
+    groups = [group for group in groups if group not in loose]
     kept = [group for group in groups if is_validation(group.name)]
     rest = [group for group in groups if group not in kept]
     if not rest:
@@ -81,8 +81,11 @@ def _folders_apart(folder: Path, reading: Reading, depth: int) -> tuple[FolderLa
             continue
         layout = layout or inner[0]
         images += inner[1]
-    if layout is None:
+    if layout is None or sum(len(group.images) for group in loose) > len(images):
         return None
+    for group in loose:
+        trial.leave_out("beside the folders with the others", group.images)
+        trial.doubts.append(f"Images that lie in {folder.name} itself were left out; the others are in its folders.")
     for group in kept:
         role = trial.role(group.name, IGNORED)
         inner = _recognise(group.folder, trial.attempt(), depth + 1) if role == IMAGE else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from engine.data.layouts.inventory import below
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading, image_without_map, key
-from engine.data.layouts.words import IGNORED, IMAGE, MAP, is_clear_map, is_mask, map_suffix, same_name
+from engine.data.layouts.words import IGNORED, IMAGE, MAP, is_clear_map, is_mask, map_endings, same_name
 
 PLAIN_NAME = "(no ending)"
 """The name of the part with the images whose names have no such ending."""
@@ -19,10 +19,11 @@ def find(folder: Path, reading: Reading) -> list[FoundImage] | None:
     bases = {same_name(path.relative_to(folder)): path for path in paths}
     by_ending: dict[str, dict[Path, Path]] = {}  # ending -> image -> map
     for path in paths:
-        base, ending = map_suffix(path.stem)
-        image = bases.get(same_name((path.relative_to(folder).parent / base).as_posix())) if base else None
-        if image is not None and image != path:
-            by_ending.setdefault(ending.lower(), {})[image] = path
+        for base, ending in map_endings(path.stem):
+            image = bases.get(same_name((path.relative_to(folder).parent / base).as_posix()))
+            if image is not None and image != path:
+                by_ending.setdefault(ending.lower(), {})[image] = path
+                break
     partners = {map for pairs in by_ending.values() for map in pairs.values()}
     images = [path for path in paths if path not in partners]
     if not by_ending or len({image for pairs in by_ending.values() for image in pairs}) < 0.5 * len(images):

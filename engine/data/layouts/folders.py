@@ -25,7 +25,7 @@ from engine.data.layouts.words import (
     is_clear_map,
     is_mask,
     is_split,
-    map_suffix,
+    map_endings,
     role_of,
     same_name,
 )
@@ -184,7 +184,7 @@ def _has_roles(group: Group) -> bool:
 def _shared(images: Sequence[Group], maps: Group) -> float:
     """The fraction of names, of the smaller side, that images and maps have in common."""
     wanted = {name for group in images for name in group.by_name()}
-    present = set(maps.by_name()) | {same_name(base) for path in maps.images if (base := map_suffix(path.stem)[0])}
+    present = set(maps.by_name()) | {same_name(base) for path in maps.images for base, _ in map_endings(path.stem)}
     return len(wanted & present) / max(1, min(len(wanted), len(maps.images)))
 
 
@@ -225,8 +225,7 @@ def _pair(images: Sequence[Group], maps: Group, reading: Reading) -> list[FoundI
     """Images with the maps of their names. What has no partner becomes a problem."""
     by_name = maps.by_name()
     for path in maps.images:  # 1_canny.png is the map of 1.png
-        base, _ = map_suffix(path.stem)
-        if base:
+        for base, _ in map_endings(path.stem):
             by_name.setdefault(same_name((path.relative_to(maps.folder).parent / base).as_posix()), path)
     found, used = [], set()
     for group in images:

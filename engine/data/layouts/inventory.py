@@ -140,16 +140,16 @@ def files_below(
     check = _SEARCH_CHECK.get()
     for place, folders, files in os.walk(folder, onerror=closed):
         check()
-        folders[:] = sorted(name for name in folders if not _hidden(name))
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         if problems is not None:
             problems += [_link(Path(place, name)) for name in folders if (Path(place, name)).is_symlink()]
-        on_hidden(sum(map(_hidden, files)))
+        on_hidden(sum(map(is_hidden, files)))
         for name in sorted(files):
-            if not _hidden(name) and wanted(name):
+            if not is_hidden(name) and wanted(name):
                 yield Path(place) / name
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden, or made by the system: by its name, as the system's own programs say."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir", "$RECYCLE.BIN")
 

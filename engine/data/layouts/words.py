@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import PurePath
 
 IMAGE, MAP, CAPTION, IGNORED = "image", "map", "caption", "ignored"
@@ -82,12 +83,13 @@ def same_name(path: PurePath | str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def map_suffix(stem: str) -> tuple[str, str]:
-    """A name without the words that call it a map, and these: ("a", "-condlabel"). ("", "") if there are none."""
-    for cut in re.finditer(r"[-_. ]+", stem):
+def map_endings(stem: str) -> Iterator[tuple[str, str]]:
+    """Ways to part a name into that of an image and words that call it a map: ("a", "-condlabel"). Shortest first."""
+    for cut in reversed(list(re.finditer(r"[-_. ]+", stem))):
         base, tail = stem[: cut.start()], stem[cut.start() :]
         found = words(tail)
         known = all(word in _CLEAR_MAPS | _POSSIBLE_MAPS | _MASKS | _IMAGES for word in found)
-        if base and found and known and role_of(tail) == MAP:
-            return base, tail
-    return "", ""
+        if not (base and found and known) or any(letter.isdigit() for letter in tail):
+            return
+        if role_of(tail) == MAP:
+            yield base, tail
