@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from engine.data.layouts.words import is_mask, role_of
 from engine.errors import UserError
 
 URLS = ("url", "image_url", "img_url", "top_level_url")
@@ -18,8 +19,24 @@ CONDITIONS = (
     "source",
     "hint",
     "conditioning_images",
+    "original_image",
+    "input_image",
+    "semantic_segmentation",
 )
-IMAGES = ("image", "jpg", "png", "webp", "img", "images", "target", "picture", "pixel_values")
+IMAGES = (
+    "edited_image",
+    "output_image",
+    "ground_truth_image",
+    "image",
+    "jpg",
+    "png",
+    "webp",
+    "img",
+    "images",
+    "target",
+    "picture",
+    "pixel_values",
+)
 WIDTHS, HEIGHTS = ("width", "original_width"), ("height", "original_height")
 
 
@@ -39,6 +56,12 @@ def column(names: Iterable[str], wanted: Sequence[str], asked: str = "", what: s
             f"Choose one of these as the {what} column, or leave it empty.",
         )
     return next((present[name] for name in wanted if name in present), None)
+
+
+def of_role(names: Iterable[str], role: str) -> str | None:
+    """The first column whose name suggests a role (a map that is a mask counts last). None if there is none."""
+    found = [name for name in names if role_of(name) == role]
+    return min(found, key=is_mask, default=None)
 
 
 def text(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,30 @@ class ImageSource:
     fetch: Callable[[str, Path, ImportConfig, OnProgress, CancelToken], FetchResult]
 
 
+ACCESSORIES = 5
+"""So many images beside archives or tables are taken for previews of these, if they have no captions."""
+
+
 def files_of(place: str, endings: tuple[str, ...]) -> list[Path]:
-    """The file itself, or all files with these endings in a folder without images. Sorted."""
+    """The file itself, or all files with these endings in a folder without images of its own. Sorted."""
     path = Path(place).expanduser()
     if path.is_file():
         return [path] if path.name.lower().endswith(endings) else []
-    if not path.is_dir() or next(image_files(path), None) is not None:
+    if not path.is_dir():
         return []
-    return sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
+    images = list(islice(image_files(path), ACCESSORIES + 1))
+    if len(images) > ACCESSORIES or any(image.with_suffix(".txt").exists() for image in images):
+        return []
+    found = sorted(p for p in files_below(path, lambda name: name.lower().endswith(endings)) if p.is_file())
+    tables = (".csv", ".tsv")  # beside images, these name them
+    return [] if images and found and all(p.name.lower().endswith(tables) for p in found) else found
+
+
+def accessories(place: str) -> str:
+    """A sentence on images beside archives or tables, which are left out. Empty if there are none."""
+    path = Path(place).expanduser()
+    names = [image.relative_to(path).as_posix() for image in image_files(path)] if path.is_dir() else []
+    return f"{len(names)} images beside them were left out: {', '.join(names)}." if names else ""
 
 
 def require_package(module: str, reason: str) -> Any:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.import_config import ImportConfig
+from engine.data.layouts.words import CAPTION, IMAGE, MAP
 from engine.data.sources import columns
 from engine.data.sources.image_store import ImageStore, Refused, name_for
-from engine.data.sources.model import FetchResult, ImageSource, files_of, require_package
+from engine.data.sources.model import FetchResult, ImageSource, accessories, files_of, require_package
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 from engine.machine.units import MIB
@@ -54,6 +55,8 @@ def image_columns(schema: Any) -> list[str]:
     import pyarrow as arrow
 
     def holds_bytes(kind: Any) -> bool:
+        if arrow.types.is_list(kind) or arrow.types.is_large_list(kind):
+            return holds_bytes(kind.value_type)
         if arrow.types.is_struct(kind):
             return any(field.name == "bytes" and holds_bytes(field.type) for field in kind)
         return bool(arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind))
@@ -62,7 +65,9 @@ def image_columns(schema: Any) -> list[str]:
 
 
 def content(value: Any) -> bytes | None:
-    """The file in a cell."""
+    """The file in a cell, the first one if there are several."""
+    if isinstance(value, list):
+        value = value[0] if value else None
     if isinstance(value, dict):
         value = value.get("bytes")
     return value if isinstance(value, bytes) and value else None
@@ -70,11 +75,17 @@ def content(value: Any) -> bytes | None:
 
 def choose(names: list[str], files: list[str], config: ImportConfig) -> tuple[str | None, str | None, str | None]:
     """The columns of the image, the caption and the condition map."""
-    condition = columns.column(files, columns.CONDITIONS, config.condition_column, "condition")
+    asked = config.image_column.lower()
+    unasked = [name for name in files if name.lower() != asked]
+    condition = columns.column(unasked, columns.CONDITIONS, config.condition_column, "condition")
+    if condition is None and len(files) > 1:
+        condition = columns.of_role(unasked, MAP)
     others = [name for name in files if name != condition]
-    image = columns.column(others, columns.IMAGES, config.image_column, "picture") or next(iter(others), None)
+    image = columns.column(others, columns.IMAGES, config.image_column, "picture")
+    image = image or columns.of_role(others, IMAGE) or next(iter(others), None)
     texts = [name for name in names if name not in files]
-    return image, columns.column(texts, columns.CAPTIONS, config.caption_column, "caption"), condition
+    caption = columns.column(texts, columns.CAPTIONS, config.caption_column, "caption")
+    return image, caption or columns.of_role(texts, CAPTION), condition
 
 
 def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, token: CancelToken) -> FetchResult:
@@ -98,6 +109,10 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     total = sum(table.metadata.num_rows for table in tables)
     rows = _rows(files, tables, [name for name in (image, caption, condition, "url") if name and name in schema.names])
     fetched = FetchResult(notes=[columns.describe_choice(image, caption, condition)])
+    left = [name for name in image_columns(schema) if name not in (image, condition)]
+    if left:
+        fetched.notes.append(f"Other columns hold images, too, and were left out: {', '.join(left)}.")
+    fetched.notes += [beside] if (beside := accessories(place)) else []
     total = min(total, config.max_pictures or total)
     with ImageStore(folder) as store:
         for done, (name, row) in enumerate(rows):

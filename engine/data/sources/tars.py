@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.data.import_config import ImportConfig
 from engine.data.layouts.inventory import TEXTS
-from engine.data.sources.model import FetchResult, ImageSource, files_of
+from engine.data.sources.model import FetchResult, ImageSource, accessories, files_of
 from engine.disk.durable import atomic_write
 from engine.disk.images import EXTENSIONS
 from engine.errors import UserError
@@ -52,6 +52,7 @@ def fetch(place: str, folder: Path, config: ImportConfig, progress: OnProgress, 
     """
     archives = files_of(place, ENDINGS)
     fetched = FetchResult(notes=[f"{len(archives):,} archives." if len(archives) > 1 else "One archive."])
+    fetched.notes += [beside] if (beside := accessories(place)) else []
     size = sum(path.stat().st_size for path in archives) or 1
     before, broken = 0, 0
     names: set[str] = set()
@@ -104,6 +105,7 @@ def _unpack(
                 continue
             image = relative.suffix.lower() in EXTENSIONS
             if not image and relative.suffix.lower() not in _TEXTS:
+                fetched.skip(f"entries that end in {relative.suffix or 'nothing'}")
                 continue
             stem = str(relative.with_suffix(""))
             if _full(fetched, config) and stem != last:  # the text files of the last image are still needed

@@ -14,7 +14,7 @@ from engine.data.sources import columns
 from engine.data.sources.download import Download, download_all
 from engine.data.sources.image_store import ImageStore, name_for
 from engine.data.sources.model import FetchResult, ImageSource, files_of
-from engine.data.sources.parquet import open_parquet
+from engine.data.sources.parquet import image_columns, open_parquet
 from engine.errors import UserError
 from engine.jobs.control import CancelToken, OnProgress
 
@@ -36,7 +36,9 @@ def fits(place: str) -> bool:
     """Whether the place is a table with a column of URLs, or a folder with some. False if it cannot be read."""
     files = files_of(place, ENDINGS)
     try:
-        return bool(files) and columns.column(_names(files[0]), columns.URLS) is not None
+        if not files or (files[0].suffix.lower() == ".parquet" and image_columns(open_parquet(files[0]).schema_arrow)):
+            return False  # img2dataset's parquet files have the images, and still the column of addresses
+        return columns.column(_names(files[0]), columns.URLS) is not None
     except (UserError, OSError):
         return False  # the error is reported when the file is opened for its images
 

@@ -350,3 +350,85 @@ def test_a_missing_package_is_named_with_the_command(
     with pytest.raises(UserError) as caught:
         import_source(workspace, "owner/name")
     assert "not installed" in caught.value.what and "pip install datasets" in caught.value.try_this
+
+
+@pytest.mark.parametrize(
+    ("names", "image", "map", "caption"),
+    [
+        (("original_image", "edited_image", "edit_prompt"), "edited_image", "original_image", "edit_prompt"),
+        (("image", "semantic_segmentation", "text"), "image", "semantic_segmentation", "text"),
+        (("conditioning", "ground_truth_image", "caption"), "ground_truth_image", "conditioning", "caption"),
+        (("image", "depth_map", "mask", "description"), "image", "depth_map", "description"),
+        (("picture_a", "title_text"), "picture_a", "", "title_text"),
+    ],
+)
+def test_columns_are_found_by_what_their_names_mean(
+    workspace: Workspace,
+    tmp_path: Path,
+    photos: dict[str, np.ndarray],
+    names: tuple[str, ...],
+    image: str,
+    map: str,
+    caption: str,
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    data = png(photos["coffee"])
+    table = {name: [{"bytes": data, "path": None}] * 2 for name in names[:-1]} | {names[-1]: ["a", "b"]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "t.parquet")
+    result = import_source(workspace, str(tmp_path / "t.parquet"))
+    assert f"images from the column {image}, captions from {caption}" in result.notes[0]
+    assert (f"condition maps from {map}" in result.notes[0]) == bool(map)
+    left = set(names[:-1]) - {image, map}
+    assert all(name in " ".join(result.notes[1:2]) for name in left)
+
+
+def test_images_in_the_file_count_more_than_addresses_and_lists_of_images_are_read(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    data = png(photos["coffee"])
+    table = {"key": ["0", "1"], "jpg": [data] * 2, "url": ["http://127.0.0.1:9/a.jpg"] * 2, "caption": ["a", "b"]}
+    parquet.write_table(pyarrow.table(table), tmp_path / "00000.parquet")
+    result = import_source(workspace, str(tmp_path / "00000.parquet"), "one")
+    assert (result.pictures, result.captioned, result.found) == (2, 2, "images in parquet files")
+
+    nested = {"images": [[{"bytes": data, "path": None}]] * 2, "text": ["a", "b"]}
+    parquet.write_table(pyarrow.table(nested), tmp_path / "nested.parquet")
+    assert import_source(workspace, str(tmp_path / "nested.parquet"), "two").pictures == 2
+
+
+def test_a_cloned_repository_is_its_data_not_its_preview(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    clone = tmp_path / "clone"
+    (clone / "data").mkdir(parents=True)
+    (clone / "preview.png").write_bytes(png(photos["rocket"]))
+    (clone / "README.md").write_text("# A dataset", encoding="utf-8")
+    rows = {"image": [{"bytes": png(photos["coffee"]), "path": None}] * 3, "text": ["a", "b", "c"]}
+    parquet.write_table(pyarrow.table(rows), clone / "data" / "train-00000-of-00001.parquet")
+    result = import_source(workspace, str(clone))
+    assert (result.pictures, result.captioned) == (3, 3)
+    assert "1 images beside them were left out: preview.png." in result.notes
+
+
+def test_a_sample_of_an_archive_may_have_several_parts(
+    workspace: Workspace, tmp_path: Path, photos: dict[str, np.ndarray]
+) -> None:
+    with tarfile.open(tmp_path / "00000.tar", "w") as archive:
+        for number in range(2):
+            parts = {"jpg": png(photos["coffee"]), "canny.png": png(photos["rocket"]), "cls": b"7"}
+            parts["json"] = json.dumps({"caption": f"c{number}"}).encode()
+            for ending, body in parts.items():
+                member = tarfile.TarInfo(f"{number:04}.{ending}")
+                member.size = len(body)
+                archive.addfile(member, io.BytesIO(body))
+    result = import_source(workspace, str(tmp_path / "00000.tar"))
+    assert (result.pictures, result.captioned, result.paired) == (2, 2, True)
+    assert "2 skipped: entries that end in .cls." in result.notes
