@@ -1,7 +1,7 @@
 """The commands "grid" and "timelapse": compare the checkpoints of a run.
 
-python -m engine.cli grid RUN --steps 100,300,500 --pictures 1-4 --strengths 0.5,1 --out grid.png
-python -m engine.cli timelapse RUN --picture 2 --format gif
+python -m engine.cli grid RUN --steps 100,300,500 --images 1-4 --strengths 0.5,1 --out grid.png
+python -m engine.cli timelapse RUN --image 2 --format gif
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ def add_commands(commands: Any) -> None:
     grid = commands.add_parser("grid", help="images of several checkpoints side by side, as one image")
     grid.add_argument("run", help="the run's folder name")
     grid.add_argument("--steps", help="checkpoints, for example 100,300,500; default: six, spread over the run")
-    grid.add_argument("--pictures", default="1-2", help="held-out images, for example 1-4 or 1,3; 0: none")
+    grid.add_argument(
+        "--images",
+        "--pictures",
+        dest="pictures",
+        default="1-2",
+        help="held-out images, for example 1-4 or 1,3; 0: none",
+    )
     grid.add_argument(
         "--control", action="append", default=[], type=path_of, metavar="IMAGE", help="a control image of yours"
     )
@@ -33,7 +39,9 @@ def add_commands(commands: Any) -> None:
     grid.add_argument("--out", type=path_of, help="a .png or .webp file; default: in the run's folder")
     lapse = commands.add_parser("timelapse", help="the previews of one held-out image over all steps, as an animation")
     lapse.add_argument("run", help="the run's folder name")
-    lapse.add_argument("--picture", type=int, default=1, help="which of the preview images; the first is 1")
+    lapse.add_argument(
+        "--image", "--picture", dest="picture", type=int, default=1, help="which of the preview images; the first is 1"
+    )
     lapse.add_argument("--alone", action="store_true", help="without the control image and the original beside it")
     lapse.add_argument("--seconds", type=float, default=0.4, help="how long each step is shown")
     lapse.add_argument("--format", choices=["webp", "gif"], default="webp")

@@ -131,6 +131,8 @@ def _request(options: argparse.Namespace, workspace: Workspace, trained: Any) ->
         control, caption = load_map(pairs[0][0]), pairs[0][1]
     net, name = _net(options, trained)
     given = given_settings(options)
+    if "second" in given and given["second"] in {Path(folder.name) for folder in workspace.run_folders()}:
+        given["second"] = workspace.run_folder(str(given["second"]))
     if "width" in given:
         given.setdefault("height", given["width"])
     defaults = settings.run_defaults(trained.config) | {"base": trained.config.model.base, "prompt": caption}

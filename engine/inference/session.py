@@ -28,7 +28,9 @@ from engine.machine.cards import torch_device
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory
 from engine.nets.controlnet_files import check_finite, check_fits, locate_controlnet, read_config
 from engine.runs.checkpoints import read_checkpoint, require_intact
+from engine.runs.choice import choose_checkpoint
 from engine.runs.known_bases import known_schedule
+from engine.runs.run import Run
 from engine.tuning.unlocked import load_trained_base
 from engine.workspace.paths import Workspace
 
@@ -143,6 +145,8 @@ class TrySession:
     def _second_net(self, path: Path) -> Any:
         """Return the second ControlNet; load it if it is another than before."""
         assert self._family is not None, "the first one is loaded before it"
+        if (path / "run.json").is_file():  # a run stands for its newest checkpoint
+            path = choose_checkpoint(Run(path))[0].controlnet
         folder, wanted = _version(path)
         if self._second is None or self._second[0] != wanted:
             self._second = None

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from tests.browser.acting import IN_A_BROWSER, click, fill, open_page, pick, shoot, wait_for
-from tests.browser.studio import Studio, page_of, studio
+from tests.browser.studio import ROOT, Studio, page_of, studio
 from tests.data.test_found_in_the_wild import drawn, photo, write
 
 pytestmark = IN_A_BROWSER
+COLD = (str(ROOT / "tests" / "ui" / "server" / "cold.py"),)
 
 
 @pytest.fixture

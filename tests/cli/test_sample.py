@@ -53,6 +53,17 @@ def test_images_are_drawn_and_carry_their_settings(
     assert "does not look like the control images" in capsys.readouterr().out
 
 
+def test_values_out_of_bounds_and_a_second_run_without_a_checkpoint_are_named(
+    sampled: tuple[Path, str], loud_controlnet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, run = sampled
+    common = ["--workspace", str(root), "sample", run, "--net", str(loud_controlnet)]
+    assert main([*common, "--steps", "0"]) == 2
+    assert "Sampling steps" in capsys.readouterr().err
+    assert main([*common, "--second", run]) == 2
+    assert f"{run} has no checkpoint" in capsys.readouterr().err
+
+
 def test_a_missing_checkpoint_and_a_missing_run_are_named(
     sampled: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -161,12 +161,17 @@ def test_images_are_drawn_over_with_any_sampler(
 
 
 def test_a_second_controlnet_acts_only_where_it_is_asked_for(
-    session: TrySession, request_: TryRequest, loud_controlnet: Path, blank: Image.Image
+    session: TrySession, request_: TryRequest, loud_controlnet: Path, checkpoint: Path, blank: Image.Image
 ) -> None:
     both = replace(request_, second=loud_controlnet, second_control=blank)
-    alone, together, silent, after = session.generate(
-        [request_, both, replace(both, second_strength=0.0), request_], on_preview=lambda _: None
+    run = checkpoint.parents[1]
+    (run / "run.json").write_text('{"config": {}}', encoding="utf-8")
+    of_checkpoint, of_run = (replace(both, second=path) for path in (checkpoint, run))
+    alone, together, silent, after, drawn, drawn_too = session.generate(
+        [request_, both, replace(both, second_strength=0.0), request_, of_checkpoint, of_run],
+        on_preview=lambda _: None,
     )
+    assert np.array_equal(drawn, drawn_too), "a run stands for its newest checkpoint"
     assert far(alone, together) > 0.5
     assert far(alone, silent) <= 1
     assert np.array_equal(alone, after)
