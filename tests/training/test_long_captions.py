@@ -14,10 +14,16 @@ from PIL import Image
 
 from engine.data import caption_edits
 from engine.data.dataset import Dataset
+from engine.evaluation.loaded import load_models
+from engine.families.text import TextOptions
+from engine.inference.request import TryRequest
+from engine.inference.session import TrySession
+from engine.inference.settings import run_defaults
 from engine.jobs.control import Control
 from engine.jobs.events import Message
 from engine.runs.run import Run, write_run
 from engine.training.job import build_trainer
+from engine.training.previews import DrawPreviews
 from engine.workspace.paths import Workspace
 from tests.compare_runs import step_gradients
 from tests.short_runs import RunFactory, train
@@ -108,14 +114,22 @@ def test_the_step_with_long_captions_equals_a_plain_diffusers_step(
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     for name, parameter in net.named_parameters():
         assert torch.allclose(ours[name], parameter.grad, rtol=1e-5, atol=1e-6), name
+
+    # The user's own prompts of the previews are read from the same layer, and in as many chunks as they fill.
+    short, long = DrawPreviews()._encode(state, ["another prompt", f"another prompt, {LONG[:150]}"])
+    with torch.no_grad():
+        for text, prompt, chunks in ((short, "another prompt", 1), (long, f"another prompt, {LONG[:150]}", 2)):
+            wanted = plain_text(pipe, prompt, chunks, 2)[0][0]
+            assert text["hidden"].shape == wanted.shape and torch.allclose(text["hidden"], wanted, atol=1e-5)
     trainer.close()
 
 
 def test_previews_are_drawn_with_long_captions_and_other_prompts(
-    new_run: RunFactory, ready_workspace: Workspace, dataset: Dataset
+    new_run: RunFactory, ready_workspace: Workspace, dataset: Dataset, edges: Image.Image
 ) -> None:
     run = new_run(
         **{
+            "model.clip_skip": 2,
             "train.steps": 2,
             "validation.every": 2,
             "validation.pictures": 2,
@@ -127,6 +141,16 @@ def test_previews_are_drawn_with_long_captions_and_other_prompts(
     assert trained.outcome == "completed" and not trained.warnings
     (note,) = [message.text for message in trained.of(Message) if message.text.startswith("Captions")]
     assert note.startswith("Captions that are longer than the base reads at once: 8, read in 3 chunks. In 8 of them")
+
+    # What draws afterwards reads prompts in the same way: the evaluation always, Try it as its form says.
+    checkpoint, base = run.checkpoints()[-1], run.config.model.base
+    assert load_models(ready_workspace, run, checkpoint).text == TextOptions(clip_skip=2, whole=True)
+    asked = {**run_defaults(run.config), "steps": 1, "base": base, "controlnet": checkpoint.folder, "control": edges}
+    assert asked["clip_skip"] == 2
+    session = TrySession(ready_workspace, device="cpu")
+    requests = [TryRequest(**{**asked, "prompt": "red circle", "clip_skip": layer}) for layer in (1, 2)]
+    first, second = (np.asarray(image) for image in session.generate(requests))
+    assert (first != second).any(), "they are not drawn in one batch"
 
 
 def test_a_run_of_an_earlier_version_cuts_them_as_before(
