@@ -14,6 +14,7 @@ from typing import Any
 
 from engine.config import RunConfig
 from engine.config.presets import flatten
+from engine.errors import UserError
 from engine.estimate.memory import SLACK, Prediction, predict_from
 from engine.families.files import BaseConfigs
 from engine.runs.changes import with_settings
@@ -137,7 +138,10 @@ def options(config: RunConfig, base: BaseConfigs, machine: Machine) -> list[Fall
     now, before = predict_from(config, base, processes=machine.processes), flatten(config.model_dump())
     found = []
     for settings in _combinations(config, machine):
-        changed = with_settings(config, settings)
+        try:
+            changed = with_settings(config, settings)
+        except UserError:
+            continue  # these do not go with the run's other settings
         then = predict_from(changed, base, processes=machine.processes)
         if then.ram - now.ram > machine.free_ram:
             continue

@@ -44,7 +44,7 @@ def key_of(config: RunConfig, machine: str) -> str:
     drawn = images_drawn_at_once(config)
     facts["images at once"] = drawn
     facts["guided"] = bool(drawn) and config.validation.guidance_scale > 1  # else an image takes half the time
-    return _digest([machine, *sorted(facts.items())])
+    return digest([machine, *sorted(facts.items())])
 
 
 def read(workspace: Workspace, config: RunConfig, machine: str) -> Measured | None:
@@ -82,12 +82,13 @@ def _former(entries: dict[str, Any], config: RunConfig, machine: str) -> dict[st
     speed, usual = speed_settings(config), speed_settings(RunConfig()) | ADDED
     if any(speed[name] != usual[name] for name in speed if name not in FORMER_SETTINGS):
         return None
-    entry: dict[str, Any] | None = entries.get(_digest([machine, *(speed[name] for name in FORMER_SETTINGS)]))
+    entry: dict[str, Any] | None = entries.get(digest([machine, *(speed[name] for name in FORMER_SETTINGS)]))
     drew = entry is not None and bool(entry.get("seconds_per_picture"))
     return entry if drew == bool(config.validation.every) else None
 
 
-def _digest(facts: list[Any]) -> str:
+def digest(facts: list[Any]) -> str:
+    """The key of these plain values."""
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=8).hexdigest()
 
 

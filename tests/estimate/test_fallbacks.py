@@ -9,6 +9,8 @@ import pytest
 from docs.make_fallback_table import PAGE, SIDES, preset_settings, with_table
 from engine.config import RunConfig
 from engine.config.presets import resolve, unflatten
+from engine.errors import UserError
+from engine.estimate import fallbacks
 from engine.estimate.fallbacks import (
     ASSUMED_SHORTAGE,
     Machine,
@@ -102,6 +104,17 @@ def test_what_a_machine_cannot_do_is_not_proposed() -> None:
     assert names(little_ram) == names(CARD) - {"optim.offload=True"}
     frozen = names(CARD, **{"objective.sd_locked": False, "optim.ema_decay": 0.0})
     assert "train.base_storage=fp8" not in frozen
+
+
+def test_what_does_not_go_with_the_other_settings_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
+        if "optim.offload" in settings:
+            raise UserError("These settings cannot be used.", "They exclude each other.", "Correct them.")
+        return with_settings(config, settings)
+
+    monkeypatch.setattr(fallbacks, "with_settings", refusing)
+    found = options(PRESETS["8gb", "sd1"], SD1, CARD)
+    assert found and not any("optim.offload" in one.settings for one in found)
 
 
 def test_an_8bit_state_is_cheaper_than_adafactor_and_goes_to_ram_by_pages() -> None:
