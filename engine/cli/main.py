@@ -94,7 +94,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     evaluate.add_command(commands)
     export.add_commands(commands)
     commands.add_parser("doctor", help="show this machine, the versions, and what is wrong")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.card is not None and getattr(options, "processes", 1) > 1:
+        parser.error("--card chooses one card: leave it out, or leave out --processes.")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -110,10 +110,13 @@ def _settings_of(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:
 
 def _train_run(name: str, workspace: Workspace, control: Control) -> int:
     from engine.jobs.keep_awake import keep_awake
+    from engine.machine.hardware import detect
     from engine.training.job import training_job
 
     run, console = Run(workspace.run_folder(name)), processes.console()
     console.say(f"Run {run.folder}")
+    if detect().cards > 1 and group.current().world_size == 1:
+        console.say(f"On {detect().sentence}")
     with keep_awake(console.say):
         outcome = training_job(workspace, run)(control.token, console.event)
     return 0 if outcome == "completed" else EXIT_INTERRUPTED

@@ -197,6 +197,9 @@ def test_the_command_line_uses_the_card_of_the_option_else_the_remembered_one(
     assert "Device      NVIDIA GeForce RTX 3090, 24 GB" in capsys.readouterr().out
     assert cli.main([*start, "--card", "5", "doctor"]) == cli.EXIT_PROBLEM
     assert "Graphics card 5 cannot be used" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*start, "--card", "1", "resume", "a-run", "--processes", "2"])
+    assert "--card chooses one card" in capsys.readouterr().err
 
 
 def test_the_window_uses_the_card_of_the_option(
