@@ -13,7 +13,8 @@ from engine.disk.tensor_file import tensor_shapes
 from engine.disk.typed_path import typed_path
 from engine.errors import UserError
 from engine.families.facts import FACTS, FamilyFacts, by_text_width, of_class, of_config
-from engine.workspace.paths import Workspace
+from engine.families.weight_files import weight_files
+from engine.workspace.paths import Workspace, in_hub_cache
 
 LAYOUTS = Path(__file__).resolve().parent / "layouts"
 """Configs of the families whose bases come in single files."""
@@ -48,7 +49,7 @@ def bases_in(folder: Path) -> list[str]:
     found = [
         p
         for p in sorted(folder.iterdir())
-        if (p / "model_index.json").is_file() or (p.is_file() and p.suffix.lower() in SINGLE_FILES)
+        if (in_hub_cache(p) / "model_index.json").is_file() or (p.is_file() and p.suffix.lower() in SINGLE_FILES)
     ]
     return [str(path) for path in found]
 
@@ -59,7 +60,7 @@ def denoiser_files(located: str) -> list[Path]:
     if path.is_file():
         return [path]
     names = sorted({facts.denoiser for facts in FACTS})
-    return [file for name in names for file in sorted((path / name).glob("*.safetensors"))]
+    return [file for name in names for file in weight_files(path / name)]
 
 
 def denoiser_parameters(workspace: Workspace, base: str) -> int:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from engine.disk.tensor_file import tensor_names
 from engine.errors import UserError
 from engine.families import single_file
+from engine.families.weight_files import variant_of
 from engine.machine.errors import is_of_machine
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -94,6 +95,8 @@ def load_part(kind: Any, base: str, subfolder: str, dtype: torch.dtype | None) -
     try:
         if Path(base).is_file():
             return single_file.load(kind, base, subfolder, dtype)
+        if dtype is not None and Path(base).is_dir() and (variant := variant_of(Path(base) / subfolder)):
+            options["variant"] = variant
         return kind.from_pretrained(base, **options)
     except UserError:
         raise
@@ -152,10 +155,13 @@ def _tensor_places(base: str, subfolder: str) -> dict[str, tuple[Path, str]] | N
     """Where a part's tensors are, by diffusers name: the safetensors file, and the name in it. None: another kind."""
     if Path(base).is_file():
         return single_file.tensor_places(base, subfolder)
-    if (index := _file_of(base, subfolder, f"{WEIGHTS}.index.json")) is not None:
+    variant = (variant_of(Path(base) / subfolder) or "") if Path(base).is_dir() else ""
+    mark = f".{variant}" if variant else ""
+    whole = WEIGHTS.replace(".safetensors", f"{mark}.safetensors")
+    if (index := _file_of(base, subfolder, f"{WEIGHTS}.index{mark}.json")) is not None:
         shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         return {name: (index.parent / shard, name) for name, shard in shards.items()}
-    if (path := _file_of(base, subfolder, WEIGHTS)) is None:
+    if (path := _file_of(base, subfolder, whole)) is None:
         return None
     return {name: (path, name) for name in tensor_names(path)}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.errors import UserError
 from engine.families import distilled
 from engine.families.base import Family
@@ -9,7 +11,10 @@ from engine.families.parts import read_component_config, read_optional_config
 from engine.families.sdxl import StableDiffusionXL
 from engine.families.stable_diffusion import StableDiffusion1, StableDiffusion2
 from engine.families.unsuitable import BaseParts
+from engine.families.weight_files import require_weights
 
+WITH_WEIGHTS = ("unet", "transformer", "vae", "text_encoder", "text_encoder_2")
+"""Parts of a base that training loads."""
 FAMILIES: tuple[Family, ...] = (StableDiffusion1(), StableDiffusion2(), StableDiffusionXL())
 
 
@@ -35,6 +40,8 @@ def detect(base: str) -> Family:
             )
             if why := family.unsuitable(parts):
                 raise _refused(base, why)
+            if Path(base).is_dir():
+                require_weights(Path(base), [name for name in WITH_WEIGHTS if name in index])
             return family
     raise _refused(base, f"It is a {index.get('_class_name', 'model of an unknown kind')}.")
 

@@ -22,6 +22,7 @@ from engine.errors import UserError
 from engine.families.facts import by_text_width
 from engine.families.files import LAYOUTS, UNET_PREFIX, shapes_of, text_width
 from engine.families.hints import names_noise, schedule_beside, schedule_of_name
+from engine.families.pickled import load_tensors, objects_left_out
 from engine.machine.errors import is_of_machine
 
 ENDINGS = (".safetensors", ".ckpt", ".pt", ".pth")
@@ -37,6 +38,7 @@ OTHER_KINDS = (
 )
 OTHER_SCHEDULES = (
     ("edm_mean", "trained with EDM's noise schedule and normalised latents, as Playground v2.5 is"),
+    ("scaled_fp8", "stored in 8 bits with scales of their own, as some programs do to draw with it"),
     ("edm_vpred.sigma_max", "trained with EDM's noise schedule, as CosXL is"),
     (f"{UNET_PREFIX}time_embed.cond_proj.weight", "a latent consistency model (LCM), which takes the guidance scale"),
 )
@@ -82,11 +84,23 @@ def load(kind: Any, path: str, part: str, dtype: torch.dtype | None) -> Any:
     if issubclass(kind, PreTrainedModel):
         from diffusers.loaders import single_file_utils as tools
 
-        weights = tools.load_single_file_checkpoint(path)
+        with objects_left_out(path):
+            weights = _with_text_model(tools.load_single_file_checkpoint(path))
         return tools.create_diffusers_clip_model_from_ldm(
             kind, weights, subfolder=part, config=str(configs), torch_dtype=dtype, local_files_only=True
         )
-    return kind.from_single_file(path, config=str(configs), subfolder=part, torch_dtype=dtype, local_files_only=True)
+    with objects_left_out(path):
+        return kind.from_single_file(
+            path, config=str(configs), subfolder=part, torch_dtype=dtype, local_files_only=True
+        )
+
+
+def _with_text_model(weights: dict[str, Any]) -> dict[str, Any]:
+    """The tensors of a file with CLIP's names as most files have them: NovelAI's lack ``text_model``."""
+    short, long = "cond_stage_model.transformer.", "cond_stage_model.transformer.text_model."
+    if not any(name.startswith(f"{short}embeddings.") for name in weights):
+        return weights
+    return {long + name.removeprefix(short) if name.startswith(short) else name: w for name, w in weights.items()}
 
 
 def tensor_places(path: str, part: str) -> dict[str, tuple[Path, str]] | None:
@@ -168,8 +182,8 @@ def _shapes(path: Path) -> dict[str, list[int]]:
     try:
         if path.suffix == ".safetensors":
             return shapes_of(path)
-        # The meta device reads names and shapes only; weights_only runs no code from the file.
-        weights = torch.load(path, map_location="meta", weights_only=True)
+        # The meta device reads names and shapes only; no code from the file is run.
+        weights = load_tensors(path, "meta")
         while "state_dict" in weights:
             weights = weights["state_dict"]
         return {name: list(value.shape) for name, value in weights.items() if isinstance(value, torch.Tensor)}

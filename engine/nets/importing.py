@@ -141,6 +141,12 @@ def config_from_shapes(tensors: Mapping[str, torch.Tensor], name: str) -> dict[s
         blocks = _count(tensors, "down_blocks.{}.resnets.0.conv1.weight")
         attention = [f"down_blocks.{n}.attentions.0.proj_in.weight" in tensors for n in range(blocks)]
         with_text = [key for key in tensors if key.endswith("attn2.to_k.weight")]
+        if not with_text:
+            raise UserError(
+                f"{name} cannot be used.",
+                "It has no attention layers, so it reads no prompt: it is a reduced net that only some programs know.",
+                "Choose a whole ControlNet, or a Control-LoRA.",
+            )
         pairs = _count(tensors, "controlnet_cond_embedding.blocks.{}.weight") // 2
         widths = [tensors[f"controlnet_cond_embedding.blocks.{2 * n + 1}.weight"].shape[0] for n in range(pairs)]
         first = tensors["controlnet_cond_embedding.conv_in.weight"]

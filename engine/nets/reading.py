@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import UserError
+from engine.families.pickled import load_tensors
 from engine.machine.errors import is_of_machine
 from engine.machine.units import GIB, format_bytes
 from engine.nets import ldm_keys
@@ -27,9 +28,12 @@ DIFFUSERS_TRIGGER = "controlnet_cond_embedding.conv_in.weight"
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 ENDINGS = (".safetensors", *PICKLES)
 MAX_PICKLE_BYTES = 16 * GIB
+UNION_MARKS = ("task_embedding", "control_add_embedding", "transformer_layes", "control_model.task_embedding")
+"""Beginnings of names that only the net for many kinds has (the third is spelled so)."""
 OTHER_MODELS = (  # prefix of a tensor's name, and what a file with such names is
     ("model.diffusion_model.", "a whole Stable Diffusion model"),
     ("lora_unet_", "a LoRA"),
+    ("lllite_", "a ControlNet-LLLite, a small net that only programs which know it can use"),
     ("adapter.", "a T2I adapter"),
     ("ip_adapter", "an IP-Adapter"),
     ("image_proj", "an IP-Adapter"),
@@ -93,6 +97,12 @@ def recognise(names: Collection[str], file: str) -> str:
     Raises:
         UserError: it is not a ControlNet; says what the file looks like.
     """
+    if any(name.startswith(UNION_MARKS) for name in names):
+        raise UserError(
+            f"{file} cannot be used.",
+            "It is a ControlNet Union (or ProMax): one net for many kinds of control images, with layers of its own.",
+            "Choose a ControlNet for one kind of control images.",
+        )
     if LORA_MARK in names:
         return "control_lora"
     if DIFFUSERS_TRIGGER in names:
@@ -177,7 +187,7 @@ def read_pickle(path: Path) -> dict[str, torch.Tensor]:
                 f"It unpacks to {format_bytes(size)}, more than a ControlNet has.",
                 "Choose another file.",
             )
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = load_tensors(path)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path.name} was not opened.",

@@ -124,7 +124,7 @@ class Workspace:
             return str(DEMO_BASE)
         for candidate in (Path(base).expanduser(), self.models / base):
             if base and candidate.exists():
-                return str(candidate.resolve())
+                return str(in_hub_cache(candidate).resolve())
         if re.fullmatch(r"[\w.-]+/[\w.-]+", base) and not base.startswith("."):
             return base
         raise UserError(
@@ -136,6 +136,23 @@ class Workspace:
     def free_bytes(self) -> int:
         """Free space on the workspace's disk, in bytes."""
         return free_bytes(self.root)
+
+
+def in_hub_cache(folder: Path) -> Path:
+    """The snapshot inside a folder of the Hugging Face cache (models--owner--name); any other folder unchanged.
+
+    The snapshot that ``main`` names counts, else the newest one.
+    """
+    snapshots = folder / "snapshots"
+    if not snapshots.is_dir():
+        return folder
+    main = folder / "refs" / "main"
+    if main.is_file():
+        named = snapshots / main.read_text(encoding="utf-8").strip()
+        if named.is_dir():
+            return named
+    found = sorted((path for path in snapshots.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else folder
 
 
 def safe_name(name: str) -> str:

@@ -1,0 +1,64 @@
+"""Which weight files of a base's folder are used: whole or in shards, plain or a variant such as fp16. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from engine.errors import UserError
+
+_NAME = re.compile(
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(?P<variant>\w+?))?(?:-\d{5}-of-\d{5})?"
+    r"\.(?P<kind>safetensors|bin)"
+)
+_OTHERS = {".msgpack": "Flax", ".onnx": "ONNX", ".xml": "OpenVINO", ".tflite": "TensorFlow", ".gguf": "GGUF"}
+
+
+def variant_of(folder: Path) -> str | None:
+    """The variant of a part's weights that is loaded: "" for plain files, else for example "fp16". None: no weights.
+
+    Plain files count first, then fp16, then any other; safetensors before .bin.
+    """
+    found = _found(folder)
+    ranked = sorted(found, key=lambda one: (one[1] != "safetensors", one[0] != "", one[0] != "fp16", one[0]))
+    return ranked[0][0] if ranked else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of the variant that is loaded, sorted: one, or all shards."""
+    variant = variant_of(folder)
+    return [
+        path
+        for path in sorted(folder.glob("*.safetensors"))
+        if (match := _NAME.fullmatch(path.name)) and (match["variant"] or "") == variant
+    ]
+
+
+def _found(folder: Path) -> set[tuple[str, str]]:
+    """(variant, ending) of the weight files in a folder."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return {(match["variant"] or "", match["kind"]) for name in names if (match := _NAME.fullmatch(name))}
+
+
+def require_weights(base: Path, parts: Iterable[str]) -> None:
+    """Check that each part of a base's folder has weights that can be loaded.
+
+    Raises:
+        UserError: names the part, and what lies there instead.
+    """
+    for part in parts:
+        folder = base / part
+        if variant_of(folder) is not None:
+            continue
+        if not folder.is_dir():
+            why = f"It has no folder {part}."
+        else:
+            others = sorted({kind for path in folder.iterdir() if (kind := _OTHERS.get(path.suffix))})
+            held = f" ({' and '.join(others)} files are there, which are not read)" if others else ""
+            why = f"{part} has no weights: neither .safetensors nor .bin files{held}."
+        raise UserError(
+            f"The base model {base.name} is not complete.",
+            why,
+            "Download it again, with its safetensors files, or choose another base.",
+        )
