@@ -1,0 +1,160 @@
+"""Bases as people find them: variants, shards, cache folders, other programs' files; or refused at the choice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from engine.errors import UserError
+from engine.families.files import bases_in, denoiser_parameters
+from engine.families.parts import file_tensors
+from engine.families.registry import detect
+from engine.families.weight_files import variant_of, weight_files
+from engine.nets.importing import read_controlnet
+from engine.nets.reading import read_net_file, recognise
+from engine.workspace.paths import Workspace
+from tests.families.ldm_file import write_single_file
+
+PARTS = ("unet", "vae", "text_encoder")
+
+
+def rename_weights(base: Path, variant: str) -> None:
+    for part in PARTS:
+        for path in (base / part).glob("*.safetensors"):
+            path.rename(path.with_name(path.name.replace(".safetensors", f".{variant}.safetensors")))
+
+
+def loads(base: Path, like: Path) -> None:
+    """The base loads, and its denoiser has the weights of the other base."""
+    family = detect(str(base))
+    unet, wanted = (family.load_denoiser(str(one), torch.float32).state_dict() for one in (base, like))
+    assert unet.keys() == wanted.keys() and all(torch.equal(unet[name], wanted[name]) for name in unet)
+    family.load_vae(str(base))
+    family.load_text_encoder(str(base), torch.float32)
+
+
+def test_a_folder_with_variants_only_is_used(tiny_base: Path, tmp_path: Path, workspace: Workspace) -> None:
+    base = tmp_path / "fp16-only"
+    shutil.copytree(tiny_base, base)
+    rename_weights(base, "fp16")
+    loads(base, tiny_base)
+    assert denoiser_parameters(workspace, str(base)) == denoiser_parameters(workspace, str(tiny_base))
+    ours, theirs = (file_tensors(str(one), "unet", ("conv_in",)) for one in (base, tiny_base))
+    assert ours is not None and theirs is not None and ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_plain_files_count_before_variants(tiny_base: Path, tmp_path: Path, workspace: Workspace) -> None:
+    base = tmp_path / "both"
+    shutil.copytree(tiny_base, base)
+    plain = base / "unet" / "diffusion_pytorch_model.safetensors"
+    shutil.copy(plain, plain.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert variant_of(base / "unet") == "" and weight_files(base / "unet") == [plain]
+    assert denoiser_parameters(workspace, str(base)) == denoiser_parameters(workspace, str(tiny_base))
+
+
+def test_a_folder_of_the_hub_cache_is_used(tiny_base: Path, workspace: Workspace) -> None:
+    cached = workspace.models / "models--owner--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc\n", encoding="utf-8")
+    shutil.copytree(tiny_base, cached / "snapshots" / "abc")
+    (cached / "snapshots" / "newer").mkdir()
+    located = workspace.locate_base(str(cached))
+    assert located.endswith("snapshots/abc") and bases_in(workspace.models) == [str(cached)]
+    assert detect(located).name == "sd1"
+
+
+@pytest.mark.parametrize(
+    ("left", "why"),
+    [
+        ({}, "unet has no weights"),
+        ({"model.onnx": b"x"}, "ONNX files are there"),
+        ({"diffusion_flax_model.msgpack": b"x"}, "Flax files are there"),
+    ],
+)
+def test_a_folder_without_weights_is_refused_at_the_choice(
+    tiny_base: Path, tmp_path: Path, left: dict[str, bytes], why: str
+) -> None:
+    base = tmp_path / "incomplete"
+    shutil.copytree(tiny_base, base)
+    for path in (base / "unet").glob("*.safetensors"):
+        path.unlink()
+    for name, content in left.items():
+        (base / "unet" / name).write_bytes(content)
+    with pytest.raises(UserError, match="is not complete") as refused:
+        detect(str(base))
+    assert why in refused.value.why
+
+
+class Callback:
+    """What Lightning saves beside the weights: an object of a class that is not installed elsewhere."""
+
+    def __init__(self) -> None:
+        self.best = torch.ones(2)
+
+
+def test_checkpoints_of_other_programs_are_read(tiny_base: Path, tmp_path: Path) -> None:
+    plain = write_single_file(tiny_base, tmp_path / "plain.safetensors")
+    tensors = load_file(plain)
+    short = "cond_stage_model.transformer."
+    novel = {
+        name.replace(f"{short}text_model.", short) if name.startswith(short) else name: tensor
+        for name, tensor in tensors.items()
+    }
+    assert novel.keys() != tensors.keys()
+    shutil.copytree(tmp_path / "plain", tmp_path / "novel")
+    save_file(novel, tmp_path / "novel.safetensors")
+    torch.save({"state_dict": novel, "callbacks": {"one": Callback()}, "epoch": 3}, tmp_path / "novel.ckpt")
+    family = detect(str(plain))
+    wanted = family.load_text_encoder(str(plain), torch.float32).state_dict()
+    for other in ("novel.safetensors", "novel.ckpt"):
+        got = detect(str(tmp_path / other)).load_text_encoder(str(tmp_path / other), torch.float32).state_dict()
+        assert got.keys() == wanted.keys() and all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (
+            ("task_embedding", "control_add_embedding.linear_1.weight", "controlnet_cond_embedding.conv_in.weight"),
+            "Union",
+        ),
+        (("lllite_unet_input_blocks_4_1.down.0.weight",), "LLLite"),
+    ],
+)
+def test_nets_of_other_kinds_are_named(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        recognise(names, "net.safetensors")
+    assert words in refused.value.why
+
+
+def test_a_net_without_attention_is_named(loud_controlnet: Path, tiny_base: Path, tmp_path: Path) -> None:
+    whole = read_net_file(loud_controlnet).tensors
+    save_file({n: t for n, t in whole.items() if "attn" not in n}, tmp_path / "small.safetensors")
+    with pytest.raises(UserError, match="no attention layers|cannot be used") as refused:
+        read_controlnet(tmp_path / "small.safetensors", detect(str(tiny_base)), str(tiny_base))
+    assert "no prompt" in refused.value.why
+
+
+def test_a_base_in_shards_is_used(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "shards"
+    shutil.copytree(tiny_base, base)
+    folder = base / "unet"
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    names = sorted(tensors)
+    parts = {"00001": names[: len(names) // 2], "00002": names[len(names) // 2 :]}
+    places = {}
+    for number, held in parts.items():
+        file = f"diffusion_pytorch_model-{number}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in held}, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(held, file)
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    loads(base, tiny_base)
+    assert len(weight_files(folder)) == 2
