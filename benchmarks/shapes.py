@@ -156,7 +156,7 @@ def holders(state: TrainState) -> Callable[[], dict[str, Any]]:
         states = (value for entries in state.optimizer.state.values() for value in entries.values())
         return {
             "weights": [*weights, *(kept.low_bits if isinstance(kept, CompactMasterWeights) else ())],
-            "gradients": [parameter.grad for parameter in trained],
+            "gradients": [parameter.grad for parameter in (*trained, *kept.master_of)],
             "optimizer": [value for value in states if isinstance(value, torch.Tensor)],
             "EMA": state.ema.shadow_params if state.ema is not None else [],
         }

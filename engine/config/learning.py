@@ -163,8 +163,8 @@ class OptimConfig(Section):
         "whole",
         "Master weights",
         "How the trained weights are kept beside the copy that computes. whole, the usual choice: in fp32. split: only "
-        "the bits that the copy lacks; the same training in 0.7 GB less with SD 1.5 (bf16 only). none: only the copy, "
-        "with updates rounded at random, so that they add up on average; 1.35 GB less, and a little noisier.",
+        "the bits that the copy lacks: the same training in 0.7 to 1.4 GB less with SD 1.5 (bf16 only). none: only the "
+        "copy, with updates rounded at random, so that they add up on average: 0.7 GB less again, a little noisier.",
         advanced=True,
         affects_speed=True,
     )

@@ -96,6 +96,8 @@ class Parallel:
             last: it is the step's last one, after which gradients are complete.
         """
         yield
+        if not last:
+            self._run.trainable.weights.widen_gradients()
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate the gradients of a loss in the fp32 parameters."""
@@ -113,13 +115,13 @@ class Parallel:
         and the gradients are not read and written for it. All processes find the same, since a step that only one of
         them skips would part their weights.
         """
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        scaled_norm = self._whole_norm(torch.nn.utils.get_total_norm(gradients)).to(loss.device, torch.float32)
+        weights, parameters = self._run.trainable.weights, self.parameters()
+        scaled_norm = self._whole_norm(weights.gradient_norm(parameters)).to(loss.device, torch.float32)
         loss_found, norm = self._read(torch.stack([loss.detach().float(), scaled_norm / loss_scale]))
         finite = Finite(math.isfinite(loss_found), math.isfinite(norm))
         factor = min(1.0, max_norm / (norm + 1e-6)) / loss_scale if finite.gradients else 1.0
-        if finite.loss and factor != 1:
-            torch._foreach_mul_(gradients, factor)
+        if finite.loss:
+            weights.multiply_gradients(parameters, factor)
         return finite
 
     def optimizer_step(self) -> None:

@@ -138,7 +138,8 @@ def predict_from(
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
     bytes_each = 4 if train.precision == "fp32" else 2
     has_copy = bytes_each < 4 or optim.offload  # the nets that compute are copies of the master weights
-    master_bytes = {"whole": 4, "split": 2, "none": 0}[master_weights_of(config, train.precision, processes)]
+    kept = master_weights_of(config, train.precision, processes)
+    master_bytes = {"whole": 4, "split": 2, "none": 0}[kept]
     optimizer = sum(optimizer_bytes(net, optim.optimizer) for net in nets)
     optimizer_on_card = on_card and not optim.optimizer.startswith("paged")  # a paged state moves to RAM when needed
     ema = trained * 4 if has_ema else 0
@@ -150,7 +151,15 @@ def predict_from(
         "EMA": float(ema if optim.ema_device == "same" and on_card else 0),
     }
     accumulates = train.accumulation > processes
-    step = training_peak(sizes, train.batch_size, bytes_each, train.gradient_checkpointing, accumulates, on_card)
+    step = training_peak(
+        sizes,
+        train.batch_size,
+        bytes_each,
+        train.gradient_checkpointing,
+        accumulates,
+        on_card,
+        gradient_bytes=4 if kept == "whole" or accumulates else bytes_each,
+    )
     sampling = sampling_peak(sizes, 2 * images_drawn_together(resolution), bytes_each)
     if base.facts.control_is_encoded:
         resident["VAE"] = 4 * _vae_weights(base.vae)

@@ -21,7 +21,13 @@ class Peak:
 
 
 def training_peak(
-    sizes: Sizes, batch: int, bytes_each: int, checkpointing: str, accumulates: bool, on_card: bool = True
+    sizes: Sizes,
+    batch: int,
+    bytes_each: int,
+    checkpointing: str,
+    accumulates: bool,
+    on_card: bool = True,
+    gradient_bytes: int = 4,
 ) -> Peak:
     """The peak of forward and backward pass.
 
@@ -30,12 +36,13 @@ def training_peak(
         bytes_each: bytes of a number in the nets that compute.
         checkpointing: "none", "controlnet" or "both".
         accumulates: a step has several micro-batches, so all gradients exist from the second on.
-        on_card: fp32 gradients stay where the nets compute.
+        on_card: gradients stay where the nets compute.
+        gradient_bytes: bytes of a gradient until the weights are updated.
     """
     control = [(unit, checkpointing != "none", False) for unit in sizes.controlnet.units]
     steps = control + [(unit, checkpointing == "both", True) for unit in sizes.denoiser.units]
     kept = [unit.checkpointed if again else unit.kept for unit, again, _ in steps]
-    all_gradients = 4.0 * sum(unit.trained for unit, _, _ in steps) if on_card else 0.0
+    all_gradients = gradient_bytes * float(sum(unit.trained for unit, _, _ in steps)) if on_card else 0.0
     found = [Peak(0.0, all_gradients)]  # before the optimizer frees them
     below, done, waiting = sum(kept), 0.0, 0
     for (unit, again, of_denoiser), own in zip(reversed(steps), reversed(kept), strict=True):
@@ -52,7 +59,7 @@ def training_peak(
         found.append(Peak(float(backward), gradients))
         waiting -= 0 if of_denoiser else min(waiting, unit.residual)
         below -= own
-        done += 4.0 * unit.trained if on_card else 0.0
+        done += float(gradient_bytes * unit.trained) if on_card else 0.0
     return max(found, key=lambda peak: peak.activations + peak.gradients)
 
 

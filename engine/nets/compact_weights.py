@@ -7,13 +7,14 @@ none: only the half precision that computes is kept. Updates are far smaller tha
 is rounded up or down at random, with the probabilities that make its expected value the exact one (Gupta et al. 2015,
 arXiv 1502.02551; for fine-tuning in bf16 Zamirai et al. 2020, arXiv 2010.06192).
 
-In both, fp32 weights exist only while they are updated, a part at a time, or read.
+In both, fp32 weights exist only while they are updated, a part at a time, or read. So do fp32 gradients in a step of
+one micro-batch: until then a gradient stays in the precision in which it was computed. Sums of several are fp32.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,6 +62,12 @@ def generator_of(place: tuple[int, int], device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
 
 
+def _in_fp32(gradient: torch.Tensor | None) -> torch.Tensor:
+    """As the master weights: those of a copy may be channels last."""
+    assert gradient is not None
+    return gradient.to(torch.float32, memory_format=torch.contiguous_format)
+
+
 class CompactMasterWeights(MasterWeightSync):
     """Keeps no whole fp32 weights from ``refresh`` on: the parameters of the master net are then placeholders.
 
@@ -74,7 +81,9 @@ class CompactMasterWeights(MasterWeightSync):
             kind: "split" or "none".
         """
         self._kind = kind
+        self._gradients_stay = [True]  # shared with the hooks, which hold no reference to this object
         self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
+        self._factor = 1.0  # which gradients in half precision have to be multiplied by
         super().__init__(master, dtype)
 
     @property
@@ -92,38 +101,79 @@ class CompactMasterWeights(MasterWeightSync):
                 self._store(copy, master)
         self.stale = False
 
+    def _gradient_hook(self, master: nn.Parameter) -> Callable[[torch.Tensor], None]:
+        usual, stay = super()._gradient_hook(master), self._gradients_stay
+        return lambda copy: None if stay[0] and master.grad is None else usual(copy)
+
+    @torch.no_grad()
+    def widen_gradients(self) -> None:
+        for copy, master in self.master_of.items():
+            if copy.grad is not None:
+                master.grad, copy.grad = _in_fp32(copy.grad), None
+
+    @torch.no_grad()
+    def gradient_norm(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        norms: list[torch.Tensor] = []
+        for part in self._parts(1.0):
+            norms += torch._foreach_norm([gradient for *_, gradient in part])
+            part.clear()  # before the next part is made
+        return torch.linalg.vector_norm(torch.stack(norms))
+
+    def multiply_gradients(self, parameters: list[nn.Parameter], factor: float) -> None:
+        super().multiply_gradients(parameters, factor)
+        self._factor = factor
+
+    def leave_out(self, masters: Iterable[nn.Parameter]) -> None:
+        copies = {master: copy for copy, master in self.master_of.items()}
+        for master in masters:
+            master.grad = copies[master].grad = None
+
+    @torch.no_grad()
     def update(self, step: Callable[[], object], number: int) -> None:
         if self._kind == "whole":
             step()
             return
-        waiting = {master: master.grad for master in self.master_of.values() if master.grad is not None}
-        for master in waiting:
+        summed = {master: master.grad for master in self.master_of.values() if master.grad is not None}
+        for master in summed:
             master.grad = None
         try:
-            for part in self._parts(list(waiting)):
-                for copy, master, _ in part:
+            for part in self._parts(self._factor, summed):
+                for copy, master, _, gradient in part:
                     self._restore(copy, master)
-                    master.grad = waiting[master]
+                    master.grad = gradient
                 step()
-                for copy, master, index in part:
+                for copy, master, index, _ in part:
                     self._store(copy, master, (number, index))
-                    master.grad = None
-                    del waiting[master]
+                    master.grad = copy.grad = None
+                    summed.pop(master, None)
+                part.clear()  # its memory, before the next part is made
         finally:  # where memory ran out; usually there are none left
-            for master, gradient in waiting.items():
+            for master, gradient in summed.items():
                 master.grad = gradient
 
-    def _parts(self, masters: list[nn.Parameter]) -> Iterator[list[tuple[nn.Parameter, nn.Parameter, int]]]:
-        """Copy, master and number of up to AT_ONCE weights, at least one parameter."""
-        part: list[tuple[nn.Parameter, nn.Parameter, int]] = []
-        size, wanted = 0, set(masters)
+    def _parts(
+        self, factor: float, summed: Mapping[nn.Parameter, torch.Tensor] | None = None
+    ) -> Iterator[list[tuple[nn.Parameter, nn.Parameter, int, torch.Tensor]]]:
+        """Copy, master, number and fp32 gradient of up to AT_ONCE weights, at least one parameter.
+
+        Args:
+            factor: for gradients that are still in half precision.
+            summed: fp32 gradients; None: those of the master weights.
+        """
+        part: list[tuple[nn.Parameter, nn.Parameter, int, torch.Tensor]] = []
+        size = 0
         for index, (copy, master) in enumerate(self.master_of.items()):
-            if master not in wanted:
+            gradient = master.grad if summed is None else summed.get(master)
+            if gradient is None and copy.grad is None:
                 continue
             if part and size + master.numel() > AT_ONCE:
                 yield part
                 part, size = [], 0
-            part.append((copy, master, index))
+            if gradient is None:
+                gradient = _in_fp32(copy.grad)
+                if factor != 1:
+                    gradient *= factor
+            part.append((copy, master, index, gradient))
             size += master.numel()
         if part:
             yield part
@@ -165,7 +215,7 @@ class CompactMasterWeights(MasterWeightSync):
         for copy, master in self.master_of.items():
             self._restore(copy, master)
             master.data = master.data.to(device)
-        self._kind = "whole"
+        self._kind, self._gradients_stay[0] = "whole", False
 
     @torch.no_grad()
     def _store(self, copy: nn.Parameter, master: nn.Parameter, place: tuple[int, int] | None = None) -> None:

@@ -13,7 +13,7 @@ only the compute copy on the card: 2 bytes per weight there in place of 18 (Ren 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,9 +63,14 @@ class MasterWeightSync:
                 continue
             self.master_of[one] = other
             # Without a reference to this object, whose nets the garbage collector would have to find.
-            one.register_post_accumulate_grad_hook(
-                lambda p, to=other, offload=self.offload: _transfer_grad(p, to, offload)  # type: ignore[misc]
-            )
+            one.register_post_accumulate_grad_hook(self._gradient_hook(other))
+
+    def _gradient_hook(self, master: nn.Parameter) -> Callable[[torch.Tensor], None]:
+        """Called with a parameter of the copy when its gradient is complete.
+
+        It holds no reference to this object, whose nets the garbage collector would then have to find.
+        """
+        return lambda copy, offload=self.offload: _transfer_grad(copy, master, offload)  # type: ignore[misc]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -81,6 +86,28 @@ class MasterWeightSync:
     def finish_gradients(self) -> None:
         """Wait until the gradients of all master weights are complete: some may still be on their way to RAM."""
         self.offload.finish()
+
+    def widen_gradients(self) -> None:
+        """Another micro-batch follows, whose gradients are added: sums are fp32."""
+
+    def gradient_norm(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        """The total norm of the gradients.
+
+        Args:
+            parameters: that the optimizer updates.
+        """
+        return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+    def multiply_gradients(self, parameters: list[nn.Parameter], factor: float) -> None:
+        """Multiply the gradients of these parameters, all that the optimizer updates, before the next ``update``."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if gradients and factor != 1:
+            torch._foreach_mul_(gradients, factor)
+
+    def leave_out(self, masters: Iterable[nn.Parameter]) -> None:
+        """Drop the gradients of these master weights, so that the next ``update`` leaves them as they are."""
+        for master in masters:
+            master.grad = None
 
     def update(self, step: Callable[[], object], number: int) -> None:
         """Update the master weights that have a gradient, all trained weights being among them.

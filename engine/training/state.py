@@ -191,8 +191,7 @@ class TrainState:
         """
         if self.updating_weights:
             self._updated |= updated_parameters(self.optimizer)
-            for parameter in self._updated:
-                parameter.grad = None
+            self.trainable.weights.leave_out(self._updated)
         self.updating_weights = True
         yield
         self.updating_weights = False

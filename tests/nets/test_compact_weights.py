@@ -68,16 +68,24 @@ def _store_nearest(weights: MasterWeightSync) -> None:
         copy.data.copy_(split(master.data)[0])
 
 
-def train(kind: str, steps: int, optimizer_of: Any = torch.optim.AdamW, rate: float = 1e-4) -> tuple[Any, list[float]]:
+def train(
+    kind: str, steps: int, optimizer_of: Any = torch.optim.AdamW, rate: float = 1e-4, micro_batches: int = 1
+) -> tuple[Any, list[float]]:
     """A few steps towards a fixed output; weights at the end and the losses."""
     master, weights = nets(kind)
     optimizer = optimizer_of(master.parameters(), lr=rate)
     inputs, target = torch.randn(16, 3, 6, 6, generator=torch.Generator().manual_seed(5)), torch.ones(16, 4)
     losses = []
     for number in range(steps):
-        loss = (weights.compute(inputs.bfloat16()).float() - target).square().mean()
-        loss.backward()
-        losses.append(loss.item())
+        for part in range(micro_batches):
+            loss = weights.compute(inputs[part::micro_batches].bfloat16()).float() - target[: 16 // micro_batches]
+            (loss.square().mean() / micro_batches).backward()
+            if part + 1 < micro_batches:
+                weights.widen_gradients()
+        losses.append(loss.square().mean().item())
+        parameters = list(master.parameters())
+        norm = float(weights.gradient_norm(parameters))
+        weights.multiply_gradients(parameters, min(1.0, 0.3 / norm))  # of which some are clipped
         weights.update(optimizer.step, number)
         optimizer.zero_grad(set_to_none=True)
         weights.refresh()
@@ -85,11 +93,14 @@ def train(kind: str, steps: int, optimizer_of: Any = torch.optim.AdamW, rate: fl
         return [parameter.detach().clone() for parameter in master.parameters()], losses
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, torch.optim.SGD])
-def test_in_two_halves_training_has_the_same_bits(optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_two_halves_training_has_the_same_bits(
+    optimizer: Any, micro_batches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(compact_weights, "AT_ONCE", 250)  # in several parts
-    whole, losses = train("whole", 12, optimizer)
-    halves, same = train("split", 12, optimizer)
+    whole, losses = train("whole", 12, optimizer, micro_batches=micro_batches)
+    halves, same = train("split", 12, optimizer, micro_batches=micro_batches)
     assert losses == same and losses[-1] < losses[0]
     assert all(torch.equal(one, other) for one, other in zip(whole, halves, strict=True))
 
@@ -159,3 +170,18 @@ def test_memory_that_runs_out_in_an_update_leaves_gradients_and_whole_weights_fo
     with weights.whole_weights():
         for was, parameter in zip(before, master.parameters(), strict=True):
             assert torch.equal(parameter, was - 1)
+
+
+def test_gradients_take_half_until_they_are_used_or_added_up() -> None:
+    master, weights = nets("split")
+    inputs = torch.randn(16, 3, 6, 6).bfloat16()
+    weights.compute(inputs).float().square().mean().backward()
+    assert all(copy.grad is not None and copy.grad.dtype == torch.bfloat16 for copy in weights.master_of)
+    assert all(parameter.grad is None for parameter in master.parameters())
+    weights.widen_gradients()
+    once = [parameter.grad.clone() for parameter in master.parameters()]
+    weights.compute(inputs).float().square().mean().backward()
+    assert all(torch.equal(parameter.grad, 2 * one) for parameter, one in zip(master.parameters(), once, strict=True))
+    assert all(copy.grad is None for copy in weights.master_of)
+    weights.leave_out(list(master.parameters())[:3])
+    assert [parameter.grad is None for parameter in master.parameters()] == [True] * 3 + [False] * 3

@@ -25,6 +25,7 @@ from engine.families.registry import detect
 from engine.nets import ema
 from engine.nets.ema import EMA, build_ema, ema_weights
 from engine.nets.gradient_checkpointing import use_gradient_checkpointing
+from engine.nets.master_weights import MasterWeightSync
 from engine.training.optim import build_optimizer, set_learning_rate
 from engine.workspace.paths import Workspace
 from tests.short_runs import RunFactory, train
@@ -144,12 +145,17 @@ def test_adafactor_goes_by_our_learning_rate_alone() -> None:
     assert moved == pytest.approx([0.05, 0.025, 0.0], rel=1e-3), "of even gradients a step is as long as the rate says"
 
 
+def run_of(net: torch.nn.Module) -> Any:
+    """What clipping needs of a run."""
+    weights = MasterWeightSync(net, torch.float32)
+    trainable = SimpleNamespace(parameters=lambda: list(net.parameters()), weights=weights)
+    return SimpleNamespace(group=ALONE, trainable=trainable, accelerator=None)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
 def test_gradients_are_shortened_to_the_norm_that_was_asked_for(scale: float) -> None:
     net = torch.nn.Linear(3, 1, bias=False)
-    run: Any = SimpleNamespace(
-        group=ALONE, trainable=SimpleNamespace(parameters=lambda: list(net.parameters())), accelerator=None
-    )
+    run = run_of(net)
     parallel, loss, nan = Parallel(run, str), torch.tensor(0.1), torch.tensor(float("nan"))
     for given, wanted in (([3.0, 0.0, 4.0], [0.3, 0.0, 0.4]), ([0.03, 0.0, 0.04], [0.03, 0.0, 0.04])):
         net.weight.grad = scale * torch.tensor([given])
@@ -164,10 +170,9 @@ def test_gradients_are_shortened_to_the_norm_that_was_asked_for(scale: float) ->
 def test_short_gradients_are_not_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole pass over them, which takes longest in RAM (offload)."""
     monkeypatch.setattr(torch, "_foreach_mul_", None)
-    weight = torch.nn.Parameter(torch.ones(2))
-    weight.grad = torch.tensor([0.3, 0.4])
-    run: Any = SimpleNamespace(group=ALONE, trainable=SimpleNamespace(parameters=lambda: [weight]), accelerator=None)
-    assert Parallel(run, str).unscale_and_clip(torch.tensor(0.1), 1.0, 1.0) == (True, True)
+    net = torch.nn.Linear(2, 1, bias=False)
+    net.weight.grad = torch.tensor([[0.3, 0.4]])
+    assert Parallel(run_of(net), str).unscale_and_clip(torch.tensor(0.1), 1.0, 1.0) == (True, True)
 
 
 @pytest.mark.parametrize(("name", "version"), [("adamw8bit", "0.49.2"), ("paged_adamw8bit", "0.50.2")])
