@@ -67,7 +67,7 @@ class Shortage:
     peak: float
     """At the peak of a step."""
     resident: float = 0.0
-    """While the nets are built: for weights, optimizer and EMA alone."""
+    """While the nets are built: for weights and EMA alone."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Fallback:
     saves: float = 0.0
     """Bytes at the peak of a step, by prediction."""
     saves_resident: float = 0.0
-    """Bytes of what stays in memory between steps."""
+    """Bytes of weights and EMA."""
     cost: float = 0.0
     """Per cent of a step's time."""
 

@@ -32,7 +32,7 @@ LAYER_TENSORS = 3  # at the VAE's widest layer while it decodes: input, output, 
 FIRST_LAYER_TENSORS = 5  # while it encodes: also the first convolution's output, which diffusers keeps, and a sum
 DRAWN_PIXELS = 4 * 512**2  # pixels of preview images drawn together, each with and without its prompt
 ENCODE_BATCH_PIXELS = 4 * 512**2  # pixels of images that the VAE encodes together
-STEP_PARTS = ("gradients", "activations")  # of the training phase; its other parts stay in memory between two steps
+STEP_PARTS = ("gradients", "activations", "optimizer")  # of the training phase; the others are there before a step
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Prediction:
 
     @property
     def resident(self) -> float:
-        """Graphics memory that stays taken between two steps: weights, optimizer and EMA."""
+        """Graphics memory of the nets as they are built: weights and EMA. The first step adds the optimizer's state."""
         return sum(size for part, size in self.training.items() if part not in STEP_PARTS)
 
     @property

@@ -169,6 +169,6 @@ def test_what_is_missing_is_known_from_the_card_and_the_failed_allocation() -> N
     assert found is not None, "one change of several settings, not one after the other"
     assert predict_from(with_settings(PRESETS["24gb", "sd1"], found.settings), SD1).step * 1.05 <= 7 * GIB
 
-    nets = shortage_to_build(now, 5 * GIB, 0)
-    assert nets == Shortage(pytest.approx(1.05 * now.step - 5 * GIB), pytest.approx(1.05 * now.resident - 5 * GIB))
+    nets = shortage_to_build(now, 4 * GIB, 0)
+    assert nets == Shortage(pytest.approx(1.05 * now.step - 4 * GIB), pytest.approx(1.05 * now.resident - 4 * GIB))
     assert shortage_to_build(now, None, GIB) == Shortage(0, GIB)

@@ -24,6 +24,7 @@ from engine.jobs.events import CheckpointSaved, Message, PreviewMade, StepDone
 from engine.jobs.faults import describe_crash
 from engine.jobs.runner import Busy, JobRunner
 from engine.machine.hardware import Hardware
+from engine.runs.changes import FALLBACKS
 from engine.runs.run import Run, read_preview
 from engine.training import job
 from engine.training.job import create_run, missing, resume_training, start_training
@@ -346,4 +347,5 @@ def test_a_base_that_does_not_fit_ends_the_run_in_words_and_it_can_be_resumed(
     words = str(caught.value) if isinstance(caught.value, UserError) else f"{crash.what} {crash.why} {crash.try_this}"
     assert "memory" in words.lower() and "Close other programs" in words
     assert run.ending == "failed"
+    assert FALLBACKS not in Run(run.folder).about, "on a processor nothing makes the nets smaller"
     assert train(ready_workspace, run).outcome == "completed"
