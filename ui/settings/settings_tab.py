@@ -21,7 +21,7 @@ from ui.page.style import CHOSEN_THEME, SET_THEME
 
 AUTOMATIC = "automatic"
 TROUBLESHOOTING = APP_FOLDER / "docs" / "troubleshooting.md"
-LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+\.md)\)")
+LINK = re.compile(r"\[([^\]]+)\]\(([\w-]+\.md)(?:#[\w-]+)?\)")
 SHOWN_VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "gradio", "numpy", "pillow")
 HELP = """
 ### In five steps
