@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import psutil
 import torch
@@ -34,7 +34,7 @@ from engine.estimate.memory import predict_from
 from engine.families.files import configs_at
 from engine.jobs.events import Message, SettingsChanged
 from engine.jobs.runner import Emit
-from engine.machine.errors import is_out_of_memory, missing_bytes
+from engine.machine.errors import missing_bytes
 from engine.machine.memory import cap_allocator, free_memory, none_if_out_of_memory, result_or_message, usable_bytes
 from engine.nets.fp8 import quantize_fp8
 from engine.runs.changes import FALLBACKS, with_settings
@@ -200,31 +200,29 @@ def retry_once(
     Raises:
         UserError: memory ran out both times.
     """
-    error: BaseException | None
-    try:
-        return action()
-    except (RuntimeError, MemoryError) as first:
-        if not is_out_of_memory(first):
-            raise
+    done, message = result_or_message(action)
+    if not message:
+        return cast(T, done)
     clear(state)
     fallback = with_less(state.config, state.on_card) if with_less is not None else None
     if state.is_main:
         _record(state.run_folder, state.step, what, fallback or Fallback({}, "memory was freed"), state.emit)
-    done = f"Going on with {fallback.words}." if fallback is not None else "Freed some and tried again."
-    state.emit(Message(f"Memory ran out at the {what}. {done}", "warning"))
-    try:
+    next_try = f"Going on with {fallback.words}." if fallback is not None else "Freed some and tried again."
+    state.emit(Message(f"Memory ran out at the {what}. {next_try}", "warning"))
+
+    def again() -> T:
         if fallback is not None:
             apply(state, fallback)
         return action()
-    except (RuntimeError, MemoryError) as second:
-        if not is_out_of_memory(second):
-            raise
-        error = second
+
+    done, message = result_or_message(again)
+    if not message:
+        return cast(T, done)
     raise UserError(
         f"The {what} could not be made.",
         "Memory ran out twice, with everything freed in between.",
         "Close other programs and resume; the last checkpoint is whole.",
-    ) from error
+    ) from MemoryError(message)
 
 
 def clear(state: TrainState) -> None:

@@ -14,7 +14,8 @@ from engine.evaluation.probes import Probe
 from engine.inference.sampling import Text, long_prompt_note
 from engine.jobs.control import Cancelled
 from engine.jobs.events import Message, Progress
-from engine.machine.errors import is_device_lost, is_out_of_memory
+from engine.machine.errors import is_device_lost
+from engine.machine.memory import none_if_out_of_memory
 from engine.runs.run import PreviewRecord
 from engine.training import oom
 from engine.training.state import TrainState
@@ -37,13 +38,13 @@ class DrawPreviews:
         An error here never ends the training: it is logged.
         """
         try:
-            record = self._draw(state, step)
+            record = none_if_out_of_memory(lambda: self._draw(state, step))
             if record is None:  # out of memory: from now on one image at a time
                 oom.clear(state)
                 state.draw_one_image_at_a_time()
                 words = f"Memory ran out for the images of step {step:,}; from now on they are drawn one at a time."
                 state.emit(Message(words, "warning"))
-                record = self._draw(state, step)
+                record = none_if_out_of_memory(lambda: self._draw(state, step))
             if record is None:
                 raise MemoryError("memory ran out even for one image at a time")
         except Cancelled:
@@ -58,42 +59,41 @@ class DrawPreviews:
             return
         state.emit(record.event)
 
-    def _draw(self, state: TrainState, step: int) -> PreviewRecord | None:
-        """The images, or None where memory ran out."""
+    def _draw(self, state: TrainState, step: int) -> PreviewRecord:
+        """The images.
+
+        Raises:
+            OutOfMemoryError, MemoryError: they do not fit.
+        """
         if self._probes is None:
             self._probes = self._choose(state)
-        try:
-            with state.exported_weights() as controlnet:
-                return make_previews(
-                    Models(
-                        state.family,
-                        state.base,
-                        state.denoiser,
-                        controlnet,
-                        lambda prompts: self._encode(state, prompts),
-                        schedule=state.noise_process.schedule,
-                    ),
-                    PreviewRequest(
-                        samples=state.held_out,
-                        dataset=state.dataset,
-                        settings=state.config.validation,
-                        plan=state.plan,
-                        out_folder=state.run_folder / "previews",
-                        step=step,
-                        seed=state.config.train.seed,
-                        batch=state.images_at_once,
-                        probes=self._probes,
-                    ),
-                    cache=self._cache,
-                    # The last images are drawn in spite of a pause: nobody resumes a finished run to draw them.
-                    token=None if step == state.config.train.steps else state.token,
-                    progress=lambda done, total, label: state.emit(Progress(done, total, label)),
-                    watch=state.watchdog.watch,
-                )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None
+        with state.exported_weights() as controlnet:
+            return make_previews(
+                Models(
+                    state.family,
+                    state.base,
+                    state.denoiser,
+                    controlnet,
+                    lambda prompts: self._encode(state, prompts),
+                    schedule=state.noise_process.schedule,
+                ),
+                PreviewRequest(
+                    samples=state.held_out,
+                    dataset=state.dataset,
+                    settings=state.config.validation,
+                    plan=state.plan,
+                    out_folder=state.run_folder / "previews",
+                    step=step,
+                    seed=state.config.train.seed,
+                    batch=state.images_at_once,
+                    probes=self._probes,
+                ),
+                cache=self._cache,
+                # The last images are drawn in spite of a pause: nobody resumes a finished run to draw them.
+                token=None if step == state.config.train.steps else state.token,
+                progress=lambda done, total, label: state.emit(Progress(done, total, label)),
+                watch=state.watchdog.watch,
+            )
 
     def _choose(self, state: TrainState) -> list[Probe]:
         """Probes from the held-out pairs, then the user's own; without the latter, and with a warning, if they fail."""
