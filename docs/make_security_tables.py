@@ -32,7 +32,7 @@ FIELDS = (
     ("dataset-name|export-name|import-name|own-preset-title|Name of the run", NAME),
     ("set-data-dataset", "the name of a dataset; `safe_name`"),
     (r"import-(image|caption|condition)-column|import-(subset|split)", "compared with the names in the file"),
-    ("import-roles", "folders and roles, split at commas; compared with the folders that are found and the known roles"),
+    ("import-roles", "folders and roles, split at commas; compared with the folders found and the known roles"),
     (r"captions-(containing|search|by|prefix|suffix|trigger|template|table)", TEXT),
     ("try-(prompt|negative)|compare-(prompts|negative|seeds|strengths)|set-validation-prompts", TEXT),
     ("try-(own|second-net|base-choice|bases-folder)", f"{PLACE}; weights as in `import-path`"),

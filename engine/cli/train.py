@@ -115,7 +115,7 @@ def _train_run(name: str, workspace: Workspace, control: Control) -> int:
 
     run, console = Run(workspace.run_folder(name)), processes.console()
     console.say(f"Run {run.folder}")
-    if detect().cards > 1 and group.current().world_size == 1:
+    if detect().cards > 1 and group.current().alone:
         console.say(f"On {detect().sentence}")
     with keep_awake(console.say):
         outcome = training_job(workspace, run)(control.token, console.event)

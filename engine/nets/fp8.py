@@ -35,7 +35,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: Any, bias: Any) -> torch.Tensor:
         ctx.save_for_backward(weight, scale)
-        if not _scales_output(scale, x.numel() // x.shape[-1], weight, x.dtype):
+        if not scales_output(scale, x.numel() // x.shape[-1], weight, x.dtype):
             return functional.linear(x, dequantize(weight, scale, x.dtype), bias)
         factor = scale.to(x.dtype)
         return functional.linear(x, weight.to(x.dtype), None if bias is None else bias / factor).mul_(factor)
@@ -45,7 +45,7 @@ class _Linear(torch.autograd.Function):
         weight, scale = ctx.saved_tensors
         (grad,) = grads
         to_bias = grad.flatten(0, -2).sum(0) if ctx.needs_input_grad[3] else None
-        if _scales_output(scale, grad.numel() // grad.shape[-1], weight, grad.dtype):
+        if scales_output(scale, grad.numel() // grad.shape[-1], weight, grad.dtype):
             return (grad * scale.to(grad.dtype)) @ weight.to(grad.dtype), None, None, to_bias
         return grad @ dequantize(weight, scale, grad.dtype), None, None, to_bias
 
@@ -56,7 +56,7 @@ class _Conv2d(torch.autograd.Function):
         ctx.save_for_backward(weight, scale)
         ctx.how, ctx.shape = how, x.shape
         (down, across), *_ = how
-        if not _scales_output(scale, x.numel() // (x.shape[1] * down * across), weight, x.dtype):
+        if not scales_output(scale, x.numel() // (x.shape[1] * down * across), weight, x.dtype):
             return functional.conv2d(x, dequantize(weight, scale, x.dtype), bias, *how)
         factor = scale.to(x.dtype)
         answer = functional.conv2d(x, weight.to(x.dtype), None if bias is None else bias / factor, *how)
@@ -67,7 +67,7 @@ class _Conv2d(torch.autograd.Function):
         weight, scale = ctx.saved_tensors
         (grad,) = grads
         to_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[3] else None
-        if _scales_output(scale, grad.numel() // grad.shape[1], weight, grad.dtype):
+        if scales_output(scale, grad.numel() // grad.shape[1], weight, grad.dtype):
             scaled = grad * scale.to(grad.dtype)[:, None, None]
             to_x = conv2d_input(ctx.shape, weight.to(grad.dtype), scaled, *ctx.how)
         else:
@@ -114,7 +114,7 @@ def frozen_forward(layer: Any, x: torch.Tensor) -> torch.Tensor:
     return _Conv2d.apply(x, layer.weight, scale, layer.bias, *how)
 
 
-def _scales_output(scale: torch.Tensor | None, positions: int, weight: torch.Tensor, dtype: torch.dtype) -> bool:
+def scales_output(scale: torch.Tensor | None, positions: int, weight: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether to multiply a layer's output (or its gradient) by the scale, and not the weight: it moves less memory.
 
     Without its scale a channel's output is up to thousands of times as large, which fp16 cannot hold.

@@ -70,12 +70,12 @@ def test_a_scale_on_the_output_gives_the_bits_of_one_on_the_weight(
     net = nn.ModuleDict({"mid_block": nn.ModuleList([layer.to(dtype)])}).requires_grad_(False)
     quantize_fp8(net, layers=UNET)
     small, seen, found = net["mid_block"][0], [], []
-    real = fp8._scales_output
-    monkeypatch.setattr(fp8, "_scales_output", lambda *given: seen.append(real(*given)) or seen[-1])
+    real = fp8.scales_output
+    monkeypatch.setattr(fp8, "scales_output", lambda *given: seen.append(real(*given)) or seen[-1])
     x = torch.randn((5, 64) if isinstance(layer, nn.Linear) else (1, 32, 5, 5)).to(dtype)
     for at_output in (True, False):
         if not at_output:
-            monkeypatch.setattr(fp8, "_scales_output", lambda *given: False)
+            monkeypatch.setattr(fp8, "scales_output", lambda *given: False)
         given = x.clone().requires_grad_()
         answer = small(given)
         answer.float().square().sum().backward()
