@@ -110,6 +110,7 @@ def encode_missing(
         for shard in replaced:
             shard.remove()
         run.find_shards()
+        run.save_counts()
 
 
 class _Encoder:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.data.cache_files import base_files
+from engine.disk.durable import atomic_write_text
 from engine.disk.in_use import remove_file
 from engine.families.base import Family
 from engine.families.facts import TEXT_PARTS
@@ -28,7 +29,7 @@ class Shard:
     chunks: int
     """Chunks in which they were encoded."""
     needed: tuple[int, ...]
-    """Chunks that each of them fills; empty: not counted."""
+    """Chunks that each of them fills, 0 where that was not counted; empty: none was."""
 
     @property
     def tensors(self) -> Path:
@@ -87,6 +88,17 @@ class RunCaptions:
                 found.append(Shard(path, captions, int(chunks), tuple(needed)))
         self.shards = sorted(found, key=lambda shard: (-len(shard.captions), shard.description))
 
+    def save_counts(self) -> None:
+        """Note in the descriptions of shards that were written without counting how many chunks their captions fill.
+
+        So tokens are not counted again at each start.
+        """
+        for shard in self.shards:
+            counts = [self.needed.get(caption, 0) for caption in shard.captions]
+            if any(counts) and not shard.needed:
+                about = json.loads(shard.description.read_text(encoding="utf-8"))
+                atomic_write_text(shard.description, json.dumps(about | {"needed": counts}, ensure_ascii=False))
+
     @property
     def note(self) -> str:
         """A sentence about long captions for the run's log; empty: there are none, or they were not counted."""
@@ -105,7 +117,7 @@ class RunCaptions:
 
     def _count(self, token: CancelToken | None, progress: OnProgress) -> None:
         for shard in self.shards:
-            self.needed.update(zip(shard.captions, shard.needed, strict=False))
+            self.needed |= {caption: n for caption, n in zip(shard.captions, shard.needed, strict=False) if n}
         unknown = [caption for caption in self.captions if caption not in self.needed]
         tokenizer = self.family.load_tokenizer(self.base) if unknown else None
         for first in range(0, len(unknown), COUNTED_AT_ONCE):

@@ -241,6 +241,16 @@ def test_long_captions_are_read_whole_and_short_ones_as_if_alone(folder: Path, b
     assert encode(folder, base, [*short, more]) == [more], "where they are cut, only the long ones differ"
 
 
+def test_tokens_are_counted_once(folder: Path, base: str) -> None:
+    wanted, whole = [*captions(SHARD), "b" * 60], TextOptions(whole=True)
+    encode(folder, base, wanted)
+    first, second = PlainEncoder(), PlainEncoder()
+    assert encode(folder, base, wanted, options=whole, family=first) == ["b" * 60]
+    assert first.counted == wanted, "the shards of a run that cuts do not say"
+    encode(folder, base, wanted, options=whole, family=second)
+    assert second.counted == []
+
+
 def test_another_clip_skip_is_another_text(folder: Path, base: str) -> None:
     wanted = captions(SHARD)
     assert encode(folder, base, wanted) == wanted
