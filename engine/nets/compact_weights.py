@@ -62,10 +62,10 @@ def generator_of(place: tuple[int, int], device: torch.device) -> torch.Generato
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
 
 
-def _in_fp32(gradient: torch.Tensor | None) -> torch.Tensor:
-    """As the master weights: those of a copy may be channels last."""
-    assert gradient is not None
-    return gradient.to(torch.float32, memory_format=torch.contiguous_format)
+def _in_fp32(tensor: torch.Tensor | None) -> torch.Tensor:
+    """A weight or gradient of the copy, which may be channels last, as the master weights are."""
+    assert tensor is not None
+    return tensor.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 class CompactMasterWeights(MasterWeightSync):
@@ -185,6 +185,8 @@ class CompactMasterWeights(MasterWeightSync):
             with torch.no_grad():
                 for copy, master in self.master_of.items():
                     self._restore(copy, master)
+                    if not changed and master in stored:
+                        master.data = master.data.cpu()  # a card need not have room for all of them
             yield
         finally:
             for copy, master in self.master_of.items():
@@ -192,7 +194,12 @@ class CompactMasterWeights(MasterWeightSync):
                     if changed:
                         self._store(copy, master)
                     else:
-                        self._put_away(master, stored[master])
+                        self._put_away(copy, master, stored[master])
+
+    @torch.no_grad()
+    def read(self, masters: list[nn.Parameter]) -> list[torch.Tensor]:
+        copies = {master: copy for copy, master in self.master_of.items()}
+        return [self._whole(copies[one], one) if one in self._low else one.detach() for one in masters]
 
     @contextmanager
     def computing_weights(self, of: list[nn.Parameter], tensors: list[torch.Tensor]) -> Iterator[Any]:
@@ -230,16 +237,18 @@ class CompactMasterWeights(MasterWeightSync):
         elif place is not None:
             high = round_stochastically(master.data, copy.dtype, generator_of(place, master.device))
         copy.data.copy_(high)
-        self._put_away(master, low)
+        self._put_away(copy, master, low)
 
     def _restore(self, copy: nn.Parameter, master: nn.Parameter) -> None:
         """Make a master weight whole, if it is not."""
         if master in self._low:
-            low = self._low[master]
-            usual = torch.contiguous_format  # the copy may be channels last
-            master.data = copy.data.to(torch.float32, memory_format=usual) if low is None else join(copy.data, low)
+            master.data = self._whole(copy, master)
             del self._low[master]
 
-    def _put_away(self, master: nn.Parameter, low: torch.Tensor | None) -> None:
+    def _whole(self, copy: nn.Parameter, master: nn.Parameter) -> torch.Tensor:
+        low = self._low[master]
+        return _in_fp32(copy.data) if low is None else join(copy.data, low)
+
+    def _put_away(self, copy: nn.Parameter, master: nn.Parameter, low: torch.Tensor | None) -> None:
         self._low[master] = low
-        master.data = torch.full((), torch.nan, device=master.device).expand(master.shape)
+        master.data = torch.full((), torch.nan, device=copy.device).expand(master.shape)

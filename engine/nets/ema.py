@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,17 +29,25 @@ class EMA(EMAModel):
     """Weights that an interrupted update has averaged already."""
 
     @torch.no_grad()
-    def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def step(
+        self,
+        parameters: Iterable[torch.nn.Parameter],
+        read: Callable[[list[torch.nn.Parameter]], list[torch.Tensor]] | None = None,
+    ) -> None:
         """One more step is done: update the average with the trainable weights as they are now, if it is due.
 
         ``get_decay`` warms up: early steps weigh more than the configured decay says.
+
+        Args:
+            read: the values of some of the parameters, where they are not simply these.
         """
         step = self.optimization_step + 1
         if step % self.every == 0:
             decay = math.prod(self.get_decay(step - back) for back in range(self.every))
             weights = list(parameters)
             for part in self._parts():
-                _average(self.shadow_params[part], weights[part], decay)
+                now = read(weights[part]) if read else [weight.detach() for weight in weights[part]]
+                _average(self.shadow_params[part], now, decay)
                 self._done = part.stop
             self.cur_decay_value, self._done = decay, 0
         self.optimization_step = step
@@ -55,8 +63,8 @@ class EMA(EMAModel):
         yield slice(first, len(self.shadow_params))
 
 
-def _average(averages: list[torch.Tensor], weights: list[torch.nn.Parameter], decay: float) -> None:
-    beside = _beside(averages, [weight.detach() for weight in weights])
+def _average(averages: list[torch.Tensor], weights: list[torch.Tensor], decay: float) -> None:
+    beside = _beside(averages, weights)
     if decay > 0.5:  # the bits of the other form, in half of its memory traffic
         torch._foreach_lerp_(averages, beside, 1 - decay)
     else:

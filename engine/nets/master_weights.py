@@ -120,12 +120,16 @@ class MasterWeightSync:
 
     @contextmanager
     def whole_weights(self, changed: bool = False) -> Iterator[None]:
-        """Within the block the parameters of the master net are whole fp32 weights, to be read.
+        """Within the block the parameters of the master net are whole fp32 weights, to be read; perhaps in RAM.
 
         Args:
             changed: they may be written to as well.
         """
         yield
+
+    def read(self, masters: list[nn.Parameter]) -> list[torch.Tensor]:
+        """The fp32 values of some master weights, where these are. Not to be written to."""
+        return [master.detach() for master in masters]
 
     def keep_whole(self, device: torch.device) -> None:
         """From now on the master weights are whole, on ``device``, unless they were already."""

@@ -125,8 +125,7 @@ def stage_checkpoint(
     temporary = temporary_name(target)
     if is_whole(temporary):  # an earlier attempt wrote it, and only the rename failed
         return partial(_name, temporary, target)
-    with trainable.weights.whole_weights():
-        _check_finite(trainable, step)
+    _check_finite(trainable, step)
     target.parent.mkdir(exist_ok=True)  # but not the run's folder: if its disk is gone, the path is on another disk
     require_space(target.parent, trainable.checkpoint_bytes(ema is not None), f"The checkpoint of step {step:,}")
     clear(temporary)
@@ -206,9 +205,10 @@ def write_files(
 
 def _check_finite(trainable: Trainable, step: int) -> None:
     """Raises UserError if a trained weight is NaN or infinite: such a state is of no use."""
-    trained = [p.detach() for p in trainable.parameters() if p.requires_grad]
+    trained, read = [p for p in trainable.parameters() if p.requires_grad], trainable.weights.read
     # A sum is read ten times as fast as each number is tested, and is finite only if all are (but it may overflow).
-    if not torch.stack([p.sum() for p in trained]).isfinite().all() and not all(p.isfinite().all() for p in trained):
+    sums = torch.stack([read([p])[0].sum() for p in trained])
+    if not sums.isfinite().all() and not all(read([p])[0].isfinite().all() for p in trained):
         raise training_broke(step, "the weights contain NaN or infinity", "No good checkpoint was overwritten.")
 
 

@@ -203,8 +203,7 @@ class TrainState:
     def update_ema(self) -> None:
         """Update the average of the weights."""
         assert self.ema is not None
-        with self.trainable.weights.whole_weights():
-            self.ema.step(ema_parameters(self.trainable.averaged))
+        self.ema.step(ema_parameters(self.trainable.averaged), self.trainable.weights.read)
 
     def drop_gradients(self) -> None:
         """Drop all gradients of the current step, of the master weights and of the compute copy."""

@@ -15,7 +15,7 @@ from engine.config.presets import resolve, unflatten
 from engine.data import caption_edits
 from engine.data.dataset import Dataset
 from engine.estimate import trials
-from engine.estimate.estimate import checkpoint_bytes, estimate, long_captions, run_seconds
+from engine.estimate.estimate import checkpoint_bytes, estimate, long_captions, preview_seconds, run_seconds
 from engine.estimate.memory import LongCaptions, predict
 from engine.estimate.trials import Measured, read, write
 from engine.families.files import denoiser_parameters
@@ -180,3 +180,14 @@ def test_long_captions_are_found_by_their_characters(ready_workspace: Workspace)
     assert long_captions(settings, ready_workspace) == LongCaptions(2, 3), "not more than training reads"
     cut = config(more={"data.dataset": "pairs", "data.long_captions": "cut"})
     assert long_captions(cut, ready_workspace) == LongCaptions()
+
+
+def test_previews_take_no_more_of_the_time_than_they_may() -> None:
+    """Eight images each at steps 0, 250, 500, 750 and 1,000; four of them are probes."""
+    every = {"validation.every": 250, "validation.pictures": 4, "validation.probes": 2}
+    assert preview_seconds(config(more=every), 2000, 1.0) == 5 * 8
+    assert preview_seconds(config(more={**every, "validation.probe_steps": 10}), 2000, 1.0) == 5 * 6
+    share = {**every, "validation.time_share": 1.0}  # half of it is for loss checks
+    assert preview_seconds(config(more=share), 2000, 1.0) == 2 * 8 + 0.005 * 2000
+    assert preview_seconds(config(more=share), 200_000, 1.0) == 5 * 8
+    assert preview_seconds(config(more={"validation.every": 0}), 2000, 1.0) == 0

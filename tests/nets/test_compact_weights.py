@@ -132,6 +132,8 @@ def test_between_steps_no_master_weight_is_whole_and_none_can_be_mistaken_for_on
         for parameter in master.parameters():
             parameter.fill_(1.5)
     assert values(weights.compute) == {1.5}
+    assert {float(value) for read in weights.read(list(master.parameters())) for value in read.unique()} == {1.5}
+    assert all(parameter.isnan().all() for parameter in master.parameters())
     averages = [torch.full(parameter.shape, 2.0) for parameter in master.parameters()]
     with weights.computing_weights(list(master.parameters()), averages) as net:
         assert values(net) == {2.0}
