@@ -22,6 +22,7 @@ CHANGED = "settings changed"
 MARKS = {FOLLOWS: ("follows", 1.0), SAVED: ("saved", 0.06), PAUSED: ("paused", 1.0), CHANGED: ("changed", 1.0)}
 """What can happen at a step: the CSS class of its mark, and the height of the mark as a fraction."""
 MAX_MARKS = 200
+SPOKEN_NOTES = 5
 DASHES = ("", "6 4", "2 3")  # so that lines differ by more than their colour
 GREY = "#64748b"
 
@@ -112,6 +113,7 @@ def line_chart(
     left, across = axes.labels(images)
     unit = "<p class='unit'>step<br>images</p>" if images else ""
     spoken = "; ".join(f"{name}: {figure(found[-1][1])} at {x} {found[-1][0]:,g}" for name, found in lines.items())
+    spoken = "; ".join([spoken, *(f"at {x} {at:,g}: {text}" for at, text in list(notes)[-SPOKEN_NOTES:])])
     return (
         f"<figure class='chart' role='img' aria-label='{escape(f'{title}. {spoken}')}'>"
         f"<figcaption>{escape(title)}</figcaption><ul class='legend'>{''.join([*legend, *named])}</ul>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from html import escape
 from typing import Any
 
@@ -182,7 +183,10 @@ def _about(context: AppContext, view: View) -> str:
         "Folder": str(run.folder),
     }
     if run.changes:
-        rows["Changed"] = "; ".join(f"step {change.step:,}: {change.words}" for change in run.changes)
+        rows["Changed"] = "; ".join(
+            f"step {step:,}: {', '.join(change.words for change in together)}"
+            for step, together in itertools.groupby(run.changes, lambda change: change.step)
+        )
     if run.trained_on:
         rows["Trained on"] = run.trained_on
     if context.hardware.cards > 1 and not run.completed:

@@ -128,5 +128,7 @@ def test_changed_settings_are_marked_with_what_changed_under_the_mouse() -> None
     html = chart([(n, 1.0, "smoothed") for n in range(101)], marks={CHANGED: (20,)}, notes=notes)
     assert html.count("<path class='mark changed'") == 2, "in the drawing and in the legend"
     assert "settings changed <b>step 20</b>" in html
+    label = re.search(r"aria-label='([^']*)'", html)
+    assert label and "at step 20: learning rate 1e-05 → 5e-06" in label[1]
     (strip,) = re.findall(r"<s [^>]*>", html)
     assert "left:20.00%" in strip and "title='20: learning rate 1e-05 → 5e-06; &lt;b&gt;memory&lt;/b&gt;'" in strip
