@@ -22,7 +22,7 @@ from engine.families.registry import by_name, detect
 from engine.families.unet_sizes import count
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
-from engine.jobs.events import Message, PreviewMade
+from engine.jobs.events import PreviewMade
 from engine.nets.controlnet_files import WEIGHTS
 from engine.nets.importing import read_controlnet
 from engine.nets.ldm_keys import to_ldm
@@ -145,7 +145,7 @@ def test_a_run_of_each_family_from_start_to_export(
     straight, paused = new_run(**settings), new_run(**settings)
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed"
-    assert [message.text for message in trained.of(Message) if message.level == "warning"] == []
+    assert trained.warnings == []
     assert [event.step for event in trained.of(PreviewMade)] == [0, 4]
     assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"
     assert train(ready_workspace, paused).outcome == "completed"
@@ -181,7 +181,7 @@ def test_a_run_with_a_rank_as_the_real_families_have_it(
     base = tiny_bases.build(tmp_path / "base", tmp_path / "tokenizer", unet, {})
     run = new_run(**{"model.base": str(base), "model.control_lora_rank": rank, "train.steps": 2})
     trained = train(ready_workspace, run)
-    assert [message.text for message in trained.of(Message) if message.level == "warning"] == []
+    assert trained.warnings == []
     last = run.checkpoints()[-1]
     assert last.trained_rank == rank
     factors = load_file(last.folder / FACTORS)

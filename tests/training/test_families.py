@@ -12,7 +12,7 @@ from engine.export.out import export
 from engine.families.registry import detect
 from engine.inference.request import TryRequest
 from engine.inference.session import TrySession
-from engine.jobs.events import Message, PreviewMade
+from engine.jobs.events import PreviewMade
 from engine.workspace.paths import Workspace
 from tests.compare_runs import assert_same_checkpoint
 from tests.short_runs import RunFactory, train
@@ -37,7 +37,7 @@ def test_a_run_of_each_family_from_start_to_export(
     straight, paused = new_run(**settings, **{"optim.ema_decay": 0.9}), new_run(**settings, **{"optim.ema_decay": 0.9})
     trained = train(ready_workspace, straight)
     assert trained.outcome == "completed"
-    assert [message.text for message in trained.of(Message) if message.level == "warning"] == []
+    assert trained.warnings == []
     assert [event.step for event in trained.of(PreviewMade)] == [0, 4]
 
     assert train(ready_workspace, paused, at_step={2: "pause"}).outcome == "paused"

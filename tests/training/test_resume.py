@@ -310,7 +310,7 @@ def test_a_whole_workspace_that_was_moved_resumes_with_its_base_and_its_images(
     straight, other = (Run(there.runs / run.folder.name) for run in (straight, other))
     trained = train(there, other)
     assert trained.outcome == "completed"
-    assert not [event for event in trained.of(Message) if event.level == "warning"], "nothing has changed but the place"
+    assert trained.warnings == [], "nothing has changed but the place"
     assert not [event for event in trained.of(Progress) if event.label == "Encoding images"], "the cache holds"
     assert_same_run(straight, other)
 

@@ -18,7 +18,7 @@ from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import Workspace
 from tests.compare_runs import flat, step_gradients
-from tests.short_runs import RunFactory
+from tests.short_runs import RunFactory, checked
 
 
 class Compiled(torch.nn.Module):
@@ -49,7 +49,7 @@ def build(new_run: RunFactory, ready_workspace: Workspace) -> Iterator[Callable[
             if isinstance(event, Message) and event.level == "warning":
                 messages.append(event.text)
 
-        made = build_trainer(ready_workspace, new_run(**settings), Control().token, hear)
+        made = build_trainer(ready_workspace, checked(new_run(**settings)), Control().token, hear)
         built.append(made)
         return made.state, messages
 
