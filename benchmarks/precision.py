@@ -11,7 +11,8 @@ OUT/table.md.
 A card computes in its own half precision. On a processor half precision is ten times slower than fp32, so bf16 and fp16
 are emulated the way cards compute: sums in fp32, and every compute weight, layer output and gradient rounded to the
 half type. The rest is the app's own code: compute copies, loss scale, skipped steps. fp8 stores the frozen base in fp8
-(train.base_storage); fp16+fp8 is what the 8 GB preset uses.
+(train.base_storage); fp16+fp8 is what the 8 GB preset uses on a card without bf16. bf16+none has no fp32 master weights
+(optim.master_weights); on a processor these are rounded at random after each step, which is the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,7 @@ from engine.evaluation.adherence import PairScores, normalize
 from engine.jobs.control import Control
 from engine.jobs.events import Checked, StepDone
 from engine.machine.precision import DTYPES
+from engine.nets.compact_weights import generator_of, round_stochastically
 from engine.nets.fp8 import KINDS
 from engine.nets.master_weights import MasterWeightSync
 from engine.training.loss_scale import LossScale
@@ -43,7 +47,7 @@ from engine.training.state import TrainState
 from engine.training.trainer import Trainer
 from engine.workspace.paths import DEMO_BASE, Workspace
 
-PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp16+fp8")
+PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "fp16+fp8", "bf16+none")
 PAIRS = 40
 """Number of held-out pairs that are drawn and scored."""
 RESAMPLES = 2000  # of the bootstrap
@@ -62,8 +66,12 @@ class _Rounded(torch.autograd.Function):
         return grads[0].to(ctx.dtype).float(), None
 
 
-def emulate(state: TrainState, precision: str) -> None:
-    """Make a run that was built in fp32 emulate half precision. Call it before the first step."""
+def emulate(state: TrainState, precision: str, masters: bool = True) -> None:
+    """Make a run that was built in fp32 emulate half precision. Call it before the first step.
+
+    Args:
+        masters: the run keeps fp32 master weights.
+    """
     dtype = DTYPES[precision]
     state.precision, state.loss_scale = precision, LossScale(precision)
     state.trainable.weights = weights = MasterWeightSync(state.trainable.master, torch.float32, state.device)
@@ -81,13 +89,27 @@ def emulate(state: TrainState, precision: str) -> None:
                 layer.register_forward_hook(round_output)
     for weight in weights.compute.parameters():
         weight.register_hook(lambda grad: grad.to(dtype).float())
-    weights.refresh = _rounding_refresh(weights, weights.refresh, dtype)  # type: ignore[method-assign]
+    round_masters = (lambda: None) if masters else partial(_round_masters, state.trainable.weights, count(), dtype)
+    refresh = _rounding_refresh(weights, weights.refresh, round_masters, dtype)
+    weights.refresh = refresh  # type: ignore[method-assign]
     weights.refresh()
 
 
-def _rounding_refresh(weights: MasterWeightSync, plain: Callable[[], None], dtype: torch.dtype) -> Callable[[], None]:
+@torch.no_grad()
+def _round_masters(weights: MasterWeightSync, calls: Iterator[int], dtype: torch.dtype) -> None:
+    """To the nearest at first, then at random, as ``CompactMasterWeights`` does."""
+    call = next(calls)
+    for number, master in enumerate(weights.master_of.values()):
+        draws = generator_of((call, number), master.device)
+        master.copy_(round_stochastically(master, dtype, draws) if call else master.to(dtype))
+
+
+def _rounding_refresh(
+    weights: MasterWeightSync, plain: Callable[[], None], round_masters: Callable[[], None], dtype: torch.dtype
+) -> Callable[[], None]:
     @torch.no_grad()
     def refresh() -> None:
+        round_masters()
         plain()
         for weight in weights.compute.parameters():
             weight.copy_(weight.to(dtype))
@@ -109,7 +131,7 @@ def trained(
         kind: one of PRECISIONS.
         changes: settings that replace the demo's.
     """
-    precision, fp8 = kind.split("+")[0], kind.endswith("fp8")
+    precision, fp8, masters = kind.split("+")[0], kind.endswith("fp8"), not kind.endswith("none")
     precision = precision if precision in DTYPES else "fp32"
     on_card = torch.cuda.is_available()
     own = {
@@ -121,7 +143,7 @@ def trained(
             "precision": precision if on_card else "fp32",
             "checkpoint_every": 10 * steps,
         },
-        "optim": {"warmup_steps": min(30, steps // 10)},
+        "optim": {"warmup_steps": min(30, steps // 10), "master_weights": "whole" if masters else "none"},
         "validation": {"every": 0, "check_every": steps, "check_pairs": 16, "pictures": PAIRS, "probes": 0},
     }
     config = resolve(("demo", demo_preset().values), ("benchmark", own), ("changes", changes or {}))[0]
@@ -137,7 +159,7 @@ def trained(
     run = workspace.new_run(f"{kind.replace('+', '-')}-{seed}")
     trainer = Trainer(run, config, str(DEMO_BASE), dataset, workspace.cache, Control().token, watch)
     if precision != "fp32" and not on_card:
-        emulate(trainer.state, precision)
+        emulate(trainer.state, precision, masters)
     assert fp8 == any(type(layer) in KINDS.values() for layer in trainer.state.denoiser.modules())
     trainer.train()
     preview_during_training(trainer.state, steps)

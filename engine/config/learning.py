@@ -167,6 +167,7 @@ class OptimConfig(Section):
         "copy, with updates rounded at random, so that they add up on average: 0.7 GB less again, a little noisier.",
         advanced=True,
         affects_speed=True,
+        may_change="memory",
     )
     offload: bool = setting(
         False,

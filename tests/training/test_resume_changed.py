@@ -23,6 +23,7 @@ COURSE = {
     "optim.learning_rate": 5e-4,
     "train.steps": 5,
     "train.precision": "bf16",
+    "optim.master_weights": "split",
     "train.batch_size": 1,
     "train.gradient_checkpointing": "both",
 }
