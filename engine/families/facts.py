@@ -38,6 +38,8 @@ class FamilyFacts:
     """A Control-LoRA of this family has the tensor by which AUTOMATIC1111 tells SD 1.x from XL."""
     net_class: str = "ControlNetModel"
     """diffusers' class of the control net, for the same code."""
+    text_class: str = "CLIPTextModel"
+    """transformers' class of the text encoder, for the same code."""
     card_tag: str = "stable-diffusion"
     """Tag of a model card."""
     safety_checker: bool = True
