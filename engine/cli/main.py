@@ -193,7 +193,8 @@ def _extract(options: argparse.Namespace, workspace: Workspace, control: Control
     console, among = processes.console(), group.current()
     places.use(workspace)
     dataset = Dataset.open(workspace.dataset_folder(options.dataset))
-    kind, given = registry.get(options.type), parse_settings(options.set)
+    kind = registry.get(options.type)
+    given = dataset.like_its_maps(kind.name, parse_settings(options.set))
     values = registry.resolve_parameters(kind.name, given)
     ready.allow(kind, values)
     if options.download and (missing := among.broadcast(lambda: weights.missing(kind, values))):

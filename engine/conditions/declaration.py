@@ -32,6 +32,8 @@ class Parameter:
     """Help text below the widget."""
     vary: tuple[float, float] | None = None
     """Range for "several strengths", which draws a random number for each image. None: never random."""
+    former: Value | None = None
+    """What maps were made with before this parameter existed. None: it has always existed."""
 
     def __post_init__(self) -> None:
         if self.kind not in _ANNOTATIONS:
@@ -45,6 +47,8 @@ class Parameter:
         for end in self.vary or ():
             self.check(end)
         self.check(self.default)
+        if self.former is not None:
+            self.check(self.former)
 
     def check(self, value: Any) -> Value:
         """Returns the value in the parameter's own type. Raises ValueError, with the reason, if it is invalid."""
@@ -156,6 +160,16 @@ class ConditionType:
         if problems:
             raise ValueError("; ".join(problems))
         return resolved
+
+    def as_stored(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters that a dataset or run of any version has stored, with those that were added since."""
+        added = {parameter.name: parameter.former for parameter in self.parameters if parameter.former is not None}
+        return added | dict(values)
+
+    def identity(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What of resolved parameters makes maps differ: without those that are as before they existed."""
+        former = {parameter.name: parameter.former for parameter in self.parameters if parameter.former is not None}
+        return {name: value for name, value in values.items() if name not in former or value != former[name]}
 
     def check(self) -> None:
         """Compares the declaration with the functions. Raises ValueError if they disagree."""

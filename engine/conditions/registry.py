@@ -33,7 +33,10 @@ from engine.conditions.types.soft_edge import SOFT_EDGE
 from engine.conditions.types.tile import TILE
 from engine.errors import UserError
 
-__all__ = ["REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all", "get", "resolve_parameters"]
+__all__ = [
+    "REGISTRY", "ConditionType", "Parameter", "Registry", "Value", "all", "get", "resolve_parameters",
+    "stored_parameters",
+]  # fmt: skip
 
 
 class Registry:
@@ -65,6 +68,10 @@ class Registry:
     def all(self) -> list[ConditionType]:
         """Every type, in the order of the page."""
         return list(self._types.values())
+
+    def stored_parameters(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Stored parameters of a type with those that were added since. Unchanged for a type that is not known."""
+        return self._types[name].as_stored(values) if name in self._types else dict(values)
 
     def resolve_parameters(self, name: str, values: Mapping[str, Any] | None = None) -> dict[str, Value]:
         """All parameters of a type, with defaults for missing ones. Raises UserError that lists all problems."""
@@ -115,6 +122,11 @@ def get(name: str) -> ConditionType:
 def all() -> list[ConditionType]:
     """Every type, in the order of the page."""
     return REGISTRY.all()
+
+
+def stored_parameters(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored parameters of a type with those that were added since. Unchanged for a type that is not known."""
+    return REGISTRY.stored_parameters(name, values)
 
 
 def resolve_parameters(name: str, values: Mapping[str, Any] | None = None) -> dict[str, Value]:

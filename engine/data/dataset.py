@@ -207,7 +207,22 @@ class Dataset:
     @property
     def condition(self) -> ConditionSpec | None:
         stored = self._description.get("condition")
-        return ConditionSpec(**stored) if stored else None
+        if not stored:
+            return None
+        parameters = registry.stored_parameters(stored["type"], stored["parameters"])
+        return ConditionSpec(**{**stored, "parameters": parameters})
+
+    def like_its_maps(self, type: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters for more maps of a type: those added since the dataset's maps were made are as in these."""
+        spec = self.condition
+        if spec is None or spec.type != type:
+            return dict(given)
+        added = registry.stored_parameters(type, {})
+        return {name: spec.parameters[name] for name in added} | dict(given)
+
+    def usual_side(self) -> int:
+        """The median of the images' shorter sides, in pixels. 0 for an empty dataset."""
+        return self.index.usual_side()
 
     def set_condition(
         self,

@@ -71,6 +71,7 @@ def specify(
 ) -> ConditionSpec:
     """Builds a spec, with defaults for the parameters that are not given. Raises UserError for unknown ones."""
     resolved = registry.resolve_parameters(type, parameters)
-    made_of = json.dumps([type, resolved, provided, resolution, *([] if varied is None else [varied])], sort_keys=True)
+    own = registry.get(type).identity(resolved)
+    made_of = json.dumps([type, own, provided, resolution, *([] if varied is None else [varied])], sort_keys=True)
     fingerprint = fingerprint or hashlib.blake2b(made_of.encode(), digest_size=16).hexdigest()
     return ConditionSpec(type, resolved, fingerprint, provided, resolution, varied)

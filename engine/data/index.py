@@ -85,6 +85,15 @@ class Index:
         with connect(self.path) as connection:
             return int(connection.execute(f"SELECT COUNT(*) FROM samples {where[0]}", where[1]).fetchone()[0])
 
+    def usual_side(self) -> int:
+        """The median of the samples' shorter sides, in pixels. 0 if there are none."""
+        middle = self.count() // 2
+        with connect(self.path) as connection:
+            row = connection.execute(
+                "SELECT MIN(width, height) FROM samples ORDER BY 1 LIMIT 1 OFFSET ?", (middle,)
+            ).fetchone()
+        return int(row[0]) if row else 0
+
     def samples(
         self, offset: int = 0, limit: int | None = None, where: tuple[str, tuple[Any, ...]] = EVERY
     ) -> list[Sample]:

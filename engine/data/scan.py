@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from engine.conditions import registry
 from engine.data.account import Account, Bookkeeper
 from engine.data.layouts import ORDER, FolderLayout, FoundImage, Reading, recognise
 from engine.data.layouts.captions import caption_in
@@ -191,7 +192,8 @@ def _read_condition_note(folder: Path, problems: list[Problem]) -> tuple[str, di
     if note.is_file():
         try:
             content = json.loads(note.read_text(encoding="utf-8"))
-            return str(content["type"]), dict(content.get("parameters", {}))
+            kind = str(content["type"])
+            return kind, registry.stored_parameters(kind, dict(content.get("parameters", {})))
         except (ValueError, KeyError, TypeError) as error:
             problems.append(
                 Problem(

@@ -117,4 +117,5 @@ def condition_of(found: Imported, condition: str) -> dict[str, Any]:
     parameters: Mapping[str, Any] = {}
     if name == declared:
         parameters = json.loads(found.metadata.get("condition_parameters") or "{}")
-    return {"type": name, "parameters": registry.resolve_parameters(name, parameters)}
+    stored = registry.stored_parameters(name, parameters) if parameters else {}
+    return {"type": name, "parameters": registry.resolve_parameters(name, stored)}

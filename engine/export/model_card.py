@@ -208,7 +208,7 @@ def automatic1111(file: str, facts: Mapping[str, str], family: FamilyFacts, near
     made = f"choose the preprocessor: {near.a1111}"
     if near.a1111 == "none":
         made = "choose the preprocessor: none, and give it a map made with ControlNet Studio"
-    elif not near.exact:
+    elif not near.exact(json.loads(facts.get("condition_parameters") or "{}")):
         made += "\n   (similar to the maps of the training, not the same; maps made with ControlNet Studio fit exactly)"
     return "\n".join(
         [

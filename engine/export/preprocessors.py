@@ -25,8 +25,8 @@ class Preprocessor:
     """The node's other inputs except the resolution, in its order, from the condition's parameters."""
     a1111: str = "none"
     """The name in the preprocessor list."""
-    exact: bool = False
-    """It makes the same maps, not just similar ones."""
+    exact: Callable[[Parameters], bool] = lambda _: False
+    """Whether it makes the same maps with these parameters, not just similar ones."""
 
 
 def _byte(value: Any, default: int) -> int:
@@ -39,7 +39,7 @@ PREPROCESSORS: dict[str, Preprocessor] = {
         "CannyEdgePreprocessor",
         lambda p: {"low_threshold": _byte(p.get("low"), 100), "high_threshold": _byte(p.get("high"), 200)},
         "canny",
-        exact=True,
+        exact=lambda p: p.get("edges") == "colour" and not p.get("blur"),
     ),
     "lineart": Preprocessor(
         "LineartStandardPreprocessor",

@@ -64,8 +64,18 @@ def map_of(run: Run, image: Image.Image) -> Image.Image:
             f"The run was trained on maps of the kind “{kind.title}”, which the app cannot make.",
             "Give a map, and tick that it is one already.",
         )
-    parameters = registry.resolve_parameters(kind.name, dict(run.condition["parameters"]))
-    return Image.fromarray(kind.extractor(np.asarray(image.convert("RGB")), **parameters))
+    stored = registry.stored_parameters(kind.name, run.condition["parameters"])
+    parameters = registry.resolve_parameters(kind.name, stored)
+    pixels = np.asarray(at_side(image.convert("RGB"), run.condition.get("side") or 0))
+    return Image.fromarray(kind.extractor(pixels, **parameters))
+
+
+def at_side(image: Image.Image, side: int) -> Image.Image:
+    """An image scaled down to a shorter side of ``side`` pixels, 0 for none: lines are as wide as in the training."""
+    if not side or min(image.size) <= side:
+        return image
+    scale = side / min(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), reducing_gap=3.0)
 
 
 def look_warning(workspace: Workspace, run: Run, image: Image.Image) -> str:

@@ -98,7 +98,10 @@ class Run:
 
     @property
     def condition(self) -> dict[str, Any]:
-        """{"type": ..., "parameters": {...}}: the condition that the net is trained on."""
+        """The condition that the net is trained on: "type", "parameters", "side", "varied". Empty: none.
+
+        "side": shorter side of the images that the maps were made of, in pixels; missing in runs of earlier versions.
+        """
         return dict(self.about.get("condition", {}))
 
     @property

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from engine.config import RunConfig
 from engine.data.changed_files import changed_since_read
 from engine.data.dataset import Dataset
+from engine.data.description import ConditionSpec
 from engine.data.held_out import choose
 from engine.data.moved import missing_source
 from engine.disk.watchdog import DiskWatchdog
@@ -86,12 +87,18 @@ def create_run(workspace: Workspace, config: RunConfig, origins: dict[str, str])
     about = {
         "config": config.model_dump(mode="json"),
         "origins": origins,
-        "condition": {"type": spec.type, "parameters": spec.parameters} if spec is not None else {},
+        "condition": _condition(dataset, spec) if spec is not None else {},
         "dataset_fingerprint": dataset.fingerprint,
         "versions": {"app": VERSION, "python": platform.python_version(), **{n: metadata.version(n) for n in VERSIONS}},
     }
     write_run(folder, about)
     return Run(folder)
+
+
+def _condition(dataset: Dataset, spec: ConditionSpec) -> dict[str, Any]:
+    """What run.json keeps of the maps, so that those of other images are made alike."""
+    side = spec.resolution or dataset.usual_side()
+    return {"type": spec.type, "parameters": spec.parameters, "side": side, "varied": spec.varied}
 
 
 def start_training(runner: JobRunner, workspace: Workspace, config: RunConfig, origins: dict[str, str]) -> Path:

@@ -90,7 +90,12 @@ def test_a_contradictory_parameter_is_refused(kind, default, more) -> None:  # t
 
 
 def test_parameters_get_defaults_and_all_problems_are_reported_together() -> None:
-    assert registry.resolve_parameters("canny", {"low": 10.0}) == {"low": 10, "high": 200, "blur": 0.0}
+    assert registry.resolve_parameters("canny", {"low": 10.0}) == {
+        "low": 10,
+        "high": 200,
+        "blur": 0.0,
+        "edges": "colour",
+    }
     with pytest.raises(UserError) as caught:
         registry.resolve_parameters("canny", {"low": -1, "high": "much", "wide": 3})
     for word in ("low", "high", "wide"):

@@ -91,7 +91,11 @@ def test_a_condition_is_stored_with_all_its_parameters(dataset: Dataset) -> None
         dataset.condition_path(dataset.samples()[0])
     dataset.set_condition("canny", {"low": 50})
     spec = Dataset.open(dataset.folder).condition
-    assert spec is not None and spec.type == "canny" and spec.parameters == {"low": 50, "high": 200, "blur": 0.0}
+    assert (
+        spec is not None
+        and spec.type == "canny"
+        and spec.parameters == {"low": 50, "high": 200, "blur": 0.0, "edges": "colour"}
+    )
     assert dataset.condition_path(dataset.samples()[0]) == dataset.folder / "conditions" / "000.png.png"
     assert dataset.set_condition("canny", {"low": 51}).fingerprint != spec.fingerprint
     for type, parameters in (("canny", {"lo": 1}), ("nothing", {}), ("own", {})):

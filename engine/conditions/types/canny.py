@@ -45,6 +45,16 @@ CANNY = ConditionType(
             hint="Pixels. Removes grain and fine texture.",
             vary=(0.0, 1.5),
         ),
+        Parameter(
+            "edges",
+            "Edges of",
+            "choice",
+            "colour",
+            choices=("colour", "grey"),
+            hint="colour: as ComfyUI, AUTOMATIC1111 and published Canny nets, which also see edges between colours of "
+            "equal brightness. grey: as earlier versions of this app.",
+            former="grey",
+        ),
     ),
     two_level=True,
     extract="engine.conditions.types.canny:canny",
@@ -53,17 +63,22 @@ CANNY = ConditionType(
 TOLERANCE = 2  # pixels; edges this close still match
 
 
-def canny(image: np.ndarray, *, low: int, high: int, blur: float) -> np.ndarray:
-    """White one-pixel edges on black (Canny 1986, OpenCV's implementation). RGB uint8 (h, w, 3) in and out."""
+def canny(image: np.ndarray, *, low: int, high: int, blur: float, edges: str) -> np.ndarray:
+    """White one-pixel edges on black (Canny 1986, OpenCV's implementation). RGB uint8 (h, w, 3) in and out.
+
+    Of a colour image OpenCV takes, at each pixel, the channel with the largest gradient.
+    """
     import cv2
 
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    seen = image if edges == "colour" else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     if blur > 0:
-        grey = cv2.GaussianBlur(grey, (0, 0), blur)
-    return cv2.cvtColor(cv2.Canny(grey, min(low, high), max(low, high)), cv2.COLOR_GRAY2RGB)
+        seen = cv2.GaussianBlur(seen, (0, 0), blur)
+    return cv2.cvtColor(cv2.Canny(seen, min(low, high), max(low, high)), cv2.COLOR_GRAY2RGB)
 
 
-def canny_adherence(wanted: np.ndarray, got_image: np.ndarray, *, low: int, high: int, blur: float) -> float:
+def canny_adherence(
+    wanted: np.ndarray, got_image: np.ndarray, *, low: int, high: int, blur: float, edges: str
+) -> float:
     """F1 of the drawn image's edges and the map, with a tolerance of 2 px: 0 is chance, 1 perfect."""
-    got = canny(fit(got_image, wanted.shape[:2]), low=low, high=high, blur=blur)
+    got = canny(fit(got_image, wanted.shape[:2]), low=low, high=high, blur=blur, edges=edges)
     return edge_f1(wanted[..., 0] > 127, got[..., 0] > 127, TOLERANCE)
