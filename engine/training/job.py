@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine.conditions import registry
 from engine.config import RunConfig
 from engine.data.changed_files import changed_since_read
 from engine.data.dataset import Dataset
@@ -288,6 +289,10 @@ def warn_of_changes(run: Run, dataset: Dataset, emit: Emit) -> None:
         emit(Message("The dataset has changed since this run began; it goes on with the new images.", "warning"))
     if changed := changed_since_read(dataset).sentence:
         emit(Message(changed, "warning"))
-    spec = dataset.condition
-    if run.condition and spec is not None and {"type": spec.type, "parameters": spec.parameters} != run.condition:
-        emit(Message(f"The condition maps are now {spec.type}; the run began with {run.condition['type']}.", "warning"))
+    spec, began = dataset.condition, run.condition
+    if not began or spec is None:
+        return
+    stored = registry.stored_parameters(began["type"], began["parameters"])
+    if (spec.type, spec.parameters) != (began["type"], stored):
+        other = "" if spec.type != began["type"] else ", made with other settings"
+        emit(Message(f"The condition maps are now {spec.type}{other}; the run began with {began['type']}.", "warning"))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from engine.data.crop import apply_crop, shared_crop
 from engine.errors import UserError
 from engine.families.registry import detect
+from engine.inference.control_image import at_side
 from engine.inference.request import TryRequest, prepare
 from engine.inference.sampling import draw_latents, fit_control
 from engine.inference.session import TrySession
@@ -235,3 +236,9 @@ def test_a_master_in_fp32_draws_with_a_unet_in_half_precision(tiny_base: Path, l
     assert latents.shape == (1, 4, 8, 8)
     assert net.dtype == torch.float32
     assert torch.equal(draw_latents(family, pipeline, **inputs), latents), "the net is left as it was"
+
+
+def test_the_map_of_a_photo_is_made_at_the_size_of_the_trainings() -> None:
+    photo = Image.new("RGB", (3000, 2000))
+    assert at_side(photo, 512).size == (768, 512)
+    assert at_side(photo, 0).size == at_side(photo, 4000).size == (3000, 2000)
