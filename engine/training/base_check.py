@@ -8,6 +8,7 @@ large or larger. What is found decides over the base's config, and a setting ove
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,8 +85,9 @@ def _recorded_or_measured(state: TrainState, new: bool) -> dict[str, Any]:
     chosen, notes = judge(process, check, state.config.model.prediction)
     for note in notes:
         state.emit(Message(note, "warning"))
-    figures = {name: round(check.error(name), 4) for name in check.errors} if check else {}
-    found = {"schedule": chosen.schedule, "errors": figures, "notes": notes}
+    measured = {name: check.error(name) for name in check.errors} if check else {}
+    finite = {name: round(error, 4) if math.isfinite(error) else None for name, error in measured.items()}
+    found = {"schedule": chosen.schedule, "errors": finite, "notes": notes}
     if about:
         try:
             write_run(state.run_folder, about | {RECORD: found})
@@ -108,9 +110,8 @@ def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple
     if check and not found:
         figures = " and ".join(f"{check.error(name):.2f}" for name in check.errors)
         notes.append(
-            f"{NO_BETTER} (error {figures}; a base that fits has 0.1 to "
-            f"0.4). Its config is believed: it {process.description}. If it is no ordinary Stable Diffusion base, the "
-            "ControlNet will learn nothing."
+            f"{NO_BETTER} (error {figures}; a base that fits has 0.1 to 0.4). The run trains for a base that "
+            f"{process.description}. If it is broken or of an unknown kind, the ControlNet will learn nothing."
         )
     elif check and found != process.prediction:
         measured = (

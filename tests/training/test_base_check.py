@@ -42,6 +42,7 @@ def demo_as(folder: Path, **schedule: Any) -> str:
     return str(folder)
 
 
+@pytest.mark.answers('"The base is not what its config says"')
 def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
     new_run: RunFactory, ready_workspace: Workspace, tmp_path: Path
 ) -> None:
