@@ -7,8 +7,9 @@ Every stage continues where an earlier attempt stopped.
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -220,7 +221,7 @@ def _index(
         problems=dataset.problem_count(),
         new=0,
         present=0,
-        notes=[*reading.notes, *_advice(count)],
+        notes=[*reading.notes, *_advice_on_names(recognized.found, captioned), *_advice(count)],
         doubts=[] if asked else reading.doubts,
         parts=list(reading.parts.values()),
         account=account.sentences(),
@@ -273,6 +274,17 @@ def question(place: str, config: ImportConfig | None = None) -> Reading | None:
     except _TooLarge:
         return None  # it is read as far as names tell, and the result says what was guessed
     return reading if reading.doubts else None
+
+
+_SENTENCE = re.compile(r"(?:[^\W\d_]{2,}[ _\-,.]+){3,}[^\W\d_]{2,}")
+
+
+def _advice_on_names(found: Sequence[FoundImage], captioned: int) -> list[str]:
+    """A word on file names that look like captions, where there are no others."""
+    names = [item.image.stem for item in found[:20]]
+    if captioned or not names or sum(bool(_SENTENCE.search(name)) for name in names) < 0.6 * len(names):
+        return []
+    return ["No captions were found, but the file names look like some: Captions > All at once makes captions of them."]
 
 
 def _advice(count: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
 import platform
@@ -25,12 +26,22 @@ def prepare() -> None:
     for stream in (sys.stdout, sys.stderr):  # a console, or a file that it is sent to, may not have all letters
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if not has_user_name():
+        os.environ.setdefault("USER", "user")  # torch's compiler names its cache after it
     for sentence in prepare_proxies():
         print(sentence, file=sys.stderr)
     count_like_nvidia_smi()
     os.environ.setdefault(CUBLAS, CUBLAS_WORKSPACE)
     if ALLOCATOR not in os.environ and FORMER_ALLOCATOR not in os.environ and has_expandable_segments():
         os.environ[ALLOCATOR] = EXPANDABLE
+
+
+def has_user_name() -> bool:
+    """Whether the system has a name for this user: a container may be started with a number alone."""
+    try:
+        return bool(getpass.getuser())
+    except (KeyError, OSError, ImportError):  # ImportError: Windows without any of the variables
+        return False
 
 
 def has_expandable_segments() -> bool:

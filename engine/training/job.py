@@ -23,6 +23,7 @@ from engine.jobs.events import Message
 from engine.jobs.runner import Emit, JobRunner, Work
 from engine.jobs.snapshot import JobKind, Outcome
 from engine.machine.hardware import detect
+from engine.machine.units import format_bytes
 from engine.runs.changes import allowed_changes, record_changes
 from engine.runs.checkpoints import go_back
 from engine.runs.metrics import drop_after
@@ -67,8 +68,11 @@ def missing(workspace: Workspace, config: RunConfig) -> list[str]:
         sentences.append(f"The ControlNet to start from, {start}, is not there.")
     if lost := failure.lost_card():
         sentences.append(lost)
-    if workspace.free_bytes() < MIN_FREE_BYTES:
-        sentences.append(f"The disk of {workspace.root} is full: free some space.")
+    if (free := workspace.free_bytes()) < MIN_FREE_BYTES:
+        sentences.append(
+            f"The disk of {workspace.root} has {format_bytes(free)} free, and a run needs at least "
+            f"{format_bytes(MIN_FREE_BYTES)}: free some space, or choose another workspace."
+        )
     return sentences
 
 

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.data.dataset import Dataset
+from engine.data.import_config import ImportConfig, parse_import
+from engine.data.importing import import_source
 from engine.data.layouts.inventory import is_hidden
 from engine.data.scan import ScanReport, scan_folder
+from engine.errors import UserError
+from engine.workspace.paths import Workspace
 
 PHOTO = np.random.default_rng(0).integers(0, 255, (48, 48, 3), dtype=np.uint8)
 MAP = np.zeros((48, 48), np.uint8)
@@ -317,3 +322,27 @@ def test_a_column_can_be_chosen(tmp_path: Path) -> None:
     chosen = scan_folder(tmp_path, asked={"depth": "map", "title": "caption"})
     assert pairs(chosen) == {"1.png": ("t1", "1.png"), "2.png": ("t2", "2.png")} and adds_up(chosen)
     assert {sample.condition.parent.name for sample in chosen.samples if sample.condition} == {"b"}
+
+
+def test_names_that_are_captions_are_noticed(workspace: Workspace, tmp_path: Path) -> None:
+    photo(*(tmp_path / "a" / f"a red fox in deep snow {n}.png" for n in "123"))
+    photo(*(tmp_path / "b" / f"IMG_000{n}.png" for n in "123"))
+    assert any("file names look like some" in note for note in import_source(workspace, str(tmp_path / "a")).notes)
+    assert not any("file names" in note for note in import_source(workspace, str(tmp_path / "b")).notes)
+
+
+def test_the_answer_and_the_account_are_kept(workspace: Workspace, tmp_path: Path) -> None:
+    for n in "12":
+        photo(tmp_path / "set" / "cats" / f"{n}.png", tmp_path / "set" / "dogs" / f"{n}.png")
+    first = import_source(workspace, str(tmp_path / "set"))
+    assert first.doubts and first.pictures == 4
+    told = import_source(workspace, str(tmp_path / "set"), config=ImportConfig(roles="dogs=ignored"))
+    again = import_source(workspace, str(tmp_path / "set"))
+    assert (told.pictures, again.pictures) == (2, 2) and not again.doubts
+    dataset = Dataset.open(again.folder)
+    assert dataset.roles == {"dogs": "ignored"}
+    assert dataset.account is not None and dataset.account.left_out[0].what == "images ignored, as you said"
+    with pytest.raises(UserError, match="no horses in set"):
+        import_source(workspace, str(tmp_path / "set"), config=ImportConfig(roles="horses=map"))
+    with pytest.raises(UserError, match="NAME=ROLE"):
+        parse_import({"roles": "dogs=pets"})

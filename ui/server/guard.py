@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anyio import to_thread
+from starlette.requests import ClientDisconnect
 
 from ui.server.files import file_allowed, has_forged_file, remove_old_uploads
 from ui.server.routes import API, FILE, find_route
@@ -144,6 +145,8 @@ class LocalGuard:
         except Refused as refusal:  # the body was larger than its header said
             if not answered:
                 await _refuse(scope, receive, send, refusal)
+        except ClientDisconnect:
+            return  # a page was closed, or an upload broken off: nobody waits for an answer
 
     def _is_allowed_name(self, origin: str) -> bool:
         """Whether an Origin is one of the names that the user allowed: a reverse proxy may send another Host."""

@@ -14,7 +14,7 @@ from engine.errors import UserError
 from engine.runs.run import Run
 from ui.page.context import AppContext
 from ui.page.live import Live
-from ui.page.messages import duration, note, progress_bar
+from ui.page.messages import counted, duration, note, progress_bar
 from ui.page.states import Action, TrainTabState
 from ui.page.view import View
 from ui.train.checkpoints_panel import build_checkpoints, disk_line
@@ -176,7 +176,7 @@ def _about(context: AppContext, view: View) -> str:
         "Base model": settings.model.base,
         "Dataset": settings.data.dataset,
         "Control type": _condition_title(run),
-        "Steps": f"{train.steps:,}, {settings.images_per_step} images each",
+        "Steps": f"{train.steps:,}, {counted(settings.images_per_step, 'image', 'images')} each",
         "Resolution": f"{settings.data.resolution} px",
         "Learning rate": f"{settings.optim.learning_rate:g}",
         "Saved every": f"{train.checkpoint_every:,} steps",
