@@ -9,9 +9,11 @@ from typing import Any
 
 
 def stay_cold(context: Any, loaded: threading.Event) -> None:
-    """Replaces launch.warm_up. Jobs would load what they need themselves."""
+    """Replaces launch.warm_up. Jobs would load what they need themselves.
+
+    ``context.libraries_loaded`` stays unset: pages would look into the base then, and load torch for that.
+    """
     loaded.set()
-    context.libraries_loaded.set()
 
 
 if __name__ == "__main__":
