@@ -183,6 +183,10 @@ def _inverted(map: np.ndarray, facts: MapFacts) -> np.ndarray:
     return 255 - map
 
 
+def _stretched(map: np.ndarray, facts: MapFacts) -> np.ndarray:
+    return np.clip(np.round(map * (255 / max(1, facts.brightest))), 0, 255).astype(np.uint8)
+
+
 def _turned(map: np.ndarray, facts: MapFacts) -> np.ndarray:
     turn = TURNS[UNDO[str(facts.alignment["turn"])]]
     return np.stack([turn(map[..., channel]) for channel in range(3)], axis=-1)
@@ -212,6 +216,7 @@ def _ground(map: np.ndarray) -> int:
 
 
 _MAP_FIXES: dict[str, Callable[[np.ndarray, MapFacts], np.ndarray]] = {
+    pairs.DARK.name: _stretched,
     pairs.INVERTED.name: _inverted,
     pairs.TURNED.name: _turned,
     pairs.SHIFTED.name: _shifted,

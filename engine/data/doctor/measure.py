@@ -87,6 +87,7 @@ def measure_map(path: Path, picture: Image.Image, extract: Extract | None) -> Ma
         background=background,
         background_share=float(near.max()) / grey.size,
         pure_share=float(counts[pure]) / grey.size,
+        brightest=int(np.searchsorted(np.cumsum(counts), 0.998 * grey.size)),
         noise=float(((away > 0) & (away <= 30)).sum() / max(1, (away > 0).sum())),
         grid=_grid(away > 0),
         tonal=_correlation(light, grey),

@@ -11,6 +11,7 @@ from engine.data.samples import Problem
 
 ASPECT_TOLERANCE = 0.01  # the size of a scaled map is rounded to whole pixels
 BLANK_SHARE = 0.997
+DARK_BELOW = 64  # grey values
 TURN_SCORE, TURN_MARGIN, TURN_LEAD = 0.4, 0.25, 0.02
 SHIFT_PIXELS = 2.0  # at 512 px
 SHIFT_SCORE, SHIFT_GAIN = 0.28, 0.06
@@ -64,6 +65,15 @@ INVERTED = Finding(
     "serious",
     "map",
 )
+DARK = Finding(
+    "map_dark",
+    "Map with few grey levels",
+    "It is nearly black: its values are distances or numbers of another scale, and near and far hardly differ. The net "
+    "learns from differences that a preprocessor's maps do not have.",
+    "Correct: writes a copy whose values are stretched to the whole range. Not for label maps.",
+    "warning",
+    "map",
+)
 TURNED = Finding(
     "map_turned",
     "Mirrored or rotated map",
@@ -96,7 +106,7 @@ REPEATED = Finding(
     "Look at both. Make the maps again, or leave the wrong ones out.",
     "serious",
 )
-FINDINGS = (MISSING, ORPHANED, ASPECT, SIZE, BLANK, INVERTED, TURNED, SHIFTED, LOSSY, REPEATED)
+FINDINGS = (MISSING, ORPHANED, ASPECT, SIZE, BLANK, DARK, INVERTED, TURNED, SHIFTED, LOSSY, REPEATED)
 
 
 def of_problem(problem: Problem) -> Finding | None:
@@ -126,6 +136,8 @@ def judge(row: SampleFacts, rules: Rules, summary: Summary) -> Iterator[Hit]:
     if blank(map):
         yield Hit(BLANK.name, sample.key, f"{map.background_share:.1%} of it has a single value")
         return  # an empty map cannot have other problems
+    if map.brightest < DARK_BELOW:
+        yield Hit(DARK.name, sample.key, f"its brightest value is {map.brightest} of 255")
     turned = _turn(map)
     if turned:
         yield Hit(TURNED.name, sample.key, turned)

@@ -96,6 +96,20 @@ def test_a_corrected_map_is_used_and_the_users_files_stay_unchanged(
     assert dataset.fingerprint == scanned and check(dataset, 200, workers=1).counts[name] == 3
 
 
+def test_maps_of_few_grey_levels_are_found_and_stretched(workspace: Workspace, tmp_path: Path) -> None:
+    photos, folder = planted.photographs(), tmp_path / "set"
+    ramp = np.tile(np.linspace(0, 31, planted.SIDE), (planted.SIDE, 1)).astype(np.uint8)
+    for name, map in (("dark", ramp), ("whole", ramp * 8), ("labels", ramp * 4 + 30)):
+        planted.write(folder / "images" / f"{name}.png", next(photos))
+        planted.write(folder / "conditions" / f"{name}.png", map)
+    dataset = Dataset.create(workspace, "set", scan_folder(folder))
+    check(dataset)
+    assert [hit.key for hit in CheckStore(dataset.folder).hits("map_dark")] == ["images/dark.png"]
+    assert fix.correct(dataset, BY_NAME["map_dark"]) == 1
+    copy = np.asarray(load_rgb(dataset.condition_path(dataset.sample("images/dark.png"))))
+    assert copy.max() == 255 and len(np.unique(copy)) == 32
+
+
 def test_an_excluded_sample_is_not_trained_on_and_can_be_restored(dataset: Dataset, faulty: planted.Planted) -> None:
     finding, keys, total = BY_NAME["map_blank"], faulty.expected["map_blank"], dataset.count()
     scanned = dataset.fingerprint
@@ -163,7 +177,8 @@ def test_the_training_view_equals_what_training_reads(dataset: Dataset) -> None:
     assert map is not None and np.array_equal(map, cropped_map(dataset.condition_path(sample), crop, False))
     laid = np.asarray(training_view.overlay(image, map)).astype(int)
     lines = np.asarray(map)[..., 0] > 200
-    assert (laid[..., 0] - laid[..., 1])[lines].mean() > 150 > (laid[..., 0] - laid[..., 1])[~lines].mean()
+    red = laid[..., 0] - laid[..., 1]
+    assert red[lines].mean() > 150 and red[lines].mean() > red[~lines].mean() + 20
     assert training_view.strip(dataset, sample, plan, 64).size == (3 * 72 - 8, 64)
 
 
