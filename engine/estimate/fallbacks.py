@@ -36,6 +36,8 @@ FP8 = 0.2
 """For each micro-batch: the base's weights are widened in every forward and backward pass."""
 OPTIMIZER = {"adafactor": 0.3, "paged_adamw8bit": 1.0}
 """For each step, more than AdamW: more memory traffic; the state over PCIe."""
+SPLIT = 0.3
+"""For each step: master weights are put together from two halves, and taken apart."""
 EMA_IN_RAM = 1.5
 """For each update of the EMA: the fp32 weights over PCIe."""
 OFFLOAD = 4.0
@@ -58,6 +60,8 @@ class Machine:
     """Bytes that may be moved to the computer's memory."""
     sharded: bool = False
     """FSDP or DeepSpeed, which take neither another optimizer nor the EMA or weights in RAM."""
+    can_split: bool = False
+    """The master weights of the run in progress may be kept in two halves."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ def step_time(config: RunConfig) -> float:
     if optim.offload:
         return time + OFFLOAD
     in_ram = optim.ema_decay > 0 and optim.ema_device == "cpu"
+    time += SPLIT if optim.master_weights != "whole" else 0
     return time + OPTIMIZER.get(optim.optimizer, 0) + (EMA_IN_RAM / optim.ema_every if in_ram else 0)
 
 
@@ -208,6 +213,8 @@ def _learning(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
         bits = machine.on_card and machine.eight_bit
         usable = [name for name in smaller.get(optim.optimizer, ()) if bits or "8bit" not in name]
         found += [{"optim.optimizer": name} for name in usable]
+    if machine.can_split and optim.master_weights == "whole":
+        found += [{**one, "optim.master_weights": "split"} for one in found]
     if (ema := ema_fallback(config, machine.on_card)) is not None:
         found += [{**one, **ema.settings} for one in found]
     if machine.on_card and not optim.offload and config.train.precision != "fp32":  # in fp32 the master weights compute
@@ -229,6 +236,8 @@ def _words(before: dict[str, Any], settings: dict[str, Any]) -> Iterator[str]:
     if (optimizer := settings.get("optim.optimizer")) is not None:
         where = "in the computer's memory" if "paged" in optimizer else "smaller"
         yield f"the optimizer {optimizer}, whose state is {where} and is reset"
+    if "optim.master_weights" in settings:
+        yield "the master weights in two halves, of which the copy that computes is one"
     if "optim.ema_device" in settings:
         yield "the average of the weights in the computer's memory"
     if "optim.offload" in settings:

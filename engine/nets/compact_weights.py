@@ -31,8 +31,9 @@ SMALLEST_NORMAL, SPACING_BELOW = 2.0**-14, 2.0**-24  # of fp16, whose smaller nu
 
 def split(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The nearest bf16 of fp32 weights (a tie away from zero), and what is missing, int16. ``join`` is the inverse."""
-    bits = weights.contiguous().view(torch.int32)
-    return ((bits + 0x8000) >> 16).to(torch.int16).view(torch.bfloat16), bits.to(torch.int16)
+    bits = weights.flatten().view(torch.int32)
+    upper = (bits + 0x8000).view(torch.int16)[1::2].contiguous()  # every computer with a card is little-endian
+    return upper.view(torch.bfloat16).view(weights.shape), bits.to(torch.int16).view(weights.shape)
 
 
 def join(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
@@ -69,7 +70,7 @@ def _in_fp32(tensor: torch.Tensor | None) -> torch.Tensor:
 
 
 class CompactMasterWeights(MasterWeightSync):
-    """Keeps no whole fp32 weights from ``refresh`` on: the parameters of the master net are then placeholders.
+    """Keeps no whole fp32 weights from ``refresh`` on ("split" and "none"): the master has placeholders then.
 
     A placeholder has the shape of its weight and NaN everywhere, and cannot be written to. Gradients go to it as usual.
     """
@@ -77,14 +78,22 @@ class CompactMasterWeights(MasterWeightSync):
     def __init__(self, master: Any, dtype: torch.dtype, kind: str) -> None:
         """
         Args:
-            dtype: what to compute in, bf16 (or fp16, for "none").
-            kind: "split" or "none".
+            dtype: what to compute in, bf16 (or fp16, except for "split").
+            kind: "split", "none", or "whole": as ``MasterWeightSync`` does, until ``keep_split``.
         """
-        self._kind = kind
-        self._gradients_stay = [True]  # shared with the hooks, which hold no reference to this object
+        self._kind, self._dtype = kind, dtype
+        self._gradients_stay = [kind != "whole"]  # shared with the hooks, which hold no reference to this object
         self._low: dict[nn.Parameter, torch.Tensor | None] = {}  # of the placeholders
         self._factor = 1.0  # which gradients in half precision have to be multiplied by
         super().__init__(master, dtype)
+
+    @property
+    def can_split(self) -> bool:
+        return self._kind == "whole" and self._dtype == torch.bfloat16
+
+    def keep_split(self) -> None:
+        self._kind, self._gradients_stay[0] = "split", True
+        self.refresh()
 
     @property
     def low_bits(self) -> list[torch.Tensor]:
@@ -113,6 +122,8 @@ class CompactMasterWeights(MasterWeightSync):
 
     @torch.no_grad()
     def gradient_norm(self, parameters: list[nn.Parameter]) -> torch.Tensor:
+        if self._kind == "whole":
+            return super().gradient_norm(parameters)
         norms: list[torch.Tensor] = []
         for part in self._parts(1.0):
             norms += torch._foreach_norm([gradient for *_, gradient in part])
@@ -223,6 +234,7 @@ class CompactMasterWeights(MasterWeightSync):
             self._restore(copy, master)
             master.data = master.data.to(device)
         self._kind, self._gradients_stay[0] = "whole", False
+        self._dtype = torch.float32  # what is in RAM cannot be split
 
     @torch.no_grad()
     def _store(self, copy: nn.Parameter, master: nn.Parameter, place: tuple[int, int] | None = None) -> None:

@@ -131,6 +131,15 @@ class MasterWeightSync:
         """The fp32 values of some master weights, where these are. Not to be written to."""
         return [master.detach() for master in masters]
 
+    @property
+    def can_split(self) -> bool:
+        """Whether ``keep_split`` would save memory."""
+        return False
+
+    def keep_split(self) -> None:
+        """From now on keep only the bits of the master weights that the compute copy lacks."""
+        raise NotImplementedError
+
     def keep_whole(self, device: torch.device) -> None:
         """From now on the master weights are whole, on ``device``, unless they were already."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
@@ -151,6 +152,7 @@ def _largest(shortages: Sequence[Shortage]) -> Shortage:
 
 def _cheapest(state: TrainState, shortage: Shortage) -> Fallback | None:
     machine = machine_of(state.device, state.group.world_size, state.parallel.sharded)
+    machine = replace(machine, can_split=machine.processes == 1 and state.trainable.weights.can_split)
     return next_fallback(state.config, configs_at(state.base), machine, shortage)
 
 
@@ -241,6 +243,8 @@ def apply(state: TrainState, fallback: Fallback) -> Fallback:
         trainable.use_gradient_checkpointing(state.denoiser, scope, state.family.layers)
     if "train.base_storage" in settings:
         quantize_fp8(state.denoiser, trainable.master, *trainable.nets, layers=state.family.layers)
+    if "optim.master_weights" in settings and trainable.weights.can_split:
+        trainable.weights.keep_split()
     if ("optim.ema_device" in settings or "optim.offload" in settings) and state.ema is not None:
         state.ema.to("cpu")
     if "optim.offload" in settings:

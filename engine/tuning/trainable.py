@@ -39,7 +39,7 @@ class Placement:
 
     def sync(self, master: nn.Module) -> MasterWeightSync:
         """The link between a net of fp32 master weights and the copy of it that computes."""
-        if self.master_weights != "whole":
+        if self.master_weights != "whole" or (self.dtype == torch.bfloat16 and not (self.in_ram or self.sharded)):
             return CompactMasterWeights(master, self.dtype, self.master_weights)
         return MasterWeightSync(
             master, torch.float32 if self.sharded else self.dtype, self.device if self.in_ram else None

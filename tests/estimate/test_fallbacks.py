@@ -172,3 +172,15 @@ def test_what_is_missing_is_known_from_the_card_and_the_failed_allocation() -> N
     nets = shortage_to_build(now, 4 * GIB, 0)
     assert nets == Shortage(pytest.approx(1.05 * now.step - 4 * GIB), pytest.approx(1.05 * now.resident - 4 * GIB))
     assert shortage_to_build(now, None, GIB) == Shortage(0, GIB)
+
+
+def test_master_weights_are_split_where_the_run_can_and_it_saves_what_they_need_less() -> None:
+    settings = PRESETS["12gb", "sd1"]
+    can = Machine(on_card=True, eight_bit=False, can_split=True)
+    split = {"optim.master_weights": "split"}
+    (one,) = (found for found in options(settings, SD1, can) if found.settings == split)
+    assert one.saves_resident == pytest.approx(2 * 361_279_120) and one.cost > 0
+    assert not any(split.items() <= found.settings.items() for found in options(settings, SD1, CARD))
+    assert not any(
+        split.items() <= found.settings.items() for found in options(with_settings(settings, split), SD1, can)
+    )

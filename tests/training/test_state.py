@@ -145,6 +145,29 @@ def test_no_weight_is_updated_twice_after_a_fallback_in_the_middle_of_an_update(
     assert not torch.equal(weight, updated) and not torch.equal(bias, waiting)
 
 
+def test_a_fallback_splits_the_master_weights_and_the_training_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    found = []
+    for splits in (True, False):
+        torch.manual_seed(0)
+        state = make(tmp_path, [])
+        state.batches = SimpleNamespace(split=lambda *given: None)  # type: ignore[assignment]
+        for step in range(3):
+            state.trainable.control_net(torch.ones(4, 3, dtype=torch.bfloat16)).sum().backward()
+            with state.weights_update():
+                state.parallel.optimizer_step()
+            state.trainable.weights.refresh()
+            state.update_ema()
+            if splits and not step:
+                oom.apply(state, oom.Fallback({"optim.master_weights": "split"}, "less"))
+                assert all(weight.isnan().all() for weight in state.trainable.parameters())
+                assert not state.trainable.weights.can_split
+            state.drop_gradients()
+        found.append([*state.trainable.weights.read(state.trainable.parameters()), *state.ema.shadow_params])  # type: ignore[union-attr]
+        state.keep_optimizer_in_ram()
+        assert all(map(torch.equal, found[-1], state.trainable.parameters())), "and whole again where they are in RAM"
+    assert all(map(torch.equal, *found))
+
+
 def test_a_fallback_replaces_the_optimizer_and_keeps_the_rate(tmp_path: Path) -> None:
     events: list[Event] = []
     state = make(tmp_path, events)
