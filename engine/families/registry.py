@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from engine.errors import UserError
 from engine.families import distilled
@@ -55,14 +58,18 @@ def _refused(base: str, why: str) -> UserError:
     )
 
 
-def describe(base: str) -> str:
+def describe(base: str, schedule: Mapping[str, Any] = MappingProxyType({})) -> str:
     """A base for people: "Stable Diffusion 2.x, predicts velocity, made for 768 px".
+
+    Args:
+        schedule: what a run took it for, see ``NoiseProcess.schedule``; empty: what its config says.
 
     Raises:
         UserError: as ``detect``.
     """
     family, found = detect(base), distilled.recognise(base)
-    words = [family.title, family.noise_process(base).description, f"made for {family.default_resolution(base)} px"]
+    predicts = family.noise_process(base).with_schedule(schedule).description
+    words = [family.title, predicts, f"made for {family.default_resolution(base)} px"]
     return ", ".join(words if found is None else [*words, found.words])
 
 

@@ -17,6 +17,7 @@ from engine.data.scan import scan_folder
 from engine.errors import UserError
 from engine.evaluation.loaded import load_models
 from engine.families.noise import DiffusionNoise
+from engine.families.registry import describe
 from engine.inference.session import TrySession
 from engine.jobs.control import Control
 from engine.jobs.events import Message
@@ -68,6 +69,7 @@ def test_a_base_with_the_wrong_prediction_type_is_caught_before_the_first_step(
 
     # A net without a record of its own, such as an exported one, is drawn as the newest run on its base says.
     assert known_schedule(ready_workspace, base) == found["schedule"] and known_schedule(ready_workspace, "demo") == {}
+    assert "predicts velocity" in describe(base) and "predicts noise" in describe(base, found["schedule"])
     shutil.copytree(checkpoint.controlnet, tmp_path / "exported")
     session.load(base, tmp_path / "exported")
     assert session._pipeline.scheduler.config.prediction_type == "epsilon"

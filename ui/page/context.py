@@ -23,6 +23,7 @@ from engine.families.files import family_of
 from engine.jobs.runner import JobRunner
 from engine.jobs.snapshot import JobKind, JobSnapshot
 from engine.machine.hardware import Hardware, detect
+from engine.runs.known_bases import known_schedule
 from engine.training.job import missing, resume_training, start_training
 from engine.workspace.paths import Workspace
 from ui.page.problems import Problems
@@ -131,7 +132,7 @@ class AppContext(Problems):
         from engine.families.registry import describe
         from engine.families.registry import detect as detect_family
 
-        known = f"Base model: {describe(located)}."
+        known = f"Base model: {describe(located, known_schedule(self.workspace, located))}."
         side = detect_family(located).default_resolution(located)
         if config.data.resolution == side:
             return known
