@@ -57,11 +57,14 @@ NO_SCALE: dict[str, Any] = {}
 def base_of(
     folder: Path, index: dict[str, Any], unet: dict[str, Any], scheduler: dict[str, Any], vae: dict[str, Any]
 ) -> str:
-    """A folder in diffusers layout with nothing but configs."""
+    """A folder in diffusers layout with configs, and files in place of weights."""
     files = {"model_index.json": index, "unet/config.json": unet, "vae/config.json": vae}
     for name, values in (files | {"scheduler/scheduler_config.json": scheduler}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(json.dumps(values), encoding="utf-8")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        (folder / part).mkdir(exist_ok=True)
+        (folder / part / "model.safetensors").touch()
     return str(folder)
 
 
@@ -129,8 +132,10 @@ def test_a_missing_part_is_named(tiny_base: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_base, broken)
     shutil.rmtree(broken / "vae")
+    with pytest.raises(UserError, match="no folder vae"):
+        detect(str(broken))
     with pytest.raises(UserError, match="vae cannot be read"):
-        detect(str(broken)).load_vae(str(broken))
+        by_name("sd1").load_vae(str(broken))
 
 
 def test_a_hub_that_cannot_be_reached_says_where_to_put_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
