@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from engine.families.sizes import NetSize, Sizes
 from engine.nets.master_weights import MasterWeightSync
 from engine.tuning.build import BUILDERS, Builder, Inputs
 from engine.tuning.controlnet import training_bytes
@@ -61,7 +62,18 @@ def build(inputs: Inputs, net: Any) -> WholeDenoiser:
     return WholeDenoiser(inputs.denoiser, inputs.place)
 
 
-FACTS = TrainableFacts(
+class Facts(TrainableFacts):
+    def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
+        return ()
+
+    def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
+        return (sizes.denoiser,)
+
+    def saved_weights(self, sizes: Sizes) -> int:
+        return 0
+
+
+FACTS = Facts(
     "whole_denoiser",
     base_is_frozen=False,
     needs_condition_maps=False,

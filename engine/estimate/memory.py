@@ -132,9 +132,9 @@ def predict_from(
     facts = facts_of(config)
     short_text = base.facts.count(base.denoiser, resolution, tokens).text
     sizes = base.facts.count(base.denoiser, resolution, long.chunks * tokens, not facts.base_is_frozen, facts.rank)
-    trained = sizes.controlnet.trained
-    nets = facts.trained_nets(sizes)
-    base_trained = sum(net.trained for net in nets[1:])  # weights of the base itself
+    nets = (*facts.trained_beside(sizes), *facts.trained_of_base(sizes))
+    trained = sum(net.trained for net in facts.trained_beside(sizes))
+    base_trained = sum(net.trained for net in facts.trained_of_base(sizes))
     on_card, has_ema = not optim.offload, optim.ema_decay > 0
     bytes_each = 4 if train.precision == "fp32" else 2
     has_copy = bytes_each < 4 or optim.offload  # the nets that compute are copies of the master weights

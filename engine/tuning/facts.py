@@ -38,12 +38,19 @@ class TrainableFacts:
     not_drawn: str = ""
     """Why no images are drawn with it, as a sentence; empty: they are, with its ControlNet and a control image."""
 
-    def trained_nets(self, sizes: Sizes) -> tuple[NetSize, ...]:
-        """Sizes of the nets with trained weights: each takes master weights, gradients and an optimizer's state."""
-        return (sizes.controlnet,) if self.base_is_frozen else (sizes.controlnet, sizes.decoder)
+    # A trainable that is not a ControlNet derives a class with its own sizes.
+
+    def trained_beside(self, sizes: Sizes) -> tuple[NetSize, ...]:
+        """Sizes of the trained nets beside the base. Each takes master weights, gradients and an optimizer's state."""
+        return (sizes.controlnet,)
+
+    def trained_of_base(self, sizes: Sizes) -> tuple[NetSize, ...]:
+        """Sizes of the trained parts of the base."""
+        return () if self.base_is_frozen else (sizes.decoder,)
 
     def saved_weights(self, sizes: Sizes) -> int:
-        """Numbers in the ControlNet's files of a checkpoint, without an average. Low rank is saved merged, too."""
+        """Numbers in a checkpoint's files of what is trained beside the base, without an average. Low rank is saved
+        merged, too."""
         return sizes.controlnet.weights + (sizes.controlnet.trained if self.rank else 0)
 
 

@@ -17,6 +17,7 @@ from engine.config import RunConfig
 from engine.data.dataset import Dataset
 from engine.data.scan import scan_folder
 from engine.errors import UserError
+from engine.estimate.memory import predict
 from engine.evaluation.grid import GridRequest
 from engine.evaluation.grid_rows import rows_of
 from engine.inference import control_image
@@ -118,7 +119,12 @@ def test_what_is_asked_for_is_applied_to_the_denoiser(new_run: Callable[..., Run
     assert state.denoiser.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     assert state.denoiser.dtype == torch.bfloat16 and state.trainable.master.dtype == torch.float32
     assert state.ema is not None and len(state.ema.shadow_params) == len(ema_names(state.trainable.averaged)) > 50
+    weights = sum(parameter.numel() for parameter in state.trainable.parameters())
     trainer.close()
+    adamw = run.config.model_copy(update={"optim": run.config.optim.model_copy(update={"optimizer": "adamw"})})
+    predicted = predict(images_only, adamw)
+    assert predicted.training["optimizer"] == 8 * weights, "the estimate counts what is trained"
+    assert predicted.weights_of_checkpoint == 4 * weights
 
 
 def test_who_would_draw_with_it_is_told_why_not(
