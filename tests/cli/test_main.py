@@ -47,7 +47,12 @@ def test_from_a_folder_to_a_file(root: Path, paired_folder: Path, tiny_base: Pat
     assert main([*start, "train", "--dataset", "pairs", "--preset", "cpu", *train_settings(tiny_base)]) == 0
     run = Run(Workspace(root).run_folders()[0])
     assert run.completed
-    assert run.condition == {"type": "canny", "parameters": {**run.condition["parameters"], "low": 50}}
+    assert run.condition == {
+        "type": "canny",
+        "parameters": {**run.condition["parameters"], "low": 50},
+        "side": 64,  # of the images that it was trained on
+        "varied": None,
+    }
     assert run.origins["train.steps"] == "you"
     assert main([*start, "export", run.name, "--name", "mine"]) == 0
     files = [path for path in run.exports.iterdir() if path.suffix == ".safetensors"]
