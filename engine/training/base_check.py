@@ -110,7 +110,7 @@ def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple
     if check and not found:
         figures = " and ".join(f"{check.error(name):.2f}" for name in check.errors)
         notes.append(
-            f"{NO_BETTER} (error {figures}; a base that fits has 0.1 to 0.4). The run trains for a base that "
+            f"{NO_BETTER} (error {figures}; 0 is exact, 1 is no knowledge of images). The run trains for a base that "
             f"{process.description}. If it is broken or of an unknown kind, the ControlNet will learn nothing."
         )
     elif check and found != process.prediction:
@@ -126,9 +126,9 @@ def judge(process: NoiseProcess, check: BaseCheck | None, setting: str) -> tuple
             notes.append(f"Prediction type is set to {setting}, but {measured}, {against}. The setting is used.")
     if check and found and check.error(found) >= UNKNOWN:
         notes.append(
-            f"The base hardly knows images like these: without control its error is {check.error(found):.2f}, and 0.1 "
-            "to 0.3 on images that a base knows. A ControlNet steers what its base can draw, so choose a base that was "
-            "trained on such images, if there is one."
+            f"The base hardly knows images like these: without control its error is {check.error(found):.2f} (0 is "
+            f"exact, 1 is no knowledge of images; this is said from {UNKNOWN:g} on). A ControlNet steers what its base "
+            "can draw, so choose a base that was trained on such images, if there is one."
         )
     if readings and readings[process.prediction].schedule != process.schedule:
         notes.append("Zero terminal SNR is left out: a base that predicts noise learns nothing from pure noise.")
