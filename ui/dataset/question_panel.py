@@ -60,9 +60,9 @@ class QuestionPanel:
             start: reads the folder with these roles; gets the values of ``inputs``, too.
         """
 
-        def read(names: list[str], *values: Any) -> list[Any]:
+        def read(names: list[str], *values: Any) -> Any:
             start(dict(zip(names, values[:MOST], strict=False)), list(values[MOST:]))
-            return [gr.Column(visible=False)]
+            return gr.Column(visible=False)
 
         def try_out(place: str, names: list[str], *roles: str) -> list[tuple[str, str]]:
             return self._shown(place, dict(zip(names, roles, strict=False)))
@@ -75,7 +75,7 @@ class QuestionPanel:
             refresh=True,
             show_progress="full",
         )
-        live.on(self._close.click, lambda: [gr.Column(visible=False)], None, [self.column])
+        live.on(self._close.click, lambda: gr.Column(visible=False), None, [self.column])
         for role in self._roles:
             live.on(role.input, try_out, [place, self._names, *self._roles], [self._pairs])
 
