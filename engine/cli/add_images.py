@@ -19,7 +19,9 @@ def add_parser(commands: Any) -> None:
     """Add "import" to the command line's parsers."""
     bring = commands.add_parser("import", aliases=["scan"], help="make a dataset of images")
     bring.add_argument(
-        "source", help="a folder, a list of URLs (parquet, CSV), .tar archives, parquet files, or a Hugging Face id"
+        "source",
+        help="a folder, a list of URLs (parquet, CSV), .tar archives, parquet files, another trainer's dataset config "
+        "(kohya, OneTrainer, SimpleTuner, musubi-tuner, ai-toolkit), or a Hugging Face id",
     )
     bring.add_argument("--name", help="name of the dataset; default: the source's name")
     bring.add_argument("--json", action="store_true", help="print the result as JSON")

@@ -22,6 +22,7 @@ from engine.data.import_config import ImportConfig
 from engine.data.index import IndexWriter
 from engine.data.layouts.inventory import checked_search
 from engine.data.layouts.model import FoundImage, Part, Reading
+from engine.data.layouts.trainer_configs.files import UNDERSTOOD, is_config
 from engine.data.samples import Problem, Sample
 from engine.data.scan import caption_of_found, read_images, recognize_folder
 from engine.data.sources import source_of
@@ -207,7 +208,9 @@ def _index(
     def about() -> dict[str, Any]:
         return {"roles": asked, "account": books.close(recognized.note_file()).as_dict()}
 
-    dataset = Dataset.write(workspace, name, folder, recognized.layout.name, read, recognized.condition, origin, about)
+    dataset = Dataset.write(
+        workspace, name, recognized.folder, recognized.layout.name, read, recognized.condition, origin, about
+    )
     count, account, reading = dataset.count(), dataset.account, recognized.reading
     assert account is not None  # just written
     return ImportResult(
@@ -327,8 +330,11 @@ def _refuse_archive(place: str) -> None:
         raise UserError(
             f"{path.name} is an archive.", "Its images cannot be read in place.", "Unpack it and choose the folder."
         )
-    if path.is_file():
-        kinds = "a .parquet, .csv or .tsv list with a URL column, a .parquet file with images, or a .tar archive"
+    if path.is_file() and not is_config(path):
+        kinds = (
+            "a .parquet, .csv or .tsv list with a URL column, a .parquet file with images, a .tar archive, or a "
+            f"dataset config of {UNDERSTOOD}"
+        )
         raise UserError(
             f"{path.name} cannot be imported.",
             f"Files that can be imported are {kinds}.",

@@ -16,6 +16,7 @@ from engine.data.account import Account, Bookkeeper
 from engine.data.layouts import ORDER, FolderLayout, FoundImage, Reading, recognise
 from engine.data.layouts.captions import caption_in
 from engine.data.layouts.listed import METADATA
+from engine.data.layouts.trainer_configs.files import is_config
 from engine.data.samples import Problem, Sample
 from engine.disk.image_formats import SUPPORTED
 from engine.disk.images import MIN_SIDE, Inspected, check_side, inspect
@@ -90,12 +91,13 @@ class RecognizedFolder:
 
 
 def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None) -> RecognizedFolder:
-    """Recognizes the folder's layout. ``asked``: roles of its parts, by their names.
+    """Recognizes the layout of a folder, or of the folders that a dataset config of another trainer names.
 
-    Raises UserError if the folder itself cannot be used.
+    ``asked``: roles of its parts, by their names. Raises UserError if the folder itself cannot be used.
     """
     folder = Path(folder).expanduser()
-    _check_folder(folder)
+    if not is_config(folder):
+        _check_folder(folder)
     try:
         layout, found, reading = recognise(folder, asked)
     except OSError as error:
@@ -106,7 +108,7 @@ def recognize_folder(folder: Path | str, asked: Mapping[str, str] | None = None)
         ) from error
     if not found and not reading.problems:
         raise UserError(f"There are no images in {folder}.", _why_none(reading), "Choose the folder with your images.")
-    return RecognizedFolder(folder, layout, found, reading)
+    return RecognizedFolder(reading.root, layout, found, reading)
 
 
 def _why_none(reading: Reading) -> str:

@@ -20,7 +20,8 @@ from ui.page.messages import note
 
 INFO = (
     "A folder of images, or of images with their maps. Also a list of image addresses (.parquet, .csv), .tar archives, "
-    "parquet files, or a Hugging Face id such as owner/name. Paste it, or drop a path here."
+    "parquet files, a dataset config of another trainer, or a Hugging Face id such as owner/name. Paste it, or drop a "
+    "path here."
 )
 LAYOUTS = (
     "<details class='hint'><summary>Folder layouts that work</summary><ul>"
@@ -30,7 +31,9 @@ LAYOUTS = (
     "or <code>cat.jpg</code> beside <code>cat_canny.png</code></li>"
     "<li>images with a list (<code>metadata.jsonl</code>, <code>.csv</code>, <code>.json</code>), also in "
     "<code>train/</code></li>"
-    "<li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets library</li></ul></details>"
+    "<li>folders made for kohya's scripts, by img2dataset or by the Hugging Face datasets library</li>"
+    "<li>a dataset config of kohya's sd-scripts, OneTrainer, SimpleTuner, musubi-tuner or ai-toolkit: its path, or the "
+    "folder in which it lies beside its folders</li></ul></details>"
 )
 
 

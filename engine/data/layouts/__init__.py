@@ -17,12 +17,15 @@ from engine.data.layouts.inventory import take_inventory
 from engine.data.layouts.kohya import KOHYA
 from engine.data.layouts.listed import LISTS
 from engine.data.layouts.model import FolderLayout, FoundImage, Part, Reading
+from engine.data.layouts.trainer_configs.files import is_config
+from engine.data.layouts.trainer_configs.layout import CONFIGURED, recognise_config
 from engine.data.layouts.words import IGNORED, IMAGE, is_validation
 from engine.data.samples import Problem
 
 __all__ = ["ORDER", "FolderLayout", "FoundImage", "Part", "Reading", "recognise"]
 
 ORDER: tuple[FolderLayout, ...] = (
+    CONFIGURED,  # says what is what
     *LISTS,  # a list is more specific than names of folders
     KOHYA,
     PAIRED,
@@ -36,8 +39,12 @@ _DEEPEST = 3
 def recognise(folder: Path, asked: Mapping[str, str] | None = None) -> tuple[FolderLayout, list[FoundImage], Reading]:
     """The layout that fits a folder, its images, not read yet, and what else was found out.
 
+    ``folder`` may also be a dataset config of another trainer; the reading's root is the folder of its folders then.
     ``asked``: roles that the user gave to parts, by their names.
     """
+    if is_config(folder):
+        layout, images, reading = recognise_config(folder, asked or {})
+        return layout, _with_captions(images, reading), reading
     problems: list[Problem] = []
     reading = Reading(folder, take_inventory(folder, problems), asked or {}, problems)
     found = _recognise(folder, reading, 0)
@@ -106,7 +113,7 @@ def _with_captions(images: list[FoundImage], reading: Reading) -> list[FoundImag
     finder = CaptionFinder(reading.inventory, reading.lists)
     found = []
     for item in images:
-        path = None if item.caption else finder.file_for(item.image, item.condition)
+        path = item.caption_path or (None if item.caption else finder.file_for(item.image, item.condition))
         caption = item.caption or ("" if path else finder.listed_for(item.image) or item.otherwise)
         found.append(replace(item, caption=caption, caption_path=path))
     reading.lists += finder.lists

@@ -1,0 +1,135 @@
+"""Opens the dataset configs of other trainers (TOML, JSON, YAML), and finds the folders that they name."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from engine.disk.text import read_text
+from engine.disk.typed_path import typed_path
+from engine.errors import UserError
+
+TOML, YAML = (".toml",), (".yaml", ".yml")
+ENDINGS = (*TOML, ".json", *YAML)
+UNDERSTOOD = (
+    "kohya's sd-scripts (a .toml or .json with datasets and subsets, or its metadata .json), OneTrainer "
+    "(concepts.json), SimpleTuner (multidatabackend.json), musubi-tuner (.toml with image_directory) and ai-toolkit "
+    "(.yaml with folder_path)"
+)
+_LARGEST = {".json": 256 << 20}  # bytes; a list of captions may be long
+_LARGEST_OTHER = 1 << 20
+_ABOVE = 2  # folders above the config that relative paths may start from: it often lies in config/ of the program
+
+
+def is_config(path: Path) -> bool:
+    """Whether the path is a file that may be a dataset config, by its name."""
+    try:
+        return path.suffix.lower() in ENDINGS and path.is_file()
+    except OSError:
+        return False
+
+
+def load(path: Path) -> Any:
+    """The content of a config. Raises UserError if it cannot be read."""
+    ending = path.suffix.lower()
+    try:
+        if path.stat().st_size > _LARGEST.get(ending, _LARGEST_OTHER):
+            raise ValueError("it is far too large for a dataset config")
+        text = read_text(path).text
+        return _parse(text, ending)
+    except OSError as error:
+        why = f"The system says: {error.strerror or error}."
+    except RecursionError:
+        why = "Its entries are nested too deeply."
+    except ValueError as error:
+        why = f"Its {ending[1:].upper()} is broken: {' '.join(str(error).split())}."
+        if ending in TOML and "\\" in text:
+            why += " Paths with \\ have to stand in single quotes, or be written with /."
+    raise UserError(f"{path.name} cannot be read.", why, "Correct it, or choose the folder with the images instead.")
+
+
+def _parse(text: str, ending: str) -> Any:
+    """Raises ValueError (also as one of its subclasses) or RecursionError."""
+    if ending in TOML:
+        return tomllib.loads(text)
+    if ending not in YAML:
+        return json.loads(text)
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def as_tables(value: Any, name: str, config: Path) -> Iterator[dict[str, Any]]:
+    """The entries of a list of tables; a single table counts as a list of one. Raises UserError for anything else."""
+    entries = [value] if isinstance(value, dict) else [] if value is None else value
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise wrong_type(config, name, value, "a list of tables")
+    yield from entries
+
+
+def text_of(entry: Mapping[str, Any], key: str, config: Path) -> str:
+    """The text of an entry, "" if there is none. Raises UserError for another type."""
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise wrong_type(config, key, value, "a text")
+    return (value or "").strip()
+
+
+def texts_of(entry: Mapping[str, Any], key: str, config: Path) -> list[str]:
+    """One text, or several, of an entry. Raises UserError for another type."""
+    value = entry.get(key)
+    if not isinstance(value, list):
+        return [text] if (text := text_of(entry, key, config)) else []
+    if not all(isinstance(one, str) for one in value):
+        raise wrong_type(config, key, value, "a text or a list of texts")
+    return [one.strip() for one in value if one.strip()]
+
+
+def wrong_type(config: Path, key: str, value: Any, wanted: str) -> UserError:
+    """The error for an entry of another type than its program writes."""
+    return UserError(
+        f"{key} in {config.name} is not {wanted}.",
+        f"It is {json.dumps(value, default=str)[:60]}.",
+        "Correct it, or choose the folder with the images instead.",
+    )
+
+
+class Places:
+    """Finds the files and folders that a config names, also if it was made on another machine."""
+
+    def __init__(self, config: Path) -> None:
+        self._folder = config.parent
+        self.moved: dict[str, Path] = {}
+        """What was found in another place than the one written, by what is written."""
+
+    def find(self, written: str) -> Path | None:
+        """The file or folder of a path in the config, without ``..``. None if it is not here.
+
+        Relative paths start at the config, or at a folder above it. Of a path that does not exist here, the ends are
+        looked for beside the config, the longest first: for /home/me/data/dogs this is data/dogs, then dogs.
+        """
+        form = typed_path(written).replace("\\", "/")
+        for start in (self._folder, *self._folder.parents[:_ABOVE]):
+            if form and (found := _existing(start / form)):
+                return found
+        parts = [part for part in PurePosixPath(form).parts if part not in ("/", "//", "..", ".") and ":" not in part]
+        for start in (self._folder, self._folder.parent):
+            for first in range(len(parts)):
+                if found := _existing(start.joinpath(*parts[first:])):
+                    self.moved[written] = found
+                    return found
+        return None
+
+
+def _existing(path: Path) -> Path | None:
+    try:
+        return Path(os.path.normpath(path)) if path.exists() else None
+    except (OSError, ValueError):  # a name that the system does not take, such as one that is too long
+        return None
