@@ -29,6 +29,8 @@ LIGHT = (
     "engine.machine.environment",
     "engine.cli.main",
     "engine.training.job",
+    "engine.training.cautions",
+    "engine.training.start_facts",
     "engine.evaluation.grid",
     "engine.evaluation.votes",
     "engine.evaluation.grid_sheet",

@@ -16,6 +16,8 @@ from engine.runs.run import Run
 from engine.workspace.paths import Workspace
 
 EXIT_INTERRUPTED = 130
+SAID = {"red": "In vain: ", "yellow": "Caution: ", "note": ""}
+"""In front of a caution, by its level."""
 
 
 def add_commands(commands: Any) -> None:
@@ -76,7 +78,9 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
     from engine.families.files import family_of
     from engine.machine import cards
     from engine.machine.hardware import detect
+    from engine.training.cautions import cautions
     from engine.training.job import create_run
+    from engine.training.start_facts import start_facts
 
     preset = None
     if options.preset:
@@ -99,7 +103,10 @@ def _create_run(options: argparse.Namespace, workspace: Workspace) -> str:
         write_run_file(options.write, config)
         processes.console().say(f"Written to {options.write}. Train with: engine.cli train {options.write}")
         return ""
-    return create_run(workspace, config, origins).name
+    run = create_run(workspace, config, origins)
+    for caution in cautions(config, start_facts(workspace, config, detect())):
+        processes.console().say(f"{SAID[caution.level]}{caution.words}")
+    return run.name
 
 
 def _settings_of(name: str, workspace: Workspace) -> tuple[str, dict[str, Any]]:

@@ -273,6 +273,10 @@ class Dataset:
         """Number of samples. ``ready``: only of those whose map exists."""
         return self.index.count(self.decisions.without_excluded(self._ready() if ready else index.EVERY))
 
+    def count_smaller(self, side: int) -> int:
+        """Number of samples whose shorter side has fewer pixels than this."""
+        return self.index.count(self.decisions.without_excluded(index.smaller_than(side)))
+
     def samples(self, offset: int = 0, limit: int | None = None, ready: bool = False) -> list[Sample]:
         """Samples in the scan's order, read from disk by this call.
 

@@ -47,6 +47,11 @@ def with_map_by(fingerprint: str) -> tuple[str, tuple[str, ...]]:
     )
 
 
+def smaller_than(side: int) -> tuple[str, tuple[Any, ...]]:
+    """Selects the samples whose shorter side has fewer pixels than this."""
+    return "WHERE MIN(width, height) < ?", (side,)
+
+
 class Index:
     """Thread-safe: every call opens its own connection. ``where`` is one of the selections above."""
 

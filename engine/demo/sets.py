@@ -17,6 +17,8 @@ from engine.workspace.paths import Workspace
 
 SIDE = 128  # pixels; the size of the demo base
 DEFAULT_COUNT = 2000
+DRAWN = "pictures"
+"""Folder inside the dataset's own, with what was drawn."""
 MAKERS = {"circles": make_circles, "blobs": make_blobs}
 
 
@@ -33,6 +35,14 @@ DEMO_SETS = (
     DemoSet("circles", "Coloured circles", "An outline shows where the disc is; the caption names the colours."),
     DemoSet("blobs", "Light-and-dark blobs", "A map of light and dark shows where each colour goes."),
 )
+
+
+def is_of_demo_shapes(workspace: Workspace, source: Path) -> bool:
+    """Whether a dataset's folder of images is one that ``make_demo_set`` drew, or lies in it."""
+    if not source.is_relative_to(workspace.datasets):
+        return False
+    name, *rest = source.relative_to(workspace.datasets).parts
+    return name.startswith(tuple(f"demo-{kind}-" for kind in MAKERS)) and rest[:1] == [DRAWN]
 
 
 def demo_preset() -> Preset:
@@ -57,7 +67,7 @@ def make_demo_set(
             "The demo set was not made.", f"{count:,} images were asked for.", "Choose between 4 and 100,000."
         )
     name = f"demo-{kind}-{count}"
-    folder = workspace.dataset_folder(name) / "pictures"
+    folder = workspace.dataset_folder(name) / DRAWN
     options: dict[str, Any] = {"size": SIDE, "seed": 0, "progress": progress, "token": token}
     MAKERS[kind](folder, count, **options)
     return Dataset.create(workspace, name, scan_folder(folder, progress, token), folder)

@@ -32,6 +32,9 @@ class Measured:
     """What had to be changed for it to fit, for people."""
     settings: dict[str, Any] = field(default_factory=dict)
     """The same as settings by dotted name."""
+    base_error: float | None = None
+    """The base's own error on images of ``dataset`` (engine/training/base_check.py). None: not measured."""
+    dataset: str = ""
 
 
 def key_of(config: RunConfig, machine: str) -> str:

@@ -126,6 +126,21 @@ def read_configs(folder: Path) -> BaseConfigs:
     return BaseConfigs(facts, denoiser, texts, vae)
 
 
+def made_for(located: str) -> int:
+    """Side in pixels of the images that a base was trained on; 0 if nothing on this disk tells.
+
+    As ``Family.default_resolution``, but without loading anything.
+    """
+    folder = config_folder(located)
+    if folder is None:
+        return 0
+    try:
+        configs = read_configs(folder)
+        return int(configs.denoiser["sample_size"]) * configs.facts.latents.factor
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0  # an incomplete base is reported when it is used
+
+
 def configs_of(workspace: Workspace, base: str) -> BaseConfigs:
     """The configs of a base; Stable Diffusion 1.5's if it is not on this disk or incomplete."""
     try:

@@ -22,7 +22,7 @@ from engine.families.base import Family
 from engine.families.noise import NoiseProcess
 from engine.jobs.events import Message
 from engine.machine.memory import free_memory, none_if_out_of_memory
-from engine.runs.known_bases import RECORD
+from engine.runs.known_bases import RECORD, UNKNOWN, WORKS
 from engine.runs.run import write_run
 from engine.training.batches import draw
 from engine.training.fixed_losses import NOISE_SEED
@@ -32,13 +32,8 @@ LEVELS = (0.1, 0.3, 0.6, 0.8)
 """Noise levels, as shares of the schedule. The first is about fine detail and tells least of the prediction type."""
 IMAGES = (2, 4)
 """At least and at most so many images, else one batch of the run."""
-WORKS = 0.75
-"""Largest error of a base that works."""
 CLEARLY = 2.0
 """A measurement decides if the other prediction type's error is at least this many times as large."""
-UNKNOWN = 0.35
-"""From this error on a base is said not to know the images. The bundled one has 0.04 on its own images and 0.57 on
-photographs at the 128 px that it was made for; 0.1 to 0.25 and 0.25 to 0.5 at 64 px. See benchmarks/base_check.py."""
 NO_BETTER = "The base alone denoises these images no better than chance"
 
 

@@ -25,6 +25,7 @@ from engine.machine.hardware import Hardware
 from engine.machine.memory import free_memory
 from engine.machine.units import format_bytes
 from engine.runs.changes import FALLBACKS
+from engine.runs.known_bases import RECORD, error_of
 from engine.runs.run import Run, write_run
 from engine.training.faults import report_skipped, take_step
 from engine.training.previews import preview_during_training
@@ -128,6 +129,8 @@ def _measure(trainer: Trainer, config: RunConfig, token: Token, emit: Emit) -> M
         on_card=state.on_card,
         rungs=tuple(fallback["words"] for fallback in fallbacks),
         settings={name: value for fallback in fallbacks for name, value in fallback["settings"].items()},
+        base_error=error_of(Run(state.run_folder).about.get(RECORD, {})),
+        dataset=config.data.dataset,
     )
 
 

@@ -36,6 +36,7 @@ def test_a_trial_corrects_the_estimate_and_leaves_nothing_else(
     assert measured is not None and measured.rungs == ()
     assert 0 < measured.seconds_per_step < 60 and measured.seconds_per_picture > 0
     assert measured.peak_bytes > 100 * 2**20
+    assert measured.base_error and measured.dataset == config.data.dataset, "for the cautions before Start"
     after = estimate(config, ready_workspace, MACHINE)
     each = 2 + 2 * 2  # the held-out ones, and as many without a prompt and with one that contradicts
     images = 3 * each * measured.seconds_per_picture  # before the first step, in the middle, at the end

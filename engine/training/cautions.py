@@ -1,0 +1,203 @@
+"""What a person should know before a run starts: all rules in their order, and those about settings. docs/training.md.
+
+Pure functions of the settings and of facts that ``start_facts`` reads. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.config import RunConfig
+from engine.evaluation.causes import LOW_RATE
+from engine.machine.units import format_bytes, format_duration
+from engine.training.caution import LEVELS, Caution, Remedy, Rule, StartFacts
+from engine.training.image_cautions import (
+    LOW_RANK_RATE,
+    demo_base,
+    faulty_maps,
+    missing_captions,
+    missing_maps,
+    number_of_images,
+    small_images,
+    unknown_images,
+)
+
+USUAL_RATE, UNLOCKED_RATE = 1e-5, 2e-6
+"""Of a whole ControlNet (Zhang et al. 2023), and with the base's decoder trained, too (the original code's advice)."""
+TOO_HIGH, FAR_TOO_HIGH = 10, 100
+"""Times the usual learning rate. The lower bound is the verdict's ``LOW_RATE``, a fifth of the usual one."""
+MOST_PER_STEP = 128
+FIRST_SIGN = (12_000, 28_000)
+"""Images after which nets begin to follow their control images: 3,000 to 7,000 steps of 4, as the original authors'
+tutorial says."""
+MOST_PASSES = 1_000
+"""Times that each image is shown. A rule of thumb."""
+DISK_SHARE = 0.8
+"""Of the free space, above which a run's largest need is close."""
+LONG_WAIT = 12 * 3600.0
+"""Seconds until the first sign that are more than a night."""
+STEPS_ROUNDED_TO = 500
+
+
+def cautions(config: RunConfig, facts: StartFacts) -> tuple[Caution, ...]:
+    """All cautions for a run, the red ones first, then in the order of ``RULES``."""
+    found = [(rule.__name__, rule(config, facts)) for rule in RULES]
+    named = [replace(caution, rule=name) for name, caution in found if caution is not None]
+    return tuple(sorted(named, key=lambda caution: LEVELS.index(caution.level)))
+
+
+def resolution(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The base was made for another size."""
+    side, chosen = facts.base_side, config.data.resolution
+    if not side or side == chosen:
+        return None
+    return Caution(
+        "yellow",
+        f"The base was made for {side} px, and the resolution is {chosen} px.",
+        "A base draws best at its own size, and a net works best at the size of its training.",
+        f"Set the resolution to {side} px.",
+        Remedy(f"Resolution {side} px", {"data.resolution": side}) if side % 64 == 0 and 64 <= side <= 2048 else None,
+    )
+
+
+def usual_rate(config: RunConfig, facts: StartFacts) -> float:
+    """The usual learning rate for what is trained; 0: none is known."""
+    if facts.on_demo_base:
+        return facts.demo_rate
+    if facts.toy:
+        return 0.0
+    if not config.objective.sd_locked:
+        return UNLOCKED_RATE
+    return LOW_RANK_RATE if config.model.control_lora_rank else USUAL_RATE
+
+
+def learning_rate(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """Far from the usual one: below a fifth of it, or from ``TOO_HIGH`` times it on; red from ``FAR_TOO_HIGH`` on."""
+    usual, rate = usual_rate(config, facts), config.optim.learning_rate
+    times = rate / usual if usual else 1.0
+    if LOW_RATE / USUAL_RATE <= times < TOO_HIGH * (1 - 1e-9):  # rounding: 1e-4 / 1e-5 is below 10
+        return None
+    remedy = Remedy(f"Learning rate {number(usual)}", {"optim.learning_rate": usual})
+    try_this = f"Set it to {number(usual)}."
+    if times < 1:
+        why = "The net would show no effect for many hours."
+        return Caution("yellow", f"The learning rate, {number(rate)}, is very low.", why, try_this, remedy)
+    far = times >= FAR_TOO_HIGH * (1 - 1e-9)
+    return Caution(
+        "red" if far else "yellow",
+        f"The learning rate, {number(rate)}, is about {times:,.0f} times the usual one.",
+        "Such a rate breaks the weights." if far else "Colours may break, and the net may get worse instead of better.",
+        try_this,
+        remedy,
+        anyway="Train with this learning rate anyway" if far else "",
+    )
+
+
+def batch(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """One image a step, more than ``MOST_PER_STEP``, or more than there are."""
+    per_step = config.images_per_step
+    if per_step == 1 and not facts.toy:
+        return Caution(
+            "yellow",
+            "Each step sees a single image.",
+            "Steps then contradict one another, and the net learns late or not at all; 4 are usual.",
+            "Set gradient accumulation to 4: it needs no more memory.",
+            Remedy("Gradient accumulation 4", {"train.accumulation": 4}),
+        )
+    if per_step > MOST_PER_STEP or 0 < facts.images < per_step:
+        return Caution(
+            "yellow",
+            f"Each step sees {per_step:,} images" + (" of " + f"{facts.images:,}." if facts.images < per_step else "."),
+            "So large a batch takes long and teaches hardly more than a small one; 4 to 32 are usual.",
+            "Lower batch size or gradient accumulation.",
+        )
+    return None
+
+
+def too_short(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The run ends before a new net begins to follow (``FIRST_SIGN``)."""
+    shown = config.train.steps * config.images_per_step
+    if facts.toy or config.model.controlnet or shown >= FIRST_SIGN[0]:
+        return None
+    steps = -(-FIRST_SIGN[1] // config.images_per_step // STEPS_ROUNDED_TO) * STEPS_ROUNDED_TO
+    return Caution(
+        "yellow",
+        f"The run is short: {config.train.steps:,} steps show the net {shown:,} images.",
+        f"Nets begin to follow their control images after about {FIRST_SIGN[0]:,} to {FIRST_SIGN[1]:,}.",
+        f"Train {steps:,} steps.",
+        Remedy(f"{steps:,} steps", {"train.steps": steps}),
+    )
+
+
+def too_often(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """Each image is shown more than ``MOST_PASSES`` times."""
+    if not facts.images:
+        return None
+    passes = config.train.steps * config.images_per_step / facts.images
+    if passes <= MOST_PASSES:
+        return None
+    return Caution(
+        "yellow",
+        f"The run shows each image {passes:,.0f} times.",
+        "A net that sees the same few images so often learns them by heart.",
+        "Add images, or train fewer steps.",
+        look="dataset",
+    )
+
+
+def disk(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The run may take more than ``DISK_SHARE`` of the free space."""
+    if facts.disk_needed <= DISK_SHARE * facts.disk_free:
+        return None
+    kept = config.train.keep_checkpoints
+    return Caution(
+        "yellow",
+        f"The run takes up to {format_bytes(facts.disk_needed)} of disk, and {format_bytes(facts.disk_free)} are free.",
+        "When the disk is full, training waits until there is room.",
+        "Free some space, or keep fewer checkpoints.",
+        Remedy("Keep 2 checkpoints", {"train.keep_checkpoints": 2}) if kept == 0 or kept > 2 else None,
+    )
+
+
+def first_sign(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """When a new net begins to follow (``FIRST_SIGN``); a caution if that takes ``LONG_WAIT`` or more at best."""
+    if facts.toy or config.model.controlnet or not facts.seconds_per_image:
+        return None
+    soonest, latest = (images * facts.seconds_per_image for images in FIRST_SIGN)
+    source = "as measured on this machine" if facts.measured else "by a rough estimate"
+    what = f"The first sign of control comes after {format_duration(soonest)} to {format_duration(latest)}, {source}."
+    if soonest < LONG_WAIT:
+        why = "Until then previews ignore the control image, then they follow it suddenly."
+        return Caution("note", what, why, "Judge the run after that.")
+    if facts.on_card:
+        return Caution("yellow", what, "That is a long time.", "Choose a smaller base, or a lower resolution.")
+    return Caution(
+        "yellow",
+        what,
+        "That is a long time: no graphics card is in use.",
+        "Train on a computer with a graphics card, or try the demo, which takes minutes.",
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    demo_base,
+    unknown_images,
+    number_of_images,
+    small_images,
+    missing_maps,
+    faulty_maps,
+    missing_captions,
+    resolution,
+    learning_rate,
+    batch,
+    too_short,
+    too_often,
+    disk,
+    first_sign,
+)
+"""In the order of the page."""
+
+
+def number(value: float) -> str:
+    """A learning rate as people write it: 1e-5."""
+    return f"{value:g}".replace("e-0", "e-")

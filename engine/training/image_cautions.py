@@ -1,0 +1,148 @@
+"""Rules about the base and the images of a run that is about to start. Pure functions; docs/training.md lists them."""
+
+from __future__ import annotations
+
+import math
+
+from engine.config import RunConfig
+from engine.evaluation.causes import FAULTS
+from engine.runs.known_bases import UNKNOWN, WORKS
+from engine.training.caution import Caution, Remedy, StartFacts
+
+HARDLY_ANY, FEW, MANY = 200, 1_000, 20_000
+"""Images up to which a dataset is like one of 50, of 500, of 5,000; above, like one of 50,000."""
+EXPECT = (
+    (HARDLY_ANY, "About 50 teach a net those very images, and little beyond them"),
+    (FEW, "About 500 are enough for one narrow subject whose images look alike"),
+    (MANY, "About 5,000 are enough for one kind of image, such as portraits or rooms"),
+    (math.inf, "About 50,000 are enough for images of many kinds"),
+)
+"""Rules of thumb. In the ControlNet paper (Zhang et al. 2023) 1,000 images give a recognizable result, and 50,000 and
+3 million better ones; the published nets had 80,000 to 3 million."""
+SMALL_SHARE, MAPLESS_SHARE, CAPTIONLESS_SHARE = 0.1, 0.05, 0.5
+"""Shares of the images from which on it matters that they are too small, have no map, or have no caption."""
+USUAL_RANK, LOW_RANK_RATE = 64, 1e-4
+"""Of a Control-LoRA, as in the presets."""
+
+
+def demo_base(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The demo base with other images than its shapes, unless a run has measured that it knows them."""
+    knows = facts.base_error is not None and facts.base_error < UNKNOWN
+    if not facts.on_demo_base or facts.own_shapes or knows:
+        return None
+    return Caution(
+        "red",
+        "The demo base knows nothing but its own coloured shapes.",
+        "A ControlNet steers what its base can draw, so on your images this one would learn to draw noise.",
+        "Choose a real base, such as Stable Diffusion 1.5.",
+        look="base",
+        anyway="Train on the demo base anyway",
+    )
+
+
+def unknown_images(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The base's own error on such images is ``UNKNOWN`` or more; from ``WORKS`` on it is no better than chance."""
+    error = facts.base_error
+    if error is None or error < UNKNOWN:
+        return None
+    shown = f"{error:.2f}" if math.isfinite(error) else "not a number"
+    measured = f"Its own error on them was {shown} in an earlier run or trial; 0.1 to 0.3 is usual."
+    if error >= WORKS:
+        return Caution(
+            "red",
+            "This base cannot draw images like yours.",
+            f"{measured} The net would learn nothing.",
+            "Choose a base that was trained on such images, and check that its files are whole.",
+            look="base",
+            anyway="Train on this base anyway",
+        )
+    return Caution(
+        "yellow",
+        "This base hardly knows images like yours.",
+        f"{measured} A ControlNet steers what its base can draw.",
+        "Choose a base that was trained on such images, if there is one.",
+        look="base",
+    )
+
+
+def number_of_images(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """What to expect of so many images: a caution below ``FEW``; below ``HARDLY_ANY`` if it begins with a net."""
+    if not facts.images or (facts.own_shapes and facts.on_demo_base):
+        return None
+    expected = next(words for below, words in EXPECT if facts.images < below)
+    limit = HARDLY_ANY if config.model.controlnet else FEW
+    if facts.images >= limit:
+        return Caution("note", f"{facts.images:,} images.", f"{expected}.", "More images help more than more steps.")
+    if config.model.control_lora_rank or facts.toy or not config.objective.sd_locked:
+        return Caution(
+            "yellow", f"{facts.images:,} images are few.", f"{expected}.", "Add images if you can.", look="dataset"
+        )
+    rank = Remedy(
+        f"Control-LoRA, rank {USUAL_RANK}",
+        {"model.control_lora_rank": USUAL_RANK, "optim.learning_rate": LOW_RANK_RATE},
+    )
+    return Caution(
+        "yellow",
+        f"{facts.images:,} images are few.",
+        f"{expected}.",
+        "Add images, or train a Control-LoRA, which has fewer weights to fit.",
+        rank,
+        "dataset",
+    )
+
+
+def small_images(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """``SMALL_SHARE`` of the images or more are smaller than the resolution."""
+    if not facts.too_small or facts.too_small < SMALL_SHARE * facts.listed:
+        return None
+    return Caution(
+        "yellow",
+        f"{facts.too_small:,} of {facts.listed:,} images are smaller than {config.data.resolution} px.",
+        "They are enlarged, which teaches the net that images are soft.",
+        "Use larger copies, or leave these images out.",
+        look="doctor",
+    )
+
+
+def missing_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """``MAPLESS_SHARE`` of the images or more have no control image."""
+    missing = facts.listed - facts.images
+    if not missing or missing < MAPLESS_SHARE * facts.listed:
+        return None
+    return Caution(
+        "yellow",
+        f"{missing:,} of {facts.listed:,} images have no control image.",
+        "The run leaves them out.",
+        "Make the missing control images first.",
+        look="conditions",
+    )
+
+
+def faulty_maps(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """The dataset check found empty maps, or others that teach a net to ignore them (``FAULTS``, as in the verdict)."""
+    counts = {words: facts.found[name] for name, words in FAULTS.items() if facts.found.get(name)}
+    if not counts:
+        return None
+    listed = ", ".join(f"{count:,} {words}" for words, count in counts.items())
+    return Caution(
+        "yellow",
+        f"The dataset check found faulty control images: {listed}.",
+        "They teach the net that its control image means nothing.",
+        "Correct them, make them again, or leave them out.",
+        look="doctor",
+    )
+
+
+def missing_captions(config: RunConfig, facts: StartFacts) -> Caution | None:
+    """More than ``CAPTIONLESS_SHARE`` of the images have no caption."""
+    if facts.without_caption <= CAPTIONLESS_SHARE * facts.listed:
+        return None
+    every = facts.without_caption == facts.listed
+    what = "No image has" if every else f"{facts.without_caption:,} of {facts.listed:,} images have no"
+    return Caution(
+        "yellow",
+        f"{what} a caption." if every else f"{what} caption.",
+        "The net learns to ignore the prompt.",
+        "Write or generate captions.",
+        look="dataset",
+    )

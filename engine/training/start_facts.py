@@ -1,0 +1,77 @@
+"""Reads what the cautions need: counts of the dataset's index, earlier measurements, the disk. No image, no torch."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from engine.config import RunConfig
+from engine.config.presets import flatten
+from engine.data.dataset import Dataset
+from engine.data.doctor.check_store import CheckStore
+from engine.demo.sets import demo_preset, is_of_demo_shapes
+from engine.estimate import trials
+from engine.estimate.estimate import checkpoint_bytes, long_captions, run_seconds
+from engine.estimate.memory import predict
+from engine.families.files import denoiser_parameters, made_for
+from engine.machine.hardware import Hardware
+from engine.runs.known_bases import known_error
+from engine.training.caution import StartFacts
+from engine.tuning.facts import facts_of
+from engine.workspace.paths import DEMO_BASE, Workspace
+
+
+def start_facts(workspace: Workspace, config: RunConfig, hardware: Hardware) -> StartFacts:
+    """The facts about a run that could start (see ``engine.training.job.missing``). Takes some hundredths of a second.
+
+    Raises:
+        UserError: the dataset or the base is gone.
+    """
+    dataset = Dataset.open(workspace.dataset_folder(config.data.dataset))
+    located = workspace.locate_base(config.model.base)
+    on_demo_base = located == str(DEMO_BASE)
+    listed = dataset.count()
+    needed = predict(workspace, config, listed, long_captions(config, workspace))
+    seconds, measured = run_seconds(config, workspace, hardware)
+    return StartFacts(
+        listed=listed,
+        images=dataset.count(ready=facts_of(config).needs_condition_maps),
+        too_small=dataset.count_smaller(config.data.resolution),
+        without_caption=dataset.captions.count(dataset.index.path, "empty"),
+        found=_found(dataset),
+        own_shapes=is_of_demo_shapes(workspace, dataset.source),
+        on_demo_base=on_demo_base,
+        parameters=denoiser_parameters(workspace, config.model.base),
+        base_side=made_for(located),
+        base_error=_base_error(workspace, config, hardware),
+        demo_rate=_demo_rate() if on_demo_base else 0.0,
+        disk_needed=checkpoint_bytes(config, needed) + needed.cache,
+        disk_free=workspace.free_bytes(),
+        seconds_per_image=seconds / (config.train.steps * config.images_per_step),
+        measured=measured,
+        on_card=hardware.vram_gib is not None,
+    )
+
+
+def _found(dataset: Dataset) -> Mapping[str, int]:
+    """Findings of the dataset check; none if it was never run, or something was corrected or left out since."""
+    store = CheckStore(dataset.folder)
+    try:
+        current = store.exists and store.about().get("fingerprint") == dataset.fingerprint
+        return store.counts() if current else {}
+    except sqlite3.Error:  # only a cache: the next check writes it anew, and says so if it cannot
+        return {}
+
+
+def _base_error(workspace: Workspace, config: RunConfig, hardware: Hardware) -> float | None:
+    error = known_error(workspace, config.model.base, config.data.dataset, config.data.resolution)
+    if error is not None:
+        return error
+    trial = trials.read(workspace, config, hardware.name)
+    return trial.base_error if trial is not None and trial.dataset == config.data.dataset else None
+
+
+def _demo_rate() -> float:
+    values: dict[str, Any] = flatten(demo_preset().values)
+    return float(values["optim.learning_rate"])

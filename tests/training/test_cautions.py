@@ -1,0 +1,250 @@
+"""Cautions before Start: each rule at its boundary, and the facts that they are read from."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from engine.cli.main import main
+from engine.config import RunConfig
+from engine.config.presets import all_presets, resolve, unflatten
+from engine.data.dataset import Dataset
+from engine.data.doctor.check import check
+from engine.data.doctor.check_store import CheckStore
+from engine.data.scan import scan_folder
+from engine.demo.sets import demo_preset, make_demo_set
+from engine.estimate.trials import Measured, write
+from engine.families.facts import FACTS
+from engine.machine.hardware import Hardware
+from engine.runs.known_bases import RECORD
+from engine.runs.run import Run, write_run
+from engine.training.caution import Caution, StartFacts
+from engine.training.cautions import RULES, cautions
+from engine.training.start_facts import start_facts
+from engine.workspace.paths import Workspace
+
+GIB = 2**30
+CARD = Hardware("cuda", "RTX 3060", 12.0, 16, 8)
+GOOD = {"listed": 30_000, "images": 30_000, "parameters": 860_000_000, "base_side": 512, "seconds_per_image": 0.2}
+"""Facts of a run that needs no caution."""
+DEMO = {"on_demo_base": True, "parameters": 2_500_000, "base_side": 128, "demo_rate": 3e-3}
+
+
+def config(**settings: Any) -> RunConfig:
+    dotted = {name.replace("__", "."): value for name, value in settings.items()}
+    return resolve(("test", unflatten({"model.base": "owner/base", **dotted})))[0]
+
+
+def found(facts: dict[str, Any], **settings: Any) -> dict[str, Caution]:
+    """The cautions by their rule."""
+    return {one.rule: one for one in cautions(config(**settings), StartFacts(**GOOD | facts))}
+
+
+CASES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("demo_base", DEMO, {}, "red"),
+    ("demo_base", DEMO | {"own_shapes": True}, {}, ""),
+    ("demo_base", DEMO | {"base_error": 0.34}, {}, ""),
+    ("demo_base", DEMO | {"base_error": 0.35}, {}, "red"),
+    ("demo_base", {}, {}, ""),
+    ("unknown_images", {"base_error": None}, {}, ""),
+    ("unknown_images", {"base_error": 0.349}, {}, ""),
+    ("unknown_images", {"base_error": 0.35}, {}, "yellow"),
+    ("unknown_images", {"base_error": 0.749}, {}, "yellow"),
+    ("unknown_images", {"base_error": 0.75}, {}, "red"),
+    ("unknown_images", {"base_error": float("inf")}, {}, "red"),
+    ("number_of_images", {"images": 999}, {}, "yellow"),
+    ("number_of_images", {"images": 1_000}, {}, "note"),
+    ("number_of_images", {"images": 199}, {"model__controlnet": "/a/net"}, "yellow"),
+    ("number_of_images", {"images": 200}, {"model__controlnet": "/a/net"}, "note"),
+    ("number_of_images", DEMO | {"own_shapes": True, "images": 40}, {}, ""),
+    ("small_images", {"too_small": 2_999}, {}, ""),
+    ("small_images", {"too_small": 3_000}, {}, "yellow"),
+    ("missing_maps", {"images": 28_501}, {}, ""),
+    ("missing_maps", {"images": 28_500}, {}, "yellow"),
+    ("faulty_maps", {"found": {"too_small": 9, "map_lossy": 3}}, {}, ""),
+    ("faulty_maps", {"found": {"map_blank": 1}}, {}, "yellow"),
+    ("missing_captions", {"without_caption": 15_000}, {}, ""),
+    ("missing_captions", {"without_caption": 15_001}, {}, "yellow"),
+    ("missing_captions", {"without_caption": 30_000}, {}, "yellow"),
+    ("resolution", {}, {"data__resolution": 512}, ""),
+    ("resolution", {}, {"data__resolution": 576}, "yellow"),
+    ("resolution", {"base_side": 0}, {"data__resolution": 576}, ""),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-5}, ""),
+    ("learning_rate", {}, {"optim__learning_rate": 2e-6}, ""),
+    ("learning_rate", {}, {"optim__learning_rate": 1.9e-6}, "yellow"),
+    ("learning_rate", {}, {"optim__learning_rate": 9e-5}, ""),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-4}, "yellow"),
+    ("learning_rate", {}, {"optim__learning_rate": 9e-4}, "yellow"),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-3}, "red"),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-4, "model__control_lora_rank": 64}, ""),
+    ("learning_rate", {}, {"optim__learning_rate": 1e-5, "model__control_lora_rank": 64}, "yellow"),
+    ("learning_rate", {}, {"optim__learning_rate": 2e-5, "objective__sd_locked": False}, "yellow"),
+    ("learning_rate", {"parameters": 3_000_000}, {"optim__learning_rate": 1e-2}, ""),
+    ("learning_rate", DEMO, {"optim__learning_rate": 3e-3}, ""),
+    ("learning_rate", DEMO, {"optim__learning_rate": 1e-5}, "yellow"),
+    ("batch", {}, {"train__batch_size": 1}, "yellow"),
+    ("batch", {}, {"train__batch_size": 1, "train__accumulation": 2}, ""),
+    ("batch", {"parameters": 3_000_000}, {"train__batch_size": 1}, ""),
+    ("batch", {}, {"train__batch_size": 128}, ""),
+    ("batch", {}, {"train__batch_size": 129}, "yellow"),
+    ("batch", {"images": 16}, {"train__batch_size": 16}, ""),
+    ("batch", {"images": 15}, {"train__batch_size": 16}, "yellow"),
+    ("too_short", {}, {"train__steps": 3_000}, ""),
+    ("too_short", {}, {"train__steps": 2_999}, "yellow"),
+    ("too_short", {}, {"train__steps": 100, "model__controlnet": "/a/net"}, ""),
+    ("too_short", DEMO, {"train__steps": 100}, ""),
+    ("too_often", {"images": 16}, {"train__steps": 4_000}, ""),
+    ("too_often", {"images": 16}, {"train__steps": 4_001}, "yellow"),
+    ("disk", {"disk_needed": 80 * GIB, "disk_free": 100 * GIB}, {}, ""),
+    ("disk", {"disk_needed": 81 * GIB, "disk_free": 100 * GIB}, {}, "yellow"),
+    ("first_sign", {"seconds_per_image": 0}, {}, ""),
+    ("first_sign", {"seconds_per_image": 3.59}, {}, "note"),
+    ("first_sign", {"seconds_per_image": 3.6}, {}, "yellow"),
+    ("first_sign", DEMO, {}, ""),
+    ("first_sign", {}, {"model__controlnet": "/a/net"}, ""),
+]
+
+
+@pytest.mark.parametrize(("rule", "facts", "settings", "level"), CASES)
+def test_each_rule_at_its_boundary(rule: str, facts: dict[str, Any], settings: dict[str, Any], level: str) -> None:
+    one = found(facts, **settings).get(rule)
+    assert (one.level if one else "") == level
+    if one is not None:
+        assert all(text.strip().endswith(".") for text in (one.what, one.why, one.try_this)), one.words
+        assert bool(one.anyway) == (level == "red"), "Start asks once more about red ones only"
+
+
+def test_every_rule_has_a_boundary_and_a_row_in_the_docs() -> None:
+    said = {rule: {level for name, _, _, level in CASES if name == rule} for rule, *_ in CASES}
+    assert set(said) == {rule.__name__ for rule in RULES}
+    assert all(len(levels) > 1 for levels in said.values())
+    rows = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8").split("## Before Start")[1]
+    table = [line for line in rows.split("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(table) - 1 == len(RULES)
+
+
+def test_red_ones_come_first_and_a_usual_run_has_notes_only() -> None:
+    levels = [one.level for one in found(DEMO | {"images": 63, "listed": 63}, data__resolution=256).values()]
+    assert levels[0] == "red" and "yellow" in levels and levels == sorted(levels)
+    assert {one.level for one in found({}).values()} == {"note"}
+
+
+@pytest.mark.parametrize("family", FACTS, ids=lambda facts: facts.name)
+def test_no_preset_is_cautioned_against(family: Any) -> None:
+    """Settings that we ship must not be called unusual."""
+    for preset in all_presets():
+        settings = resolve(*preset.layers(family.name), ("test", {"model": {"base": "owner/base"}}))[0]
+        facts = StartFacts(**GOOD | {"base_side": settings.data.resolution, "parameters": family.parameters})
+        assert {one.level for one in cautions(settings, facts)} == {"note"}, preset.name
+
+
+def test_what_a_button_sets_ends_its_caution() -> None:
+    tried = [(r, f, s) for r, f, s, level in CASES if level in ("red", "yellow")]
+    offered = set()
+    for rule, facts, settings in tried:
+        one = found(facts, **settings)[rule]
+        if one.offer is None:
+            continue
+        offered.add(rule)
+        after = found(facts, **settings | {n.replace(".", "__"): v for n, v in one.offer.settings.items()})
+        if rule == "number_of_images":
+            assert "Control-LoRA" in one.try_this and "Control-LoRA" not in after[rule].try_this
+            assert "learning_rate" not in after
+        elif rule == "disk":
+            assert one.offer.settings["train.keep_checkpoints"] < settings.get("train__keep_checkpoints", 3)
+        else:
+            assert rule not in after, one.words
+    assert offered == {"number_of_images", "resolution", "learning_rate", "batch", "too_short", "disk"}
+
+
+def test_the_demo_needs_no_caution(workspace: Workspace) -> None:
+    """With the sizes of the browser's test, and its number of steps."""
+    dataset = make_demo_set(workspace, "circles", 16)
+    changes = {"data": {"dataset": dataset.name}, "train": {"steps": 140}}
+    demo = resolve(("demo", demo_preset().values), ("test", changes))[0]
+    facts = start_facts(workspace, demo, CARD)
+    assert facts.on_demo_base and facts.own_shapes and facts.toy and facts.base_side == 128
+    assert cautions(demo, facts) == ()
+    Dataset.create(workspace, "again", scan_folder(dataset.source), dataset.source)
+    again = demo.model_copy(update={"data": demo.data.model_copy(update={"dataset": "again"})})
+    assert start_facts(workspace, again, CARD).own_shapes, "the same images under another name"
+
+
+@pytest.fixture
+def photographs(workspace: Workspace, tmp_path: Path) -> Dataset:
+    """Four images with empty maps: one small, two without a caption."""
+    folder = tmp_path / "mine"
+    for name in ("images", "conditions"):
+        (folder / name).mkdir(parents=True)
+    for number in range(4):
+        side = 48 if number == 3 else 80
+        Image.effect_noise((side, 90), 90).convert("RGB").save(folder / "images" / f"{number}.png")
+        if number < 2:
+            (folder / "images" / f"{number}.txt").write_text(f"number {number}", encoding="utf-8")
+        Image.new("RGB", (side, 90)).save(folder / "conditions" / f"{number}.png")
+    return Dataset.create(workspace, "mine", scan_folder(folder), folder)
+
+
+def test_the_facts_of_own_images(workspace: Workspace, photographs: Dataset, tiny_base: Path) -> None:
+    settings = config(data__dataset="mine", data__resolution=64, model__base=str(tiny_base))
+    facts = start_facts(workspace, settings, CARD)
+    assert (facts.listed, facts.images, facts.too_small, facts.without_caption) == (4, 4, 1, 2)
+    assert (facts.base_side, facts.toy, facts.on_demo_base, facts.own_shapes) == (64, True, False, False)
+    assert facts.disk_needed > 0 and facts.disk_free > 0 and facts.seconds_per_image > 0 and not facts.measured
+    assert facts.found == {}, "the dataset was not checked"
+    check(photographs, 64, workers=1)
+    assert start_facts(workspace, settings, CARD).found["map_blank"] == 4
+    store = CheckStore(photographs.folder)
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE about SET value = 'another' WHERE name = 'fingerprint'")
+    assert start_facts(workspace, settings, CARD).found == {}, "of the dataset as it was before"
+    store.path.write_bytes(b"no database at all" * 100)
+    assert start_facts(workspace, settings, CARD).found == {}
+    spec = photographs.set_condition("canny")
+    photographs.index.mark_maps((s.key, spec.fingerprint, s.digest) for s in photographs.samples(1))
+    assert start_facts(workspace, settings, CARD).images == 3, "one is not made yet"
+
+
+def test_runs_and_trials_tell_the_error_of_their_base(
+    workspace: Workspace, photographs: Dataset, tiny_base: Path
+) -> None:
+    settings = config(data__dataset="mine", data__resolution=64, model__base=str(tiny_base))
+
+    def error(**changes: Any) -> float | None:
+        other = config(**{"data__dataset": "mine", "data__resolution": 64, "model__base": str(tiny_base)} | changes)
+        return start_facts(workspace, other, CARD).base_error
+
+    assert error() is None
+    write(workspace, settings, CARD.name, Measured(1.0, 1.0, 1.0, True, base_error=0.5, dataset="mine"))
+    assert error() == 0.5
+    assert error(train__batch_size=2) is None, "another trial"
+    folder = workspace.new_run("earlier")
+    about = {"config": settings.model_dump(mode="json")}
+    write_run(folder, about | {RECORD: {"schedule": {}, "errors": {"epsilon": 0.9, "v": 0.4}, "notes": []}})
+    assert error(train__batch_size=2) == 0.4, "under the reading that fits"
+    assert error(data__resolution=128) is None
+    assert error(model__base="demo") is None
+    write_run(folder, about | {RECORD: {"errors": {"epsilon": None}}})
+    assert error() == float("inf")
+    write_run(folder, about | {RECORD: {}})
+    assert error() == 0.5
+
+
+def test_the_command_line_prints_them_before_it_trains(
+    workspace: Workspace, photographs: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("engine.cli.train._train_run", lambda name, *rest: int(not Run(workspace.runs / name).about))
+    start = ["--workspace", str(workspace.root), "train", "--preset", "demo"]
+    assert main([*start, "--dataset", "mine"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("In vain: The demo base knows nothing but its own coloured shapes.")
+    assert any(line.startswith("Caution: 4 of 4 images are smaller than 128 px.") for line in lines)
+    make_demo_set(workspace, "circles", 16)
+    assert main([*start, "--dataset", "demo-circles-16"]) == 0
+    assert capsys.readouterr().out == ""
+    assert json.loads((workspace.run_folders()[0] / "run.json").read_text(encoding="utf-8"))["config"]
